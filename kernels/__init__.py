@@ -1,1 +1,79 @@
-"""To be filled."""
+"""The contract of the kernels: few operations, at the level at which fusing pays.
+
+Every operation has one plain definition in `capgpu.kernels.reference`, which is also its documentation: shapes,
+meaning, what may be overwritten. A target (``cpu``, later ``cuda``) replaces single operations by fused ones that
+must give the same results. `kernels_for` is the one place that decides which implementation serves an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from capgpu.backend import Array, current_backend, is_host_array, kernels_setting
+
+__all__ = ["OPERATIONS", "Kernels", "kernels_for"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation of every operation of the contract.
+
+    Attributes
+    ----------
+    name : str
+        ``"reference"``, or the target whose fused kernels are in.
+    lstm_forward, lstm_backward, rnn_forward, rnn_backward : callable
+        The whole recurrence over a packed sequence.
+    decode_step : callable
+        One step of decoding: cell and vocabulary projection.
+    softmax_cross_entropy, linear_cross_entropy : callable
+        Loss and gradient from scores, and from hidden states through the vocabulary projection.
+    embedding_gradient : callable
+        Rows summed by token, in a fixed order.
+    """
+
+    name: str
+    lstm_forward: Callable[..., Any]
+    lstm_backward: Callable[..., Any]
+    rnn_forward: Callable[..., Any]
+    rnn_backward: Callable[..., Any]
+    decode_step: Callable[..., Any]
+    softmax_cross_entropy: Callable[..., Any]
+    linear_cross_entropy: Callable[..., Any]
+    embedding_gradient: Callable[..., Any]
+
+
+OPERATIONS = tuple(name for name in Kernels.__dataclass_fields__ if name != "name")
+
+
+def kernels_for(array: Array) -> Kernels:
+    """Choose the kernels that serve an array, by where it lives, its dtype and the settings.
+
+    Parameters
+    ----------
+    array : array
+        A floating array of the call (all arrays of one call share library and dtype).
+
+    Returns
+    -------
+    Kernels
+        The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
+        host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``.
+    """
+    if kernels_setting() == "fused" and is_host_array(array) and array.dtype.char in "fd":
+        family = current_backend().kernels
+        if family == "cpu" or (family == "cuda" and _numba_installed()):
+            from capgpu.kernels.cpu import KERNELS as fused
+
+            return fused
+    from capgpu.kernels.reference import KERNELS as reference
+
+    return reference
+
+
+def _numba_installed() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("numba") is not None

@@ -1,0 +1,504 @@
+"""Where arrays live: choose a backend, create arrays on it, move them, wait for it.
+
+A backend is a kind of array plus a set of kernels. ``CAPGPU_BACKEND`` (read at first use), `set_backend` and
+`use_backend` choose where *new* arrays are born; every function follows the arrays it is handed, through
+`array_namespace`. This is the only module outside ``capgpu.kernels`` that may import CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "Array",
+    "Backend",
+    "BackendUnavailableError",
+    "array_namespace",
+    "asarray",
+    "backend_info",
+    "current_backend",
+    "is_host_array",
+    "set_backend",
+    "synchronize",
+    "to_numpy",
+    "use_backend",
+]
+
+logger = logging.getLogger("capgpu")
+
+#: An array of any supported namespace. The standard has no nominal type to name.
+Array: TypeAlias = Any
+
+AUTO = ("cuda", "cpu")
+NAMES = ("numpy", "cpu", "cuda")
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend that was asked for cannot run here; the message says why and what would mend it."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A usable backend.
+
+    Attributes
+    ----------
+    name : str
+        ``"numpy"``, ``"cpu"`` or ``"cuda"``.
+    xp : module
+        The array namespace (array-api-compat's view of NumPy or CuPy) that creates its arrays.
+    kernels : str
+        The kernel family its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
+    reason : str
+        Why this backend was taken, in words.
+    """
+
+    name: str
+    xp: ModuleType
+    kernels: str
+    reason: str
+
+
+_lock = threading.RLock()
+_current: Backend | None = None
+_numpy_namespace: ModuleType | None = None
+
+
+# --- which backends can run ------------------------------------------------------------------------
+
+
+def _host_namespace() -> ModuleType:
+    global _numpy_namespace
+    if _numpy_namespace is None:
+        _numpy_namespace = importlib.import_module("array_api_compat.numpy")
+    return _numpy_namespace
+
+
+def _open_numpy() -> ModuleType:
+    return _host_namespace()
+
+
+def _open_cpu() -> ModuleType:
+    if importlib.util.find_spec("numba") is None:
+        raise BackendUnavailableError(
+            "backend 'cpu': Numba is not installed. Install it with: pip install numba "
+            "(or choose CAPGPU_BACKEND=numpy, which needs nothing but NumPy)."
+        )
+    return _host_namespace()
+
+
+def _open_cuda() -> ModuleType:
+    try:
+        cupy = importlib.import_module("cupy")
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise BackendUnavailableError(
+                f"backend 'cuda': CuPy is installed but does not import: {error}. Reinstall it with: "
+                "pip install --force-reinstall 'capgpu[cuda13]' (CUDA 13) or 'capgpu[cuda12]' (CUDA 12)."
+            ) from error
+        raise BackendUnavailableError(
+            "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
+            "or pip install 'capgpu[cuda12]' (CUDA 12); without a GPU choose CAPGPU_BACKEND=cpu."
+        ) from error
+    except Exception as error:  # a broken install can fail in any way; its own words are the cause
+        raise BackendUnavailableError(
+            f"backend 'cuda': CuPy is installed but does not import: {type(error).__name__}: {error}. "
+            "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
+            "'capgpu[cuda12]'."
+        ) from error
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise BackendUnavailableError(_device_problem(runtime, error)) from error
+    if count < 1:
+        raise BackendUnavailableError(
+            "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
+        )
+    return importlib.import_module("array_api_compat.cupy")
+
+
+def _device_problem(runtime: Any, error: Exception) -> str:
+    """Tell a missing driver, an old driver and a missing device apart: the runtime words two of them alike."""
+    words = str(error)
+    if "InsufficientDriver" in words:
+        wanted = _cuda_version(runtime.runtimeGetVersion())
+        try:
+            version = runtime.driverGetVersion()
+        except runtime.CUDARuntimeError:
+            version = 0
+        if version == 0:
+            return (
+                "backend 'cuda': no CUDA device: no NVIDIA driver is installed here. Without a GPU choose "
+                f"CAPGPU_BACKEND=cpu. CuPy's words: {words}"
+            )
+        return (
+            f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
+            f"installed CuPy needs CUDA {wanted}. Update the driver, or install the extra of an older CUDA "
+            f"(capgpu[cuda12]). CuPy's words: {words}"
+        )
+    if "NoDevice" in words:
+        return (
+            "backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; without a GPU "
+            f"choose CAPGPU_BACKEND=cpu. CuPy's words: {words}"
+        )
+    return f"backend 'cuda': the CUDA device cannot be used. CuPy's words: {words}"
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+_OPENERS = {"numpy": _open_numpy, "cpu": _open_cpu, "cuda": _open_cuda}
+_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
+
+
+# --- choosing --------------------------------------------------------------------------------------
+
+
+def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
+    parts = choice.split(",") if isinstance(choice, str) else list(choice)
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
+    names = [part.strip().lower() for part in parts if part.strip()]
+    if not names:
+        raise ValueError(f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'.")
+    out: list[str] = []
+    for name in names:
+        if name != "auto" and name not in NAMES:
+            near = get_close_matches(name, (*NAMES, "auto"), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in order of "
+                "preference such as 'cuda,cpu', or 'auto'."
+            )
+        out.extend(AUTO if name == "auto" else (name,))
+    return tuple(dict.fromkeys(out))
+
+
+def _resolve(choice: str | Sequence[str], source: str) -> Backend:
+    names = _parse(choice, source)
+    if len(names) == 1:
+        return Backend(names[0], _OPENERS[names[0]](), _KERNELS[names[0]], f"asked for by {source}")
+    causes: list[str] = []
+    for name in names:
+        try:
+            namespace = _OPENERS[name]()
+        except BackendUnavailableError as error:
+            causes.append(str(error))
+            continue
+        reason = f"first usable of {', '.join(names)} ({source})"
+        for cause in causes:
+            reason += f"; {cause}"
+        logger.info("capgpu backend: %s, %s", name, reason)
+        return Backend(name, namespace, _KERNELS[name], reason)
+    raise BackendUnavailableError(f"{source}: none of {', '.join(names)} can run here.\n" + "\n".join(causes))
+
+
+def current_backend() -> Backend:
+    """Return the backend where new arrays are born, resolving ``CAPGPU_BACKEND`` at the first call.
+
+    Returns
+    -------
+    Backend
+        The choice in force in this process.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the backend asked for cannot run here (the message says why).
+    ValueError
+        If ``CAPGPU_BACKEND`` names no backend.
+    """
+    global _current
+    backend = _current
+    if backend is None:
+        with _lock:
+            if _current is None:
+                setting = os.environ.get("CAPGPU_BACKEND")
+                if setting is None:
+                    _current = _resolve("auto", "the default, auto")
+                else:
+                    _current = _resolve(setting, f"CAPGPU_BACKEND={setting}")
+            backend = _current
+    return backend
+
+
+def set_backend(name: str | Sequence[str]) -> Backend:
+    """Choose the backend of the whole process, overriding ``CAPGPU_BACKEND``.
+
+    Parameters
+    ----------
+    name : str or sequence of str
+        ``"numpy"``, ``"cpu"``, ``"cuda"``; names in order of preference (``"cuda,cpu"``); or ``"auto"``.
+
+    Returns
+    -------
+    Backend
+        The backend taken.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If none of the names can run here. The choice in force before stays.
+    ValueError
+        If a name is unknown.
+    """
+    global _current
+    backend = _resolve(name, f"set_backend({name!r})")
+    with _lock:
+        _current = backend
+    return backend
+
+
+@contextmanager
+def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
+    """Choose a backend for the duration of a ``with`` block (process-wide, like `set_backend`).
+
+    Parameters
+    ----------
+    name : str or sequence of str
+        As for `set_backend`.
+
+    Yields
+    ------
+    Backend
+        The backend taken.
+    """
+    global _current
+    before = _current
+    backend = set_backend(name)
+    try:
+        yield backend
+    finally:
+        with _lock:
+            _current = before
+
+
+# --- following the arrays --------------------------------------------------------------------------
+
+
+def is_host_array(array: object) -> bool:
+    """Tell whether an array lives in host memory as a NumPy array."""
+    return isinstance(array, np.ndarray)
+
+
+def array_namespace(*arrays: Array, **named: Array) -> Any:
+    """Return the namespace that serves all the given arrays, and refuse a mixture.
+
+    Parameters
+    ----------
+    *arrays, **named : array
+        Arrays of one library. Pass them by keyword to have them named in the error; ``None`` is skipped.
+
+    Returns
+    -------
+    module
+        array-api-compat's namespace of that library.
+
+    Raises
+    ------
+    TypeError
+        If the arrays belong to different libraries (host and device), or something is no array.
+    """
+    for array in arrays:
+        if type(array) is not np.ndarray:
+            break
+    else:
+        for array in named.values():
+            if type(array) is not np.ndarray:
+                break
+        else:
+            if arrays or named:
+                return _host_namespace()
+    return _mixed_namespace(arrays, named)
+
+
+def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
+    import array_api_compat
+
+    pairs = [(f"argument {i + 1}", a) for i, a in enumerate(arrays)] + list(named.items())
+    pairs = [(name, array) for name, array in pairs if array is not None]
+    if not pairs:
+        raise TypeError("array_namespace needs at least one array.")
+    first_name, first_space = "", None
+    for name, array in pairs:
+        if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
+            raise TypeError(
+                f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
+                f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
+            )
+        space = array_api_compat.array_namespace(array)
+        if first_space is None:
+            first_name, first_space, first_array = name, space, array
+        elif space is not first_space:
+            raise TypeError(_mixture(first_name, first_array, name, array))
+    return first_space
+
+
+def _mixture(first: str, first_array: Array, second: str, second_array: Array) -> str:
+    host, device = (first, second) if is_host_array(first_array) else (second, first)
+
+    def call(function: str, name: str) -> str:
+        return f"capgpu.{function}({name if name.isidentifier() else '...'})"
+
+    return (
+        f"{first} is a {_kind(first_array)} and {second} is a {_kind(second_array)}: arrays of one call must live "
+        f"in one place. Move one of them: {call('asarray', host)} takes {host} to the current backend, "
+        f"{call('to_numpy', device)} takes {device} to the host."
+    )
+
+
+def _kind(array: Array) -> str:
+    kind = type(array)
+    root = kind.__module__.split(".")[0]
+    return {"numpy": "NumPy array (host)", "cupy": "CuPy array (device)"}.get(root, f"{root}.{kind.__name__}")
+
+
+# --- moving ----------------------------------------------------------------------------------------
+
+
+def asarray(obj: Any, dtype: Any = None) -> Array:
+    """Bring data to the current backend.
+
+    Parameters
+    ----------
+    obj : array or nested sequence of numbers
+        Data on the host or on the device. An array that is there already is returned as it is.
+    dtype : dtype, optional
+        The dtype wanted, named as NumPy names it; by default the data's own.
+
+    Returns
+    -------
+    array
+        An array of the current backend.
+    """
+    xp = current_backend().xp
+    if xp is _numpy_namespace and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
+        obj = to_numpy(obj)
+    if dtype is not None:
+        dtype = getattr(xp, np.dtype(dtype).name)
+    return xp.asarray(obj, dtype=dtype)
+
+
+def to_numpy(array: Any) -> np.ndarray[Any, Any]:
+    """Copy an array to the host as a NumPy array (waits for the device; a NumPy array is returned as it is).
+
+    Parameters
+    ----------
+    array : array
+        A NumPy, CuPy or other array-API array.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same values, shape and dtype.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    get = getattr(array, "get", None)
+    if callable(get) and hasattr(array, "__cuda_array_interface__"):
+        host: np.ndarray[Any, Any] = get()
+        return host
+    return np.asarray(array)
+
+
+def synchronize() -> None:
+    """Wait until the current backend's device has finished its work (nothing to wait for on the host)."""
+    if current_backend().name == "cuda":
+        importlib.import_module("cupy").cuda.get_current_stream().synchronize()
+
+
+# --- telling ---------------------------------------------------------------------------------------
+
+
+def _version(*distributions: str) -> str | None:
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def backend_info() -> dict[str, Any]:
+    """Describe what is installed, what was chosen and why, the device, and the kernels in use.
+
+    Returns
+    -------
+    dict
+        ``backend`` (name or None), ``reason``, ``error`` (why nothing could be chosen, or None),
+        ``kernels``, ``device``, ``setting`` (the environment), ``installed`` (versions or None) and
+        ``available`` (backend name -> ``"yes"`` or the cause why not).
+    """
+    available: dict[str, str] = {}
+    for name, opener in _OPENERS.items():
+        try:
+            opener()
+            available[name] = "yes"
+        except BackendUnavailableError as error:
+            available[name] = str(error)
+    info: dict[str, Any] = {
+        "backend": None,
+        "reason": None,
+        "error": None,
+        "kernels": None,
+        "device": None,
+        "setting": {key: os.environ.get(key) for key in ("CAPGPU_BACKEND", "CAPGPU_KERNELS")},
+        "installed": {
+            "capgpu": _version("capgpu"),
+            "numpy": np.__version__,
+            "numba": _version("numba"),
+            "cupy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+            "array-api-compat": _version("array-api-compat"),
+        },
+        "available": available,
+    }
+    try:
+        backend = current_backend()
+    except (BackendUnavailableError, ValueError) as error:
+        info["error"] = str(error)
+        return info
+    info["backend"], info["reason"] = backend.name, backend.reason
+    info["kernels"] = "reference" if kernels_setting() == "reference" else backend.kernels
+    info["device"] = _device_name(backend)
+    return info
+
+
+def _device_name(backend: Backend) -> str:
+    if backend.name == "cuda":
+        cupy = importlib.import_module("cupy")
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+        name = properties["name"]
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        return f"{name}, compute capability {properties['major']}.{properties['minor']}"
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"host, {count} processors"
+
+
+def kernels_setting() -> str:
+    """Return ``CAPGPU_KERNELS``: ``"fused"`` (the default) or ``"reference"``.
+
+    Raises
+    ------
+    ValueError
+        If the variable is set to something else.
+    """
+    setting = os.environ.get("CAPGPU_KERNELS", "fused") or "fused"
+    if setting not in ("fused", "reference"):
+        raise ValueError(f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it.")
+    return setting

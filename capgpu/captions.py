@@ -1,0 +1,97 @@
+"""Captions as a recurrent captioner is taught: packed inputs, targets, and the distinct words among the inputs.
+
+Planned on the host from host integers, whatever the backend: what reaches a device is three index arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from capgpu.sequence import Packing
+
+__all__ = ["PackedCaptions"]
+
+HostInts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedCaptions:
+    """A minibatch of captions, laid out for teacher forcing without its padding.
+
+    Attributes
+    ----------
+    packing : Packing
+        The layout: a caption's steps run to its last target that is not NULL.
+    words : numpy.ndarray of int64, shape (U,)
+        Distinct input words, rising.
+    word_of_row : numpy.ndarray of int64, shape (M,)
+        Place in `words` of each packed row's input.
+    targets : numpy.ndarray of int64, shape (M,)
+        Next word of each packed row; -1 where it is NULL (a step inside a caption that does not count).
+    """
+
+    packing: Packing
+    words: HostInts
+    word_of_row: HostInts
+    targets: HostInts
+
+    @property
+    def tokens(self) -> int:
+        """Number of targets that count."""
+        return int(np.count_nonzero(self.targets >= 0))
+
+    @classmethod
+    def plan(cls, captions: np.ndarray[Any, Any], null: int, vocabulary_size: int) -> PackedCaptions:
+        """Check captions and lay them out.
+
+        Parameters
+        ----------
+        captions : numpy.ndarray of int, shape (N, T + 1)
+            Word ids; inputs are all but the last column, targets all but the first.
+        null : int
+            Id of the word that is not counted as a target.
+        vocabulary_size : int
+            Ids must be in ``[0, vocabulary_size)``.
+
+        Returns
+        -------
+        PackedCaptions
+            The plan.
+
+        Raises
+        ------
+        TypeError
+            For a dtype that is not an integer.
+        ValueError
+            For another rank, an empty batch, fewer than two columns, or ids out of range.
+        """
+        if captions.dtype.kind not in "iu":
+            raise TypeError(
+                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
+            )
+        if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
+            raise ValueError(
+                f"captions has shape {captions.shape}; wanted (N, T + 1) with N >= 1 captions of at least two words "
+                "(an input and a target)."
+            )
+        low, high = int(captions.min()), int(captions.max())
+        if low < 0 or high >= vocabulary_size:
+            bad = low if low < 0 else high
+            row, column = (int(k) for k in np.argwhere(captions == bad)[0])
+            raise ValueError(
+                f"captions[{row}, {column}] is {bad}, but the vocabulary has {vocabulary_size} words: ids must be in "
+                f"0..{vocabulary_size - 1}."
+            )
+        width = captions.shape[1]
+        counted = captions[:, 1:] != null
+        from_the_end = np.argmax(counted[:, ::-1], axis=1)
+        lengths = np.where(counted.any(axis=1), width - 1 - from_the_end, 0)
+        packing = Packing.from_lengths(lengths)
+        flat = captions.reshape(-1)
+        index = packing.sequence_of_row * width + packing.step_of_row
+        targets = flat[index + 1].astype(np.int64)
+        words, word_of_row = np.unique(flat[index].astype(np.int64), return_inverse=True)
+        return cls(packing, words, word_of_row, np.where(targets == null, -1, targets))

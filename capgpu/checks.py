@@ -1,0 +1,198 @@
+"""Checks of what callers hand in, before anything is computed.
+
+An error names the argument, says what came and what was wanted, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capgpu.backend import Array, array_namespace
+
+__all__ = ["check_arrays", "check_finite", "check_mask", "check_same_dtype", "check_token_ids"]
+
+
+def check_arrays(**specification: tuple[Array, str]) -> Any:
+    """Check ranks, dimensions and dtypes of floating arrays against symbolic shapes, and return their namespace.
+
+    Parameters
+    ----------
+    **specification : (array, str)
+        Each argument by its name, with its shape in symbols, e.g. ``x=(x, "N T D")``. A symbol stands for one
+        extent everywhere; ``4H`` is four times H; ``...`` as the second symbol stands for any number of extents.
+
+    Returns
+    -------
+    module
+        The array namespace that serves all of them.
+
+    Raises
+    ------
+    TypeError
+        For arrays of different libraries or floating dtypes, or of a dtype that is not floating.
+    ValueError
+        For a wrong rank or extent, or an extent of zero.
+    """
+    arrays = {name: array for name, (array, _) in specification.items()}
+    xp = array_namespace(**arrays)
+    check_same_dtype(xp, **arrays)
+    extents: dict[str, tuple[int, str]] = {}
+    for name, (array, shape) in specification.items():
+        symbols = shape.split()
+        if "..." in symbols:
+            if array.ndim < len(symbols):
+                raise ValueError(
+                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}): at least "
+                    f"{len(symbols)} dimensions."
+                )
+            symbols = [symbols[0]]
+        elif array.ndim != len(symbols):
+            raise ValueError(
+                f"{name} has shape {tuple(array.shape)}, {array.ndim} dimension{'s' * (array.ndim != 1)}; "
+                f"wanted ({', '.join(symbols)}), {len(symbols)}."
+            )
+        for axis, symbol in enumerate(symbols):
+            extent = array.shape[axis]
+            if extent == 0:
+                raise ValueError(
+                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least one."
+                )
+            times = int(symbol[:-1]) if symbol[:-1].isdigit() else 1
+            if extent % times:
+                raise ValueError(
+                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple of {times}."
+                )
+            letter = symbol[-1] if times > 1 else symbol
+            value, owner = extents.setdefault(letter, (extent // times, name))
+            if value != extent // times:
+                raise ValueError(
+                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}) with {letter} = {value}, "
+                    f"as {owner} has it: dimension {axis} should be {value * times}, not {extent}."
+                )
+    return xp
+
+
+def check_same_dtype(xp: Any, **arrays: Array) -> None:
+    """Check that all arrays have one floating dtype, so that nothing is promoted on the way.
+
+    Parameters
+    ----------
+    xp : module
+        Their namespace.
+    **arrays : array
+        Each by its name.
+
+    Raises
+    ------
+    TypeError
+        Naming the two arguments that differ, or the one that is not floating.
+    """
+    first_name, first = "", None
+    for name, array in arrays.items():
+        if first is None or array.dtype != first:
+            if not xp.isdtype(array.dtype, "real floating"):
+                raise TypeError(
+                    f"{name} has dtype {array.dtype}; wanted a floating dtype. Convert it: "
+                    f"{name}.astype(numpy.float32)."
+                )
+            if first is None:
+                first_name, first = name, array.dtype
+            else:
+                raise TypeError(
+                    f"{first_name} has dtype {first} and {name} has dtype {array.dtype}: one call works in one dtype. "
+                    f"Convert one: {name}.astype({first_name}.dtype)."
+                )
+
+
+def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "the vocabulary") -> None:
+    """Check that ids are integers in ``[0, limit)`` (on a device this waits for the answer).
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    ids : array
+        Token ids of any shape.
+    limit : int
+        Number of rows that can be addressed.
+    xp : module
+        The namespace of `ids`.
+    owner : str
+        What has `limit` entries, for the message.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not an integer.
+    ValueError
+        For an id out of range, which on a GPU would read foreign memory.
+    """
+    if not xp.isdtype(ids.dtype, "integral"):
+        raise TypeError(f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64).")
+    if ids.size == 0:
+        return
+    low, high = int(xp.min(ids)), int(xp.max(ids))
+    if low < 0 or high >= limit:
+        bad = low if low < 0 else high
+        raise ValueError(
+            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in 0..{limit - 1}."
+        )
+
+
+def check_mask(name: str, mask: Array, shape: tuple[int, ...], xp: Any) -> None:
+    """Check that a mask is boolean and of the given shape.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    mask : array
+        The mask.
+    shape : tuple of int
+        The shape wanted.
+    xp : module
+        The namespace of `mask`.
+
+    Raises
+    ------
+    TypeError
+        For a dtype other than bool.
+    ValueError
+        For another shape.
+    """
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"{name} has dtype {mask.dtype}; wanted bool. Convert it: {name} != 0.")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}; wanted {shape}.")
+
+
+def check_finite(name: str, array: Array, xp: Any) -> None:
+    """Check that no entry is NaN or infinite (on a device this waits for the answer).
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    array : array
+        A floating array.
+    xp : module
+        Its namespace.
+
+    Raises
+    ------
+    ValueError
+        Saying how many entries are not finite, and where the first one is.
+    """
+    finite = xp.isfinite(array)
+    if bool(xp.all(finite)):
+        return
+    flat = xp.reshape(finite, (-1,))
+    count = int(xp.sum(xp.astype(~flat, xp.int64)))
+    position, where = int(xp.argmin(xp.astype(flat, xp.int8))), []
+    for extent in reversed(array.shape):
+        where.append(position % extent)
+        position //= extent
+    raise ValueError(
+        f"{name} holds {count} value{'s' * (count != 1)} that {'are' if count != 1 else 'is'} NaN or infinite, the "
+        f"first at {tuple(reversed(where))}. Clean or drop those rows before training."
+    )

@@ -1,0 +1,125 @@
+"""Affine layers: one product for a batch of rows, or for all time steps of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capgpu.backend import Array
+from capgpu.checks import check_arrays
+
+__all__ = ["affine_backward", "affine_forward", "temporal_affine_backward", "temporal_affine_forward"]
+
+
+def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
+    """Compute ``x w + b``, each sample flattened to a row.
+
+    Parameters
+    ----------
+    x : array, shape (N, d_1, ..., d_k)
+        Samples; D is the product of d_1..d_k.
+    w : array, shape (D, M)
+        Weights.
+    b : array, shape (M,)
+        Biases.
+
+    Returns
+    -------
+    out : array, shape (N, M)
+        The result.
+    cache : object
+        For `affine_backward`.
+
+    Raises
+    ------
+    TypeError
+        For mixed libraries or dtypes.
+    ValueError
+        For shapes that do not fit.
+    """
+    xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), b=(b, "M"))
+    flat = xp.reshape(x, (x.shape[0], -1))
+    if flat.shape[1] != w.shape[0]:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} and "
+            f"wants {w.shape[0]}."
+        )
+    return flat @ w + b, (x, w)
+
+
+def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
+    """Carry a gradient back through `affine_forward`.
+
+    Parameters
+    ----------
+    dout : array, shape (N, M)
+        Gradient with respect to the result.
+    cache : object
+        From `affine_forward`.
+
+    Returns
+    -------
+    dx : array, shape (N, d_1, ..., d_k)
+        Gradient with respect to `x`.
+    dw : array, shape (D, M)
+        Gradient with respect to `w`.
+    db : array, shape (M,)
+        Gradient with respect to `b`.
+    """
+    x, w = cache
+    xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), dout=(dout, "N M"))
+    flat = xp.reshape(x, (x.shape[0], -1))
+    dx = xp.reshape(dout @ xp.matrix_transpose(w), x.shape)
+    return dx, xp.matrix_transpose(flat) @ dout, xp.sum(dout, axis=0)
+
+
+def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
+    """Compute ``x w + b`` at every time step, as one product.
+
+    Parameters
+    ----------
+    x : array, shape (N, T, D)
+        Vectors of a minibatch of sequences.
+    w : array, shape (D, M)
+        Weights.
+    b : array, shape (M,)
+        Biases.
+
+    Returns
+    -------
+    out : array, shape (N, T, M)
+        The result.
+    cache : object
+        For `temporal_affine_backward`.
+    """
+    xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), b=(b, "M"))
+    count, steps, size = x.shape
+    out = xp.reshape(x, (count * steps, size)) @ w + b
+    return xp.reshape(out, (count, steps, w.shape[1])), (x, w)
+
+
+def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
+    """Carry a gradient back through `temporal_affine_forward`.
+
+    Parameters
+    ----------
+    dout : array, shape (N, T, M)
+        Gradient with respect to the result.
+    cache : object
+        From `temporal_affine_forward`.
+
+    Returns
+    -------
+    dx : array, shape (N, T, D)
+        Gradient with respect to `x`.
+    dw : array, shape (D, M)
+        Gradient with respect to `w`.
+    db : array, shape (M,)
+        Gradient with respect to `b`.
+    """
+    x, w = cache
+    xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), dout=(dout, "N T M"))
+    count, steps, size = x.shape
+    flat = xp.reshape(dout, (count * steps, w.shape[1]))
+    dx = xp.reshape(flat @ xp.matrix_transpose(w), x.shape)
+    dw = xp.matrix_transpose(xp.reshape(x, (count * steps, size))) @ flat
+    return dx, dw, xp.sum(flat, axis=0)

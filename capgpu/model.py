@@ -1,0 +1,370 @@
+"""The captioning model: an image feature starts a recurrent network that writes a caption word by word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from capgpu.backend import Array, array_namespace, to_numpy
+from capgpu.captions import PackedCaptions
+from capgpu.checks import check_finite
+from capgpu.kernels import Kernels, kernels_for
+from capgpu.layers.recurrence import input_gradients, recurrent_gradient
+from capgpu.random import Generator, dropout_mask, fold_key
+
+__all__ = ["CaptioningRNN"]
+
+_GATES = {"rnn": 1, "lstm": 4}
+
+
+class _Forward(NamedTuple):
+    """What the forward pass leaves for the backward pass."""
+
+    xp: Any
+    kernels: Kernels
+    features: Array
+    feature_mask: Array | None
+    h0: Array
+    words: Array
+    word_of_row: Array
+    embedded: Array
+    hidden: Array
+    cell: Array | None
+    gates: Array | None
+
+
+class CaptioningRNN:
+    """Recurrent image captioner (the decoder of Vinyals et al. 2015; the model of the cs231n exercises).
+
+    The feature vector gives the initial hidden state by an affine map; a vanilla RNN or an LSTM reads the caption's
+    words and an affine map scores the next one.
+
+    Parameters
+    ----------
+    word_to_idx : mapping of str to int
+        The vocabulary. ``"<NULL>"`` must be in it; `sample` also needs ``"<START>"`` and, to stop, ``"<END>"``.
+    input_dim : int
+        D, length of a feature vector.
+    wordvec_dim : int
+        W, length of a word vector.
+    hidden_dim : int
+        H, length of the hidden state.
+    cell_type : {"rnn", "lstm"}
+        The recurrent cell.
+    dtype : dtype
+        Floating dtype of parameters and results; features are converted to it.
+    seed : int, optional
+        Seed of the initial parameters: the same on every backend.
+    feature_dropout, output_dropout : float
+        Rates, in ``[0, 1)``, of the dropout on the features and on the hidden states before the vocabulary
+        projection. Active only where `loss` is given a ``dropout_key``.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (G,) with
+        G = H or 4H; ``W_vocab`` (H, V), ``b_vocab`` (V,). Entries may be replaced or written into at any time.
+
+    Raises
+    ------
+    ValueError
+        For an unknown cell, sizes below 1, rates out of range, or a vocabulary without ``"<NULL>"``.
+    TypeError
+        For a dtype that is not floating.
+    """
+
+    def __init__(
+        self,
+        word_to_idx: Mapping[str, int],
+        input_dim: int = 512,
+        wordvec_dim: int = 128,
+        hidden_dim: int = 128,
+        cell_type: Literal["rnn", "lstm"] = "rnn",
+        dtype: Any = np.float32,
+        *,
+        seed: int | None = None,
+        feature_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+    ) -> None:
+        if cell_type not in _GATES:
+            raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
+        for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
+            if int(size) != size or size < 1:
+                raise ValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
+        for name, rate in (("feature_dropout", feature_dropout), ("output_dropout", output_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
+        if "<NULL>" not in word_to_idx:
+            raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"dtype is {np.dtype(dtype)}; wanted a floating dtype such as numpy.float32.")
+        self.cell_type: Literal["rnn", "lstm"] = cell_type
+        self.dtype = np.dtype(dtype)
+        self.word_to_idx = dict(word_to_idx)
+        self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
+        self.feature_dropout = float(feature_dropout)
+        self.output_dropout = float(output_dropout)
+        self._null = self.word_to_idx["<NULL>"]
+        gates = _GATES[cell_type] * hidden_dim
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "W_embed": (len(self.word_to_idx), wordvec_dim),
+            "W_proj": (input_dim, hidden_dim),
+            "b_proj": (hidden_dim,),
+            "Wx": (wordvec_dim, gates),
+            "Wh": (hidden_dim, gates),
+            "b": (gates,),
+            "W_vocab": (hidden_dim, len(self.word_to_idx)),
+            "b_vocab": (len(self.word_to_idx),),
+        }
+        random = Generator(seed)
+        self.params: dict[str, Array] = {}
+        for name, shape in self._shapes.items():
+            if len(shape) == 1:
+                scale = 0.0
+            else:
+                scale = 0.01 if name == "W_embed" else 1 / math.sqrt(shape[0])
+            self.params[name] = random.normal(shape, scale, self.dtype)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments but for the vocabulary and the seed, as JSON can hold them."""
+        return {
+            "input_dim": self._shapes["W_proj"][0],
+            "wordvec_dim": self._shapes["W_embed"][1],
+            "hidden_dim": self._shapes["Wh"][0],
+            "cell_type": self.cell_type,
+            "dtype": self.dtype.name,
+            "feature_dropout": self.feature_dropout,
+            "output_dropout": self.output_dropout,
+        }
+
+    def loss(
+        self, features: Array, captions: Array, *, dropout_key: int | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Compute the training loss of a minibatch and its gradients.
+
+        Parameters
+        ----------
+        features : array, shape (N, D)
+            Image features, in the library of the parameters.
+        captions : array of int, shape (N, T + 1)
+            True captions, padded with NULL. Packing is planned on the host: host captions are welcome on every
+            backend, device captions are copied back.
+        dropout_key : int, optional
+            Turns dropout on; the same key draws the same masks. None: no dropout.
+
+        Returns
+        -------
+        loss : array, shape ()
+            Cross-entropy summed over the words that are not NULL, divided by N, in the model's dtype.
+        grads : dict of str to array
+            Gradient of the loss with respect to each entry of `params`.
+
+        Raises
+        ------
+        TypeError
+            For captions that are not integers, or arrays of different libraries.
+        ValueError
+            For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
+        """
+        plan, features = self._checked(features, captions)
+        p = self.params
+        f = self._forward(plan, features, dropout_key)
+        xp, kernels, batch_sizes = f.xp, f.kernels, plan.packing.batch_sizes
+        scored, output_mask = f.hidden, None
+        if dropout_key is not None and self.output_dropout > 0:
+            key = fold_key(dropout_key, 1)
+            output_mask = dropout_mask(key, self.output_dropout, tuple(f.hidden.shape), f.hidden)
+            scored = f.hidden * output_mask
+        loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
+            scored, p["W_vocab"], p["b_vocab"], self._index(plan.targets, xp), 1.0 / features.shape[0]
+        )
+        if output_mask is not None:
+            dhidden = dhidden * output_mask
+        if f.cell is not None:
+            dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
+        else:
+            dprojected, dh0 = kernels.rnn_backward(dhidden, f.hidden, p["Wh"], batch_sizes)
+        dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
+        # sums over equal words first: the products that follow have one row a distinct word, not a token
+        dtable = kernels.embedding_gradient(dprojected, f.word_of_row, plan.words.size)
+        dembedded, dWx, db = input_gradients(dtable, f.embedded, p["Wx"])
+        grads = {
+            "W_embed": kernels.embedding_gradient(dembedded, f.words, p["W_embed"].shape[0]),
+            "W_proj": xp.matrix_transpose(f.features) @ dh0,
+            "b_proj": xp.sum(dh0, axis=0),
+            "Wx": dWx,
+            "Wh": dWh,
+            "b": db,
+            "W_vocab": dW_vocab,
+            "b_vocab": db_vocab,
+        }
+        return loss, grads
+
+    def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
+        """Compute the negative log-likelihood of captions, without gradients and without dropout.
+
+        Parameters
+        ----------
+        features, captions
+            As for `loss`.
+
+        Returns
+        -------
+        total : array, shape ()
+            Sum over the words that are not NULL, in nats.
+        tokens : int
+            Number of those words.
+        """
+        plan, features = self._checked(features, captions)
+        f = self._forward(plan, features, None)
+        total, *_ = f.kernels.linear_cross_entropy(
+            f.hidden, self.params["W_vocab"], self.params["b_vocab"], self._index(plan.targets, f.xp), 1.0, False
+        )
+        return total, plan.tokens
+
+    def sample(self, features: Array, max_length: int = 30, stop_at_end: bool = False) -> Array:
+        """Write captions greedily: the most probable word at each step.
+
+        Parameters
+        ----------
+        features : array, shape (N, D)
+            Image features, in the library of the parameters.
+        max_length : int
+            Words to write.
+        stop_at_end : bool
+            False writes on after END, as the exercise does; True fills with NULL and stops when all have ended.
+
+        Returns
+        -------
+        array of int32, shape (N, max_length)
+            Word ids, without START.
+
+        Raises
+        ------
+        ValueError
+            For a vocabulary without START (or END, to stop at), or bad features.
+        """
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}; wanted at least 1.")
+        start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
+        features = self._checked_features(features)
+        xp, p = array_namespace(features), self.params
+        kernels = kernels_for(p["Wh"])
+        count = features.shape[0]
+        h = features @ p["W_proj"] + p["b_proj"]
+        c = xp.zeros_like(h) if self.cell_type == "lstm" else None
+        # projecting the whole vocabulary once pays when more words will be read than it holds
+        tabled = count * max_length >= p["W_embed"].shape[0]
+        table = p["W_embed"] @ p["Wx"] + p["b"] if tabled else None
+        words = xp.full((count,), start, dtype=xp.int32, device=features.device)
+        ended = xp.zeros((count,), dtype=xp.bool, device=features.device)
+        null = xp.full((count,), self._null, dtype=xp.int32, device=features.device)
+        steps: list[Array] = []
+        for _ in range(max_length):
+            if table is None:
+                projected, rows = xp.take(p["W_embed"], words, axis=0) @ p["Wx"] + p["b"], None
+            else:
+                projected, rows = table, words
+            logits, h, c = kernels.decode_step(projected, rows, h, c, p["Wh"], p["W_vocab"], p["b_vocab"])
+            words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
+            if stop_at_end:
+                steps.append(xp.where(ended, null, words))
+                ended = ended | (words == end)
+                if bool(xp.all(ended)):
+                    break
+            else:
+                steps.append(words)
+        steps.extend([null] * (max_length - len(steps)))
+        return xp.stack(steps, axis=1)
+
+    def _forward(self, plan: PackedCaptions, features: Array, dropout_key: int | None) -> _Forward:
+        """Run from features and words to hidden states, packed."""
+        p = self.params
+        xp = array_namespace(features)
+        kernels = kernels_for(p["Wh"])
+        mask = None
+        if dropout_key is not None and self.feature_dropout > 0:
+            mask = dropout_mask(fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features)
+            features = features * mask
+        packing = plan.packing
+        features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
+        h0 = features @ p["W_proj"] + p["b_proj"]
+        words, word_of_row = self._index(plan.words, xp), self._index(plan.word_of_row, xp)
+        embedded = xp.take(p["W_embed"], words, axis=0)
+        projected = embedded @ p["Wx"] + p["b"]
+        cell = gates = None
+        if self.cell_type == "lstm":
+            hidden, cell, gates = kernels.lstm_forward(
+                projected, word_of_row, h0, None, p["Wh"], packing.batch_sizes
+            )
+        else:
+            hidden = kernels.rnn_forward(projected, word_of_row, h0, p["Wh"], packing.batch_sizes)
+        return _Forward(xp, kernels, features, mask, h0, words, word_of_row, embedded, hidden, cell, gates)
+
+    def _index(self, index: Any, xp: Any) -> Array:
+        """Bring host indices to where the parameters live."""
+        return xp.asarray(index, device=self.params["Wh"].device)
+
+    def _checked(self, features: Array, captions: Array) -> tuple[PackedCaptions, Array]:
+        features = self._checked_features(features)
+        if not hasattr(captions, "dtype"):
+            raise TypeError(f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one.")
+        plan = PackedCaptions.plan(to_numpy(captions), self._null, self._shapes["W_embed"][0])
+        if captions.shape[0] != features.shape[0]:
+            raise ValueError(
+                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature vector a "
+                "caption. Repeat a picture's features for each of its captions."
+            )
+        return plan, features
+
+    def _checked_features(self, features: Array) -> Array:
+        self._check_params()
+        xp = array_namespace(features=features, **{"params": self.params["W_embed"]})
+        if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
+            raise ValueError(
+                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
+            )
+        dtype = self.params["W_proj"].dtype
+        if features.dtype != dtype:
+            if not xp.isdtype(features.dtype, ("real floating", "integral")):
+                raise TypeError(f"features has dtype {features.dtype}; wanted real numbers.")
+            features = xp.astype(features, dtype)
+        check_finite("features", features, xp)
+        return features
+
+    def _check_params(self) -> None:
+        """Check that entries that a user has replaced still fit."""
+        dtype = None
+        for name, shape in self._shapes.items():
+            array = self.params.get(name)
+            if array is None:
+                raise ValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
+            if tuple(array.shape) != shape:
+                raise ValueError(f"params[{name!r}] has shape {tuple(array.shape)}; wanted {shape}.")
+            if dtype is None:
+                dtype = array.dtype
+                if to_dtype_name(dtype) != self.dtype.name:
+                    raise TypeError(
+                        f"params[{name!r}] has dtype {dtype}; the model's is {self.dtype}. Convert it: "
+                        f"params[{name!r}] = array.astype({self.dtype})."
+                    )
+            elif array.dtype != dtype:
+                raise TypeError(
+                    f"params[{name!r}] has dtype {array.dtype}; the model's is {self.dtype}. Convert it: "
+                    f"params[{name!r}] = array.astype({self.dtype})."
+                )
+
+    def _special(self, word: str) -> int:
+        index = self.word_to_idx.get(word)
+        if index is None or index >= self._shapes["W_embed"][0]:
+            raise ValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
+        return index
+
+
+def to_dtype_name(dtype: Any) -> str:
+    """Return the plain name of a dtype of any array library."""
+    return np.dtype(dtype).name if isinstance(dtype, (type, np.dtype)) else str(dtype).split(".")[-1]

@@ -1,0 +1,117 @@
+"""Random numbers that are the same on every backend.
+
+Parameters are drawn on the host, once, and moved. Masks that change at every step (dropout) come from a
+counter-based generator evaluated where the data lives: a pure function of (key, position), so that a mask needs
+no transfer, no state, and has the same bits on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.backend import Array, array_namespace, asarray
+
+__all__ = ["Generator", "dropout_mask", "fold_key"]
+
+_MASK64 = (1 << 64) - 1
+
+
+class Generator:
+    """Seeded normal numbers, born on the current backend, equal on all of them.
+
+    Parameters
+    ----------
+    seed : int, optional
+        The same seed gives the same numbers; ``None`` takes fresh entropy from the system.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._host = np.random.default_rng(seed)
+
+    def normal(self, shape: tuple[int, ...], scale: float, dtype: Any) -> Array:
+        """Draw normal numbers of mean 0.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the result.
+        scale : float
+            Standard deviation.
+        dtype : dtype
+            Floating dtype of the result; drawn in float64 and rounded once.
+
+        Returns
+        -------
+        array
+            On the current backend.
+        """
+        return asarray((self._host.standard_normal(shape) * scale).astype(np.dtype(dtype)))
+
+
+def fold_key(key: int, data: int) -> int:
+    """Derive a new 64-bit key from a key and a number (a step, a layer), well mixed.
+
+    Parameters
+    ----------
+    key, data : int
+        Any integers; taken modulo 2**64.
+
+    Returns
+    -------
+    int
+        A key in ``[0, 2**64)``.
+
+    Notes
+    -----
+    The finaliser is that of SplitMix64 (Steele, Lea and Flood, 2014).
+    """
+    z = (key + 0x9E3779B97F4A7C15 * (data + 1)) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return z ^ (z >> 31)
+
+
+def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> Array:
+    """Draw an inverted-dropout mask: 0 with probability `rate`, else ``1 / (1 - rate)``.
+
+    Parameters
+    ----------
+    key : int
+        The same key gives the same mask, on every backend.
+    rate : float
+        Probability of dropping, in ``[0, 1)``.
+    shape : tuple of int
+        Shape of the mask.
+    like : array
+        The mask gets this array's library, device and dtype.
+
+    Returns
+    -------
+    array
+        The mask; multiply by it in the forward and in the backward pass.
+
+    Notes
+    -----
+    Position and key are mixed by two rounds of a 32-bit multiply-xorshift hash (constants found by C. Wellons'
+    hash prospector, "lowbias32").
+    """
+    xp = array_namespace(like)
+    count = 1
+    for extent in shape:
+        count *= extent
+    key = fold_key(key, count)
+    bits = xp.arange(count, dtype=xp.uint32, device=like.device)
+    bits = _hash32(bits ^ (key & 0xFFFFFFFF))
+    bits = _hash32(bits ^ (key >> 32))
+    # an integer threshold: the decision is exact, and equal whatever the floating dtype
+    keep = bits >= min(round(rate * 2**32), 2**32 - 1)
+    mask = xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))
+    return xp.reshape(mask, shape)
+
+
+def _hash32(bits: Array) -> Array:
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352D
+    bits = (bits ^ (bits >> 15)) * 0x846CA68B
+    return bits ^ (bits >> 16)
