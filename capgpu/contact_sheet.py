@@ -1,0 +1,190 @@
+"""Captioned pictures side by side, as a PNG that a person can judge at a glance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.checkpoint import atomic_write
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
+
+__all__ = ["Cell", "Verdict", "draw_contact_sheet"]
+
+Verdict = Literal["right", "near", "wrong"]
+
+# blue, amber and vermillion differ for every kind of colour vision; the mark tells it without any colour
+_MARKS: dict[Verdict, tuple[str, str]] = {
+    "right": ("✓", "#0072B2"),
+    "near": ("≈", "#B47A00"),
+    "wrong": ("✗", "#D55E00"),
+}
+_PAPER, _CARD, _INK, _FAINT = "#F2F2F0", "#FFFFFF", "#1A1A1A", "#666666"
+
+_CARD_WIDTH, _PICTURE, _PAD, _GAP = 232, 112, 12, 10
+_SIZE, _LINE = 15, 19
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One captioned picture.
+
+    Attributes
+    ----------
+    picture : numpy.ndarray of uint8, shape (height, width, 3) or (height, width, 4)
+        The picture, RGB or RGBA.
+    caption : str
+        What the model wrote.
+    truth : str
+        What is right.
+    verdict : {"right", "near", "wrong"}
+        How the caption is marked.
+    """
+
+    picture: npt.NDArray[np.uint8]
+    caption: str
+    truth: str
+    verdict: Verdict
+
+
+def draw_contact_sheet(
+    path: str | os.PathLike[str],
+    cells: Sequence[Cell],
+    *,
+    title: str,
+    verdict_names: dict[Verdict, str] | None = None,
+    columns: int = 6,
+) -> None:
+    """Draw captioned pictures in a grid and write them as a PNG.
+
+    Each card shows the picture, a mark, the caption, and the truth where it differs. Rows are as high as
+    their longest text: nothing is cut off.
+
+    Parameters
+    ----------
+    path : path
+        The file; replaced whole if it exists.
+    cells : sequence of Cell
+        The pictures, row by row.
+    title : str
+        A line above them.
+    verdict_names : dict, optional
+        The words of the legend; a verdict that is not in it is left out of the legend.
+    columns : int
+        Cards in a row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For no cells, `columns` below 1, or pictures of another dtype or shape.
+    """
+    from PIL import Image, ImageDraw
+
+    _check(cells, columns)
+    if verdict_names is None:
+        verdict_names = {"right": "right", "wrong": "wrong"}
+    font, bold = _font("DejaVuSans.ttf", _SIZE), _font("DejaVuSans-Bold.ttf", _SIZE)
+    heading = _font("DejaVuSans-Bold.ttf", 20)
+    columns = min(columns, len(cells))
+    width = columns * (_CARD_WIDTH + _GAP) + _GAP
+    title_lines = _wrap(title, heading, width - 2 * _GAP)
+    top = _GAP + 26 * len(title_lines) + 30
+    text_width = _CARD_WIDTH - 2 * _PAD
+    texts = [_lines(cell, font, bold, text_width) for cell in cells]
+    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
+    heights = [2 * _PAD + _PICTURE + 8 + _LINE * max(len(texts[i]) for i in row) for row in rows]
+    sheet = Image.new("RGB", (width, top + sum(heights) + _GAP * len(rows)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, line in enumerate(title_lines):
+        pen.text((_GAP, _GAP + 26 * i), line, fill=_INK, font=heading)
+    _draw_legend(pen, top - 30, verdict_names, font, bold)
+    y = top
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            x = _GAP + column * (_CARD_WIDTH + _GAP)
+            mark, colour = _MARKS[cells[i].verdict]
+            pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + height), 8, fill=_CARD)
+            pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + 5), 2, fill=colour)
+            pen.text((x + _CARD_WIDTH - _PAD, y + _PAD), mark, fill=colour, font=heading, anchor="ra")
+            _paste(sheet, cells[i].picture, x + (_CARD_WIDTH - _PICTURE) // 2, y + _PAD)
+            for number, (line, face, ink) in enumerate(texts[i]):
+                pen.text((x + _PAD, y + _PAD + _PICTURE + 8 + _LINE * number), line, fill=ink, font=face)
+        y += height + _GAP
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG", optimize=True)
+
+
+def _check(cells: Sequence[Cell], columns: int) -> None:
+    if len(cells) == 0:
+        raise ValueError("cells is empty; a contact sheet needs at least one picture.")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; wanted at least 1.")
+    for i, cell in enumerate(cells):
+        shape, dtype = cell.picture.shape, cell.picture.dtype
+        if dtype != np.uint8:
+            raise TypeError(f"the picture of cells[{i}] has dtype {dtype}; wanted uint8, 0 to 255.")
+        if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
+            raise ValueError(f"the picture of cells[{i}] has shape {shape}; wanted (height, width, 3 or 4).")
+
+
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load a font that comes with matplotlib: it has the marks and accented letters on every machine."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+
+
+def _lines(cell: Cell, font: Any, bold: Any, width: int) -> list[tuple[str, Any, str]]:
+    lines = [
+        (line, bold, _MARKS[cell.verdict][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)
+    ]
+    if cell.caption != cell.truth:
+        lines += [(line, font, _FAINT) for line in _wrap(f"truth: {cell.truth}", font, width)]
+    return lines
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Break a text between words, and inside words that are too long for a line by themselves."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}" if line else word
+        if font.getlength(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while len(word) > 1 and font.getlength(word) > width:
+            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    return [*lines, line]
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, y: int, names: dict[Verdict, str], font: Any, bold: Any) -> None:
+    x = float(_GAP)
+    for verdict, name in names.items():
+        mark, colour = _MARKS[verdict]
+        pen.text((x, y), mark, fill=colour, font=bold)
+        x += bold.getlength(mark) + 5
+        pen.text((x, y), name, fill=_INK, font=font)
+        x += font.getlength(name) + 22
+
+
+def _paste(sheet: Any, picture: npt.NDArray[np.uint8], x: int, y: int) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(picture).convert("RGBA")
+    scale = _PICTURE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(image, (x + (_PICTURE - image.width) // 2, y + (_PICTURE - image.height) // 2), image)

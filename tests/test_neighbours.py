@@ -1,0 +1,56 @@
+"""Nearest neighbours against the definition, written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu import neighbours
+from capgpu.neighbours import nearest_neighbours
+
+
+def test_cosine_ignores_lengths_and_euclidean_does_not() -> None:
+    base = np.array([[1.0, 1.0], [10.0, 0.0]])
+    query = np.array([[3.0, 0.1]])
+    assert nearest_neighbours(query, base, "cosine").tolist() == [1]
+    assert nearest_neighbours(query, base, "euclidean").tolist() == [0]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("block_bytes", [1, 4 * 23 * 3, 1 << 20])
+def test_blocks_of_any_size_give_the_brute_force_answer(
+    metric: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", block_bytes)
+    random = np.random.default_rng(3)
+    queries, base = random.standard_normal((10, 7)), random.standard_normal((23, 7)) + 0.3
+    if metric == "cosine":
+        unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+        expected = (queries @ unit.T).argmax(axis=1)
+    else:
+        expected = ((queries[:, None] - base[None]) ** 2).sum(axis=2).argmin(axis=1)
+    assert nearest_neighbours(queries, base, metric).tolist() == expected.tolist()  # type: ignore[arg-type]
+
+
+def test_float16_features_do_not_overflow() -> None:
+    base = np.array([[300.0, 0.0], [300.0, 299.0]], dtype=np.float16)
+    assert nearest_neighbours(base, base, "euclidean").tolist() == [0, 1]
+
+
+def test_a_zero_vector_is_nobodys_neighbour_and_harms_nothing() -> None:
+    base = np.array([[0.0, 0.0], [1.0, 0.0]])
+    assert nearest_neighbours(np.array([[2.0, 0.0], [0.0, 0.0]]), base).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("queries", "base", "metric", "says"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 4)), "cosine", r"\(2, 3\) and base \(2, 4\)"),
+        (np.zeros((2, 3)), np.zeros((0, 3)), "cosine", "B >= 1"),
+        (np.zeros(3), np.zeros((2, 3)), "cosine", r"\(Q, D\)"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), "manhattan", "metric is 'manhattan'"),
+    ],
+)
+def test_bad_input_is_refused(queries, base, metric, says) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=says):
+        nearest_neighbours(queries, base, metric)
