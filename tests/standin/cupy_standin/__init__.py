@@ -1,0 +1,47 @@
+"""A stand-in for CuPy, for tests on machines without a GPU.
+
+It runs on NumPy, behaves as CuPy 14.2 does, forbids what CuPy forbids, and counts what costs time on a
+device. Where it is stricter than CuPy is listed at `array.ndarray` and in `rules`.
+
+>>> from standin import cupy_standin
+>>> with cupy_standin.installed() as cupy:
+...     x = cupy.asarray([1.0, 2.0])
+...     with cupy_standin.forbid_synchronisation():
+...         y = cupy.tanh(x) + 1
+...     print(cupy_standin.counters().synchronisations)
+0
+"""
+
+from .installation import install, installed, uninstall
+from .kernels import KernelRunner, set_kernel_runner
+from .state import (
+    STATE,
+    Counters,
+    SynchronisationForbiddenError,
+    UndefinedOnDeviceError,
+    forbid_synchronisation,
+)
+
+__all__ = [
+    "Counters",
+    "KernelRunner",
+    "SynchronisationForbiddenError",
+    "UndefinedOnDeviceError",
+    "counters",
+    "forbid_synchronisation",
+    "install",
+    "installed",
+    "reset_counters",
+    "set_kernel_runner",
+    "uninstall",
+]
+
+
+def counters() -> Counters:
+    """Return what has happened on the device since `install` or `reset_counters`."""
+    return STATE.counters
+
+
+def reset_counters() -> None:
+    """Count from zero again."""
+    STATE.counters.reset()

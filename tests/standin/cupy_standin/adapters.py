@@ -1,0 +1,116 @@
+"""NumPy functions behind CuPy's parameters, where order, name or default differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def _positions(function: Callable[..., Any]) -> Callable[..., Any]:
+    def adapted(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+        result = function(a, axis=axis, out=out, keepdims=keepdims)
+        return result if dtype is None else result.astype(dtype)
+
+    return adapted
+
+
+def _check_kind(kind: Any) -> None:
+    if kind is not None and kind != "stable":
+        raise ValueError("kind can only be None or 'stable'")
+
+
+def _sort(a: Any, axis: Any = -1, kind: Any = None) -> Any:
+    _check_kind(kind)
+    return np.sort(a, axis=axis, kind="stable")
+
+
+def _argsort(a: Any, axis: Any = -1, kind: Any = None) -> Any:
+    _check_kind(kind)
+    return np.argsort(a, axis=axis, kind="stable")
+
+
+def _sort_in_place(a: Any, axis: int = -1, kind: Any = None) -> None:
+    _check_kind(kind)
+    a.sort(axis=axis, kind="stable")
+
+
+def _writable(view: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Undo NumPy's write protection of diagonals, which CuPy does not have."""
+    if np.may_share_memory(view, source) and source.flags.writeable:
+        view.flags.writeable = True
+    return view
+
+
+def _diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    return _writable(np.diagonal(a, offset, axis1, axis2), a)
+
+
+def _diag(v: Any, k: int = 0) -> Any:
+    return _writable(np.diag(v, k), v)
+
+
+def _reshape(a: Any, newshape: Any, order: Any = "C", *, copy: bool | None = None) -> Any:
+    return np.reshape(a, newshape, order=order, copy=copy)
+
+
+def _put(a: Any, ind: Any, v: Any, mode: Any = "wrap") -> None:
+    np.put(a, ind, v, mode=mode)
+
+
+def _unravel_index(indices: Any, dims: Any, order: Any = "C") -> Any:
+    return np.unravel_index(indices, dims, order)
+
+
+def _take_along_axis(a: Any, indices: Any, axis: Any) -> Any:
+    return np.take_along_axis(a, indices, axis)
+
+
+def _delete(arr: Any, indices: Any, axis: Any = None) -> Any:
+    return np.delete(arr, indices, axis)
+
+
+def _unpackbits(a: Any, axis: Any = None, bitorder: Any = "big") -> Any:
+    return np.unpackbits(a, axis=axis, bitorder=bitorder)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "argmax": _positions(np.argmax),
+    "argmin": _positions(np.argmin),
+    "nanargmax": _positions(np.nanargmax),
+    "nanargmin": _positions(np.nanargmin),
+    "sort": _sort,
+    "argsort": _argsort,
+    "diagonal": _diagonal,
+    "diag": _diag,
+    "reshape": _reshape,
+    "put": _put,
+    "unravel_index": _unravel_index,
+    "take_along_axis": _take_along_axis,
+    "delete": _delete,
+    "unpackbits": _unpackbits,
+}
+
+
+def _method_argmax(
+    a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False
+) -> Any:
+    return FUNCTIONS["argmax"](a, axis, dtype, out, keepdims)
+
+
+def _method_argmin(
+    a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False
+) -> Any:
+    return FUNCTIONS["argmin"](a, axis, dtype, out, keepdims)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "argmax": _method_argmax,
+    "argmin": _method_argmin,
+    "sort": _sort_in_place,
+    "argsort": _argsort,
+    "diagonal": _diagonal,
+    "put": _put,
+    "ptp": np.ptp,
+}

@@ -1,0 +1,135 @@
+"""The passage of every call: device arrays in, host arrays refused, NumPy run, device arrays out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .array import ndarray, to_device
+from .rules import (
+    HOST_RESULT,
+    NO_PLAIN_SEQUENCES,
+    NONDETERMINISTIC,
+    OPTIONAL_ARRAYS,
+    SYNCHRONISING,
+)
+from .state import STATE, UndefinedOnDeviceError, synchronised
+
+
+@np.errstate(all="ignore")
+def quietly(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function without NumPy's floating-point warnings: a device gives none."""
+    return function(*args, **kwargs)
+
+
+def to_host(value: Any) -> Any:
+    """Return what NumPy shall see of an argument: the memory behind device arrays, no host array ever."""
+    kind = type(value)
+    if kind is ndarray:
+        return value._host
+    if kind is tuple or kind is list:
+        return kind([to_host(entry) for entry in value])
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {kind}")
+    return value
+
+
+def _holds_array(value: Any) -> bool:
+    kind = type(value)
+    return kind is ndarray or ((kind is tuple or kind is list) and any(map(_holds_array, value)))
+
+
+def _refuse_plain_sequences(name: str, values: Any) -> None:
+    for value in values:
+        if type(value) in (list, tuple) and not _holds_array(value):
+            raise TypeError(
+                f"Unsupported type {type(value)}: cupy.{name}() would copy it to the device unasked; "
+                "move it with cupy.asarray()"
+            )
+
+
+def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter]:
+    """Return the parameters that an entry of the list of names stands for."""
+    found = []
+    for word in text.split():
+        bare = word.lstrip("=*")
+        if word.startswith("**"):
+            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_KEYWORD))
+        elif word.startswith("*"):
+            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_POSITIONAL))
+        elif word.startswith("="):
+            found.append(inspect.Parameter(bare, inspect.Parameter.KEYWORD_ONLY, default=None))
+        else:
+            found.append(inspect.Parameter(bare, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    return found[1:] if skip_first else found
+
+
+def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the device that CuPy has as `name`, run by `function` on the host.
+
+    Parameters
+    ----------
+    name : str
+        The name under which `rules` knows it.
+    parameters : str
+        CuPy's parameters; anything else is refused.
+    function : callable
+        The same operation on NumPy arrays, taking CuPy's parameters.
+    """
+    words = parameters.split()
+    positional = [word for word in words if word[0] not in "=*"]
+    limit = len(words) + 1000 if any(word[0] == "*" for word in words) else len(positional)
+    keywords = {word.lstrip("=") for word in words if word[0] != "*"}
+    open_ended = any(word.startswith("**") for word in words)
+    out_index = positional.index("out") if "out" in positional else None
+    needs_array = name not in OPTIONAL_ARRAYS
+    host_result = name in HOST_RESULT
+    waits = SYNCHRONISING.get(name)
+    nondeterministic = name in NONDETERMINISTIC
+    no_sequences = name in NO_PLAIN_SEQUENCES
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > limit:
+            raise TypeError(f"{name}() takes {limit} positional arguments but {len(args)} were given")
+        if not (open_ended or kwargs.keys() <= keywords):
+            unknown = ", ".join(sorted(kwargs.keys() - keywords))
+            raise TypeError(f"{name}() got an unexpected keyword argument: {unknown} (CuPy has none such)")
+        host_args = [to_host(value) for value in args]
+        host_kwargs = {key: to_host(value) for key, value in kwargs.items()} if kwargs else kwargs
+        if needs_array and not (any(map(_holds_array, args)) or any(map(_holds_array, kwargs.values()))):
+            given = ", ".join(type(value).__name__ for value in args)
+            raise TypeError(f"cupy.{name}() wants a cupy.ndarray, given: {given or 'nothing'}")
+        if no_sequences:
+            _refuse_plain_sequences(name, (*args, *kwargs.values()))
+        if waits is not None and waits(args, kwargs):
+            synchronised(f"cupy.{name}()")
+        if nondeterministic:
+            STATE.counters.nondeterministic.append(name)
+        try:
+            result = quietly(function, *host_args, **host_kwargs)
+        except np.exceptions.AxisError:
+            raise
+        except IndexError as error:
+            if "out of bounds" not in str(error):
+                raise
+            raise UndefinedOnDeviceError(
+                f"cupy.{name}(): {error}; a device wraps such an index around in silence"
+            ) from error
+        if host_result:
+            return result
+        out = kwargs.get("out")
+        if out is None and out_index is not None and len(args) > out_index:
+            out = args[out_index]
+        if out is not None:
+            return out
+        if args and type(result) is np.ndarray and host_args[0] is result:
+            return args[0]
+        return to_device(result)
+
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = "cupy"
+    call.__signature__ = inspect.Signature(parameters_of(parameters), __validate_parameters__=False)  # type: ignore[attr-defined]
+    return call

@@ -1,0 +1,89 @@
+"""Reading and writing elements: the keys CuPy takes, and the two cases that a device leaves undefined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .state import UndefinedOnDeviceError, synchronised
+
+
+def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]:
+    """Return the key for NumPy, whether it holds masks and whether it holds arrays of integers."""
+    entries = key if type(key) is tuple else (key,)
+    host_entries = []
+    masks = integers = False
+    for entry in entries:
+        kind = type(entry)
+        if kind is array_class:
+            entry = entry._host
+            if entry.dtype.kind == "b":
+                masks = True
+            elif entry.dtype.kind in "iu":
+                integers = True
+            else:
+                raise IndexError(
+                    f"arrays used as indices must be of integer or boolean type. (actual: {entry.dtype.type})"
+                )
+        elif isinstance(entry, np.ndarray | list | tuple):
+            raise TypeError(
+                f"Unsupported type {kind} as an index of a cupy.ndarray: CuPy would copy it to the device "
+                "unasked; move it with cupy.asarray()"
+            )
+        host_entries.append(entry)
+    return tuple(host_entries), masks, integers
+
+
+def _fault(error: IndexError) -> BaseException:
+    if "out of bounds" in str(error):
+        return UndefinedOnDeviceError(f"{error}; a device wraps such an index around in silence")
+    return error
+
+
+def select(host: np.ndarray, key: Any, array_class: type) -> Any:
+    """Return the chosen elements: a view for integers and slices, even of a single element, else a copy."""
+    entries, masks, integers = _host_key(key, array_class)
+    if not (masks or integers):
+        return host[entries if any(entry is Ellipsis for entry in entries) else (*entries, ...)]
+    if masks:
+        synchronised("indexing a cupy.ndarray with a mask")
+    try:
+        return host[entries]
+    except IndexError as error:
+        raise _fault(error) from error
+
+
+def assign(host: np.ndarray, key: Any, value: Any, array_class: type) -> None:
+    """Write a scalar or the memory of a device array to the chosen elements."""
+    entries, masks, integers = _host_key(key, array_class)
+    if integers and not masks and np.size(value) > 1:
+        _refuse_duplicates(host, entries)
+    try:
+        with np.errstate(all="ignore"):
+            host[entries] = value
+    except IndexError as error:
+        raise (_fault(error) if integers else error) from error
+
+
+def _refuse_duplicates(host: np.ndarray, entries: tuple[Any, ...]) -> None:
+    """Raise where two of the written elements are the same one."""
+    consumed = sum(entry is not None and entry is not Ellipsis for entry in entries)
+    axis = 0
+    arrays, sizes = [], []
+    for entry in entries:
+        if entry is Ellipsis:
+            axis += host.ndim - consumed
+        elif entry is not None:
+            if isinstance(entry, np.ndarray):
+                arrays.append(entry)
+                sizes.append(host.shape[axis])
+            axis += 1
+    flat = np.zeros((), dtype=np.int64)
+    for array, size in zip(arrays, sizes, strict=True):
+        flat = flat * size + np.where(array < 0, array + size, array)
+    if np.unique(flat).size != flat.size:
+        raise UndefinedOnDeviceError(
+            "an assignment writes some element twice (duplicate indices): which value stays is undefined on "
+            "a device; add duplicates up first, in a fixed order"
+        )

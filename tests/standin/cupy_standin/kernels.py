@@ -1,0 +1,139 @@
+"""``cupy.RawModule`` and ``cupy.RawKernel``: the seam through which a runner executes CUDA C++ on the host.
+
+Without a runner everything but compiling and launching works. `set_kernel_runner` registers one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from .errors import ensure_usable
+from .state import STATE
+
+
+class KernelRunner(Protocol):
+    """What compiles and executes kernels in place of NVRTC and the device."""
+
+    def compile(self, module: RawModule) -> None:
+        """Compile `module.code` with `module.options`; raise ``CompileException`` where that fails."""
+
+    def get_function(self, module: RawModule, name: str) -> None:
+        """Raise where the module has no kernel of this name."""
+
+    def launch(
+        self,
+        kernel: RawKernel,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared_mem: int,
+        stream: Any,
+    ) -> None:
+        """Execute a kernel; `args` holds what was handed to CuPy, device arrays included."""
+
+
+def set_kernel_runner(runner: KernelRunner | None) -> None:
+    """Register what executes kernels from now on; None leaves the stand-in without."""
+    STATE.kernel_runner = runner
+
+
+def _runner(wanted: str) -> KernelRunner:
+    ensure_usable()
+    if STATE.kernel_runner is None:
+        raise RuntimeError(
+            f"{wanted}: the stand-in for CuPy has no kernel runner; register one with "
+            "cupy_standin.set_kernel_runner()"
+        )
+    return STATE.kernel_runner
+
+
+def _expect(name: str, value: Any, kind: type) -> None:
+    if value is not None and type(value) is not kind:
+        raise TypeError(
+            f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})"
+        )
+
+
+class RawModule:
+    """CUDA C++ source, compiled when something of it is first asked for."""
+
+    def __init__(
+        self,
+        *,
+        code: str | None = None,
+        path: str | None = None,
+        options: tuple[str, ...] = (),
+        backend: str = "nvrtc",
+        translate_cucomplex: bool = False,
+        enable_cooperative_groups: bool = False,
+        name_expressions: Any = None,
+        jitify: Any = None,
+    ) -> None:
+        for name, value, kind in (("code", code, str), ("path", path, str), ("options", options, tuple)):
+            _expect(name, value, kind)
+        if (code is None) == (path is None):
+            raise TypeError("Exactly one of `code` and `path` keyword arguments must be given.")
+        self.code = code
+        self.file_path = path
+        self.options = options
+        self.backend = backend
+        self.enable_cooperative_groups = enable_cooperative_groups
+        self.name_expressions = None if name_expressions is None else tuple(name_expressions)
+        self._compiled = False
+
+    def compile(self, log_stream: Any = None) -> None:
+        """Compile the source."""
+        _runner("compiling a RawModule").compile(self)
+        self._compiled = True
+
+    def get_function(self, name: str) -> RawKernel:
+        """Return a kernel of the module."""
+        _expect("name", name, str)
+        if not self._compiled:
+            self.compile()
+        _runner(f"kernel {name}").get_function(self, name)
+        return RawKernel._of(self, name)
+
+
+class RawKernel:
+    """A kernel, called with grid, block and arguments."""
+
+    def __init__(
+        self,
+        code: str,
+        name: str,
+        options: tuple[str, ...] = (),
+        backend: str = "nvrtc",
+        *,
+        translate_cucomplex: bool = False,
+        enable_cooperative_groups: bool = False,
+        jitify: Any = None,
+    ) -> None:
+        _expect("name", name, str)
+        self.name = name
+        self.module = RawModule(
+            code=code, options=options, backend=backend, enable_cooperative_groups=enable_cooperative_groups
+        )
+
+    @classmethod
+    def _of(cls, module: RawModule, name: str) -> RawKernel:
+        kernel = object.__new__(cls)
+        kernel.name = name
+        kernel.module = module
+        return kernel
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        *,
+        shared_mem: int = 0,
+        stream: Any = None,
+    ) -> None:
+        for name, value in (("grid", grid), ("block", block)):
+            _expect(name, value, tuple)
+        if not self.module._compiled:
+            self.module.compile()
+        _runner(f"kernel {self.name}").launch(self, grid, block, args, shared_mem, stream)

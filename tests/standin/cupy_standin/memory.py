@@ -1,0 +1,206 @@
+"""``cupy.cuda.memory``: device memory is NumPy memory whose owners are known, counted and limited."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from .errors import ensure_usable
+from .state import STATE
+
+UNIT = 512  # CuPy's pool hands out multiples of this
+
+
+class OutOfMemoryError(MemoryError):
+    """The device, or the limit set on its pool, has no room for an allocation."""
+
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        message = f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes"
+        message += f", limit set to: {limit:,} bytes)." if limit else ")."
+        super().__init__(message)
+
+
+OutOfMemoryError.__module__ = "cupy.cuda.memory"
+
+
+class _Block(weakref.ref[Any]):
+    __slots__ = ("key", "nbytes")
+    key: int
+    nbytes: int
+
+
+_blocks: dict[int, _Block] = {}
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // UNIT) * UNIT
+
+
+def owner_of(host: np.ndarray) -> np.ndarray:
+    """Return the array that owns the memory of `host`."""
+    while isinstance(host.base, np.ndarray):
+        host = host.base
+    return host
+
+
+def reserve(nbytes: int) -> None:
+    """Raise `OutOfMemoryError` where the device or its pool has no room for `nbytes` more."""
+    size = _rounded(nbytes)
+    if POOL.limit and POOL.used + size > POOL.limit:
+        raise OutOfMemoryError(size, POOL.used, POOL.limit)
+    if STATE.memory_limit is not None and POOL.used + size > STATE.memory_limit:
+        raise OutOfMemoryError(size, POOL.used)
+
+
+def register(host: np.ndarray) -> None:
+    """Note the memory of `host` as device memory, as a new allocation unless its owner is known."""
+    owner = host if host.base is None else owner_of(host)
+    key = id(owner)
+    if key in _blocks:
+        return
+    ensure_usable()
+    nbytes = _rounded(owner.nbytes)
+    if not nbytes:
+        return
+    if STATE.memory_limit is not None or POOL.limit:
+        reserve(nbytes)
+    block = _Block(owner, _released)
+    block.key, block.nbytes = key, nbytes
+    _blocks[key] = block
+    POOL.used += nbytes
+    POOL.held = max(POOL.held, POOL.used)
+    STATE.counters.allocations += 1
+    STATE.counters.allocated_bytes += nbytes
+
+
+def _released(block: _Block) -> None:
+    _blocks.pop(block.key, None)
+    POOL.used -= block.nbytes
+
+
+def held_bytes() -> int:
+    """Return the bytes that the pool holds, in use or free for reuse."""
+    return POOL.held
+
+
+def poison(host: np.ndarray) -> np.ndarray:
+    """Fill memory that nobody has written with values that show up in every result made from them."""
+    kind = host.dtype.kind
+    if kind in "fc":
+        host.fill(np.nan)
+    elif kind in "iu":
+        host.fill(np.iinfo(host.dtype).max)
+    else:
+        host.fill(True)
+    return host
+
+
+class Memory:
+    """One block of device memory."""
+
+    def __init__(self, owner: np.ndarray) -> None:
+        self._owner = owner
+        self.size = owner.nbytes
+        self.ptr = owner.__array_interface__["data"][0]
+        self.device_id = STATE.current_device
+
+    def bytes(self) -> np.ndarray:
+        """Return the block as an array of bytes that shares its memory."""
+        return self._owner.ravel("K").view(np.uint8)
+
+
+class MemoryPointer:
+    """An address inside a block of device memory; adding an integer moves it."""
+
+    def __init__(self, mem: Memory, offset: int) -> None:
+        self.mem = mem
+        self._offset = offset
+        self.ptr = mem.ptr + offset
+        self.device_id = mem.device_id
+
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self._offset + offset)
+
+    __radd__ = __add__
+
+    def __sub__(self, offset: int) -> MemoryPointer:
+        return self + -offset
+
+    def __int__(self) -> int:
+        return self.ptr
+
+    def array(self, shape: Any, dtype: Any, strides: Any, order: Any) -> np.ndarray:
+        """Return the memory from this address on as an array."""
+        return np.ndarray(
+            shape, dtype, buffer=self.mem.bytes(), offset=self._offset, strides=strides, order=order
+        )
+
+    def memset(self, value: int, size: int) -> None:
+        """Set `size` bytes to `value`."""
+        self.array(size, np.uint8, None, "C").fill(value)
+
+    memset_async = memset
+
+
+def pointer_to(host: np.ndarray) -> MemoryPointer:
+    """Return the address of an array's first element."""
+    block = Memory(owner_of(host))
+    return MemoryPointer(block, host.__array_interface__["data"][0] - block.ptr if host.size else 0)
+
+
+def alloc(size: int) -> MemoryPointer:
+    """Allocate `size` bytes on the device."""
+    ensure_usable()
+    reserve(size)
+    owner = np.full(size, 0xA5, dtype=np.uint8)
+    register(owner)
+    return MemoryPointer(Memory(owner), 0)
+
+
+class MemoryPool:
+    """The pool behind every allocation. Freed blocks stay with it until `free_all_blocks`."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.held = 0
+        self.limit = 0
+
+    def malloc(self, size: int) -> MemoryPointer:
+        """Allocate `size` bytes."""
+        return alloc(size)
+
+    def used_bytes(self) -> int:
+        """Return the bytes in use."""
+        return self.used
+
+    def free_bytes(self) -> int:
+        """Return the bytes held but not in use."""
+        return self.held - self.used
+
+    def total_bytes(self) -> int:
+        """Return the bytes held."""
+        return self.held
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        """Give the bytes that are not in use back to the device."""
+        self.held = self.used
+
+    def get_limit(self) -> int:
+        """Return the limit in bytes, 0 for none."""
+        return self.limit
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        """Limit the bytes in use, as a number or as a share of the device's memory."""
+        from .runtime import device_memory
+
+        self.limit = int(device_memory() * fraction) if fraction is not None else size or 0
+
+
+POOL = MemoryPool()
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """Return the pool behind every allocation."""
+    return POOL

@@ -1,0 +1,121 @@
+"""``cupy.cuda.runtime``: the CUDA runtime calls that a library asks before it trusts a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import memory
+from .errors import INVALID_DEVICE, CUDARuntimeError, ensure_usable
+from .state import STATE, synchronised
+
+is_hip = False
+
+
+def _check_ordinal(device_id: int) -> None:
+    ensure_usable()
+    if not 0 <= device_id < STATE.device_count:
+        raise CUDARuntimeError(INVALID_DEVICE)
+
+
+def getDeviceCount() -> int:
+    """Return the number of devices; a machine with none raises, as CUDA does."""
+    ensure_usable()
+    return STATE.device_count
+
+
+def getDevice() -> int:
+    """Return the number of the current device."""
+    ensure_usable()
+    return STATE.current_device
+
+
+def setDevice(device_id: int) -> None:
+    """Make a device the current one."""
+    _check_ordinal(device_id)
+    STATE.current_device = device_id
+
+
+def driverGetVersion() -> int:
+    """Return the CUDA version that the driver serves, 0 without a driver. Never raises."""
+    return STATE.driver_version
+
+
+def runtimeGetVersion() -> int:
+    """Return the CUDA version that CuPy was built for. Never raises."""
+    return STATE.runtime_version
+
+
+def deviceSynchronize() -> None:
+    """Wait for the device."""
+    ensure_usable()
+    synchronised("cupy.cuda.runtime.deviceSynchronize()")
+
+
+def streamSynchronize(pointer: int) -> None:
+    """Wait for a stream."""
+    ensure_usable()
+    synchronised("cupy.cuda.runtime.streamSynchronize()")
+
+
+def memGetInfo() -> tuple[int, int]:
+    """Return the free and the total bytes of the device's memory."""
+    ensure_usable()
+    total = device_memory()
+    return total - memory.held_bytes(), total
+
+
+def device_memory() -> int:
+    """Return the bytes of the simulated device's memory."""
+    return STATE.memory_limit if STATE.memory_limit is not None else PROPERTIES["totalGlobalMem"]
+
+
+# The figures of compute capability 8.0 (CUDA C++ Programming Guide, technical specifications) with an
+# A100's number of multiprocessors.
+PROPERTIES: dict[str, Any] = {
+    "name": b"Stand-in device (no GPU)",
+    "totalGlobalMem": 40 * 2**30,
+    "major": 8,
+    "minor": 0,
+    "multiProcessorCount": 108,
+    "warpSize": 32,
+    "maxThreadsPerBlock": 1024,
+    "maxThreadsPerMultiProcessor": 2048,
+    "maxThreadsDim": (1024, 1024, 64),
+    "maxGridSize": (2**31 - 1, 65535, 65535),
+    "regsPerBlock": 65536,
+    "regsPerMultiprocessor": 65536,
+    "sharedMemPerBlock": 48 * 1024,
+    "sharedMemPerBlockOptin": 163 * 1024,
+    "sharedMemPerMultiprocessor": 164 * 1024,
+    "l2CacheSize": 40 * 2**20,
+    "cooperativeLaunch": 1,
+    "unifiedAddressing": 1,
+}
+
+ATTRIBUTES = {
+    "ComputeCapabilityMajor": "major",
+    "ComputeCapabilityMinor": "minor",
+    "MultiProcessorCount": "multiProcessorCount",
+    "WarpSize": "warpSize",
+    "MaxThreadsPerBlock": "maxThreadsPerBlock",
+    "MaxThreadsPerMultiProcessor": "maxThreadsPerMultiProcessor",
+    "MaxRegistersPerBlock": "regsPerBlock",
+    "MaxRegistersPerMultiprocessor": "regsPerMultiprocessor",
+    "MaxSharedMemoryPerBlock": "sharedMemPerBlock",
+    "MaxSharedMemoryPerBlockOptin": "sharedMemPerBlockOptin",
+    "MaxSharedMemoryPerMultiprocessor": "sharedMemPerMultiprocessor",
+    "L2CacheSize": "l2CacheSize",
+    "CooperativeLaunch": "cooperativeLaunch",
+}
+
+
+def getDeviceProperties(device_id: int) -> dict[str, Any]:
+    """Return a device's properties under the names of CUDA's structure."""
+    _check_ordinal(device_id)
+    return {**PROPERTIES, "totalGlobalMem": device_memory()}
+
+
+def attributes(device_id: int) -> dict[str, int]:
+    """Return a device's attributes under CUDA's names without their prefix."""
+    _check_ordinal(device_id)
+    return {name: PROPERTIES[key] for name, key in ATTRIBUTES.items()}

@@ -1,0 +1,122 @@
+"""``cupy.cuda.stream``: streams and events. Work is done at once, so they keep order by themselves."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any, ClassVar
+
+from . import runtime
+from .state import synchronised
+
+_pointers = itertools.count(0x5000, 0x100)
+
+
+class Event:
+    """A point in a stream's work."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        runtime.getDevice()
+        self.ptr = next(_pointers)
+        self._time: float | None = None if disable_timing else 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the work before the event is done."""
+        return True
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Note that the work given to the stream so far ends here."""
+        if self._time is not None:
+            self._time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Wait for the work before the event."""
+        synchronised("cupy.cuda.Event.synchronize()")
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Return the milliseconds between two events."""
+    if start_event._time is None or end_event._time is None:
+        raise ValueError("an event was made with disable_timing=True")
+    return (end_event._time - start_event._time) * 1e3
+
+
+class Stream:
+    """A queue of work; as a context manager it becomes the current one."""
+
+    null: ClassVar[Stream]
+    _current: ClassVar[list[Stream]]
+
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
+    ) -> None:
+        self.device_id = -1 if null else runtime.getDevice()
+        self.ptr = 0 if null else next(_pointers)
+        self.is_non_blocking = non_blocking
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.ptr} (device {self.device_id})>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.ptr == other.ptr
+
+    def __hash__(self) -> int:
+        return self.ptr
+
+    def __enter__(self) -> Stream:
+        Stream._current.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        Stream._current.pop()
+
+    def use(self) -> Stream:
+        """Make this stream the current one."""
+        Stream._current[-1] = self
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether all work is done."""
+        return True
+
+    def synchronize(self) -> None:
+        """Wait for all work."""
+        synchronised("cupy.cuda.Stream.synchronize()")
+
+    def record(self, event: Event | None = None) -> Event:
+        """Record an event, a new one if none is given."""
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        """Let the work that follows wait for an event."""
+
+    def is_capturing(self) -> bool:
+        """Whether work is captured into a graph instead of done."""
+        return False
+
+    def begin_capture(self, mode: Any = None) -> None:
+        """Refuse: the stand-in has no graphs yet."""
+        raise NotImplementedError("the stand-in for CuPy captures no graphs")
+
+
+Stream.null = Stream(null=True)
+Stream._current = [Stream.null]
+
+
+class ExternalStream(Stream):
+    """A stream that another library made, known by its address."""
+
+    def __init__(self, ptr: int, device_id: int = -1) -> None:
+        super().__init__(null=True)
+        self.ptr = ptr
+        self.device_id = device_id
+
+
+def get_current_stream(device_id: int = -1) -> Stream:
+    """Return the stream that takes the next piece of work."""
+    runtime.getDevice()
+    return Stream._current[-1]
