@@ -410,9 +410,10 @@ def to_numpy(array: Any) -> np.ndarray[Any, Any]:
     """
     if isinstance(array, np.ndarray):
         return array
-    get = getattr(array, "get", None)
-    if callable(get) and hasattr(array, "__cuda_array_interface__"):
-        host: np.ndarray[Any, Any] = get()
+    import array_api_compat
+
+    if array_api_compat.is_cupy_array(array):
+        host: np.ndarray[Any, Any] = array.get()
         return host
     return np.asarray(array)
 

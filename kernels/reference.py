@@ -314,8 +314,8 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     exponentials = xp.exp(shifted)
     sums = xp.sum(exponentials, axis=1, keepdims=True)
-    classes = xp.arange(logits.shape[1], dtype=targets.dtype, device=logits.device)
-    hit = classes[None, :] == targets[:, None]
+    classes = xp.arange(logits.shape[1], dtype=xp.int64, device=logits.device)
+    hit = classes[None, :] == xp.astype(targets, xp.int64)[:, None]
     nothing = xp.zeros_like(shifted)
     true_scores = xp.sum(xp.where(hit, shifted, nothing), axis=1)
     losses = xp.where(counted, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
@@ -382,14 +382,16 @@ def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
     out = xp.zeros((count, drows.shape[1]), dtype=drows.dtype, device=drows.device)
     if drows.shape[0] == 0:
         return out
+    # in the caller's dtype the range below could wrap: 8-bit ids of a table of 300
+    index = xp.astype(index, xp.int64)
     distinct, place = xp.unique_inverse(index)
     taken = xp.arange(distinct.shape[0], dtype=place.dtype, device=drows.device)
     membership = xp.astype(taken[:, None] == xp.reshape(place, (1, -1)), drows.dtype)
     sums = membership @ drows
     # spread the occurring rows over the table by a gather: slot 0 is the zero row of all others
-    slots = xp.searchsorted(distinct, xp.arange(count, dtype=index.dtype, device=drows.device))
+    slots = xp.searchsorted(distinct, xp.arange(count, dtype=xp.int64, device=drows.device))
     slots = xp.clip(slots, 0, distinct.shape[0] - 1)
-    present = xp.take(distinct, slots) == xp.arange(count, dtype=index.dtype, device=drows.device)
+    present = xp.take(distinct, slots) == xp.arange(count, dtype=xp.int64, device=drows.device)
     return xp.where(present[:, None], xp.take(sums, slots, axis=0), out)
 
 

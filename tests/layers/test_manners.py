@@ -1,0 +1,153 @@
+"""What a layer must not do: change what it was handed, change its mind, overflow, print."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu import layers
+from oracles.layer_cases import LAYERS, Sizes
+from oracles.numbers import distance
+from oracles.snapshots import frozen
+
+SIZES = Sizes(N=5, T=4, D=3, H=6, V=7)
+
+
+def run(backend, case, arguments, upstream_seed=3):
+    there = {name: backend.asarray(value) for name, value in arguments.items()}
+    outputs, cache = case.forward(**there)
+    random = np.random.default_rng(upstream_seed)
+    upstream = tuple(
+        backend.asarray(random.uniform(-1, 1, tuple(o.shape)), dtype=arguments[case.floats(arguments)[0]].dtype)
+        for o in outputs
+    )
+    return there, outputs, upstream, cache
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+def test_arguments_outputs_and_caches_are_left_as_they_were(backend, random, case, dtype):
+    arguments = case.arguments(random, SIZES, dtype)
+    there, outputs, upstream, cache = run(backend, case, arguments)
+    assert frozen(there) == frozen(arguments)
+    before = frozen([outputs, upstream, cache])
+    case.backward(upstream, cache)
+    assert frozen([outputs, upstream, cache]) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+def test_backward_twice_gives_the_same_bits(backend, random, case, dtype):
+    _, _, upstream, cache = run(backend, case, case.arguments(random, SIZES, dtype))
+    first = frozen(case.backward(upstream, cache))
+    assert frozen(case.backward(upstream, cache)) == first
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+def test_two_runs_give_the_same_bits(backend, random, case, dtype):
+    arguments = case.arguments(random, Sizes(33, 7, 5, 33, 33), dtype)
+    runs = []
+    for _ in range(2):
+        _, outputs, upstream, cache = run(backend, case, arguments)
+        runs.append(frozen([outputs, case.backward(upstream, cache)]))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scores_of_ten_thousand_give_a_finite_loss(backend, dtype):
+    x = np.array([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]], dtype=dtype)
+    y, mask = np.array([[1, 1]]), np.array([[True, True]])
+    loss, dx = layers.temporal_softmax_loss(backend.asarray(x), backend.asarray(y), backend.asarray(mask))
+    assert float(loss) == 2e4
+    assert backend.to_numpy(dx).tolist() == [[[1, -1, 0], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["rnn", "lstm"])
+def test_saturated_gates_stay_finite(backend, name, dtype):
+    case = next(case for case in LAYERS if case.name == name)
+    arguments = case.arguments(np.random.default_rng(4), SIZES, dtype)
+    arguments["b"] = (1e4 * np.sign(arguments["b"])).astype(dtype)
+    _, outputs, upstream, cache = run(backend, case, arguments)
+    for result in (*outputs, *case.backward(upstream, cache)):
+        assert np.isfinite(backend.to_numpy(result)).all()
+
+
+def test_masked_words_may_be_any_number(backend, random):
+    x = backend.asarray(random.standard_normal((2, 3, 4)))
+    mask = backend.asarray(np.array([[True, True, False], [True, False, False]]))
+    y = np.array([[1, 2, 0], [3, 0, 0]])
+    wild = np.array([[1, 2, -9], [3, 999, 4]])
+    wanted = layers.temporal_softmax_loss(x, backend.asarray(y), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(wild), mask)) == frozen(wanted)
+
+
+def test_a_mask_of_nothing_gives_no_loss_and_no_gradient(backend, random):
+    x = backend.asarray(random.standard_normal((2, 3, 4)).astype(np.float32))
+    y, mask = backend.asarray(np.zeros((2, 3), dtype=np.int64)), backend.asarray(np.zeros((2, 3), dtype=bool))
+    loss, dx = layers.temporal_softmax_loss(x, y, mask)
+    assert float(loss) == 0
+    assert not backend.to_numpy(dx).any()
+
+
+def test_only_a_verbose_loss_prints(backend, capsys):
+    arguments = [np.zeros((2, 3, 4)), np.zeros((2, 3), dtype=np.int64), np.ones((2, 3), dtype=bool)]
+    there = [backend.asarray(argument) for argument in arguments]
+    layers.temporal_softmax_loss(*there)
+    assert capsys.readouterr().out == ""
+    layers.temporal_softmax_loss(*there, verbose=True)
+    assert "(2, 3, 4)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32"])
+def test_word_ids_of_any_integer_dtype(backend, random, dtype):
+    words = np.array([[0, 3, 1], [99, 3, 0]])
+    table = backend.asarray(random.standard_normal((300, 2)))
+    dout = backend.asarray(random.standard_normal((2, 3, 2)))
+    out, cache = layers.word_embedding_forward(backend.asarray(words), table)
+    got, got_cache = layers.word_embedding_forward(backend.asarray(words.astype(dtype)), table)
+    assert frozen(got) == frozen(out)
+    gradient = layers.word_embedding_backward(dout, got_cache)
+    assert frozen(gradient) == frozen(layers.word_embedding_backward(dout, cache))
+
+    x = backend.asarray(random.standard_normal((2, 3, 300)))
+    mask = backend.asarray(np.ones((2, 3), dtype=bool))
+    wanted = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(wanted)
+
+
+def test_a_word_that_occurs_often_gathers_all_its_gradients(backend):
+    words = np.array([[2, 2, 2], [0, 2, 2]])
+    dout = np.arange(12.0).reshape(2, 3, 2)
+    _, cache = layers.word_embedding_forward(backend.asarray(words), backend.asarray(np.zeros((4, 2))))
+    gradient = backend.to_numpy(layers.word_embedding_backward(backend.asarray(dout), cache))
+    want = np.zeros((4, 2))
+    np.add.at(want, words, dout)
+    assert distance(gradient, want) < 1e-15
+
+
+def test_an_lstm_sequence_is_its_steps(backend, random):
+    N, T, D, H = 3, 4, 5, 6
+    shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
+    host = {name: random.standard_normal(shape) for name, shape in shapes.items()}
+    there = {name: backend.asarray(value) for name, value in host.items()}
+    whole, _ = layers.lstm_forward(**there)
+    h, c = there["h0"], backend.asarray(np.zeros((N, H)))
+    for t in range(T):
+        x = backend.asarray(np.ascontiguousarray(host["x"][:, t]))
+        h, c, _ = layers.lstm_step_forward(x, h, c, there["Wx"], there["Wh"], there["b"])
+        assert distance(backend.to_numpy(h), backend.to_numpy(whole)[:, t]) < 1e-12
+
+
+def test_an_rnn_sequence_is_its_steps(backend, random):
+    N, T, D, H = 3, 4, 5, 6
+    shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}
+    host = {name: random.standard_normal(shape) for name, shape in shapes.items()}
+    there = {name: backend.asarray(value) for name, value in host.items()}
+    whole, _ = layers.rnn_forward(**there)
+    h = there["h0"]
+    for t in range(T):
+        x = backend.asarray(np.ascontiguousarray(host["x"][:, t]))
+        h, _ = layers.rnn_step_forward(x, h, there["Wx"], there["Wh"], there["b"])
+        assert distance(backend.to_numpy(h), backend.to_numpy(whole)[:, t]) < 1e-12

@@ -1,0 +1,1 @@
+"""What the results are held against: plain loops, published values, numeric gradients."""

@@ -1,0 +1,58 @@
+"""The layers of the exercises in float64, sample by sample, built on the plain recurrences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from oracles import recurrences
+from oracles.recurrences import Floats
+
+
+def affine(x: Floats, w: Floats, b: Floats) -> Floats:
+    """Apply an affine map to every sample, flattened."""
+    return np.array([[sample.ravel() @ w[:, m] + b[m] for m in range(b.size)] for sample in x])
+
+
+def temporal_affine(x: Floats, w: Floats, b: Floats) -> Floats:
+    """Apply an affine map to every time step of every sample."""
+    return np.array([[step @ w + b for step in sample] for sample in x])
+
+
+def word_embedding(x: Any, W: Floats) -> Floats:
+    """Look words up one by one."""
+    return np.array([[W[word] for word in caption] for caption in x])
+
+
+def rnn_step(x: Floats, prev_h: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
+    """Advance a batch by one step."""
+    return np.array([np.tanh(x[n] @ Wx + prev_h[n] @ Wh + b) for n in range(len(x))])
+
+
+def rnn(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
+    """Run a batch of sequences."""
+    return np.array([recurrences.rnn_sequence(x[n] @ Wx + b, h0[n], Wh) for n in range(len(x))])
+
+
+def lstm_step(
+    x: Floats, prev_h: Floats, prev_c: Floats, Wx: Floats, Wh: Floats, b: Floats
+) -> tuple[Floats, Floats]:
+    """Advance a batch by one step."""
+    steps = [recurrences.lstm_step(x[n] @ Wx + prev_h[n] @ Wh + b, prev_c[n]) for n in range(len(x))]
+    return np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
+
+
+def lstm(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
+    """Run a batch of sequences from a zero cell state."""
+    zero = np.zeros(h0.shape[1])
+    return np.array([recurrences.lstm_sequence(x[n] @ Wx + b, h0[n], zero, Wh)[0] for n in range(len(x))])
+
+
+def temporal_softmax_loss(x: Floats, y: Any, mask: Any) -> float:
+    """Sum the cross-entropy over unmasked steps, divided by the batch size."""
+    counted = [(x[n, t], y[n, t]) for n in range(len(x)) for t in range(x.shape[1]) if mask[n, t]]
+    if not counted:
+        return 0.0
+    scores, words = zip(*counted, strict=True)
+    return recurrences.cross_entropy(np.array(scores), words, 1 / len(x))[0]

@@ -1,0 +1,40 @@
+"""How far two results are apart, and gradients from differences of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from oracles.recurrences import Floats
+
+#: Norm-wise tolerances of forward results and of gradients, by dtype.
+TOLERANCE = {
+    "float16": {"forward": 5e-3, "gradient": 2e-2},
+    "float32": {"forward": 1e-5, "gradient": 1e-4},
+    "float64": {"forward": 1e-10, "gradient": 1e-10},
+}
+
+
+def distance(got: Any, want: Any) -> float:
+    """Return ``|got - want| / |want|`` (norms over all entries), or ``|got|`` where nothing but zero is wanted."""
+    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
+    assert got.shape == want.shape, f"shape {got.shape}, wanted {want.shape}"
+    assert np.isfinite(got).all(), "not finite"
+    return float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0))
+
+
+def numeric_gradient(function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5) -> Floats:
+    """Return the gradient of ``sum(function(x) * upstream)`` by central differences."""
+    x = np.array(x, dtype=np.float64)
+    gradient = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        kept = x[place]
+        values = []
+        for moved in (kept + step, kept - step):
+            x[place] = moved
+            values.append(np.asarray(function(x.copy()), dtype=np.float64))
+        x[place] = kept
+        gradient[place] = np.sum((values[0] - values[1]) * upstream) / (2 * step)
+    return gradient
