@@ -1,0 +1,185 @@
+"""One update rule applied to all parameters of a model, and the clipping of their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+from capgpu.backend import Array, array_namespace, asarray, is_host_array
+from capgpu.settings import check_positive
+from capgpu.update_rules import RULES, Config, check_config, check_pair, find_rule, run_rule
+
+__all__ = ["Optimizer", "clip_gradients"]
+
+
+def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[str, Array], Array]:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    grads : mapping of str to array
+        The gradients; not written into.
+    max_norm : float
+        The largest norm allowed, positive and finite.
+
+    Returns
+    -------
+    clipped : dict of str to array
+        The gradients times ``min(1, max_norm / norm)``; their bits are unchanged below the limit.
+    norm : array without dimensions
+        The norm before clipping, on the gradients' device: nothing waits for it.
+
+    Raises
+    ------
+    ValueError
+        For no gradients, or a `max_norm` that is not positive and finite.
+
+    Notes
+    -----
+    R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks", 2013.
+    """
+    check_positive("max_norm", max_norm)
+    if not grads:
+        raise ValueError("grads is empty; there is nothing to clip.")
+    xp = array_namespace(*grads.values())
+    total: Array = 0.0
+    for gradient in grads.values():
+        flat = xp.reshape(gradient, (-1,))
+        total = total + flat @ flat
+    norm = total**0.5
+    # dividing by max(norm, max_norm) makes the factor exactly 1 below the limit
+    scale = max_norm / xp.maximum(norm, max_norm)
+    return {name: gradient * scale for name, gradient in grads.items()}, norm
+
+
+class Optimizer:
+    """One update rule applied to all parameters of a model.
+
+    Parameters
+    ----------
+    rule : str
+        One of `UPDATE_RULES`.
+    config : dict, optional
+        Hyper-parameters of the rule, the same for every parameter; copied.
+    names : iterable of str
+        Parameters to make a config for at once; others get theirs at their first update.
+
+    Attributes
+    ----------
+    rule : str
+        The rule's name.
+    config : dict
+        The hyper-parameters every parameter starts from.
+    configs : dict of str to dict
+        The config of each parameter: hyper-parameters and running state.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown rule, an unknown entry or a value out of range in `config`.
+    """
+
+    def __init__(self, rule: str, config: Mapping[str, Any] | None = None, names: Iterable[str] = ()) -> None:
+        definition = find_rule(rule)
+        check_config(rule, {} if config is None else config)
+        self.rule = rule
+        self.config: Config = dict(definition.defaults) | dict(config or {})
+        for key in self.config:
+            if key not in definition.defaults:
+                raise ValueError(
+                    f"{rule}: {key} is the running state of one parameter and cannot be set for all. "
+                    f"Leave it out; it belongs into configs[name][{key!r}]."
+                )
+        self.configs: dict[str, Config] = {name: dict(self.config) for name in names}
+
+    def step(
+        self,
+        params: MutableMapping[str, Array],
+        grads: Mapping[str, Array],
+        learning_rate_scale: float = 1.0,
+        clip_norm: float | None = None,
+    ) -> Array | None:
+        """Update every parameter: the entries of `params` are replaced, all of them or none.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            The parameters.
+        grads : mapping of str to array
+            A gradient for each of them, of the same shape and dtype.
+        learning_rate_scale : float
+            Multiplies the learning rate of every config (a schedule's factor).
+        clip_norm : float, optional
+            Clip the gradients to this joint norm first, see `clip_gradients`.
+
+        Returns
+        -------
+        array without dimensions or None
+            The norm of the gradients before clipping; None without `clip_norm`.
+
+        Raises
+        ------
+        ValueError
+            For a missing gradient or another shape.
+        TypeError
+            For another dtype, or arrays of different libraries.
+        """
+        norm = None
+        if clip_norm is not None:
+            grads, norm = clip_gradients(grads, clip_norm)
+        updated: dict[str, Array] = {}
+        states: dict[str, Config] = {}
+        xp = array_namespace(*params.values(), *grads.values())
+        for name, w in params.items():
+            dw = grads.get(name)
+            if dw is None:
+                raise ValueError(f"grads has no entry {name!r}; every parameter needs a gradient.")
+            if dw.shape != w.shape or dw.dtype != w.dtype:
+                check_pair(self.rule, w, dw, f"params[{name!r}]", f"grads[{name!r}]")
+            config = self.configs.get(name)
+            if config is None:
+                config = self.configs[name] = dict(self.config)
+            rate = float(config["learning_rate"]) * learning_rate_scale
+            updated[name], states[name] = run_rule(self.rule, xp, w, dw, config, rate)
+        for name, state in states.items():
+            self.configs[name].update(state)
+        params.update(updated)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to continue with the same bits.
+
+        Returns
+        -------
+        dict
+            ``rule`` and ``configs``; the arrays in it are the optimiser's own, not copies.
+        """
+        return {"rule": self.rule, "configs": {name: dict(config) for name, config in self.configs.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another optimiser of the same rule.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` returned; host arrays are brought to the current backend.
+
+        Raises
+        ------
+        ValueError
+            For the state of another rule, or values that are none of this rule's.
+        """
+        if state["rule"] != self.rule:
+            raise ValueError(
+                f"the state belongs to the update rule {state['rule']!r}, this optimiser runs {self.rule!r}. "
+                "Make the optimiser with the same rule."
+            )
+        slots = RULES[self.rule].slots
+        configs: dict[str, Config] = {}
+        for name, config in state["configs"].items():
+            check_config(self.rule, config)
+            configs[name] = dict(config)
+            for slot in slots:
+                if is_host_array(config.get(slot)):
+                    configs[name][slot] = asarray(config[slot])
+        self.configs = configs

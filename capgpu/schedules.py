@@ -1,0 +1,180 @@
+"""Learning-rate schedules: factors that multiply the learning rate of an update rule.
+
+A schedule is a function ``schedule(step, total_steps) -> factor`` of the number of updates already made. It
+keeps no state, so a resumed run sees the factors of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TypeAlias
+
+from capgpu.settings import check_count, check_positive
+
+__all__ = [
+    "SCHEDULES",
+    "Schedule",
+    "constant",
+    "cosine",
+    "find_schedule",
+    "linear",
+    "step_decay",
+    "with_warmup",
+]
+
+#: ``schedule(step, total_steps) -> factor``, with ``0 <= step < total_steps``.
+Schedule: TypeAlias = Callable[[int, int], float]
+
+
+def constant(step: int, total_steps: int) -> float:
+    """Keep the learning rate as it is.
+
+    Parameters
+    ----------
+    step : int
+        Updates already made.
+    total_steps : int
+        Updates of the whole run.
+
+    Returns
+    -------
+    float
+        Always 1.
+    """
+    return 1.0
+
+
+def linear(step: int, total_steps: int) -> float:
+    """Fall in a straight line from 1 to 0.
+
+    Parameters
+    ----------
+    step : int
+        Updates already made.
+    total_steps : int
+        Updates of the whole run.
+
+    Returns
+    -------
+    float
+        ``1 - step / total_steps``.
+    """
+    return 1.0 - step / total_steps
+
+
+def cosine(step: int, total_steps: int) -> float:
+    """Fall along half a cosine from 1 to 0.
+
+    Parameters
+    ----------
+    step : int
+        Updates already made.
+    total_steps : int
+        Updates of the whole run.
+
+    Returns
+    -------
+    float
+        ``(1 + cos(pi * step / total_steps)) / 2``.
+
+    Notes
+    -----
+    I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017; no restarts.
+    """
+    return 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
+
+
+def step_decay(factor: float, every: int) -> Schedule:
+    """Make a schedule that multiplies the learning rate by `factor` after every `every` updates.
+
+    Parameters
+    ----------
+    factor : float
+        Positive and finite.
+    every : int
+        Updates between two decays (an epoch's iterations decay once an epoch).
+
+    Returns
+    -------
+    Schedule
+        ``factor ** (step // every)``.
+
+    Raises
+    ------
+    ValueError
+        For a factor that is not positive and finite, or `every` below 1.
+    """
+    check_positive("factor", factor)
+    check_count("every", every, 1)
+
+    def decayed(step: int, total_steps: int) -> float:
+        return float(factor ** (step // every))
+
+    return decayed
+
+
+def with_warmup(schedule: Schedule, warmup: int) -> Schedule:
+    """Put a linear rise before a schedule.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        What follows; it spans the updates that are left.
+    warmup : int
+        Updates of the rise: the factors ``1/warmup, 2/warmup, ..., 1``. 0 leaves the schedule alone.
+
+    Returns
+    -------
+    Schedule
+        The two in a row.
+
+    Raises
+    ------
+    ValueError
+        For a negative `warmup`.
+    """
+    check_count("warmup", warmup, 0)
+    if warmup == 0:
+        return schedule
+
+    def warmed(step: int, total_steps: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return schedule(step - warmup, max(total_steps - warmup, 1))
+
+    return warmed
+
+
+#: The schedules that need no parameter, by name.
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosine": cosine}
+
+
+def find_schedule(name: str) -> Schedule:
+    """Look a schedule up.
+
+    Parameters
+    ----------
+    name : str
+        One of `SCHEDULES`.
+
+    Returns
+    -------
+    Schedule
+        The function.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message lists the known ones.
+    """
+    try:
+        return SCHEDULES[name]
+    except (KeyError, TypeError):
+        near = get_close_matches(str(name), SCHEDULES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown schedule {name!r}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
+            "schedule(step, total_steps) -> factor."
+        ) from None

@@ -1,0 +1,199 @@
+"""The arithmetic of the update rules, and the checks of what is handed to them.
+
+One table holds, for each rule, its arithmetic, its hyper-parameters with their defaults, and its running
+state. `capgpu.optim` is the public face.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any, TypeAlias
+
+from capgpu.backend import Array, array_namespace
+from capgpu.checks import check_same_dtype
+
+__all__ = ["RULES", "Config", "Rule", "apply_rule", "check_config", "check_pair", "find_rule", "run_rule"]
+
+Config: TypeAlias = dict[str, Any]
+Update: TypeAlias = Callable[[Any, Array, Array, Config, float], tuple[Array, Config]]
+
+
+# --- the arithmetic: (namespace, w, dw, complete config, learning rate) -> (next_w, changed entries) -----
+# Hyper-parameters go through float(): a NumPy float64 scalar would promote float32 arrays, a float does not.
+
+
+def _sgd(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    return w - rate * dw, {}
+
+
+def _sgd_momentum(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    velocity = float(config["momentum"]) * config["velocity"]
+    velocity -= rate * dw
+    return w + velocity, {"velocity": velocity}
+
+
+def _rmsprop(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    decay = float(config["decay_rate"])
+    cache = decay * config["cache"]
+    cache += (1.0 - decay) * dw * dw
+    next_w = rate * dw
+    next_w /= xp.sqrt(cache) + float(config["epsilon"])
+    return w - next_w, {"cache": cache}
+
+
+def _adam(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    beta1, beta2, t = float(config["beta1"]), float(config["beta2"]), config["t"] + 1
+    m = beta1 * config["m"]
+    m += (1.0 - beta1) * dw
+    v = beta2 * config["v"]
+    v += (1.0 - beta2) * dw * dw
+    # the bias corrections are scalars: folded into two factors, they cost no pass over the arrays
+    denominator = xp.sqrt(v)
+    denominator *= 1.0 / math.sqrt(1.0 - beta2**t)
+    denominator += float(config["epsilon"])
+    change = (rate / (1.0 - beta1**t)) * m
+    change /= denominator
+    return w - change, {"m": m, "v": v, "t": t}
+
+
+def _adamw(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    return _adam(xp, (1.0 - rate * float(config["weight_decay"])) * w, dw, config, rate)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One update rule.
+
+    Attributes
+    ----------
+    update : callable
+        ``(xp, w, dw, config, rate) -> (next_w, changed entries of config)``; writes into no array given.
+    defaults : mapping of str to float
+        Hyper-parameters.
+    slots : tuple of str
+        State arrays, of the parameter's shape.
+    counter : bool
+        Whether the state has a step counter ``t``.
+    known : frozenset of str
+        Every entry a config of this rule may have.
+    """
+
+    update: Update
+    defaults: Mapping[str, float]
+    slots: tuple[str, ...] = ()
+    counter: bool = False
+    known: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {*self.defaults, *self.slots, *(("t",) if self.counter else ())}
+        object.__setattr__(self, "known", frozenset(names))
+
+
+_ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+RULES = {
+    "sgd": Rule(_sgd, {"learning_rate": 1e-2}),
+    "sgd_momentum": Rule(_sgd_momentum, {"learning_rate": 1e-2, "momentum": 0.9}, ("velocity",)),
+    "rmsprop": Rule(_rmsprop, {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8}, ("cache",)),
+    "adam": Rule(_adam, _ADAM, ("m", "v"), counter=True),
+    "adamw": Rule(_adamw, {**_ADAM, "weight_decay": 1e-2}, ("m", "v"), counter=True),
+}
+
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+
+def find_rule(name: str) -> Rule:
+    """Look a rule up by its name, or raise ValueError listing the known ones."""
+    try:
+        return RULES[name]
+    except (KeyError, TypeError):
+        near = get_close_matches(str(name), RULES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown update rule {name!r}.{hint} Known: {', '.join(sorted(RULES))}.") from None
+
+
+def check_config(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse unknown keys and values out of range: a misspelt learning rate must not pass in silence."""
+    if not isinstance(config, dict):
+        kind = type(config).__name__
+        raise TypeError(f"{name}: config is a {kind}; wanted a dict such as {{'learning_rate': 1e-3}}.")
+    known = RULES[name].known
+    for key, value in config.items():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            names = ", ".join(sorted(known))
+            raise ValueError(f"{name}: unknown config entry {key!r}.{hint} Known: {names}.")
+        if key in RULES[name].slots:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: {key} is {value!r}; wanted a number.")
+        number, wanted = float(value), ""
+        if key in ("learning_rate", "epsilon"):
+            wanted = "" if math.isfinite(number) and number > 0 else "positive and finite"
+        elif key == "t":
+            wanted = "" if number >= 0 and number.is_integer() else "a whole number of steps, 0 or more"
+        elif key == "weight_decay":
+            wanted = "" if math.isfinite(number) and number >= 0 else "finite, 0 or more"
+        elif not 0 <= number < 1:
+            wanted = "in [0, 1)"
+        if wanted:
+            raise ValueError(f"{name}: {key} is {value!r}; it must be {wanted}.")
+
+
+def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "dw") -> None:
+    """Check that two arrays of an update have one shape and one dtype."""
+    if tuple(w.shape) != tuple(dw.shape):
+        raise ValueError(
+            f"{owner}: {name} has shape {tuple(w.shape)} and {dname} {tuple(dw.shape)}; "
+            "they must have the same shape."
+        )
+    if w.dtype != dw.dtype:
+        raise TypeError(
+            f"{owner}: {name} has dtype {w.dtype} and {dname} {dw.dtype}; an update works in one dtype. "
+            f"Convert one of them."
+        )
+
+
+def _complete(name: str, xp: Any, w: Array, config: Config) -> None:
+    """Fill in what a config lacks: defaults, and zeros for the running state."""
+    rule = RULES[name]
+    for key, value in rule.defaults.items():
+        config.setdefault(key, value)
+    for slot in rule.slots:
+        if slot not in config:
+            config[slot] = xp.zeros_like(w)
+    if rule.counter:
+        config.setdefault("t", 0)
+
+
+def run_rule(name: str, xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
+    """Run a rule's arithmetic on checked arguments; return the parameter and its config's changed entries."""
+    _complete(name, xp, w, config)
+    next_w, changed = RULES[name].update(xp, w, dw, config, rate)
+    if w.ndim == 0:  # NumPy's operators turn arrays without dimensions into scalars
+        next_w = xp.asarray(next_w)
+        changed = {key: value if key == "t" else xp.asarray(value) for key, value in changed.items()}
+    return next_w, changed
+
+
+def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
+    """Check the arguments of a public rule, run it, and leave the new state in the config."""
+    if config is None:
+        config = {}
+    check_config(name, config)
+    rule = RULES[name]
+    state = {slot: config[slot] for slot in rule.slots if slot in config}
+    xp = array_namespace(w=w, dw=dw, **state)
+    check_pair(name, w, dw)
+    check_same_dtype(xp, w=w)
+    for slot, array in state.items():
+        check_pair(name, w, array, "w", slot)
+    rate = float(config.get("learning_rate", rule.defaults["learning_rate"]))
+    next_w, changed = run_rule(name, xp, w, dw, config, rate)
+    config.update(changed)
+    return next_w, config
