@@ -1,0 +1,247 @@
+"""Weights, models and training states on disk: safetensors files that are whole or not there.
+
+Every file is written beside its target, flushed to the disk and renamed over it: whatever kills the process,
+the target holds the last good state. Contents carry a checksum, and nothing read here can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from capgpu.backend import Array, asarray, to_numpy
+
+if TYPE_CHECKING:
+    from capgpu.model import CaptioningRNN
+
+__all__ = [
+    "MODEL_FILE",
+    "CheckpointError",
+    "atomic_write",
+    "load_model",
+    "load_weights",
+    "save_model",
+    "save_weights",
+]
+
+#: The file of a model that was saved into a folder.
+MODEL_FILE = "model.safetensors"
+
+_FORMAT = "capgpu-model-1"
+
+
+class CheckpointError(RuntimeError):
+    """A file of weights or state is missing, damaged, or of another kind; the message names it."""
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The target. Its folder must exist; a link is followed.
+    mode : {"wb", "w"}
+        Bytes, or UTF-8 text.
+
+    Yields
+    ------
+    file
+        Open for writing, under a temporary name in the target's folder. When the block ends the data are on
+        the disk and the target is replaced; when it raises, the temporary file is gone and the target is as
+        it was. (A process that is killed outright can leave the temporary file behind, never half a target.)
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+    OSError
+        As the system gives it: no such folder, no permission, no space.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode is {mode!r}; wanted 'wb' or 'w'.")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    binary = mode == "wb"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, mode, encoding=None if binary else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the rename itself on the disk, so that it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    value = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)
+        value = zlib.crc32(array.data if array.size else b"", value)
+    return f"{value:08x}"
+
+
+def save_weights(
+    path: str | os.PathLike[str], params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Save arrays, and what belongs to them, in one safetensors file.
+
+    Parameters
+    ----------
+    path : path
+        The file; replaced whole if it exists.
+    params : mapping of str to array
+        The arrays; they may live on a device.
+    metadata : mapping, optional
+        Anything JSON can hold; it comes back from `load_weights`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For metadata that JSON cannot hold.
+    OSError
+        As the system gives it; the file that was there before is unharmed.
+    """
+    from safetensors.numpy import save
+
+    text = json.dumps(dict(metadata or {}), ensure_ascii=False, allow_nan=False)
+    host = {name: np.array(to_numpy(array), order="C", copy=None) for name, array in params.items()}
+    content = save(host, metadata={"capgpu": text, "crc32": _checksum(text, host)})
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Load what `save_weights` saved, or the arrays of any other safetensors file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    params : dict of str to numpy.ndarray
+        The arrays, on the host.
+    metadata : dict
+        As it was given to `save_weights`; empty for a file that something else wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, is no safetensors file, is cut short, or does not hold what was saved.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        kind = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise CheckpointError(f"{os.fspath(path)} {kind}; wanted a .safetensors file.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = file.metadata() or {}
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)} cannot be read as a safetensors file: it is damaged, cut short or of another "
+            f"kind ({error}). Restore it from a copy, or train again."
+        ) from error
+    if "capgpu" not in stored:
+        return params, {}
+    if stored.get("crc32") != _checksum(stored["capgpu"], params):
+        raise CheckpointError(f"{os.fspath(path)} is damaged: its contents do not match their checksum.")
+    metadata: dict[str, Any] = json.loads(stored["capgpu"])
+    return params, metadata
+
+
+def _model_path(path: str | os.PathLike[str]) -> Path:
+    given = Path(path)
+    return given if given.suffix == ".safetensors" else given / MODEL_FILE
+
+
+def save_model(path: str | os.PathLike[str], model: CaptioningRNN) -> Path:
+    """Save a captioning model: weights, sizes and vocabulary in one file.
+
+    Parameters
+    ----------
+    path : path
+        A ``.safetensors`` file, or a folder (made if it is missing) that gets a ``model.safetensors``.
+    model : CaptioningRNN
+        The model.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    OSError
+        As the system gives it; a file that was there before is unharmed.
+    """
+    target = _model_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": _FORMAT, "config": model.config, "word_to_idx": model.word_to_idx}
+    save_weights(target, model.params, metadata)
+    return target
+
+
+def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
+    """Load a captioning model onto the current backend.
+
+    Parameters
+    ----------
+    path : path
+        The file, or the folder, that was given to `save_model`.
+
+    Returns
+    -------
+    CaptioningRNN
+        With the saved sizes, vocabulary and weights, bit for bit.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged, holds no model, or its weights do not fit its sizes.
+    """
+    from capgpu.model import CaptioningRNN
+
+    target = _model_path(path)
+    params, metadata = load_weights(target)
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{target} holds no captioning model of this library; save_model writes one.")
+    try:
+        model = CaptioningRNN(metadata["word_to_idx"], **metadata["config"], seed=0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
+    wanted = {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}
+    found = {name: (array.shape, array.dtype) for name, array in params.items()}
+    if wanted != found:
+        names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{target} does not hold the weights of the model it describes: {names[0]} is "
+            f"{found.get(names[0], 'missing')}, wanted {wanted.get(names[0], 'none of that name')}."
+        )
+    for name, array in params.items():
+        model.params[name] = asarray(array)
+    return model
