@@ -1,0 +1,120 @@
+"""The losses of a run, and the way back when they diverge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from numbers import Real
+from typing import Any
+
+from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
+
+__all__ = ["LossRecord", "copy_arrays", "to_floats"]
+
+
+def to_floats(scalars: Sequence[Any]) -> list[float]:
+    """Bring numbers, or arrays without dimensions, to the host: all of them in one transfer.
+
+    Parameters
+    ----------
+    scalars : sequence of float or array
+        Of one kind.
+
+    Returns
+    -------
+    list of float
+        Their values.
+    """
+    if not scalars:
+        return []
+    if is_host_array(scalars[0]) or isinstance(scalars[0], Real):
+        return [float(scalar) for scalar in scalars]
+    stacked = array_namespace(scalars[0]).stack(list(scalars))
+    return [float(value) for value in to_numpy(stacked)]
+
+
+class LossRecord:
+    """The loss of each step, kept where it was computed until somebody needs it.
+
+    Parameters
+    ----------
+    values : iterable of float
+        Losses of earlier steps.
+    """
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self._values = list(values)
+        self._pending: list[Any] = []
+        self._finite = len(self._values)
+        self._kept: tuple[int, dict[str, Array]] = (0, {})
+
+    @property
+    def values(self) -> list[float]:
+        """All losses; on a device, this waits for the last one."""
+        if self._pending:
+            self._values += to_floats(self._pending)
+            self._pending.clear()
+        return self._values
+
+    def append(self, loss: Any) -> bool:
+        """Add a step's loss, and tell whether looking at it now costs nothing (it is on the host)."""
+        self._pending.append(loss)
+        return is_host_array(loss) or isinstance(loss, Real)
+
+    def first_not_finite(self) -> int | None:
+        """Return the step of the first loss that is NaN or infinite, if there is one."""
+        values = self.values
+        while self._finite < len(values):
+            if not math.isfinite(values[self._finite]):
+                return self._finite
+            self._finite += 1
+        return None
+
+    def keep(self, step: int, params: MutableMapping[str, Array]) -> None:
+        """Keep copies of the parameters, known to be good, that `step` updates have led to."""
+        self._kept = step, copy_arrays(params)
+
+    def go_back(self, step: int, params: MutableMapping[str, Array]) -> int:
+        """Return to the last good parameters after a loss that is not finite.
+
+        Parameters
+        ----------
+        step : int
+            Updates made.
+        params : dict of str to array
+            The parameters after them. They stay where only the last loss failed, whose update is not yet
+            made, and they are finite; else the copies kept last replace them.
+
+        Returns
+        -------
+        int
+            Updates that led to what `params` holds now; later losses are forgotten.
+        """
+        if self.first_not_finite() != step or not all(_is_finite(array) for array in params.values()):
+            step, kept = self._kept
+            params.update(kept)
+        del self.values[step:]
+        self._finite = step
+        return step
+
+
+def copy_arrays(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Copy arrays where they live.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        Of one library.
+
+    Returns
+    -------
+    dict of str to array
+        The copies.
+    """
+    xp = array_namespace(*arrays.values())
+    return {name: xp.asarray(array, copy=True) for name, array in arrays.items()}
+
+
+def _is_finite(array: Array) -> bool:
+    xp = array_namespace(array)
+    return bool(xp.all(xp.isfinite(array)))

@@ -1,0 +1,95 @@
+"""How training shows where it is: a live bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+__all__ = ["Progress", "make_progress"]
+
+
+class Progress(Protocol):
+    """What the solver tells a display."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Show that `step` updates are done, with the loss of the last one."""
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+
+    def close(self) -> None:
+        """End the display."""
+
+
+def make_progress(verbose: bool, total: int, done: int = 0) -> Progress:
+    """Choose the display of a run.
+
+    Parameters
+    ----------
+    verbose : bool
+        False shows nothing.
+    total : int
+        Updates of the whole run.
+    done : int
+        Updates already made.
+
+    Returns
+    -------
+    Progress
+        A bar if standard output is a terminal, else lines in the manner of the cs231n exercises.
+    """
+    if not verbose:
+        return _Silent()
+    return _Bar(total, done) if sys.stdout.isatty() else _Lines(total)
+
+
+class _Silent:
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines:
+    def __init__(self, total: int) -> None:
+        self._total = total
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        print(f"(Iteration {step} / {self._total}) loss: {loss:.6f}", flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, total: int, done: int) -> None:
+        from rich import progress
+
+        self._bar: Any = progress.Progress(
+            progress.TextColumn("training"),
+            progress.BarColumn(bar_width=None),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("loss {task.fields[loss]}"),
+            progress.TextColumn("{task.fields[rate]} tokens/s"),
+            progress.TextColumn("time left"),
+            progress.TimeRemainingColumn(),
+            expand=True,
+        )
+        self._task = self._bar.add_task("training", total=total, completed=done, loss="-", rate="-")
+        self._bar.start()
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{tokens_per_second:,.0f}")
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bar.stop()

@@ -1,0 +1,94 @@
+"""What a training run tells while it goes on: to whoever watches, and to its record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from capgpu.history import HistoryWriter
+from capgpu.progress import make_progress
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Sends steps and epochs to the display and to the history, with the speed measured in between.
+
+    Parameters
+    ----------
+    verbose : bool
+        Whether to show anything.
+    history : path or None
+        JSON Lines file to append to.
+    step : int
+        Updates made before.
+    total_steps, total_epochs : int
+        Where the run is to end.
+    tokens_per_step : float
+        Words in a minibatch, on average.
+    """
+
+    def __init__(
+        self,
+        verbose: bool,
+        history: str | os.PathLike[str] | None,
+        step: int,
+        total_steps: int,
+        total_epochs: int,
+        tokens_per_step: float,
+    ) -> None:
+        self._history = None if history is None else HistoryWriter(history)
+        self._progress = make_progress(verbose, total_steps, step)
+        self._total_epochs = total_epochs
+        self._tokens_per_step = tokens_per_step
+        self._epoch_mark = self._step_mark = (step, time.perf_counter())
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append a line to the history."""
+        if self._history is not None:
+            self._history.write(kind, **values)
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._progress.note(text)
+
+    def begin_epoch(self, step: int) -> None:
+        """Start the clock of an epoch, or of the rest of one."""
+        self._epoch_mark = self._step_mark = (step, time.perf_counter())
+
+    def _speed(self, step: int, mark: tuple[int, float]) -> tuple[float, float]:
+        seconds = time.perf_counter() - mark[1]
+        return seconds, (step - mark[0]) * self._tokens_per_step / max(seconds, 1e-9)
+
+    def step(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
+        """Tell of one step; `epoch` is the one at hand, counted from 1."""
+        _, speed = self._speed(step, self._step_mark)
+        self._step_mark = (step, time.perf_counter())
+        self._progress.step(step, loss, speed)
+        self.write(
+            "step", step=step, epoch=epoch, loss=loss, learning_rate=learning_rate, tokens_per_second=speed
+        )
+
+    def end_updates(self, step: int) -> dict[str, float]:
+        """Stop the clock of an epoch's updates; return their time and speed."""
+        seconds, speed = self._speed(step, self._epoch_mark)
+        return {"seconds": seconds, "tokens_per_second": speed}
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Tell of a finished epoch."""
+        self.write("epoch", **record)
+        if "val_loss" in record or "metric" in record:
+            text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f}"
+            if "val_loss" in record:
+                text += f"; val loss: {record['val_loss']:.4f} per token"
+            if "metric" in record:
+                text += f"; metric: {record['metric']}"
+            self.note(text)
+
+    def close(self) -> None:
+        """End the display and put the history on the disk."""
+        self._progress.close()
+        if self._history is not None:
+            self._history.close()

@@ -1,0 +1,194 @@
+"""The state of a training run on disk: all that a later process needs to continue with the same bits.
+
+One safetensors file holds the parameters, the optimiser's running state, the best parameters and the losses;
+its metadata hold the counters, the seed and the settings. Minibatches and dropout masks are functions of the
+seed and the counters, so there is no generator state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capgpu.backend import Array, asarray
+from capgpu.checkpoint import CheckpointError, load_weights, save_weights
+from capgpu.update_rules import RULES
+
+__all__ = ["STATE_FILE", "TrainingState", "check_fits", "load_state", "save_state"]
+
+#: The file's name in a checkpoint folder.
+STATE_FILE = "training.safetensors"
+
+_FORMAT = "capgpu-training-1"
+
+
+@dataclass
+class TrainingState:
+    """What a run continues from.
+
+    Attributes
+    ----------
+    step, epoch : int
+        Updates and epochs done.
+    seed : int
+        Seed of minibatches and dropout.
+    settings : dict
+        Settings that must be the same for the run to be the same.
+    params : dict of str to array
+        The parameters.
+    optimizer : dict
+        The optimiser's ``state_dict()``.
+    loss_history, val_loss_history : list of float
+        Losses of all steps and epochs so far.
+    metric_history : list
+        What the metric returned after each epoch.
+    best_params : dict of str to array
+        Parameters of the best epoch; empty where there is none yet.
+    best_epoch : int or None
+        That epoch.
+    """
+
+    step: int
+    epoch: int
+    seed: int
+    settings: dict[str, Any]
+    params: dict[str, Array]
+    optimizer: dict[str, Any]
+    loss_history: list[float] = field(default_factory=list)
+    val_loss_history: list[float] = field(default_factory=list)
+    metric_history: list[Any] = field(default_factory=list)
+    best_params: dict[str, Array] = field(default_factory=dict)
+    best_epoch: int | None = None
+
+
+def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
+    """Save a state into a folder, over the one that is there, all at once.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    state : TrainingState
+        The state.
+
+    Raises
+    ------
+    OSError
+        As the system gives it; the state that was there before is unharmed.
+    """
+    arrays: dict[str, Array] = {
+        "loss_history": np.array(state.loss_history, dtype=np.float64),
+        "val_loss_history": np.array(state.val_loss_history, dtype=np.float64),
+    }
+    for group, values in (("params", state.params), ("best", state.best_params)):
+        arrays.update({f"{group}/{name}": array for name, array in values.items()})
+    configs: dict[str, dict[str, Any]] = {}
+    slots: dict[str, list[str]] = {}
+    for name, config in state.optimizer["configs"].items():
+        slots[name] = [key for key in RULES[state.optimizer["rule"]].slots if key in config]
+        arrays.update({f"optim/{key}/{name}": config[key] for key in slots[name]})
+        configs[name] = {key: _number(value) for key, value in config.items() if key not in slots[name]}
+    metadata = {
+        "format": _FORMAT,
+        "step": state.step,
+        "epoch": state.epoch,
+        "seed": state.seed,
+        "settings": state.settings,
+        "params": list(state.params),
+        "best": list(state.best_params),
+        "rule": state.optimizer["rule"],
+        "configs": configs,
+        "slots": slots,
+        "metric_history": state.metric_history,
+        "best_epoch": state.best_epoch,
+    }
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    save_weights(target / STATE_FILE, arrays, metadata)
+
+
+def _number(value: Any) -> int | float:
+    return value if isinstance(value, int) else float(value)
+
+
+def load_state(folder: str | os.PathLike[str]) -> TrainingState:
+    """Load the state saved in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The folder given to `save_state`.
+
+    Returns
+    -------
+    TrainingState
+        With its arrays on the current backend.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged or no training state.
+    """
+    path = Path(folder) / STATE_FILE
+    arrays, stored = load_weights(path)
+    if stored.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} holds no state of a training run.")
+    configs = {
+        name: {**config, **{key: asarray(arrays[f"optim/{key}/{name}"]) for key in stored["slots"][name]}}
+        for name, config in stored["configs"].items()
+    }
+    return TrainingState(
+        step=stored["step"],
+        epoch=stored["epoch"],
+        seed=stored["seed"],
+        settings=stored["settings"],
+        params={name: asarray(arrays[f"params/{name}"]) for name in stored["params"]},
+        optimizer={"rule": stored["rule"], "configs": configs},
+        loss_history=arrays["loss_history"].tolist(),
+        val_loss_history=arrays["val_loss_history"].tolist(),
+        metric_history=stored["metric_history"],
+        best_params={name: asarray(arrays[f"best/{name}"]) for name in stored["best"]},
+        best_epoch=stored["best_epoch"],
+    )
+
+
+def check_fits(
+    state: TrainingState, settings: Mapping[str, Any], params: Mapping[str, Array], where: str
+) -> None:
+    """Check that a state continues the run at hand.
+
+    Parameters
+    ----------
+    state : TrainingState
+        The state loaded.
+    settings : mapping
+        Settings of the run at hand.
+    params : mapping of str to array
+        Its parameters.
+    where : str
+        Where the state came from, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what differs.
+    """
+    for key, value in settings.items():
+        if state.settings.get(key) != value:
+            raise CheckpointError(
+                f"the state in {where} was trained with {key}={state.settings.get(key)!r}, this run has "
+                f"{value!r} and would not continue it. Use the same settings, or another checkpoint folder."
+            )
+    sizes = {name: (tuple(array.shape), str(array.dtype)) for name, array in params.items()}
+    saved = {name: (tuple(array.shape), str(array.dtype)) for name, array in state.params.items()}
+    if sizes != saved:
+        name = min(name for name in sizes.keys() | saved.keys() if sizes.get(name) != saved.get(name))
+        raise CheckpointError(
+            f"the state in {where} belongs to another model: {name} is {saved.get(name, 'missing')} there "
+            f"and {sizes.get(name, 'missing')} here. Make the model as it was, or use another folder."
+        )
