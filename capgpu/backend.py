@@ -61,7 +61,7 @@ class Backend:
     xp : module
         The array namespace (array-api-compat's view of NumPy or CuPy) that creates its arrays.
     kernels : str
-        The kernel family its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
+        The kernels its arrays go to: ``"reference"`` or ``"cpu"``.
     reason : str
         Why this backend was taken, in words.
     """
@@ -164,7 +164,7 @@ def _cuda_version(number: int) -> str:
 
 
 _OPENERS = {"numpy": _open_numpy, "cpu": _open_cpu, "cuda": _open_cuda}
-_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
+_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "reference"}
 
 
 # --- choosing --------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
     Parameters
     ----------
     *arrays, **named : array
-        Arrays of one library. Pass them by keyword to have them named in the error; ``None`` is skipped.
+        Arrays of one library. Pass them by keyword to have them named in the error.
 
     Returns
     -------
@@ -332,12 +332,13 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     import array_api_compat
 
     pairs = [(f"argument {i + 1}", a) for i, a in enumerate(arrays)] + list(named.items())
-    pairs = [(name, array) for name, array in pairs if array is not None]
     if not pairs:
         raise TypeError("array_namespace needs at least one array.")
     first_name, first_space = "", None
     for name, array in pairs:
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
+            if array is None:
+                raise TypeError(f"{name} is None; wanted an array.")
             raise TypeError(
                 f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
                 f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
@@ -442,7 +443,7 @@ def backend_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``backend`` (name or None), ``reason``, ``error`` (why nothing could be chosen, or None),
+        ``backend`` (name or None), ``reason``, ``error`` (what is wrong with the settings or the machine, or None),
         ``kernels``, ``device``, ``setting`` (the environment), ``installed`` (versions or None) and
         ``available`` (backend name -> ``"yes"`` or the cause why not).
     """
@@ -471,12 +472,10 @@ def backend_info() -> dict[str, Any]:
     }
     try:
         backend = current_backend()
+        info["backend"], info["reason"], info["device"] = backend.name, backend.reason, _device_name(backend)
+        info["kernels"] = "reference" if kernels_setting() == "reference" else backend.kernels
     except (BackendUnavailableError, ValueError) as error:
         info["error"] = str(error)
-        return info
-    info["backend"], info["reason"] = backend.name, backend.reason
-    info["kernels"] = "reference" if kernels_setting() == "reference" else backend.kernels
-    info["device"] = _device_name(backend)
     return info
 
 

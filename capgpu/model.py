@@ -92,8 +92,10 @@ class CaptioningRNN:
         if cell_type not in _GATES:
             raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
         for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
-            if int(size) != size or size < 1:
+            if not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
+        # config is written as JSON, which knows no integers but Python's
+        input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
         for name, rate in (("feature_dropout", feature_dropout), ("output_dropout", output_dropout)):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
@@ -323,7 +325,7 @@ class CaptioningRNN:
 
     def _checked_features(self, features: Array) -> Array:
         self._check_params()
-        xp = array_namespace(features=features, **{"params": self.params["W_embed"]})
+        xp = array_namespace(features=features, params=self.params["W_embed"])
         if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
             raise ValueError(
                 f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
@@ -338,11 +340,13 @@ class CaptioningRNN:
 
     def _check_params(self) -> None:
         """Check that entries that a user has replaced still fit."""
+        for name, shape in self._shapes.items():
+            if name not in self.params:
+                raise ValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
+        array_namespace(**{f"params[{name!r}]": self.params[name] for name in self._shapes})
         dtype = None
         for name, shape in self._shapes.items():
-            array = self.params.get(name)
-            if array is None:
-                raise ValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
+            array = self.params[name]
             if tuple(array.shape) != shape:
                 raise ValueError(f"params[{name!r}] has shape {tuple(array.shape)}; wanted {shape}.")
             if dtype is None:

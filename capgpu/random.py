@@ -7,6 +7,7 @@ no transfer, no state, and has the same bits on a CPU and on a GPU.
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ def fold_key(key: int, data: int) -> int:
     -----
     The finaliser is that of SplitMix64 (Steele, Lea and Flood, 2014).
     """
-    z = (key + 0x9E3779B97F4A7C15 * (data + 1)) & _MASK64
+    # NumPy's integers would overflow in what follows
+    z = (index(key) + 0x9E3779B97F4A7C15 * (index(data) + 1)) & _MASK64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
     return z ^ (z >> 31)

@@ -62,9 +62,9 @@ def kernels_for(array: Array) -> Kernels:
         The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
         host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``.
     """
-    if kernels_setting() == "fused" and is_host_array(array) and array.dtype.char in "fd":
-        family = current_backend().kernels
-        if family == "cpu" or (family == "cuda" and _numba_installed()):
+    if kernels_setting() == "fused" and is_host_array(array) and array.dtype.char in "fd" and array.dtype.isnative:
+        backend = current_backend().name
+        if backend == "cpu" or (backend == "cuda" and _numba_installed()):
             from capgpu.kernels.cpu import KERNELS as fused
 
             return fused

@@ -1,0 +1,189 @@
+"""Bad arguments: refused before any work, by a message that names the argument and what would mend it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu import layers
+
+F = np.zeros
+
+
+def recurrent(gates, **changes):
+    arguments = {"x": F((2, 3, 4)), "h0": F((2, 5)), "Wx": F((4, gates * 5)), "Wh": F((5, gates * 5)), "b": F(gates * 5)}
+    return {**arguments, **changes}
+
+
+def step(gates, **changes):
+    arguments = recurrent(gates)
+    arguments["x"], arguments["prev_h"] = F((2, 4)), arguments.pop("h0")
+    if gates == 4:
+        arguments["prev_c"] = F((2, 5))
+    return {**arguments, **changes}
+
+
+REFUSED = {
+    # rank
+    "affine x": (layers.affine_forward, {"x": F(3), "w": F((3, 4)), "b": F(4)}, "x has shape .*at least 2"),
+    "affine w": (layers.affine_forward, {"x": F((2, 3)), "w": F(3), "b": F(4)}, r"w has shape \(3,\).*\(D, M\)"),
+    "temporal x": (
+        layers.temporal_affine_forward,
+        {"x": F((2, 3)), "w": F((3, 4)), "b": F(4)},
+        r"x has shape \(2, 3\).*\(N, T, D\), 3",
+    ),
+    "rnn x": (layers.rnn_forward, recurrent(1, x=F((2, 4))), r"x has shape \(2, 4\).*\(N, T, D\)"),
+    "lstm h0": (layers.lstm_forward, recurrent(4, h0=F(5)), r"h0 has shape \(5,\).*\(N, H\)"),
+    "embedding x": (layers.word_embedding_forward, {"x": np.zeros(3, int), "W": F((4, 2))}, r"x has shape.*\(N, T\)"),
+    "embedding W": (layers.word_embedding_forward, {"x": np.zeros((1, 3), int), "W": F(4)}, "W has shape"),
+    "softmax x": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3)), "y": np.zeros((2, 3), int), "mask": np.ones((2, 3), bool)},
+        r"x has shape \(2, 3\).*\(N, T, V\)",
+    ),
+    # extents
+    "affine inner": (layers.affine_forward, {"x": F((2, 3, 4)), "w": F((5, 6)), "b": F(6)}, "x has .*12 features.*w .*5"),
+    "affine b": (layers.affine_forward, {"x": F((2, 5)), "w": F((5, 6)), "b": F(7)}, "b has shape.*M = 6, as w has it"),
+    "temporal inner": (
+        layers.temporal_affine_forward,
+        {"x": F((2, 3, 4)), "w": F((5, 6)), "b": F(6)},
+        "w has shape.*D = 4, as x has it",
+    ),
+    "rnn batch": (layers.rnn_forward, recurrent(1, h0=F((3, 5))), "h0 has shape.*N = 2, as x has it"),
+    "rnn Wh": (layers.rnn_forward, recurrent(1, Wh=F((5, 6))), "Wh has shape.*should be 5, not 6"),
+    "rnn Wx of an lstm": (layers.rnn_forward, recurrent(1, Wx=F((4, 20))), "Wx has shape.*should be 5, not 20"),
+    "rnn step b": (layers.rnn_step_forward, step(1, b=F(6)), "b has shape.*should be 5, not 6"),
+    "lstm Wx of an rnn": (layers.lstm_forward, recurrent(4, Wx=F((4, 5))), "Wx has shape.*4H, a multiple of 4"),
+    "lstm Wh": (layers.lstm_forward, recurrent(4, Wh=F((5, 24))), "Wh has shape.*should be 20, not 24"),
+    "lstm step prev_c": (layers.lstm_step_forward, step(4, prev_c=F((2, 6))), "prev_c has shape.*H = 5, as prev_h has it"),
+    "softmax y": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3, 4)), "y": np.zeros((2, 4), int), "mask": np.ones((2, 3), bool)},
+        r"y has shape \(2, 4\); wanted \(2, 3\)",
+    ),
+    "softmax mask": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3, 4)), "y": np.zeros((2, 3), int), "mask": np.ones((3, 2), bool)},
+        r"mask has shape \(3, 2\); wanted \(2, 3\)",
+    ),
+    # nothing to work on
+    "affine empty": (layers.affine_forward, {"x": F((0, 3)), "w": F((3, 4)), "b": F(4)}, "x has .*N is empty.*at least one"),
+    "rnn no steps": (layers.rnn_forward, recurrent(1, x=F((2, 0, 4))), "x has shape.*T is empty.*at least one"),
+    "embedding empty": (
+        layers.word_embedding_forward,
+        {"x": np.zeros((0, 3), int), "W": F((4, 2))},
+        "x has shape.*at least one",
+    ),
+    # ids
+    "embedding high": (
+        layers.word_embedding_forward,
+        {"x": np.array([[0, 4]]), "W": F((4, 2))},
+        r"x holds the token id 4, but W has 4 entries.*0\.\.3",
+    ),
+    "embedding low": (
+        layers.word_embedding_forward,
+        {"x": np.array([[0, -1]]), "W": F((4, 2))},
+        r"x holds the token id -1.*0\.\.3",
+    ),
+    "softmax id": (
+        layers.temporal_softmax_loss,
+        {"x": F((1, 1, 4)), "y": np.array([[4]]), "mask": np.ones((1, 1), bool)},
+        r"y holds the token id 4.*0\.\.3",
+    ),
+}
+
+REFUSED_TYPES = {
+    "integers": (layers.affine_forward, {"x": np.ones((2, 3), int), "w": F((3, 4)), "b": F(4)}, r"x has dtype int64.*x\.astype"),
+    "two dtypes": (
+        layers.lstm_forward,
+        recurrent(4, Wh=F((5, 20), dtype=np.float32)),
+        r"Wh has dtype float32.*Wh\.astype\(x\.dtype\)",
+    ),
+    "float ids": (layers.word_embedding_forward, {"x": F((2, 3)), "W": F((4, 2))}, r"x has dtype float64.*x\.astype"),
+    "bool ids": (layers.word_embedding_forward, {"x": np.ones((2, 3), bool), "W": F((4, 2))}, "x has dtype bool"),
+    "float targets": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3, 4)), "y": F((2, 3)), "mask": np.ones((2, 3), bool)},
+        r"y has dtype float64.*y\.astype",
+    ),
+    "whole mask": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3, 4)), "y": np.zeros((2, 3), int), "mask": np.ones((2, 3), int)},
+        "mask has dtype int64; wanted bool.*mask != 0",
+    ),
+    "a list": (layers.affine_forward, {"x": [[1.0]], "w": F((1, 4)), "b": F(4)}, r"x is a .*list.*capgpu\.asarray\(x\)"),
+    "nothing": (layers.lstm_forward, recurrent(4, h0=None), "h0 is None"),
+    "no words": (layers.word_embedding_forward, {"x": None, "W": F((4, 2))}, "x is None"),
+    "no mask": (
+        layers.temporal_softmax_loss,
+        {"x": F((2, 3, 4)), "y": np.zeros((2, 3), int), "mask": None},
+        "mask is None",
+    ),
+    "a number": (layers.rnn_step_forward, step(1, b=np.float64(1)), "b is a numpy.float64, not an array"),
+}
+
+
+def there(backend, arguments):
+    return {
+        name: backend.asarray(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
+    }
+
+
+@pytest.mark.parametrize(("function", "arguments", "words"), REFUSED.values(), ids=REFUSED)
+def test_values_and_shapes(backend, function, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        function(**there(backend, arguments))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize(("function", "arguments", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
+def test_types(backend, function, arguments, words):
+    with pytest.raises(TypeError, match=words):
+        function(**there(backend, arguments))
+
+
+def upstream_refusals():
+    """Yield a backward pass, its arguments on the host, and the words wanted."""
+    rnn = layers.rnn_forward(**recurrent(1))[1]
+    lstm = layers.lstm_forward(**recurrent(4))[1]
+    rnn_step = layers.rnn_step_forward(**step(1))[1]
+    lstm_step = layers.lstm_step_forward(**step(4))[2]
+    affine = layers.affine_forward(F((2, 3)), F((3, 4)), F(4))[1]
+    temporal = layers.temporal_affine_forward(F((2, 3, 4)), F((4, 5)), F(5))[1]
+    embedding = layers.word_embedding_forward(np.zeros((2, 3), int), F((4, 5)))[1]
+    yield layers.rnn_backward, (F((2, 4, 5)), rnn), "dh has 4 steps; the forward pass had 3"
+    yield layers.rnn_backward, (F((2, 3, 6)), rnn), "dh has shape.*H = 5"
+    yield layers.lstm_backward, (F((3, 2, 5)), lstm), "dh has shape.*N = 2"
+    yield layers.lstm_backward, (F((2, 2, 5)), lstm), "dh has 2 steps; the forward pass had 3"
+    yield layers.rnn_step_backward, (F((2, 6)), rnn_step), "dnext_h has shape.*H = 5"
+    yield layers.lstm_step_backward, (F((2, 5)), F((3, 5)), lstm_step), "dnext_c has shape.*N = 2"
+    yield layers.affine_backward, (F((2, 5)), affine), "dout has shape.*M = 4"
+    yield layers.temporal_affine_backward, (F((2, 3, 4)), temporal), "dout has shape.*M = 5"
+    yield layers.word_embedding_backward, (F((3, 2, 5)), embedding), r"dout has shape \(3, 2, 5\); wanted \(2, 3, D\)"
+
+
+@pytest.mark.parametrize("index", range(9))
+def test_upstream_gradients(index):
+    capgpu.set_backend("numpy")
+    function, arguments, words = list(upstream_refusals())[index]
+    with pytest.raises(ValueError, match=words):
+        function(*arguments)
+
+
+def test_an_upstream_gradient_of_another_dtype(backend):
+    _, cache = layers.lstm_forward(**there(backend, recurrent(4)))
+    with pytest.raises(TypeError, match="dh has dtype .*float32"):
+        layers.lstm_backward(backend.asarray(np.zeros((2, 3, 5), np.float32)), cache)
+
+
+def test_host_and_device_arrays_are_not_mixed(standin):
+    capgpu.set_backend("cuda")
+    arguments = {name: capgpu.asarray(value) for name, value in recurrent(4).items()}
+    arguments["Wh"] = np.zeros((5, 20))
+    with pytest.raises(TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"):
+        layers.lstm_forward(**arguments)
+    arguments["Wh"] = capgpu.asarray(arguments["Wh"])
+    h, cache = layers.lstm_forward(**arguments)
+    with pytest.raises(TypeError, match=r"dh is a NumPy array .*capgpu\.asarray\(dh\)"):
+        layers.lstm_backward(capgpu.to_numpy(h), cache)
