@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .memory import reserve
+
 
 def _positions(function: Callable[..., Any]) -> Callable[..., Any]:
     def adapted(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
@@ -59,6 +61,10 @@ def _put(a: Any, ind: Any, v: Any, mode: Any = "wrap") -> None:
     np.put(a, ind, v, mode=mode)
 
 
+def _ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "wrap", order: Any = "C") -> Any:
+    return np.ravel_multi_index(multi_index, dims, mode, order)
+
+
 def _unravel_index(indices: Any, dims: Any, order: Any = "C") -> Any:
     return np.unravel_index(indices, dims, order)
 
@@ -75,7 +81,25 @@ def _unpackbits(a: Any, axis: Any = None, bitorder: Any = "big") -> Any:
     return np.unpackbits(a, axis=axis, bitorder=bitorder)
 
 
+def _zeros(shape: Any, dtype: Any = float, order: Any = "C") -> Any:
+    reserve(shape, dtype)
+    return np.zeros(shape, dtype, order)
+
+
+def _ones(shape: Any, dtype: Any = float, order: Any = "C") -> Any:
+    reserve(shape, dtype)
+    return np.ones(shape, dtype, order)
+
+
+def _full(shape: Any, fill_value: Any, dtype: Any = None, order: Any = "C") -> Any:
+    reserve(shape, np.asarray(fill_value).dtype if dtype is None else dtype)
+    return np.full(shape, fill_value, dtype, order)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "zeros": _zeros,
+    "ones": _ones,
+    "full": _full,
     "argmax": _positions(np.argmax),
     "argmin": _positions(np.argmin),
     "nanargmax": _positions(np.nanargmax),
@@ -86,6 +110,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "diag": _diag,
     "reshape": _reshape,
     "put": _put,
+    "ravel_multi_index": _ravel_multi_index,
     "unravel_index": _unravel_index,
     "take_along_axis": _take_along_axis,
     "delete": _delete,

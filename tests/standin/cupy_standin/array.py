@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
 from . import memory
-from .errors import ensure_usable
 from .flags import Flags
 from .indexing import assign, select
 from .passage import HostPassage
 from .state import STATE
 
 SUPPORTED = frozenset("?bhilqBHILQefdFD")
+_COMPARISONS = ("less", "less_equal", "equal", "not_equal", "greater", "greater_equal")
 SCALARS = (bool, int, float, complex, np.generic)
 _new = object.__new__
 
@@ -26,7 +25,7 @@ class ndarray(HostPassage):
 
     - a NumPy function or ufunc called on a device array fails (CuPy forwards it to its own function);
     - lists and NumPy arrays are refused as indices, values and arguments (CuPy copies some of them unasked);
-    - zero-dimensional NumPy arrays are refused in comparisons too;
+    - zero-dimensional NumPy arrays on the right of a comparison are refused too;
     - an index out of range, or duplicate indices in an assignment, raise `UndefinedOnDeviceError` (CuPy wraps
       the first in silence, and which duplicate wins is undefined);
     - memory from ``cupy.empty`` holds NaN or the largest integer;
@@ -47,16 +46,11 @@ class ndarray(HostPassage):
         dtype = supported(np.dtype(dtype))
         self._device_id = STATE.current_device
         if memptr is not None:
-            self._host = memptr.array(shape, dtype, strides, order or "C")
+            self._host = memptr._array(shape, dtype, strides, order or "C")
         elif strides is not None:
             raise ValueError("memptr is required if strides is given.")
         else:
-            ensure_usable()
-            sizes = shape if isinstance(shape, tuple | list) else (shape,)
-            count = dtype.itemsize
-            for size in sizes:
-                count *= operator.index(size)
-            memory.reserve(count)
+            memory.reserve(shape, dtype)
             self._host = memory.poison(np.empty(shape, dtype, order or "C"))
             memory.register(self._host)
 
@@ -197,10 +191,13 @@ class ndarray(HostPassage):
     # NumPy's functions
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        # A NumPy scalar on the left of an operator comes this way and is allowed, as in CuPy; NumPy hands the
+        # one of a comparison over as a zero-dimensional array.
+        if ufunc.__name__ in _COMPARISONS and isinstance(inputs[0], np.ndarray) and inputs[0].ndim == 0:
+            inputs = (inputs[0][()], *inputs[1:])
         for value in inputs + tuple(kwargs.get("out", ())):
             if isinstance(value, np.ndarray):
                 raise TypeError(f"Unsupported type {type(value)}")
-        # A NumPy scalar on the left of an operator comes this way and is allowed, as in CuPy.
         if method == "__call__" and not kwargs and len(inputs) == 2 and isinstance(inputs[0], np.generic):
             with np.errstate(all="ignore"):
                 return to_device(ufunc(inputs[0], self._host))
@@ -220,7 +217,7 @@ class ndarray(HostPassage):
     def __len__(self) -> int:
         if self._host.ndim == 0:
             raise TypeError("len() of unsized object")
-        return self._host.shape[0]
+        return len(self._host)
 
     def __iter__(self) -> Any:
         if self._host.ndim == 0:

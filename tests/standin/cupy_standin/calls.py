@@ -88,7 +88,7 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
     needs_array = name not in OPTIONAL_ARRAYS
     host_result = name in HOST_RESULT
     waits = SYNCHRONISING.get(name)
-    nondeterministic = name in NONDETERMINISTIC
+    varies = NONDETERMINISTIC.get(name)
     no_sequences = name in NO_PLAIN_SEQUENCES
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +106,7 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
             _refuse_plain_sequences(name, (*args, *kwargs.values()))
         if waits is not None and waits(args, kwargs):
             synchronised(f"cupy.{name}()")
-        if nondeterministic:
+        if varies is not None and varies(args, kwargs):
             STATE.counters.nondeterministic.append(name)
         try:
             result = quietly(function, *host_args, **host_kwargs)

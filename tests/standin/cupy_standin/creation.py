@@ -9,6 +9,7 @@ import numpy as np
 from .array import SCALARS, ndarray, supported, wrap
 from .calls import to_host
 from .errors import ensure_usable
+from .memory import poison, reserve
 from .passage import count_upload
 
 
@@ -100,10 +101,8 @@ def empty_like(
     prototype: ndarray, dtype: Any = None, order: Any = "K", subok: None = None, shape: Any = None
 ) -> ndarray:
     """Return an array like another that nobody has written: NaN, or the largest integer."""
-    from .memory import poison
-
     _only_device(prototype)
-    ensure_usable()
+    reserve(prototype.shape if shape is None else shape, prototype.dtype if dtype is None else dtype)
     return wrap(poison(np.empty_like(prototype._host, dtype, order, shape=shape)))
 
 

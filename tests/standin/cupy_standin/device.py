@@ -54,7 +54,7 @@ class Device:
     @property
     def attributes(self) -> dict[str, int]:
         """The device's attributes under CUDA's names."""
-        return runtime.attributes(self.id)
+        return runtime._attributes(self.id)
 
     @property
     def mem_info(self) -> tuple[int, int]:

@@ -58,29 +58,44 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Installation:
-    """What has to be put back."""
+    """What has to be put back when an installation ends."""
 
     def __init__(self, finder: _Finder) -> None:
         self.finder = finder
-        self.displaced = _take_out()
+        self.state = dict(vars(STATE))
+        self.pool_limit = POOL.limit
+        self.modules = _take_out()
 
 
-_installation: _Installation | None = None
+_installations: list[_Installation] = []
+
+
+def _is_cupys(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] in _ROOTS or parts[:2] == ["array_api_compat", "cupy"]
 
 
 def _take_out() -> dict[str, types.ModuleType]:
-    """Remove every module of CuPy, and what array-api-compat remembers of it."""
-    taken = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in _ROOTS}
-    for name in [name for name in sys.modules if name.split(".")[:2] == ["array_api_compat", "cupy"]]:
-        del sys.modules[name]
-    compat = sys.modules.get("array_api_compat")
-    if compat is not None:
-        vars(compat).pop("cupy", None)
+    """Remove every module of CuPy, and what array-api-compat made of it or remembers about it."""
+    taken = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupys(name)}
+    if "array_api_compat" in sys.modules:
+        vars(sys.modules["array_api_compat"]).pop("cupy", None)
+    _forget_classes()
+    return taken
+
+
+def _put_back(modules: dict[str, types.ModuleType]) -> None:
+    sys.modules.update(modules)
+    if "array_api_compat.cupy" in modules:
+        sys.modules["array_api_compat"].cupy = modules["array_api_compat.cupy"]  # type: ignore[attr-defined]
+
+
+def _forget_classes() -> None:
+    """Clear array-api-compat's caches of which class belongs to which library."""
     helpers = sys.modules.get("array_api_compat.common._helpers")
     for function in vars(helpers).values() if helpers is not None else ():
         if hasattr(function, "cache_clear"):
             function.cache_clear()
-    return taken
 
 
 def install(
@@ -90,7 +105,9 @@ def install(
     import_error: str | None = None,
     memory_limit: int | None = None,
 ) -> None:
-    """Let ``import cupy`` find the stand-in from now on.
+    """Let ``import cupy`` find the stand-in from now on, with every count at zero.
+
+    Installations nest: each hides the one before, and `uninstall` brings that one back as it was.
 
     Parameters
     ----------
@@ -106,42 +123,39 @@ def install(
 
     Raises
     ------
-    RuntimeError
-        If the stand-in is installed already.
     ValueError
         For an unknown driver or a negative number.
     """
-    global _installation
-    if _installation is not None:
-        raise RuntimeError("the stand-in for CuPy is installed already: uninstall() it first")
     if driver not in DRIVERS:
         raise ValueError(f"driver {driver!r}: wanted one of {', '.join(DRIVERS)}")
     if device_count < 0:
         raise ValueError(f"device_count {device_count}: wanted 0 or more")
+    installation = _Installation(_Finder(import_error))
     STATE.reset()
     POOL.free_all_blocks()
     POOL.limit = 0
     STATE.device_count = device_count
-    STATE.memory_limit = memory_limit
     STATE.driver_version = DRIVERS[driver]
+    if memory_limit is not None:
+        STATE.memory_size = memory_limit
     if driver != "sufficient":
         STATE.failure = errors.INSUFFICIENT_DRIVER
     elif device_count == 0:
         STATE.failure = errors.NO_DEVICE
-    _installation = _Installation(_Finder(import_error))
-    sys.meta_path.insert(0, _installation.finder)
+    _installations.append(installation)
+    sys.meta_path.insert(0, installation.finder)
 
 
 def uninstall() -> None:
-    """Take the stand-in out and put back what was there; without one, do nothing."""
-    global _installation
-    if _installation is None:
+    """Take the latest installation out and put back what was there before it; without one, do nothing."""
+    if not _installations:
         return
-    sys.meta_path.remove(_installation.finder)
+    installation = _installations.pop()
+    sys.meta_path.remove(installation.finder)
     _take_out()
-    sys.modules.update(_installation.displaced)
-    _installation = None
-    STATE.reset()
+    _put_back(installation.modules)
+    vars(STATE).update(installation.state)
+    POOL.limit = installation.pool_limit
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from typing import Any
 
@@ -45,13 +46,20 @@ def owner_of(host: np.ndarray) -> np.ndarray:
     return host
 
 
-def reserve(nbytes: int) -> None:
-    """Raise `OutOfMemoryError` where the device or its pool has no room for `nbytes` more."""
-    size = _rounded(nbytes)
+def _require(size: int) -> None:
     if POOL.limit and POOL.used + size > POOL.limit:
         raise OutOfMemoryError(size, POOL.used, POOL.limit)
-    if STATE.memory_limit is not None and POOL.used + size > STATE.memory_limit:
+    if POOL.used + size > STATE.memory_size:
         raise OutOfMemoryError(size, POOL.used)
+
+
+def reserve(shape: Any, dtype: Any) -> None:
+    """Raise, before the host allocates anything, where the device has no room for such an array."""
+    ensure_usable()
+    nbytes = np.dtype(dtype).itemsize
+    for size in shape if isinstance(shape, tuple | list) else (shape,):
+        nbytes *= operator.index(size)
+    _require(_rounded(nbytes))
 
 
 def register(host: np.ndarray) -> None:
@@ -64,8 +72,7 @@ def register(host: np.ndarray) -> None:
     nbytes = _rounded(owner.nbytes)
     if not nbytes:
         return
-    if STATE.memory_limit is not None or POOL.limit:
-        reserve(nbytes)
+    _require(nbytes)
     block = _Block(owner, _released)
     block.key, block.nbytes = key, nbytes
     _blocks[key] = block
@@ -78,11 +85,6 @@ def register(host: np.ndarray) -> None:
 def _released(block: _Block) -> None:
     _blocks.pop(block.key, None)
     POOL.used -= block.nbytes
-
-
-def held_bytes() -> int:
-    """Return the bytes that the pool holds, in use or free for reuse."""
-    return POOL.held
 
 
 def poison(host: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ class Memory:
     def __init__(self, owner: np.ndarray) -> None:
         self._owner = owner
         self.size = owner.nbytes
-        self.ptr = owner.__array_interface__["data"][0]
+        self.ptr: int = owner.__array_interface__["data"][0]
         self.device_id = STATE.current_device
 
     def bytes(self) -> np.ndarray:
@@ -131,7 +133,7 @@ class MemoryPointer:
     def __int__(self) -> int:
         return self.ptr
 
-    def array(self, shape: Any, dtype: Any, strides: Any, order: Any) -> np.ndarray:
+    def _array(self, shape: Any, dtype: Any, strides: Any, order: Any) -> np.ndarray:
         """Return the memory from this address on as an array."""
         return np.ndarray(
             shape, dtype, buffer=self.mem.bytes(), offset=self._offset, strides=strides, order=order
@@ -139,7 +141,7 @@ class MemoryPointer:
 
     def memset(self, value: int, size: int) -> None:
         """Set `size` bytes to `value`."""
-        self.array(size, np.uint8, None, "C").fill(value)
+        self._array(size, np.uint8, None, "C").fill(value)
 
     memset_async = memset
 
@@ -152,8 +154,7 @@ def pointer_to(host: np.ndarray) -> MemoryPointer:
 
 def alloc(size: int) -> MemoryPointer:
     """Allocate `size` bytes on the device."""
-    ensure_usable()
-    reserve(size)
+    reserve(size, np.uint8)
     owner = np.full(size, 0xA5, dtype=np.uint8)
     register(owner)
     return MemoryPointer(Memory(owner), 0)
@@ -193,9 +194,7 @@ class MemoryPool:
 
     def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
         """Limit the bytes in use, as a number or as a share of the device's memory."""
-        from .runtime import device_memory
-
-        self.limit = int(device_memory() * fraction) if fraction is not None else size or 0
+        self.limit = int(STATE.memory_size * fraction) if fraction is not None else size or 0
 
 
 POOL = MemoryPool()

@@ -23,6 +23,10 @@ def _given(index: int, name: str) -> Condition:
     return condition
 
 
+def _raising(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return "raise" in (*args, *kwargs.values())
+
+
 def _without_choices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return len(args) + len(kwargs) == 1
 
@@ -32,8 +36,9 @@ def _without_choices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 SYNCHRONISING: dict[str, Condition] = dict.fromkeys(
     words("""
         argwhere bincount compress diag_indices_from extract flatnonzero histogram histogram2d
-        intersect1d nanmax nanmin nonzero place real_if_close select setdiff1d setxor1d trim_zeros
+        intersect1d nanmax nanmin nonzero place real_if_close setdiff1d setxor1d trim_zeros
         union1d unique unique_all unique_counts unique_inverse unique_values unravel_index
+        tril_indices tril_indices_from triu_indices triu_indices_from
     """),
     _always,
 )
@@ -42,7 +47,8 @@ SYNCHRONISING |= {
     "delete": _given(1, "indices"),
     "percentile": _given(1, "q"),
     "quantile": _given(1, "q"),
-    "ravel_multi_index": _always,
+    "putmask": _given(2, "values"),
+    "ravel_multi_index": _raising,
     "repeat": _given(1, "repeats"),
     "split": _given(1, "indices_or_sections"),
     "array_split": _given(1, "indices_or_sections"),
@@ -50,7 +56,11 @@ SYNCHRONISING |= {
 }
 
 # Float atomics: the order of the additions, and with it the last bits, changes from run to run.
-NONDETERMINISTIC = frozenset(["histogram", "histogram2d"])
+NONDETERMINISTIC = {
+    "bincount": _given(1, "weights"),
+    "histogram": _given(4, "weights"),
+    "histogram2d": _given(4, "weights"),
+}
 
 # Answered from metadata, on the host.
 HOST_RESULT = frozenset(

@@ -60,20 +60,13 @@ def streamSynchronize(pointer: int) -> None:
 def memGetInfo() -> tuple[int, int]:
     """Return the free and the total bytes of the device's memory."""
     ensure_usable()
-    total = device_memory()
-    return total - memory.held_bytes(), total
-
-
-def device_memory() -> int:
-    """Return the bytes of the simulated device's memory."""
-    return STATE.memory_limit if STATE.memory_limit is not None else PROPERTIES["totalGlobalMem"]
+    return STATE.memory_size - memory.POOL.held, STATE.memory_size
 
 
 # The figures of compute capability 8.0 (CUDA C++ Programming Guide, technical specifications) with an
 # A100's number of multiprocessors.
 PROPERTIES: dict[str, Any] = {
     "name": b"Stand-in device (no GPU)",
-    "totalGlobalMem": 40 * 2**30,
     "major": 8,
     "minor": 0,
     "multiProcessorCount": 108,
@@ -112,10 +105,10 @@ ATTRIBUTES = {
 def getDeviceProperties(device_id: int) -> dict[str, Any]:
     """Return a device's properties under the names of CUDA's structure."""
     _check_ordinal(device_id)
-    return {**PROPERTIES, "totalGlobalMem": device_memory()}
+    return {**PROPERTIES, "totalGlobalMem": STATE.memory_size}
 
 
-def attributes(device_id: int) -> dict[str, int]:
+def _attributes(device_id: int) -> dict[str, int]:
     """Return a device's attributes under CUDA's names without their prefix."""
     _check_ordinal(device_id)
     return {name: PROPERTIES[key] for name, key in ATTRIBUTES.items()}

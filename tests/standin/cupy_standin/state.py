@@ -54,22 +54,24 @@ class Counters:
             setattr(self, entry.name, getattr(fresh, entry.name))
 
 
+MEMORY_SIZE = 40 * 2**30
+
+
 class State:
     """The configuration of the simulated machine and what is going on in it."""
 
     def __init__(self) -> None:
-        self.counters = Counters()
         self.reset()
 
     def reset(self) -> None:
         """Back to a healthy machine with one device and nothing counted."""
-        self.counters.reset()
+        self.counters = Counters()
         self.device_count = 1
         self.current_device = 0
         self.driver_version = 13020
         self.runtime_version = 13020
         self.failure: int | None = None  # CUDA status that every use of the device raises
-        self.memory_limit: int | None = None
+        self.memory_size = MEMORY_SIZE
         self.forbidding = 0
         self.kernel_runner: KernelRunner | None = None
 

@@ -1,0 +1,374 @@
+"""What the stand-in refuses, and what it lets through."""
+
+from __future__ import annotations
+
+import operator
+
+import array_api_compat
+import numpy as np
+import pytest
+
+from standin.cupy_standin import UndefinedOnDeviceError
+
+HOST = np.arange(6.0).reshape(2, 3)
+BINARY = [
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+    operator.pow,
+    operator.matmul,
+    divmod,
+]
+COMPARISONS = [operator.lt, operator.le, operator.eq, operator.ne, operator.gt, operator.ge]
+IN_PLACE = [operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.ipow]
+
+
+@pytest.fixture
+def x(cupy):
+    return cupy.asarray(HOST)
+
+
+def test_implicit_conversion_to_numpy_is_refused(x):
+    for convert in (np.asarray, np.array, np.asanyarray, np.ascontiguousarray):
+        with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
+            convert(x)
+
+
+def test_writing_a_device_array_into_a_host_array_is_refused(x):
+    host = np.zeros((2, 3))
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        host[...] = x
+    assert not host.any()
+
+
+def test_the_buffer_protocol_shows_no_device_memory(x):
+    with pytest.raises(TypeError):
+        memoryview(x)
+
+
+def test_dlpack_gives_numpy_no_device_memory(x):
+    assert x.__dlpack_device__() == (2, 0)
+    with pytest.raises((BufferError, RuntimeError)):
+        np.from_dlpack(x)
+
+
+@pytest.mark.parametrize("operation", BINARY + COMPARISONS)
+def test_operators_refuse_host_arrays_on_either_side(x, operation):
+    for host in (HOST, HOST[0], np.array(2.0)):
+        with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+            operation(x, host)
+        if host.ndim == 0 and operation in COMPARISONS:
+            continue  # NumPy hands a scalar on the left of a comparison over in just this form
+        with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+            operation(host, x)
+
+
+@pytest.mark.parametrize("operation", IN_PLACE)
+def test_in_place_operators_refuse_host_arrays_on_either_side(x, operation):
+    with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+        operation(x, HOST)
+    with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+        operation(HOST.copy(), x)
+
+
+def test_operators_refuse_lists(x):
+    with pytest.raises(TypeError, match=r"Unsupported type <class 'list'>"):
+        operator.add(x, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "call", [np.tanh, np.sum, np.exp, np.matmul, np.where, np.concatenate, np.add.reduce]
+)
+def test_numpy_functions_on_device_arrays_are_refused(x, call):
+    arguments = {np.matmul: (x, x.T), np.where: (x, x, x), np.concatenate: ([x, x],)}.get(call, (x,))
+    with pytest.raises(TypeError, match=r"numpy\.\w+ was called on a device array"):
+        call(*arguments)
+
+
+def test_functions_refuse_host_arrays(cupy, x):
+    for call in (
+        lambda: cupy.sum(HOST),
+        lambda: cupy.tanh(HOST),
+        lambda: cupy.maximum(x, HOST),
+        lambda: cupy.where(x > 0, x, HOST),
+        lambda: cupy.concatenate([x, HOST]),
+        lambda: cupy.matmul(x, HOST.T),
+        lambda: cupy.take(x, np.array([0]), axis=0),
+        lambda: cupy.add(x, x, out=HOST.copy()),
+        lambda: cupy.sum(x, axis=0, out=np.zeros(3)),
+        lambda: cupy.copyto(x, HOST),
+        lambda: cupy.linalg.norm(HOST),
+        lambda: x.dot(HOST.T),
+        lambda: x.take(np.array([0])),
+    ):
+        with pytest.raises(TypeError, match=r"numpy\.ndarray|return arrays"):
+            call()
+    assert (x == cupy.asarray(HOST)).all()
+
+
+def test_functions_refuse_lists_of_numbers_for_arrays(cupy, x):
+    for call in (
+        lambda: cupy.sum([1.0, 2.0]),
+        lambda: cupy.tanh([1.0]),
+        lambda: cupy.take(x, [0, 1], axis=0),
+        lambda: x.take([0, 1]),
+        lambda: cupy.where(x > 0, x, [1.0, 2.0, 3.0]),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_keywords_that_only_numpy_has_are_refused(cupy, x):
+    for call in (
+        lambda: x.sum(where=x > 0),
+        lambda: cupy.max(x, initial=0),
+        lambda: cupy.add(x, x, where=x > 0),
+        lambda: cupy.clip(x, min=0.0),
+    ):
+        with pytest.raises(TypeError, match=r"keyword|Wrong arguments"):
+            call()
+
+
+def test_names_that_cupy_lacks_are_absent(cupy, x):
+    for name in ("block", "vecdot", "unstack", "float128", "object_", "str_", "char", "asmatrix"):
+        assert not hasattr(cupy, name), name
+    for name in ("to_device", "__array_namespace__", "__index__", "itemset", "setflags"):
+        assert not hasattr(x, name), name
+
+
+def test_indices_and_values_from_the_host_are_refused(x):
+    for key in ([0, 1], np.array([0, 1]), (slice(None), [0]), np.array([True, False])):
+        with pytest.raises(TypeError, match="as an index"):
+            x[key]
+        with pytest.raises(TypeError, match="as an index"):
+            x[key] = 0.0
+    for value in (HOST, [1.0, 2.0, 3.0], np.array(1.0)):
+        with pytest.raises(TypeError, match="Unsupported type"):
+            x[...] = value
+
+
+def test_dtypes_without_a_device_form_are_refused(cupy):
+    for make in (
+        lambda: cupy.zeros(2, dtype=object),
+        lambda: cupy.asarray(["a", "b"]),
+        lambda: cupy.asarray(np.zeros(2, dtype=np.longdouble)),
+        lambda: cupy.zeros(2).astype("S3"),
+    ):
+        with pytest.raises(ValueError, match="Unsupported dtype"):
+            make()
+
+
+def test_an_index_out_of_range_that_a_device_would_wrap_is_an_error_nobody_catches(cupy, x):
+    far = cupy.asarray([0, 7])
+    for call in (
+        lambda: x[far],
+        lambda: x[:, far],
+        lambda: cupy.take(x, far, axis=0),
+        lambda: x.take(far, axis=1),
+        lambda: cupy.take_along_axis(x, cupy.asarray([[0], [9]]), axis=1),
+        lambda: operator.setitem(x, far, 0.0),
+    ):
+        with pytest.raises(UndefinedOnDeviceError, match="out of bounds"):
+            call()
+
+
+def test_an_integer_out_of_range_is_an_index_error(x):
+    with pytest.raises(IndexError):
+        x[5]
+    with pytest.raises(ValueError, match="axis"):
+        x.sum(axis=5)
+
+
+def test_assignments_with_duplicate_indices_are_an_error_nobody_catches(cupy, x):
+    twice = cupy.asarray([1, 0, 1])
+    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
+        cupy.zeros(3)[twice] = cupy.arange(3.0)
+    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
+        x[:, cupy.asarray([0, -3])] += 1.0
+    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
+        x[cupy.asarray([0, 0]), cupy.asarray([2, -1])] = cupy.asarray([1.0, 2.0])
+    x[cupy.asarray([0, 0]), cupy.asarray([2, 1])] = cupy.asarray([8.0, 9.0])
+    assert x[0].tolist() == [0.0, 9.0, 8.0]
+    x[cupy.asarray([1, 1])] = 5.0
+    assert x[1].tolist() == [5.0, 5.0, 5.0]
+
+
+def test_memory_that_nobody_wrote_is_poisoned(cupy, x):
+    assert np.isnan(cupy.empty((2, 2), dtype=cupy.float32).get()).all()
+    assert np.isnan(cupy.empty_like(x).get()).all()
+    assert cupy.empty(2, dtype=cupy.int16).tolist() == [32767, 32767]
+    assert cupy.ndarray((2,), dtype=bool).tolist() == [True, True]
+
+
+def test_device_arrays_do_not_hash_and_scalars_index_nothing(cupy, x):
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(x)
+    with pytest.raises(TypeError):
+        range(cupy.asarray(3))
+
+
+@pytest.mark.parametrize(
+    "scalar", [2, 2.0, True, np.float32(2), np.float64(2), np.int64(2), np.bool_(True)], ids=repr
+)
+@pytest.mark.parametrize(
+    "operation", [operator.add, operator.mul, operator.truediv, operator.lt, operator.pow]
+)
+def test_scalars_promote_as_in_numpy_on_either_side(cupy, scalar, operation):
+    for dtype in (np.float32, np.float64, np.int32, np.float16):
+        host = np.arange(1, 5).astype(dtype)
+        device = cupy.asarray(host)
+        for ours, numpys in (
+            (operation(device, scalar), operation(host, scalar)),
+            (operation(scalar, device), operation(scalar, host)),
+        ):
+            assert type(ours) is cupy.ndarray
+            assert ours.dtype == numpys.dtype
+            np.testing.assert_array_equal(ours.get(), numpys)
+
+
+def test_zero_dimensional_arrays_promote_like_arrays(cupy):
+    assert (cupy.zeros(2, dtype=np.float32) * cupy.asarray(2.0)).dtype == np.float64
+
+
+def test_reductions_and_single_elements_stay_on_the_device(cupy, x):
+    for result in (
+        x.sum(),
+        x.max(),
+        x.argmax(),
+        x.mean(),
+        x.any(),
+        cupy.sum(x),
+        cupy.dot(x[0], x[0]),
+        cupy.linalg.norm(x),
+        cupy.count_nonzero(x),
+        cupy.allclose(x, x),
+        cupy.array_equal(x, x),
+        x[0, 0],
+        x[0, 0] + x[1, 1],
+        next(iter(x[0])),
+    ):
+        assert type(result) is cupy.ndarray
+        assert result.shape == ()
+
+
+def test_a_single_element_is_a_view(x):
+    first = x[0, 0]
+    first += 5.0
+    assert x.tolist()[0] == [5.0, 1.0, 2.0]
+
+
+def test_slices_and_reshapes_are_views_and_advanced_indexing_copies(cupy, x):
+    x[1:, ::2] *= 10.0
+    x.reshape(6)[0] = -1.0
+    x.T[1, 0] = 7.0
+    chosen = x[cupy.asarray([0])]
+    chosen[...] = 99.0
+    assert x.tolist() == [[-1.0, 7.0, 2.0], [30.0, 4.0, 50.0]]
+    x.diagonal()[...] = 0.0
+    assert x.tolist() == [[0.0, 7.0, 2.0], [30.0, 0.0, 50.0]]
+
+
+def test_masks_read_and_write(cupy, x):
+    assert x[x > 3].tolist() == [4.0, 5.0]
+    x[x > 3] = 0.0
+    assert x.sum().item() == 6.0
+    x[x < 1] = cupy.asarray([1.0, 2.0, 3.0])
+    assert x.tolist() == [[1.0, 1.0, 2.0], [3.0, 2.0, 3.0]]
+
+
+def test_host_arrays_are_copied_both_ways(cupy):
+    host = np.zeros(3)
+    device = cupy.asarray(host)
+    host += 1
+    assert device.tolist() == [0.0, 0.0, 0.0]
+    back = device.get()
+    back += 1
+    assert device.tolist() == [0.0, 0.0, 0.0]
+    device.set(back)
+    assert cupy.asnumpy(device).tolist() == [1.0, 1.0, 1.0]
+    assert cupy.asarray(device) is device
+    assert cupy.array(device) is not device
+    assert cupy.array([device, device]).shape == (2, 3)
+
+
+def test_set_wants_the_same_shape_and_dtype(cupy):
+    device = cupy.zeros(3)
+    with pytest.raises(TypeError, match="float32 array cannot be set to float64 array"):
+        device.set(np.zeros(3, dtype=np.float32))
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        device.set(np.zeros(4))
+    with pytest.raises(TypeError, match=r"Only numpy.ndarray can be set"):
+        device.set([1.0, 2.0, 3.0])
+
+
+def test_no_floating_point_warning_reaches_the_host(cupy):
+    x = cupy.asarray([0.0, -1.0, 1e300])
+    for result in (cupy.log(x), 1.0 / x, x * x, cupy.sqrt(x), cupy.mean(x / x), x.astype(np.float32)):
+        assert type(result) is cupy.ndarray
+    x /= 0.0
+    assert np.isnan(x.get()[0])
+
+
+def test_out_is_filled_and_returned(cupy, x):
+    out = cupy.empty((2, 3))
+    assert cupy.add(x, 1.0, out=out) is out
+    assert cupy.add(x, 1.0, out) is out
+    assert out.tolist() == (HOST + 1).tolist()
+    total = cupy.empty(3)
+    assert x.sum(axis=0, out=total) is total
+    assert cupy.sum(x, 0, None, total) is total
+    assert total.tolist() == HOST.sum(axis=0).tolist()
+
+
+def test_array_api_compat_takes_the_arrays_for_cupys(cupy, x):
+    assert array_api_compat.is_cupy_array(x)
+    assert not array_api_compat.is_numpy_array(x)
+    xp = array_api_compat.array_namespace(x)
+    assert xp.__name__ == "array_api_compat.cupy"
+    with pytest.raises(TypeError, match="Multiple namespaces"):
+        array_api_compat.array_namespace(x, HOST)
+    assert array_api_compat.device(x) == cupy.cuda.Device(0)
+    assert type(array_api_compat.to_device(x, "cpu")) is np.ndarray
+
+
+def test_the_array_api_namespace_computes(cupy, x):
+    xp = array_api_compat.array_namespace(x)
+    ids = xp.asarray([2, 0, 2, 1])
+    results = {
+        "matmul": (xp.matmul(x, x.T), HOST @ HOST.T),
+        "take": (xp.take(x, ids, axis=1), np.take(HOST, [2, 0, 2, 1], axis=1)),
+        "where": (xp.where(x > 2, x, 0.0), np.where(HOST > 2, HOST, 0.0)),
+        "cumulative_sum": (xp.cumulative_sum(x, axis=1, include_initial=True), [[0, 0, 1, 3], [0, 3, 7, 12]]),
+        "unique_inverse": (xp.unique_inverse(ids).inverse_indices, [2, 0, 2, 1]),
+        "argsort": (xp.argsort(ids, descending=True), [0, 2, 3, 1]),
+        "sort": (xp.sort(ids), [0, 1, 2, 2]),
+        "expand_dims": (xp.expand_dims(x, axis=1), HOST[:, None]),
+        "astype": (xp.astype(x, xp.int32), HOST.astype(np.int32)),
+        "zeros": (xp.zeros((2, 1), dtype=xp.float32), np.zeros((2, 1), dtype=np.float32)),
+        "clip": (xp.clip(x, 1.0, 4.0), np.clip(HOST, 1.0, 4.0)),
+        "concat": (xp.concat([x, x], axis=0), np.concatenate([HOST, HOST])),
+        "stack": (xp.stack([x, x]), np.stack([HOST, HOST])),
+        "permute_dims": (xp.permute_dims(x, (1, 0)), HOST.T),
+        "reshape": (xp.reshape(x, (-1,)), HOST.ravel()),
+        "vecdot": (xp.vecdot(x, x), (HOST * HOST).sum(axis=1)),
+        "sign": (xp.sign(x - 2), np.sign(HOST - 2)),
+        "std": (xp.std(x, correction=1), np.std(HOST, ddof=1)),
+        "linalg": (xp.linalg.vector_norm(x), np.linalg.norm(HOST)),
+        "fft": (xp.fft.rfft(x), np.fft.rfft(HOST)),
+        "searchsorted": (xp.searchsorted(xp.asarray([0, 2, 4]), ids), [1, 0, 1, 1]),
+        "isin": (xp.isin(ids, 2), [True, False, True, False]),
+        "unstack": (xp.unstack(x)[1], HOST[1]),
+        "repeat": (xp.repeat(ids, 2), np.repeat([2, 0, 2, 1], 2)),
+        "tril": (xp.tril(x), np.tril(HOST)),
+    }
+    for name, (ours, wanted) in results.items():
+        assert type(ours) is cupy.ndarray, name
+        np.testing.assert_allclose(ours.get(), wanted, err_msg=name)
+        if isinstance(wanted, np.ndarray):
+            assert ours.dtype == wanted.dtype, name
+    assert xp.isdtype(x.dtype, "real floating")
+    assert xp.finfo(x.dtype).eps == np.finfo(np.float64).eps
+    assert xp.__array_namespace_info__().default_dtypes()["real floating"] == np.float64
