@@ -1,0 +1,84 @@
+"""Who takes part: a label, the module and mode that do the work, and the interpreter they run in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One worker process.
+
+    Attributes
+    ----------
+    label : str
+        Its name in the tables.
+    module, mode : str
+        A module of ``bench.peers`` and what its ``make_task`` is given.
+    kind : str
+        ``"ours"``, ``"own"`` (ours, on another backend), ``"peer"`` (the ratio's denominator is the fastest
+        of these), ``"limit"`` (matrix products alone) or ``"oracle"`` (checked against, never timed).
+    peer_python : bool
+        Whether it needs the interpreter that has PyTorch and JAX.
+    jobs : tuple of str
+        The kinds of job it takes part in: ``loss``, ``adam``, ``sample``.
+    """
+
+    label: str
+    module: str
+    mode: str
+    kind: str
+    peer_python: bool = False
+    jobs: tuple[str, ...] = ("loss", "adam", "sample")
+
+
+ORACLE = Competitor("oracle", "exercise", "float64", "oracle")
+
+COMPETITORS = (
+    Competitor("capgpu cpu", "ours", "cpu", "ours"),
+    Competitor("capgpu numpy", "ours", "numpy", "own"),
+    Competitor("exercise", "exercise", "float32", "peer"),
+    Competitor("torch padded", "torch_peer", "padded", "peer", peer_python=True),
+    Competitor("torch packed", "torch_peer", "packed", "peer", peer_python=True, jobs=("loss", "adam")),
+    Competitor("torch compiled", "torch_peer", "compiled", "peer", peer_python=True),
+    Competitor("jax", "jax_peer", "scan", "peer", peer_python=True),
+    Competitor("gemm full numpy", "gemm_limit", "full-numpy", "limit", jobs=("loss", "sample")),
+    Competitor("gemm packed numpy", "gemm_limit", "packed-numpy", "limit", jobs=("loss",)),
+    Competitor("gemm distinct numpy", "gemm_limit", "distinct-numpy", "limit", jobs=("loss",)),
+    Competitor(
+        "gemm full torch", "gemm_limit", "full-torch", "limit", peer_python=True, jobs=("loss", "sample")
+    ),
+    Competitor("gemm packed torch", "gemm_limit", "packed-torch", "limit", peer_python=True, jobs=("loss",)),
+    Competitor(
+        "gemm distinct torch", "gemm_limit", "distinct-torch", "limit", peer_python=True, jobs=("loss",)
+    ),
+)
+
+
+def kind_of_job(job: str) -> str:
+    """Return ``"sample"`` for the sampling jobs, the job itself otherwise."""
+    return "sample" if job.startswith("sample") else job
+
+
+def limit_prefix(job: str) -> str:
+    """Return how the labels begin of the limits that `job` is held against."""
+    return "gemm full" if job.startswith("sample") else "gemm distinct"
+
+
+def choose(pattern: str | None) -> list[Competitor]:
+    """Return the competitors whose label contains one of the comma-separated words; all of them for None.
+
+    Raises
+    ------
+    ValueError
+        If a word matches no label.
+    """
+    if pattern is None:
+        return list(COMPETITORS)
+    words = [word.strip() for word in pattern.split(",")]
+    for word in words:
+        if not any(word in one.label for one in COMPETITORS):
+            raise ValueError(
+                f"{word!r} names no competitor; labels: {', '.join(c.label for c in COMPETITORS)}"
+            )
+    return [one for one in COMPETITORS if any(word in one.label for word in words)]

@@ -1,0 +1,184 @@
+"""Timing in interleaved slices: A B C A B C ..., so that drift of the machine's speed meets all alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench import stats
+from bench.competitors import Competitor, kind_of_job
+from bench.process import WorkerFailedError, WorkerProcess, busy_seconds, wait_until_quiet
+
+TOLERANCE = {"loss": 1e-4, "adam": 1e-3, "sample": 0.01}
+QUIET_SHARE = 0.05
+ENOUGH_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure: rounds, seconds a slice, warm-up before a slice, patience for a quiet machine."""
+
+    rounds: int
+    seconds: float
+    warm_seconds: float = 0.03
+    patience: float = 30.0
+
+
+@dataclass
+class Record:
+    """What was found of one competitor at one size, cell and job.
+
+    Attributes
+    ----------
+    status : str
+        ``"ok"``, ``"disagrees"`` (timed, but its numbers differ from the oracle's), ``"absent"``,
+        ``"failed"``.
+    error : float or None
+        Largest norm-wise relative difference to the float64 oracle; for sampling, the share of other words.
+    slices : list of list of float
+        Milliseconds per step, a list for each round.
+    """
+
+    size: str
+    cell: str
+    job: str
+    label: str
+    kind: str
+    status: str = "ok"
+    note: str = ""
+    error: float | None = None
+    first_s: float | None = None
+    peak_bytes: float | None = None
+    slices: list[list[float]] = field(default_factory=list)
+
+    @property
+    def summary(self) -> stats.Summary | None:
+        """Summary of the slices; None without any."""
+        return stats.summarise(self.slices) if self.slices else None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The records of one size, cell and job, and how undisturbed its rounds were."""
+
+    records: list[Record]
+    rounds: int
+    quiet_rounds: int
+
+
+def write_oracle(
+    oracle: WorkerProcess, size: str, cell: str, job: str, folder: Path
+) -> dict[str, np.ndarray]:
+    """Return the float64 oracle's result."""
+    oracle.ask(do="prepare", size=size, cell=cell, job=job)
+    return checked_result(oracle, folder)
+
+
+def checked_result(process: WorkerProcess, folder: Path) -> dict[str, np.ndarray]:
+    """Return the result that a worker writes for comparison."""
+    path = folder / "result.npz"
+    process.ask(do="check", path=str(path))
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    path.unlink()
+    return arrays
+
+
+def error_of(got: dict[str, np.ndarray], want: dict[str, np.ndarray], job: str) -> float:
+    """Return how far a result is from the oracle's, in the measure that TOLERANCE is in."""
+    return stats.disagreement(got, want) if kind_of_job(job) == "sample" else stats.worst_error(got, want)
+
+
+def measure(
+    processes: Sequence[WorkerProcess],
+    oracle: WorkerProcess,
+    size: str,
+    cell: str,
+    job: str,
+    plan: Plan,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Measurement:
+    """Prepare, check and time all processes that take part in a job.
+
+    Parameters
+    ----------
+    processes : sequence of WorkerProcess
+        Workers that answered hello.
+    oracle : WorkerProcess
+        The worker that results are compared with.
+    size, cell, job : str
+        As `bench.workloads` names them.
+    plan : Plan
+    folder : Path
+        For exchanged results.
+    say : callable
+        Receives lines of progress.
+    """
+    want = write_oracle(oracle, size, cell, job, folder)
+    oracle.rest()
+    records: dict[str, Record] = {}
+    running: list[WorkerProcess] = []
+    for process in processes:
+        competitor = process.competitor
+        if kind_of_job(job) not in competitor.jobs:
+            continue
+        record = records[competitor.label] = Record(size, cell, job, competitor.label, competitor.kind)
+        try:
+            record.first_s = process.ask(do="prepare", size=size, cell=cell, job=job)["first_s"]
+            got = checked_result(process, folder)
+            if competitor.kind != "limit":
+                record.error = error_of(got, want, job)
+                if record.error > TOLERANCE[kind_of_job(job)]:
+                    record.status = "disagrees"
+            running.append(process)
+        except (WorkerFailedError, ValueError) as failure:
+            record.status, record.note = "failed", str(failure)
+            say(f"    {failure}")
+        process.rest()
+    quiet = take_rounds(running, records, plan)
+    return Measurement(list(records.values()), plan.rounds, quiet)
+
+
+def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], plan: Plan) -> int:
+    """Fill the records' slices; return how many rounds other processes left alone.
+
+    Rounds in which others took more than QUIET_SHARE of the cores are dropped if ENOUGH_ROUNDS remain.
+    """
+    taken: list[tuple[float, dict[str, list[float]]]] = []
+    for _ in range(plan.rounds if running else 0):
+        wait_until_quiet(plan.patience)
+        round_slices: dict[str, list[float]] = {}
+        foreign = wall = 0.0
+        for process in running:
+            before = busy_seconds(), process.cpu_seconds(), time.monotonic()
+            reply = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)
+            after = busy_seconds(), process.cpu_seconds(), time.monotonic()
+            process.rest()
+            round_slices[process.competitor.label] = reply["ms"]
+            wall += after[2] - before[2]
+            if before[0] is not None and after[0] is not None:
+                foreign += (after[0] - before[0]) - (after[1] - before[1])
+        taken.append((foreign / (wall * (os.cpu_count() or 1)), round_slices))
+    quiet = [slices for share, slices in taken if share <= QUIET_SHARE]
+    kept = quiet if len(quiet) >= ENOUGH_ROUNDS else [slices for _, slices in taken]
+    for slices in kept:
+        for label, samples in slices.items():
+            records[label].slices.append(samples)
+    return len(quiet)
+
+
+def absent_records(
+    missing: dict[str, tuple[Competitor, str]], size: str, cell: str, job: str
+) -> list[Record]:
+    """Return a record for each competitor that could not start, so that the table shows it."""
+    return [
+        Record(size, cell, job, one.label, one.kind, status="absent", note=note)
+        for one, note in missing.values()
+        if kind_of_job(job) in one.jobs
+    ]

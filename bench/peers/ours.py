@@ -1,0 +1,75 @@
+"""capgpu through its public face; mode is the backend."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+import capgpu
+from bench.workloads import ADAM_BETA1, ADAM_BETA2, ADAM_EPS, SAMPLE_LENGTH, Workload, sample_count
+from capgpu.backend import asarray, set_backend, synchronize, to_numpy
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+
+
+def versions() -> dict[str, str]:
+    """Return what this competitor runs on."""
+    return {"capgpu": getattr(capgpu, "__version__", version("capgpu")), "numba": version("numba")}
+
+
+class OurTask:
+    """One job on one backend."""
+
+    def __init__(self, mode: str, work: Workload, job: str) -> None:
+        set_backend(mode)
+        size = work.size
+        self.job = job
+        words = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"word{index}" for index in range(4, size.V))]
+        self.model = CaptioningRNN(
+            {word: index for index, word in enumerate(words)},
+            input_dim=size.D,
+            wordvec_dim=size.W,
+            hidden_dim=size.H,
+            cell_type=work.cell,  # type: ignore[arg-type]
+            dtype=np.float32,
+        )
+        self.model.params = {name: asarray(array) for name, array in work.params.items()}
+        self.features = asarray(work.features)
+        self.captions = work.captions
+        self.optimizer = Optimizer(
+            "adam", {"learning_rate": 1e-3, "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": ADAM_EPS}
+        )
+        if job.startswith("sample"):
+            self.features = asarray(work.sample_features[: sample_count(job)])
+        self.out: dict[str, Any] = {}
+
+    def build(self) -> None:
+        """Kernels are compiled for dtypes, not for shapes."""
+
+    def set_rate(self, rate: float) -> None:
+        """Set Adam's learning rate."""
+        for config in self.optimizer.configs.values():
+            config["learning_rate"] = rate
+
+    def step(self) -> None:
+        """Do the job once."""
+        if self.job.startswith("sample"):
+            self.out = {"words": self.model.sample(self.features, max_length=SAMPLE_LENGTH)}
+        else:
+            loss, grads = self.model.loss(self.features, self.captions)
+            self.out = {"loss": loss, **grads}
+            if self.job == "adam":
+                self.optimizer.step(self.model.params, grads)
+                self.out = self.model.params
+        synchronize()
+
+    def result(self) -> dict[str, np.ndarray]:
+        """Return the last step's result."""
+        return {name: to_numpy(array) for name, array in self.out.items()}
+
+
+def make_task(mode: str, work: Workload, job: str) -> OurTask:
+    """Return the task on backend `mode`."""
+    return OurTask(mode, work, job)

@@ -1,0 +1,226 @@
+"""PyTorch on the CPU, the ways its users write this model.
+
+padded
+    `nn.LSTM` / `nn.RNN` over all T steps (oneDNN's fused layer where there is one), time-major so that no
+    transpose is paid; the vocabulary projection and the loss on unmasked tokens only.
+packed
+    The same layers over a `PackedSequence` built from the word ids, so that padding is never embedded,
+    projected or scored.
+compiled
+    `torch.compile` (default mode, static shapes) of the padded step, with `ignore_index` for the mask,
+    because selection by value breaks the graph.
+
+Adam is the fused implementation.  Sampling is a hand loop over one step under `inference_mode`, compiled in
+the compiled mode.  The second bias vector of PyTorch's cells is held at zero and gets no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from bench.workloads import (
+    ADAM_BETA1,
+    ADAM_BETA2,
+    ADAM_EPS,
+    NULL,
+    SAMPLE_LENGTH,
+    START,
+    Workload,
+    sample_count,
+)
+
+
+def versions() -> dict[str, str]:
+    """Return what this competitor runs on."""
+    return {
+        "torch": torch.__version__,
+        "torch_threads": str(torch.get_num_threads()),
+        "torch_blas": "MKL" if torch.backends.mkl.is_available() else "other",
+    }
+
+
+def swap_gates(array: np.ndarray, cell: str) -> np.ndarray:
+    """Reorder the last axis between i, f, o, g (ours) and i, f, g, o (PyTorch's); its own inverse."""
+    if cell == "rnn":
+        return array
+    i, f, third, fourth = np.split(array, 4, axis=-1)
+    return np.concatenate([i, f, fourth, third], axis=-1)
+
+
+class Captioner(nn.Module):
+    """The captioning model with the workload's parameters."""
+
+    def __init__(self, work: Workload) -> None:
+        super().__init__()
+        size, p = work.size, work.params
+        self.cell_type = work.cell
+        self.embed = nn.Embedding(size.V, size.W, _weight=torch.tensor(p["W_embed"]))
+        self.proj = nn.Linear(size.D, size.H)
+        self.cell = (nn.LSTM if work.cell == "lstm" else nn.RNN)(size.W, size.H)
+        self.vocab = nn.Linear(size.H, size.V)
+        with torch.no_grad():
+            self.proj.weight.copy_(torch.tensor(p["W_proj"].T))
+            self.proj.bias.copy_(torch.tensor(p["b_proj"]))
+            self.cell.weight_ih_l0.copy_(torch.tensor(swap_gates(p["Wx"], work.cell).T))
+            self.cell.weight_hh_l0.copy_(torch.tensor(swap_gates(p["Wh"], work.cell).T))
+            self.cell.bias_ih_l0.copy_(torch.tensor(swap_gates(p["b"], work.cell)))
+            self.cell.bias_hh_l0.zero_()
+            self.vocab.weight.copy_(torch.tensor(p["W_vocab"].T))
+            self.vocab.bias.copy_(torch.tensor(p["b_vocab"]))
+        self.cell.bias_hh_l0.requires_grad_(False)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the eight parameters in the workload's order."""
+        return [
+            self.embed.weight,
+            self.proj.weight,
+            self.proj.bias,
+            self.cell.weight_ih_l0,
+            self.cell.weight_hh_l0,
+            self.cell.bias_ih_l0,
+            self.vocab.weight,
+            self.vocab.bias,
+        ]
+
+    def start(self, features: torch.Tensor) -> Any:
+        """Return the cell's first state from (N, D) features."""
+        h0 = self.proj(features)[None]
+        return (h0, torch.zeros_like(h0)) if self.cell_type == "lstm" else h0
+
+    def padded_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Loss of (T+1, N) captions over all steps, scoring the unmasked ones."""
+        hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
+        targets = captions[1:].reshape(-1)
+        real = torch.nonzero(targets).squeeze(1)
+        logits = self.vocab(hidden.flatten(0, 1).index_select(0, real))
+        return functional.cross_entropy(logits, targets[real], reduction="sum") / features.shape[0]
+
+    def static_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Loss of (T+1, N) captions with shapes that do not depend on the words."""
+        hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
+        logits = self.vocab(hidden).flatten(0, 1)
+        total = functional.cross_entropy(logits, captions[1:].reshape(-1), ignore_index=NULL, reduction="sum")
+        return total / features.shape[0]
+
+    def packed_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Loss of (T+1, N) captions without their padding."""
+        lengths = (captions[1:] != NULL).sum(0)
+        words = pack_padded_sequence(captions[:-1], lengths, enforce_sorted=False)
+        targets = pack_padded_sequence(captions[1:], lengths, enforce_sorted=False)
+        vectors = PackedSequence(
+            self.embed(words.data), words.batch_sizes, words.sorted_indices, words.unsorted_indices
+        )
+        hidden, _ = self.cell(vectors, self.start(features))
+        total = functional.cross_entropy(self.vocab(hidden.data), targets.data, reduction="sum")
+        return total / features.shape[0]
+
+
+def decode_step(
+    word: torch.Tensor, h: torch.Tensor, c: torch.Tensor, weights: tuple[torch.Tensor, ...], lstm: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Take (N,) words one step on: the next words, hidden and cell state."""
+    embed, w_ih, w_hh, bias, w_vocab, b_vocab = weights
+    gates = functional.linear(embed[word], w_ih, bias).addmm_(h, w_hh.t())
+    if lstm:
+        i, f, g, o = gates.chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    else:
+        h = torch.tanh(gates)
+    return functional.linear(h, w_vocab, b_vocab).argmax(1), h, c
+
+
+class TorchTask:
+    """One job in one of the modes."""
+
+    def __init__(self, mode: str, work: Workload, job: str) -> None:
+        torch._dynamo.reset()
+        self.work, self.job, self.mode = work, job, mode
+        self.model = Captioner(work)
+        self.params = self.model.trained()
+        self.features = torch.tensor(work.features)
+        self.captions = torch.tensor(np.ascontiguousarray(work.captions.T))
+        self.out: Any = None
+        self.loss: Any = {
+            "padded": self.model.padded_loss,
+            "packed": self.model.packed_loss,
+            "compiled": self.model.static_loss,
+        }[mode]
+        self.decode: Any = decode_step
+        if mode == "compiled":
+            self.loss = torch.compile(self.loss, dynamic=False)
+            self.decode = torch.compile(self.decode, dynamic=False)
+        if job == "adam":
+            self.optimizer = torch.optim.Adam(
+                self.params, lr=1e-3, betas=(ADAM_BETA1, ADAM_BETA2), eps=ADAM_EPS, fused=True
+            )
+        elif job.startswith("sample"):
+            self.features = torch.tensor(work.sample_features[: sample_count(job)])
+
+    def build(self) -> None:
+        """Compile by running once without an update, and let the result go."""
+        if self.mode == "compiled" and self.job.startswith("sample"):
+            self._sample()
+        elif self.mode == "compiled":
+            torch.autograd.grad(self.loss(self.features, self.captions), self.params)
+
+    def set_rate(self, rate: float) -> None:
+        """Set Adam's learning rate."""
+        if self.job == "adam":
+            self.optimizer.param_groups[0]["lr"] = rate
+
+    def step(self) -> None:
+        """Do the job once."""
+        if self.job == "loss":
+            loss = self.loss(self.features, self.captions)
+            self.out = (loss, *torch.autograd.grad(loss, self.params))
+        elif self.job == "adam":
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss(self.features, self.captions).backward()
+            self.optimizer.step()
+            self.out = tuple(self.params)
+        else:
+            self.out = self._sample()
+
+    @torch.inference_mode()
+    def _sample(self) -> torch.Tensor:
+        embed, _, _, w_ih, w_hh, bias, w_vocab, b_vocab = self.params
+        weights = (embed, w_ih, w_hh, bias, w_vocab, b_vocab)
+        h = self.model.proj(self.features)
+        c = torch.zeros_like(h)
+        word = torch.full((h.shape[0],), START)
+        words = torch.empty((SAMPLE_LENGTH, h.shape[0]), dtype=torch.int64)
+        for t in range(SAMPLE_LENGTH):
+            word, h, c = self.decode(word, h, c, weights, self.work.cell == "lstm")
+            words[t] = word
+        return words.t().contiguous()
+
+    def result(self) -> dict[str, np.ndarray]:
+        """Return the last step's result in the workload's layout."""
+        if self.job.startswith("sample"):
+            return {"words": self.out.numpy()}
+        cell = self.work.cell
+        arrays = [tensor.detach().numpy() for tensor in self.out]
+        named = {"loss": arrays.pop(0)} if self.job == "loss" else {}
+        embed, w_proj, b_proj, w_ih, w_hh, bias, w_vocab, b_vocab = arrays
+        return named | {
+            "W_embed": embed,
+            "W_proj": w_proj.T,
+            "b_proj": b_proj,
+            "Wx": swap_gates(w_ih.T, cell),
+            "Wh": swap_gates(w_hh.T, cell),
+            "b": swap_gates(bias, cell),
+            "W_vocab": w_vocab.T,
+            "b_vocab": b_vocab,
+        }
+
+
+def make_task(mode: str, work: Workload, job: str) -> TorchTask:
+    """Return the task of `mode`: padded, packed or compiled."""
+    return TorchTask(mode, work, job)

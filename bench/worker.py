@@ -1,0 +1,173 @@
+"""The process that one competitor lives in: JSON requests on stdin, one JSON reply each on stdout.
+
+    python -m bench.worker MODULE MODE
+
+Requests (key ``do``): ``hello``, ``prepare``, ``check``, ``time``, ``memory``, ``profile``, ``quit``.  A
+failed request is answered with ``{"error": ...}``; a competitor whose library is missing answers hello with
+``{"absent": ...}``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.workloads import make_workload, parse_size
+
+TINY = "S4"
+STILL = 1e-9
+SLOW_MS = 1000.0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends: a stopped one would never notice."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def resident(field: str) -> int:
+    """Return VmRSS or VmHWM of this process in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {field} in /proc/self/status")
+
+
+def trim() -> None:
+    """Give freed memory back to the system, as far as the C library can."""
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
+
+
+class Worker:
+    """Holds the competitor's current task."""
+
+    def __init__(self, module: str, mode: str) -> None:
+        self.name, self.mode = module, mode
+        self.module: Any = None
+        self.task: Any = None
+        self.job = ""
+        self.slow = False
+
+    def hello(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Import the competitor."""
+        began = time.perf_counter()
+        try:
+            self.module = importlib.import_module(f"bench.peers.{self.name}")
+            versions = self.module.versions()
+        except ImportError as missing:
+            return {"absent": f"{missing}"}
+        return {
+            "versions": versions,
+            "import_s": time.perf_counter() - began,
+            "python": sys.version.split()[0],
+        }
+
+    def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the task of (size, cell, job), dropping the one before; time its first step."""
+        self.task = None
+        self.slow = False
+        trim()
+        self.job = request["job"]
+        work = make_workload(parse_size(request["size"]), request["cell"])
+        self.task = self.module.make_task(self.mode, work, self.job)
+        began = time.perf_counter()
+        self.task.build()
+        self.task.step()
+        return {"first_s": time.perf_counter() - began}
+
+    def check(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Write the result after as many steps as the job is checked at, then let parameters rest."""
+        for _ in range(2 if self.job == "adam" else 0):
+            self.task.step()
+        np.savez(request["path"], **self.task.result())
+        self.task.set_rate(STILL)
+        return {}
+
+    def time(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time steps for about `seconds`, at least one, after untimed ones for `warm_seconds`, at least one.
+
+        The untimed ones bring back caches and threads that the other competitors' slices displaced; where a
+        step takes longer than a second that no longer matters, and they are left out.
+        """
+        step = self.task.step
+        began = now = time.perf_counter_ns()
+        while not self.slow and (now == began or now - began < request["warm_seconds"] * 1e9):
+            step()
+            now = time.perf_counter_ns()
+        samples: list[float] = []
+        began = now = time.perf_counter_ns()
+        while not samples or now - began < request["seconds"] * 1e9:
+            before = time.perf_counter_ns()
+            step()
+            now = time.perf_counter_ns()
+            samples.append((now - before) / 1e6)
+        self.slow = min(samples) > SLOW_MS
+        return {"ms": samples}
+
+    def memory(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the bytes by which resident memory peaks above its level before the first step.
+
+        Code is warmed up on a tiny workload, and whatever can compile ahead of the step does so, because
+        compilers' memory is not the step's.  The peak is taken over three steps, so that workspaces kept
+        from the first count once, and results that live until the next step's are ready count too.
+        """
+        self.prepare({"size": TINY, "cell": request["cell"], "job": request["job"]})
+        self.task = None
+        work = make_workload(parse_size(request["size"]), request["cell"])
+        self.task = self.module.make_task(self.mode, work, request["job"])
+        self.task.build()
+        trim()
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        for _ in range(3):
+            self.task.step()
+        return {"peak_bytes": resident("VmHWM") - before}
+
+    def profile(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the milliseconds of a step by part (ours only)."""
+        from bench.breakdown import parts_of_step
+
+        for _ in range(3):
+            self.task.step()
+        return {"parts": parts_of_step(self.task.step, request["steps"])}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do one request; an exception becomes an error reply with its last lines."""
+        try:
+            reply: dict[str, Any] = getattr(self, request["do"])(request)
+        except Exception as failure:
+            traceback.print_exc()
+            return {"error": f"{type(failure).__name__}: {failure}"}
+        return reply
+
+
+def main() -> None:
+    """Serve requests until ``quit`` or the end of input."""
+    die_with_parent()
+    # Libraries print to stdout now and then; the replies keep a channel of their own.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    worker = Worker(sys.argv[1], sys.argv[2])
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "quit":
+            break
+        print(json.dumps(worker.answer(request)), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    main()

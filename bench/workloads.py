@@ -1,0 +1,181 @@
+"""The work that every competitor is given: sizes, COCO-like captions, features and parameters.
+
+A workload is a function of (size, cell, seed) alone, so that processes that share nothing but these
+three see the same numbers.  Needs NumPy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NULL, START, END, UNK = 0, 1, 2, 3
+CELLS = ("lstm", "rnn")
+JOBS = ("loss", "adam", "sample100", "sample1")
+SAMPLE_LENGTH = 30
+ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
+PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Extents of a step: batch N, features D, word vectors W, hidden H, vocabulary V, steps T."""
+
+    name: str
+    N: int
+    D: int
+    W: int
+    H: int
+    V: int
+    T: int
+
+
+SIZES = {
+    size.name: size
+    for size in (
+        Size("S1", N=64, D=512, W=256, H=512, V=1004, T=16),
+        Size("S2", N=25, D=512, W=256, H=512, V=1004, T=16),
+        Size("S3", N=128, D=2048, W=512, H=512, V=10000, T=20),
+        Size("S4", N=16, D=32, W=16, H=32, V=100, T=10),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One size and cell, with its arrays.
+
+    Attributes
+    ----------
+    captions : (N, T+1) int64
+        ``<START> words <END>``, NULL-padded.
+    features : (N, D) float32
+    sample_features : (100, D) float32
+        What the sampling jobs start from (the first one, or all).
+    params : dict of float32 arrays
+        ``W_embed (V,W) W_proj (D,H) b_proj (H) Wx (W,G) Wh (H,G) b (G) W_vocab (H,V) b_vocab (V)`` with
+        G = 4H (gate order i, f, o, g) for the LSTM and H for the RNN.
+    """
+
+    size: Size
+    cell: str
+    captions: NDArray[np.int64]
+    features: NDArray[np.float32]
+    sample_features: NDArray[np.float32]
+    params: dict[str, NDArray[np.float32]]
+
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        """(N, T) words that go in."""
+        return self.captions[:, :-1]
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """(N, T) words that should come out; NULL where the loss is masked."""
+        return self.captions[:, 1:]
+
+
+def parse_size(text: str) -> Size:
+    """Return the size that `text` names: ``"S1"``, or ``"S1:T=32,V=8000"`` for a size beside it.
+
+    Raises
+    ------
+    ValueError
+        For a base size or an extent that does not exist, or an extent below 1.
+    """
+    base, _, changes = text.partition(":")
+    if base not in SIZES:
+        raise ValueError(f"no size named {base!r}; there are {', '.join(SIZES)}")
+    extents: dict[str, Any] = {}
+    for change in filter(None, changes.split(",")):
+        key, _, value = change.partition("=")
+        if key not in {"N", "D", "W", "H", "V", "T"} or not value.isdigit() or int(value) < 1:
+            raise ValueError(
+                f"{change!r} in size {text!r}: write one of N D W H V T, '=', a positive integer"
+            )
+        extents[key] = int(value)
+    return dataclasses.replace(SIZES[base], **extents, name=text)
+
+
+def caption_lengths(rng: np.random.Generator, count: int, steps: int) -> NDArray[np.int64]:
+    """Draw (count,) caption lengths in tokens, START and END among them, as COCO's are spread."""
+    drawn = np.rint(rng.normal(10.5, 2.4, size=count)).astype(np.int64)
+    longest = steps + 1
+    return np.clip(drawn, min(6, longest), longest)
+
+
+def make_captions(rng: np.random.Generator, count: int, steps: int, vocabulary: int) -> NDArray[np.int64]:
+    """Draw (count, steps+1) NULL-padded captions whose words follow Zipf's law over their ids."""
+    weights = 1.0 / np.arange(1, vocabulary - UNK)
+    captions = rng.choice(
+        np.arange(UNK + 1, vocabulary), size=(count, steps + 1), p=weights / weights.sum()
+    ).astype(np.int64)
+    lengths = caption_lengths(rng, count, steps)[:, None]
+    column = np.arange(steps + 1)[None, :]
+    captions[:, 0] = START
+    captions = np.where(column == lengths - 1, END, captions)
+    return np.where(column < lengths, captions, NULL)
+
+
+def make_params(rng: np.random.Generator, size: Size, cell: str) -> dict[str, NDArray[np.float32]]:
+    """Draw the eight parameters at the scales the course initialises them with."""
+    gates = {"lstm": 4, "rnn": 1}[cell] * size.H
+
+    def normal(rows: int, cols: int, scale: float) -> NDArray[np.float32]:
+        return (rng.standard_normal((rows, cols)) * scale).astype(np.float32)
+
+    def zeros(cols: int) -> NDArray[np.float32]:
+        return np.zeros(cols, dtype=np.float32)
+
+    return {
+        "W_embed": normal(size.V, size.W, 0.01),
+        "W_proj": normal(size.D, size.H, size.D**-0.5),
+        "b_proj": zeros(size.H),
+        "Wx": normal(size.W, gates, size.W**-0.5),
+        "Wh": normal(size.H, gates, size.H**-0.5),
+        "b": zeros(gates),
+        "W_vocab": normal(size.H, size.V, size.H**-0.5),
+        "b_vocab": zeros(size.V),
+    }
+
+
+def make_workload(size: Size, cell: str, seed: int = 0) -> Workload:
+    """Return the workload of `size` and `cell`; equal arguments give equal bits."""
+    rng = np.random.default_rng([seed, *size_key(size)])
+    captions = make_captions(rng, size.N, size.T, size.V)
+    features = rng.standard_normal((size.N, size.D)).astype(np.float32)
+    sample_features = rng.standard_normal((100, size.D)).astype(np.float32)
+    return Workload(size, cell, captions, features, sample_features, make_params(rng, size, cell))
+
+
+def size_key(size: Size) -> tuple[int, ...]:
+    """Return the extents alone, so that a size's name does not change its numbers."""
+    return (size.N, size.D, size.W, size.H, size.V, size.T)
+
+
+def sample_count(job: str) -> int:
+    """Return how many captions a sampling job decodes: ``sample100`` -> 100."""
+    return int(job.removeprefix("sample"))
+
+
+def batch_sizes(targets: NDArray[np.int64]) -> list[int]:
+    """Return, per step, how many captions still run (a caption ends at its last unmasked target)."""
+    steps = targets.shape[1]
+    real = targets != NULL
+    lengths = np.where(real.any(axis=1), steps - np.argmax(real[:, ::-1], axis=1), 0)
+    counts = [int((lengths > t).sum()) for t in range(steps)]
+    return [count for count in counts if count]
+
+
+def describe(work: Workload) -> dict[str, float]:
+    """Return what decides the cost beside the extents: unmasked and distinct input words."""
+    real = work.targets != NULL
+    return {
+        "tokens": int(real.sum()),
+        "unmasked_share": float(real.mean()),
+        "distinct_words": int(np.unique(work.inputs[real]).size),
+    }

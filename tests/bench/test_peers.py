@@ -1,0 +1,134 @@
+"""Every competitor does the same mathematical step; the oracle's gradients are the slopes of its loss."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import stats
+from bench.breakdown import PARTS, REST, parts_of_step
+from bench.peers import exercise, gemm_limit
+from bench.workloads import CELLS, JOBS, PARAMETERS, Workload, make_workload, parse_size
+from capgpu.backend import use_backend
+
+TINY = "S4:N=5,D=4,W=3,H=6,V=12,T=7"
+
+
+def result(module: Any, mode: str, work: Workload, job: str) -> dict[str, np.ndarray]:
+    task = module.make_task(mode, work, job)
+    task.build()
+    for _ in range(3 if job == "adam" else 1):
+        task.step()
+    return {name: np.array(array) for name, array in task.result().items()}
+
+
+def assert_agrees(got: dict[str, np.ndarray], want: dict[str, np.ndarray], job: str) -> None:
+    if job.startswith("sample"):
+        assert stats.disagreement(got, want) == 0
+    else:
+        assert set(got) == set(want)
+        assert stats.worst_error(got, want) < (1e-3 if job == "adam" else 1e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_oracle_gradients_are_slopes_of_its_loss(cell: str, name: str) -> None:
+    work = make_workload(parse_size(TINY), cell)
+    rng = np.random.default_rng(1)
+    params = {key: rng.standard_normal(array.shape) * 0.5 for key, array in work.params.items()}
+    direction = rng.standard_normal(params[name].shape)
+
+    def loss_at(step: float) -> float:
+        moved = params | {name: params[name] + step * direction}
+        return float(exercise.loss_and_grads(moved, work.features.astype(float), work.captions, cell)[0])
+
+    slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
+    _, grads = exercise.loss_and_grads(params, work.features.astype(float), work.captions, cell)
+    assert float((grads[name] * direction).sum()) == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_exercise_in_float32_stays_float32_and_agrees(cell: str, job: str) -> None:
+    work = make_workload(parse_size(TINY), cell)
+    got = result(exercise, "float32", work, job)
+    assert job.startswith("sample") or all(array.dtype == np.float32 for array in got.values())
+    assert_agrees(got, result(exercise, "float64", work, job), job)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_capgpu_does_the_oracles_step(backend: str, cell: str, job: str) -> None:
+    work = make_workload(parse_size("S4"), cell)
+    with use_backend("numpy"):
+        got = result(importlib.import_module("bench.peers.ours"), backend, work, job)
+    assert_agrees(got, result(exercise, "float64", work, job), job)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("mode", ["padded", "packed"])
+def test_torch_does_the_oracles_step(mode: str, cell: str, job: str) -> None:
+    pytest.importorskip("torch")
+    work = make_workload(parse_size("S4"), cell)
+    got = result(importlib.import_module("bench.peers.torch_peer"), mode, work, job)
+    assert_agrees(got, result(exercise, "float64", work, job), job)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
+    pytest.importorskip("jax")
+    work = make_workload(parse_size("S4"), cell)
+    got = result(importlib.import_module("bench.peers.jax_peer"), "scan", work, job)
+    assert_agrees(got, result(exercise, "float64", work, job), job)
+
+
+def operations(work: Workload, variant: str) -> int:
+    products = gemm_limit.training_products(
+        work, variant, lambda rows, cols: np.empty((rows, cols), np.float32)
+    )
+    for left, right, out in products:
+        assert (left.shape[0], right.shape[1]) == out.shape
+        assert left.shape[1] == right.shape[0]
+    return sum(2 * left.shape[0] * left.shape[1] * right.shape[1] for left, right, _ in products)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_products_of_the_full_limit_are_the_steps_operations(cell: str) -> None:
+    work = make_workload(parse_size(TINY), cell)
+    s, gates = work.size, work.params["Wx"].shape[1]
+    forward = 2 * s.N * s.D * s.H + 2 * s.N * s.T * (s.W * gates + s.H * gates + s.H * s.V)
+    assert operations(work, "full") == 3 * forward - 2 * s.N * s.D * s.H
+
+
+def test_limits_shrink_with_the_work_that_is_left_out() -> None:
+    work = make_workload(parse_size("S4:N=64"), "lstm")
+    assert operations(work, "distinct") < operations(work, "packed") < operations(work, "full")
+
+
+@pytest.mark.parametrize("job", ["loss", "sample1"])
+def test_values_of_the_limit_do_not_wander(job: str) -> None:
+    task = gemm_limit.make_task("distinct-numpy", make_workload(parse_size(TINY), "lstm"), job)
+    task.step()
+    first = [np.array(out) for _, _, out in task.products]
+    for _ in range(3):
+        task.step()
+    assert all(np.array_equal(out, was) for (_, _, out), was in zip(task.products, first, strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_parts_of_a_step_are_named_and_leave_nothing_wrapped(cell: str) -> None:
+    ours = importlib.import_module("bench.peers.ours")
+    model = importlib.import_module("capgpu.model")
+    with use_backend("numpy"):
+        task = ours.make_task("numpy", make_workload(parse_size("S4"), cell), "adam")
+        before = model.kernels_for
+        parts = parts_of_step(task.step, 2)
+    assert set(parts) == set(PARTS.values()) - {"decode step"} | {REST}
+    assert all(milliseconds > 0 for milliseconds in parts.values())
+    assert model.kernels_for is before

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bench import plots, report
+from bench.bars import LIMIT_BARS, PEER_BARS, standing
+from bench.fresh import FirstCall
+from bench.measure import Measurement, Record
+from bench.run import arguments
+
+
+def record(label: str, kind: str, milliseconds: float, status: str = "ok", size: str = "S1") -> Record:
+    slices = [] if status == "absent" else [[milliseconds], [milliseconds * 1.5]]
+    return Record(size, "lstm", "loss", label, kind, status=status, slices=slices)
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    return [
+        record("capgpu cpu", "ours", 10.0),
+        record("exercise", "peer", 40.0),
+        record("torch packed", "peer", 20.0),
+        record("torch padded", "peer", 2.0, status="disagrees"),
+        record("jax", "peer", 0.0, status="absent"),
+        record("gemm full numpy", "limit", 5.0),
+        record("gemm distinct numpy", "limit", 9.0),
+        record("gemm distinct torch", "limit", 8.0),
+    ]
+
+
+def test_ratio_is_to_the_fastest_peer_whose_numbers_agree(records: list[Record]) -> None:
+    found = standing(records)
+    assert found is not None
+    assert found.peer is not None
+    assert (found.peer.label, found.peer_ratio) == ("torch packed", 0.5)
+
+
+def test_limit_is_the_better_blas_on_distinct_words(records: list[Record]) -> None:
+    found = standing(records)
+    assert found is not None
+    assert found.limit is not None
+    assert (found.limit.label, found.limit_ratio) == ("gemm distinct torch", 1.25)
+
+
+def test_verdict_needs_every_bar_cleared(records: list[Record]) -> None:
+    found = standing(records)
+    assert found is not None
+    assert PEER_BARS["loss"]["S1", "lstm"] > 0.5
+    assert LIMIT_BARS["S1", "lstm"] < 1.25
+    assert found.verdict == "no"
+
+
+def test_nothing_is_held_against_bars_without_ours(records: list[Record]) -> None:
+    assert standing(records[1:]) is None
+
+
+def test_tables_show_absent_and_disagreeing_peers(records: list[Record], tmp_path: Path) -> None:
+    results = report.Results({"processor": "a machine"}, [Measurement(records, 2, 1)])
+    results.first_calls = [FirstCall("capgpu cpu", "cold", 0.5, 9.0)]
+    report.write(results, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert {row["competitor"]: row["status"] for row in rows[:-1]}["jax"] == "absent"
+    assert {row["competitor"]: row["ours_over_this"] for row in rows}["torch packed"] == "0.5"
+    assert rows[-1]["job"] == "first call, cold cache"
+    page = (tmp_path / "results.md").read_text()
+    assert "| jax | absent |" in page
+    assert "| torch padded | disagrees |" in page
+    assert "a machine" in page
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "results.md"}
+
+
+def test_a_peak_above_half_of_torchs_is_told(records: list[Record]) -> None:
+    records[0].peak_bytes, records[2].peak_bytes, records[1].peak_bytes = 30.0, 40.0, 1.0
+    assert report.memory_verdict(records) == "Peak memory of a step, ours / PyTorch's smallest: 0.75."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.0, "0"), (1234.5, "1234"), (0.06189, "0.0619"), (3.2e-7, "3.2e-07"), (12.345, "12.3")],
+)
+def test_numbers_have_three_digits_and_no_needless_exponent(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_plots_are_drawn_from_the_results_alone(tmp_path: Path) -> None:
+    sizes = plots.sweep_sizes()
+    results = report.Results(
+        {},
+        [
+            Measurement([record("capgpu cpu", "ours", 1.0 + i, size=size)], 1, 1)
+            for i, size in enumerate(sizes)
+        ],
+    )
+    results.breakdowns = {"S1 lstm loss": {"recurrence": 3.0, "rest": 1.0}}
+    assert plots.growth_lines(results, "T")["capgpu cpu"][0] == list(plots.SWEEPS["T"])
+    plots.plot_growth(results, tmp_path / "growth.png")
+    plots.plot_breakdown(results, tmp_path / "breakdown.png")
+    assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "breakdown.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_sample_stands_for_both_sampling_jobs() -> None:
+    assert arguments(["--jobs", "loss,sample"]).jobs == ["loss", "sample100", "sample1"]
+    assert arguments(["--jobs", "sample,adam"]).jobs == ["sample100", "sample1", "adam"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--sizes", "S9"], ["--cells", "gru"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
+)
+def test_an_unknown_word_on_the_command_line_is_named(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        arguments(words)
+    assert words[1] in capsys.readouterr().err
