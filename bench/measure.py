@@ -138,11 +138,16 @@ def measure(
                     record.status = "disagrees"
             running.append(process)
         except (WorkerFailedError, ValueError) as failure:
-            record.status, record.note = "failed", str(failure)
+            fail(record, failure)
             say(f"    {failure}")
         process.rest()
     quiet = take_rounds(running, records, plan)
     return Measurement(list(records.values()), plan.rounds, quiet)
+
+
+def fail(record: Record, failure: Exception) -> None:
+    """Note that a competitor could not do the job."""
+    record.status, record.note = "failed", str(failure)
 
 
 def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], plan: Plan) -> int:
@@ -150,26 +155,33 @@ def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], pl
 
     Rounds in which others took more than QUIET_SHARE of the cores are dropped if ENOUGH_ROUNDS remain.
     """
+    running = list(running)
     taken: list[tuple[float, dict[str, list[float]]]] = []
     for _ in range(plan.rounds if running else 0):
         wait_until_quiet(plan.patience)
         round_slices: dict[str, list[float]] = {}
         foreign = wall = 0.0
-        for process in running:
+        for process in tuple(running):
             before = busy_seconds(), process.cpu_seconds(), time.monotonic()
-            reply = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)
+            try:
+                reply = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)
+            except WorkerFailedError as failure:
+                fail(records[process.competitor.label], failure)
+                running.remove(process)
+                continue
             after = busy_seconds(), process.cpu_seconds(), time.monotonic()
             process.rest()
             round_slices[process.competitor.label] = reply["ms"]
             wall += after[2] - before[2]
             if before[0] is not None and after[0] is not None:
                 foreign += (after[0] - before[0]) - (after[1] - before[1])
-        taken.append((foreign / (wall * (os.cpu_count() or 1)), round_slices))
+        taken.append((foreign / (max(wall, 1e-9) * (os.cpu_count() or 1)), round_slices))
     quiet = [slices for share, slices in taken if share <= QUIET_SHARE]
     kept = quiet if len(quiet) >= ENOUGH_ROUNDS else [slices for _, slices in taken]
     for slices in kept:
         for label, samples in slices.items():
-            records[label].slices.append(samples)
+            if records[label].status != "failed":
+                records[label].slices.append(samples)
     return len(quiet)
 
 

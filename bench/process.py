@@ -106,10 +106,11 @@ class WorkerProcess:
         self._signal(signal.SIGSTOP)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time the process has used; 0 where that is not told (not Linux)."""
-        if sys.platform != "linux":
+        """Return the processor time the process has used; 0 where not told (not Linux, or it has ended)."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
             return 0.0
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:

@@ -155,15 +155,43 @@ def detail_rows(measurement: Measurement) -> Iterable[list[str]]:
         ]
 
 
+def memory_section(results: Results) -> list[str]:
+    """Return the table of peak memory, competitors down and sizes across; nothing if none was measured."""
+    peaks: dict[str, dict[str, str]] = {}
+    for measurement in results.measurements:
+        for record in measurement.records:
+            if record.peak_bytes is not None:
+                column = peaks.setdefault(f"{record.size} {record.cell}", {})
+                column[record.label] = number(record.peak_bytes / MIB)
+    if not peaks:
+        return []
+    labels = dict.fromkeys(label for column in peaks.values() for label in column)
+    rows = [[label, *(column.get(label, "") for column in peaks.values())] for label in labels]
+    verdicts = [
+        f"{each.records[0].size} {each.records[0].cell}: {verdict}"
+        for each in results.measurements
+        if each.records and (verdict := memory_verdict(each.records)) is not None
+    ]
+    title = ["## Peak resident growth of a loss and its gradients, MiB", ""]
+    return [
+        *title,
+        *table(["", *peaks], rows),
+        "Ours / PyTorch's smallest:",
+        "",
+        *(f"- {v}" for v in verdicts),
+        "",
+    ]
+
+
 def memory_verdict(records: list[Record]) -> str | None:
-    """Return a sentence on our peak memory beside PyTorch's; None if either is missing."""
+    """Return our peak memory over PyTorch's smallest, and the bar; None if either is missing."""
     ours = next((record.peak_bytes for record in records if record.kind == "ours"), None)
     torch = [r.peak_bytes for r in records if r.label.startswith("torch") and r.peak_bytes is not None]
     if ours is None or not torch:
         return None
     ratio = ours / min(torch)
-    bar = f"; wanted at most {MEMORY_BAR}" if records[0].size == "S3" else ""
-    return f"Peak memory of a step, ours / PyTorch's smallest: {ratio:.2f}{bar}."
+    bar = f" (wanted: at most {MEMORY_BAR})" if records[0].size == "S3" else ""
+    return f"{ratio:.2f}{bar}"
 
 
 def markdown(results: Results) -> str:
@@ -200,6 +228,7 @@ def markdown(results: Results) -> str:
         parts = list(dict.fromkeys(part for each in results.breakdowns.values() for part in each))
         rows = [[part, *(number(each.get(part)) for each in results.breakdowns.values())] for part in parts]
         lines += table(["part", *results.breakdowns], rows)
+    lines += memory_section(results)
     if results.first_calls:
         lines += [
             "## First call, s",
@@ -239,8 +268,7 @@ def detail_section(measurement: Measurement) -> list[str]:
         "peak MiB",
     ]
     lines += table(header, detail_rows(measurement))
-    verdict = memory_verdict(measurement.records)
-    return [*lines, verdict, ""] if verdict else lines
+    return lines
 
 
 def write(results: Results, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.competitors import Competitor
-from bench.measure import Plan, measure
+from bench.measure import Plan, Record, measure, take_rounds
 from bench.process import WorkerFailedError, WorkerProcess
 
 TINY = {"size": "S4:N=2,T=3", "cell": "rnn"}
@@ -71,6 +71,23 @@ def test_peak_memory_counts_what_a_step_allocates(worker: WorkerProcess) -> None
     peak = worker.ask(do="memory", size="S4:V=20000,N=32", cell="rnn", job="loss")["peak_bytes"]
     scores = 32 * 10 * 20000 * 4
     assert scores < peak < 12 * scores
+
+
+def test_a_worker_that_dies_while_timed_fails_alone(worker: WorkerProcess, tmp_path: Path) -> None:
+    dead = start(tmp_path, mode="float64")
+    try:
+        records = {}
+        for process in (worker, dead):
+            process.ask(do="hello")
+            process.ask(do="prepare", job="loss", **TINY)
+            label = process.competitor.label
+            records[label] = Record(TINY["size"], TINY["cell"], "loss", label, "peer")
+        dead.process.kill()
+        dead.process.wait()
+        take_rounds([worker, dead], records, Plan(rounds=3, seconds=0.0, warm_seconds=0.0, patience=0.0))
+    finally:
+        dead.close()
+    assert [(record.status, len(record.slices)) for record in records.values()] == [("ok", 3), ("failed", 0)]
 
 
 def test_a_measurement_pairs_rounds_and_flags_other_numbers(tmp_path: Path) -> None:

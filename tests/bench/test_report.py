@@ -73,8 +73,10 @@ def test_tables_show_absent_and_disagreeing_peers(records: list[Record], tmp_pat
 
 
 def test_a_peak_above_half_of_torchs_is_told(records: list[Record]) -> None:
-    records[0].peak_bytes, records[2].peak_bytes, records[1].peak_bytes = 30.0, 40.0, 1.0
-    assert report.memory_verdict(records) == "Peak memory of a step, ours / PyTorch's smallest: 0.75."
+    records[0].peak_bytes, records[2].peak_bytes, records[1].peak_bytes = 30 * 2**20, 40 * 2**20, 1.0
+    page = report.markdown(report.Results({}, [Measurement(records, 2, 2)]))
+    assert "- S1 lstm: 0.75" in page
+    assert "| torch packed | 40 |" in page
 
 
 @pytest.mark.parametrize(
