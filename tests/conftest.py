@@ -1,8 +1,8 @@
 """Every test of array code runs once for each home that arrays have here.
 
 ``numpy`` and ``cpu`` are the host's backends; ``cuda`` is CuPy on a real device where there is one, else the
-stand-in, which forbids what CuPy forbids; ``strict`` hands array-api-strict's arrays, which promise nothing beyond
-the array API standard, to the same functions.
+stand-in, which forbids what CuPy forbids; ``strict`` hands array-api-strict's arrays, which promise nothing
+beyond the array API standard, to the same functions.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Home:
     def model(self, *args: Any, params: dict[str, Any] | None = None, **kwargs: Any) -> CaptioningRNN:
         """Make a model whose parameters live here; `params` overwrites them with host values."""
         model = CaptioningRNN(*args, **kwargs)
-        values = {name: self.to_numpy(value) for name, value in model.params.items()} if params is None else params
+        values = (
+            {name: self.to_numpy(value) for name, value in model.params.items()} if params is None else params
+        )
         for name, value in values.items():
             model.params[name] = self.asarray(value, dtype=model.dtype.name)
         return model

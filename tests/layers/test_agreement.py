@@ -35,7 +35,9 @@ def check(backend, case, arguments, dtype):
     """Compare outputs with the plain loops, gradients with the reference in float64."""
     there = {name: backend.asarray(value) for name, value in arguments.items()}
     outputs, cache = case.forward(**there)
-    upstream = upstream_of([backend.to_numpy(output) for output in outputs], 1, lambda a, d: np.asarray(a, dtype=d))
+    upstream = upstream_of(
+        [backend.to_numpy(output) for output in outputs], 1, lambda a, d: np.asarray(a, dtype=d)
+    )
     gradients = case.backward(tuple(backend.asarray(u) for u in upstream), cache)
 
     exact = {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in arguments.items()}
@@ -67,7 +69,9 @@ def test_half_precision_agrees_with_the_oracle(backend, random, case):
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-@hypothesis.given(sizes=strategies.builds(Sizes, extents, extents, extents, extents, extents), seed=strategies.integers(0))
+@hypothesis.given(
+    sizes=strategies.builds(Sizes, extents, extents, extents, extents, extents), seed=strategies.integers(0)
+)
 def test_any_shape_agrees_with_the_oracle(backend, case, sizes, seed):
     check(backend, case, case.arguments(np.random.default_rng(seed), sizes), "float64")
 

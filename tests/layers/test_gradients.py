@@ -25,8 +25,6 @@ def test_backward_is_the_derivative_of_forward(backend, random, case):
 
         def forward(value, name=name):
             outputs, _ = case.forward(**{**there, name: backend.asarray(value)})
-            return np.array(
-                [np.sum(backend.to_numpy(o) * u) for o, u in zip(outputs, upstream, strict=True)]
-            )
+            return np.array([np.sum(backend.to_numpy(o) * u) for o, u in zip(outputs, upstream, strict=True)])
 
         assert distance(backend.to_numpy(gradient), numeric_gradient(forward, arguments[name])) < 1e-6, name

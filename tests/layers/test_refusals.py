@@ -12,7 +12,13 @@ F = np.zeros
 
 
 def recurrent(gates, **changes):
-    arguments = {"x": F((2, 3, 4)), "h0": F((2, 5)), "Wx": F((4, gates * 5)), "Wh": F((5, gates * 5)), "b": F(gates * 5)}
+    arguments = {
+        "x": F((2, 3, 4)),
+        "h0": F((2, 5)),
+        "Wx": F((4, gates * 5)),
+        "Wh": F((5, gates * 5)),
+        "b": F(gates * 5),
+    }
     return {**arguments, **changes}
 
 
@@ -27,7 +33,11 @@ def step(gates, **changes):
 REFUSED = {
     # rank
     "affine x": (layers.affine_forward, {"x": F(3), "w": F((3, 4)), "b": F(4)}, "x has shape .*at least 2"),
-    "affine w": (layers.affine_forward, {"x": F((2, 3)), "w": F(3), "b": F(4)}, r"w has shape \(3,\).*\(D, M\)"),
+    "affine w": (
+        layers.affine_forward,
+        {"x": F((2, 3)), "w": F(3), "b": F(4)},
+        r"w has shape \(3,\).*\(D, M\)",
+    ),
     "temporal x": (
         layers.temporal_affine_forward,
         {"x": F((2, 3)), "w": F((3, 4)), "b": F(4)},
@@ -35,7 +45,11 @@ REFUSED = {
     ),
     "rnn x": (layers.rnn_forward, recurrent(1, x=F((2, 4))), r"x has shape \(2, 4\).*\(N, T, D\)"),
     "lstm h0": (layers.lstm_forward, recurrent(4, h0=F(5)), r"h0 has shape \(5,\).*\(N, H\)"),
-    "embedding x": (layers.word_embedding_forward, {"x": np.zeros(3, int), "W": F((4, 2))}, r"x has shape.*\(N, T\)"),
+    "embedding x": (
+        layers.word_embedding_forward,
+        {"x": np.zeros(3, int), "W": F((4, 2))},
+        r"x has shape.*\(N, T\)",
+    ),
     "embedding W": (layers.word_embedding_forward, {"x": np.zeros((1, 3), int), "W": F(4)}, "W has shape"),
     "softmax x": (
         layers.temporal_softmax_loss,
@@ -43,8 +57,16 @@ REFUSED = {
         r"x has shape \(2, 3\).*\(N, T, V\)",
     ),
     # extents
-    "affine inner": (layers.affine_forward, {"x": F((2, 3, 4)), "w": F((5, 6)), "b": F(6)}, "x has .*12 features.*w .*5"),
-    "affine b": (layers.affine_forward, {"x": F((2, 5)), "w": F((5, 6)), "b": F(7)}, "b has shape.*M = 6, as w has it"),
+    "affine inner": (
+        layers.affine_forward,
+        {"x": F((2, 3, 4)), "w": F((5, 6)), "b": F(6)},
+        "x has .*12 features.*w .*5",
+    ),
+    "affine b": (
+        layers.affine_forward,
+        {"x": F((2, 5)), "w": F((5, 6)), "b": F(7)},
+        "b has shape.*M = 6, as w has it",
+    ),
     "temporal inner": (
         layers.temporal_affine_forward,
         {"x": F((2, 3, 4)), "w": F((5, 6)), "b": F(6)},
@@ -52,11 +74,23 @@ REFUSED = {
     ),
     "rnn batch": (layers.rnn_forward, recurrent(1, h0=F((3, 5))), "h0 has shape.*N = 2, as x has it"),
     "rnn Wh": (layers.rnn_forward, recurrent(1, Wh=F((5, 6))), "Wh has shape.*should be 5, not 6"),
-    "rnn Wx of an lstm": (layers.rnn_forward, recurrent(1, Wx=F((4, 20))), "Wx has shape.*should be 5, not 20"),
+    "rnn Wx of an lstm": (
+        layers.rnn_forward,
+        recurrent(1, Wx=F((4, 20))),
+        "Wx has shape.*should be 5, not 20",
+    ),
     "rnn step b": (layers.rnn_step_forward, step(1, b=F(6)), "b has shape.*should be 5, not 6"),
-    "lstm Wx of an rnn": (layers.lstm_forward, recurrent(4, Wx=F((4, 5))), "Wx has shape.*4H, a multiple of 4"),
+    "lstm Wx of an rnn": (
+        layers.lstm_forward,
+        recurrent(4, Wx=F((4, 5))),
+        "Wx has shape.*4H, a multiple of 4",
+    ),
     "lstm Wh": (layers.lstm_forward, recurrent(4, Wh=F((5, 24))), "Wh has shape.*should be 20, not 24"),
-    "lstm step prev_c": (layers.lstm_step_forward, step(4, prev_c=F((2, 6))), "prev_c has shape.*H = 5, as prev_h has it"),
+    "lstm step prev_c": (
+        layers.lstm_step_forward,
+        step(4, prev_c=F((2, 6))),
+        "prev_c has shape.*H = 5, as prev_h has it",
+    ),
     "softmax y": (
         layers.temporal_softmax_loss,
         {"x": F((2, 3, 4)), "y": np.zeros((2, 4), int), "mask": np.ones((2, 3), bool)},
@@ -68,8 +102,16 @@ REFUSED = {
         r"mask has shape \(3, 2\); wanted \(2, 3\)",
     ),
     # nothing to work on
-    "affine empty": (layers.affine_forward, {"x": F((0, 3)), "w": F((3, 4)), "b": F(4)}, "x has .*N is empty.*at least one"),
-    "rnn no steps": (layers.rnn_forward, recurrent(1, x=F((2, 0, 4))), "x has shape.*T is empty.*at least one"),
+    "affine empty": (
+        layers.affine_forward,
+        {"x": F((0, 3)), "w": F((3, 4)), "b": F(4)},
+        "x has .*N is empty.*at least one",
+    ),
+    "rnn no steps": (
+        layers.rnn_forward,
+        recurrent(1, x=F((2, 0, 4))),
+        "x has shape.*T is empty.*at least one",
+    ),
     "embedding empty": (
         layers.word_embedding_forward,
         {"x": np.zeros((0, 3), int), "W": F((4, 2))},
@@ -94,14 +136,26 @@ REFUSED = {
 }
 
 REFUSED_TYPES = {
-    "integers": (layers.affine_forward, {"x": np.ones((2, 3), int), "w": F((3, 4)), "b": F(4)}, r"x has dtype int64.*x\.astype"),
+    "integers": (
+        layers.affine_forward,
+        {"x": np.ones((2, 3), int), "w": F((3, 4)), "b": F(4)},
+        r"x has dtype int64.*x\.astype",
+    ),
     "two dtypes": (
         layers.lstm_forward,
         recurrent(4, Wh=F((5, 20), dtype=np.float32)),
         r"Wh has dtype float32.*Wh\.astype\(x\.dtype\)",
     ),
-    "float ids": (layers.word_embedding_forward, {"x": F((2, 3)), "W": F((4, 2))}, r"x has dtype float64.*x\.astype"),
-    "bool ids": (layers.word_embedding_forward, {"x": np.ones((2, 3), bool), "W": F((4, 2))}, "x has dtype bool"),
+    "float ids": (
+        layers.word_embedding_forward,
+        {"x": F((2, 3)), "W": F((4, 2))},
+        r"x has dtype float64.*x\.astype",
+    ),
+    "bool ids": (
+        layers.word_embedding_forward,
+        {"x": np.ones((2, 3), bool), "W": F((4, 2))},
+        "x has dtype bool",
+    ),
     "float targets": (
         layers.temporal_softmax_loss,
         {"x": F((2, 3, 4)), "y": F((2, 3)), "mask": np.ones((2, 3), bool)},
@@ -112,7 +166,11 @@ REFUSED_TYPES = {
         {"x": F((2, 3, 4)), "y": np.zeros((2, 3), int), "mask": np.ones((2, 3), int)},
         "mask has dtype int64; wanted bool.*mask != 0",
     ),
-    "a list": (layers.affine_forward, {"x": [[1.0]], "w": F((1, 4)), "b": F(4)}, r"x is a .*list.*capgpu\.asarray\(x\)"),
+    "a list": (
+        layers.affine_forward,
+        {"x": [[1.0]], "w": F((1, 4)), "b": F(4)},
+        r"x is a .*list.*capgpu\.asarray\(x\)",
+    ),
     "nothing": (layers.lstm_forward, recurrent(4, h0=None), "h0 is None"),
     "no words": (layers.word_embedding_forward, {"x": None, "W": F((4, 2))}, "x is None"),
     "no mask": (
@@ -126,7 +184,8 @@ REFUSED_TYPES = {
 
 def there(backend, arguments):
     return {
-        name: backend.asarray(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
+        name: backend.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
     }
 
 
@@ -160,7 +219,11 @@ def upstream_refusals():
     yield layers.lstm_step_backward, (F((2, 5)), F((3, 5)), lstm_step), "dnext_c has shape.*N = 2"
     yield layers.affine_backward, (F((2, 5)), affine), "dout has shape.*M = 4"
     yield layers.temporal_affine_backward, (F((2, 3, 4)), temporal), "dout has shape.*M = 5"
-    yield layers.word_embedding_backward, (F((3, 2, 5)), embedding), r"dout has shape \(3, 2, 5\); wanted \(2, 3, D\)"
+    yield (
+        layers.word_embedding_backward,
+        (F((3, 2, 5)), embedding),
+        r"dout has shape \(3, 2, 5\); wanted \(2, 3, D\)",
+    )
 
 
 @pytest.mark.parametrize("index", range(9))
@@ -173,7 +236,7 @@ def test_upstream_gradients(index):
 
 def test_an_upstream_gradient_of_another_dtype(backend):
     _, cache = layers.lstm_forward(**there(backend, recurrent(4)))
-    with pytest.raises(TypeError, match="dh has dtype .*float32"):
+    with pytest.raises(TypeError, match=r"dh has dtype .*float32"):
         layers.lstm_backward(backend.asarray(np.zeros((2, 3, 5), np.float32)), cache)
 
 
@@ -181,7 +244,9 @@ def test_host_and_device_arrays_are_not_mixed(standin):
     capgpu.set_backend("cuda")
     arguments = {name: capgpu.asarray(value) for name, value in recurrent(4).items()}
     arguments["Wh"] = np.zeros((5, 20))
-    with pytest.raises(TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"):
+    with pytest.raises(
+        TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"
+    ):
         layers.lstm_forward(**arguments)
     arguments["Wh"] = capgpu.asarray(arguments["Wh"])
     h, cache = layers.lstm_forward(**arguments)

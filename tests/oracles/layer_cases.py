@@ -13,7 +13,7 @@ from oracles import layers as plain
 
 
 class Sizes(NamedTuple):
-    """Extents of a case: batch N, steps T, input D, hidden H (also the width M of an affine map), vocabulary V."""
+    """Extents: batch N, steps T, input D, hidden H (also the width M of an affine map), vocabulary V."""
 
     N: int
     T: int
@@ -54,7 +54,7 @@ class LayerCase:
     whole: Callable[[np.random.Generator, Sizes], dict[str, Any]] = lambda random, sizes: {}
 
     def arguments(self, random: np.random.Generator, sizes: Sizes, dtype: str = "float64") -> dict[str, Any]:
-        """Draw host arguments; values are rounded to `dtype`, so that every dtype starts from the same numbers."""
+        """Draw host arguments, rounded to `dtype`: every dtype starts from the same numbers."""
         floats = {
             name: random.uniform(-1, 1, shape).astype(dtype) for name, shape in self.shapes(sizes).items()
         }

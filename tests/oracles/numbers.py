@@ -18,14 +18,16 @@ TOLERANCE = {
 
 
 def distance(got: Any, want: Any) -> float:
-    """Return ``|got - want| / |want|`` (norms over all entries), or ``|got|`` where nothing but zero is wanted."""
+    """Return ``|got - want| / |want|`` (norms over all entries), or ``|got|`` where zero is wanted."""
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     assert got.shape == want.shape, f"shape {got.shape}, wanted {want.shape}"
     assert np.isfinite(got).all(), "not finite"
     return float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0))
 
 
-def numeric_gradient(function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5) -> Floats:
+def numeric_gradient(
+    function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5
+) -> Floats:
     """Return the gradient of ``sum(function(x) * upstream)`` by central differences."""
     x = np.array(x, dtype=np.float64)
     gradient = np.zeros_like(x)

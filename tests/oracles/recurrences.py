@@ -27,7 +27,7 @@ def lstm_step(a: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def lstm_sequence(projected: Floats, h0: Floats, c0: Floats, Wh: Floats) -> tuple[Floats, Floats, Floats]:
-    """Run one sequence: ``projected`` (T, 4H) is ``x Wx + b``. Returns hidden, cell (T, H) and gates (T, 4H)."""
+    """Run one sequence; ``projected`` (T, 4H) is ``x Wx + b``. Returns hidden, cell (T, H), gates (T, 4H)."""
     h, c = h0, c0
     hidden, cell, gates = [], [], []
     for row in projected:
@@ -57,14 +57,19 @@ def lstm_sequence_backward(
         squashed = np.tanh(cell[t])
         dc = dc + dcell[t] + dh * o * (1 - squashed**2)
         dprojected[t] = np.concatenate(
-            [dc * g * i * (1 - i), dc * before * f * (1 - f), dh * squashed * o * (1 - o), dc * i * (1 - g**2)]
+            [
+                dc * g * i * (1 - i),
+                dc * before * f * (1 - f),
+                dh * squashed * o * (1 - o),
+                dc * i * (1 - g**2),
+            ]
         )
         dh, dc = Wh @ dprojected[t], dc * f
     return dprojected, dh, dc
 
 
 def rnn_sequence(projected: Floats, h0: Floats, Wh: Floats) -> Floats:
-    """Run one sequence of a vanilla RNN: ``projected`` (T, H) is ``x Wx + b``. Returns the hidden states (T, H)."""
+    """Run one sequence of a vanilla RNN; ``projected`` (T, H) is ``x Wx + b``. Returns hidden (T, H)."""
     h, hidden = h0, []
     for row in projected:
         h = np.tanh(row + h @ Wh)

@@ -11,7 +11,7 @@ from capgpu.backend import to_numpy
 
 
 def frozen(tree: Any) -> Any:
-    """Return a comparable copy of nested tuples, lists and dicts of arrays: dtype, shape and a digest of each."""
+    """Return what can be compared of nested tuples, lists and dicts of arrays: dtype, shape, digest."""
     if isinstance(tree, dict):
         return {key: frozen(value) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):

@@ -1,0 +1,115 @@
+"""Every operation, in every variant, dtype, home and odd size, against plain loops in float64."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from capgpu.kernels import OPERATIONS
+from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
+from oracles.numbers import TOLERANCE, distance
+from oracles.snapshots import frozen
+
+INDICES = ("rows", "targets", "index")
+RAGGED = Extents((6, 6, 5, 2, 1), 9, 11)
+
+
+def run(backend, case, arguments, bring=None):
+    """Call an operation on copies of host arguments; batch sizes are the host's business everywhere."""
+    bring = bring or backend.asarray
+    there = {
+        name: bring(value.copy()) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
+        for name, value in arguments.items()
+    }
+    results = getattr(backend.kernels, case.operation)(**there)
+    return there, results if isinstance(results, tuple) else (results,)
+
+
+def check(backend, case, dtype, arguments, wanted, bring=None):
+    _, results = run(backend, case, arguments, bring)
+    assert len(results) == len(wanted)
+    for got, want, kind in zip(results, wanted, case.kinds, strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            assert backend.to_numpy(got).dtype == dtype
+            assert distance(backend.to_numpy(got), want) < TOLERANCE[dtype][kind]
+
+
+def test_every_operation_has_a_case():
+    assert {case.operation for case in KERNEL_CASES} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("extents", EXTENTS, ids=range(len(EXTENTS)))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, extents):
+    check(backend, case, dtype, *example(case, extents, dtype))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+def test_half_precision_goes_to_the_reference_and_agrees(backend, case):
+    check(backend, case, "float16", *example(case, RAGGED, "float16"))
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+@hypothesis.given(
+    lengths=strategies.lists(strategies.integers(1, 5), min_size=1, max_size=6),
+    size=strategies.integers(1, 8),
+    words=strategies.integers(1, 9),
+    seed=strategies.integers(0),
+)
+def test_any_batch_agrees_with_the_loops(backend, case, lengths, size, words, seed):
+    extents = Extents(tuple(sorted(lengths, reverse=True)), size, words)
+    arguments = case.arguments(np.random.default_rng(seed), extents, "float64")
+    check(backend, case, "float64", arguments, case.plain(arguments, extents))
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_batch_agrees_with_the_loops(backend, case, dtype):
+    extents = Extents((9,) * 20 + (4,) * 45 + (1,) * 5, 72, 130)
+    check(backend, case, dtype, *example(case, extents, dtype))
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_with_gaps_is_accepted(backend, case, dtype):
+    # scores are the kernel's to overwrite, so they are never read-only
+    bring = backend.asarray if case.operation == "softmax_cross_entropy" else backend.strided
+    check(backend, case, dtype, *example(case, RAGGED, dtype), bring)
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arguments_are_left_as_they_were(backend, case, dtype):
+    arguments, _ = example(case, RAGGED, dtype)
+    there, _ = run(backend, case, arguments)
+    overwritable = {"logits"} if case.operation == "softmax_cross_entropy" else set()
+    for name in arguments.keys() - overwritable:
+        assert frozen(there[name]) == frozen(arguments[name]), name
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_two_runs_give_the_same_bits(backend, case, dtype):
+    extents = Extents((7,) * 13 + (3,) * 20, 33, 65)
+    arguments, _ = example(case, extents, dtype)
+    assert frozen(run(backend, case, arguments)[1]) == frozen(run(backend, case, arguments)[1])
+
+
+@pytest.mark.parametrize("case", [case for case in KERNEL_CASES if case.operation != "decode_step"], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_rows_give_empty_results(backend, case, dtype):
+    extents = Extents((), 3, 5)
+    check(backend, case, dtype, *example(case, extents, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_indices_of_both_widths(backend, dtype):
+    for case in KERNEL_CASES:
+        arguments, wanted = example(case, RAGGED, "float64")
+        indices = {n: v.astype(dtype) for n, v in arguments.items() if n in INDICES and v is not None}
+        check(backend, case, "float64", {**arguments, **indices}, wanted)

@@ -1,0 +1,313 @@
+"""The operations of the kernels' contract as data: arguments on the host, and the plain loops' results.
+
+Sequences are run one by one, each at its own length, and only then laid out: step by step, longest first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from oracles import recurrences
+from oracles.packing import batch_sizes_of, packed, unpacked
+from oracles.recurrences import Floats
+
+Arguments = dict[str, Any]
+
+
+class Extents(NamedTuple):
+    """Extents of a case: length of each sequence, hidden size H, vocabulary V."""
+
+    lengths: tuple[int, ...]
+    H: int
+    V: int
+
+
+#: Degenerate, odd, and ragged batches. Lengths are falling, as packed batches are.
+EXTENTS = (
+    Extents((1,), 1, 1),
+    Extents((7, 3, 3, 1), 3, 7),
+    Extents((3,) * 7, 33, 3),
+    Extents((5, 4, 2), 7, 33),
+    Extents((2,) * 33, 1, 2),
+)
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """One operation in one of its variants.
+
+    Attributes
+    ----------
+    operation : str
+        Name in the contract.
+    variant : str
+        Which optional arguments are given.
+    arguments : callable
+        (random, Extents, dtype) -> arguments on the host, values rounded to the dtype.
+    plain : callable
+        (arguments in float64, Extents) -> tuple of results.
+    kinds : tuple of str
+        ``"forward"`` or ``"gradient"`` for each result: its tolerance.
+    """
+
+    operation: str
+    variant: str
+    arguments: Callable[[np.random.Generator, Extents, str], Arguments]
+    plain: Callable[[Arguments, Extents], tuple[Any, ...]]
+    kinds: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.operation}-{self.variant}" if self.variant else self.operation
+
+
+def _draw(random: np.random.Generator, dtype: str, *shape: int) -> Floats:
+    return random.uniform(-1, 1, shape).astype(dtype)
+
+
+def _recurrence(
+    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, cell: bool | None
+) -> Arguments:
+    rows, count = sum(e.lengths), len(e.lengths)
+    distinct = 1 + rows // 2 if table else rows
+    arguments: Arguments = {
+        "projected": _draw(random, dtype, distinct, gates * e.H),
+        "rows": random.integers(0, distinct, rows) if table else None,
+        "h0": _draw(random, dtype, count, e.H),
+    }
+    if cell is not None:
+        arguments["c0"] = _draw(random, dtype, count, e.H) if cell else None
+    arguments["Wh"] = _draw(random, dtype, e.H, gates * e.H)
+    arguments["batch_sizes"] = batch_sizes_of(e.lengths)
+    return arguments
+
+
+def _projected_rows(a: Arguments) -> Floats:
+    return a["projected"] if a["rows"] is None else a["projected"][a["rows"]]
+
+
+def _lstm_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    c0 = np.zeros_like(a["h0"]) if a["c0"] is None else a["c0"]
+    runs = [
+        recurrences.lstm_sequence(rows, a["h0"][n], c0[n], a["Wh"])
+        for n, rows in enumerate(unpacked(_projected_rows(a), e.lengths))
+    ]
+    return tuple(packed([run[k] for run in runs], width) for k, width in enumerate((e.H, e.H, 4 * e.H)))
+
+
+def _lstm_backward_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, cell: bool, dcell: bool
+) -> Arguments:
+    forward = _recurrence(random, e, dtype, 4, False, cell)
+    floats = ("projected", "h0", "c0", "Wh")
+    exact = {k: v if v is None or k not in floats else v.astype(np.float64) for k, v in forward.items()}
+    hidden, states, gates = _lstm_forward(exact, e)
+    return {
+        "dhidden": _draw(random, dtype, *hidden.shape),
+        "dcell": _draw(random, dtype, *hidden.shape) if dcell else None,
+        "gates": gates.astype(dtype),
+        "cell": states.astype(dtype),
+        "c0": forward["c0"],
+        "Wh": forward["Wh"],
+        "batch_sizes": forward["batch_sizes"],
+    }
+
+
+def _lstm_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    c0 = np.zeros((len(e.lengths), e.H)) if a["c0"] is None else a["c0"]
+    dcell = np.zeros_like(a["cell"]) if a["dcell"] is None else a["dcell"]
+    parts = zip(
+        *(unpacked(rows, e.lengths) for rows in (a["dhidden"], dcell, a["gates"], a["cell"])), c0, strict=True
+    )
+    runs = [recurrences.lstm_sequence_backward(*part, a["Wh"]) for part in parts]
+    return (
+        packed([run[0] for run in runs], 4 * e.H),
+        np.array([run[1] for run in runs]).reshape(-1, e.H),
+        np.array([run[2] for run in runs]).reshape(-1, e.H),
+    )
+
+
+def _rnn_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    sequences = unpacked(_projected_rows(a), e.lengths)
+    return (
+        packed(
+            [recurrences.rnn_sequence(rows, h, a["Wh"]) for rows, h in zip(sequences, a["h0"], strict=True)],
+            e.H,
+        ),
+    )
+
+
+def _rnn_backward_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    shape = (sum(e.lengths), e.H)
+    return {
+        "dhidden": _draw(random, dtype, *shape),
+        "hidden": _draw(random, dtype, *shape),
+        "Wh": _draw(random, dtype, e.H, e.H),
+        "batch_sizes": batch_sizes_of(e.lengths),
+    }
+
+
+def _rnn_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    parts = zip(unpacked(a["dhidden"], e.lengths), unpacked(a["hidden"], e.lengths), strict=True)
+    runs = [recurrences.rnn_sequence_backward(dhidden, hidden, a["Wh"]) for dhidden, hidden in parts]
+    return packed([run[0] for run in runs], e.H), np.array([run[1] for run in runs]).reshape(-1, e.H)
+
+
+def _decode_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool
+) -> Arguments:
+    count = len(e.lengths)
+    distinct = e.V if table else count
+    return {
+        "projected": _draw(random, dtype, distinct, gates * e.H),
+        "rows": random.integers(0, distinct, count) if table else None,
+        "h": _draw(random, dtype, count, e.H),
+        "c": _draw(random, dtype, count, e.H) if gates == 4 else None,
+        "Wh": _draw(random, dtype, e.H, gates * e.H),
+        "W_vocab": _draw(random, dtype, e.H, e.V),
+        "b_vocab": _draw(random, dtype, e.V),
+    }
+
+
+def _decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    before = _projected_rows(a) + a["h"] @ a["Wh"]
+    if a["c"] is None:
+        h, c = np.tanh(before), None
+    else:
+        steps = [recurrences.lstm_step(row, state) for row, state in zip(before, a["c"], strict=True)]
+        h, c = np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
+    return np.array([row @ a["W_vocab"] + a["b_vocab"] for row in h]), h, c
+
+
+def _targets(random: np.random.Generator, e: Extents) -> Any:
+    targets = random.integers(0, e.V, sum(e.lengths))
+    targets[random.uniform(size=targets.size) < 0.3] = -1
+    return targets
+
+
+def _softmax_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    return {
+        "logits": 3 * _draw(random, dtype, sum(e.lengths), e.V),
+        "targets": _targets(random, e),
+        "scale": 0.25,
+    }
+
+
+def _linear_arguments(random: np.random.Generator, e: Extents, dtype: str, gradients: bool) -> Arguments:
+    return {
+        "hidden": _draw(random, dtype, sum(e.lengths), e.H),
+        "W": _draw(random, dtype, e.H, e.V),
+        "b": _draw(random, dtype, e.V),
+        "targets": _targets(random, e),
+        "scale": 0.25,
+        "gradients": gradients,
+    }
+
+
+def _linear(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    loss, dlogits = recurrences.cross_entropy(a["hidden"] @ a["W"] + a["b"], a["targets"], a["scale"])
+    if not a["gradients"]:
+        return loss, None, None, None
+    return loss, dlogits @ a["W"].T, a["hidden"].T @ dlogits, dlogits.sum(axis=0)
+
+
+def _embedding_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    rows = sum(e.lengths)
+    return {
+        "drows": _draw(random, dtype, rows, e.H),
+        "index": random.integers(0, e.V, rows),
+        "count": e.V + 2,
+    }
+
+
+def _embedding(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    table = np.zeros((a["count"], a["drows"].shape[1]))
+    for row, place in zip(a["drows"], a["index"], strict=True):
+        table[place] += row
+    return (table,)
+
+
+def _cases() -> tuple[KernelCase, ...]:
+    out = []
+    for table in (False, True):
+        words = "table" if table else "rows"
+        for cell in (False, True):
+            out.append(
+                KernelCase(
+                    "lstm_forward",
+                    f"{words}-{'c0' if cell else 'no_c0'}",
+                    lambda r, e, d, table=table, cell=cell: _recurrence(r, e, d, 4, table, cell),
+                    _lstm_forward,
+                    ("forward",) * 3,
+                )
+            )
+        out.append(
+            KernelCase(
+                "rnn_forward",
+                words,
+                lambda r, e, d, table=table: _recurrence(r, e, d, 1, table, None),
+                _rnn_forward,
+                ("forward",),
+            )
+        )
+        out.extend(
+            KernelCase(
+                "decode_step",
+                f"{cell}-{words}",
+                lambda r, e, d, gates=gates, table=table: _decode_arguments(r, e, d, gates, table),
+                _decode,
+                ("forward",) * 3,
+            )
+            for cell, gates in (("lstm", 4), ("rnn", 1))
+        )
+    out.extend(
+        KernelCase(
+            "lstm_backward",
+            f"{'c0' if cell else 'no_c0'}-{'dcell' if dcell else 'no_dcell'}",
+            lambda r, e, d, cell=cell, dcell=dcell: _lstm_backward_arguments(r, e, d, cell, dcell),
+            _lstm_backward,
+            ("gradient",) * 3,
+        )
+        for cell in (False, True)
+        for dcell in (False, True)
+    )
+    out.append(KernelCase("rnn_backward", "", _rnn_backward_arguments, _rnn_backward, ("gradient",) * 2))
+    out.append(
+        KernelCase(
+            "softmax_cross_entropy",
+            "",
+            _softmax_arguments,
+            lambda a, e: recurrences.cross_entropy(a["logits"], a["targets"], a["scale"]),
+            ("forward", "gradient"),
+        )
+    )
+    out.extend(
+        KernelCase(
+            "linear_cross_entropy",
+            "gradients" if gradients else "loss_alone",
+            lambda r, e, d, gradients=gradients: _linear_arguments(r, e, d, gradients),
+            _linear,
+            ("forward", "gradient", "gradient", "gradient"),
+        )
+        for gradients in (True, False)
+    )
+    out.append(KernelCase("embedding_gradient", "", _embedding_arguments, _embedding, ("gradient",)))
+    return tuple(out)
+
+
+KERNEL_CASES = _cases()
+
+
+@functools.cache
+def example(case: KernelCase, extents: Extents, dtype: str) -> tuple[Arguments, tuple[Any, ...]]:
+    """Return arguments and what the loops make of them, computed once for all homes: copy before use."""
+    arguments = case.arguments(np.random.default_rng(231), extents, dtype)
+    exact = {
+        name: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+        for name, value in arguments.items()
+    }
+    return arguments, case.plain(exact, extents)
