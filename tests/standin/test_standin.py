@@ -196,6 +196,23 @@ def test_assignments_with_duplicate_indices_are_an_error_nobody_catches(cupy, x)
     assert x[1].tolist() == [5.0, 5.0, 5.0]
 
 
+def test_assignments_between_overlapping_memory_are_an_error_nobody_catches(cupy):
+    x = cupy.arange(6.0)
+    with pytest.raises(UndefinedOnDeviceError, match="overlapping"):
+        x[1:] = x[:-1]
+    x[1:] = x[:-1].copy()
+    x[::2] = x[1::2]  # strided: CuPy copies such a source first
+    x[...] = x
+    assert x.tolist() == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]
+
+
+def test_new_arrays_are_row_major_whatever_the_operands(cupy, x):
+    for fresh in (x.T + 1, -x.T, cupy.tanh(x.T), cupy.concatenate([x.T, x.T]), cupy.where(x.T > 1, x.T, 0.0)):
+        assert fresh.flags.c_contiguous
+    for kept in (x.T, cupy.zeros_like(x.T), x.T.copy("K"), x.T.astype(int), cupy.asfortranarray(x)):
+        assert kept.flags.fnc
+
+
 def test_memory_that_nobody_wrote_is_poisoned(cupy, x):
     assert np.isnan(cupy.empty((2, 2), dtype=cupy.float32).get()).all()
     assert np.isnan(cupy.empty_like(x).get()).all()

@@ -252,9 +252,15 @@ def wrap(host: Any) -> ndarray:
 
 
 def to_device(result: Any) -> Any:
-    """Return what NumPy answered as the device would: 0-d arrays for scalars, in tuples and lists too."""
+    """Return what NumPy answered as the device would, in tuples and lists too.
+
+    Scalars become 0-d arrays, and new arrays are row-major whatever the operands were, unlike NumPy's.
+    """
     kind = type(result)
-    if kind is np.ndarray or isinstance(result, SCALARS):
+    if kind is np.ndarray:
+        fresh = result.ndim > 1 and result.base is None
+        return wrap(np.ascontiguousarray(result) if fresh else result)
+    if isinstance(result, SCALARS):
         return wrap(result)
     if isinstance(result, tuple):
         entries = [to_device(entry) for entry in result]

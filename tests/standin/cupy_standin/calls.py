@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .array import ndarray, to_device
+from .array import ndarray, to_device, wrap
 from .rules import (
     HOST_RESULT,
+    KEEPS_LAYOUT,
     NO_PLAIN_SEQUENCES,
     NONDETERMINISTIC,
     OPTIONAL_ARRAYS,
@@ -90,6 +91,7 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
     waits = SYNCHRONISING.get(name)
     varies = NONDETERMINISTIC.get(name)
     no_sequences = name in NO_PLAIN_SEQUENCES
+    deliver = wrap if name in KEEPS_LAYOUT else to_device
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if len(args) > limit:
@@ -127,7 +129,7 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
             return out
         if args and type(result) is np.ndarray and host_args[0] is result:
             return args[0]
-        return to_device(result)
+        return deliver(result)
 
     call.__name__ = call.__qualname__ = name
     call.__module__ = "cupy"

@@ -57,8 +57,11 @@ def select(host: np.ndarray, key: Any, array_class: type) -> Any:
 def assign(host: np.ndarray, key: Any, value: Any, array_class: type) -> None:
     """Write a scalar or the memory of a device array to the chosen elements."""
     entries, masks, integers = _host_key(key, array_class)
-    if integers and not masks and np.size(value) > 1:
-        _refuse_duplicates(host, entries)
+    if isinstance(value, np.ndarray) and value.size > 1:
+        if integers and not masks:
+            _refuse_duplicates(host, entries)
+        elif not masks:
+            _refuse_overlap(host[entries], value)
     try:
         with np.errstate(all="ignore"):
             host[entries] = value
@@ -86,4 +89,20 @@ def _refuse_duplicates(host: np.ndarray, entries: tuple[Any, ...]) -> None:
         raise UndefinedOnDeviceError(
             "an assignment writes some element twice (duplicate indices): which value stays is undefined on "
             "a device; add duplicates up first, in a fixed order"
+        )
+
+
+def _refuse_overlap(target: np.ndarray, source: np.ndarray) -> None:
+    """Raise where CuPy copies with one plain memory copy between regions that overlap."""
+    if (
+        target.flags.c_contiguous
+        and target.shape == source.shape
+        and target.strides == source.strides
+        and target.dtype == source.dtype
+        and np.may_share_memory(target, source)
+        and target.__array_interface__["data"] != source.__array_interface__["data"]
+    ):
+        raise UndefinedOnDeviceError(
+            "an assignment copies memory onto an overlapping part of itself (x[1:] = x[:-1]), which is "
+            "undefined on a device; copy the right-hand side first"
         )

@@ -61,8 +61,8 @@ def _in_place(ufunc: np.ufunc) -> _Method:
 
 
 def _unary(ufunc: np.ufunc) -> _Method:
-    def method(self: ndarray) -> ndarray:
-        return wrap(quietly(ufunc, self._host))
+    def method(self: ndarray) -> Any:
+        return to_device(quietly(ufunc, self._host))
 
     return method
 
@@ -71,7 +71,7 @@ def _equality(ufunc: np.ufunc, without_value: bool) -> _Method:
     def method(self: ndarray, other: Any) -> Any:
         if other is None:
             return wrap(np.full(self.shape, without_value))
-        return wrap(quietly(ufunc, self._host, operand(other)))
+        return to_device(quietly(ufunc, self._host, operand(other)))
 
     return method
 

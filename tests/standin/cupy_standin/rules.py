@@ -70,6 +70,9 @@ HOST_RESULT = frozenset(
     """)
 )
 
+# New arrays in the layout that was asked for, or that the prototype has; all others are row-major.
+KEEPS_LAYOUT = frozenset(["full", "full_like", "ones", "ones_like", "zeros", "zeros_like"])
+
 # Meaningful without any device array among the arguments.
 OPTIONAL_ARRAYS = frozenset(
     words("""
