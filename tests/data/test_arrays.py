@@ -1,0 +1,176 @@
+"""The data dictionary: every defect gets its own error, and every caption its place in an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from capgpu.data.arrays import (
+    epoch_batches,
+    evaluation_batches,
+    iterations_per_epoch,
+    sample_minibatch,
+    split_arrays,
+    splits_of,
+    validate_data,
+)
+
+
+def dictionary(captions: int = 7, images: int = 4) -> dict[str, Any]:
+    """Return a data dictionary whose captions and features tell which row they are."""
+    rows = np.arange(captions, dtype=np.int32)
+    return {
+        "train_captions": np.stack([np.ones_like(rows), rows % 10, np.full_like(rows, 2)], axis=1),
+        "train_image_idxs": rows[::-1] % images,
+        "train_features": np.arange(images, dtype=np.float32)[:, None] + np.zeros((1, 3), dtype=np.float32),
+        "idx_to_word": [f"w{i}" for i in range(10)],
+        "word_to_idx": {f"w{i}": i for i in range(10)},
+    }
+
+
+def test_a_sound_dictionary_passes() -> None:
+    validate_data(dictionary(), vocab_size=10, feature_dim=3)
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    return {**dictionary(), key: value}
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (None, TypeError, "data is a NoneType"),
+        ({}, ValueError, "no train_captions, train_image_idxs, train_features"),
+        (
+            {k: v for k, v in dictionary().items() if k != "train_features"},
+            ValueError,
+            "data has no train_features.*Splits with captions: train",
+        ),
+        (
+            changed("train_captions", dictionary()["train_captions"].tolist()),
+            TypeError,
+            "builtins.list.*NumPy",
+        ),
+        (changed("train_captions", np.ones((7, 3))), TypeError, "float64; wanted integers"),
+        (changed("train_captions", np.ones(7, dtype=int)), ValueError, r"shape \(7,\); wanted 2 dimensions"),
+        (changed("train_captions", np.ones((0, 3), dtype=int)), ValueError, "split is empty"),
+        (changed("train_captions", np.ones((7, 1), dtype=int)), ValueError, "at least 2 steps"),
+        (changed("train_captions", np.full((7, 3), 10)), ValueError, "holds 10 in row 0.*10 token ids"),
+        (changed("train_captions", np.full((7, 3), -1)), ValueError, "holds -1"),
+        (changed("train_image_idxs", np.zeros(6, dtype=int)), ValueError, "images of 6 captions.*holds 7"),
+        (changed("train_image_idxs", np.zeros(7)), TypeError, "train_image_idxs has dtype float64"),
+        (
+            changed("train_image_idxs", np.full(7, 4)),
+            ValueError,
+            "holds 4 in row 0.*4 rows of train_features",
+        ),
+        (changed("train_features", np.zeros((4, 3), dtype=int)), TypeError, "floating"),
+        (changed("train_features", np.zeros((4, 3, 1))), ValueError, "wanted 2 dimensions"),
+        (changed("train_features", np.zeros((0, 3))), ValueError, "split is empty"),
+        (changed("train_features", np.zeros((4, 5))), ValueError, "length 5, the model takes 3"),
+        (changed("train_features", np.array([[0.0, 0, 0]] * 3 + [[0, np.nan, 0]])), ValueError, "row 3"),
+        (
+            changed("train_features", np.full((4, 3), np.inf)),
+            ValueError,
+            "NaN or infinite values, first in row 0",
+        ),
+    ],
+)
+def test_each_defect_has_its_own_error(data: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        validate_data(data, feature_dim=3)
+
+
+def test_a_misspelt_split_is_told_from_a_missing_one() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'train'"):
+        split_arrays(dictionary(), "trian")
+
+
+def test_the_vocabulary_limits_the_ids_where_no_model_does() -> None:
+    data = changed("train_captions", np.full((7, 3), 11))
+    with pytest.raises(ValueError, match="10 token ids"):
+        validate_data(data)
+    del data["idx_to_word"]
+    data["word_to_idx"] = {"far": 11}
+    validate_data(data)
+
+
+def test_a_bad_row_far_down_is_found() -> None:
+    data = dictionary(captions=3, images=20_000)
+    data["train_features"][17_123, 1] = np.nan
+    with pytest.raises(ValueError, match="row 17123"):
+        validate_data(data)
+
+
+def test_only_the_splits_asked_for_are_checked() -> None:
+    data = {**dictionary(), "val_captions": "nonsense"}
+    validate_data(data)
+    assert splits_of(data) == ["train", "val"]
+    with pytest.raises(ValueError, match="no val_image_idxs, val_features"):
+        validate_data(data, ("train", "val"))
+
+
+@hypothesis.given(count=st.integers(1, 60), batch_size=st.integers(1, 80), seed=st.integers(0, 5))
+def test_an_epoch_holds_every_caption_once_in_as_many_batches_as_the_course_makes(
+    count: int, batch_size: int, seed: int
+) -> None:
+    data = dictionary(count)
+    data["train_captions"][:, 1] = np.arange(count)
+    batches = list(epoch_batches(data, batch_size, seed=seed, epoch=2))
+    assert len(batches) == iterations_per_epoch(count, batch_size) == max(count // batch_size, 1)
+    drawn = np.concatenate([captions[:, 1] for captions, _, _ in batches])
+    assert sorted(drawn) == list(range(count))
+    sizes = {len(captions) for captions, _, _ in batches}
+    assert max(sizes) - min(sizes) <= 1
+    for captions, features, image_idxs in batches:
+        np.testing.assert_array_equal(image_idxs, data["train_image_idxs"][captions[:, 1]])
+        np.testing.assert_array_equal(features[:, 0], image_idxs)
+
+
+def orders(**arguments: int) -> list[list[int]]:
+    data = dictionary(60)
+    data["train_captions"][:, 1] = np.arange(60)
+    return [captions[:, 1].tolist() for captions, _, _ in epoch_batches(data, 7, **arguments)]  # type: ignore[arg-type]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    assert orders(seed=1, epoch=0) == orders(seed=1, epoch=0)
+    assert orders(seed=1, epoch=0) != orders(seed=1, epoch=1)
+    assert orders(seed=1, epoch=0) != orders(seed=2, epoch=0)
+
+
+def test_an_epoch_can_be_continued_where_it_was_left() -> None:
+    assert orders(seed=3, epoch=4, start=5) == orders(seed=3, epoch=4)[5:]
+    assert orders(seed=3, epoch=4, start=8) == []
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
+def test_evaluation_goes_through_everything_in_order(batch_size: int, sizes: list[int]) -> None:
+    data = dictionary()
+    batches = list(evaluation_batches(data, batch_size, "train"))
+    assert [len(captions) for captions, _, _ in batches] == sizes
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), data["train_captions"])
+    np.testing.assert_array_equal(np.concatenate([b[1] for b in batches])[:, 0], data["train_image_idxs"])
+
+
+def test_sampling_pairs_captions_with_their_images_and_repeats_with_its_seed() -> None:
+    data = dictionary()
+    captions, features, image_idxs = sample_minibatch(data, 50, "train", 3)
+    assert captions.shape == (50, 3)
+    assert len(set(captions[:, 1].tolist())) == 7
+    np.testing.assert_array_equal(image_idxs, data["train_image_idxs"][captions[:, 1]])
+    np.testing.assert_array_equal(features[:, 0], image_idxs)
+    again = sample_minibatch(data, 50, "train", np.random.default_rng(3))
+    np.testing.assert_array_equal(again[0], captions)
+
+
+@pytest.mark.parametrize("function", [sample_minibatch, evaluation_batches])
+def test_a_batch_has_at_least_one_caption(function: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        function(dictionary(), 0, "train")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        epoch_batches(dictionary(), 0, seed=0, epoch=0)
