@@ -23,7 +23,7 @@ def plot_loss(
     validation: Points = (),
     *,
     title: str,
-    unit: str = "nats a word",
+    training_label: str = "training",
 ) -> None:
     """Draw the losses of a training run over its epochs and write them as a PNG of 1200 x 750 pixels.
 
@@ -32,14 +32,14 @@ def plot_loss(
     path : path
         The file; replaced whole if it exists.
     training : sequence of (epoch, loss)
-        The loss of each minibatch: drawn faintly, with its running mean on top. Losses that are not finite
-        are left out.
+        The loss of each minibatch, a word: drawn faintly, with its running mean on top. Losses that are not
+        finite are left out.
     validation : sequence of (epoch, loss)
-        The loss of each validation pass; its smallest value is marked.
+        The loss of each validation pass, a word; the smallest is marked.
     title : str
         The figure's title.
-    unit : str
-        What the losses are measured in.
+    training_label : str
+        What the legend calls the training losses.
 
     Raises
     ------
@@ -60,7 +60,12 @@ def plot_loss(
     single = len(steps) == 1
     axes.plot(epochs, losses, "o" if single else "-", color=_BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(
-        epochs, _running_mean(losses), "o" if single else "-", color=_BLUE, linewidth=1.8, label="training"
+        epochs,
+        _running_mean(losses),
+        "o" if single else "-",
+        color=_BLUE,
+        linewidth=1.8,
+        label=training_label,
     )
     if checks:
         axes.plot(
@@ -94,7 +99,7 @@ def plot_loss(
         )
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"loss, {unit}")
+    axes.set_ylabel("loss, nats a word")
     axes.set_xlim(left=0)
     axes.grid(which="both", color=_GREY, alpha=0.15)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,73 @@
+"""The capgpu command: one module a subcommand, imported with nothing heavier than NumPy and click."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from capgpu import __version__
+from capgpu.backend import BackendUnavailableError
+from capgpu.checkpoint import CheckpointError
+from capgpu.cli.caption import caption
+from capgpu.cli.evaluate import evaluate
+from capgpu.cli.info import info
+from capgpu.cli.train import train
+
+__all__ = ["main"]
+
+#: What a user can mend: told in one line. Anything else is a defect and shows its traceback.
+_USER_ERRORS = (BackendUnavailableError, CheckpointError, FloatingPointError, OSError, TypeError, ValueError)
+
+
+class _UserError(click.ClickException):
+    exit_code = 2
+
+
+class _Command(click.Group):
+    """The group of all subcommands: user errors come out as one line on stderr and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _USER_ERRORS as error:
+            if ctx.params["debug"]:
+                raise
+            raise _UserError(" ".join(str(error).split()) or type(error).__name__) from error
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        run: Callable[..., Any] = super().main
+        try:
+            status = run(*args, **{**extra, "standalone_mode": False})
+        except click.Abort:
+            click.echo("capgpu: interrupted", err=True)
+            status = 130
+        except click.ClickException as error:
+            click.echo(f"capgpu: error: {error.format_message()}", err=True)
+            status = error.exit_code
+        sys.exit(status)
+
+
+@click.group(
+    cls=_Command,
+    name="capgpu",
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    invoke_without_command=True,
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, prog_name="capgpu")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
+
+    CAPGPU_BACKEND chooses where to compute: numpy, cpu, cuda, a list in order of preference such as
+    cuda,cpu, or auto (the default).
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _subcommand in (train, caption, evaluate, info):
+    main.add_command(_subcommand)

@@ -1,0 +1,67 @@
+"""capgpu caption: what a trained model writes, beside the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capgpu.cli.datasets import open_dataset
+from capgpu.cli.options import backend_option, run_option, use_backend_option
+from capgpu.cli.runs import Run
+
+__all__ = ["caption"]
+
+
+class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
+    name = "I,J,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return [int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers such as 0,5,17.", param, ctx)
+
+
+@click.command()
+@run_option
+@click.option("--split", default="test", help="The pictures: train, val, test or unseen.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split."
+)
+@click.option("--indices", type=_Indices(), help="These pictures instead.")
+@backend_option
+def caption(folder: Path, split: str, count: int, indices: list[int] | None, backend: str | None) -> None:
+    """Caption pictures of a split and print the truth beside."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from capgpu.captioning import write_captions
+    from capgpu.cli.console import console
+    from capgpu.cli.judge import MARKS, spread, verdict
+
+    run = Run(folder)
+    settings = run.settings()
+    use_backend_option(backend)
+    dataset = open_dataset(settings["data"])
+    features, truths = dataset.features(split), dataset.truths(split)
+    if indices is None:
+        indices = spread(len(features), count)
+    for index in indices:
+        if not 0 <= index < len(features):
+            raise ValueError(f"--indices: {split} has the pictures 0 to {len(features) - 1}, got {index}.")
+    model = run.load(dataset)
+    captions = write_captions(model, features[indices])
+    note = dataset.notes.get(split)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in ("caption", "truth"):
+        table.add_column(heading, overflow="fold", ratio=1)
+    table.add_column("picture", justify="right")
+    for index, text in zip(indices, captions, strict=True):
+        sign, style = MARKS[verdict(text, truths[index], dataset.base_name)]
+        table.add_row(Text(sign, style), Text(text, style), Text(truths[index][0]), str(index))
+    out = console()
+    out.print(f"{split}: {note}" if note else split, style="bold")
+    out.print(table)

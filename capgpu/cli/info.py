@@ -1,0 +1,48 @@
+"""capgpu info: what is installed, what was chosen and why."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["info"]
+
+
+@click.command()
+@click.pass_context
+def info(ctx: click.Context) -> None:
+    """Show what is installed, which backend is chosen and why.
+
+    Exit status 1 says that no backend could be chosen.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from capgpu.backend import backend_info
+    from capgpu.cli.console import console
+
+    facts = backend_info()
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    if facts["error"] is None:
+        table.add_row("backend", Text(facts["backend"], style="bold green"))
+        # what follows the first semicolon is said again beside each backend
+        table.add_row("why", Text(facts["reason"].split("; ")[0]))
+        table.add_row("device", Text(facts["device"]))
+        table.add_row("kernels", Text(facts["kernels"]))
+    else:
+        table.add_row("backend", Text("none", style="bold red"))
+        table.add_row("error", Text(facts["error"]))
+    for name, value in facts["setting"].items():
+        table.add_row(name, Text("not set" if value is None else value))
+    table.add_row()
+    for name, state in facts["available"].items():
+        usable = state == "yes"
+        words = "usable" if usable else state.removeprefix(f"backend {name!r}: ")
+        table.add_row(f"backend {name}", Text(words, style="green" if usable else "yellow"))
+    table.add_row()
+    for name, version in facts["installed"].items():
+        table.add_row(name, Text(version or "not installed"))
+    console().print(table)
+    if facts["error"] is not None:
+        ctx.exit(1)

@@ -1,0 +1,69 @@
+"""How one caption compares with the truth, and which ones to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from capgpu.vocabulary import tokenize
+
+if TYPE_CHECKING:
+    from capgpu.contact_sheet import Verdict
+
+__all__ = ["MARKS", "VERDICT_NAMES", "spread", "verdict"]
+
+#: The sign and the style of each verdict in a table.
+MARKS: dict[Verdict, tuple[str, str]] = {
+    "right": ("✓", "blue"),
+    "near": ("≈", "yellow"),
+    "wrong": ("✗", "red"),
+}
+
+VERDICT_NAMES: dict[Verdict, str] = {
+    "right": "right, word for word",
+    "near": "right base name, wrong variant",
+    "wrong": "wrong",
+}
+
+
+def verdict(caption: str, truths: Sequence[str], base_name: Callable[[str], str] | None = None) -> Verdict:
+    """Judge one caption.
+
+    Parameters
+    ----------
+    caption : str
+        What a model wrote.
+    truths : sequence of str
+        The true captions; case does not count.
+    base_name : callable, optional
+        Tells what a caption shows without the variant.
+
+    Returns
+    -------
+    {"right", "near", "wrong"}
+        Word for word; the base name alone; neither.
+    """
+    if tokenize(caption) in [tokenize(truth) for truth in truths]:
+        return "right"
+    if base_name is not None and base_name(caption) in [base_name(truth) for truth in truths]:
+        return "near"
+    return "wrong"
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Choose indices evenly, so that nobody picked them.
+
+    Parameters
+    ----------
+    total : int
+        Things to choose from.
+    count : int
+        Things wanted.
+
+    Returns
+    -------
+    list of int
+        ``min(count, total)`` increasing indices below `total`.
+    """
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]

@@ -1,0 +1,44 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["backend_option", "run_option", "use_backend_option"]
+
+backend_option = click.option(
+    "--backend",
+    metavar="NAME",
+    help="Where to compute, see capgpu --help.  [default: CAPGPU_BACKEND, else auto]",
+)
+
+run_option = click.option(
+    "--run",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder that capgpu train wrote.",
+)
+
+
+def use_backend_option(name: str | None) -> None:
+    """Choose the backend now, so that one that cannot run is told before any work is done.
+
+    Parameters
+    ----------
+    name : str or None
+        The option's value; None leaves it to ``CAPGPU_BACKEND``.
+
+    Raises
+    ------
+    BackendUnavailableError, ValueError
+        If the backend cannot run here, or is unknown.
+    """
+    from capgpu.backend import current_backend, set_backend
+
+    if name is None:
+        current_backend()
+    else:
+        set_backend(name)

@@ -1,0 +1,167 @@
+"""The folder of a training run: what is in it, and when it may be written into."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, load_model
+
+if TYPE_CHECKING:
+    from capgpu.cli.datasets import Dataset
+    from capgpu.model import CaptioningRNN
+
+__all__ = ["Run"]
+
+_FORMAT = "capgpu-run-1"
+
+
+class Run:
+    """The folder of a training run.
+
+    Parameters
+    ----------
+    path : path
+        The folder; it need not exist yet.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The folder.
+    config, history, model, plot, summary : pathlib.Path
+        ``config.json`` (the settings), ``history.jsonl``, ``model.safetensors`` (the best parameters, sizes
+        and vocabulary), ``loss.png`` and ``summary.json``, which only a finished run has.
+    checkpoint : pathlib.Path
+        The folder with the state to resume from.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.history = self.path / "history.jsonl"
+        self.model = self.path / MODEL_FILE
+        self.plot = self.path / "loss.png"
+        self.summary = self.path / "summary.json"
+        self.checkpoint = self.path / "checkpoint"
+
+    def check_new(self, force: bool) -> None:
+        """Refuse a folder that a new run would damage.
+
+        Parameters
+        ----------
+        force : bool
+            Whether a run that is there may go.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds a run and `force` is False, or holds something that is no run.
+        """
+        if self.config.exists():
+            if force:
+                return
+            if self.summary.exists():
+                raise ValueError(
+                    f"{self.path} holds a finished run. Name another folder with --out, or overwrite it with "
+                    "--force."
+                )
+            raise ValueError(
+                f"{self.path} holds a run that has not finished. Go on with --resume, start over with "
+                "--force, or name another folder with --out."
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(f"{self.path} exists and is no run folder. Name another folder with --out.")
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Begin a new run: remove the files of an earlier one and write the settings.
+
+        Parameters
+        ----------
+        settings : mapping
+            What the run was asked for, as JSON can hold it.
+        """
+        for file in (self.summary, self.config, self.history, self.model, self.plot):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.config, {"format": _FORMAT, "settings": dict(settings)})
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished.
+
+        Parameters
+        ----------
+        summary : mapping
+            Its results, as JSON can hold them.
+        """
+        _write_json(self.summary, summary)
+
+    def settings(self) -> dict[str, Any]:
+        """Read the settings the run was started with.
+
+        Returns
+        -------
+        dict
+            As they were given to `start`.
+
+        Raises
+        ------
+        CheckpointError
+            If this is no run folder, or its settings are damaged.
+        """
+        if not self.config.is_file():
+            raise CheckpointError(
+                f"{self.path} is no run folder: it has no {self.config.name}. Wanted a folder that capgpu "
+                "train wrote."
+            )
+        try:
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{self.config} is damaged: {error}. Train again with --force.") from error
+        if not isinstance(config, dict) or config.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{self.config} was not written by capgpu train, or by another version of it."
+            )
+        settings: dict[str, Any] = config["settings"]
+        return settings
+
+    def load(self, dataset: Dataset) -> CaptioningRNN:
+        """Load the run's model onto the current backend.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The pictures it is for.
+
+        Returns
+        -------
+        CaptioningRNN
+            With the best parameters.
+
+        Raises
+        ------
+        CheckpointError
+            If the run has no model yet, or it is damaged, or does not fit the data.
+        """
+        self.settings()
+        if not self.model.exists():
+            raise CheckpointError(
+                f"{self.path} has no {self.model.name} yet: its training was stopped early. "
+                f"Go on with: capgpu train --resume --out {self.path}"
+            )
+        model = load_model(self.model)
+        if model.word_to_idx != dataset.data["word_to_idx"]:
+            raise CheckpointError(
+                f"{self.model} has another vocabulary than the data set {dataset.name}. It was trained on "
+                "other data, or on another version of them: train again."
+            )
+        return model
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,171 @@
+"""capgpu train: a run folder with config, history, weights and loss curve."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
+from capgpu.cli.options import backend_option, use_backend_option
+from capgpu.cli.runs import Run
+from capgpu.optim import UPDATE_RULES
+from capgpu.schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from capgpu.solver import CaptioningSolver
+
+__all__ = ["train"]
+
+_COUNT = click.IntRange(min=1)
+_RATE = click.FloatRange(min=0, min_open=True)
+#: Options that say where and how to run, not what: they are no settings of the run.
+_NOT_SETTINGS = ("out", "backend", "resume", "force")
+
+
+@click.command()
+@click.option("--data", type=click.Choice(list(DATASETS)), default="emoji", help="What to learn from.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/DATA-CELL]")
+@click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="The recurrent cell.")
+@click.option("--hidden", type=_COUNT, default=256, help="Length of the hidden state.")
+@click.option("--wordvec", type=_COUNT, default=256, help="Length of a word vector.")
+@click.option("--epochs", type=_COUNT, default=60, help="Times to go through the training captions.")
+@click.option("--batch-size", type=_COUNT, default=64, help="Captions in a minibatch.")
+@click.option("--learning-rate", type=_RATE, default=3e-3, help="Where the schedule starts.")
+@click.option("--update-rule", type=click.Choice(list(UPDATE_RULES)), default="adam", help="How to update.")
+@click.option(
+    "--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Of the learning rate."
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.3,
+    help="On the features and before the vocabulary.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of parameters, minibatches and dropout.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters."
+)
+@backend_option
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
+@click.option("--force", is_flag=True, help="Overwrite the run in --out.")
+@click.pass_context
+def train(ctx: click.Context, /, **options: Any) -> None:
+    """Train a captioner and write a run folder.
+
+    The folder gets config.json, history.jsonl, model.safetensors (the parameters of the epoch with the lowest
+    validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the step at
+    hand; --resume goes on from there and ends with the same bits.
+    """
+    run = Run(options["out"] or Path("runs", f"{options['data']}-{options['cell']}"))
+    settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
+    if options["resume"]:
+        if options["force"]:
+            raise click.UsageError(
+                "--resume goes on with a run and --force throws it away: give one of them."
+            )
+        settings = _resumed(ctx, run, settings)
+    else:
+        run.check_new(options["force"])
+    use_backend_option(options["backend"])
+    dataset = open_dataset(settings["data"])
+    if not options["resume"]:
+        run.start(settings)
+    _train(run, dataset, settings, options["resume"])
+
+
+def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the settings of the run to go on with, and refuse options that contradict them."""
+    stored = run.settings()
+    if run.summary.exists():
+        raise ValueError(f"the run in {run.path} has finished: there is nothing to resume.")
+    for name, value in settings.items():
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and value != stored.get(name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} is {value}, but the run in {run.path} was started with {stored.get(name)}. A "
+                f"resumed run keeps its settings: leave {option} out."
+            )
+    return stored
+
+
+def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -> None:
+    from capgpu.backend import current_backend
+    from capgpu.checkpoint import save_model
+    from capgpu.model import CaptioningRNN
+    from capgpu.solver import CaptioningSolver
+
+    model = CaptioningRNN(
+        dataset.data["word_to_idx"],
+        input_dim=dataset.features("train").shape[1],
+        wordvec_dim=settings["wordvec"],
+        hidden_dim=settings["hidden"],
+        cell_type=settings["cell"],
+        dtype=settings["dtype"],
+        seed=settings["seed"],
+        feature_dropout=settings["dropout"],
+        output_dropout=settings["dropout"],
+    )
+    solver = CaptioningSolver(
+        model,
+        dataset.data,
+        update_rule=settings["update_rule"],
+        optim_config={"learning_rate": settings["learning_rate"]},
+        batch_size=settings["batch_size"],
+        num_epochs=settings["epochs"],
+        seed=settings["seed"],
+        schedule=settings["schedule"],
+        keep_best=True,
+        history=run.history,
+        checkpoint=run.checkpoint,
+        resume=resume,
+    )
+    size = sum(array.size for array in model.params.values())
+    backend = current_backend().name
+    click.echo(
+        f"{settings['cell'].upper()} with {size:,} parameters, "
+        f"{len(dataset.data['train_captions']):,} training captions, backend {backend}"
+    )
+    start = time.perf_counter()
+    solver.train()
+    seconds = time.perf_counter() - start
+    if solver.interrupted:
+        click.echo(f"Go on with: capgpu train --resume --out {run.path}", err=True)
+        raise click.Abort
+    save_model(run.model, model)
+    _plot(run, solver, settings)
+    run.finish(
+        {
+            "epochs": solver.epoch,
+            "steps": solver.step,
+            "best epoch": solver.best_epoch,
+            "validation loss per word": solver.best_val_loss,
+            "seconds": round(seconds, 1),
+            "backend": backend,
+        }
+    )
+    click.echo(
+        f"Trained in {seconds:.1f} s. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} nats a "
+        f"word on the validation split.\nRun folder: {run.path}"
+    )
+
+
+def _plot(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
+    from capgpu.plots import plot_loss
+
+    captions = solver.data["train_captions"]
+    # the solver's loss is a sum over words for each caption; validation counts by word
+    words_per_caption = (captions[:, 1:] != solver.model.word_to_idx["<NULL>"]).sum() / len(captions)
+    plot_loss(
+        run.plot,
+        [
+            (step / solver.iterations_per_epoch, loss / words_per_caption)
+            for step, loss in enumerate(solver.loss_history, start=1)
+        ],
+        list(enumerate(solver.val_loss_history, start=1)),
+        title=f"{settings['cell'].upper()}, {settings['hidden']} units, on {settings['data']}",
+        training_label="training, with dropout" if settings["dropout"] > 0 else "training",
+    )
