@@ -44,14 +44,19 @@ def _differences(
         before = float(x[index])
         try:
             x[index] = before + h
-            above = f(x)
-            if hasattr(above, "shape"):  # f may return a view of what the second call overwrites
-                above = array_namespace(above).asarray(above, copy=True) if above.shape else float(above)
+            above = _kept(f(x))
             x[index] = before - h
-            below = f(x)
+            below = _kept(f(x))
         finally:
             x[index] = before
         yield index, above, below
+
+
+def _kept(value: Any) -> Any:
+    """Copy a result: f may return x itself, or a view of something its next call overwrites."""
+    if getattr(value, "shape", ()):
+        return array_namespace(value).asarray(value, copy=True)
+    return float(value)
 
 
 def eval_numerical_gradient(
@@ -85,7 +90,7 @@ def eval_numerical_gradient(
     xp = _check_point(x)
     gradient = np.zeros(tuple(x.shape))
     for index, above, below in _differences(f, x, h):
-        gradient[index] = (float(above) - float(below)) / (2.0 * h)
+        gradient[index] = (above - below) / (2.0 * h)
         if verbose:
             print(index, gradient[index])
     return xp.asarray(gradient, dtype=x.dtype, device=x.device)
@@ -239,7 +244,7 @@ def check_model(
         gradient = to_numpy(grads[name])
         chosen = _sample_entries(gradient, samples, np.random.default_rng(seed))
         pairs = [
-            (gradient[index], (float(above) - float(below)) / (2.0 * h))
+            (gradient[index], (above - below) / (2.0 * h))
             for index, above, below in _differences(loss, model.params[name], h, chosen)
         ]
         errors[name] = relative_error_norm(*np.array(pairs).T)

@@ -1,0 +1,152 @@
+"""Numeric gradients: right where the derivative is known, loud where one is wrong, and without a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Home
+
+from capgpu.gradcheck import (
+    check_model,
+    eval_numerical_gradient,
+    eval_numerical_gradient_array,
+    rel_error,
+    relative_error_norm,
+)
+from capgpu.model import CaptioningRNN
+from oracles.snapshots import frozen
+
+WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3, "dog": 4}
+CAPTIONS = np.array([[1, 3, 4, 2, 0], [1, 4, 2, 0, 0], [1, 3, 0, 3, 2]])
+
+
+def test_the_gradient_of_a_scalar_function(backend: Home, random: np.random.Generator) -> None:
+    x = random.standard_normal((3, 2))
+    there = backend.asarray(x)
+    got = eval_numerical_gradient(
+        lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), there
+    )
+    assert type(got) is type(there)
+    assert relative_error_norm(got, 3 * x**2) < 1e-8
+    assert frozen(there) == frozen(x)
+
+
+def total(point: Any) -> Any:
+    import array_api_strict
+
+    return array_api_strict.sum(point**3)
+
+
+def test_the_gradient_through_an_array_function(backend: Home, random: np.random.Generator) -> None:
+    x, matrix, df = (
+        random.standard_normal((3, 2)),
+        random.standard_normal((2, 4)),
+        random.standard_normal((3, 4)),
+    )
+    there, matrix_there = backend.asarray(x), backend.asarray(matrix)
+    got = eval_numerical_gradient_array(lambda point: point @ matrix_there, there, backend.asarray(df))
+    assert relative_error_norm(got, df @ matrix.T) < 1e-9
+    assert frozen(there) == frozen(x)
+
+
+def test_a_function_may_read_the_point_from_its_surroundings_and_return_it() -> None:
+    x = np.array([1.0, 2.0])
+    np.testing.assert_allclose(eval_numerical_gradient(lambda _: float(x[0] * x[1]), x), [2, 1], rtol=1e-9)
+    np.testing.assert_allclose(
+        eval_numerical_gradient_array(lambda _: x, x, np.array([3.0, 5.0])), [3, 5], rtol=1e-9
+    )
+
+
+def test_the_point_is_whole_after_a_failure() -> None:
+    x = np.array([1.0, 2.0])
+    calls: list[float] = []
+
+    def fails_late(point: Any) -> float:
+        calls.append(1.0)
+        if len(calls) == 4:
+            raise RuntimeError("broken")
+        return float(point.sum())
+
+    with pytest.raises(RuntimeError, match="broken"):
+        eval_numerical_gradient(fails_late, x)
+    np.testing.assert_array_equal(x, [1.0, 2.0])
+
+
+def test_each_entry_is_printed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    eval_numerical_gradient(lambda x: float(2 * x.sum()), np.zeros((1, 2)), verbose=True)
+    assert [line.split(")")[0] for line in capsys.readouterr().out.splitlines()] == ["(0, 0", "(0, 1"]
+
+
+def test_a_point_of_integers_and_a_step_of_nothing_are_refused() -> None:
+    with pytest.raises(TypeError, match="int64"):
+        eval_numerical_gradient(lambda x: 0.0, np.ones(2, dtype=np.int64))
+    with pytest.raises(ValueError, match="h is 0"):
+        eval_numerical_gradient(lambda x: 0.0, np.ones(2), h=0.0)
+
+
+def test_relative_errors_by_entry_and_by_norm() -> None:
+    x, y = np.array([1.0, 1e-3]), np.array([1.0, 2e-3])
+    assert rel_error(x, y) == pytest.approx(1 / 3)
+    assert relative_error_norm(x, y) == pytest.approx(1e-3, rel=1e-5)
+    assert rel_error(np.zeros(3), np.zeros(3)) == relative_error_norm(np.zeros(3), np.zeros(3)) == 0
+    with pytest.raises(ValueError, match=r"\(3,\) and y \(1,\)"):
+        relative_error_norm(np.zeros(3), np.zeros(1))
+
+
+def model() -> CaptioningRNN:
+    return CaptioningRNN(WORDS, 6, 5, 4, dtype=np.float64, seed=3)
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_models_gradients_are_right(
+    backend: Home, cell_type: str, dropout: float, random: np.random.Generator
+) -> None:
+    captioner = backend.model(
+        WORDS, 6, 5, 4, cell_type, np.float64, seed=3, feature_dropout=dropout, output_dropout=dropout
+    )
+    before = frozen(captioner.params)
+    features = backend.asarray(random.standard_normal((3, 6)))
+    errors = check_model(captioner, features, CAPTIONS, dropout_key=7 if dropout else None)
+    assert errors.keys() == captioner.params.keys()
+    assert max(errors.values()) < 1e-6
+    assert frozen(captioner.params) == before
+
+
+class Wrong:
+    """A model with one gradient spoiled."""
+
+    def __init__(self, spoil: Any) -> None:
+        self._model, self._spoil = model(), spoil
+        self.params = self._model.params
+
+    def loss(self, features: Any, captions: Any) -> Any:
+        loss, grads = self._model.loss(features, captions)
+        grads["Wx"] = self._spoil(grads["Wx"])
+        return loss, grads
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda g: 1.001 * g, lambda g: g[:, ::-1], np.zeros_like, lambda g: g + (g == g.max())]
+)
+def test_a_wrong_gradient_is_found_and_named(spoil: Any, random: np.random.Generator) -> None:
+    errors = check_model(Wrong(spoil), random.standard_normal((3, 6)), CAPTIONS)
+    assert errors.pop("Wx") > 1e-4
+    assert max(errors.values()) < 1e-6
+
+
+def test_single_precision_unknown_parameters_and_no_samples_are_refused(random: np.random.Generator) -> None:
+    features = random.standard_normal((3, 6))
+    with pytest.raises(TypeError, match=r"float32; numeric gradients need float64"):
+        check_model(CaptioningRNN(WORDS, 6, 5, 4), features, CAPTIONS)
+    with pytest.raises(ValueError, match="no parameter 'Wz'"):
+        check_model(model(), features, CAPTIONS, parameters=["Wz"])
+    with pytest.raises(ValueError, match="samples is 0"):
+        check_model(model(), features, CAPTIONS, samples=0)
+
+
+def test_only_the_parameters_asked_for_are_checked(random: np.random.Generator) -> None:
+    errors = check_model(model(), random.standard_normal((3, 6)), CAPTIONS, parameters=["b"], samples=3)
+    assert list(errors) == ["b"]
