@@ -27,7 +27,7 @@ PARTS = {
     "rnn_backward": "recurrence backward",
     "recurrent_gradient": "recurrent weights",
     "embedding_gradient": "embedding",
-    "input_gradients": "input weights",
+    "affine_gradients": "input weights",
     "decode_step": "decode step",
     "step": "update",
 }
@@ -77,7 +77,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     with (
         mock.patch.object(model, "kernels_for", timed_kernels),
         plain(model, "recurrent_gradient"),
-        plain(model, "input_gradients"),
+        plain(model, "affine_gradients"),
         plain(model.CaptioningRNN, "_checked"),
         plain(model.CaptioningRNN, "_forward"),
         plain(Optimizer, "step"),

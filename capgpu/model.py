@@ -12,7 +12,8 @@ from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.captions import PackedCaptions
 from capgpu.checks import check_finite
 from capgpu.kernels import Kernels, kernels_for
-from capgpu.layers.recurrence import input_gradients, recurrent_gradient
+from capgpu.layers.affine import affine_gradients
+from capgpu.layers.recurrence import recurrent_gradient
 from capgpu.random import Generator, dropout_mask, fold_key
 
 __all__ = ["CaptioningRNN"]
@@ -193,10 +194,10 @@ class CaptioningRNN:
         dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
         # sums over equal words first: the products that follow have one row a distinct word, not a token
         dtable = kernels.embedding_gradient(dprojected, f.word_of_row, plan.words.size)
-        dembedded, dWx, db = input_gradients(dtable, f.embedded, p["Wx"])
+        dembedded, dWx, db = affine_gradients(dtable, f.embedded, p["Wx"])
         grads = {
             "W_embed": kernels.embedding_gradient(dembedded, f.words, p["W_embed"].shape[0]),
-            "W_proj": xp.matrix_transpose(f.features) @ dh0,
+            "W_proj": kernels.matmul(f.features, dh0, transpose_a=True),
             "b_proj": xp.sum(dh0, axis=0),
             "Wx": dWx,
             "Wh": dWh,
@@ -257,18 +258,19 @@ class CaptioningRNN:
         xp, p = array_namespace(features), self.params
         kernels = kernels_for(p["Wh"])
         count = features.shape[0]
-        h = features @ p["W_proj"] + p["b_proj"]
+        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
         c = xp.zeros_like(h) if self.cell_type == "lstm" else None
         # projecting the whole vocabulary once pays when more words will be read than it holds
         tabled = count * max_length >= p["W_embed"].shape[0]
-        table = p["W_embed"] @ p["Wx"] + p["b"] if tabled else None
+        table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if tabled else None
         words = xp.full((count,), start, dtype=xp.int32, device=features.device)
         ended = xp.zeros((count,), dtype=xp.bool, device=features.device)
         null = xp.full((count,), self._null, dtype=xp.int32, device=features.device)
         steps: list[Array] = []
         for _ in range(max_length):
             if table is None:
-                projected, rows = xp.take(p["W_embed"], words, axis=0) @ p["Wx"] + p["b"], None
+                embedded = xp.take(p["W_embed"], words, axis=0)
+                projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
             else:
                 projected, rows = table, words
             logits, h, c = kernels.decode_step(projected, rows, h, c, p["Wh"], p["W_vocab"], p["b_vocab"])
@@ -294,10 +296,10 @@ class CaptioningRNN:
             features = features * mask
         packing = plan.packing
         features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
-        h0 = features @ p["W_proj"] + p["b_proj"]
+        h0 = kernels.matmul(features, p["W_proj"], p["b_proj"])
         words, word_of_row = self._index(plan.words, xp), self._index(plan.word_of_row, xp)
         embedded = xp.take(p["W_embed"], words, axis=0)
-        projected = embedded @ p["Wx"] + p["b"]
+        projected = kernels.matmul(embedded, p["Wx"], p["b"])
         cell = gates = None
         if self.cell_type == "lstm":
             hidden, cell, gates = kernels.lstm_forward(

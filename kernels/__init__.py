@@ -24,6 +24,8 @@ class Kernels:
     ----------
     name : str
         ``"reference"``, or the target whose fused kernels are in.
+    matmul : callable
+        Matrix product with optional transposes and bias.
     lstm_forward, lstm_backward, rnn_forward, rnn_backward : callable
         The whole recurrence over a packed sequence.
     decode_step : callable
@@ -35,6 +37,7 @@ class Kernels:
     """
 
     name: str
+    matmul: Callable[..., Any]
     lstm_forward: Callable[..., Any]
     lstm_backward: Callable[..., Any]
     rnn_forward: Callable[..., Any]

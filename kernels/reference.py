@@ -26,6 +26,7 @@ __all__ = [
     "linear_cross_entropy",
     "lstm_backward",
     "lstm_forward",
+    "matmul",
     "rnn_backward",
     "rnn_forward",
     "softmax_cross_entropy",
@@ -55,6 +56,33 @@ def _padded_add(xp: Any, long: Array, short: Array) -> Array:
     if count == long.shape[0]:
         return long + short
     return xp.concat([long[:count, :] + short, long[count:, :]], axis=0)
+
+
+def matmul(
+    a: Array, b: Array, bias: Array | None = None, *, transpose_a: bool = False, transpose_b: bool = False
+) -> Array:
+    """Multiply two matrices.
+
+    Parameters
+    ----------
+    a, b : array, shape (m, k) and (k, n)
+        The factors; (k, m) and (n, k) where their transpose is to be taken.
+    bias : array, shape (n,), optional
+        Added to every row.
+    transpose_a, transpose_b : bool
+        Take the transpose of a factor.
+
+    Returns
+    -------
+    array, shape (m, n)
+        ``op(a) @ op(b) + bias``.
+    """
+    xp = array_namespace(a, b)
+    if transpose_a:
+        a = xp.matrix_transpose(a)
+    if transpose_b:
+        b = xp.matrix_transpose(b)
+    return a @ b if bias is None else a @ b + bias
 
 
 def lstm_forward(
@@ -397,6 +425,7 @@ def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
 
 KERNELS = Kernels(
     name="reference",
+    matmul=matmul,
     lstm_forward=lstm_forward,
     lstm_backward=lstm_backward,
     rnn_forward=rnn_forward,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from capgpu.backend import Array
+from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_arrays
+from capgpu.kernels import kernels_for
 
-__all__ = ["affine_backward", "affine_forward", "temporal_affine_backward", "temporal_affine_forward"]
+__all__ = ["affine_backward", "affine_forward", "affine_gradients", "temporal_affine_backward", "temporal_affine_forward"]
 
 
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
@@ -43,7 +44,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
             f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} and "
             f"wants {w.shape[0]}."
         )
-    return flat @ w + b, (x, w)
+    return kernels_for(x).matmul(flat, w, b), (x, w)
 
 
 def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
@@ -68,8 +69,8 @@ def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
     x, w = cache
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), dout=(dout, "N M"))
     flat = xp.reshape(x, (x.shape[0], -1))
-    dx = xp.reshape(dout @ xp.matrix_transpose(w), x.shape)
-    return dx, xp.matrix_transpose(flat) @ dout, xp.sum(dout, axis=0)
+    dx, dw, db = affine_gradients(dout, flat, w)
+    return xp.reshape(dx, x.shape), dw, db
 
 
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
@@ -93,7 +94,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     """
     xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), b=(b, "M"))
     count, steps, size = x.shape
-    out = xp.reshape(x, (count * steps, size)) @ w + b
+    out = kernels_for(x).matmul(xp.reshape(x, (count * steps, size)), w, b)
     return xp.reshape(out, (count, steps, w.shape[1])), (x, w)
 
 
@@ -120,6 +121,31 @@ def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Arr
     xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), dout=(dout, "N T M"))
     count, steps, size = x.shape
     flat = xp.reshape(dout, (count * steps, w.shape[1]))
-    dx = xp.reshape(flat @ xp.matrix_transpose(w), x.shape)
-    dw = xp.matrix_transpose(xp.reshape(x, (count * steps, size))) @ flat
-    return dx, dw, xp.sum(flat, axis=0)
+    dx, dw, db = affine_gradients(flat, xp.reshape(x, (count * steps, size)), w)
+    return xp.reshape(dx, x.shape), dw, db
+
+
+def affine_gradients(dout: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """Return the gradients of ``x w + b``, one product each over all rows.
+
+    Parameters
+    ----------
+    dout : array, shape (N, M)
+        Gradient with respect to the result.
+    x : array, shape (N, D)
+        Inputs, one row each.
+    w : array, shape (D, M)
+        Weights.
+
+    Returns
+    -------
+    dx : array, shape (N, D)
+        Gradient with respect to the inputs.
+    dw : array, shape (D, M)
+        Gradient with respect to the weights.
+    db : array, shape (M,)
+        Gradient with respect to the biases.
+    """
+    matmul = kernels_for(dout).matmul
+    db = array_namespace(dout).sum(dout, axis=0)
+    return matmul(dout, w, transpose_b=True), matmul(x, dout, transpose_a=True), db

@@ -7,7 +7,8 @@ from typing import Any
 from capgpu.backend import Array
 from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
-from capgpu.layers.recurrence import from_time_major, input_gradients, recurrent_gradient, to_time_major
+from capgpu.layers.affine import affine_gradients
+from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
 from capgpu.sequence import Packing
 
 __all__ = ["lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward"]
@@ -121,7 +122,8 @@ def _forward(
     x: Array, h0: Array, c0: Array | None, Wx: Array, Wh: Array, b: Array, steps: int
 ) -> tuple[Array, Array, Any]:
     batch_sizes = Packing.full(h0.shape[0], steps).batch_sizes
-    hidden, cell, gates = kernels_for(x).lstm_forward(x @ Wx + b, None, h0, c0, Wh, batch_sizes)
+    kernels = kernels_for(x)
+    hidden, cell, gates = kernels.lstm_forward(kernels.matmul(x, Wx, b), None, h0, c0, Wh, batch_sizes)
     return hidden, cell, (x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes)
 
 
@@ -130,5 +132,5 @@ def _backward(
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes = cache
     dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes)
-    dx, dWx, db = input_gradients(dprojected, x, Wx)
+    dx, dWx, db = affine_gradients(dprojected, x, Wx)
     return dx, dh0, dc0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db

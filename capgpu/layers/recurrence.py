@@ -1,12 +1,13 @@
-"""What the recurrent layers share: time-major rows, and the gradients that are one product over all steps."""
+"""What the recurrent layers share: time-major rows, and the recurrent weights' gradient."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels import kernels_for
 
-__all__ = ["from_time_major", "input_gradients", "previous_hidden", "recurrent_gradient", "to_time_major"]
+__all__ = ["from_time_major", "previous_hidden", "recurrent_gradient", "to_time_major"]
 
 
 def to_time_major(x: Array, xp: Any) -> Array:
@@ -66,31 +67,6 @@ def recurrent_gradient(dprojected: Array, hidden: Array, h0: Array, batch_sizes:
     array, shape (H, G)
         Gradient with respect to ``Wh``.
     """
-    xp = array_namespace(dprojected, hidden)
-    return xp.matrix_transpose(previous_hidden(hidden, h0, batch_sizes)) @ dprojected
-
-
-def input_gradients(dprojected: Array, x: Array, Wx: Array) -> tuple[Array, Array, Array]:
-    """Return the gradients of ``x @ Wx + b``, one product each over all rows.
-
-    Parameters
-    ----------
-    dprojected : array, shape (M, G)
-        Gradient with respect to the pre-activations.
-    x : array, shape (M, D)
-        Inputs, one row each.
-    Wx : array, shape (D, G)
-        Input weights.
-
-    Returns
-    -------
-    dx : array, shape (M, D)
-        Gradient with respect to the inputs.
-    dWx : array, shape (D, G)
-        Gradient with respect to the weights.
-    db : array, shape (G,)
-        Gradient with respect to the biases.
-    """
-    xp = array_namespace(dprojected, x, Wx)
-    dx = dprojected @ xp.matrix_transpose(Wx)
-    return dx, xp.matrix_transpose(x) @ dprojected, xp.sum(dprojected, axis=0)
+    before = previous_hidden(hidden, h0, batch_sizes)
+    gradient: Array = kernels_for(dprojected).matmul(before, dprojected, transpose_a=True)
+    return gradient

@@ -7,7 +7,8 @@ from typing import Any
 from capgpu.backend import Array
 from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
-from capgpu.layers.recurrence import from_time_major, input_gradients, recurrent_gradient, to_time_major
+from capgpu.layers.affine import affine_gradients
+from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
 from capgpu.sequence import Packing
 
 __all__ = ["rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward"]
@@ -108,12 +109,13 @@ def rnn_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Arr
 
 def _forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, steps: int) -> tuple[Array, Any]:
     batch_sizes = Packing.full(h0.shape[0], steps).batch_sizes
-    hidden = kernels_for(x).rnn_forward(x @ Wx + b, None, h0, Wh, batch_sizes)
+    kernels = kernels_for(x)
+    hidden = kernels.rnn_forward(kernels.matmul(x, Wx, b), None, h0, Wh, batch_sizes)
     return hidden, (x, hidden, h0, Wx, Wh, batch_sizes)
 
 
 def _backward(dhidden: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     x, hidden, h0, Wx, Wh, batch_sizes = cache
     dprojected, dh0 = kernels_for(dhidden).rnn_backward(dhidden, hidden, Wh, batch_sizes)
-    dx, dWx, db = input_gradients(dprojected, x, Wx)
+    dx, dWx, db = affine_gradients(dprojected, x, Wx)
     return dx, dh0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db

@@ -1,1 +1,27 @@
-"""To be filled."""
+"""The host's fused kernels, compiled by Numba: one file an operation, on one team of threads.
+
+Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out contiguously where they are not.
+"""
+
+from capgpu.kernels import Kernels
+from capgpu.kernels.cpu.decode import decode_step
+from capgpu.kernels.cpu.embedding import embedding_gradient
+from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
+from capgpu.kernels.cpu.product import matmul
+from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
+from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
+
+__all__ = ["KERNELS"]
+
+KERNELS = Kernels(
+    name="cpu",
+    matmul=matmul,
+    lstm_forward=lstm_forward,
+    lstm_backward=lstm_backward,
+    rnn_forward=rnn_forward,
+    rnn_backward=rnn_backward,
+    decode_step=decode_step,
+    softmax_cross_entropy=softmax_cross_entropy,
+    linear_cross_entropy=linear_cross_entropy,
+    embedding_gradient=embedding_gradient,
+)

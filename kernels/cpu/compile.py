@@ -1,0 +1,72 @@
+"""How the host kernels are compiled: one decorator, one set of options, and what the processor offers.
+
+Numba's ``error_model="numpy"`` lets loops with divisions vectorise; the global interpreter lock is released; the
+machine code is cached on disk, or kept in memory where no folder can be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+from numba import njit
+from numba.core import config
+
+__all__ = ["ACCUMULATORS", "VECTOR_BYTES", "compiled"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(*, fastmath: frozenset[str] | bool = False, inline: bool = False) -> Callable[[F], F]:
+    """Compile a function for the host.
+
+    Parameters
+    ----------
+    fastmath : set of str or bool
+        LLVM fast-math flags, only where a loop needs them to vectorise.
+    inline : bool
+        Paste the function into its callers before optimising.
+
+    Returns
+    -------
+    callable
+        The decorator.
+    """
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": set(fastmath) if isinstance(fastmath, frozenset) else fastmath,
+        "inline": "always" if inline else "never",
+    }
+
+    def decorate(function: F) -> F:
+        try:
+            wrapped: F = njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache can be written: compile anew in each process
+            wrapped = njit(**options)(function)
+        return wrapped
+
+    return decorate
+
+
+def _features() -> set[str]:
+    chosen = config.CPU_FEATURES
+    if chosen is not None:
+        return {feature[1:] for feature in chosen.split(",") if feature.startswith("+")}
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
+def _vector_unit() -> tuple[int, int]:
+    features = _features()
+    if "avx512f" in features:
+        return 64, 24
+    if "avx" in features:
+        return 32, 12
+    if "neon" in features:
+        return 16, 24
+    return 16, 12
+
+
+#: Bytes of a vector register, and how many registers a matrix tile may keep its sums in (of 32, or of 16).
+VECTOR_BYTES, ACCUMULATORS = _vector_unit()

@@ -1,0 +1,188 @@
+"""The LSTM's recurrence over packed sequences, forward and backward.
+
+    a = x Wx + b + h Wh;  i, f, o = sigmoid(a_i, a_f, a_o);  g = tanh(a_g);  c' = f c + i g;  h' = o tanh(c')
+
+``Wh`` is packed once a pass; each step is one product of the rows alive with the packed weights, then one sweep over
+the gates while they are in the cache. Saved for the backward pass: the activated gates and the cells; tanh(c) is
+computed again. The backward sweep writes the gradients of the pre-activations (packed) and carries dh through
+Wh-transposed; the gradients of weights and inputs are products over all steps, made by the caller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_share, packed_product, packed_size
+from capgpu.kernels.cpu.rows import owned
+from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.workspace import scratch
+
+__all__ = ["lstm_backward", "lstm_forward"]
+
+
+@compiled()
+def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
+    """Turn one row of recurrent sums into activated gates and states; short loops, so that each one vectorises."""
+    size = c.size
+    for j in range(3 * size):
+        gates[j] = sigmoid(gates[j] + projected[j])
+    for j in range(3 * size, 4 * size):
+        gates[j] = hyperbolic_tangent(gates[j] + projected[j])
+    for j in range(size):
+        c[j] = gates[size + j] * c_before[j] + gates[j] * gates[3 * size + j]
+    for j in range(size):
+        h[j] = gates[2 * size + j] * hyperbolic_tangent(c[j])
+
+
+@compiled()
+def _forward(
+    index: int,
+    count: int,
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    c0: Any,
+    packed: Any,
+    batch_sizes: Any,
+    hidden: Any,
+    cell: Any,
+    gates: Any,
+) -> None:
+    size = h0.shape[1]
+    edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    start = before = 0
+    for step in range(batch_sizes.size):
+        alive = owned(index, count, batch_sizes[step])
+        if alive == 0:
+            break
+        if step == 0:
+            packed_product(h0, index, count, alive, packed, size, gates, start + index, count, edge)
+        else:
+            packed_product(hidden, before + index, count, alive, packed, size, gates, start + index, count, edge)
+        for i in range(alive):
+            rank = index + i * count
+            row = start + rank
+            c_before = c0[rank] if step == 0 else cell[before + rank]
+            _activate(gates[row], projected[rows[row]], c_before, cell[row], hidden[row])
+        before = start
+        start += batch_sizes[step]
+
+
+@compiled()
+def _differentiate(
+    dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
+) -> None:
+    """Turn one row's gradients of h and c into those of the pre-activations; `dc` is carried to the step before."""
+    size = c.size
+    for j in range(size):
+        tanh_c[j] = hyperbolic_tangent(c[j])
+    for j in range(size):
+        dh_later[j] += dh[j]
+    for j in range(size):
+        o = gates[2 * size + j]
+        out[2 * size + j] = dh_later[j] * tanh_c[j] * o * (1 - o)
+    for j in range(size):
+        dc[j] += dh_later[j] * gates[2 * size + j] * (1 - tanh_c[j] * tanh_c[j]) + dcell[j]
+    for j in range(size):
+        i, g = gates[j], gates[3 * size + j]
+        out[j] = dc[j] * g * i * (1 - i)
+    for j in range(size):
+        i, g = gates[j], gates[3 * size + j]
+        out[3 * size + j] = dc[j] * i * (1 - g * g)
+    for j in range(size):
+        f = gates[size + j]
+        out[size + j] = dc[j] * c_before[j] * f * (1 - f)
+    for j in range(size):
+        dc[j] *= gates[size + j]
+
+
+@compiled()
+def _backward(
+    index: int,
+    count: int,
+    dhidden: Any,
+    dcell: Any,
+    has_dcell: bool,
+    gates: Any,
+    cell: Any,
+    c0: Any,
+    packed: Any,
+    batch_sizes: Any,
+    dprojected: Any,
+    dh: Any,
+    dc: Any,
+) -> None:
+    size = cell.shape[1]
+    edge = aligned(ROWS * (PANEL_BYTES // cell.itemsize), cell)
+    tanh_c = np.empty(size, cell.dtype)
+    nothing = np.zeros(size, cell.dtype)
+    stop = dhidden.shape[0]
+    # dh and dc hold the gradients that later steps send; a sequence that ends at this step has received none
+    for rank in range(index, dh.shape[0], count):
+        dh[rank] = 0
+        dc[rank] = 0
+    for back in range(batch_sizes.size):
+        step = batch_sizes.size - 1 - back
+        start = stop - batch_sizes[step]
+        alive = owned(index, count, batch_sizes[step])
+        for i in range(alive):
+            rank = index + i * count
+            row = start + rank
+            c_before = c0[rank] if step == 0 else cell[start - batch_sizes[step - 1] + rank]
+            _differentiate(
+                dhidden[row],
+                dh[rank],
+                dcell[row] if has_dcell else nothing,
+                gates[row],
+                c_before,
+                cell[row],
+                dc[rank],
+                tanh_c,
+                dprojected[row],
+            )
+        if alive > 0:
+            packed_product(dprojected, start + index, count, alive, packed, 4 * size, dh, index, count, edge)
+        stop = start
+
+
+def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
+    """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
+    projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
+    c0 = np.zeros_like(h0) if c0 is None else np.ascontiguousarray(c0)
+    size = h0.shape[1]
+    total = int(batch_sizes.sum())
+    rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    hidden = np.empty((total, size), dtype=h0.dtype)
+    cell = np.empty((total, size), dtype=h0.dtype)
+    gates = np.empty((total, 4 * size), dtype=h0.dtype)
+    members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
+    packed = scratch("recurrent weights", (packed_size(size, 4 * size, h0.itemsize),), h0.dtype)
+    TEAM.run(members, pack_share, Wh, False, packed)
+    TEAM.run(members, _forward, projected, rows, h0, c0, packed, batch_sizes, hidden, cell, gates)
+    return hidden, cell, gates
+
+
+def lstm_backward(
+    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
+) -> tuple[Any, Any, Any]:
+    """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
+    dhidden, gates, cell, Wh = (np.ascontiguousarray(a) for a in (dhidden, gates, cell, Wh))
+    size = cell.shape[1]
+    alive = int(batch_sizes[0]) if batch_sizes.size else 0
+    c0 = np.zeros((alive, size), dtype=cell.dtype) if c0 is None else np.ascontiguousarray(c0)
+    has_dcell = dcell is not None
+    dcell = np.ascontiguousarray(dcell) if has_dcell else dhidden
+    dprojected = np.empty_like(gates)
+    dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
+    members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
+    packed = scratch("recurrent weights", (packed_size(4 * size, size, cell.itemsize),), cell.dtype)
+    TEAM.run(members, pack_share, Wh, True, packed)
+    TEAM.run(
+        members, _backward, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc
+    )
+    return dprojected, dh, dc

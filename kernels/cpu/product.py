@@ -1,0 +1,287 @@
+"""Matrix products on the host: panels of B are packed, tiles of C are computed from registers.
+
+C (m, n) = op(A) (m, k) op(B) (k, n), where op is nothing or the transpose. A panel is two vectors of columns wide
+and at most `DEPTH` deep, so that it stays in the first cache levels while all rows of A pass by it. Shares of one
+product are independent column (or row) ranges: no barriers, and the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
+
+__all__ = ["DEPTH", "aligned", "matmul", "pack_panel", "pack_share", "packed_product", "packed_size", "product_into"]
+
+#: Depth of a packed panel: 64 KiB at two AVX-512 vectors.
+DEPTH = 512
+#: Below this many multiply-adds, waking a second thread costs more than it gains.
+WORTH_SHARING = 400_000
+#: What a product is added to.
+NOTHING, BIAS, KEEP = 0, 1, 2
+
+
+@compiled()
+def pack_panel(
+    B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any, start: int
+) -> None:
+    """Copy a block of op(B) into a panel, ``panel[start + k * lanes + j]``, zeros beside a narrow block."""
+    lanes = PANEL_BYTES // B.itemsize
+    if transposed:
+        # in strips of 64, so that the cache lines written stay in the first cache level
+        for strip in range(0, depth, 64):
+            for j in range(width):
+                for k in range(strip, min(strip + 64, depth)):
+                    panel[start + k * lanes + j] = B[column + j, row + k]
+    elif width == lanes:
+        for k in range(depth):
+            for j in range(lanes):
+                panel[start + k * lanes + j] = B[row + k, column + j]
+    else:
+        for k in range(depth):
+            for j in range(width):
+                panel[start + k * lanes + j] = B[row + k, column + j]
+    if width < lanes:
+        for k in range(depth):
+            for j in range(width, lanes):
+                panel[start + k * lanes + j] = 0
+
+
+@compiled()
+def aligned(size: int, like: Any) -> Any:
+    """Return scratch of `size` elements that starts on a cache line."""
+    raw = np.empty(size + 64 // like.itemsize, like.dtype)
+    offset = (-raw.ctypes.data) % 64 // like.itemsize
+    return raw[offset : offset + size]
+
+
+@compiled()
+def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
+    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them."""
+    tiles = (count + ROWS - 1) // ROWS
+    start = taken = 0
+    for index in range(tiles):
+        height = (count - taken) // (tiles - index)
+        for k in range(depth):
+            for r in range(height):
+                packed[start + k * height + r] = A[row + k, column + taken + r]
+        start += depth * height
+        taken += height
+
+
+@compiled()
+def _rows_by_panel(
+    A: Any,
+    packed_tiles: bool,
+    a: int,
+    lda: int,
+    rows: int,
+    depth: int,
+    panel: int,
+    C: Any,
+    c: int,
+    ldc: int,
+    width: int,
+    accumulate: int,
+    edge: Any,
+) -> None:
+    """Multiply `rows` rows of A (address `a`) by one panel into C (address `c`), in tiles of even height.
+
+    A lies either in rows `lda` apart or in tiles packed by `_pack_columns`.
+    """
+    size = A.itemsize
+    lanes = PANEL_BYTES // size
+    tiles = (rows + ROWS - 1) // ROWS
+    row = 0
+    for index in range(tiles):
+        height = (rows - row) // (tiles - index)
+        here = a + row * (depth if packed_tiles else lda) * size
+        step = height if packed_tiles else lda
+        if width == lanes:
+            tile(A, here, step, panel, c + row * ldc * size, ldc, depth, height, packed_tiles, accumulate)
+        else:
+            # a panel wider than what is left of C is computed aside
+            tile(A, here, step, panel, edge.ctypes.data, lanes, depth, height, packed_tiles, 0)
+            _add_edge(C, c + row * ldc * size, ldc, height, width, accumulate, edge)
+        row += height
+
+
+@compiled()
+def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int, edge: Any) -> None:
+    lanes = PANEL_BYTES // C.itemsize
+    first = (c - C.ctypes.data) // C.itemsize
+    flat = C.reshape(C.size)
+    for i in range(height):
+        for j in range(width):
+            value = edge[i * lanes + j]
+            if accumulate:
+                value += flat[first + i * ldc + j]
+            flat[first + i * ldc + j] = value
+
+
+@compiled()
+def _share(
+    index: int,
+    count: int,
+    by_rows: bool,
+    A: Any,
+    a_transposed: bool,
+    B: Any,
+    b_transposed: bool,
+    bias: Any,
+    start: int,
+    C: Any,
+) -> None:
+    """Compute one of `count` shares of a product."""
+    m, n = C.shape
+    k = A.shape[0] if a_transposed else A.shape[1]
+    lanes = PANEL_BYTES // C.itemsize
+    panels = (n + lanes - 1) // lanes
+    row_start, row_stop, panel_start, panel_stop = 0, m, 0, panels
+    if by_rows:
+        row_start, row_stop = m * index // count, m * (index + 1) // count
+    else:
+        panel_start, panel_stop = panels * index // count, panels * (index + 1) // count
+    if row_start == row_stop or panel_start == panel_stop:
+        return
+    left, right = panel_start * lanes, min(n, panel_stop * lanes)
+    if start == BIAS:
+        for i in range(row_start, row_stop):
+            C[i, left:right] = bias[left:right]
+    elif k == 0 and start == NOTHING:
+        C[row_start:row_stop, left:right] = 0
+    lda = A.shape[1]
+    panel = aligned(min(k, DEPTH) * lanes, C)
+    columns = aligned(min(k, DEPTH) * (row_stop - row_start) if a_transposed else 1, C)
+    edge = aligned(ROWS * lanes, C)
+    size = C.itemsize
+    for top in range(0, k, DEPTH):
+        depth = min(DEPTH, k - top)
+        accumulate = 0 if start == NOTHING and top == 0 else 1
+        if a_transposed:
+            _pack_columns(A, top, depth, row_start, row_stop - row_start, columns)
+            a = columns.ctypes.data
+        else:
+            a = A.ctypes.data + (row_start * lda + top) * size
+        for p in range(panel_start, panel_stop):
+            column = p * lanes
+            width = min(lanes, n - column)
+            pack_panel(B, b_transposed, top, depth, column, width, panel, 0)
+            _rows_by_panel(
+                A,
+                a_transposed,
+                a,
+                lda,
+                row_stop - row_start,
+                depth,
+                panel.ctypes.data,
+                C,
+                C.ctypes.data + (row_start * n + column) * size,
+                n,
+                width,
+                accumulate,
+                edge,
+            )
+
+
+@compiled()
+def packed_size(k: int, n: int, itemsize: int) -> int:
+    """Return the number of elements of a whole packed matrix (k, n)."""
+    lanes = PANEL_BYTES // itemsize
+    return (n + lanes - 1) // lanes * lanes * k
+
+
+@compiled()
+def pack_share(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
+    """Pack one share of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
+    k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
+    lanes = PANEL_BYTES // B.itemsize
+    panels = (n + lanes - 1) // lanes
+    for top in range(0, k, DEPTH):
+        depth = min(DEPTH, k - top)
+        for p in range(panels * index // count, panels * (index + 1) // count):
+            width = min(lanes, n - p * lanes)
+            start = top * panels * lanes + p * depth * lanes
+            pack_panel(B, transposed, top, depth, p * lanes, width, packed, start)
+
+
+@compiled()
+def packed_product(
+    A: Any, a_row: int, a_step: int, rows: int, packed: Any, k: int, C: Any, c_row: int, c_step: int, edge: Any
+) -> None:
+    """Multiply some rows of A by a matrix packed whole, into rows of C (which it stores).
+
+    Row i is ``A[a_row + i * a_step]``, its result ``C[c_row + i * c_step]``.
+    """
+    n = C.shape[1]
+    size = C.itemsize
+    lanes = PANEL_BYTES // size
+    panels = (n + lanes - 1) // lanes
+    for top in range(0, k, DEPTH):
+        depth = min(DEPTH, k - top)
+        a = A.ctypes.data + (a_row * A.shape[1] + top) * size
+        for p in range(panels):
+            column = p * lanes
+            _rows_by_panel(
+                A,
+                False,
+                a,
+                a_step * A.shape[1],
+                rows,
+                depth,
+                packed.ctypes.data + (top * panels * lanes + p * depth * lanes) * size,
+                C,
+                C.ctypes.data + (c_row * n + column) * size,
+                c_step * n,
+                min(lanes, n - column),
+                1 if top > 0 else 0,
+                edge,
+            )
+
+
+def product_into(
+    out: Any,
+    a: Any,
+    b: Any,
+    bias: Any = None,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    accumulate: bool = False,
+) -> None:
+    """Compute ``op(a) op(b) + bias`` into a contiguous array, or add it to what is there.
+
+    Parameters
+    ----------
+    out : numpy.ndarray, shape (m, n)
+        The result; must not overlap the factors.
+    a, b : numpy.ndarray
+        Contiguous factors, shapes (m, k) and (k, n), or (k, m) and (n, k) where transposed.
+    bias : numpy.ndarray, shape (n,), optional
+        Added to every row; not together with `accumulate`.
+    transpose_a, transpose_b : bool
+        Take the transpose of a factor as it lies.
+    accumulate : bool
+        Add to `out`.
+    """
+    m, n = out.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    start = KEEP if accumulate else NOTHING if bias is None else BIAS
+    offsets = out[0] if bias is None else bias
+    members = TEAM.size if m * n * k >= WORTH_SHARING else 1
+    by_rows = n < 4 * (PANEL_BYTES // out.itemsize) * members and m > n
+    TEAM.run(members, _share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
+
+
+def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    """Multiply two matrices; see `capgpu.kernels.reference.matmul`."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    out = np.empty((a.shape[transpose_a], b.shape[not transpose_b]), dtype=a.dtype)
+    if out.size:
+        bias = None if bias is None else np.ascontiguousarray(bias)
+        product_into(out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b)
+    return out

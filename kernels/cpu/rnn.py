@@ -1,0 +1,104 @@
+"""The vanilla RNN's recurrence over packed sequences, ``h' = tanh(x Wx + b + h Wh)``, forward and backward.
+
+As in the LSTM's file: weights packed once a pass, one product a step, and for the backward pass the gradients of the
+pre-activations alone. Saved for it: the hidden states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.elementary import hyperbolic_tangent
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_share, packed_product, packed_size
+from capgpu.kernels.cpu.rows import owned
+from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.workspace import scratch
+
+__all__ = ["rnn_backward", "rnn_forward"]
+
+
+@compiled()
+def _activate(h: Any, projected: Any) -> None:
+    for j in range(h.size):
+        h[j] = hyperbolic_tangent(h[j] + projected[j])
+
+
+@compiled()
+def _forward(
+    index: int, count: int, projected: Any, rows: Any, h0: Any, packed: Any, batch_sizes: Any, hidden: Any
+) -> None:
+    size = h0.shape[1]
+    edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    start = before = 0
+    for step in range(batch_sizes.size):
+        alive = owned(index, count, batch_sizes[step])
+        if alive == 0:
+            break
+        if step == 0:
+            packed_product(h0, index, count, alive, packed, size, hidden, start + index, count, edge)
+        else:
+            packed_product(hidden, before + index, count, alive, packed, size, hidden, start + index, count, edge)
+        for i in range(alive):
+            row = start + index + i * count
+            _activate(hidden[row], projected[rows[row]])
+        before = start
+        start += batch_sizes[step]
+
+
+@compiled()
+def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
+    for j in range(h.size):
+        out[j] = (dh[j] + dh_later[j]) * (1 - h[j] * h[j])
+
+
+@compiled()
+def _backward(
+    index: int, count: int, dhidden: Any, hidden: Any, packed: Any, batch_sizes: Any, dprojected: Any, dh: Any
+) -> None:
+    size = hidden.shape[1]
+    edge = aligned(ROWS * (PANEL_BYTES // hidden.itemsize), hidden)
+    stop = dhidden.shape[0]
+    # dh holds the gradient that later steps send; a sequence that ends at this step has received none
+    for rank in range(index, dh.shape[0], count):
+        dh[rank] = 0
+    for back in range(batch_sizes.size):
+        step = batch_sizes.size - 1 - back
+        start = stop - batch_sizes[step]
+        alive = owned(index, count, batch_sizes[step])
+        for i in range(alive):
+            rank = index + i * count
+            _differentiate(dhidden[start + rank], dh[rank], hidden[start + rank], dprojected[start + rank])
+        if alive > 0:
+            packed_product(dprojected, start + index, count, alive, packed, size, dh, index, count, edge)
+        stop = start
+
+
+def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
+    """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
+    projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
+    size = h0.shape[1]
+    total = int(batch_sizes.sum())
+    rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    hidden = np.empty((total, size), dtype=h0.dtype)
+    members = TEAM.size if total * size * size >= WORTH_SHARING else 1
+    packed = scratch("recurrent weights", (packed_size(size, size, h0.itemsize),), h0.dtype)
+    TEAM.run(members, pack_share, Wh, False, packed)
+    TEAM.run(members, _forward, projected, rows, h0, packed, batch_sizes, hidden)
+    return hidden
+
+
+def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
+    """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
+    dhidden, hidden, Wh = (np.ascontiguousarray(a) for a in (dhidden, hidden, Wh))
+    size = hidden.shape[1]
+    dprojected = np.empty_like(hidden)
+    dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
+    members = TEAM.size if dhidden.size * size >= WORTH_SHARING else 1
+    packed = scratch("recurrent weights", (packed_size(size, size, hidden.itemsize),), hidden.dtype)
+    TEAM.run(members, pack_share, Wh, True, packed)
+    TEAM.run(members, _backward, dhidden, hidden, packed, batch_sizes, dprojected, dh)
+    return dprojected, dh
