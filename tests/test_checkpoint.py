@@ -1,0 +1,248 @@
+"""Files that are whole or not there: what goes in comes out, and no damage passes unseen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Home
+
+from capgpu.checkpoint import (
+    CheckpointError,
+    atomic_write,
+    load_model,
+    load_weights,
+    save_model,
+    save_weights,
+)
+from capgpu.model import CaptioningRNN
+from oracles.snapshots import frozen
+
+pytest.importorskip("safetensors")
+
+WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "chat": 3, "été": 4}
+SETTINGS = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 4, "cell_type": "lstm", "output_dropout": 0.25}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xffdata"), ("w", "été\n")])
+def test_a_file_appears_whole_and_alone(tmp_path: Path, mode: str, content: Any) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path, mode) as file:
+        file.write(content)
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == (content if mode == "wb" else content.encode())
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_write(path, "w") as file:
+            file.write("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert files(tmp_path) == ["file"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "atomic", "w") as file:
+        file.write("x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    with atomic_write(tmp_path / "link", "w") as file:
+        file.write("x")
+    assert (tmp_path / "link").is_symlink()
+    assert files(tmp_path / "real") == ["file"]
+
+
+def test_a_folder_that_is_missing_or_a_mode_that_appends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "file"):
+        pass
+    with pytest.raises(ValueError, match="mode is 'a'"), atomic_write(tmp_path / "file", "a"):
+        pass
+
+
+# --- weights ----------------------------------------------------------------------------------------------
+
+
+def test_weights_come_back_bit_for_bit(backend: Home, tmp_path: Path, random: np.random.Generator) -> None:
+    host = {
+        "matrix": random.standard_normal((3, 4)),
+        "single": random.standard_normal(5).astype(np.float32),
+        "scalar": np.array(2.5),
+        "none": np.zeros((0, 3)),
+    }
+    params = {name: backend.asarray(array) for name, array in host.items()}
+    metadata = {"word": "été", "number": 0.1, "list": [1, None, {"a": True}]}
+    save_weights(tmp_path / "w.safetensors", params, metadata)
+    loaded, stored = load_weights(tmp_path / "w.safetensors")
+    assert frozen(loaded) == frozen(host)
+    assert stored == metadata
+
+
+def test_an_array_in_another_order_keeps_its_values(tmp_path: Path, random: np.random.Generator) -> None:
+    array = random.standard_normal((3, 4))
+    save_weights(tmp_path / "w.safetensors", {"f": np.asfortranarray(array), "part": array[:, ::2]})
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(loaded["f"], array)
+    np.testing.assert_array_equal(loaded["part"], array[:, ::2])
+
+
+def test_weights_of_another_program_have_no_metadata(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.arange(3.0)}, tmp_path / "foreign.safetensors", metadata={"format": "np"})
+    loaded, metadata = load_weights(tmp_path / "foreign.safetensors")
+    np.testing.assert_array_equal(loaded["a"], np.arange(3.0))
+    assert metadata == {}
+
+
+def test_metadata_json_cannot_hold_harm_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": np.ones(2)})
+    before = path.read_bytes()
+    for metadata, error in (({"x": np.nan}, ValueError), ({"x": object()}, TypeError)):
+        with pytest.raises(error):
+            save_weights(path, {"a": np.zeros(2)}, metadata)
+    assert path.read_bytes() == before
+    assert files(tmp_path) == ["w.safetensors"]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": np.arange(50.0), "b": np.ones(3)}, {"kind": "example"})
+    return path
+
+
+def test_no_cut_goes_unnoticed(saved: Path) -> None:
+    content = saved.read_bytes()
+    for length in (0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1):
+        saved.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"w\.safetensors"):
+            load_weights(saved)
+
+
+def test_no_changed_byte_goes_unnoticed(saved: Path) -> None:
+    content = saved.read_bytes()
+    taken_for_foreign = 0
+    for place in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x10
+        saved.write_bytes(damaged)
+        try:
+            _, metadata = load_weights(saved)
+        except CheckpointError:
+            continue
+        assert metadata == {}  # the name of the metadata was hit: without them it is a file of weights alone
+        taken_for_foreign += 1
+    assert taken_for_foreign <= len("__metadata__capgpu")
+
+
+@pytest.mark.parametrize(("make", "words"), [(None, "does not exist"), (os.mkdir, "is a folder")])
+def test_a_file_that_is_none_is_named(tmp_path: Path, make: Any, words: str) -> None:
+    path = tmp_path / "w.safetensors"
+    if make is not None:
+        make(path)
+    with pytest.raises(CheckpointError, match=words):
+        load_weights(path)
+
+
+# --- models -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "folder"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_model_comes_back_as_it_was(
+    backend: Home, tmp_path: Path, name: str, dtype: Any, random: np.random.Generator
+) -> None:
+    model = backend.model(WORDS, dtype=dtype, seed=5, **SETTINGS)
+    path = save_model(tmp_path / "new" / name, model)
+    assert path.is_file()
+    loaded = load_model(tmp_path / "new" / name)
+    assert frozen(loaded.params) == frozen(model.params)
+    assert loaded.config == model.config
+    assert loaded.word_to_idx == WORDS
+    features = random.standard_normal((2, 6)).astype(dtype)
+    written = backend.to_numpy(model.sample(backend.asarray(features)))
+    import capgpu
+
+    np.testing.assert_array_equal(backend.to_numpy(loaded.sample(capgpu.asarray(features))), written)
+
+
+def test_weights_alone_are_no_model(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"w\.safetensors holds no captioning model"):
+        load_model(saved)
+
+
+def test_weights_that_do_not_fit_their_sizes_are_refused(tmp_path: Path) -> None:
+    model = CaptioningRNN(WORDS, seed=1, **SETTINGS)  # type: ignore[arg-type]
+    model.params["Wh"] = model.params["Wh"][:, :-1]
+    del model.params["b"]
+    with pytest.raises(CheckpointError, match=r"Wh is|b is missing"):
+        load_model(save_model(tmp_path, model))
+
+
+def test_a_description_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    metadata = {"format": "capgpu-model-1", "config": {"cell_type": "gru"}, "word_to_idx": WORDS}
+    save_weights(tmp_path / "model.safetensors", {}, metadata)
+    with pytest.raises(CheckpointError, match=r"cannot be built: cell_type is 'gru'"):
+        load_model(tmp_path)
+
+
+# --- a kill at any moment ---------------------------------------------------------------------------------
+
+SAVES_FOR_EVER = """
+import sys
+import numpy as np
+from capgpu.checkpoint import save_weights
+count = 0
+while True:
+    arrays = {"a": np.full(200_000, float(count)), "b": np.full(7, float(count))}
+    save_weights(sys.argv[1], arrays, {"count": count})
+    count += 1
+    if count == 3:
+        print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.011, 0.023, 0.037])
+def test_a_killed_process_leaves_the_last_good_file(tmp_path: Path, delay: float) -> None:
+    path = tmp_path / "w.safetensors"
+    with subprocess.Popen(
+        [sys.executable, "-c", SAVES_FOR_EVER, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
+        process.send_signal(signal.SIGKILL)
+    loaded, metadata = load_weights(path)
+    assert metadata["count"] >= 2
+    assert set(loaded["a"]) == set(loaded["b"]) == {float(metadata["count"])}
