@@ -102,7 +102,8 @@ def _open_cpu() -> ModuleType:
 
 def _open_cuda() -> ModuleType:
     try:
-        cupy = importlib.import_module("cupy")
+        # an empty folder of that name imports too, as a namespace package: the attribute tells
+        runtime = importlib.import_module("cupy").cuda.runtime
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise BackendUnavailableError(
@@ -119,7 +120,6 @@ def _open_cuda() -> ModuleType:
             "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
             "'capgpu[cuda12]'."
         ) from error
-    runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
@@ -171,8 +171,8 @@ _KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "reference"}
 
 
 def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
-    parts = choice.split(",") if isinstance(choice, str) else list(choice)
-    if not all(isinstance(part, str) for part in parts):
+    parts = choice.split(",") if isinstance(choice, str) else choice
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise TypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
     names = [part.strip().lower() for part in parts if part.strip()]
     if not names:

@@ -8,6 +8,9 @@ beyond the array API standard, to the same functions.
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +128,26 @@ def backend(request: pytest.FixtureRequest) -> Home:
         request.getfixturevalue("standin")
     capgpu.set_backend(name)
     return Home(name, capgpu.asarray)
+
+
+@pytest.fixture
+def in_new_process() -> Callable[..., str]:
+    """Run Python code in a process of its own, with the given environment variables; gives what it prints."""
+
+    def run(code: str, **variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAPGPU_", "COVERAGE_"))}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

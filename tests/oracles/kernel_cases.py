@@ -69,6 +69,35 @@ def _draw(random: np.random.Generator, dtype: str, *shape: int) -> Floats:
     return random.uniform(-1, 1, shape).astype(dtype)
 
 
+def _matmul_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, transposed: str, bias: bool
+) -> Arguments:
+    rows = sum(e.lengths)
+    a, b = {"": ((rows, e.H), (e.H, e.V)), "a": ((rows, e.H), (rows, e.V)), "b": ((rows, e.V), (e.H, e.V))}[
+        transposed
+    ]
+    return {
+        "a": _draw(random, dtype, *a),
+        "b": _draw(random, dtype, *b),
+        "bias": _draw(random, dtype, b[0] if transposed == "b" else b[1]) if bias else None,
+        "transpose_a": transposed == "a",
+        "transpose_b": transposed == "b",
+    }
+
+
+def _matmul(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    left = a["a"].T if a["transpose_a"] else a["a"]
+    right = a["b"].T if a["transpose_b"] else a["b"]
+    out = (
+        np.zeros((left.shape[0], right.shape[1]))
+        if a["bias"] is None
+        else np.tile(a["bias"], (left.shape[0], 1))
+    )
+    for k in range(left.shape[1]):
+        out += np.outer(left[:, k], right[k])
+    return (out,)
+
+
 def _recurrence(
     random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, cell: bool | None
 ) -> Arguments:
@@ -232,7 +261,17 @@ def _embedding(a: Arguments, e: Extents) -> tuple[Any, ...]:
 
 
 def _cases() -> tuple[KernelCase, ...]:
-    out = []
+    out = [
+        KernelCase(
+            "matmul",
+            f"transposed_{transposed or 'none'}-{'bias' if bias else 'no_bias'}",
+            lambda r, e, d, transposed=transposed, bias=bias: _matmul_arguments(r, e, d, transposed, bias),
+            _matmul,
+            ("forward",),
+        )
+        for transposed in ("", "a", "b")
+        for bias in (False, True)
+    ]
     for table in (False, True):
         words = "table" if table else "rows"
         for cell in (False, True):

@@ -1,0 +1,253 @@
+"""Which backend is in force: the environment, preferences, overrides, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.backend import BackendUnavailableError, backend_info, current_backend, set_backend, use_backend
+
+
+@pytest.fixture
+def no_cupy(monkeypatch):
+    """A machine without CuPy."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+
+def said(caplog):
+    return [record for record in caplog.records if record.name == "capgpu"]
+
+
+# --- reading the setting ---------------------------------------------------------------------------
+
+
+def test_the_setting_is_not_read_at_import(in_new_process):
+    code = """
+import os, capgpu
+os.environ["CAPGPU_BACKEND"] = "numpy"
+print(capgpu.current_backend().name)
+"""
+    assert in_new_process(code, CAPGPU_BACKEND="nonsense") == "numpy\n"
+
+
+def test_the_setting_is_read_once_at_first_use(monkeypatch):
+    monkeypatch.setenv("CAPGPU_BACKEND", "numpy")
+    assert current_backend().name == "numpy"
+    monkeypatch.setenv("CAPGPU_BACKEND", "cpu")
+    assert current_backend().name == "numpy"
+
+
+@pytest.mark.parametrize("setting", ["numpy", "cpu"])
+def test_a_name_is_taken_in_silence(monkeypatch, caplog, setting):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("CAPGPU_BACKEND", setting)
+    assert current_backend().name == setting
+    assert said(caplog) == []
+
+
+def test_names_may_be_in_any_case_and_spaced(monkeypatch):
+    monkeypatch.setenv("CAPGPU_BACKEND", " NumPy , CPU ")
+    assert current_backend().name == "numpy"
+
+
+@pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu"])
+def test_auto_is_cuda_then_cpu(monkeypatch, standin, setting):
+    if setting:
+        monkeypatch.setenv("CAPGPU_BACKEND", setting)
+    assert current_backend().name == "cuda"
+
+
+@pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu", "cuda,numpy"])
+def test_without_a_device_the_next_preference_is_taken_and_the_cause_logged_once(
+    monkeypatch, caplog, no_cupy, setting
+):
+    caplog.set_level(logging.INFO)
+    if setting:
+        monkeypatch.setenv("CAPGPU_BACKEND", setting)
+    for _ in range(3):
+        assert current_backend().name == ("numpy" if setting == "cuda,numpy" else "cpu")
+    (record,) = said(caplog)
+    assert record.levelno == logging.INFO
+    assert current_backend().name in record.getMessage()
+    assert "CuPy is not installed" in record.getMessage()
+
+
+def test_the_first_of_a_list_is_taken_without_trying_the_rest(caplog, no_cupy):
+    caplog.set_level(logging.INFO)
+    assert set_backend("numpy,cuda").name == "numpy"
+    assert "CuPy" not in said(caplog)[0].getMessage()
+
+
+def test_preferences_may_be_a_sequence(no_cupy):
+    assert set_backend(["cuda", "numpy"]).name == "numpy"
+
+
+# --- refusing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"), [("coda", "cuda"), ("cpus", "cpu"), ("nunpy", "numpy"), ("cuda,autos", "auto")]
+)
+def test_an_unknown_name_is_refused_with_a_suggestion(monkeypatch, setting, meant):
+    monkeypatch.setenv("CAPGPU_BACKEND", setting)
+    with pytest.raises(
+        ValueError, match=rf"CAPGPU_BACKEND={setting}: unknown backend .*Did you mean '{meant}'\?"
+    ):
+        current_backend()
+
+
+def test_an_unknown_name_like_no_other_gets_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"set_backend\('tpu-v5'\): unknown backend 'tpu-v5'\. Known: numpy, cpu, cuda"
+    ):
+        set_backend("tpu-v5")
+
+
+def test_an_unknown_name_is_refused_though_an_earlier_one_would_do():
+    with pytest.raises(ValueError, match="unknown backend 'gpu'"):
+        set_backend("numpy,gpu")
+
+
+@pytest.mark.parametrize("choice", ["", " ", ",", []])
+def test_an_empty_choice_is_refused(choice):
+    with pytest.raises(ValueError, match=r"is empty\. Choose one of numpy, cpu, cuda"):
+        set_backend(choice)
+
+
+@pytest.mark.parametrize("choice", [None, 3, [b"cpu"], np])
+def test_a_choice_that_is_no_name_is_refused(choice):
+    with pytest.raises(TypeError, match=r"set_backend\(.*\) must be a name or names in order of preference"):
+        set_backend(choice)
+
+
+def test_a_single_unavailable_name_raises_and_never_falls_back(monkeypatch, no_cupy):
+    monkeypatch.setenv("CAPGPU_BACKEND", "cuda")
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="CuPy is not installed"):
+            current_backend()
+
+
+def test_a_list_without_a_usable_name_gives_every_cause(monkeypatch, no_cupy):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        BackendUnavailableError, match=r"(?s)none of cuda, cpu can run here.*CuPy is not.*Numba is not"
+    ):
+        set_backend("auto")
+
+
+def test_a_refused_choice_leaves_the_one_in_force(no_cupy):
+    set_backend("numpy")
+    with pytest.raises(BackendUnavailableError):
+        set_backend("cuda")
+    with pytest.raises(ValueError, match="unknown"):
+        set_backend("gpu")
+    with pytest.raises(BackendUnavailableError), use_backend("cuda"):
+        pass
+    assert current_backend().name == "numpy"
+
+
+# --- overriding ------------------------------------------------------------------------------------
+
+
+def test_set_backend_overrides_the_environment(monkeypatch):
+    monkeypatch.setenv("CAPGPU_BACKEND", "cpu")
+    assert set_backend("numpy") is current_backend()
+    assert current_backend().name == "numpy"
+
+
+def test_use_backend_holds_for_its_block_alone():
+    set_backend("cpu")
+    with use_backend("numpy") as outer:
+        assert outer is current_backend()
+        with use_backend("cpu"):
+            assert current_backend().name == "cpu"
+        assert current_backend().name == "numpy"
+    assert current_backend().name == "cpu"
+
+
+def test_use_backend_restores_after_an_error():
+    set_backend("cpu")
+    with pytest.raises(KeyError), use_backend("numpy"):
+        raise KeyError
+    assert current_backend().name == "cpu"
+
+
+def test_use_backend_before_any_choice_leaves_none_behind(monkeypatch):
+    with use_backend("numpy"):
+        pass
+    monkeypatch.setenv("CAPGPU_BACKEND", "cpu")
+    assert current_backend().name == "cpu"
+
+
+def test_the_choice_is_that_of_the_whole_process():
+    set_backend("numpy")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(current_backend).result().name == "numpy"
+        pool.submit(set_backend, "cpu").result()
+    assert current_backend().name == "cpu"
+
+
+def test_threads_that_ask_first_at_once_resolve_once(monkeypatch, caplog, no_cupy):
+    caplog.set_level(logging.INFO)
+    with ThreadPoolExecutor(8) as pool:
+        backends = [job.result() for job in [pool.submit(current_backend) for _ in range(32)]]
+    assert all(backend is backends[0] for backend in backends)
+    assert len(said(caplog)) == 1
+
+
+def test_xp_follows_the_backend_in_force(standin):
+    import array_api_compat.numpy
+
+    with use_backend("numpy"):
+        assert capgpu.xp is array_api_compat.numpy
+    with use_backend("cuda"):
+        assert type(capgpu.xp.zeros(3)).__module__.split(".")[0] == "cupy"
+    assert "xp" in dir(capgpu)
+
+
+# --- telling ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "reference")])
+def test_info_tells_what_is_in_force_and_why(standin, name, kernels):
+    set_backend(name)
+    info = backend_info()
+    assert (info["backend"], info["kernels"], info["error"]) == (name, kernels, None)
+    assert info["reason"] == f"asked for by set_backend({name!r})"
+    assert info["available"] == {"numpy": "yes", "cpu": "yes", "cuda": "yes"}
+    assert ("compute capability" if name == "cuda" else "processors") in info["device"]
+
+
+def test_info_tells_why_a_backend_is_not_available(no_cupy):
+    info = backend_info()
+    assert info["backend"] == "cpu"
+    assert "CuPy is not installed" in info["available"]["cuda"]
+    assert "CuPy is not installed" in info["reason"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CAPGPU_BACKEND", "cuda", "CuPy is not installed"),
+        ("CAPGPU_BACKEND", "coda", "Did you mean 'cuda'"),
+        ("CAPGPU_KERNELS", "fast", "set it to 'fused' or 'reference'"),
+    ],
+)
+def test_info_reports_a_wrong_setting_instead_of_failing(monkeypatch, no_cupy, variable, value, words):
+    monkeypatch.setenv(variable, value)
+    info = backend_info()
+    assert words in info["error"]
+    assert info["setting"][variable] == value
+    assert info["installed"]["numpy"] == np.__version__
+
+
+def test_info_tells_of_reference_kernels_by_order(monkeypatch):
+    set_backend("cpu")
+    monkeypatch.setenv("CAPGPU_KERNELS", "reference")
+    assert backend_info()["kernels"] == "reference"

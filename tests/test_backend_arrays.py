@@ -1,0 +1,124 @@
+"""Functions follow their arrays; data moves by name only."""
+
+from __future__ import annotations
+
+import array_api_compat.numpy
+import array_api_strict
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.backend import is_host_array
+
+
+@pytest.fixture
+def device(standin):
+    """A device array, with the cuda backend in force."""
+    capgpu.set_backend("cuda")
+    return capgpu.asarray(np.arange(3.0))
+
+
+def test_the_namespace_is_that_of_the_arrays_not_of_the_backend(device):
+    assert capgpu.array_namespace(np.zeros(2)) is array_api_compat.numpy
+    assert capgpu.array_namespace(np.zeros(2), x=np.zeros((), bool)) is array_api_compat.numpy
+    capgpu.set_backend("numpy")
+    assert capgpu.array_namespace(device).__name__ == "array_api_compat.cupy"
+    strict = array_api_strict.asarray([1.0])
+    assert capgpu.array_namespace(strict, y=strict).__name__ == "array_api_strict"
+
+
+def test_a_subclass_of_a_host_array_is_a_host_array(tmp_path):
+    mapped = np.memmap(tmp_path / "features", dtype=np.float32, mode="w+", shape=(2, 2))
+    assert is_host_array(mapped)
+    assert capgpu.array_namespace(np.zeros(2), mapped) is array_api_compat.numpy
+
+
+def test_mixed_arrays_are_refused_by_name_with_the_call_that_moves_them(device):
+    with pytest.raises(TypeError) as caught:
+        capgpu.array_namespace(features=np.zeros(2), params=device)
+    assert str(caught.value) == (
+        "features is a NumPy array (host) and params is a CuPy array (device): arrays of one call must live in "
+        "one place. Move one of them: capgpu.asarray(features) takes features to the current backend, "
+        "capgpu.to_numpy(params) takes params to the host."
+    )
+    with pytest.raises(TypeError, match=r"capgpu\.asarray\(params\).*capgpu\.to_numpy\(features\)"):
+        capgpu.array_namespace(features=device, params=np.zeros(2))
+
+
+def test_mixed_arrays_without_names_are_numbered(device):
+    with pytest.raises(TypeError, match=r"argument 1 is a NumPy array .* and argument 3 is a CuPy array"):
+        capgpu.array_namespace(np.zeros(2), np.zeros(2), device)
+
+
+def test_any_two_libraries_are_a_mixture():
+    with pytest.raises(TypeError, match=r"x is a array_api_strict\..* and y is a NumPy array"):
+        capgpu.array_namespace(x=array_api_strict.asarray([1.0]), y=np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        ([1.0], r"x is a builtins\.list, not an array\. Make it one with capgpu\.asarray\(x\)"),
+        (1.0, r"x is a builtins\.float, not an array"),
+        (np.float32(1), r"x is a numpy\.float32, not an array"),
+        (None, "x is None; wanted an array"),
+    ],
+)
+def test_what_is_no_array_is_refused_by_name(thing, words):
+    with pytest.raises(TypeError, match=words):
+        capgpu.array_namespace(np.zeros(2), x=thing)
+
+
+def test_a_namespace_of_nothing_is_refused():
+    with pytest.raises(TypeError, match="at least one array"):
+        capgpu.array_namespace()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
+def test_a_journey_there_and_back_changes_nothing(backend, dtype):
+    data = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
+    there = capgpu.asarray(data)
+    assert is_host_array(there) == (backend.name != "cuda")
+    back = capgpu.to_numpy(there)
+    assert back.dtype == data.dtype
+    assert back.tolist() == data.tolist()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("dtype", [np.float32, "float32", np.dtype("float32")])
+def test_asarray_converts_lists_and_arrays_to_the_dtype_asked_for(backend, dtype):
+    for data in ([[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]])):
+        there = capgpu.asarray(data, dtype=dtype)
+        assert capgpu.to_numpy(there).dtype == np.float32
+        assert capgpu.to_numpy(there).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+def test_asarray_of_an_array_that_is_there_is_that_array(backend):
+    there = capgpu.asarray(np.arange(3.0))
+    assert capgpu.asarray(there) is there
+
+
+def test_asarray_brings_device_arrays_to_the_host_where_the_host_is_in_force(device):
+    with capgpu.use_backend("cpu"):
+        host = capgpu.asarray(device)
+    assert type(host) is np.ndarray
+    assert host.tolist() == [0, 1, 2]
+
+
+def test_to_numpy_returns_a_host_array_as_it_is():
+    host = np.arange(3.0)
+    assert capgpu.to_numpy(host) is host
+
+
+def test_to_numpy_takes_arrays_of_the_standard():
+    assert capgpu.to_numpy(array_api_strict.asarray([1.0, 2.0])).tolist() == [1, 2]
+
+
+def test_synchronize_waits_for_the_device_and_on_the_host_for_nothing(standin):
+    for name, waits in (("numpy", 0), ("cpu", 0), ("cuda", 1)):
+        with capgpu.use_backend(name):
+            standin.reset_counters()
+            capgpu.synchronize()
+            assert standin.counters().synchronisations == waits
