@@ -1,0 +1,350 @@
+"""Words and token ids: tokenise, build a vocabulary, encode, decode.
+
+Everything here is text and small integer arrays, so it works on the host, in NumPy, whatever the backend.
+Bring ids over with `capgpu.to_numpy` first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.tokens import detokenize, tokenize
+
+__all__ = [
+    "END",
+    "NULL",
+    "SPECIAL_WORDS",
+    "START",
+    "UNK",
+    "Vocabulary",
+    "caption_text",
+    "decode_captions",
+    "detokenize",
+    "tokenize",
+]
+
+NULL, START, END, UNK = "<NULL>", "<START>", "<END>", "<UNK>"
+SPECIAL_WORDS = (NULL, START, END, UNK)
+
+IdxToWord = Sequence[str] | Mapping[int, str]
+
+
+def _words_of(
+    captions: npt.ArrayLike, idx_to_word: IdxToWord, *, caller: str
+) -> tuple[list[list[str]], bool]:
+    """Look every id up; gives the words row by row and whether a single caption was given."""
+    ids = np.asarray(captions)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{caller} takes integer token ids, got dtype {ids.dtype}")
+    if ids.ndim not in (1, 2):
+        raise ValueError(f"{caller} takes one caption (T,) or several (N, T), got shape {ids.shape}")
+    known = idx_to_word if isinstance(idx_to_word, Mapping) else range(len(idx_to_word))
+    unknown = [int(i) for i in np.unique(ids) if int(i) not in known]
+    if unknown:
+        raise ValueError(
+            f"{caller} got the token ids {unknown[:5]}, which idx_to_word with its {len(idx_to_word)} words "
+            "does not hold: decode with the vocabulary that the captions were encoded with"
+        )
+    return [[idx_to_word[i] for i in row] for row in np.atleast_2d(ids).tolist()], ids.ndim == 1
+
+
+def decode_captions(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[str]:
+    """Turn token ids into text as the cs231n exercises do.
+
+    ``<NULL>`` is skipped, ``<END>`` is written and ends the caption, every other word, ``<START>`` too, is
+    written as it stands.
+
+    Parameters
+    ----------
+    captions : array_like of int, shape (T,) or (N, T)
+        Token ids.
+    idx_to_word : sequence of str or mapping from int to str
+        The word of each id.
+
+    Returns
+    -------
+    str or list of str
+        One string for a single caption (T,), a list of N strings otherwise.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers.
+    ValueError
+        If the shape has another rank, or an id is not in idx_to_word.
+    """
+    rows, single = _words_of(captions, idx_to_word, caller="decode_captions")
+    texts = []
+    for row in rows:
+        if END in row:
+            row = row[: row.index(END) + 1]
+        texts.append(" ".join(word for word in row if word != NULL))
+    return texts[0] if single else texts
+
+
+def caption_text(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[str]:
+    """Turn token ids into text for people: no ``<NULL>``, ``<START>``, ``<END>``, punctuation attached.
+
+    ``<UNK>`` is kept: without it a caption with an unknown word would read like another, right one.
+
+    Parameters
+    ----------
+    captions : array_like of int, shape (T,) or (N, T)
+        Token ids.
+    idx_to_word : sequence of str or mapping from int to str
+        The word of each id.
+
+    Returns
+    -------
+    str or list of str
+        One string for a single caption (T,), a list of N strings otherwise.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers.
+    ValueError
+        If the shape has another rank, or an id is not in idx_to_word.
+    """
+    rows, single = _words_of(captions, idx_to_word, caller="caption_text")
+    texts = []
+    for row in rows:
+        if END in row:
+            row = row[: row.index(END)]
+        texts.append(detokenize(word for word in row if word not in (NULL, START)))
+    return texts[0] if single else texts
+
+
+class Vocabulary:
+    """A fixed list of words, each with its id; ids 0 to 3 are ``<NULL>``, ``<START>``, ``<END>``, ``<UNK>``.
+
+    Parameters
+    ----------
+    idx_to_word : sequence of str
+        All words in the order of their ids, the four special words first.
+
+    Raises
+    ------
+    TypeError
+        If an entry is not a string.
+    ValueError
+        If the special words are missing or elsewhere, or a word stands there twice.
+    """
+
+    def __init__(self, idx_to_word: Sequence[str]) -> None:
+        words = list(idx_to_word)
+        wrong = next((word for word in words if not isinstance(word, str)), None)
+        if wrong is not None:
+            raise TypeError(f"a vocabulary holds strings, got {wrong!r} of type {type(wrong).__name__}")
+        if tuple(words[:4]) != SPECIAL_WORDS:
+            raise ValueError(
+                f"a vocabulary starts with the special words {list(SPECIAL_WORDS)}, got {words[:4]}: "
+                "put them first, or use Vocabulary.build"
+            )
+        twice = [word for word, count in Counter(words).items() if count > 1]
+        if twice:
+            raise ValueError(f"a vocabulary holds each word once, these stand there more often: {twice[:5]}")
+        self._words = tuple(words)
+        self._ids = {word: i for i, word in enumerate(words)}
+
+    @classmethod
+    def build(
+        cls, captions: Iterable[str | Sequence[str]], *, min_count: int = 1, max_size: int | None = None
+    ) -> Vocabulary:
+        """Collect the words of captions, the most frequent first, equals in the order of the alphabet.
+
+        Parameters
+        ----------
+        captions : iterable of str or of sequences of str
+            Texts, or token lists.
+        min_count : int
+            A word that occurs fewer times is left out.
+        max_size : int, optional
+            The largest number of words, the four special words included.
+
+        Returns
+        -------
+        Vocabulary
+            The special words and the words that were kept.
+
+        Raises
+        ------
+        TypeError
+            If captions is itself a string.
+        ValueError
+            If min_count is below 1, max_size below 4, or a token list holds a special word.
+        """
+        if isinstance(captions, str):
+            raise TypeError("Vocabulary.build takes several captions, got one string: put it into a list")
+        if min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {min_count}")
+        if max_size is not None and max_size < len(SPECIAL_WORDS):
+            raise ValueError(f"max_size counts the {len(SPECIAL_WORDS)} special words too, got {max_size}")
+        counts: Counter[str] = Counter()
+        for caption in captions:
+            counts.update(_plain_tokens(caption, caller="Vocabulary.build"))
+        kept = [word for word, count in counts.items() if count >= min_count]
+        kept.sort(key=lambda word: (-counts[word], word))
+        room = None if max_size is None else max_size - len(SPECIAL_WORDS)
+        return cls([*SPECIAL_WORDS, *kept[:room]])
+
+    @classmethod
+    def from_word_to_idx(cls, word_to_idx: Mapping[str, int]) -> Vocabulary:
+        """Take over the dictionary form of the cs231n exercises.
+
+        Parameters
+        ----------
+        word_to_idx : mapping from str to int
+            Ids from 0 to len(word_to_idx) - 1, each once, the special words at 0 to 3.
+
+        Returns
+        -------
+        Vocabulary
+            The same words with the same ids.
+
+        Raises
+        ------
+        ValueError
+            If the ids leave gaps or repeat, or the special words are missing or elsewhere.
+        """
+        if sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
+            raise ValueError(
+                f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, "
+                "each once"
+            )
+        return cls(sorted(word_to_idx, key=lambda word: word_to_idx[word]))
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+            A JSON array of words in the order of their ids.
+
+        Returns
+        -------
+        Vocabulary
+            The same words with the same ids.
+
+        Raises
+        ------
+        ValueError
+            If the text is no JSON array of words, or no vocabulary (see the class).
+        """
+        words = json.loads(text)
+        if not isinstance(words, list):
+            raise ValueError(f"a vocabulary in JSON is an array of words, got a {type(words).__name__}")
+        return cls(words)
+
+    def to_json(self) -> str:
+        """Write the words as a JSON array in the order of their ids."""
+        return json.dumps(self.idx_to_word, ensure_ascii=False)
+
+    @property
+    def idx_to_word(self) -> list[str]:
+        """All words in the order of their ids (a fresh list)."""
+        return list(self._words)
+
+    @property
+    def word_to_idx(self) -> dict[str, int]:
+        """The id of every word (a fresh dictionary)."""
+        return dict(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return self._words == other._words if isinstance(other, Vocabulary) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._words)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} words)"
+
+    def encode(self, caption: str | Sequence[str], max_length: int | None = None) -> npt.NDArray[np.int32]:
+        """Turn a caption into ids: ``<START>``, its words (unknown ones as ``<UNK>``), ``<END>``.
+
+        Parameters
+        ----------
+        caption : str or sequence of str
+            A text, or its tokens.
+        max_length : int, optional
+            The length T of the result: shorter captions are padded with ``<NULL>``, longer ones lose their
+            last words and keep their ``<END>``.
+
+        Returns
+        -------
+        numpy.ndarray of int32, shape (T,)
+            The ids; T is the number of words + 2 without max_length.
+
+        Raises
+        ------
+        ValueError
+            If max_length is below 2, or a token list holds a special word.
+        """
+        if max_length is not None and max_length < 2:
+            raise ValueError(
+                f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}"
+            )
+        tokens = _plain_tokens(caption, caller="Vocabulary.encode")
+        room = len(tokens) if max_length is None else max_length - 2
+        unk = self._ids[UNK]
+        words = [self._ids.get(token, unk) for token in tokens[:room]]
+        encoded = np.full(max_length or len(words) + 2, self._ids[NULL], dtype=np.int32)
+        encoded[: len(words) + 2] = [self._ids[START], *words, self._ids[END]]
+        return encoded
+
+    def encode_all(
+        self, captions: Sequence[str | Sequence[str]], max_length: int | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Encode captions into one array, padded with ``<NULL>``.
+
+        Parameters
+        ----------
+        captions : sequence of N str or sequences of str
+            Texts, or token lists.
+        max_length : int, optional
+            The length T of every row; that of the longest caption if not given.
+
+        Returns
+        -------
+        numpy.ndarray of int32, shape (N, T)
+            The ids.
+
+        Raises
+        ------
+        ValueError
+            As `encode`.
+        """
+        rows = [self.encode(caption, max_length) for caption in captions]
+        encoded = np.full(
+            (len(rows), max_length or max(map(len, rows), default=2)), self._ids[NULL], dtype=np.int32
+        )
+        for i, row in enumerate(rows):
+            encoded[i, : len(row)] = row
+        return encoded
+
+    def decode(self, captions: npt.ArrayLike) -> str | list[str]:
+        """Turn ids into text for people, see `caption_text`."""
+        return caption_text(captions, self._words)
+
+
+def _plain_tokens(caption: str | Sequence[str], *, caller: str) -> list[str]:
+    tokens = tokenize(caption) if isinstance(caption, str) else list(caption)
+    special = [token for token in tokens if token in SPECIAL_WORDS]
+    if special:
+        raise ValueError(
+            f"{caller} sets the special words itself, but the caption holds {special}: leave them out"
+        )
+    return tokens
