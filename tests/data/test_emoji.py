@@ -175,7 +175,7 @@ def test_features_and_projection_belong_together(data):
     lengths = np.linalg.norm(components, axis=0)
     directions = components / lengths
     np.testing.assert_allclose(directions.T @ directions, np.eye(256), atol=2e-3)
-    # a component is divided by the root of its deviation, so its length times the features' deviation is fixed
+    # each component was divided by the root of its deviation, so its length times the features' is fixed
     deviations = data["train_features"].std(axis=0)
     np.testing.assert_allclose(lengths * deviations, (lengths * deviations).mean(), rtol=5e-3)
 
