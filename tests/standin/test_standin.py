@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import operator
 
-import array_api_compat
 import numpy as np
 import pytest
-
-from standin.cupy_standin import UndefinedOnDeviceError
 
 HOST = np.arange(6.0).reshape(2, 3)
 BINARY = [
@@ -161,63 +158,11 @@ def test_dtypes_without_a_device_form_are_refused(cupy):
             make()
 
 
-def test_an_index_out_of_range_that_a_device_would_wrap_is_an_error_nobody_catches(cupy, x):
-    far = cupy.asarray([0, 7])
-    for call in (
-        lambda: x[far],
-        lambda: x[:, far],
-        lambda: cupy.take(x, far, axis=0),
-        lambda: x.take(far, axis=1),
-        lambda: cupy.take_along_axis(x, cupy.asarray([[0], [9]]), axis=1),
-        lambda: operator.setitem(x, far, 0.0),
-    ):
-        with pytest.raises(UndefinedOnDeviceError, match="out of bounds"):
-            call()
-
-
-def test_an_integer_out_of_range_is_an_index_error(x):
-    with pytest.raises(IndexError):
-        x[5]
-    with pytest.raises(ValueError, match="axis"):
-        x.sum(axis=5)
-
-
-def test_assignments_with_duplicate_indices_are_an_error_nobody_catches(cupy, x):
-    twice = cupy.asarray([1, 0, 1])
-    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
-        cupy.zeros(3)[twice] = cupy.arange(3.0)
-    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
-        x[:, cupy.asarray([0, -3])] += 1.0
-    with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
-        x[cupy.asarray([0, 0]), cupy.asarray([2, -1])] = cupy.asarray([1.0, 2.0])
-    x[cupy.asarray([0, 0]), cupy.asarray([2, 1])] = cupy.asarray([8.0, 9.0])
-    assert x[0].tolist() == [0.0, 9.0, 8.0]
-    x[cupy.asarray([1, 1])] = 5.0
-    assert x[1].tolist() == [5.0, 5.0, 5.0]
-
-
-def test_assignments_between_overlapping_memory_are_an_error_nobody_catches(cupy):
-    x = cupy.arange(6.0)
-    with pytest.raises(UndefinedOnDeviceError, match="overlapping"):
-        x[1:] = x[:-1]
-    x[1:] = x[:-1].copy()
-    x[::2] = x[1::2]  # strided: CuPy copies such a source first
-    x[...] = x
-    assert x.tolist() == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]
-
-
 def test_new_arrays_are_row_major_whatever_the_operands(cupy, x):
     for fresh in (x.T + 1, -x.T, cupy.tanh(x.T), cupy.concatenate([x.T, x.T]), cupy.where(x.T > 1, x.T, 0.0)):
         assert fresh.flags.c_contiguous
     for kept in (x.T, cupy.zeros_like(x.T), x.T.copy("K"), x.T.astype(int), cupy.asfortranarray(x)):
         assert kept.flags.fnc
-
-
-def test_memory_that_nobody_wrote_is_poisoned(cupy, x):
-    assert np.isnan(cupy.empty((2, 2), dtype=cupy.float32).get()).all()
-    assert np.isnan(cupy.empty_like(x).get()).all()
-    assert cupy.empty(2, dtype=cupy.int16).tolist() == [32767, 32767]
-    assert cupy.ndarray((2,), dtype=bool).tolist() == [True, True]
 
 
 def test_device_arrays_do_not_hash_and_scalars_index_nothing(cupy, x):
@@ -338,54 +283,3 @@ def test_out_is_filled_and_returned(cupy, x):
     assert x.sum(axis=0, out=total) is total
     assert cupy.sum(x, 0, None, total) is total
     assert total.tolist() == HOST.sum(axis=0).tolist()
-
-
-def test_array_api_compat_takes_the_arrays_for_cupys(cupy, x):
-    assert array_api_compat.is_cupy_array(x)
-    assert not array_api_compat.is_numpy_array(x)
-    xp = array_api_compat.array_namespace(x)
-    assert xp.__name__ == "array_api_compat.cupy"
-    with pytest.raises(TypeError, match="Multiple namespaces"):
-        array_api_compat.array_namespace(x, HOST)
-    assert array_api_compat.device(x) == cupy.cuda.Device(0)
-    assert type(array_api_compat.to_device(x, "cpu")) is np.ndarray
-
-
-def test_the_array_api_namespace_computes(cupy, x):
-    xp = array_api_compat.array_namespace(x)
-    ids = xp.asarray([2, 0, 2, 1])
-    results = {
-        "matmul": (xp.matmul(x, x.T), HOST @ HOST.T),
-        "take": (xp.take(x, ids, axis=1), np.take(HOST, [2, 0, 2, 1], axis=1)),
-        "where": (xp.where(x > 2, x, 0.0), np.where(HOST > 2, HOST, 0.0)),
-        "cumulative_sum": (xp.cumulative_sum(x, axis=1, include_initial=True), [[0, 0, 1, 3], [0, 3, 7, 12]]),
-        "unique_inverse": (xp.unique_inverse(ids).inverse_indices, [2, 0, 2, 1]),
-        "argsort": (xp.argsort(ids, descending=True), [0, 2, 3, 1]),
-        "sort": (xp.sort(ids), [0, 1, 2, 2]),
-        "expand_dims": (xp.expand_dims(x, axis=1), HOST[:, None]),
-        "astype": (xp.astype(x, xp.int32), HOST.astype(np.int32)),
-        "zeros": (xp.zeros((2, 1), dtype=xp.float32), np.zeros((2, 1), dtype=np.float32)),
-        "clip": (xp.clip(x, 1.0, 4.0), np.clip(HOST, 1.0, 4.0)),
-        "concat": (xp.concat([x, x], axis=0), np.concatenate([HOST, HOST])),
-        "stack": (xp.stack([x, x]), np.stack([HOST, HOST])),
-        "permute_dims": (xp.permute_dims(x, (1, 0)), HOST.T),
-        "reshape": (xp.reshape(x, (-1,)), HOST.ravel()),
-        "vecdot": (xp.vecdot(x, x), (HOST * HOST).sum(axis=1)),
-        "sign": (xp.sign(x - 2), np.sign(HOST - 2)),
-        "std": (xp.std(x, correction=1), np.std(HOST, ddof=1)),
-        "linalg": (xp.linalg.vector_norm(x), np.linalg.norm(HOST)),
-        "fft": (xp.fft.rfft(x), np.fft.rfft(HOST)),
-        "searchsorted": (xp.searchsorted(xp.asarray([0, 2, 4]), ids), [1, 0, 1, 1]),
-        "isin": (xp.isin(ids, 2), [True, False, True, False]),
-        "unstack": (xp.unstack(x)[1], HOST[1]),
-        "repeat": (xp.repeat(ids, 2), np.repeat([2, 0, 2, 1], 2)),
-        "tril": (xp.tril(x), np.tril(HOST)),
-    }
-    for name, (ours, wanted) in results.items():
-        assert type(ours) is cupy.ndarray, name
-        np.testing.assert_allclose(ours.get(), wanted, err_msg=name)
-        if isinstance(wanted, np.ndarray):
-            assert ours.dtype == wanted.dtype, name
-    assert xp.isdtype(x.dtype, "real floating")
-    assert xp.finfo(x.dtype).eps == np.finfo(np.float64).eps
-    assert xp.__array_namespace_info__().default_dtypes()["real floating"] == np.float64

@@ -24,12 +24,16 @@ class ndarray(HostPassage):
     Everything that CuPy forbids is forbidden here, and in these points the stand-in is stricter:
 
     - a NumPy function or ufunc called on a device array fails (CuPy forwards it to its own function);
-    - lists and NumPy arrays are refused as indices, values and arguments (CuPy copies some of them unasked);
+    - lists and NumPy arrays are refused as indices, values and arguments of every function (CuPy copies some
+      of them to the device unasked, and computes with others on the host);
     - zero-dimensional NumPy arrays on the right of a comparison are refused too;
-    - an index out of range, or duplicate indices in an assignment, raise `UndefinedOnDeviceError` (CuPy wraps
-      the first in silence, and which duplicate wins is undefined);
+    - what a device does in silence and wrong, or differently at each run, raises `UndefinedOnDeviceError`:
+      an index out of range (CuPy wraps it around), duplicate indices in an assignment, an assignment between
+      overlapping parts of one array;
     - memory from ``cupy.empty`` holds NaN or the largest integer;
     - a view that repeats elements (``broadcast_to``) cannot be written to.
+
+    In these it is looser: arrays of several devices mix, and errors of linear algebra raise.
     """
 
     __slots__ = ("_device_id", "_host")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from . import errors, namespace
 from .memory import POOL
 from .state import STATE
+from .stream import Stream
 
 DRIVERS = {
     "sufficient": 13020,
@@ -134,6 +135,7 @@ def install(
     STATE.reset()
     POOL.free_all_blocks()
     POOL.limit = 0
+    Stream.null.use()
     STATE.device_count = device_count
     STATE.driver_version = DRIVERS[driver]
     if memory_limit is not None:
