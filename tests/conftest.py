@@ -68,10 +68,9 @@ class Home:
         """Copy a result back to the host."""
         return np.array(capgpu.backend.to_numpy(array))
 
-    @property
-    def kernels(self) -> Kernels:
-        """The kernels that serve this home's arrays."""
-        return kernels_for(self.asarray(np.zeros(1, dtype=np.float32)))
+    def kernels(self, dtype: str) -> Kernels:
+        """Return the kernels that serve this home's arrays of a dtype."""
+        return kernels_for(self.asarray(np.zeros(1, dtype=dtype)))
 
     def strided(self, array: np.ndarray[Any, Any]) -> Any:
         """Bring data there in an array whose memory has gaps, and which is read-only on the host."""

@@ -37,8 +37,8 @@ def test_mixed_arrays_are_refused_by_name_with_the_call_that_moves_them(device):
     with pytest.raises(TypeError) as caught:
         capgpu.array_namespace(features=np.zeros(2), params=device)
     assert str(caught.value) == (
-        "features is a NumPy array (host) and params is a CuPy array (device): arrays of one call must live in "
-        "one place. Move one of them: capgpu.asarray(features) takes features to the current backend, "
+        "features is a NumPy array (host) and params is a CuPy array (device): arrays of one call must live "
+        "in one place. Move one of them: capgpu.asarray(features) takes features to the current backend, "
         "capgpu.to_numpy(params) takes params to the host."
     )
     with pytest.raises(TypeError, match=r"capgpu\.asarray\(params\).*capgpu\.to_numpy\(features\)"):

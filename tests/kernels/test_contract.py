@@ -23,7 +23,8 @@ def run(backend, case, arguments, bring=None):
         name: bring(value.copy()) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
         for name, value in arguments.items()
     }
-    results = getattr(backend.kernels, case.operation)(**there)
+    dtype = next(value.dtype for value in arguments.values() if isinstance(value, np.ndarray))
+    results = getattr(backend.kernels(dtype), case.operation)(**there)
     return there, results if isinstance(results, tuple) else (results,)
 
 

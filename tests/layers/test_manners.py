@@ -62,7 +62,8 @@ def test_scores_of_ten_thousand_give_a_finite_loss(backend, dtype):
     y, mask = np.array([[1, 1]]), np.array([[True, True]])
     loss, dx = layers.temporal_softmax_loss(backend.asarray(x), backend.asarray(y), backend.asarray(mask))
     assert float(loss) == 2e4
-    assert backend.to_numpy(dx).tolist() == [[[1, -1, 0], [0, 0, 0]]]
+    # a fused exponential may stop just above zero
+    assert np.abs(backend.to_numpy(dx) - [[[1, -1, 0], [0, 0, 0]]]).max() < 1e-37
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
