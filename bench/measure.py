@@ -16,17 +16,18 @@ from bench.process import WorkerFailedError, WorkerProcess, busy_seconds, wait_u
 
 TOLERANCE = {"loss": 1e-4, "adam": 1e-3, "sample": 0.01}
 QUIET_SHARE = 0.05
+CLOCK_TICKS = 0.04  # seconds that the kernel's accounting of processor time may be off
 ENOUGH_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure: rounds, seconds a slice, warm-up before a slice, patience for a quiet machine."""
+    """How long to measure: rounds, seconds a slice and its warm-up, seconds to spend on disturbed slices."""
 
     rounds: int
     seconds: float
     warm_seconds: float = 0.03
-    patience: float = 30.0
+    patience: float = 60.0
 
 
 @dataclass
@@ -153,36 +154,52 @@ def fail(record: Record, failure: Exception) -> None:
 def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], plan: Plan) -> int:
     """Fill the records' slices; return how many rounds other processes left alone.
 
-    Rounds in which others took more than QUIET_SHARE of the cores are dropped if ENOUGH_ROUNDS remain.
+    Rounds with a slice that others disturbed are dropped if ENOUGH_ROUNDS remain.
     """
     running = list(running)
-    taken: list[tuple[float, dict[str, list[float]]]] = []
+    deadline = time.monotonic() + plan.patience
+    taken: list[tuple[bool, dict[str, list[float]]]] = []
     for _ in range(plan.rounds if running else 0):
-        wait_until_quiet(plan.patience)
-        round_slices: dict[str, list[float]] = {}
-        foreign = wall = 0.0
+        quiet, slices = True, {}
         for process in tuple(running):
-            before = busy_seconds(), process.cpu_seconds(), time.monotonic()
+            label = process.competitor.label
             try:
-                reply = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)
+                slices[label], undisturbed = take_slice(process, plan, deadline)
             except WorkerFailedError as failure:
-                fail(records[process.competitor.label], failure)
+                fail(records[label], failure)
                 running.remove(process)
                 continue
-            after = busy_seconds(), process.cpu_seconds(), time.monotonic()
-            process.rest()
-            round_slices[process.competitor.label] = reply["ms"]
-            wall += after[2] - before[2]
-            if before[0] is not None and after[0] is not None:
-                foreign += (after[0] - before[0]) - (after[1] - before[1])
-        taken.append((foreign / (max(wall, 1e-9) * (os.cpu_count() or 1)), round_slices))
-    quiet = [slices for share, slices in taken if share <= QUIET_SHARE]
-    kept = quiet if len(quiet) >= ENOUGH_ROUNDS else [slices for _, slices in taken]
+            quiet = quiet and undisturbed
+        taken.append((quiet, slices))
+    undisturbed_rounds = [slices for quiet, slices in taken if quiet]
+    kept = undisturbed_rounds if len(undisturbed_rounds) >= ENOUGH_ROUNDS else [slices for _, slices in taken]
     for slices in kept:
         for label, samples in slices.items():
             if records[label].status != "failed":
                 records[label].slices.append(samples)
-    return len(quiet)
+    return len(undisturbed_rounds)
+
+
+def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[list[float], bool]:
+    """Return a slice's milliseconds and whether other processes left the cores alone.
+
+    A disturbed slice is taken again once the machine is quiet, until the deadline.
+    """
+    while True:
+        before = busy_seconds(), process.cpu_seconds(), time.monotonic()
+        samples: list[float] = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)[
+            "ms"
+        ]
+        after = busy_seconds(), process.cpu_seconds(), time.monotonic()
+        process.rest()
+        if before[0] is None or after[0] is None:
+            return samples, True
+        foreign = (after[0] - before[0]) - (after[1] - before[1])
+        if foreign <= CLOCK_TICKS + QUIET_SHARE * (after[2] - before[2]) * (os.cpu_count() or 1):
+            return samples, True
+        if time.monotonic() >= deadline:
+            return samples, False
+        wait_until_quiet(deadline - time.monotonic())
 
 
 def absent_records(

@@ -47,7 +47,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="interleaved rounds (21; with --quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a slice (0.3; with --quick 0.1)")
     parser.add_argument(
-        "--patience", type=float, default=30.0, help="seconds to wait for a quiet machine, each round"
+        "--patience",
+        type=float,
+        default=60.0,
+        help="seconds a measurement may spend on repeating disturbed slices",
     )
     parser.add_argument(
         "--threads", type=int, help="threads for every library; default: each library's own choice"
