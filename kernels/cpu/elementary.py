@@ -52,7 +52,7 @@ def _from_bits(typingctx: Any, value: Any) -> Any:
 
 
 def exponential(x: Any) -> Any:
-    """Return e**x; float32 arguments are clamped to [-87, 88]."""
+    """Return e**x; in float32 it is 0 below -87 and stays at e**88 above."""
     return math.exp(x)
 
 
@@ -71,10 +71,10 @@ def _exponential(x: Any) -> Any:
     if x == types.float32:
 
         def single(x: Any) -> Any:
-            x = min(max(x, float32(-87.0)), float32(88.0))
-            shifted = x * LOG2_E + ROUND
+            y = min(max(x, float32(-87.0)), float32(88.0))
+            shifted = y * LOG2_E + ROUND
             n = shifted - ROUND
-            r = x - n * LN2_HIGH - n * LN2_LOW
+            r = y - n * LN2_HIGH - n * LN2_LOW
             p = P6
             p = p * r + P5
             p = p * r + P4
@@ -82,7 +82,8 @@ def _exponential(x: Any) -> Any:
             p = p * r + P2
             p = p * r + float32(1.0)
             p = p * r + float32(1.0)
-            return p * _from_bits(int32((_bits(shifted) - ROUND_BITS + int32(127)) << int32(23)))
+            value = p * _from_bits(int32((_bits(shifted) - ROUND_BITS + int32(127)) << int32(23)))
+            return value if x >= float32(-87.0) else float32(0.0)
 
         return single
 

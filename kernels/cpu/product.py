@@ -20,7 +20,7 @@ __all__ = ["DEPTH", "aligned", "matmul", "pack_panel", "pack_share", "packed_pro
 #: Depth of a packed panel: 64 KiB at two AVX-512 vectors.
 DEPTH = 512
 #: Below this many multiply-adds, waking a second thread costs more than it gains.
-WORTH_SHARING = 400_000
+WORTH_SHARING = 5_000_000
 #: What a product is added to.
 NOTHING, BIAS, KEEP = 0, 1, 2
 

@@ -1,0 +1,175 @@
+"""Handing a region's shares from one thread to others without the interpreter: shared words, spins, a function pointer.
+
+Memory shared by a team, in 64-bit words: [0] ticket of the latest region, [1] its number of shares, [2] address of
+the code that runs a share, [8 k] the latest ticket that worker k has finished, and from `ARGUMENTS` on the region's
+arguments as the compiled code holds them. The caller fills all of it, then publishes the ticket (release); a worker
+that sees the ticket (acquire) sees the rest.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import typing
+from numba.extending import intrinsic
+
+from capgpu.kernels.cpu.compile import compiled
+
+__all__ = ["MOST_THREADS", "WORDS", "await_word", "launch", "serve"]
+
+MOST_THREADS = 256
+#: First word of the arguments, and words in all.
+ARGUMENTS = 8 * MOST_THREADS
+WORDS = ARGUMENTS + 512
+
+I64 = ir.IntType(64)
+BYTES = ir.IntType(8).as_pointer()
+SHARE = ir.FunctionType(ir.VoidType(), [I64, I64, BYTES])
+
+
+def _word(builder: Any, address: Any, index: int = 0) -> Any:
+    return builder.gep(builder.inttoptr(address, I64.as_pointer()), [I64(index)])
+
+
+@intrinsic
+def _load(typingctx: Any, address: Any) -> Any:
+    """Read a word that another thread writes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_word(builder, args[0]), "acquire", 8)
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
+def _store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write a word that another thread reads."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _word(builder, args[0]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), generate
+
+
+@intrinsic
+def _pause(typingctx: Any) -> Any:
+    """Tell the processor that this is a waiting loop, where it has a word for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            pause = builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), ir.FunctionType(ir.VoidType(), []))
+            builder.call(pause, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _run_published(typingctx: Any, memory: Any, index: Any) -> Any:
+    """Run share `index` of the region that lies in the shared memory."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        memory, index = args
+        count = builder.load(_word(builder, memory, 1))
+        code = builder.inttoptr(builder.load(_word(builder, memory, 2)), SHARE.as_pointer())
+        data = builder.bitcast(_word(builder, memory, ARGUMENTS), BYTES)
+        builder.call(code, [index, count, data])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def _publish(typingctx: Any, memory: Any, count: Any, share: Any, arguments: Any) -> Any:
+    """Write a region into the shared memory: its count, code and arguments."""
+    call = typing.signature(types.none, types.intp, types.intp, arguments)
+    dispatcher = share.dispatcher
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        memory, count, _, values = args
+
+        def unpack(index: Any, count: Any, arguments: Any) -> None:
+            dispatcher(index, count, *arguments)
+
+        code = ir.Function(builder.module, SHARE, name=builder.module.get_unique_name("capgpu.share"))
+        code.linkage = "internal"
+        body = ir.IRBuilder(code.append_basic_block("entry"))
+        place = body.bitcast(code.args[2], values.type.as_pointer())
+        result = context.compile_subroutine(builder, unpack, call, caching=False)
+        context.call_internal_no_propagate(body, result.fndesc, call, [code.args[0], code.args[1], body.load(place)])
+        body.ret_void()
+
+        size = context.get_abi_sizeof(values.type)
+        if size > 8 * (WORDS - ARGUMENTS):
+            raise ValueError(f"the arguments of a region take {size} bytes; there is room for {8 * (WORDS - ARGUMENTS)}.")
+        builder.store(count, _word(builder, memory, 1))
+        builder.store(builder.ptrtoint(code, I64), _word(builder, memory, 2))
+        destination = _word(builder, memory, ARGUMENTS)
+        builder.store(values, builder.bitcast(destination, values.type.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, share, arguments), generate
+
+
+@compiled()
+def await_word(address: int, wanted: int, rounds: int) -> bool:
+    """Spin until the word at an address is `wanted`; give up after some rounds."""
+    for _ in range(rounds):
+        if _load(address) == wanted:
+            return True
+        _pause()
+    return False
+
+
+@compiled()
+def launch(memory: int, ticket: int, count: int, size: int, rounds: int, share: Any, arguments: Any) -> bool:
+    """Publish a region, run share 0, and wait for the other threads for some rounds.
+
+    Parameters
+    ----------
+    memory : int
+        Address of the team's words.
+    ticket : int
+        The region's number, one above the latest.
+    count, size : int
+        Shares, and threads of the team: every worker answers every ticket.
+    rounds : int
+        Rounds of waiting for each worker.
+    share : compiled function
+        Called as ``share(index, count, *arguments)``.
+    arguments : tuple
+        Its further arguments; the caller keeps them alive until the region has finished.
+
+    Returns
+    -------
+    bool
+        Whether all workers have finished.
+    """
+    _publish(memory, count, share, arguments)
+    _store(memory, ticket)
+    _run_published(memory, 0)
+    finished = True
+    for index in range(1, size):
+        finished = finished and await_word(memory + 64 * index, ticket, rounds)
+    return finished
+
+
+@compiled()
+def serve(memory: int, index: int, seen: int, rounds: int) -> int:
+    """Run this worker's share of every region, until none has come for some rounds; return the latest ticket seen."""
+    idle = 0
+    while idle < rounds:
+        if _load(memory) == seen:
+            idle += 1
+            _pause()
+            continue
+        seen += 1
+        if index < _load(memory + 8):
+            _run_published(memory, index)
+        _store(memory + 64 * index, seen)
+        idle = 0
+    return seen
