@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _COUNT = click.IntRange(min=1)
-_RATE = click.FloatRange(min=0, min_open=True)
 #: Options that say where and how to run, not what: they are no settings of the run.
 _NOT_SETTINGS = ("out", "backend", "resume", "force")
+
+
+class _FiniteRange(click.FloatRange):
+    """A range that, unlike click's, does not hold NaN, nor infinity where it has no upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 @click.command()
@@ -33,14 +43,19 @@ _NOT_SETTINGS = ("out", "backend", "resume", "force")
 @click.option("--wordvec", type=_COUNT, default=256, help="Length of a word vector.")
 @click.option("--epochs", type=_COUNT, default=60, help="Times to go through the training captions.")
 @click.option("--batch-size", type=_COUNT, default=64, help="Captions in a minibatch.")
-@click.option("--learning-rate", type=_RATE, default=3e-3, help="Where the schedule starts.")
+@click.option(
+    "--learning-rate",
+    type=_FiniteRange(min=0, min_open=True),
+    default=3e-3,
+    help="Where the schedule starts.",
+)
 @click.option("--update-rule", type=click.Choice(list(UPDATE_RULES)), default="adam", help="How to update.")
 @click.option(
     "--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Of the learning rate."
 )
 @click.option(
     "--dropout",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=_FiniteRange(0, 1, max_open=True),
     default=0.3,
     help="On the features and before the vocabulary.",
 )
@@ -116,6 +131,7 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
         optim_config={"learning_rate": settings["learning_rate"]},
         batch_size=settings["batch_size"],
         num_epochs=settings["epochs"],
+        print_every=50,
         seed=settings["seed"],
         schedule=settings["schedule"],
         keep_best=True,

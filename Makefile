@@ -1,0 +1,71 @@
+# Daily work. A fresh machine needs python3 (3.11 or newer, with venv), gcc and make; the rest is installed
+# into $(VENV). Overridable: PYTHON, VENV, RUN (folder of the demo), ARGS (for pytest or the benchmarks).
+
+PYTHON ?= python3
+VENV ?= .venv
+PEER_VENV ?= .venv-peers
+RUN ?= runs/demo
+ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := capgpu kernels tests bench tools
+STAGE := build/types
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench bench-peers env clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones, draw a contact sheet (2 minutes)
+	$(BIN)/capgpu train --data emoji --cell lstm --out $(RUN) --force
+	@echo
+	@$(BIN)/capgpu caption --run $(RUN) --split test --count 20
+	@echo
+	@$(BIN)/capgpu eval --run $(RUN) --split test --json $(RUN)/test.json --sheet $(RUN)/test.png
+	@echo
+	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
+
+test: env ## Run every test that needs no GPU (ARGS="-k solver" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## Check style, formatting and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	@# kernels/ is installed as capgpu.kernels: the type checker needs to see it there
+	@rm -rf $(STAGE) && mkdir -p $(STAGE)
+	@cp -rs $(CURDIR)/capgpu $(STAGE)/capgpu && cp -rs $(CURDIR)/kernels $(STAGE)/capgpu/kernels
+	cd $(STAGE) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p capgpu
+
+format: env ## Format all code and sort its imports
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: env ## Time the library beside the peers that are installed (ARGS=--quick for a look)
+	$(BIN)/python -m bench.run $(ARGS)
+
+bench-peers: ## Install PyTorch and JAX for the benchmarks, apart from everything else
+	$(PYTHON) -m venv $(PEER_VENV)
+	$(PEER_VENV)/bin/python -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
+		-r bench/requirements-peers.txt
+
+env: $(VENV)/.installed-dev ## Make the environment of all of these
+
+clean: ## Remove environments, build products and caches, but no runs
+	rm -rf $(VENV) $(PEER_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "capgpu needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@ $(VENV)/.installed
