@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, overload
 
 from capgpu.backend import asarray
 from capgpu.data.arrays import evaluation_batches
 from capgpu.losses import to_floats
 
 __all__ = ["loss_per_token"]
+
+
+@overload
+def loss_per_token(
+    model: Any, data: Mapping[str, Any], split: str = "val", batch_size: int = 100, stop: None = None
+) -> float: ...
+
+
+@overload
+def loss_per_token(
+    model: Any, data: Mapping[str, Any], split: str, batch_size: int, stop: Callable[[], bool]
+) -> float | None: ...
 
 
 def loss_per_token(

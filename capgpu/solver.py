@@ -210,6 +210,26 @@ class CaptioningSolver:
         """Lowest validation loss per token so far; infinite where there is none."""
         return math.inf if self.best_epoch is None else self.val_loss_history[self.best_epoch - 1]
 
+    def evaluate(self, split: str = "val") -> float:
+        """Score a whole split: negative log-likelihood per word, in nats, without dropout.
+
+        Parameters
+        ----------
+        split : str
+            The split.
+
+        Returns
+        -------
+        float
+            The score; lower is better.
+
+        Raises
+        ------
+        ValueError
+            If the data lack the split, or it has no words.
+        """
+        return loss_per_token(self.model, self.data, split, self.batch_size)
+
     # --- training --------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -311,7 +331,7 @@ class CaptioningSolver:
         }
         if self.validate:
             score = loss_per_token(
-                self.model, self.data, "val", self.batch_size, stop=lambda: guard.requested
+                self.model, self.data, "val", self.batch_size, lambda: guard.requested
             )
             if score is None:
                 return False

@@ -28,7 +28,7 @@ from oracles.snapshots import frozen
 pytest.importorskip("safetensors")
 
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "chat": 3, "été": 4}
-SETTINGS = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 4, "cell_type": "lstm", "output_dropout": 0.25}
+SETTINGS: dict[str, Any] = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 4, "cell_type": "lstm", "output_dropout": 0.25}
 
 
 def files(folder: Path) -> list[str]:
@@ -202,7 +202,7 @@ def test_weights_alone_are_no_model(saved: Path) -> None:
 
 
 def test_weights_that_do_not_fit_their_sizes_are_refused(tmp_path: Path) -> None:
-    model = CaptioningRNN(WORDS, seed=1, **SETTINGS)  # type: ignore[arg-type]
+    model = CaptioningRNN(WORDS, seed=1, **SETTINGS)
     model.params["Wh"] = model.params["Wh"][:, :-1]
     del model.params["b"]
     with pytest.raises(CheckpointError, match=r"Wh is|b is missing"):

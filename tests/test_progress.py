@@ -1,0 +1,46 @@
+"""The display: a bar where somebody watches, lines where they are kept, silence where it is wanted."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from capgpu.progress import make_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_are_those_of_the_course(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress(True, 200)
+    progress.step(1, 76.9134871, 1000.0)
+    progress.note("(Epoch 1 / 2) done")
+    progress.close()
+    assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487\n(Epoch 1 / 2) done\n"
+
+
+def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress(False, 200)
+    progress.step(1, 1.0, 1.0)
+    progress.note("unheard")
+    progress.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = make_progress(True, 200, done=100)
+    progress.step(150, 2.34567, 12345.6)
+    progress.note("(Epoch 1 / 2) [val] 1.25")
+    progress.close()
+    shown = terminal.getvalue()
+    for part in ("150/200", "loss 2.3457", "12,346 tokens/s", "time left", "(Epoch 1 / 2) [val] 1.25"):
+        assert part in shown

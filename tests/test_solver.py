@@ -1,0 +1,383 @@
+"""The solver: the course's face, what it computes each epoch, and what it refuses before computing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_captioner import TinyCaptioner, dataset
+
+import capgpu
+from capgpu.history import read_history
+from capgpu.model import CaptioningRNN
+from capgpu.optim import adam, clip_gradients
+from capgpu.random import fold_key
+from capgpu.solver import CaptioningSolver
+from oracles.snapshots import frozen
+from standin import cupy_standin
+
+HOMES = pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def on_the_host() -> None:
+    capgpu.set_backend("numpy")
+
+
+def solver(model: Any = None, data: Any = None, **settings: Any) -> CaptioningSolver:
+    defaults: dict[str, Any] = {
+        "batch_size": 5,
+        "num_epochs": 3,
+        "verbose": False,
+        "seed": 7,
+        "update_rule": "adam",
+    }
+    return CaptioningSolver(model or TinyCaptioner(), data or dataset(), **(defaults | settings))
+
+
+# --- the course's face ------------------------------------------------------------------------------------
+
+
+def test_the_notebooks_call_works_and_prints_as_the_course_does(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = TinyCaptioner(), dataset(val=0)
+    trainer = CaptioningSolver(
+        model,
+        data,
+        update_rule="adam",
+        num_epochs=2,
+        batch_size=5,
+        optim_config={"learning_rate": 5e-3},
+        lr_decay=0.95,
+        verbose=True,
+        print_every=3,
+    )
+    trainer.train()
+    assert len(trainer.loss_history) == 8
+    assert all(type(loss) is float for loss in trainer.loss_history)
+    assert trainer.epoch == 2
+    losses = trainer.loss_history
+    assert capsys.readouterr().out.splitlines() == [
+        f"(Iteration {step + 1} / 8) loss: {losses[step]:.6f}" for step in (0, 3, 6)
+    ]
+
+
+def test_a_quiet_solver_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    solver().train()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_steps_are_those_of_the_update_rule() -> None:
+    data = dataset(train=4, val=0)
+    trainer = solver(
+        data=data, batch_size=100, num_epochs=3, optim_config={"learning_rate": 0.1}, clip_norm=1.5
+    )
+    trainer.train()
+    model, config = TinyCaptioner(), {name: {"learning_rate": 0.1} for name in ("W_proj", "b_vocab")}
+    features = data["train_features"][data["train_image_idxs"]]
+    for _ in range(3):
+        _, grads = model.loss(features, data["train_captions"])
+        clipped, norm = clip_gradients(grads, 1.5)
+        assert norm > 1.5
+        for name, config_of in config.items():
+            model.params[name], _ = adam(model.params[name], clipped[name], config_of)
+    for name, array in model.params.items():  # one batch, but shuffled: sums in another order
+        np.testing.assert_allclose(trainer.model.params[name], array, rtol=1e-12)
+
+
+def test_the_learning_rate_decays_after_each_epoch_where_the_course_shows_it() -> None:
+    trainer = solver(optim_config={"learning_rate": 0.4}, lr_decay=0.5)
+    trainer.train()
+    assert {config["learning_rate"] for config in trainer.optim_configs.values()} == {0.05}
+
+
+def test_train_again_trains_as_long_again() -> None:
+    trainer = solver(num_epochs=2)
+    trainer.train()
+    trainer.train()
+    assert (trainer.epoch, trainer.step, len(trainer.loss_history)) == (4, 16, 16)
+    longer = solver(num_epochs=4)
+    longer.train()
+    assert frozen(trainer.model.params) == frozen(longer.model.params)
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
+def test_fifty_captions_are_learnt_by_heart(backend: Any, cell_type: Any) -> None:
+    data = dataset(train=50, val=0)
+    model = CaptioningRNN(data["word_to_idx"], 6, 32, 64, cell_type, seed=2)
+    trainer = CaptioningSolver(
+        model,
+        data,
+        "adam",
+        {"learning_rate": 1e-2},
+        0.99,
+        batch_size=25,
+        num_epochs=120,
+        verbose=False,
+        seed=0,
+    )
+    trainer.train()
+    assert trainer.loss_history[0] > 5
+    assert trainer.loss_history[-1] < 0.1
+
+
+# --- the same bits ----------------------------------------------------------------------------------------
+
+
+@HOMES
+def test_the_same_seed_gives_the_same_bits(backend: Any) -> None:
+    def trained(seed: int) -> Any:
+        data = dataset()
+        model = CaptioningRNN(data["word_to_idx"], 6, 5, 8, "lstm", seed=1, output_dropout=0.3)
+        trainer = solver(model, data, seed=seed, clip_norm=1.0)
+        trainer.train()
+        return frozen(model.params), trainer.loss_history, trainer.val_loss_history
+
+    assert trained(3) == trained(3)
+    assert trained(3) != trained(4)
+
+
+def test_without_a_seed_a_fresh_one_is_taken_and_kept() -> None:
+    one, other = solver(seed=None), solver(seed=None)
+    assert one.seed != other.seed
+    one.train()
+    again = solver(seed=one.seed)
+    again.train()
+    assert again.loss_history == one.loss_history
+
+
+def test_dropout_gets_a_key_of_seed_and_step_and_only_where_it_is_on() -> None:
+    for rate in (0.0, 0.2):
+        model = TinyCaptioner(output_dropout=rate)
+        solver(model, dataset(val=0), num_epochs=1).train()
+        assert model.keys == [fold_key(7, step) if rate else None for step in range(4)]
+
+
+# --- each epoch -------------------------------------------------------------------------------------------
+
+
+@HOMES
+def test_validation_scores_every_word_of_the_split_each_epoch(backend: Any) -> None:
+    data = dataset(val=9)
+    model = CaptioningRNN(data["word_to_idx"], 6, 5, 8, seed=1, dtype=np.float64)
+    scores: list[float] = []
+
+    def by_caption(model: Any, data: Any) -> float:
+        total = tokens = 0.0
+        for caption, image in zip(data["val_captions"], data["val_image_idxs"], strict=True):
+            nll, counted = model.nll(capgpu.asarray(data["val_features"][image][None]), caption[None])
+            total, tokens = total + float(nll), tokens + counted
+        scores.append(total / tokens)
+        return scores[-1]
+
+    trainer = solver(model, data, metric=by_caption)
+    trainer.train()
+    assert len(scores) == 3
+    np.testing.assert_allclose(trainer.val_loss_history, scores, rtol=1e-12)
+    assert trainer.metric_history == scores
+    assert trainer.evaluate("val") == trainer.val_loss_history[-1]
+
+
+def test_a_model_without_nll_is_scored_by_its_loss() -> None:
+    trainer = solver()
+    features = trainer.data["val_features"][trainer.data["val_image_idxs"]]
+    captions = trainer.data["val_captions"]
+    loss, _ = trainer.model.loss(features, captions)
+    assert trainer.evaluate() == pytest.approx(float(loss) * 9 / (captions[:, 1:] != 0).sum(), rel=1e-12)
+
+
+class Overfits(TinyCaptioner):
+    """Gets better on the validation set until the second epoch, then worse; remembers its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scored: list[Any] = []
+
+    def nll(self, features: Any, captions: Any) -> tuple[float, int]:
+        if len(captions) == 5:  # the first minibatch of a pass over the nine validation captions
+            self.scored.append(frozen(self.params))
+        return (3.0, 1.0, 2.0, 1.0)[len(self.scored) - 1] * len(captions), len(captions)
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_best_parameters_are_kept_and_put_back_on_request(keep_best: bool) -> None:
+    model = Overfits()
+    trainer = solver(model, num_epochs=4, keep_best=keep_best)
+    trainer.train()
+    assert (trainer.best_epoch, trainer.best_val_loss) == (2, 1.0)
+    assert frozen(trainer.best_params) == model.scored[1]
+    assert frozen(model.params) == model.scored[1 if keep_best else 3]
+    model.params["W_proj"] += 1.0
+    assert frozen(trainer.best_params) == model.scored[1]
+
+
+def test_history_tells_of_steps_and_epochs(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    trainer = solver(
+        data=dataset(train=23),
+        optim_config={"learning_rate": 0.1},
+        num_epochs=2,
+        print_every=3,
+        schedule="linear",
+        history=tmp_path / "run" / "history.jsonl",
+        metric=lambda model, data: {"bleu": 0.25},
+        callbacks=[lambda trainer, record: seen.append((trainer.epoch, record))],
+    )
+    trainer.train()
+    lines = read_history(tmp_path / "run" / "history.jsonl")
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("start", 0), ("step", 1), ("step", 4), ("epoch", 4), ("step", 7), ("epoch", 8), ("end", 8),
+    ]  # fmt: skip
+    losses = trainer.loss_history
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["loss"] for line in steps] == [losses[0], losses[3], losses[6]]
+    assert [line["learning_rate"] for line in steps] == pytest.approx([0.1, 0.1 * 5 / 8, 0.1 * 2 / 8])
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [line["val_loss"] for line in epochs] == trainer.val_loss_history
+    assert [line["loss"] for line in epochs] == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])])
+    words = int((trainer.data["train_captions"][:, 1:] != 0).sum())
+    sizes = [6, 6, 6, 5]  # 23 captions, dealt out to four minibatches
+    assert epochs[0]["train_loss"] == pytest.approx(np.dot(losses[:4], sizes) / words)
+    assert epochs[0]["metric"] == {"bleu": 0.25}
+    assert [{"kind": "epoch", **record} for _, record in seen] == epochs
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert lines[-1]["reason"] == "finished"
+
+
+def test_a_handful_of_captions_is_not_held_up_by_a_whole_validation_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = dataset(train=5, val=101)
+    trainer = solver(data=data, verbose=True)
+    trainer.train()
+    assert trainer.val_loss_history == []
+    assert "no validation" in capsys.readouterr().out
+    assert solver(data=data, validate=True).validate
+    assert solver(data=dataset(train=5, val=100)).validate
+
+
+def test_a_split_without_words_cannot_be_scored() -> None:
+    data = dataset()
+    data["val_captions"][:, 1:] = 0
+    with pytest.raises(ValueError, match="val_captions holds no words"):
+        solver(data=data).evaluate()
+
+
+# --- divergence -------------------------------------------------------------------------------------------
+
+
+class Diverges(TinyCaptioner):
+    """Fails at one call: a loss that is not finite, or a gradient that spoils the parameters."""
+
+    def __init__(self, at: int, spoil: str) -> None:
+        super().__init__()
+        self._at, self._spoil = at, spoil
+        self.seen: list[Any] = []
+
+    def loss(self, features: Any, captions: Any, *, dropout_key: int | None = None) -> Any:
+        self.seen.append(frozen(self.params))
+        loss, grads = super().loss(features, captions)
+        if self.calls - 1 == self._at:
+            if self._spoil == "loss":
+                return loss * math.nan, grads
+            grads["W_proj"] = grads["W_proj"] * math.inf
+        return loss, grads
+
+
+@HOMES
+@pytest.mark.filterwarnings(
+    "ignore:invalid value encountered:RuntimeWarning"
+)  # the update with the bad gradient
+@pytest.mark.parametrize(
+    ("at", "spoil", "named", "host_step", "device_step"),
+    [
+        (5, "loss", 6, 5, 4),  # on a device the loss of step 6 is looked at with that of step 7
+        (6, "loss", 7, 6, 6),
+        (0, "loss", 1, 0, 0),
+        (5, "grads", 7, 4, 4),
+        (3, "grads", 5, 3, 3),
+    ],
+)
+def test_divergence_names_its_step_and_leaves_good_parameters(
+    backend: Any, at: int, spoil: str, named: int, host_step: int, device_step: int, tmp_path: Path
+) -> None:
+    model = Diverges(at, spoil)
+    trainer = solver(
+        model, dataset(val=0), print_every=3, optim_config={"learning_rate": 0.1}, history=tmp_path / "h"
+    )
+    with pytest.raises(
+        FloatingPointError, match=rf"step {named} is (nan|inf).*learning rate 0\.1.*clip_norm"
+    ):
+        trainer.train()
+    step = device_step if backend.name == "cuda" else host_step
+    assert trainer.step == len(trainer.loss_history) == step
+    assert frozen(model.params) == model.seen[step]
+    assert read_history(tmp_path / "h")[-1]["reason"].startswith("FloatingPointError")
+
+
+def test_steps_that_print_nothing_do_not_wait_for_the_device() -> None:
+    with cupy_standin.installed():
+        capgpu.set_backend("cuda")
+        waits = []
+        for captions in (20, 40, 80):
+            trainer = solver(data=dataset(train=captions, val=0), num_epochs=1, print_every=1000)
+            before = cupy_standin.counters().synchronisations
+            trainer.train()
+            waits.append(cupy_standin.counters().synchronisations - before)
+        assert waits[0] == waits[1] == waits[2]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
+        ({"update_rule": "adamm"}, ValueError, "unknown update rule 'adamm'.*Did you mean 'adam'"),
+        ({"optim_config": {"lr": 1e-3}}, ValueError, "unknown config entry 'lr'"),
+        ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate is -1.0"),
+        ({"optim_config": 1e-3}, TypeError, "config is a float"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; wanted at least 1"),
+        ({"batch_size": 2.5}, TypeError, "batch_size is 2.5"),
+        ({"num_epochs": 0}, ValueError, "num_epochs is 0"),
+        ({"print_every": 0}, ValueError, "print_every is 0"),
+        ({"lr_decay": 0.0}, ValueError, "lr_decay is 0.0"),
+        ({"lr_decay": "slow"}, TypeError, "lr_decay is 'slow'"),
+        ({"clip_norm": math.inf}, ValueError, "clip_norm is inf"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"warmup": -1}, ValueError, "warmup is -1"),
+        ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
+        ({"metric": 3}, TypeError, "must be functions; 3 is none"),
+        ({"callbacks": [None, "x"]}, TypeError, "must be functions; 'x' is none"),
+        ({"resume": True}, ValueError, "resume=True needs checkpoint"),
+        ({"model": object()}, TypeError, "model is a object without params and loss"),
+        ({"model": TinyCaptioner}, TypeError, "without params"),
+        ({"data": dataset(val=0), "keep_best": True}, ValueError, "keep_best=True needs validation"),
+        ({"data": dataset(val=0), "validate": True}, ValueError, "no val_captions"),
+        ({"data": {"x": 1}}, ValueError, "no train_captions"),
+        ({"data": []}, TypeError, "data is a list"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_computed(
+    settings: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    given = {"model": TinyCaptioner(), "data": dataset(), "history": tmp_path / "h", **settings}
+    with pytest.raises(error, match=words):
+        CaptioningSolver(**given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_do_not_fit_the_model_are_refused() -> None:
+    data = dataset()
+    with pytest.raises(ValueError, match="length 6, the model takes 5: make the model with input_dim=6"):
+        solver(CaptioningRNN(data["word_to_idx"], 5, 4, 4, seed=0), data)
+    words = {word: i for word, i in data["word_to_idx"].items() if i < 9}
+    with pytest.raises(ValueError, match="there are 9 token ids"):
+        solver(CaptioningRNN(words, 6, 4, 4, seed=0), data)
+    data["val_features"][2, 3] = math.inf
+    with pytest.raises(ValueError, match="val_features holds NaN or infinite values, first in row 2"):
+        solver(CaptioningRNN(data["word_to_idx"], 6, 4, 4, seed=0), data)
