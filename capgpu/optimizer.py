@@ -162,7 +162,7 @@ class Optimizer:
         Parameters
         ----------
         state : dict
-            What `state_dict` returned; host arrays are brought to the current backend.
+            What `state_dict` returned. Its arrays are copied, host arrays to the current backend.
 
         Raises
         ------
@@ -178,8 +178,11 @@ class Optimizer:
         configs: dict[str, Config] = {}
         for name, config in state["configs"].items():
             check_config(self.rule, config)
-            configs[name] = dict(config)
-            for slot in slots:
-                if is_host_array(config.get(slot)):
-                    configs[name][slot] = asarray(config[slot])
+            state_arrays = {slot: config[slot] for slot in slots if slot in config}
+            configs[name] = {**config, **{slot: _moved_copy(array) for slot, array in state_arrays.items()}}
         self.configs = configs
+
+
+def _moved_copy(array: Array) -> Array:
+    there = asarray(array) if is_host_array(array) else array
+    return array_namespace(there).asarray(there, copy=True)

@@ -326,6 +326,15 @@ def test_a_saved_state_continues_with_the_same_bits(backend: Home, rule: str) ->
     assert frozen(params) == frozen(continued)
 
 
+def test_a_loaded_state_shares_no_memory_with_the_other_optimizer(backend: Home) -> None:
+    one, other = Optimizer("sgd_momentum"), Optimizer("sgd_momentum")
+    one.step({"a": backend.asarray(np.ones(3))}, {"a": backend.asarray(np.ones(3))})
+    other.load_state_dict(one.state_dict())
+    before = frozen(other.configs)
+    one.configs["a"]["velocity"][0] = 5.0
+    assert frozen(other.configs) == before
+
+
 def test_a_state_of_another_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="'adam', this optimiser runs 'sgd'"):
         Optimizer("sgd").load_state_dict(Optimizer("adam").state_dict())
