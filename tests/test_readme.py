@@ -1,0 +1,48 @@
+"""What the front page shows works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import capgpu
+from capgpu.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = re.sub(r"(hidden|wordvec)_dim=\d+", r"\1_dim=16", re.sub(r"num_epochs=\d+", "num_epochs=1", code))
+    with capgpu.use_backend("numpy"):
+        exec(compile(small, "README.md", "exec"), {})  # our own page, not anybody's input
+    assert ("print(" in code) <= (" | " in capsys.readouterr().out)
+
+
+def test_commands_shown_exist_with_their_options() -> None:
+    lines = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    commands = [words for words in lines if words[:1] == ["capgpu"]]
+    assert len(commands) >= 4
+    for _, name, *rest in commands:
+        known = {option for parameter in main.commands[name].params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= known
+
+
+def test_links_lead_somewhere() -> None:
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+    for name, text in pages.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_files_the_guide_names_exist() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:capgpu|kernels|tests|bench|tools)/[a-z_/.]+)`", guide):
+        assert (ROOT / name).exists(), name
