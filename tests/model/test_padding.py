@@ -1,0 +1,120 @@
+"""Padding is work not done: what stands beside a caption changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import capgpu.model
+from capgpu.kernels.reference import KERNELS
+from oracles.numbers import TOLERANCE, distance
+from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.snapshots import frozen
+
+CELLS = ["rnn", "lstm"]
+MIXED = np.array(
+    [[1, 4, 2, 0, 0, 0], [1, 6, 0, 6, 5, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 5, 4, 2, 0, 0]]
+)
+
+
+def model_of(backend, cell, dtype="float64", **rates):
+    params = parameters(cell, dtype=dtype)
+    return backend.model(WORDS, **SIZES, cell_type=cell, dtype=dtype, params=params, **rates)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_columns_of_padding_change_no_bit(backend, cell, dtype):
+    model = model_of(backend, cell, dtype, feature_dropout=0.3, output_dropout=0.3)
+    features = backend.asarray(features_for(MIXED, dtype))
+    wide = np.pad(MIXED, ((0, 0), (0, 7)))
+    for key in (None, 3):
+        wanted = frozen(model.loss(features, MIXED, dropout_key=key))
+        assert frozen(model.loss(features, wide, dropout_key=key)) == wanted
+    assert frozen(model.nll(features, wide)) == frozen(model.nll(features, MIXED))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_batch_is_the_mean_of_its_captions(backend, cell, dtype):
+    model, host = model_of(backend, cell, dtype), features_for(MIXED, dtype)
+    loss, grads = model.loss(backend.asarray(host), MIXED)
+    alone = [
+        model.loss(
+            backend.asarray(host[n : n + 1]), MIXED[n : n + 1, : 1 + np.flatnonzero(MIXED[n]).max(initial=1)]
+        )
+        for n in range(len(MIXED))
+    ]
+    assert distance(float(loss), np.mean([float(one) for one, _ in alone])) < TOLERANCE[dtype]["forward"]
+    for name, gradient in grads.items():
+        mean = np.mean([backend.to_numpy(each[name]).astype(np.float64) for _, each in alone], axis=0)
+        assert distance(backend.to_numpy(gradient), mean) < TOLERANCE[dtype]["gradient"], name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_order_of_a_batch_does_not_matter(backend, cell, dtype, random):
+    model, host = model_of(backend, cell, dtype), features_for(MIXED, dtype)
+    loss, grads = model.loss(backend.asarray(host), MIXED)
+    order = random.permutation(len(MIXED))
+    other_loss, other = model.loss(backend.asarray(host[order]), MIXED[order])
+    assert distance(float(other_loss), float(loss)) < TOLERANCE[dtype]["forward"]
+    for name, gradient in grads.items():
+        assert (
+            distance(backend.to_numpy(other[name]), backend.to_numpy(gradient)) < TOLERANCE[dtype]["gradient"]
+        )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_features_of_an_empty_caption_do_not_matter(backend, cell):
+    model, host = model_of(backend, cell), features_for(MIXED)
+    wanted = frozen(model.loss(backend.asarray(host), MIXED))
+    host[2] = 1e6
+    assert frozen(model.loss(backend.asarray(host), MIXED)) == wanted
+
+
+def test_captions_of_nothing_give_zeros_of_the_right_shapes(backend):
+    captions = np.zeros((3, 4), dtype=np.int64)
+    for cell in CELLS:
+        model = model_of(backend, cell)
+        loss, grads = model.loss(backend.asarray(features_for(captions)), captions)
+        assert float(loss) == 0
+        for name, gradient in grads.items():
+            assert gradient.shape == model.params[name].shape
+            assert not backend.to_numpy(gradient).any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_recurrence_runs_over_words_that_count_and_what_leads_to_them(monkeypatch, cell):
+    rows = {}
+
+    def counting(name):
+        def run(projected, row_of_word, *rest):
+            rows[name] = len(row_of_word)
+            rows["distinct words"] = len(projected)
+            return getattr(KERNELS, name)(projected, row_of_word, *rest)
+
+        return run
+
+    kernels = dataclasses.replace(
+        KERNELS, **{name: counting(name) for name in ("lstm_forward", "rnn_forward")}
+    )
+    monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: kernels)
+    capgpu.set_backend("numpy")
+    model = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
+    model.loss(features_for(MIXED, "float32"), np.pad(MIXED, ((0, 0), (0, 30))))
+    # 2 + 5 + 0 + 1 + 3 steps, over the words START, cat, red, NULL, dog
+    assert rows == {f"{cell}_forward": 11, "distinct words": 5}
+
+
+@pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_nll_is_the_undivided_loss_and_counts_its_words(backend, cell, captions):
+    model = model_of(backend, cell, feature_dropout=0.5, output_dropout=0.5)
+    features = backend.asarray(features_for(captions))
+    total, tokens = model.nll(features, captions)
+    loss, _ = model.loss(features, captions)
+    assert distance(float(total), float(loss) * len(captions)) < 1e-12
+    assert tokens == np.count_nonzero(captions[:, 1:])

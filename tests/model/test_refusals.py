@@ -1,0 +1,167 @@
+"""Bad arguments: refused before any work, by a message that names the argument and what would mend it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu import CaptioningRNN
+from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.snapshots import frozen
+
+GOOD = CAPTIONS["padded"]
+FEATURES = features_for(GOOD, "float32")
+
+
+def with_value(value, *place):
+    changed = FEATURES.copy()
+    changed[place] = value
+    return changed
+
+
+REFUSED = {
+    "features rank": (FEATURES[0], GOOD, r"features has shape \(3,\); wanted \(N, 3\)"),
+    "features width": (np.zeros((3, 4), np.float32), GOOD, r"features has shape \(3, 4\); wanted \(N, 3\)"),
+    "no features": (FEATURES[:0], GOOD[:0], r"features has shape \(0, 3\); wanted \(N, 3\) with N >= 1"),
+    "one NaN": (
+        with_value(np.nan, 1, 2),
+        GOOD,
+        r"features holds 1 value that is NaN or infinite.*\(1, 2\).*drop",
+    ),
+    "infinities": (with_value(np.inf, 2), GOOD, r"features holds 3 values that are NaN .* first at \(2, 0\)"),
+    "captions rank": (FEATURES, GOOD[0], r"captions has shape \(5,\); wanted \(N, T \+ 1\)"),
+    "no captions": (FEATURES, GOOD[:0], r"captions has shape \(0, 5\); wanted .*N >= 1"),
+    "one column": (FEATURES, GOOD[:, :1], r"captions has shape \(3, 1\).*at least two words"),
+    "counts": (FEATURES, GOOD[:2], r"features has 3 rows and captions 2.*Repeat a picture's features"),
+    "id too high": (
+        FEATURES,
+        np.where(GOOD == 6, 7, GOOD),
+        r"captions\[1, 1\] is 7.*has 7 words: ids must be in 0\.\.6",
+    ),
+    "id below zero": (FEATURES, np.where(GOOD == 6, -1, GOOD), r"captions\[1, 1\] is -1.*0\.\.6"),
+}
+
+REFUSED_TYPES = {
+    "float captions": (
+        FEATURES,
+        GOOD.astype(float),
+        r"captions has dtype float64.*captions\.astype\(numpy\.int64\)",
+    ),
+    "bool captions": (FEATURES, GOOD > 0, "captions has dtype bool; wanted integer word ids"),
+    "listed captions": (FEATURES, GOOD.tolist(), r"captions is a list; wanted an integer array.*asarray"),
+    "no captions": (FEATURES, None, "captions is a NoneType"),
+    "listed features": (
+        FEATURES.tolist(),
+        GOOD,
+        r"features is a builtins\.list.*capgpu\.asarray\(features\)",
+    ),
+    "no features": (None, GOOD, "features is None; wanted an array"),
+    "bool features": (FEATURES > 0, GOOD, "features has dtype .*bool; wanted real numbers"),
+    "complex features": (FEATURES + 1j, GOOD, "features has dtype .*complex64; wanted real numbers"),
+}
+
+
+def brought(backend, value):
+    return backend.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def check(backend, error, features, captions, words):
+    model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
+    before = frozen(model.params)
+    with pytest.raises(error, match=words):
+        model.loss(brought(backend, features), captions)
+    with pytest.raises(error, match=words):
+        model.nll(brought(backend, features), captions)
+    assert frozen(model.params) == before
+
+
+@pytest.mark.parametrize(("features", "captions", "words"), REFUSED.values(), ids=REFUSED)
+def test_values_and_shapes(backend, features, captions, words):
+    check(backend, ValueError, features, captions, words)
+
+
+@pytest.mark.parametrize(("features", "captions", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
+def test_types(backend, features, captions, words):
+    check(backend, TypeError, features, captions, words)
+
+
+@pytest.mark.parametrize("case", ["features rank", "features width", "no features", "one NaN", "infinities"])
+def test_features_to_sample_from(backend, case):
+    features, _, words = REFUSED[case]
+    model = backend.model(WORDS, **SIZES, cell_type="rnn", seed=0)
+    with pytest.raises(ValueError, match=words):
+        model.sample(backend.asarray(features))
+
+
+CONSTRUCTION = {
+    "cell": ({"cell_type": "gru"}, ValueError, "cell_type is 'gru'; wanted one of 'rnn', 'lstm'"),
+    "no input": ({"input_dim": 0}, ValueError, "input_dim is 0; wanted a whole number of at least 1"),
+    "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim is -5"),
+    "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim is 2\.5; wanted a whole number"),
+    "float": ({"wordvec_dim": 4.0}, ValueError, r"wordvec_dim is 4\.0; wanted a whole number"),
+    "text": ({"hidden_dim": "8"}, ValueError, "hidden_dim is '8'; wanted a whole number"),
+    "certain dropout": (
+        {"feature_dropout": 1.0},
+        ValueError,
+        r"feature_dropout is 1\.0; wanted a rate in \[0, 1\)",
+    ),
+    "negative dropout": ({"output_dropout": -0.1}, ValueError, r"output_dropout is -0\.1"),
+    "unknown dropout": ({"output_dropout": float("nan")}, ValueError, "output_dropout is nan"),
+    "no NULL": ({"word_to_idx": {"cat": 0}}, ValueError, 'word_to_idx has no "<NULL>" entry.*Add one'),
+    "whole dtype": ({"dtype": np.int32}, TypeError, "dtype is int32; wanted a floating dtype"),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), CONSTRUCTION.values(), ids=CONSTRUCTION)
+def test_construction(changes, error, words):
+    with pytest.raises(error, match=words):
+        CaptioningRNN(**{"word_to_idx": WORDS, **SIZES, **changes})
+
+
+@pytest.mark.parametrize("name", list(parameters("lstm")))
+def test_a_parameter_that_does_not_fit_any_more(backend, name):
+    model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
+    features, good = backend.asarray(FEATURES), model.params[name]
+
+    def refused(error, words):
+        for call in (lambda: model.loss(features, GOOD), lambda: model.sample(features)):
+            with pytest.raises(error, match=words):
+                call()
+
+    model.params[name] = backend.asarray(np.zeros((*good.shape, 1), np.float32))
+    refused(ValueError, rf"params\['{name}'\] has shape \(.*, 1\); wanted")
+    model.params[name] = backend.asarray(np.zeros(good.shape, np.float64))
+    refused(TypeError, rf"params\['{name}'\] has dtype .*float64; the model's is float32.*astype\(float32\)")
+    model.params[name] = backend.to_numpy(good).tolist()
+    refused(TypeError, rf"params\['{name}'\] is a builtins\.list, not an array")
+    model.params[name] = None
+    refused(TypeError, rf"params\['{name}'\] is None; wanted an array")
+    del model.params[name]
+    refused(ValueError, rf"params has no entry '{name}'; wanted an array of shape")
+    model.params[name] = good
+    assert np.isfinite(float(model.loss(features, GOOD)[0]))
+
+
+@pytest.mark.parametrize("name", list(parameters("lstm")))
+def test_a_parameter_that_lives_elsewhere(standin, name):
+    capgpu.set_backend("cuda")
+    model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
+    model.params[name] = capgpu.to_numpy(model.params[name])
+    with pytest.raises(
+        TypeError, match=rf"params\['{name}'\] is a NumPy array \(host\)|and params\['{name}'\] is a NumPy"
+    ):
+        model.loss(capgpu.asarray(FEATURES), GOOD)
+
+
+def test_features_that_live_elsewhere(standin):
+    capgpu.set_backend("cuda")
+    model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
+    words = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
+    for call in (
+        lambda: model.loss(FEATURES, GOOD),
+        lambda: model.nll(FEATURES, GOOD),
+        lambda: model.sample(FEATURES),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
