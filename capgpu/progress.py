@@ -14,6 +14,9 @@ class Progress(Protocol):
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show that `step` updates are done, with the loss of the last one."""
 
+    def at(self, step: int) -> None:
+        """Show that `step` updates are done, where that takes no line."""
+
     def note(self, text: str) -> None:
         """Show a line that stays."""
 
@@ -47,6 +50,9 @@ class _Silent:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         pass
 
+    def at(self, step: int) -> None:
+        pass
+
     def note(self, text: str) -> None:
         pass
 
@@ -60,6 +66,9 @@ class _Lines:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         print(f"(Iteration {step} / {self._total}) loss: {loss:.6f}", flush=True)
+
+    def at(self, step: int) -> None:
+        pass
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -87,6 +96,9 @@ class _Bar:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{tokens_per_second:,.0f}")
+
+    def at(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)

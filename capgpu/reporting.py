@@ -73,6 +73,7 @@ class Reporter:
 
     def end_updates(self, step: int) -> dict[str, float]:
         """Stop the clock of an epoch's updates; return their time and speed."""
+        self._progress.at(step)
         seconds, speed = self._speed(step, self._epoch_mark)
         return {"seconds": seconds, "tokens_per_second": speed}
 

@@ -330,9 +330,7 @@ class CaptioningSolver:
             **report.end_updates(self.step),
         }
         if self.validate:
-            score = loss_per_token(
-                self.model, self.data, "val", self.batch_size, lambda: guard.requested
-            )
+            score = loss_per_token(self.model, self.data, "val", self.batch_size, lambda: guard.requested)
             if score is None:
                 return False
             record |= {"val_loss": score, "best": score < self.best_val_loss}

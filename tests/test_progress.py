@@ -18,6 +18,7 @@ class Terminal(io.StringIO):
 def test_lines_are_those_of_the_course(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(True, 200)
     progress.step(1, 76.9134871, 1000.0)
+    progress.at(3)
     progress.note("(Epoch 1 / 2) done")
     progress.close()
     assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487\n(Epoch 1 / 2) done\n"
@@ -40,7 +41,14 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left(monkeypatch: pytest
     progress = make_progress(True, 200, done=100)
     progress.step(150, 2.34567, 12345.6)
     progress.note("(Epoch 1 / 2) [val] 1.25")
+    progress.at(200)
     progress.close()
     shown = terminal.getvalue()
-    for part in ("150/200", "loss 2.3457", "12,346 tokens/s", "time left", "(Epoch 1 / 2) [val] 1.25"):
+    for part in (
+        "200/200",
+        "loss 2.3457",
+        "12,346 tokens/s",
+        "time left",
+        "(Epoch 1 / 2) [val] 1.25",
+    ):
         assert part in shown
