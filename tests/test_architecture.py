@@ -1,0 +1,177 @@
+"""The plan of the house, read off the source: who may import whom, and who may name an array library."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import capgpu
+import capgpu.kernels
+
+ROOTS = {"capgpu": Path(capgpu.__file__).parent, "capgpu.kernels": Path(capgpu.kernels.__file__).parent}
+HEAVY = {"numba", "llvmlite", "cupy", "cupyx", "matplotlib", "PIL", "rich", "safetensors", "h5py", "torch"}
+#: Arrays run down only: a module imports from its own storey or from below.
+STOREYS = ("backend", "kernels", "layers", "model", ("solver", "decode", "data"), "cli")
+#: Modules that handle the model's arrays, and therefore name no library of arrays.
+BACKEND_FREE = (
+    "layers",
+    "solver",
+    "decode",
+    "optim",
+    "optimizer",
+    "update_rules",
+    "schedules",
+    "losses",
+    "checks",
+)
+
+
+@functools.cache
+def sources() -> dict[str, ast.Module]:
+    """Parse every module of the library, by its name."""
+    found = {}
+    for package, folder in ROOTS.items():
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            found[name] = ast.parse(path.read_text(), str(path))
+    return found
+
+
+def imported_by(node: ast.AST) -> list[str]:
+    """Name the modules that one statement or call imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+        "import_module",
+        "__import__",
+    ):
+        return [
+            arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+        ]
+    return []
+
+
+def everywhere(tree: ast.AST) -> list[str]:
+    """Name all modules imported in a tree, functions included."""
+    return [name for node in ast.walk(tree) for name in imported_by(node)]
+
+
+def at_import(tree: ast.Module) -> list[str]:
+    """Name the modules that importing a module imports: not those in functions or for type checkers."""
+    found, waiting = [], list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        found.extend(imported_by(node))
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@functools.cache
+def edges() -> dict[str, set[str]]:
+    """Map every module to the modules of the library that its import imports."""
+    known = sources()
+    return {
+        name: {other for other in at_import(tree) if other in known} - {name} for name, tree in known.items()
+    }
+
+
+def reached_from(name: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for other in edges()[waiting.pop()] - seen:
+            seen.add(other)
+            waiting.append(other)
+    return seen
+
+
+def storey(name: str) -> int | None:
+    part = name.split(".")[1] if "." in name else ""
+    for height, parts in enumerate(STOREYS):
+        if part in ((parts,) if isinstance(parts, str) else parts):
+            return height
+    return None
+
+
+def test_the_whole_library_is_read():
+    assert {"capgpu.backend", "capgpu.model", "capgpu.layers.lstm", "capgpu.kernels.reference"} <= set(
+        sources()
+    )
+    assert "capgpu.kernels.cpu.lstm" in sources()
+    assert edges()["capgpu.layers.lstm"] >= {"capgpu.backend", "capgpu.checks", "capgpu.kernels"}
+
+
+def test_arrays_run_down_only():
+    upward = [
+        f"{name} -> {other}"
+        for name in sources()
+        for other in reached_from(name)
+        if storey(name) is not None and storey(other) is not None and storey(other) > storey(name)
+    ]
+    assert upward == []
+
+
+def test_no_module_needs_itself_to_be_imported():
+    assert [name for name in sources() if name in reached_from(name)] == []
+
+
+def test_only_the_shim_and_the_kernels_import_cupy_and_numba():
+    trespassers = {
+        f"{name} -> {library}"
+        for name, tree in sources().items()
+        for library in {other.split(".")[0] for other in everywhere(tree)}
+        & {"cupy", "cupyx", "numba", "llvmlite"}
+        if not name.startswith("capgpu.kernels") and (name, library) != ("capgpu.backend", "cupy")
+    }
+    assert trespassers == set()
+
+
+def test_heavy_libraries_are_imported_inside_functions():
+    # capgpu.kernels.cpu is compiled code through and through; it is itself imported inside functions alone
+    hasty = [
+        f"{name} -> {other}"
+        for name, tree in sources().items()
+        if not name.startswith("capgpu.kernels.cpu")
+        for other in at_import(tree)
+        if other.split(".")[0] in HEAVY or other.startswith("capgpu.kernels.cpu")
+    ]
+    assert hasty == []
+
+
+def test_code_of_the_models_arrays_names_no_array_library():
+    named = [
+        f"{name} -> {other}"
+        for name, tree in sources().items()
+        if name.split(".")[1:2] and name.split(".")[1] in BACKEND_FREE
+        for other in everywhere(tree)
+        if other.split(".")[0] in ("numpy", "cupy", "array_api_compat")
+    ]
+    assert named == []
+
+
+def test_the_model_takes_dtypes_from_numpy_and_no_functions():
+    used = {
+        node.attr
+        for node in ast.walk(sources()["capgpu.model"])
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
+    }
+    assert used <= {"dtype", "float32", "integer"}
+
+
+def test_nothing_is_pickled():
+    for name, tree in sources().items():
+        imported = {other.split(".")[0] for other in everywhere(tree)}
+        assert not imported & {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}, name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant), name
+                assert node.value.value is False, name

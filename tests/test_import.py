@@ -1,0 +1,72 @@
+"""What importing the package costs: NumPy, and nothing that a user has not asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import capgpu
+
+LOADED = """
+import json, sys
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))))
+"""
+HEAVY = {"numba", "llvmlite", "cupy", "h5py", "matplotlib", "rich", "PIL", "safetensors", "torch", "click"}
+
+
+def test_importing_the_package_loads_nothing_but_numpy(in_new_process):
+    numpy_alone = json.loads(in_new_process("import numpy\n" + LOADED))
+    with_capgpu = json.loads(in_new_process("import capgpu\n" + LOADED))
+    assert set(with_capgpu) - set(numpy_alone) == {"capgpu"}
+
+
+def test_importing_the_package_probes_no_device(in_new_process):
+    code = """
+import sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("cupy", "numba"), name
+sys.meta_path.insert(0, Watch())
+import capgpu, capgpu.layers, capgpu.model, capgpu.kernels, capgpu.sequence
+"""
+    in_new_process(code, CAPGPU_BACKEND="cuda")
+
+
+def test_the_numpy_backend_needs_nothing_but_numpy_and_the_compat_layer(in_new_process):
+    code = """
+import numpy as np
+import capgpu
+from capgpu import layers
+model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "cat": 2}, 3, 4, 5, "lstm", seed=0)
+model.loss(np.ones((2, 3), np.float32), np.array([[1, 2, 0], [1, 2, 2]]), dropout_key=1)
+model.sample(np.ones((2, 3), np.float32))
+layers.rnn_forward(np.zeros((2, 3, 4)), np.zeros((2, 5)), np.zeros((4, 5)), np.zeros((5, 5)), np.zeros(5))
+"""
+    loaded = set(json.loads(in_new_process(code + LOADED, CAPGPU_BACKEND="numpy")))
+    assert not loaded & HEAVY
+    assert "array_api_compat" in loaded
+
+
+def test_every_public_name_can_be_had(monkeypatch):
+    monkeypatch.setenv("CAPGPU_BACKEND", "numpy")
+    for name in capgpu.__all__:
+        assert getattr(capgpu, name) is not None
+        assert name in dir(capgpu)
+
+
+def test_every_layer_of_the_exercises_is_in_layers():
+    import capgpu.layers
+
+    wanted = {f"{layer}_{way}" for layer in ("affine", "temporal_affine", "word_embedding") for way in WAYS}
+    wanted |= {f"{cell}{step}_{way}" for cell in ("rnn", "lstm") for step in ("", "_step") for way in WAYS}
+    assert wanted | {"temporal_softmax_loss"} == set(capgpu.layers.__all__)
+    assert all(callable(getattr(capgpu.layers, name)) for name in capgpu.layers.__all__)
+
+
+WAYS = ("forward", "backward")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'capgpu' has no attribute 'set_backened'"):
+        capgpu.set_backened  # noqa: B018 - reading it is the test
