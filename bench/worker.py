@@ -122,8 +122,8 @@ class Worker:
         """Return the bytes by which resident memory peaks above its level before the first step.
 
         Code is warmed up on a tiny workload, and whatever can compile ahead of the step does so, because
-        compilers' memory is not the step's.  The peak is taken over three steps, so that workspaces kept
-        from the first count once, and results that live until the next step's are ready count too.
+        compilers' memory is not the step's.  The peak is taken over three steps, each with the result of the
+        one before let go, so that workspaces kept from the first count once.
         """
         self.prepare({"size": TINY, "cell": request["cell"], "job": request["job"]})
         self.task = None
@@ -134,6 +134,7 @@ class Worker:
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         for _ in range(3):
+            self.task.release()
             self.task.step()
         return {"peak_bytes": resident("VmHWM") - before}
 

@@ -23,5 +23,8 @@ class Task(Protocol):
     def result(self) -> dict[str, np.ndarray]:
         """Return the last step's loss and gradients, parameters, or words, in the workload's layout."""
 
+    def release(self) -> None:
+        """Drop the last step's result."""
+
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate from here on."""

@@ -181,6 +181,10 @@ class ExerciseTask:
     def build(self) -> None:
         """Nothing is compiled."""
 
+    def release(self) -> None:
+        """Drop the last step's result."""
+        self.out = {}
+
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""
         self.rate = rate

@@ -110,6 +110,9 @@ class GemmTask:
     def build(self) -> None:
         """Nothing is compiled."""
 
+    def release(self) -> None:
+        """No result is kept."""
+
     def set_rate(self, rate: float) -> None:
         """No update here."""
 

@@ -136,6 +136,10 @@ class JaxTask:
             lowered = decode.lower(self.params, self.features, self.lstm)
         self.compiled = lowered.compile()
 
+    def release(self) -> None:
+        """Drop the last step's result."""
+        self.out = None
+
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""
         self.rate = jnp.float32(rate)

@@ -48,6 +48,10 @@ class OurTask:
     def build(self) -> None:
         """Kernels are compiled for dtypes, not for shapes."""
 
+    def release(self) -> None:
+        """Drop the last step's result."""
+        self.out = {}
+
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""
         for config in self.optimizer.configs.values():

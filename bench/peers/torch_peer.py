@@ -170,6 +170,10 @@ class TorchTask:
         elif self.mode == "compiled":
             torch.autograd.grad(self.loss(self.features, self.captions), self.params)
 
+    def release(self) -> None:
+        """Drop the last step's result."""
+        self.out = None
+
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""
         if self.job == "adam":
