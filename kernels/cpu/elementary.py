@@ -66,7 +66,7 @@ def hyperbolic_tangent(x: Any) -> Any:
     return math.tanh(x)
 
 
-@overload(exponential, inline="always")
+@overload(exponential)
 def _exponential(x: Any) -> Any:
     if x == types.float32:
 
@@ -93,7 +93,7 @@ def _exponential(x: Any) -> Any:
     return double
 
 
-@overload(sigmoid, inline="always")
+@overload(sigmoid)
 def _sigmoid(x: Any) -> Any:
     if x == types.float32:
 
@@ -108,7 +108,7 @@ def _sigmoid(x: Any) -> Any:
     return double
 
 
-@overload(hyperbolic_tangent, inline="always")
+@overload(hyperbolic_tangent)
 def _hyperbolic_tangent(x: Any) -> Any:
     if x == types.float32:
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.team import TEAM, Region
 
 __all__ = ["embedding_gradient"]
 
@@ -32,11 +33,23 @@ def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
             target[j] += source[j]
 
 
+_publish_add_rows = publisher(_add_rows)
+
+
+@compiled()
+def _launch_add_rows(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_add_rows(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+ADD_ROWS = Region(_add_rows, _launch_add_rows)
+
+
 def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
     """Sum rows by index; see `capgpu.kernels.reference.embedding_gradient`."""
     drows = np.ascontiguousarray(drows)
     rows = np.ascontiguousarray(index, dtype=np.int64)
     out = np.empty((count, drows.shape[1]), dtype=drows.dtype)
     members = TEAM.size if drows.size + out.size >= WORTH_SHARING else 1
-    TEAM.run(members, _add_rows, drows, rows, out)
+    TEAM.run(members, ADD_ROWS, drows, rows, out)
     return out

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.compile import compiled
 
-__all__ = ["MOST_THREADS", "WORDS", "await_word", "launch", "serve"]
+__all__ = ["MOST_THREADS", "WORDS", "await_word", "complete", "publisher", "serve"]
 
 MOST_THREADS = 256
 #: First word of the arguments, and words in all.
@@ -83,36 +83,72 @@ def _run_published(typingctx: Any, memory: Any, index: Any) -> Any:
     return types.void(types.intp, types.intp), generate
 
 
-@intrinsic
-def _publish(typingctx: Any, memory: Any, count: Any, share: Any, arguments: Any) -> Any:
-    """Write a region into the shared memory: its count, code and arguments."""
-    call = typing.signature(types.none, types.intp, types.intp, arguments)
-    dispatcher = share.dispatcher
+def publisher(share: Any) -> Any:
+    """Make the code that writes a region into the shared memory.
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        memory, count, _, values = args
+    Parameters
+    ----------
+    share : compiled function
+        ``share(index, count, *arguments)``.
+
+    Returns
+    -------
+    intrinsic
+        ``publish(memory, count, arguments)``, for compiled code. One for each share: compiled code that took the
+        share as an argument could not be cached on disk.
+    """
+
+    @intrinsic
+    def publish(typingctx: Any, memory: Any, count: Any, arguments: Any) -> Any:
+        call = typing.signature(types.none, types.intp, types.intp, arguments)
 
         def unpack(index: Any, count: Any, arguments: Any) -> None:
-            dispatcher(index, count, *arguments)
+            share(index, count, *arguments)
 
-        code = ir.Function(builder.module, SHARE, name=builder.module.get_unique_name("capgpu.share"))
-        code.linkage = "internal"
-        body = ir.IRBuilder(code.append_basic_block("entry"))
-        place = body.bitcast(code.args[2], values.type.as_pointer())
-        result = context.compile_subroutine(builder, unpack, call, caching=False)
-        context.call_internal_no_propagate(body, result.fndesc, call, [code.args[0], code.args[1], body.load(place)])
-        body.ret_void()
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            memory, count, values = args
+            values = _borrowed(context, builder, arguments, values)
+            code = ir.Function(builder.module, SHARE, name=builder.module.get_unique_name("capgpu.share"))
+            code.linkage = "internal"
+            body = ir.IRBuilder(code.append_basic_block("entry"))
+            place = body.bitcast(code.args[2], values.type.as_pointer())
+            result = context.compile_subroutine(builder, unpack, call, caching=False)
+            indices = [code.args[0], code.args[1]]
+            context.call_internal_no_propagate(body, result.fndesc, call, [*indices, body.load(place, align=8)])
+            body.ret_void()
 
-        size = context.get_abi_sizeof(values.type)
-        if size > 8 * (WORDS - ARGUMENTS):
-            raise ValueError(f"the arguments of a region take {size} bytes; there is room for {8 * (WORDS - ARGUMENTS)}.")
-        builder.store(count, _word(builder, memory, 1))
-        builder.store(builder.ptrtoint(code, I64), _word(builder, memory, 2))
-        destination = _word(builder, memory, ARGUMENTS)
-        builder.store(values, builder.bitcast(destination, values.type.as_pointer()), align=8)
-        return context.get_dummy_value()
+            size = context.get_abi_sizeof(values.type)
+            room = 8 * (WORDS - ARGUMENTS)
+            if size > room:
+                raise ValueError(f"the arguments of a region take {size} bytes; there is room for {room}.")
+            builder.store(count, _word(builder, memory, 1))
+            builder.store(builder.ptrtoint(code, I64), _word(builder, memory, 2))
+            destination = _word(builder, memory, ARGUMENTS)
+            builder.store(values, builder.bitcast(destination, values.type.as_pointer()), align=8)
+            return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, share, arguments), generate
+        return types.void(types.intp, types.intp, arguments), generate
+
+    return publish
+
+
+def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Strip arrays of their owner.
+
+    A caller's references end when its compiled code returns, which may be before a worker is done; the memory itself
+    is kept alive by the Python objects that the caller holds.
+    """
+    if isinstance(kind, types.BaseTuple):
+        for position, inner in enumerate(kind):
+            part = _borrowed(context, builder, inner, builder.extract_value(value, position))
+            value = builder.insert_value(value, part, position)
+        return value
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        array.parent = array.parent.type(None)
+        return array._getvalue()
+    return value
 
 
 @compiled()
@@ -126,8 +162,8 @@ def await_word(address: int, wanted: int, rounds: int) -> bool:
 
 
 @compiled()
-def launch(memory: int, ticket: int, count: int, size: int, rounds: int, share: Any, arguments: Any) -> bool:
-    """Publish a region, run share 0, and wait for the other threads for some rounds.
+def complete(memory: int, ticket: int, size: int, rounds: int) -> bool:
+    """Start the published region, run share 0, and wait for the other threads for some rounds.
 
     Parameters
     ----------
@@ -135,21 +171,16 @@ def launch(memory: int, ticket: int, count: int, size: int, rounds: int, share: 
         Address of the team's words.
     ticket : int
         The region's number, one above the latest.
-    count, size : int
-        Shares, and threads of the team: every worker answers every ticket.
+    size : int
+        Threads of the team: every worker answers every ticket.
     rounds : int
         Rounds of waiting for each worker.
-    share : compiled function
-        Called as ``share(index, count, *arguments)``.
-    arguments : tuple
-        Its further arguments; the caller keeps them alive until the region has finished.
 
     Returns
     -------
     bool
         Whether all workers have finished.
     """
-    _publish(memory, count, share, arguments)
     _store(memory, ticket)
     _run_published(memory, 0)
     finished = True

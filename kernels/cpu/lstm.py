@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
-from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_share, packed_product, packed_size
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, PACK, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
-from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -73,30 +74,44 @@ def _forward(
         start += batch_sizes[step]
 
 
+_publish_forward = publisher(_forward)
+
+
+@compiled()
+def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_forward(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+FORWARD = Region(_forward, _launch_forward)
+
+
 @compiled()
 def _differentiate(
     dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
 ) -> None:
     """Turn one row's gradients of h and c into those of the pre-activations; `dc` is carried to the step before."""
     size = c.size
+    # typed: an integer literal would lift float32 to float64
+    one = c.dtype.type(1)
     for j in range(size):
         tanh_c[j] = hyperbolic_tangent(c[j])
     for j in range(size):
         dh_later[j] += dh[j]
     for j in range(size):
         o = gates[2 * size + j]
-        out[2 * size + j] = dh_later[j] * tanh_c[j] * o * (1 - o)
+        out[2 * size + j] = dh_later[j] * tanh_c[j] * o * (one - o)
     for j in range(size):
-        dc[j] += dh_later[j] * gates[2 * size + j] * (1 - tanh_c[j] * tanh_c[j]) + dcell[j]
-    for j in range(size):
-        i, g = gates[j], gates[3 * size + j]
-        out[j] = dc[j] * g * i * (1 - i)
+        dc[j] += dh_later[j] * gates[2 * size + j] * (one - tanh_c[j] * tanh_c[j]) + dcell[j]
     for j in range(size):
         i, g = gates[j], gates[3 * size + j]
-        out[3 * size + j] = dc[j] * i * (1 - g * g)
+        out[j] = dc[j] * g * i * (one - i)
+    for j in range(size):
+        i, g = gates[j], gates[3 * size + j]
+        out[3 * size + j] = dc[j] * i * (one - g * g)
     for j in range(size):
         f = gates[size + j]
-        out[size + j] = dc[j] * c_before[j] * f * (1 - f)
+        out[size + j] = dc[j] * c_before[j] * f * (one - f)
     for j in range(size):
         dc[j] *= gates[size + j]
 
@@ -150,6 +165,18 @@ def _backward(
         stop = start
 
 
+_publish_backward = publisher(_backward)
+
+
+@compiled()
+def _launch_backward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_backward(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+BACKWARD = Region(_backward, _launch_backward)
+
+
 def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
     projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
@@ -162,8 +189,8 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (packed_size(size, 4 * size, h0.itemsize),), h0.dtype)
-    TEAM.run(members, pack_share, Wh, False, packed)
-    TEAM.run(members, _forward, projected, rows, h0, c0, packed, batch_sizes, hidden, cell, gates)
+    TEAM.run(members, PACK, Wh, False, packed)
+    TEAM.run(members, FORWARD, projected, rows, h0, c0, packed, batch_sizes, hidden, cell, gates)
     return hidden, cell, gates
 
 
@@ -181,8 +208,8 @@ def lstm_backward(
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (packed_size(4 * size, size, cell.itemsize),), cell.dtype)
-    TEAM.run(members, pack_share, Wh, True, packed)
+    TEAM.run(members, PACK, Wh, True, packed)
     TEAM.run(
-        members, _backward, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc
+        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc
     )
     return dprojected, dh, dc

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 
-__all__ = ["DEPTH", "aligned", "matmul", "pack_panel", "pack_share", "packed_product", "packed_size", "product_into"]
+__all__ = ["PACK", "DEPTH", "aligned", "matmul", "pack_panel", "packed_product", "packed_size", "product_into"]
 
 #: Depth of a packed panel: 64 KiB at two AVX-512 vectors.
 DEPTH = 512
@@ -188,6 +189,18 @@ def _share(
             )
 
 
+_publish_share = publisher(_share)
+
+
+@compiled()
+def _launch_share(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_share(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+PRODUCT = Region(_share, _launch_share)
+
+
 @compiled()
 def packed_size(k: int, n: int, itemsize: int) -> int:
     """Return the number of elements of a whole packed matrix (k, n)."""
@@ -196,7 +209,7 @@ def packed_size(k: int, n: int, itemsize: int) -> int:
 
 
 @compiled()
-def pack_share(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
+def _pack(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
     """Pack one share of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
     k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
     lanes = PANEL_BYTES // B.itemsize
@@ -207,6 +220,18 @@ def pack_share(index: int, count: int, B: Any, transposed: bool, packed: Any) ->
             width = min(lanes, n - p * lanes)
             start = top * panels * lanes + p * depth * lanes
             pack_panel(B, transposed, top, depth, p * lanes, width, packed, start)
+
+
+_publish_pack = publisher(_pack)
+
+
+@compiled()
+def _launch_pack(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_pack(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+PACK = Region(_pack, _launch_pack)
 
 
 @compiled()
@@ -274,7 +299,7 @@ def product_into(
     offsets = out[0] if bias is None else bias
     members = TEAM.size if m * n * k >= WORTH_SHARING else 1
     by_rows = n < 4 * (PANEL_BYTES // out.itemsize) * members and m > n
-    TEAM.run(members, _share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
+    TEAM.run(members, PRODUCT, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
 
 
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
-from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_share, packed_product, packed_size
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, PACK, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
-from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -49,10 +50,24 @@ def _forward(
         start += batch_sizes[step]
 
 
+_publish_forward = publisher(_forward)
+
+
+@compiled()
+def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_forward(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+FORWARD = Region(_forward, _launch_forward)
+
+
 @compiled()
 def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
+    # typed: an integer literal would lift float32 to float64
+    one = h.dtype.type(1)
     for j in range(h.size):
-        out[j] = (dh[j] + dh_later[j]) * (1 - h[j] * h[j])
+        out[j] = (dh[j] + dh_later[j]) * (one - h[j] * h[j])
 
 
 @compiled()
@@ -77,6 +92,18 @@ def _backward(
         stop = start
 
 
+_publish_backward = publisher(_backward)
+
+
+@compiled()
+def _launch_backward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_backward(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+BACKWARD = Region(_backward, _launch_backward)
+
+
 def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
     projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
@@ -86,8 +113,8 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
     hidden = np.empty((total, size), dtype=h0.dtype)
     members = TEAM.size if total * size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (packed_size(size, size, h0.itemsize),), h0.dtype)
-    TEAM.run(members, pack_share, Wh, False, packed)
-    TEAM.run(members, _forward, projected, rows, h0, packed, batch_sizes, hidden)
+    TEAM.run(members, PACK, Wh, False, packed)
+    TEAM.run(members, FORWARD, projected, rows, h0, packed, batch_sizes, hidden)
     return hidden
 
 
@@ -99,6 +126,6 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
     members = TEAM.size if dhidden.size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (packed_size(size, size, hidden.itemsize),), hidden.dtype)
-    TEAM.run(members, pack_share, Wh, True, packed)
-    TEAM.run(members, _backward, dhidden, hidden, packed, batch_sizes, dprojected, dh)
+    TEAM.run(members, PACK, Wh, True, packed)
+    TEAM.run(members, BACKWARD, dhidden, hidden, packed, batch_sizes, dprojected, dh)
     return dprojected, dh

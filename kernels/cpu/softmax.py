@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import exponential
 from capgpu.kernels.cpu.product import matmul, product_into
-from capgpu.kernels.cpu.team import TEAM
+from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
@@ -72,10 +73,22 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losse
         row[target] -= row.dtype.type(scale)
 
 
+_publish_rows = publisher(_rows)
+
+
+@compiled()
+def _launch_rows(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_rows(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+ROWWISE = Region(_rows, _launch_rows)
+
+
 def _loss_and_gradient(scores: Any, targets: Any, scale: float) -> float:
     losses = np.empty(scores.shape[0])
     members = TEAM.size if scores.size >= WORTH_SHARING else 1
-    TEAM.run(members, _rows, scores, targets, scale, losses)
+    TEAM.run(members, ROWWISE, scores, targets, scale, losses)
     return float(losses.sum()) * scale
 
 

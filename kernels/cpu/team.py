@@ -1,6 +1,6 @@
 """The threads of the host kernels: one owner, so that no two pools fight over the cores.
 
-A region is a compiled function ``share(index, count, ...)`` that releases the interpreter lock; its shares are
+The shares of a region are compiled code that releases the interpreter lock, and are
 independent, so that they may run at once or one after the other with the same bits. The calling thread works on
 share 0. Workers wait for the next region in a short spin, since the regions of a training step follow each other
 within microseconds, and then sleep.
@@ -11,16 +11,34 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, launch, serve
+from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, serve
 
-__all__ = ["TEAM", "Team"]
+__all__ = ["TEAM", "Region", "Team"]
 
 #: Rounds of the spin before a worker sleeps: some tenths of a millisecond.
 SPINS = 4000
+
+
+@dataclass(frozen=True)
+class Region:
+    """A piece of work that can be shared.
+
+    Attributes
+    ----------
+    share : compiled function
+        ``share(index, count, *arguments)`` does one of `count` independent parts.
+    launch : compiled function
+        ``launch(memory, ticket, count, size, rounds, arguments)`` publishes and completes the region (see
+        `capgpu.kernels.cpu.handoff`); written out beside each share, since Numba caches no function made by another.
+    """
+
+    share: Callable[..., None]
+    launch: Callable[..., bool]
 
 
 class Team:
@@ -46,30 +64,30 @@ class Team:
         self._ticket = 0
         self._workers: list[threading.Thread] = []
 
-    def run(self, count: int, share: Callable[..., None], *args: Any) -> None:
-        """Run ``share(0, count, *args)`` to ``share(count - 1, count, *args)`` and wait for all.
+    def run(self, count: int, region: Region, *args: Any) -> None:
+        """Run all shares of a region and wait for them.
 
         Parameters
         ----------
         count : int
             Shares, at most the size of the team.
-        share : callable
-            A compiled function without return value.
+        region : Region
+            The work.
         *args
-            Its further arguments.
+            Its arguments.
         """
         if count == 1:
-            share(0, 1, *args)
+            region.share(0, 1, *args)
         elif not self._busy.acquire(blocking=False):  # another thread's region is running: take all shares
             for index in range(count):
-                share(index, count, *args)
+                region.share(index, count, *args)
         else:
             try:
-                self._run(count, share, args)
+                self._run(count, region, args)
             finally:
                 self._busy.release()
 
-    def _run(self, count: int, share: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def _run(self, count: int, region: Region, args: tuple[Any, ...]) -> None:
         while len(self._workers) < self.size - 1:
             index = len(self._workers) + 1
             worker = threading.Thread(target=self._work, args=(index, self._ticket), name="capgpu-worker", daemon=True)
@@ -77,12 +95,14 @@ class Team:
             worker.start()
         if self._sleepers:
             self._wake()
-        self._ticket += 1
+        ticket = self._ticket + 1
         finished = False
         try:
-            finished = launch(self._memory, self._ticket, count, self.size, SPINS, share, args)
+            finished = region.launch(self._memory, ticket, count, self.size, SPINS, args)
         finally:
-            # whatever happens here, the workers still use the arguments
+            # a launch that did not compile has published nothing; else the workers still use the arguments
+            finished = finished or int(self._words[0]) != ticket
+            self._ticket = int(self._words[0])
             while not finished:
                 # a worker may have gone to sleep while the region was published
                 self._wake()

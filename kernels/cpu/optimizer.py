@@ -1,0 +1,171 @@
+"""Update rules over all parameters in one region, and the joint norm of their gradients.
+
+The parameters are taken as one long run of elements, cut evenly among the threads; every element is read once and
+written once. The norm is summed in blocks of fixed size and fixed order, so that its bits do not depend on the threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.team import TEAM, Region
+
+__all__ = ["adam_update", "gradient_norm", "momentum_update"]
+
+#: Elements of a block: what one loop leaves, the next finds in the first cache level.
+BLOCK = 1024
+#: Below this many elements one thread is faster than two.
+WORTH_SHARING = 100_000
+
+
+@compiled()
+def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
+    beta1, rest1, beta2, rest2 = s[1], s[2], s[3], s[4]
+    for j in range(g.size):
+        d = g[j] * scale
+        m[j] = beta1 * m[j] + rest1 * d
+        v[j] = beta2 * v[j] + rest2 * d * d
+
+
+@compiled()
+def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
+    step, second, epsilon, decay = s[0], s[5], s[6], s[7]
+    for j in range(w.size):
+        out[j] = decay * w[j] - step * m[j] / (np.sqrt(v[j]) * second + epsilon)
+
+
+@compiled()
+def _adam(
+    index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, total: int
+) -> None:
+    start, stop = total * index // count, total * (index + 1) // count
+    first = 0
+    for k in range(len(w)):
+        left, right = max(start - first, 0), min(stop - first, w[k].size)
+        s = settings[k]
+        for block in range(left, right, BLOCK):
+            end = min(block + BLOCK, right)
+            _adam_moments(g[k][block:end], m[k][block:end], v[k][block:end], s, scale[0])
+            _adam_change(w[k][block:end], m[k][block:end], v[k][block:end], out[k][block:end], s)
+        first += w[k].size
+
+
+_publish_adam = publisher(_adam)
+
+
+@compiled()
+def _launch_adam(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_adam(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+ADAM = Region(_adam, _launch_adam)
+
+
+@compiled()
+def _momentum(
+    index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, total: int
+) -> None:
+    start, stop = total * index // count, total * (index + 1) // count
+    first = 0
+    for k in range(len(w)):
+        left, right = max(start - first, 0), min(stop - first, w[k].size)
+        rate, momentum = settings[k, 0], settings[k, 1]
+        for block in range(left, right, BLOCK):
+            end = min(block + BLOCK, right)
+            speed, slope = velocity[k][block:end], g[k][block:end]
+            before, after = w[k][block:end], out[k][block:end]
+            for j in range(speed.size):
+                speed[j] = momentum * speed[j] - rate * (scale[0] * slope[j])
+            for j in range(speed.size):
+                after[j] = before[j] + speed[j]
+        first += w[k].size
+
+
+_publish_momentum = publisher(_momentum)
+
+
+@compiled()
+def _launch_momentum(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_momentum(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+MOMENTUM = Region(_momentum, _launch_momentum)
+
+
+@compiled(fastmath=frozenset({"reassoc"}))
+def _square(block: Any) -> float:
+    total = block.dtype.type(0)
+    for j in range(block.size):
+        total += block[j] * block[j]
+    return np.float64(total)
+
+
+@compiled()
+def _squares(index: int, count: int, g: Any, sums: Any) -> None:
+    number = 0
+    blocks = sums.size
+    start, stop = blocks * index // count, blocks * (index + 1) // count
+    for k in range(len(g)):
+        for block in range(0, g[k].size, BLOCK):
+            if start <= number < stop:
+                sums[number] = _square(g[k][block : block + BLOCK])
+            number += 1
+
+
+_publish_squares = publisher(_squares)
+
+
+@compiled()
+def _launch_squares(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_squares(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+SQUARES = Region(_squares, _launch_squares)
+
+
+def _flat(arrays: Any) -> tuple[Any, ...]:
+    return tuple(np.ascontiguousarray(a).reshape(-1) for a in arrays)
+
+
+def gradient_norm(grads: Any) -> Any:
+    """Return the joint Euclidean norm; see `capgpu.kernels.reference.gradient_norm`."""
+    flat = _flat(grads)
+    total = sum(g.size for g in flat)
+    sums = np.empty(sum(-(-g.size // BLOCK) for g in flat))
+    TEAM.run(TEAM.size if total >= WORTH_SHARING else 1, SQUARES, flat, sums)
+    return flat[0].dtype.type(np.sqrt(sums.sum()))
+
+
+def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any, scale: Any) -> tuple[Any, Any, Any]:
+    """Update all parameters by Adam; see `capgpu.kernels.reference.adam_update`."""
+    dtype = params[0].dtype
+    out = [np.empty(w.shape, dtype) for w in params]
+    total = sum(w.size for w in params)
+    members = TEAM.size if total >= WORTH_SHARING else 1
+    numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
+    m, v = _flat(first), _flat(second)
+    TEAM.run(members, ADAM, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, total)
+    return out, _shaped(m, params), _shaped(v, params)
+
+
+def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, scale: Any) -> tuple[Any, Any]:
+    """Update all parameters by momentum; see `capgpu.kernels.reference.momentum_update`."""
+    dtype = params[0].dtype
+    out = [np.empty(w.shape, dtype) for w in params]
+    total = sum(w.size for w in params)
+    members = TEAM.size if total >= WORTH_SHARING else 1
+    numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
+    velocity = _flat(velocities)
+    TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, total)
+    return out, _shaped(velocity, params)
+
+
+def _shaped(flat: Any, like: Any) -> list[Any]:
+    return [a.reshape(w.shape) for a, w in zip(flat, like, strict=True)]
