@@ -133,7 +133,7 @@ def _open_cuda() -> ModuleType:
 
 
 def _device_problem(runtime: Any, error: Exception) -> str:
-    """Tell a missing driver, an old driver and a missing device apart: the runtime words two of them alike."""
+    """Tell a missing driver, an old one and a missing device apart: the runtime words two of them alike."""
     words = str(error)
     if "InsufficientDriver" in words:
         wanted = _cuda_version(runtime.runtimeGetVersion())
@@ -176,15 +176,17 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
         raise TypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
     names = [part.strip().lower() for part in parts if part.strip()]
     if not names:
-        raise ValueError(f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'.")
+        raise ValueError(
+            f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'."
+        )
     out: list[str] = []
     for name in names:
         if name != "auto" and name not in NAMES:
             near = get_close_matches(name, (*NAMES, "auto"), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in order of "
-                "preference such as 'cuda,cpu', or 'auto'."
+                f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in "
+                "order of preference such as 'cuda,cpu', or 'auto'."
             )
         out.extend(AUTO if name == "auto" else (name,))
     return tuple(dict.fromkeys(out))
@@ -358,8 +360,8 @@ def _mixture(first: str, first_array: Array, second: str, second_array: Array) -
         return f"capgpu.{function}({name if name.isidentifier() else '...'})"
 
     return (
-        f"{first} is a {_kind(first_array)} and {second} is a {_kind(second_array)}: arrays of one call must live "
-        f"in one place. Move one of them: {call('asarray', host)} takes {host} to the current backend, "
+        f"{first} is a {_kind(first_array)} and {second} is a {_kind(second_array)}: arrays of one call must "
+        f"live in one place. Move one of them: {call('asarray', host)} takes {host} to the current backend, "
         f"{call('to_numpy', device)} takes {device} to the host."
     )
 
@@ -389,7 +391,9 @@ def asarray(obj: Any, dtype: Any = None) -> Array:
         An array of the current backend.
     """
     xp = current_backend().xp
-    if xp is _numpy_namespace and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
+    if xp is _numpy_namespace and not isinstance(
+        obj, (np.ndarray, np.generic, list, tuple, int, float, bool)
+    ):
         obj = to_numpy(obj)
     if dtype is not None:
         dtype = getattr(xp, np.dtype(dtype).name)
@@ -443,8 +447,8 @@ def backend_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``backend`` (name or None), ``reason``, ``error`` (what is wrong with the settings or the machine, or None),
-        ``kernels``, ``device``, ``setting`` (the environment), ``installed`` (versions or None) and
+        ``backend`` (name or None), ``reason``, ``error`` (what is wrong with the settings or the machine, or
+        None), ``kernels``, ``device``, ``setting`` (the environment), ``installed`` (versions or None) and
         ``available`` (backend name -> ``"yes"`` or the cause why not).
     """
     available: dict[str, str] = {}
@@ -500,5 +504,7 @@ def kernels_setting() -> str:
     """
     setting = os.environ.get("CAPGPU_KERNELS", "fused") or "fused"
     if setting not in ("fused", "reference"):
-        raise ValueError(f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it.")
+        raise ValueError(
+            f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it."
+        )
     return setting

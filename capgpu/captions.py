@@ -1,4 +1,4 @@
-"""Captions as a recurrent captioner is taught: packed inputs, targets, and the distinct words among the inputs.
+"""Captions as a recurrent captioner is taught: packed inputs, targets, and the inputs' distinct words.
 
 Planned on the host from host integers, whatever the backend: what reaches a device is three index arrays.
 """
@@ -70,20 +70,21 @@ class PackedCaptions:
         """
         if captions.dtype.kind not in "iu":
             raise TypeError(
-                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
+                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: "
+                "captions.astype(numpy.int64)."
             )
         if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
             raise ValueError(
-                f"captions has shape {captions.shape}; wanted (N, T + 1) with N >= 1 captions of at least two words "
-                "(an input and a target)."
+                f"captions has shape {captions.shape}; wanted (N, T + 1) with N >= 1 captions of at least "
+                "two words (an input and a target)."
             )
         low, high = int(captions.min()), int(captions.max())
         if low < 0 or high >= vocabulary_size:
             bad = low if low < 0 else high
             row, column = (int(k) for k in np.argwhere(captions == bad)[0])
             raise ValueError(
-                f"captions[{row}, {column}] is {bad}, but the vocabulary has {vocabulary_size} words: ids must be in "
-                f"0..{vocabulary_size - 1}."
+                f"captions[{row}, {column}] is {bad}, but the vocabulary has {vocabulary_size} words: ids "
+                f"must be in 0..{vocabulary_size - 1}."
             )
         width = captions.shape[1]
         counted = captions[:, 1:] != null

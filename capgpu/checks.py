@@ -13,13 +13,14 @@ __all__ = ["check_arrays", "check_finite", "check_mask", "check_same_dtype", "ch
 
 
 def check_arrays(**specification: tuple[Array, str]) -> Any:
-    """Check ranks, dimensions and dtypes of floating arrays against symbolic shapes, and return their namespace.
+    """Check ranks, dimensions and dtypes of floating arrays against symbols, and return their namespace.
 
     Parameters
     ----------
     **specification : (array, str)
         Each argument by its name, with its shape in symbols, e.g. ``x=(x, "N T D")``. A symbol stands for one
-        extent everywhere; ``4H`` is four times H; ``...`` as the second symbol stands for any number of extents.
+        extent everywhere; ``4H`` is four times H; ``...`` as the second symbol stands for any number of
+        extents.
 
     Returns
     -------
@@ -55,19 +56,21 @@ def check_arrays(**specification: tuple[Array, str]) -> Any:
             extent = array.shape[axis]
             if extent == 0:
                 raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least one."
+                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least "
+                    "one."
                 )
             times = int(symbol[:-1]) if symbol[:-1].isdigit() else 1
             if extent % times:
                 raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple of {times}."
+                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple "
+                    f"of {times}."
                 )
             letter = symbol[-1] if times > 1 else symbol
             value, owner = extents.setdefault(letter, (extent // times, name))
             if value != extent // times:
                 raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}) with {letter} = {value}, "
-                    f"as {owner} has it: dimension {axis} should be {value * times}, not {extent}."
+                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}) with {letter} = "
+                    f"{value}, as {owner} has it: dimension {axis} should be {value * times}, not {extent}."
                 )
     return xp
 
@@ -99,8 +102,8 @@ def check_same_dtype(xp: Any, **arrays: Array) -> None:
                 first_name, first = name, array.dtype
             else:
                 raise TypeError(
-                    f"{first_name} has dtype {first} and {name} has dtype {array.dtype}: one call works in one dtype. "
-                    f"Convert one: {name}.astype({first_name}.dtype)."
+                    f"{first_name} has dtype {first} and {name} has dtype {array.dtype}: one call works in "
+                    f"one dtype. Convert one: {name}.astype({first_name}.dtype)."
                 )
 
 
@@ -128,14 +131,17 @@ def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "th
         For an id out of range, which on a GPU would read foreign memory.
     """
     if not xp.isdtype(ids.dtype, "integral"):
-        raise TypeError(f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64).")
+        raise TypeError(
+            f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64)."
+        )
     if ids.size == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
     if low < 0 or high >= limit:
         bad = low if low < 0 else high
         raise ValueError(
-            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in 0..{limit - 1}."
+            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in "
+            f"0..{limit - 1}."
         )
 
 
@@ -193,6 +199,6 @@ def check_finite(name: str, array: Array, xp: Any) -> None:
         where.append(position % extent)
         position //= extent
     raise ValueError(
-        f"{name} holds {count} value{'s' * (count != 1)} that {'are' if count != 1 else 'is'} NaN or infinite, the "
-        f"first at {tuple(reversed(where))}. Clean or drop those rows before training."
+        f"{name} holds {count} value{'s' * (count != 1)} that {'are' if count != 1 else 'is'} NaN or "
+        f"infinite, the first at {tuple(reversed(where))}. Clean or drop those rows before training."
     )

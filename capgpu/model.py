@@ -27,7 +27,6 @@ class _Forward(NamedTuple):
     xp: Any
     kernels: Kernels
     features: Array
-    feature_mask: Array | None
     h0: Array
     words: Array
     word_of_row: Array
@@ -40,13 +39,14 @@ class _Forward(NamedTuple):
 class CaptioningRNN:
     """Recurrent image captioner (the decoder of Vinyals et al. 2015; the model of the cs231n exercises).
 
-    The feature vector gives the initial hidden state by an affine map; a vanilla RNN or an LSTM reads the caption's
-    words and an affine map scores the next one.
+    The feature vector gives the initial hidden state by an affine map; a vanilla RNN or an LSTM reads the
+    caption's words and an affine map scores the next one.
 
     Parameters
     ----------
     word_to_idx : mapping of str to int
-        The vocabulary. ``"<NULL>"`` must be in it; `sample` also needs ``"<START>"`` and, to stop, ``"<END>"``.
+        The vocabulary. ``"<NULL>"`` must be in it; `sample` also needs ``"<START>"`` and, to stop,
+        ``"<END>"``.
     input_dim : int
         D, length of a feature vector.
     wordvec_dim : int
@@ -67,7 +67,8 @@ class CaptioningRNN:
     ----------
     params : dict of str to array
         ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (G,) with
-        G = H or 4H; ``W_vocab`` (H, V), ``b_vocab`` (V,). Entries may be replaced or written into at any time.
+        G = H or 4H; ``W_vocab`` (H, V), ``b_vocab`` (V,). Entries may be replaced or written into at any
+        time.
 
     Raises
     ------
@@ -92,7 +93,11 @@ class CaptioningRNN:
     ) -> None:
         if cell_type not in _GATES:
             raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
-        for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
+        for name, size in (
+            ("input_dim", input_dim),
+            ("wordvec_dim", wordvec_dim),
+            ("hidden_dim", hidden_dim),
+        ):
             if not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
         # config is written as JSON, which knows no integers but Python's
@@ -101,7 +106,9 @@ class CaptioningRNN:
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
         if "<NULL>" not in word_to_idx:
-            raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
+            raise ValueError(
+                'word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.'
+            )
         if np.dtype(dtype).kind != "f":
             raise TypeError(f"dtype is {np.dtype(dtype)}; wanted a floating dtype such as numpy.float32.")
         self.cell_type: Literal["rnn", "lstm"] = cell_type
@@ -125,11 +132,8 @@ class CaptioningRNN:
         random = Generator(seed)
         self.params: dict[str, Array] = {}
         for name, shape in self._shapes.items():
-            if len(shape) == 1:
-                scale = 0.0
-            else:
-                scale = 0.01 if name == "W_embed" else 1 / math.sqrt(shape[0])
-            self.params[name] = random.normal(shape, scale, self.dtype)
+            scale = 0.01 if name == "W_embed" else 1 / math.sqrt(shape[0])
+            self.params[name] = random.normal(shape, 0.0 if len(shape) == 1 else scale, self.dtype)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -154,8 +158,8 @@ class CaptioningRNN:
         features : array, shape (N, D)
             Image features, in the library of the parameters.
         captions : array of int, shape (N, T + 1)
-            True captions, padded with NULL. Packing is planned on the host: host captions are welcome on every
-            backend, device captions are copied back.
+            True captions, padded with NULL. Packing is planned on the host: host captions are welcome on
+            every backend, device captions are copied back.
         dropout_key : int, optional
             Turns dropout on; the same key draws the same masks. None: no dropout.
 
@@ -188,7 +192,9 @@ class CaptioningRNN:
         if output_mask is not None:
             dhidden = dhidden * output_mask
         if f.cell is not None:
-            dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
+            dprojected, dh0, _ = kernels.lstm_backward(
+                dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes
+            )
         else:
             dprojected, dh0 = kernels.rnn_backward(dhidden, f.hidden, p["Wh"], batch_sizes)
         dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
@@ -225,7 +231,12 @@ class CaptioningRNN:
         plan, features = self._checked(features, captions)
         f = self._forward(plan, features, None)
         total, *_ = f.kernels.linear_cross_entropy(
-            f.hidden, self.params["W_vocab"], self.params["b_vocab"], self._index(plan.targets, f.xp), 1.0, False
+            f.hidden,
+            self.params["W_vocab"],
+            self.params["b_vocab"],
+            self._index(plan.targets, f.xp),
+            1.0,
+            False,
         )
         return total, plan.tokens
 
@@ -239,7 +250,8 @@ class CaptioningRNN:
         max_length : int
             Words to write.
         stop_at_end : bool
-            False writes on after END, as the exercise does; True fills with NULL and stops when all have ended.
+            False writes on after END, as the exercise does; True fills with NULL and stops when all have
+            ended.
 
         Returns
         -------
@@ -290,9 +302,10 @@ class CaptioningRNN:
         p = self.params
         xp = array_namespace(features)
         kernels = kernels_for(p["Wh"])
-        mask = None
         if dropout_key is not None and self.feature_dropout > 0:
-            mask = dropout_mask(fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features)
+            mask = dropout_mask(
+                fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features
+            )
             features = features * mask
         packing = plan.packing
         features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
@@ -307,7 +320,7 @@ class CaptioningRNN:
             )
         else:
             hidden = kernels.rnn_forward(projected, word_of_row, h0, p["Wh"], packing.batch_sizes)
-        return _Forward(xp, kernels, features, mask, h0, words, word_of_row, embedded, hidden, cell, gates)
+        return _Forward(xp, kernels, features, h0, words, word_of_row, embedded, hidden, cell, gates)
 
     def _index(self, index: Any, xp: Any) -> Array:
         """Bring host indices to where the parameters live."""
@@ -316,12 +329,14 @@ class CaptioningRNN:
     def _checked(self, features: Array, captions: Array) -> tuple[PackedCaptions, Array]:
         features = self._checked_features(features)
         if not hasattr(captions, "dtype"):
-            raise TypeError(f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one.")
+            raise TypeError(
+                f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one."
+            )
         plan = PackedCaptions.plan(to_numpy(captions), self._null, self._shapes["W_embed"][0])
         if captions.shape[0] != features.shape[0]:
             raise ValueError(
-                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature vector a "
-                "caption. Repeat a picture's features for each of its captions."
+                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
+                "vector a caption. Repeat a picture's features for each of its captions."
             )
         return plan, features
 
@@ -330,7 +345,8 @@ class CaptioningRNN:
         xp = array_namespace(features=features, params=self.params["W_embed"])
         if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
             raise ValueError(
-                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
+                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N "
+                ">= 1."
             )
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:

@@ -1,8 +1,8 @@
 """Random numbers that are the same on every backend.
 
 Parameters are drawn on the host, once, and moved. Masks that change at every step (dropout) come from a
-counter-based generator evaluated where the data lives: a pure function of (key, position), so that a mask needs
-no transfer, no state, and has the same bits on a CPU and on a GPU.
+counter-based generator evaluated where the data lives: a pure function of (key, position), so that a mask
+needs no transfer, no state, and has the same bits on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
 
     Notes
     -----
-    Position and key are mixed by two rounds of a 32-bit multiply-xorshift hash (constants found by C. Wellons'
-    hash prospector, "lowbias32").
+    Position and key are mixed by two rounds of a 32-bit multiply-xorshift hash (constants found by C.
+    Wellons' hash prospector, "lowbias32").
     """
     xp = array_namespace(like)
     count = 1

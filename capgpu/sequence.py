@@ -6,8 +6,8 @@ padding: step 0 of every sequence, then step 1 of those that have one, and so on
 
     lengths 2 4 1  ->  order 1 0 2,  batch_sizes 3 2 1 1,  rows  b0 a0 c0 | b1 a1 | b2 | b3
 
-The layout is that of PyTorch's PackedSequence. The plan is made on the host, from host integers; the arrays it
-rearranges may live anywhere.
+The layout is that of PyTorch's PackedSequence. The plan is made on the host, from host integers; the arrays
+it rearranges may live anywhere.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Packing:
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
             raise ValueError(
-                f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype {lengths.dtype}."
+                f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype "
+                f"{lengths.dtype}."
             )
         if lengths.size and lengths.min() < 0:
             raise ValueError(f"lengths must not be negative; the least is {lengths.min()}.")
@@ -134,8 +135,8 @@ def pack(padded: Array, packing: Packing) -> Array:
     count, steps = padded.shape[:2]
     if count != packing.order.size or steps < packing.batch_sizes.size:
         raise ValueError(
-            f"padded has shape {tuple(padded.shape)}; the packing is of {packing.order.size} sequences of up to "
-            f"{packing.batch_sizes.size} steps."
+            f"padded has shape {tuple(padded.shape)}; the packing is of {packing.order.size} sequences of up "
+            f"to {packing.batch_sizes.size} steps."
         )
     flat = xp.reshape(padded, (count * steps, *padded.shape[2:]))
     index = packing.sequence_of_row * steps + packing.step_of_row

@@ -1,11 +1,16 @@
 """The functional layers of a recurrent captioner, each a forward and a hand-written backward pass.
 
-Names, argument orders and results are those of the cs231n exercises. The layers follow the library of the arrays
-they are handed. A ``cache`` is opaque: hand it to the backward pass of the same layer. Inputs and caches are never
-modified, and the floating dtype that comes in goes out.
+Names, argument orders and results are those of the cs231n exercises. The layers follow the library of the
+arrays they are handed. A ``cache`` is opaque: hand it to the backward pass of the same layer. Inputs and
+caches are never modified, and the floating dtype that comes in goes out.
 """
 
-from capgpu.layers.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from capgpu.layers.affine import (
+    affine_backward,
+    affine_forward,
+    temporal_affine_backward,
+    temporal_affine_forward,
+)
 from capgpu.layers.embedding import word_embedding_backward, word_embedding_forward
 from capgpu.layers.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from capgpu.layers.rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward

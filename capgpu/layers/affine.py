@@ -8,7 +8,13 @@ from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
 
-__all__ = ["affine_backward", "affine_forward", "affine_gradients", "temporal_affine_backward", "temporal_affine_forward"]
+__all__ = [
+    "affine_backward",
+    "affine_forward",
+    "affine_gradients",
+    "temporal_affine_backward",
+    "temporal_affine_forward",
+]
 
 
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
@@ -41,8 +47,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     flat = xp.reshape(x, (x.shape[0], -1))
     if flat.shape[1] != w.shape[0]:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} and "
-            f"wants {w.shape[0]}."
+            f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} "
+            f"and wants {w.shape[0]}."
         )
     return kernels_for(x).matmul(flat, w, b), (x, w)
 

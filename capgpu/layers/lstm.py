@@ -40,7 +40,12 @@ def lstm_step_forward(
     Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000).
     """
     check_arrays(
-        x=(x, "N D"), prev_h=(prev_h, "N H"), prev_c=(prev_c, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H")
+        x=(x, "N D"),
+        prev_h=(prev_h, "N H"),
+        prev_c=(prev_c, "N H"),
+        Wx=(Wx, "D 4H"),
+        Wh=(Wh, "H 4H"),
+        b=(b, "4H"),
     )
     return _forward(x, prev_h, prev_c, Wx, Wh, b, 1)
 
@@ -131,6 +136,8 @@ def _backward(
     dhidden: Array, dcell: Array | None, cache: Any
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes = cache
-    dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes)
+    dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(
+        dhidden, dcell, gates, cell, c0, Wh, batch_sizes
+    )
     dx, dWx, db = affine_gradients(dprojected, x, Wx)
     return dx, dh0, dc0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
@@ -46,7 +47,7 @@ def previous_hidden(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
     if counts[0] == counts[-1]:
         return xp.concat([h0, hidden[: hidden.shape[0] - counts[0], :]], axis=0)
     parts, start = [h0], 0
-    for before, count in zip(counts[:-1], counts[1:], strict=True):
+    for before, count in pairwise(counts):
         parts.append(hidden[start : start + count, :])
         start += before
     return xp.concat(parts, axis=0)
