@@ -71,7 +71,9 @@ def _exponential(x: Any) -> Any:
     if x == types.float32:
 
         def single(x: Any) -> Any:
-            y = min(max(x, float32(-87.0)), float32(88.0))
+            # comparisons in this direction let NaN through
+            y = float32(-87.0) if x < float32(-87.0) else x
+            y = float32(88.0) if y > float32(88.0) else y
             shifted = y * LOG2_E + ROUND
             n = shifted - ROUND
             r = y - n * LN2_HIGH - n * LN2_LOW
@@ -83,7 +85,7 @@ def _exponential(x: Any) -> Any:
             p = p * r + float32(1.0)
             p = p * r + float32(1.0)
             value = p * _from_bits(int32((_bits(shifted) - ROUND_BITS + int32(127)) << int32(23)))
-            return value if x >= float32(-87.0) else float32(0.0)
+            return float32(0.0) if x < float32(-87.0) else value
 
         return single
 
@@ -113,7 +115,8 @@ def _hyperbolic_tangent(x: Any) -> Any:
     if x == types.float32:
 
         def single(x: Any) -> Any:
-            a = min(abs(x), float32(10.0))
+            a = abs(x)
+            a = float32(10.0) if a > float32(10.0) else a
             far = float32(1.0) - float32(2.0) / (exponential(a + a) + float32(1.0))
             s = a * a
             p = T4
