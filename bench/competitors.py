@@ -45,13 +45,9 @@ COMPETITORS = (
     Competitor("gemm full numpy", "gemm_limit", "full-numpy", "limit", jobs=("loss", "sample")),
     Competitor("gemm packed numpy", "gemm_limit", "packed-numpy", "limit", jobs=("loss",)),
     Competitor("gemm distinct numpy", "gemm_limit", "distinct-numpy", "limit", jobs=("loss",)),
-    Competitor(
-        "gemm full torch", "gemm_limit", "full-torch", "limit", peer_python=True, jobs=("loss", "sample")
-    ),
+    Competitor("gemm full torch", "gemm_limit", "full-torch", "limit", peer_python=True, jobs=("loss", "sample")),
     Competitor("gemm packed torch", "gemm_limit", "packed-torch", "limit", peer_python=True, jobs=("loss",)),
-    Competitor(
-        "gemm distinct torch", "gemm_limit", "distinct-torch", "limit", peer_python=True, jobs=("loss",)
-    ),
+    Competitor("gemm distinct torch", "gemm_limit", "distinct-torch", "limit", peer_python=True, jobs=("loss",)),
 )
 
 
@@ -78,7 +74,5 @@ def choose(pattern: str | None) -> list[Competitor]:
     words = [word.strip() for word in pattern.split(",")]
     for word in words:
         if not any(word in one.label for one in COMPETITORS):
-            raise ValueError(
-                f"{word!r} names no competitor; labels: {', '.join(c.label for c in COMPETITORS)}"
-            )
+            raise ValueError(f"{word!r} names no competitor; labels: {', '.join(c.label for c in COMPETITORS)}")
     return [one for one in COMPETITORS if any(word in one.label for word in words)]

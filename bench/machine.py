@@ -25,9 +25,7 @@ def processor() -> str:
     name = fields.get("model name", platform.machine())
     numbers = "/".join(fields.get(key, "?") for key in ("cpu family", "model", "stepping"))
     flags = fields.get("flags", "").split()
-    widest = next(
-        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2"
-    )
+    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2")
     return f"{name} (family/model/stepping {numbers}, {widest})"
 
 

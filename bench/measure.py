@@ -72,9 +72,7 @@ class Measurement:
     quiet_rounds: int
 
 
-def write_oracle(
-    oracle: WorkerProcess, size: str, cell: str, job: str, folder: Path
-) -> dict[str, np.ndarray]:
+def write_oracle(oracle: WorkerProcess, size: str, cell: str, job: str, folder: Path) -> dict[str, np.ndarray]:
     """Return the float64 oracle's result."""
     oracle.ask(do="prepare", size=size, cell=cell, job=job)
     return checked_result(oracle, folder)
@@ -160,6 +158,7 @@ def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], pl
     deadline = time.monotonic() + plan.patience
     taken: list[tuple[bool, dict[str, list[float]]]] = []
     for _ in range(plan.rounds if running else 0):
+        wait_until_quiet(deadline - time.monotonic(), window=0.2)
         quiet, slices = True, {}
         for process in tuple(running):
             label = process.competitor.label
@@ -187,9 +186,7 @@ def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[lis
     """
     while True:
         before = busy_seconds(), process.cpu_seconds(), time.monotonic()
-        samples: list[float] = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)[
-            "ms"
-        ]
+        samples: list[float] = process.ask(do="time", seconds=plan.seconds, warm_seconds=plan.warm_seconds)["ms"]
         after = busy_seconds(), process.cpu_seconds(), time.monotonic()
         process.rest()
         if before[0] is None or after[0] is None:
@@ -202,9 +199,7 @@ def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[lis
         wait_until_quiet(deadline - time.monotonic())
 
 
-def absent_records(
-    missing: dict[str, tuple[Competitor, str]], size: str, cell: str, job: str
-) -> list[Record]:
+def absent_records(missing: dict[str, tuple[Competitor, str]], size: str, cell: str, job: str) -> list[Record]:
     """Return a record for each competitor that could not start, so that the table shows it."""
     return [
         Record(size, cell, job, one.label, one.kind, status="absent", note=note)

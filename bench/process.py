@@ -93,9 +93,7 @@ class WorkerProcess:
             line = ""
         if not line:
             self.close()
-            raise WorkerFailedError(
-                f"{self.competitor.label}: no answer to {request['do']!r}; see {self.log}"
-            )
+            raise WorkerFailedError(f"{self.competitor.label}: no answer to {request['do']!r}; see {self.log}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise WorkerFailedError(f"{self.competitor.label}: {reply['error']}; see {self.log}")

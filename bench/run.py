@@ -35,13 +35,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     beside = ROOT / ".venv-peers" / "bin" / "python"
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--sizes", default=",".join(SIZES), help="comma-separated; S1:T=32;N=8 is a size beside S1"
-    )
+    parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated; S1:T=32;N=8 is a size beside S1")
     parser.add_argument("--cells", default=",".join(CELLS))
-    parser.add_argument(
-        "--jobs", default=",".join(JOBS), help="loss, adam, sample (100 and 1), sample100, sample1"
-    )
+    parser.add_argument("--jobs", default=",".join(JOBS), help="loss, adam, sample (100 and 1), sample100, sample1")
     parser.add_argument("--parts", help=f"of {', '.join(PARTS)}; all, or with --quick timing and memory")
     parser.add_argument("--only", help="competitors whose label contains one of these comma-separated words")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (21; with --quick 3)")
@@ -52,18 +48,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=60.0,
         help="seconds a measurement may spend on repeating disturbed slices",
     )
-    parser.add_argument(
-        "--threads", type=int, help="threads for every library; default: each library's own choice"
-    )
+    parser.add_argument("--threads", type=int, help="threads for every library; default: each library's own choice")
     parser.add_argument("--quick", action="store_true", help="few short rounds: a look, not a measurement")
     parser.add_argument(
         "--peer-python",
         default=str(beside) if beside.exists() else sys.executable,
         help="interpreter with PyTorch and JAX; default: .venv-peers/bin/python, or this one",
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "bench" / "results", help="folder of the tables and plots"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the tables and plots")
     args = parser.parse_args(argv)
     args.sizes = [size.replace(";", ",") for size in args.sizes.split(",")]
     args.cells = args.cells.split(",")
@@ -120,9 +112,7 @@ class Session:
                 self.processes.append(process)
         self.results.machine = machine.describe(versions, self.args.threads)
 
-    def time(
-        self, size: str, cell: str, job: str, rounds: int, only: Sequence[str] | None = None
-    ) -> Measurement:
+    def time(self, size: str, cell: str, job: str, rounds: int, only: Sequence[str] | None = None) -> Measurement:
         """Time all workers (or those with the labels `only`) and add the measurement to the results."""
         self.say(f"{size} {cell} {job}")
         taking_part = [p for p in self.processes if only is None or p.competitor.label in only]

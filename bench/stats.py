@@ -75,9 +75,7 @@ def worst_error(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> floa
     worst = 0.0
     for name, wanted in want.items():
         if name not in got or got[name].shape != wanted.shape:
-            raise ValueError(
-                f"{name}: wanted shape {wanted.shape}, got {got[name].shape if name in got else None}"
-            )
+            raise ValueError(f"{name}: wanted shape {wanted.shape}, got {got[name].shape if name in got else None}")
         scale = float(np.linalg.norm(wanted.astype(np.float64).ravel()))
         gap = float(np.linalg.norm((got[name].astype(np.float64) - wanted).ravel()))
         worst = max(worst, gap / scale if scale else gap)

@@ -94,9 +94,7 @@ def parse_size(text: str) -> Size:
     for change in filter(None, changes.split(",")):
         key, _, value = change.partition("=")
         if key not in {"N", "D", "W", "H", "V", "T"} or not value.isdigit() or int(value) < 1:
-            raise ValueError(
-                f"{change!r} in size {text!r}: write one of N D W H V T, '=', a positive integer"
-            )
+            raise ValueError(f"{change!r} in size {text!r}: write one of N D W H V T, '=', a positive integer")
         extents[key] = int(value)
     return dataclasses.replace(SIZES[base], **extents, name=text)
 
@@ -111,9 +109,9 @@ def caption_lengths(rng: np.random.Generator, count: int, steps: int) -> NDArray
 def make_captions(rng: np.random.Generator, count: int, steps: int, vocabulary: int) -> NDArray[np.int64]:
     """Draw (count, steps+1) NULL-padded captions whose words follow Zipf's law over their ids."""
     weights = 1.0 / np.arange(1, vocabulary - UNK)
-    captions = rng.choice(
-        np.arange(UNK + 1, vocabulary), size=(count, steps + 1), p=weights / weights.sum()
-    ).astype(np.int64)
+    captions = rng.choice(np.arange(UNK + 1, vocabulary), size=(count, steps + 1), p=weights / weights.sum()).astype(
+        np.int64
+    )
     lengths = caption_lengths(rng, count, steps)[:, None]
     column = np.arange(steps + 1)[None, :]
     captions[:, 0] = START

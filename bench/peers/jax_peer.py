@@ -62,9 +62,7 @@ def caption_loss(p: Params, features: jax.Array, captions: jax.Array, lstm: bool
 
 
 @partial(jax.jit, static_argnames="lstm")
-def loss_and_grads(
-    p: Params, features: jax.Array, captions: jax.Array, lstm: bool
-) -> tuple[jax.Array, Params]:
+def loss_and_grads(p: Params, features: jax.Array, captions: jax.Array, lstm: bool) -> tuple[jax.Array, Params]:
     """Return the loss and the gradients of all parameters."""
     loss, grads = jax.value_and_grad(caption_loss)(p, features, captions, lstm)
     return loss, grads

@@ -89,9 +89,7 @@ def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
 
 
 def operations(work: Workload, variant: str) -> int:
-    products = gemm_limit.training_products(
-        work, variant, lambda rows, cols: np.empty((rows, cols), np.float32)
-    )
+    products = gemm_limit.training_products(work, variant, lambda rows, cols: np.empty((rows, cols), np.float32))
     for left, right, out in products:
         assert (left.shape[0], right.shape[1]) == out.shape
         assert left.shape[1] == right.shape[0]

@@ -15,9 +15,7 @@ TINY = {"size": "S4:N=2,T=3", "cell": "rnn"}
 
 
 def start(folder: Path, module: str = "exercise", mode: str = "float32", kind: str = "peer") -> WorkerProcess:
-    return WorkerProcess(
-        Competitor(f"{module} {mode}", module, mode, kind), sys.executable, 1, folder / "log"
-    )
+    return WorkerProcess(Competitor(f"{module} {mode}", module, mode, kind), sys.executable, 1, folder / "log")
 
 
 @pytest.fixture

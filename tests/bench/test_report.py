@@ -91,10 +91,7 @@ def test_plots_are_drawn_from_the_results_alone(tmp_path: Path) -> None:
     sizes = plots.sweep_sizes()
     results = report.Results(
         {},
-        [
-            Measurement([record("capgpu cpu", "ours", 1.0 + i, size=size)], 1, 1)
-            for i, size in enumerate(sizes)
-        ],
+        [Measurement([record("capgpu cpu", "ours", 1.0 + i, size=size)], 1, 1) for i, size in enumerate(sizes)],
     )
     results.breakdowns = {"S1 lstm loss": {"recurrence": 3.0, "rest": 1.0}}
     assert plots.growth_lines(results, "T")["capgpu cpu"][0] == list(plots.SWEEPS["T"])
@@ -112,9 +109,7 @@ def test_sample_stands_for_both_sampling_jobs() -> None:
 @pytest.mark.parametrize(
     "words", [["--sizes", "S9"], ["--cells", "gru"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
 )
-def test_an_unknown_word_on_the_command_line_is_named(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_word_on_the_command_line_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments(words)
     assert words[1] in capsys.readouterr().err
