@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
+from capgpu.kernels import kernels_for
 from capgpu.settings import check_positive
 from capgpu.update_rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 
@@ -41,15 +42,14 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     check_positive("max_norm", max_norm)
     if not grads:
         raise ValueError("grads is empty; there is nothing to clip.")
-    xp = array_namespace(*grads.values())
-    total: Array = 0.0
-    for gradient in grads.values():
-        flat = xp.reshape(gradient, (-1,))
-        total = total + flat @ flat
-    norm = total**0.5
-    # dividing by max(norm, max_norm) makes the factor exactly 1 below the limit
-    scale = max_norm / xp.maximum(norm, max_norm)
+    norm = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()))
+    scale = clip_factor(norm, max_norm, array_namespace(*grads.values()))
     return {name: gradient * scale for name, gradient in grads.items()}, norm
+
+
+def clip_factor(norm: Array, max_norm: float, xp: Any) -> Array:
+    """Return ``min(1, max_norm / norm)``, exactly 1 below the limit, without waiting for the norm."""
+    return max_norm / xp.maximum(norm, xp.full_like(norm, max_norm))
 
 
 class Optimizer:
@@ -124,12 +124,8 @@ class Optimizer:
         TypeError
             For another dtype, or arrays of different libraries.
         """
-        norm = None
-        if clip_norm is not None:
-            grads, norm = clip_gradients(grads, clip_norm)
-        updated: dict[str, Array] = {}
-        states: dict[str, Config] = {}
-        xp = array_namespace(*params.values(), *grads.values())
+        names = list(params)
+        ws, dws, configs, rates = [], [], [], []
         for name, w in params.items():
             dw = grads.get(name)
             if dw is None:
@@ -139,11 +135,20 @@ class Optimizer:
             config = self.configs.get(name)
             if config is None:
                 config = self.configs[name] = dict(self.config)
-            rate = float(config["learning_rate"]) * learning_rate_scale
-            updated[name], states[name] = run_rule(self.rule, xp, w, dw, config, rate)
-        for name, state in states.items():
-            self.configs[name].update(state)
-        params.update(updated)
+            ws.append(w)
+            dws.append(dw)
+            configs.append(config)
+            rates.append(float(config["learning_rate"]) * learning_rate_scale)
+        xp = array_namespace(*ws, *dws)
+        norm, scale = None, 1.0
+        if clip_norm is not None:
+            check_positive("clip_norm", clip_norm)
+            norm = kernels_for(ws[0]).gradient_norm(dws)
+            scale = clip_factor(norm, clip_norm, xp)
+        updated, states = run_rule(self.rule, ws, dws, configs, rates, scale)
+        for config, state in zip(configs, states, strict=True):
+            config.update(state)
+        params.update(zip(names, updated, strict=True))
         return norm
 
     def state_dict(self) -> dict[str, Any]:

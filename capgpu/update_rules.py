@@ -13,55 +13,71 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_same_dtype
+from capgpu.kernels import kernels_for
 
 __all__ = ["RULES", "Config", "Rule", "apply_rule", "check_config", "check_pair", "find_rule", "run_rule"]
 
 Config: TypeAlias = dict[str, Any]
-Update: TypeAlias = Callable[[Any, Array, Array, Config, float], tuple[Array, Config]]
+Update: TypeAlias = Callable[
+    [list[Array], list[Array], list[Config], list[float], Any], tuple[list[Array], list[Config]]
+]
 
 
-# --- the arithmetic: (namespace, w, dw, complete config, learning rate) -> (next_w, changed entries) -----
-# Hyper-parameters go through float(): a NumPy float64 scalar would promote float32 arrays, a float does not.
+# --- the arithmetic: all parameters at once -> (next parameters, changed entries of each config) ---------
+# The running state handed in may be overwritten.
 
 
-def _sgd(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    return w - rate * dw, {}
+def _sgd(
+    ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
+) -> tuple[list[Array], list[Config]]:
+    settings = np.array([[rate, 0.0] for rate in rates])
+    updated, _ = kernels_for(ws[0]).momentum_update(ws, dws, None, settings, scale)
+    return updated, [{} for _ in ws]
 
 
-def _sgd_momentum(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    velocity = float(config["momentum"]) * config["velocity"]
-    velocity -= rate * dw
-    return w + velocity, {"velocity": velocity}
+def _sgd_momentum(
+    ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
+) -> tuple[list[Array], list[Config]]:
+    settings = np.array([[rate, float(config["momentum"])] for rate, config in zip(rates, configs, strict=True)])
+    velocities = [config["velocity"] for config in configs]
+    updated, velocities = kernels_for(ws[0]).momentum_update(ws, dws, velocities, settings, scale)
+    return updated, [{"velocity": velocity} for velocity in velocities]
 
 
-def _rmsprop(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    decay = float(config["decay_rate"])
-    cache = decay * config["cache"]
-    cache += (1.0 - decay) * dw * dw
-    next_w = rate * dw
-    next_w /= xp.sqrt(cache) + float(config["epsilon"])
-    return w - next_w, {"cache": cache}
+def _rmsprop(
+    ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
+) -> tuple[list[Array], list[Config]]:
+    updated: list[Array] = []
+    changed: list[Config] = []
+    xp = array_namespace(*ws)
+    for w, dw, config, rate in zip(ws, dws, configs, rates, strict=True):
+        # hyper-parameters go through float(): a NumPy float64 scalar would promote float32 arrays
+        decay, slope = float(config["decay_rate"]), dw * scale
+        cache = decay * config["cache"] + (1.0 - decay) * slope * slope
+        # NumPy's operators turn arrays without dimensions into scalars
+        updated.append(xp.asarray(w - rate * slope / (xp.sqrt(cache) + float(config["epsilon"]))))
+        changed.append({"cache": xp.asarray(cache)})
+    return updated, changed
 
 
-def _adam(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    beta1, beta2, t = float(config["beta1"]), float(config["beta2"]), config["t"] + 1
-    m = beta1 * config["m"]
-    m += (1.0 - beta1) * dw
-    v = beta2 * config["v"]
-    v += (1.0 - beta2) * dw * dw
-    # the bias corrections are scalars: folded into two factors, they cost no pass over the arrays
-    denominator = xp.sqrt(v)
-    denominator *= 1.0 / math.sqrt(1.0 - beta2**t)
-    denominator += float(config["epsilon"])
-    change = (rate / (1.0 - beta1**t)) * m
-    change /= denominator
-    return w - change, {"m": m, "v": v, "t": t}
-
-
-def _adamw(xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    return _adam(xp, (1.0 - rate * float(config["weight_decay"])) * w, dw, config, rate)
+def _adam(
+    ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
+) -> tuple[list[Array], list[Config]]:
+    rows: list[list[float]] = []
+    for config, rate in zip(configs, rates, strict=True):
+        beta1, beta2, t = float(config["beta1"]), float(config["beta2"]), config["t"] + 1
+        correction = 1.0 / math.sqrt(1.0 - beta2**t)
+        decay = 1.0 - rate * float(config.get("weight_decay", 0.0))
+        step = rate / (1.0 - beta1**t)
+        rows.append([step, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, float(config["epsilon"]), decay])
+    first, second = [config["m"] for config in configs], [config["v"] for config in configs]
+    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, np.array(rows), scale)
+    counts = [config["t"] + 1 for config in configs]
+    return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,8 @@ class Rule:
     Attributes
     ----------
     update : callable
-        ``(xp, w, dw, config, rate) -> (next_w, changed entries of config)``; writes into no array given.
+        ``(ws, dws, complete configs, rates, gradients' factor) -> (next ws, changed entries of each config)``.
+        Parameters and gradients are not written into; the state arrays may be.
     defaults : mapping of str to float
         Hyper-parameters.
     slots : tuple of str
@@ -99,7 +116,7 @@ RULES = {
     "sgd_momentum": Rule(_sgd_momentum, {"learning_rate": 1e-2, "momentum": 0.9}, ("velocity",)),
     "rmsprop": Rule(_rmsprop, {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8}, ("cache",)),
     "adam": Rule(_adam, _ADAM, ("m", "v"), counter=True),
-    "adamw": Rule(_adamw, {**_ADAM, "weight_decay": 1e-2}, ("m", "v"), counter=True),
+    "adamw": Rule(_adam, {**_ADAM, "weight_decay": 1e-2}, ("m", "v"), counter=True),
 }
 
 
@@ -149,8 +166,7 @@ def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "d
     """Check that two arrays of an update have one shape and one dtype."""
     if tuple(w.shape) != tuple(dw.shape):
         raise ValueError(
-            f"{owner}: {name} has shape {tuple(w.shape)} and {dname} {tuple(dw.shape)}; "
-            "they must have the same shape."
+            f"{owner}: {name} has shape {tuple(w.shape)} and {dname} {tuple(dw.shape)}; they must have the same shape."
         )
     if w.dtype != dw.dtype:
         raise TypeError(
@@ -171,14 +187,17 @@ def _complete(name: str, xp: Any, w: Array, config: Config) -> None:
         config.setdefault("t", 0)
 
 
-def run_rule(name: str, xp: Any, w: Array, dw: Array, config: Config, rate: float) -> tuple[Array, Config]:
-    """Run a rule's arithmetic on checked arguments; return the parameter and its config's changed entries."""
-    _complete(name, xp, w, config)
-    next_w, changed = RULES[name].update(xp, w, dw, config, rate)
-    if w.ndim == 0:  # NumPy's operators turn arrays without dimensions into scalars
-        next_w = xp.asarray(next_w)
-        changed = {key: value if key == "t" else xp.asarray(value) for key, value in changed.items()}
-    return next_w, changed
+def run_rule(
+    name: str, ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
+) -> tuple[list[Array], list[Config]]:
+    """Run a rule on checked arguments of one library and dtype; return parameters and configs' changed entries.
+
+    The configs are completed; their state arrays may be overwritten.
+    """
+    xp = array_namespace(*ws)
+    for w, config in zip(ws, configs, strict=True):
+        _complete(name, xp, w, config)
+    return RULES[name].update(ws, dws, configs, rates, scale)
 
 
 def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
@@ -194,6 +213,8 @@ def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[A
     for slot, array in state.items():
         check_pair(name, w, array, "w", slot)
     rate = float(config.get("learning_rate", rule.defaults["learning_rate"]))
-    next_w, changed = run_rule(name, xp, w, dw, config, rate)
-    config.update(changed)
+    # the caller's state arrays are not to be written into
+    own = config | {slot: xp.asarray(array, copy=True) for slot, array in state.items()}
+    (next_w,), (changed,) = run_rule(name, [w], [dw], [own], [rate], 1.0)
+    config.update(own | changed)
     return next_w, config

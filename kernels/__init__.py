@@ -34,6 +34,8 @@ class Kernels:
         Loss and gradient from scores, and from hidden states through the vocabulary projection.
     embedding_gradient : callable
         Rows summed by token, in a fixed order.
+    adam_update, momentum_update, gradient_norm : callable
+        Update rules over all parameters at once, and the joint norm of their gradients.
     """
 
     name: str
@@ -46,6 +48,9 @@ class Kernels:
     softmax_cross_entropy: Callable[..., Any]
     linear_cross_entropy: Callable[..., Any]
     embedding_gradient: Callable[..., Any]
+    adam_update: Callable[..., Any]
+    momentum_update: Callable[..., Any]
+    gradient_norm: Callable[..., Any]
 
 
 OPERATIONS = tuple(name for name in Kernels.__dataclass_fields__ if name != "name")

@@ -7,6 +7,7 @@ from capgpu.kernels import Kernels
 from capgpu.kernels.cpu.decode import decode_step
 from capgpu.kernels.cpu.embedding import embedding_gradient
 from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
+from capgpu.kernels.cpu.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
@@ -24,4 +25,7 @@ KERNELS = Kernels(
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,
+    adam_update=adam_update,
+    momentum_update=momentum_update,
+    gradient_norm=gradient_norm,
 )

@@ -13,9 +13,7 @@ from capgpu.kernels.cpu.rnn import rnn_forward
 __all__ = ["decode_step"]
 
 
-def decode_step(
-    projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any
-) -> tuple[Any, Any, Any]:
+def decode_step(projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any) -> tuple[Any, Any, Any]:
     """Advance all sequences by one word; see `capgpu.kernels.reference.decode_step`."""
     batch_sizes = np.array([h.shape[0]])
     if c is None:

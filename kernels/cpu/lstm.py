@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
-from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, PACK, packed_product, packed_size
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
@@ -209,7 +209,5 @@ def lstm_backward(
     members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (packed_size(4 * size, size, cell.itemsize),), cell.dtype)
     TEAM.run(members, PACK, Wh, True, packed)
-    TEAM.run(
-        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc
-    )
+    TEAM.run(members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc)
     return dprojected, dh, dc

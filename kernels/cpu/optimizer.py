@@ -74,13 +74,13 @@ def _momentum(
     first = 0
     for k in range(len(w)):
         left, right = max(start - first, 0), min(stop - first, w[k].size)
-        rate, momentum = settings[k, 0], settings[k, 1]
+        rate, momentum, factor = settings[k, 0], settings[k, 1], scale[0]
         for block in range(left, right, BLOCK):
             end = min(block + BLOCK, right)
             speed, slope = velocity[k][block:end], g[k][block:end]
             before, after = w[k][block:end], out[k][block:end]
             for j in range(speed.size):
-                speed[j] = momentum * speed[j] - rate * (scale[0] * slope[j])
+                speed[j] = momentum * speed[j] - rate * (factor * slope[j])
             for j in range(speed.size):
                 after[j] = before[j] + speed[j]
         first += w[k].size
@@ -96,6 +96,30 @@ def _launch_momentum(memory: int, ticket: int, count: int, size: int, rounds: in
 
 
 MOMENTUM = Region(_momentum, _launch_momentum)
+
+
+@compiled()
+def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, total: int) -> None:
+    start, stop = total * index // count, total * (index + 1) // count
+    first = 0
+    for k in range(len(w)):
+        left, right = max(start - first, 0), min(stop - first, w[k].size)
+        before, slope, after, rate, factor = w[k], g[k], out[k], rates[k, 0], scale[0]
+        for j in range(left, right):
+            after[j] = before[j] - rate * (factor * slope[j])
+        first += w[k].size
+
+
+_publish_descend = publisher(_descend)
+
+
+@compiled()
+def _launch_descend(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+    _publish_descend(memory, count, arguments)
+    return complete(memory, ticket, size, rounds)
+
+
+DESCEND = Region(_descend, _launch_descend)
 
 
 @compiled(fastmath=frozenset({"reassoc"}))
@@ -162,6 +186,9 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     total = sum(w.size for w in params)
     members = TEAM.size if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
+    if velocities is None:
+        TEAM.run(members, DESCEND, _flat(params), _flat(grads), _flat(out), numbers, factor, total)
+        return out, None
     velocity = _flat(velocities)
     TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, total)
     return out, _shaped(velocity, params)

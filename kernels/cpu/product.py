@@ -16,7 +16,7 @@ from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 
-__all__ = ["PACK", "DEPTH", "aligned", "matmul", "pack_panel", "packed_product", "packed_size", "product_into"]
+__all__ = ["DEPTH", "PACK", "aligned", "matmul", "pack_panel", "packed_product", "packed_size", "product_into"]
 
 #: Depth of a packed panel: 64 KiB at two AVX-512 vectors.
 DEPTH = 512
@@ -27,9 +27,7 @@ NOTHING, BIAS, KEEP = 0, 1, 2
 
 
 @compiled()
-def pack_panel(
-    B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any, start: int
-) -> None:
+def pack_panel(B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any, start: int) -> None:
     """Copy a block of op(B) into a panel, ``panel[start + k * lanes + j]``, zeros beside a narrow block."""
     lanes = PANEL_BYTES // B.itemsize
     if transposed:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
-from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, PACK, packed_product, packed_size
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
 from capgpu.kernels.cpu.elementary import exponential
-from capgpu.kernels.cpu.product import matmul, product_into
+from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.workspace import scratch
 

@@ -41,9 +41,7 @@ class _Tile:
         self.lanes = VECTOR_BYTES // itemsize
         self.vector = ir.VectorType(element, self.lanes)
         name = f"llvm.fmuladd.v{self.lanes}f{8 * itemsize}"
-        self.multiply_add = builder.module.declare_intrinsic(
-            name, (), ir.FunctionType(self.vector, [self.vector] * 3)
-        )
+        self.multiply_add = builder.module.declare_intrinsic(name, (), ir.FunctionType(self.vector, [self.vector] * 3))
 
     def emit(self, a: Any, lda: Any, b: Any, c: Any, ldc: Any, k: Any, accumulate: Any) -> None:
         builder = self.builder

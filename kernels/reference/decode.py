@@ -1,0 +1,43 @@
+"""The oracle of one step of decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from capgpu.backend import Array
+from capgpu.kernels.reference.recurrence import lstm_forward, rnn_forward
+
+__all__ = ["decode_step"]
+
+
+def decode_step(
+    projected: Array, rows: Array | None, h: Array, c: Array | None, Wh: Array, W_vocab: Array, b_vocab: Array
+) -> tuple[Array, Array, Array | None]:
+    """Advance N sequences by one word: cell, then scores over the vocabulary.
+
+    Parameters
+    ----------
+    projected, rows
+        As for the recurrence, one packed row a sequence.
+    h : array, shape (N, H)
+        Hidden state.
+    c : array, shape (N, H), or None
+        Cell state of an LSTM; None runs a vanilla RNN.
+    Wh : array, shape (H, 4H), or (H, H) for an RNN
+        Recurrent weights.
+    W_vocab, b_vocab : array, shape (H, V) and (V,)
+        Vocabulary projection.
+
+    Returns
+    -------
+    logits : array, shape (N, V)
+        Scores of the next word.
+    h, c
+        The next states.
+    """
+    batch_sizes = np.array([h.shape[0]])
+    if c is None:
+        h = rnn_forward(projected, rows, h, Wh, batch_sizes)
+    else:
+        h, c, _ = lstm_forward(projected, rows, h, c, Wh, batch_sizes)
+    return h @ W_vocab + b_vocab, h, c

@@ -1,0 +1,101 @@
+"""The oracle of the update rules over all parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capgpu.backend import Array, array_namespace
+
+__all__ = ["adam_update", "gradient_norm", "momentum_update"]
+
+
+def gradient_norm(grads: list[Array]) -> Array:
+    """Return the joint Euclidean norm of arrays.
+
+    Parameters
+    ----------
+    grads : list of array
+        Arrays of any shapes, at least one.
+
+    Returns
+    -------
+    array, shape ()
+        ``sqrt(sum of all squares)``, in their dtype.
+    """
+    xp = array_namespace(*grads)
+    total: Array = 0.0
+    for gradient in grads:
+        total = total + xp.sum(gradient * gradient)
+    return xp.sqrt(total)
+
+
+def adam_update(
+    params: list[Array], grads: list[Array], first: list[Array], second: list[Array], settings: Any, scale: Any
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Update all parameters by Adam (Kingma and Ba 2015), with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Parameters
+    ----------
+    params, grads : list of array
+        Parameters and their gradients, alike in shape; not written into.
+    first, second : list of array
+        Running means of the gradients and of their squares. A fused kernel may update them in place: hand in
+        arrays of your own, and use those returned.
+    settings : numpy.ndarray of float64, shape (P, 8)
+        For each parameter: step size over ``1 - beta1**t``; beta1; 1 - beta1; beta2; 1 - beta2;
+        ``1 / sqrt(1 - beta2**t)``; epsilon; factor of the parameter itself (1 without weight decay).
+    scale : float or array, shape ()
+        Factor of all gradients (clipping).
+
+    Returns
+    -------
+    params, first, second : list of array
+        ``m = beta1 m + (1 - beta1) s g; v = beta2 v + (1 - beta2) (s g)**2;
+        w = decay w - step m / (sqrt(v) correction + epsilon)``.
+    """
+    xp = array_namespace(*params, *grads)
+    out: tuple[list[Array], list[Array], list[Array]] = ([], [], [])
+    for w, g, m, v, row in zip(params, grads, first, second, settings.tolist(), strict=True):
+        step, beta1, rest1, beta2, rest2, correction, epsilon, decay = row
+        scaled = g * scale
+        m = beta1 * m + rest1 * scaled
+        v = beta2 * v + rest2 * scaled * scaled
+        w = decay * w - step * m / (xp.sqrt(v) * correction + epsilon)
+        for updated, array in zip(out, (w, m, v), strict=True):
+            # NumPy's operators turn arrays without dimensions into scalars
+            updated.append(xp.asarray(array))
+    return out
+
+
+def momentum_update(
+    params: list[Array], grads: list[Array], velocities: list[Array] | None, settings: Any, scale: Any
+) -> tuple[list[Array], list[Array] | None]:
+    """Update all parameters by gradient descent, with momentum (Polyak 1964) or plain.
+
+    Parameters
+    ----------
+    params, grads : list of array
+        Parameters and their gradients, alike in shape; not written into.
+    velocities : list of array, or None
+        Running velocities; None for plain descent. A fused kernel may update them in place: use those returned.
+    settings : numpy.ndarray of float64, shape (P, 2)
+        For each parameter: learning rate, momentum.
+    scale : float or array, shape ()
+        Factor of all gradients (clipping).
+
+    Returns
+    -------
+    params, velocities : list of array (velocities None where they came so)
+        ``velocity = momentum velocity - rate s g; w = w + velocity``.
+    """
+    xp = array_namespace(*params, *grads)
+    rates, momenta = settings.T.tolist()
+    if velocities is None:
+        steps = [-rate * (g * scale) for g, rate in zip(grads, rates, strict=True)]
+    else:
+        steps = [
+            xp.asarray(momentum * velocity - rate * (g * scale))
+            for velocity, g, rate, momentum in zip(velocities, grads, rates, momenta, strict=True)
+        ]
+    updated = [xp.asarray(w + step) for w, step in zip(params, steps, strict=True)]
+    return updated, None if velocities is None else steps

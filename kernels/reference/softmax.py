@@ -1,0 +1,73 @@
+"""The oracle of softmax cross-entropy, alone and behind the vocabulary projection."""
+
+from __future__ import annotations
+
+from capgpu.backend import Array, array_namespace
+
+__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+
+
+def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:
+    """Compute the cross-entropy of rows of scores, summed and scaled, and its gradient.
+
+    Parameters
+    ----------
+    logits : array, shape (M, V)
+        Scores. A fused kernel may overwrite them with the gradient: hand in an array of your own.
+    targets : array of int, shape (M,)
+        True class of each row; a negative target leaves the row out (no loss, zero gradient).
+    scale : float
+        Factor of the sum, e.g. ``1 / N``.
+
+    Returns
+    -------
+    loss : array, shape ()
+        ``-scale * sum(log softmax(logits)[row, targets[row]])``, in the dtype of `logits`.
+    dlogits : array, shape (M, V)
+        Gradient with respect to `logits`.
+    """
+    xp = array_namespace(logits, targets)
+    counted = targets >= 0
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    exponentials = xp.exp(shifted)
+    sums = xp.sum(exponentials, axis=1, keepdims=True)
+    classes = xp.arange(logits.shape[1], dtype=xp.int64, device=logits.device)
+    hit = classes[None, :] == xp.astype(targets, xp.int64)[:, None]
+    nothing = xp.zeros_like(shifted)
+    true_scores = xp.sum(xp.where(hit, shifted, nothing), axis=1)
+    losses = xp.where(counted, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
+    dlogits = (exponentials / sums - xp.astype(hit, logits.dtype)) * scale
+    return xp.sum(losses) * scale, xp.where(counted[:, None], dlogits, nothing)
+
+
+def linear_cross_entropy(
+    hidden: Array, W: Array, b: Array, targets: Array, scale: float, gradients: bool = True
+) -> tuple[Array, Array | None, Array | None, Array | None]:
+    """Project hidden states to scores and compute their cross-entropy and its gradients, never keeping the scores.
+
+    Parameters
+    ----------
+    hidden : array, shape (M, H)
+        One row a target.
+    W, b : array, shape (H, V) and (V,)
+        Vocabulary projection.
+    targets : array of int, shape (M,)
+        True class of each row; negative leaves the row out.
+    scale : float
+        Factor of the sum.
+    gradients : bool
+        False computes the loss alone; the gradients are then None.
+
+    Returns
+    -------
+    loss : array, shape ()
+        As `softmax_cross_entropy`.
+    dhidden, dW, db : array or None
+        Gradients, shaped like `hidden`, `W`, `b`.
+    """
+    xp = array_namespace(hidden, W, b, targets)
+    loss, dlogits = softmax_cross_entropy(hidden @ W + b, targets, scale)
+    if not gradients:
+        return loss, None, None, None
+    dhidden = dlogits @ xp.matrix_transpose(W)
+    return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)

@@ -1,0 +1,83 @@
+"""The update rules of the contract, over many parameters at once, against plain float64 arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from oracles.numbers import TOLERANCE, distance
+from oracles.snapshots import frozen
+
+SHAPES = [((1,),), ((3, 7), (33,)), ((7, 33), (1, 1), (1025,), (3, 700))]
+LARGE = ((400, 300), (7,), (130, 33))
+
+
+def draw(shapes, dtype, seed):
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def adam_settings(count):
+    random = np.random.default_rng(9)
+    rows = []
+    for t in range(3, 3 + count):
+        beta1, beta2 = random.uniform(0.5, 0.95), random.uniform(0.9, 0.999)
+        rest1, rest2, correction = 1 - beta1, 1 - beta2, 1 / np.sqrt(1 - beta2**t)
+        rows.append([random.uniform(0.001, 0.1), beta1, rest1, beta2, rest2, correction, 1e-8, 0.97])
+    return np.array(rows)
+
+
+def plain_adam(w, g, m, v, row, scale):
+    step, beta1, rest1, beta2, rest2, correction, epsilon, decay = row
+    w, g, m, v = (a.astype(np.float64) for a in (w, g, m, v))
+    m = beta1 * m + rest1 * scale * g
+    v = beta2 * v + rest2 * (scale * g) ** 2
+    return decay * w - step * m / (np.sqrt(v) * correction + epsilon), m, v
+
+
+@pytest.mark.parametrize("shapes", [*SHAPES, LARGE], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_adam_updates_all_parameters_as_one_by_one(backend, dtype, shapes):
+    ws, gs, ms = (draw(shapes, dtype, seed) for seed in range(3))
+    vs = [np.square(a) for a in draw(shapes, dtype, 3)]
+    settings = adam_settings(len(shapes))
+    home = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, ms, vs)]
+    before = frozen([backend.to_numpy(a) for a in home[0] + home[1]])
+    results = backend.kernels(dtype).adam_update(*home, settings, 0.25)
+    assert frozen([backend.to_numpy(a) for a in home[0] + home[1]]) == before
+    for k in range(len(shapes)):
+        for got, want in zip(results, plain_adam(ws[k], gs[k], ms[k], vs[k], settings[k], 0.25), strict=True):
+            there = backend.to_numpy(got[k])
+            assert there.dtype == dtype
+            assert there.shape == shapes[k]
+            assert distance(there, want) < TOLERANCE[dtype]["forward"]
+
+
+@pytest.mark.parametrize("momentum", [True, False])
+@pytest.mark.parametrize("shapes", [*SHAPES, LARGE], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_descent_updates_all_parameters_as_one_by_one(backend, dtype, shapes, momentum):
+    ws, gs, vs = (draw(shapes, dtype, seed) for seed in range(3))
+    settings = np.array([[0.1 * (k + 1), 0.9 - 0.1 * k] for k in range(len(shapes))])
+    home = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, vs)]
+    before = frozen([backend.to_numpy(a) for a in home[0] + home[1]])
+    velocities = home[2] if momentum else None
+    updated, speeds = backend.kernels(dtype).momentum_update(home[0], home[1], velocities, settings, 0.5)
+    assert frozen([backend.to_numpy(a) for a in home[0] + home[1]]) == before
+    for k, (rate, factor) in enumerate(settings):
+        speed = (factor * vs[k].astype(np.float64) if momentum else 0.0) - rate * 0.5 * gs[k].astype(np.float64)
+        assert backend.to_numpy(updated[k]).dtype == dtype
+        assert distance(backend.to_numpy(updated[k]), ws[k].astype(np.float64) + speed) < TOLERANCE[dtype]["forward"]
+        if momentum:
+            assert distance(backend.to_numpy(speeds[k]), speed) < TOLERANCE[dtype]["forward"]
+    assert momentum or speeds is None
+
+
+@pytest.mark.parametrize("shapes", [*SHAPES, LARGE], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_norm_is_that_of_all_gradients_together(backend, dtype, shapes):
+    gs = draw(shapes, dtype, 5)
+    norm = backend.kernels(dtype).gradient_norm([backend.asarray(a) for a in gs])
+    wanted = np.linalg.norm(np.concatenate([a.astype(np.float64).ravel() for a in gs]))
+    assert backend.to_numpy(norm).dtype == dtype
+    assert distance(backend.to_numpy(norm), wanted) < TOLERANCE[dtype]["forward"]
