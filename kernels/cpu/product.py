@@ -18,8 +18,10 @@ from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 
 __all__ = ["DEPTH", "PACK", "aligned", "matmul", "pack_panel", "packed_product", "packed_size", "product_into"]
 
-#: Depth of a packed panel: 64 KiB at two AVX-512 vectors.
-DEPTH = 512
+#: Greatest depth of a packed panel: 80 KiB at two AVX-512 vectors.
+DEPTH = 640
+#: Panels of B, and tiles of A, that are worked on together.
+GROUP, STRIP = 8, 20
 #: Below this many multiply-adds, waking a second thread costs more than it gains.
 WORTH_SHARING = 5_000_000
 #: What a product is added to.
@@ -58,18 +60,29 @@ def aligned(size: int, like: Any) -> Any:
     return raw[offset : offset + size]
 
 
+@compiled(inline=True)
+def _tiles(rows: int) -> int:
+    """Return how many tiles a run of rows is cut into; tile t covers rows ``rows * t // tiles`` and on."""
+    return (rows + ROWS - 1) // ROWS
+
+
+@compiled(inline=True)
+def _blocks(k: int) -> int:
+    """Return how many blocks of even depth, at most `DEPTH`, a sum is cut into."""
+    return (k + DEPTH - 1) // DEPTH
+
+
 @compiled()
 def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
     """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them."""
-    tiles = (count + ROWS - 1) // ROWS
-    start = taken = 0
-    for index in range(tiles):
-        height = (count - taken) // (tiles - index)
+    tiles = _tiles(count)
+    for t in range(tiles):
+        first = count * t // tiles
+        height = count * (t + 1) // tiles - first
+        start = first * depth
         for k in range(depth):
             for r in range(height):
-                packed[start + k * height + r] = A[row + k, column + taken + r]
-        start += depth * height
-        taken += height
+                packed[start + k * height + r] = A[row + k, column + first + r]
 
 
 @compiled()
@@ -79,6 +92,8 @@ def _rows_by_panel(
     a: int,
     lda: int,
     rows: int,
+    tile_start: int,
+    tile_stop: int,
     depth: int,
     panel: int,
     C: Any,
@@ -88,16 +103,16 @@ def _rows_by_panel(
     accumulate: int,
     edge: Any,
 ) -> None:
-    """Multiply `rows` rows of A (address `a`) by one panel into C (address `c`), in tiles of even height.
+    """Multiply some tiles of `rows` rows of A (address `a`) by one panel into C (address `c`).
 
     A lies either in rows `lda` apart or in tiles packed by `_pack_columns`.
     """
     size = A.itemsize
     lanes = PANEL_BYTES // size
-    tiles = (rows + ROWS - 1) // ROWS
-    row = 0
-    for index in range(tiles):
-        height = (rows - row) // (tiles - index)
+    tiles = _tiles(rows)
+    for t in range(tile_start, tile_stop):
+        row = rows * t // tiles
+        height = rows * (t + 1) // tiles - row
         here = a + row * (depth if packed_tiles else lda) * size
         step = height if packed_tiles else lda
         if width == lanes:
@@ -106,7 +121,6 @@ def _rows_by_panel(
             # a panel wider than what is left of C is computed aside
             tile(A, here, step, panel, edge.ctypes.data, lanes, depth, height, packed_tiles, 0)
             _add_edge(C, c + row * ldc * size, ldc, height, width, accumulate, edge)
-        row += height
 
 
 @compiled()
@@ -154,37 +168,49 @@ def _share(
     elif k == 0 and start == NOTHING:
         C[row_start:row_stop, left:right] = 0
     lda = A.shape[1]
-    panel = aligned(min(k, DEPTH) * lanes, C)
-    columns = aligned(min(k, DEPTH) * (row_stop - row_start) if a_transposed else 1, C)
+    rows = row_stop - row_start
+    blocks = _blocks(k)
+    deepest = (k + blocks - 1) // blocks if blocks else 0
+    group = min(GROUP, panel_stop - panel_start)
+    packed = aligned(group * deepest * lanes, C)
+    columns = aligned(deepest * rows if a_transposed else 1, C)
     edge = aligned(ROWS * lanes, C)
     size = C.itemsize
-    for top in range(0, k, DEPTH):
-        depth = min(DEPTH, k - top)
-        accumulate = 0 if start == NOTHING and top == 0 else 1
+    tiles = _tiles(rows)
+    for block in range(blocks):
+        top = k * block // blocks
+        depth = k * (block + 1) // blocks - top
+        accumulate = 0 if start == NOTHING and block == 0 else 1
         if a_transposed:
-            _pack_columns(A, top, depth, row_start, row_stop - row_start, columns)
+            _pack_columns(A, top, depth, row_start, rows, columns)
             a = columns.ctypes.data
         else:
             a = A.ctypes.data + (row_start * lda + top) * size
-        for p in range(panel_start, panel_stop):
-            column = p * lanes
-            width = min(lanes, n - column)
-            pack_panel(B, b_transposed, top, depth, column, width, panel, 0)
-            _rows_by_panel(
-                A,
-                a_transposed,
-                a,
-                lda,
-                row_stop - row_start,
-                depth,
-                panel.ctypes.data,
-                C,
-                C.ctypes.data + (row_start * n + column) * size,
-                n,
-                width,
-                accumulate,
-                edge,
-            )
+        # a group of panels and a strip of rows share the second cache level
+        for first in range(panel_start, panel_stop, group):
+            last = min(first + group, panel_stop)
+            for p in range(first, last):
+                width = min(lanes, n - p * lanes)
+                pack_panel(B, b_transposed, top, depth, p * lanes, width, packed, (p - first) * depth * lanes)
+            for strip in range(0, tiles, STRIP):
+                for p in range(first, last):
+                    _rows_by_panel(
+                        A,
+                        a_transposed,
+                        a,
+                        lda,
+                        rows,
+                        strip,
+                        min(strip + STRIP, tiles),
+                        depth,
+                        packed.ctypes.data + (p - first) * depth * lanes * size,
+                        C,
+                        C.ctypes.data + (row_start * n + p * lanes) * size,
+                        n,
+                        min(lanes, n - p * lanes),
+                        accumulate,
+                        edge,
+                    )
 
 
 _publish_share = publisher(_share)
@@ -212,8 +238,10 @@ def _pack(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None
     k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
     lanes = PANEL_BYTES // B.itemsize
     panels = (n + lanes - 1) // lanes
-    for top in range(0, k, DEPTH):
-        depth = min(DEPTH, k - top)
+    blocks = _blocks(k)
+    for block in range(blocks):
+        top = k * block // blocks
+        depth = k * (block + 1) // blocks - top
         for p in range(panels * index // count, panels * (index + 1) // count):
             width = min(lanes, n - p * lanes)
             start = top * panels * lanes + p * depth * lanes
@@ -244,24 +272,28 @@ def packed_product(
     size = C.itemsize
     lanes = PANEL_BYTES // size
     panels = (n + lanes - 1) // lanes
-    for top in range(0, k, DEPTH):
-        depth = min(DEPTH, k - top)
+    blocks = _blocks(k)
+    tiles = _tiles(rows)
+    for block in range(blocks):
+        top = k * block // blocks
+        depth = k * (block + 1) // blocks - top
         a = A.ctypes.data + (a_row * A.shape[1] + top) * size
         for p in range(panels):
-            column = p * lanes
             _rows_by_panel(
                 A,
                 False,
                 a,
                 a_step * A.shape[1],
                 rows,
+                0,
+                tiles,
                 depth,
                 packed.ctypes.data + (top * panels * lanes + p * depth * lanes) * size,
                 C,
-                C.ctypes.data + (c_row * n + column) * size,
+                C.ctypes.data + (c_row * n + p * lanes) * size,
                 c_step * n,
-                min(lanes, n - column),
-                1 if top > 0 else 0,
+                min(lanes, n - p * lanes),
+                1 if block > 0 else 0,
                 edge,
             )
 
