@@ -176,9 +176,7 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
         raise TypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
     names = [part.strip().lower() for part in parts if part.strip()]
     if not names:
-        raise ValueError(
-            f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'."
-        )
+        raise ValueError(f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'.")
     out: list[str] = []
     for name in names:
         if name != "auto" and name not in NAMES:
@@ -391,9 +389,7 @@ def asarray(obj: Any, dtype: Any = None) -> Array:
         An array of the current backend.
     """
     xp = current_backend().xp
-    if xp is _numpy_namespace and not isinstance(
-        obj, (np.ndarray, np.generic, list, tuple, int, float, bool)
-    ):
+    if xp is _numpy_namespace and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
         obj = to_numpy(obj)
     if dtype is not None:
         dtype = getattr(xp, np.dtype(dtype).name)
@@ -504,7 +500,5 @@ def kernels_setting() -> str:
     """
     setting = os.environ.get("CAPGPU_KERNELS", "fused") or "fused"
     if setting not in ("fused", "reference"):
-        raise ValueError(
-            f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it."
-        )
+        raise ValueError(f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it.")
     return setting

@@ -70,8 +70,7 @@ class PackedCaptions:
         """
         if captions.dtype.kind not in "iu":
             raise TypeError(
-                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: "
-                "captions.astype(numpy.int64)."
+                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
             )
         if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
             raise ValueError(

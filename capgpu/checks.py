@@ -5,11 +5,21 @@ An error names the argument, says what came and what was wanted, and how to mend
 
 from __future__ import annotations
 
+import math
+from numbers import Integral, Real
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
 
-__all__ = ["check_arrays", "check_finite", "check_mask", "check_same_dtype", "check_token_ids"]
+__all__ = [
+    "check_arrays",
+    "check_count",
+    "check_finite",
+    "check_mask",
+    "check_positive",
+    "check_same_dtype",
+    "check_token_ids",
+]
 
 
 def check_arrays(**specification: tuple[Array, str]) -> Any:
@@ -56,14 +66,12 @@ def check_arrays(**specification: tuple[Array, str]) -> Any:
             extent = array.shape[axis]
             if extent == 0:
                 raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least "
-                    "one."
+                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least one."
                 )
             times = int(symbol[:-1]) if symbol[:-1].isdigit() else 1
             if extent % times:
                 raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple "
-                    f"of {times}."
+                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple of {times}."
                 )
             letter = symbol[-1] if times > 1 else symbol
             value, owner = extents.setdefault(letter, (extent // times, name))
@@ -131,17 +139,14 @@ def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "th
         For an id out of range, which on a GPU would read foreign memory.
     """
     if not xp.isdtype(ids.dtype, "integral"):
-        raise TypeError(
-            f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64)."
-        )
+        raise TypeError(f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64).")
     if ids.size == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
     if low < 0 or high >= limit:
         bad = low if low < 0 else high
         raise ValueError(
-            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in "
-            f"0..{limit - 1}."
+            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in 0..{limit - 1}."
         )
 
 
@@ -202,3 +207,51 @@ def check_finite(name: str, array: Array, xp: Any) -> None:
         f"{name} holds {count} value{'s' * (count != 1)} that {'are' if count != 1 else 'is'} NaN or "
         f"infinite, the first at {tuple(reversed(where))}. Clean or drop those rows before training."
     )
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Check that a setting is a whole number.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        What was given.
+    least : int
+        The smallest value allowed.
+
+    Raises
+    ------
+    TypeError
+        For anything but an integer.
+    ValueError
+        For one below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; wanted a whole number.")
+    if int(value) < least:
+        raise ValueError(f"{name} is {value}; wanted at least {least}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Check that a setting is a positive finite number.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        For anything but a real number.
+    ValueError
+        For zero, a negative number, NaN or infinity.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; wanted a number.")
+    if not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name} is {value!r}; wanted a positive finite number.")

@@ -59,9 +59,7 @@ def _kept(value: Any) -> Any:
     return float(value)
 
 
-def eval_numerical_gradient(
-    f: Callable[[Array], Any], x: Array, verbose: bool = False, h: float = 1e-5
-) -> Array:
+def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool = False, h: float = 1e-5) -> Array:
     """Estimate the gradient of a scalar function by central differences.
 
     Parameters

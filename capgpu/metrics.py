@@ -17,9 +17,7 @@ Words = Sequence[str]
 _ABOVE, _BELOW = 1e-15, 1e-9
 
 
-def corpus_bleu(
-    captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n: int = 4
-) -> list[float]:
+def corpus_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n: int = 4) -> list[float]:
     """Compute BLEU-1 to BLEU-n of a corpus as COCO's caption evaluation does.
 
     Clipped n-gram counts and lengths are summed over the corpus before anything is divided. The length that
@@ -96,15 +94,11 @@ def exact_match(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     """
     _check(captions, references)
     pairs = zip(captions, references, strict=True)
-    return sum(any(list(caption) == list(truth) for truth in truths) for caption, truths in pairs) / len(
-        captions
-    )
+    return sum(any(list(caption) == list(truth) for truth in truths) for caption, truths in pairs) / len(captions)
 
 
 def _ngrams(words: Words, max_n: int) -> Counter[tuple[str, ...]]:
-    return Counter(
-        tuple(words[start : start + n]) for n in range(1, max_n + 1) for start in range(len(words) - n + 1)
-    )
+    return Counter(tuple(words[start : start + n]) for n in range(1, max_n + 1) for start in range(len(words) - n + 1))
 
 
 def _check(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
@@ -121,6 +115,5 @@ def _check(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         for what, words in ((f"captions[{i}]", caption), (f"a caption of references[{i}]", truths[0])):
             if isinstance(words, str):
                 raise TypeError(
-                    f"{what} is the string {words!r}; wanted a list of words. Split it with "
-                    "capgpu.vocabulary.tokenize."
+                    f"{what} is the string {words!r}; wanted a list of words. Split it with capgpu.vocabulary.tokenize."
                 )

@@ -106,9 +106,7 @@ class CaptioningRNN:
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
         if "<NULL>" not in word_to_idx:
-            raise ValueError(
-                'word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.'
-            )
+            raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
         if np.dtype(dtype).kind != "f":
             raise TypeError(f"dtype is {np.dtype(dtype)}; wanted a floating dtype such as numpy.float32.")
         self.cell_type: Literal["rnn", "lstm"] = cell_type
@@ -192,9 +190,7 @@ class CaptioningRNN:
         if output_mask is not None:
             dhidden = dhidden * output_mask
         if f.cell is not None:
-            dprojected, dh0, _ = kernels.lstm_backward(
-                dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes
-            )
+            dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
         else:
             dprojected, dh0 = kernels.rnn_backward(dhidden, f.hidden, p["Wh"], batch_sizes)
         dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
@@ -303,9 +299,7 @@ class CaptioningRNN:
         xp = array_namespace(features)
         kernels = kernels_for(p["Wh"])
         if dropout_key is not None and self.feature_dropout > 0:
-            mask = dropout_mask(
-                fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features
-            )
+            mask = dropout_mask(fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features)
             features = features * mask
         packing = plan.packing
         features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
@@ -315,9 +309,7 @@ class CaptioningRNN:
         projected = kernels.matmul(embedded, p["Wx"], p["b"])
         cell = gates = None
         if self.cell_type == "lstm":
-            hidden, cell, gates = kernels.lstm_forward(
-                projected, word_of_row, h0, None, p["Wh"], packing.batch_sizes
-            )
+            hidden, cell, gates = kernels.lstm_forward(projected, word_of_row, h0, None, p["Wh"], packing.batch_sizes)
         else:
             hidden = kernels.rnn_forward(projected, word_of_row, h0, p["Wh"], packing.batch_sizes)
         return _Forward(xp, kernels, features, h0, words, word_of_row, embedded, hidden, cell, gates)
@@ -345,8 +337,7 @@ class CaptioningRNN:
         xp = array_namespace(features=features, params=self.params["W_embed"])
         if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
             raise ValueError(
-                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N "
-                ">= 1."
+                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
             )
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:

@@ -62,8 +62,7 @@ class Packing:
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
             raise ValueError(
-                f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype "
-                f"{lengths.dtype}."
+                f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype {lengths.dtype}."
             )
         if lengths.size and lengths.min() < 0:
             raise ValueError(f"lengths must not be negative; the least is {lengths.min()}.")

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from capgpu.backend import Array, asarray
+from capgpu.checks import check_count, check_positive
 from capgpu.data.arrays import epoch_batches, iterations_per_epoch, split_arrays, validate_data
-from capgpu.evaluation import loss_per_token
-from capgpu.history import plain, rewind_history
-from capgpu.interrupt import InterruptGuard
-from capgpu.losses import LossRecord, copy_arrays
+from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
+from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.random import fold_key
-from capgpu.reporting import Reporter
-from capgpu.schedules import Schedule, find_schedule, with_warmup
-from capgpu.settings import check_count, check_positive
-from capgpu.training_state import STATE_FILE, TrainingState, check_fits, load_state, save_state
+from capgpu.training.history import plain, rewind_history
+from capgpu.training.interrupt import InterruptGuard
+from capgpu.training.losses import LossRecord, copy_arrays
+from capgpu.training.reporting import Reporter
+from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
 
 __all__ = ["CaptioningSolver"]
 
@@ -60,7 +60,7 @@ class CaptioningSolver:
     seed : int, optional
         Seed of minibatches and dropout; by default a fresh one, kept in the attribute `seed`.
     schedule : str or callable
-        One of `capgpu.schedules.SCHEDULES`, or ``schedule(step, total_steps) -> factor``.
+        One of `capgpu.optim.schedules.SCHEDULES`, or ``schedule(step, total_steps) -> factor``.
     warmup : int
         Steps over which the learning rate first rises.
     clip_norm : float, optional
@@ -73,7 +73,7 @@ class CaptioningSolver:
     keep_best : bool
         Put the parameters with the lowest validation loss back when training has finished.
     history : path, optional
-        JSON Lines file to append to, see `capgpu.history`.
+        JSON Lines file to append to, see `capgpu.training.history`.
     checkpoint : path, optional
         Folder that gets the state of the run after each epoch, and where Ctrl-C or an error stopped it.
     resume : bool

@@ -34,9 +34,7 @@ def tokenize(text: str) -> list[str]:
         If text is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(
-            f"tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself"
-        )
+        raise TypeError(f"tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
     tokens: list[str] = []
     for chunk in text.lower().split():
         first, last = 0, len(chunk)

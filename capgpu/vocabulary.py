@@ -34,9 +34,7 @@ SPECIAL_WORDS = (NULL, START, END, UNK)
 IdxToWord = Sequence[str] | Mapping[int, str]
 
 
-def _words_of(
-    captions: npt.ArrayLike, idx_to_word: IdxToWord, *, caller: str
-) -> tuple[list[list[str]], bool]:
+def _words_of(captions: npt.ArrayLike, idx_to_word: IdxToWord, *, caller: str) -> tuple[list[list[str]], bool]:
     """Look every id up; gives the words row by row and whether a single caption was given."""
     ids = np.asarray(captions)
     if ids.dtype.kind not in "iu":
@@ -214,8 +212,7 @@ class Vocabulary:
         """
         if sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
             raise ValueError(
-                f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, "
-                "each once"
+                f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, each once"
             )
         return cls(sorted(word_to_idx, key=lambda word: word_to_idx[word]))
 
@@ -294,9 +291,7 @@ class Vocabulary:
             If max_length is below 2, or a token list holds a special word.
         """
         if max_length is not None and max_length < 2:
-            raise ValueError(
-                f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}"
-            )
+            raise ValueError(f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}")
         tokens = _plain_tokens(caption, caller="Vocabulary.encode")
         room = len(tokens) if max_length is None else max_length - 2
         unk = self._ids[UNK]
@@ -328,9 +323,7 @@ class Vocabulary:
             As `encode`.
         """
         rows = [self.encode(caption, max_length) for caption in captions]
-        encoded = np.full(
-            (len(rows), max_length or max(map(len, rows), default=2)), self._ids[NULL], dtype=np.int32
-        )
+        encoded = np.full((len(rows), max_length or max(map(len, rows), default=2)), self._ids[NULL], dtype=np.int32)
         for i, row in enumerate(rows):
             encoded[i, : len(row)] = row
         return encoded
@@ -344,7 +337,5 @@ def _plain_tokens(caption: str | Sequence[str], *, caller: str) -> list[str]:
     tokens = tokenize(caption) if isinstance(caption, str) else list(caption)
     special = [token for token in tokens if token in SPECIAL_WORDS]
     if special:
-        raise ValueError(
-            f"{caller} sets the special words itself, but the caption holds {special}: leave them out"
-        )
+        raise ValueError(f"{caller} sets the special words itself, but the caption holds {special}: leave them out")
     return tokens

@@ -83,9 +83,7 @@ class Home:
     def model(self, *args: Any, params: dict[str, Any] | None = None, **kwargs: Any) -> CaptioningRNN:
         """Make a model whose parameters live here; `params` overwrites them with host values."""
         model = CaptioningRNN(*args, **kwargs)
-        values = (
-            {name: self.to_numpy(value) for name, value in model.params.items()} if params is None else params
-        )
+        values = {name: self.to_numpy(value) for name, value in model.params.items()} if params is None else params
         for name, value in values.items():
             model.params[name] = self.asarray(value, dtype=model.dtype.name)
         return model
@@ -108,9 +106,7 @@ def standin() -> Iterator[Any]:
         yield cupy_standin
 
 
-@pytest.fixture(
-    params=["numpy", "cpu", pytest.param("cuda", marks=[pytest.mark.gpu] if REAL_DEVICE else []), "strict"]
-)
+@pytest.fixture(params=["numpy", "cpu", pytest.param("cuda", marks=[pytest.mark.gpu] if REAL_DEVICE else []), "strict"])
 def backend(request: pytest.FixtureRequest) -> Home:
     """Each home in turn, as the backend in force."""
     name = request.param

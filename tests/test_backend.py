@@ -63,9 +63,7 @@ def test_auto_is_cuda_then_cpu(monkeypatch, standin, setting):
 
 
 @pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu", "cuda,numpy"])
-def test_without_a_device_the_next_preference_is_taken_and_the_cause_logged_once(
-    monkeypatch, caplog, no_cupy, setting
-):
+def test_without_a_device_the_next_preference_is_taken_and_the_cause_logged_once(monkeypatch, caplog, no_cupy, setting):
     caplog.set_level(logging.INFO)
     if setting:
         monkeypatch.setenv("CAPGPU_BACKEND", setting)
@@ -95,9 +93,7 @@ def test_preferences_may_be_a_sequence(no_cupy):
 )
 def test_an_unknown_name_is_refused_with_a_suggestion(monkeypatch, setting, meant):
     monkeypatch.setenv("CAPGPU_BACKEND", setting)
-    with pytest.raises(
-        ValueError, match=rf"CAPGPU_BACKEND={setting}: unknown backend .*Did you mean '{meant}'\?"
-    ):
+    with pytest.raises(ValueError, match=rf"CAPGPU_BACKEND={setting}: unknown backend .*Did you mean '{meant}'\?"):
         current_backend()
 
 
@@ -135,9 +131,7 @@ def test_a_single_unavailable_name_raises_and_never_falls_back(monkeypatch, no_c
 def test_a_list_without_a_usable_name_gives_every_cause(monkeypatch, no_cupy):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        BackendUnavailableError, match=r"(?s)none of cuda, cpu can run here.*CuPy is not.*Numba is not"
-    ):
+    with pytest.raises(BackendUnavailableError, match=r"(?s)none of cuda, cpu can run here.*CuPy is not.*Numba is not"):
         set_backend("auto")
 
 

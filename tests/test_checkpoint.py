@@ -236,9 +236,7 @@ while True:
 @pytest.mark.parametrize("delay", [0.0, 0.011, 0.023, 0.037])
 def test_a_killed_process_leaves_the_last_good_file(tmp_path: Path, delay: float) -> None:
     path = tmp_path / "w.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-c", SAVES_FOR_EVER, str(path)], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", SAVES_FOR_EVER, str(path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         with suppress(subprocess.TimeoutExpired):

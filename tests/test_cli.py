@@ -20,10 +20,10 @@ from capgpu.checkpoint import load_model, load_weights, save_model
 from capgpu.cli import main
 from capgpu.cli.judge import spread, verdict
 from capgpu.data import emoji
-from capgpu.history import read_history
 from capgpu.metrics import corpus_bleu, exact_match
 from capgpu.model import CaptioningRNN
 from capgpu.solver import CaptioningSolver
+from capgpu.training.history import read_history
 from capgpu.vocabulary import tokenize
 
 TINY = ["--hidden", "8", "--wordvec", "8", "--batch-size", "600", "--epochs", "2", "--seed", "3"]
@@ -163,9 +163,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     resumed = run("train", "--resume", "--out", folder)
     assert resumed.exit_code == 0, resumed.output
     assert weight_bits(folder) == weight_bits(finished)
-    epochs = [
-        record["epoch"] for record in read_history(folder / "history.jsonl") if record["kind"] == "epoch"
-    ]
+    epochs = [record["epoch"] for record in read_history(folder / "history.jsonl") if record["kind"] == "epoch"]
     assert epochs == [1, 2]
 
 
@@ -191,9 +189,7 @@ def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> No
         (["--hiden", "3"], "--hidden"),
     ],
 )
-def test_bad_training_options_are_refused_and_write_nothing(
-    args: list[str], says: str, tmp_path: Path
-) -> None:
+def test_bad_training_options_are_refused_and_write_nothing(args: list[str], says: str, tmp_path: Path) -> None:
     refused(run("train", "--out", tmp_path / "run", *args), says)
     assert list(tmp_path.iterdir()) == []
 
@@ -360,9 +356,7 @@ def test_info_tells_what_was_chosen() -> None:
 @pytest.mark.parametrize("setting", ["cuda", "nonsense"])
 def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_device() -> None:
-        raise capgpu.backend.BackendUnavailableError(
-            "backend 'cuda': no CUDA device found. Check nvidia-smi."
-        )
+        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
 
     monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
     monkeypatch.setattr(capgpu.backend, "_current", None)

@@ -25,9 +25,7 @@ CAPTIONS = np.array([[1, 3, 4, 2, 0], [1, 4, 2, 0, 0], [1, 3, 0, 3, 2]])
 def test_the_gradient_of_a_scalar_function(backend: Home, random: np.random.Generator) -> None:
     x = random.standard_normal((3, 2))
     there = backend.asarray(x)
-    got = eval_numerical_gradient(
-        lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), there
-    )
+    got = eval_numerical_gradient(lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), there)
     assert type(got) is type(there)
     assert relative_error_norm(got, 3 * x**2) < 1e-8
     assert frozen(there) == frozen(x)
@@ -54,9 +52,7 @@ def test_the_gradient_through_an_array_function(backend: Home, random: np.random
 def test_a_function_may_read_the_point_from_its_surroundings_and_return_it() -> None:
     x = np.array([1.0, 2.0])
     np.testing.assert_allclose(eval_numerical_gradient(lambda _: float(x[0] * x[1]), x), [2, 1], rtol=1e-9)
-    np.testing.assert_allclose(
-        eval_numerical_gradient_array(lambda _: x, x, np.array([3.0, 5.0])), [3, 5], rtol=1e-9
-    )
+    np.testing.assert_allclose(eval_numerical_gradient_array(lambda _: x, x, np.array([3.0, 5.0])), [3, 5], rtol=1e-9)
 
 
 def test_the_point_is_whole_after_a_failure() -> None:

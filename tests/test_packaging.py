@@ -53,9 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("capgpu", "kernels", "licenses"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     folder = tmp_path_factory.mktemp("wheel")
-    output = call(
-        sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", folder, source
-    )
+    output = call(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", folder, source)
     assert "deprecat" not in output.lower()
     (built,) = folder.glob("*.whl")
     return built
@@ -72,9 +70,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) ->
 def test_the_wheel_holds_all_licences(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         texts = {
-            name.split("/licenses/", 1)[1]: archive.read(name)
-            for name in archive.namelist()
-            if "/licenses/" in name
+            name.split("/licenses/", 1)[1]: archive.read(name) for name in archive.namelist() if "/licenses/" in name
         }
     assert {"LICENSE", "NOTICE"} < set(texts)
     assert all(len(text) > 500 for text in texts.values())
@@ -100,9 +96,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     assert call(capgpu, "info", **options).startswith("backend ")
     tiny = ["--hidden", "16", "--wordvec", "16", "--batch-size", "512", "--epochs", "1"]
     call(capgpu, "train", "--data", "emoji", "--backend", "cpu", "--out", "run", *tiny, **options)
-    assert "nearest training picture" in call(
-        capgpu, "eval", "--run", "run", "--sheet", "sheet.png", **options
-    )
+    assert "nearest training picture" in call(capgpu, "eval", "--run", "run", "--sheet", "sheet.png", **options)
     assert (elsewhere / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -85,9 +85,7 @@ def test_bad_lengths_are_refused(lengths, words):
 
 def test_arrays_that_do_not_fit_the_plan_are_refused(backend):
     packing = Packing.from_lengths([2, 3])
-    with pytest.raises(
-        ValueError, match=r"padded has shape \(3, 3\); the packing is of 2 sequences of up to 3"
-    ):
+    with pytest.raises(ValueError, match=r"padded has shape \(3, 3\); the packing is of 2 sequences of up to 3"):
         pack(backend.asarray(np.zeros((3, 3))), packing)
     with pytest.raises(ValueError, match=r"padded has shape \(2, 2\)"):
         pack(backend.asarray(np.zeros((2, 2))), packing)

@@ -11,11 +11,11 @@ import pytest
 from tiny_captioner import TinyCaptioner, dataset
 
 import capgpu
-from capgpu.history import read_history
 from capgpu.model import CaptioningRNN
 from capgpu.optim import adam, clip_gradients
 from capgpu.random import fold_key
 from capgpu.solver import CaptioningSolver
+from capgpu.training.history import read_history
 from oracles.snapshots import frozen
 from standin import cupy_standin
 
@@ -71,9 +71,7 @@ def test_a_quiet_solver_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_steps_are_those_of_the_update_rule() -> None:
     data = dataset(train=4, val=0)
-    trainer = solver(
-        data=data, batch_size=100, num_epochs=3, optim_config={"learning_rate": 0.1}, clip_norm=1.5
-    )
+    trainer = solver(data=data, batch_size=100, num_epochs=3, optim_config={"learning_rate": 0.1}, clip_norm=1.5)
     trainer.train()
     model, config = TinyCaptioner(), {name: {"learning_rate": 0.1} for name in ("W_proj", "b_vocab")}
     features = data["train_features"][data["train_image_idxs"]]
@@ -288,9 +286,7 @@ class Diverges(TinyCaptioner):
 
 
 @HOMES
-@pytest.mark.filterwarnings(
-    "ignore:invalid value encountered:RuntimeWarning"
-)  # the update with the bad gradient
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the update with the bad gradient
 @pytest.mark.parametrize(
     ("at", "spoil", "named", "host_step", "device_step"),
     [
@@ -305,12 +301,8 @@ def test_divergence_names_its_step_and_leaves_good_parameters(
     backend: Any, at: int, spoil: str, named: int, host_step: int, device_step: int, tmp_path: Path
 ) -> None:
     model = Diverges(at, spoil)
-    trainer = solver(
-        model, dataset(val=0), print_every=3, optim_config={"learning_rate": 0.1}, history=tmp_path / "h"
-    )
-    with pytest.raises(
-        FloatingPointError, match=rf"step {named} is (nan|inf).*learning rate 0\.1.*clip_norm"
-    ):
+    trainer = solver(model, dataset(val=0), print_every=3, optim_config={"learning_rate": 0.1}, history=tmp_path / "h")
+    with pytest.raises(FloatingPointError, match=rf"step {named} is (nan|inf).*learning rate 0\.1.*clip_norm"):
         trainer.train()
     step = device_step if backend.name == "cuda" else host_step
     assert trainer.step == len(trainer.loss_history) == step

@@ -14,10 +14,10 @@ from tiny_captioner import TinyCaptioner, dataset
 
 import capgpu
 from capgpu.checkpoint import CheckpointError
-from capgpu.history import read_history
 from capgpu.model import CaptioningRNN
 from capgpu.solver import CaptioningSolver
-from capgpu.training_state import STATE_FILE
+from capgpu.training.history import read_history
+from capgpu.training.state import STATE_FILE
 from oracles.snapshots import frozen
 
 pytest.importorskip("safetensors")
@@ -86,9 +86,7 @@ def without_times(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "sgd_momentum", "rmsprop", "adam", "adamw"])
-def test_a_run_resumed_after_an_epoch_has_the_bits_of_one_that_never_stopped(
-    tmp_path: Path, rule: str
-) -> None:
+def test_a_run_resumed_after_an_epoch_has_the_bits_of_one_that_never_stopped(tmp_path: Path, rule: str) -> None:
     whole = solver(update_rule=rule, schedule="constant")
     whole.train()
     solver(update_rule=rule, schedule="constant", num_epochs=2, checkpoint=tmp_path).train()
@@ -141,9 +139,7 @@ def test_resuming_with_nothing_there_starts_afresh_and_a_finished_run_stays(tmp_
 def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
     solver(history=tmp_path / "whole.jsonl").train()
     path = tmp_path / "history.jsonl"
-    solver(
-        TinyCaptioner(before=interrupts_at(call_of(6))), history=path, checkpoint=tmp_path / "state"
-    ).train()
+    solver(TinyCaptioner(before=interrupts_at(call_of(6))), history=path, checkpoint=tmp_path / "state").train()
     with path.open("a") as file:  # what a killed process may have left behind the last state
         file.write('{"kind": "step", "step": 13, "loss": 0}\n{"kind": "step", "st')
     solver(history=path, checkpoint=tmp_path / "state", resume=True).train()
@@ -166,9 +162,7 @@ def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused_and_kept(
-    tmp_path: Path, settings: dict[str, Any], words: str
-) -> None:
+def test_a_state_of_another_run_is_refused_and_kept(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     solver(num_epochs=1, checkpoint=tmp_path).train()
     before = (tmp_path / STATE_FILE).read_bytes()
     model = settings.pop("model", None)
@@ -308,9 +302,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_stopped_by_a_signal_resumes_with_the_same_bits(
-    tmp_path: Path, how: signal.Signals
-) -> None:
+def test_a_process_stopped_by_a_signal_resumes_with_the_same_bits(tmp_path: Path, how: signal.Signals) -> None:
     with run(tmp_path, 0.05) as process:
         read_until(process, "(Iteration 7 / 20)")
         process.send_signal(how)

@@ -65,9 +65,7 @@ class TinyCaptioner:
         self.keys: list[int | None] = []
         self.calls = 0
 
-    def loss(
-        self, features: Any, captions: Any, *, dropout_key: int | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def loss(self, features: Any, captions: Any, *, dropout_key: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Compute the cross-entropy of the words, summed, divided by the captions; and its gradients."""
         if self.before is not None:
             self.before(self.calls)

@@ -62,8 +62,7 @@ def _sprite(emoji: list[Emoji]) -> bytes:
 def build(work: Path) -> dict[str, bytes]:
     """Make the contents of the data files, by file name; downloads go to the folder work."""
     folders = [
-        packages.fetch(package, work)
-        for package in (packages.PICTURES, packages.CLDR_NAMES, packages.CLDR_DERIVED)
+        packages.fetch(package, work) for package in (packages.PICTURES, packages.CLDR_NAMES, packages.CLDR_DERIVED)
     ]
     emoji = read_emoji(*folders)
     parts = split(emoji)
@@ -109,9 +108,7 @@ def _compare(made: dict[str, bytes], folder: Path) -> None:
 def main() -> None:
     """Build the files, then write them or compare them with those in the folder."""
     parser = argparse.ArgumentParser(description="Rebuild the embedded emoji set.")
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for downloads, kept for the next run"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for downloads, kept for the next run")
     parser.add_argument("--out", type=Path, default=DATA_FOLDER, help="folder for the data files")
     parser.add_argument("--check", action="store_true", help="compare with the files in --out, write nothing")
     options = parser.parse_args()

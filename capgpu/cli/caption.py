@@ -27,9 +27,7 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 @click.command()
 @run_option
 @click.option("--split", default="test", help="The pictures: train, val, test or unseen.")
-@click.option(
-    "--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split."
-)
+@click.option("--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split.")
 @click.option("--indices", type=_Indices(), help="These pictures instead.")
 @backend_option
 def caption(folder: Path, split: str, count: int, indices: list[int] | None, backend: str | None) -> None:
@@ -37,9 +35,9 @@ def caption(folder: Path, split: str, count: int, indices: list[int] | None, bac
     from rich.table import Table
     from rich.text import Text
 
-    from capgpu.captioning import write_captions
     from capgpu.cli.console import console
     from capgpu.cli.judge import MARKS, spread, verdict
+    from capgpu.evaluation.captioning import write_captions
 
     run = Run(folder)
     settings = run.settings()

@@ -40,7 +40,7 @@ def evaluate(
     Beside the model stands the trivial guess: the caption of the nearest training picture, by the cosine of
     the features.
     """
-    from capgpu.captioning import write_captions
+    from capgpu.evaluation.captioning import write_captions
 
     for file in (json_file, sheet):
         if file is not None and not file.parent.is_dir():
@@ -106,9 +106,7 @@ def _print(dataset: Dataset, split: str, count: int, scores: dict[str, Scores], 
     out.print(f"{split}: {count} pictures" + (f", {note}" if note else ""), style="bold")
     out.print(table)
     if writable < 1:
-        out.print(
-            f"Only {writable:.1%} of these captions can be written with the words that training has seen."
-        )
+        out.print(f"Only {writable:.1%} of these captions can be written with the words that training has seen.")
 
 
 def _as_json(score: Scores) -> dict[str, Any]:
@@ -122,11 +120,9 @@ def _picture(dataset: Dataset, split: str, image: int) -> Any:
     return dataset.thumbnail(split, image)
 
 
-def _draw(
-    path: Path, dataset: Dataset, split: str, captions: list[str], truths: list[list[str]], count: int
-) -> None:
+def _draw(path: Path, dataset: Dataset, split: str, captions: list[str], truths: list[list[str]], count: int) -> None:
     from capgpu.cli.judge import VERDICT_NAMES, spread, verdict
-    from capgpu.contact_sheet import Cell, draw_contact_sheet
+    from capgpu.report.contact_sheet import Cell, draw_contact_sheet
 
     cells = [
         Cell(
@@ -139,7 +135,5 @@ def _draw(
     ]
     note = dataset.notes.get(split)
     title = f"{split}: {note}" if note else split
-    names = {
-        kind: name for kind, name in VERDICT_NAMES.items() if kind != "near" or dataset.base_name is not None
-    }
+    names = {kind: name for kind, name in VERDICT_NAMES.items() if kind != "near" or dataset.base_name is not None}
     draw_contact_sheet(path, cells, title=title, verdict_names=names)

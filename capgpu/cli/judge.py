@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from capgpu.vocabulary import tokenize
 
 if TYPE_CHECKING:
-    from capgpu.contact_sheet import Verdict
+    from capgpu.report.contact_sheet import Verdict
 
 __all__ = ["MARKS", "VERDICT_NAMES", "spread", "verdict"]
 

@@ -66,8 +66,7 @@ class Run:
                 return
             if self.summary.exists():
                 raise ValueError(
-                    f"{self.path} holds a finished run. Name another folder with --out, or overwrite it with "
-                    "--force."
+                    f"{self.path} holds a finished run. Name another folder with --out, or overwrite it with --force."
                 )
             raise ValueError(
                 f"{self.path} holds a run that has not finished. Go on with --resume, start over with "
@@ -115,17 +114,14 @@ class Run:
         """
         if not self.config.is_file():
             raise CheckpointError(
-                f"{self.path} is no run folder: it has no {self.config.name}. Wanted a folder that capgpu "
-                "train wrote."
+                f"{self.path} is no run folder: it has no {self.config.name}. Wanted a folder that capgpu train wrote."
             )
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{self.config} is damaged: {error}. Train again with --force.") from error
         if not isinstance(config, dict) or config.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{self.config} was not written by capgpu train, or by another version of it."
-            )
+            raise CheckpointError(f"{self.config} was not written by capgpu train, or by another version of it.")
         settings: dict[str, Any] = config["settings"]
         return settings
 

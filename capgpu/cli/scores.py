@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from capgpu.cli.datasets import Dataset
+from capgpu.evaluation.neighbours import nearest_neighbours
 from capgpu.metrics import corpus_bleu, exact_match
-from capgpu.neighbours import nearest_neighbours
 from capgpu.vocabulary import tokenize
 
 __all__ = ["Scores", "neighbour_captions", "score_captions"]
@@ -62,8 +62,7 @@ def score_captions(
     if base_name is None:
         return Scores(bleu, exact, None)
     right = [
-        base_name(caption) in {base_name(truth) for truth in own}
-        for caption, own in zip(captions, truths, strict=True)
+        base_name(caption) in {base_name(truth) for truth in own} for caption, own in zip(captions, truths, strict=True)
     ]
     return Scores(bleu, exact, sum(right) / len(right))
 

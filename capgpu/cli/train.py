@@ -13,7 +13,7 @@ from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
 from capgpu.cli.options import backend_option, use_backend_option
 from capgpu.cli.runs import Run
 from capgpu.optim import UPDATE_RULES
-from capgpu.schedules import SCHEDULES
+from capgpu.optim.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from capgpu.solver import CaptioningSolver
@@ -50,9 +50,7 @@ class _FiniteRange(click.FloatRange):
     help="Where the schedule starts.",
 )
 @click.option("--update-rule", type=click.Choice(list(UPDATE_RULES)), default="adam", help="How to update.")
-@click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Of the learning rate."
-)
+@click.option("--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Of the learning rate.")
 @click.option(
     "--dropout",
     type=_FiniteRange(0, 1, max_open=True),
@@ -60,9 +58,7 @@ class _FiniteRange(click.FloatRange):
     help="On the features and before the vocabulary.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of parameters, minibatches and dropout.")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters."
-)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters.")
 @backend_option
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
 @click.option("--force", is_flag=True, help="Overwrite the run in --out.")
@@ -78,9 +74,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     if options["resume"]:
         if options["force"]:
-            raise click.UsageError(
-                "--resume goes on with a run and --force throws it away: give one of them."
-            )
+            raise click.UsageError("--resume goes on with a run and --force throws it away: give one of them.")
         settings = _resumed(ctx, run, settings)
     else:
         run.check_new(options["force"])
@@ -170,7 +164,7 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
 
 
 def _plot(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
-    from capgpu.plots import plot_loss
+    from capgpu.report.loss_curve import plot_loss
 
     captions = solver.data["train_captions"]
     # the solver's loss is a sum over words for each caption; validation counts by word

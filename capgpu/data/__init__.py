@@ -1,1 +1,1 @@
-"""To be filled."""
+"""Data sets, one file a source; each gives the dictionary of arrays that the solver takes."""

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from capgpu.settings import check_count
+from capgpu.checks import check_count
 
 __all__ = [
     "epoch_batches",
@@ -130,8 +130,7 @@ def validate_data(
         _check_array(f"{split}_features", features, 2, "(images, feature length)", np.floating)
         if captions.shape[1] < 2:
             raise ValueError(
-                f"{split}_captions has shape {captions.shape}: a caption needs at least 2 steps, "
-                "<START> and a word."
+                f"{split}_captions has shape {captions.shape}: a caption needs at least 2 steps, <START> and a word."
             )
         if image_idxs.shape[0] != captions.shape[0]:
             raise ValueError(

@@ -63,9 +63,7 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
     xp = check_arrays(dout=(dout, "N T D"))
     array_namespace(dout=dout, x=x)
     if tuple(dout.shape[:2]) != tuple(x.shape):
-        raise ValueError(
-            f"dout has shape {tuple(dout.shape)}; wanted ({x.shape[0]}, {x.shape[1]}, D), as x had it."
-        )
+        raise ValueError(f"dout has shape {tuple(dout.shape)}; wanted ({x.shape[0]}, {x.shape[1]}, D), as x had it.")
     rows = xp.reshape(dout, (-1, dout.shape[2]))
     gradient: Array = kernels_for(dout).embedding_gradient(rows, xp.reshape(x, (-1,)), count)
     return gradient

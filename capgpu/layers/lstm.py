@@ -50,9 +50,7 @@ def lstm_step_forward(
     return _forward(x, prev_h, prev_c, Wx, Wh, b, 1)
 
 
-def lstm_step_backward(
-    dnext_h: Array, dnext_c: Array, cache: Any
-) -> tuple[Array, Array, Array, Array, Array, Array]:
+def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Carry gradients back through `lstm_step_forward`.
 
     Parameters
@@ -132,12 +130,8 @@ def _forward(
     return hidden, cell, (x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes)
 
 
-def _backward(
-    dhidden: Array, dcell: Array | None, cache: Any
-) -> tuple[Array, Array, Array, Array, Array, Array]:
+def _backward(dhidden: Array, dcell: Array | None, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
     x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes = cache
-    dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(
-        dhidden, dcell, gates, cell, c0, Wh, batch_sizes
-    )
+    dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes)
     dx, dWx, db = affine_gradients(dprojected, x, Wx)
     return dx, dh0, dc0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db

@@ -35,9 +35,7 @@ def check(backend, case, arguments, dtype):
     """Compare outputs with the plain loops, gradients with the reference in float64."""
     there = {name: backend.asarray(value) for name, value in arguments.items()}
     outputs, cache = case.forward(**there)
-    upstream = upstream_of(
-        [backend.to_numpy(output) for output in outputs], 1, lambda a, d: np.asarray(a, dtype=d)
-    )
+    upstream = upstream_of([backend.to_numpy(output) for output in outputs], 1, lambda a, d: np.asarray(a, dtype=d))
     gradients = case.backward(tuple(backend.asarray(u) for u in upstream), cache)
 
     exact = {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in arguments.items()}

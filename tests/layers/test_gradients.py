@@ -15,9 +15,7 @@ def test_backward_is_the_derivative_of_forward(backend, random, case):
     there = {name: backend.asarray(value) for name, value in arguments.items()}
     outputs, cache = case.forward(**there)
     # a loss has nothing above it but itself
-    upstream = [
-        random.standard_normal(output.shape) if output.ndim else np.asarray(1.0) for output in outputs
-    ]
+    upstream = [random.standard_normal(output.shape) if output.ndim else np.asarray(1.0) for output in outputs]
     gradients = case.backward(tuple(backend.asarray(u) for u in upstream), cache)
     names = case.floats(arguments)
     assert len(gradients) == len(names)

@@ -18,9 +18,7 @@ def run(backend, case, arguments, upstream_seed=3):
     outputs, cache = case.forward(**there)
     random = np.random.default_rng(upstream_seed)
     upstream = tuple(
-        backend.asarray(
-            random.uniform(-1, 1, tuple(o.shape)), dtype=arguments[case.floats(arguments)[0]].dtype
-        )
+        backend.asarray(random.uniform(-1, 1, tuple(o.shape)), dtype=arguments[case.floats(arguments)[0]].dtype)
         for o in outputs
     )
     return there, outputs, upstream, cache
@@ -117,9 +115,7 @@ def test_word_ids_of_any_integer_dtype(backend, random, dtype):
     x = backend.asarray(random.standard_normal((2, 3, 300)))
     mask = backend.asarray(np.ones((2, 3), dtype=bool))
     wanted = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
-    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(
-        wanted
-    )
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(wanted)
 
 
 def test_a_word_that_occurs_often_gathers_all_its_gradients(backend):

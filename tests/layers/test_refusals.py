@@ -184,8 +184,7 @@ REFUSED_TYPES = {
 
 def there(backend, arguments):
     return {
-        name: backend.asarray(value) if isinstance(value, np.ndarray) else value
-        for name, value in arguments.items()
+        name: backend.asarray(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
     }
 
 
@@ -244,9 +243,7 @@ def test_host_and_device_arrays_are_not_mixed(standin):
     capgpu.set_backend("cuda")
     arguments = {name: capgpu.asarray(value) for name, value in recurrent(4).items()}
     arguments["Wh"] = np.zeros((5, 20))
-    with pytest.raises(
-        TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"
-    ):
+    with pytest.raises(TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"):
         layers.lstm_forward(**arguments)
     arguments["Wh"] = capgpu.asarray(arguments["Wh"])
     h, cache = layers.lstm_forward(**arguments)

@@ -74,9 +74,7 @@ def test_sequences(backend, random, cell):
     wanted, _ = module(tx, states(cell, th0, torch.zeros(N, H).double()))
     wanted.backward(torch.from_numpy(dh))
     assert distance(backend.to_numpy(h), wanted.detach().numpy()) < 1e-10
-    for got, want in zip(
-        gradients, [tx.grad.numpy(), th0.grad.numpy(), *gradients_of(module, cell)], strict=True
-    ):
+    for got, want in zip(gradients, [tx.grad.numpy(), th0.grad.numpy(), *gradients_of(module, cell)], strict=True):
         assert distance(backend.to_numpy(got), want) < 1e-10
 
 

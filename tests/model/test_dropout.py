@@ -34,9 +34,7 @@ def test_without_a_key_there_is_no_dropout(backend, cell):
 def test_a_key_decides_the_masks(backend, cell):
     captions = CAPTIONS["padded"]
     model, features = model_of(backend, cell, **BOTH), backend.asarray(features_for(captions))
-    losses = [
-        frozen(model.loss(features, captions, dropout_key=key)) for key in (0, 1, -1, 2**63, 0, np.int64(1))
-    ]
+    losses = [frozen(model.loss(features, captions, dropout_key=key)) for key in (0, 1, -1, 2**63, 0, np.int64(1))]
     assert losses[0] == losses[4]
     assert losses[1] == losses[5]
     assert len({str(each) for each in losses}) == 4

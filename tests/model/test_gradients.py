@@ -92,9 +92,7 @@ def test_any_minibatch_agrees_with_the_padded_computation(backend, cell, count, 
 def test_a_vocabulary_without_start_and_end_and_with_an_id_beyond_its_length(backend, cell, random):
     captions = random.integers(0, 3, (2, 4))
     params = parameters(cell, words=3)
-    model = backend.model(
-        {"<NULL>": 0, "cat": 2, "dog": 3}, **SIZES, cell_type=cell, dtype=np.float64, params=params
-    )
+    model = backend.model({"<NULL>": 0, "cat": 2, "dog": 3}, **SIZES, cell_type=cell, dtype=np.float64, params=params)
     loss, grads = model.loss(backend.asarray(features_for(captions)), captions)
     want_loss, want = captioner.loss(params, features_for(captions), captions)
     assert distance(backend.to_numpy(loss), want_loss) < 1e-10

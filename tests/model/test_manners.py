@@ -83,9 +83,7 @@ for cell in ("rnn", "lstm"):
     print(frozen([model.loss(features, captions), model.sample(features)]))
 """
     code = code.replace("TESTS", repr(str(Path(__file__).parents[1])))
-    printed = {
-        in_new_process(code, CAPGPU_BACKEND="cpu", CAPGPU_THREADS=threads) for threads in ("1", "2", "3")
-    }
+    printed = {in_new_process(code, CAPGPU_BACKEND="cpu", CAPGPU_THREADS=threads) for threads in ("1", "2", "3")}
     assert len(printed) == 1
 
 

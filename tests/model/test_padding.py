@@ -14,9 +14,7 @@ from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
 CELLS = ["rnn", "lstm"]
-MIXED = np.array(
-    [[1, 4, 2, 0, 0, 0], [1, 6, 0, 6, 5, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 5, 4, 2, 0, 0]]
-)
+MIXED = np.array([[1, 4, 2, 0, 0, 0], [1, 6, 0, 6, 5, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 5, 4, 2, 0, 0]])
 
 
 def model_of(backend, cell, dtype="float64", **rates):
@@ -42,9 +40,7 @@ def test_a_batch_is_the_mean_of_its_captions(backend, cell, dtype):
     model, host = model_of(backend, cell, dtype), features_for(MIXED, dtype)
     loss, grads = model.loss(backend.asarray(host), MIXED)
     alone = [
-        model.loss(
-            backend.asarray(host[n : n + 1]), MIXED[n : n + 1, : 1 + np.flatnonzero(MIXED[n]).max(initial=1)]
-        )
+        model.loss(backend.asarray(host[n : n + 1]), MIXED[n : n + 1, : 1 + np.flatnonzero(MIXED[n]).max(initial=1)])
         for n in range(len(MIXED))
     ]
     assert distance(float(loss), np.mean([float(one) for one, _ in alone])) < TOLERANCE[dtype]["forward"]
@@ -62,9 +58,7 @@ def test_the_order_of_a_batch_does_not_matter(backend, cell, dtype, random):
     other_loss, other = model.loss(backend.asarray(host[order]), MIXED[order])
     assert distance(float(other_loss), float(loss)) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
-        assert (
-            distance(backend.to_numpy(other[name]), backend.to_numpy(gradient)) < TOLERANCE[dtype]["gradient"]
-        )
+        assert distance(backend.to_numpy(other[name]), backend.to_numpy(gradient)) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -98,9 +92,7 @@ def test_the_recurrence_runs_over_words_that_count_and_what_leads_to_them(monkey
 
         return run
 
-    kernels = dataclasses.replace(
-        KERNELS, **{name: counting(name) for name in ("lstm_forward", "rnn_forward")}
-    )
+    kernels = dataclasses.replace(KERNELS, **{name: counting(name) for name in ("lstm_forward", "rnn_forward")})
     monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: kernels)
     capgpu.set_backend("numpy")
     model = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)

@@ -66,9 +66,7 @@ def test_a_replaced_or_overwritten_parameter_is_used_at_once(backend, cell, name
     features = backend.asarray(features_for(captions))
 
     def results(model):
-        return frozen(
-            [model.loss(features, captions), model.nll(features, captions), model.sample(features, 9)]
-        )
+        return frozen([model.loss(features, captions), model.nll(features, captions), model.sample(features, 9)])
 
     def fresh(params):
         return backend.model(WORDS, **SIZES, cell_type=cell, dtype=np.float64, params=params)

@@ -36,10 +36,7 @@ def test_captions_are_those_of_a_plain_loop(backend, cell, dtype, count, steps):
     words = backend.to_numpy(model.sample(backend.asarray(features), steps))
     exact = {name: value.astype(np.float64) for name, value in params.items()}
     assert words.dtype == np.int32
-    assert (
-        words.tolist()
-        == captioner.sample(exact, features.astype(np.float64), WORDS["<START>"], steps).tolist()
-    )
+    assert words.tolist() == captioner.sample(exact, features.astype(np.float64), WORDS["<START>"], steps).tolist()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -78,9 +75,7 @@ def test_no_step_is_made_once_all_captions_have_ended(monkeypatch):
         steps.append(1)
         return KERNELS.decode_step(*arguments)
 
-    monkeypatch.setattr(
-        capgpu.model, "kernels_for", lambda array: dataclasses.replace(KERNELS, decode_step=counting)
-    )
+    monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: dataclasses.replace(KERNELS, decode_step=counting))
     capgpu.set_backend("numpy")
     model = capgpu.CaptioningRNN(WORDS, **SIZES, seed=0)
     model.params["b_vocab"][WORDS["<END>"]] = 1e3
@@ -101,9 +96,7 @@ def test_a_caption_does_not_depend_on_its_batch(backend, cell):
     model, _ = model_of(backend, cell)
     features = drawn(9)
     together = backend.to_numpy(model.sample(backend.asarray(features), 6)).tolist()
-    alone = [
-        backend.to_numpy(model.sample(backend.asarray(features[n : n + 1]), 6)).tolist()[0] for n in range(9)
-    ]
+    alone = [backend.to_numpy(model.sample(backend.asarray(features[n : n + 1]), 6)).tolist()[0] for n in range(9)]
     assert together == alone
 
 

@@ -10,9 +10,7 @@ from oracles import recurrences
 from oracles.recurrences import Floats
 
 
-def loss(
-    params: dict[str, Floats], features: Floats, captions: Any, null: int = 0
-) -> tuple[float, dict[str, Floats]]:
+def loss(params: dict[str, Floats], features: Floats, captions: Any, null: int = 0) -> tuple[float, dict[str, Floats]]:
     """Return the loss of a minibatch and the gradients of all eight parameters.
 
     The cell is told from the parameters: an LSTM's ``Wh`` is four times as wide as it is high.

@@ -69,13 +69,9 @@ def _draw(random: np.random.Generator, dtype: str, *shape: int) -> Floats:
     return random.uniform(-1, 1, shape).astype(dtype)
 
 
-def _matmul_arguments(
-    random: np.random.Generator, e: Extents, dtype: str, transposed: str, bias: bool
-) -> Arguments:
+def _matmul_arguments(random: np.random.Generator, e: Extents, dtype: str, transposed: str, bias: bool) -> Arguments:
     rows = sum(e.lengths)
-    a, b = {"": ((rows, e.H), (e.H, e.V)), "a": ((rows, e.H), (rows, e.V)), "b": ((rows, e.V), (e.H, e.V))}[
-        transposed
-    ]
+    a, b = {"": ((rows, e.H), (e.H, e.V)), "a": ((rows, e.H), (rows, e.V)), "b": ((rows, e.V), (e.H, e.V))}[transposed]
     return {
         "a": _draw(random, dtype, *a),
         "b": _draw(random, dtype, *b),
@@ -88,11 +84,7 @@ def _matmul_arguments(
 def _matmul(a: Arguments, e: Extents) -> tuple[Any, ...]:
     left = a["a"].T if a["transpose_a"] else a["a"]
     right = a["b"].T if a["transpose_b"] else a["b"]
-    out = (
-        np.zeros((left.shape[0], right.shape[1]))
-        if a["bias"] is None
-        else np.tile(a["bias"], (left.shape[0], 1))
-    )
+    out = np.zeros((left.shape[0], right.shape[1])) if a["bias"] is None else np.tile(a["bias"], (left.shape[0], 1))
     for k in range(left.shape[1]):
         out += np.outer(left[:, k], right[k])
     return (out,)
@@ -128,9 +120,7 @@ def _lstm_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return tuple(packed([run[k] for run in runs], width) for k, width in enumerate((e.H, e.H, 4 * e.H)))
 
 
-def _lstm_backward_arguments(
-    random: np.random.Generator, e: Extents, dtype: str, cell: bool, dcell: bool
-) -> Arguments:
+def _lstm_backward_arguments(random: np.random.Generator, e: Extents, dtype: str, cell: bool, dcell: bool) -> Arguments:
     forward = _recurrence(random, e, dtype, 4, False, cell)
     floats = ("projected", "h0", "c0", "Wh")
     exact = {k: v if v is None or k not in floats else v.astype(np.float64) for k, v in forward.items()}
@@ -149,9 +139,7 @@ def _lstm_backward_arguments(
 def _lstm_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     c0 = np.zeros((len(e.lengths), e.H)) if a["c0"] is None else a["c0"]
     dcell = np.zeros_like(a["cell"]) if a["dcell"] is None else a["dcell"]
-    parts = zip(
-        *(unpacked(rows, e.lengths) for rows in (a["dhidden"], dcell, a["gates"], a["cell"])), c0, strict=True
-    )
+    parts = zip(*(unpacked(rows, e.lengths) for rows in (a["dhidden"], dcell, a["gates"], a["cell"])), c0, strict=True)
     runs = [recurrences.lstm_sequence_backward(*part, a["Wh"]) for part in parts]
     return (
         packed([run[0] for run in runs], 4 * e.H),
@@ -186,9 +174,7 @@ def _rnn_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return packed([run[0] for run in runs], e.H), np.array([run[1] for run in runs]).reshape(-1, e.H)
 
 
-def _decode_arguments(
-    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool
-) -> Arguments:
+def _decode_arguments(random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool) -> Arguments:
     count = len(e.lengths)
     distinct = e.V if table else count
     return {

@@ -55,9 +55,7 @@ class LayerCase:
 
     def arguments(self, random: np.random.Generator, sizes: Sizes, dtype: str = "float64") -> dict[str, Any]:
         """Draw host arguments, rounded to `dtype`: every dtype starts from the same numbers."""
-        floats = {
-            name: random.uniform(-1, 1, shape).astype(dtype) for name, shape in self.shapes(sizes).items()
-        }
+        floats = {name: random.uniform(-1, 1, shape).astype(dtype) for name, shape in self.shapes(sizes).items()}
         return {**floats, **self.whole(random, sizes)}
 
     def floats(self, arguments: dict[str, Any]) -> tuple[str, ...]:

@@ -35,9 +35,7 @@ def rnn(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
     return np.array([recurrences.rnn_sequence(x[n] @ Wx + b, h0[n], Wh) for n in range(len(x))])
 
 
-def lstm_step(
-    x: Floats, prev_h: Floats, prev_c: Floats, Wx: Floats, Wh: Floats, b: Floats
-) -> tuple[Floats, Floats]:
+def lstm_step(x: Floats, prev_h: Floats, prev_c: Floats, Wx: Floats, Wh: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Advance a batch by one step."""
     steps = [recurrences.lstm_step(x[n] @ Wx + prev_h[n] @ Wh + b, prev_c[n]) for n in range(len(x))]
     return np.array([step[0] for step in steps]), np.array([step[1] for step in steps])

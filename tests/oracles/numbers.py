@@ -25,9 +25,7 @@ def distance(got: Any, want: Any) -> float:
     return float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0))
 
 
-def numeric_gradient(
-    function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5
-) -> Floats:
+def numeric_gradient(function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5) -> Floats:
     """Return the gradient of ``sum(function(x) * upstream)`` by central differences."""
     x = np.array(x, dtype=np.float64)
     gradient = np.zeros_like(x)

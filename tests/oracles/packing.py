@@ -11,9 +11,7 @@ from oracles.recurrences import Floats
 
 def batch_sizes_of(lengths: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Count the sequences alive at each step."""
-    return np.array(
-        [sum(length > t for length in lengths) for t in range(max(lengths, default=0))], dtype=np.int64
-    )
+    return np.array([sum(length > t for length in lengths) for t in range(max(lengths, default=0))], dtype=np.int64)
 
 
 def packed(sequences: list[Floats], width: int) -> Floats:

@@ -80,9 +80,7 @@ def test_elementwise_functions_of_one_array_agree(device, name, x):
 def test_elementwise_functions_of_two_arrays_agree(device, name, data):
     shapes = data.draw(npst.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3)).input_shapes
     x, y = (
-        data.draw(
-            npst.arrays(data.draw(st.sampled_from(DTYPES)), shape, elements={"min_value": 0, "max_value": 6})
-        )
+        data.draw(npst.arrays(data.draw(st.sampled_from(DTYPES)), shape, elements={"min_value": 0, "max_value": 6}))
         for shape in shapes
     )
     assert_agreement(lambda xp, a, b: getattr(xp, name)(a, b), device, x, y)

@@ -129,9 +129,7 @@ def test_a_full_device_names_the_size_and_keeps_what_it_has():
             lambda: cupy.ones(2**40),
             lambda: x[:, None] * x,
         ):
-            with pytest.raises(
-                cupy.cuda.memory.OutOfMemoryError, match=r"Out of memory allocating [\d,]+ bytes"
-            ):
+            with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match=r"Out of memory allocating [\d,]+ bytes"):
                 allocate()
         assert x.sum().item() == 1000
         free, total = cupy.cuda.runtime.memGetInfo()

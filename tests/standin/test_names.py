@@ -35,9 +35,7 @@ def entry(function: Any) -> str | None:
     return " ".join(marks.get(parameter.kind, "") + parameter.name for parameter in parameters)
 
 
-@pytest.mark.parametrize(
-    ("module", "table"), [("cupy", "FUNCTIONS"), ("cupy.linalg", "LINALG"), ("cupy.fft", "FFT")]
-)
+@pytest.mark.parametrize(("module", "table"), [("cupy", "FUNCTIONS"), ("cupy.linalg", "LINALG"), ("cupy.fft", "FFT")])
 def test_functions_have_cupys_parameters(real, module, table):
     source = importlib.import_module(module)
     for name, parameters in getattr(names, table).items():

@@ -76,9 +76,7 @@ def test_operators_refuse_lists(x):
         operator.add(x, [1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize(
-    "call", [np.tanh, np.sum, np.exp, np.matmul, np.where, np.concatenate, np.add.reduce]
-)
+@pytest.mark.parametrize("call", [np.tanh, np.sum, np.exp, np.matmul, np.where, np.concatenate, np.add.reduce])
 def test_numpy_functions_on_device_arrays_are_refused(x, call):
     arguments = {np.matmul: (x, x.T), np.where: (x, x, x), np.concatenate: ([x, x],)}.get(call, (x,))
     with pytest.raises(TypeError, match=r"numpy\.\w+ was called on a device array"):
@@ -172,12 +170,8 @@ def test_device_arrays_do_not_hash_and_scalars_index_nothing(cupy, x):
         range(cupy.asarray(3))
 
 
-@pytest.mark.parametrize(
-    "scalar", [2, 2.0, True, np.float32(2), np.float64(2), np.int64(2), np.bool_(True)], ids=repr
-)
-@pytest.mark.parametrize(
-    "operation", [operator.add, operator.mul, operator.truediv, operator.lt, operator.pow]
-)
+@pytest.mark.parametrize("scalar", [2, 2.0, True, np.float32(2), np.float64(2), np.int64(2), np.bool_(True)], ids=repr)
+@pytest.mark.parametrize("operation", [operator.add, operator.mul, operator.truediv, operator.lt, operator.pow])
 def test_scalars_promote_as_in_numpy_on_either_side(cupy, scalar, operation):
     for dtype in (np.float32, np.float64, np.int32, np.float16):
         host = np.arange(1, 5).astype(dtype)

@@ -74,9 +74,7 @@ def _norm(x: torch.Tensor, weights: Weights, name: str) -> torch.Tensor:
 def _pool(x: torch.Tensor, weights: Weights) -> torch.Tensor:
     """Map pictures (N, 3, 224, 224) to pooled outputs (N, 1280)."""
     x = F.relu6(_norm(_conv(x, weights, "_conv_stem", stride=2), weights, "_bn0"))
-    strides = [
-        (stage.stride if i == 0 else 1, stage.expands) for stage in STAGES for i in range(stage.blocks)
-    ]
+    strides = [(stage.stride if i == 0 else 1, stage.expands) for stage in STAGES for i in range(stage.blocks)]
     for i, (stride, expands) in enumerate(strides):
         block, y = f"_blocks.{i}", x
         if expands:

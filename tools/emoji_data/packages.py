@@ -86,9 +86,7 @@ def fetch(package: Package, work: Path) -> Path:
         subprocess.run([*command[package.registry], wanted[package.registry]], cwd=work, check=True)
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != package.sha512:
-        raise ValueError(
-            f"{archive} has SHA-512 {digest}, recorded is {package.sha512}: delete it and run again"
-        )
+        raise ValueError(f"{archive} has SHA-512 {digest}, recorded is {package.sha512}: delete it and run again")
     folder = work / f"{package.name}-{package.version}"
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:

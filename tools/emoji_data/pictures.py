@@ -95,9 +95,7 @@ def read_emoji(pictures: Path, names: Path, derived: Path) -> list[Emoji]:
                 continue
             characters = "".join(map(chr, points)).replace(VARIATION_SELECTOR, "")
             if characters not in short_names:
-                raise ValueError(
-                    f"CLDR has no English short name for {variant['unified']}: pin matching versions"
-                )
+                raise ValueError(f"CLDR has no English short name for {variant['unified']}: pin matching versions")
             file = pictures / "img" / "google" / "64" / variant["image"]
             found.append(Emoji(characters, short_names[characters], entry["category"], file))
     return _without_twins(found)

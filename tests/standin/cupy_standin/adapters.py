@@ -118,15 +118,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _method_argmax(
-    a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False
-) -> Any:
+def _method_argmax(a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
     return FUNCTIONS["argmax"](a, axis, dtype, out, keepdims)
 
 
-def _method_argmin(
-    a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False
-) -> Any:
+def _method_argmin(a: Any, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
     return FUNCTIONS["argmin"](a, axis, dtype, out, keepdims)
 
 

@@ -83,9 +83,7 @@ def copy(a: ndarray, order: Any = "K") -> ndarray:
     return a.copy(order)
 
 
-def asnumpy(
-    a: Any, stream: Any = None, order: Any = "C", out: Any = None, *, blocking: bool = True
-) -> np.ndarray:
+def asnumpy(a: Any, stream: Any = None, order: Any = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
     """Return an array on the host."""
     if type(a) is ndarray:
         return a.get(stream, order, out, blocking)

@@ -39,8 +39,7 @@ class _Loader(importlib.abc.Loader):
         if self._import_error:
             rule = "=" * 64
             raise ImportError(
-                f"\n{rule}\nFailed to import CuPy.\n\n"
-                f"Original error:\n  ImportError: {self._import_error}\n{rule}\n"
+                f"\n{rule}\nFailed to import CuPy.\n\nOriginal error:\n  ImportError: {self._import_error}\n{rule}\n"
             )
 
 

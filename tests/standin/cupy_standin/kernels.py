@@ -42,17 +42,14 @@ def _runner(wanted: str) -> KernelRunner:
     ensure_usable()
     if STATE.kernel_runner is None:
         raise RuntimeError(
-            f"{wanted}: the stand-in for CuPy has no kernel runner; register one with "
-            "cupy_standin.set_kernel_runner()"
+            f"{wanted}: the stand-in for CuPy has no kernel runner; register one with cupy_standin.set_kernel_runner()"
         )
     return STATE.kernel_runner
 
 
 def _expect(name: str, value: Any, kind: type) -> None:
     if value is not None and type(value) is not kind:
-        raise TypeError(
-            f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})"
-        )
+        raise TypeError(f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})")
 
 
 class RawModule:

@@ -135,9 +135,7 @@ class MemoryPointer:
 
     def _array(self, shape: Any, dtype: Any, strides: Any, order: Any) -> np.ndarray:
         """Return the memory from this address on as an array."""
-        return np.ndarray(
-            shape, dtype, buffer=self.mem.bytes(), offset=self._offset, strides=strides, order=order
-        )
+        return np.ndarray(shape, dtype, buffer=self.mem.bytes(), offset=self._offset, strides=strides, order=order)
 
     def memset(self, value: int, size: int) -> None:
         """Set `size` bytes to `value`."""

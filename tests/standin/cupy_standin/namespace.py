@@ -122,9 +122,7 @@ def build() -> dict[str, types.ModuleType]:
         "ndarray": ndarray,
         "ufunc": ufunc,
     }
-    contents |= {
-        name.partition(".")[2]: module for name, module in submodules.items() if name.count(".") == 1
-    }
+    contents |= {name.partition(".")[2]: module for name, module in submodules.items() if name.count(".") == 1}
     return {
         "cupy": _module("cupy", contents),
         **submodules,

@@ -56,8 +56,7 @@ class ufunc:
         if not isinstance(results, tuple):
             results = (results,)
         given = tuple(
-            to_device(result) if value is None else value
-            for value, result in zip(outputs, results, strict=True)
+            to_device(result) if value is None else value for value, result in zip(outputs, results, strict=True)
         )
         return given if self.nout > 1 else given[0]
 
@@ -74,9 +73,7 @@ class ufunc:
         entries, _, _ = _host_key(indices, ndarray)
         quietly(self._host.at, operand(a), entries if len(entries) > 1 else entries[0], operand(b))
 
-    def reduce(
-        self, array: ndarray, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
-    ) -> Any:
+    def reduce(self, array: ndarray, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         """Reduce along an axis; CuPy has it for sums and products."""
         method = {"add": "sum", "multiply": "prod"}.get(self._host.__name__)
         if method is None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from capgpu.history import HistoryWriter
-from capgpu.progress import make_progress
+from capgpu.training.history import HistoryWriter
+from capgpu.training.progress import make_progress
 
 __all__ = ["Reporter"]
 
@@ -67,9 +67,7 @@ class Reporter:
         _, speed = self._speed(step, self._step_mark)
         self._step_mark = (step, time.perf_counter())
         self._progress.step(step, loss, speed)
-        self.write(
-            "step", step=step, epoch=epoch, loss=loss, learning_rate=learning_rate, tokens_per_second=speed
-        )
+        self.write("step", step=step, epoch=epoch, loss=loss, learning_rate=learning_rate, tokens_per_second=speed)
 
     def end_updates(self, step: int) -> dict[str, float]:
         """Stop the clock of an epoch's updates; return their time and speed."""

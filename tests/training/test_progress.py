@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from capgpu.progress import make_progress
+from capgpu.training.progress import make_progress
 
 
 class Terminal(io.StringIO):

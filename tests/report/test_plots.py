@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capgpu.contact_sheet import Cell, Verdict, draw_contact_sheet
-from capgpu.plots import plot_loss
+from capgpu.report.contact_sheet import Cell, Verdict, draw_contact_sheet
+from capgpu.report.loss_curve import plot_loss
 
 BLUE, VERMILLION, AMBER = (0, 114, 178), (213, 94, 0), (180, 122, 0)
 GREEN = np.full((48, 48, 3), (10, 200, 30), dtype=np.uint8)

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from capgpu.backend import asarray
 from capgpu.data.arrays import evaluation_batches
-from capgpu.losses import to_floats
+from capgpu.training.losses import to_floats
 
 __all__ = ["loss_per_token"]
 

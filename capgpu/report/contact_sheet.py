@@ -143,9 +143,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _lines(cell: Cell, font: Any, bold: Any, width: int) -> list[tuple[str, Any, str]]:
-    lines = [
-        (line, bold, _MARKS[cell.verdict][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)
-    ]
+    lines = [(line, bold, _MARKS[cell.verdict][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)]
     if cell.caption != cell.truth:
         lines += [(line, font, _FAINT) for line in _wrap(f"truth: {cell.truth}", font, width)]
     return lines

@@ -3,7 +3,7 @@
 Each rule is a function ``rule(w, dw, config=None) -> (next_w, config)`` in the manner of the cs231n
 exercises. `config` holds the hyper-parameters and the rule's running state; missing entries are filled in,
 and a dictionary passed in is the one returned, its entries replaced. Arrays are never written into: not `w`,
-not `dw`, not the state in `config`. `Optimizer` applies one rule to all parameters of a model.
+not `dw`, not the state in `config`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from capgpu.backend import Array
-from capgpu.optimizer import Optimizer, clip_gradients
-from capgpu.update_rules import Config, apply_rule, find_rule
+from capgpu.optim.rules import Config, apply_rule, find_rule
 
 __all__ = [
     "UPDATE_RULES",
-    "Optimizer",
     "adam",
     "adamw",
-    "clip_gradients",
     "rmsprop",
     "sgd",
     "sgd_momentum",

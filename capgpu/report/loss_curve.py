@@ -77,9 +77,7 @@ def plot_loss(
             label="validation",
         )
         best_epoch, best = min(checks, key=lambda point: point[1])
-        axes.plot(
-            [best_epoch], [best], "o", color=_VERMILLION, markersize=9, fillstyle="none", markeredgewidth=1.5
-        )
+        axes.plot([best_epoch], [best], "o", color=_VERMILLION, markersize=9, fillstyle="none", markeredgewidth=1.5)
         text = f"best: {best:.3f}, epoch {best_epoch:g}"
         # the label keeps to the inner side of its point
         side = -1 if best_epoch > 0.6 * epochs[-1] else 1
@@ -94,9 +92,7 @@ def plot_loss(
     if min(losses) > 0 and all(loss > 0 for _, loss in checks):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(
-            lambda value, _: f"{value:g}" if _leading_digit(value) in (2, 5) else ""
-        )
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _leading_digit(value) in (2, 5) else "")
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats a word")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capgpu.history import HistoryWriter, read_history, rewind_history
+from capgpu.training.history import HistoryWriter, read_history, rewind_history
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capgpu.schedules import SCHEDULES, constant, cosine, find_schedule, linear, step_decay, with_warmup
+from capgpu.optim.schedules import SCHEDULES, constant, cosine, find_schedule, linear, step_decay, with_warmup
 
 
 @pytest.mark.parametrize(

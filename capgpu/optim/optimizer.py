@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
+from capgpu.checks import check_positive
 from capgpu.kernels import kernels_for
-from capgpu.settings import check_positive
-from capgpu.update_rules import RULES, Config, check_config, check_pair, find_rule, run_rule
+from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 
 __all__ = ["Optimizer", "clip_gradients"]
 

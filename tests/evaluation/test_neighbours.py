@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu import neighbours
-from capgpu.neighbours import nearest_neighbours
+from capgpu.evaluation import neighbours
+from capgpu.evaluation.neighbours import nearest_neighbours
 
 
 def test_cosine_ignores_lengths_and_euclidean_does_not() -> None:

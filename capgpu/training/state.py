@@ -17,7 +17,7 @@ import numpy as np
 
 from capgpu.backend import Array, asarray
 from capgpu.checkpoint import CheckpointError, load_weights, save_weights
-from capgpu.update_rules import RULES
+from capgpu.optim.rules import RULES
 
 __all__ = ["STATE_FILE", "TrainingState", "check_fits", "load_state", "save_state"]
 
@@ -157,9 +157,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
     )
 
 
-def check_fits(
-    state: TrainingState, settings: Mapping[str, Any], params: Mapping[str, Array], where: str
-) -> None:
+def check_fits(state: TrainingState, settings: Mapping[str, Any], params: Mapping[str, Array], where: str) -> None:
     """Check that a state continues the run at hand.
 
     Parameters

@@ -97,9 +97,7 @@ ADAM_V = [
 def test_the_published_values_of_the_course_hold(
     backend: Home, rule: Callable[..., Any], config: dict[str, Any], next_w: Any, state: dict[str, Any]
 ) -> None:
-    config = {
-        key: backend.asarray(value) if hasattr(value, "shape") else value for key, value in config.items()
-    }
+    config = {key: backend.asarray(value) if hasattr(value, "shape") else value for key, value in config.items()}
     got, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
     half_a_digit = 5.001e-9  # the tables are printed with eight decimals
     np.testing.assert_allclose(backend.to_numpy(got), next_w, rtol=0, atol=half_a_digit)
@@ -114,9 +112,7 @@ def test_adam_counts_its_step_before_using_it() -> None:
 
 
 def test_sgd_steps_against_the_gradient(backend: Home) -> None:
-    w, _ = sgd(
-        backend.asarray(np.array([1.0, -2.0])), backend.asarray(np.array([0.5, 4.0])), {"learning_rate": 0.1}
-    )
+    w, _ = sgd(backend.asarray(np.array([1.0, -2.0])), backend.asarray(np.array([0.5, 4.0])), {"learning_rate": 0.1})
     np.testing.assert_allclose(backend.to_numpy(w), [0.95, -2.4], rtol=1e-15)
 
 
@@ -289,9 +285,7 @@ def test_the_optimizer_does_to_each_parameter_what_the_rule_does(backend: Home, 
 
 def test_the_optimizer_clips_over_all_parameters_together() -> None:
     params = {"a": np.zeros(1), "b": np.zeros(1)}
-    norm = Optimizer("sgd", {"learning_rate": 1.0}).step(
-        params, {"a": np.array([3.0]), "b": np.array([4.0])}, 1.0, 1.0
-    )
+    norm = Optimizer("sgd", {"learning_rate": 1.0}).step(params, {"a": np.array([3.0]), "b": np.array([4.0])}, 1.0, 1.0)
     assert norm == pytest.approx(5.0)
     np.testing.assert_allclose([params["a"][0], params["b"][0]], [-0.6, -0.8], rtol=1e-12)
 

@@ -1,0 +1,1 @@
+"""How a trained captioner is judged: its captions, its likelihood, and the trivial guess beside it."""

@@ -1,0 +1,1 @@
+"""Pictures for people: loss curves and contact sheets."""
