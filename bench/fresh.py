@@ -35,8 +35,9 @@ def peak_memory(
     """
     process = WorkerProcess(competitor, python, threads, folder / "memory.log")
     try:
-        if "absent" in process.ask(do="hello"):
-            raise WorkerFailedError(f"{competitor.label}: absent")
+        hello = process.ask(do="hello")
+        if "absent" in hello:
+            raise WorkerFailedError(f"{competitor.label}: {hello['absent']}")
         return float(process.ask(do="memory", size=size, cell=cell, job=job)["peak_bytes"])
     finally:
         process.close()

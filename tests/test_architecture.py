@@ -91,7 +91,9 @@ def storey(name: str) -> int | None:
 
 
 def test_the_whole_library_is_read():
-    assert {"capgpu.backend", "capgpu.model", "capgpu.layers.lstm", "capgpu.kernels.reference.recurrence"} <= set(sources())
+    assert {"capgpu.backend", "capgpu.model", "capgpu.layers.lstm", "capgpu.kernels.reference.recurrence"} <= set(
+        sources()
+    )
     assert "capgpu.kernels.cpu.lstm" in sources()
     assert edges()["capgpu.layers.lstm"] >= {"capgpu.backend", "capgpu.checks", "capgpu.kernels"}
 

@@ -6,7 +6,9 @@ machine code is cached on disk, or kept in memory where no folder can be written
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
@@ -45,9 +47,19 @@ def compiled(*, fastmath: frozenset[str] | bool = False, inline: bool = False) -
             wrapped: F = njit(cache=True, **options)(function)
         except RuntimeError:  # no folder for the cache can be written: compile anew in each process
             wrapped = njit(**options)(function)
+        else:
+            # Numba looks at the file of the function alone; these functions compile each other in
+            wrapped._cache._cache_file._source_stamp = _stamp()  # type: ignore[attr-defined]  # Numba's, seen as F
         return wrapped
 
     return decorate
+
+
+@functools.cache
+def _stamp() -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when any file of this package does."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _features() -> set[str]:

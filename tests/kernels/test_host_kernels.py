@@ -1,0 +1,164 @@
+"""The host's fused kernels beyond the contract's small shapes: blocks, tiles, shares and threads."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import pkgutil
+from concurrent.futures import ThreadPoolExecutor
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+import capgpu
+import capgpu.kernels.cpu
+from capgpu.kernels.cpu import KERNELS
+from capgpu.kernels.cpu.team import Team
+from oracles.kernel_cases import KERNEL_CASES, Extents, example
+from oracles.numbers import TOLERANCE, distance
+from oracles.snapshots import frozen
+
+MODULES = [
+    importlib.import_module(f"capgpu.kernels.cpu.{found.name}")
+    for found in pkgutil.iter_modules(capgpu.kernels.cpu.__path__)
+]
+#: Around the edges of tiles (12 rows), panels (2 vectors), strips, groups and blocks of depth.
+EDGES = (1, 2, 11, 13, 31, 33, 65, 250, 257, 530)
+
+
+@pytest.fixture
+def shared_by(monkeypatch):
+    """Share every region, however small, among a number of threads."""
+
+    def share(threads):
+        team = Team(threads)
+        for module in MODULES:
+            for name, value in (("TEAM", team), ("WORTH_SHARING", 0)):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, value)
+
+    return share
+
+
+def run(case, arguments):
+    there = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    results = getattr(KERNELS, case.operation)(**there)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def test_there_is_something_to_share():
+    names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "TEAM")}
+    assert {"lstm", "rnn", "product", "softmax", "embedding"} <= names
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
+    for extents in (Extents((5, 4, 2), 7, 33), Extents((4,) * 13 + (2,) * 24, 40, 70)):
+        arguments, wanted = example(case, extents, dtype)
+        shared_by(1)
+        alone = run(case, arguments)
+        shared_by(threads)
+        together = run(case, arguments)
+        assert frozen(together) == frozen(alone)
+        for got, want, kind in zip(together, wanted, case.kinds, strict=True):
+            assert want is None or distance(got, want) < TOLERANCE[dtype][kind]
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_any_size(shared_by, random, dtype, transposed):
+    shared_by(2)
+    extents = [(m, k, n) for m in EDGES for k in EDGES for n in EDGES]
+    for m, k, n in random.permutation(extents)[:60].tolist() + [(13, 1400, 33), (300, 641, 600)]:
+        a, b = random.uniform(-1, 1, (m, k)).astype(dtype), random.uniform(-1, 1, (k, n)).astype(dtype)
+        bias = random.uniform(-1, 1, n).astype(dtype)
+        want = a.astype(np.float64) @ b.astype(np.float64) + bias
+        given = [np.ascontiguousarray(x.T) if t else x for x, t in zip((a, b), transposed, strict=True)]
+        got = KERNELS.matmul(*given, bias, transpose_a=transposed[0], transpose_b=transposed[1])
+        assert distance(got, want) < TOLERANCE[dtype]["forward"], (m, k, n)
+
+
+@hypothesis.given(
+    sizes=strategies.tuples(*[strategies.integers(1, 70)] * 3),
+    transposed=strategies.tuples(strategies.booleans(), strategies.booleans()),
+)
+def test_products_of_any_small_size(sizes, transposed):
+    random, (m, k, n) = np.random.default_rng(0), sizes
+    a = random.uniform(-1, 1, (k, m) if transposed[0] else (m, k))
+    b = random.uniform(-1, 1, (n, k) if transposed[1] else (k, n))
+    want = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b)
+    assert distance(KERNELS.matmul(a, b, transpose_a=transposed[0], transpose_b=transposed[1]), want) < 1e-12
+
+
+@pytest.mark.parametrize("operation", ["lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward"])
+def test_states_wider_than_a_panel_is_deep(operation):
+    extents = Extents((3, 2), 700, 1)
+    for case in KERNEL_CASES:
+        if case.operation == operation:
+            arguments, wanted = example(case, extents, "float32")
+            for got, want, kind in zip(run(case, arguments), wanted, case.kinds, strict=True):
+                assert distance(got, want) < TOLERANCE["float32"][kind]
+
+
+@pytest.mark.parametrize("rows_a_block", [1, 2, 5, 1000])
+def test_blocks_of_scores_change_nothing(monkeypatch, rows_a_block):
+    from capgpu.kernels.cpu import softmax
+
+    extents = Extents((5, 4, 2), 7, 33)
+    monkeypatch.setattr(softmax, "BLOCK_BYTES", rows_a_block * 33 * 8)
+    for case in KERNEL_CASES:
+        if case.operation == "linear_cross_entropy":
+            arguments, wanted = example(case, extents, "float64")
+            for got, want in zip(run(case, arguments), wanted, strict=True):
+                assert (got is None and want is None) or distance(got, want) < 1e-12
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+def test_threads_that_call_at_once_do_not_meet(shared_by, case):
+    shared_by(3)
+    sizes = [Extents((4,) * 13 + (2,) * 24, 40, 70), Extents((5, 4, 2), 7, 33), Extents((3,) * 7, 33, 3)]
+    jobs = [example(case, extents, "float32")[0] for extents in sizes] * 4
+    wanted = [frozen(run(case, arguments)) for arguments in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda arguments: frozen(run(case, arguments)), jobs)) == wanted
+
+
+def _in_a_child(results):
+    case = next(case for case in KERNEL_CASES if case.operation == "lstm_forward")
+    results.put(frozen(run(case, example(case, Extents((5,) * 40, 160, 1), "float32")[0])))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 warns of what is tested here
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_a_forked_child_has_threads_of_its_own():
+    case = next(case for case in KERNEL_CASES if case.operation == "lstm_forward")
+    wanted = frozen(run(case, example(case, Extents((5,) * 40, 160, 1), "float32")[0]))
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_in_a_child, args=(results,))
+    child.start()
+    assert results.get(timeout=60) == wanted
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def test_a_call_that_fails_leaves_the_team_usable(shared_by):
+    shared_by(2)
+    capgpu.set_backend("cpu")
+    a = np.ones((40, 30), dtype=np.float32)
+    with pytest.raises(Exception, match=r"."):
+        KERNELS.matmul(a, np.array([["x"] * 5] * 30))
+    assert KERNELS.matmul(a, np.ones((30, 7), dtype=np.float32)).tolist() == [[30.0] * 7] * 40
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5"])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, setting):
+    from capgpu.kernels.cpu import team
+
+    monkeypatch.setenv("CAPGPU_THREADS", setting)
+    with pytest.raises(ValueError, match=rf"CAPGPU_THREADS='{setting}': wanted a number of threads, at least 1"):
+        team._default_size()
