@@ -73,7 +73,7 @@ def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
 def test_products_of_any_size(shared_by, random, dtype, transposed):
     shared_by(2)
     extents = [(m, k, n) for m in EDGES for k in EDGES for n in EDGES]
-    for m, k, n in random.permutation(extents)[:60].tolist() + [(13, 1400, 33), (300, 641, 600)]:
+    for m, k, n in [*random.permutation(extents)[:60].tolist(), (13, 1400, 33), (300, 641, 600)]:
         a, b = random.uniform(-1, 1, (m, k)).astype(dtype), random.uniform(-1, 1, (k, n)).astype(dtype)
         bias = random.uniform(-1, 1, n).astype(dtype)
         want = a.astype(np.float64) @ b.astype(np.float64) + bias

@@ -53,10 +53,11 @@ def test_two_runs_give_the_same_bits(backend, cell, dtype, random):
     assert everything(model, features, captions) == everything(model, features, captions)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("cell", CELLS)
 def test_threads_at_once_give_the_bits_of_one(backend, cell, random):
-    model = model_of(backend, cell, hidden_dim=24)
+    # wide enough for one call alone to be shared among threads
+    model = model_of(backend, cell, hidden_dim=136)
     batches = []
     for _ in range(4):
         captions = random.integers(1, len(WORDS), (33, 12))
@@ -79,7 +80,7 @@ captions = random.integers(0, 90, (37, 14)) * (random.uniform(size=(37, 14)) < 0
 features = random.uniform(-1, 1, (37, 33)).astype(np.float32)
 words = {"<NULL>": 0, "<START>": 1, **{str(k): k for k in range(2, 90)}}
 for cell in ("rnn", "lstm"):
-    model = capgpu.CaptioningRNN(words, 33, 40, 72, cell, seed=1)
+    model = capgpu.CaptioningRNN(words, 33, 40, 136, cell, seed=1)
     print(frozen([model.loss(features, captions), model.sample(features)]))
 """
     code = code.replace("TESTS", repr(str(Path(__file__).parents[1])))
