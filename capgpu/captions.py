@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels import host_kernels
 from capgpu.sequence import Packing
 
 __all__ = ["PackedCaptions"]
@@ -77,21 +78,12 @@ class PackedCaptions:
                 f"captions has shape {captions.shape}; wanted (N, T + 1) with N >= 1 captions of at least "
                 "two words (an input and a target)."
             )
-        low, high = int(captions.min()), int(captions.max())
-        if low < 0 or high >= vocabulary_size:
-            bad = low if low < 0 else high
-            row, column = (int(k) for k in np.argwhere(captions == bad)[0])
+        plan = host_kernels().pack_captions(captions, null, vocabulary_size)
+        if plan is None:
+            row, column = (int(k) for k in np.argwhere((captions < 0) | (captions >= vocabulary_size))[0])
             raise ValueError(
-                f"captions[{row}, {column}] is {bad}, but the vocabulary has {vocabulary_size} words: ids "
-                f"must be in 0..{vocabulary_size - 1}."
+                f"captions[{row}, {column}] is {captions[row, column]}, but the vocabulary has {vocabulary_size} "
+                f"words: ids must be in 0..{vocabulary_size - 1}."
             )
-        width = captions.shape[1]
-        counted = captions[:, 1:] != null
-        from_the_end = np.argmax(counted[:, ::-1], axis=1)
-        lengths = np.where(counted.any(axis=1), width - 1 - from_the_end, 0)
-        packing = Packing.from_lengths(lengths)
-        flat = captions.reshape(-1)
-        index = packing.sequence_of_row * width + packing.step_of_row
-        targets = flat[index + 1].astype(np.int64)
-        words, word_of_row = np.unique(flat[index].astype(np.int64), return_inverse=True)
-        return cls(packing, words, word_of_row, np.where(targets == null, -1, targets))
+        order, batch_sizes, words, word_of_row, targets = plan
+        return cls(Packing(order, batch_sizes), words, word_of_row, targets)

@@ -7,13 +7,15 @@ must give the same results. `kernels_for` is the one place that decides which im
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from capgpu.backend import Array, current_backend, is_host_array, kernels_setting
 
-__all__ = ["OPERATIONS", "Kernels", "kernels_for"]
+__all__ = ["OPERATIONS", "Kernels", "host_kernels", "kernels_for"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Kernels:
     ----------
     name : str
         ``"reference"``, or the target whose fused kernels are in.
+    pack_captions : callable
+        The layout of a minibatch of captions; host integers on every backend.
     matmul : callable
         Matrix product with optional transposes and bias.
     lstm_forward, lstm_backward, rnn_forward, rnn_backward : callable
@@ -39,6 +43,7 @@ class Kernels:
     """
 
     name: str
+    pack_captions: Callable[..., Any]
     matmul: Callable[..., Any]
     lstm_forward: Callable[..., Any]
     lstm_backward: Callable[..., Any]
@@ -70,7 +75,23 @@ def kernels_for(array: Array) -> Kernels:
         The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
         host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``.
     """
-    if kernels_setting() == "fused" and is_host_array(array) and array.dtype.char in "fd" and array.dtype.isnative:
+    if is_host_array(array) and array.dtype.char in "fd" and array.dtype.isnative:
+        return host_kernels()
+    from capgpu.kernels.reference import KERNELS as reference
+
+    return reference
+
+
+def host_kernels() -> Kernels:
+    """Choose the kernels that work on host memory, whatever the backend of the model's arrays.
+
+    Returns
+    -------
+    Kernels
+        The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba is
+        not installed.
+    """
+    if kernels_setting() == "fused":
         backend = current_backend().name
         if backend == "cpu" or (backend == "cuda" and _numba_installed()):
             from capgpu.kernels.cpu import KERNELS as fused
@@ -81,7 +102,6 @@ def kernels_for(array: Array) -> Kernels:
     return reference
 
 
+@functools.cache
 def _numba_installed() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("numba") is not None

@@ -7,8 +7,24 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
+import capgpu.captions
 from capgpu.captions import PackedCaptions
+from capgpu.kernels import host_kernels
 from oracles.scenes import CAPTIONS, WORDS
+
+
+@pytest.fixture(params=["numpy", "cpu"], autouse=True, scope="module")
+def host(request):
+    """The plain layout and the compiled one."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(capgpu.captions, "host_kernels", lambda: kernels_of(request.param))
+    yield
+    patch.undo()
+
+
+def kernels_of(name):
+    with capgpu.use_backend(name):
+        return host_kernels()
 
 
 def pairs_of(plan):

@@ -4,6 +4,7 @@ Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out c
 """
 
 from capgpu.kernels import Kernels
+from capgpu.kernels.cpu.captions import pack_captions
 from capgpu.kernels.cpu.decode import decode_step
 from capgpu.kernels.cpu.embedding import embedding_gradient
 from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
@@ -16,6 +17,7 @@ __all__ = ["KERNELS"]
 
 KERNELS = Kernels(
     name="cpu",
+    pack_captions=pack_captions,
     matmul=matmul,
     lstm_forward=lstm_forward,
     lstm_backward=lstm_backward,

@@ -5,6 +5,7 @@ what they must do, and it serves every dtype and shape that they do not.
 """
 
 from capgpu.kernels import Kernels
+from capgpu.kernels.reference.captions import pack_captions
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.embedding import embedding_gradient
 from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momentum_update
@@ -16,6 +17,7 @@ __all__ = ["KERNELS"]
 
 KERNELS = Kernels(
     name="reference",
+    pack_captions=pack_captions,
     matmul=matmul,
     lstm_forward=lstm_forward,
     lstm_backward=lstm_backward,
