@@ -28,16 +28,23 @@ __all__ = ["lstm_backward", "lstm_forward"]
 
 @compiled()
 def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
-    """Turn one row of recurrent sums into activated gates and states; short loops, so that each one vectorises."""
+    """Turn one row of recurrent sums into activated gates and states.
+
+    Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
+    the compiler knows, and would be looked at each time.
+    """
     size = c.size
+    ifo, ifo_input = gates[: 3 * size], projected[: 3 * size]
+    i, f, o, g = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
+    g_input = projected[3 * size :]
     for j in range(3 * size):
-        gates[j] = sigmoid(gates[j] + projected[j])
-    for j in range(3 * size, 4 * size):
-        gates[j] = hyperbolic_tangent(gates[j] + projected[j])
+        ifo[j] = sigmoid(ifo[j] + ifo_input[j])
     for j in range(size):
-        c[j] = gates[size + j] * c_before[j] + gates[j] * gates[3 * size + j]
+        g[j] = hyperbolic_tangent(g[j] + g_input[j])
     for j in range(size):
-        h[j] = gates[2 * size + j] * hyperbolic_tangent(c[j])
+        c[j] = f[j] * c_before[j] + i[j] * g[j]
+    for j in range(size):
+        h[j] = o[j] * hyperbolic_tangent(c[j])
 
 
 @compiled()
@@ -94,26 +101,24 @@ def _differentiate(
     size = c.size
     # typed: an integer literal would lift float32 to float64
     one = c.dtype.type(1)
+    i, f, o, g = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
+    di, df, do, dg = out[:size], out[size : 2 * size], out[2 * size : 3 * size], out[3 * size :]
     for j in range(size):
         tanh_c[j] = hyperbolic_tangent(c[j])
     for j in range(size):
         dh_later[j] += dh[j]
     for j in range(size):
-        o = gates[2 * size + j]
-        out[2 * size + j] = dh_later[j] * tanh_c[j] * o * (one - o)
+        do[j] = dh_later[j] * tanh_c[j] * o[j] * (one - o[j])
     for j in range(size):
-        dc[j] += dh_later[j] * gates[2 * size + j] * (one - tanh_c[j] * tanh_c[j]) + dcell[j]
+        dc[j] += dh_later[j] * o[j] * (one - tanh_c[j] * tanh_c[j]) + dcell[j]
     for j in range(size):
-        i, g = gates[j], gates[3 * size + j]
-        out[j] = dc[j] * g * i * (one - i)
+        di[j] = dc[j] * g[j] * i[j] * (one - i[j])
     for j in range(size):
-        i, g = gates[j], gates[3 * size + j]
-        out[3 * size + j] = dc[j] * i * (one - g * g)
+        dg[j] = dc[j] * i[j] * (one - g[j] * g[j])
     for j in range(size):
-        f = gates[size + j]
-        out[size + j] = dc[j] * c_before[j] * f * (one - f)
+        df[j] = dc[j] * c_before[j] * f[j] * (one - f[j])
     for j in range(size):
-        dc[j] *= gates[size + j]
+        dc[j] *= f[j]
 
 
 @compiled()
