@@ -37,7 +37,9 @@ def imported_by(node: ast.AST) -> list[str]:
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0, "imports are absolute"
-        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        # a submodule taken from its package needs itself, not all of the package
+        submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+        return [name if name in sources() else str(node.module) for name in submodules]
     if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
         "import_module",
         "__import__",
