@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.backend import Array, array_namespace
 from capgpu.kernels import host_kernels
 from capgpu.sequence import Packing
 
-__all__ = ["PackedCaptions"]
+__all__ = ["PackedCaptions", "check_captions"]
 
 HostInts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -69,15 +70,7 @@ class PackedCaptions:
         ValueError
             For another rank, an empty batch, fewer than two columns, or ids out of range.
         """
-        if captions.dtype.kind not in "iu":
-            raise TypeError(
-                f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
-            )
-        if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
-            raise ValueError(
-                f"captions has shape {captions.shape}; wanted (N, T + 1) with N >= 1 captions of at least "
-                "two words (an input and a target)."
-            )
+        check_captions(captions)
         plan = host_kernels().pack_captions(captions, null, vocabulary_size)
         if plan is None:
             row, column = (int(k) for k in np.argwhere((captions < 0) | (captions >= vocabulary_size))[0])
@@ -87,3 +80,29 @@ class PackedCaptions:
             )
         order, batch_sizes, words, word_of_row, targets = plan
         return cls(Packing(order, batch_sizes), words, word_of_row, targets)
+
+
+def check_captions(captions: Array) -> None:
+    """Check the dtype and the shape of captions, wherever they live.
+
+    Parameters
+    ----------
+    captions : array
+        Should be integers of shape (N, T + 1), N >= 1, T >= 1.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not an integer.
+    ValueError
+        For another rank, an empty batch, or fewer than two columns.
+    """
+    if not array_namespace(captions).isdtype(captions.dtype, "integral"):
+        raise TypeError(
+            f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
+        )
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
+        raise ValueError(
+            f"captions has shape {tuple(captions.shape)}; wanted (N, T + 1) with N >= 1 captions of at least "
+            "two words (an input and a target)."
+        )

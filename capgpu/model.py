@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from capgpu.backend import Array, array_namespace, to_numpy
-from capgpu.captions import PackedCaptions
+from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
+from capgpu.captions import PackedCaptions, check_captions
 from capgpu.checks import check_finite
 from capgpu.kernels import Kernels, kernels_for
 from capgpu.layers.affine import affine_gradients
@@ -175,8 +175,16 @@ class CaptioningRNN:
         ValueError
             For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
         """
-        plan, features = self._checked(features, captions)
         p = self.params
+        features, ids = self._checked(features, captions)
+        if dropout_key is None or self.feature_dropout == self.output_dropout == 0:
+            named = {name: p[name] for name in self._shapes}
+            whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
+                features, ids, self._null, named
+            )
+            if whole is not None:
+                return whole
+        plan = self._plan(features, ids)
         f = self._forward(plan, features, dropout_key)
         xp, kernels, batch_sizes = f.xp, f.kernels, plan.packing.batch_sizes
         scored, output_mask = f.hidden, None
@@ -224,7 +232,8 @@ class CaptioningRNN:
         tokens : int
             Number of those words.
         """
-        plan, features = self._checked(features, captions)
+        features, ids = self._checked(features, captions)
+        plan = self._plan(features, ids)
         f = self._forward(plan, features, None)
         total, *_ = f.kernels.linear_cross_entropy(
             f.hidden,
@@ -264,6 +273,7 @@ class CaptioningRNN:
         start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
         features = self._checked_features(features)
         xp, p = array_namespace(features), self.params
+        check_finite("features", features, xp)
         kernels = kernels_for(p["Wh"])
         count = features.shape[0]
         h = kernels.matmul(features, p["W_proj"], p["b_proj"])
@@ -318,19 +328,25 @@ class CaptioningRNN:
         """Bring host indices to where the parameters live."""
         return xp.asarray(index, device=self.params["Wh"].device)
 
-    def _checked(self, features: Array, captions: Array) -> tuple[PackedCaptions, Array]:
+    def _plan(self, features: Array, ids: Any) -> PackedCaptions:
+        """Look at the values of a minibatch whose shapes are right, and lay it out."""
+        check_finite("features", features, array_namespace(features))
+        return PackedCaptions.plan(ids, self._null, self._shapes["W_embed"][0])
+
+    def _checked(self, features: Array, captions: Array) -> tuple[Array, Any]:
+        """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""
         features = self._checked_features(features)
         if not hasattr(captions, "dtype"):
             raise TypeError(
                 f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one."
             )
-        plan = PackedCaptions.plan(to_numpy(captions), self._null, self._shapes["W_embed"][0])
+        check_captions(captions)
         if captions.shape[0] != features.shape[0]:
             raise ValueError(
                 f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
                 "vector a caption. Repeat a picture's features for each of its captions."
             )
-        return plan, features
+        return features, to_numpy(captions)
 
     def _checked_features(self, features: Array) -> Array:
         self._check_params()
@@ -344,11 +360,16 @@ class CaptioningRNN:
             if not xp.isdtype(features.dtype, ("real floating", "integral")):
                 raise TypeError(f"features has dtype {features.dtype}; wanted real numbers.")
             features = xp.astype(features, dtype)
-        check_finite("features", features, xp)
         return features
 
     def _check_params(self) -> None:
         """Check that entries that a user has replaced still fit."""
+        arrays = [self.params.get(name) for name in self._shapes]
+        if all(is_host_array(array) for array in arrays) and all(
+            array.shape == shape and array.dtype == self.dtype
+            for array, shape in zip(arrays, self._shapes.values(), strict=True)
+        ):
+            return
         for name, shape in self._shapes.items():
             if name not in self.params:
                 raise ValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")

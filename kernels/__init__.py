@@ -40,6 +40,8 @@ class Kernels:
         Rows summed by token, in a fixed order.
     adam_update, momentum_update, gradient_norm : callable
         Update rules over all parameters at once, and the joint norm of their gradients.
+    caption_gradients : callable
+        The model's whole pass in one call, for batches so small that calls are all the cost.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Kernels:
     adam_update: Callable[..., Any]
     momentum_update: Callable[..., Any]
     gradient_norm: Callable[..., Any]
+    caption_gradients: Callable[..., Any]
 
 
 OPERATIONS = tuple(name for name in Kernels.__dataclass_fields__ if name != "name")

@@ -12,6 +12,7 @@ from capgpu.kernels.cpu.optimizer import adam_update, gradient_norm, momentum_up
 from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
+from capgpu.kernels.cpu.whole import caption_gradients
 
 __all__ = ["KERNELS"]
 
@@ -30,4 +31,5 @@ KERNELS = Kernels(
     adam_update=adam_update,
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,
+    caption_gradients=caption_gradients,
 )

@@ -36,20 +36,19 @@ def pack_panel(B: Any, transposed: bool, row: int, depth: int, column: int, widt
         # in strips of 64, so that the cache lines written stay in the first cache level
         for strip in range(0, depth, 64):
             for j in range(width):
-                for k in range(strip, min(strip + 64, depth)):
-                    panel[start + k * lanes + j] = B[column + j, row + k]
-    elif width == lanes:
-        for k in range(depth):
-            for j in range(lanes):
-                panel[start + k * lanes + j] = B[row + k, column + j]
+                source = B[column + j, row + strip : row + min(strip + 64, depth)]
+                target = panel[start + strip * lanes + j : start + depth * lanes]
+                for k in range(source.size):
+                    target[k * lanes] = source[k]
     else:
         for k in range(depth):
-            for j in range(width):
-                panel[start + k * lanes + j] = B[row + k, column + j]
+            source = B[row + k, column : column + width]
+            target = panel[start + k * lanes : start + k * lanes + width]
+            for j in range(target.size):
+                target[j] = source[j]
     if width < lanes:
         for k in range(depth):
-            for j in range(width, lanes):
-                panel[start + k * lanes + j] = 0
+            panel[start + k * lanes + width : start + (k + 1) * lanes] = 0
 
 
 @compiled()
@@ -81,8 +80,10 @@ def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed:
         height = count * (t + 1) // tiles - first
         start = first * depth
         for k in range(depth):
-            for r in range(height):
-                packed[start + k * height + r] = A[row + k, column + first + r]
+            source = A[row + k, column + first : column + first + height]
+            target = packed[start + k * height : start + (k + 1) * height]
+            for r in range(target.size):
+                target[r] = source[r]
 
 
 @compiled()
@@ -129,11 +130,13 @@ def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int
     first = (c - C.ctypes.data) // C.itemsize
     flat = C.reshape(C.size)
     for i in range(height):
-        for j in range(width):
-            value = edge[i * lanes + j]
-            if accumulate:
-                value += flat[first + i * ldc + j]
-            flat[first + i * ldc + j] = value
+        source, target = edge[i * lanes : i * lanes + width], flat[first + i * ldc : first + i * ldc + width]
+        if accumulate:
+            for j in range(target.size):
+                target[j] += source[j]
+        else:
+            for j in range(target.size):
+                target[j] = source[j]
 
 
 @compiled()

@@ -22,6 +22,8 @@ __all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
 
 #: Scores of one block of rows: enough rows for full speed of the products, at any vocabulary.
 BLOCK_BYTES = 32 << 20
+#: Scores that are worked on together.
+BLOCK = 4096
 #: Below this many scores one thread is faster than two.
 WORTH_SHARING = 20_000
 
@@ -43,9 +45,15 @@ def _total(row: Any) -> Any:
 
 
 @compiled()
-def _exponentiate(row: Any, shift: Any) -> None:
+def _subtract(row: Any, shift: Any) -> None:
     for j in range(row.size):
-        row[j] = exponential(row[j] - shift)
+        row[j] -= shift
+
+
+@compiled()
+def _exponentiate(run: Any) -> None:
+    for j in range(run.size):
+        run[j] = exponential(run[j])
 
 
 @compiled()
@@ -57,20 +65,29 @@ def _scale(row: Any, factor: Any) -> None:
 @compiled()
 def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losses: Any) -> None:
     """Replace a share of the rows of scores by their gradients, and note each row's loss."""
-    for m in range(scores.shape[0] * index // count, scores.shape[0] * (index + 1) // count):
-        row, target = scores[m], targets[m]
-        if target < 0:
-            row[:] = 0
-            losses[m] = 0.0
-            continue
-        greatest = _greatest(row)
-        true_score = row[target] - greatest
-        _exponentiate(row, greatest)
-        total = _total(row)
-        losses[m] = np.log(np.float64(total)) - true_score
-        factor = row.dtype.type(scale / total)
-        _scale(row, factor)
-        row[target] -= row.dtype.type(scale)
+    rows, size = scores.shape
+    start, stop = rows * index // count, rows * (index + 1) // count
+    # a few rows at a time: what one loop leaves in the cache the next finds there, and loops are long
+    block = max(1, BLOCK // size)
+    flat = scores.reshape(scores.size)
+    for first in range(start, stop, block):
+        last = min(first + block, stop)
+        for m in range(first, last):
+            row, target = scores[m], targets[m]
+            greatest = _greatest(row)
+            _subtract(row, greatest)
+            losses[m] = -row[target] if target >= 0 else 0.0
+        _exponentiate(flat[first * size : last * size])
+        for m in range(first, last):
+            row, target = scores[m], targets[m]
+            if target < 0:
+                row[:] = 0
+                losses[m] = 0.0
+                continue
+            total = _total(row)
+            losses[m] += np.log(np.float64(total))
+            _scale(row, row.dtype.type(scale / total))
+            row[target] -= row.dtype.type(scale)
 
 
 _publish_rows = publisher(_rows)

@@ -12,6 +12,7 @@ from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momen
 from capgpu.kernels.reference.product import matmul
 from capgpu.kernels.reference.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from capgpu.kernels.reference.softmax import linear_cross_entropy, softmax_cross_entropy
+from capgpu.kernels.reference.whole import caption_gradients
 
 __all__ = ["KERNELS"]
 
@@ -30,4 +31,5 @@ KERNELS = Kernels(
     adam_update=adam_update,
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,
+    caption_gradients=caption_gradients,
 )

@@ -1,0 +1,177 @@
+"""A captioner's loss and all its gradients in one compiled call, for batches so small that calls are all the cost.
+
+The passes are those of `capgpu.model`, over the same kernels, each on one thread: packing, projection, embedding,
+recurrence, scores, loss, and back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu import lstm, rnn
+from capgpu.kernels.cpu.captions import _pack as pack
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.embedding import _add_rows as add_rows
+from capgpu.kernels.cpu.product import BIAS, NOTHING, packed_size
+from capgpu.kernels.cpu.product import _pack as pack_weights
+from capgpu.kernels.cpu.product import _share as product
+from capgpu.kernels.cpu.softmax import _rows as softmax_rows
+
+__all__ = ["caption_gradients"]
+
+#: Multiply-adds of the widest step times the words, above which threads earn more than calls cost.
+SMALL = 4_000_000
+
+_lstm_forward, _lstm_backward = lstm._forward, lstm._backward
+_rnn_forward, _rnn_backward = rnn._forward, rnn._backward
+
+
+@compiled(fastmath=frozenset({"reassoc"}))
+def _finite(array: Any) -> bool:
+    # 0 * x is 0 for every finite x and NaN for all others
+    total = array.dtype.type(0)
+    for row in array:
+        for j in range(row.size):
+            total += row[j] * array.dtype.type(0)
+    return total == 0
+
+
+@compiled()
+def _gather(table: Any, rows: Any) -> Any:
+    out = np.empty((rows.size, table.shape[1]), table.dtype)
+    for m in range(rows.size):
+        source, target = table[rows[m]], out[m]
+        for j in range(target.size):
+            target[j] = source[j]
+    return out
+
+
+@compiled()
+def _column_sums(rows: Any) -> Any:
+    out = np.zeros(rows.shape[1], rows.dtype)
+    for m in range(rows.shape[0]):
+        row = rows[m]
+        for j in range(row.size):
+            out[j] += row[j]
+    return out
+
+
+@compiled()
+def _times(A: Any, a_transposed: bool, B: Any, b_transposed: bool, bias: Any, start: int) -> Any:
+    m = A.shape[1] if a_transposed else A.shape[0]
+    n = B.shape[0] if b_transposed else B.shape[1]
+    out = np.empty((m, n), A.dtype)
+    if m and n:
+        product(0, 1, False, A, a_transposed, B, b_transposed, bias, start, out)
+    return out
+
+
+@compiled()
+def _packed(Wh: Any, transposed: bool) -> Any:
+    k, n = (Wh.shape[1], Wh.shape[0]) if transposed else Wh.shape
+    out = np.empty(packed_size(k, n, Wh.itemsize), Wh.dtype)
+    pack_weights(0, 1, Wh, transposed, out)
+    return out
+
+
+@compiled()
+def _previous(hidden: Any, h0: Any, batch_sizes: Any) -> Any:
+    out = np.empty_like(hidden)
+    start = before = 0
+    for step in range(batch_sizes.size):
+        for rank in range(batch_sizes[step]):
+            source = h0[rank] if step == 0 else hidden[before + rank]
+            target = out[start + rank]
+            for j in range(target.size):
+                target[j] = source[j]
+        before = start
+        start += batch_sizes[step]
+    return out
+
+
+@compiled()
+def _whole(
+    features: Any,
+    captions: Any,
+    null: int,
+    W_embed: Any,
+    W_proj: Any,
+    b_proj: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    W_vocab: Any,
+    b_vocab: Any,
+) -> Any:
+    """Return whether the batch was sound, the loss, and the gradients in the order of the parameters."""
+    valid, order, batch_sizes, words, word_of_row, targets = pack(captions, null, W_embed.shape[0])
+    sound = valid and targets.size > 0 and _finite(features)
+    if not sound:
+        batch_sizes, words, word_of_row = batch_sizes[:0], words[:0], word_of_row[:0]
+        targets = targets[:0]
+    alive = batch_sizes[0] if batch_sizes.size else 0
+    size = Wh.shape[0]
+    is_lstm = Wh.shape[1] == 4 * size
+
+    taken = _gather(features, order[:alive])
+    h0 = _times(taken, False, W_proj, False, b_proj, BIAS)
+    embedded = _gather(W_embed, words)
+    projected = _times(embedded, False, Wx, False, b, BIAS)
+    rows = targets.size
+    hidden = np.empty((rows, size), Wh.dtype)
+    width = size if is_lstm else 0
+    cell, gates = np.empty((rows, width), Wh.dtype), np.empty((rows, 4 * width), Wh.dtype)
+    c0 = np.zeros((alive, width), Wh.dtype)
+    weights = _packed(Wh, False)
+    if is_lstm:
+        _lstm_forward(0, 1, projected, word_of_row, h0, c0, weights, batch_sizes, hidden, cell, gates)
+    else:
+        _rnn_forward(0, 1, projected, word_of_row, h0, weights, batch_sizes, hidden)
+
+    scores = _times(hidden, False, W_vocab, False, b_vocab, BIAS)
+    losses = np.empty(rows)
+    scale = 1.0 / features.shape[0]
+    softmax_rows(0, 1, scores, targets, scale, losses)
+    dhidden = _times(scores, False, W_vocab, True, b, NOTHING)
+    dW_vocab = _times(hidden, True, scores, False, b, NOTHING)
+
+    dh0 = np.empty((alive, size), Wh.dtype)
+    dprojected = np.empty((rows, Wh.shape[1]), Wh.dtype)
+    weights = _packed(Wh, True)
+    if is_lstm:
+        dc0 = np.empty((alive, size), Wh.dtype)
+        _lstm_backward(0, 1, dhidden, dhidden, False, gates, cell, c0, weights, batch_sizes, dprojected, dh0, dc0)
+    else:
+        _rnn_backward(0, 1, dhidden, hidden, weights, batch_sizes, dprojected, dh0)
+    dWh = _times(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING)
+    dtable = np.empty((words.size, Wh.shape[1]), Wh.dtype)
+    add_rows(0, 1, dprojected, word_of_row, dtable)
+    dembedded = _times(dtable, False, Wx, True, b, NOTHING)
+    dW_embed = np.empty_like(W_embed)
+    add_rows(0, 1, dembedded, words, dW_embed)
+    return (
+        sound,
+        losses.sum() * scale,
+        dW_embed,
+        _times(taken, True, dh0, False, b, NOTHING),
+        _column_sums(dh0),
+        _times(embedded, True, dtable, False, b, NOTHING),
+        dWh,
+        _column_sums(dtable),
+        dW_vocab,
+        _column_sums(scores),
+    )
+
+
+def caption_gradients(features: Any, captions: Any, null: int, params: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Compute a small batch's loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`."""
+    Wh, W_vocab = params["Wh"], params["W_vocab"]
+    work = captions.size * Wh.shape[0] * (Wh.shape[1] + W_vocab.shape[1])
+    if work > SMALL or features.shape[1] * Wh.shape[0] * features.shape[0] > SMALL:
+        return None
+    arrays = [np.ascontiguousarray(array) for array in params.values()]
+    ids = np.ascontiguousarray(captions, dtype=np.int64)
+    sound, loss, *grads = _whole(np.ascontiguousarray(features), ids, null, *arrays)
+    return (Wh.dtype.type(loss), dict(zip(params, grads, strict=True))) if sound else None

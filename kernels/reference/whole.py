@@ -1,0 +1,41 @@
+"""The whole pass in one call, which only a fused kernel has: its oracle is the model, composed of the operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capgpu.backend import Array
+
+__all__ = ["caption_gradients"]
+
+
+def caption_gradients(
+    features: Array, captions: Any, null: int, params: dict[str, Array]
+) -> tuple[Array, dict[str, Array]] | None:
+    """Compute a captioner's loss and gradients at once, where that pays.
+
+    Parameters
+    ----------
+    features : array, shape (N, D)
+        Image features, in the dtype of the parameters.
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Word ids on the host.
+    null : int
+        Id of the word that is not counted as a target.
+    params : dict of str to array
+        The parameters of `capgpu.model.CaptioningRNN`, in their order: W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab,
+        b_vocab.
+
+    Returns
+    -------
+    loss : array, shape ()
+        As `capgpu.model.CaptioningRNN.loss` defines it.
+    grads : dict of str to array
+        Gradient of each parameter.
+
+    Notes
+    -----
+    None stands for "compose it": always here; in a fused kernel where the batch is large, or not sound (an id out of
+    range, a feature that is not finite, no word at all), so that the composition finds and names what is wrong.
+    """
+    return None
