@@ -20,7 +20,9 @@ __all__ = ["ACCUMULATORS", "VECTOR_BYTES", "compiled"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(*, fastmath: frozenset[str] | bool = False, inline: bool = False) -> Callable[[F], F]:
+def compiled(
+    *, fastmath: frozenset[str] | bool = False, inline: bool = False, allocates: bool = True
+) -> Callable[[F], F]:
     """Compile a function for the host.
 
     Parameters
@@ -29,6 +31,9 @@ def compiled(*, fastmath: frozenset[str] | bool = False, inline: bool = False) -
         LLVM fast-math flags, only where a loop needs them to vectorise.
     inline : bool
         Paste the function into its callers before optimising.
+    allocates : bool
+        False for a function that makes no array: its views are then not counted, which costs two atomic
+        operations each.
 
     Returns
     -------
@@ -40,6 +45,7 @@ def compiled(*, fastmath: frozenset[str] | bool = False, inline: bool = False) -
         "error_model": "numpy",
         "fastmath": set(fastmath) if isinstance(fastmath, frozenset) else fastmath,
         "inline": "always" if inline else "never",
+        "_nrt": allocates,
     }
 
     def decorate(function: F) -> F:

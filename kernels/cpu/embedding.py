@@ -19,7 +19,7 @@ __all__ = ["embedding_gradient"]
 WORTH_SHARING = 100_000
 
 
-@compiled()
+@compiled(allocates=False)
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     # whole cache lines a share
     width = drows.shape[1]

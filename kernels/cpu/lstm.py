@@ -26,7 +26,7 @@ from capgpu.kernels.cpu.workspace import scratch
 __all__ = ["lstm_backward", "lstm_forward"]
 
 
-@compiled()
+@compiled(allocates=False)
 def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
     """Turn one row of recurrent sums into activated gates and states.
 
@@ -93,7 +93,7 @@ def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int
 FORWARD = Region(_forward, _launch_forward)
 
 
-@compiled()
+@compiled(allocates=False)
 def _differentiate(
     dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
 ) -> None:

@@ -22,7 +22,7 @@ BLOCK = 1024
 WORTH_SHARING = 100_000
 
 
-@compiled()
+@compiled(allocates=False)
 def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
     beta1, rest1, beta2, rest2 = s[1], s[2], s[3], s[4]
     for j in range(g.size):
@@ -31,14 +31,14 @@ def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
         v[j] = beta2 * v[j] + rest2 * d * d
 
 
-@compiled()
+@compiled(allocates=False)
 def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
     step, second, epsilon, decay = s[0], s[5], s[6], s[7]
     for j in range(w.size):
         out[j] = decay * w[j] - step * m[j] / (np.sqrt(v[j]) * second + epsilon)
 
 
-@compiled()
+@compiled(allocates=False)
 def _adam(
     index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, total: int
 ) -> None:
@@ -66,7 +66,7 @@ def _launch_adam(memory: int, ticket: int, count: int, size: int, rounds: int, a
 ADAM = Region(_adam, _launch_adam)
 
 
-@compiled()
+@compiled(allocates=False)
 def _momentum(
     index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, total: int
 ) -> None:
@@ -98,7 +98,7 @@ def _launch_momentum(memory: int, ticket: int, count: int, size: int, rounds: in
 MOMENTUM = Region(_momentum, _launch_momentum)
 
 
-@compiled()
+@compiled(allocates=False)
 def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, total: int) -> None:
     start, stop = total * index // count, total * (index + 1) // count
     first = 0
@@ -122,7 +122,7 @@ def _launch_descend(memory: int, ticket: int, count: int, size: int, rounds: int
 DESCEND = Region(_descend, _launch_descend)
 
 
-@compiled(fastmath=frozenset({"reassoc"}))
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
 def _square(block: Any) -> float:
     total = block.dtype.type(0)
     for j in range(block.size):
@@ -130,7 +130,7 @@ def _square(block: Any) -> float:
     return np.float64(total)
 
 
-@compiled()
+@compiled(allocates=False)
 def _squares(index: int, count: int, g: Any, sums: Any) -> None:
     number = 0
     blocks = sums.size

@@ -28,7 +28,7 @@ WORTH_SHARING = 5_000_000
 NOTHING, BIAS, KEEP = 0, 1, 2
 
 
-@compiled()
+@compiled(allocates=False)
 def pack_panel(B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any, start: int) -> None:
     """Copy a block of op(B) into a panel, ``panel[start + k * lanes + j]``, zeros beside a narrow block."""
     lanes = PANEL_BYTES // B.itemsize
@@ -71,7 +71,7 @@ def _blocks(k: int) -> int:
     return (k + DEPTH - 1) // DEPTH
 
 
-@compiled()
+@compiled(allocates=False)
 def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
     """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them."""
     tiles = _tiles(count)
@@ -86,7 +86,7 @@ def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed:
                 target[r] = source[r]
 
 
-@compiled()
+@compiled(allocates=False)
 def _rows_by_panel(
     A: Any,
     packed_tiles: bool,
@@ -124,7 +124,7 @@ def _rows_by_panel(
             _add_edge(C, c + row * ldc * size, ldc, height, width, accumulate, edge)
 
 
-@compiled()
+@compiled(allocates=False)
 def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int, edge: Any) -> None:
     lanes = PANEL_BYTES // C.itemsize
     first = (c - C.ctypes.data) // C.itemsize
@@ -137,6 +137,15 @@ def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int
         else:
             for j in range(target.size):
                 target[j] = source[j]
+
+
+@compiled(allocates=False)
+def _set_rows(C: Any, start: int, stop: int, left: int, right: int, bias: Any) -> None:
+    source = bias[left:right]
+    for i in range(start, stop):
+        target = C[i, left:right]
+        for j in range(target.size):
+            target[j] = source[j]
 
 
 @compiled()
@@ -166,8 +175,7 @@ def _share(
         return
     left, right = panel_start * lanes, min(n, panel_stop * lanes)
     if start == BIAS:
-        for i in range(row_start, row_stop):
-            C[i, left:right] = bias[left:right]
+        _set_rows(C, row_start, row_stop, left, right, bias)
     elif k == 0 and start == NOTHING:
         C[row_start:row_stop, left:right] = 0
     lda = A.shape[1]
@@ -235,7 +243,7 @@ def packed_size(k: int, n: int, itemsize: int) -> int:
     return (n + lanes - 1) // lanes * lanes * k
 
 
-@compiled()
+@compiled(allocates=False)
 def _pack(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
     """Pack one share of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
     k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
@@ -263,7 +271,7 @@ def _launch_pack(memory: int, ticket: int, count: int, size: int, rounds: int, a
 PACK = Region(_pack, _launch_pack)
 
 
-@compiled()
+@compiled(allocates=False)
 def packed_product(
     A: Any, a_row: int, a_step: int, rows: int, packed: Any, k: int, C: Any, c_row: int, c_step: int, edge: Any
 ) -> None:

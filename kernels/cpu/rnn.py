@@ -22,7 +22,7 @@ from capgpu.kernels.cpu.workspace import scratch
 __all__ = ["rnn_backward", "rnn_forward"]
 
 
-@compiled()
+@compiled(allocates=False)
 def _activate(h: Any, projected: Any) -> None:
     for j in range(h.size):
         h[j] = hyperbolic_tangent(h[j] + projected[j])
@@ -62,7 +62,7 @@ def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int
 FORWARD = Region(_forward, _launch_forward)
 
 
-@compiled()
+@compiled(allocates=False)
 def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
     # typed: an integer literal would lift float32 to float64
     one = h.dtype.type(1)

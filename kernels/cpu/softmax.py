@@ -28,7 +28,7 @@ BLOCK = 4096
 WORTH_SHARING = 20_000
 
 
-@compiled(fastmath=frozenset({"nnan", "nsz"}))
+@compiled(fastmath=frozenset({"nnan", "nsz"}), allocates=False)
 def _greatest(row: Any) -> Any:
     greatest = row[0]
     for j in range(row.size):
@@ -36,7 +36,7 @@ def _greatest(row: Any) -> Any:
     return greatest
 
 
-@compiled(fastmath=frozenset({"reassoc"}))
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
 def _total(row: Any) -> Any:
     total = row[0] * 0
     for j in range(row.size):
@@ -44,25 +44,25 @@ def _total(row: Any) -> Any:
     return total
 
 
-@compiled()
+@compiled(allocates=False)
 def _subtract(row: Any, shift: Any) -> None:
     for j in range(row.size):
         row[j] -= shift
 
 
-@compiled()
+@compiled(allocates=False)
 def _exponentiate(run: Any) -> None:
     for j in range(run.size):
         run[j] = exponential(run[j])
 
 
-@compiled()
+@compiled(allocates=False)
 def _scale(row: Any, factor: Any) -> None:
     for j in range(row.size):
         row[j] *= factor
 
 
-@compiled()
+@compiled(allocates=False)
 def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losses: Any) -> None:
     """Replace a share of the rows of scores by their gradients, and note each row's loss."""
     rows, size = scores.shape

@@ -103,12 +103,19 @@ class Team:
             # a launch that did not compile has published nothing; else the workers still use the arguments
             finished = finished or int(self._words[0]) != ticket
             self._ticket = int(self._words[0])
+            interrupt: BaseException | None = None
             while not finished:
-                # a worker may have gone to sleep while the region was published
-                self._wake()
-                finished = all(
-                    await_word(self._memory + 64 * index, self._ticket, 100 * SPINS) for index in range(1, self.size)
-                )
+                try:
+                    # a worker may have gone to sleep while the region was published
+                    self._wake()
+                    finished = all(
+                        await_word(self._memory + 64 * index, self._ticket, 100 * SPINS)
+                        for index in range(1, self.size)
+                    )
+                except KeyboardInterrupt as error:  # waits until the arguments are no longer in use
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
 
     def _wake(self) -> None:
         with self._condition:

@@ -160,7 +160,7 @@ _tile_plain = _tile_of(False)
 _tile_transposed = _tile_of(True)
 
 
-@compiled()
+@compiled(allocates=False)
 def tile(
     like: Any, a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, transposed: bool, accumulate: int
 ) -> None:

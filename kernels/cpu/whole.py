@@ -28,7 +28,7 @@ _lstm_forward, _lstm_backward = lstm._forward, lstm._backward
 _rnn_forward, _rnn_backward = rnn._forward, rnn._backward
 
 
-@compiled(fastmath=frozenset({"reassoc"}))
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
 def _finite(array: Any) -> bool:
     # 0 * x is 0 for every finite x and NaN for all others
     total = array.dtype.type(0)
