@@ -20,6 +20,7 @@ REST = "rest"
 PARTS = {
     "_checked": "checks and packing",
     "_forward": "input projection",
+    "caption_gradients": "whole pass",
     "lstm_forward": "recurrence forward",
     "rnn_forward": "recurrence forward",
     "linear_cross_entropy": "vocabulary and loss",
