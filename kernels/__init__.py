@@ -42,6 +42,8 @@ class Kernels:
         Update rules over all parameters at once, and the joint norm of their gradients.
     caption_gradients : callable
         The model's whole pass in one call, for batches so small that calls are all the cost.
+    greedy_captions : callable
+        Greedy decoding in one call.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Kernels:
     momentum_update: Callable[..., Any]
     gradient_norm: Callable[..., Any]
     caption_gradients: Callable[..., Any]
+    greedy_captions: Callable[..., Any]
 
 
 OPERATIONS = tuple(name for name in Kernels.__dataclass_fields__ if name != "name")

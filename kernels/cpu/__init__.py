@@ -7,6 +7,7 @@ from capgpu.kernels import Kernels
 from capgpu.kernels.cpu.captions import pack_captions
 from capgpu.kernels.cpu.decode import decode_step
 from capgpu.kernels.cpu.embedding import embedding_gradient
+from capgpu.kernels.cpu.greedy import greedy_captions
 from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
 from capgpu.kernels.cpu.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.cpu.product import matmul
@@ -32,4 +33,5 @@ KERNELS = Kernels(
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,
     caption_gradients=caption_gradients,
+    greedy_captions=greedy_captions,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 
 __all__ = ["embedding_gradient"]
@@ -37,9 +37,9 @@ _publish_add_rows = publisher(_add_rows)
 
 
 @compiled()
-def _launch_add_rows(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_add_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_add_rows(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 ADD_ROWS = Region(_add_rows, _launch_add_rows)

@@ -8,17 +8,18 @@ that sees the ticket (acquire) sees the rest.
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import typing
+from numba.core import cgutils, typing
 from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.compile import compiled
 
-__all__ = ["MOST_THREADS", "WORDS", "await_word", "complete", "publisher", "serve"]
+__all__ = ["MOST_THREADS", "WORDS", "announce", "await_word", "finish", "meet", "publisher", "serve"]
 
 MOST_THREADS = 256
 #: First word of the arguments, and words in all.
@@ -161,16 +162,59 @@ def await_word(address: int, wanted: int, rounds: int) -> bool:
     return False
 
 
+@intrinsic
+def _yield_processor(typingctx: Any) -> Any:
+    """Let another thread run, where the system has a call for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if os.name == "posix":
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@compiled(allocates=False)
+def meet(meeting: int, index: int, count: int, number: int) -> None:
+    """Wait until all shares of a region have come to the same point.
+
+    Parameters
+    ----------
+    meeting : int
+        Address of ``8 * count`` words, zero at first.
+    index, count : int
+        This share, of how many; they must run at once (`capgpu.kernels.cpu.team.Team.run_together`).
+    number : int
+        How many times this share has come to a meeting, this one included.
+    """
+    _store(meeting + 64 * index, number)
+    for other in range(count):
+        rounds = 0
+        while _load(meeting + 64 * other) < number:
+            rounds += 1
+            if rounds < 2000:
+                _pause()
+            else:
+                _yield_processor()
+
+
 @compiled()
-def complete(memory: int, ticket: int, size: int, rounds: int) -> bool:
-    """Start the published region, run share 0, and wait for the other threads for some rounds.
+def announce(memory: int, ticket: int) -> None:
+    """Let the other threads see the published region, whose number is one above the latest."""
+    _store(memory, ticket)
+
+
+@compiled()
+def finish(memory: int, ticket: int, size: int, rounds: int) -> bool:
+    """Run share 0 of the announced region, and wait for the other threads for some rounds.
 
     Parameters
     ----------
     memory : int
         Address of the team's words.
     ticket : int
-        The region's number, one above the latest.
+        The region's number.
     size : int
         Threads of the team: every worker answers every ticket.
     rounds : int
@@ -181,7 +225,6 @@ def complete(memory: int, ticket: int, size: int, rounds: int) -> bool:
     bool
         Whether all workers have finished.
     """
-    _store(memory, ticket)
     _run_published(memory, 0)
     finished = True
     for index in range(1, size):

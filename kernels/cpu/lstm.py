@@ -16,18 +16,18 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.workspace import scratch
 
-__all__ = ["lstm_backward", "lstm_forward"]
+__all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
 
 @compiled(allocates=False)
-def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
+def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
     """Turn one row of recurrent sums into activated gates and states.
 
     Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
@@ -76,7 +76,7 @@ def _forward(
             rank = index + i * count
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[before + rank]
-            _activate(gates[row], projected[rows[row]], c_before, cell[row], hidden[row])
+            activate_lstm(gates[row], projected[rows[row]], c_before, cell[row], hidden[row])
         before = start
         start += batch_sizes[step]
 
@@ -85,9 +85,9 @@ _publish_forward = publisher(_forward)
 
 
 @compiled()
-def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_forward(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 FORWARD = Region(_forward, _launch_forward)
@@ -174,9 +174,9 @@ _publish_backward = publisher(_backward)
 
 
 @compiled()
-def _launch_backward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_backward(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 BACKWARD = Region(_backward, _launch_backward)

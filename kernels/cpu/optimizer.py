@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
@@ -58,9 +58,9 @@ _publish_adam = publisher(_adam)
 
 
 @compiled()
-def _launch_adam(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_adam(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_adam(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 ADAM = Region(_adam, _launch_adam)
@@ -90,9 +90,9 @@ _publish_momentum = publisher(_momentum)
 
 
 @compiled()
-def _launch_momentum(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_momentum(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_momentum(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 MOMENTUM = Region(_momentum, _launch_momentum)
@@ -114,9 +114,9 @@ _publish_descend = publisher(_descend)
 
 
 @compiled()
-def _launch_descend(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_descend(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_descend(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 DESCEND = Region(_descend, _launch_descend)
@@ -146,9 +146,9 @@ _publish_squares = publisher(_squares)
 
 
 @compiled()
-def _launch_squares(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_squares(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_squares(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 SQUARES = Region(_squares, _launch_squares)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 
@@ -228,9 +228,9 @@ _publish_share = publisher(_share)
 
 
 @compiled()
-def _launch_share(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_share(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_share(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 PRODUCT = Region(_share, _launch_share)
@@ -263,9 +263,9 @@ _publish_pack = publisher(_pack)
 
 
 @compiled()
-def _launch_pack(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_pack(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_pack(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 PACK = Region(_pack, _launch_pack)

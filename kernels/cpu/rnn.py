@@ -12,18 +12,19 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.workspace import scratch
 
-__all__ = ["rnn_backward", "rnn_forward"]
+__all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
 
 
 @compiled(allocates=False)
-def _activate(h: Any, projected: Any) -> None:
+def activate_rnn(h: Any, projected: Any) -> None:
+    """Turn one row of recurrent sums, in the place of the state, into the state."""
     for j in range(h.size):
         h[j] = hyperbolic_tangent(h[j] + projected[j])
 
@@ -45,7 +46,7 @@ def _forward(
             packed_product(hidden, before + index, count, alive, packed, size, hidden, start + index, count, edge)
         for i in range(alive):
             row = start + index + i * count
-            _activate(hidden[row], projected[rows[row]])
+            activate_rnn(hidden[row], projected[rows[row]])
         before = start
         start += batch_sizes[step]
 
@@ -54,9 +55,9 @@ _publish_forward = publisher(_forward)
 
 
 @compiled()
-def _launch_forward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_forward(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 FORWARD = Region(_forward, _launch_forward)
@@ -96,9 +97,9 @@ _publish_backward = publisher(_backward)
 
 
 @compiled()
-def _launch_backward(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_backward(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 BACKWARD = Region(_backward, _launch_backward)

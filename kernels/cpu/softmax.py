@@ -13,12 +13,12 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import exponential
-from capgpu.kernels.cpu.handoff import complete, publisher
+from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.workspace import scratch
 
-__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["greatest", "linear_cross_entropy", "softmax_cross_entropy"]
 
 #: Scores of one block of rows: enough rows for full speed of the products, at any vocabulary.
 BLOCK_BYTES = 32 << 20
@@ -29,11 +29,12 @@ WORTH_SHARING = 20_000
 
 
 @compiled(fastmath=frozenset({"nnan", "nsz"}), allocates=False)
-def _greatest(row: Any) -> Any:
-    greatest = row[0]
+def greatest(row: Any) -> Any:
+    """Return the greatest entry."""
+    top = row[0]
     for j in range(row.size):
-        greatest = max(greatest, row[j])
-    return greatest
+        top = max(top, row[j])
+    return top
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
@@ -74,8 +75,7 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losse
         last = min(first + block, stop)
         for m in range(first, last):
             row, target = scores[m], targets[m]
-            greatest = _greatest(row)
-            _subtract(row, greatest)
+            _subtract(row, greatest(row))
             losses[m] = -row[target] if target >= 0 else 0.0
         _exponentiate(flat[first * size : last * size])
         for m in range(first, last):
@@ -94,9 +94,9 @@ _publish_rows = publisher(_rows)
 
 
 @compiled()
-def _launch_rows(memory: int, ticket: int, count: int, size: int, rounds: int, arguments: Any) -> bool:
+def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
     _publish_rows(memory, count, arguments)
-    return complete(memory, ticket, size, rounds)
+    announce(memory, ticket)
 
 
 ROWWISE = Region(_rows, _launch_rows)

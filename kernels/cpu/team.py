@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, serve
+from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, finish, serve
 
 __all__ = ["TEAM", "Region", "Team"]
 
-#: Rounds of the spin before a worker sleeps: some tenths of a millisecond.
-SPINS = 4000
+#: Rounds of the spin before a worker sleeps (half a millisecond or so), and of the caller before it looks for sleepers.
+SPINS = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Region:
     share : compiled function
         ``share(index, count, *arguments)`` does one of `count` independent parts.
     launch : compiled function
-        ``launch(memory, ticket, count, size, rounds, arguments)`` publishes and completes the region (see
+        ``launch(memory, ticket, count, arguments)`` publishes and announces the region (see
         `capgpu.kernels.cpu.handoff`); written out beside each share, since Numba caches no function made by another.
     """
 
@@ -87,35 +87,52 @@ class Team:
             finally:
                 self._busy.release()
 
+    def run_together(self, count: int, region: Region, *args: Any) -> None:
+        """Run all shares of a region whose shares meet; on one thread where the team is at work already.
+
+        Parameters
+        ----------
+        count : int
+            Shares: 1, or the size of the team.
+        region : Region
+            The work. It must give the same result for any number of shares.
+        *args
+            Its arguments.
+        """
+        if count > 1 and self._busy.acquire(blocking=False):
+            try:
+                self._run(count, region, args)
+            finally:
+                self._busy.release()
+        else:
+            region.share(0, 1, *args)
+
     def _run(self, count: int, region: Region, args: tuple[Any, ...]) -> None:
         while len(self._workers) < self.size - 1:
             index = len(self._workers) + 1
             worker = threading.Thread(target=self._work, args=(index, self._ticket), name="capgpu-worker", daemon=True)
             self._workers.append(worker)
             worker.start()
+        region.launch(self._memory, self._ticket + 1, count, args)
+        self._ticket += 1
+        # after the announcement: a worker that lies down now has seen it or is counted
         if self._sleepers:
             self._wake()
-        ticket = self._ticket + 1
+        interrupt: KeyboardInterrupt | None = None
         finished = False
         try:
-            finished = region.launch(self._memory, ticket, count, self.size, SPINS, args)
-        finally:
-            # a launch that did not compile has published nothing; else the workers still use the arguments
-            finished = finished or int(self._words[0]) != ticket
-            self._ticket = int(self._words[0])
-            interrupt: BaseException | None = None
-            while not finished:
-                try:
-                    # a worker may have gone to sleep while the region was published
-                    self._wake()
-                    finished = all(
-                        await_word(self._memory + 64 * index, self._ticket, 100 * SPINS)
-                        for index in range(1, self.size)
-                    )
-                except KeyboardInterrupt as error:  # waits until the arguments are no longer in use
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt
+            finished = finish(self._memory, self._ticket, self.size, SPINS)
+        except KeyboardInterrupt as error:  # the workers still use the arguments
+            interrupt = error
+        while not finished:
+            try:
+                finished = all(
+                    await_word(self._memory + 64 * index, self._ticket, SPINS) for index in range(1, self.size)
+                )
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _wake(self) -> None:
         with self._condition:

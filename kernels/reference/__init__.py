@@ -12,7 +12,7 @@ from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momen
 from capgpu.kernels.reference.product import matmul
 from capgpu.kernels.reference.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from capgpu.kernels.reference.softmax import linear_cross_entropy, softmax_cross_entropy
-from capgpu.kernels.reference.whole import caption_gradients
+from capgpu.kernels.reference.whole import caption_gradients, greedy_captions
 
 __all__ = ["KERNELS"]
 
@@ -32,4 +32,5 @@ KERNELS = Kernels(
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,
     caption_gradients=caption_gradients,
+    greedy_captions=greedy_captions,
 )

@@ -1,4 +1,4 @@
-"""The whole pass in one call, which only a fused kernel has: its oracle is the model, composed of the operations."""
+"""Whole passes in one call, which only fused kernels have: their oracle is the model, composed of the operations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from capgpu.backend import Array
 
-__all__ = ["caption_gradients"]
+__all__ = ["caption_gradients", "greedy_captions"]
 
 
 def caption_gradients(
@@ -37,5 +37,37 @@ def caption_gradients(
     -----
     None stands for "compose it": always here; in a fused kernel where the batch is large, or not sound (an id out of
     range, a feature that is not finite, no word at all), so that the composition finds and names what is wrong.
+    """
+    return None
+
+
+def greedy_captions(
+    features: Array, max_length: int, start: int, end: int, null: int, params: dict[str, Array]
+) -> Array | None:
+    """Write captions greedily, all words in one call.
+
+    Parameters
+    ----------
+    features : array, shape (N, D)
+        Image features, in the dtype of the parameters.
+    max_length : int
+        Words to write.
+    start : int
+        Id of the word to begin from.
+    end : int
+        Id of the word after which a caption is filled with `null`; -1 to write on.
+    null : int
+        Id to fill with.
+    params : dict of str to array
+        As for `caption_gradients`.
+
+    Returns
+    -------
+    array of int32, shape (N, max_length)
+        The words; of equal scores the first counts.
+
+    Notes
+    -----
+    None stands for "compose it", of `decode_step`: always here.
     """
     return None
