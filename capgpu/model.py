@@ -208,7 +208,7 @@ class CaptioningRNN:
         grads = {
             "W_embed": kernels.embedding_gradient(dembedded, f.words, p["W_embed"].shape[0]),
             "W_proj": kernels.matmul(f.features, dh0, transpose_a=True),
-            "b_proj": xp.sum(dh0, axis=0),
+            "b_proj": kernels.column_sums(dh0),
             "Wx": dWx,
             "Wh": dWh,
             "b": db,

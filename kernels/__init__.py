@@ -36,8 +36,8 @@ class Kernels:
         One step of decoding: cell and vocabulary projection.
     softmax_cross_entropy, linear_cross_entropy : callable
         Loss and gradient from scores, and from hidden states through the vocabulary projection.
-    embedding_gradient : callable
-        Rows summed by token, in a fixed order.
+    embedding_gradient, column_sums : callable
+        Rows summed by token, and all of them, in a fixed order.
     adam_update, momentum_update, gradient_norm : callable
         Update rules over all parameters at once, and the joint norm of their gradients.
     caption_gradients : callable
@@ -57,6 +57,7 @@ class Kernels:
     softmax_cross_entropy: Callable[..., Any]
     linear_cross_entropy: Callable[..., Any]
     embedding_gradient: Callable[..., Any]
+    column_sums: Callable[..., Any]
     adam_update: Callable[..., Any]
     momentum_update: Callable[..., Any]
     gradient_norm: Callable[..., Any]

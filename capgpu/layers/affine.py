@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array
 from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
 
@@ -152,6 +152,6 @@ def affine_gradients(dout: Array, x: Array, w: Array) -> tuple[Array, Array, Arr
     db : array, shape (M,)
         Gradient with respect to the biases.
     """
-    matmul = kernels_for(dout).matmul
-    db = array_namespace(dout).sum(dout, axis=0)
-    return matmul(dout, w, transpose_b=True), matmul(x, dout, transpose_a=True), db
+    kernels = kernels_for(dout)
+    dx, dw = kernels.matmul(dout, w, transpose_b=True), kernels.matmul(x, dout, transpose_a=True)
+    return dx, dw, kernels.column_sums(dout)

@@ -6,7 +6,7 @@ Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out c
 from capgpu.kernels import Kernels
 from capgpu.kernels.cpu.captions import pack_captions
 from capgpu.kernels.cpu.decode import decode_step
-from capgpu.kernels.cpu.embedding import embedding_gradient
+from capgpu.kernels.cpu.embedding import column_sums, embedding_gradient
 from capgpu.kernels.cpu.greedy import greedy_captions
 from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
 from capgpu.kernels.cpu.optimizer import adam_update, gradient_norm, momentum_update
@@ -29,6 +29,7 @@ KERNELS = Kernels(
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,
+    column_sums=column_sums,
     adam_update=adam_update,
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,

@@ -1,4 +1,4 @@
-"""Rows summed by index in rising order: the gradient of an embedding, and of a projection of distinct words.
+"""Rows summed in rising order, by index or all: the gradients of an embedding and of biases.
 
 Shares are column ranges, so that no two threads add to the same element and the order of each sum is fixed.
 """
@@ -13,24 +13,45 @@ from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 
-__all__ = ["embedding_gradient"]
+__all__ = ["column_sums", "embedding_gradient"]
 
 #: Below this many elements one thread is faster than two.
 WORTH_SHARING = 100_000
 
 
-@compiled(allocates=False)
+@compiled()
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
+    # rows of one index follow each other, in rising order: each sum is made while it is in the cache
+    starts = np.zeros(out.shape[0] + 1, np.int64)
+    for m in range(rows.size):
+        starts[rows[m] + 1] += 1
+    for k in range(out.shape[0]):
+        starts[k + 1] += starts[k]
+    order, place = np.empty(rows.size, np.int64), starts[:-1].copy()
+    for m in range(rows.size):
+        order[place[rows[m]]] = m
+        place[rows[m]] += 1
     # whole cache lines a share
     width = drows.shape[1]
     lines = (width + 15) // 16
-    left, right = lines * index // count * 16, min(width, lines * (index + 1) // count * 16)
+    _add_runs(drows, order, starts, lines * index // count * 16, min(width, lines * (index + 1) // count * 16), out)
+
+
+@compiled(allocates=False)
+def _add_runs(drows: Any, order: Any, starts: Any, left: int, right: int, out: Any) -> None:
     for k in range(out.shape[0]):
-        out[k, left:right] = 0
-    for m in range(rows.size):
-        target, source = out[rows[m]], drows[m]
-        for j in range(left, right):
-            target[j] += source[j]
+        target = out[k, left:right]
+        if starts[k] == starts[k + 1]:
+            for j in range(target.size):
+                target[j] = 0
+            continue
+        source = drows[order[starts[k]], left:right]
+        for j in range(target.size):
+            target[j] = source[j]
+        for m in range(starts[k] + 1, starts[k + 1]):
+            source = drows[order[m], left:right]
+            for j in range(target.size):
+                target[j] += source[j]
 
 
 _publish_add_rows = publisher(_add_rows)
@@ -43,6 +64,41 @@ def _launch_add_rows(memory: int, ticket: int, count: int, arguments: Any) -> No
 
 
 ADD_ROWS = Region(_add_rows, _launch_add_rows)
+
+
+@compiled(allocates=False)
+def _sum_columns(index: int, count: int, rows: Any, out: Any) -> None:
+    width = rows.shape[1]
+    lines = (width + 15) // 16
+    left, right = lines * index // count * 16, min(width, lines * (index + 1) // count * 16)
+    target = out[left:right]
+    for j in range(target.size):
+        target[j] = 0
+    for m in range(rows.shape[0]):
+        source = rows[m, left:right]
+        for j in range(target.size):
+            target[j] += source[j]
+
+
+_publish_sum_columns = publisher(_sum_columns)
+
+
+@compiled()
+def _launch_sum_columns(memory: int, ticket: int, count: int, arguments: Any) -> None:
+    _publish_sum_columns(memory, count, arguments)
+    announce(memory, ticket)
+
+
+SUM_COLUMNS = Region(_sum_columns, _launch_sum_columns)
+
+
+def column_sums(rows: Any) -> Any:
+    """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
+    rows = np.ascontiguousarray(rows)
+    out = np.empty(rows.shape[1], dtype=rows.dtype)
+    members = TEAM.size if rows.size >= WORTH_SHARING else 1
+    TEAM.run(members, SUM_COLUMNS, rows, out)
+    return out
 
 
 def embedding_gradient(drows: Any, index: Any, count: int) -> Any:

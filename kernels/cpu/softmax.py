@@ -13,6 +13,7 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import exponential
+from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.team import TEAM, Region
@@ -139,5 +140,5 @@ def linear_cross_entropy(
         if dhidden is not None and dW is not None and db is not None:
             product_into(dhidden[start : start + block], scores, W, transpose_b=True)
             product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
-            db += scores.sum(axis=0)
+            db += column_sums(scores)
     return hidden.dtype.type(loss), dhidden, dW, db

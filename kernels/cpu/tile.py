@@ -26,7 +26,11 @@ ROWS = ACCUMULATORS // VECTORS
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 UNROLL = 4
 
+#: Rows of a panel between what is used and what is asked for.
+AHEAD = 64
+
 I64 = ir.IntType(64)
+BYTES = ir.IntType(8).as_pointer()
 
 
 class _Tile:
@@ -67,6 +71,8 @@ class _Tile:
         counter, pa, pb = builder.phi(I64), builder.phi(a.type), builder.phi(b.type)
         running = [builder.phi(self.vector) for _ in sums]
         updated = list(running)
+        if unroll > 1:
+            self._prefetch(builder.gep(pb, [I64(AHEAD * VECTORS * self.lanes)]), unroll)
         for u in range(unroll):
             columns = [self._load(builder.gep(pb, [I64((u * VECTORS + v) * self.lanes)])) for v in range(VECTORS)]
             for r in range(self.height):
@@ -94,6 +100,15 @@ class _Tile:
             phi.add_incoming(later, loop)
             results.append(phi)
         return results[0], results[1], results[2:]
+
+    def _prefetch(self, pointer: Any, rows: int) -> None:
+        """Ask for rows of the panel that come later: the processor's own prefetching stops at every page."""
+        builder, number = self.builder, ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, number, number, number])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        address = builder.bitcast(pointer, BYTES)
+        for line in range(0, rows * PANEL_BYTES, 64):
+            builder.call(fetch, [builder.gep(address, [I64(line)]), number(0), number(3), number(1)])
 
     def _write(self, c: Any, ldc: Any, sums: list[Any], add: bool) -> None:
         builder = self.builder

@@ -7,7 +7,7 @@ what they must do, and it serves every dtype and shape that they do not.
 from capgpu.kernels import Kernels
 from capgpu.kernels.reference.captions import pack_captions
 from capgpu.kernels.reference.decode import decode_step
-from capgpu.kernels.reference.embedding import embedding_gradient
+from capgpu.kernels.reference.embedding import column_sums, embedding_gradient
 from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.reference.product import matmul
 from capgpu.kernels.reference.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
@@ -28,6 +28,7 @@ KERNELS = Kernels(
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,
+    column_sums=column_sums,
     adam_update=adam_update,
     momentum_update=momentum_update,
     gradient_norm=gradient_norm,

@@ -1,10 +1,10 @@
-"""The oracle of the embedding gradient."""
+"""The oracle of sums of rows: the gradients of an embedding and of biases."""
 
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 
-__all__ = ["embedding_gradient"]
+__all__ = ["column_sums", "embedding_gradient"]
 
 
 def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
@@ -44,3 +44,19 @@ def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
     slots = xp.clip(slots, 0, distinct.shape[0] - 1)
     present = xp.take(distinct, slots) == xp.arange(count, dtype=xp.int64, device=drows.device)
     return xp.where(present[:, None], xp.take(sums, slots, axis=0), out)
+
+
+def column_sums(rows: Array) -> Array:
+    """Sum the rows of a matrix, in a fixed order: the gradient of a bias.
+
+    Parameters
+    ----------
+    rows : array, shape (M, W)
+        Gradient of each row.
+
+    Returns
+    -------
+    array, shape (W,)
+        ``sum(rows)``, in their dtype.
+    """
+    return array_namespace(rows).sum(rows, axis=0)

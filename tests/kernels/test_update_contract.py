@@ -81,3 +81,12 @@ def test_the_norm_is_that_of_all_gradients_together(backend, dtype, shapes):
     wanted = np.linalg.norm(np.concatenate([a.astype(np.float64).ravel() for a in gs]))
     assert backend.to_numpy(norm).dtype == dtype
     assert distance(backend.to_numpy(norm), wanted) < TOLERANCE[dtype]["forward"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (33, 1), (7, 33), (0, 3), (300, 1025)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_columns_are_summed(backend, dtype, shape):
+    rows = draw([shape], dtype, 6)[0]
+    sums = backend.kernels(dtype).column_sums(backend.asarray(rows))
+    assert backend.to_numpy(sums).dtype == dtype
+    assert distance(backend.to_numpy(sums), rows.astype(np.float64).sum(axis=0)) < TOLERANCE[dtype]["forward"]
