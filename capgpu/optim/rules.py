@@ -178,6 +178,8 @@ def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "d
 def _complete(name: str, xp: Any, w: Array, config: Config) -> None:
     """Fill in what a config lacks: defaults, and zeros for the running state."""
     rule = RULES[name]
+    if rule.known <= config.keys():
+        return
     for key, value in rule.defaults.items():
         config.setdefault(key, value)
     for slot in rule.slots:

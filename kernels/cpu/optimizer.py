@@ -155,7 +155,8 @@ SQUARES = Region(_squares, _launch_squares)
 
 
 def _flat(arrays: Any) -> tuple[Any, ...]:
-    return tuple(np.ascontiguousarray(a).reshape(-1) for a in arrays)
+    # a view of what is contiguous, a copy of what is not
+    return tuple([a.reshape(-1) for a in arrays])
 
 
 def gradient_norm(grads: Any) -> Any:
