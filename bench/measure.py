@@ -71,6 +71,11 @@ class Measurement:
     rounds: int
     quiet_rounds: int
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes were busy in so many rounds that the figures judge nothing."""
+        return self.quiet_rounds < min(ENOUGH_ROUNDS, self.rounds)
+
 
 def write_oracle(oracle: WorkerProcess, size: str, cell: str, job: str, folder: Path) -> dict[str, np.ndarray]:
     """Return the float64 oracle's result."""

@@ -117,7 +117,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def summary_row(found: Standing) -> list[str]:
+def verdict(measurement: Measurement, found: Standing) -> str:
+    """Return what the summary's last column says."""
+    if found.ours.status != "ok":
+        return found.ours.status
+    return "disturbed" if measurement.disturbed else found.verdict
+
+
+def summary_row(measurement: Measurement, found: Standing) -> list[str]:
     """Return a row of the summary: ours, the fastest peer, the limit."""
     ours = found.ours.summary
     assert ours is not None
@@ -134,7 +141,8 @@ def summary_row(found: Standing) -> list[str]:
         f"{found.limit.label.removeprefix('gemm ')} {number(limit.median)}" if found.limit and limit else "",
         number(found.limit_ratio),
         number(found.limit_bar),
-        found.verdict if found.ours.status == "ok" else found.ours.status,
+        f"{measurement.quiet_rounds}/{measurement.rounds}",
+        verdict(measurement, found),
     ]
 
 
@@ -201,7 +209,7 @@ def markdown(results: Results) -> str:
         ["", ""],
         [[name, f"`{value}`" if name == "command" else value] for name, value in results.machine.items()],
     )
-    found = [standing(measurement.records) for measurement in results.measurements]
+    found = [(measurement, standing(measurement.records)) for measurement in results.measurements]
     lines += ["## Ours, the fastest peer, the limit", ""]
     lines += [
         "Milliseconds; ratios are medians over rounds of ours / the other. The limit is the time of the "
@@ -222,7 +230,7 @@ def markdown(results: Results) -> str:
         "bar",
         "clears",
     ]
-    lines += table(header, [summary_row(one) for one in found if one is not None])
+    lines += table(header, [summary_row(each, one) for each, one in found if one is not None])
     if results.breakdowns:
         lines += ["## Parts of a step, ms", "", "![](breakdown.png)", ""]
         parts = list(dict.fromkeys(part for each in results.breakdowns.values() for part in each))
