@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,12 @@ def peak_memory(
 
 
 def first_calls(
-    competitors: Sequence[tuple[Competitor, str]], threads: int | None, size: str, cell: str, folder: Path
+    competitors: Sequence[tuple[Competitor, str]],
+    threads: int | None,
+    size: str,
+    cell: str,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> list[FirstCall]:
     """Measure each (competitor, interpreter)'s first call with empty compile caches, then with full ones."""
     found = []
@@ -55,8 +60,12 @@ def first_calls(
                 process = WorkerProcess(competitor, python, threads, folder / "first.log", environment)
                 try:
                     hello = process.ask(do="hello")
+                    if "absent" in hello:
+                        raise WorkerFailedError(f"{competitor.label}: {hello['absent']}")
                     first = process.ask(do="prepare", size=size, cell=cell, job="loss")["first_s"]
                     found.append(FirstCall(competitor.label, state, float(hello["import_s"]), float(first)))
+                except WorkerFailedError as failure:
+                    say(f"    no first call: {failure}")
                 finally:
                     process.close()
     return found

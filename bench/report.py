@@ -176,9 +176,9 @@ def memory_section(results: Results) -> list[str]:
     labels = dict.fromkeys(label for column in peaks.values() for label in column)
     rows = [[label, *(column.get(label, "") for column in peaks.values())] for label in labels]
     verdicts = [
-        f"{each.records[0].size} {each.records[0].cell}: {verdict}"
+        f"{each.records[0].size} {each.records[0].cell}: {text}"
         for each in results.measurements
-        if each.records and (verdict := memory_verdict(each.records)) is not None
+        if each.records and (text := memory_verdict(each.records)) is not None
     ]
     title = ["## Peak resident growth of a loss and its gradients, MiB", ""]
     return [
@@ -228,6 +228,7 @@ def markdown(results: Results) -> str:
         "limit",
         "ratio",
         "bar",
+        "quiet rounds",
         "clears",
     ]
     lines += table(header, [summary_row(each, one) for each, one in found if one is not None])

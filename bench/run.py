@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import fresh, machine, plots, report
 from bench.competitors import ORACLE, Competitor, choose, kind_of_job
 from bench.measure import Measurement, Plan, absent_records, measure
-from bench.process import ROOT, WorkerFailedError, WorkerProcess
+from bench.process import ROOT, WorkerFailedError, WorkerProcess, wait_until_quiet
 from bench.workloads import CELLS, JOBS, SIZES, parse_size
 
 PARTS = ("timing", "memory", "first", "breakdown", "sweep")
@@ -148,6 +148,7 @@ class Session:
         if process is None or kind_of_job(job) == "sample":
             return
         process.ask(do="prepare", size=size, cell=cell, job=job)
+        wait_until_quiet(self.args.patience)
         self.results.breakdowns[f"{size} {cell} {job}"] = process.ask(do="profile", steps=20)["parts"]
         process.rest()
 
@@ -160,6 +161,7 @@ class Session:
             self.args.sizes[0],
             self.args.cells[0],
             self.scratch,
+            self.say,
         )
 
     def close(self) -> None:

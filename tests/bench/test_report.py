@@ -53,6 +53,16 @@ def test_verdict_needs_every_bar_cleared(records: list[Record]) -> None:
     assert found.verdict == "no"
 
 
+def test_a_disturbed_measurement_judges_nothing(records: list[Record]) -> None:
+    def last_cell(quiet_rounds: int) -> str:
+        measurement = Measurement(records, 5, quiet_rounds)
+        found = standing(records)
+        assert found is not None
+        return report.summary_row(measurement, found)[-1]
+
+    assert (last_cell(5), last_cell(3), last_cell(2)) == ("no", "no", "disturbed")
+
+
 def test_nothing_is_held_against_bars_without_ours(records: list[Record]) -> None:
     assert standing(records[1:]) is None
 
