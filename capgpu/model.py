@@ -368,11 +368,11 @@ class CaptioningRNN:
 
     def _check_params(self) -> None:
         """Check that entries that a user has replaced still fit."""
-        arrays = [self.params.get(name) for name in self._shapes]
-        if all(is_host_array(array) for array in arrays) and all(
-            array.shape == shape and array.dtype == self.dtype
-            for array, shape in zip(arrays, self._shapes.values(), strict=True)
-        ):
+        for name, shape in self._shapes.items():
+            array = self.params.get(name)
+            if array is None or not is_host_array(array) or array.shape != shape or array.dtype != self.dtype:
+                break
+        else:
             return
         for name, shape in self._shapes.items():
             if name not in self.params:

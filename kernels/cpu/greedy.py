@@ -308,7 +308,7 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     packed = []
     members = TEAM.size if captions * size * b.size >= WORTH_MEETING else 1
     for weights in (Wx, Wh, W_vocab):
-        packed.append(np.empty(packed_size(*weights.shape, weights.itemsize), h0.dtype))
+        packed.append(np.empty(packed_size(weights.shape[0], weights.shape[1], weights.itemsize), h0.dtype))
         TEAM.run(members, PACK, weights, False, packed[-1])
     packed_Wx, packed_Wh, packed_vocab = packed
     TEAM.run(members, MANY, h0, table, W_embed, packed_Wx, b, packed_Wh, packed_vocab, b_vocab, start, end, null, out)

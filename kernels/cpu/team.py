@@ -38,7 +38,7 @@ class Region:
     """
 
     share: Callable[..., None]
-    launch: Callable[..., bool]
+    launch: Callable[..., None]
 
 
 class Team:

@@ -35,7 +35,7 @@ def _finite(array: Any) -> bool:
     for row in array:
         for j in range(row.size):
             total += row[j] * array.dtype.type(0)
-    return total == 0
+    return bool(total == 0)
 
 
 @compiled()
