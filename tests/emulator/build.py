@@ -226,7 +226,7 @@ class Workshop:
 
 
 def with_redzones(assembly: str) -> str:
-    """Put 64 bytes behind every thread-local variable of an assembly text.
+    """Put 64 bytes before and behind every thread-local variable of an assembly text.
 
     AddressSanitizer leaves thread-local variables alone, and shared memory is made of them: the runtime forbids what
     lies between the variables.
@@ -236,6 +236,8 @@ def with_redzones(assembly: str) -> str:
         section = re.match(r"\s*\.(section\s+)?(\.?\w+)", line)
         if section and (section[1] or section[2] in (".text", ".data", ".bss", "text", "data", "bss")):
             local = ".tbss" in line
+            lines.append(f"{line}\n\t.zero\t64" if local else line)
+            continue
         lines.append(line)
         if local and re.match(r"\s*\.zero\s+\d+", line):
             lines.append("\t.zero\t64")
