@@ -125,7 +125,7 @@ def compile_one(job: Job) -> list[Line]:
 
 def compile_all(wanted: Sequence[Job]) -> list[Line]:
     """Compile in as many processes as there are processors: the compiler works on one program at a time."""
-    processes = min(len(wanted), len(os.sched_getaffinity(0)))
+    processes = max(1, min(len(wanted), len(os.sched_getaffinity(0))))
     # spawned, not forked: the caller may hold threads
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return [line for lines in pool.map(compile_one, wanted, chunksize=4) for line in lines]
