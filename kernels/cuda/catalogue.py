@@ -52,7 +52,22 @@ class Entry:
     cooperative: bool = False
 
 
-ENTRIES: tuple[Entry, ...] = ()
+_CELLS = ((("LSTM", 0),), (("LSTM", 1),))
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("softmax_warps", "softmax.cu", ALL, 128),
+    Entry("softmax_blocks", "softmax.cu", ALL, 256),
+    Entry("sum_losses", "softmax.cu", ALL, 256),
+    Entry("gather_rows", "embedding.cu", FULL, 256),
+    Entry("segment_sums", "embedding.cu", FULL, 256),
+    Entry("column_sums", "embedding.cu", FULL, 256),
+    Entry("adam", "optimizer.cu", FULL, 256),
+    Entry("momentum", "optimizer.cu", FULL, 256),
+    Entry("square_sums", "optimizer.cu", FULL, 256),
+    Entry("root_of_sum", "optimizer.cu", FULL, 256),
+    Entry("decode_cell", "decode.cu", FULL, 256, _CELLS),
+    Entry("choose_words", "decode.cu", FULL, 256, _CELLS),
+)
 
 #: The kernels by the name of their entry point.
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}

@@ -11,25 +11,16 @@
 
 #ifdef CAPGPU_EMULATED
 
-#ifndef CAPGPU_SPIN
-#define CAPGPU_SPIN()
-#endif
-#ifndef CAPGPU_AT_GRID_BARRIER
-#define CAPGPU_AT_GRID_BARRIER()
-#endif
+#define REQUIRE_COOPERATIVE() emulated_require_cooperative()
+#define SPIN() __nanosleep(0)
 
-__device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
-    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
-}
-
-__device__ __forceinline__ void add_release(unsigned* address, unsigned value) {
-    __atomic_fetch_add(address, value, __ATOMIC_RELEASE);
-}
+__device__ __forceinline__ unsigned load_acquire(const unsigned* address) { return emulated_load_acquire(address); }
+__device__ __forceinline__ void add_release(unsigned* address, unsigned value) { emulated_add_release(address, value); }
 
 #else
 
-#define CAPGPU_SPIN()
-#define CAPGPU_AT_GRID_BARRIER()
+#define REQUIRE_COOPERATIVE()
+#define SPIN()
 
 #ifdef REAL_HALF
 #include <cuda_fp16.h>
@@ -152,12 +143,12 @@ __device__ __forceinline__ T block_sum(T x, T* partial) {
 // the caller raises `target` by gridDim.x from one barrier to the next, starting from the value it found there. It may
 // wrap around, so what is compared is the distance.
 __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned target) {
-    CAPGPU_AT_GRID_BARRIER();
+    REQUIRE_COOPERATIVE();
     __syncthreads();  // this block's writes come before its arrival
     if (threadIdx.x == 0) {
         __threadfence();
         add_release(counter, 1u);
-        while ((int)(load_acquire(counter) - target) < 0) CAPGPU_SPIN();
+        while ((int)(load_acquire(counter) - target) < 0) SPIN();
         __threadfence();
     }
     __syncthreads();  // no thread goes on before all blocks have arrived
