@@ -1,13 +1,30 @@
 """The device's fused kernels, in CUDA C++, compiled at run time by NVRTC: one ``.cu`` file and one launcher each.
 
-Arrays arrive as CuPy arrays of float32 or float64; launchers lay them out contiguously where they are not. An
-operation that is not named here is the reference's.
+Arrays arrive as CuPy arrays of float32 or float64; launchers lay them out contiguously where they are not.
 """
 
 from dataclasses import replace
 
+from capgpu.kernels.cuda.decode import decode_step, greedy_captions
+from capgpu.kernels.cuda.embedding import column_sums, embedding_gradient
+from capgpu.kernels.cuda.optimizer import adam_update, gradient_norm, momentum_update
+from capgpu.kernels.cuda.product import matmul
+from capgpu.kernels.cuda.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.reference import KERNELS as REFERENCE
 
 __all__ = ["KERNELS"]
 
-KERNELS = replace(REFERENCE, name="cuda")
+KERNELS = replace(
+    REFERENCE,
+    name="cuda",
+    matmul=matmul,
+    decode_step=decode_step,
+    softmax_cross_entropy=softmax_cross_entropy,
+    linear_cross_entropy=linear_cross_entropy,
+    embedding_gradient=embedding_gradient,
+    column_sums=column_sums,
+    adam_update=adam_update,
+    momentum_update=momentum_update,
+    gradient_norm=gradient_norm,
+    greedy_captions=greedy_captions,
+)
