@@ -14,9 +14,10 @@ Sources, one a device:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["BARRIER_US", "DEVICES", "LAUNCH_US", "Device"]
+__all__ = ["BARRIER_US", "DEVICES", "LAUNCH_US", "Device", "reported"]
 
 #: Microseconds that a kernel costs beyond its work, where the queue is never empty. An assumption, for all devices.
 LAUNCH_US = 2.0
@@ -69,3 +70,39 @@ DEVICES = (
     Device("RTX 4090", 89, 82.6, 1008, 72, 128, 100),
     Device("T4", 75, 8.1, 320, 4, 40, 64),
 )
+
+#: Float32 lanes of a multiprocessor (CUDA programming guide, arithmetic instructions); of all not named here, 128.
+_LANES = {75: 64, 80: 64}
+
+
+def reported(name: str, capability: int, attributes: Mapping[str, int]) -> Device | None:
+    """Work out a device's peaks from what it says of itself.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    capability : int
+        75 for 7.5.
+    attributes : mapping of str to int
+        As CuPy's ``Device.attributes`` names them; clocks in kHz.
+
+    Returns
+    -------
+    Device or None
+        None where the device does not tell its clocks.
+    """
+    try:
+        lanes = attributes["MultiProcessorCount"] * _LANES.get(capability, 128)
+        return Device(
+            name=name,
+            capability=capability,
+            tflops=lanes * 2 * attributes["ClockRate"] * 1e3 / 1e12,
+            # two transfers a clock
+            gigabytes=attributes["MemoryClockRate"] * 1e3 * 2 * attributes["GlobalMemoryBusWidth"] / 8 / 1e9,
+            cache_mb=attributes["L2CacheSize"] / 2**20,
+            multiprocessors=attributes["MultiProcessorCount"],
+            shared_kb=attributes["MaxSharedMemoryPerMultiprocessor"] // 2**10,
+        )
+    except KeyError:
+        return None

@@ -58,8 +58,9 @@ def test_the_catalogue_lists_every_kernel_of_the_sources_and_each_source_is_used
     written = {
         (file.name, name)
         for file in PACKAGES.glob("*.cu")
-        for name in re.findall(r'extern "C"[^;{]*?(\w+)\s*\(', file.read_text(encoding="utf-8"))
-        if name != "__launch_bounds__"
+        for name in re.findall(
+            r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", file.read_text(encoding="utf-8")
+        )
     }
     assert written == {(entry.file, entry.name) for entry in ENTRIES}
 
