@@ -9,6 +9,7 @@ from capgpu.kernels.cuda.decode import decode_step, greedy_captions
 from capgpu.kernels.cuda.embedding import column_sums, embedding_gradient
 from capgpu.kernels.cuda.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.cuda.product import matmul
+from capgpu.kernels.cuda.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from capgpu.kernels.cuda.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.reference import KERNELS as REFERENCE
 
@@ -18,6 +19,10 @@ KERNELS = replace(
     REFERENCE,
     name="cuda",
     matmul=matmul,
+    lstm_forward=lstm_forward,
+    lstm_backward=lstm_backward,
+    rnn_forward=rnn_forward,
+    rnn_backward=rnn_backward,
     decode_step=decode_step,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,

@@ -269,7 +269,7 @@ def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Se
         return
     start = 0
     for step, alive in enumerate(steps.counts):
-        grid = tiers.step_grid(plan.units, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
         kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
         start += alive
 
@@ -284,7 +284,7 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
     # after step 0 comes step -1: what it sends back to the initial states
     for step in range(last, -2, -1):
         alive = steps.counts[max(step, 0)]
-        grid = tiers.step_grid(plan.units, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
         place = (np.int32(step), np.int32(1), np.int32(stop))
         kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
         stop -= alive
