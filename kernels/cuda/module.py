@@ -7,6 +7,7 @@ compile at once do no harm to each other. Where the folder cannot be written, ea
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ __all__ = [
 
 #: Dynamic shared memory that a block may have without asking for more, on every architecture.
 _PLAIN_SHARED = 48 * 1024
+_INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
 
 class KernelCompilationError(RuntimeError):
@@ -113,11 +115,19 @@ def source(file: str) -> str:
     Returns
     -------
     str
-        CUDA C++, with lines numbered as in the two files.
+        CUDA C++, with lines numbered as in the files; ``#include`` of a file beside this one is replaced by its text,
+        since the compiler is handed a text, not a folder.
     """
-    here = Path(__file__).parent
-    texts = [(name, (here / name).read_text(encoding="utf-8")) for name in ("prelude.cuh", file)]
-    return "".join(f'#line 1 "{name}"\n{text}' for name, text in texts)
+    return _numbered("prelude.cuh") + _numbered(file)
+
+
+def _numbered(file: str) -> str:
+    text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        included = _INCLUDE.fullmatch(line)
+        lines.append(f'{_numbered(included[1])}#line {number + 1} "{file}"' if included else line)
+    return f'#line 1 "{file}"\n' + "\n".join(lines) + "\n"
 
 
 def device_limits() -> Limits:

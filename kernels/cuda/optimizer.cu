@@ -47,6 +47,7 @@ __device__ __forceinline__ void for_share(const Tensor& tensor, Whole whole, Sin
     const int count = left < CHUNK ? (int)left : CHUNK;
     const int packs = tensor.aligned ? count / PACK : 0;
     for (int i = threadIdx.x; i < packs; i += THREADS) whole(start + (long long)i * PACK);
+#pragma unroll 1  // the few elements behind the packs, or arrays that are not aligned
     for (int i = packs * PACK + threadIdx.x; i < count; i += THREADS) single(start + i);
 }
 

@@ -16,6 +16,17 @@
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* address) { return emulated_load_acquire(address); }
 __device__ __forceinline__ void add_release(unsigned* address, unsigned value) { emulated_add_release(address, value); }
+__device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
+    return emulated_add_release(address, value);
+}
+
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
+    const int4 zeros = {0, 0, 0, 0};
+    *static_cast<int4*>(to) = there ? *static_cast<const int4*>(from) : zeros;
+}
+__device__ __forceinline__ void end_copies() {}
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {}
 
 #else
 
@@ -39,6 +50,40 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
 // Adds, after everything this thread has written or seen written (through a barrier) is visible on the device.
 __device__ __forceinline__ void add_release(unsigned* address, unsigned value) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(address), "r"(value) : "memory");
+}
+
+// The same, and tells what was there before.
+__device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
+    unsigned before;
+    asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
+    return before;
+}
+
+// Copies 16 aligned bytes from global to shared memory, past the multiprocessor's own cache, which is not kept coherent
+// with other blocks' writes; zeros where the source is not `there` (`from` is an address of the same array all the
+// same). From sm_80 on the copy goes on beside computing: end_copies() closes a batch, wait_for_copies<n>() waits until
+// at most n batches of this thread are still under way. Other threads see the bytes after a barrier.
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
+#if __CUDA_ARCH__ >= 800
+    const unsigned address = (unsigned)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 : : "r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
+#else
+    *static_cast<int4*>(to) = there ? __ldcg(static_cast<const int4*>(from)) : make_int4(0, 0, 0, 0);
+#endif
+}
+
+__device__ __forceinline__ void end_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" : : "n"(PENDING) : "memory");
+#endif
 }
 
 // How many bytes of dynamic shared memory there are is the launch's business.

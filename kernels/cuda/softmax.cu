@@ -23,23 +23,30 @@ struct Online {
 };
 
 __device__ __forceinline__ void see(Online& seen, acc x) {
-    if (x > seen.top) {
-        seen.sum = seen.sum * exponential(seen.top - x) + acc(1);
+    const acc above = x - seen.top;
+    const acc smaller = exponential(above > acc(0) ? -above : above);  // one exponential, whichever of the two is larger
+    if (above > acc(0)) {
+        seen.sum = seen.sum * smaller + acc(1);
         seen.top = x;
     } else {
-        seen.sum += exponential(x - seen.top);
+        seen.sum += smaller;
     }
 }
 
 __device__ __forceinline__ void merge(Online& seen, acc top, acc sum) {
-    const acc both = top > seen.top ? top : seen.top;
-    seen.sum = seen.sum * exponential(seen.top - both) + sum * exponential(top - both);
-    seen.top = both;
+    const acc above = top - seen.top;
+    const acc smaller = exponential(above > acc(0) ? -above : above);
+    if (above > acc(0)) {
+        seen.sum = seen.sum * smaller + sum;
+        seen.top = top;
+    } else {
+        seen.sum += sum * smaller;
+    }
 }
 
 // A butterfly: every lane ends with the same, of all lanes.
 __device__ __forceinline__ void merge_lanes(Online& seen) {
-#pragma unroll
+#pragma unroll 1  // unrolled, the exponentials of float64 spill on sm_90
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
         const acc top = __shfl_xor_sync(ALL_LANES, seen.top, distance);
         const acc sum = __shfl_xor_sync(ALL_LANES, seen.sum, distance);
@@ -62,6 +69,7 @@ __device__ __forceinline__ Online first_pass(
             for (int i = 0; i < PACK; ++i) see(seen, with_bias(scores.at[i], bias, j + i));
         }
     } else {
+#pragma unroll 1  // each copy of the body would hold an exponential
         for (int j = thread; j < V; j += threads) see(seen, with_bias(row[j], bias, j));
     }
     return seen;
@@ -85,6 +93,7 @@ __device__ __forceinline__ void second_pass(
             store_pack(row + j, scores);
         }
     } else {
+#pragma unroll 1  // as above
         for (int j = thread; j < V; j += threads) row[j] = gradient(row[j], j);
     }
     if (target >= V && thread == 0) *loss = logarithm(acc(-1));

@@ -1,0 +1,8 @@
+"""The benchmarks are no installed package: what they know about kernels is imported from the source tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
