@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -81,7 +82,7 @@ def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
         end = clock.mark()
         clock.wait()
         filled.append(clock.milliseconds(start, end))
-    pairs = zip(marks, marks[1:], strict=False)
+    pairs = itertools.pairwise(marks)
     return Timed([clock.milliseconds(a, b) for a, b in pairs], filled, wall)
 
 
@@ -130,5 +131,5 @@ def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, fl
             raise RuntimeError(f"steps launch different things: {names} and then {list(log)}")
         names = list(log)
         marks = [*log.marks, end]
-        taken.append([clock.milliseconds(a, b) for a, b in zip(marks, marks[1:], strict=False)])
+        taken.append([clock.milliseconds(a, b) for a, b in itertools.pairwise(marks)])
     return [(name, float(value)) for name, value in zip(names, np.median(taken, axis=0), strict=True)]
