@@ -1,0 +1,72 @@
+// The calls of emulated kernels, handed to the block that the calling thread belongs to.
+#include "interface.h"
+
+#include "block.h"
+#include "sanitizers.h"
+
+namespace emulator {
+namespace {
+
+Fiber& self() { return *static_cast<Fiber*>(here); }
+
+}  // namespace
+
+void block_barrier(int line) { here->home->barrier(line); }
+
+int block_vote(int line, int predicate, Vote kind) { return here->home->vote(line, predicate, kind); }
+
+void warp_barrier(int line, unsigned mask) { here->home->warp_operation(line, Operation::barrier, mask, 0, 0); }
+
+unsigned warp_vote(int line, unsigned mask, int predicate, Vote kind) {
+    const Operation operation = kind == Vote::any   ? Operation::any
+                                : kind == Vote::all ? Operation::all
+                                                    : Operation::ballot;
+    return unsigned(here->home->warp_operation(line, operation, mask, predicate != 0, 0));
+}
+
+unsigned long long warp_exchange(int line, unsigned mask, unsigned long long value, int source) {
+    return here->home->warp_operation(line, Operation::exchange, mask, value, source);
+}
+
+unsigned lane() { return here->thread.x & 31u; }
+
+void* dynamic_shared() { return here->home->dynamic_shared(); }
+
+void require_cooperative() {
+    Block& block = *here->home;
+    if (!block.of().request.cooperative) block.fail(0, "a grid barrier in a launch that is not cooperative");
+}
+
+void relax() { here->home->relax(); }
+
+void fail(int line, const char* message) { here->home->fail(line, message); }
+
+// A fence orders what came before it only together with an atomic operation that follows, and what comes after it only
+// together with one that went before. The clock at the fence is kept by a fiber of ThreadSanitizer that does nothing
+// else, so that writes between fence and atomic are not taken as ordered.
+void fence() {
+    if (!sanitizers::races) return;
+    Fiber& fiber = self();
+    if (fiber.last_atomic) sanitizers::acquire(fiber.last_atomic);
+    if (!fiber.fence_keeper) fiber.fence_keeper = sanitizers::create_fiber();
+    sanitizers::release(&fiber.fenced);
+    sanitizers::switch_fiber(fiber.fence_keeper);
+    sanitizers::acquire(&fiber.fenced);
+    sanitizers::switch_fiber(fiber.context.race_fiber);
+}
+
+void before_atomic(void* address) {
+    if (!sanitizers::races) return;
+    Fiber& fiber = self();
+    if (!fiber.fence_keeper) return;
+    sanitizers::switch_fiber(fiber.fence_keeper);
+    sanitizers::release(address);
+    sanitizers::switch_fiber(fiber.context.race_fiber);
+}
+
+void after_atomic(void* address) {
+    self().last_atomic = address;
+    here->home->of().tick();
+}
+
+}  // namespace emulator
