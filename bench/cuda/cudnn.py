@@ -9,6 +9,7 @@ Assumptions, each where PyTorch's and cuDNN's public texts leave no other or are
 - ``padded`` computes all T steps of all captions, and selects the hidden states of words before the vocabulary;
   ``packed`` (`pack_padded_sequence`) computes words only, but must pack captions, targets and states first: four
   kernels and two copies that the host waits for, which the floors leave out.
+- TF32, which PyTorch allows cuDNN by default, is off: the comparison is of float32 with float32.
 - Neither looks words up once for several occurrences: the input product has one row a word.
 - Eager PyTorch: one kernel for each of: gather, bias in the product's epilogue, log_softmax, nll_loss, a division and
   their gradients; a column sum for each bias; dense embedding gradient as a sort by index (six kernels at these
@@ -40,7 +41,6 @@ def _layer_forward(e: Extents, rows: int, steps: int) -> list[Part]:
         2.0 * rows * e.H * e.G,
         FLOAT * (steps * e.H * e.G + rows * (e.H + e.G)),
         steps,
-        product=True,
     )
     # gates of both products in; hidden, cell and gates out
     unit = (3 * e.G // e.H) + (3 if e.lstm else 1)
@@ -57,7 +57,6 @@ def _layer_backward(e: Extents, rows: int, steps: int) -> list[Part]:
             2.0 * rows * e.H * e.G,
             FLOAT * (steps * e.H * e.G + rows * (e.H + e.G)),
             steps,
-            product=True,
         ),
         product("cuDNN: gradient of the inputs", rows, e.G, e.W),
         product("cuDNN: gradient of Wx", e.W, rows, e.G),

@@ -88,8 +88,8 @@ class Part:
         Read and written if nothing stays on the chip from one launch to the next.
     launches, barriers : int
         Kernels, and barriers over a whole grid inside them.
-    product : bool
-        Whether it is a plain matrix product, left to a library.
+    kernel : str
+        What is launched, where that has a name of ours: a kernel, ``matmul`` or ``copy``.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Part:
     bytes: float
     launches: int = 1
     barriers: int = 0
-    product: bool = False
+    kernel: str = ""
 
     def fixed_us(self) -> float:
         """Microseconds of launches and barriers."""
@@ -115,7 +115,7 @@ class Part:
 def product(name: str, rows: int, inner: int, columns: int, times: int = 1) -> Part:
     """Return a matrix product (rows, inner) x (inner, columns), done `times` times."""
     moved = FLOAT * (rows * inner + inner * columns + rows * columns)
-    return Part(name, 2.0 * rows * inner * columns * times, moved * times, launches=times, product=True)
+    return Part(name, 2.0 * rows * inner * columns * times, moved * times, launches=times, kernel="matmul")
 
 
 def total(parts: list[Part]) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -81,7 +82,7 @@ def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
         end = clock.mark()
         clock.wait()
         filled.append(clock.milliseconds(start, end))
-    pairs = zip(marks, marks[1:], strict=False)
+    pairs = itertools.pairwise(marks)
     return Timed([clock.milliseconds(a, b) for a, b in pairs], filled, wall)
 
 
@@ -106,7 +107,7 @@ def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, fl
     Returns
     -------
     list of (str, float)
-        Name and median milliseconds, in the order of the launches.
+        Name and median milliseconds, in the order of the launches; nothing where the reference computes.
 
     Raises
     ------
@@ -122,7 +123,8 @@ def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, fl
     for _ in range(steps):
         clock.wait()
         clock.fill(filler_ms)
-        with counting(_Marking(clock)) as log:
+        log = _Marking(clock)
+        with counting(log):
             task.launch()
             end = clock.mark()
         clock.wait()
@@ -130,5 +132,6 @@ def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, fl
             raise RuntimeError(f"steps launch different things: {names} and then {list(log)}")
         names = list(log)
         marks = [*log.marks, end]
-        taken.append([clock.milliseconds(a, b) for a, b in zip(marks, marks[1:], strict=False)])
-    return [(name, float(value)) for name, value in zip(names, np.median(taken, axis=0), strict=True)]
+        taken.append([clock.milliseconds(a, b) for a, b in itertools.pairwise(marks)])
+    medians = np.median(taken, axis=0).tolist()
+    return list(zip(names, medians, strict=True))

@@ -343,8 +343,13 @@ def record(name: str) -> None:
 
 
 @contextmanager
-def counting() -> Iterator[list[str]]:
+def counting(log: list[str] | None = None) -> Iterator[list[str]]:
     """List the launches made in a ``with`` block: kernels by name, products as ``matmul``, copies as ``copy``.
+
+    Parameters
+    ----------
+    log : list of str, optional
+        What to append to, in front of each launch; by default a new list.
 
     Yields
     ------
@@ -352,7 +357,7 @@ def counting() -> Iterator[list[str]]:
         Grows while the block runs.
     """
     global _log
-    before, _log = _log, []
+    before, _log = _log, [] if log is None else log
     try:
         yield _log
     finally:
