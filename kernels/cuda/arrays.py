@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DeviceMemoryError", "check_device", "contiguous", "empty", "indices"]
+__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "empty", "indices"]
+
+#: What a kernel gets in the place of an array that is not given. CuPy's None is no pointer at all.
+NULL = np.uint64(0)
 
 
 class DeviceMemoryError(MemoryError):

@@ -54,7 +54,30 @@ class Entry:
 
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
+
+
+def _recurrence(cell: str, backward: bool, resident: bool, units: tuple[int, ...]) -> Entry:
+    """Describe one direction of a recurrence in one tier: persistent blocks keep as much as the device lets them."""
+    return Entry(
+        name=f"{cell}_{'backward' if backward else 'forward'}{'' if resident else '_step'}",
+        file=f"{cell}.cu",
+        dtypes=ALL,
+        block=256 if resident else 128,
+        variants=tuple((("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("UNITS", u)) for u in units),
+        shared=227 * 1024 if resident else 48 * 1024,
+        cooperative=resident,
+    )
+
+
 ENTRIES: tuple[Entry, ...] = (
+    _recurrence("lstm", False, True, (4, 8, 16)),
+    _recurrence("lstm", True, True, (8, 16, 32)),
+    _recurrence("rnn", False, True, (8, 16, 32)),
+    _recurrence("rnn", True, True, (8, 16, 32)),
+    _recurrence("lstm", False, False, (8,)),
+    _recurrence("lstm", True, False, (16,)),
+    _recurrence("rnn", False, False, (16,)),
+    _recurrence("rnn", True, False, (16,)),
     Entry("softmax_warps", "softmax.cu", ALL, 128),
     Entry("softmax_blocks", "softmax.cu", ALL, 256),
     Entry("sum_losses", "softmax.cu", ALL, 256),

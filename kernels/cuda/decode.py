@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
@@ -23,8 +23,12 @@ def _cell(projected: Any, rows: Any, sums: Any, bias: Any, c_before: Any, h: Any
     kernel("decode_cell", h.dtype, LSTM=int(sums.shape[1] == 4 * size))(
         -(-count * size // _THREADS),
         _THREADS,
-        (projected, rows, sums, bias, c_before, h, c, np.int32(count), np.int32(size)),
+        (*_pointers(projected, rows, sums, bias, c_before, h, c), np.int32(count), np.int32(size)),
     )
+
+
+def _pointers(*arrays: Any) -> list[Any]:
+    return [NULL if array is None else array for array in arrays]
 
 
 def decode_step(projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any) -> tuple[Any, Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
@@ -26,6 +26,7 @@ _COLUMNS = np.dtype(
     },
     align=True,
 )
+_COLUMNS_LIST = np.dtype([("at", _COLUMNS, _MATRICES)], align=True)
 
 
 def _tiles(width: int, dtype: Any) -> int:
@@ -70,7 +71,15 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
     kernel("segment_sums", out.dtype)(
         count * _tiles(width, out.dtype),
         32 * _WARPS,
-        (rows, index, order, starts, out, np.int32(rows.shape[0]), np.int32(width)),
+        (
+            rows,
+            index,
+            NULL if order is None else order,
+            NULL if starts is None else starts,
+            out,
+            np.int32(rows.shape[0]),
+            np.int32(width),
+        ),
     )
 
 
@@ -121,10 +130,10 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
 
 
 def _launch_columns(stage: Sequence[tuple[Any, Any, int]]) -> None:
-    told = np.zeros(_MATRICES, _COLUMNS)
+    told = np.zeros((), _COLUMNS_LIST)
     blocks = 0
     for k, (rows, out, size) in enumerate(stage):
         count, width = rows.shape
-        told[k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks)
+        told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks)
         blocks += _tiles(width, rows.dtype) * max(-(-count // size), 1)
     kernel("column_sums", stage[0][0].dtype)(blocks, 32 * _WARPS, (told, np.int32(len(stage))))

@@ -14,7 +14,7 @@
 // forward and T backward; the backward pass multiplies da of the step after by the transposed rows of Wh (K = 4H).
 //   shared memory   forward 16 H UNITS real (H rounded up to 16) + 8 warps of 2 x 32 x (16 + PACK) real (or their
 //                   partial sums, if larger) + rows of a group x UNITS acc: for float32, H = 512, UNITS = 8 and 64 rows
-//                   in 2 groups, 64 KiB + 40 KiB + 1 KiB. Backward, the padding adds a quarter to the slab: 80 KiB.
+//                   in 2 groups, 64 KiB + 40 KiB + 1 KiB, and the same backward.
 //   L2 reads        a step: blocks x rows of a group x K reals, e.g. 128 blocks x 32 x 512 x 4 = 8 MiB forward and 32 MiB
 //                   backward, to 2 x 64 x 512 x 2048 = 134 MFLOP
 //   bound           float32: forward the multiply-adds, UNITS >= 16 backward too, else the reads; for few rows the

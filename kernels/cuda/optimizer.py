@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
 from capgpu.kernels.cuda.module import kernel
 from capgpu.kernels.cuda.workspace import workspace
 
@@ -18,15 +18,16 @@ TENSORS, CHUNK, THREADS = 16, 4096, 256
 
 
 def _layout(dtype: Any) -> Any:
-    """Return the structure that tells a launch of one parameter."""
+    """Return the structure that tells a launch of its parameters."""
     pointers = ["w", "g", "first", "second", "out"]
-    return np.dtype(
+    one = np.dtype(
         {
             "names": [*pointers, "size", "first_block", "aligned", "settings"],
             "formats": [*[np.uint64] * len(pointers), np.int64, np.int32, np.int32, (dtype, 8)],
         },
         align=True,
     )
+    return np.dtype([("at", one, TENSORS)], align=True)
 
 
 _LAYOUTS = {"f": _layout(np.float32), "d": _layout(np.float64)}
@@ -37,7 +38,7 @@ def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any
 
     `columns` holds, for each pointer of the structure, that array of every parameter, or None.
     """
-    told, count, blocks = np.zeros(TENSORS, _LAYOUTS[dtype.char]), 0, 0
+    told, count, blocks = np.zeros((), _LAYOUTS[dtype.char]), 0, 0
     gradients = columns[1]
     assert gradients is not None
     for k, gradient in enumerate(gradients):
@@ -48,18 +49,18 @@ def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any
             told, count, blocks = np.zeros_like(told), 0, 0
         pointers = [0 if column is None else column[k].data.ptr for column in columns]
         aligned = not any(pointer % 16 for pointer in pointers)
-        told[count] = (*pointers, gradient.size, blocks, aligned, settings[k])
+        told["at"][count] = (*pointers, gradient.size, blocks, aligned, settings[k])
         count, blocks = count + 1, blocks - (-gradient.size // CHUNK)
     if count:
         yield count, blocks, told
 
 
 def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
-    """Return a scale as the kernels take it: a number, and an array without dimensions or None."""
+    """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
     if hasattr(scale, "data") and hasattr(scale, "device"):
         check_device(scale=scale)
         return dtype.type(1), scale.astype(dtype, copy=False)
-    return dtype.type(scale), None
+    return dtype.type(scale), NULL
 
 
 def _update(

@@ -10,6 +10,7 @@ import numpy as np
 
 from capgpu.kernels import host_kernels
 from capgpu.kernels.cuda.module import record
+from capgpu.kernels.cuda.recurrence import Steps
 
 __all__ = ["Plan", "plan_captions"]
 
@@ -22,10 +23,8 @@ class Plan:
     ----------
     rows, distinct : int
         M packed rows, U distinct input words.
-    steps : numpy.ndarray of int64, shape (T',)
-        Captions alive at each step, on the host.
-    batch_sizes : array of int32, shape (T',)
-        The same on the device.
+    steps : Steps
+        Captions alive at each step, on both sides.
     order : array of int32, shape (N,)
         Caption at each rank.
     words, word_of_row, targets : array of int32, shape (U,), (M,), (M,)
@@ -38,8 +37,7 @@ class Plan:
 
     rows: int
     distinct: int
-    steps: Any
-    batch_sizes: Any
+    steps: Steps
     order: Any
     words: Any
     word_of_row: Any
@@ -68,13 +66,13 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     packed = host_kernels().pack_captions(captions, null, vocabulary_size)
     if packed is None:
         return None
-    order, steps, words, word_of_row, targets = packed
+    order, batch_sizes, words, word_of_row, targets = packed
     # NumPy sorts 16 bits by counting digits, stable and several times as fast
     keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
     by_word = np.argsort(keys, kind="stable")
     starts = np.zeros(words.size + 1, np.int64)
     np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
-    parts = (steps, order, words, word_of_row, targets, by_word, starts)
+    parts = (batch_sizes, order, words, word_of_row, targets, by_word, starts)
     # CuPy copies through pinned memory of its own and does not wait
     record("copy")
     there = import_module("cupy").asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
@@ -82,4 +80,5 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     for part in parts:
         views.append(there[begin : begin + part.size])
         begin += part.size
-    return Plan(targets.size, words.size, steps, *views)
+    steps = Steps(tuple(batch_sizes.tolist()), views[0])
+    return Plan(targets.size, words.size, steps, *views[1:])

@@ -9,8 +9,7 @@
 // a block, and the warps' partial sums are added in a fixed order by the threads that go on with them.
 //
 // Registers. The lanes of a warp form a grid of LANE_ROWS x LANE_COLUMNS x LANE_DEPTHS (the last splits a chunk once
-// more where columns are few); a lane keeps TILE x 4 LANE_QUADS sums, TILE = 8 rows at most (4 in float64), fewer as
-// sequences end.
+// more where columns are few); a lane keeps TILE x 4 LANE_QUADS sums, TILE = 8 or 4 rows at most, fewer as sequences end.
 // Four terms at a time: TILE + 4 LANE_QUADS shared loads of four numbers for 16 TILE LANE_QUADS multiply-adds.
 //
 // Shared memory. Each warp has STAGES buffers of left chunks, filled by asynchronous copies (cp.async; plain loads
@@ -18,11 +17,14 @@
 //   RESIDENT 1   a slab of all its chunks, loaded once a launch (persistent tier), or
 //   RESIDENT 0   staged chunk by chunk beside the left one (one launch a step).
 // A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
-// is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH + PACK], so that both are
-// read along contiguous memory of Wh. Numbers past the edge of a matrix are zeros in shared memory.
+// is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH] with the fours of a line
+// permuted by its number (`swizzled`: no bank conflicts, no padding), so that both are read along contiguous memory of
+// Wh. Numbers past the edge of a matrix are zeros in shared memory.
 
 #define LANE_ROWS 4
-#define MOST_TILE (sizeof(real) == 8 ? 4 : 8)  // a double takes two registers
+// A double takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward pass
+// four times as many numbers a row; neither has shared memory to spare.
+#define MOST_TILE (sizeof(real) == 8 || (RESIDENT && (BACKWARD || UNITS >= 16)) ? 4 : 8)
 #define TILE_ROWS (LANE_ROWS * MOST_TILE)
 #define DEPTH 16
 
@@ -83,10 +85,10 @@ struct Product {
     static constexpr int LANE_DEPTHS = WARP / (LANE_ROWS * LANE_COLUMNS);
     static constexpr int LEFT_STRIDE = DEPTH + PACK;
     static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
-    static constexpr int RIGHT_STRIDE = TRANSPOSED ? DEPTH + PACK : COLUMNS;
-    static constexpr int RIGHT_CHUNK = TRANSPOSED ? COLUMNS * RIGHT_STRIDE : DEPTH * RIGHT_STRIDE;
+    static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
     static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
-    static constexpr int PARTIAL_STRIDE = COLUMNS + 8;
+    // padding against bank conflicts; for 16 units of an LSTM only as much as an A100's 163 KiB have left at H = 512
+    static constexpr int PARTIAL_STRIDE = COLUMNS + (COLUMNS < 64 ? 8 : 2);
     static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
     static constexpr int PARTIAL_BYTES = TILE_ROWS * PARTIAL_STRIDE * (int)sizeof(acc);
     static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
@@ -105,6 +107,14 @@ struct Product {
     // what follows the slab
     __device__ __forceinline__ acc* rest() const {
         return reinterpret_cast<acc*>(slab() + (RESIDENT ? (long long)chunks() * RIGHT_CHUNK : 0));
+    }
+
+    // Where the element `place` of a line of the right chunk lies: fours of neighbouring lines in different banks.
+    // In half precision 16 bytes are two fours, which stay together.
+    static __device__ __forceinline__ int swizzled(int line, int place) {
+        if (!TRANSPOSED) return line * COLUMNS + place;
+        const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
+        return line * DEPTH + (place ^ (4 * turn));
     }
 
     // Where a number of the right factor's chunk lies in Wh; no address past the edge.
@@ -127,13 +137,13 @@ struct Product {
                 const int line = element / ACROSS, place = element % ACROSS;
                 if (PACKS % WARP != 0 && line >= (TRANSPOSED ? COLUMNS : DEPTH)) break;
                 const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
-                copy_16_bytes(to + line * RIGHT_STRIDE + place, from == nullptr ? Wh : from, from != nullptr);
+                copy_16_bytes(to + swizzled(line, place), from == nullptr ? Wh : from, from != nullptr);
             }
         } else {
             for (int element = lane; element < DEPTH * COLUMNS; element += WARP) {
                 const int line = element / ACROSS, place = element % ACROSS;
                 const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
-                to[line * RIGHT_STRIDE + place] = from == nullptr ? to_real(acc(0)) : *from;
+                to[swizzled(line, place)] = from == nullptr ? to_real(acc(0)) : *from;
             }
         }
     }
@@ -214,8 +224,8 @@ struct Product {
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {
                         b[j] = TRANSPOSED
-                            ? load_quad(right + (column + LANE_COLUMNS * (4 * q + j)) * RIGHT_STRIDE + depth)
-                            : load_quad(right + (depth + j) * RIGHT_STRIDE + 4 * (column + LANE_COLUMNS * q));
+                            ? load_quad(right + swizzled(column + LANE_COLUMNS * (4 * q + j), depth))
+                            : load_quad(right + swizzled(depth + j, 4 * (column + LANE_COLUMNS * q)));
                     }
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {

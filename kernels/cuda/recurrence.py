@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda import module, tiers
+from capgpu.kernels.cuda.arrays import NULL
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -28,9 +29,6 @@ __all__ = [
     "rnn_forward",
     "rnn_forward_into",
 ]
-
-#: What a kernel gets in the place of an array that is not given.
-_NULL = np.uint64(0)
 
 # Barrier counters by device and stream: launches of one stream follow each other, those of two may overlap.
 _counters: dict[tuple[int, int], Any] = {}
@@ -59,9 +57,7 @@ class Steps:
         return Steps(tuple(batch_sizes.tolist()), sizes)
 
 
-def lstm_forward(
-    projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any
-) -> tuple[Any, Any, Any]:
+def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
     empty = import_module("cupy").empty
     total, size = int(batch_sizes.sum()), h0.shape[1]
@@ -269,7 +265,7 @@ def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Se
         return
     start = 0
     for step, alive in enumerate(steps.counts):
-        grid = tiers.step_grid(plan.units, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
         kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
         start += alive
 
@@ -284,7 +280,7 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
     # after step 0 comes step -1: what it sends back to the initial states
     for step in range(last, -2, -1):
         alive = steps.counts[max(step, 0)]
-        grid = tiers.step_grid(plan.units, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
         place = (np.int32(step), np.int32(1), np.int32(stop))
         kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
         stop -= alive
@@ -292,11 +288,11 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
 
 def _inputs(*arrays: Any) -> list[Any]:
     contiguous = import_module("cupy").ascontiguousarray
-    return [_NULL if a is None else a if a.flags.c_contiguous else contiguous(a) for a in arrays]
+    return [NULL if a is None else a if a.flags.c_contiguous else contiguous(a) for a in arrays]
 
 
 def _outputs(*arrays: Any) -> list[Any]:
-    return [_NULL if a is None else a for a in arrays]
+    return [NULL if a is None else a for a in arrays]
 
 
 def _int32(index: Any) -> Any:
@@ -306,7 +302,7 @@ def _int32(index: Any) -> Any:
 def _barriers(plan: tiers.Plan) -> Any:
     """Return the counters of the barriers on the current stream: zero between launches."""
     if plan.tier != "persistent":
-        return _NULL
+        return NULL
     cupy = import_module("cupy")
     key = (cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr)
     counters = _counters.get(key)

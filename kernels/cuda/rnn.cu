@@ -3,8 +3,7 @@
 // Layout, tiers and barriers are the LSTM's (lstm.cu), with one column a unit in both directions and K = H; nothing but
 // h is saved. One gate has a quarter of the LSTM's multiply-adds for the same rows of h, so blocks own more units and
 // fewer rows.
-//   shared memory   forward 4 H UNITS bytes of float32 + 40 KiB: for H = 512 and UNITS = 32, 64 KiB + 40 KiB; backward
-//                   80 KiB + 40 KiB
+//   shared memory   H UNITS real and the warps' buffers: for float32, H = 512 and UNITS = 32, 64 KiB + 20 KiB
 //   L2 reads        a step: blocks x rows of a group x H reals, e.g. 16 x 8 blocks x 8 rows x 512 x 4 = 2 MiB, to
 //                   2 x 64 x 512 x 512 = 34 MFLOP
 //   bound           the latency of barrier + fetch + sum, some microseconds a step

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.embedding import sum_columns
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
@@ -46,7 +46,7 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
     """
     count, size = scores.shape
     factor = np.float64(scale) if scores.dtype.char == "d" else np.float32(scale)
-    args = (scores, bias, targets, losses, np.int32(count), np.int32(size), factor)
+    args = (scores, NULL if bias is None else bias, targets, losses, np.int32(count), np.int32(size), factor)
     if size <= WARP_SCORES:
         kernel("softmax_warps", scores.dtype)(-(-count // _WARP_ROWS), 32 * _WARP_ROWS, args)
     else:

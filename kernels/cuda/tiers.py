@@ -218,9 +218,10 @@ def _step(name: str, dtype: str, H: int) -> Plan:
     return Plan(tier="step", units=units, block=32 * _WARPS["step"], shared=shared)
 
 
-def step_grid(units: int, dtype: str, H: int, rows: int) -> int:
+def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     """Return the blocks of one launch of the step tier: a tile of rows and the units of a block each."""
-    return -(-H // units) * -(-rows // _tile_rows(_real_size(dtype)))
+    kind = PASSES[name]
+    return -(-H // kind.step_units) * -(-rows // _tile_rows(kind, _real_size(dtype), kind.step_units, "step"))
 
 
 def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
@@ -245,11 +246,11 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile, pack, acc = kind.columns(units), _tile_rows(size), _PACK_BYTES // size, max(size, 4)
-    right = columns * (_DEPTH + pack) if kind.backward else _DEPTH * columns
+    columns, tile, pack, acc = kind.columns(units), _tile_rows(kind, size, units, tier), _PACK_BYTES // size, max(size, 4)
+    right = _DEPTH * columns
     stages = 1 if not resident and size == 8 else 2
     stage = stages * (tile * (_DEPTH + pack) + (0 if resident else right)) * size
-    warps = _WARPS[tier] * max(stage, tile * (columns + 8) * acc)
+    warps = _WARPS[tier] * max(stage, tile * (columns + (8 if columns < 64 else 2)) * acc)
     if not resident:
         return warps
     carried = rows * units * acc if kind.gates == 4 else 0
@@ -258,7 +259,7 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
 
 def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
     """Compute what a block's step takes: its multiply-adds, rows rounded up to what lanes take, and its reads of L2."""
-    kind, tile = PASSES[name], _tile_rows(size)
+    kind, tile = PASSES[name], _tile_rows(kind, size, units, "persistent")
     whole, left = divmod(rows, tile)
     padded = whole * tile
     if left:
@@ -268,8 +269,8 @@ def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
     return padded * depth * kind.columns(units) / _MULTIPLY_ADDS + rows * depth * size / _L2_BYTES
 
 
-def _tile_rows(size: int) -> int:
-    return 16 if size == 8 else 32
+def _tile_rows(kind: Pass, size: int, units: int, tier: str) -> int:
+    return 16 if size == 8 or (tier == "persistent" and (kind.backward or units >= 16)) else 32
 
 
 def _real_size(dtype: str) -> int:

@@ -23,11 +23,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from capgpu.kernels.cuda import recurrence
 from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
 from capgpu.kernels.cuda.embedding import gather_rows, segment_sums, sum_columns
 from capgpu.kernels.cuda.plan import plan_captions
 from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.recurrence import (
+    lstm_backward_into,
+    lstm_forward_into,
+    rnn_backward_into,
+    rnn_forward_into,
+)
 from capgpu.kernels.cuda.softmax import linear_cross_entropy_into
 from capgpu.kernels.cuda.workspace import workspace
 
@@ -67,11 +72,13 @@ def caption_gradients(
     product(embedded, Wx, table)
     hidden = scratch("hidden", plan.rows, size, room)
     previous = scratch("previous", plan.rows, size, room)
-    cell = activated = None
+    initial = {"bias": b, "h0_bias": b_proj, "order": plan.order, "previous": previous}
     if gates == 4 * size:
         cell = scratch("cell", plan.rows, size, room)
         activated = scratch("gates", plan.rows, gates, room)
-    recurrence.forward_into(plan, table, b, h0, b_proj, Wh, hidden, previous, cell, activated)
+        lstm_forward_into(table, plan.word_of_row, h0, None, Wh, plan.steps, hidden, cell, activated, **initial)
+    else:
+        rnn_forward_into(table, plan.word_of_row, h0, Wh, plan.steps, hidden, **initial)
 
     dhidden = scratch("dhidden", plan.rows, size, room)
     left = linear_cross_entropy_into(
@@ -90,8 +97,11 @@ def caption_gradients(
 
     dgates = scratch("dgates", plan.rows, gates, room)
     dh0 = scratch("dh0", count, size, count)
-    dc0 = scratch("dc0", count, size, count)
-    recurrence.backward_into(plan, dhidden, hidden, cell, activated, Wh, dgates, dh0, dc0)
+    if gates == 4 * size:
+        dc0 = scratch("dc0", count, size, count)
+        lstm_backward_into(dhidden, None, activated, cell, None, Wh, plan.steps, dgates, dh0, dc0, order=plan.order)
+    else:
+        rnn_backward_into(dhidden, hidden, Wh, plan.steps, dgates, dh0, order=plan.order)
     product(previous.T, dgates, grads["Wh"])
     # table has been read: the gradients of its rows take its place
     dtable, dembedded = table, scratch("dembedded", plan.distinct, Wx.shape[0], room_words)
