@@ -85,7 +85,9 @@ def test_rows_dealt_out_to_any_number_of_groups_give_the_same_bits(cuda, monkeyp
 
 
 @pytest.mark.parametrize("tier", ["persistent", "step"])
-@pytest.mark.parametrize("order", [Order(name, seed) for name in ORDERS for seed in range(1 + (name == "random"))], ids=str)
+@pytest.mark.parametrize(
+    "order", [Order(name, seed) for name in ORDERS for seed in range(1 + (name == "random"))], ids=str
+)
 @pytest.mark.parametrize("case", [CASES[1], CASES[-2], CASES[-1]], ids=str)
 def test_no_order_of_threads_and_blocks_changes_a_bit(cuda, emulator, monkeypatch, case, order, tier):
     arguments, _ = example(case, EXTENTS[1], "float64")
@@ -148,7 +150,9 @@ class Batch:
         for rank, places in enumerate(self.places):
             if self.gates == 4:
                 nothing = np.zeros_like(dhidden[places])
-                done = lstm_sequence_backward(dhidden[places], nothing, gates[places], cell[places], c0[ORDER[rank]], Wh)
+                done = lstm_sequence_backward(
+                    dhidden[places], nothing, gates[places], cell[places], c0[ORDER[rank]], Wh
+                )
                 dc0[ORDER[rank]] = done[2]
             else:
                 done = rnn_sequence_backward(dhidden[places], hidden[places], Wh)
@@ -212,10 +216,9 @@ def test_gates_are_optional_where_no_gradient_is_wanted(cuda, tier):
     outputs = []
     for gates in (None, cuda.empty((rows, 4 * batch.H))):
         hidden, cell = cuda.empty((rows, batch.H)), cuda.empty((rows, batch.H))
-        recurrence.lstm_forward_into(
-            put(batch.table), put(batch.rows), put(batch.h0[:5]), None, put(batch.Wh), recurrence.Steps.of(batch.counts),
-            hidden, cell, gates, plan=plan_of(tier, "lstm_forward", 4, "float64", batch.H, 5, 2),
-        )  # fmt: skip
+        inputs = (put(batch.table), put(batch.rows), put(batch.h0[:5]), None, put(batch.Wh))
+        plan = plan_of(tier, "lstm_forward", 4, "float64", batch.H, 5, 2)
+        recurrence.lstm_forward_into(*inputs, recurrence.Steps.of(batch.counts), hidden, cell, gates, plan=plan)
         outputs.append(frozen((hidden, cell)))
     assert outputs[0] == outputs[1]
 
@@ -241,3 +244,68 @@ def test_the_step_tier_is_captured_in_a_graph_and_replayed(cuda):
         cell.fill(0)
         graph.launch(stream)
     assert frozen((hidden, cell)) == wanted
+
+
+# --- bfloat16, which NumPy has no arrays of ---------------------------------------------------------
+
+
+def to_bits(values):
+    """Round to bfloat16, to even: the upper half of a float32."""
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(bits):
+    return (capgpu.to_numpy(bits).astype(np.uint32) << 16).view(np.float32)
+
+
+def launch(name, tier, units, H, counts, N, arguments):
+    """Launch a pass in bfloat16, its arrays being those of its bits."""
+    steps = np.array(counts)
+    if tier == "persistent":
+        plan = tiers.persistent(name, "bfloat16", H, N, units, 2)
+    else:
+        plan = next(p for p in tiers.candidates(name, "bfloat16", H, N) if p.tier == tier)
+    kernel, T, M = plan.kernel(name, "bfloat16"), len(counts), int(steps.sum())
+    barriers = capgpu.asarray(np.zeros(2 * 32, dtype=np.uint32))
+    order = range(T) if name.endswith("forward") else range(T - 1, -2, -1)
+    starts = np.concatenate([[0], np.cumsum(steps)])
+    if tier == "persistent":
+        last = (0, T, 0) if name.endswith("forward") else (T - 1, T + 1, M, N)
+        kernel(plan.grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
+        return
+    for step in order:
+        grid = tiers.step_grid(name, "bfloat16", H, counts[max(step, 0)])
+        last = (step, 1, starts[step]) if name.endswith("forward") else (step, 1, starts[step + 1], N)
+        kernel(grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
+
+
+@pytest.mark.parametrize("H", [7, 32])
+@pytest.mark.parametrize("tier", ["persistent", "step"])
+def test_bfloat16_agrees_with_the_loops_within_its_eight_bits(cuda, tier, H):
+    lengths = (5, 4, 4, 1)
+    counts = [sum(length > t for length in lengths) for t in range(5)]
+    extents = Extents(lengths, H, 1)
+    forward = next(case for case in CASES if str(case) == "lstm_forward-rows-c0")
+    backward = next(case for case in CASES if str(case) == "lstm_backward-c0-dcell")
+    put, none, rows = (lambda values: capgpu.asarray(to_bits(values))), np.uint64(0), sum(lengths)
+    sizes = capgpu.asarray(np.array(counts, dtype=np.int32))
+
+    arguments, _ = example(forward, extents, "float64")
+    kept = {name: to_bits(arguments[name]) for name in ("projected", "h0", "c0", "Wh")}
+    rounded = {name: np.float64(from_bits(bits)) for name, bits in kept.items()}
+    wanted = forward.plain({**arguments, **rounded}, extents)
+    hidden, cell, gates = (cuda.zeros((rows, width), np.uint16) for width in (H, H, 4 * H))
+    there = {name: capgpu.asarray(bits) for name, bits in kept.items()}
+    inputs = (there["projected"], none, none, there["h0"], none, there["c0"], none, there["Wh"], sizes)
+    launch("lstm_forward", tier, 8, H, counts, 4, (*inputs, hidden, none, cell, gates))
+    for got, want in zip((hidden, cell, gates), wanted, strict=True):
+        assert distance(from_bits(got), want) < 1e-2
+
+    arguments, _ = example(backward, extents, "float64")
+    wanted = backward.plain(arguments, extents)
+    dgates, dh0, dc0 = (cuda.zeros(shape, np.uint16) for shape in ((rows, 4 * H), (4, H), (4, H)))
+    inputs = [put(arguments[name]) for name in ("dhidden", "dcell", "gates", "cell", "c0")]
+    launch("lstm_backward", tier, 8, H, counts, 4, (*inputs, none, put(arguments["Wh"]), sizes, dgates, dh0, dc0))
+    for got, want in zip((dgates, dh0, dc0), wanted, strict=True):
+        assert distance(from_bits(got), want) < 3e-2
