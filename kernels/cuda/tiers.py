@@ -246,7 +246,12 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile, pack, acc = kind.columns(units), _tile_rows(kind, size, units, tier), _PACK_BYTES // size, max(size, 4)
+    columns, tile, pack, acc = (
+        kind.columns(units),
+        _tile_rows(kind, size, units, tier),
+        _PACK_BYTES // size,
+        max(size, 4),
+    )
     right = _DEPTH * columns
     stages = 1 if not resident and size == 8 else 2
     stage = stages * (tile * (_DEPTH + pack) + (0 if resident else right)) * size
