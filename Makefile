@@ -30,7 +30,7 @@ test: env ## Run every test that needs no GPU (ARGS="-k solver" for some of them
 	$(BIN)/python -m pytest $(ARGS)
 
 test-gpu: env ## Run the same tests on the CUDA device of this machine, then under compute-sanitizer
-	$(BIN)/python -m tools.test_gpu $(ARGS)
+	$(BIN)/python -m tools.gpu_tests $(ARGS)
 
 lint: env ## Check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)

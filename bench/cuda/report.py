@@ -15,10 +15,12 @@ from bench.cuda.devices import Device
 from bench.cuda.parts import Part, extents
 from bench.workloads import make_workload, parse_size
 
-__all__ = ["EMULATED", "Launch", "Run", "Timing", "csv_text", "markdown"]
+__all__ = ["ABSENT", "EMULATED", "Launch", "Run", "Timing", "csv_text", "markdown"]
 
 #: What stands wherever a figure could be read, where a stand-in for CuPy took the place of a GPU.
 EMULATED = "EMULATED on a CPU: these figures measure nothing"
+#: How the note on a competitor begins whose library or device is missing.
+ABSENT = "absent: "
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ def markdown(run: Run) -> str:
         lines += ["The commands were run on a stand-in for CuPy that executes kernels on the CPU, to test them.", ""]
     lines += [f"- {name}: {value}" for name, value in run.device.items() if name != "peaks"]
     if run.peaks is not None:
-        lines.append(f"- peaks by the device's own words: {run.peaks.tflops:.1f} TFLOP/s, {run.peaks.gigabytes:.0f} GB/s")
+        lines.append(
+            f"- peaks by the device's own words: {run.peaks.tflops:.1f} TFLOP/s, {run.peaks.gigabytes:.0f} GB/s"
+        )
     lines += [
         "",
         "`step`: median milliseconds of a step, steps launched back to back, between events on the device. `device`:",
@@ -167,15 +171,20 @@ def markdown(run: Run) -> str:
         "| size | cell | job | | step | device | host | spread | share | error | |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
+    absent = {timing.competitor: timing.note for timing in run.timings if timing.note.startswith(ABSENT)}
     for timing in run.timings:
+        if timing.competitor in absent:
+            continue
         floor = floor_ms(run, timing)
         share = None if floor is None or timing.ms is None else floor / timing.ms
         figures = f"{_number(timing.ms)} | {_number(timing.filled_ms)} | {_number(timing.wall_ms)}"
+        spread = _percent(timing.spread) if timing.ms is not None else ""
         error = "" if timing.error is None else f"{timing.error:.1e}"
         lines.append(
             f"| {timing.size} | {timing.cell} | {timing.job} | {timing.competitor} | {figures} | "
-            f"{_percent(timing.spread) if timing.ms is not None else ''} | {_percent(share)} | {error} | {timing.note} |"
+            f"{spread} | {_percent(share)} | {error} | {timing.note} |"
         )
+    lines += ["", *(f"- {name} is {note}" for name, note in absent.items())]
     if run.launches:
         lines += [
             "",

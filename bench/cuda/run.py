@@ -178,21 +178,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                 workers[peer.label] = worker
                 answer = worker.ask(do="hello")
                 if "absent" in answer:
-                    absent[peer.label] = f"absent: {answer['absent']}"
+                    absent[peer.label] = f"{report.ABSENT}{answer['absent']}"
                     workers.pop(peer.label).close()
                 else:
                     versions[peer.label] = answer["versions"]
                     worker.rest()
             run = _describe(told["versions"], versions)
-            return _measure(run, workers, absent, args)
+            status = _measure(run, workers, absent, args)
         except WorkerFailedError as failure:
             print(failure, file=sys.stderr)
-            for log in sorted(logs.glob("*.log")):
-                sys.stderr.write(log.read_text(encoding="utf-8", errors="replace")[-2000:])
-            return 1
+            status = 1
         finally:
             for worker in workers.values():
                 worker.close()
+        for log in sorted(logs.glob("*.log")) if status else ():
+            sys.stderr.write(f"{log.name}:\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
+        return status
 
 
 def _measure(

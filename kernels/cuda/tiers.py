@@ -246,13 +246,8 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile, pack, acc = (
-        kind.columns(units),
-        _tile_rows(kind, size, units, tier),
-        _PACK_BYTES // size,
-        max(size, 4),
-    )
-    right = _DEPTH * columns
+    columns, tile = kind.columns(units), _tile_rows(kind, size, units, tier)
+    pack, acc, right = _PACK_BYTES // size, max(size, 4), _DEPTH * columns
     stages = 1 if not resident and size == 8 else 2
     stage = stages * (tile * (_DEPTH + pack) + (0 if resident else right)) * size
     warps = _WARPS[tier] * max(stage, tile * (columns + (8 if columns < 64 else 2)) * acc)
@@ -264,7 +259,8 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
 
 def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
     """Compute what a block's step takes: its multiply-adds, rows rounded up to what lanes take, and its reads of L2."""
-    kind, tile = PASSES[name], _tile_rows(kind, size, units, "persistent")
+    kind = PASSES[name]
+    tile = _tile_rows(kind, size, units, "persistent")
     whole, left = divmod(rows, tile)
     padded = whole * tile
     if left:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from emulator.runner import EmulatorRunner
+
 import bench.worker
 from standin import cupy_standin
 
 if __name__ == "__main__":
     with cupy_standin.installed():
+        cupy_standin.set_kernel_runner(EmulatorRunner(Path(__file__).parents[2] / "build" / "emulator"))
         bench.worker.main()
