@@ -61,7 +61,7 @@ class Backend:
     xp : module
         The array namespace (array-api-compat's view of NumPy or CuPy) that creates its arrays.
     kernels : str
-        The kernels its arrays go to: ``"reference"`` or ``"cpu"``.
+        The kernels its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
     reason : str
         Why this backend was taken, in words.
     """
@@ -164,7 +164,7 @@ def _cuda_version(number: int) -> str:
 
 
 _OPENERS = {"numpy": _open_numpy, "cpu": _open_cpu, "cuda": _open_cuda}
-_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "reference"}
+_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 
 
 # --- choosing --------------------------------------------------------------------------------------

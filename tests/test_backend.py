@@ -208,7 +208,7 @@ def test_xp_follows_the_backend_in_force(standin):
 # --- telling ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "reference")])
+@pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "cuda")])
 def test_info_tells_what_is_in_force_and_why(standin, name, kernels):
     set_backend(name)
     info = backend_info()

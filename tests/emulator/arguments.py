@@ -84,7 +84,8 @@ def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> l
 
 
 def _describe(value: Any) -> Parameter:
-    if value is None or isinstance(value, MemoryPointer):
+    # a null pointer is written as the number it is
+    if value is None or isinstance(value, MemoryPointer) or (type(value) is np.uint64 and value == 0):
         return Parameter(_POINTER, 8)
     if type(value) is ndarray:
         return Parameter(_POINTER, 8, _kind(value.dtype), value.dtype.itemsize)
