@@ -50,7 +50,7 @@ PLAIN = Variant("plain", ("-fsanitize=alignment,null,bounds", "-fno-sanitize-rec
 #: AddressSanitizer and UBSan, in a process of their own.
 ADDRESS = Variant(
     "address",
-    ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer"),
+    ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer", "-DEMULATED_ASAN"),
     ("-DEMULATOR_ASAN",),
     ("-fsanitize=address,undefined",),
 )

@@ -19,10 +19,14 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 #define __constant__ static const
+#ifdef EMULATED_ASAN  // which cannot forbid the first half of 8 bytes
+#define __shared__ static thread_local __attribute__((aligned(8)))
+#else
 #define __shared__ static thread_local
+#endif
 // Dynamic shared memory is aligned to 16 bytes on the device, and here.
 #define DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
 
