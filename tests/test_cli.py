@@ -368,6 +368,30 @@ def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.
     refused(run("train", "--out", "never"), "no CUDA device" if setting == "cuda" else "unknown backend")
 
 
+# --- tune ---------------------------------------------------------------------------------------------------
+
+
+def test_tune_shows_every_tier_and_keeps_the_fastest(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch", 3, "--steps", 2, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    shown = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:] if line.startswith("rnn")}
+    tiers = ("persistent", "step", "matmul")
+    assert shown == {(f"rnn_{way}", tier) for way in ("forward", "backward") for tier in tiers}
+    (shapes,) = json.loads((tmp_path / "capgpu" / "tuning.json").read_text())["devices"].values()
+    assert set(shapes) == {"rnn_forward float32 H=6 N=3", "rnn_backward float32 H=6 N=3"}
+
+
+def test_tune_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device() -> None:
+        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
+
+    monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
+    refused(run("tune"), "no CUDA device found")
+
+
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     result = run("--debug", "caption", "--run", tmp_path)
     assert result.exception is not None
@@ -386,7 +410,7 @@ def test_a_defect_is_not_passed_off_as_a_user_error(finished: Path, monkeypatch:
 def test_no_command_shows_the_help() -> None:
     result = run()
     assert result.exit_code == 0
-    for command in ("train", "caption", "eval", "info"):
+    for command in ("train", "caption", "eval", "info", "tune"):
         assert f"\n  {command} " in result.stdout
 
 

@@ -55,7 +55,6 @@ class Entry:
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
 
-
 def _recurrence(cell: str, backward: bool, resident: bool, units: tuple[int, ...]) -> Entry:
     """Describe one direction of a recurrence in one tier: persistent blocks keep as much as the device lets them."""
     return Entry(

@@ -108,7 +108,7 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
     if _devices is None:
         try:
             _devices = _understood(json.loads(path().read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             _devices = {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda import module, tiers
-from capgpu.kernels.cuda.arrays import NULL
+from capgpu.kernels.cuda import tiers
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -59,10 +59,10 @@ class Steps:
 
 def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
-    empty = import_module("cupy").empty
+    check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh)
     total, size = int(batch_sizes.sum()), h0.shape[1]
-    hidden, cell = empty((total, size), dtype=h0.dtype), empty((total, size), dtype=h0.dtype)
-    gates = empty((total, 4 * size), dtype=h0.dtype)
+    hidden, cell = (empty((total, size), h0.dtype, f"the {what} states") for what in ("hidden", "cell"))
+    gates = empty((total, 4 * size), h0.dtype, "the gates")
     lstm_forward_into(projected, rows, h0, c0, Wh, Steps.of(batch_sizes), hidden, cell, gates)
     return hidden, cell, gates
 
@@ -71,27 +71,28 @@ def lstm_backward(
     dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
-    empty = import_module("cupy").empty
+    check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh)
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
-    dgates = empty(gates.shape, dtype=gates.dtype)
-    dh0, dc0 = (empty((alive, cell.shape[1]), dtype=cell.dtype) for _ in range(2))
+    dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
+    dh0, dc0 = (empty((alive, cell.shape[1]), cell.dtype, f"the gradient of {what}") for what in ("h0", "c0"))
     lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, Steps.of(batch_sizes), dgates, dh0, dc0)
     return dgates, dh0, dc0
 
 
 def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
-    hidden = import_module("cupy").empty((int(batch_sizes.sum()), h0.shape[1]), dtype=h0.dtype)
+    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh)
+    hidden = empty((int(batch_sizes.sum()), h0.shape[1]), h0.dtype, "the hidden states")
     rnn_forward_into(projected, rows, h0, Wh, Steps.of(batch_sizes), hidden)
     return hidden
 
 
 def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
-    empty = import_module("cupy").empty
+    check_device(dhidden=dhidden, hidden=hidden, Wh=Wh)
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
-    dprojected = empty(hidden.shape, dtype=hidden.dtype)
-    dh0 = empty((alive, hidden.shape[1]), dtype=hidden.dtype)
+    dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
+    dh0 = empty((alive, hidden.shape[1]), hidden.dtype, "the gradient of h0")
     rnn_backward_into(dhidden, hidden, Wh, Steps.of(batch_sizes), dprojected, dh0)
     return dprojected, dh0
 
@@ -148,7 +149,7 @@ def lstm_forward_into(
             gates[...] = activated
         _write_previous(previous, hidden, h0, steps)
         return
-    inputs = _inputs(projected, _int32(rows), bias, h0, h0_bias, c0, _int32(order), Wh, steps.sizes)
+    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, c0, _indices(order), Wh, steps.sizes)
     arguments = (*inputs, *_outputs(hidden, previous, cell, gates), _barriers(plan), np.int32(h0.shape[1]))
     _forward("lstm_forward", plan, h0, steps, arguments)
 
@@ -176,7 +177,7 @@ def rnn_forward_into(
         hidden[...] = reference.rnn_forward(_biased(projected, bias), rows, h0, Wh, np.array(steps.counts))
         _write_previous(previous, hidden, h0, steps)
         return
-    inputs = _inputs(projected, _int32(rows), bias, h0, h0_bias, _int32(order), Wh, steps.sizes)
+    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, _indices(order), Wh, steps.sizes)
     arguments = (*inputs, *_outputs(hidden, previous), _barriers(plan), np.int32(h0.shape[1]))
     _forward("rnn_forward", plan, h0, steps, arguments)
 
@@ -224,7 +225,7 @@ def lstm_backward_into(
         _write_initial(dh0, dh, order)
         _write_initial(dc0, dc, order)
         return
-    inputs = _inputs(dhidden, dcell, gates, cell, c0, _int32(order), Wh, steps.sizes)
+    inputs = _inputs(dhidden, dcell, gates, cell, c0, _indices(order), Wh, steps.sizes)
     arguments = (*inputs, *_outputs(dgates, dh0, dc0), _barriers(plan), np.int32(dh0.shape[1]))
     _backward("lstm_backward", plan, dh0, steps, arguments)
 
@@ -249,7 +250,7 @@ def rnn_backward_into(
         dprojected[...], dh = reference.rnn_backward(dhidden, hidden, Wh, np.array(steps.counts))
         _write_initial(dh0, dh, order)
         return
-    inputs = _inputs(dhidden, hidden, _int32(order), Wh, steps.sizes)
+    inputs = _inputs(dhidden, hidden, _indices(order), Wh, steps.sizes)
     arguments = (*inputs, *_outputs(dprojected, dh0), _barriers(plan), np.int32(dh0.shape[1]))
     _backward("rnn_backward", plan, dh0, steps, arguments)
 
@@ -287,16 +288,15 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
 
 
 def _inputs(*arrays: Any) -> list[Any]:
-    contiguous = import_module("cupy").ascontiguousarray
-    return [NULL if a is None else a if a.flags.c_contiguous else contiguous(a) for a in arrays]
+    return [NULL if a is None else contiguous(a) for a in arrays]
 
 
 def _outputs(*arrays: Any) -> list[Any]:
     return [NULL if a is None else a for a in arrays]
 
 
-def _int32(index: Any) -> Any:
-    return index if index is None or index.dtype == np.int32 else index.astype(np.int32)
+def _indices(array: Any) -> Any:
+    return None if array is None else indices(array)
 
 
 def _barriers(plan: tiers.Plan) -> Any:
@@ -306,10 +306,8 @@ def _barriers(plan: tiers.Plan) -> Any:
     cupy = import_module("cupy")
     key = (cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr)
     counters = _counters.get(key)
-    if counters is None:
-        # there are at most as many groups as blocks, and as many blocks as multiprocessors
-        many = module.device_limits().multiprocessors * _COUNTER_STRIDE
-        counters = _counters[key] = cupy.zeros(many, dtype=np.uint32)
+    if counters is None or counters.size < plan.groups * _COUNTER_STRIDE:
+        counters = _counters[key] = cupy.zeros(plan.groups * _COUNTER_STRIDE, dtype=np.uint32)
     return counters
 
 

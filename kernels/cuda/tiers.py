@@ -21,7 +21,7 @@ from importlib import import_module
 
 from capgpu.kernels.cuda import choices, module
 
-__all__ = ["PASSES", "TIERS", "Pass", "Plan", "candidates", "forget", "plan", "shared_bytes", "step_grid"]
+__all__ = ["PASSES", "TIERS", "Pass", "Plan", "candidates", "forget", "persistent", "plan", "step_grid"]
 
 TIERS = ("persistent", "step", "matmul")
 
@@ -154,7 +154,7 @@ def _choose(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     if N * PASSES[name].gates * H * H > LARGE_STEP:
         return Plan("matmul")
     if T > 1:
-        for candidate in _persistent(name, dtype, H, N):
+        for candidate in _resident(name, dtype, H, N):
             if _fits(candidate, name, dtype):
                 return candidate
     step = _step(name, dtype, H)
@@ -174,7 +174,7 @@ def candidates(name: str, dtype: str, H: int, N: int) -> list[Plan]:
     list of Plan
         Persistent ones by rising computed cycles.
     """
-    found = [*_persistent(name, dtype, H, N), _step(name, dtype, H)]
+    found = [*_resident(name, dtype, H, N), _step(name, dtype, H)]
     return [candidate for candidate in found if _fits(candidate, name, dtype)] + [Plan("matmul")]
 
 
@@ -186,25 +186,13 @@ def _fits(candidate: Plan, name: str, dtype: str) -> bool:
     return kernel.max_blocks_per_multiprocessor(candidate.block, candidate.shared) > 0
 
 
-def _persistent(name: str, dtype: str, H: int, N: int) -> list[Plan]:
-    limits, size = module.device_limits(), _real_size(dtype)
+def _resident(name: str, dtype: str, H: int, N: int) -> list[Plan]:
+    limits = module.device_limits()
     found = []
     for units in PASSES[name].units if limits.cooperative else ():
-        blocks = -(-H // units)
         # rows of different groups never wait for each other, so as many groups as there is room for
-        for groups in range(1, min(N, limits.multiprocessors // blocks) + 1):
-            rows = -(-N // groups)
-            found.append(
-                Plan(
-                    tier="persistent",
-                    units=units,
-                    groups=groups,
-                    grid=groups * blocks,
-                    block=32 * _WARPS["persistent"],
-                    shared=shared_bytes(name, size, units, H, rows, "persistent"),
-                    cycles=_cycles(name, size, units, H, rows),
-                )
-            )
+        for groups in range(1, min(N, limits.multiprocessors // -(-H // units)) + 1):
+            found.append(persistent(name, dtype, H, N, units, groups))
     best: dict[int, Plan] = {}
     for candidate in sorted(found, key=lambda candidate: (candidate.cycles, candidate.grid)):
         if candidate.shared <= limits.shared_per_block:
@@ -212,9 +200,38 @@ def _persistent(name: str, dtype: str, H: int, N: int) -> list[Plan]:
     return list(best.values())
 
 
+def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -> Plan:
+    """Lay out the persistent tier, whether it fits the device or not.
+
+    Parameters
+    ----------
+    name, dtype, H, N
+        As for `plan`.
+    units : int
+        Hidden units of a block: a variant of the pass.
+    groups : int
+        Groups of blocks, at most N.
+
+    Returns
+    -------
+    Plan
+        With the grid and the shared memory that follow.
+    """
+    size, blocks, rows = _real_size(dtype), -(-H // units), -(-N // groups)
+    return Plan(
+        tier="persistent",
+        units=units,
+        groups=groups,
+        grid=groups * blocks,
+        block=32 * _WARPS["persistent"],
+        shared=_shared_bytes(name, size, units, H, rows, "persistent"),
+        cycles=_cycles(name, size, units, H, rows),
+    )
+
+
 def _step(name: str, dtype: str, H: int) -> Plan:
     units = PASSES[name].step_units
-    shared = shared_bytes(name, _real_size(dtype), units, H, 0, "step")
+    shared = _shared_bytes(name, _real_size(dtype), units, H, 0, "step")
     return Plan(tier="step", units=units, block=32 * _WARPS["step"], shared=shared)
 
 
@@ -224,7 +241,7 @@ def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     return -(-H // kind.step_units) * -(-rows // _tile_rows(kind, _real_size(dtype), kind.step_units, "step"))
 
 
-def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
+def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
     """Compute the shared memory of a block, by the layout in recurrence.cuh.
 
     Parameters
@@ -246,8 +263,8 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile, pack, acc = kind.columns(units), _tile_rows(kind, size, units, tier), _PACK_BYTES // size, max(size, 4)
-    right = _DEPTH * columns
+    columns, tile = kind.columns(units), _tile_rows(kind, size, units, tier)
+    pack, acc, right = _PACK_BYTES // size, max(size, 4), _DEPTH * columns
     stages = 1 if not resident and size == 8 else 2
     stage = stages * (tile * (_DEPTH + pack) + (0 if resident else right)) * size
     warps = _WARPS[tier] * max(stage, tile * (columns + (8 if columns < 64 else 2)) * acc)
@@ -259,7 +276,8 @@ def shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str)
 
 def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
     """Compute what a block's step takes: its multiply-adds, rows rounded up to what lanes take, and its reads of L2."""
-    kind, tile = PASSES[name], _tile_rows(kind, size, units, "persistent")
+    kind = PASSES[name]
+    tile = _tile_rows(kind, size, units, "persistent")
     whole, left = divmod(rows, tile)
     padded = whole * tile
     if left:

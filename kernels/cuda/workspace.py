@@ -14,7 +14,7 @@ import numpy as np
 
 from capgpu.kernels.cuda.arrays import empty
 
-__all__ = ["Workspace", "workspace"]
+__all__ = ["Workspace", "forget", "workspace"]
 
 _local = threading.local()
 _SCALARS = 1024
@@ -108,3 +108,8 @@ def workspace() -> Workspace:
     if found is None:
         found = spaces[key] = Workspace()
     return found
+
+
+def forget() -> None:
+    """Give this thread's scratch back."""
+    _local.__dict__.clear()

@@ -168,7 +168,8 @@ class Workshop:
         BuildError
             With the compiler's log.
         """
-        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in entry_points(code).items())
+        found = entry_points(_preprocessed(code, macros(options)))
+        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in found.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
             *(
@@ -273,8 +274,13 @@ def _version() -> str:
     return _run([str(compiler()), "--version"])
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _preprocessed(code: str, defined: list[str]) -> str:
+    """Expand a source's own macros, and leave CUDA's words as they are: names of kernels may depend on macros."""
+    return _run([str(compiler()), "-E", "-P", "-x", "c++", "-DCAPGPU_EMULATED", *defined, "-"], code)
+
+
+def _run(command: list[str], text: str | None = None) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(done.stderr)
     return done.stdout

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emulator.runner import EmulatorRunner
-
 import bench.worker
+from emulator.runner import EmulatorRunner
 from standin import cupy_standin
 
 if __name__ == "__main__":
