@@ -85,10 +85,10 @@ def kernels_for(array: Array) -> Kernels:
     if is_host_array(array):
         if array.dtype.char in "fd" and array.dtype.isnative:
             return host_kernels()
-    elif type(array).__module__ == "cupy" and array.dtype.char in "fd" and kernels_setting() == "fused":
-        from capgpu.kernels.cuda import KERNELS as fused
+    elif type(array).__module__ == "cupy" and array.dtype.char in "fde" and kernels_setting() == "fused":
+        from capgpu.kernels import cuda
 
-        return fused
+        return cuda.HALF_KERNELS if array.dtype.char == "e" else cuda.KERNELS
     from capgpu.kernels.reference import KERNELS as reference
 
     return reference

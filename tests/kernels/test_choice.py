@@ -23,7 +23,7 @@ def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(standin, d
     assert served == {"numpy": "reference", "cpu": "cpu", "cuda": "cpu"}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_device_arrays_go_to_the_devices_kernels(standin, dtype):
     capgpu.set_backend("cuda")
     assert kernels_for(capgpu.asarray(host(dtype))).name == "cuda"
