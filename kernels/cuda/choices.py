@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-__all__ = ["forget", "lookup", "path", "shape_key", "store"]
+__all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
 
 _FORMAT = 1
 
@@ -55,6 +55,11 @@ def lookup(device: str, key: str) -> tuple[str, int] | None:
         as absent, with a warning once.
     """
     return _load().get(device, {}).get(key)
+
+
+def stored(device: str) -> dict[str, tuple[str, int]]:
+    """Return all measured choices for a device: tier and units of a block by `shape_key`."""
+    return dict(_load().get(device, {}))
 
 
 def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
