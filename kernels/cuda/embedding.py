@@ -30,7 +30,8 @@ _COLUMNS_LIST = np.dtype([("at", _COLUMNS, _MATRICES)], align=True)
 
 
 def _tiles(width: int, dtype: Any) -> int:
-    return -(-width // (32 * (16 // dtype.itemsize)))
+    columns: int = 32 * (16 // dtype.itemsize)  # of a tile
+    return -(-width // columns)
 
 
 def gather_rows(table: Any, index: Any, out: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def _layout(dtype: Any) -> Any:
 _LAYOUTS = {"f": _layout(np.float32), "d": _layout(np.float64)}
 
 
-def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any) -> Any:
+def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any) -> Iterator[tuple[int, int, Any]]:
     """Tell the launches over all parameters: how many parameters each has, how many blocks, and the structure.
 
     `columns` holds, for each pointer of the structure, that array of every parameter, or None.
@@ -57,7 +58,7 @@ def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any
 
 def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
     """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
-    if hasattr(scale, "data") and hasattr(scale, "device"):
+    if isinstance(scale, import_module("cupy").ndarray):
         check_device(scale=scale)
         return dtype.type(1), scale.astype(dtype, copy=False)
     return dtype.type(scale), NULL

@@ -50,7 +50,7 @@ PLAIN = Variant("plain", ("-fsanitize=alignment,null,bounds", "-fno-sanitize-rec
 #: AddressSanitizer and UBSan, in a process of their own.
 ADDRESS = Variant(
     "address",
-    ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer"),
+    ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer", "-DEMULATED_ASAN"),
     ("-DEMULATOR_ASAN",),
     ("-fsanitize=address,undefined",),
 )
@@ -227,7 +227,7 @@ class Workshop:
 
 
 def with_redzones(assembly: str) -> str:
-    """Put 64 bytes behind every thread-local variable of an assembly text.
+    """Put 64 bytes before and behind every thread-local variable of an assembly text.
 
     AddressSanitizer leaves thread-local variables alone, and shared memory is made of them: the runtime forbids what
     lies between the variables.
@@ -237,6 +237,8 @@ def with_redzones(assembly: str) -> str:
         section = re.match(r"\s*\.(section\s+)?(\.?\w+)", line)
         if section and (section[1] or section[2] in (".text", ".data", ".bss", "text", "data", "bss")):
             local = ".tbss" in line
+            lines.append(f"{line}\n\t.zero\t64" if local else line)
+            continue
         lines.append(line)
         if local and re.match(r"\s*\.zero\s+\d+", line):
             lines.append("\t.zero\t64")

@@ -19,10 +19,14 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 #define __constant__ static const
+#ifdef EMULATED_ASAN  // which cannot forbid the first half of 8 bytes
+#define __shared__ static thread_local __attribute__((aligned(8)))
+#else
 #define __shared__ static thread_local
+#endif
 // Dynamic shared memory is aligned to 16 bytes on the device, and here.
 #define DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
 
@@ -101,12 +105,15 @@ inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int l
 
 namespace emulator {
 
+// `update` makes the new value of the old one.
 template <class T, class Update>
 inline T atomic(T* address, Update update) {
     static_assert(T(1) / T(2) == T(0), "atomics on floating numbers add in an order left to chance");
     before_atomic(address);
-    const T old = update();
-    after_atomic(address);
+    T old = __atomic_load_n(address, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(address, &old, update(old), true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    after_atomic(address, update(old) != old);
     return old;
 }
 
@@ -114,51 +121,35 @@ inline T atomic(T* address, Update update) {
 
 template <class T>
 inline T atomicAdd(T* address, T value) {
-    return emulator::atomic(address, [=] { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); });
+    return emulator::atomic(address, [=](T old) { return T(old + value); });
 }
 template <class T>
 inline T atomicSub(T* address, T value) {
-    return emulator::atomic(address, [=] { return __atomic_fetch_sub(address, value, __ATOMIC_RELAXED); });
+    return emulator::atomic(address, [=](T old) { return T(old - value); });
 }
 template <class T>
 inline T atomicOr(T* address, T value) {
-    return emulator::atomic(address, [=] { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); });
+    return emulator::atomic(address, [=](T old) { return T(old | value); });
 }
 template <class T>
 inline T atomicAnd(T* address, T value) {
-    return emulator::atomic(address, [=] { return __atomic_fetch_and(address, value, __ATOMIC_RELAXED); });
+    return emulator::atomic(address, [=](T old) { return T(old & value); });
 }
 template <class T>
 inline T atomicExch(T* address, T value) {
-    return emulator::atomic(address, [=] { return __atomic_exchange_n(address, value, __ATOMIC_RELAXED); });
+    return emulator::atomic(address, [=](T) { return value; });
 }
 template <class T>
 inline T atomicCAS(T* address, T expected, T value) {
-    return emulator::atomic(address, [=] {
-        T found = expected;
-        __atomic_compare_exchange_n(address, &found, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-        return found;
-    });
+    return emulator::atomic(address, [=](T old) { return old == expected ? value : old; });
 }
 template <class T>
 inline T atomicMax(T* address, T value) {
-    return emulator::atomic(address, [=] {
-        T old = __atomic_load_n(address, __ATOMIC_RELAXED);
-        while (old < value &&
-               !__atomic_compare_exchange_n(address, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-        }
-        return old;
-    });
+    return emulator::atomic(address, [=](T old) { return old < value ? value : old; });
 }
 template <class T>
 inline T atomicMin(T* address, T value) {
-    return emulator::atomic(address, [=] {
-        T old = __atomic_load_n(address, __ATOMIC_RELAXED);
-        while (value < old &&
-               !__atomic_compare_exchange_n(address, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-        }
-        return old;
-    });
+    return emulator::atomic(address, [=](T old) { return value < old ? value : old; });
 }
 
 // ld.acquire, st.release and red.release of PTX, which the kernels reach through inline assembly on the device.
@@ -169,12 +160,12 @@ inline T emulated_load_acquire(const T* address) {
 template <class T>
 inline void emulated_store_release(T* address, T value) {
     __atomic_store_n(address, value, __ATOMIC_RELEASE);
-    emulator::after_atomic(address);
+    emulator::after_atomic(address, true);
 }
 template <class T>
 inline T emulated_add_release(T* address, T value) {
     const T old = __atomic_fetch_add(address, value, __ATOMIC_RELEASE);
-    emulator::after_atomic(address);
+    emulator::after_atomic(address, true);
     return old;
 }
 inline void emulated_require_cooperative() { emulator::require_cooperative(); }

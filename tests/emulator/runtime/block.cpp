@@ -59,8 +59,8 @@ Block::Block(Launch& launch, unsigned index)
 Block::~Block() {
     release_shared();
     for (Fiber& fiber : fibers) {
-        if (fiber.context.race_fiber) sanitizers::destroy_fiber(fiber.context.race_fiber);
-        if (fiber.fence_keeper) sanitizers::destroy_fiber(fiber.fence_keeper);
+        if (fiber.context.race_fiber) launch.retire(fiber.context.race_fiber);
+        if (fiber.fence_keeper) launch.retire(fiber.fence_keeper);
     }
 }
 
@@ -113,6 +113,7 @@ void Block::start(Fiber& fiber) {
 }
 
 void Block::finish(Fiber& fiber) {
+    sanitizers::look_away();
     fiber.state = State::done;
     --live;
     Warp& warp = warps[fiber.index / 32];
@@ -131,6 +132,7 @@ void Block::finish(Fiber& fiber) {
     if (following && following->state == State::fresh) start(*following);
     stacks.give_back(fiber.context.stack);
     here = following;
+    sanitizers::look_again();
     switch_context(fiber.context, target);
 }
 

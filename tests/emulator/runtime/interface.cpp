@@ -5,19 +5,32 @@
 #include "sanitizers.h"
 
 namespace emulator {
+
+using sanitizers::Unseen;
+
 namespace {
 
 Fiber& self() { return *static_cast<Fiber*>(here); }
 
 }  // namespace
 
-void block_barrier(int line) { here->home->barrier(line); }
+void block_barrier(int line) {
+    const Unseen unseen;
+    here->home->barrier(line);
+}
 
-int block_vote(int line, int predicate, Vote kind) { return here->home->vote(line, predicate, kind); }
+int block_vote(int line, int predicate, Vote kind) {
+    const Unseen unseen;
+    return here->home->vote(line, predicate, kind);
+}
 
-void warp_barrier(int line, unsigned mask) { here->home->warp_operation(line, Operation::barrier, mask, 0, 0); }
+void warp_barrier(int line, unsigned mask) {
+    const Unseen unseen;
+    here->home->warp_operation(line, Operation::barrier, mask, 0, 0);
+}
 
 unsigned warp_vote(int line, unsigned mask, int predicate, Vote kind) {
+    const Unseen unseen;
     const Operation operation = kind == Vote::any   ? Operation::any
                                 : kind == Vote::all ? Operation::all
                                                     : Operation::ballot;
@@ -25,6 +38,7 @@ unsigned warp_vote(int line, unsigned mask, int predicate, Vote kind) {
 }
 
 unsigned long long warp_exchange(int line, unsigned mask, unsigned long long value, int source) {
+    const Unseen unseen;
     return here->home->warp_operation(line, Operation::exchange, mask, value, source);
 }
 
@@ -37,9 +51,15 @@ void require_cooperative() {
     if (!block.of().request.cooperative) block.fail(0, "a grid barrier in a launch that is not cooperative");
 }
 
-void relax() { here->home->relax(); }
+void relax() {
+    const Unseen unseen;
+    here->home->relax();
+}
 
-void fail(int line, const char* message) { here->home->fail(line, message); }
+void fail(int line, const char* message) {
+    const Unseen unseen;
+    here->home->fail(line, message);
+}
 
 // A fence orders what came before it only together with an atomic operation that follows, and what comes after it only
 // together with one that went before. The clock at the fence is kept by a fiber of ThreadSanitizer that does nothing
@@ -64,9 +84,10 @@ void before_atomic(void* address) {
     sanitizers::switch_fiber(fiber.context.race_fiber);
 }
 
-void after_atomic(void* address) {
+void after_atomic(void* address, bool changed) {
+    const Unseen unseen;
     self().last_atomic = address;
-    here->home->of().tick();
+    if (changed) here->home->of().tick();  // a waiting thread may look by atomics, too
 }
 
 }  // namespace emulator

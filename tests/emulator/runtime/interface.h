@@ -35,7 +35,7 @@ void relax();  // one turn of a loop that waits for another thread or block
 // The memory model, for ThreadSanitizer: CUDA's fences and relaxed atomics order memory as a pair only.
 void fence();
 void before_atomic(void* address);
-void after_atomic(void* address);
+void after_atomic(void* address, bool changed);
 
 [[noreturn]] void fail(int line, const char* message);
 

@@ -47,6 +47,9 @@ class Launch {
     void fail(unsigned block, int thread, int line, const char* message);
     bool failed() const { return over.load(); }
 
+    // Keep a fiber of ThreadSanitizer to the end: a new one in its place would be taken for the same thread.
+    void retire(void* fiber);
+
     // Every atomic operation moves on the clock that waiting threads look at.
     void tick();
     uint64_t now() const { return clock.load(); }
@@ -76,6 +79,7 @@ class Launch {
     unsigned running = 0;
     std::atomic<unsigned> asleep{0};
     std::vector<int> sleeping;
+    std::vector<void*> retired;
     std::unique_ptr<Worker[]> workers;
 };
 

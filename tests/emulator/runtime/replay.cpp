@@ -8,6 +8,8 @@
 //   the addresses in the pieces: likewise.
 // For every order the launch starts from the recorded memory; what it leaves there is written to RESULT.
 // A sanitizer's finding ends the program with its report; an error of the launch is printed and ends it with status 3.
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -136,7 +138,7 @@ int main(int argc, char** argv) {
         if (emulator_launch(module, kernel.c_str(), handed.data(), grid, block, shared, cooperative, atoi(argv[i]),
                             strtoull(argv[i + 1], nullptr, 10), 1, error, sizeof error)) {
             fprintf(stderr, "%s\n", error);
-            return 3;
+            _exit(3);  // a failed launch leaves its fibers where they were: nothing can be taken down in order
         }
         for (const Address& a : in_pieces) {  // as they were recorded: places in memory are not results
             memcpy(memory[a.holder].start() + a.offset, pieces[a.holder].bytes.data() + a.offset, 8);

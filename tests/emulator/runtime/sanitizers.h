@@ -14,6 +14,10 @@ void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
 #endif
 
@@ -36,6 +40,15 @@ inline void destroy_fiber(void* fiber) { __tsan_destroy_fiber(fiber); }
 inline void switch_fiber(void* fiber) { __tsan_switch_to_fiber(fiber, 1); }  // 1: orders nothing
 inline void acquire(void* address) { __tsan_acquire(address); }
 inline void release(void* address) { __tsan_release(address); }
+// The C library's functions are watched even where the caller is not compiled to be.
+inline void look_away() {
+    AnnotateIgnoreReadsBegin("", 0);
+    AnnotateIgnoreWritesBegin("", 0);
+}
+inline void look_again() {
+    AnnotateIgnoreWritesEnd("", 0);
+    AnnotateIgnoreReadsEnd("", 0);
+}
 #else
 constexpr bool races = false;
 inline void* current_fiber() { return nullptr; }
@@ -44,6 +57,8 @@ inline void destroy_fiber(void*) {}
 inline void switch_fiber(void*) {}
 inline void acquire(void*) {}
 inline void release(void*) {}
+inline void look_away() {}
+inline void look_again() {}
 #endif
 
 #ifdef EMULATOR_ASAN
@@ -59,5 +74,13 @@ inline void enter_stack(void*) {}
 inline void forbid(void*, size_t) {}
 inline void allow(void*, size_t) {}
 #endif
+
+// While it lives, what the calling fiber does is the runtime's own business.
+class Unseen {
+  public:
+    Unseen() { look_away(); }
+    ~Unseen() { look_again(); }
+    Unseen(const Unseen&) = delete;
+};
 
 }  // namespace emulator::sanitizers

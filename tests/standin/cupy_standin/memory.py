@@ -83,6 +83,12 @@ def register(host: np.ndarray) -> None:
     STATE.counters.allocated_bytes += nbytes
 
 
+def known_blocks() -> list[np.ndarray]:
+    """Return the owners of all memory on the device."""
+    owners = (block() for block in list(_blocks.values()))
+    return [owner for owner in owners if owner is not None]
+
+
 def _released(block: _Block) -> None:
     _blocks.pop(block.key, None)
     POOL.used -= block.nbytes
