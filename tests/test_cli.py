@@ -380,8 +380,8 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(capgpu.backend, "_current", None)
     choices.forget()
-    lines = run("info").stdout.splitlines()
-    told = {name: words.strip() for name, words in (re.split(r"  +", line, maxsplit=1) for line in lines if "  " in line)}
+    lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
+    told = {name: words.strip() for name, words in lines}
     assert told["kernels"] == "cuda"
     assert told["driver"].startswith("serves CUDA 13")
     assert told["multiprocessors"].startswith("108,")
