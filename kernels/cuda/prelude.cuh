@@ -21,12 +21,13 @@ __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigne
 }
 
 __device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
-    const int4 zeros = {0, 0, 0, 0};
-    *static_cast<int4*>(to) = there ? *static_cast<const int4*>(from) : zeros;
+    emulated_copy_16_bytes(to, from, there);
 }
-__device__ __forceinline__ void end_copies() {}
+__device__ __forceinline__ void end_copies() { emulated_end_copies(); }
 template <int PENDING>
-__device__ __forceinline__ void wait_for_copies() {}
+__device__ __forceinline__ void wait_for_copies() {
+    emulated_wait_for_copies(PENDING);
+}
 
 #else
 

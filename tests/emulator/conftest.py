@@ -61,5 +61,3 @@ def in_order(emulator: Any) -> Iterator[Callable[..., None]]:
 
     yield choose
     emulator.order = before
-
-

@@ -168,6 +168,23 @@ inline T emulated_add_release(T* address, T value) {
     emulator::after_atomic(address, true);
     return old;
 }
+// cp.async of PTX. A copy may be made at any time until it is waited for: until then nothing but NaN is there, and the
+// source is read at the last moment.
+inline void emulated_copy_16_bytes(void* to, const void* from, bool there) {
+    const int4 none = {-1, -1, -1, -1};
+    *static_cast<int4*>(to) = none;
+    emulator::issue_copy(to, there ? from : nullptr);
+}
+inline void emulated_end_copies() { emulator::close_copies(); }
+inline void emulated_wait_for_copies(int pending) {
+    const int4 zeros = {0, 0, 0, 0};
+    void* to;
+    const void* from;
+    while (emulator::next_copy(pending, &to, &from)) {
+        *static_cast<int4*>(to) = from ? *static_cast<const int4*>(from) : zeros;
+    }
+}
+
 inline void emulated_require_cooperative() { emulator::require_cooperative(); }
 
 inline void __threadfence() { emulator::fence(); }

@@ -82,7 +82,9 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def recording(runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda launch: True) -> Iterator[list[Recording]]:
+def recording(
+    runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda launch: True
+) -> Iterator[list[Recording]]:
     """Record the launches made in a ``with`` block, those that `wanted` picks.
 
     Yields
@@ -97,9 +99,7 @@ def recording(runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda 
             return None
         parts = _parts(launch)
         packed = tuple(value.tobytes() for value in pack(launch.kernel, launch.parameters, launch.args))
-        pieces = tuple(
-            Piece(start, lead, memory.tobytes(), pointers) for start, lead, memory, pointers in parts
-        )
+        pieces = tuple(Piece(start, lead, memory.tobytes(), pointers) for start, lead, memory, pointers in parts)
 
         def finish() -> None:
             after = b"".join(memory.tobytes() for _, _, memory, _ in parts)

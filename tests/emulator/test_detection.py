@@ -115,7 +115,15 @@ LAUNCHES = {
         {"grid": 3, "cooperative": True},
     ),
 }
-NAMES = {ROTATE: "rotate", WARP: "warp", DYNAMIC: "dynamic", STATIC: "static", ALONG: "along", ATOMIC: "atomic", GRID: "grid"}
+NAMES = {
+    ROTATE: "rotate",
+    WARP: "warp",
+    DYNAMIC: "dynamic",
+    STATIC: "static",
+    ALONG: "along",
+    ATOMIC: "atomic",
+    GRID: "grid",
+}
 SANITIZERS = {ADDRESS: build.ADDRESS, THREAD: build.THREAD}
 
 MUTATIONS = [
@@ -128,7 +136,9 @@ MUTATIONS = [
     (ROTATE, Mutation("f", "two blocks write the same", "3 * blockIdx.x + step", "step", THREAD)),
     (
         ROTATE,
-        Mutation("f", "a barrier that some skip", "__syncthreads();  // read", "if (threadIdx.x) __syncthreads();", FAULT),
+        Mutation(
+            "f", "a barrier that some skip", "__syncthreads();  // read", "if (threadIdx.x) __syncthreads();", FAULT
+        ),
     ),
     (
         ROTATE,
@@ -142,18 +152,26 @@ MUTATIONS = [
     ),
     (
         ROTATE,
-        Mutation("f", "some exit", "__syncthreads();  // read", "if (threadIdx.x == 9) return; __syncthreads();", FAULT),
+        Mutation(
+            "f", "some exit", "__syncthreads();  // read", "if (threadIdx.x == 9) return; __syncthreads();", FAULT
+        ),
     ),
     (WARP, Mutation("f", "no barrier of the warp", "__syncwarp();", "", THREAD)),
     (WARP, Mutation("f", "no barrier of the warp", "__syncwarp();", "", RESULTS)),
-    (WARP, Mutation("f", "a mask without the caller", "__syncwarp();", "__syncwarp(~(1u << threadIdx.x % 32));", FAULT)),
+    (
+        WARP,
+        Mutation("f", "a mask without the caller", "__syncwarp();", "__syncwarp(~(1u << threadIdx.x % 32));", FAULT),
+    ),
     (WARP, Mutation("f", "masks disagree", "__syncwarp();", "__syncwarp(threadIdx.x % 2 ? ~0u : ~1u);", FAULT)),
     (WARP, Mutation("f", "a mask of 31", "0xffffffffu", "0x7fffffffu", FAULT)),
     (WARP, Mutation("f", "a shuffle of some", "sum, d);", "sum, d); if (threadIdx.x == 5) return;", FAULT)),
     (WARP, Mutation("f", "a neighbour's warp", "threadIdx.x ^ 1", "threadIdx.x ^ 32", THREAD)),
     (DYNAMIC, Mutation("f", "beyond the end", "tile[63 -", "tile[64 -", ADDRESS)),
     (DYNAMIC, Mutation("f", "before the beginning", "tile[63 -", "tile[62 -", ADDRESS)),
-    (DYNAMIC, Mutation("f", "unwritten", "*mine = x[threadIdx.x];", "if (threadIdx.x) *mine = x[threadIdx.x];", RESULTS)),
+    (
+        DYNAMIC,
+        Mutation("f", "unwritten", "*mine = x[threadIdx.x];", "if (threadIdx.x) *mine = x[threadIdx.x];", RESULTS),
+    ),
     (STATIC, Mutation("f", "beyond the end", "= mine[0]", "= mine[1]", ADDRESS)),
     (STATIC, Mutation("f", "before the beginning", "= mine[0]", "= mine[-1]", ADDRESS)),
     (STATIC, Mutation("f", "beyond the other's end", "+ his[0]", "+ his[1]", ADDRESS)),
@@ -203,7 +221,10 @@ def test_nothing_is_found_in_a_correct_kernel(recorded, hunter, emulator):
 
 @pytest.mark.parametrize(
     ("recorded", "mutation"),
-    [pytest.param(entry, entry[1], id=f"{NAMES[entry[0]]}-{entry[1].name}-{entry[1].caught_by}") for entry in MUTATIONS],
+    [
+        pytest.param(entry, entry[1], id=f"{NAMES[entry[0]]}-{entry[1].name}-{entry[1].caught_by}")
+        for entry in MUTATIONS
+    ],
     indirect=["recorded"],
 )
 def test_a_broken_copy_is_caught(recorded, mutation, emulator):

@@ -14,6 +14,13 @@ enum class Operation : unsigned char { barrier, exchange, any, all, ballot };
 
 const char* name_of(Operation operation);
 
+// A copy from device to shared memory that goes on beside the computing.
+struct Copy {
+    void* to;
+    const void* from;
+    int batch;
+};
+
 struct Fiber : Place {
     Context context;
     int index = 0;
@@ -26,6 +33,9 @@ struct Fiber : Place {
     int source = 0;
     unsigned turns = 0;  // warp barriers passed
     char meeting[2] = {};  // ThreadSanitizer's marks: those of odd and of even turns
+    std::vector<Copy> copies;
+    size_t next_copy = 0;
+    int batch = 0;
     uint64_t seen = 0;  // the launch's clock when it last looked
     // What the fences of CUDA's memory model know
     void* last_atomic = nullptr;

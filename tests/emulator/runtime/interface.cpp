@@ -56,6 +56,28 @@ void relax() {
     here->home->relax();
 }
 
+void issue_copy(void* to, const void* from) {
+    const Unseen unseen;
+    Fiber& fiber = self();
+    fiber.copies.push_back({to, from, fiber.batch});
+}
+
+void close_copies() { ++self().batch; }
+
+bool next_copy(int pending, void** to, const void** from) {
+    const Unseen unseen;
+    Fiber& fiber = self();
+    if (fiber.next_copy == fiber.copies.size() || fiber.copies[fiber.next_copy].batch + pending >= fiber.batch) {
+        fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + long(fiber.next_copy));
+        fiber.next_copy = 0;
+        return false;
+    }
+    const Copy& copy = fiber.copies[fiber.next_copy++];
+    *to = copy.to;
+    *from = copy.from;
+    return true;
+}
+
 void fail(int line, const char* message) {
     const Unseen unseen;
     here->home->fail(line, message);

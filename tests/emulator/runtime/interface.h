@@ -32,6 +32,12 @@ void* dynamic_shared();
 void require_cooperative();
 void relax();  // one turn of a loop that waits for another thread or block
 
+// Copies under way: issued, closed in batches, and taken out to be made. False where no batch but the last `pending`
+// has any left.
+void issue_copy(void* to, const void* from);
+void close_copies();
+bool next_copy(int pending, void** to, const void** from);
+
 // The memory model, for ThreadSanitizer: CUDA's fences and relaxed atomics order memory as a pair only.
 void fence();
 void before_atomic(void* address);
