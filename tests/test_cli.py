@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -366,6 +367,33 @@ def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.
     assert "no CUDA device found. Check nvidia-smi." in result.stdout
     assert ("unknown backend 'nonsense'" in result.stdout) == (setting == "nonsense")
     refused(run("train", "--out", "never"), "no CUDA device" if setting == "cuda" else "unknown backend")
+
+
+def test_info_tells_of_the_device_its_kernels_and_their_folders(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from capgpu.kernels.cuda import choices
+
+    monkeypatch.setenv("CAPGPU_BACKEND", "cuda")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(capgpu.backend, "_current", None)
+    choices.forget()
+    lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
+    told = {name: words.strip() for name, words in lines}
+    assert told["kernels"] == "cuda"
+    assert told["driver"].startswith("serves CUDA 13")
+    assert told["multiprocessors"].startswith("108,")
+    assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
+    assert told["kernel cache"] == str(tmp_path / "kernels")
+    assert told["tiers"] == "by the rule (capgpu tune measures them)"
+    assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
+    device = told["device"].split(", compute")[0]
+    choices.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
+    measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by the rule"
+    assert measured in run("info").stdout
+    choices.forget()
 
 
 # --- tune ---------------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ __all__ = ["ARCHITECTURES", "Job", "Line", "compile_all", "digest", "jobs", "mai
 #: From Turing on, which is where CUDA 13 begins: T4, A100, RTX 30, RTX 40, H100, B200, RTX 50.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 RESULTS = ROOT / "bench" / "cuda" / "results"
+#: What has been compiled, by source, options, architecture and compiler: the whole takes minutes, a change little.
+KEPT = ROOT / "build" / "compiled"
 CSV = RESULTS / "compiled.csv"
 
 Defines = tuple[tuple[str, int], ...]
@@ -89,7 +91,7 @@ def _entry(name: str) -> Entry:
 
 
 def compile_one(job: Job) -> list[Line]:
-    """Compile, and read what the assembler says of each kernel.
+    """Compile, or remember, and read what the assembler says of each kernel.
 
     Raises
     ------
@@ -98,8 +100,8 @@ def compile_one(job: Job) -> list[Line]:
     ValueError
         Where a kernel of the catalogue is not in the compiled module, or the log has an unknown form.
     """
-    compiled = nvrtc.find().compile(source(job.file), compiler_options(job.dtype, job.defines), job.architecture)
-    found = resources.parse(compiled.log)
+    log, size = _compiled(job)
+    found = resources.parse(log)
     missing = set(job.names) - set(found)
     if missing:
         raise ValueError(f"{job.file} as {job.dtype} {dict(job.defines)} has no kernel {', '.join(sorted(missing))}")
@@ -117,10 +119,25 @@ def compile_one(job: Job) -> list[Line]:
             spill_stores=found[name].spill_stores,
             spill_loads=found[name].spill_loads,
             barriers=found[name].barriers,
-            code_bytes=len(compiled.code),
+            code_bytes=size,
         )
         for name in job.names
     ]
+
+
+def _compiled(job: Job) -> tuple[str, int]:
+    """Return the compiler's log and the bytes of machine code."""
+    compiler = nvrtc.find()
+    text, options = source(job.file), compiler_options(job.dtype, job.defines)
+    key = hashlib.sha256(repr((text, options, job.architecture, compiler.version)).encode()).hexdigest()[:32]
+    kept = KEPT / f"{key}.log"
+    if kept.exists():
+        size, _, log = kept.read_text(encoding="utf-8").partition("\n")
+        return log, int(size)
+    compiled = compiler.compile(text, options, job.architecture)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, f"{len(compiled.code)}\n{compiled.log}".encode())
+    return compiled.log, len(compiled.code)
 
 
 def compile_all(wanted: Sequence[Job]) -> list[Line]:

@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["forget", "lookup", "path", "shape_key", "store"]
+__all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
 
 _FORMAT = 1
 
@@ -57,6 +60,11 @@ def lookup(device: str, key: str) -> tuple[str, int] | None:
     return _load().get(device, {}).get(key)
 
 
+def stored(device: str) -> dict[str, tuple[str, int]]:
+    """Return all measured choices for a device: tier and units of a block by `shape_key`."""
+    return dict(_load().get(device, {}))
+
+
 def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
     """Keep measured choices beside those kept before; they hold in this process in any case.
 
@@ -72,27 +80,14 @@ def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
     Path or None
         The file; None where it cannot be written, with a warning.
     """
-    global _devices
-    from capgpu.checkpoint import atomic_write
-
-    forget()  # another process may have stored its own since
-    devices = _load()
-    devices.setdefault(device, {}).update(measured)
-    _devices = devices
-    content = {
-        "format": _FORMAT,
-        "devices": {
-            name: {key: {"tier": tier, "units": units} for key, (tier, units) in sorted(shapes.items())}
-            for name, shapes in sorted(devices.items())
-        },
-    }
     target = path()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target, "w") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
+        with _alone(target.parent):
+            forget()  # another process may have stored its own since
+            _keep(target, _updated(device, measured))
     except OSError as error:
+        _updated(device, measured)
         warnings.warn(
             f"the measured choices cannot be kept ({error}): they hold in this process alone. Set XDG_CACHE_HOME to "
             "a folder that can be written.",
@@ -101,6 +96,38 @@ def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
         )
         return None
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time read the choices, add to them and write them: no choice of another gets lost."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _updated(device: str, measured: dict[str, tuple[str, int]]) -> dict[str, dict[str, tuple[str, int]]]:
+    devices = _load()
+    devices.setdefault(device, {}).update(measured)
+    return devices
+
+
+def _keep(target: Path, devices: dict[str, dict[str, tuple[str, int]]]) -> None:
+    from capgpu.checkpoint import atomic_write
+
+    content = {
+        "format": _FORMAT,
+        "devices": {
+            name: {key: {"tier": tier, "units": units} for key, (tier, units) in sorted(shapes.items())}
+            for name, shapes in sorted(devices.items())
+        },
+    }
+    with atomic_write(target, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
 
 
 def _load() -> dict[str, dict[str, tuple[str, int]]]:
