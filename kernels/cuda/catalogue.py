@@ -55,28 +55,34 @@ class Entry:
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
 
-def _recurrence(cell: str, backward: bool, resident: bool, units: tuple[int, ...]) -> Entry:
+def _recurrence(cell: str, backward: bool, tier: str, units: tuple[int, ...]) -> Entry:
     """Describe one direction of a recurrence in one tier: persistent blocks keep as much as the device lets them."""
+    resident, tensor = tier != "_step", tier == "_tensor"
+    macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", int(tensor)))
     return Entry(
-        name=f"{cell}_{'backward' if backward else 'forward'}{'' if resident else '_step'}",
+        name=f"{cell}_{'backward' if backward else 'forward'}{tier}",
         file=f"{cell}.cu",
-        dtypes=ALL,
+        dtypes=tuple(dtype for dtype in ALL if dtype != "float64") if tensor else ALL,
         block=256 if resident else 128,
-        variants=tuple((("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("UNITS", u)) for u in units),
+        variants=tuple((*macros, ("UNITS", u)) for u in units),
         shared=227 * 1024 if resident else 48 * 1024,
         cooperative=resident,
     )
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _recurrence("lstm", False, True, (4, 8, 16)),
-    _recurrence("lstm", True, True, (8, 16, 32)),
-    _recurrence("rnn", False, True, (8, 16, 32)),
-    _recurrence("rnn", True, True, (8, 16, 32)),
-    _recurrence("lstm", False, False, (8,)),
-    _recurrence("lstm", True, False, (16,)),
-    _recurrence("rnn", False, False, (16,)),
-    _recurrence("rnn", True, False, (16,)),
+    _recurrence("lstm", False, "", (4, 8, 16)),
+    _recurrence("lstm", True, "", (8, 16, 32)),
+    _recurrence("rnn", False, "", (8, 16, 32)),
+    _recurrence("rnn", True, "", (8, 16, 32)),
+    _recurrence("lstm", False, "_step", (8,)),
+    _recurrence("lstm", True, "_step", (16,)),
+    _recurrence("rnn", False, "_step", (16,)),
+    _recurrence("rnn", True, "_step", (16,)),
+    _recurrence("lstm", False, "_tensor", (4, 8, 16)),
+    _recurrence("lstm", True, "_tensor", (8, 16, 32)),
+    _recurrence("rnn", False, "_tensor", (8, 16, 32)),
+    _recurrence("rnn", True, "_tensor", (8, 16, 32)),
     Entry("softmax_warps", "softmax.cu", ALL, 128),
     Entry("softmax_blocks", "softmax.cu", ALL, 256),
     Entry("sum_losses", "softmax.cu", ALL, 256),

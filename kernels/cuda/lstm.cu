@@ -24,12 +24,18 @@
 // RESIDENT 0, the per-step tier: the same text, one ordinary launch a step (backward: and one more for dh0). Wh comes
 // through the L2 cache chunk by chunk, the cell from the array of cells; the end of a launch is the barrier.
 //
+// TENSOR_CORES 1: the persistent tier with matrix instructions for the product, TF32 for float32. The bound is then the
+// reads and the latency.
+//
 // A pointer to what other blocks write during the launch is never declared __restrict__ and const: the compiler might
 // read it through a cache that is not kept coherent.
 
 #include "recurrence.cuh"
 
-#if RESIDENT
+#if TENSOR_CORES
+#define FORWARD lstm_forward_tensor
+#define BACKWARD_PASS lstm_backward_tensor
+#elif RESIDENT
 #define FORWARD lstm_forward
 #define BACKWARD_PASS lstm_backward
 #else

@@ -29,6 +29,39 @@ __device__ __forceinline__ void wait_for_copies() {
     emulated_wait_for_copies(PENDING);
 }
 
+__device__ __forceinline__ unsigned round_to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & ~0x1fffu; }
+
+// The numbers that a word of a matrix holds, one or two.
+#if defined(REAL_HALF)
+#define WORD_TERMS 2
+__device__ __forceinline__ float word_term(unsigned word, int term) {
+    return __half2float(__ushort_as_half((unsigned short)(word >> (16 * term))));
+}
+#elif defined(REAL_BFLOAT16)
+#define WORD_TERMS 2
+__device__ __forceinline__ float word_term(unsigned word, int term) {
+    return __bfloat162float(__ushort_as_bfloat16((unsigned short)(word >> (16 * term))));
+}
+#else
+#define WORD_TERMS 1
+__device__ __forceinline__ float word_term(unsigned word, int) { return __uint_as_float(word); }
+#endif
+
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+    for (int word = 0; word < 8; ++word) {
+        const int k = word / 4, from = word % 4;
+        const unsigned rows[2] = {__shfl_sync(0xffffffffu, a[2 * k], 4 * group + from),
+                                  __shfl_sync(0xffffffffu, a[2 * k + 1], 4 * group + from)};
+        const unsigned columns[2] = {__shfl_sync(0xffffffffu, b[k], 8 * place + from),
+                                     __shfl_sync(0xffffffffu, b[k], 8 * place + 4 + from)};
+        for (int i = 0; i < 4; ++i) {
+            for (int term = 0; term < WORD_TERMS; ++term)
+                c[i] += word_term(rows[i / 2], term) * word_term(columns[i % 2], term);
+        }
+    }
+}
+
 #else
 
 #define REQUIRE_COOPERATIVE()
@@ -87,6 +120,28 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+#if TENSOR_CORES && __CUDA_ARCH__ >= 800
+__device__ __forceinline__ unsigned round_to_tf32(float x) {
+    unsigned word;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
+    return word;
+}
+
+// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as fragments.cuh tells.
+#if defined(REAL_HALF)
+#define MATRIX_TYPES "m16n8k16.row.col.f32.f16.f16.f32"
+#elif defined(REAL_BFLOAT16)
+#define MATRIX_TYPES "m16n8k16.row.col.f32.bf16.bf16.f32"
+#else
+#define MATRIX_TYPES "m16n8k8.row.col.f32.tf32.tf32.f32"
+#endif
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm volatile("mma.sync.aligned." MATRIX_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
 // How many bytes of dynamic shared memory there are is the launch's business.
 #define DYNAMIC_SHARED(type, name)                                    \
     extern __shared__ __align__(16) unsigned char capgpu_dynamic_shared[]; \
@@ -107,9 +162,11 @@ __device__ __forceinline__ double to_acc(double x) { return x; }
 #ifdef REAL_HALF
 __device__ __forceinline__ float to_acc(__half x) { return __half2float(x); }
 __device__ __forceinline__ __half to_real(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ unsigned bits_of_half(__half x) { return __half_as_ushort(x); }
 #elif defined(REAL_BFLOAT16)
 __device__ __forceinline__ float to_acc(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ __nv_bfloat16 to_real(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ unsigned bits_of_half(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
 #else
 __device__ __forceinline__ real to_real(acc x) { return x; }
 #endif

@@ -8,9 +8,8 @@
 // of the other warps until the end. No barrier of the block stands in the loop, each element of `left` is fetched once
 // a block, and the warps' partial sums are added in a fixed order by the threads that go on with them.
 //
-// Registers. The lanes of a warp form a grid of LANE_ROWS x LANE_COLUMNS x LANE_DEPTHS (the last splits a chunk once
-// more where columns are few); a lane keeps TILE x 4 LANE_QUADS sums, TILE = 8 or 4 rows at most, fewer as sequences end.
-// Four terms at a time: TILE + 4 LANE_QUADS shared loads of four numbers for 16 TILE LANE_QUADS multiply-adds.
+// Registers. What a lane keeps of the sums is the business of lanes.cuh (multiply-adds) or, with TENSOR_CORES 1,
+// of fragments.cuh (matrix instructions).
 //
 // Shared memory. Each warp has STAGES buffers of left chunks, filled by asynchronous copies (cp.async; plain loads
 // before sm_80) while it multiplies the chunk before; afterwards its partial sums lie there. The right factor is
@@ -18,8 +17,15 @@
 //   RESIDENT 0   staged chunk by chunk beside the left one (one launch a step).
 // A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
 // is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH] with the fours of a line
-// permuted by its number (`swizzled`: no bank conflicts, no padding), so that both are read along contiguous memory of
+// permuted by its number (`right_place`: no bank conflicts, no padding), so that both are read along contiguous memory of
 // Wh. Numbers past the edge of a matrix are zeros in shared memory.
+
+// Asked for by TENSOR_CORES; before sm_80 there are no such instructions, and the plain product stands in.
+#if TENSOR_CORES && (defined(CAPGPU_EMULATED) || __CUDA_ARCH__ >= 800)
+#define FRAGMENTS 1
+#else
+#define FRAGMENTS 0
+#endif
 
 #define LANE_ROWS 4
 // A double takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward pass
@@ -41,11 +47,23 @@
 // (row, unit) pairs of a tile that one thread turns from sums into states: its unit is always the same.
 #define PAIRS (TILE_ROWS * UNITS > THREADS ? TILE_ROWS * UNITS / THREADS : 1)
 
-struct alignas(sizeof(real) == 2 ? 8 : 16) Quad {
-    real at[4];
-};
+#define LEFT_STRIDE (DEPTH + PACK)
 
-__device__ __forceinline__ Quad load_quad(const real* address) { return *reinterpret_cast<const Quad*>(address); }
+// Where the element `place` of a line of a right chunk lies. Transposed, fours of neighbouring lines are put into
+// different banks; in half precision 16 bytes are two fours, which stay together.
+template <int COLUMNS, bool TRANSPOSED>
+__device__ __forceinline__ int right_place(int line, int place) {
+    if (!TRANSPOSED) return line * COLUMNS + place;
+    const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
+    return line * DEPTH + (place ^ (4 * turn));
+}
+
+// Sums<COLUMNS, TRANSPOSED, TILE>: a warp's registers, for TILE * LANE_ROWS rows.
+#if FRAGMENTS
+#include "fragments.cuh"
+#else
+#include "lanes.cuh"
+#endif
 
 // Rows of a matrix [.][width]: first, first + stride, ...; where `order` is given, it is looked up there which row is
 // meant. What is added to a row, if anything, is in `bias` [width].
@@ -80,10 +98,6 @@ struct Rows {
 template <int COLUMNS, bool TRANSPOSED>
 struct Product {
     static constexpr int GATES = TRANSPOSED ? 1 : COLUMNS / UNITS;
-    static constexpr int LANE_QUADS = COLUMNS < 64 ? 1 : 2;
-    static constexpr int LANE_COLUMNS = COLUMNS / (4 * LANE_QUADS);
-    static constexpr int LANE_DEPTHS = WARP / (LANE_ROWS * LANE_COLUMNS);
-    static constexpr int LEFT_STRIDE = DEPTH + PACK;
     static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
     static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
     static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
@@ -92,8 +106,6 @@ struct Product {
     static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
     static constexpr int PARTIAL_BYTES = TILE_ROWS * PARTIAL_STRIDE * (int)sizeof(acc);
     static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
-
-    static_assert(LANE_DEPTHS >= 1 && LANE_DEPTHS <= DEPTH / 4, "a warp's lanes have work along the depth of a chunk");
 
     unsigned char* memory;  // WARPS x WARP_BYTES, then the slab
     const real* Wh;         // [H][GATES H], or where it is to be transposed [H][K]
@@ -107,14 +119,6 @@ struct Product {
     // what follows the slab
     __device__ __forceinline__ acc* rest() const {
         return reinterpret_cast<acc*>(slab() + (RESIDENT ? (long long)chunks() * RIGHT_CHUNK : 0));
-    }
-
-    // Where the element `place` of a line of the right chunk lies: fours of neighbouring lines in different banks.
-    // In half precision 16 bytes are two fours, which stay together.
-    static __device__ __forceinline__ int swizzled(int line, int place) {
-        if (!TRANSPOSED) return line * COLUMNS + place;
-        const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
-        return line * DEPTH + (place ^ (4 * turn));
     }
 
     // Where a number of the right factor's chunk lies in Wh; no address past the edge.
@@ -137,13 +141,13 @@ struct Product {
                 const int line = element / ACROSS, place = element % ACROSS;
                 if (PACKS % WARP != 0 && line >= (TRANSPOSED ? COLUMNS : DEPTH)) break;
                 const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
-                copy_16_bytes(to + swizzled(line, place), from == nullptr ? Wh : from, from != nullptr);
+                copy_16_bytes(to + right_place<COLUMNS, TRANSPOSED>(line, place), from == nullptr ? Wh : from, from != nullptr);
             }
         } else {
             for (int element = lane; element < DEPTH * COLUMNS; element += WARP) {
                 const int line = element / ACROSS, place = element % ACROSS;
                 const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
-                to[swizzled(line, place)] = from == nullptr ? to_real(acc(0)) : *from;
+                to[right_place<COLUMNS, TRANSPOSED>(line, place)] = from == nullptr ? to_real(acc(0)) : *from;
             }
         }
     }
@@ -196,85 +200,33 @@ struct Product {
 
     template <int TILE>
     __device__ __forceinline__ void multiply_tile(const Rows& rows) const {
-        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-        const int column = lane % LANE_COLUMNS, row = lane / LANE_COLUMNS % LANE_ROWS;
-        const int share = lane / (LANE_COLUMNS * LANE_ROWS);
-        acc sums[TILE][4 * LANE_QUADS];
-#pragma unroll
-        for (int i = 0; i < TILE; ++i) {
-#pragma unroll
-            for (int c = 0; c < 4 * LANE_QUADS; ++c) sums[i][c] = acc(0);
-        }
+        const int warp = threadIdx.x / WARP;
+        Sums<COLUMNS, TRANSPOSED, TILE> sums;
+        sums.clear();
         for (int stage = 0; stage < STAGES; ++stage) start<TILE>(warp + stage * WARPS, stage, rows);
         int stage = 0;
         for (int chunk = warp; chunk < chunks(); chunk += WARPS) {
             wait_for_copies<STAGES - 1>();
             __syncwarp();  // every lane's copies of this chunk have arrived
             const real* left = reinterpret_cast<const real*>(memory + warp * WARP_BYTES) + stage * STAGE;
-            const real* right = RESIDENT ? slab() + chunk * RIGHT_CHUNK : left + LEFT_CHUNK;
-#pragma unroll
-            for (int quarter = 0; quarter < DEPTH / 4 / LANE_DEPTHS; ++quarter) {
-                const int depth = 4 * (quarter * LANE_DEPTHS + share);
-                Quad a[TILE];
-#pragma unroll
-                for (int i = 0; i < TILE; ++i) a[i] = load_quad(left + (row + LANE_ROWS * i) * LEFT_STRIDE + depth);
-#pragma unroll
-                for (int q = 0; q < LANE_QUADS; ++q) {
-                    Quad b[4];
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-                        b[j] = TRANSPOSED
-                            ? load_quad(right + swizzled(column + LANE_COLUMNS * (4 * q + j), depth))
-                            : load_quad(right + swizzled(depth + j, 4 * (column + LANE_COLUMNS * q)));
-                    }
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-                        for (int i = 0; i < TILE; ++i) {
-#pragma unroll
-                            for (int c = 0; c < 4; ++c) {
-                                sums[i][4 * q + c] += to_acc(a[i].at[j]) * to_acc(TRANSPOSED ? b[c].at[j] : b[j].at[c]);
-                            }
-                        }
-                    }
-                }
-            }
+            sums.add(left, RESIDENT ? slab() + chunk * RIGHT_CHUNK : left + LEFT_CHUNK);
             __syncwarp();  // all lanes have read this buffer before copies overwrite it
             start<TILE>(chunk + STAGES * WARPS, stage, rows);
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
-#pragma unroll
-        for (int distance = LANE_ROWS * LANE_COLUMNS; distance < WARP; distance *= 2) {
-#pragma unroll
-            for (int i = 0; i < TILE; ++i) {
-#pragma unroll
-                for (int c = 0; c < 4 * LANE_QUADS; ++c) sums[i][c] += __shfl_xor_sync(ALL_LANES, sums[i][c], distance);
-            }
-        }
-        // the buffers are this warp's own, and it has read the last of them
-        acc* to = partial(warp);
-        if (share == 0) {
-#pragma unroll
-            for (int i = 0; i < TILE; ++i) {
-#pragma unroll
-                for (int c = 0; c < 4 * LANE_QUADS; ++c) {
-                    const int place = TRANSPOSED ? column + LANE_COLUMNS * c : 4 * (column + LANE_COLUMNS * (c / 4)) + c % 4;
-                    to[(row + LANE_ROWS * i) * PARTIAL_STRIDE + place] = sums[i][c];
-                }
-            }
-        }
+        sums.store(partial(warp), PARTIAL_STRIDE);  // the buffers are this warp's own, and it has read the last of them
     }
 
     // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier.
     __device__ __forceinline__ void multiply(const Rows& rows) const {
         if (rows.count > 4 * LANE_ROWS)
             multiply_tile<MOST_TILE>(rows);
-        else if (rows.count > 2 * LANE_ROWS)
+        else if (FRAGMENTS || rows.count > 2 * LANE_ROWS)
             multiply_tile<4>(rows);
         else if (rows.count > LANE_ROWS)
-            multiply_tile<2>(rows);
+            multiply_tile<FRAGMENTS ? 4 : 2>(rows);
         else
-            multiply_tile<1>(rows);
+            multiply_tile<FRAGMENTS ? 4 : 1>(rows);
     }
 
     // One number of the product: the warps' shares, always added in the same order.

@@ -10,7 +10,10 @@
 
 #include "recurrence.cuh"
 
-#if RESIDENT
+#if TENSOR_CORES
+#define FORWARD rnn_forward_tensor
+#define BACKWARD_PASS rnn_backward_tensor
+#elif RESIDENT
 #define FORWARD rnn_forward
 #define BACKWARD_PASS rnn_backward
 #else

@@ -12,16 +12,31 @@ multiply-adds, since such products keep a device busy by themselves; else *persi
 more and some variant fits the device; else *step*. Fitting is computed, not assumed: one block a multiprocessor, all of
 them on the device at once, by its own limits and the driver's occupancy. Among the variants that fit the one with the
 fewest computed cycles a step is taken.
+
+``CAPGPU_TENSOR_CORES=1`` lets the persistent tier multiply with the tensor cores (compute capability 8.0 and newer):
+float32 is rounded to TF32 before it is multiplied, 10 bits behind the point instead of 23; half types lose nothing.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import import_module
 
 from capgpu.kernels.cuda import choices, module
 
-__all__ = ["PASSES", "TIERS", "Pass", "Plan", "candidates", "forget", "persistent", "plan", "step_grid"]
+__all__ = [
+    "PASSES",
+    "TIERS",
+    "Pass",
+    "Plan",
+    "candidates",
+    "forget",
+    "persistent",
+    "plan",
+    "step_grid",
+    "tensor_cores_wanted",
+]
 
 TIERS = ("persistent", "step", "matmul")
 
@@ -95,6 +110,8 @@ class Plan:
         Bytes of dynamic shared memory of a block.
     cycles : float
         Computed cycles of a step, for comparing persistent variants.
+    tensor_cores : bool
+        Whether the products are the tensor cores' (persistent tier).
     """
 
     tier: str
@@ -104,15 +121,22 @@ class Plan:
     block: int = 0
     shared: int = 0
     cycles: float = 0.0
+    tensor_cores: bool = False
 
     def kernel(self, name: str, dtype: str) -> module.Kernel:
         """Return the kernel of a pass in this plan's tier and variant."""
-        entry = name if self.tier == "persistent" else f"{name}_step"
-        resident = int(self.tier == "persistent")
-        return module.kernel(entry, dtype, BACKWARD=int(PASSES[name].backward), RESIDENT=resident, UNITS=self.units)
+        resident = self.tier == "persistent"
+        return module.kernel(
+            f"{name}{'_tensor' if self.tensor_cores else '' if resident else '_step'}",
+            dtype,
+            BACKWARD=int(PASSES[name].backward),
+            RESIDENT=int(resident),
+            TENSOR_CORES=int(self.tensor_cores),
+            UNITS=self.units,
+        )
 
 
-_plans: dict[tuple[int, str, str, int, int, bool], Plan] = {}
+_plans: dict[tuple[int, str, str, int, int, bool, bool], Plan] = {}
 
 
 def forget() -> None:
@@ -137,7 +161,7 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     Plan
         The same object for the same shape on one device.
     """
-    key = (import_module("cupy").cuda.runtime.getDevice(), name, dtype, H, N, T > 1)
+    key = (import_module("cupy").cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted())
     found = _plans.get(key)
     if found is None:
         found = _plans[key] = _choose(name, dtype, H, N, T)
@@ -226,7 +250,31 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         block=32 * _WARPS["persistent"],
         shared=_shared_bytes(name, size, units, H, rows, "persistent"),
         cycles=_cycles(name, size, units, H, rows),
+        tensor_cores=_tensor_cores_serve(dtype),
     )
+
+
+def tensor_cores_wanted() -> bool:
+    """Return whether ``CAPGPU_TENSOR_CORES`` asks for the tensor cores in the persistent recurrences.
+
+    Returns
+    -------
+    bool
+        False where it is unset, empty or ``0``; True for ``1``.
+
+    Raises
+    ------
+    ValueError
+        For any other value.
+    """
+    setting = os.environ.get("CAPGPU_TENSOR_CORES", "0") or "0"
+    if setting not in ("0", "1"):
+        raise ValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
+    return setting == "1"
+
+
+def _tensor_cores_serve(dtype: str) -> bool:
+    return dtype != "float64" and tensor_cores_wanted() and module.device_limits().compute_capability >= (8, 0)
 
 
 def _step(name: str, dtype: str, H: int) -> Plan:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import recurrence, tiers
+from capgpu.kernels.cuda import module, recurrence, tiers
 from emulator.runner import ORDERS, Order
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
@@ -70,6 +70,41 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
     for case in CASES:
         if case.operation == name:
             check(case, dtype, extents)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("tier", "name", "units"), [variant for variant in VARIANTS if variant[0] != "matmul"])
+def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, units, dtype):
+    # 400 terms are 25 chunks for 8 or 4 warps of 2 buffers, in the LSTM's backward pass 100
+    extents = Extents((3, 3, 2, 1, 1), 400, 1)
+    case = next(case for case in CASES if case.operation == name)
+    plan = plan_of(tier, name, units, dtype, 400, 5, 1)
+    if plan.shared > module.device_limits().shared_per_block:
+        with pytest.raises(module.LaunchError, match="shared memory"):
+            plan.kernel(name, dtype)(plan.grid, plan.block, (), plan.shared)
+        return
+    in_tier(monkeypatch, tier, units, groups=1)
+    check(case, dtype, extents)
+
+
+#: TF32 keeps 10 bits behind the point; half types are multiplied exactly.
+ON_TENSOR_CORES = {"float16": TOLERANCE["float16"], "float32": {"forward": 1e-3, "gradient": 3e-3}}
+
+
+@pytest.mark.parametrize("extents", [EXTENTS[1], EXTENTS[2], SHAPES[-2]], ids=["ragged", "numbers", "packs"])
+@pytest.mark.parametrize("dtype", ON_TENSOR_CORES)
+@pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
+def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
+    in_tier(monkeypatch, "persistent", units, groups=2)
+    for case in CASES:
+        if case.operation == name:
+            arguments, wanted = example(case, extents, dtype)
+            with module.counting() as launches:
+                results = run(case, arguments)
+            assert f"{name}_tensor" in launches
+            for got, want, kind in zip(results, wanted, case.kinds, strict=True):
+                assert distance(got, want) < ON_TENSOR_CORES[dtype][kind]
 
 
 @pytest.mark.parametrize("groups", [1, 3, 7])

@@ -118,6 +118,22 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(device):
         assert len(launches) == backward
 
 
+def test_tensor_cores_are_taken_where_they_are_asked_for_and_there(device, monkeypatch):
+    def taken(dtype="float32"):
+        return tiers.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores
+
+    assert not taken()
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
+    assert taken()
+    assert taken("float16")
+    assert not taken("float64")
+    device("sm_75")
+    assert not taken()
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "yes")
+    with pytest.raises(ValueError, match="set it to 1 or 0"):
+        taken()
+
+
 # --- stored choices ---------------------------------------------------------------------------------
 
 
