@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def time_on_the_standin(folder: Path, *arguments: str, **variables: str) -> subp
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emulated(emulator: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("emulated")
     done = time_on_the_standin(folder, "--sizes", TINY.replace(",", ";"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +80,7 @@ def test_every_launch_of_a_step_is_timed_and_found_on_paper(emulated):
         assert all(row[5].strip() and float(row[4]) > 0 for row in mine), mine
 
 
-def test_emulated_figures_do_not_go_where_measurements_are_kept():
+def test_emulated_figures_do_not_go_where_measurements_are_kept(emulator):
     done = time_on_the_standin(run.RESULTS, "--sizes", TINY.replace(",", ";"), "--cells", "rnn", "--jobs", "loss")
     assert done.returncode == 1
     assert "do not go where measurements are kept" in done.stderr
