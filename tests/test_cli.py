@@ -379,6 +379,8 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(capgpu.backend, "_current", None)
+    for setting in ("CAPGPU_TENSOR_CORES", "CUPY_TF32"):
+        monkeypatch.delenv(setting, raising=False)
     choices.forget()
     lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
     told = {name: words.strip() for name, words in lines}
@@ -387,6 +389,7 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     assert told["multiprocessors"].startswith("108,")
     assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
     assert told["kernel cache"] == str(tmp_path / "kernels")
+    assert told["tensor cores"] == "recurrences: off, products of float32: off"
     assert told["tiers"] == "by the rule (capgpu tune measures them)"
     assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
     device = told["device"].split(", compute")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-from capgpu.kernels.cuda import choices
+from capgpu.kernels.cuda import choices, tiers
 from capgpu.kernels.cuda.catalogue import ENTRIES, variants_of
 from capgpu.kernels.cuda.module import device_limits
 
@@ -29,10 +29,17 @@ def device_facts() -> dict[str, str]:
         "memory": f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} free",
         "multiprocessors": f"{limits.multiprocessors}, {limits.shared_per_block // 1024} KiB shared memory a block",
         "cuda kernels": f"{len(ENTRIES)}, in {sum(len(variants_of(entry)) for entry in ENTRIES)} variants",
+        "tensor cores": _tensor_cores(),
         "kernel cache": os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"),
         "tiers": _tiers(choices.stored(limits.name)),
         "tuning file": str(choices.path()),
     }
+
+
+def _tensor_cores() -> str:
+    """Say where matrix instructions with rounded inputs are allowed: two settings, ours and CuPy's."""
+    allowed = {"recurrences": tiers.tensor_cores_wanted(), "products of float32": os.environ.get("CUPY_TF32") == "1"}
+    return ", ".join(f"{where}: {'on' if on else 'off'}" for where, on in allowed.items())
 
 
 def _version(number: int) -> str:

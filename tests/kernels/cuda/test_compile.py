@@ -16,8 +16,11 @@ from bench.cuda.compile_table import ARCHITECTURES, Job, compile_all, compile_on
 from capgpu.kernels.cuda import module
 from capgpu.kernels.cuda.catalogue import ENTRIES
 
+#: The first test that needs the compiled kernels compiles them: over a minute on two processors that do nothing else.
+pytestmark = pytest.mark.timeout(1200)
+
 #: Turing and Hopper: the oldest, with the least shared memory, and the first with 228 KB. The whole matrix is compiled
-#: for these two, about 45 seconds of a processor each.
+#: for these two, about a minute of a processor each.
 WHOLE = (75, 90)
 PACKAGES = Path(module.__file__).parent
 
