@@ -75,12 +75,12 @@ extern "C" __global__ void __launch_bounds__(256) choose_words(
     const int n = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const real* row = scores + (long long)n * V;
     Best best = {lowest(acc(0)), 0x7fffffff};
-    if (aligned16(scores, V)) {
+    if (aligned16(scores, V) && aligned16(bias, 0)) {
         for (int j = threadIdx.x * PACK; j < V; j += blockDim.x * PACK) {
-            const Pack pack = load_pack(row + j);
+            const Pack pack = load_pack(row + j), added = load_pack(bias + j);
 #pragma unroll
             for (int p = 0; p < PACK; ++p) {
-                const acc score = to_acc(pack.at[p]) + to_acc(bias[j + p]);
+                const acc score = to_acc(pack.at[p]) + to_acc(added.at[p]);
                 if (better(score, j + p, best)) best = {score, j + p};
             }
         }

@@ -65,7 +65,7 @@ def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
 
 
 def _update(
-    name: str,
+    rule: str,
     params: Sequence[Any],
     grads: Sequence[Any],
     states: Sequence[Sequence[Any] | None],
@@ -74,14 +74,15 @@ def _update(
 ) -> list[Any]:
     """Launch an update rule; return the new parameters. `states` are written in place, `settings` is (P, 8)."""
     dtype = params[0].dtype
-    for k, arrays in enumerate(zip(params, grads, strict=True)):
-        check_device(**{f"parameter {k}": arrays[0], f"gradient {k}": arrays[1]})
+    named = {"parameter": params, "gradient": grads, "first state": states[0], "second state": states[1]}
+    for name, arrays in named.items():
+        check_device(**{f"{name} {k}": array for k, array in enumerate(arrays or ())})
     # all memory is there before anything is changed
     out = [empty(w.shape, dtype, "the updated parameters") for w in params]
     columns = ([contiguous(w) for w in params], [contiguous(g) for g in grads], *states, out)
     factor, device_factor = _factor(dtype, scale)
     for count, blocks, told in _launches(dtype, columns, settings):
-        kernel(name, dtype)(blocks, THREADS, (told, np.int32(count), factor, device_factor))
+        kernel(rule, dtype)(blocks, THREADS, (told, np.int32(count), factor, device_factor))
     return out
 
 

@@ -8,7 +8,8 @@
 // by exp(old m - new m)); the second writes the gradient over the scores.
 //
 // Memory: scores [M, V], row-major without gaps, read twice and written once. Rows are read 16 bytes at a time where
-// every row begins at a multiple of 16 bytes. losses [M], each row's loss without the factor.
+// every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in whole lines just as well and
+// without the registers that two exponentials of float64 at once take. losses [M], each row's loss without the factor.
 // A row whose target is negative is left out: its scores are not read, its gradient and its loss are 0.
 // A target of V or more gives a loss that is not a number: no such row passes unnoticed.
 //
@@ -58,15 +59,37 @@ __device__ __forceinline__ acc with_bias(real score, const real* bias, int j) {
     return bias ? to_acc(score) + to_acc(bias[j]) : to_acc(score);
 }
 
+__device__ __forceinline__ bool can_pack(const real* scores, const real* bias, int V) {
+    return sizeof(real) < 8 && aligned16(scores, V) && aligned16(bias, 0);
+}
+
+// A pack of scores from column j on, with their bias.
+struct Sums {
+    acc at[PACK];
+};
+
+__device__ __forceinline__ Sums load_sums(const real* row, const real* bias, int j) {
+    const Pack scores = load_pack(row + j);
+    Sums sums;
+#pragma unroll
+    for (int i = 0; i < PACK; ++i) sums.at[i] = to_acc(scores.at[i]);
+    if (bias) {
+        const Pack added = load_pack(bias + j);
+#pragma unroll
+        for (int i = 0; i < PACK; ++i) sums.at[i] += to_acc(added.at[i]);
+    }
+    return sums;
+}
+
 // First pass over a row by `threads` threads, of which this is number `thread`.
 __device__ __forceinline__ Online first_pass(
     const real* row, const real* bias, int V, bool packed, int thread, int threads) {
     Online seen = {lowest(acc(0)), acc(0)};
     if (packed) {
         for (int j = thread * PACK; j < V; j += threads * PACK) {
-            const Pack scores = load_pack(row + j);
+            const Sums scores = load_sums(row, bias, j);
 #pragma unroll
-            for (int i = 0; i < PACK; ++i) see(seen, with_bias(scores.at[i], bias, j + i));
+            for (int i = 0; i < PACK; ++i) see(seen, scores.at[i]);
         }
     } else {
 #pragma unroll 1  // each copy of the body would hold an exponential
@@ -80,21 +103,22 @@ __device__ __forceinline__ void second_pass(
     real* row, const real* bias, int target, acc* loss, acc scale, int V, bool packed, int thread, int threads,
     const Online& seen) {
     const acc share = acc(1) / seen.sum;
-    auto gradient = [&](real score, int j) {
-        const acc shifted = with_bias(score, bias, j) - seen.top;
+    auto gradient = [&](acc score, int j) {
+        const acc shifted = score - seen.top;
         if (j == target) *loss = logarithm(seen.sum) - shifted;
         return to_real(scale * (exponential(shifted) * share - (j == target ? acc(1) : acc(0))));
     };
     if (packed) {
         for (int j = thread * PACK; j < V; j += threads * PACK) {
-            Pack scores = load_pack(row + j);
+            const Sums scores = load_sums(row, bias, j);
+            Pack out;
 #pragma unroll
-            for (int i = 0; i < PACK; ++i) scores.at[i] = gradient(scores.at[i], j + i);
-            store_pack(row + j, scores);
+            for (int i = 0; i < PACK; ++i) out.at[i] = gradient(scores.at[i], j + i);
+            store_pack(row + j, out);
         }
     } else {
 #pragma unroll 1  // as above
-        for (int j = thread; j < V; j += threads) row[j] = gradient(row[j], j);
+        for (int j = thread; j < V; j += threads) row[j] = gradient(with_bias(row[j], bias, j), j);
     }
     if (target >= V && thread == 0) *loss = logarithm(acc(-1));
 }
@@ -120,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     const int m = blockIdx.x * WARP_ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (m >= M) return;
     real* row = scores + (long long)m * V;
-    const bool packed = aligned16(scores, V);
+    const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
     if (target < 0) {
         leave_out(row, losses + m, V, packed, lane, WARP);
@@ -137,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(256) softmax_blocks(
     __shared__ acc sums[WARP];
     const int m = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     real* row = scores + (long long)m * V;
-    const bool packed = aligned16(scores, V);
+    const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
     if (target < 0) {
         leave_out(row, losses + m, V, packed, threadIdx.x, blockDim.x);

@@ -63,6 +63,23 @@ def test_the_bias_is_added_on_the_way(device, size):
     assert distance(there.get(), want) < 1e-12
 
 
+@pytest.mark.parametrize("shifted", ["scores", "bias"])
+@pytest.mark.parametrize("size", [32, 1004])
+def test_memory_that_begins_between_packs_is_read_number_by_number(device, size, shifted):
+    def brought(values, name):
+        if name != shifted:
+            return device.asarray(values)
+        return device.asarray(np.append(values.ravel()[:1], values))[1:].reshape(values.shape)
+
+    scores, targets = draw(9, size, "float32")
+    bias = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    there, losses = brought(scores, "scores"), device.empty(9, np.float32)
+    softmax.cross_entropy_rows(there, brought(bias, "bias"), device.asarray(targets.astype(np.int32)), losses, 2.0)
+    want_loss, want = cross_entropy((scores + bias).astype(np.float64), targets, 2.0)
+    assert distance(2 * losses.get().sum(), want_loss) < 1e-6
+    assert distance(there.get(), want) < 1e-5
+
+
 @pytest.mark.parametrize("size", [33, 1004])
 def test_rows_left_out_are_not_read_and_become_zero(device, size):
     scores, targets = draw(7, size, "float32")
