@@ -81,10 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     acc biases[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) biases[k] = bias != nullptr && mine ? to_acc(bias[k * H + unit]) : acc(0);
-    if (RESIDENT) {
-        step.load_slab();
-        __syncthreads();  // all of the slab is there
-    }
+    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     for (int t = first; t < first + steps; ++t) {
         const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
@@ -183,10 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, 4 * H, block * UNITS};
     acc* carried = step.rest();  // [rows of the group][UNITS] dc, sent on by the step after
-    if (RESIDENT) {
-        step.load_slab();
-        __syncthreads();  // all of the slab is there
-    }
+    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     bool arrived = false;
     for (int t = first; t > first - steps; --t) {

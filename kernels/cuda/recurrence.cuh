@@ -181,7 +181,7 @@ struct Product {
         }
     }
 
-    // All warps load the slab; the caller's barrier makes it visible.
+    // Each warp loads the chunks of the slab that it will multiply, so that no other warp has to wait for it.
     __device__ __forceinline__ void load_slab() const {
         for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) copy_right(slab() + chunk * RIGHT_CHUNK, chunk);
         end_copies();

@@ -53,10 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
     const acc added = bias != nullptr && mine ? to_acc(bias[unit]) : acc(0);
-    if (RESIDENT) {
-        step.load_slab();
-        __syncthreads();  // all of the slab is there
-    }
+    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     for (int t = first; t < first + steps; ++t) {
         const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
@@ -125,10 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const int block = blockIdx.x % blocks, unit = block * UNITS + threadIdx.x % UNITS;
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
-    if (RESIDENT) {
-        step.load_slab();
-        __syncthreads();  // all of the slab is there
-    }
+    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     bool arrived = false;
     for (int t = first; t > first - steps; --t) {

@@ -10,10 +10,10 @@ from emulator.recording import Recording, recording
 
 
 @pytest.fixture
-def cupy(standin: Any, emulator: Any) -> Iterator[Any]:
+def cupy(standin: Any, emulator: Any) -> Any:
     import cupy
 
-    yield cupy
+    return cupy
 
 
 @pytest.fixture
