@@ -15,7 +15,7 @@ from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
 from capgpu.kernels.cpu.handoff import announce, meet, publisher
 from capgpu.kernels.cpu.lstm import activate_lstm
-from capgpu.kernels.cpu.product import PACK, aligned, matmul, pack_panel, packed_product, packed_size
+from capgpu.kernels.cpu.product import GROUP, PACK, aligned, matmul, pack_panels, packed_product, packed_size
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
 from capgpu.kernels.cpu.team import TEAM, Region
@@ -110,9 +110,9 @@ def _own_panels(W: Any, first: int, columns: int, start: int, stop: int) -> Any:
     """Pack the panels start..stop-1 of the columns of W that begin at `first`, each whole."""
     lanes, depth = PANEL_BYTES // W.itemsize, W.shape[0]
     packed = aligned((stop - start) * depth * lanes, W)
-    for p in range(start, stop):
-        width = min(lanes, columns - p * lanes)
-        pack_panel(W, False, 0, depth, first + p * lanes, width, packed, (p - start) * depth * lanes)
+    for group in range(start, stop, GROUP):
+        last = min(group + GROUP, stop)
+        pack_panels(W, False, 0, depth, first, columns, group, last, packed, (group - start) * depth * lanes)
     return packed
 
 
