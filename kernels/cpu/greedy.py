@@ -23,6 +23,8 @@ from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 
 __all__ = ["greedy_captions"]
 
+#: Scores that are looked through at once.
+RUN = 512
 #: Below this many multiply-adds a word one thread is faster than two that meet.
 WORTH_MEETING = 100_000
 
@@ -32,8 +34,13 @@ def _best(scores: Any, bias: Any) -> int:
     """Return the first index of the greatest score."""
     for j in range(scores.size):
         scores[j] += bias[j]
-    top = greatest(scores)
-    for j in range(scores.size):
+    # the run that holds it is found by vectors, its place in the run one by one
+    run, top = 0, greatest(scores[:RUN])
+    for start in range(RUN, scores.size, RUN):
+        score = greatest(scores[start : start + RUN])
+        if score > top:
+            run, top = start, score
+    for j in range(run, min(run + RUN, scores.size)):
         if scores[j] == top:
             return j
     return 0

@@ -21,14 +21,15 @@ from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_prod
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
 
-@compiled(allocates=False)
-def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
-    """Turn one row of recurrent sums into activated gates and states.
+@compiled(inline=True, allocates=False)
+def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
+    """Do the work of `activate_lstm`.
 
     Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
     the compiler knows, and would be looked at each time.
@@ -45,6 +46,21 @@ def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> 
         c[j] = f[j] * c_before[j] + i[j] * g[j]
     for j in range(size):
         h[j] = o[j] * hyperbolic_tangent(c[j])
+
+
+@compiled(allocates=False)
+def _activate_long(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
+    whole_vectors()
+    _activate(gates, projected, c_before, c, h)
+
+
+@compiled(allocates=False)
+def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
+    """Turn one row of recurrent sums into activated gates and states."""
+    if c.size < LONG:
+        _activate(gates, projected, c_before, c, h)
+    else:
+        _activate_long(gates, projected, c_before, c, h)
 
 
 @compiled()
@@ -93,8 +109,8 @@ def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> Non
 FORWARD = Region(_forward, _launch_forward)
 
 
-@compiled(allocates=False)
-def _differentiate(
+@compiled(inline=True, allocates=False)
+def _differentiate_row(
     dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
 ) -> None:
     """Turn one row's gradients of h and c into those of the pre-activations; `dc` is carried to the step before."""
@@ -119,6 +135,25 @@ def _differentiate(
         df[j] = dc[j] * c_before[j] * f[j] * (one - f[j])
     for j in range(size):
         dc[j] *= f[j]
+
+
+@compiled(allocates=False)
+def _differentiate_long(
+    dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
+) -> None:
+    whole_vectors()
+    _differentiate_row(dh, dh_later, dcell, gates, c_before, c, dc, tanh_c, out)
+
+
+@compiled(allocates=False)
+def _differentiate(
+    dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
+) -> None:
+    """Differentiate one row."""
+    if c.size < LONG:
+        _differentiate_row(dh, dh_later, dcell, gates, c_before, c, dc, tanh_c, out)
+    else:
+        _differentiate_long(dh, dh_later, dcell, gates, c_before, c, dc, tanh_c, out)
 
 
 @compiled()

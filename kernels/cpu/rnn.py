@@ -17,16 +17,31 @@ from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_prod
 from capgpu.kernels.cpu.rows import owned
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
 
 
+@compiled(inline=True, allocates=False)
+def _activate(h: Any, projected: Any) -> None:
+    for j in range(h.size):
+        h[j] = hyperbolic_tangent(h[j] + projected[j])
+
+
+@compiled(allocates=False)
+def _activate_long(h: Any, projected: Any) -> None:
+    whole_vectors()
+    _activate(h, projected)
+
+
 @compiled(allocates=False)
 def activate_rnn(h: Any, projected: Any) -> None:
     """Turn one row of recurrent sums, in the place of the state, into the state."""
-    for j in range(h.size):
-        h[j] = hyperbolic_tangent(h[j] + projected[j])
+    if h.size < LONG:
+        _activate(h, projected)
+    else:
+        _activate_long(h, projected)
 
 
 @compiled()

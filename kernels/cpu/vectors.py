@@ -1,4 +1,4 @@
-"""Moving blocks of a matrix by whole vectors: copies and transposes, written as LLVM IR.
+"""What Numba's language has no words for, written as LLVM IR: blocks of a matrix moved by whole vectors, loops in them.
 
 Packing is all loads and stores, and a short loop over a slice costs more in its bounds and its remainder than in what
 it moves. These move a fixed number of vectors from address to address; callers see to it that both sides exist.
@@ -15,7 +15,10 @@ from numba.extending import intrinsic
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.tile import ROWS, VECTORS
 
-__all__ = ["copy_panel_row", "copy_tile_row", "transpose_square"]
+__all__ = ["LONG", "copy_panel_row", "copy_tile_row", "transpose_square", "whole_vectors"]
+
+#: Elements from which on a row is worth loops in the widest vectors; shorter ones lose more at their ends.
+LONG = 128
 
 I64 = ir.IntType(64)
 
@@ -79,6 +82,24 @@ def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source:
         return context.get_dummy_value()
 
     return types.void(like, *[types.intp] * 4), generate
+
+
+@intrinsic
+def whole_vectors(typingctx: Any) -> Any:
+    """Have the loops of the calling function run in the processor's widest vectors.
+
+    LLVM takes AVX-512 for half of its width otherwise, out of care for code around it that such vectors slow down;
+    beside the tiles there is none. The function is called, not pasted into its caller, which would lose the wish.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        attributes = builder.function.attributes
+        attributes.add("noinline")
+        # past llvmlite's check of the name: it does not know them all
+        set.add(attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @compiled(inline=True, allocates=False)
