@@ -17,7 +17,15 @@ from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.vectors import copy_panel_row, copy_tile_row, transpose_square
 
-__all__ = ["DEPTH", "PACK", "aligned", "matmul", "pack_panels", "packed_product", "packed_size", "product_into"]
+__all__ = [
+    "DEPTH",
+    "aligned",
+    "matmul",
+    "pack_columns_whole",
+    "pack_panels",
+    "product_into",
+    "product_with_packed",
+]
 
 #: Greatest depth of a packed panel: 80 KiB at two AVX-512 vectors.
 DEPTH = 640
@@ -286,53 +294,39 @@ def _launch_share(memory: int, ticket: int, count: int, arguments: Any) -> None:
 PRODUCT = Region(_share, _launch_share)
 
 
-@compiled()
-def packed_size(k: int, n: int, itemsize: int) -> int:
-    """Return the number of elements of a whole packed matrix (k, n)."""
-    lanes = PANEL_BYTES // itemsize
-    return (n + lanes - 1) // lanes * lanes * k
-
-
 @compiled(allocates=False)
-def _pack(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
-    """Pack one share of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
-    k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
+def pack_columns_whole(B: Any, transposed: bool, left: int, columns: int, packed: Any, start: int) -> None:
+    """Pack some columns of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
+    k = B.shape[1] if transposed else B.shape[0]
     lanes = PANEL_BYTES // B.itemsize
-    panels = (n + lanes - 1) // lanes
+    panels = (columns + lanes - 1) // lanes
     blocks = _blocks(k)
-    last = panels * (index + 1) // count
     for block in range(blocks):
         top = k * block // blocks
         depth = k * (block + 1) // blocks - top
-        for first in range(panels * index // count, last, GROUP):
-            start = top * panels * lanes + first * depth * lanes
-            pack_panels(B, transposed, top, depth, 0, n, first, min(first + GROUP, last), packed, start)
-
-
-_publish_pack = publisher(_pack)
-
-
-@compiled()
-def _launch_pack(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_pack(memory, count, arguments)
-    announce(memory, ticket)
-
-
-PACK = Region(_pack, _launch_pack)
+        for first in range(0, panels, GROUP):
+            place = start + (top * panels + first * depth) * lanes
+            pack_panels(B, transposed, top, depth, left, columns, first, min(first + GROUP, panels), packed, place)
 
 
 @compiled(allocates=False)
-def packed_product(
-    A: Any, a_row: int, a_step: int, rows: int, packed: Any, k: int, C: Any, c_row: int, c_step: int, edge: Any
+def product_with_packed(
+    A: Any,
+    a_row: int,
+    rows: int,
+    packed: Any,
+    start: int,
+    k: int,
+    C: Any,
+    c_row: int,
+    left: int,
+    columns: int,
+    edge: Any,
 ) -> None:
-    """Multiply some rows of A by a matrix packed whole, into rows of C (which it stores).
-
-    Row i is ``A[a_row + i * a_step]``, its result ``C[c_row + i * c_step]``.
-    """
-    n = C.shape[1]
+    """Multiply some rows of A by what `pack_columns_whole` packed, into columns of C (which it stores)."""
     size = C.itemsize
     lanes = PANEL_BYTES // size
-    panels = (n + lanes - 1) // lanes
+    panels = (columns + lanes - 1) // lanes
     blocks = _blocks(k)
     tiles = _tiles(rows)
     for block in range(blocks):
@@ -344,16 +338,16 @@ def packed_product(
                 A,
                 False,
                 a,
-                a_step * A.shape[1],
+                A.shape[1],
                 rows,
                 0,
                 tiles,
                 depth,
-                packed.ctypes.data + (top * panels * lanes + p * depth * lanes) * size,
+                packed.ctypes.data + (start + (top * panels + p * depth) * lanes) * size,
                 C,
-                C.ctypes.data + (c_row * n + p * lanes) * size,
-                c_step * n,
-                min(lanes, n - p * lanes),
+                C.ctypes.data + (c_row * C.shape[1] + left + p * lanes) * size,
+                C.shape[1],
+                min(lanes, columns - p * lanes),
                 1 if block > 0 else 0,
                 edge,
             )
