@@ -123,7 +123,10 @@ def _blocks(k: int) -> int:
 
 @compiled(allocates=False)
 def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
-    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them."""
+    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them.
+
+    A column beyond the last of A is one of ones.
+    """
     tiles = _tiles(count)
     size = A.itemsize
     vector = VECTOR_BYTES // size
@@ -139,11 +142,12 @@ def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed:
                 place = first * depth + k * height
                 source = A.ctypes.data + ((row + k) * A.shape[1] + column + first) * size
                 # what is copied too much goes where the tile's next rows will be
-                if place + copied <= (first + height) * depth and source <= end:
+                there = column + first + height <= A.shape[1]
+                if there and place + copied <= (first + height) * depth and source <= end:
                     copy_tile_row(A, packed.ctypes.data + place * size, source)
                 else:
                     for r in range(height):
-                        packed[place + r] = A[row + k, column + first + r]
+                        packed[place + r] = A[row + k, column + first + r] if column + first + r < A.shape[1] else 1
 
 
 @compiled(allocates=False)
@@ -368,7 +372,8 @@ def product_into(
     Parameters
     ----------
     out : numpy.ndarray, shape (m, n)
-        The result; must not overlap the factors.
+        The result; must not overlap the factors. With `transpose_a` it may have a row more, which gets the sums of
+        the rows of `b`: a bias's gradient beside its weights'.
     a, b : numpy.ndarray
         Contiguous factors, shapes (m, k) and (k, n), or (k, m) and (n, k) where transposed.
     bias : numpy.ndarray, shape (n,), optional

@@ -13,7 +13,6 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import exponential, maximum
-from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.team import TEAM, Region
@@ -121,15 +120,16 @@ def linear_cross_entropy(
     block = -(-count // -(-count // block)) if count else 1
     loss = 0.0
     dhidden = np.empty_like(hidden) if gradients else None
-    dW = np.zeros_like(W) if gradients and count == 0 else np.empty_like(W) if gradients else None
-    db = np.zeros_like(b) if gradients else None
+    # the bias's gradient is one row more of the product that makes the weights'
+    dWb = (np.empty if count else np.zeros)((W.shape[0] + 1, size), dtype=W.dtype) if gradients else None
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = scratch("scores", (rows.shape[0], size), hidden.dtype)
         product_into(scores, rows, W, b)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale)
-        if dhidden is not None and dW is not None and db is not None:
+        if dhidden is not None and dWb is not None:
             product_into(dhidden[start : start + block], scores, W, transpose_b=True)
-            product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
-            db += column_sums(scores)
-    return hidden.dtype.type(loss), dhidden, dW, db
+            product_into(dWb, rows, scores, transpose_a=True, accumulate=start > 0)
+    if dWb is None:
+        return hidden.dtype.type(loss), None, None, None
+    return hidden.dtype.type(loss), dhidden, dWb[:-1], dWb[-1]
