@@ -118,7 +118,9 @@ def _decode(
             else:
                 activate_lstm(sums[n], inputs, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
         meet(meeting.ctypes.data, index, count, 2 * step + 1)
-        product_with_packed(after, 0, captions, packed_vocab, own_vocab, size, scores, 0, v_left, v_right - v_left, edge)
+        product_with_packed(
+            after, 0, captions, packed_vocab, own_vocab, size, scores, 0, v_left, v_right - v_left, edge
+        )
         for n in range(captions):
             if v_left < v_right:
                 own = scores[n, v_left:v_right]

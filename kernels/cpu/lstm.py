@@ -36,7 +36,10 @@ def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: i
     """
     size = c.size
     for kind in range(3):
-        gate, sums = gates[kind * size + left : kind * size + right], projected[kind * size + left : kind * size + right]
+        gate, sums = (
+            gates[kind * size + left : kind * size + right],
+            projected[kind * size + left : kind * size + right],
+        )
         for j in range(gate.size):
             gate[j] = sigmoid(gate[j] + sums[j])
     i, f, o = gates[left:right], gates[size + left : size + right], gates[2 * size + left : 2 * size + right]
@@ -242,9 +245,7 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
     meeting = meeting_place(members)
-    TEAM.run_together(
-        members, FORWARD, projected, rows, h0, c0, Wh, packed, meeting, batch_sizes, hidden, cell, gates
-    )
+    TEAM.run_together(members, FORWARD, projected, rows, h0, c0, Wh, packed, meeting, batch_sizes, hidden, cell, gates)
     return hidden, cell, gates
 
 

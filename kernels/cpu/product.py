@@ -29,7 +29,7 @@ __all__ = [
 
 #: Greatest depth of a packed panel: 80 KiB at two AVX-512 vectors.
 DEPTH = 640
-#: Panels of B, and tiles of A, that are worked on together: a group stays in the second cache level, a strip in the first.
+#: Panels of B, and tiles of A, that are worked on together: in the second cache level, and in the first.
 GROUP, STRIP = 16, 2
 #: Rows of a transposed A that are packed together.
 RUN = 16

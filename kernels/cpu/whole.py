@@ -135,7 +135,9 @@ def _whole(
     meeting[:] = 0
     if is_lstm:
         dc0 = np.empty((alive, size), Wh.dtype)
-        _lstm_backward(0, 1, dhidden, dhidden, False, gates, cell, c0, Wh, weights, meeting, batch_sizes, dprojected, dh0, dc0)
+        _lstm_backward(
+            0, 1, dhidden, dhidden, False, gates, cell, c0, Wh, weights, meeting, batch_sizes, dprojected, dh0, dc0
+        )
     else:
         _rnn_backward(0, 1, dhidden, hidden, Wh, weights, meeting, batch_sizes, dprojected, dh0)
     dWh = _times(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING)
