@@ -22,7 +22,7 @@ from capgpu.kernels.cpu.workspace import scratch
 __all__ = ["greatest", "linear_cross_entropy", "softmax_cross_entropy"]
 
 #: Scores of one block of rows: enough rows for full speed of the products, at any vocabulary.
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 18 << 20
 #: Below this many scores one thread is faster than two.
 WORTH_SHARING = 20_000
 

@@ -27,7 +27,7 @@ def meeting_place(members: int) -> Any:
 def weights_size(depth: int, columns: int, kinds: int, itemsize: int) -> int:
     """Return the number of elements of weights (depth, kinds * columns), packed for any number of threads."""
     lanes = PANEL_BYTES // itemsize
-    return (columns + lanes - 1) // lanes * lanes * depth * kinds
+    return int((columns + lanes - 1) // lanes * lanes * depth * kinds)
 
 
 @compiled(inline=True)
@@ -42,7 +42,7 @@ def owned_units(index: int, count: int, units: int, itemsize: int) -> tuple[int,
 def pack_gates(weights: Any, kinds: int, left: int, right: int, packed: Any) -> int:
     """Pack the columns of units left..right-1 in each kind of gate; return where they begin in `packed`."""
     depth, units = weights.shape[0], weights.shape[1] // kinds
-    start = left * depth * kinds
+    start = int(left * depth * kinds)
     if right - left == units:
         pack_columns_whole(weights, False, 0, kinds * units, packed, start)
     else:
