@@ -68,15 +68,17 @@ def _adam(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
     rows: list[tuple[float, ...]] = []
-    seen: tuple[Any, ...] | None = None
+    before: tuple[Any, ...] | None = None
     for config, rate in zip(configs, rates, strict=True):
         here = rate, config["beta1"], config["beta2"], config["t"], config["epsilon"], config.get("weight_decay", 0.0)
-        # most often one configuration serves all parameters
-        if here != seen:
-            row, seen = _adam_settings(*here), here
+        if here != before:
+            row, before = _adam_settings(*here), here
         rows.append(row)
+    # most often one configuration serves all parameters
+    alike = all(other is row for other in rows)
+    settings = np.array([row]).repeat(len(rows), axis=0) if alike else np.array(rows)
     first, second = [config["m"] for config in configs], [config["v"] for config in configs]
-    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, np.array(rows), scale)
+    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, settings, scale)
     counts = [config["t"] + 1 for config in configs]
     return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
 
@@ -204,11 +206,10 @@ def run_rule(
 
     The configs are completed; their state arrays may be overwritten.
     """
-    xp = array_namespace(*ws)
     rule = RULES[name]
     for w, config in zip(ws, configs, strict=True):
         if not rule.known <= config.keys():
-            _complete(rule, xp, w, config)
+            _complete(rule, array_namespace(w), w, config)
     return rule.update(ws, dws, configs, rates, scale)
 
 
