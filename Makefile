@@ -12,7 +12,7 @@ SOURCES := capgpu kernels tests bench tools
 STAGE := build/types
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peers env clean
+.PHONY: help demo test test-gpu lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 test: env ## Run every test that needs no GPU (ARGS="-k solver" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
+test-gpu: env ## Run the same tests on the CUDA device of this machine, then under compute-sanitizer
+	$(BIN)/python -m tools.gpu_tests $(ARGS)
+
 lint: env ## Check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -43,6 +46,16 @@ format: env ## Format all code and sort its imports
 
 bench: env ## Time the library beside the peers that are installed (ARGS=--quick for a look)
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-gpu: env ## Time the CUDA kernels and the step beside PyTorch on the CUDA device of this machine
+	$(BIN)/python -m bench.cuda.run $(ARGS)
+
+cuda-table: env ## Compile every CUDA kernel for every architecture (no GPU needed) and write the table
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-compile]'
+	$(BIN)/python -m bench.cuda.compile_table
+
+roofline: env ## Compute the floors of a step on four GPUs, on paper
+	$(BIN)/python -m bench.cuda.roofline
 
 bench-peers: ## Install PyTorch and JAX for the benchmarks, apart from everything else
 	$(PYTHON) -m venv $(PEER_VENV)

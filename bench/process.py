@@ -39,6 +39,8 @@ class WorkerProcess:
         Receives the worker's stderr.
     environment : dict, optional
         Extra variables (cache folders).
+    serve : str
+        The module that is run: `bench.worker`, or one that prepares the process and then does the same.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class WorkerProcess:
         threads: int | None,
         log: Path,
         environment: dict[str, str] | None = None,
+        serve: str = "bench.worker",
     ) -> None:
         self.competitor = competitor
         env = dict(os.environ) | (environment or {})
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
         env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-        command = [python, "-m", "bench.worker", competitor.module, competitor.mode]
+        command = [python, "-m", serve, competitor.module, competitor.mode]
         if threads is not None:
             for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
                 env[f"{name}_NUM_THREADS"] = str(threads)

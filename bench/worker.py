@@ -2,9 +2,9 @@
 
     python -m bench.worker MODULE MODE
 
-Requests (key ``do``): ``hello``, ``prepare``, ``check``, ``time``, ``memory``, ``profile``, ``quit``.  A
-failed request is answered with ``{"error": ...}``; a competitor whose library is missing answers hello with
-``{"absent": ...}``.
+Requests (key ``do``): ``hello``, ``prepare``, ``check``, ``time``, ``memory``, ``profile``, ``device_time``,
+``launches``, ``quit``.  A failed request is answered with ``{"error": ...}``; a competitor whose library or device
+is missing answers hello with ``{"absent": ...}``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers import NoDeviceError
 from bench.workloads import make_workload, parse_size
 
 TINY = "S4"
@@ -68,7 +69,7 @@ class Worker:
         try:
             self.module = importlib.import_module(f"bench.peers.{self.name}")
             versions = self.module.versions()
-        except ImportError as missing:
+        except (ImportError, NoDeviceError) as missing:
             return {"absent": f"{missing}"}
         return {
             "versions": versions,
@@ -145,6 +146,19 @@ class Worker:
         for _ in range(3):
             self.task.step()
         return {"parts": parts_of_step(self.task.step, request["steps"])}
+
+    def device_time(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time steps between events on the device, after untimed ones."""
+        from bench.cuda.timing import time_steps
+
+        timed = time_steps(self.task, request["warm"], request["steps"], request["filler_ms"])
+        return {"ms": timed.steps, "filled_ms": timed.filled, "wall_ms": timed.wall}
+
+    def launches(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time what a step launches, one by one (ours only)."""
+        from bench.cuda.timing import time_launches
+
+        return {"launches": time_launches(self.task, request["steps"], request["filler_ms"])}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do one request; an exception becomes an error reply with its last lines."""

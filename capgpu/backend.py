@@ -12,6 +12,8 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,7 +63,7 @@ class Backend:
     xp : module
         The array namespace (array-api-compat's view of NumPy or CuPy) that creates its arrays.
     kernels : str
-        The kernels its arrays go to: ``"reference"`` or ``"cpu"``.
+        The kernels its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
     reason : str
         Why this backend was taken, in words.
     """
@@ -75,6 +77,7 @@ class Backend:
 _lock = threading.RLock()
 _current: Backend | None = None
 _numpy_namespace: ModuleType | None = None
+_kernel_cache: tempfile.TemporaryDirectory[str] | None = None
 
 
 # --- which backends can run ------------------------------------------------------------------------
@@ -101,6 +104,7 @@ def _open_cpu() -> ModuleType:
 
 
 def _open_cuda() -> ModuleType:
+    _provide_kernel_cache()
     try:
         # an empty folder of that name imports too, as a namespace package: the attribute tells
         runtime = importlib.import_module("cupy").cuda.runtime
@@ -130,6 +134,28 @@ def _open_cuda() -> ModuleType:
             "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
         )
     return importlib.import_module("array_api_compat.cupy")
+
+
+def _provide_kernel_cache() -> None:
+    """Give CuPy a folder for compiled kernels where its own cannot be written: it would not even import."""
+    global _kernel_cache
+    if "cupy" in sys.modules or importlib.util.find_spec("cupy") is None:
+        return
+    folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        _kernel_cache = tempfile.TemporaryDirectory(prefix="capgpu-kernels-")
+        os.environ["CUPY_CACHE_DIR"] = _kernel_cache.name
+        logger.warning(
+            "CuPy cannot keep compiled kernels in %s (%s): this process compiles them for itself alone, into %s. Set "
+            "CUPY_CACHE_DIR to a folder that can be written.",
+            folder,
+            error,
+            _kernel_cache.name,
+        )
 
 
 def _device_problem(runtime: Any, error: Exception) -> str:
@@ -164,7 +190,7 @@ def _cuda_version(number: int) -> str:
 
 
 _OPENERS = {"numpy": _open_numpy, "cpu": _open_cpu, "cuda": _open_cuda}
-_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "reference"}
+_KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 
 
 # --- choosing --------------------------------------------------------------------------------------

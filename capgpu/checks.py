@@ -6,10 +6,13 @@ An error names the argument, says what came and what was wanted, and how to mend
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array, array_namespace, is_host_array
 
 __all__ = [
     "check_arrays",
@@ -19,7 +22,10 @@ __all__ = [
     "check_positive",
     "check_same_dtype",
     "check_token_ids",
+    "checked_data",
 ]
+
+_data_checked: ContextVar[bool] = ContextVar("data_checked", default=False)
 
 
 def check_arrays(**specification: tuple[Array, str]) -> Any:
@@ -177,8 +183,23 @@ def check_mask(name: str, mask: Array, shape: tuple[int, ...], xp: Any) -> None:
         raise ValueError(f"{name} has shape {tuple(mask.shape)}; wanted {shape}.")
 
 
+@contextmanager
+def checked_data() -> Iterator[None]:
+    """Spare a device the waiting in a ``with`` block whose data have been checked before, all of them.
+
+    A training loop checks its data once (`capgpu.data.arrays.validate_data`): to look at each minibatch again would
+    mean waiting for the device at every step. `check_finite` then looks at arrays on the host alone. A value that
+    is not finite all the same is not lost sight of: it makes the loss one that is not.
+    """
+    token = _data_checked.set(True)
+    try:
+        yield
+    finally:
+        _data_checked.reset(token)
+
+
 def check_finite(name: str, array: Array, xp: Any) -> None:
-    """Check that no entry is NaN or infinite (on a device this waits for the answer).
+    """Check that no entry is NaN or infinite (on a device this waits for the answer, but see `checked_data`).
 
     Parameters
     ----------
@@ -194,6 +215,8 @@ def check_finite(name: str, array: Array, xp: Any) -> None:
     ValueError
         Saying how many entries are not finite, and where the first one is.
     """
+    if _data_checked.get() and not is_host_array(array):
+        return
     finite = xp.isfinite(array)
     if bool(xp.all(finite)):
         return

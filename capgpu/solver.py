@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from capgpu.backend import Array, asarray
-from capgpu.checks import check_count, check_positive
+from capgpu.checks import check_count, check_positive, checked_data
 from capgpu.data.arrays import epoch_batches, iterations_per_epoch, split_arrays, validate_data
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
@@ -297,10 +297,9 @@ class CaptioningSolver:
         for captions, features, _ in epoch_batches(
             self.data, self.batch_size, seed=self.seed, epoch=self.epoch, start=done
         ):
-            if dropout:
-                loss, grads = model.loss(asarray(features), captions, dropout_key=fold_key(self.seed, step))
-            else:
-                loss, grads = model.loss(asarray(features), captions)
+            key = {"dropout_key": fold_key(self.seed, step)} if dropout else {}
+            with checked_data():
+                loss, grads = model.loss(asarray(features), captions, **key)
             on_host = self._losses.append(loss)
             printed = step % self.print_every == 0
             if printed or step == looked_at:
@@ -310,6 +309,7 @@ class CaptioningSolver:
                 self._check_losses()
             factor = self._schedule(step - schedule_start, steps)
             self._optimizer.step(model.params, grads, factor, self.clip_norm)
+            del grads  # the next step's gradients take their memory
             step = self.step = step + 1
             if printed:
                 report.step(step, self.epoch + 1, self._losses.values[-1], self._learning_rate() * factor)

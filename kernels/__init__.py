@@ -1,8 +1,8 @@
 """The contract of the kernels: few operations, at the level at which fusing pays.
 
 Every operation has one plain definition in `capgpu.kernels.reference`, which is also its documentation: shapes,
-meaning, what may be overwritten. A target (``cpu``, later ``cuda``) replaces single operations by fused ones that
-must give the same results. `kernels_for` is the one place that decides which implementation serves an array.
+meaning, what may be overwritten. A target (``cpu``, ``cuda``) replaces single operations by fused ones that must
+give the same results. `kernels_for` is the one place that decides which implementation serves an array.
 """
 
 from __future__ import annotations
@@ -82,8 +82,13 @@ def kernels_for(array: Array) -> Kernels:
         The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
         host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``.
     """
-    if is_host_array(array) and array.dtype.char in "fd" and array.dtype.isnative:
-        return host_kernels()
+    if is_host_array(array):
+        if array.dtype.char in "fd" and array.dtype.isnative:
+            return host_kernels()
+    elif type(array).__module__ == "cupy" and array.dtype.char in "fde" and kernels_setting() == "fused":
+        from capgpu.kernels import cuda
+
+        return cuda.HALF_KERNELS if array.dtype.char == "e" else cuda.KERNELS
     from capgpu.kernels.reference import KERNELS as reference
 
     return reference

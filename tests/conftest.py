@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -97,12 +98,24 @@ def no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAPGPU_KERNELS", raising=False)
 
 
+@pytest.fixture(scope="session")
+def emulator() -> Any:
+    """What runs the CUDA kernels on the CPU; its compiled code stays in build/ from session to session."""
+    from emulator import build
+    from emulator.runner import EmulatorRunner
+
+    if build.missing():
+        pytest.skip(build.missing())
+    return EmulatorRunner(Path(__file__).parents[1] / "build" / "emulator")
+
+
 @pytest.fixture
-def standin() -> Iterator[Any]:
-    """The stand-in for CuPy, in the place of CuPy: one healthy device, counters at zero."""
+def standin(emulator: Any) -> Iterator[Any]:
+    """The stand-in for CuPy, in the place of CuPy: one healthy device, counters at zero, kernels on the CPU."""
     from standin import cupy_standin
 
     with cupy_standin.installed():
+        cupy_standin.set_kernel_runner(emulator)
         yield cupy_standin
 
 

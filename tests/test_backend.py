@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_xp_follows_the_backend_in_force(standin):
 # --- telling ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "reference")])
+@pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "cuda")])
 def test_info_tells_what_is_in_force_and_why(standin, name, kernels):
     set_backend(name)
     info = backend_info()
@@ -245,3 +246,25 @@ def test_info_tells_of_reference_kernels_by_order(monkeypatch):
     set_backend("cpu")
     monkeypatch.setenv("CAPGPU_KERNELS", "reference")
     assert backend_info()["kernels"] == "reference"
+
+
+@pytest.mark.parametrize("set_to", [None, "/dev/null/cache"])
+def test_cupy_gets_a_folder_for_its_kernels_where_its_own_cannot_be_made(in_new_process, set_to):
+    code = """
+import logging, os, sys
+sys.path.insert(0, TESTS)
+from standin import cupy_standin
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with cupy_standin.installed():
+    del sys.modules["cupy"]
+    import capgpu
+    capgpu.set_backend("cuda")
+    print(os.access(os.environ["CUPY_CACHE_DIR"], os.W_OK))
+"""
+    code = code.replace("TESTS", repr(str(Path(__file__).parent)))
+    environment = {"HOME": "/dev/null"} | ({} if set_to is None else {"CUPY_CACHE_DIR": set_to})
+    said, writable = in_new_process(code, **environment).splitlines()
+    folder = set_to or "/dev/null/.cupy/kernel_cache"
+    assert said.startswith(f"CuPy cannot keep compiled kernels in {folder}")
+    assert "Set CUPY_CACHE_DIR to a folder that can be written" in said
+    assert writable == "True"

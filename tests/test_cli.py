@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -368,6 +369,60 @@ def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.
     refused(run("train", "--out", "never"), "no CUDA device" if setting == "cuda" else "unknown backend")
 
 
+def test_info_tells_of_the_device_its_kernels_and_their_folders(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from capgpu.kernels.cuda import choices
+
+    monkeypatch.setenv("CAPGPU_BACKEND", "cuda")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(capgpu.backend, "_current", None)
+    for setting in ("CAPGPU_TENSOR_CORES", "CUPY_TF32"):
+        monkeypatch.delenv(setting, raising=False)
+    choices.forget()
+    lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
+    told = {name: words.strip() for name, words in lines}
+    assert told["kernels"] == "cuda"
+    assert told["driver"].startswith("serves CUDA 13")
+    assert told["multiprocessors"].startswith("108,")
+    assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
+    assert told["kernel cache"] == str(tmp_path / "kernels")
+    assert told["tensor cores"] == "recurrences: off, products of float32: off"
+    assert told["tiers"] == "by the rule (capgpu tune measures them)"
+    assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
+    device = told["device"].split(", compute")[0]
+    choices.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
+    measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by the rule"
+    assert measured in run("info").stdout
+    choices.forget()
+
+
+# --- tune ---------------------------------------------------------------------------------------------------
+
+
+def test_tune_shows_every_tier_and_keeps_the_fastest(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch", 3, "--steps", 2, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    shown = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:] if line.startswith("rnn")}
+    tiers = ("persistent", "step", "matmul")
+    assert shown == {(f"rnn_{way}", tier) for way in ("forward", "backward") for tier in tiers}
+    (shapes,) = json.loads((tmp_path / "capgpu" / "tuning.json").read_text())["devices"].values()
+    assert set(shapes) == {"rnn_forward float32 H=6 N=3", "rnn_backward float32 H=6 N=3"}
+
+
+def test_tune_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device() -> None:
+        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
+
+    monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
+    refused(run("tune"), "no CUDA device found")
+
+
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     result = run("--debug", "caption", "--run", tmp_path)
     assert result.exception is not None
@@ -386,7 +441,7 @@ def test_a_defect_is_not_passed_off_as_a_user_error(finished: Path, monkeypatch:
 def test_no_command_shows_the_help() -> None:
     result = run()
     assert result.exit_code == 0
-    for command in ("train", "caption", "eval", "info"):
+    for command in ("train", "caption", "eval", "info", "tune"):
         assert f"\n  {command} " in result.stdout
 
 

@@ -36,10 +36,18 @@ def test_commands_shown_exist_with_their_options() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
-    for name, text in pages.items():
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            assert (ROOT / target).exists(), f"{name} links to {target}"
+    for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/cuda/README.md"):
+        page = ROOT / name
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{name} links to {target}"
+
+
+def test_the_targets_of_make_that_the_pages_name_exist() -> None:
+    targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    assert targets is not None
+    for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/cuda/README.md"):
+        named = re.findall(r"(?:^|`)make ([a-z][a-z -]*)", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)
+        assert {word for words in named for word in words.split()} <= set(targets[1].split()), name
 
 
 def test_files_the_guide_names_exist() -> None:

@@ -17,7 +17,6 @@ from capgpu.random import fold_key
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
 from oracles.snapshots import frozen
-from standin import cupy_standin
 
 HOMES = pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 
@@ -310,16 +309,15 @@ def test_divergence_names_its_step_and_leaves_good_parameters(
     assert read_history(tmp_path / "h")[-1]["reason"].startswith("FloatingPointError")
 
 
-def test_steps_that_print_nothing_do_not_wait_for_the_device() -> None:
-    with cupy_standin.installed():
-        capgpu.set_backend("cuda")
-        waits = []
-        for captions in (20, 40, 80):
-            trainer = solver(data=dataset(train=captions, val=0), num_epochs=1, print_every=1000)
-            before = cupy_standin.counters().synchronisations
-            trainer.train()
-            waits.append(cupy_standin.counters().synchronisations - before)
-        assert waits[0] == waits[1] == waits[2]
+def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> None:
+    capgpu.set_backend("cuda")
+    waits = []
+    for captions in (20, 40, 80):
+        trainer = solver(data=dataset(train=captions, val=0), num_epochs=1, print_every=1000)
+        before = standin.counters().synchronisations
+        trainer.train()
+        waits.append(standin.counters().synchronisations - before)
+    assert waits[0] == waits[1] == waits[2]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The competitors: one module each, all with the face below.
 
 A module offers ``versions() -> dict[str, str]`` (importing its library there, so that absence shows as
-ImportError) and ``make_task(mode, work, job) -> Task``.
+ImportError, or as NoDeviceError) and ``make_task(mode, work, job) -> Task``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+
+
+class NoDeviceError(RuntimeError):
+    """The competitor's library is there, the device it would compute on is not."""
 
 
 class Task(Protocol):

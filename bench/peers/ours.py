@@ -58,7 +58,12 @@ class OurTask:
             config["learning_rate"] = rate
 
     def step(self) -> None:
-        """Do the job once."""
+        """Do the job once, to its end."""
+        self.launch()
+        synchronize()
+
+    def launch(self) -> None:
+        """Do the job once; a device may still be at it."""
         if self.job.startswith("sample"):
             self.out = {"words": self.model.sample(self.features, max_length=SAMPLE_LENGTH)}
         else:
@@ -67,7 +72,6 @@ class OurTask:
             if self.job == "adam":
                 self.optimizer.step(self.model.params, grads)
                 self.out = self.model.params
-        synchronize()
 
     def result(self) -> dict[str, np.ndarray]:
         """Return the last step's result."""

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU, the ways its users write this model.
+"""PyTorch, the ways its users write this model: on the CPU, and for `bench.cuda` on a GPU.
 
 padded
     `nn.LSTM` / `nn.RNN` over all T steps (oneDNN's fused layer where there is one), time-major so that no
@@ -16,6 +16,7 @@ the compiled mode.  The second bias vector of PyTorch's cells is held at zero an
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -108,9 +109,12 @@ class Captioner(nn.Module):
         total = functional.cross_entropy(logits, captions[1:].reshape(-1), ignore_index=NULL, reduction="sum")
         return total / features.shape[0]
 
-    def packed_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Loss of (T+1, N) captions without their padding."""
-        lengths = (captions[1:] != NULL).sum(0)
+    def packed_loss(
+        self, features: torch.Tensor, captions: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Loss of (T+1, N) captions without their padding; PyTorch wants their lengths on the host."""
+        if lengths is None:
+            lengths = (captions[1:] != NULL).sum(0)
         words = pack_padded_sequence(captions[:-1], lengths, enforce_sorted=False)
         targets = pack_padded_sequence(captions[1:], lengths, enforce_sorted=False)
         vectors = PackedSequence(
@@ -139,19 +143,22 @@ def decode_step(
 class TorchTask:
     """One job in one of the modes."""
 
-    def __init__(self, mode: str, work: Workload, job: str) -> None:
+    def __init__(self, mode: str, work: Workload, job: str, device: str = "cpu") -> None:
         torch._dynamo.reset()
-        self.work, self.job, self.mode = work, job, mode
-        self.model = Captioner(work)
+        self.work, self.job, self.mode, self.device = work, job, mode, device
+        self.model = Captioner(work).to(device)
         self.params = self.model.trained()
-        self.features = torch.tensor(work.features)
-        self.captions = torch.tensor(np.ascontiguousarray(work.captions.T))
+        self.features = torch.tensor(work.features, device=device)
+        self.captions = torch.tensor(np.ascontiguousarray(work.captions.T), device=device)
         self.out: Any = None
         self.loss: Any = {
             "padded": self.model.padded_loss,
             "packed": self.model.packed_loss,
             "compiled": self.model.static_loss,
         }[mode]
+        if mode == "packed" and device != "cpu":
+            # counted ahead, where the captions were made: asking the device would make the host wait for it
+            self.loss = functools.partial(self.loss, lengths=torch.tensor((work.targets != NULL).sum(1)))
         self.decode: Any = decode_step
         if mode == "compiled":
             self.loss = torch.compile(self.loss, dynamic=False)
@@ -161,7 +168,7 @@ class TorchTask:
                 self.params, lr=1e-3, betas=(ADAM_BETA1, ADAM_BETA2), eps=ADAM_EPS, fused=True
             )
         elif job.startswith("sample"):
-            self.features = torch.tensor(work.sample_features[: sample_count(job)])
+            self.features = torch.tensor(work.sample_features[: sample_count(job)], device=device)
 
     def build(self) -> None:
         """Compile by running once without an update, and let the result go."""
@@ -198,8 +205,8 @@ class TorchTask:
         weights = (embed, w_ih, w_hh, bias, w_vocab, b_vocab)
         h = self.model.proj(self.features)
         c = torch.zeros_like(h)
-        word = torch.full((h.shape[0],), START)
-        words = torch.empty((SAMPLE_LENGTH, h.shape[0]), dtype=torch.int64)
+        word = torch.full((h.shape[0],), START, device=self.device)
+        words = torch.empty((SAMPLE_LENGTH, h.shape[0]), dtype=torch.int64, device=self.device)
         for t in range(SAMPLE_LENGTH):
             word, h, c = self.decode(word, h, c, weights, self.work.cell == "lstm")
             words[t] = word
@@ -208,9 +215,9 @@ class TorchTask:
     def result(self) -> dict[str, np.ndarray]:
         """Return the last step's result in the workload's layout."""
         if self.job.startswith("sample"):
-            return {"words": self.out.numpy()}
+            return {"words": self.out.cpu().numpy()}
         cell = self.work.cell
-        arrays = [tensor.detach().numpy() for tensor in self.out]
+        arrays = [tensor.detach().cpu().numpy() for tensor in self.out]
         named = {"loss": arrays.pop(0)} if self.job == "loss" else {}
         embed, w_proj, b_proj, w_ih, w_hh, bias, w_vocab, b_vocab = arrays
         return named | {

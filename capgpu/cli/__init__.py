@@ -15,6 +15,7 @@ from capgpu.cli.caption import caption
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.info import info
 from capgpu.cli.train import train
+from capgpu.cli.tune import tune
 
 __all__ = ["main"]
 
@@ -69,5 +70,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (train, caption, evaluate, info):
+for _subcommand in (train, caption, evaluate, info, tune):
     main.add_command(_subcommand)

@@ -30,6 +30,11 @@ def info(ctx: click.Context) -> None:
         table.add_row("why", Text(facts["reason"].split("; ")[0]))
         table.add_row("device", Text(facts["device"]))
         table.add_row("kernels", Text(facts["kernels"]))
+        if facts["backend"] == "cuda":
+            from capgpu.kernels.cuda.facts import device_facts
+
+            for name, words in device_facts().items():
+                table.add_row(name, Text(words))
     else:
         table.add_row("backend", Text("none", style="bold red"))
         table.add_row("error", Text(facts["error"]))

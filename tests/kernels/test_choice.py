@@ -23,8 +23,15 @@ def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(standin, d
     assert served == {"numpy": "reference", "cpu": "cpu", "cuda": "cpu"}
 
 
-def test_device_arrays_go_to_the_reference(standin):
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_device_arrays_go_to_the_devices_kernels(standin, dtype):
     capgpu.set_backend("cuda")
+    assert kernels_for(capgpu.asarray(host(dtype))).name == "cuda"
+
+
+def test_the_setting_forces_the_reference_on_a_device(standin, monkeypatch):
+    capgpu.set_backend("cuda")
+    monkeypatch.setenv("CAPGPU_KERNELS", "reference")
     assert kernels_for(capgpu.asarray(host())).name == "reference"
 
 

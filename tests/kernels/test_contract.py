@@ -54,7 +54,7 @@ def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, exten
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_half_precision_goes_to_the_reference_and_agrees(backend, case):
+def test_half_precision_agrees(backend, case):
     check(backend, case, "float16", *example(case, RAGGED, "float16"))
 
 

@@ -17,6 +17,7 @@ from .kernels import KernelRunner, set_kernel_runner
 from .state import (
     STATE,
     Counters,
+    NotCapturableError,
     SynchronisationForbiddenError,
     UndefinedOnDeviceError,
     forbid_synchronisation,
@@ -25,6 +26,7 @@ from .state import (
 __all__ = [
     "Counters",
     "KernelRunner",
+    "NotCapturableError",
     "SynchronisationForbiddenError",
     "UndefinedOnDeviceError",
     "counters",

@@ -10,7 +10,7 @@ from . import memory
 from .flags import Flags
 from .indexing import assign, select
 from .passage import HostPassage
-from .state import STATE
+from .state import STATE, refuse_in_capture
 
 SUPPORTED = frozenset("?bhilqBHILQefdFD")
 _COMPARISONS = ("less", "less_equal", "equal", "not_equal", "greater", "greater_equal")
@@ -187,6 +187,7 @@ class ndarray(HostPassage):
         return self if result is self._host else wrap(result)
 
     def fill(self, value: Any) -> None:
+        refuse_in_capture("cupy.ndarray.fill()")
         value = operand(value)
         if np.ndim(value):
             raise ValueError("non-scalar cupy.ndarray cannot be used for fill")

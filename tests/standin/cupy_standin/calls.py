@@ -17,7 +17,7 @@ from .rules import (
     OPTIONAL_ARRAYS,
     SYNCHRONISING,
 )
-from .state import STATE, UndefinedOnDeviceError, synchronised
+from .state import STATE, UndefinedOnDeviceError, refuse_in_capture, synchronised
 
 
 @np.errstate(all="ignore")
@@ -94,6 +94,7 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
     deliver = wrap if name in KEEPS_LAYOUT else to_device
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        refuse_in_capture(f"cupy.{name}()")
         if len(args) > limit:
             raise TypeError(f"{name}() takes {limit} positional arguments but {len(args)} were given")
         if not (open_ended or kwargs.keys() <= keywords):

@@ -8,6 +8,8 @@ INVALID_VALUE = 1
 INSUFFICIENT_DRIVER = 35
 NO_DEVICE = 100
 INVALID_DEVICE = 101
+ILLEGAL_STATE = 401
+CAPTURE_UNSUPPORTED = 900
 
 _EXPLANATIONS = {
     INVALID_VALUE: ("cudaErrorInvalidValue", "invalid argument"),
@@ -16,6 +18,8 @@ _EXPLANATIONS = {
         "CUDA driver version is insufficient for CUDA runtime version",
     ),
     NO_DEVICE: ("cudaErrorNoDevice", "no CUDA-capable device is detected"),
+    ILLEGAL_STATE: ("cudaErrorIllegalState", "the operation cannot be performed in the present state"),
+    CAPTURE_UNSUPPORTED: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
     INVALID_DEVICE: ("cudaErrorInvalidDevice", "invalid device ordinal"),
 }
 

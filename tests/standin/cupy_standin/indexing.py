@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .state import UndefinedOnDeviceError, synchronised
+from .state import UndefinedOnDeviceError, refuse_in_capture, synchronised
 
 
 def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]:
@@ -56,6 +56,7 @@ def select(host: np.ndarray, key: Any, array_class: type) -> Any:
 
 def assign(host: np.ndarray, key: Any, value: Any, array_class: type) -> None:
     """Write a scalar or the memory of a device array to the chosen elements."""
+    refuse_in_capture("an assignment to elements")
     entries, masks, integers = _host_key(key, array_class)
     if isinstance(value, np.ndarray) and value.size > 1:
         if integers and not masks:

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 from . import errors, namespace
+from .architecture import ARCHITECTURES
 from .memory import POOL
 from .state import STATE
 from .stream import Stream
@@ -104,6 +105,7 @@ def install(
     driver: str = "sufficient",
     import_error: str | None = None,
     memory_limit: int | None = None,
+    architecture: str = "sm_80",
 ) -> None:
     """Let ``import cupy`` find the stand-in from now on, with every count at zero.
 
@@ -120,6 +122,8 @@ def install(
         ``"libcuda.so.1: cannot open shared object file: No such file or directory"``.
     memory_limit : int, optional
         Bytes of memory of the device; more raises ``cupy.cuda.memory.OutOfMemoryError``.
+    architecture : str
+        What the devices are like, a key of `architecture.ARCHITECTURES`: their limits hold for every launch.
 
     Raises
     ------
@@ -137,6 +141,7 @@ def install(
     Stream.null.use()
     STATE.device_count = device_count
     STATE.driver_version = DRIVERS[driver]
+    STATE.architecture = ARCHITECTURES[architecture]
     if memory_limit is not None:
         STATE.memory_size = memory_limit
     if driver != "sufficient":
@@ -166,9 +171,16 @@ def installed(
     driver: str = "sufficient",
     import_error: str | None = None,
     memory_limit: int | None = None,
+    architecture: str = "sm_80",
 ) -> Iterator[types.ModuleType | None]:
     """`install` for the length of a with block; gives the module ``cupy``, or None where importing fails."""
-    install(device_count=device_count, driver=driver, import_error=import_error, memory_limit=memory_limit)
+    install(
+        device_count=device_count,
+        driver=driver,
+        import_error=import_error,
+        memory_limit=memory_limit,
+        architecture=architecture,
+    )
     try:
         yield None if import_error else __import__("cupy")
     finally:

@@ -8,8 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from .driver import Attributes, Function
 from .errors import ensure_usable
+from .graph import Graph
 from .state import STATE
+from .stream import get_current_stream
 
 
 class KernelRunner(Protocol):
@@ -18,8 +23,8 @@ class KernelRunner(Protocol):
     def compile(self, module: RawModule) -> None:
         """Compile `module.code` with `module.options`; raise ``CompileException`` where that fails."""
 
-    def get_function(self, module: RawModule, name: str) -> None:
-        """Raise where the module has no kernel of this name."""
+    def get_function(self, module: RawModule, name: str) -> Attributes | None:
+        """Raise where the module has no kernel of this name; say what the device will ask of a launch."""
 
     def launch(
         self,
@@ -78,6 +83,7 @@ class RawModule:
         self.enable_cooperative_groups = enable_cooperative_groups
         self.name_expressions = None if name_expressions is None else tuple(name_expressions)
         self._compiled = False
+        self._functions: dict[str, Function] = {}
 
     def compile(self, log_stream: Any = None) -> None:
         """Compile the source."""
@@ -87,10 +93,16 @@ class RawModule:
     def get_function(self, name: str) -> RawKernel:
         """Return a kernel of the module."""
         _expect("name", name, str)
+        self._function(name)
+        return RawKernel._of(self, name)
+
+    def _function(self, name: str) -> Function:
         if not self._compiled:
             self.compile()
-        _runner(f"kernel {name}").get_function(self, name)
-        return RawKernel._of(self, name)
+        if name not in self._functions:
+            attributes = _runner(f"kernel {name}").get_function(self, name)
+            self._functions[name] = Function(name, attributes or Attributes())
+        return self._functions[name]
 
 
 class RawKernel:
@@ -120,6 +132,35 @@ class RawKernel:
         kernel.module = module
         return kernel
 
+    @property
+    def kernel(self) -> Function:
+        """The function on the device; compiles it."""
+        return self.module._function(self.name)
+
+    @property
+    def num_regs(self) -> int:
+        """Registers of a thread."""
+        return self.kernel.registers
+
+    @property
+    def shared_size_bytes(self) -> int:
+        """Bytes of static shared memory."""
+        return self.kernel.shared
+
+    @property
+    def max_threads_per_block(self) -> int:
+        """The most threads of a block."""
+        return self.kernel.threads
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        """Bytes of dynamic shared memory that a launch can have; can be set."""
+        return self.kernel.dynamic_shared
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        self.kernel.allow_dynamic_shared(size)
+
     def __call__(
         self,
         grid: tuple[int, ...],
@@ -131,6 +172,18 @@ class RawKernel:
     ) -> None:
         for name, value in (("grid", grid), ("block", block)):
             _expect(name, value, tuple)
-        if not self.module._compiled:
-            self.module.compile()
-        _runner(f"kernel {self.name}").launch(self, grid, block, args, shared_mem, stream)
+        function = self.kernel
+        function.check_launch(_three(grid), _three(block), shared_mem, self.module.enable_cooperative_groups)
+        runner = _runner(f"kernel {self.name}")
+        stream = get_current_stream() if stream is None else stream
+        if stream.is_capturing():
+            arguments = tuple(value.copy() if isinstance(value, np.ndarray) else value for value in args)
+            graph: Graph = stream._graph
+            graph._add(lambda: runner.launch(self, grid, block, arguments, shared_mem, stream))
+        else:
+            runner.launch(self, grid, block, args, shared_mem, stream)
+
+
+def _three(extents: tuple[int, ...]) -> tuple[int, int, int]:
+    first, second, third = (*extents, 1, 1)[:3]
+    return max(1, first), max(1, second), max(1, third)

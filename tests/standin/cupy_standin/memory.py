@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ensure_usable
-from .state import STATE
+from .state import STATE, refuse_in_capture
 
 UNIT = 512  # CuPy's pool hands out multiples of this
 
@@ -72,6 +72,7 @@ def register(host: np.ndarray) -> None:
     nbytes = _rounded(owner.nbytes)
     if not nbytes:
         return
+    refuse_in_capture("allocating memory")
     _require(nbytes)
     block = _Block(owner, _released)
     block.key, block.nbytes = key, nbytes
@@ -80,6 +81,12 @@ def register(host: np.ndarray) -> None:
     POOL.held = max(POOL.held, POOL.used)
     STATE.counters.allocations += 1
     STATE.counters.allocated_bytes += nbytes
+
+
+def known_blocks() -> list[np.ndarray]:
+    """Return the owners of all memory on the device."""
+    owners = (block() for block in list(_blocks.values()))
+    return [owner for owner in owners if owner is not None]
 
 
 def _released(block: _Block) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 
 from . import (
     adapters,
+    compiler,
     creation,
     device,
+    driver,
     errors,
     extras,
+    graph,
     kernels,
     memory,
     names,
@@ -52,6 +55,20 @@ def _functions(table: dict[str, str], source: Any) -> dict[str, Any]:
     }
 
 
+def _backends(modules: dict[str, types.ModuleType]) -> dict[str, types.ModuleType]:
+    """Return the package below CuPy, through which alone some of the driver's calls are reached."""
+    driver, runtime = modules["cupy.cuda.driver"], modules["cupy.cuda.runtime"]
+    api = _module("cupy_backends.cuda.api", {"driver": driver, "runtime": runtime})
+    cuda = _module("cupy_backends.cuda", {"api": api})
+    return {
+        "cupy_backends": _module("cupy_backends", {"cuda": cuda}),
+        "cupy_backends.cuda": cuda,
+        "cupy_backends.cuda.api": api,
+        "cupy_backends.cuda.api.driver": driver,
+        "cupy_backends.cuda.api.runtime": runtime,
+    }
+
+
 def _is_available() -> bool:
     try:
         return runtime.getDeviceCount() > 0
@@ -66,6 +83,9 @@ def _cuda() -> dict[str, types.ModuleType]:
             {**_public(runtime), "CUDARuntimeError": errors.CUDARuntimeError, "is_hip": False},
         ),
         "cupy.cuda.device": _module("cupy.cuda.device", _public(device)),
+        "cupy.cuda.compiler": _module("cupy.cuda.compiler", _public(compiler)),
+        "cupy.cuda.driver": _module("cupy.cuda.driver", driver.public()),
+        "cupy.cuda.graph": _module("cupy.cuda.graph", _public(graph)),
         "cupy.cuda.stream": _module("cupy.cuda.stream", _public(stream)),
         "cupy.cuda.memory": _module("cupy.cuda.memory", _public(memory)),
     }
@@ -73,6 +93,7 @@ def _cuda() -> dict[str, types.ModuleType]:
     contents |= {
         "Device": device.Device,
         "Event": stream.Event,
+        "Graph": graph.Graph,
         "ExternalStream": stream.ExternalStream,
         "MemoryPointer": memory.MemoryPointer,
         "MemoryPool": memory.MemoryPool,
@@ -127,6 +148,7 @@ def build() -> dict[str, types.ModuleType]:
         "cupy": _module("cupy", contents),
         **submodules,
         "cupyx": _module("cupyx", extras.FUNCTIONS),
+        **_backends(submodules),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .array import ndarray, operand, to_device, wrap
 from .calls import quietly
+from .state import refuse_in_capture
 
 _Method = Callable[..., Any]
 
@@ -54,6 +55,7 @@ def _reflected(ufunc: np.ufunc) -> _Method:
 
 def _in_place(ufunc: np.ufunc) -> _Method:
     def method(self: ndarray, other: Any) -> ndarray:
+        refuse_in_capture(f"an array's in-place {ufunc.__name__}")
         quietly(ufunc, self._host, operand(other), out=self._host)
         return self
 

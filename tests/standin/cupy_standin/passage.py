@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .state import STATE, synchronised
+from .state import STATE, refuse_in_capture, synchronised
 
 
 def count_upload(host: np.ndarray) -> None:
@@ -50,6 +50,7 @@ class HostPassage:
             raise ValueError(f"Shape mismatch. Old shape: {self._host.shape}, new shape: {arr.shape}")
         if not self._host.flags.forc:
             raise RuntimeError("Cannot set to non-contiguous array")
+        refuse_in_capture("cupy.ndarray.set()")
         count_upload(arr)
         self._host[...] = arr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import memory
+from .architecture import REGISTERS, WARP
 from .errors import INVALID_DEVICE, CUDARuntimeError, ensure_usable
 from .state import STATE, synchronised
 
@@ -63,27 +64,31 @@ def memGetInfo() -> tuple[int, int]:
     return STATE.memory_size - memory.POOL.held, STATE.memory_size
 
 
-# The figures of compute capability 8.0 (CUDA C++ Programming Guide, technical specifications) with an
-# A100's number of multiprocessors.
-PROPERTIES: dict[str, Any] = {
-    "name": b"Stand-in device (no GPU)",
-    "major": 8,
-    "minor": 0,
-    "multiProcessorCount": 108,
-    "warpSize": 32,
-    "maxThreadsPerBlock": 1024,
-    "maxThreadsPerMultiProcessor": 2048,
-    "maxThreadsDim": (1024, 1024, 64),
-    "maxGridSize": (2**31 - 1, 65535, 65535),
-    "regsPerBlock": 65536,
-    "regsPerMultiprocessor": 65536,
-    "sharedMemPerBlock": 48 * 1024,
-    "sharedMemPerBlockOptin": 163 * 1024,
-    "sharedMemPerMultiprocessor": 164 * 1024,
-    "l2CacheSize": 40 * 2**20,
-    "cooperativeLaunch": 1,
-    "unifiedAddressing": 1,
-}
+def _properties() -> dict[str, Any]:
+    architecture = STATE.architecture
+    return {
+        "name": f"Stand-in device (no GPU), as {architecture.device}".encode(),
+        "major": architecture.capability[0],
+        "minor": architecture.capability[1],
+        "multiProcessorCount": architecture.multiprocessors,
+        "warpSize": WARP,
+        "maxThreadsPerBlock": 1024,
+        "maxThreadsPerMultiProcessor": architecture.threads,
+        "maxBlocksPerMultiProcessor": architecture.blocks,
+        "maxThreadsDim": (1024, 1024, 64),
+        "maxGridSize": (2**31 - 1, 65535, 65535),
+        "regsPerBlock": REGISTERS,
+        "regsPerMultiprocessor": REGISTERS,
+        "sharedMemPerBlock": 48 * 1024,
+        "sharedMemPerBlockOptin": architecture.shared_optin,
+        "sharedMemPerMultiprocessor": architecture.shared,
+        "reservedSharedMemPerBlock": architecture.shared_reserved,
+        "l2CacheSize": 40 * 2**20,
+        "cooperativeLaunch": 1,
+        "unifiedAddressing": 1,
+        "totalGlobalMem": STATE.memory_size,
+    }
+
 
 ATTRIBUTES = {
     "ComputeCapabilityMajor": "major",
@@ -92,11 +97,13 @@ ATTRIBUTES = {
     "WarpSize": "warpSize",
     "MaxThreadsPerBlock": "maxThreadsPerBlock",
     "MaxThreadsPerMultiProcessor": "maxThreadsPerMultiProcessor",
+    "MaxBlocksPerMultiprocessor": "maxBlocksPerMultiProcessor",
     "MaxRegistersPerBlock": "regsPerBlock",
     "MaxRegistersPerMultiprocessor": "regsPerMultiprocessor",
     "MaxSharedMemoryPerBlock": "sharedMemPerBlock",
     "MaxSharedMemoryPerBlockOptin": "sharedMemPerBlockOptin",
     "MaxSharedMemoryPerMultiprocessor": "sharedMemPerMultiprocessor",
+    "ReservedSharedMemoryPerBlock": "reservedSharedMemPerBlock",
     "L2CacheSize": "l2CacheSize",
     "CooperativeLaunch": "cooperativeLaunch",
 }
@@ -105,10 +112,11 @@ ATTRIBUTES = {
 def getDeviceProperties(device_id: int) -> dict[str, Any]:
     """Return a device's properties under the names of CUDA's structure."""
     _check_ordinal(device_id)
-    return {**PROPERTIES, "totalGlobalMem": STATE.memory_size}
+    return _properties()
 
 
 def _attributes(device_id: int) -> dict[str, int]:
     """Return a device's attributes under CUDA's names without their prefix."""
     _check_ordinal(device_id)
-    return {name: PROPERTIES[key] for name, key in ATTRIBUTES.items()}
+    properties = _properties()
+    return {name: properties[key] for name, key in ATTRIBUTES.items()}

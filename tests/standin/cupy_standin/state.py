@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from .architecture import ARCHITECTURES
+
 if TYPE_CHECKING:
+    from .graph import Graph
     from .kernels import KernelRunner
 
 
 class SynchronisationForbiddenError(AssertionError):
     """The host waited for the device inside ``forbid_synchronisation()``."""
+
+
+class NotCapturableError(AssertionError):
+    """Something other than a launch of a kernel of one's own while a stream captures a graph."""
 
 
 class UndefinedOnDeviceError(AssertionError):
@@ -74,13 +81,25 @@ class State:
         self.memory_size = MEMORY_SIZE
         self.forbidding = 0
         self.kernel_runner: KernelRunner | None = None
+        self.architecture = ARCHITECTURES["sm_80"]
+        self.capture: Graph | None = None
 
 
 STATE = State()
 
 
+def refuse_in_capture(operation: str) -> None:
+    """Raise where a stream captures a graph."""
+    if STATE.capture is not None:
+        raise NotCapturableError(
+            f"{operation} while a stream captures a graph: only launches of RawKernels are captured; cuBLAS, new "
+            "memory, transfers and waiting fail on a device, too"
+        )
+
+
 def synchronised(operation: str) -> None:
     """Count one wait of the host for the device, or refuse it where waiting is forbidden."""
+    refuse_in_capture(operation)
     STATE.counters.synchronisations += 1
     if STATE.forbidding:
         raise SynchronisationForbiddenError(

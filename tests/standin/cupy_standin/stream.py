@@ -7,7 +7,9 @@ import time
 from typing import Any, ClassVar
 
 from . import runtime
-from .state import synchronised
+from .errors import CAPTURE_UNSUPPORTED, ILLEGAL_STATE, CUDARuntimeError
+from .graph import Graph
+from .state import STATE, synchronised
 
 _pointers = itertools.count(0x5000, 0x100)
 
@@ -54,6 +56,7 @@ class Stream:
         self.device_id = -1 if null else runtime.getDevice()
         self.ptr = 0 if null else next(_pointers)
         self.is_non_blocking = non_blocking
+        self._graph: Graph | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ptr} (device {self.device_id})>"
@@ -96,11 +99,22 @@ class Stream:
 
     def is_capturing(self) -> bool:
         """Whether work is captured into a graph instead of done."""
-        return False
+        return self._graph is not None
 
     def begin_capture(self, mode: Any = None) -> None:
-        """Refuse: the stand-in has no graphs yet."""
-        raise NotImplementedError("the stand-in for CuPy captures no graphs")
+        """Capture launches from now on instead of making them; one stream at a time, in the stand-in."""
+        if self.ptr == 0:
+            raise CUDARuntimeError(CAPTURE_UNSUPPORTED)
+        if STATE.capture is not None:
+            raise CUDARuntimeError(ILLEGAL_STATE)
+        self._graph = STATE.capture = Graph()
+
+    def end_capture(self) -> Graph:
+        """Return what was captured."""
+        if self._graph is None:
+            raise CUDARuntimeError(ILLEGAL_STATE)
+        graph, self._graph, STATE.capture = self._graph, None, None
+        return graph
 
 
 Stream.null = Stream(null=True)

@@ -9,7 +9,7 @@ import numpy as np
 from .array import SCALARS, ndarray, operand, to_device
 from .calls import quietly
 from .indexing import _host_key
-from .state import STATE
+from .state import STATE, refuse_in_capture
 
 _KEYWORDS = {"out", "dtype", "casting"}
 _AT = ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor")
@@ -47,6 +47,7 @@ class ufunc:
             if out is not None:
                 raise ValueError("Cannot specify 'out' as both a positional and keyword argument")
             out = args[self.nin] if self.nout == 1 else args[self.nin :]
+        refuse_in_capture(f"cupy.{self.__name__}()")
         inputs = [operand(value) for value in args[: self.nin]]
         if out is None:
             return to_device(quietly(self._host, *inputs, **kwargs))
@@ -70,6 +71,7 @@ class ufunc:
             raise NotImplementedError(f"`{self.name}.at` is not supported yet")
         if a.dtype.kind == "f" and self._host.__name__ in ("add", "subtract"):
             STATE.counters.nondeterministic.append(f"{self.__name__}.at")
+        refuse_in_capture(f"cupy.{self.__name__}.at()")
         entries, _, _ = _host_key(indices, ndarray)
         quietly(self._host.at, operand(a), entries if len(entries) > 1 else entries[0], operand(b))
 

@@ -1,0 +1,1 @@
+"""The CUDA kernels on paper (compiled, counted) and on a device (timed)."""

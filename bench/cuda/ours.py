@@ -1,0 +1,95 @@
+"""Our training step on a GPU, counted on paper: what it launches, in that order (`capgpu.kernels.cuda.whole`, Adam).
+
+Bytes are what a launch cannot do without: each operand read once, each result written once. What the persistent
+recurrences read again and again comes from the second-level cache and is not in them.
+"""
+
+from __future__ import annotations
+
+from bench.cuda.parts import FLOAT, Extents, Part, product
+
+__all__ = ["step"]
+
+# operations on one unit of one row, a special function being one: see kernels/reference/recurrence.py
+_LSTM_FORWARD, _LSTM_BACKWARD, _RNN_FORWARD, _RNN_BACKWARD = 24, 27, 4, 4
+_ADAM = 12
+_SLICE = 128  # rows that one block of column_sums adds up, as in kernels/cuda/embedding.py
+
+
+def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
+    cell, suffix = ("lstm" if e.lstm else "rnn"), ("" if persistent else "_step")
+    # a launch a step reads Wh again at each
+    weights = e.H * e.G * (1 if persistent else e.steps)
+    units = e.M * e.H
+    # hidden and the hidden state before it are written; of the LSTM the cell and the gates, too
+    forward = Part(
+        "recurrence forward",
+        2.0 * units * e.G + (_LSTM_FORWARD if e.lstm else _RNN_FORWARD) * units,
+        float(FLOAT * (weights + e.U * e.G + e.G + e.N * e.H + e.H + e.M + units * (7 if e.lstm else 2))),
+        1 if persistent else e.steps,
+        e.steps - 1 if persistent else 0,
+        kernel=f"{cell}_forward{suffix}",
+    )
+    # dhidden and hidden (of the LSTM: cell and gates) are read, the gates' gradient is written
+    backward = Part(
+        "recurrence backward",
+        2.0 * units * e.G + (_LSTM_BACKWARD if e.lstm else _RNN_BACKWARD) * units,
+        float(FLOAT * (weights + e.N * e.H + units * (10 if e.lstm else 3))),
+        1 if persistent else e.steps + 1,
+        e.steps if persistent else 0,
+        kernel=f"{cell}_backward{suffix}",
+    )
+    return forward, backward
+
+
+def _column_sums(matrices: list[tuple[int, int]]) -> list[Part]:
+    """Count the two launches that sum the columns of several (rows, width) matrices."""
+    slices = [(-(-rows // _SLICE), width) for rows, width in matrices]
+    first = sum(rows * width for rows, width in matrices)
+    between = sum(rows * width for rows, width in slices)
+    long = [(rows, width) for rows, width in slices if rows > 1]
+    second = sum(rows * width for rows, width in long)
+    parts = [Part("biases: sums of slices", first, float(FLOAT * (first + between)), kernel="column_sums")]
+    if long:
+        moved = FLOAT * (second + sum(width for _, width in long))
+        parts.append(Part("biases: sums of sums", second, float(moved), kernel="column_sums"))
+    return parts
+
+
+def step(e: Extents, persistent: bool = True, update: bool = True) -> list[Part]:
+    """Return the parts of one step: loss, gradients, Adam.
+
+    Parameters
+    ----------
+    e : Extents
+        Of the workload.
+    persistent : bool
+        Whether the recurrences hold ``Wh`` on the chip; False launches one kernel a step instead.
+    update : bool
+        Whether Adam is one of the parts.
+    """
+    forward, backward = _recurrences(e, persistent)
+    layout = FLOAT * (2 * e.N + 4 * e.M + 2 * e.U)
+    adam = Part("Adam, all parameters", float(_ADAM * e.P), FLOAT * 7.0 * e.P, kernel="adam")
+    scores = float(e.M * e.V)
+    return [
+        Part("layout of the captions", 0.0, float(layout), kernel="copy"),
+        product("h0 = features @ W_proj", e.N, e.D, e.H),
+        Part("gather word vectors", 0.0, FLOAT * 2.0 * e.U * e.W, kernel="gather_rows"),
+        product("words @ Wx", e.U, e.W, e.G),
+        forward,
+        product("scores = hidden @ W_vocab", e.M, e.H, e.V),
+        Part("softmax, gradient in place", 7.0 * scores, FLOAT * (2.0 * scores + e.V), kernel="softmax_blocks"),
+        product("gradient of hidden", e.M, e.V, e.H),
+        product("gradient of W_vocab", e.H, e.M, e.V),
+        Part("loss", float(e.M), FLOAT * float(e.M), kernel="sum_losses"),
+        backward,
+        product("gradient of Wh", e.H, e.M, e.G),
+        Part("gradient by distinct word", e.M * e.G, float(FLOAT * (e.M + e.U) * e.G), kernel="segment_sums"),
+        product("gradient of Wx", e.W, e.U, e.G),
+        product("gradient of word vectors", e.U, e.G, e.W),
+        Part("gradient of W_embed", 0.0, float(FLOAT * (e.U + e.V) * e.W), kernel="segment_sums"),
+        product("gradient of W_proj", e.D, e.N, e.H),
+        *_column_sums([(e.M, e.V), (e.U, e.G), (e.N, e.H)]),
+        *([adam] if update else []),
+    ]

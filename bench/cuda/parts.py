@@ -1,0 +1,129 @@
+"""What a part of a training step costs, whoever computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.cuda.devices import BARRIER_US, LAUNCH_US, Device
+from bench.workloads import Workload, batch_sizes, describe
+
+__all__ = ["FLOAT", "Extents", "Part", "extents", "product", "total"]
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Extents:
+    """The extents that decide the cost of a step.
+
+    Attributes
+    ----------
+    N, D, W, H, V : int
+        Captions, features, word vector, hidden units, vocabulary.
+    G : int
+        Gates: 4H for the LSTM, H for the RNN.
+    T : int
+        Steps of the padded captions.
+    steps : int
+        Steps to the last word of the longest caption.
+    M : int
+        Words that go in, without padding.
+    U : int
+        Distinct ones.
+    P, tensors : int
+        Parameters, and the arrays that hold them.
+    """
+
+    N: int
+    D: int
+    W: int
+    H: int
+    G: int
+    V: int
+    T: int
+    steps: int
+    M: int
+    U: int
+    P: int
+    tensors: int
+
+    @property
+    def lstm(self) -> bool:
+        """Whether the cell is an LSTM."""
+        return self.G == 4 * self.H
+
+
+def extents(work: Workload) -> Extents:
+    """Return the extents of a workload."""
+    size, alive = work.size, batch_sizes(work.targets)
+    return Extents(
+        N=size.N,
+        D=size.D,
+        W=size.W,
+        H=size.H,
+        G=int(work.params["Wh"].shape[1]),
+        V=size.V,
+        T=size.T,
+        steps=len(alive),
+        M=sum(alive),
+        U=int(describe(work)["distinct_words"]),
+        P=int(sum(np.prod(array.shape) for array in work.params.values())),
+        tensors=len(work.params),
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a step.
+
+    Attributes
+    ----------
+    name : str
+        What it does.
+    flops : float
+        Operations; a multiply-add is two, a special function one.
+    bytes : float
+        Read and written if nothing stays on the chip from one launch to the next.
+    launches, barriers : int
+        Kernels, and barriers over a whole grid inside them.
+    kernel : str
+        What is launched, where that has a name of ours: a kernel, ``matmul`` or ``copy``.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+    launches: int = 1
+    barriers: int = 0
+    kernel: str = ""
+
+    def fixed_us(self) -> float:
+        """Microseconds of launches and barriers."""
+        return self.launches * LAUNCH_US + self.barriers * BARRIER_US
+
+    def cold_us(self, device: Device) -> float:
+        """Floor where every launch reads device memory."""
+        return max(device.arithmetic_us(self.flops), device.memory_us(self.bytes)) + self.fixed_us()
+
+    def warm_us(self, device: Device) -> float:
+        """Floor where everything lies in the second-level cache already, and that costs nothing."""
+        return device.arithmetic_us(self.flops) + self.fixed_us()
+
+
+def product(name: str, rows: int, inner: int, columns: int, times: int = 1) -> Part:
+    """Return a matrix product (rows, inner) x (inner, columns), done `times` times."""
+    moved = FLOAT * (rows * inner + inner * columns + rows * columns)
+    return Part(name, 2.0 * rows * inner * columns * times, moved * times, launches=times, kernel="matmul")
+
+
+def total(parts: list[Part]) -> Part:
+    """Return the sums of all counts. Its floors are not the step's: those are sums of the parts' floors."""
+    return Part(
+        "sum",
+        sum(part.flops for part in parts),
+        sum(part.bytes for part in parts),
+        sum(part.launches for part in parts),
+        sum(part.barriers for part in parts),
+    )

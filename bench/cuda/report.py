@@ -1,0 +1,206 @@
+"""The table of a run on a device: what was timed, beside the floor that the device's own figures give."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench.cuda import ours
+from bench.cuda.devices import Device
+from bench.cuda.parts import Part, extents
+from bench.workloads import make_workload, parse_size
+
+__all__ = ["ABSENT", "EMULATED", "Launch", "Run", "Timing", "csv_text", "markdown"]
+
+#: What stands wherever a figure could be read, where a stand-in for CuPy took the place of a GPU.
+EMULATED = "EMULATED on a CPU: these figures measure nothing"
+#: How the note on a competitor begins whose library or device is missing.
+ABSENT = "absent: "
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One competitor at one job.
+
+    Attributes
+    ----------
+    size, cell, job, competitor : str
+        What was done, and by whom.
+    ms, filled_ms, wall_ms : float or None
+        Median milliseconds of a step: back to back, behind other work, by the host's clock; None where it failed.
+    spread : float
+        Interquartile range of the rounds' medians, as a share of the median.
+    error : float or None
+        Largest relative difference from the float64 oracle over all results, or share of differing words.
+    note : str
+        Why there are no figures.
+    """
+
+    size: str
+    cell: str
+    job: str
+    competitor: str
+    ms: float | None = None
+    filled_ms: float | None = None
+    wall_ms: float | None = None
+    spread: float = 0.0
+    error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of our step, in its place; milliseconds."""
+
+    size: str
+    cell: str
+    name: str
+    ms: float
+
+
+@dataclass
+class Run:
+    """Everything a run found.
+
+    Attributes
+    ----------
+    device : dict
+        Device, versions, command, whether it was emulated.
+    peaks : Device or None
+        The device's peaks, from its own words.
+    timings, launches
+        What was timed.
+    """
+
+    device: dict[str, Any]
+    peaks: Device | None
+    timings: list[Timing] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether no device was there."""
+        return bool(self.device["emulated"])
+
+
+def _parts(size: str, cell: str, job: str, names: list[str] | None = None) -> list[Part]:
+    """Return the step's parts on paper, in the tier that was launched where that is known."""
+    stepwise = any(name.endswith("_step") for name in names or ())
+    work = make_workload(parse_size(size), cell)
+    return ours.step(extents(work), persistent=not stepwise, update=job == "adam")
+
+
+def floor_ms(run: Run, timing: Timing) -> float | None:
+    """Return the floor of a step with nothing kept in cache; None for jobs or devices that have none."""
+    if run.peaks is None or timing.job not in ("loss", "adam"):
+        return None
+    peaks = run.peaks
+    return sum(part.cold_us(peaks) for part in _parts(timing.size, timing.cell, timing.job)) / 1e3
+
+
+def launch_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield each launch beside the part it does; successive launches of a per-step kernel are one row."""
+    for size, cell in dict.fromkeys((launch.size, launch.cell) for launch in run.launches):
+        mine = [launch for launch in run.launches if (launch.size, launch.cell) == (size, cell)]
+        parts = _parts(size, cell, "adam", [launch.name for launch in mine])
+        expected = [part.kernel for part in parts for _ in range(part.launches)]
+        named = _same_but_for_softmax(expected) == _same_but_for_softmax([launch.name for launch in mine])
+        position = 0
+        for part in parts if named else [None] * len(mine):
+            count = part.launches if part is not None else 1
+            taken = mine[position : position + count]
+            position += count
+            ms = sum(launch.ms for launch in taken)
+            row = {"size": size, "cell": cell, "launch": taken[0].name, "count": count, "us": 1e3 * ms}
+            if part is not None:
+                row |= {"part": part.name, "gb_s": part.bytes / ms / 1e6, "gflop_s": part.flops / ms / 1e6}
+                if run.peaks is not None:
+                    row["share"] = part.cold_us(run.peaks) / 1e3 / ms
+            yield row
+
+
+def _same_but_for_softmax(names: list[str]) -> list[str]:
+    """Call both softmax kernels the same: which one it is depends on V."""
+    return ["softmax" if name.startswith("softmax") else name for name in names]
+
+
+def csv_text(run: Run) -> str:
+    """Return all steps as CSV; the first column says whether they were measured."""
+    out = io.StringIO()
+    names = ["basis", "device", "size", "cell", "job", "competitor", "ms", "filled_ms", "wall_ms", "spread", "error"]
+    writer = csv.DictWriter(out, [*names, "floor_ms", "note"], lineterminator="\n")
+    writer.writeheader()
+    for timing in run.timings:
+        row = {name: getattr(timing, name) for name in Timing.__dataclass_fields__}
+        basis = EMULATED if run.emulated else "measured"
+        writer.writerow({"basis": basis, "device": run.device["device"], "floor_ms": floor_ms(run, timing), **row})
+    return out.getvalue()
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def markdown(run: Run) -> str:
+    """Return the page."""
+    title = EMULATED if run.emulated else f"Timings on {run.device['device']}"
+    lines = [f"# {title}", ""]
+    if run.emulated:
+        lines += ["The commands were run on a stand-in for CuPy that executes kernels on the CPU, to test them.", ""]
+    lines += [f"- {name}: {value}" for name, value in run.device.items() if name != "peaks"]
+    if run.peaks is not None:
+        lines.append(
+            f"- peaks by the device's own words: {run.peaks.tflops:.1f} TFLOP/s, {run.peaks.gigabytes:.0f} GB/s"
+        )
+    lines += [
+        "",
+        "`step`: median milliseconds of a step, steps launched back to back, between events on the device. `device`:",
+        "the same behind other work, so that the device never waits for the host. `host`: by the host's clock.",
+        "`spread`: interquartile range of the rounds. `share`: our step's floor on this device (bench/cuda/ours.py,",
+        "nothing kept in cache) over `step`. `error`: from the float64 oracle.",
+        "",
+        "| size | cell | job | | step | device | host | spread | share | error | |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    absent = {timing.competitor: timing.note for timing in run.timings if timing.note.startswith(ABSENT)}
+    for timing in run.timings:
+        if timing.competitor in absent:
+            continue
+        floor = floor_ms(run, timing)
+        share = None if floor is None or timing.ms is None else floor / timing.ms
+        figures = f"{_number(timing.ms)} | {_number(timing.filled_ms)} | {_number(timing.wall_ms)}"
+        spread = _percent(timing.spread) if timing.ms is not None else ""
+        error = "" if timing.error is None else f"{timing.error:.1e}"
+        lines.append(
+            f"| {timing.size} | {timing.cell} | {timing.job} | {timing.competitor} | {figures} | "
+            f"{spread} | {_percent(share)} | {error} | {timing.note} |"
+        )
+    lines += ["", *(f"- {name} is {note}" for name, note in absent.items())]
+    if run.launches:
+        lines += [
+            "",
+            "## Our step, launch by launch",
+            "",
+            "Between an event before the launch and the one before the next, behind other work: an event costs about a",
+            "microsecond, which is in every figure. GB/s and GFLOP/s: what the launch must move and compute over that",
+            "time. Launches that come in another order than on paper are shown without.",
+            "",
+            "| size | cell | launch | times | us | what it does | GB/s | GFLOP/s | share of floor |",
+            "| --- | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
+        ]
+        for row in launch_rows(run):
+            lines.append(
+                f"| {row['size']} | {row['cell']} | {row['launch']} | {row['count']} | {row['us']:.1f} | "
+                f"{row.get('part', '')} | {_number(row.get('gb_s'))} | {_number(row.get('gflop_s'))} | "
+                f"{_percent(row.get('share'))} |"
+            )
+    return "\n".join(lines) + "\n"

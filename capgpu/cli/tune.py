@@ -1,0 +1,53 @@
+"""capgpu tune: measure the ways a recurrence can take on this GPU, and keep the fastest."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["tune"]
+
+
+@click.command()
+@click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Cell of the recurrence.")
+@click.option("--hidden", "H", type=click.IntRange(1), default=512, help="Hidden units.")
+@click.option("--batch", "N", type=click.IntRange(1), default=64, help="Captions of a minibatch.")
+@click.option("--steps", "T", type=click.IntRange(2), default=16, help="Words of a caption.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    help="Element type of the model.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes of each way.")
+def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
+    """Measure the tiers of the recurrence on this GPU and store the fastest.
+
+    Without a stored choice for its shape, a recurrence follows a fixed rule. The choice is kept by device, cell,
+    dtype, hidden units and captions, in capgpu/tuning.json of the user's cache folder (XDG_CACHE_HOME).
+    """
+    from rich.table import Table
+
+    from capgpu.backend import set_backend
+    from capgpu.cli.console import console
+
+    set_backend("cuda")
+    from capgpu.kernels.cuda import tuning
+
+    measured = tuning.measure(cell, dtype, H, N, T, repeats)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("pass", "tier", "units a block", "blocks", "milliseconds"):
+        table.add_column(heading, justify="left" if heading in ("pass", "tier") else "right")
+    for entry in measured:
+        plan = entry.plan
+        laid_out = plan.tier == "persistent"
+        table.add_row(
+            entry.name,
+            plan.tier,
+            str(plan.units) if plan.units else "",
+            str(plan.grid) if laid_out else "",
+            f"{entry.milliseconds:.3f}",
+        )
+    console().print(table)
+    path = tuning.store(measured, dtype, H, N)
+    if path is not None:
+        click.echo(f"stored the fastest in {path}")

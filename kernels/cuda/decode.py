@@ -1,0 +1,97 @@
+"""Decoding on the device: one step, and whole captions without the host waiting; the kernels are in decode.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.embedding import gather_rows
+from capgpu.kernels.cuda.module import kernel, record
+from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.workspace import workspace
+
+__all__ = ["decode_step", "greedy_captions"]
+
+_THREADS = 256
+
+
+def _cell(projected: Any, rows: Any, sums: Any, bias: Any, c_before: Any, h: Any, c: Any) -> None:
+    """Advance the cell from the product ``h Wh``; writes h and c. One launch."""
+    count, size = h.shape
+    kernel("decode_cell", h.dtype, LSTM=int(sums.shape[1] == 4 * size))(
+        -(-count * size // _THREADS),
+        _THREADS,
+        (*_pointers(projected, rows, sums, bias, c_before, h, c), np.int32(count), np.int32(size)),
+    )
+
+
+def _pointers(*arrays: Any) -> list[Any]:
+    return [NULL if array is None else array for array in arrays]
+
+
+def decode_step(projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any) -> tuple[Any, Any, Any]:
+    """Advance N sequences by one word; see `capgpu.kernels.reference.decode.decode_step`."""
+    check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab)
+    dtype, count = h.dtype, h.shape[0]
+    h_next = empty(h.shape, dtype, "the hidden state")
+    c_next = None if c is None else empty(h.shape, dtype, "the cell state")
+    logits = empty((count, W_vocab.shape[1]), dtype, "the scores of the next word")
+    sums = workspace().take("decoding: sums", (count, Wh.shape[1]), dtype)
+    product(h, Wh, sums)
+    rows = None if rows is None else indices(rows)
+    before = None if c is None else contiguous(c)
+    _cell(contiguous(projected), rows, sums, None, before, h_next, c_next)
+    product(h_next, W_vocab, logits)
+    record("add")
+    logits += b_vocab
+    return logits, h_next, c_next
+
+
+def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
+    """Write captions greedily; see `capgpu.kernels.reference.whole.greedy_captions`.
+
+    Four launches a word, six where the vocabulary is not projected beforehand; the host waits for none of them, so
+    that all `max_length` steps are made whether or not every caption has ended.
+    """
+    check_device(features=features, **params)
+    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in params.values())
+    dtype, count, size = Wh.dtype, features.shape[0], Wh.shape[0]
+    vocabulary, gates = W_embed.shape[0], Wh.shape[1]
+    space = workspace()
+    words = empty((count, max_length), np.int32, "the words")
+    h = [space.take(f"decoding: h {k}", (count, size), dtype) for k in range(2)]
+    c: list[Any] = [None, None]
+    if gates == 4 * size:
+        c = [space.take(f"decoding: c {k}", (count, size), dtype) for k in range(2)]
+    sums = space.take("decoding: sums", (count, gates), dtype)
+    scores = space.take("decoding: scores", (count, vocabulary), dtype)
+    state = space.take("decoding: next words, ended", (2, count), np.int32)
+    word, ended = state[0], state[1]
+    word.fill(start)
+    ended.fill(0)
+    product(contiguous(features), W_proj, h[0])
+    h[0] += b_proj
+    for name in ("fill", "fill", "add"):
+        record(name)
+    # projecting the whole vocabulary once pays when more words will be read than it holds
+    tabled = count * max_length >= vocabulary
+    if tabled:
+        projected = space.take("decoding: projected vocabulary", (vocabulary, gates), dtype)
+        product(W_embed, Wx, projected)
+    else:
+        embedded = space.take("decoding: embedded", (count, Wx.shape[0]), dtype)
+        projected = space.take("decoding: projected words", (count, gates), dtype)
+    choose = kernel("choose_words", dtype, LSTM=int(gates == 4 * size))
+    for step in range(max_length):
+        before, after = step % 2, (step + 1) % 2
+        if not tabled:
+            gather_rows(W_embed, word, embedded)
+            product(embedded, Wx, projected)
+        product(h[before], Wh, sums)
+        _cell(projected, word if tabled else None, sums, b, c[before] if step else None, h[after], c[after])
+        product(h[after], W_vocab, scores)
+        numbers = (np.int32(value) for value in (vocabulary, max_length, step, end, null))
+        choose(count, _THREADS, (scores, b_vocab, words, word, ended, *numbers))
+    return words

@@ -1,0 +1,124 @@
+// Rows gathered from a table, and sums of rows: the embedding, its gradient, the gradients of biases.
+//
+// gather_rows     out[m] = table[index[m]]
+// segment_sums    out[k] = sum of rows[order[i]] over the i in the segment of k, zero where it has none. The rows of a
+//                 segment stand together in `order`: those that belong to the same k, in the order they came.
+// column_sums     out = sum of rows[first..last), for slices of several matrices at once
+//
+// Memory: all matrices row-major without gaps; 16 bytes at a time where rows begin at multiples of 16 bytes.
+// Launch: blocks of 8 warps. A block of the sums has a tile of 32 PACK columns; warp w adds every 8th row of its
+// segment or slice from the w-th on, then the 8 sums are added in order: a fixed order, no atomics.
+// A sum over many rows takes two launches of column_sums, the second over the sums of the first.
+
+#define WARPS 8
+#define TILE (WARP * PACK)
+
+// Adds rows[order[i]] for i in [first, last) and columns [column, column + TILE), and stores the sums: all threads of
+// the block. `order` is null for rows that stand in order.
+__device__ __forceinline__ void sum_rows(
+    const real* rows, const int* order, int first, int last, int width, int column, real* out, acc* sums) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const bool packed = aligned16(rows, width);
+    acc sum[PACK];
+#pragma unroll
+    for (int p = 0; p < PACK; ++p) sum[p] = acc(0);
+#pragma unroll 4
+    for (int i = first + warp; i < last; i += WARPS) {
+        const real* row = rows + (long long)(order ? order[i] : i) * width;
+        if (packed) {
+            const int j = column + lane * PACK;
+            if (j < width) {
+                const Pack values = load_pack(row + j);
+#pragma unroll
+                for (int p = 0; p < PACK; ++p) sum[p] += to_acc(values.at[p]);
+            }
+        } else {
+#pragma unroll
+            for (int p = 0; p < PACK; ++p) {
+                const int j = column + p * WARP + lane;
+                if (j < width) sum[p] += to_acc(row[j]);
+            }
+        }
+    }
+    // a lane's columns are neighbours in packs, and 32 apart without
+#pragma unroll
+    for (int p = 0; p < PACK; ++p) sums[warp * TILE + (packed ? lane * PACK + p : p * WARP + lane)] = sum[p];
+    __syncthreads();  // the sums of all warps are there before they are added up
+    for (int j = threadIdx.x; j < TILE && column + j < width; j += WARPS * WARP) {
+        acc total = sums[j];
+#pragma unroll
+        for (int w = 1; w < WARPS; ++w) total += sums[w * TILE + j];
+        out[column + j] = to_real(total);
+    }
+}
+
+// A warp a row.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) gather_rows(
+    const real* table,  // [*, width]
+    const int* index,   // [M]
+    real* out,          // [M, width]
+    int M, int width) {
+    const int m = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (m >= M) return;
+    const real* source = table + (long long)index[m] * width;
+    real* target = out + (long long)m * width;
+    if (aligned16(table, width) && aligned16(out, width)) {
+        for (int j = lane * PACK; j < width; j += TILE) store_pack(target + j, load_pack(source + j));
+    } else {
+        for (int j = lane; j < width; j += WARP) target[j] = source[j];
+    }
+}
+
+// The first place i in [0, count) whose key is at least `key`, or count; keys rise with i.
+__device__ __forceinline__ int lower_bound(const int* index, const int* order, int count, int key) {
+    int low = 0, high = count;
+    while (low < high) {
+        const int middle = low + (high - low) / 2;
+        if (index[order ? order[middle] : middle] < key) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// A block a tile of a row of the result; tiles of a row stand together.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) segment_sums(
+    const real* rows,   // [M, width]
+    const int* index,   // [M] the k of each row
+    const int* order,   // [M] rows by rising k, or null where index rises
+    const int* starts,  // [count + 1] where each k's segment begins in order, or null: then it is looked for
+    real* out,          // [count, width]
+    int M, int width) {
+    __shared__ acc sums[WARPS * TILE];
+    const int tiles = (width + TILE - 1) / TILE, k = blockIdx.x / tiles, column = blockIdx.x % tiles * TILE;
+    const int first = starts ? starts[k] : lower_bound(index, order, M, k);
+    const int last = starts ? starts[k + 1] : lower_bound(index, order, M, k + 1);
+    sum_rows(rows, order, first, last, width, column, out + (long long)k * width, sums);
+}
+
+// One matrix of a launch of column_sums.
+struct Columns {
+    const real* rows;  // [M, width]
+    real* out;         // [slices, width]
+    int M, width;
+    int slice;         // rows of a slice
+    int first_block;   // the blocks of this matrix begin here
+};
+#define MATRICES 8
+struct ColumnsList {
+    Columns at[MATRICES];
+};
+
+// A block a tile of a slice of a matrix.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) column_sums(ColumnsList matrices, int count) {
+    __shared__ acc sums[WARPS * TILE];
+    int k = 0;
+    while (k + 1 < count && (int)blockIdx.x >= matrices.at[k + 1].first_block) ++k;
+    const Columns& matrix = matrices.at[k];
+    const int width = matrix.width, tiles = (width + TILE - 1) / TILE, block = blockIdx.x - matrix.first_block;
+    const int slice = block / tiles, first = slice * matrix.slice;
+    const int last = matrix.M - first < matrix.slice ? matrix.M : first + matrix.slice;
+    sum_rows(matrix.rows, nullptr, first, last, width, block % tiles * TILE, matrix.out + (long long)slice * width, sums);
+}

@@ -1,0 +1,147 @@
+"""Gathered rows and sums of rows on the device; the kernels are in embedding.cu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.module import kernel, record
+from capgpu.kernels.cuda.workspace import Workspace, workspace
+
+__all__ = ["column_sums", "embedding_gradient", "gather_rows", "segment_sums", "sum_columns"]
+
+_WARPS = 8
+_MATRICES = 8
+#: Rows that one block adds up; more rows of a matrix take a second launch.
+SLICE = 128
+
+_COLUMNS = np.dtype(
+    {
+        "names": ["rows", "out", "M", "width", "slice", "first_block"],
+        "formats": [np.uint64, np.uint64, np.int32, np.int32, np.int32, np.int32],
+    },
+    align=True,
+)
+_COLUMNS_LIST = np.dtype([("at", _COLUMNS, _MATRICES)], align=True)
+
+
+def _tiles(width: int, dtype: Any) -> int:
+    columns: int = 32 * (16 // dtype.itemsize)  # of a tile
+    return -(-width // columns)
+
+
+def gather_rows(table: Any, index: Any, out: Any) -> None:
+    """Copy rows of a table, ``out = table[index]``; one launch.
+
+    Parameters
+    ----------
+    table : array, shape (*, width)
+        Without gaps.
+    index : array of int32, shape (M,)
+        Rows to take.
+    out : array, shape (M, width)
+        Gets them.
+    """
+    count, width = out.shape
+    kernel("gather_rows", out.dtype)(
+        -(-count // _WARPS), 32 * _WARPS, (table, index, out, np.int32(count), np.int32(width))
+    )
+
+
+def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> None:
+    """Sum rows by index, in a fixed order; one launch.
+
+    Parameters
+    ----------
+    rows : array, shape (M, width)
+        Without gaps.
+    index : array of int32, shape (M,)
+        Row of `out` that each is added to.
+    order : array of int32, shape (M,), or None
+        The rows by rising index, equal ones as they came; None where `index` rises.
+    starts : array of int32, shape (count + 1,), or None
+        Where each index begins in `order`; None: the kernel looks for it.
+    out : array, shape (count, width)
+        Gets the sums, zeros where there are none.
+    """
+    count, width = out.shape
+    kernel("segment_sums", out.dtype)(
+        count * _tiles(width, out.dtype),
+        32 * _WARPS,
+        (
+            rows,
+            index,
+            NULL if order is None else order,
+            NULL if starts is None else starts,
+            out,
+            np.int32(rows.shape[0]),
+            np.int32(width),
+        ),
+    )
+
+
+def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
+    """Sum rows by index; see `capgpu.kernels.reference.embedding.embedding_gradient`."""
+    check_device(drows=drows, index=index)
+    out = empty((count, drows.shape[1]), drows.dtype, "the gradient of the embedding")
+    index = indices(index)
+    record("sort")
+    order = import_module("cupy").argsort(index).astype(np.int32)
+    segment_sums(contiguous(drows), index, order, None, out)
+    return out
+
+
+def column_sums(rows: Any) -> Any:
+    """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
+    check_device(rows=rows)
+    out = empty(rows.shape[1:], rows.dtype, "the sums of columns")
+    sum_columns(workspace(), [(contiguous(rows), out)])
+    return out
+
+
+def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int = 0) -> None:
+    """Sum the rows of several matrices of one dtype: one launch, or two where one has more than `SLICE` rows.
+
+    Sums of slices would not keep float16's few digits: those are CuPy's to make.
+
+    Parameters
+    ----------
+    space : Workspace
+        Where the sums of slices go.
+    matrices : sequence of (rows, out)
+        Up to 8 matrices without gaps, of shape (M, width), and where their sums go, of shape (width,).
+    room : int
+        Rows to make room for, where later calls may have more.
+    """
+    if matrices[0][0].dtype.char == "e":
+        for rows, out in matrices:
+            record("sum")
+            rows.sum(axis=0, out=out)
+        return
+    slices: list[tuple[Any, Any, int]] = []
+    sums: list[tuple[Any, Any, int]] = []
+    for k, (rows, out) in enumerate(matrices):
+        count, width = rows.shape
+        if count <= SLICE:
+            slices.append((rows, out, SLICE))
+            continue
+        partial = space.take(f"sums of slices {k}", (-(-count // SLICE), width), rows.dtype, -(-room // SLICE) * width)
+        slices.append((rows, partial, SLICE))
+        sums.append((partial, out, partial.shape[0]))
+    for stage in (slices, sums):
+        if stage:
+            _launch_columns(stage)
+
+
+def _launch_columns(stage: Sequence[tuple[Any, Any, int]]) -> None:
+    told = np.zeros((), _COLUMNS_LIST)
+    blocks = 0
+    for k, (rows, out, size) in enumerate(stage):
+        count, width = rows.shape
+        told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks)
+        blocks += _tiles(width, rows.dtype) * max(-(-count // size), 1)
+    kernel("column_sums", stage[0][0].dtype)(blocks, 32 * _WARPS, (told, np.int32(len(stage))))

@@ -1,0 +1,53 @@
+"""What `capgpu info` tells of the device, its kernels and what is kept on disk for them."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+from capgpu.kernels.cuda import choices, tiers
+from capgpu.kernels.cuda.catalogue import ENTRIES, variants_of
+from capgpu.kernels.cuda.module import device_limits
+
+__all__ = ["device_facts"]
+
+
+def device_facts() -> dict[str, str]:
+    """Describe the current device and what is installed for it.
+
+    Returns
+    -------
+    dict of str to str
+        What a line of a table is called, and what it says. Nothing is compiled for it.
+    """
+    runtime = import_module("cupy").cuda.runtime
+    limits = device_limits()
+    free, total = runtime.memGetInfo()
+    driver, installed = _version(runtime.driverGetVersion()), _version(runtime.runtimeGetVersion())
+    return {
+        "driver": f"serves CUDA {driver}; CuPy brings {installed}",
+        "memory": f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} free",
+        "multiprocessors": f"{limits.multiprocessors}, {limits.shared_per_block // 1024} KiB shared memory a block",
+        "cuda kernels": f"{len(ENTRIES)}, in {sum(len(variants_of(entry)) for entry in ENTRIES)} variants",
+        "tensor cores": _tensor_cores(),
+        "kernel cache": os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"),
+        "tiers": _tiers(choices.stored(limits.name)),
+        "tuning file": str(choices.path()),
+    }
+
+
+def _tensor_cores() -> str:
+    """Say where matrix instructions with rounded inputs are allowed: two settings, ours and CuPy's."""
+    allowed = {"recurrences": tiers.tensor_cores_wanted(), "products of float32": os.environ.get("CUPY_TF32") == "1"}
+    return ", ".join(f"{where}: {'on' if on else 'off'}" for where, on in allowed.items())
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _tiers(stored: dict[str, tuple[str, int]]) -> str:
+    if not stored:
+        return "by the rule (capgpu tune measures them)"
+    shapes = (f"{key}: {tier}{f' of {units} units' if units else ''}" for key, (tier, units) in sorted(stored.items()))
+    return "measured for " + "; ".join(shapes) + "; others by the rule"

@@ -1,0 +1,364 @@
+"""From the sources beside this file to kernels that can be launched: compiling, caching, limits, counting.
+
+Compiled code is kept by CuPy in its folder (``CUPY_CACHE_DIR``), written whole or not at all, so that processes that
+compile at once do no harm to each other. Where the folder cannot be written, each process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from capgpu.kernels.cuda.catalogue import CATALOGUE, REALS, Entry, compiler_options
+
+__all__ = [
+    "Kernel",
+    "KernelCompilationError",
+    "LaunchError",
+    "Limits",
+    "counting",
+    "device_limits",
+    "forget",
+    "kernel",
+    "record",
+    "source",
+]
+
+#: Dynamic shared memory that a block may have without asking for more, on every architecture.
+_PLAIN_SHARED = 48 * 1024
+_INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
+
+
+class KernelCompilationError(RuntimeError):
+    """A kernel does not compile for this device; the message holds the architecture, the options and the log."""
+
+
+class LaunchError(RuntimeError):
+    """A launch that this device cannot take, or that cannot be made from this process."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device offers, as it reports it.
+
+    Attributes
+    ----------
+    name : str
+        The device's name.
+    compute_capability : tuple of int
+        Major and minor.
+    multiprocessors : int
+        Their number.
+    shared_per_block : int
+        Most bytes of shared memory of a block, opt-in included.
+    shared_per_multiprocessor : int
+        Bytes of shared memory of a multiprocessor.
+    threads_per_block, threads_per_multiprocessor : int
+        Most threads.
+    registers_per_multiprocessor : int
+        32-bit registers.
+    cooperative : bool
+        Whether launches can be cooperative.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+    shared_per_block: int
+    shared_per_multiprocessor: int
+    threads_per_block: int
+    threads_per_multiprocessor: int
+    registers_per_multiprocessor: int
+    cooperative: bool
+
+
+_limits: dict[int, Limits] = {}
+_modules: dict[tuple[Any, ...], Any] = {}
+_kernels: dict[tuple[Any, ...], Kernel] = {}
+_log: list[str] | None = None
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    # a CUDA context does not survive a fork: what the parent had is of no use here
+    _forked = _forked or bool(_modules)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def forget() -> None:
+    """Forget every compiled kernel and every device's limits (for tests, which change the device)."""
+    _limits.clear()
+    _modules.clear()
+    _kernels.clear()
+
+
+@cache
+def source(file: str) -> str:
+    """Return what is compiled for a source file: the prelude, then the file.
+
+    Parameters
+    ----------
+    file : str
+        Name of a ``.cu`` file beside this one.
+
+    Returns
+    -------
+    str
+        CUDA C++, with lines numbered as in the files; ``#include`` of a file beside this one is replaced by its text,
+        since the compiler is handed a text, not a folder.
+    """
+    return _numbered("prelude.cuh") + _numbered(file)
+
+
+def _numbered(file: str) -> str:
+    text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        included = _INCLUDE.fullmatch(line)
+        lines.append(f'{_numbered(included[1])}#line {number + 1} "{file}"' if included else line)
+    return f'#line 1 "{file}"\n' + "\n".join(lines) + "\n"
+
+
+def device_limits() -> Limits:
+    """Return the limits of the current device, asked for once.
+
+    Returns
+    -------
+    Limits
+        As the device reports them.
+    """
+    runtime = import_module("cupy").cuda.runtime
+    number = runtime.getDevice()
+    limits = _limits.get(number)
+    if limits is None:
+        told = runtime.getDeviceProperties(number)
+        name = told["name"]
+        limits = _limits[number] = Limits(
+            name=name.decode() if isinstance(name, bytes) else str(name),
+            compute_capability=(told["major"], told["minor"]),
+            multiprocessors=told["multiProcessorCount"],
+            shared_per_block=told["sharedMemPerBlockOptin"],
+            shared_per_multiprocessor=told["sharedMemPerMultiprocessor"],
+            threads_per_block=told["maxThreadsPerBlock"],
+            threads_per_multiprocessor=told["maxThreadsPerMultiProcessor"],
+            registers_per_multiprocessor=told["regsPerMultiprocessor"],
+            cooperative=bool(told["cooperativeLaunch"]),
+        )
+    return limits
+
+
+def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
+    """Return a kernel, ready to be launched on the current device; compiled when first asked for.
+
+    Parameters
+    ----------
+    name : str
+        Entry point, see `capgpu.kernels.cuda.catalogue`.
+    dtype : dtype or str
+        Storage type of its arrays.
+    **defines : int
+        Macros of the variant.
+
+    Returns
+    -------
+    Kernel
+        The same object at each call on one device.
+
+    Raises
+    ------
+    KernelCompilationError
+        With the architecture, the options and the compiler's log.
+    LaunchError
+        In a process forked from one that had used the device.
+    """
+    cupy = import_module("cupy")
+    key = (name, getattr(dtype, "name", dtype), tuple(sorted(defines.items())), cupy.cuda.runtime.getDevice())
+    found = _kernels.get(key)
+    if found is None:
+        _refuse_fork()
+        found = _kernels[key] = _load(cupy, *key)
+    return found
+
+
+def _load(cupy: Any, name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: int) -> Kernel:
+    entry = CATALOGUE[name]
+    if dtype not in entry.dtypes or defines not in entry.variants:
+        raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
+    options = compiler_options(dtype, defines)
+    key = (entry.file, dtype, defines, entry.cooperative, device)
+    module = _modules.get(key)
+    try:
+        if module is None:
+            module = cupy.RawModule(
+                code=source(entry.file),
+                options=options,
+                backend="nvrtc",
+                enable_cooperative_groups=entry.cooperative,
+            )
+            _compile(module)
+            _modules[key] = module
+        return Kernel(entry, dtype, module.get_function(name))
+    except cupy.cuda.compiler.CompileException as error:
+        major, minor = device_limits().compute_capability
+        raise KernelCompilationError(
+            f"kernel {name} ({entry.file}, {dtype}) does not compile for sm_{major}{minor} "
+            f"({device_limits().name}) with {' '.join(options)}:\n{error}\n"
+            "CAPGPU_KERNELS=reference computes without these kernels."
+        ) from error
+
+
+def _compile(module: Any) -> None:
+    """Compile a module, in memory where CuPy cannot write its folder."""
+    try:
+        module.compile()
+    except OSError as error:
+        warnings.warn(
+            f"CuPy cannot keep compiled kernels on disk ({error}): each process compiles for itself. Set "
+            "CUPY_CACHE_DIR to a folder that can be written.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # CuPy reads it at each compilation
+        module.compile()
+
+
+def _refuse_fork() -> None:
+    if _forked:
+        raise LaunchError(
+            "this process was forked from one that had used the GPU, and CUDA does not survive a fork. Start workers "
+            'with multiprocessing.set_start_method("spawn"), or touch the GPU in the child alone.'
+        )
+
+
+class Kernel:
+    """A compiled kernel on one device.
+
+    Parameters
+    ----------
+    entry : Entry
+        What it is.
+    dtype : str
+        Storage type.
+    function : cupy.RawKernel
+        The compiled function.
+    """
+
+    def __init__(self, entry: Entry, dtype: str, function: Any) -> None:
+        self.name = entry.name
+        self.block = entry.block
+        self.cooperative = entry.cooperative
+        self.real_size = {"double": 8, "float": 4}.get(REALS[dtype][0], 2)
+        self._function = function
+        self._shared_opted_in = _PLAIN_SHARED
+        self._occupancy: dict[tuple[int, int], int] = {}
+
+    def __call__(self, grid: int, block: int, args: Sequence[Any], shared: int = 0) -> None:
+        """Launch the kernel on the current stream; nothing is launched for an empty grid.
+
+        Parameters
+        ----------
+        grid, block : int
+            Blocks, and threads of each, a multiple of 32.
+        args : sequence
+            Device arrays, NumPy scalars of the exact types, and NumPy arrays for structures passed by value.
+        shared : int
+            Bytes of dynamic shared memory of a block.
+
+        Raises
+        ------
+        LaunchError
+            For a launch beyond the limits of the kernel or of the device.
+        """
+        if grid == 0:
+            return
+        if _forked:
+            _refuse_fork()
+        if block % 32 or not 0 < block <= self.block or not 0 < grid < 2**31:
+            raise LaunchError(
+                f"kernel {self.name}: a grid of {grid} blocks of {block} threads; a block has {self.block} at most."
+            )
+        if shared > self._shared_opted_in:
+            self._opt_in(shared)
+        if self.cooperative:
+            most = self.max_blocks_per_multiprocessor(block, shared) * device_limits().multiprocessors
+            if grid > most:
+                # CuPy would shrink the grid with a warning, and blocks would wait forever for others
+                raise LaunchError(
+                    f"kernel {self.name}: a cooperative launch of {grid} blocks of {block} threads and {shared} bytes "
+                    f"of shared memory; {most} are on the device at once."
+                )
+        if _log is not None:
+            _log.append(self.name)
+        self._function((grid,), (block,), args, shared_mem=shared)
+
+    def _opt_in(self, shared: int) -> None:
+        most = device_limits().shared_per_block
+        if shared > most:
+            raise LaunchError(f"kernel {self.name}: {shared} bytes of shared memory a block; this device has {most}.")
+        self._function.max_dynamic_shared_size_bytes = shared
+        self._shared_opted_in = shared
+
+    def max_blocks_per_multiprocessor(self, block: int, shared: int = 0) -> int:
+        """Ask the driver how many blocks are on a multiprocessor at once.
+
+        Parameters
+        ----------
+        block : int
+            Threads of a block.
+        shared : int
+            Bytes of dynamic shared memory of a block.
+
+        Returns
+        -------
+        int
+            0 where not even one fits.
+        """
+        found = self._occupancy.get((block, shared))
+        if found is None:
+            if shared > device_limits().shared_per_block:
+                return 0
+            if shared > self._shared_opted_in:
+                self._opt_in(shared)
+            driver = import_module("cupy_backends.cuda.api.driver")
+            found = int(driver.occupancyMaxActiveBlocksPerMultiprocessor(self._function.kernel.ptr, block, shared))
+            self._occupancy[block, shared] = found
+        return found
+
+
+def record(name: str) -> None:
+    """Note a launch that is not one of these kernels (a cuBLAS product, a copy), where launches are counted."""
+    if _log is not None:
+        _log.append(name)
+
+
+@contextmanager
+def counting(log: list[str] | None = None) -> Iterator[list[str]]:
+    """List the launches made in a ``with`` block: kernels by name, products as ``matmul``, copies as ``copy``.
+
+    Parameters
+    ----------
+    log : list of str, optional
+        What to append to, in front of each launch; by default a new list.
+
+    Yields
+    ------
+    list of str
+        Grows while the block runs.
+    """
+    global _log
+    before, _log = _log, [] if log is None else log
+    try:
+        yield _log
+    finally:
+        _log = before

@@ -1,0 +1,129 @@
+"""Update rules over all parameters at once, and the norm of their gradients; the kernels are in optimizer.cu."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
+from capgpu.kernels.cuda.module import kernel
+from capgpu.kernels.cuda.workspace import workspace
+
+__all__ = ["adam_update", "gradient_norm", "momentum_update"]
+
+#: Most parameters of one launch, elements of a block, threads of a block: as in optimizer.cu.
+TENSORS, CHUNK, THREADS = 16, 4096, 256
+
+
+def _layout(dtype: Any) -> Any:
+    """Return the structure that tells a launch of its parameters."""
+    pointers = ["w", "g", "first", "second", "out"]
+    one = np.dtype(
+        {
+            "names": [*pointers, "size", "first_block", "aligned", "settings"],
+            "formats": [*[np.uint64] * len(pointers), np.int64, np.int32, np.int32, (dtype, 8)],
+        },
+        align=True,
+    )
+    return np.dtype([("at", one, TENSORS)], align=True)
+
+
+_LAYOUTS = {"f": _layout(np.float32), "d": _layout(np.float64)}
+
+
+def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any) -> Iterator[tuple[int, int, Any]]:
+    """Tell the launches over all parameters: how many parameters each has, how many blocks, and the structure.
+
+    `columns` holds, for each pointer of the structure, that array of every parameter, or None.
+    """
+    told, count, blocks = np.zeros((), _LAYOUTS[dtype.char]), 0, 0
+    gradients = columns[1]
+    assert gradients is not None
+    for k, gradient in enumerate(gradients):
+        if gradient.size == 0:
+            continue
+        if count == TENSORS:
+            yield count, blocks, told
+            told, count, blocks = np.zeros_like(told), 0, 0
+        pointers = [0 if column is None else column[k].data.ptr for column in columns]
+        aligned = not any(pointer % 16 for pointer in pointers)
+        told["at"][count] = (*pointers, gradient.size, blocks, aligned, settings[k])
+        count, blocks = count + 1, blocks - (-gradient.size // CHUNK)
+    if count:
+        yield count, blocks, told
+
+
+def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
+    """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
+    if isinstance(scale, import_module("cupy").ndarray):
+        check_device(scale=scale)
+        return dtype.type(1), scale.astype(dtype, copy=False)
+    return dtype.type(scale), NULL
+
+
+def _update(
+    rule: str,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    states: Sequence[Sequence[Any] | None],
+    settings: Any,
+    scale: Any,
+) -> list[Any]:
+    """Launch an update rule; return the new parameters. `states` are written in place, `settings` is (P, 8)."""
+    dtype = params[0].dtype
+    named = {"parameter": params, "gradient": grads, "first state": states[0], "second state": states[1]}
+    for name, arrays in named.items():
+        check_device(**{f"{name} {k}": array for k, array in enumerate(arrays or ())})
+    # all memory is there before anything is changed
+    out = [empty(w.shape, dtype, "the updated parameters") for w in params]
+    columns = ([contiguous(w) for w in params], [contiguous(g) for g in grads], *states, out)
+    factor, device_factor = _factor(dtype, scale)
+    for count, blocks, told in _launches(dtype, columns, settings):
+        kernel(rule, dtype)(blocks, THREADS, (told, np.int32(count), factor, device_factor))
+    return out
+
+
+def adam_update(
+    params: list[Any], grads: list[Any], first: list[Any], second: list[Any], settings: Any, scale: Any
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Update all parameters by Adam; see `capgpu.kernels.reference.optimizer.adam_update`.
+
+    One launch for up to 16 parameters. The running means are updated in place.
+    """
+    first, second = [contiguous(m) for m in first], [contiguous(v) for v in second]
+    return _update("adam", params, grads, (first, second), settings, scale), first, second
+
+
+def momentum_update(
+    params: list[Any], grads: list[Any], velocities: list[Any] | None, settings: Any, scale: Any
+) -> tuple[list[Any], list[Any] | None]:
+    """Update all parameters by gradient descent; see `capgpu.kernels.reference.optimizer.momentum_update`.
+
+    One launch for up to 16 parameters. Velocities are updated in place.
+    """
+    kept = None if velocities is None else [contiguous(u) for u in velocities]
+    padded = np.zeros((len(params), 8))
+    padded[:, :2] = settings
+    return _update("momentum", params, grads, (kept, None), padded, scale), kept
+
+
+def gradient_norm(grads: list[Any]) -> Any:
+    """Return the joint norm of arrays; see `capgpu.kernels.reference.optimizer.gradient_norm`.
+
+    Two launches for up to 16 arrays.
+    """
+    dtype = grads[0].dtype
+    check_device(**{f"gradient {k}": gradient for k, gradient in enumerate(grads)})
+    norm = empty((), dtype, "the norm of the gradients")
+    dense = [contiguous(gradient) for gradient in grads]
+    chunks = sum(-(-gradient.size // CHUNK) for gradient in dense)
+    partial = workspace().take("sums of squares", (chunks,), np.float64)
+    done = 0
+    for count, blocks, told in _launches(dtype, (None, dense, None, None, None), np.zeros((len(dense), 8))):
+        kernel("square_sums", dtype)(blocks, THREADS, (told, np.int32(count), partial[done : done + blocks]))
+        done += blocks
+    kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm))
+    return norm

@@ -1,0 +1,258 @@
+// What every kernel stands on. capgpu.kernels.cuda.module puts this text before each .cu file.
+//
+// REAL   storage type of arrays: float, double, __half or __nv_bfloat16 (-DREAL=..., with -DREAL_HALF or
+//        -DREAL_BFLOAT16 where it is one of the half types: the preprocessor cannot compare types)
+// ACC    type that sums are kept in: double for double, float for all others
+//
+// Two compilers read it: NVRTC for a device, and a host compiler for tests, which defines CAPGPU_EMULATED and has
+// included its own meaning of CUDA's words before. Everything that differs between the two is in the first section.
+
+// --- the seam: all inline PTX, each with its meaning in plain C++. Only a GPU can prove the PTX side. ---------------
+
+#ifdef CAPGPU_EMULATED
+
+#define REQUIRE_COOPERATIVE() emulated_require_cooperative()
+#define SPIN() __nanosleep(0)
+
+__device__ __forceinline__ unsigned load_acquire(const unsigned* address) { return emulated_load_acquire(address); }
+__device__ __forceinline__ void add_release(unsigned* address, unsigned value) { emulated_add_release(address, value); }
+__device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
+    return emulated_add_release(address, value);
+}
+
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
+    emulated_copy_16_bytes(to, from, there);
+}
+__device__ __forceinline__ void end_copies() { emulated_end_copies(); }
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {
+    emulated_wait_for_copies(PENDING);
+}
+
+__device__ __forceinline__ unsigned round_to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & ~0x1fffu; }
+
+// The numbers that a word of a matrix holds, one or two.
+#if defined(REAL_HALF)
+#define WORD_TERMS 2
+__device__ __forceinline__ float word_term(unsigned word, int term) {
+    return __half2float(__ushort_as_half((unsigned short)(word >> (16 * term))));
+}
+#elif defined(REAL_BFLOAT16)
+#define WORD_TERMS 2
+__device__ __forceinline__ float word_term(unsigned word, int term) {
+    return __bfloat162float(__ushort_as_bfloat16((unsigned short)(word >> (16 * term))));
+}
+#else
+#define WORD_TERMS 1
+__device__ __forceinline__ float word_term(unsigned word, int) { return __uint_as_float(word); }
+#endif
+
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+    for (int word = 0; word < 8; ++word) {
+        const int k = word / 4, from = word % 4;
+        const unsigned rows[2] = {__shfl_sync(0xffffffffu, a[2 * k], 4 * group + from),
+                                  __shfl_sync(0xffffffffu, a[2 * k + 1], 4 * group + from)};
+        const unsigned columns[2] = {__shfl_sync(0xffffffffu, b[k], 8 * place + from),
+                                     __shfl_sync(0xffffffffu, b[k], 8 * place + 4 + from)};
+        for (int i = 0; i < 4; ++i) {
+            for (int term = 0; term < WORD_TERMS; ++term)
+                c[i] += word_term(rows[i / 2], term) * word_term(columns[i % 2], term);
+        }
+    }
+}
+
+#else
+
+#define REQUIRE_COOPERATIVE()
+#define SPIN()
+
+#ifdef REAL_HALF
+#include <cuda_fp16.h>
+#endif
+#ifdef REAL_BFLOAT16
+#include <cuda_bf16.h>
+#endif
+
+// Loads that see everything released before the value they return was written, anywhere on the device.
+__device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+
+// Adds, after everything this thread has written or seen written (through a barrier) is visible on the device.
+__device__ __forceinline__ void add_release(unsigned* address, unsigned value) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(address), "r"(value) : "memory");
+}
+
+// The same, and tells what was there before.
+__device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
+    unsigned before;
+    asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
+    return before;
+}
+
+// Copies 16 aligned bytes from global to shared memory, past the multiprocessor's own cache, which is not kept coherent
+// with other blocks' writes; zeros where the source is not `there` (`from` is an address of the same array all the
+// same). From sm_80 on the copy goes on beside computing: end_copies() closes a batch, wait_for_copies<n>() waits until
+// at most n batches of this thread are still under way. Other threads see the bytes after a barrier.
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
+#if __CUDA_ARCH__ >= 800
+    const unsigned address = (unsigned)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 : : "r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
+#else
+    *static_cast<int4*>(to) = there ? __ldcg(static_cast<const int4*>(from)) : make_int4(0, 0, 0, 0);
+#endif
+}
+
+__device__ __forceinline__ void end_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" : : "n"(PENDING) : "memory");
+#endif
+}
+
+#if TENSOR_CORES && __CUDA_ARCH__ >= 800
+__device__ __forceinline__ unsigned round_to_tf32(float x) {
+    unsigned word;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
+    return word;
+}
+
+// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as fragments.cuh tells.
+#if defined(REAL_HALF)
+#define MATRIX_TYPES "m16n8k16.row.col.f32.f16.f16.f32"
+#elif defined(REAL_BFLOAT16)
+#define MATRIX_TYPES "m16n8k16.row.col.f32.bf16.bf16.f32"
+#else
+#define MATRIX_TYPES "m16n8k8.row.col.f32.tf32.tf32.f32"
+#endif
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm volatile("mma.sync.aligned." MATRIX_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// How many bytes of dynamic shared memory there are is the launch's business.
+#define DYNAMIC_SHARED(type, name)                                    \
+    extern __shared__ __align__(16) unsigned char capgpu_dynamic_shared[]; \
+    type* name = reinterpret_cast<type*>(capgpu_dynamic_shared)
+
+#endif
+
+// --- numbers --------------------------------------------------------------------------------------------------------
+
+typedef REAL real;
+typedef ACC acc;
+
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+__device__ __forceinline__ float to_acc(float x) { return x; }
+__device__ __forceinline__ double to_acc(double x) { return x; }
+#ifdef REAL_HALF
+__device__ __forceinline__ float to_acc(__half x) { return __half2float(x); }
+__device__ __forceinline__ __half to_real(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ unsigned bits_of_half(__half x) { return __half_as_ushort(x); }
+#elif defined(REAL_BFLOAT16)
+__device__ __forceinline__ float to_acc(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ __nv_bfloat16 to_real(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ unsigned bits_of_half(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
+#else
+__device__ __forceinline__ real to_real(acc x) { return x; }
+#endif
+
+// CUDA has no INFINITY without headers. The lowest finite number starts a maximum just as well: exp of the distance
+// to it is 0.
+__device__ __forceinline__ float lowest(float) { return -3.402823466e38f; }
+__device__ __forceinline__ double lowest(double) { return -1.7976931348623157e308; }
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float logarithm(float x) { return logf(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+__device__ __forceinline__ float root(float x) { return sqrtf(x); }
+__device__ __forceinline__ double root(double x) { return sqrt(x); }
+__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
+__device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
+
+// The form with tanh cannot overflow, whatever the sign.
+__device__ __forceinline__ acc sigmoid(acc x) { return acc(0.5) * hyperbolic_tangent(acc(0.5) * x) + acc(0.5); }
+
+// --- 16 bytes at a time ---------------------------------------------------------------------------------------------
+
+// One load or store instruction of 16 bytes. The address must be a multiple of 16: see aligned16.
+struct alignas(16) Pack {
+    real at[16 / sizeof(real)];
+};
+#define PACK (16 / (int)sizeof(real))
+
+__device__ __forceinline__ Pack load_pack(const real* address) { return *reinterpret_cast<const Pack*>(address); }
+
+__device__ __forceinline__ void store_pack(real* address, const Pack& pack) {
+    *reinterpret_cast<Pack*>(address) = pack;
+}
+
+// Whether rows that begin at `address`, `stride` elements apart, all begin at a multiple of 16 bytes.
+__device__ __forceinline__ bool aligned16(const real* address, long long stride) {
+    return reinterpret_cast<unsigned long long>(address) % 16 == 0 && stride * (long long)sizeof(real) % 16 == 0;
+}
+
+// --- sums in a fixed order ------------------------------------------------------------------------------------------
+
+// The sum over the lanes of a warp, for every lane of it: a butterfly, the same tree at each run.
+template <class T>
+__device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+    return x;
+}
+
+template <class T>
+__device__ __forceinline__ T warp_max(T x) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        T other = __shfl_xor_sync(ALL_LANES, x, distance);
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
+// The sum over all threads of a block, for every thread of it; blockDim.x is a multiple of WARP, at most 1024.
+// `partial` is shared memory for WARP values; it may be used again at once.
+template <class T>
+__device__ __forceinline__ T block_sum(T x, T* partial) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_sum(x);
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();  // the sums of all warps are there before any warp adds them up
+    x = warp_sum(lane < warps ? partial[lane] : T(0));
+    __syncthreads();  // all have read before the next use overwrites
+    return x;
+}
+
+// --- all blocks of a cooperative launch -----------------------------------------------------------------------------
+
+// Waits until every block has come here, and makes what each wrote before visible to all. `counter` only ever grows:
+// the caller raises `target` by gridDim.x from one barrier to the next, starting from the value it found there. It may
+// wrap around, so what is compared is the distance.
+__device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned target) {
+    REQUIRE_COOPERATIVE();
+    __syncthreads();  // this block's writes come before its arrival
+    if (threadIdx.x == 0) {
+        __threadfence();
+        add_release(counter, 1u);
+        while ((int)(load_acquire(counter) - target) < 0) SPIN();
+        __threadfence();
+    }
+    __syncthreads();  // no thread goes on before all blocks have arrived
+}

@@ -1,0 +1,274 @@
+// What the recurrences share: the product of a step, and the barrier of the blocks that wait for each other.
+//
+//     sums [rows of a tile][COLUMNS] = left [rows of a tile][K] . right [K][COLUMNS of this block]
+//
+// Work. A block owns UNITS hidden units: COLUMNS = 4 UNITS in the LSTM's forward pass (all gates of its units), else
+// UNITS. It takes TILE_ROWS rows of the batch at once. There are few columns and many multiplications along K, so the
+// warps of a block split K, not the tile: warp w takes the chunks w, w + WARPS, ... of DEPTH terms, and needs nothing
+// of the other warps until the end. No barrier of the block stands in the loop, each element of `left` is fetched once
+// a block, and the warps' partial sums are added in a fixed order by the threads that go on with them.
+//
+// Registers. What a lane keeps of the sums is the business of lanes.cuh (multiply-adds) or, with TENSOR_CORES 1,
+// of fragments.cuh (matrix instructions).
+//
+// Shared memory. Each warp has STAGES buffers of left chunks, filled by asynchronous copies (cp.async; plain loads
+// before sm_80) while it multiplies the chunk before; afterwards its partial sums lie there. The right factor is
+//   RESIDENT 1   a slab of all its chunks, loaded once a launch (persistent tier), or
+//   RESIDENT 0   staged chunk by chunk beside the left one (one launch a step).
+// A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
+// is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH] with the fours of a line
+// permuted by its number (`right_place`: no bank conflicts, no padding), so that both are read along contiguous memory of
+// Wh. Numbers past the edge of a matrix are zeros in shared memory.
+
+// Asked for by TENSOR_CORES; before sm_80 there are no such instructions, and the plain product stands in.
+#if TENSOR_CORES && (defined(CAPGPU_EMULATED) || __CUDA_ARCH__ >= 800)
+#define FRAGMENTS 1
+#else
+#define FRAGMENTS 0
+#endif
+
+#define LANE_ROWS 4
+// A double takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward pass
+// four times as many numbers a row; neither has shared memory to spare.
+#define MOST_TILE (sizeof(real) == 8 || (RESIDENT && (BACKWARD || UNITS >= 16)) ? 4 : 8)
+#define TILE_ROWS (LANE_ROWS * MOST_TILE)
+#define DEPTH 16
+
+// The batch of a warp's copies to shared memory can be two chunks deep; the step tier's float64 has room for one.
+#if RESIDENT
+#define WARPS 8
+#define STAGES 2
+#else
+#define WARPS 4
+#define STAGES (sizeof(real) == 8 ? 1 : 2)
+#endif
+#define THREADS (WARPS * WARP)
+
+// (row, unit) pairs of a tile that one thread turns from sums into states: its unit is always the same.
+#define PAIRS (TILE_ROWS * UNITS > THREADS ? TILE_ROWS * UNITS / THREADS : 1)
+
+#define LEFT_STRIDE (DEPTH + PACK)
+
+// Where the element `place` of a line of a right chunk lies. Transposed, fours of neighbouring lines are put into
+// different banks; in half precision 16 bytes are two fours, which stay together.
+template <int COLUMNS, bool TRANSPOSED>
+__device__ __forceinline__ int right_place(int line, int place) {
+    if (!TRANSPOSED) return line * COLUMNS + place;
+    const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
+    return line * DEPTH + (place ^ (4 * turn));
+}
+
+// Sums<COLUMNS, TRANSPOSED, TILE>: a warp's registers, for TILE * LANE_ROWS rows.
+#if FRAGMENTS
+#include "fragments.cuh"
+#else
+#include "lanes.cuh"
+#endif
+
+// Rows of a matrix [.][width]: first, first + stride, ...; where `order` is given, it is looked up there which row is
+// meant. What is added to a row, if anything, is in `bias` [width].
+struct Rows {
+    const real* base;
+    const int* order;
+    const real* bias;
+    int width;
+    int first;
+    int stride;
+    int count;
+    bool vector;  // every row begins at a multiple of 16 bytes, and nothing is to be added
+
+    __device__ __forceinline__ Rows(const real* base, const int* order, const real* bias, int width, int first, int stride)
+        : base(base), order(order), bias(bias), width(width), first(first), stride(stride), count(0),
+          vector(bias == nullptr && aligned16(base, width)) {}
+
+    // The tile that begins `skipped` rows on, where there are `all` rows in all.
+    __device__ __forceinline__ Rows tile(int skipped, int all) const {
+        Rows part = *this;
+        part.first = first + skipped * stride;
+        part.count = max(0, min(TILE_ROWS, all - skipped));
+        return part;
+    }
+
+    __device__ __forceinline__ const real* at(int row) const {
+        const int place = first + row * stride;
+        return base + (long long)(order == nullptr ? place : order[place]) * width;
+    }
+};
+
+template <int COLUMNS, bool TRANSPOSED>
+struct Product {
+    static constexpr int GATES = TRANSPOSED ? 1 : COLUMNS / UNITS;
+    static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
+    static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
+    static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
+    // padding against bank conflicts; for 16 units of an LSTM only as much as an A100's 163 KiB have left at H = 512
+    static constexpr int PARTIAL_STRIDE = COLUMNS + (COLUMNS < 64 ? 8 : 2);
+    static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
+    static constexpr int PARTIAL_BYTES = TILE_ROWS * PARTIAL_STRIDE * (int)sizeof(acc);
+    static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
+
+    unsigned char* memory;  // WARPS x WARP_BYTES, then the slab
+    const real* Wh;         // [H][GATES H], or where it is to be transposed [H][K]
+    int H;
+    int K;
+    int unit;  // first unit of this block
+
+    __device__ __forceinline__ int chunks() const { return (K + DEPTH - 1) / DEPTH; }
+    __device__ __forceinline__ real* slab() const { return reinterpret_cast<real*>(memory + WARPS * WARP_BYTES); }
+    __device__ __forceinline__ acc* partial(int warp) const { return reinterpret_cast<acc*>(memory + warp * WARP_BYTES); }
+    // what follows the slab
+    __device__ __forceinline__ acc* rest() const {
+        return reinterpret_cast<acc*>(slab() + (RESIDENT ? (long long)chunks() * RIGHT_CHUNK : 0));
+    }
+
+    // Where a number of the right factor's chunk lies in Wh; no address past the edge.
+    __device__ __forceinline__ const real* right_at(int depth, int column) const {
+        if (TRANSPOSED) return depth < K && unit + column < H ? Wh + (long long)(unit + column) * K + depth : nullptr;
+        const int own = unit + column % UNITS;
+        return depth < K && own < H ? Wh + ((long long)depth * GATES + column / UNITS) * H + own : nullptr;
+    }
+
+    // One warp's share of copying a chunk of the right factor.
+    __device__ __forceinline__ void copy_right(real* to, int chunk) const {
+        constexpr int RUN = TRANSPOSED ? DEPTH : UNITS;  // contiguous in Wh and in the chunk
+        constexpr int ACROSS = TRANSPOSED ? DEPTH : COLUMNS;
+        const int lane = threadIdx.x % WARP, depth = chunk * DEPTH;
+        if (RUN % PACK == 0 && aligned16(Wh, H)) {
+            constexpr int PACKS = DEPTH * COLUMNS / PACK;
+#pragma unroll
+            for (int round = 0; round < (PACKS + WARP - 1) / WARP; ++round) {
+                const int element = (round * WARP + lane) * PACK;
+                const int line = element / ACROSS, place = element % ACROSS;
+                if (PACKS % WARP != 0 && line >= (TRANSPOSED ? COLUMNS : DEPTH)) break;
+                const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
+                copy_16_bytes(to + right_place<COLUMNS, TRANSPOSED>(line, place), from == nullptr ? Wh : from, from != nullptr);
+            }
+        } else {
+            for (int element = lane; element < DEPTH * COLUMNS; element += WARP) {
+                const int line = element / ACROSS, place = element % ACROSS;
+                const real* from = TRANSPOSED ? right_at(depth + place, line) : right_at(depth + line, place);
+                to[right_place<COLUMNS, TRANSPOSED>(line, place)] = from == nullptr ? to_real(acc(0)) : *from;
+            }
+        }
+    }
+
+    // One warp copies a chunk of TILE * LANE_ROWS rows of the left factor.
+    // Other blocks have written them a moment ago: they are read past the multiprocessor's own cache.
+    template <int TILE>
+    __device__ __forceinline__ void copy_left(real* to, int chunk, const Rows& rows) const {
+        const int lane = threadIdx.x % WARP, depth = chunk * DEPTH;
+        if (rows.vector) {
+            constexpr int ACROSS = DEPTH / PACK, PACKS = TILE * LANE_ROWS * ACROSS;
+#pragma unroll
+            for (int round = 0; round < (PACKS + WARP - 1) / WARP; ++round) {
+                const int element = round * WARP + lane;
+                const int row = element / ACROSS, place = element % ACROSS * PACK;
+                if (PACKS % WARP != 0 && element >= PACKS) break;
+                const bool there = row < rows.count && depth + place < K;
+                const real* from = there ? rows.at(row) + depth + place : rows.base;
+                copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);
+            }
+        } else {
+            for (int element = lane; element < TILE * LANE_ROWS * DEPTH; element += WARP) {
+                const int row = element / DEPTH, place = element % DEPTH;
+                real value = to_real(acc(0));
+                if (row < rows.count && depth + place < K) {
+                    value = __ldcg(rows.at(row) + depth + place);
+                    if (rows.bias != nullptr) value = to_real(to_acc(value) + to_acc(rows.bias[depth + place]));
+                }
+                to[row * LEFT_STRIDE + place] = value;
+            }
+        }
+    }
+
+    // Each warp loads the chunks of the slab that it will multiply, so that no other warp has to wait for it.
+    __device__ __forceinline__ void load_slab() const {
+        for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) copy_right(slab() + chunk * RIGHT_CHUNK, chunk);
+        end_copies();
+        wait_for_copies<0>();
+    }
+
+    template <int TILE>
+    __device__ __forceinline__ void start(int chunk, int stage, const Rows& rows) const {
+        if (chunk < chunks()) {
+            real* to = reinterpret_cast<real*>(memory + threadIdx.x / WARP * WARP_BYTES) + stage * STAGE;
+            copy_left<TILE>(to, chunk, rows);
+            if (!RESIDENT) copy_right(to + LEFT_CHUNK, chunk);
+        }
+        end_copies();  // a batch a chunk, empty past the last one: what is waited for is counted in batches
+    }
+
+    template <int TILE>
+    __device__ __forceinline__ void multiply_tile(const Rows& rows) const {
+        const int warp = threadIdx.x / WARP;
+        Sums<COLUMNS, TRANSPOSED, TILE> sums;
+        sums.clear();
+        for (int stage = 0; stage < STAGES; ++stage) start<TILE>(warp + stage * WARPS, stage, rows);
+        int stage = 0;
+        for (int chunk = warp; chunk < chunks(); chunk += WARPS) {
+            wait_for_copies<STAGES - 1>();
+            __syncwarp();  // every lane's copies of this chunk have arrived
+            const real* left = reinterpret_cast<const real*>(memory + warp * WARP_BYTES) + stage * STAGE;
+            sums.add(left, RESIDENT ? slab() + chunk * RIGHT_CHUNK : left + LEFT_CHUNK);
+            __syncwarp();  // all lanes have read this buffer before copies overwrite it
+            start<TILE>(chunk + STAGES * WARPS, stage, rows);
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+        }
+        sums.store(partial(warp), PARTIAL_STRIDE);  // the buffers are this warp's own, and it has read the last of them
+    }
+
+    // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier.
+    __device__ __forceinline__ void multiply(const Rows& rows) const {
+        if (rows.count > 4 * LANE_ROWS)
+            multiply_tile<MOST_TILE>(rows);
+        else if (FRAGMENTS || rows.count > 2 * LANE_ROWS)
+            multiply_tile<4>(rows);
+        else if (rows.count > LANE_ROWS)
+            multiply_tile<FRAGMENTS ? 4 : 2>(rows);
+        else
+            multiply_tile<FRAGMENTS ? 4 : 1>(rows);
+    }
+
+    // One number of the product: the warps' shares, always added in the same order.
+    __device__ __forceinline__ acc sum(int row, int column) const {
+        const int used = chunks() < WARPS ? chunks() : WARPS;
+        acc total = acc(0);
+        for (int warp = 0; warp < used; ++warp) total += partial(warp)[row * PARTIAL_STRIDE + column];
+        return total;
+    }
+};
+
+// --- blocks that wait for each other --------------------------------------------------------------------------------
+//
+// The rows of a batch are dealt out to groups of blocks, row r to group r % groups: sequences are independent, so only
+// the blocks of a group wait for each other, and as sequences end all groups shrink alike. Between two steps stands
+// one barrier of the group, in two halves: what needs nothing of the other blocks is done between them.
+
+// Rows among the first `count` that belong to a group.
+__device__ __forceinline__ int owned(int count, int group, int groups) {
+    return count > group ? (count - group + groups - 1) / groups : 0;
+}
+
+// Counters of different groups lie in different lines of the cache.
+#define COUNTER_STRIDE 32
+
+// The barrier needs no reset and no base: the group's first block adds what flips the highest bit once all others have
+// added 1, which leaves the bits below at zero. The counter starts at zero when it is allocated.
+__device__ __forceinline__ unsigned group_arrive(unsigned* counter, bool leader, int blocks) {
+    __syncthreads();  // this block's results come before its arrival
+    unsigned before = 0;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        before = fetch_add_release(counter, leader ? 0x80000000u - (unsigned)(blocks - 1) : 1u);
+    }
+    return before;  // for group_wait, in thread 0
+}
+
+__device__ __forceinline__ void group_wait(unsigned* counter, unsigned before) {
+    REQUIRE_COOPERATIVE();
+    if (threadIdx.x == 0) {
+        while (((load_acquire(counter) ^ before) & 0x80000000u) == 0) SPIN();
+        __threadfence();
+    }
+    __syncthreads();  // no thread goes on before all blocks of the group have arrived
+}

@@ -1,0 +1,340 @@
+"""The launcher of the recurrences: lstm.cu and rnn.cu, in the tier that `capgpu.kernels.cuda.tiers` chooses.
+
+`lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. The ``..._into`` functions beside
+them are what the whole training step is made of: they write into memory that the caller keeps, add biases, and take
+the initial states in the captions' order, so that nothing is launched for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda import tiers
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.reference import recurrence as reference
+
+__all__ = [
+    "Steps",
+    "lstm_backward",
+    "lstm_backward_into",
+    "lstm_forward",
+    "lstm_forward_into",
+    "rnn_backward",
+    "rnn_backward_into",
+    "rnn_forward",
+    "rnn_forward_into",
+]
+
+# Barrier counters by device and stream: launches of one stream follow each other, those of two may overlap.
+_counters: dict[tuple[int, int], Any] = {}
+_COUNTER_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a packed batch, on both sides.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        Rows of each step, never rising.
+    sizes : array of int32, shape (T,)
+        The same on the device.
+    """
+
+    counts: tuple[int, ...]
+    sizes: Any
+
+    @staticmethod
+    def of(batch_sizes: Any) -> Steps:
+        """Bring host batch sizes to the device."""
+        sizes = import_module("cupy").asarray(np.ascontiguousarray(batch_sizes, dtype=np.int32))
+        return Steps(tuple(batch_sizes.tolist()), sizes)
+
+
+def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
+    """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
+    check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh)
+    total, size = int(batch_sizes.sum()), h0.shape[1]
+    hidden, cell = (empty((total, size), h0.dtype, f"the {what} states") for what in ("hidden", "cell"))
+    gates = empty((total, 4 * size), h0.dtype, "the gates")
+    lstm_forward_into(projected, rows, h0, c0, Wh, Steps.of(batch_sizes), hidden, cell, gates)
+    return hidden, cell, gates
+
+
+def lstm_backward(
+    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
+) -> tuple[Any, Any, Any]:
+    """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
+    check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh)
+    alive = int(batch_sizes[0]) if batch_sizes.size else 0
+    dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
+    dh0, dc0 = (empty((alive, cell.shape[1]), cell.dtype, f"the gradient of {what}") for what in ("h0", "c0"))
+    lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, Steps.of(batch_sizes), dgates, dh0, dc0)
+    return dgates, dh0, dc0
+
+
+def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
+    """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
+    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh)
+    hidden = empty((int(batch_sizes.sum()), h0.shape[1]), h0.dtype, "the hidden states")
+    rnn_forward_into(projected, rows, h0, Wh, Steps.of(batch_sizes), hidden)
+    return hidden
+
+
+def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
+    """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
+    check_device(dhidden=dhidden, hidden=hidden, Wh=Wh)
+    alive = int(batch_sizes[0]) if batch_sizes.size else 0
+    dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
+    dh0 = empty((alive, hidden.shape[1]), hidden.dtype, "the gradient of h0")
+    rnn_backward_into(dhidden, hidden, Wh, Steps.of(batch_sizes), dprojected, dh0)
+    return dprojected, dh0
+
+
+def lstm_forward_into(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    c0: Any,
+    Wh: Any,
+    steps: Steps,
+    hidden: Any,
+    cell: Any,
+    gates: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+    previous: Any = None,
+    plan: tiers.Plan | None = None,
+) -> None:
+    """Run an LSTM over packed sequences into given arrays.
+
+    Parameters
+    ----------
+    projected, rows, h0, c0, Wh
+        As for `lstm_forward`; with `order`, h0 and c0 have N rows, one a caption.
+    steps : Steps
+        Rows of each step.
+    hidden, cell : array, shape (M, H)
+        Written: states after each step. C-contiguous, as are all arrays that are written.
+    gates : array, shape (M, 4H), or None
+        Written where given: activated gates.
+    bias : array, shape (4H,), optional
+        Added to the pre-activations.
+    h0_bias : array, shape (H,), optional
+        Added to h0.
+    order : array of int32, shape (N,), optional
+        Row of h0 and c0 for each sequence.
+    previous : array, shape (M, H), optional
+        Written: hidden state before each packed row.
+    plan : Plan, optional
+        Tier to take; chosen where None.
+    """
+    if not steps.counts:
+        return
+    plan = plan or _plan("lstm_forward", h0, steps)
+    if plan.tier == "matmul":
+        h0, c0 = _initial(h0, order, steps, h0_bias), _initial(c0, order, steps)
+        hidden[...], cell[...], activated = reference.lstm_forward(
+            _biased(projected, bias), rows, h0, c0, Wh, np.array(steps.counts)
+        )
+        if gates is not None:
+            gates[...] = activated
+        _write_previous(previous, hidden, h0, steps)
+        return
+    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, c0, _indices(order), Wh, steps.sizes)
+    arguments = (*inputs, *_outputs(hidden, previous, cell, gates), _barriers(plan), np.int32(h0.shape[1]))
+    _forward("lstm_forward", plan, h0, steps, arguments)
+
+
+def rnn_forward_into(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    Wh: Any,
+    steps: Steps,
+    hidden: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+    previous: Any = None,
+    plan: tiers.Plan | None = None,
+) -> None:
+    """Run a vanilla RNN over packed sequences into given arrays; parameters as for `lstm_forward_into`."""
+    if not steps.counts:
+        return
+    plan = plan or _plan("rnn_forward", h0, steps)
+    if plan.tier == "matmul":
+        h0 = _initial(h0, order, steps, h0_bias)
+        hidden[...] = reference.rnn_forward(_biased(projected, bias), rows, h0, Wh, np.array(steps.counts))
+        _write_previous(previous, hidden, h0, steps)
+        return
+    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, _indices(order), Wh, steps.sizes)
+    arguments = (*inputs, *_outputs(hidden, previous), _barriers(plan), np.int32(h0.shape[1]))
+    _forward("rnn_forward", plan, h0, steps, arguments)
+
+
+def lstm_backward_into(
+    dhidden: Any,
+    dcell: Any,
+    gates: Any,
+    cell: Any,
+    c0: Any,
+    Wh: Any,
+    steps: Steps,
+    dgates: Any,
+    dh0: Any,
+    dc0: Any,
+    *,
+    order: Any = None,
+    plan: tiers.Plan | None = None,
+) -> None:
+    """Run the LSTM's recurrence backward into given arrays.
+
+    Parameters
+    ----------
+    dhidden, dcell, gates, cell, c0, Wh
+        As for `lstm_backward`; with `order`, c0 has N rows, one a caption.
+    steps : Steps
+        Rows of each step.
+    dgates : array, shape (M, 4H)
+        Written: gradient of the pre-activations.
+    dh0, dc0 : array, shape (N, H)
+        Written: gradients of the initial states, zero for sequences without any step.
+    order : array of int32, shape (N,), optional
+        Row of c0, dh0 and dc0 for each sequence.
+    plan : Plan, optional
+        Tier to take; chosen where None.
+    """
+    if not steps.counts:
+        dh0.fill(0)
+        dc0.fill(0)
+        return
+    plan = plan or _plan("lstm_backward", dh0, steps)
+    if plan.tier == "matmul":
+        c0 = _initial(c0, order, steps)
+        dgates[...], dh, dc = reference.lstm_backward(dhidden, dcell, gates, cell, c0, Wh, np.array(steps.counts))
+        _write_initial(dh0, dh, order)
+        _write_initial(dc0, dc, order)
+        return
+    inputs = _inputs(dhidden, dcell, gates, cell, c0, _indices(order), Wh, steps.sizes)
+    arguments = (*inputs, *_outputs(dgates, dh0, dc0), _barriers(plan), np.int32(dh0.shape[1]))
+    _backward("lstm_backward", plan, dh0, steps, arguments)
+
+
+def rnn_backward_into(
+    dhidden: Any,
+    hidden: Any,
+    Wh: Any,
+    steps: Steps,
+    dprojected: Any,
+    dh0: Any,
+    *,
+    order: Any = None,
+    plan: tiers.Plan | None = None,
+) -> None:
+    """Run the RNN's recurrence backward into given arrays; parameters as for `lstm_backward_into`."""
+    if not steps.counts:
+        dh0.fill(0)
+        return
+    plan = plan or _plan("rnn_backward", dh0, steps)
+    if plan.tier == "matmul":
+        dprojected[...], dh = reference.rnn_backward(dhidden, hidden, Wh, np.array(steps.counts))
+        _write_initial(dh0, dh, order)
+        return
+    inputs = _inputs(dhidden, hidden, _indices(order), Wh, steps.sizes)
+    arguments = (*inputs, *_outputs(dprojected, dh0), _barriers(plan), np.int32(dh0.shape[1]))
+    _backward("rnn_backward", plan, dh0, steps, arguments)
+
+
+def _plan(name: str, like: Any, steps: Steps) -> tiers.Plan:
+    return tiers.plan(name, like.dtype.name, like.shape[1], steps.counts[0], len(steps.counts))
+
+
+def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
+    kernel, count = plan.kernel(name, like.dtype.name), np.int32(len(steps.counts))
+    if plan.tier == "persistent":
+        kernel(plan.grid, plan.block, (*arguments, count, np.int32(0), count, np.int32(0)), plan.shared)
+        return
+    start = 0
+    for step, alive in enumerate(steps.counts):
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
+        kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
+        start += alive
+
+
+def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
+    kernel, count = plan.kernel(name, like.dtype.name), np.int32(len(steps.counts))
+    stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
+    if plan.tier == "persistent":
+        place = (np.int32(last), np.int32(last + 2), np.int32(stop))
+        kernel(plan.grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
+        return
+    # after step 0 comes step -1: what it sends back to the initial states
+    for step in range(last, -2, -1):
+        alive = steps.counts[max(step, 0)]
+        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
+        place = (np.int32(step), np.int32(1), np.int32(stop))
+        kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
+        stop -= alive
+
+
+def _inputs(*arrays: Any) -> list[Any]:
+    return [NULL if a is None else contiguous(a) for a in arrays]
+
+
+def _outputs(*arrays: Any) -> list[Any]:
+    return [NULL if a is None else a for a in arrays]
+
+
+def _indices(array: Any) -> Any:
+    return None if array is None else indices(array)
+
+
+def _barriers(plan: tiers.Plan) -> Any:
+    """Return the counters of the barriers on the current stream: zero between launches."""
+    if plan.tier != "persistent":
+        return NULL
+    cupy = import_module("cupy")
+    key = (cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr)
+    counters = _counters.get(key)
+    if counters is None or counters.size < plan.groups * _COUNTER_STRIDE:
+        counters = _counters[key] = cupy.zeros(plan.groups * _COUNTER_STRIDE, dtype=np.uint32)
+    return counters
+
+
+# --- what the last tier does with the options of the others ---------------------------------------
+
+
+def _biased(projected: Any, bias: Any) -> Any:
+    return projected if bias is None else projected + bias
+
+
+def _initial(state: Any, order: Any, steps: Steps, bias: Any = None) -> Any:
+    if state is None:
+        return None
+    state = state[: steps.counts[0]] if order is None else state[order[: steps.counts[0]]]
+    return state if bias is None else state + bias
+
+
+def _write_initial(to: Any, gradient: Any, order: Any) -> None:
+    to.fill(0)
+    to[slice(gradient.shape[0]) if order is None else order[: gradient.shape[0]]] = gradient
+
+
+def _write_previous(previous: Any, hidden: Any, h0: Any, steps: Steps) -> None:
+    if previous is None:
+        return
+    previous[: h0.shape[0]] = h0
+    start = 0
+    for before, count in zip(steps.counts, steps.counts[1:], strict=False):
+        previous[start + before : start + before + count] = hidden[start : start + count]
+        start += before

@@ -1,0 +1,178 @@
+// The vanilla RNN's recurrence over a packed sequence, forward and backward: h' = tanh(projected + bias + h Wh).
+//
+// Layout, tiers and barriers are the LSTM's (lstm.cu), with one column a unit in both directions and K = H; nothing but
+// h is saved. One gate has a quarter of the LSTM's multiply-adds for the same rows of h, so blocks own more units and
+// fewer rows.
+//   shared memory   H UNITS real and the warps' buffers: for float32, H = 512 and UNITS = 32, 64 KiB + 20 KiB
+//   L2 reads        a step: blocks x rows of a group x H reals, e.g. 16 x 8 blocks x 8 rows x 512 x 4 = 2 MiB, to
+//                   2 x 64 x 512 x 512 = 34 MFLOP
+//   bound           the latency of barrier + fetch + sum, some microseconds a step
+
+#include "recurrence.cuh"
+
+#if TENSOR_CORES
+#define FORWARD rnn_forward_tensor
+#define BACKWARD_PASS rnn_backward_tensor
+#elif RESIDENT
+#define FORWARD rnn_forward
+#define BACKWARD_PASS rnn_backward
+#else
+#define FORWARD rnn_forward_step
+#define BACKWARD_PASS rnn_backward_step
+#endif
+
+#if BACKWARD
+typedef Product<UNITS, true> Step;
+#else
+typedef Product<UNITS, false> Step;
+#endif
+
+#if !BACKWARD
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
+    const real* __restrict__ projected,  // [M][H], or with rows [U][H]
+    const int* __restrict__ rows,        // [M] row of projected for each packed row, or null
+    const real* __restrict__ bias,       // [H] or null
+    const real* h0,                      // [N][H]
+    const real* __restrict__ h0_bias,    // [H], added to every row of h0, or null
+    const int* __restrict__ order,       // [N] row of h0 for each row of the batch, or null
+    const real* __restrict__ Wh,         // [H][H]
+    const int* __restrict__ batch_sizes, // [T]
+    real* hidden,                        // [M][H]
+    real* __restrict__ previous,         // [M][H] hidden state before each packed row, or null
+    unsigned* counters,                  // [groups][COUNTER_STRIDE]
+    int H,
+    int T,
+    int first,  // step to begin with
+    int steps,  // how many to take
+    int start)  // packed row where step `first` begins
+{
+    DYNAMIC_SHARED(unsigned char, memory);
+    const int blocks = (H + UNITS - 1) / UNITS, groups = gridDim.x / blocks, group = blockIdx.x / blocks;
+    const int block = blockIdx.x % blocks, unit = block * UNITS + threadIdx.x % UNITS;
+    const bool mine = unit < H;
+    const Step step = {memory, Wh, H, H, block * UNITS};
+    const acc added = bias != nullptr && mine ? to_acc(bias[unit]) : acc(0);
+    if (RESIDENT) step.load_slab();
+    unsigned ticket = 0;
+    for (int t = first; t < first + steps; ++t) {
+        const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
+        const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
+        const int count = owned(alive, group, groups);
+        if (count == 0) break;
+        const Rows rows_before = t == 0 ? Rows(h0, order, h0_bias, H, group, groups)
+                                        : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups);
+        for (int tile = 0; tile < count; tile += TILE_ROWS) {
+            const Rows left = rows_before.tile(tile, count);
+            acc inputs[PAIRS];
+#pragma unroll
+            for (int pair = 0; pair < PAIRS; ++pair) {
+                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                if (row >= left.count || !mine) break;
+                const int packed = start + group + (tile + row) * groups;
+                inputs[pair] = to_acc(projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit]) + added;
+            }
+            if (tile > 0)
+                __syncthreads();  // the sums of the tile before have been read
+            else if (t > first)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete
+            step.multiply(left);
+            __syncthreads();  // the sums of all warps are there
+#pragma unroll
+            for (int pair = 0; pair < PAIRS; ++pair) {
+                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                if (row >= left.count || !mine) break;
+                const int rank = group + (tile + row) * groups;
+                const long long place = (long long)(start + rank) * H + unit;
+                if (t == 0 && previous != nullptr) {
+                    const real h = h0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
+                    previous[place] = h0_bias == nullptr ? h : to_real(to_acc(h) + to_acc(h0_bias[unit]));
+                }
+                const real h = to_real(hyperbolic_tangent(inputs[pair] + step.sum(row, threadIdx.x % UNITS)));
+                hidden[place] = h;
+                if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
+            }
+        }
+        if (t + 1 < first + steps && owned(alive_after, group, groups) > 0)
+            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        start += alive;
+    }
+}
+
+#else
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
+    const real* __restrict__ dhidden,    // [M][H]
+    const real* __restrict__ hidden,     // [M][H]
+    const int* __restrict__ order,       // [N] row of dh0 for each row of the batch, or null
+    const real* __restrict__ Wh,         // [H][H]
+    const int* __restrict__ batch_sizes, // [T]
+    real* dprojected,                    // [M][H] gradient of the pre-activations
+    real* __restrict__ dh0,              // [N][H]
+    unsigned* counters,                  // [groups][COUNTER_STRIDE]
+    int H,
+    int T,
+    int first,  // step to begin with, going down; after step 0 comes step -1, which is dh0
+    int steps,  // how many to take
+    int stop,   // packed row where step `first` ends
+    int N)      // rows of dh0: those of sequences without any step become zero
+{
+    DYNAMIC_SHARED(unsigned char, memory);
+    const int blocks = (H + UNITS - 1) / UNITS, groups = gridDim.x / blocks, group = blockIdx.x / blocks;
+    const int block = blockIdx.x % blocks, unit = block * UNITS + threadIdx.x % UNITS;
+    const bool mine = unit < H;
+    const Step step = {memory, Wh, H, H, block * UNITS};
+    if (RESIDENT) step.load_slab();
+    unsigned ticket = 0;
+    bool arrived = false;
+    for (int t = first; t > first - steps; --t) {
+        const int alive = batch_sizes[max(t, 0)], alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
+        const int start = t < 0 ? 0 : stop - alive;
+        const int count = owned(alive, group, groups), returning = owned(alive_after, group, groups);
+        for (int tile = 0; tile < count; tile += TILE_ROWS) {
+            const int height = min(TILE_ROWS, count - tile);
+            const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups).tile(tile, returning);
+            acc h[PAIRS], dh_here[PAIRS];
+#pragma unroll
+            for (int pair = 0; pair < PAIRS; ++pair) {
+                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                if (t < 0 || row >= height || !mine) break;
+                const long long place = (long long)(start + group + (tile + row) * groups) * H + unit;
+                h[pair] = to_acc(hidden[place]);
+                dh_here[pair] = to_acc(dhidden[place]);
+            }
+            if (tile > 0)
+                __syncthreads();  // the sums of the tile before have been read
+            else if (arrived)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete
+            if (left.count > 0) step.multiply(left);
+            __syncthreads();  // the sums of all warps are there
+#pragma unroll
+            for (int pair = 0; pair < PAIRS; ++pair) {
+                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                if (row >= height || !mine) break;
+                const int rank = group + (tile + row) * groups;
+                // a sequence that ends at this step receives nothing from later ones
+                const acc dh = row < left.count ? step.sum(row, threadIdx.x % UNITS) : acc(0);
+                if (t < 0) {
+                    dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(dh);
+                } else {
+                    const acc da = (dh + dh_here[pair]) * (acc(1) - h[pair] * h[pair]);
+                    dprojected[(long long)(start + rank) * H + unit] = to_real(da);
+                }
+            }
+        }
+        if (t < 0) {
+            for (int row = count + threadIdx.x / UNITS; row < owned(N, group, groups); row += THREADS / UNITS) {
+                const int rank = group + row * groups;
+                if (mine) dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(acc(0));
+            }
+        } else if (t - 1 > first - steps && count > 0) {
+            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+            arrived = true;
+        }
+        stop = start;
+    }
+}
+
+#endif

@@ -1,0 +1,169 @@
+"""Softmax cross-entropy on the device, alone and behind the vocabulary projection; the kernels are in softmax.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.embedding import sum_columns
+from capgpu.kernels.cuda.module import kernel, record
+from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.workspace import Workspace, workspace
+
+__all__ = [
+    "SCORE_BYTES",
+    "cross_entropy_rows",
+    "linear_cross_entropy",
+    "linear_cross_entropy_into",
+    "softmax_cross_entropy",
+    "sum_losses",
+]
+
+#: Up to this many scores a row, a warp does a row; above, a block.
+WARP_SCORES = 512
+#: Most bytes of scores kept at once: more rows are taken in blocks.
+SCORE_BYTES = 256 * 2**20
+_WARP_ROWS = 4
+
+
+def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float) -> None:
+    """Turn scores into their gradient, and write each row's loss; one launch.
+
+    Parameters
+    ----------
+    scores : array, shape (M, V)
+        Without gaps; overwritten.
+    bias : array, shape (V,), or None
+        Added to the scores.
+    targets : array of int32, shape (M,)
+        True classes; negative leaves a row out.
+    losses : array, shape (M,)
+        Gets the losses, without `scale`; float64 for float64, else float32.
+    scale : float
+        Factor of the gradient.
+    """
+    count, size = scores.shape
+    factor = np.float64(scale) if scores.dtype.char == "d" else np.float32(scale)
+    args = (scores, NULL if bias is None else bias, targets, losses, np.int32(count), np.int32(size), factor)
+    if size <= WARP_SCORES:
+        kernel("softmax_warps", scores.dtype)(-(-count // _WARP_ROWS), 32 * _WARP_ROWS, args)
+    else:
+        kernel("softmax_blocks", scores.dtype)(count, 256, args)
+
+
+def sum_losses(losses: Any, loss: Any, scale: float) -> None:
+    """Add the rows' losses up, in a fixed order; one launch.
+
+    Parameters
+    ----------
+    losses : array, shape (M,)
+        From `cross_entropy_rows`.
+    loss : array, shape ()
+        Gets the sum times `scale`.
+    scale : float
+        Factor.
+    """
+    kernel("sum_losses", loss.dtype)(1, 256, (losses, loss, np.int32(losses.size), np.float64(scale)))
+
+
+def _row_losses(space: Workspace, count: int, dtype: Any, room: int) -> Any:
+    return space.take("row losses", (count,), np.float64 if dtype.char == "d" else np.float32, room)
+
+
+def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any, Any]:
+    """Compute loss and gradient; see `capgpu.kernels.reference.softmax.softmax_cross_entropy`."""
+    check_device(logits=logits, targets=targets)
+    scores = contiguous(logits)
+    losses = _row_losses(workspace(), scores.shape[0], scores.dtype, 0)
+    loss = empty((), scores.dtype, "the loss")
+    cross_entropy_rows(scores, None, indices(targets), losses, scale)
+    sum_losses(losses, loss, scale)
+    return loss, scores
+
+
+def linear_cross_entropy(
+    hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True
+) -> tuple[Any, Any, Any, Any]:
+    """Compute loss and gradients; see `capgpu.kernels.reference.softmax.linear_cross_entropy`.
+
+    At most `SCORE_BYTES` of scores are kept at once: more rows are taken in blocks, whose gradients of the weights
+    are added in order.
+    """
+    check_device(hidden=hidden, W=W, b=b, targets=targets)
+    dtype = hidden.dtype
+    loss = empty((), dtype, "the loss")
+    dhidden = dW = db = None
+    if gradients:
+        dhidden = empty(hidden.shape, dtype, "the gradient of the hidden states")
+        dW, db = empty(W.shape, dtype, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
+    space = workspace()
+    hidden, targets = contiguous(hidden), indices(targets)
+    left = linear_cross_entropy_into(space, hidden, W, contiguous(b), targets, scale, loss, dhidden, dW, db)
+    if left:
+        sum_columns(space, left)
+    return loss, dhidden, dW, db
+
+
+def linear_cross_entropy_into(
+    space: Workspace,
+    hidden: Any,
+    W: Any,
+    b: Any,
+    targets: Any,
+    scale: float,
+    loss: Any,
+    dhidden: Any,
+    dW: Any,
+    db: Any,
+    room: int = 0,
+) -> list[tuple[Any, Any]]:
+    """Compute loss and gradients into given arrays without gaps.
+
+    Parameters
+    ----------
+    space : Workspace
+        Where scores and rows' losses go.
+    hidden, W, b, targets, scale
+        As for `linear_cross_entropy`; targets of int32.
+    loss : array, shape ()
+        Gets the loss.
+    dhidden, dW, db : array or None
+        Get the gradients; all None where none are wanted.
+    room : int
+        Rows to make room for, where later calls may have more.
+
+    Returns
+    -------
+    list of (rows, out)
+        Sums of columns that are left to the caller, who may have others to make in the same launch: that of `db`,
+        where one block of rows was enough.
+    """
+    (count, _), size = hidden.shape, W.shape[1]
+    most = max(SCORE_BYTES // (size * hidden.dtype.itemsize), 1)
+    losses = _row_losses(space, count, hidden.dtype, room)
+    part_W = part_b = None
+    if count > most and dW is not None:
+        part_W = space.take("a block's gradient of W", W.shape, W.dtype)
+        part_b = space.take("a block's gradient of b", b.shape, b.dtype)
+    for start in range(0, max(count, 1), most):
+        rows = slice(start, min(start + most, count))
+        first = start == 0
+        taken = hidden[rows]
+        scores = space.take("scores", (taken.shape[0], size), W.dtype, min(max(room, count), most) * size)
+        product(taken, W, scores)
+        cross_entropy_rows(scores, b, targets[rows], losses[rows], scale)
+        if dW is None:
+            continue
+        product(scores, W.T, dhidden[rows])
+        product(taken.T, scores, dW if first else part_W)
+        if count > most:
+            sum_columns(space, [(scores, db if first else part_b)], most)
+            if not first:
+                record("add")
+                dW += part_W
+                record("add")
+                db += part_b
+    sum_losses(losses, loss, scale)
+    return [(scores, db)] if dW is not None and count <= most else []

@@ -1,0 +1,114 @@
+"""A captioner's loss and all its gradients: the whole pass as one sequence of launches, none of which is waited for.
+
+    h0 = features W_proj                    product      (the recurrence adds b_proj, and takes captions in order)
+    embedded = W_embed[words]               gather_rows  (distinct words: a word that comes often is projected once)
+    table = embedded Wx                     product      (the recurrence adds b)
+    hidden, previous, cell, gates           recurrence   over table[word_of_row]
+    scores = hidden W_vocab                 product
+    dscores, losses, loss                   softmax, sum_losses      (adds b_vocab)
+    dhidden, dW_vocab                       2 products
+    dgates, dh0                             recurrence, backward
+    dWh = previous^T dgates                 product
+    dtable                                  segment_sums over the rows of each word
+    dWx, dembedded                          2 products
+    dW_embed                                segment_sums, zeros for words that did not occur
+    dW_proj = features^T dh0                product
+    db_vocab, db, db_proj                   column_sums, twice
+
+One copy to the device comes before: the layout of the captions. Intermediate arrays live in the workspace, with room
+for the batch's every row, so that a step allocates only what it returns, and CuPy's pool has that from the step before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
+from capgpu.kernels.cuda.embedding import gather_rows, segment_sums, sum_columns
+from capgpu.kernels.cuda.plan import plan_captions
+from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.recurrence import (
+    lstm_backward_into,
+    lstm_forward_into,
+    rnn_backward_into,
+    rnn_forward_into,
+)
+from capgpu.kernels.cuda.softmax import linear_cross_entropy_into
+from capgpu.kernels.cuda.workspace import workspace
+
+__all__ = ["caption_gradients"]
+
+
+def caption_gradients(
+    features: Any, captions: Any, null: int, params: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """Compute loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`.
+
+    Features are not looked at, which would mean waiting: one that is not finite makes the loss one that is not.
+    None for ids out of range and for captions without any word.
+    """
+    check_device(features=features, **{f"params[{name!r}]": array for name, array in params.items()})
+    plan = plan_captions(captions, null, params["W_embed"].shape[0])
+    if plan is None or plan.rows == 0:
+        return None
+    features = contiguous(features)
+    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in params.values())
+    dtype, (size, gates) = Wh.dtype, Wh.shape
+    count, room = features.shape[0], captions.shape[0] * (captions.shape[1] - 1)
+    room_words = min(room, W_embed.shape[0])
+    space = workspace()
+    # all memory that is returned first: without it, nothing is launched
+    loss = space.scalar(dtype)
+    grads = {name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in params.items()}
+
+    def scratch(name: str, rows: int, width: int, most: int) -> Any:
+        return space.take(name, (rows, width), dtype, most * width)
+
+    h0 = scratch("h0", count, size, count)
+    embedded = scratch("embedded", plan.distinct, Wx.shape[0], room_words)
+    table = scratch("table", plan.distinct, gates, room_words)
+    product(features, W_proj, h0)
+    gather_rows(W_embed, plan.words, embedded)
+    product(embedded, Wx, table)
+    hidden = scratch("hidden", plan.rows, size, room)
+    previous = scratch("previous", plan.rows, size, room)
+    initial = {"bias": b, "h0_bias": b_proj, "order": plan.order, "previous": previous}
+    if gates == 4 * size:
+        cell = scratch("cell", plan.rows, size, room)
+        activated = scratch("gates", plan.rows, gates, room)
+        lstm_forward_into(table, plan.word_of_row, h0, None, Wh, plan.steps, hidden, cell, activated, **initial)
+    else:
+        rnn_forward_into(table, plan.word_of_row, h0, Wh, plan.steps, hidden, **initial)
+
+    dhidden = scratch("dhidden", plan.rows, size, room)
+    left = linear_cross_entropy_into(
+        space,
+        hidden,
+        W_vocab,
+        b_vocab,
+        plan.targets,
+        1.0 / count,
+        loss,
+        dhidden,
+        grads["W_vocab"],
+        grads["b_vocab"],
+        room,
+    )
+
+    dgates = scratch("dgates", plan.rows, gates, room)
+    dh0 = scratch("dh0", count, size, count)
+    if gates == 4 * size:
+        dc0 = scratch("dc0", count, size, count)
+        lstm_backward_into(dhidden, None, activated, cell, None, Wh, plan.steps, dgates, dh0, dc0, order=plan.order)
+    else:
+        rnn_backward_into(dhidden, hidden, Wh, plan.steps, dgates, dh0, order=plan.order)
+    product(previous.T, dgates, grads["Wh"])
+    # table has been read: the gradients of its rows take its place
+    dtable, dembedded = table, scratch("dembedded", plan.distinct, Wx.shape[0], room_words)
+    segment_sums(dgates, plan.word_of_row, plan.by_word, plan.starts, dtable)
+    product(embedded.T, dtable, grads["Wx"])
+    product(dtable, Wx.T, dembedded)
+    segment_sums(dembedded, plan.words, None, None, grads["W_embed"])
+    product(features.T, dh0, grads["W_proj"])
+    sum_columns(space, [*left, (dtable, grads["b"]), (dh0, grads["b_proj"])], room)
+    return loss, grads

@@ -1,0 +1,128 @@
+"""The counts behind the floors, held to the products that a step needs and to what the launchers choose."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import capgpu
+from bench.cuda import cudnn, ours, roofline
+from bench.cuda.devices import DEVICES
+from bench.cuda.parts import Part, extents, product
+from bench.peers import gemm_limit
+from bench.workloads import CELLS, SIZES, Workload, make_workload, parse_size
+
+
+def operations(work: Workload, variant: str) -> int:
+    """Count the multiply-adds, twice, of every matrix product of a step."""
+    products = gemm_limit.training_products(work, variant, lambda rows, cols: np.empty((rows, cols), np.float32))
+    return sum(2 * left.shape[0] * left.shape[1] * right.shape[1] for left, right, _ in products)
+
+
+def of_products(parts: list[Part], pointwise: dict[str, float]) -> float:
+    """Sum the operations of products, those inside the recurrences without their pointwise part."""
+    total = sum(part.flops for part in parts if part.kernel == "matmul")
+    return total + sum(part.flops - pointwise[part.name] for part in parts if part.name in pointwise)
+
+
+@pytest.mark.parametrize("size", ["S1", "S3", "S4:N=5,T=7"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_our_operations_are_those_of_the_products_without_padding_and_repeated_words(cell, size):
+    work = make_workload(parse_size(size), cell)
+    e = extents(work)
+    forward, backward = (24, 27) if cell == "lstm" else (4, 4)
+    pointwise = {"recurrence forward": forward * e.M * e.H, "recurrence backward": backward * e.M * e.H}
+    assert of_products(ours.step(e), pointwise) == operations(work, "distinct")
+
+
+@pytest.mark.parametrize(("mode", "variant"), [("padded", "full"), ("packed", "packed")])
+@pytest.mark.parametrize("cell", CELLS)
+def test_pytorchs_operations_are_those_of_its_products(cell, mode, variant):
+    work = make_workload(SIZES["S1"], cell)
+    e = extents(work)
+    parts = cudnn.step(e, mode)
+    recurrent = {"cuDNN: products with Wh": 0.0, "cuDNN: products with Wh transposed": 0.0}
+    got = of_products(parts, recurrent)
+    # padded PyTorch scores words alone, three products of the vocabulary's
+    skipped = 3 * 2 * (e.N * e.T - e.M) * e.H * e.V if mode == "padded" else 0
+    assert got == operations(work, variant) - skipped
+
+
+def test_a_products_bytes_are_its_operands_and_its_result():
+    assert product("", 2, 3, 5).bytes == 4 * (2 * 3 + 3 * 5 + 2 * 5)
+    assert product("", 2, 3, 5).flops == 2 * 2 * 3 * 5
+
+
+@pytest.fixture
+def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
+    """Ask the launchers which tier they take on a device, with no measured choices."""
+    from capgpu.kernels.cuda import choices, module, tiers
+    from standin.cupy_standin.architecture import ARCHITECTURES
+    from standin.cupy_standin.state import STATE
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    capgpu.set_backend("cuda")
+
+    def forget() -> None:
+        for each in (module, tiers, choices):
+            each.forget()
+
+    def tier(capability: int, name: str, H: int, N: int, T: int) -> str:
+        STATE.architecture = ARCHITECTURES[f"sm_{capability}"]
+        forget()
+        return tiers.plan(name, "float32", H, N, T).tier
+
+    yield tier
+    forget()
+
+
+@pytest.mark.parametrize("size", roofline.SIZES_ON_PAPER)
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
+def test_the_tier_on_paper_is_the_one_that_is_launched(choose, device, size):
+    for cell in CELLS:
+        e = extents(make_workload(SIZES[size], cell))
+        wanted = "persistent" if roofline.fits(e, device) else "step"
+        for direction in ("forward", "backward"):
+            assert choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps) == wanted, (cell, direction)
+
+
+def test_the_devices_are_those_that_the_stand_in_imitates():
+    from standin.cupy_standin.architecture import ARCHITECTURES
+
+    for device in DEVICES:
+        told = ARCHITECTURES[f"sm_{device.capability}"]
+        assert device.name.startswith(told.device)
+        assert (told.multiprocessors, told.shared) == (device.multiprocessors, device.shared_kb * 1024)
+
+
+def test_a_floor_is_never_below_its_parts():
+    for device in DEVICES:
+        for parts in roofline.paths(extents(make_workload(SIZES["S2"], "lstm")), device).values():
+            for part in parts:
+                assert part.cold_us(device) >= part.warm_us(device) >= part.fixed_us() >= 2
+                assert part.cold_us(device) >= part.bytes / device.gigabytes * 1e-3
+
+
+def test_the_kept_tables_are_what_the_counts_give():
+    kept = {name: (roofline.RESULTS / name).read_text(encoding="utf-8") for name in ("roofline.md", "roofline.csv")}
+    assert kept == {"roofline.md": roofline.markdown(), "roofline.csv": roofline.csv_text()}, "run: make roofline"
+    assert (roofline.RESULTS / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_computed_figures_say_so():
+    page = (roofline.RESULTS / "roofline.md").read_text(encoding="utf-8")
+    assert page.startswith("# ")
+    assert "computed, not measured" in page.splitlines()[0]
+    rows = csv.DictReader(io.StringIO((roofline.RESULTS / "roofline.csv").read_text(encoding="utf-8")))
+    assert {row["basis"] for row in rows} == {"computed, not measured"}
+
+
+def test_at_most_24_launches_make_the_courses_step():
+    for cell in CELLS:
+        e = extents(make_workload(SIZES["S1"], cell))
+        assert sum(part.launches for part in ours.step(e)) <= 24

@@ -1,0 +1,1 @@
+"""CUDA on the CPU: the kernels' own source, compiled by the host's C++ compiler and run thread by thread."""

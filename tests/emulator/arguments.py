@@ -1,0 +1,145 @@
+"""Arguments of a launch: turned into bytes as CuPy does it, and held to the parameters of the kernel.
+
+On a device nobody compares the two: a scalar of the wrong size, or an array of another type, is read as garbage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from standin.cupy_standin.array import ndarray
+from standin.cupy_standin.memory import MemoryPointer
+from standin.cupy_standin.state import UndefinedOnDeviceError
+
+_INTEGER, _FLOATING, _CLASS, _POINTER = 1, 2, 3, 4
+_NAMES = {0: "void", _INTEGER: "integer", _FLOATING: "floating", _CLASS: "structure", _POINTER: "pointer"}
+
+
+class KernelArgumentError(UndefinedOnDeviceError):
+    """What a launch hands over is not what the kernel takes."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a kernel: kind and bytes, and for a pointer those of what it points to."""
+
+    kind: int
+    size: int
+    target_kind: int = 0
+    target_size: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == _POINTER:
+            return f"pointer to {_NAMES[self.target_kind]} of {self.target_size} bytes"
+        return f"{_NAMES[self.kind]} of {self.size} bytes"
+
+
+def parameters_of(words: Any) -> tuple[Parameter, ...]:
+    """Read the words that a compiled kernel says of its parameters (``launch_stub.h``)."""
+    found = []
+    while words[len(found)]:
+        word = words[len(found)]
+        target = word >> 16
+        found.append(Parameter(word >> 12 & 15, word & 0xFFF, target >> 12 & 15, target & 0xFFF))
+    return tuple(found)
+
+
+def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[np.ndarray]:
+    """Turn arguments into the bytes that a kernel reads.
+
+    Parameters
+    ----------
+    kernel : str
+        Its name, for errors.
+    parameters : sequence of Parameter
+        What it takes.
+    args : sequence
+        What the launch hands over.
+
+    Returns
+    -------
+    list of array, uint8
+        One for every argument, aligned for any type.
+
+    Raises
+    ------
+    KernelArgumentError
+        For another number of arguments, or one of another kind or size.
+    TypeError
+        For what CuPy refuses.
+    """
+    if len(parameters) != len(args):
+        raise KernelArgumentError(f"kernel {kernel} takes {len(parameters)} arguments, given {len(args)}")
+    packed = []
+    for position, (parameter, value) in enumerate(zip(parameters, args, strict=True)):
+        given = _describe(value)
+        if not _serves(given, parameter):
+            raise KernelArgumentError(f"kernel {kernel}, argument {position}: wanted a {parameter}, given a {given}")
+        packed.append(_bytes(value))
+    return packed
+
+
+def _describe(value: Any) -> Parameter:
+    # a null pointer is written as the number it is
+    if value is None or isinstance(value, MemoryPointer) or (type(value) is np.uint64 and value == 0):
+        return Parameter(_POINTER, 8)
+    if type(value) is ndarray:
+        return Parameter(_POINTER, 8, _kind(value.dtype), value.dtype.itemsize)
+    value = _host_value(value)
+    return Parameter(_CLASS if isinstance(value, np.ndarray) else _kind(value.dtype), value.nbytes)
+
+
+def _kind(dtype: np.dtype) -> int:
+    return {"f": _FLOATING, "V": _CLASS}.get(dtype.kind, _INTEGER)
+
+
+def _host_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.size != 1:
+            raise TypeError(
+                f"You are trying to pass a numpy.ndarray of shape {value.shape} as a kernel parameter. Only "
+                "numpy.ndarrays of size one can be passed by value."
+            )
+        return value
+    if isinstance(value, np.generic):
+        return value
+    for kind, as_numpy in ((bool, np.bool_), (int, np.int64), (float, np.float64), (complex, np.complex128)):
+        if isinstance(value, kind):
+            return as_numpy(value)
+    raise TypeError(f"Unsupported type {type(value)}")
+
+
+def _serves(given: Parameter, wanted: Parameter) -> bool:
+    if given.size != wanted.size:
+        return False
+    if wanted.kind != _POINTER:
+        return given.kind == wanted.kind or _CLASS in (given.kind, wanted.kind)
+    if given.kind != _POINTER:
+        return False
+    if 0 in (given.target_size, wanted.target_size):
+        return True
+    if wanted.target_kind == _CLASS:  # a half type, a vector of elements, or a structure
+        return wanted.target_size % given.target_size == 0
+    return (given.target_kind, given.target_size) == (wanted.target_kind, wanted.target_size)
+
+
+def address_of(value: Any) -> int:
+    """Return where a device array or pointer begins, 0 for None."""
+    if value is None:
+        return 0
+    return value.ptr if isinstance(value, MemoryPointer) else value._host.__array_interface__["data"][0]
+
+
+def _bytes(value: Any) -> np.ndarray:
+    if value is None or isinstance(value, MemoryPointer) or type(value) is ndarray:
+        value = np.uint64(address_of(value))
+    value = _host_value(value)
+    room = np.zeros(value.nbytes + 16, dtype=np.uint8)
+    start = -room.ctypes.data % 16
+    aligned = room[start : start + value.nbytes]
+    aligned[:] = np.frombuffer(value.tobytes(), dtype=np.uint8)
+    return aligned

@@ -1,0 +1,288 @@
+"""Compiling kernels for the CPU: the host's C++ compiler, once for every source and variant, kept by content."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RUNTIME = HERE / "runtime"
+LANGUAGE = ("cuda_on_host.h", "half_types.h", "vector_types.h", "runtime/interface.h", "runtime/launch_stub.h")
+LIBRARY = ("api", "block", "fiber", "interface", "launch")
+
+#: Options of NVRTC that say nothing to a compiler for the CPU.
+IGNORED = re.compile(r"--?(std=c\+\+\d\d|use_fast_math|(fmad|ftz)=(true|false)|lineinfo|generate-line-info)$")
+KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\b')
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+class BuildError(Exception):
+    """The compiler refuses a source; the message is its log."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to compile kernels and the runtime.
+
+    Attributes
+    ----------
+    name : str
+        In names of files.
+    kernel_flags, runtime_flags, program_flags : tuple of str
+        For a kernel, for the runtime, and for the program that replays launches under a sanitizer.
+    """
+
+    name: str
+    kernel_flags: tuple[str, ...]
+    runtime_flags: tuple[str, ...] = ()
+    program_flags: tuple[str, ...] = ()
+
+
+#: In this process: the compiler's own checks of alignment, null and declared bounds, reported by the runtime.
+PLAIN = Variant("plain", ("-fsanitize=alignment,null,bounds", "-fno-sanitize-recover=all"))
+#: AddressSanitizer and UBSan, in a process of their own.
+ADDRESS = Variant(
+    "address",
+    ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer", "-DEMULATED_ASAN"),
+    ("-DEMULATOR_ASAN",),
+    ("-fsanitize=address,undefined",),
+)
+#: ThreadSanitizer, in a process of its own.
+THREAD = Variant(
+    "thread",
+    ("-fsanitize=thread", "-g1", "-fno-omit-frame-pointer"),
+    ("-DEMULATOR_TSAN",),
+    ("-fsanitize=thread",),
+)
+SANITIZERS = (ADDRESS, THREAD)
+
+
+@functools.cache
+def compiler() -> str | None:
+    """Return the C++ compiler of this machine, GCC first: the sanitizers' fibers are known to work with it."""
+    return next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
+
+
+@functools.cache
+def missing() -> str | None:
+    """Say what this machine lacks to run kernels on the CPU; None where nothing."""
+    return None if compiler() else "no C++ compiler (g++) on this machine"
+
+
+@functools.cache
+def missing_sanitizer(variant: Variant) -> str | None:
+    """Say why a sanitizer's programs cannot be built and run here; None where they can."""
+    if missing():
+        return missing()
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program"
+        built = subprocess.run(
+            [str(compiler()), *variant.program_flags, "-x", "c++", "-", "-o", str(program)],
+            input="int main() { return 0; }",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if built.returncode:
+            return f"the compiler has no runtime for {' '.join(variant.program_flags)}"
+        ran = subprocess.run([program], capture_output=True, text=True, check=False)
+        return f"the {variant.name} sanitizer does not run here: {ran.stderr.strip()}" if ran.returncode else None
+
+
+def entry_points(code: str) -> dict[str, str]:
+    """Find the kernels of a source.
+
+    Returns
+    -------
+    dict of str
+        For every ``extern "C" __global__`` function the first of its launch bounds, an expression, or ``"0"``.
+    """
+    code = COMMENT.sub(" ", code)
+    found = {}
+    for start in KERNEL.finditer(code):
+        rest = code[start.end() :]
+        bounds = "0"
+        marked = re.match(r"\s*__launch_bounds__\s*\(", rest)
+        if marked:
+            depth, end = 1, marked.end()
+            commas = []
+            while depth:
+                depth += {"(": 1, ")": -1}.get(rest[end], 0)
+                if rest[end] == "," and depth == 1:
+                    commas.append(end)
+                end += 1
+            bounds = rest[marked.end() : commas[0] if commas else end - 1].strip()
+            rest = rest[end:]
+        name = re.match(r"\s*(\w+)\s*\(", rest)
+        if name:
+            found[name[1]] = bounds
+    return found
+
+
+def macros(options: tuple[str, ...]) -> list[str]:
+    """Return the ``-D`` options among NVRTC's; raise for one that neither compiler would understand."""
+    defined = []
+    for option in options:
+        if option.startswith("-D") and len(option) > 2:
+            defined.append(option)
+        elif not IGNORED.match(option):
+            raise BuildError(f"nvrtc: error: unrecognized option {option}")
+    return defined
+
+
+class Workshop:
+    """Compiles into a folder and finds there what it has compiled before.
+
+    Parameters
+    ----------
+    folder : path
+        Kept from session to session: names of files are made from what is in them. Processes may share it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def library(self, variant: Variant = PLAIN) -> Path:
+        """Compile the runtime as a library for this process."""
+        return self._runtime(variant, (*LIBRARY, "checks"), ".so", ("-shared",))
+
+    def program(self, variant: Variant = PLAIN) -> Path:
+        """Compile the program that replays launches from files."""
+        own_checks = () if "undefined" in "".join(variant.program_flags) else ("checks",)
+        flags = (*variant.program_flags, "-rdynamic")
+        return self._runtime(variant, (*LIBRARY, *own_checks, "replay"), "", flags)
+
+    def kernel(self, code: str, options: tuple[str, ...], variant: Variant = PLAIN) -> Path:
+        """Compile a module's source; its entry points come with what calls them.
+
+        Raises
+        ------
+        BuildError
+            With the compiler's log.
+        """
+        found = entry_points(_preprocessed(code, macros(options)))
+        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in found.items())
+        source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
+        flags = [
+            *(
+                "-std=c++17",
+                "-O1",
+                "-fPIC",
+                "-shared",
+                "-ffp-contract=off",
+                "-fno-gnu-unique",
+                "-ftls-model=global-dynamic",
+            ),
+            *("-w", "-DCAPGPU_EMULATED", f"-I{HERE}", "-include", str(HERE / "cuda_on_host.h")),
+            *variant.kernel_flags,
+            *macros(options),
+        ]
+        name = f"kernel-{variant.name}-{self._digest(source, *flags, *map(_text, LANGUAGE))}.so"
+        return self._make(name, lambda target: self._compile_kernel(source, flags, variant, target))
+
+    def _compile_kernel(self, source: str, flags: list[str], variant: Variant, target: Path) -> None:
+        text = target.with_suffix(".cpp")
+        text.write_text(source, encoding="utf-8")
+        if variant is not ADDRESS:
+            _run([str(compiler()), *flags, str(text), "-o", str(target)])
+            return
+        assembly = target.with_suffix(".s")
+        _run([str(compiler()), *(flag for flag in flags if flag != "-shared"), "-S", str(text), "-o", str(assembly)])
+        assembly.write_text(with_redzones(assembly.read_text()))
+        _run([str(compiler()), "-shared", *variant.program_flags, str(assembly), "-o", str(target)])
+
+    def _runtime(self, variant: Variant, parts: tuple[str, ...], suffix: str, flags: tuple[str, ...]) -> Path:
+        sources = [RUNTIME / f"{part}.cpp" for part in parts]
+        everything = [path.read_text() for path in sorted(RUNTIME.iterdir()) if path.suffix in (".h", ".cpp")]
+        common = ("-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", *variant.runtime_flags)
+        name = f"runtime-{variant.name}-{self._digest(*everything, *common, *parts, *flags)}{suffix}"
+
+        def build(target: Path) -> None:
+            objects = [target.with_name(f"{target.name}-{path.stem}.o") for path in sources]
+            for path, compiled in zip(sources, objects, strict=True):
+                _run([str(compiler()), *common, "-c", str(path), "-o", str(compiled)])
+            _run([str(compiler()), "-pthread", *flags, *map(str, objects), "-ldl", "-o", str(target)])
+
+        return self._make(name, build)
+
+    def _digest(self, *parts: str) -> str:
+        return hashlib.sha256("\0".join((_version(), *parts)).encode()).hexdigest()[:24]
+
+    def _make(self, name: str, build: object) -> Path:
+        final = self.folder / name
+        if not final.exists():
+            with tempfile.TemporaryDirectory(dir=self.folder) as work:
+                target = Path(work) / name
+                build(target)  # type: ignore[operator]
+                os.replace(target, final)
+        return final
+
+
+def with_redzones(assembly: str) -> str:
+    """Put 64 bytes before and behind every thread-local variable of an assembly text.
+
+    AddressSanitizer leaves thread-local variables alone, and shared memory is made of them: the runtime forbids what
+    lies between the variables.
+    """
+    lines, local = [], False
+    for line in assembly.splitlines():
+        section = re.match(r"\s*\.(section\s+)?(\.?\w+)", line)
+        if section and (section[1] or section[2] in (".text", ".data", ".bss", "text", "data", "bss")):
+            local = ".tbss" in line
+            lines.append(f"{line}\n\t.zero\t64" if local else line)
+            continue
+        lines.append(line)
+        if local and re.match(r"\s*\.zero\s+\d+", line):
+            lines.append("\t.zero\t64")
+    return "\n".join(lines) + "\n"
+
+
+def shared_variables(module: Path) -> list[tuple[str, int, int]]:
+    """Return name, offset and size of every static shared variable in a compiled module's thread-local memory."""
+    listing = _run(["readelf", "--wide", "--symbols", str(module)])
+    found = set()
+    for line in listing.splitlines():
+        words = line.split()
+        if len(words) >= 8 and words[3] == "TLS" and words[6] != "UND":
+            found.add((words[7], int(words[1], 16), int(words[2], 0)))
+    return sorted(found, key=lambda variable: variable[1])
+
+
+def shared_memory(module: Path) -> dict[str, int]:
+    """Return the bytes of static shared memory that each function of a compiled module declares."""
+    total: dict[str, int] = {}
+    for name, _, size in shared_variables(module):
+        mangled = re.match(r"_ZZ(\d+)", name)  # a variable x in f: _ZZ1fE1x, or _ZZ1fifE1x with f's parameters
+        owner = name[mangled.end() :][: int(mangled[1])] if mangled else ""
+        if owner != "emulated_anchor":
+            total[owner] = total.get(owner, 0) + size
+    return total
+
+
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _version() -> str:
+    return _run([str(compiler()), "--version"])
+
+
+def _preprocessed(code: str, defined: list[str]) -> str:
+    """Expand a source's own macros, and leave CUDA's words as they are: names of kernels may depend on macros."""
+    return _run([str(compiler()), "-E", "-P", "-x", "c++", "-DCAPGPU_EMULATED", *defined, "-"], code)
+
+
+def _run(command: list[str], text: str | None = None) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(done.stderr)
+    return done.stdout

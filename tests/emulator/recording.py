@@ -1,0 +1,253 @@
+"""Launches recorded with the memory they found, to be run again: under a sanitizer, in another order, changed.
+
+A recording is run by a program of its own (``runtime/replay.cpp``), so that what a sanitizer stops, or a broken kernel
+destroys, is not the test session. Every array that a kernel is handed gets memory of exactly its size there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emulator import build
+from emulator.arguments import address_of, pack
+from emulator.runner import ORDERS, EmulatorRunner, Launch, Order
+from standin.cupy_standin.array import ndarray
+from standin.cupy_standin.memory import MemoryPointer, known_blocks, owner_of
+
+_SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:exitcode=66:detect_stack_use_after_return=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:history_size=7:report_signal_unsafe=0",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A contiguous part of device memory: where it was, and what it held."""
+
+    address: int
+    lead: int  # bytes between the last multiple of 512 and its beginning
+    content: bytes
+    pointers: bool  # whether it may hold addresses of other pieces
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A launch, the memory it started from and the memory it left.
+
+    Attributes
+    ----------
+    launch : Launch
+        What was launched.
+    packed : tuple of bytes
+        The arguments, as the kernel reads them.
+    pieces : tuple of Piece
+        The memory before.
+    result : bytes
+        The memory after, all pieces in a row.
+    """
+
+    launch: Launch
+    packed: tuple[bytes, ...]
+    pieces: tuple[Piece, ...]
+    result: bytes = b""
+
+    def __str__(self) -> str:
+        return f"{self.launch.kernel}[{self.launch.grid}x{self.launch.block}]"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of running a recording again.
+
+    Attributes
+    ----------
+    finding : str
+        The report of a sanitizer, or the fault that the emulator found; empty where there was none.
+    results : tuple of bytes
+        The memory after each run, in the form of `Recording.result`.
+    """
+
+    finding: str
+    results: tuple[bytes, ...] = ()
+
+
+@contextlib.contextmanager
+def recording(
+    runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda launch: True
+) -> Iterator[list[Recording]]:
+    """Record the launches made in a ``with`` block, those that `wanted` picks.
+
+    Yields
+    ------
+    list of Recording
+        Grows with every launch.
+    """
+    found: list[Recording] = []
+
+    def observe(launch: Launch) -> Callable[[], None] | None:
+        if not wanted(launch):
+            return None
+        parts = _parts(launch)
+        packed = tuple(value.tobytes() for value in pack(launch.kernel, launch.parameters, launch.args))
+        pieces = tuple(Piece(start, lead, memory.tobytes(), pointers) for start, lead, memory, pointers in parts)
+
+        def finish() -> None:
+            after = b"".join(memory.tobytes() for _, _, memory, _ in parts)
+            found.append(Recording(replace(launch, args=()), packed, pieces, after))
+
+        return finish
+
+    runner.observers.append(observe)
+    try:
+        yield found
+    finally:
+        runner.observers.remove(observe)
+
+
+def run_again(
+    recorded: Recording,
+    workshop: build.Workshop,
+    variant: build.Variant = build.PLAIN,
+    orders: Sequence[Order] = (Order(),),
+    code: str | None = None,
+    timeout: float = 120,
+) -> Outcome:
+    """Run a recording again, once for every order.
+
+    Parameters
+    ----------
+    recorded : Recording
+        The launch.
+    workshop : Workshop
+        Compiles.
+    variant : Variant
+        How the kernel is compiled.
+    orders : sequence of Order
+        In which threads and blocks run.
+    code : str, optional
+        Another source than the recorded one.
+    timeout : float
+        Seconds after which the launch counts as one that hangs.
+
+    Returns
+    -------
+    Outcome
+        The first finding ends it.
+    """
+    launch = recorded.launch
+    module = workshop.kernel(launch.code if code is None else code, launch.options, variant)
+    program = workshop.program(variant)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "launch"
+        file.write_bytes(_serialised(recorded, module))
+        results = [Path(folder) / f"result{i}" for i in range(len(orders))]
+        command = [str(program), str(file)]
+        for order, result in zip(orders, results, strict=True):
+            command += [str(ORDERS.index(order.name)), str(order.seed), str(result)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=timeout, env=_SANITIZER_OPTIONS
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(f"still running after {timeout:g} seconds")
+        if done.returncode:
+            return Outcome(done.stderr.strip() or f"ended with status {done.returncode}")
+        return Outcome("", tuple(result.read_bytes() for result in results))
+
+
+def _parts(launch: Launch) -> list[tuple[int, int, np.ndarray, bool]]:
+    """Return the memory that a launch can reach: address, distance to a multiple of 512, bytes, whether of integers.
+
+    Arrays that overlap are one part. Addresses in structures, and in integers of 8 bytes on the device, lead to whole
+    allocations.
+    """
+    spans: list[tuple[int, int, np.ndarray, bool]] = []
+    for value in launch.args:
+        if type(value) is ndarray:
+            start, size = _extent(value._host)
+            spans.append((start, size, owner_of(value._host), value.dtype.kind in "iu" and value.dtype.itemsize == 8))
+        elif isinstance(value, MemoryPointer):
+            owner = value.mem._owner
+            spans.append((address_of(value), owner.nbytes - value._offset, owner, False))
+    blocks = {owner.__array_interface__["data"][0]: owner for owner in known_blocks()}
+    for words in _words(launch):
+        for word in words.tolist():
+            for start, owner in blocks.items():
+                if start <= word < start + max(1, owner.nbytes):
+                    spans.append((start, owner.nbytes, owner, False))
+    parts: list[tuple[int, int, np.ndarray, bool]] = []
+    for start, size, owner, pointers in sorted(spans, key=lambda span: span[:2]):
+        if parts and start < parts[-1][0] + parts[-1][1]:
+            before = parts[-1]
+            parts[-1] = (before[0], max(before[1], start + size - before[0]), owner, before[3] or pointers)
+        else:
+            parts.append((start, size, owner, pointers))
+    found = []
+    for start, size, owner, pointers in parts:
+        base = owner.__array_interface__["data"][0]
+        memory = np.ndarray(size, np.uint8, buffer=_flat(owner), offset=start - base)
+        found.append((start, (start - base) % 512, memory, pointers))
+    return found
+
+
+def _extent(host: np.ndarray) -> tuple[int, int]:
+    low, high = np.lib.array_utils.byte_bounds(host)
+    return low, (high - low if host.size else 0)
+
+
+def _flat(owner: np.ndarray) -> np.ndarray:
+    return owner.reshape(-1, order="A").view(np.uint8)
+
+
+def _words(launch: Launch) -> Iterator[np.ndarray]:
+    """Look where addresses may be: in structures, and in device arrays of integers of 8 bytes."""
+    for value in launch.args:
+        if isinstance(value, np.ndarray):
+            yield np.frombuffer(value.tobytes()[: value.nbytes // 8 * 8], dtype=np.uint64)
+        elif type(value) is ndarray and value.dtype.kind in "iu" and value.dtype.itemsize == 8:
+            yield value._host.view(np.uint64).ravel()
+
+
+def _serialised(recorded: Recording, module: Path) -> bytes:
+    launch, pieces = recorded.launch, recorded.pieces
+    objects = build.shared_variables(module)
+    out = [_text(str(module).encode()), _number(len(objects))]
+    out += [_number(offset) + _number(size) for _, offset, size in objects]
+    out.append(_text(launch.kernel.encode()))
+    out += [_number(value) for value in (launch.grid, launch.block, launch.shared, launch.cooperative)]
+    out.append(_number(len(pieces)))
+    out += [_number(piece.lead) + _text(piece.content) for piece in pieces]
+    out.append(_number(len(recorded.packed)))
+    out += [_text(value) for value in recorded.packed]
+    out.append(_addresses(recorded.packed, pieces))
+    out.append(_addresses([piece.content if piece.pointers else b"" for piece in pieces], pieces))
+    return b"".join(out)
+
+
+def _addresses(holders: Sequence[bytes], pieces: Sequence[Piece]) -> bytes:
+    found = []
+    for holder, content in enumerate(holders):
+        for position, (word,) in enumerate(struct.iter_unpack("<Q", content[: len(content) // 8 * 8])):
+            for number, piece in enumerate(pieces):
+                if piece.address <= word < piece.address + max(1, len(piece.content)):
+                    found.append((holder, 8 * position, number, word - piece.address))
+                    break
+    return _number(len(found)) + b"".join(struct.pack("<4Q", *address) for address in found)
+
+
+def _number(value: Any) -> bytes:
+    return struct.pack("<Q", int(value))
+
+
+def _text(content: bytes) -> bytes:
+    return _number(len(content)) + content

@@ -1,0 +1,98 @@
+"""Decoding on the device: the same words as step by step, first of equals, and a host that never waits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.kernels.cuda import KERNELS, module
+from capgpu.kernels.reference import KERNELS as REFERENCE
+from capgpu.model import CaptioningRNN
+from oracles.numbers import distance
+from standin import cupy_standin
+
+START, END, NULL = 1, 2, 0
+
+
+def captioner(V=37, D=5, W=6, H=9, cell="lstm", dtype="float64", seed=0):
+    words = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"w{k}": k for k in range(3, V)}}
+    model = CaptioningRNN(words, D, W, H, cell, dtype, seed=seed)
+    # louder than at the start of training: captions differ and end
+    model.params = {name: value * 3 for name, value in model.params.items()}
+    return model
+
+
+def moved(device, model):
+    return {name: device.asarray(value.get()) for name, value in model.params.items()}
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("V", [4, 7, 37, 300])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell, V, dtype, stop):
+    model = captioner(V=V, cell=cell, dtype=dtype)
+    features = device.asarray(np.random.default_rng(1).standard_normal((7, 5)).astype(dtype))
+    got = model.sample(features, 11, stop)
+    monkeypatch.setenv("CAPGPU_KERNELS", "reference")
+    assert (got.get() == model.sample(features, 11, stop).get()).all()
+    assert got.dtype == np.int32
+    assert len(np.unique(got.get())) > 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("V", [4, 33, 1004])
+def test_of_equal_scores_the_first_counts(device, dtype, V):
+    model = captioner(V=V, dtype=dtype)
+    params = moved(device, model)
+    bias = np.zeros(V, dtype)
+    bias[[V // 2, V // 2 + 1, V - 1]] = 5
+    params |= {"W_vocab": params["W_vocab"] * 0, "b_vocab": device.asarray(bias)}
+    words = KERNELS.greedy_captions(device.ones((3, 5), dtype), 4, START, -1, NULL, params)
+    assert (words.get() == V // 2).all()
+
+
+def test_a_caption_that_has_ended_is_filled(device):
+    params = moved(device, captioner(V=7))
+    bias = np.zeros(7)
+    bias[END] = 9
+    params |= {"W_vocab": params["W_vocab"] * 0, "b_vocab": device.asarray(bias)}
+    features = device.ones((3, 5))
+    assert KERNELS.greedy_captions(features, 3, START, END, NULL, params).get().tolist() == [[END, NULL, NULL]] * 3
+    assert KERNELS.greedy_captions(features, 3, START, -1, NULL, params).get().tolist() == [[END] * 3] * 3
+
+
+def test_a_score_that_is_not_a_number_is_the_greatest(device):
+    params = moved(device, captioner(V=300))
+    bias = np.zeros(300)
+    bias[[70, 203]] = np.nan
+    params |= {"b_vocab": device.asarray(bias)}
+    assert (KERNELS.greedy_captions(device.ones((2, 5)), 2, START, -1, NULL, params).get() == 70).all()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize(("V", "a_word"), [(37, 4), (900, 6)], ids=["vocabulary projected", "words projected"])
+def test_the_host_waits_for_no_word(device, cell, V, a_word):
+    params = moved(device, captioner(V=V, cell=cell))
+    features = device.ones((3, 5))
+    launches = []
+    for length in (20, 21):
+        with cupy_standin.forbid_synchronisation(), module.counting() as made:
+            KERNELS.greedy_captions(features, length, START, END, NULL, params)
+        launches.append(len(made))
+    assert launches[1] - launches[0] == a_word
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_step_agrees_and_waits_for_nothing(device, cell):
+    random, gates = np.random.default_rng(0), {"rnn": 1, "lstm": 4}[cell]
+    projected, h, c = (random.standard_normal(shape) for shape in ((33, gates * 7), (3, 7), (3, 7)))
+    rows, Wh = np.array([32, 0, 5]), random.standard_normal((7, gates * 7))
+    W, b = random.standard_normal((7, 33)), random.standard_normal(33)
+    host = (projected, rows, h, c if cell == "lstm" else None, Wh, W, b)
+    there = [None if a is None else device.asarray(a) for a in host]
+    with cupy_standin.forbid_synchronisation():
+        got = KERNELS.decode_step(*there)
+    for a, want in zip(got, REFERENCE.decode_step(*host), strict=True):
+        assert (a is None) == (want is None)
+        assert a is None or distance(a.get(), want) < 1e-12

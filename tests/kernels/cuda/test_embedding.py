@@ -1,0 +1,93 @@
+"""Gathered and summed rows on the device: widths around packs and tiles, skewed indices, many matrices at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.kernels.cuda import KERNELS, embedding, module
+from capgpu.kernels.cuda.workspace import workspace
+from oracles.numbers import TOLERANCE, distance
+
+WIDTHS = (1, 2, 3, 7, 33, 64, 127, 128, 129, 260)
+DTYPES = ("float32", "float64")
+
+
+def draw(rows, width, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, width)).astype(dtype)
+
+
+def summed(rows, index, count):
+    out = np.zeros((count, rows.shape[1]))
+    np.add.at(out, index, rows.astype(np.float64))
+    return out
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_gathered(device, dtype, width):
+    table, index = draw(9, width, dtype), np.array([8, 0, 0, 3, 8, 1, 2, 7, 5, 8, 4], dtype=np.int32)
+    out = device.empty((11, width), dtype)
+    embedding.gather_rows(device.asarray(table), device.asarray(index), out)
+    assert (out.get() == table[index]).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("skew", ["even", "one", "some"])
+def test_rows_are_summed_by_index(device, dtype, width, skew):
+    random = np.random.default_rng(4)
+    rows, count = draw(61, width, dtype), 13
+    index = {"even": random.integers(0, count, 61), "one": np.full(61, 5), "some": random.integers(3, 5, 61)}[skew]
+    got = KERNELS.embedding_gradient(device.asarray(rows), device.asarray(index), count)
+    assert distance(got.get(), summed(rows, index, count)) < TOLERANCE[dtype]["forward"]
+
+
+def test_segments_told_and_segments_found_give_the_same_bits(device):
+    rows, index = draw(61, 33, "float32"), np.random.default_rng(4).integers(0, 13, 61).astype(np.int32)
+    order = np.argsort(index, kind="stable").astype(np.int32)
+    starts = np.searchsorted(index[order], np.arange(14)).astype(np.int32)
+    out = [device.empty((13, 33), np.float32) for _ in range(2)]
+    there = [device.asarray(a) for a in (rows, index, order)]
+    embedding.segment_sums(*there, None, out[0])
+    embedding.segment_sums(*there, device.asarray(starts), out[1])
+    assert (out[0].get() == out[1].get()).all()
+
+
+def test_rows_spread_over_a_table_leave_zeros_between(device):
+    rows, index = draw(3, 7, "float32"), np.array([1, 4, 5], dtype=np.int32)
+    out = device.empty((8, 7), np.float32)
+    embedding.segment_sums(device.asarray(rows), device.asarray(index), None, None, out)
+    want = np.zeros((8, 7), np.float32)
+    want[index] = rows
+    assert (out.get() == want).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 127, 128, 129, 300, 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_of_any_height_are_summed(device, dtype, rows):
+    values = draw(rows, 33, dtype)
+    with module.counting() as launches:
+        got = KERNELS.column_sums(device.asarray(values))
+    assert distance(got.get(), values.astype(np.float64).sum(axis=0)) < TOLERANCE[dtype]["forward"]
+    assert len(launches) == (1 if rows <= embedding.SLICE else 2)
+
+
+def test_several_matrices_are_summed_in_one_pair_of_launches(device):
+    shapes = [(300, 33), (7, 260), (1, 1), (129, 128), (0, 3)]
+    values = [draw(*shape, "float32", seed) for seed, shape in enumerate(shapes)]
+    out = [device.empty(width, np.float32) for _, width in shapes]
+    with module.counting() as launches:
+        embedding.sum_columns(workspace(), list(zip(map(device.asarray, values), out, strict=True)))
+    assert launches == ["column_sums", "column_sums"]
+    for rows, sums in zip(values, out, strict=True):
+        assert distance(sums.get(), rows.astype(np.float64).sum(axis=0)) < 1e-6
+
+
+def test_memory_that_begins_between_packs_is_read_number_by_number(device):
+    table = draw(9, 8, "float32")
+    shifted = device.asarray(np.concatenate([np.zeros(1, np.float32), table.ravel()]))[1:].reshape(9, 8)
+    assert shifted.data.ptr % 16
+    got = KERNELS.embedding_gradient(shifted, device.asarray(np.arange(9) % 4), 4)
+    assert distance(got.get(), summed(table, np.arange(9) % 4, 4)) < 1e-6
+    assert distance(KERNELS.column_sums(shifted).get(), table.astype(np.float64).sum(axis=0)) < 1e-6

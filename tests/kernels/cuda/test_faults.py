@@ -1,0 +1,276 @@
+"""What goes wrong on a user's machine, seen from the user's side: a clear word, and nothing harmed.
+
+The loader's own refusals are in test_module.py, the training step's in test_training.py, the choices' in test_tiers.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu import layers
+from capgpu.kernels.cuda import choices, module, tiers
+from capgpu.kernels.cuda.arrays import DeviceMemoryError
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+from oracles.numbers import TOLERANCE, distance
+from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.snapshots import frozen
+from standin import cupy_standin
+
+ROOT = Path(__file__).resolve().parents[3]
+GOOD = CAPTIONS["padded"]
+
+
+def captioner(cell: str = "lstm", **settings: Any) -> CaptioningRNN:
+    model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, dtype="float32", seed=0, **settings)
+    for name, array in parameters(cell, dtype="float32").items():
+        model.params[name] = capgpu.asarray(array)
+    return model
+
+
+def features() -> Any:
+    return capgpu.asarray(features_for(GOOD, "float32"))
+
+
+# --- token ids, devices, memory layouts, nothing at all ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-1, len(WORDS)])
+def test_ids_out_of_range_reach_no_kernel(device, bad):
+    model, captions = captioner(), np.where(GOOD == 6, bad, GOOD)
+    before = frozen(model.params)
+    for given in (captions, device.asarray(captions)):
+        with module.counting() as launches, pytest.raises(ValueError, match=rf"is {bad}, .*ids must be in 0\.\.6"):
+            model.loss(features(), given)
+        assert launches == []
+    with pytest.raises(ValueError, match=rf"token id {bad}, but .*has 7 entries"):
+        layers.word_embedding_forward(device.asarray(captions), model.params["W_embed"])
+    assert frozen(model.params) == before
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
+    forward = {"lstm": layers.lstm_forward, "rnn": layers.rnn_forward}[cell]
+    with cupy_standin.installed(device_count=2) as cupy:
+        cupy_standin.set_kernel_runner(emulator)
+        module.forget()
+        capgpu.set_backend("cuda")
+        model = captioner(cell)
+        x, h0 = cupy.ones((2, 3, SIZES["wordvec_dim"]), "f"), cupy.ones((2, SIZES["hidden_dim"]), "f")
+        weights = [model.params[name] for name in ("Wx", "Wh", "b")]
+        forward(x, h0, *weights)
+        _, grads = model.loss(features(), GOOD)
+        with cupy.cuda.Device(1):
+            there = cupy.ones((SIZES["hidden_dim"], weights[1].shape[1]), "f")
+        with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
+            forward(x, h0, weights[0], there, weights[2])
+        optimizer, before = Optimizer("adam"), frozen(model.params)
+        with pytest.raises(ValueError, match=r"lives on device 1, but the current device is 0"):
+            optimizer.step(model.params, {**grads, "Wh": there})
+        assert frozen(model.params) == before
+        with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"lives on device 0, but the current device is 1"):
+            model.sample(features())
+    module.forget()
+
+
+def test_host_and_device_arrays_in_one_call_are_named(device):
+    model = captioner()
+    with pytest.raises(TypeError, match=r"features is a NumPy array \(host\).*capgpu\.asarray\(features\)"):
+        model.loss(features_for(GOOD, "float32"), GOOD)
+    model.params["Wx"] = capgpu.to_numpy(model.params["Wx"])
+    with pytest.raises(TypeError, match=r"params\['Wx'\] is a NumPy array \(host\)"):
+        model.loss(features(), GOOD)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_gaps_in_memory_and_other_orders_change_no_bit(device, cell):
+    model = captioner(cell)
+    wanted = frozen(model.loss(features(), GOOD))
+    words = frozen(model.sample(features()))
+    wide = device.asarray(np.repeat(features_for(GOOD, "float32"), 2, axis=1))[:, ::2]
+    assert not wide.flags.c_contiguous
+    for name, array in model.params.items():
+        if array.ndim == 2:
+            model.params[name] = device.asarray(np.asfortranarray(capgpu.to_numpy(array)), order="F")
+            assert not model.params[name].flags.c_contiguous
+    assert frozen(model.loss(wide, device.asarray(GOOD.T).T)) == wanted
+    assert frozen(model.sample(wide)) == words
+
+
+def test_an_empty_batch_is_refused_by_name(device):
+    model = captioner()
+    before = frozen(model.params)
+    with pytest.raises(ValueError, match=r"features has shape \(0, 3\)"):
+        model.loss(features()[:0], GOOD[:0])
+    with pytest.raises(ValueError, match=r"features has shape \(0, 3\)"):
+        model.sample(features()[:0])
+    with pytest.raises(ValueError, match=r"x has shape \(0, 2, 4\): its dimension N is empty"):
+        layers.lstm_forward(
+            device.ones((0, 2, 4), "f"),
+            device.ones((0, 5), "f"),
+            *(model.params[name] for name in ("Wx", "Wh", "b")),
+        )
+    assert frozen(model.params) == before
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd_momentum"])
+def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, rule):
+    model, optimizer = captioner(), Optimizer(rule, {"learning_rate": 0.1})
+    _, grads = model.loss(features(), GOOD)
+    optimizer.step(model.params, grads)
+    params, state = frozen(model.params), frozen(optimizer.state_dict()["configs"])
+    pool = device.get_default_memory_pool()
+    pool.free_all_blocks()
+    pool.set_limit(pool.used_bytes() + 512)
+    with pytest.raises(DeviceMemoryError, match=r"no room for the updated parameters: [\d,]+ bytes, shape \("):
+        optimizer.step(model.params, grads)
+    assert frozen(model.params) == params
+    assert frozen(optimizer.state_dict()["configs"]) == state
+    pool.set_limit(0)
+    optimizer.step(model.params, grads)
+    assert frozen(model.params) != params
+
+
+def test_decoding_without_room_says_for_what(device):
+    model = captioner()
+    before, wanted = frozen(model.params), frozen(model.sample(features()))
+    many, pool = device.ones((4096, 3), "f"), device.get_default_memory_pool()
+    pool.set_limit(pool.used_bytes() + 4096)
+    with pytest.raises(MemoryError, match=r"[\d,]+ bytes"):
+        model.sample(many)
+    pool.set_limit(0)
+    assert frozen(model.params) == before
+    assert frozen(model.sample(features())) == wanted
+
+
+# --- compiling, folders, processes ------------------------------------------------------------------------------------
+
+
+def test_where_kernels_do_not_compile_the_reference_still_does(device, monkeypatch):
+    model = captioner()
+    before = frozen(model.params)
+    module.forget()
+    tiers.forget()
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "source", lambda file: "#error this compiler is too old\n")
+        with pytest.raises(module.KernelCompilationError, match=r"sm_80(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"):
+            model.loss(features(), GOOD)
+        assert frozen(model.params) == before
+        monkeypatch.setenv("CAPGPU_KERNELS", "reference")
+        loss, _ = model.loss(features(), GOOD)
+    monkeypatch.delenv("CAPGPU_KERNELS")
+    again, _ = model.loss(features(), GOOD)
+    assert distance(capgpu.to_numpy(again), capgpu.to_numpy(loss)) < TOLERANCE["float32"]["forward"]
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from emulator.runner import EmulatorRunner
+from standin import cupy_standin
+cupy_standin.install()
+cupy_standin.set_kernel_runner(EmulatorRunner(Path({folder!r})))
+import numpy as np
+import capgpu
+capgpu.set_backend("cuda")
+model = capgpu.CaptioningRNN({words!r}, 3, 4, 5, "rnn", np.float32, seed=0)
+captions = np.array([[1, 4, 2, 0], [1, 6, 5, 2]])
+loss, _ = model.loss(capgpu.asarray(np.ones((2, 3), np.float32)), captions)
+print(float(loss))
+{then}
+"""
+
+
+def start(folder: Path, then: str = "", **variables: str) -> subprocess.Popen[str]:
+    code = PROGRAM.format(tests=str(ROOT / "tests"), folder=str(folder), words=WORDS, then=then)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CAPGPU_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+
+
+def test_two_processes_that_compile_at_once_do_each_other_no_harm(emulator, tmp_path):
+    processes = [start(tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=280) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said[0][0] == said[1][0] != ""
+
+
+def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
+    # no user can make a folder there, not even root
+    nowhere = "/proc/nobody"
+    store = (
+        "from capgpu.kernels.cuda import choices\n"
+        "print(choices.store('a device', {'a shape': ('step', 8)}), choices.lookup('a device', 'a shape'))"
+    )
+    process = start(Path(emulator.workshop.folder), store, HOME=nowhere, XDG_CACHE_HOME=nowhere, CUPY_CACHE_DIR=nowhere)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    loss, stored = out.splitlines()
+    assert float(loss) > 0
+    assert stored == "None ('step', 8)"
+    assert "Set CUPY_CACHE_DIR to a folder that can be written" in err
+    assert "Set XDG_CACHE_HOME to a folder that can be written" in err
+
+
+def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeypatch):
+    code = (
+        "import sys\nfrom capgpu.kernels.cuda import choices\n"
+        "for i in range(30):\n    choices.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", code]
+    writers = [
+        subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    said = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], said
+    devices = json.loads((tmp_path / "capgpu" / "tuning.json").read_text(encoding="utf-8"))["devices"]
+    assert {device: len(shapes) for device, shapes in devices.items()} == {"one": 30, "two": 30}
+    assert [path.name for path in (tmp_path / "capgpu").iterdir()] == ["tuning.json"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    choices.forget()
+    assert choices.lookup("two", "shape 3") == ("step", 3)
+    choices.forget()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
+def test_a_forked_worker_of_a_training_process_is_told_what_to_do(device):
+    model = captioner()
+    model.loss(features(), GOOD)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            model.loss(features(), GOOD)
+            words = "nothing"
+        except module.LaunchError as error:
+            words = str(error)
+        os.write(write, words.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        words = pipe.read()
+    os.waitpid(child, 0)
+    assert "CUDA does not survive a fork" in words
+    assert 'set_start_method("spawn")' in words
+    model.loss(features(), GOOD)

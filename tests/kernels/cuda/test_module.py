@@ -1,0 +1,165 @@
+"""From source to launch: what is compiled and kept, and what is refused, with which words."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+
+from capgpu.kernels.cuda import module
+from capgpu.kernels.cuda.catalogue import CATALOGUE, compiler_options
+from capgpu.kernels.cuda.module import KernelCompilationError, LaunchError
+
+
+@pytest.fixture
+def losses(device):
+    return device.ones(5, np.float32), device.empty((), np.float32), np.int32(5), np.float64(2)
+
+
+def test_a_kernel_is_compiled_once_and_kept(device, losses):
+    kernel = module.kernel("sum_losses", "float32")
+    assert module.kernel("sum_losses", np.dtype(np.float32)) is kernel
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
+
+
+def test_what_is_compiled_begins_with_the_prelude_and_names_its_lines():
+    text = module.source("softmax.cu")
+    assert text.startswith('#line 1 "prelude.cuh"\n')
+    assert text.index('#line 1 "softmax.cu"\n') > text.index("block_sum")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "macros"),
+    [
+        ("float32", {"-DREAL=float", "-DACC=float"}),
+        ("float64", {"-DREAL=double", "-DACC=double"}),
+        ("float16", {"-DREAL=__half", "-DACC=float", "-DREAL_HALF"}),
+        ("bfloat16", {"-DREAL=__nv_bfloat16", "-DACC=float", "-DREAL_BFLOAT16"}),
+    ],
+)
+def test_the_storage_type_decides_the_options(dtype, macros):
+    assert set(compiler_options(dtype, (("LSTM", 1),))) == {"-std=c++17", "-DLSTM=1", *macros}
+
+
+def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+    monkeypatch.setattr(module, "source", lambda file: "#error no such luck\n")
+    with pytest.raises(KernelCompilationError) as error:
+        module.kernel("sum_losses", "float32")
+    for words in (
+        "sum_losses (softmax.cu, float32)",
+        "sm_80",
+        "-DREAL=float",
+        "no such luck",
+        "CAPGPU_KERNELS=reference",
+    ):
+        assert words in str(error.value)
+
+
+def test_a_variant_that_the_catalogue_lacks_is_refused(device):
+    with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
+        module.kernel("decode_cell", "float32", LSTM=7)
+    with pytest.raises(KeyError, match=r"adam has no variant {} of float16"):
+        module.kernel("adam", "float16")
+
+
+@pytest.mark.parametrize(("grid", "block"), [(1, 33), (1, 512), (1, 0), (-1, 256), (2**31, 256)])
+def test_a_launch_beyond_the_limits_is_refused(device, losses, grid, block):
+    with pytest.raises(LaunchError, match=f"kernel sum_losses: a grid of {grid} blocks of {block} threads"):
+        module.kernel("sum_losses", "float32")(grid, block, losses)
+
+
+def test_an_empty_grid_launches_nothing(device, losses):
+    with module.counting() as launches:
+        module.kernel("sum_losses", "float32")(0, 256, losses)
+    assert launches == []
+
+
+def test_more_shared_memory_than_the_device_has_is_refused(device, losses):
+    most = module.device_limits().shared_per_block
+    kernel = module.kernel("sum_losses", "float32")
+    with pytest.raises(LaunchError, match=f"{most + 1} bytes of shared memory a block; this device has {most}"):
+        kernel(1, 256, losses, most + 1)
+    assert kernel.max_blocks_per_multiprocessor(256, most + 1) == 0
+
+
+def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
+    name = next(entry.name for entry in CATALOGUE.values() if entry.cooperative)
+    dtype, defines = CATALOGUE[name].dtypes[0], dict(CATALOGUE[name].variants[0])
+    kernel = module.kernel(name, dtype, **defines)
+    fit = kernel.max_blocks_per_multiprocessor(256, 0) * module.device_limits().multiprocessors
+    with pytest.raises(
+        LaunchError, match=f"a cooperative launch of {fit + 1} blocks .* {fit} are on the device at once"
+    ):
+        kernel(fit + 1, 256, ())
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(device, monkeypatch, losses):
+    compile_module, calls = device.RawModule.compile, []
+
+    def compile_as_cupy_does(self, log_stream=None):
+        calls.append(os.environ.get("CUPY_CACHE_IN_MEMORY"))
+        if calls[-1] != "1":
+            raise PermissionError(13, "Permission denied", "/root/.cupy/kernel_cache/tmp1")
+        compile_module(self, log_stream)
+
+    module.forget()
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
+    monkeypatch.setattr(device.RawModule, "compile", compile_as_cupy_does)
+    with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
+        kernel = module.kernel("sum_losses", "float32")
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.kernel("softmax_warps", "float32")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
+def test_a_child_forked_after_the_first_use_is_told_so(device, losses):
+    kernel = module.kernel("sum_losses", "float32")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = []
+        for attempt in (lambda: kernel(1, 256, losses), lambda: module.kernel("adam", "float32")):
+            try:
+                attempt()
+                said.append("nothing")
+            except LaunchError as error:
+                said.append(str(error))
+        os.write(write, "|".join(said).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        words = pipe.read().split("|")
+    os.waitpid(child, 0)
+    assert len(words) == 2
+    assert all("forked" in said and 'set_start_method("spawn")' in said for said in words)
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
+
+
+def test_a_child_forked_before_the_first_use_has_the_device_to_itself(device, losses):
+    module.forget()
+    child = os.fork()
+    if child == 0:
+        try:
+            module.kernel("sum_losses", "float32")(1, 256, losses)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_only_what_runs_inside_the_block_is_counted(device, losses):
+    kernel = module.kernel("sum_losses", "float32")
+    with module.counting() as outer:
+        kernel(1, 256, losses)
+        with module.counting() as inner:
+            kernel(1, 256, losses)
+            module.record("matmul")
+    kernel(1, 256, losses)
+    assert (outer, inner) == (["sum_losses"], ["sum_losses", "matmul"])

@@ -1,0 +1,94 @@
+"""Update rules on the device: many parameters, odd memory, factors that never leave the device, and full memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.kernels.cuda import KERNELS, module, optimizer
+from capgpu.kernels.cuda.arrays import DeviceMemoryError
+from capgpu.kernels.reference import KERNELS as REFERENCE
+from oracles.numbers import TOLERANCE, distance
+from oracles.snapshots import frozen
+from standin import cupy_standin
+
+ADAM = [0.01, 0.9, 0.1, 0.99, 0.01, 1.2, 1e-8, 0.97, 0.0][:8]
+SIZES = (1, 3, 4095, 4096, 4097, 0, 33, 9000)
+
+
+def draw(sizes, dtype, seed):
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(size).astype(dtype) for size in sizes]
+
+
+def arguments(sizes, dtype):
+    ws, gs, ms = (draw(sizes, dtype, seed) for seed in range(3))
+    return ws, gs, ms, [np.square(v) for v in draw(sizes, dtype, 3)]
+
+
+@pytest.mark.parametrize("count", [1, 8, 15, 16, 17, 40])
+def test_sixteen_parameters_take_one_launch(device, count):
+    sizes = [SIZES[k % len(SIZES)] + k for k in range(count)]
+    host = arguments(sizes, "float32")
+    settings = np.array([ADAM] * count)
+    with module.counting() as launches:
+        got = KERNELS.adam_update(*([device.asarray(a) for a in arrays] for arrays in host), settings, 0.5)
+    assert launches == ["adam"] * -(-count // optimizer.TENSORS)
+    want = REFERENCE.adam_update(*host, settings, 0.5)
+    for there, here in zip(got, want, strict=True):
+        for a, b in zip(there, here, strict=True):
+            assert distance(a.get(), b) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", ["adam", "momentum", "sgd"])
+def test_memory_that_begins_between_packs_is_updated_number_by_number(device, dtype, rule):
+    host = arguments((4100, 9), dtype)
+    shifted = [[device.asarray(np.append(a[:1], a))[1:] for a in arrays] for arrays in host]
+    if rule == "adam":
+        got = KERNELS.adam_update(*shifted, np.array([ADAM] * 2), 1.0)
+        want = REFERENCE.adam_update(*host, np.array([ADAM] * 2), 1.0)
+    else:
+        velocities = {"momentum": 2, "sgd": None}[rule]
+        rates = np.array([[0.1, 0.9], [0.2, 0.5]])
+        got, want = (
+            k.momentum_update(a[0], a[1], None if velocities is None else a[velocities], rates, 1.0)
+            for k, a in ((KERNELS, shifted), (REFERENCE, host))
+        )
+    for there, here in zip(got, want, strict=True):
+        for a, b in zip(there or [], here or [], strict=True):
+            assert distance(a.get(), b) < TOLERANCE[dtype]["forward"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_factor_may_stay_on_the_device(device, dtype):
+    host = arguments((33, 700), dtype)
+    there = [[device.asarray(a.copy()) for a in arrays] for arrays in host]
+    with cupy_standin.forbid_synchronisation():
+        norm = KERNELS.gradient_norm(there[1])
+        got = KERNELS.adam_update(*there, np.array([ADAM] * 2), 3.0 / norm)
+    want = REFERENCE.adam_update(*host, np.array([ADAM] * 2), 3.0 / REFERENCE.gradient_norm(host[1]))
+    for a, b in zip(got[0], want[0], strict=True):
+        assert distance(a.get(), b) < TOLERANCE[dtype]["forward"]
+
+
+def test_running_means_are_updated_where_they_lie_and_parameters_are_new(device):
+    there = [[device.asarray(a) for a in arrays] for arrays in arguments((33,), "float32")]
+    (w,), (m,), (v,) = KERNELS.adam_update(*there, np.array([ADAM]), 1.0)
+    assert (m.data.ptr, v.data.ptr) == (there[2][0].data.ptr, there[3][0].data.ptr)
+    assert w.data.ptr != there[0][0].data.ptr
+
+
+def test_a_large_sum_of_squares_keeps_its_digits(device):
+    values = np.full(3_000_000, 0.1, np.float32)
+    norm = float(KERNELS.gradient_norm([device.asarray(values)]))
+    assert abs(norm / np.linalg.norm(values.astype(np.float64)) - 1) < 1e-7
+
+
+def test_full_memory_leaves_everything_as_it_was(device):
+    there = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
+    before = frozen(there)
+    device.get_default_memory_pool().set_limit(device.get_default_memory_pool().used_bytes() + 21_000)
+    with pytest.raises(DeviceMemoryError, match=r"no room for the updated parameters: 28,000 bytes, shape \(7000,\)"):
+        KERNELS.adam_update(*there, np.array([ADAM] * 2), 1.0)
+    assert frozen(there) == before

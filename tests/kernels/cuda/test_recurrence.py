@@ -1,0 +1,346 @@
+"""The recurrences in every tier and variant, against plain loops in float64."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.kernels.cuda import module, recurrence, tiers
+from emulator.runner import ORDERS, Order
+from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
+from oracles.numbers import TOLERANCE, distance
+from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
+from oracles.snapshots import frozen
+
+CASES = [case for case in KERNEL_CASES if case.operation in tiers.PASSES]
+VARIANTS = [
+    *(("persistent", name, units) for name, kind in tiers.PASSES.items() for units in kind.units),
+    *(("step", name, kind.step_units) for name, kind in tiers.PASSES.items()),
+    *(("matmul", name, 0) for name in tiers.PASSES),
+]
+#: 16-byte copies need whole packs in a row of H numbers; 33 and 7 go number by number. 100 rows are several tiles.
+SHAPES = (*EXTENTS, Extents((4,) * 9 + (2,) * 11, 64, 3), Extents((3,) * 50 + (2,) * 41 + (1,) * 9, 24, 3))
+
+
+def plan_of(tier, name, units, dtype, H, N, groups):
+    if tier == "persistent":
+        return tiers.persistent(name, dtype, H, N, units, min(groups, N))
+    return next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == tier)
+
+
+def in_tier(monkeypatch, tier, units, groups):
+    """Let every recurrence take a tier, whatever the rule says."""
+    monkeypatch.setattr(
+        tiers, "plan", lambda name, dtype, H, N, T: plan_of(tier, name, units, dtype, H, N, groups), raising=True
+    )
+
+
+def run(case, arguments):
+    there = {
+        name: capgpu.asarray(value.copy()) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
+        for name, value in arguments.items()
+    }
+    results = getattr(recurrence, case.operation)(**there)
+    return [capgpu.to_numpy(result) for result in (results if isinstance(results, tuple) else (results,))]
+
+
+def check(case, dtype, extents):
+    arguments, wanted = example(case, extents, dtype)
+    for got, want, kind in zip(run(case, arguments), wanted, case.kinds, strict=True):
+        assert got.dtype == dtype
+        assert distance(got, want) < TOLERANCE[dtype][kind]
+
+
+@pytest.fixture
+def cuda(standin):
+    capgpu.set_backend("cuda")
+    tiers.forget()
+    yield importlib.import_module("cupy")
+    tiers.forget()
+
+
+@pytest.mark.parametrize("extents", SHAPES, ids=range(len(SHAPES)))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("tier", "name", "units"), VARIANTS)
+def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, name, units, dtype, extents):
+    in_tier(monkeypatch, tier, units, groups=2)
+    for case in CASES:
+        if case.operation == name:
+            check(case, dtype, extents)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("tier", "name", "units"), [variant for variant in VARIANTS if variant[0] != "matmul"])
+def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, units, dtype):
+    # 400 terms are 25 chunks for 8 or 4 warps of 2 buffers, in the LSTM's backward pass 100
+    extents = Extents((3, 3, 2, 1, 1), 400, 1)
+    case = next(case for case in CASES if case.operation == name)
+    plan = plan_of(tier, name, units, dtype, 400, 5, 1)
+    if plan.shared > module.device_limits().shared_per_block:
+        with pytest.raises(module.LaunchError, match="shared memory"):
+            plan.kernel(name, dtype)(plan.grid, plan.block, (), plan.shared)
+        return
+    in_tier(monkeypatch, tier, units, groups=1)
+    check(case, dtype, extents)
+
+
+#: TF32 keeps 10 bits behind the point; half types are multiplied exactly.
+ON_TENSOR_CORES = {"float16": TOLERANCE["float16"], "float32": {"forward": 1e-3, "gradient": 3e-3}}
+
+
+@pytest.mark.parametrize("extents", [EXTENTS[1], EXTENTS[2], SHAPES[-2]], ids=["ragged", "numbers", "packs"])
+@pytest.mark.parametrize("dtype", ON_TENSOR_CORES)
+@pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
+def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
+    in_tier(monkeypatch, "persistent", units, groups=2)
+    for case in CASES:
+        if case.operation == name:
+            arguments, wanted = example(case, extents, dtype)
+            with module.counting() as launches:
+                results = run(case, arguments)
+            assert f"{name}_tensor" in launches
+            for got, want, kind in zip(results, wanted, case.kinds, strict=True):
+                assert distance(got, want) < ON_TENSOR_CORES[dtype][kind]
+
+
+@pytest.mark.parametrize("groups", [1, 3, 7])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows_dealt_out_to_any_number_of_groups_give_the_same_bits(cuda, monkeypatch, case, groups):
+    # rows of a tile are multiplied with the same weights in the same order, wherever they lie
+    arguments, _ = example(case, SHAPES[-2], "float32")
+    units = tiers.PASSES[case.operation].units[1]
+    in_tier(monkeypatch, "persistent", units, 2)
+    two = frozen(run(case, arguments))
+    in_tier(monkeypatch, "persistent", units, groups)
+    assert frozen(run(case, arguments)) == two
+
+
+@pytest.mark.parametrize("tier", ["persistent", "step"])
+@pytest.mark.parametrize(
+    "order", [Order(name, seed) for name in ORDERS for seed in range(1 + (name == "random"))], ids=str
+)
+@pytest.mark.parametrize("case", [CASES[1], CASES[-2], CASES[-1]], ids=str)
+def test_no_order_of_threads_and_blocks_changes_a_bit(cuda, emulator, monkeypatch, case, order, tier):
+    arguments, _ = example(case, EXTENTS[1], "float64")
+    in_tier(monkeypatch, tier, tiers.PASSES[case.operation].units[0], 2)
+    first = frozen(run(case, arguments))
+    monkeypatch.setattr(emulator, "order", order)
+    assert frozen(run(case, arguments)) == first
+
+
+# --- what the training step asks for beyond the contract --------------------------------------------
+
+LENGTHS = (5, 0, 7, 3, 7, 1)
+ORDER = (2, 4, 0, 3, 5, 1)  # longest first; caption 1 has no steps
+
+
+class Batch:
+    """A ragged batch in the captions' order, and the plain results in packed rows."""
+
+    def __init__(self, gates, dtype, H=20, seed=231):
+        random = np.random.default_rng(seed)
+
+        def draw(*shape):
+            return random.uniform(-1, 1, shape).astype(dtype)
+
+        self.H, self.gates, self.dtype = H, gates, dtype
+        self.lengths = [LENGTHS[caption] for caption in ORDER if LENGTHS[caption]]
+        self.counts = np.array([sum(length > t for length in self.lengths) for t in range(max(LENGTHS))])
+        rows = int(self.counts.sum())
+        self.table, self.rows = draw(9, gates * H), random.integers(0, 9, rows)
+        self.bias, self.h0_bias, self.Wh = draw(gates * H), draw(H), draw(H, gates * H)
+        self.h0, self.c0, self.dhidden = draw(6, H), draw(6, H), draw(rows, H)
+        starts = np.cumsum(self.counts) - self.counts
+        self.places = [[starts[t] + rank for t in range(length)] for rank, length in enumerate(self.lengths)]
+
+    def packed(self, sequences):
+        out = np.zeros((sum(self.lengths), sequences[0].shape[1]))
+        for places, rows in zip(self.places, sequences, strict=True):
+            out[places] = rows
+        return out
+
+    def forward(self):
+        """Return hidden, previous, cell and gates; the last two None for an RNN."""
+        exact = {name: np.float64(getattr(self, name)) for name in ("table", "bias", "h0_bias", "Wh", "h0", "c0")}
+        runs, before = [], []
+        for rank, places in enumerate(self.places):
+            projected = exact["table"][self.rows[places]] + exact["bias"]
+            h0, c0 = exact["h0"][ORDER[rank]] + exact["h0_bias"], exact["c0"][ORDER[rank]]
+            if self.gates == 4:
+                runs.append(lstm_sequence(projected, h0, c0, exact["Wh"]))
+            else:
+                runs.append((rnn_sequence(projected, h0, exact["Wh"]),))
+            before.append(np.vstack([h0, runs[-1][0][:-1]]))
+        states = [self.packed([run[k] for run in runs]) for k in range(len(runs[0]))]
+        return states[0], self.packed(before), *(states[1:] or (None, None))
+
+    def backward(self, hidden, cell, gates):
+        """Return dprojected, dh0 and dc0 (zeros for an RNN), the last two in the captions' order."""
+        Wh, dhidden, c0 = np.float64(self.Wh), np.float64(self.dhidden), np.float64(self.c0)
+        runs, dh0, dc0 = [], np.zeros((6, self.H)), np.zeros((6, self.H))
+        for rank, places in enumerate(self.places):
+            if self.gates == 4:
+                nothing = np.zeros_like(dhidden[places])
+                done = lstm_sequence_backward(
+                    dhidden[places], nothing, gates[places], cell[places], c0[ORDER[rank]], Wh
+                )
+                dc0[ORDER[rank]] = done[2]
+            else:
+                done = rnn_sequence_backward(dhidden[places], hidden[places], Wh)
+            runs.append(done[0])
+            dh0[ORDER[rank]] = done[1]
+        return self.packed(runs), dh0, dc0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gates", [1, 4])
+@pytest.mark.parametrize("tier", tiers.TIERS)
+def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates, dtype):
+    batch = Batch(gates, dtype)
+    put = capgpu.asarray
+    rows, H, steps = len(batch.dhidden), batch.H, recurrence.Steps.of(batch.counts)
+    hidden, previous, cell, dh0, dc0 = (
+        cuda.full((count, H), np.nan, dtype=dtype) for count in (rows, rows, rows, 6, 6)
+    )
+    activated, dgates = (cuda.full((rows, gates * H), np.nan, dtype=dtype) for _ in range(2))
+    name = "lstm" if gates == 4 else "rnn"
+
+    def plan(direction):
+        kind = tiers.PASSES[f"{name}_{direction}"]
+        return plan_of(tier, f"{name}_{direction}", kind.units[0], dtype, H, len(batch.lengths), 2)
+
+    order = put(np.array(ORDER, dtype=np.int32))
+    options = {"bias": put(batch.bias), "h0_bias": put(batch.h0_bias), "order": order, "previous": previous}
+    first = (put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0))
+    wanted = batch.forward()
+    if gates == 4:
+        recurrence.lstm_forward_into(
+            *first, put(batch.c0), put(batch.Wh), steps, hidden, cell, activated, **options, plan=plan("forward")
+        )
+        results = (hidden, previous, cell, activated)
+    else:
+        recurrence.rnn_forward_into(*first, put(batch.Wh), steps, hidden, **options, plan=plan("forward"))
+        results = (hidden, previous)
+    for got, want in zip(results, wanted, strict=False):
+        assert distance(capgpu.to_numpy(got), want) < TOLERANCE[dtype]["forward"]
+
+    wanted = batch.backward(wanted[0], wanted[2], wanted[3])
+    if gates == 4:
+        recurrence.lstm_backward_into(
+            put(batch.dhidden), None, activated, cell, put(batch.c0), put(batch.Wh), steps, dgates, dh0, dc0,
+            order=order, plan=plan("backward"),
+        )  # fmt: skip
+        results = (dgates, dh0, dc0)
+    else:
+        recurrence.rnn_backward_into(
+            put(batch.dhidden), hidden, put(batch.Wh), steps, dgates, dh0, order=order, plan=plan("backward")
+        )
+        results = (dgates, dh0)
+    for got, want in zip(results, wanted, strict=False):
+        assert distance(capgpu.to_numpy(got), want) < TOLERANCE[dtype]["gradient"]
+
+
+@pytest.mark.parametrize("tier", tiers.TIERS)
+def test_gates_are_optional_where_no_gradient_is_wanted(cuda, tier):
+    batch = Batch(4, "float64")
+    put, rows = capgpu.asarray, len(batch.dhidden)
+    outputs = []
+    for gates in (None, cuda.empty((rows, 4 * batch.H))):
+        hidden, cell = cuda.empty((rows, batch.H)), cuda.empty((rows, batch.H))
+        inputs = (put(batch.table), put(batch.rows), put(batch.h0[:5]), None, put(batch.Wh))
+        plan = plan_of(tier, "lstm_forward", 4, "float64", batch.H, 5, 2)
+        recurrence.lstm_forward_into(*inputs, recurrence.Steps.of(batch.counts), hidden, cell, gates, plan=plan)
+        outputs.append(frozen((hidden, cell)))
+    assert outputs[0] == outputs[1]
+
+
+def test_the_step_tier_is_captured_in_a_graph_and_replayed(cuda):
+    batch = Batch(4, "float32")
+    put, rows, H = capgpu.asarray, len(batch.dhidden), batch.H
+    steps, plan = recurrence.Steps.of(batch.counts), plan_of("step", "lstm_forward", 8, "float32", H, 5, 1)
+    table, index, h0 = put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0[:5])
+    Wh, hidden, cell = put(batch.Wh), cuda.empty((rows, H), "float32"), cuda.empty((rows, H), "float32")
+
+    def forward():
+        recurrence.lstm_forward_into(table, index, h0, None, Wh, steps, hidden, cell, None, plan=plan)
+
+    forward()
+    wanted = frozen((hidden, cell))
+    stream = cuda.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        forward()
+        graph = stream.end_capture()
+        hidden.fill(0)
+        cell.fill(0)
+        graph.launch(stream)
+    assert frozen((hidden, cell)) == wanted
+
+
+# --- bfloat16, which NumPy has no arrays of ---------------------------------------------------------
+
+
+def to_bits(values):
+    """Round to bfloat16, to even: the upper half of a float32."""
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(bits):
+    return (capgpu.to_numpy(bits).astype(np.uint32) << 16).view(np.float32)
+
+
+def launch(name, tier, units, H, counts, N, arguments):
+    """Launch a pass in bfloat16, its arrays being those of its bits."""
+    steps = np.array(counts)
+    if tier == "persistent":
+        plan = tiers.persistent(name, "bfloat16", H, N, units, 2)
+    else:
+        plan = next(p for p in tiers.candidates(name, "bfloat16", H, N) if p.tier == tier)
+    kernel, T, M = plan.kernel(name, "bfloat16"), len(counts), int(steps.sum())
+    barriers = capgpu.asarray(np.zeros(2 * 32, dtype=np.uint32))
+    order = range(T) if name.endswith("forward") else range(T - 1, -2, -1)
+    starts = np.concatenate([[0], np.cumsum(steps)])
+    if tier == "persistent":
+        last = (0, T, 0) if name.endswith("forward") else (T - 1, T + 1, M, N)
+        kernel(plan.grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
+        return
+    for step in order:
+        grid = tiers.step_grid(name, "bfloat16", H, counts[max(step, 0)])
+        last = (step, 1, starts[step]) if name.endswith("forward") else (step, 1, starts[step + 1], N)
+        kernel(grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
+
+
+@pytest.mark.parametrize("H", [7, 32])
+@pytest.mark.parametrize("tier", ["persistent", "step"])
+def test_bfloat16_agrees_with_the_loops_within_its_eight_bits(cuda, tier, H):
+    lengths = (5, 4, 4, 1)
+    counts = [sum(length > t for length in lengths) for t in range(5)]
+    extents = Extents(lengths, H, 1)
+    forward = next(case for case in CASES if str(case) == "lstm_forward-rows-c0")
+    backward = next(case for case in CASES if str(case) == "lstm_backward-c0-dcell")
+    put, none, rows = (lambda values: capgpu.asarray(to_bits(values))), np.uint64(0), sum(lengths)
+    sizes = capgpu.asarray(np.array(counts, dtype=np.int32))
+
+    arguments, _ = example(forward, extents, "float64")
+    kept = {name: to_bits(arguments[name]) for name in ("projected", "h0", "c0", "Wh")}
+    rounded = {name: np.float64(from_bits(bits)) for name, bits in kept.items()}
+    wanted = forward.plain({**arguments, **rounded}, extents)
+    hidden, cell, gates = (cuda.zeros((rows, width), np.uint16) for width in (H, H, 4 * H))
+    there = {name: capgpu.asarray(bits) for name, bits in kept.items()}
+    inputs = (there["projected"], none, none, there["h0"], none, there["c0"], none, there["Wh"], sizes)
+    launch("lstm_forward", tier, 8, H, counts, 4, (*inputs, hidden, none, cell, gates))
+    for got, want in zip((hidden, cell, gates), wanted, strict=True):
+        assert distance(from_bits(got), want) < 1e-2
+
+    arguments, _ = example(backward, extents, "float64")
+    wanted = backward.plain(arguments, extents)
+    dgates, dh0, dc0 = (cuda.zeros(shape, np.uint16) for shape in ((rows, 4 * H), (4, H), (4, H)))
+    inputs = [put(arguments[name]) for name in ("dhidden", "dcell", "gates", "cell", "c0")]
+    launch("lstm_backward", tier, 8, H, counts, 4, (*inputs, none, put(arguments["Wh"]), sizes, dgates, dh0, dc0))
+    for got, want in zip((dgates, dh0, dc0), wanted, strict=True):
+        assert distance(from_bits(got), want) < 3e-2

@@ -1,0 +1,234 @@
+"""The training step on the device: its launches, its one copy, no waiting, no new memory, and the words it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.checks import checked_data
+from capgpu.data import emoji
+from capgpu.kernels.cuda import module
+from capgpu.kernels.cuda.arrays import DeviceMemoryError
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+from capgpu.solver import CaptioningSolver
+from oracles.numbers import TOLERANCE, distance
+from oracles.snapshots import frozen
+from standin import cupy_standin
+from standin.cupy_standin.state import STATE
+
+#: Of a training step: an LSTM's loss and gradients, then Adam.
+LAUNCHES = [
+    *("copy", "matmul", "gather_rows", "matmul", "lstm_forward"),
+    *("matmul", "softmax_blocks", "matmul", "matmul", "sum_losses"),
+    *("lstm_backward", "matmul", "segment_sums", "matmul", "matmul", "segment_sums", "matmul"),
+    *("column_sums", "column_sums", "adam"),
+]
+CAPTIONS = np.array(
+    [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0]]
+)
+
+
+def captioner(V=9, D=7, W=5, H=6, cell="lstm", dtype="float64"):
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
+    return CaptioningRNN(words, D, W, H, cell, dtype, seed=3)
+
+
+def batch(V, N, T, D, dtype, seed=0):
+    random = np.random.default_rng(seed)
+    captions = random.integers(1, V, (N, T + 1))
+    captions[np.arange(T + 1) > random.integers(2, T + 1, (N, 1))] = 0
+    return random.standard_normal((N, D)).astype(dtype), captions
+
+
+@pytest.fixture
+def nothing_computed(emulator, monkeypatch):
+    """Launches are made and checked, and compute nothing: for shapes too large to emulate."""
+    monkeypatch.setattr(type(emulator), "_run", lambda *args: None)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_step_at_full_size_takes_no_more_than_24_launches(device, nothing_computed, cell, capsys):
+    # S1: 64 captions of 16 words, D 512, W 256, H 512, 1004 words
+    model = captioner(1004, 512, 256, 512, cell, "float32")
+    optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
+    host, captions = batch(1004, 64, 16, 512, "float32")
+    captions[:4] = 7  # without padding: all 16 steps are taken
+    features = device.asarray(host)
+    with module.counting() as launches, checked_data():
+        _, grads = model.loss(features, captions)
+        optimizer.step(model.params, grads)
+    with capsys.disabled():
+        print(f"\n{cell}, S1: {len(launches)} launches and copies: {' '.join(launches)}")
+    assert launches == [name.replace("lstm", cell) for name in LAUNCHES]
+    assert len(launches) <= 24
+
+
+def test_clipping_stays_within_the_bound_and_waits_for_nothing(device):
+    model = captioner()
+    optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
+    features = device.ones((5, 7))
+    with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+        _, grads = model.loss(features, CAPTIONS)
+        optimizer.step(model.params, grads, clip_norm=1.0)
+    # the norm, and two elementwise operations of CuPy's that make it a factor
+    assert len(launches) + 2 <= 24
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_no_result_is_overwritten_by_the_next_step(device, cell):
+    model = captioner(cell=cell)
+    first = model.loss(device.ones((5, 7)), CAPTIONS)
+    kept = frozen(first)
+    model.loss(device.zeros((5, 7)), CAPTIONS[::-1])
+    assert frozen(first) == kept
+
+
+def test_the_layout_of_the_captions_is_copied_once(device):
+    model, features = captioner(), device.ones((5, 7))
+    cupy_standin.reset_counters()
+    with checked_data():
+        model.loss(features, CAPTIONS)
+    assert cupy_standin.counters().host_to_device_copies == 1
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd_momentum", "sgd"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, cell, rule):
+    steps, held = 12, []
+
+    class Watched(CaptioningRNN):
+        def loss(self, *args, **kwargs):
+            held.append(device.get_default_memory_pool().total_bytes())
+            if len(held) == 2:
+                STATE.forbidding += 1
+            result = super().loss(*args, **kwargs)
+            if len(held) == steps:
+                STATE.forbidding -= 1
+            return result
+
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 19)}}
+    model = Watched(words, 7, 5, 6, cell, "float32", seed=0)
+    features, captions = batch(19, 4 * steps, 6, 7, "float32")
+    data = {
+        "train_captions": captions,
+        "train_features": features,
+        "train_image_idxs": np.arange(4 * steps),
+        "word_to_idx": words,
+    }
+    solver = CaptioningSolver(model, data, rule, batch_size=4, num_epochs=1, print_every=10_000, verbose=False, seed=1)
+    solver.train()
+    assert len(held) == steps
+    assert len(solver.loss_history) == steps
+    assert np.isfinite(solver.loss_history).all()
+    # the first step makes room for the largest batch of its shape, and for copies of the parameters
+    assert len(set(held[1:])) == 1
+
+
+def test_many_losses_kept_share_their_memory(device):
+    model, features = captioner(), device.ones((5, 7))
+    losses = [model.loss(features, CAPTIONS)[0] for _ in range(4)]
+    assert len({loss.data.mem.ptr for loss in losses}) == 1
+    assert len({loss.data.ptr for loss in losses}) == 4
+    assert len({float(loss) for loss in losses}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_short_training_agrees_with_numpy(standin, cell, dtype):
+    full = emoji.load()
+    data = {name: full[name] for name in ("word_to_idx", "idx_to_word")}
+    taken = 60
+    data["train_captions"] = full["train_captions"][:taken]
+    data["train_image_idxs"] = np.arange(taken)
+    data["train_features"] = full["train_features"][full["train_image_idxs"][:taken]]
+    ends = {}
+    for backend in ("numpy", "cuda"):
+        capgpu.set_backend(backend)
+        model = CaptioningRNN(data["word_to_idx"], data["train_features"].shape[1], 9, 14, cell, dtype, seed=0)
+        solver = CaptioningSolver(
+            model,
+            data,
+            "adam",
+            {"learning_rate": 2e-2},
+            batch_size=10,
+            num_epochs=4,
+            print_every=4,
+            verbose=False,
+            seed=0,
+            clip_norm=5.0,
+        )
+        solver.train()
+        words = model.sample(capgpu.asarray(data["train_features"][:5].astype(dtype)), 6, stop_at_end=True)
+        ends[backend] = (
+            np.array(solver.loss_history),
+            {name: capgpu.to_numpy(value) for name, value in model.params.items()},
+            capgpu.to_numpy(words),
+        )
+    wanted, got = ends["numpy"], ends["cuda"]
+    tolerance = TOLERANCE[dtype]["gradient"]
+    assert wanted[0][-1] < 0.8 * wanted[0][0]
+    assert distance(got[0], wanted[0]) < tolerance
+    for name, value in wanted[1].items():
+        assert distance(got[1][name], value) < 100 * tolerance, name  # of 24 steps, whose signs Adam makes large
+    assert (got[2] == wanted[2]).all()
+
+
+# --- bad input and faults -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-1, 9, 2**31 + 4, 2**40])
+def test_an_id_out_of_range_is_refused_before_anything_is_launched(device, bad):
+    model, features = captioner(), device.ones((5, 7))
+    captions = CAPTIONS.astype(np.int64)
+    captions[2, 3] = bad
+    with module.counting() as launches, pytest.raises(ValueError, match=rf"captions\[2, 3\] is {bad}"):
+        model.loss(features, captions)
+    assert launches == []
+
+
+def test_features_that_are_not_finite_are_named_where_nobody_has_checked_and_seen_where_somebody_has(device):
+    model, features = captioner(), device.ones((5, 7))
+    features[2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"features holds 1 value that is NaN or infinite, the first at \(2, 3\)"):
+        model.loss(features, CAPTIONS)
+    with checked_data():
+        loss, _ = model.loss(features, CAPTIONS)
+    assert np.isnan(float(loss))
+
+
+def test_arrays_of_another_device_are_refused_by_name():
+    with cupy_standin.installed(device_count=2) as cupy:
+        capgpu.set_backend("cuda")
+        model = captioner()
+        with cupy.cuda.Device(1):
+            features = cupy.ones((5, 7))
+            other = cupy.ones((7, 6))
+        with pytest.raises(ValueError, match="features lives on device 1, but the current device is 0"):
+            model.loss(features, CAPTIONS)
+        model.params["W_proj"] = other
+        with pytest.raises(ValueError, match=r"params\['W_proj'\] lives on device 1"):
+            model.loss(cupy.ones((5, 7)), CAPTIONS)
+
+
+def test_a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller_one_works(device):
+    model = captioner(V=300, H=40)
+    rows, captions = batch(300, 400, 12, 7, "float64")
+    features, pool = device.asarray(rows), device.get_default_memory_pool()
+    before = frozen(model.params)
+    pool.set_limit(pool.used_bytes() + 1_500_000)
+    with pytest.raises(DeviceMemoryError, match=r"no room for .*: [\d,]+ bytes, .* Use a smaller batch"):
+        model.loss(features, captions)
+    assert frozen(model.params) == before
+    wanted = model.loss(features[:3], captions[:3])
+    pool.set_limit(0)
+    assert frozen(model.loss(features[:3], captions[:3])) == frozen(wanted)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_captions_without_any_word_are_no_special_case(device, cell):
+    model = captioner(cell=cell)
+    loss, grads = model.loss(device.ones((2, 7)), np.zeros((2, 4), dtype=np.int64))
+    assert float(loss) == 0
+    assert not any(gradient.get().any() for gradient in grads.values())

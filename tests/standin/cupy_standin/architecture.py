@@ -1,0 +1,94 @@
+"""What GPUs of each architecture offer, and how many blocks of a kernel fit on one of their multiprocessors.
+
+Figures: CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; numbers of
+multiprocessors from the vendor's data sheet of the device that stands for its architecture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WARP = 32
+REGISTERS = 65536  # of a multiprocessor, and the most of a block
+MOST_REGISTERS = 255  # of a thread
+_REGISTER_UNIT = 256  # a warp's registers are handed out in units of this
+_PARTITIONS = 4  # of a multiprocessor, each with its share of the registers
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A compute capability and a device of it.
+
+    Attributes
+    ----------
+    name, device : str
+        ``"sm_80"``, and the device that the number of multiprocessors is of.
+    capability : tuple of int
+        Major and minor.
+    multiprocessors : int
+        Number of them.
+    threads, blocks : int
+        The most that are on a multiprocessor at once.
+    shared : int
+        Bytes of shared memory of a multiprocessor.
+    shared_optin : int
+        Bytes that one block can have when it asks for them; 48 KiB when it does not.
+    shared_reserved, shared_unit : int
+        Bytes that the system takes for each block, and the unit in which blocks are given theirs.
+    """
+
+    name: str
+    device: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    threads: int
+    blocks: int
+    shared: int
+    shared_optin: int
+    shared_reserved: int = 1024
+    shared_unit: int = 128
+
+    def resident_blocks(self, threads: int, shared: int, registers: int) -> int:
+        """Return how many blocks of a kernel are on one multiprocessor at once.
+
+        Parameters
+        ----------
+        threads : int
+            Threads of a block.
+        shared : int
+            Bytes of shared memory of a block, static and dynamic.
+        registers : int
+            Registers of a thread.
+
+        Returns
+        -------
+        int
+            0 where not even one fits.
+        """
+        warps = -(-threads // WARP)
+        if shared > self.shared_optin or registers > MOST_REGISTERS:
+            return 0
+        memory = -(-(shared + self.shared_reserved) // self.shared_unit) * self.shared_unit
+        of_a_warp = -(-registers * WARP // _REGISTER_UNIT) * _REGISTER_UNIT
+        warps_by_registers = REGISTERS // _PARTITIONS // of_a_warp * _PARTITIONS
+        return min(
+            self.blocks,
+            self.threads // (warps * WARP),
+            self.shared // memory if memory else self.blocks,
+            warps_by_registers // warps,
+        )
+
+
+KIB = 1024
+ARCHITECTURES = {
+    entry.name: entry
+    for entry in (
+        Architecture("sm_75", "T4", (7, 5), 40, 1024, 16, 64 * KIB, 64 * KIB, 0, 256),
+        Architecture("sm_80", "A100", (8, 0), 108, 2048, 32, 164 * KIB, 163 * KIB),
+        Architecture("sm_86", "RTX 3090", (8, 6), 82, 1536, 16, 100 * KIB, 99 * KIB),
+        Architecture("sm_89", "RTX 4090", (8, 9), 128, 1536, 24, 100 * KIB, 99 * KIB),
+        Architecture("sm_90", "H100", (9, 0), 132, 2048, 32, 228 * KIB, 227 * KIB),
+        Architecture("sm_100", "B200", (10, 0), 148, 2048, 32, 228 * KIB, 227 * KIB),
+        Architecture("sm_120", "RTX 5090", (12, 0), 170, 1536, 24, 100 * KIB, 99 * KIB),
+    )
+}

@@ -1,0 +1,127 @@
+"""``cupy.cuda.driver``: what CUDA's driver says about compiled kernels."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from .architecture import MOST_REGISTERS, REGISTERS, WARP
+from .errors import ensure_usable
+from .state import STATE
+
+INVALID_VALUE = 1
+COOPERATIVE_LAUNCH_TOO_LARGE = 720
+
+_EXPLANATIONS = {
+    INVALID_VALUE: ("CUDA_ERROR_INVALID_VALUE", "invalid argument"),
+    COOPERATIVE_LAUNCH_TOO_LARGE: (
+        "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE",
+        "too many blocks in cooperative launch",
+    ),
+}
+
+MOST_THREADS = 1024  # of a block, on every architecture
+PLAIN_SHARED = 48 * 1024  # bytes of dynamic shared memory without asking for more
+ASSUMED_REGISTERS = 64  # of a thread, where nobody says what the compiler for the device takes
+
+
+class CUDADriverError(RuntimeError):
+    """An error of the CUDA driver; `hint` says what the stand-in saw, which a device would not."""
+
+    def __init__(self, status: int, hint: str = "") -> None:
+        self.status = status
+        message = "{}: {}".format(*_EXPLANATIONS[status])
+        super().__init__(f"{message} ({hint})" if hint else message)
+
+
+CUDADriverError.__module__ = "cupy_backends.cuda.api.driver"
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What compiling found out about a kernel.
+
+    Attributes
+    ----------
+    threads : int
+        The most of a block by its launch bounds, 0 where it has none.
+    shared : int
+        Bytes of static shared memory.
+    registers : int
+        Of a thread, 0 where that is not known.
+    """
+
+    threads: int = 0
+    shared: int = 0
+    registers: int = 0
+
+
+_pointers = itertools.count(0x9000, 0x10)
+_functions: weakref.WeakValueDictionary[int, Function] = weakref.WeakValueDictionary()
+
+
+class Function:
+    """A kernel on the device."""
+
+    def __init__(self, name: str, attributes: Attributes) -> None:
+        self.name = name
+        self.ptr = next(_pointers)
+        self.shared = attributes.shared
+        bound = attributes.threads or MOST_THREADS
+        # A compiler told of launch bounds leaves every thread of such a block its registers.
+        fitting = REGISTERS // (-(-bound // WARP) * WARP) // 8 * 8
+        self.registers = attributes.registers or min(ASSUMED_REGISTERS, fitting, MOST_REGISTERS)
+        self.threads = min(bound, MOST_THREADS)
+        self.dynamic_shared = PLAIN_SHARED - self.shared
+        _functions[self.ptr] = self
+
+    def allow_dynamic_shared(self, size: int) -> None:
+        """Let launches take up to `size` bytes of dynamic shared memory."""
+        most = STATE.architecture.shared_optin - self.shared
+        if not 0 <= size <= most:
+            raise CUDADriverError(INVALID_VALUE, f"kernel {self.name}: {size} bytes of dynamic shared memory of {most}")
+        self.dynamic_shared = size
+
+    def resident_blocks(self, threads: int, dynamic_shared: int) -> int:
+        """Return how many blocks are on a multiprocessor at once."""
+        if threads > self.threads or dynamic_shared > self.dynamic_shared:
+            return 0
+        return STATE.architecture.resident_blocks(threads, self.shared + dynamic_shared, self.registers)
+
+    def check_launch(
+        self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, cooperative: bool
+    ) -> None:
+        """Raise for a launch that the device would refuse, or that CuPy would change."""
+        threads, blocks = block[0] * block[1] * block[2], grid[0] * grid[1] * grid[2]
+        if threads > self.threads or block[2] > 64:
+            raise CUDADriverError(INVALID_VALUE, f"kernel {self.name}: {threads} threads a block of {self.threads}")
+        if grid[0] >= 2**31 or max(grid[1:]) >= 2**16:
+            raise CUDADriverError(INVALID_VALUE, f"kernel {self.name}: a grid of {grid}")
+        if shared > self.dynamic_shared:
+            raise CUDADriverError(
+                INVALID_VALUE,
+                f"kernel {self.name}: {shared} bytes of dynamic shared memory, allowed are {self.dynamic_shared}",
+            )
+        most = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
+        if cooperative and blocks > most:
+            # CuPy shrinks a one-dimensional grid with a warning: the kernel would compute a part, or wait forever
+            raise CUDADriverError(
+                COOPERATIVE_LAUNCH_TOO_LARGE,
+                f"kernel {self.name}: {blocks} blocks of {threads} threads, {most} are on the device at once",
+            )
+
+
+def occupancyMaxActiveBlocksPerMultiprocessor(func: int, blockSize: int, dynamicSMemSize: int) -> int:
+    """Return how many blocks of a kernel are on a multiprocessor at once."""
+    ensure_usable()
+    return _functions[func].resident_blocks(blockSize, dynamicSMemSize)
+
+
+def public() -> dict[str, Any]:
+    """Return what the module ``cupy_backends.cuda.api.driver`` holds."""
+    return {
+        "CUDADriverError": CUDADriverError,
+        "occupancyMaxActiveBlocksPerMultiprocessor": occupancyMaxActiveBlocksPerMultiprocessor,
+    }

@@ -1,0 +1,94 @@
+"""Capturing launches into a graph: what is allowed meanwhile, and what launching the graph does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from standin import cupy_standin
+
+
+class Runner:
+    """Adds a number to an array, in place of a kernel."""
+
+    def compile(self, module):
+        pass
+
+    def get_function(self, module, name):
+        pass
+
+    def launch(self, kernel, grid, block, args, shared_mem, stream):
+        args[0]._host[...] += args[1]
+
+
+@pytest.fixture
+def kernel(cupy):
+    cupy_standin.set_kernel_runner(Runner())
+    return cupy.RawModule(code="").get_function("add")
+
+
+def test_a_graph_makes_its_launches_each_time_it_is_launched(cupy, kernel):
+    x, stream = cupy.zeros(3), cupy.cuda.Stream(non_blocking=True)
+    structure = np.array([2.0])
+    with stream:
+        stream.begin_capture()
+        assert stream.is_capturing()
+        kernel((1,), (32,), (x, np.float64(1)))
+        kernel((1,), (32,), (x, structure))
+        graph = stream.end_capture()
+    structure[0] = 100.0  # arguments are those of the capture
+    assert not stream.is_capturing()
+    assert x.tolist() == [0, 0, 0]
+    graph.upload(stream)
+    graph.launch(stream)
+    graph.launch()
+    assert x.tolist() == [6, 6, 6]
+
+
+def test_a_stream_beside_the_capturing_one_works_on(cupy, kernel):
+    x, stream = cupy.zeros(3), cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    kernel((1,), (32,), (x, np.float64(1)))
+    graph = stream.end_capture()
+    graph.launch()
+    assert x.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda cupy, x: cupy.matmul(x, x),
+        lambda cupy, x: cupy.matmul(x, x, out=x.copy()),
+        lambda cupy, x: x @ x,
+        lambda cupy, x: cupy.empty(3),
+        lambda cupy, x: cupy.add(x, x, out=x),
+        lambda cupy, x: x.__iadd__(x),
+        lambda cupy, x: x.fill(0),
+        lambda cupy, x: x.__setitem__(0, 1),
+        lambda cupy, x: x.sum(),
+        lambda cupy, x: x.get(),
+        lambda cupy, x: cupy.asarray([1.0]),
+        lambda cupy, x: x.set(np.ones((2, 2))),
+        lambda cupy, x: cupy.cuda.Stream.null.synchronize(),
+    ],
+)
+def test_all_but_launches_is_refused_while_a_stream_captures(cupy, operation):
+    x, stream = cupy.ones((2, 2)), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(cupy_standin.NotCapturableError, match="while a stream captures"):
+            operation(cupy, x)
+        stream.end_capture()
+    operation(cupy, x)
+
+
+def test_capturing_has_its_rules(cupy):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+        cupy.cuda.Stream.null.begin_capture()
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorIllegalState"):
+        stream.end_capture()
+    stream.begin_capture()
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorIllegalState"):
+        stream.begin_capture()
+    stream.end_capture()
