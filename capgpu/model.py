@@ -201,9 +201,13 @@ class CaptioningRNN:
             dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
         else:
             dprojected, dh0 = kernels.rnn_backward(dhidden, f.hidden, p["Wh"], batch_sizes)
+        # what is let go of here makes room for the gradient of the embedding, at the end the largest
+        f = f._replace(cell=None, gates=None)
+        del dhidden
         dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
         # sums over equal words first: the products that follow have one row a distinct word, not a token
         dtable = kernels.embedding_gradient(dprojected, f.word_of_row, plan.words.size)
+        del dprojected
         dembedded, dWx, db = affine_gradients(dtable, f.embedded, p["Wx"])
         grads = {
             "W_embed": kernels.embedding_gradient(dembedded, f.words, p["W_embed"].shape[0]),

@@ -67,17 +67,30 @@ def _rmsprop(
 def _adam(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
-    rows: list[list[float]] = []
+    rows: list[tuple[float, ...]] = []
+    before: tuple[Any, ...] | None = None
     for config, rate in zip(configs, rates, strict=True):
-        beta1, beta2, t = float(config["beta1"]), float(config["beta2"]), config["t"] + 1
-        correction = 1.0 / math.sqrt(1.0 - beta2**t)
-        decay = 1.0 - rate * float(config.get("weight_decay", 0.0))
-        step = rate / (1.0 - beta1**t)
-        rows.append([step, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, float(config["epsilon"]), decay])
+        here = rate, config["beta1"], config["beta2"], config["t"], config["epsilon"], config.get("weight_decay", 0.0)
+        if here != before:
+            row, before = _adam_settings(*here), here
+        rows.append(row)
+    # most often one configuration serves all parameters
+    alike = all(other is row for other in rows)
+    settings = np.array([row]).repeat(len(rows), axis=0) if alike else np.array(rows)
     first, second = [config["m"] for config in configs], [config["v"] for config in configs]
-    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, np.array(rows), scale)
+    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, settings, scale)
     counts = [config["t"] + 1 for config in configs]
     return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
+
+
+def _adam_settings(
+    rate: float, beta1: Any, beta2: Any, steps: Any, epsilon: Any, weight_decay: Any
+) -> tuple[float, ...]:
+    """Return a row of `adam_update`'s settings for the step after `steps` ones."""
+    beta1, beta2, t = float(beta1), float(beta2), steps + 1
+    correction = 1.0 / math.sqrt(1.0 - beta2**t)
+    decay = 1.0 - rate * float(weight_decay)
+    return rate / (1.0 - beta1**t), beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, float(epsilon), decay
 
 
 @dataclass(frozen=True)
@@ -175,11 +188,8 @@ def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "d
         )
 
 
-def _complete(name: str, xp: Any, w: Array, config: Config) -> None:
+def _complete(rule: Rule, xp: Any, w: Array, config: Config) -> None:
     """Fill in what a config lacks: defaults, and zeros for the running state."""
-    rule = RULES[name]
-    if rule.known <= config.keys():
-        return
     for key, value in rule.defaults.items():
         config.setdefault(key, value)
     for slot in rule.slots:
@@ -196,10 +206,11 @@ def run_rule(
 
     The configs are completed; their state arrays may be overwritten.
     """
-    xp = array_namespace(*ws)
+    rule = RULES[name]
     for w, config in zip(ws, configs, strict=True):
-        _complete(name, xp, w, config)
-    return RULES[name].update(ws, dws, configs, rates, scale)
+        if not rule.known <= config.keys():
+            _complete(rule, array_namespace(w), w, config)
+    return rule.update(ws, dws, configs, rates, scale)
 
 
 def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:

@@ -21,14 +21,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(
-    *, fastmath: frozenset[str] | bool = False, inline: bool = False, allocates: bool = True
+    *, fastmath: frozenset[str] = frozenset(), inline: bool = False, allocates: bool = True
 ) -> Callable[[F], F]:
     """Compile a function for the host.
 
     Parameters
     ----------
-    fastmath : set of str or bool
-        LLVM fast-math flags, only where a loop needs them to vectorise.
+    fastmath : set of str
+        LLVM fast-math flags beside "contract" (a product and a sum in one rounding), only where a loop needs them to
+        vectorise.
     inline : bool
         Paste the function into its callers before optimising.
     allocates : bool
@@ -43,7 +44,7 @@ def compiled(
     options: dict[str, Any] = {
         "nogil": True,
         "error_model": "numpy",
-        "fastmath": set(fastmath) if isinstance(fastmath, frozenset) else fastmath,
+        "fastmath": set(fastmath) | {"contract"},
         "inline": "always" if inline else "never",
         "_nrt": allocates,
     }

@@ -13,7 +13,10 @@ from llvmlite import ir
 from numba import float32, int32, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["exponential", "hyperbolic_tangent", "sigmoid"]
+__all__ = ["exponential", "hyperbolic_tangent", "maximum", "sigmoid"]
+
+# a product and a sum become one multiply-add; no other freedom, or the rounding below would be optimised away
+CONTRACT = {"fastmath": {"contract"}}
 
 LOG2_E = float32(1.4426950408889634)
 # ln 2 in two parts, the first short enough for n * LN2_HIGH to be exact
@@ -51,6 +54,18 @@ def _from_bits(typingctx: Any, value: Any) -> Any:
     return types.float32(types.int32), generate
 
 
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """Return the greater of two numbers of one type, NaN if either is: unlike ``max``, a loop of it vectorises."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        name = f"llvm.maximum.{'f32' if isinstance(kind, ir.FloatType) else 'f64'}"
+        return builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [kind, kind])), args)
+
+    return a(a, a), generate
+
+
 def exponential(x: Any) -> Any:
     """Return e**x; in float32 it is 0 below -87 and stays at e**88 above."""
     return math.exp(x)
@@ -66,7 +81,7 @@ def hyperbolic_tangent(x: Any) -> Any:
     return math.tanh(x)
 
 
-@overload(exponential)
+@overload(exponential, jit_options=CONTRACT)
 def _exponential(x: Any) -> Any:
     if x == types.float32:
 
@@ -95,7 +110,7 @@ def _exponential(x: Any) -> Any:
     return double
 
 
-@overload(sigmoid)
+@overload(sigmoid, jit_options=CONTRACT)
 def _sigmoid(x: Any) -> Any:
     if x == types.float32:
 
@@ -110,7 +125,7 @@ def _sigmoid(x: Any) -> Any:
     return double
 
 
-@overload(hyperbolic_tangent)
+@overload(hyperbolic_tangent, jit_options=CONTRACT)
 def _hyperbolic_tangent(x: Any) -> Any:
     if x == types.float32:
 

@@ -1,6 +1,7 @@
 """Rows summed in rising order, by index or all: the gradients of an embedding and of biases.
 
-Shares are column ranges, so that no two threads add to the same element and the order of each sum is fixed.
+A share is a run of rows of the table, or of columns where all rows are summed: no two threads add to the same element,
+and the order of each sum is fixed.
 """
 
 from __future__ import annotations
@@ -31,25 +32,29 @@ def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     for m in range(rows.size):
         order[place[rows[m]]] = m
         place[rows[m]] += 1
-    # whole cache lines a share
-    width = drows.shape[1]
-    lines = (width + 15) // 16
-    _add_runs(drows, order, starts, lines * index // count * 16, min(width, lines * (index + 1) // count * 16), out)
+    _add_runs(index, count, drows, order, starts, out)
 
 
 @compiled(allocates=False)
-def _add_runs(drows: Any, order: Any, starts: Any, left: int, right: int, out: Any) -> None:
+def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: Any) -> None:
+    # a share is a run of the table's rows, for the sake of long runs of memory: as many rows read and written as others
+    work = order.size + out.shape[0]
     for k in range(out.shape[0]):
-        target = out[k, left:right]
+        done = k + starts[k]
+        if done < work * index // count:
+            continue
+        if done >= work * (index + 1) // count:
+            break
+        target = out[k]
         if starts[k] == starts[k + 1]:
             for j in range(target.size):
                 target[j] = 0
             continue
-        source = drows[order[starts[k]], left:right]
+        source = drows[order[starts[k]]]
         for j in range(target.size):
             target[j] = source[j]
         for m in range(starts[k] + 1, starts[k + 1]):
-            source = drows[order[m], left:right]
+            source = drows[order[m]]
             for j in range(target.size):
                 target[j] += source[j]
 

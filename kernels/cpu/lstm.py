@@ -16,35 +16,56 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
-from capgpu.kernels.cpu.handoff import announce, publisher
-from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
-from capgpu.kernels.cpu.rows import owned
+from capgpu.kernels.cpu.handoff import announce, meet, publisher
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.units import meeting_place, owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
 
-@compiled(allocates=False)
-def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any) -> None:
-    """Turn one row of recurrent sums into activated gates and states.
+@compiled(inline=True, allocates=False)
+def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+    """Do the work of `activate_lstm`.
 
     Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
     the compiler knows, and would be looked at each time.
     """
     size = c.size
-    ifo, ifo_input = gates[: 3 * size], projected[: 3 * size]
-    i, f, o, g = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
-    g_input = projected[3 * size :]
-    for j in range(3 * size):
-        ifo[j] = sigmoid(ifo[j] + ifo_input[j])
-    for j in range(size):
-        g[j] = hyperbolic_tangent(g[j] + g_input[j])
-    for j in range(size):
-        c[j] = f[j] * c_before[j] + i[j] * g[j]
-    for j in range(size):
-        h[j] = o[j] * hyperbolic_tangent(c[j])
+    for kind in range(3):
+        gate, sums = (
+            gates[kind * size + left : kind * size + right],
+            projected[kind * size + left : kind * size + right],
+        )
+        for j in range(gate.size):
+            gate[j] = sigmoid(gate[j] + sums[j])
+    i, f, o = gates[left:right], gates[size + left : size + right], gates[2 * size + left : 2 * size + right]
+    g, g_sums = gates[3 * size + left : 3 * size + right], projected[3 * size + left : 3 * size + right]
+    before, here, state = c_before[left:right], c[left:right], h[left:right]
+    for j in range(g.size):
+        g[j] = hyperbolic_tangent(g[j] + g_sums[j])
+    for j in range(g.size):
+        here[j] = f[j] * before[j] + i[j] * g[j]
+    for j in range(g.size):
+        state[j] = o[j] * hyperbolic_tangent(here[j])
+
+
+@compiled(allocates=False)
+def _activate_long(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+    whole_vectors()
+    _activate(gates, projected, c_before, c, h, left, right)
+
+
+@compiled(allocates=False)
+def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+    """Turn units left..right-1 of one row of recurrent sums into activated gates and states."""
+    if right - left < LONG:
+        _activate(gates, projected, c_before, c, h, left, right)
+    else:
+        _activate_long(gates, projected, c_before, c, h, left, right)
 
 
 @compiled()
@@ -55,30 +76,29 @@ def _forward(
     rows: Any,
     h0: Any,
     c0: Any,
+    Wh: Any,
     packed: Any,
+    meeting: Any,
     batch_sizes: Any,
     hidden: Any,
     cell: Any,
     gates: Any,
 ) -> None:
-    size = h0.shape[1]
     edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    left, right = owned_units(index, count, h0.shape[1], h0.itemsize)
+    own = pack_gates(Wh, 4, left, right, packed)
     start = before = 0
     for step in range(batch_sizes.size):
-        alive = owned(index, count, batch_sizes[step])
-        if alive == 0:
-            break
-        if step == 0:
-            packed_product(h0, index, count, alive, packed, size, gates, start + index, count, edge)
-        else:
-            packed_product(hidden, before + index, count, alive, packed, size, gates, start + index, count, edge)
-        for i in range(alive):
-            rank = index + i * count
+        alive = batch_sizes[step]
+        states, first = (h0, 0) if step == 0 else (hidden, before)
+        product_of_gates(states, first, alive, packed, own, 4, left, right, gates, start, edge)
+        for rank in range(alive):
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[before + rank]
-            activate_lstm(gates[row], projected[rows[row]], c_before, cell[row], hidden[row])
+            activate_lstm(gates[row], projected[rows[row]], c_before, cell[row], hidden[row], left, right)
+        meet(meeting.ctypes.data, index, count, step + 1)
         before = start
-        start += batch_sizes[step]
+        start += alive
 
 
 _publish_forward = publisher(_forward)
@@ -93,32 +113,60 @@ def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> Non
 FORWARD = Region(_forward, _launch_forward)
 
 
-@compiled(allocates=False)
+@compiled(inline=True, allocates=False)
 def _differentiate(
-    dh: Any, dh_later: Any, dcell: Any, gates: Any, c_before: Any, c: Any, dc: Any, tanh_c: Any, out: Any
+    dh: Any,
+    dh_later: Any,
+    dcell: Any,
+    gates: Any,
+    c_before: Any,
+    c: Any,
+    dc: Any,
+    tanh_c: Any,
+    out: Any,
+    left: int,
+    right: int,
 ) -> None:
     """Turn one row's gradients of h and c into those of the pre-activations; `dc` is carried to the step before."""
     size = c.size
     # typed: an integer literal would lift float32 to float64
     one = c.dtype.type(1)
-    i, f, o, g = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
-    di, df, do, dg = out[:size], out[size : 2 * size], out[2 * size : 3 * size], out[3 * size :]
-    for j in range(size):
+    i, f, o = gates[left:right], gates[size + left : size + right], gates[2 * size + left : 2 * size + right]
+    g, dg = gates[3 * size + left : 3 * size + right], out[3 * size + left : 3 * size + right]
+    di, df, do = out[left:right], out[size + left : size + right], out[2 * size + left : 2 * size + right]
+    dh, dh_later, dcell, dc = dh[left:right], dh_later[left:right], dcell[left:right], dc[left:right]
+    c_before, c, tanh_c = c_before[left:right], c[left:right], tanh_c[left:right]
+    for j in range(i.size):
         tanh_c[j] = hyperbolic_tangent(c[j])
-    for j in range(size):
+    for j in range(i.size):
         dh_later[j] += dh[j]
-    for j in range(size):
+    for j in range(i.size):
         do[j] = dh_later[j] * tanh_c[j] * o[j] * (one - o[j])
-    for j in range(size):
+    for j in range(i.size):
         dc[j] += dh_later[j] * o[j] * (one - tanh_c[j] * tanh_c[j]) + dcell[j]
-    for j in range(size):
+    for j in range(i.size):
         di[j] = dc[j] * g[j] * i[j] * (one - i[j])
-    for j in range(size):
+    for j in range(i.size):
         dg[j] = dc[j] * i[j] * (one - g[j] * g[j])
-    for j in range(size):
+    for j in range(i.size):
         df[j] = dc[j] * c_before[j] * f[j] * (one - f[j])
-    for j in range(size):
+    for j in range(i.size):
         dc[j] *= f[j]
+
+
+@compiled(allocates=False)
+def _differentiate_short(
+    dh: Any, later: Any, dcell: Any, gates: Any, before: Any, c: Any, dc: Any, t: Any, out: Any, left: int, right: int
+) -> None:
+    _differentiate(dh, later, dcell, gates, before, c, dc, t, out, left, right)
+
+
+@compiled(allocates=False)
+def _differentiate_long(
+    dh: Any, later: Any, dcell: Any, gates: Any, before: Any, c: Any, dc: Any, t: Any, out: Any, left: int, right: int
+) -> None:
+    whole_vectors()
+    _differentiate(dh, later, dcell, gates, before, c, dc, t, out, left, right)
 
 
 @compiled()
@@ -131,7 +179,9 @@ def _backward(
     gates: Any,
     cell: Any,
     c0: Any,
+    Wh: Any,
     packed: Any,
+    meeting: Any,
     batch_sizes: Any,
     dprojected: Any,
     dh: Any,
@@ -141,32 +191,32 @@ def _backward(
     edge = aligned(ROWS * (PANEL_BYTES // cell.itemsize), cell)
     tanh_c = np.empty(size, cell.dtype)
     nothing = np.zeros(size, cell.dtype)
-    stop = dhidden.shape[0]
+    left, right = owned_units(index, count, size, cell.itemsize)
+    own = left * 4 * size
+    pack_columns_whole(Wh, True, left, right - left, packed, own)
     # dh and dc hold the gradients that later steps send; a sequence that ends at this step has received none
-    for rank in range(index, dh.shape[0], count):
-        dh[rank] = 0
-        dc[rank] = 0
+    dh[:, left:right] = 0
+    dc[:, left:right] = 0
+    stop = dhidden.shape[0]
     for back in range(batch_sizes.size):
         step = batch_sizes.size - 1 - back
-        start = stop - batch_sizes[step]
-        alive = owned(index, count, batch_sizes[step])
-        for i in range(alive):
-            rank = index + i * count
+        alive = batch_sizes[step]
+        start = stop - alive
+        for rank in range(alive):
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[start - batch_sizes[step - 1] + rank]
-            _differentiate(
-                dhidden[row],
-                dh[rank],
-                dcell[row] if has_dcell else nothing,
-                gates[row],
-                c_before,
-                cell[row],
-                dc[rank],
-                tanh_c,
-                dprojected[row],
-            )
-        if alive > 0:
-            packed_product(dprojected, start + index, count, alive, packed, 4 * size, dh, index, count, edge)
+            sent = dcell[row] if has_dcell else nothing
+            out = dprojected[row]
+            if right - left < LONG:
+                _differentiate_short(
+                    dhidden[row], dh[rank], sent, gates[row], c_before, cell[row], dc[rank], tanh_c, out, left, right
+                )
+            else:
+                _differentiate_long(
+                    dhidden[row], dh[rank], sent, gates[row], c_before, cell[row], dc[rank], tanh_c, out, left, right
+                )
+        meet(meeting.ctypes.data, index, count, back + 1)
+        product_with_packed(dprojected, start, alive, packed, own, 4 * size, dh, 0, left, right - left, edge)
         stop = start
 
 
@@ -193,9 +243,9 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     cell = np.empty((total, size), dtype=h0.dtype)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, 4 * size, h0.itemsize),), h0.dtype)
-    TEAM.run(members, PACK, Wh, False, packed)
-    TEAM.run(members, FORWARD, projected, rows, h0, c0, packed, batch_sizes, hidden, cell, gates)
+    packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
+    meeting = meeting_place(members)
+    TEAM.run_together(members, FORWARD, projected, rows, h0, c0, Wh, packed, meeting, batch_sizes, hidden, cell, gates)
     return hidden, cell, gates
 
 
@@ -212,7 +262,9 @@ def lstm_backward(
     dprojected = np.empty_like(gates)
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(4 * size, size, cell.itemsize),), cell.dtype)
-    TEAM.run(members, PACK, Wh, True, packed)
-    TEAM.run(members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, packed, batch_sizes, dprojected, dh, dc)
+    packed = scratch("recurrent weights", (weights_size(size, size, 4, cell.itemsize),), cell.dtype)
+    weights = Wh, packed, meeting_place(members)
+    TEAM.run_together(
+        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, *weights, batch_sizes, dprojected, dh, dc
+    )
     return dprojected, dh, dc

@@ -156,7 +156,7 @@ SQUARES = Region(_squares, _launch_squares)
 
 def _flat(arrays: Any) -> tuple[Any, ...]:
     # a view of what is contiguous, a copy of what is not
-    return tuple([a.reshape(-1) for a in arrays])
+    return tuple([a if a.ndim == 1 and a.flags.c_contiguous else a.reshape(-1) for a in arrays])
 
 
 def gradient_norm(grads: Any) -> Any:
@@ -177,7 +177,7 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
     TEAM.run(members, ADAM, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, total)
-    return out, _shaped(m, params), _shaped(v, params)
+    return out, _updated(first, m), _updated(second, v)
 
 
 def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, scale: Any) -> tuple[Any, Any]:
@@ -192,8 +192,9 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
         return out, None
     velocity = _flat(velocities)
     TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, total)
-    return out, _shaped(velocity, params)
+    return out, _updated(velocities, velocity)
 
 
-def _shaped(flat: Any, like: Any) -> list[Any]:
-    return [a.reshape(w.shape) for a, w in zip(flat, like, strict=True)]
+def _updated(arrays: Any, flat: Any) -> list[Any]:
+    # what is contiguous has been written into, of what is not a copy
+    return [a if a.flags.c_contiguous else f.reshape(a.shape) for a, f in zip(arrays, flat, strict=True)]

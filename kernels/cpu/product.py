@@ -11,17 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
+from capgpu.kernels.cpu.vectors import copy_panel_row, copy_tile_row, transpose_square
 
-__all__ = ["DEPTH", "PACK", "aligned", "matmul", "pack_panel", "packed_product", "packed_size", "product_into"]
+__all__ = [
+    "DEPTH",
+    "aligned",
+    "matmul",
+    "pack_columns_whole",
+    "pack_panels",
+    "product_into",
+    "product_with_packed",
+]
 
 #: Greatest depth of a packed panel: 80 KiB at two AVX-512 vectors.
 DEPTH = 640
-#: Panels of B, and tiles of A, that are worked on together.
-GROUP, STRIP = 8, 20
+#: Panels of B, and tiles of A, that are worked on together: in the second cache level, and in the first.
+GROUP, STRIP = 16, 2
+#: Rows of a transposed A that are packed together.
+RUN = 16
 #: Below this many multiply-adds, waking a second thread costs more than it gains.
 WORTH_SHARING = 5_000_000
 #: What a product is added to.
@@ -29,26 +40,65 @@ NOTHING, BIAS, KEEP = 0, 1, 2
 
 
 @compiled(allocates=False)
-def pack_panel(B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any, start: int) -> None:
-    """Copy a block of op(B) into a panel, ``panel[start + k * lanes + j]``, zeros beside a narrow block."""
-    lanes = PANEL_BYTES // B.itemsize
+def pack_panels(
+    B: Any,
+    transposed: bool,
+    row: int,
+    depth: int,
+    left: int,
+    columns: int,
+    first: int,
+    last: int,
+    packed: Any,
+    start: int,
+) -> None:
+    """Copy panels first..last-1 of the `columns` columns of op(B) from `left` on.
+
+    Element (k, j) of panel p goes to ``packed[start + ((p - first) * depth + k) * lanes + j]``; a narrow last panel is
+    filled up with zeros.
+    """
+    size = B.itemsize
+    lanes = PANEL_BYTES // size
+    full = min(last, columns // lanes)
+    target, ld = packed.ctypes.data + start * size, B.shape[1]
     if transposed:
-        # in strips of 64, so that the cache lines written stay in the first cache level
-        for strip in range(0, depth, 64):
-            for j in range(width):
-                source = B[column + j, row + strip : row + min(strip + 64, depth)]
-                target = panel[start + strip * lanes + j : start + depth * lanes]
-                for k in range(source.size):
-                    target[k * lanes] = source[k]
+        for p in range(first, full):
+            place = start + (p - first) * depth * lanes
+            _pack_transposed(B, row, depth, left + p * lanes, packed[place : place + depth * lanes])
     else:
+        # row by row, so that memory is read in long runs
         for k in range(depth):
-            source = B[row + k, column : column + width]
-            target = panel[start + k * lanes : start + k * lanes + width]
-            for j in range(target.size):
-                target[j] = source[j]
-    if width < lanes:
-        for k in range(depth):
-            panel[start + k * lanes + width : start + (k + 1) * lanes] = 0
+            source = B.ctypes.data + ((row + k) * ld + left + first * lanes) * size
+            for p in range(full - first):
+                copy_panel_row(B, target + (p * depth + k) * PANEL_BYTES, source + p * PANEL_BYTES)
+    if full < last:
+        place = start + (full - first) * depth * lanes
+        panel = packed[place : place + depth * lanes]
+        _pack_narrow(B, transposed, row, depth, left + full * lanes, columns - full * lanes, panel)
+
+
+@compiled(allocates=False)
+def _pack_transposed(B: Any, row: int, depth: int, column: int, panel: Any) -> None:
+    """Transpose a full panel, a square of vectors at a time."""
+    size, ld = B.itemsize, B.shape[1]
+    lanes, side = PANEL_BYTES // size, VECTOR_BYTES // size
+    squared = depth // side * side
+    for k in range(0, squared, side):
+        for j in range(0, lanes, side):
+            source = B.ctypes.data + ((column + j) * ld + row + k) * size
+            transpose_square(B, panel.ctypes.data + (k * lanes + j) * size, lanes, source, ld)
+    for k in range(squared, depth):
+        for j in range(lanes):
+            panel[k * lanes + j] = B[column + j, row + k]
+
+
+@compiled(allocates=False)
+def _pack_narrow(B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any) -> None:
+    lanes = PANEL_BYTES // B.itemsize
+    panel[:] = 0
+    for k in range(depth):
+        for j in range(width):
+            panel[k * lanes + j] = B[column + j, row + k] if transposed else B[row + k, column + j]
 
 
 @compiled()
@@ -73,17 +123,31 @@ def _blocks(k: int) -> int:
 
 @compiled(allocates=False)
 def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
-    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them."""
+    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them.
+
+    A column beyond the last of A is one of ones.
+    """
     tiles = _tiles(count)
-    for t in range(tiles):
-        first = count * t // tiles
-        height = count * (t + 1) // tiles - first
-        start = first * depth
-        for k in range(depth):
-            source = A[row + k, column + first : column + first + height]
-            target = packed[start + k * height : start + (k + 1) * height]
-            for r in range(target.size):
-                target[r] = source[r]
+    size = A.itemsize
+    vector = VECTOR_BYTES // size
+    copied = (ROWS + vector - 1) // vector * vector
+    end = A.ctypes.data + (A.size - copied) * size
+    # a strip of rows of A, so that it is read in long runs and once
+    for strip in range(0, depth, RUN):
+        stop = min(strip + RUN, depth)
+        for t in range(tiles):
+            first = count * t // tiles
+            height = count * (t + 1) // tiles - first
+            for k in range(strip, stop):
+                place = first * depth + k * height
+                source = A.ctypes.data + ((row + k) * A.shape[1] + column + first) * size
+                # what is copied too much goes where the tile's next rows will be
+                there = column + first + height <= A.shape[1]
+                if there and place + copied <= (first + height) * depth and source <= end:
+                    copy_tile_row(A, packed.ctypes.data + place * size, source)
+                else:
+                    for r in range(height):
+                        packed[place + r] = A[row + k, column + first + r] if column + first + r < A.shape[1] else 1
 
 
 @compiled(allocates=False)
@@ -200,9 +264,7 @@ def _share(
         # a group of panels and a strip of rows share the second cache level
         for first in range(panel_start, panel_stop, group):
             last = min(first + group, panel_stop)
-            for p in range(first, last):
-                width = min(lanes, n - p * lanes)
-                pack_panel(B, b_transposed, top, depth, p * lanes, width, packed, (p - first) * depth * lanes)
+            pack_panels(B, b_transposed, top, depth, 0, n, first, last, packed, 0)
             for strip in range(0, tiles, STRIP):
                 for p in range(first, last):
                     _rows_by_panel(
@@ -236,53 +298,39 @@ def _launch_share(memory: int, ticket: int, count: int, arguments: Any) -> None:
 PRODUCT = Region(_share, _launch_share)
 
 
-@compiled()
-def packed_size(k: int, n: int, itemsize: int) -> int:
-    """Return the number of elements of a whole packed matrix (k, n)."""
-    lanes = PANEL_BYTES // itemsize
-    return (n + lanes - 1) // lanes * lanes * k
-
-
 @compiled(allocates=False)
-def _pack(index: int, count: int, B: Any, transposed: bool, packed: Any) -> None:
-    """Pack one share of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
-    k, n = (B.shape[1], B.shape[0]) if transposed else B.shape
+def pack_columns_whole(B: Any, transposed: bool, left: int, columns: int, packed: Any, start: int) -> None:
+    """Pack some columns of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
+    k = B.shape[1] if transposed else B.shape[0]
     lanes = PANEL_BYTES // B.itemsize
-    panels = (n + lanes - 1) // lanes
+    panels = (columns + lanes - 1) // lanes
     blocks = _blocks(k)
     for block in range(blocks):
         top = k * block // blocks
         depth = k * (block + 1) // blocks - top
-        for p in range(panels * index // count, panels * (index + 1) // count):
-            width = min(lanes, n - p * lanes)
-            start = top * panels * lanes + p * depth * lanes
-            pack_panel(B, transposed, top, depth, p * lanes, width, packed, start)
-
-
-_publish_pack = publisher(_pack)
-
-
-@compiled()
-def _launch_pack(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_pack(memory, count, arguments)
-    announce(memory, ticket)
-
-
-PACK = Region(_pack, _launch_pack)
+        for first in range(0, panels, GROUP):
+            place = start + (top * panels + first * depth) * lanes
+            pack_panels(B, transposed, top, depth, left, columns, first, min(first + GROUP, panels), packed, place)
 
 
 @compiled(allocates=False)
-def packed_product(
-    A: Any, a_row: int, a_step: int, rows: int, packed: Any, k: int, C: Any, c_row: int, c_step: int, edge: Any
+def product_with_packed(
+    A: Any,
+    a_row: int,
+    rows: int,
+    packed: Any,
+    start: int,
+    k: int,
+    C: Any,
+    c_row: int,
+    left: int,
+    columns: int,
+    edge: Any,
 ) -> None:
-    """Multiply some rows of A by a matrix packed whole, into rows of C (which it stores).
-
-    Row i is ``A[a_row + i * a_step]``, its result ``C[c_row + i * c_step]``.
-    """
-    n = C.shape[1]
+    """Multiply some rows of A by what `pack_columns_whole` packed, into columns of C (which it stores)."""
     size = C.itemsize
     lanes = PANEL_BYTES // size
-    panels = (n + lanes - 1) // lanes
+    panels = (columns + lanes - 1) // lanes
     blocks = _blocks(k)
     tiles = _tiles(rows)
     for block in range(blocks):
@@ -294,16 +342,16 @@ def packed_product(
                 A,
                 False,
                 a,
-                a_step * A.shape[1],
+                A.shape[1],
                 rows,
                 0,
                 tiles,
                 depth,
-                packed.ctypes.data + (top * panels * lanes + p * depth * lanes) * size,
+                packed.ctypes.data + (start + (top * panels + p * depth) * lanes) * size,
                 C,
-                C.ctypes.data + (c_row * n + p * lanes) * size,
-                c_step * n,
-                min(lanes, n - p * lanes),
+                C.ctypes.data + (c_row * C.shape[1] + left + p * lanes) * size,
+                C.shape[1],
+                min(lanes, columns - p * lanes),
                 1 if block > 0 else 0,
                 edge,
             )
@@ -324,7 +372,8 @@ def product_into(
     Parameters
     ----------
     out : numpy.ndarray, shape (m, n)
-        The result; must not overlap the factors.
+        The result; must not overlap the factors. With `transpose_a` it may have a row more, which gets the sums of
+        the rows of `b`: a bias's gradient beside its weights'.
     a, b : numpy.ndarray
         Contiguous factors, shapes (m, k) and (k, n), or (k, m) and (n, k) where transposed.
     bias : numpy.ndarray, shape (n,), optional

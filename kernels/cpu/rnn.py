@@ -12,43 +12,65 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
-from capgpu.kernels.cpu.handoff import announce, publisher
-from capgpu.kernels.cpu.product import PACK, WORTH_SHARING, aligned, packed_product, packed_size
-from capgpu.kernels.cpu.rows import owned
+from capgpu.kernels.cpu.handoff import announce, meet, publisher
+from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.units import meeting_place, owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
 
 
-@compiled(allocates=False)
-def activate_rnn(h: Any, projected: Any) -> None:
-    """Turn one row of recurrent sums, in the place of the state, into the state."""
+@compiled(inline=True, allocates=False)
+def _activate(h: Any, projected: Any) -> None:
     for j in range(h.size):
         h[j] = hyperbolic_tangent(h[j] + projected[j])
 
 
+@compiled(allocates=False)
+def _activate_long(h: Any, projected: Any) -> None:
+    whole_vectors()
+    _activate(h, projected)
+
+
+@compiled(allocates=False)
+def activate_rnn(h: Any, projected: Any) -> None:
+    """Turn one row of recurrent sums, in the place of the state, into the state."""
+    if h.size < LONG:
+        _activate(h, projected)
+    else:
+        _activate_long(h, projected)
+
+
 @compiled()
 def _forward(
-    index: int, count: int, projected: Any, rows: Any, h0: Any, packed: Any, batch_sizes: Any, hidden: Any
+    index: int,
+    count: int,
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    Wh: Any,
+    packed: Any,
+    meeting: Any,
+    batch_sizes: Any,
+    hidden: Any,
 ) -> None:
-    size = h0.shape[1]
     edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    left, right = owned_units(index, count, h0.shape[1], h0.itemsize)
+    own = pack_gates(Wh, 1, left, right, packed)
     start = before = 0
     for step in range(batch_sizes.size):
-        alive = owned(index, count, batch_sizes[step])
-        if alive == 0:
-            break
-        if step == 0:
-            packed_product(h0, index, count, alive, packed, size, hidden, start + index, count, edge)
-        else:
-            packed_product(hidden, before + index, count, alive, packed, size, hidden, start + index, count, edge)
-        for i in range(alive):
-            row = start + index + i * count
-            activate_rnn(hidden[row], projected[rows[row]])
+        alive = batch_sizes[step]
+        states, first = (h0, 0) if step == 0 else (hidden, before)
+        product_of_gates(states, first, alive, packed, own, 1, left, right, hidden, start, edge)
+        for rank in range(alive):
+            row = start + rank
+            activate_rnn(hidden[row, left:right], projected[rows[row], left:right])
+        meet(meeting.ctypes.data, index, count, step + 1)
         before = start
-        start += batch_sizes[step]
+        start += alive
 
 
 _publish_forward = publisher(_forward)
@@ -73,23 +95,34 @@ def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
 
 @compiled()
 def _backward(
-    index: int, count: int, dhidden: Any, hidden: Any, packed: Any, batch_sizes: Any, dprojected: Any, dh: Any
+    index: int,
+    count: int,
+    dhidden: Any,
+    hidden: Any,
+    Wh: Any,
+    packed: Any,
+    meeting: Any,
+    batch_sizes: Any,
+    dprojected: Any,
+    dh: Any,
 ) -> None:
     size = hidden.shape[1]
     edge = aligned(ROWS * (PANEL_BYTES // hidden.itemsize), hidden)
-    stop = dhidden.shape[0]
+    left, right = owned_units(index, count, size, hidden.itemsize)
+    own = left * size
+    pack_columns_whole(Wh, True, left, right - left, packed, own)
     # dh holds the gradient that later steps send; a sequence that ends at this step has received none
-    for rank in range(index, dh.shape[0], count):
-        dh[rank] = 0
+    dh[:, left:right] = 0
+    stop = dhidden.shape[0]
     for back in range(batch_sizes.size):
-        step = batch_sizes.size - 1 - back
-        start = stop - batch_sizes[step]
-        alive = owned(index, count, batch_sizes[step])
-        for i in range(alive):
-            rank = index + i * count
-            _differentiate(dhidden[start + rank], dh[rank], hidden[start + rank], dprojected[start + rank])
-        if alive > 0:
-            packed_product(dprojected, start + index, count, alive, packed, size, dh, index, count, edge)
+        alive = batch_sizes[batch_sizes.size - 1 - back]
+        start = stop - alive
+        for rank in range(alive):
+            row = start + rank
+            later, out = dh[rank, left:right], dprojected[row, left:right]
+            _differentiate(dhidden[row, left:right], later, hidden[row, left:right], out)
+        meet(meeting.ctypes.data, index, count, back + 1)
+        product_with_packed(dprojected, start, alive, packed, own, size, dh, 0, left, right - left, edge)
         stop = start
 
 
@@ -113,9 +146,9 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
     rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
     hidden = np.empty((total, size), dtype=h0.dtype)
     members = TEAM.size if total * size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, h0.itemsize),), h0.dtype)
-    TEAM.run(members, PACK, Wh, False, packed)
-    TEAM.run(members, FORWARD, projected, rows, h0, packed, batch_sizes, hidden)
+    packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
+    meeting = meeting_place(members)
+    TEAM.run_together(members, FORWARD, projected, rows, h0, Wh, packed, meeting, batch_sizes, hidden)
     return hidden
 
 
@@ -126,7 +159,7 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     dprojected = np.empty_like(hidden)
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
     members = TEAM.size if dhidden.size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, hidden.itemsize),), hidden.dtype)
-    TEAM.run(members, PACK, Wh, True, packed)
-    TEAM.run(members, BACKWARD, dhidden, hidden, packed, batch_sizes, dprojected, dh)
+    packed = scratch("recurrent weights", (weights_size(size, size, 1, hidden.itemsize),), hidden.dtype)
+    meeting = meeting_place(members)
+    TEAM.run_together(members, BACKWARD, dhidden, hidden, Wh, packed, meeting, batch_sizes, dprojected, dh)
     return dprojected, dh

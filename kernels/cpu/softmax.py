@@ -12,50 +12,50 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.elementary import exponential
-from capgpu.kernels.cpu.embedding import column_sums
+from capgpu.kernels.cpu.elementary import exponential, maximum
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["greatest", "linear_cross_entropy", "softmax_cross_entropy"]
 
 #: Scores of one block of rows: enough rows for full speed of the products, at any vocabulary.
-BLOCK_BYTES = 32 << 20
-#: Scores that are worked on together.
-BLOCK = 4096
+BLOCK_BYTES = 18 << 20
 #: Below this many scores one thread is faster than two.
 WORTH_SHARING = 20_000
 
 
-@compiled(fastmath=frozenset({"nnan", "nsz"}), allocates=False)
+@compiled(allocates=False)
 def greatest(row: Any) -> Any:
     """Return the greatest entry."""
     top = row[0]
     for j in range(row.size):
-        top = max(top, row[j])
+        top = maximum(top, row[j])
     return top
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
-def _total(row: Any) -> Any:
-    total = row[0] * 0
+@compiled(fastmath=frozenset({"reassoc"}), inline=True, allocates=False)
+def _exponentiate(row: Any, shift: Any) -> Any:
+    """Replace a row by ``exp(row - shift)`` and return the sum."""
+    total = row.dtype.type(0)
     for j in range(row.size):
-        total += row[j]
+        value = exponential(row[j] - shift)
+        row[j] = value
+        total += value
     return total
 
 
-@compiled(allocates=False)
-def _subtract(row: Any, shift: Any) -> None:
-    for j in range(row.size):
-        row[j] -= shift
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+def _exponentiate_long(row: Any, shift: Any) -> Any:
+    whole_vectors()
+    return _exponentiate(row, shift)
 
 
-@compiled(allocates=False)
-def _exponentiate(run: Any) -> None:
-    for j in range(run.size):
-        run[j] = exponential(run[j])
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+def _exponentiate_short(row: Any, shift: Any) -> Any:
+    return _exponentiate(row, shift)
 
 
 @compiled(allocates=False)
@@ -67,28 +67,18 @@ def _scale(row: Any, factor: Any) -> None:
 @compiled(allocates=False)
 def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losses: Any) -> None:
     """Replace a share of the rows of scores by their gradients, and note each row's loss."""
-    rows, size = scores.shape
-    start, stop = rows * index // count, rows * (index + 1) // count
-    # a few rows at a time: what one loop leaves in the cache the next finds there, and loops are long
-    block = max(1, BLOCK // size)
-    flat = scores.reshape(scores.size)
-    for first in range(start, stop, block):
-        last = min(first + block, stop)
-        for m in range(first, last):
-            row, target = scores[m], targets[m]
-            _subtract(row, greatest(row))
-            losses[m] = -row[target] if target >= 0 else 0.0
-        _exponentiate(flat[first * size : last * size])
-        for m in range(first, last):
-            row, target = scores[m], targets[m]
-            if target < 0:
-                row[:] = 0
-                losses[m] = 0.0
-                continue
-            total = _total(row)
-            losses[m] += np.log(np.float64(total))
-            _scale(row, row.dtype.type(scale / total))
-            row[target] -= row.dtype.type(scale)
+    rows = scores.shape[0]
+    for m in range(rows * index // count, rows * (index + 1) // count):
+        row, target = scores[m], targets[m]
+        if target < 0:
+            row[:] = 0
+            losses[m] = 0.0
+            continue
+        top, score = greatest(row), row[target]
+        total = _exponentiate_short(row, top) if row.size < LONG else _exponentiate_long(row, top)
+        losses[m] = np.log(np.float64(total)) - np.float64(score - top)
+        _scale(row, row.dtype.type(scale / total))
+        row[target] -= row.dtype.type(scale)
 
 
 _publish_rows = publisher(_rows)
@@ -130,15 +120,16 @@ def linear_cross_entropy(
     block = -(-count // -(-count // block)) if count else 1
     loss = 0.0
     dhidden = np.empty_like(hidden) if gradients else None
-    dW = np.zeros_like(W) if gradients and count == 0 else np.empty_like(W) if gradients else None
-    db = np.zeros_like(b) if gradients else None
+    # the bias's gradient is one row more of the product that makes the weights'
+    dWb = (np.empty if count else np.zeros)((W.shape[0] + 1, size), dtype=W.dtype) if gradients else None
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = scratch("scores", (rows.shape[0], size), hidden.dtype)
         product_into(scores, rows, W, b)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale)
-        if dhidden is not None and dW is not None and db is not None:
+        if dhidden is not None and dWb is not None:
             product_into(dhidden[start : start + block], scores, W, transpose_b=True)
-            product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
-            db += column_sums(scores)
-    return hidden.dtype.type(loss), dhidden, dW, db
+            product_into(dWb, rows, scores, transpose_a=True, accumulate=start > 0)
+    if dWb is None:
+        return hidden.dtype.type(loss), None, None, None
+    return hidden.dtype.type(loss), dhidden, dWb[:-1], dWb[-1]

@@ -52,6 +52,7 @@ class _Tile:
         a, b, c = (builder.inttoptr(p, self.element.as_pointer()) for p in (a, b, c))
         zero = ir.Constant(self.vector, [0.0] * self.lanes)
         sums = [zero] * (self.height * VECTORS)
+        self._prefetch_result(c, ldc)
         main = builder.and_(k, I64(-UNROLL))
         a, b, sums = self._loop(a, lda, b, sums, main, UNROLL)
         _, _, sums = self._loop(a, lda, b, sums, builder.sub(k, main), 1)
@@ -103,12 +104,20 @@ class _Tile:
 
     def _prefetch(self, pointer: Any, rows: int) -> None:
         """Ask for rows of the panel that come later: the processor's own prefetching stops at every page."""
+        self._fetch(pointer, rows * PANEL_BYTES, write=False)
+
+    def _fetch(self, pointer: Any, size: int, write: bool) -> None:
         builder, number = self.builder, ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [BYTES, number, number, number])
         fetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
         address = builder.bitcast(pointer, BYTES)
-        for line in range(0, rows * PANEL_BYTES, 64):
-            builder.call(fetch, [builder.gep(address, [I64(line)]), number(0), number(3), number(1)])
+        for line in range(0, size, 64):
+            builder.call(fetch, [builder.gep(address, [I64(line)]), number(int(write)), number(3), number(1)])
+
+    def _prefetch_result(self, c: Any, ldc: Any) -> None:
+        """Ask for the tile's lines of C for writing: they are there when the sums are."""
+        for r in range(self.height):
+            self._fetch(self.builder.gep(c, [self.builder.mul(ldc, I64(r))]), PANEL_BYTES, write=True)
 
     def _write(self, c: Any, ldc: Any, sums: list[Any], add: bool) -> None:
         builder = self.builder

@@ -14,10 +14,10 @@ from capgpu.kernels.cpu import lstm, rnn
 from capgpu.kernels.cpu.captions import _pack as pack
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.embedding import _add_rows as add_rows
-from capgpu.kernels.cpu.product import BIAS, NOTHING, packed_size
-from capgpu.kernels.cpu.product import _pack as pack_weights
+from capgpu.kernels.cpu.product import BIAS, NOTHING
 from capgpu.kernels.cpu.product import _share as product
 from capgpu.kernels.cpu.softmax import _rows as softmax_rows
+from capgpu.kernels.cpu.units import weights_size
 
 __all__ = ["caption_gradients"]
 
@@ -69,14 +69,6 @@ def _times(A: Any, a_transposed: bool, B: Any, b_transposed: bool, bias: Any, st
 
 
 @compiled()
-def _packed(Wh: Any, transposed: bool) -> Any:
-    k, n = (Wh.shape[1], Wh.shape[0]) if transposed else Wh.shape
-    out = np.empty(packed_size(k, n, Wh.itemsize), Wh.dtype)
-    pack_weights(0, 1, Wh, transposed, out)
-    return out
-
-
-@compiled()
 def _previous(hidden: Any, h0: Any, batch_sizes: Any) -> Any:
     out = np.empty_like(hidden)
     start = before = 0
@@ -124,11 +116,12 @@ def _whole(
     width = size if is_lstm else 0
     cell, gates = np.empty((rows, width), Wh.dtype), np.empty((rows, 4 * width), Wh.dtype)
     c0 = np.zeros((alive, width), Wh.dtype)
-    weights = _packed(Wh, False)
+    weights = np.empty(weights_size(size, size, Wh.shape[1] // size, Wh.itemsize), Wh.dtype)
+    meeting = np.zeros(8, np.int64)
     if is_lstm:
-        _lstm_forward(0, 1, projected, word_of_row, h0, c0, weights, batch_sizes, hidden, cell, gates)
+        _lstm_forward(0, 1, projected, word_of_row, h0, c0, Wh, weights, meeting, batch_sizes, hidden, cell, gates)
     else:
-        _rnn_forward(0, 1, projected, word_of_row, h0, weights, batch_sizes, hidden)
+        _rnn_forward(0, 1, projected, word_of_row, h0, Wh, weights, meeting, batch_sizes, hidden)
 
     scores = _times(hidden, False, W_vocab, False, b_vocab, BIAS)
     losses = np.empty(rows)
@@ -139,12 +132,14 @@ def _whole(
 
     dh0 = np.empty((alive, size), Wh.dtype)
     dprojected = np.empty((rows, Wh.shape[1]), Wh.dtype)
-    weights = _packed(Wh, True)
+    meeting[:] = 0
     if is_lstm:
         dc0 = np.empty((alive, size), Wh.dtype)
-        _lstm_backward(0, 1, dhidden, dhidden, False, gates, cell, c0, weights, batch_sizes, dprojected, dh0, dc0)
+        _lstm_backward(
+            0, 1, dhidden, dhidden, False, gates, cell, c0, Wh, weights, meeting, batch_sizes, dprojected, dh0, dc0
+        )
     else:
-        _rnn_backward(0, 1, dhidden, hidden, weights, batch_sizes, dprojected, dh0)
+        _rnn_backward(0, 1, dhidden, hidden, Wh, weights, meeting, batch_sizes, dprojected, dh0)
     dWh = _times(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING)
     dtable = np.empty((words.size, Wh.shape[1]), Wh.dtype)
     add_rows(0, 1, dprojected, word_of_row, dtable)

@@ -35,6 +35,6 @@ def test_a_change_in_a_file_that_is_compiled_in_is_noticed(tmp_path):
     shutil.copytree(Path(capgpu.kernels.__file__).parent, tmp_path / "capgpu" / "kernels", ignore=ignore)
     assert run(tmp_path) == "[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]] 0"
     assert run(tmp_path) == "[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]] 1"
-    with (tmp_path / "capgpu" / "kernels" / "cpu" / "rows.py").open("a") as other:
+    with (tmp_path / "capgpu" / "kernels" / "cpu" / "units.py").open("a") as other:
         other.write("\n")
     assert run(tmp_path) == "[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]] 0"

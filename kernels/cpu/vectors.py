@@ -1,0 +1,120 @@
+"""What Numba's language has no words for, written as LLVM IR: blocks of a matrix moved by whole vectors, loops in them.
+
+Packing is all loads and stores, and a short loop over a slice costs more in its bounds and its remainder than in what
+it moves. These move a fixed number of vectors from address to address; callers see to it that both sides exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
+from capgpu.kernels.cpu.tile import ROWS, VECTORS
+
+__all__ = ["LONG", "copy_panel_row", "copy_tile_row", "transpose_square", "whole_vectors"]
+
+#: Elements from which on a row is worth loops in the widest vectors; shorter ones lose more at their ends.
+LONG = 128
+
+I64 = ir.IntType(64)
+
+
+def _element(context: Any, signature: Any) -> tuple[Any, int]:
+    """Return the element type of the first argument, and how many of it a vector holds."""
+    dtype = signature.args[0].dtype
+    return context.get_value_type(dtype), VECTOR_BYTES // (dtype.bitwidth // 8)
+
+
+def _emit_copy(builder: Any, element: Any, lanes: int, target: Any, source: Any, vectors: int) -> None:
+    pointer = ir.VectorType(element, lanes).as_pointer()
+    target, source = builder.inttoptr(target, pointer), builder.inttoptr(source, pointer)
+    align = VECTOR_BYTES // lanes
+    loaded = [builder.load(builder.gep(source, [I64(v)]), align=align) for v in range(vectors)]
+    for v, vector in enumerate(loaded):
+        builder.store(vector, builder.gep(target, [I64(v)]), align=align)
+
+
+def _copy(rows: bool) -> Any:
+    @intrinsic
+    def emit(typingctx: Any, like: Any, target: Any, source: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            element, lanes = _element(context, signature)
+            vectors = -(-ROWS // lanes) if rows else VECTORS
+            _emit_copy(builder, element, lanes, args[1], args[2], vectors)
+            return context.get_dummy_value()
+
+        return types.void(like, types.intp, types.intp), generate
+
+    return emit
+
+
+_copy_panel_row = _copy(False)
+_copy_tile_row = _copy(True)
+
+
+@intrinsic
+def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source: Any, stride: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element, lanes = _element(context, signature)
+        _, target, step, source, stride = args
+        align = VECTOR_BYTES // lanes
+        vector = ir.VectorType(element, lanes)
+        source = builder.inttoptr(source, element.as_pointer())
+        target = builder.inttoptr(target, element.as_pointer())
+        rows = []
+        for r in range(lanes):
+            row = builder.gep(source, [builder.mul(stride, I64(r))])
+            rows.append(builder.load(builder.bitcast(row, vector.as_pointer()), align=align))
+        # a perfect shuffle of rows i and i + lanes / 2, as many times as lanes has bits, is a transpose
+        half, numbers = lanes // 2, ir.IntType(32)
+        low = [index for k in range(half) for index in (k, lanes + k)]
+        high = [index + half for index in low]
+        masks = [ir.Constant(ir.VectorType(numbers, lanes), [numbers(i) for i in mask]) for mask in (low, high)]
+        for _ in range(lanes.bit_length() - 1):
+            rows = [builder.shuffle_vector(rows[i], rows[i + half], mask) for i in range(half) for mask in masks]
+        for r, row in enumerate(rows):
+            place = builder.gep(target, [builder.mul(step, I64(r))])
+            builder.store(row, builder.bitcast(place, vector.as_pointer()), align=align)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.intp] * 4), generate
+
+
+@intrinsic
+def whole_vectors(typingctx: Any) -> Any:
+    """Have the loops of the calling function run in the processor's widest vectors.
+
+    LLVM takes AVX-512 for half of its width otherwise, out of care for code around it that such vectors slow down;
+    beside the tiles there is none. The function is called, not pasted into its caller, which would lose the wish.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        attributes = builder.function.attributes
+        attributes.add("noinline")
+        # past llvmlite's check of the name: it does not know them all
+        set.add(attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@compiled(inline=True, allocates=False)
+def copy_panel_row(like: Any, target: int, source: int) -> None:
+    """Copy one row of a full panel, `PANEL_BYTES` from address to address; `like` has the element type."""
+    _copy_panel_row(like, target, source)
+
+
+@compiled(inline=True, allocates=False)
+def copy_tile_row(like: Any, target: int, source: int) -> None:
+    """Copy at least `ROWS` elements, in whole vectors: reads and writes up to a vector more."""
+    _copy_tile_row(like, target, source)
+
+
+@compiled(inline=True, allocates=False)
+def transpose_square(like: Any, target: int, step: int, source: int, stride: int) -> None:
+    """Write the transpose of a square of one vector by as many rows; strides are in elements."""
+    _transpose_square(like, target, step, source, stride)
