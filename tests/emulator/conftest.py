@@ -10,7 +10,7 @@ from emulator.recording import Recording, recording
 
 
 @pytest.fixture
-def cupy(standin: Any, emulator: Any) -> Any:
+def cupy(standin: Any) -> Any:
     import cupy
 
     return cupy

@@ -35,7 +35,7 @@ class Mutation:
     name : str
         What is broken.
     before, after : str
-        Text that is in the source once, and what takes its place.
+        Text of the source, and what takes its place.
     caught_by : str
         ``results`` (other bits, in some order, or with poisoned memory), ``fault`` (the emulator's own checks),
         ``address`` (AddressSanitizer and UBSan) or ``thread`` (ThreadSanitizer).
@@ -46,14 +46,16 @@ class Mutation:
     before: str
     after: str
     caught_by: str
+    times: int = 1  # how often the text is in the source
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.name}"
 
     def apply(self, code: str) -> str:
-        """Return the broken source; raise where the text to be replaced is not there exactly once."""
-        if code.count(self.before) != 1:
-            raise ValueError(f"{self}: {self.before!r} is {code.count(self.before)} times in the source, wanted once")
+        """Return the broken source; raise where the text to be replaced is not there as often as it should."""
+        found = code.count(self.before)
+        if found != self.times:
+            raise ValueError(f"{self}: {self.before!r} is {found} times in the source, wanted {self.times}")
         return code.replace(self.before, self.after)
 
 

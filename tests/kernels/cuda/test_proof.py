@@ -1,0 +1,55 @@
+"""Every kernel and variant once more, as its launcher launches it: in any order, under the sanitizers, and broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from capgpu.kernels.cuda.catalogue import CATALOGUE
+from emulator.hunts import Hunt
+from emulator.mutations import ADDRESS, RESULTS, THREAD
+from oracles import kernel_launches
+from oracles.broken_kernels import MUTATIONS
+
+DTYPES = ("float32", "float64", "float16")
+
+
+def representative(variant):
+    """Whether a variant stands for its kernel where not all are compiled once more: of several sizes the middle one."""
+    name, *macros = variant.split()
+    units = [macro for macro in macros if macro.startswith("UNITS=")]
+    sizes = [dict(macros)["UNITS"] for macros in CATALOGUE[name].variants] if units else []
+    return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
+
+
+# orders cost little, sanitizers a compilation each: float32 in all variants, the other types in one of each kernel
+SOUND = [
+    Hunt(dtype, variant, hunter)
+    for dtype in DTYPES
+    for variant in sorted(kernel_launches.variants(dtype))
+    for hunter in (RESULTS, ADDRESS, THREAD)
+    if dtype == "float32" or hunter == RESULTS or representative(variant)
+]
+BROKEN = [Hunt("float32", mutation.kernel, mutation.caught_by, mutation) for mutation in MUTATIONS]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_kernel_and_variant_is_launched(recordings, dtype):
+    assert set(recordings(dtype)) == kernel_launches.variants(dtype)
+
+
+@pytest.mark.parametrize("hunt", SOUND, ids=str)
+def test_nothing_is_found(hunted, hunt):
+    if hunt.missing():
+        pytest.skip(hunt.missing())
+    assert hunted(hunt) == ""
+
+
+def test_every_kernel_has_broken_copies():
+    assert {mutation.kernel for mutation in MUTATIONS} == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("hunt", BROKEN, ids=str)
+def test_a_broken_copy_is_caught(hunted, hunt):
+    if hunt.missing():
+        pytest.skip(hunt.missing())
+    assert hunted(hunt) != ""

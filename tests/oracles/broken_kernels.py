@@ -1,0 +1,168 @@
+"""Broken copies of every kernel: a barrier that is not there, an index off by one, a mask that is wrong.
+
+Each names what has to catch it. Not in the table are changes that leave a kernel correct, such as taking out a barrier
+of the block where a warp reads what it has written itself.
+"""
+
+from __future__ import annotations
+
+from emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation
+
+PASSES = ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward")
+
+_SUMS = "__syncthreads();  // the sums of all warps are there\n"
+_TILE = "__syncthreads();  // the sums of the tile before have been read"
+_ARRIVED = "__syncwarp();  // every lane's copies of this chunk have arrived"
+_READ = "__syncwarp();  // all lanes have read this buffer before copies overwrite it"
+_WAIT = "wait_for_copies<STAGES - 1>();"
+_EDGE = "return (K + DEPTH - 1) / DEPTH;"
+_LANES = "sums[i][c] += __shfl_xor_sync(ALL_LANES, sums[i][c], distance);"
+_STEP = {"forward": "group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete"}
+_STEP["backward"] = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete"
+
+
+def _of_a_product(kernel: str) -> list[Mutation]:
+    return [
+        Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
+        Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
+        Mutation(kernel, "copies read that other lanes wait for", _ARRIVED, "", THREAD),
+        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
+        Mutation(kernel, "the last terms of the sums left out", _EDGE, "return K / DEPTH;", RESULTS),
+    ]
+
+
+def _of_a_pass(kernel: str) -> list[Mutation]:
+    direction = kernel.partition("_")[2]
+    return [
+        *_of_a_product(kernel),
+        Mutation(kernel, "sums overwritten before they are read", _TILE, ";", THREAD, 2),
+        Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", RESULTS),
+        Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", THREAD),
+        Mutation(
+            kernel,
+            "arrival before the block's results",
+            "__syncthreads();  // this block's results come before its arrival",
+            "",
+            THREAD,
+        ),
+        Mutation(
+            kernel,
+            "going on before the others have arrived",
+            "__syncthreads();  // no thread goes on before all blocks of the group have arrived",
+            "",
+            THREAD,
+        ),
+    ]
+
+
+_BARRIER = [
+    Mutation(
+        "lstm_forward",
+        "an arrival that releases nothing",
+        "__threadfence();\n        before = fetch_add_release(",
+        "before = atomicAdd(",
+        THREAD,
+    ),
+    Mutation(
+        "lstm_forward",
+        "a wait that acquires nothing",
+        "while (((load_acquire(counter) ^ before) & 0x80000000u) == 0) SPIN();\n        __threadfence();",
+        "while (((atomicAdd(counter, 0u) ^ before) & 0x80000000u) == 0) SPIN();",
+        THREAD,
+    ),
+    Mutation("lstm_forward", "a block too many waited for", "(unsigned)(blocks - 1)", "(unsigned)blocks", FAULT),
+    Mutation("lstm_forward", "lanes beyond the mask", _LANES, _LANES.replace("ALL_LANES", "0x7fffffffu"), FAULT),
+    Mutation("lstm_forward", "a column of the weights too many", "own < H ? Wh", "own <= H ? Wh", ADDRESS),
+    Mutation("lstm_forward", "a depth of the weights too many", "depth < K && own", "depth <= K && own", ADDRESS),
+    Mutation(
+        "lstm_forward", "a unit too many", "const bool mine = unit < H;", "const bool mine = unit <= H;", THREAD, 2
+    ),
+    Mutation("lstm_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
+    Mutation("lstm_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
+    Mutation("lstm_backward", "a buffer overwritten before it is read", _READ, "", THREAD),
+    Mutation("lstm_backward_step", "a buffer overwritten before it is read", _READ, "", THREAD),
+    Mutation("rnn_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
+    Mutation("rnn_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
+    Mutation("rnn_backward", "a depth too many", "place < K) {", "place <= K) {", ADDRESS),
+]
+
+_FIRST = "__syncthreads();  // the sums of all warps are there before any warp adds them up"
+_ADDED = "__syncthreads();  // the sums of all warps are there before they are added up"
+_ONLINE = "__syncthreads();  // what each warp has seen is there before any warp puts it together"
+_BEST = "__syncthreads();  // the best of every warp is there before the block's is chosen"
+_SHARE = "i < count; i += THREADS) single"
+
+_OTHERS = [
+    Mutation("softmax_warps", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS),
+    Mutation("softmax_warps", "a score too many", "j < V; j += threads) see", "j <= V; j += threads) see", ADDRESS),
+    Mutation(
+        "softmax_warps",
+        "a gradient too many",
+        "j < V; j += threads) row[j] =",
+        "j <= V; j += threads) row[j] =",
+        THREAD,
+        2,
+    ),
+    Mutation("softmax_warps", "lanes beyond the mask", "(ALL_LANES, seen.top", "(0xffffu, seen.top", FAULT),
+    Mutation("softmax_blocks", "no barrier", _ONLINE, "", RESULTS),
+    Mutation("softmax_blocks", "no barrier", _ONLINE, "", THREAD),
+    Mutation("softmax_blocks", "a warp too many", "lane < warps ? sums", "lane <= warps ? sums", RESULTS),
+    Mutation("softmax_blocks", "a divergent barrier", _ONLINE, "if (warp) __syncthreads();", FAULT),
+    Mutation("sum_losses", "no barrier", _FIRST, "", RESULTS),
+    Mutation("sum_losses", "no barrier", _FIRST, "", THREAD),
+    Mutation("sum_losses", "a row too many", "m < M; m += blockDim.x", "m <= M; m += blockDim.x", ADDRESS),
+    Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS),
+    Mutation(
+        "gather_rows", "a number too many", "j < width; j += WARP) target", "j <= width; j += WARP) target", THREAD
+    ),
+    Mutation(
+        "gather_rows",
+        "packs at odd places",
+        "if (aligned16(table, width) && aligned16(out, width))",
+        "if (true)",
+        FAULT,
+    ),
+    Mutation("segment_sums", "no barrier", _ADDED, "", RESULTS),
+    Mutation("segment_sums", "no barrier", _ADDED, "", THREAD),
+    Mutation("segment_sums", "a warp too many", "w < WARPS; ++w", "w <= WARPS; ++w", ADDRESS),
+    Mutation("segment_sums", "a row too few", "index, order, M, k + 1)", "index, order, M - 1, k + 1)", RESULTS),
+    Mutation("column_sums", "no barrier", _ADDED, "", RESULTS),
+    Mutation("column_sums", "no barrier", _ADDED, "", THREAD),
+    Mutation("column_sums", "a row too many", "i < last; i += WARPS", "i <= last; i += WARPS", ADDRESS),
+    Mutation("adam", "an element too many", _SHARE, _SHARE.replace("<", "<="), ADDRESS),
+    Mutation("adam", "a pack too many", "count / PACK : 0", "count / PACK + 1 : 0", ADDRESS),
+    Mutation(
+        "adam",
+        "blocks that overlap",
+        "(blockIdx.x - tensor.first_block) * CHUNK;",
+        "(blockIdx.x - tensor.first_block) * (CHUNK - 1);",
+        THREAD,
+    ),
+    Mutation("momentum", "an element too many", _SHARE, _SHARE.replace("<", "<="), ADDRESS),
+    Mutation("square_sums", "an element too many", _SHARE, _SHARE.replace("<", "<="), ADDRESS),
+    Mutation("square_sums", "no barrier", _FIRST, "", RESULTS),
+    Mutation("square_sums", "no barrier", _FIRST, "", THREAD),
+    Mutation("root_of_sum", "no barrier", _FIRST, "", RESULTS),
+    Mutation("root_of_sum", "a sum too many", "i < count; i += THREADS) sum", "i <= count; i += THREADS) sum", ADDRESS),
+    Mutation(
+        "decode_cell",
+        "a unit too many",
+        "if (place >= (long long)N * H) return;",
+        "if (place > (long long)N * H) return;",
+        ADDRESS,
+    ),
+    Mutation("choose_words", "no barrier", _BEST, "", RESULTS),
+    Mutation("choose_words", "no barrier", _BEST, "", THREAD),
+    Mutation("choose_words", "a warp too many", "lane < warps ? Best", "lane <= warps ? Best", RESULTS),
+    Mutation(
+        "choose_words", "warps that leave before the barrier", _BEST, "if (warp > 0) return; __syncthreads();", FAULT
+    ),
+    Mutation("choose_words", "a score too many", "j < V; j += blockDim.x)", "j <= V; j += blockDim.x)", ADDRESS),
+]
+
+MUTATIONS = [
+    *(mutation for kernel in PASSES for mutation in _of_a_pass(kernel)),
+    *(mutation for kernel in PASSES for mutation in _of_a_product(f"{kernel}_step")),
+    *_BARRIER,
+    *_OTHERS,
+]

@@ -1,0 +1,157 @@
+"""Every kernel of the catalogue, launched by its own launcher on small shapes and recorded.
+
+What the launcher computed (grid, block, shared memory, arguments) is recorded with the memory, so that the very launch
+can be run again under a sanitizer, in another order, or with a broken kernel.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+import capgpu
+from capgpu.kernels.cuda import HALF_KERNELS, KERNELS, embedding, recurrence, softmax, tiers
+from capgpu.kernels.cuda.catalogue import CATALOGUE
+from capgpu.model import CaptioningRNN
+from emulator.recording import Recording, recording
+from emulator.runner import EmulatorRunner, Launch
+from oracles.kernel_cases import KERNEL_CASES, Extents, example
+
+#: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
+#: with more than one round of chunks in the backward pass.
+RECURRENCES = (Extents((4, 3, 3, 1), 11, 7), Extents((3, 3, 2, 1, 1), 40, 7))
+#: So many terms in the sums of the LSTM's backward pass that every buffer of a warp is filled more than once.
+DEEP = Extents((2, 2, 1), 72, 7)
+#: More than one tile of rows in a group.
+TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
+#: ThreadSanitizer holds 8128 threads, fibers included.
+MOST_THREADS = 4096
+
+FULL = ("float32", "float64")
+HALF = ("float16",)
+
+
+def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, list[Recording]]:
+    """Launch everything that a dtype has.
+
+    Returns
+    -------
+    dict of list of Recording
+        By name of the kernel and its macros, ``"lstm_forward BACKWARD=0 RESIDENT=1 UNITS=8"``: different launches.
+    """
+    found: dict[str, list[Recording]] = {}
+    seen = set()
+
+    def small_and_new(launch: Launch) -> bool:
+        scalars = tuple(value.item() for value in launch.args if isinstance(value, np.generic))
+        key = (launch.kernel, launch.options, launch.grid, launch.block, launch.shared, scalars)
+        return launch.grid * launch.block <= MOST_THREADS and key not in seen and not seen.add(key)
+
+    with recording(emulator, small_and_new) as launches:
+        recurrences(dtype)
+        for work in (softmax_rows, others) if dtype in FULL else (softmax_rows,):
+            work(device, dtype)
+    for entry in launches:
+        found.setdefault(variant(entry.launch), []).append(entry)
+    return {name: _spread(entries) for name, entries in found.items()}
+
+
+def variant(launch: Launch) -> str:
+    """Name a kernel with its macros, those of the dtype left out."""
+    macros = [option[2:] for option in launch.options if option.startswith("-D") and option[2:5] not in ("REA", "ACC")]
+    return " ".join((launch.kernel, *macros))
+
+
+def variants(dtype: str) -> set[str]:
+    """Name every kernel and variant that the catalogue has for a dtype."""
+    return {
+        " ".join((entry.name, *(f"{name}={value}" for name, value in macros)))
+        for entry in CATALOGUE.values()
+        if dtype in entry.dtypes
+        for macros in entry.variants
+    }
+
+
+def _spread(entries: list[Recording], most: int = 4) -> list[Recording]:
+    """Keep the first, the last and some between: the order of the work below goes from plain to special."""
+    if len(entries) <= most:
+        return entries
+    return [entries[k * (len(entries) - 1) // (most - 1)] for k in range(most)]
+
+
+def recurrences(dtype: str) -> None:
+    """Run the recurrences in both tiers of kernels and all variants, tensor cores included, rows in two groups."""
+    for name, kind in tiers.PASSES.items():
+        case = [case for case in KERNEL_CASES if case.operation == name][-1]
+        for extents in (*RECURRENCES, *([DEEP] if kind.depth(1) == 4 else []), TILES):
+            N, H = len(extents.lengths), extents.H
+            step = next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == "step")
+            plans = [step]
+            for setting in "01":
+                os.environ["CAPGPU_TENSOR_CORES"] = setting
+                plans += [tiers.persistent(name, dtype, H, N, units, 2) for units in kind.units]
+            del os.environ["CAPGPU_TENSOR_CORES"]
+            for plan in plans:
+                _with_plan(plan, name, on_device(example(case, extents, dtype)[0]))
+
+
+def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
+    choose, tiers.plan = tiers.plan, lambda *given: plan
+    try:
+        getattr(recurrence, name)(**arguments)
+    finally:
+        tiers.plan = choose
+
+
+def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
+        for name, value in arguments.items()
+    }
+
+
+def softmax_rows(device: Any, dtype: str) -> None:
+    """Run both kernels of the softmax, packed and number by number, and the sum of the losses."""
+    random = np.random.default_rng(5)
+    kernels = KERNELS if dtype in FULL else HALF_KERNELS
+    for size in (7, 40, softmax.WARP_SCORES + 8, softmax.WARP_SCORES + 13):
+        scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
+        targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
+        kernels.softmax_cross_entropy(scores, targets, 0.5)
+    kernels.linear_cross_entropy(
+        device.asarray(random.standard_normal((5, 4)).astype(dtype)),
+        device.asarray(random.standard_normal((4, 33)).astype(dtype)),
+        device.asarray(random.standard_normal(33).astype(dtype)),
+        device.asarray(np.array([3, -1, 0, 32, 2])),
+        0.5,
+        True,
+    )
+
+
+def others(device: Any, dtype: str) -> None:
+    """Run sums of rows, updates, decoding, and a whole training step."""
+    random = np.random.default_rng(6)
+
+    def draw(*shape: int) -> Any:
+        return device.asarray(random.standard_normal(shape).astype(dtype))
+
+    index = device.asarray(random.integers(0, 6, 21))
+    for width in (5, 132):
+        KERNELS.embedding_gradient(draw(21, width), index, 8)
+        embedding.gather_rows(draw(8, width), index.astype(np.int32), device.empty((21, width), dtype))
+        KERNELS.column_sums(draw(300, width))
+    sizes = (1, 4099, 33, 64)
+    ws, gs, ms = ([draw(size) for size in sizes] for _ in range(3))
+    KERNELS.adam_update(ws, gs, ms, [value * value for value in ms], np.full((4, 8), 0.5), 1.0)
+    KERNELS.momentum_update(ws, gs, ms, np.full((4, 2), 0.5), 1.0)
+    KERNELS.momentum_update(ws, gs, None, np.full((4, 2), 0.5), 1.0)
+    KERNELS.gradient_norm(gs)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 17)}}
+    captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
+    for cell in ("rnn", "lstm"):
+        for H in (6, 8):
+            model = CaptioningRNN(words, 7, 4, H, cell, dtype, seed=3)
+            model.loss(draw(4, 7), captions)
+            model.sample(draw(4, 7), 3)
