@@ -72,6 +72,48 @@ _BARRIER = [
     ),
     Mutation("lstm_forward", "a block too many waited for", "(unsigned)(blocks - 1)", "(unsigned)blocks", FAULT),
     Mutation("lstm_forward", "lanes beyond the mask", _LANES, _LANES.replace("ALL_LANES", "0x7fffffffu"), FAULT),
+    Mutation(
+        "lstm_forward",
+        "weights that another warp has loaded",
+        "slab() + chunk * RIGHT_CHUNK : left",
+        "slab() + (chunk ^ 1) * RIGHT_CHUNK : left",
+        RESULTS,
+    ),
+    Mutation(
+        "rnn_backward",
+        "a row too many of a group",
+        "(count - group + groups - 1) / groups",
+        "(count - group + groups) / groups",
+        ADDRESS,
+    ),
+    Mutation(
+        "rnn_forward",
+        "16 bytes past the row's end",
+        "const bool there = row < rows.count && depth + place < K;",
+        "const bool there = row < rows.count && depth + place <= K;",
+        ADDRESS,
+    ),
+    Mutation(
+        "lstm_backward",
+        "a gradient of c that no later step has sent",
+        "acc dc = row >= left.count ? acc(0) : RESIDENT",
+        "acc dc = row >= height ? acc(0) : RESIDENT",
+        RESULTS,
+    ),
+    Mutation(
+        "lstm_backward_step",
+        "weights of the wrong column",
+        "unit + column < H ? Wh + (long long)(unit + column) * K",
+        "unit + column < H ? Wh + (long long)(unit + (column ^ 1)) * K",
+        RESULTS,
+    ),
+    Mutation(
+        "lstm_forward_tensor",
+        "words of a matrix in the wrong lanes",
+        "const int row = 16 * i + group() + k % 2 * 8, term = depth + WORD * (place() + k / 2 * 4);",
+        "const int row = 16 * i + group() + k / 2 * 8, term = depth + WORD * (place() + k % 2 * 4);",
+        RESULTS,
+    ),
     Mutation("lstm_forward", "a column of the weights too many", "own < H ? Wh", "own <= H ? Wh", ADDRESS),
     Mutation("lstm_forward", "a depth of the weights too many", "depth < K && own", "depth <= K && own", ADDRESS),
     Mutation(
@@ -162,7 +204,7 @@ _OTHERS = [
 
 MUTATIONS = [
     *(mutation for kernel in PASSES for mutation in _of_a_pass(kernel)),
-    *(mutation for kernel in PASSES for mutation in _of_a_product(f"{kernel}_step")),
+    *(mutation for kernel in PASSES for tier in ("step", "tensor") for mutation in _of_a_product(f"{kernel}_{tier}")),
     *_BARRIER,
     *_OTHERS,
 ]

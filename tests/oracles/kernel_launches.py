@@ -27,7 +27,7 @@ DEEP = Extents((2, 2, 1), 72, 7)
 #: More than one tile of rows in a group.
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 #: ThreadSanitizer holds 8128 threads, fibers included.
-MOST_THREADS = 4096
+MOST_THREADS = 6144
 
 FULL = ("float32", "float64")
 HALF = ("float16",)
