@@ -1,8 +1,9 @@
 """Greedy decoding in one compiled call: all words of all captions.
 
-Each thread owns a run of hidden units and a run of the vocabulary, packs its columns of the weights once, and keeps
-them near for all words. The threads meet twice a word: when the states are there, and when each has found the best of
-its own words. A word's input product is made once, the first time that any caption reads it.
+Each thread owns a run of hidden units and a run of the vocabulary, packs its columns of the weights once (for a single
+caption, not those of a large vocabulary), and keeps them near for all words. The threads meet twice a word: when the
+states are there, and when each has found the best of its own words. Of a small model, threads share the captions
+instead, and never meet. A word's input product is made once, the first time that any caption reads it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ __all__ = ["greedy_captions"]
 
 #: Scores that are looked through at once.
 RUN = 512
+#: Weights up to this size stay near every thread: captions are shared then, not columns, and nobody meets.
+FEW_BYTES = 512 << 10
+#: Vocabulary weights beyond this size come from far memory at every word of a single caption, packed or not.
+NEAR_BYTES = 8 << 20
 #: Below this many multiply-adds a word one thread is faster than two that meet.
 WORTH_MEETING = 100_000
 
@@ -61,6 +66,32 @@ def _project_new_words(words: Any, slots: Any, used: int, W_embed: Any, x: Any) 
     return fresh
 
 
+@compiled(allocates=False)
+def _stream(a: Any, weights: Any, left: int, right: int, out: Any) -> None:
+    """Multiply one row by columns left..right-1 of weights as they lie, each element one chain in rising k.
+
+    For a single caption every weight is used once a word: to pack many would cost more than it saves.
+    """
+    target = out[left:right]
+    for j in range(target.size):
+        target[j] = 0
+    depth = weights.shape[0]
+    # four rows at once: of more, the compiler gives up proving that none overlaps the result
+    for k in range(0, depth - 3, 4):
+        a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
+        w0, w1 = weights[k, left:right], weights[k + 1, left:right]
+        w2, w3 = weights[k + 2, left:right], weights[k + 3, left:right]
+        for j in range(target.size):
+            total = target[j] + a0 * w0[j]
+            total = total + a1 * w1[j]
+            total = total + a2 * w2[j]
+            target[j] = total + a3 * w3[j]
+    for k in range(depth // 4 * 4, depth):
+        row = weights[k, left:right]
+        for j in range(target.size):
+            target[j] += a[k] * row[j]
+
+
 @compiled()
 def _decode(
     index: int,
@@ -94,7 +125,9 @@ def _decode(
     v_left, v_right = owned_units(index, count, words_in_all, h.itemsize)
     own_x, own_h = pack_gates(Wx, kinds, left, right, packed_x), pack_gates(Wh, kinds, left, right, packed_h)
     own_vocab = v_left * size
-    pack_columns_whole(W_vocab, False, v_left, v_right - v_left, packed_vocab, own_vocab)
+    streamed = packed_vocab.size == 0
+    if not streamed:
+        pack_columns_whole(W_vocab, False, v_left, v_right - v_left, packed_vocab, own_vocab)
     edge = aligned(ROWS * (PANEL_BYTES // h.itemsize), h)
 
     slots, used = np.full(words_in_all, -1), 0
@@ -118,9 +151,11 @@ def _decode(
             else:
                 activate_lstm(sums[n], inputs, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
         meet(meeting.ctypes.data, index, count, 2 * step + 1)
-        product_with_packed(
-            after, 0, captions, packed_vocab, own_vocab, size, scores, 0, v_left, v_right - v_left, edge
-        )
+        columns = v_right - v_left
+        if streamed:
+            _stream(after[0], W_vocab, v_left, v_right, scores[0])
+        else:
+            product_with_packed(after, 0, captions, packed_vocab, own_vocab, size, scores, 0, v_left, columns, edge)
         for n in range(captions):
             if v_left < v_right:
                 own = scores[n, v_left:v_right]
@@ -161,6 +196,75 @@ def _launch_decode(memory: int, ticket: int, count: int, arguments: Any) -> None
 DECODE = Region(_decode, _launch_decode)
 
 
+@compiled()
+def _apart(
+    index: int,
+    count: int,
+    h0: Any,
+    W_embed: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    W_vocab: Any,
+    b_vocab: Any,
+    start: int,
+    end: int,
+    null: int,
+    out: Any,
+) -> None:
+    """Write a share of the captions from first word to last: for weights so few that each thread may have all."""
+    first, last = h0.shape[0] * index // count, h0.shape[0] * (index + 1) // count
+    if first == last:
+        return
+    captions, size, kinds = last - first, h0.shape[1], b.size // h0.shape[1]
+    h = np.empty((2, captions, size), h0.dtype)
+    h[0] = h0[first:last]
+    own = np.empty((captions, out.shape[1]), out.dtype)
+    _decode(
+        0,
+        1,
+        h,
+        np.zeros((2, captions, size if kinds > 1 else 0), h0.dtype),
+        np.empty((captions, b.size if kinds > 1 else 0), h0.dtype),
+        np.empty((captions, b_vocab.size), h0.dtype),
+        np.empty((min(captions * out.shape[1], W_embed.shape[0]), b.size), h0.dtype),
+        np.empty((2, 1, captions), h0.dtype),
+        np.empty((2, 1, captions), np.int64),
+        np.zeros(8, np.int64),
+        W_embed,
+        Wx,
+        Wh,
+        b,
+        W_vocab,
+        b_vocab,
+        np.empty(weights_size(Wx.shape[0], size, kinds, h0.itemsize), h0.dtype),
+        np.empty(weights_size(size, size, kinds, h0.itemsize), h0.dtype),
+        np.empty(weights_size(size, b_vocab.size, 1, h0.itemsize), h0.dtype),
+        start,
+        end,
+        null,
+        own,
+    )
+    out[first:last] = own
+
+
+_publish_apart = publisher(_apart)
+
+
+@compiled()
+def _launch_apart(memory: int, ticket: int, count: int, arguments: Any) -> None:
+    _publish_apart(memory, count, arguments)
+    announce(memory, ticket)
+
+
+APART = Region(_apart, _launch_apart)
+
+
+def _room(weights: Any, kinds: int) -> int:
+    depth, columns = weights.shape
+    return weights_size(depth, columns // kinds, kinds, weights.itemsize)
+
+
 def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
     """Write captions greedily; see `capgpu.kernels.reference.whole.greedy_captions`."""
     W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (np.ascontiguousarray(a) for a in params.values())
@@ -168,14 +272,22 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     (captions, size), dtype = h0.shape, h0.dtype
     kinds = b.size // size
     members = TEAM.size if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
+    out = np.empty((captions, max_length), dtype=np.int32)
+    if captions >= members and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
+        TEAM.run(members, APART, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
+        return out
     h = np.empty((2, captions, size), dtype)
     h[0] = h0
     cells = size if kinds > 1 else 0
+    streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES
     packed = [
-        scratch(f"packed {name}", (weights_size(weights.shape[0], weights.shape[1] // k, k, dtype.itemsize),), dtype)
-        for name, weights, k in (("Wx", Wx, kinds), ("Wh", Wh, kinds), ("W_vocab", W_vocab, 1))
+        scratch(f"packed {name}", (room,), dtype)
+        for name, room in (
+            ("Wx", _room(Wx, kinds)),
+            ("Wh", _room(Wh, kinds)),
+            ("W_vocab", 0 if streamed else _room(W_vocab, 1)),
+        )
     ]
-    out = np.empty((captions, max_length), dtype=np.int32)
     TEAM.run_together(
         members,
         DECODE,

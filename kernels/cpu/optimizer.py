@@ -172,7 +172,7 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     """Update all parameters by Adam; see `capgpu.kernels.reference.adam_update`."""
     dtype = params[0].dtype
     out = [np.empty(w.shape, dtype) for w in params]
-    total = sum(w.size for w in params)
+    total = sum([w.size for w in params])
     members = TEAM.size if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
@@ -184,7 +184,7 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     """Update all parameters by momentum; see `capgpu.kernels.reference.momentum_update`."""
     dtype = params[0].dtype
     out = [np.empty(w.shape, dtype) for w in params]
-    total = sum(w.size for w in params)
+    total = sum([w.size for w in params])
     members = TEAM.size if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     if velocities is None:
