@@ -24,9 +24,7 @@ _STEP["backward"] = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // 
 def _of_a_product(kernel: str) -> list[Mutation]:
     return [
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
-        Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
         Mutation(kernel, "copies read that other lanes wait for", _ARRIVED, "", THREAD),
-        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
         Mutation(kernel, "the last terms of the sums left out", _EDGE, "return K / DEPTH;", RESULTS),
     ]
 
@@ -35,6 +33,8 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
     direction = kernel.partition("_")[2]
     return [
         *_of_a_product(kernel),
+        Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
+        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
         Mutation(kernel, "sums overwritten before they are read", _TILE, ";", THREAD, 2),
         Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", RESULTS),
         Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", THREAD),
