@@ -151,9 +151,14 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         solver.callbacks = (lambda _solver, _record: signal.raise_signal(signal.SIGINT),)
         train(solver)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
-        result = run("train", "--out", folder, *TINY)
+    # a shell's background job starts with the signal ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
+            result = run("train", "--out", folder, *TINY)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert result.exit_code == 130
     assert f"capgpu train --resume --out {folder}" in result.stderr
     assert not (folder / "summary.json").exists()
