@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from capgpu.kernels.cuda.catalogue import CATALOGUE
@@ -24,11 +26,13 @@ def representative(variant):
 def worthwhile(dtype, variant, hunter):
     """Whether a hunt finds what no other does, for the minutes that all take: orders cost little, sanitizers much.
 
-    Addresses depend on sizes, so that all of float32's are hunted; races on neither sizes nor, but for the buffers of
-    float64, on types.
+    Addresses depend on sizes, so that all of float32's are hunted; races depend neither on sizes nor, but for the
+    buffers of float64, on types. CI hunts with the sanitizers in float32; CAPGPU_HUNTS=all adds the other types.
     """
-    everywhere = hunter == RESULTS or (hunter == ADDRESS and dtype == "float32")
-    return everywhere or (representative(variant) and (hunter, dtype) != (THREAD, "float16"))
+    if hunter == RESULTS or (hunter == ADDRESS and dtype == "float32"):
+        return True
+    chosen = dtype == "float32" or os.environ.get("CAPGPU_HUNTS") == "all"
+    return chosen and representative(variant) and (hunter, dtype) != (THREAD, "float16")
 
 
 SOUND = [
