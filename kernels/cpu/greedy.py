@@ -20,7 +20,7 @@ from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import meeting_place, owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["greedy_captions"]
@@ -96,6 +96,7 @@ def _stream(a: Any, weights: Any, left: int, right: int, out: Any) -> None:
 def _decode(
     index: int,
     count: int,
+    meeting: Any,
     h: Any,
     c: Any,
     sums: Any,
@@ -103,7 +104,6 @@ def _decode(
     projections: Any,
     tops: Any,
     words_of: Any,
-    meeting: Any,
     W_embed: Any,
     Wx: Any,
     Wh: Any,
@@ -163,7 +163,7 @@ def _decode(
                 tops[step % 2, index, n], words_of[step % 2, index, n] = own[best], v_left + best
         meet(meeting.ctypes.data, index, count, 2 * step + 2)
         for n in range(captions):
-            words[n] = _chosen(tops[step % 2, :, n], words_of[step % 2, :, n], words_in_all, h.itemsize)
+            words[n] = _chosen(tops[step % 2, :count, n], words_of[step % 2, :count, n], words_in_all, h.itemsize)
             if index == 0:
                 out[n, step] = null if ended[n] else words[n]
             ended[n] |= words[n] == end
@@ -223,6 +223,7 @@ def _apart(
     _decode(
         0,
         1,
+        np.zeros(8, np.int64),
         h,
         np.zeros((2, captions, size if kinds > 1 else 0), h0.dtype),
         np.empty((captions, b.size if kinds > 1 else 0), h0.dtype),
@@ -230,7 +231,6 @@ def _apart(
         np.empty((min(captions * out.shape[1], W_embed.shape[0]), b.size), h0.dtype),
         np.empty((2, 1, captions), h0.dtype),
         np.empty((2, 1, captions), np.int64),
-        np.zeros(8, np.int64),
         W_embed,
         Wx,
         Wh,
@@ -298,7 +298,6 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
         np.empty((min(captions * max_length, W_embed.shape[0]), b.size), dtype),
         np.empty((2, members, captions), dtype),
         np.empty((2, members, captions), np.int64),
-        meeting_place(members),
         W_embed,
         Wx,
         Wh,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +20,7 @@ from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.compile import compiled
 
-__all__ = ["MOST_THREADS", "WORDS", "announce", "await_word", "finish", "meet", "publisher", "serve"]
+__all__ = ["MOST_THREADS", "WORDS", "announce", "await_word", "finish", "meet", "publisher", "run_own_share", "serve"]
 
 MOST_THREADS = 256
 #: First word of the arguments, and words in all.
@@ -175,6 +176,23 @@ def _yield_processor(typingctx: Any) -> Any:
     return types.void(), generate
 
 
+@intrinsic
+def _nanoseconds(typingctx: Any) -> Any:
+    """Read a clock that never goes back, where the system has a call for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if os.name != "posix":
+            return I64(0)
+        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32), I64.as_pointer()])
+        place = cgutils.alloca_once(builder, I64, size=2)
+        read = cgutils.get_or_insert_function(builder.module, kind, "clock_gettime")
+        builder.call(read, [ir.IntType(32)(time.CLOCK_MONOTONIC), place])
+        seconds, rest = (builder.load(builder.gep(place, [I64(i)])) for i in range(2))
+        return builder.add(builder.mul(seconds, I64(10**9)), rest)
+
+    return types.int64(), generate
+
+
 @compiled(allocates=False)
 def meet(meeting: int, index: int, count: int, number: int) -> None:
     """Wait until all shares of a region have come to the same point.
@@ -182,7 +200,8 @@ def meet(meeting: int, index: int, count: int, number: int) -> None:
     Parameters
     ----------
     meeting : int
-        Address of ``8 * count`` words, zero at first.
+        Address of ``8 * count`` words, zero at first: for each share its number of meetings, then the nanoseconds that
+        others kept it waiting, where that was not for a moment only.
     index, count : int
         This share, of how many; they must run at once (`capgpu.kernels.cpu.team.Team.run_together`).
     number : int
@@ -191,12 +210,15 @@ def meet(meeting: int, index: int, count: int, number: int) -> None:
     _store(meeting + 64 * index, number)
     for other in range(count):
         rounds = 0
-        while _load(meeting + 64 * other) < number:
+        while _load(meeting + 64 * other) < number and rounds < 2000:
             rounds += 1
-            if rounds < 2000:
-                _pause()
-            else:
+            _pause()
+        if rounds == 2000:
+            since = _nanoseconds()
+            while _load(meeting + 64 * other) < number:
                 _yield_processor()
+            waited = meeting + 64 * index + 8
+            _store(waited, _load(waited) + _nanoseconds() - since)
 
 
 @compiled()
@@ -206,8 +228,14 @@ def announce(memory: int, ticket: int) -> None:
 
 
 @compiled()
+def run_own_share(memory: int) -> None:
+    """Run share 0 of the announced region."""
+    _run_published(memory, 0)
+
+
+@compiled()
 def finish(memory: int, ticket: int, size: int, rounds: int) -> bool:
-    """Run share 0 of the announced region, and wait for the other threads for some rounds.
+    """Wait for the other threads for some rounds.
 
     Parameters
     ----------
@@ -225,7 +253,6 @@ def finish(memory: int, ticket: int, size: int, rounds: int) -> bool:
     bool
         Whether all workers have finished.
     """
-    _run_published(memory, 0)
     finished = True
     for index in range(1, size):
         finished = finished and await_word(memory + 64 * index, ticket, rounds)

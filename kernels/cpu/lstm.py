@@ -20,7 +20,7 @@ from capgpu.kernels.cpu.handoff import announce, meet, publisher
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import meeting_place, owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -72,13 +72,13 @@ def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, lef
 def _forward(
     index: int,
     count: int,
+    meeting: Any,
     projected: Any,
     rows: Any,
     h0: Any,
     c0: Any,
     Wh: Any,
     packed: Any,
-    meeting: Any,
     batch_sizes: Any,
     hidden: Any,
     cell: Any,
@@ -173,6 +173,7 @@ def _differentiate_long(
 def _backward(
     index: int,
     count: int,
+    meeting: Any,
     dhidden: Any,
     dcell: Any,
     has_dcell: bool,
@@ -181,7 +182,6 @@ def _backward(
     c0: Any,
     Wh: Any,
     packed: Any,
-    meeting: Any,
     batch_sizes: Any,
     dprojected: Any,
     dh: Any,
@@ -244,8 +244,7 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
-    meeting = meeting_place(members)
-    TEAM.run_together(members, FORWARD, projected, rows, h0, c0, Wh, packed, meeting, batch_sizes, hidden, cell, gates)
+    TEAM.run_together(members, FORWARD, projected, rows, h0, c0, Wh, packed, batch_sizes, hidden, cell, gates)
     return hidden, cell, gates
 
 
@@ -263,8 +262,7 @@ def lstm_backward(
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, cell.itemsize),), cell.dtype)
-    weights = Wh, packed, meeting_place(members)
     TEAM.run_together(
-        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, *weights, batch_sizes, dprojected, dh, dc
+        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, Wh, packed, batch_sizes, dprojected, dh, dc
     )
     return dprojected, dh, dc

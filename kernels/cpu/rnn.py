@@ -16,7 +16,7 @@ from capgpu.kernels.cpu.handoff import announce, meet, publisher
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import meeting_place, owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -48,12 +48,12 @@ def activate_rnn(h: Any, projected: Any) -> None:
 def _forward(
     index: int,
     count: int,
+    meeting: Any,
     projected: Any,
     rows: Any,
     h0: Any,
     Wh: Any,
     packed: Any,
-    meeting: Any,
     batch_sizes: Any,
     hidden: Any,
 ) -> None:
@@ -97,11 +97,11 @@ def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
 def _backward(
     index: int,
     count: int,
+    meeting: Any,
     dhidden: Any,
     hidden: Any,
     Wh: Any,
     packed: Any,
-    meeting: Any,
     batch_sizes: Any,
     dprojected: Any,
     dh: Any,
@@ -147,8 +147,7 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
     hidden = np.empty((total, size), dtype=h0.dtype)
     members = TEAM.size if total * size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
-    meeting = meeting_place(members)
-    TEAM.run_together(members, FORWARD, projected, rows, h0, Wh, packed, meeting, batch_sizes, hidden)
+    TEAM.run_together(members, FORWARD, projected, rows, h0, Wh, packed, batch_sizes, hidden)
     return hidden
 
 
@@ -160,6 +159,5 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
     members = TEAM.size if dhidden.size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, hidden.itemsize),), hidden.dtype)
-    meeting = meeting_place(members)
-    TEAM.run_together(members, BACKWARD, dhidden, hidden, Wh, packed, meeting, batch_sizes, dprojected, dh)
+    TEAM.run_together(members, BACKWARD, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
     return dprojected, dh

@@ -3,7 +3,8 @@
 The shares of a region are compiled code that releases the interpreter lock, and are
 independent, so that they may run at once or one after the other with the same bits. The calling thread works on
 share 0. Workers wait for the next region in a short spin, since the regions of a training step follow each other
-within microseconds, and then sleep.
+within microseconds, and then sleep. Where other programs keep the cores busy the caller works alone, see
+`capgpu.kernels.cpu.punctuality`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, finish, serve
+from capgpu.kernels.cpu.handoff import MOST_THREADS, WORDS, await_word, finish, run_own_share, serve
+from capgpu.kernels.cpu.punctuality import Punctuality
 
 __all__ = ["TEAM", "Region", "Team"]
 
@@ -63,6 +66,7 @@ class Team:
         self._memory = int(self._words.ctypes.data)
         self._ticket = 0
         self._workers: list[threading.Thread] = []
+        self._punctuality = Punctuality()
 
     def run(self, count: int, region: Region, *args: Any) -> None:
         """Run all shares of a region and wait for them.
@@ -78,36 +82,42 @@ class Team:
         """
         if count == 1:
             region.share(0, 1, *args)
-        elif not self._busy.acquire(blocking=False):  # another thread's region is running: take all shares
-            for index in range(count):
-                region.share(index, count, *args)
-        else:
+        elif self._take():
             try:
                 self._run(count, region, args)
             finally:
                 self._busy.release()
+        else:
+            for index in range(count):
+                region.share(index, count, *args)
 
     def run_together(self, count: int, region: Region, *args: Any) -> None:
-        """Run all shares of a region whose shares meet; on one thread where the team is at work already.
+        """Run all shares of a region whose shares meet, or one share that does everything.
 
         Parameters
         ----------
         count : int
             Shares: 1, or the size of the team.
         region : Region
-            The work. It must give the same result for any number of shares.
+            The work. It must give the same result for any number of shares. The first of its arguments is the words by
+            which shares meet, see `capgpu.kernels.cpu.handoff.meet`.
         *args
-            Its arguments.
+            Its other arguments.
         """
-        if count > 1 and self._busy.acquire(blocking=False):
+        if count > 1 and self._take():
+            meeting = np.zeros(8 * count, dtype=np.int64)
             try:
-                self._run(count, region, args)
+                self._run(count, region, (meeting, *args), meeting)
             finally:
                 self._busy.release()
         else:
-            region.share(0, 1, *args)
+            region.share(0, 1, np.zeros(8, dtype=np.int64), *args)
 
-    def _run(self, count: int, region: Region, args: tuple[Any, ...]) -> None:
+    def _take(self) -> bool:
+        """Take the team for a region, unless it is at work for another thread or would only keep the caller waiting."""
+        return not self._punctuality.alone(perf_counter()) and self._busy.acquire(blocking=False)
+
+    def _run(self, count: int, region: Region, args: tuple[Any, ...], meeting: Any = None) -> None:
         while len(self._workers) < self.size - 1:
             index = len(self._workers) + 1
             worker = threading.Thread(target=self._work, args=(index, self._ticket), name="capgpu-worker", daemon=True)
@@ -120,7 +130,10 @@ class Team:
             self._wake()
         interrupt: KeyboardInterrupt | None = None
         finished = False
+        start = ready = perf_counter()
         try:
+            run_own_share(self._memory)
+            ready = perf_counter()
             finished = finish(self._memory, self._ticket, self.size, SPINS)
         except KeyboardInterrupt as error:  # the workers still use the arguments
             interrupt = error
@@ -133,6 +146,9 @@ class Team:
                 interrupt = error
         if interrupt is not None:
             raise interrupt
+        end = perf_counter()
+        kept = 0.0 if meeting is None else 1e-9 * int(meeting[1::8].sum())
+        self._punctuality.note(end, end - start, end - ready + kept)
 
     def _wake(self) -> None:
         with self._condition:

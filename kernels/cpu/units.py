@@ -9,18 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.product import pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.tile import PANEL_BYTES
 
-__all__ = ["meeting_place", "owned_units", "pack_gates", "product_of_gates", "weights_size"]
-
-
-def meeting_place(members: int) -> Any:
-    """Return the words by which the threads of a recurrence meet."""
-    return np.zeros(8 * members, dtype=np.int64)
+__all__ = ["owned_units", "pack_gates", "product_of_gates", "weights_size"]
 
 
 @compiled()

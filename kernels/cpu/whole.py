@@ -119,9 +119,9 @@ def _whole(
     weights = np.empty(weights_size(size, size, Wh.shape[1] // size, Wh.itemsize), Wh.dtype)
     meeting = np.zeros(8, np.int64)
     if is_lstm:
-        _lstm_forward(0, 1, projected, word_of_row, h0, c0, Wh, weights, meeting, batch_sizes, hidden, cell, gates)
+        _lstm_forward(0, 1, meeting, projected, word_of_row, h0, c0, Wh, weights, batch_sizes, hidden, cell, gates)
     else:
-        _rnn_forward(0, 1, projected, word_of_row, h0, Wh, weights, meeting, batch_sizes, hidden)
+        _rnn_forward(0, 1, meeting, projected, word_of_row, h0, Wh, weights, batch_sizes, hidden)
 
     scores = _times(hidden, False, W_vocab, False, b_vocab, BIAS)
     losses = np.empty(rows)
@@ -136,10 +136,10 @@ def _whole(
     if is_lstm:
         dc0 = np.empty((alive, size), Wh.dtype)
         _lstm_backward(
-            0, 1, dhidden, dhidden, False, gates, cell, c0, Wh, weights, meeting, batch_sizes, dprojected, dh0, dc0
+            0, 1, meeting, dhidden, dhidden, False, gates, cell, c0, Wh, weights, batch_sizes, dprojected, dh0, dc0
         )
     else:
-        _rnn_backward(0, 1, dhidden, hidden, Wh, weights, meeting, batch_sizes, dprojected, dh0)
+        _rnn_backward(0, 1, meeting, dhidden, hidden, Wh, weights, batch_sizes, dprojected, dh0)
     dWh = _times(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING)
     dtable = np.empty((words.size, Wh.shape[1]), Wh.dtype)
     add_rows(0, 1, dprojected, word_of_row, dtable)

@@ -14,7 +14,8 @@ from hypothesis import strategies
 
 import capgpu
 import capgpu.kernels.cpu
-from capgpu.kernels.cpu import KERNELS
+from capgpu.kernels.cpu import KERNELS, greedy
+from capgpu.kernels.cpu.punctuality import Punctuality
 from capgpu.kernels.cpu.team import Team
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
@@ -28,12 +29,24 @@ MODULES = [
 EDGES = (1, 2, 11, 13, 31, 33, 65, 250, 257, 530)
 
 
+class Settled(Punctuality):
+    """Always, or never, works alone, however late anybody comes."""
+
+    def __init__(self, alone):
+        super().__init__()
+        self._alone = alone
+
+    def alone(self, now):
+        return self._alone
+
+
 @pytest.fixture
 def shared_by(monkeypatch):
     """Share every region, however small, among a number of threads."""
 
-    def share(threads):
+    def share(threads, alone=False):
         team = Team(threads)
+        monkeypatch.setattr(team, "_punctuality", Settled(alone))
         for module in MODULES:
             for name, value in (("TEAM", team), ("WORTH_SHARING", 0)):
                 if hasattr(module, name):
@@ -64,8 +77,26 @@ def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
         shared_by(threads)
         together = run(case, arguments)
         assert frozen(together) == frozen(alone)
+        shared_by(threads, alone=True)
+        assert frozen(run(case, arguments)) == frozen(alone), "the caller alone, in a team of several"
         for got, want, kind in zip(together, wanted, case.kinds, strict=True):
             assert want is None or distance(got, want) < TOLERANCE[dtype][kind]
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type):
+    monkeypatch.setattr(greedy, "FEW_BYTES", 0)  # columns are shared, not captions
+    monkeypatch.setattr(greedy, "WORTH_MEETING", 0)
+    with capgpu.use_backend("cpu"):
+        words = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", *map(str, range(130))])}
+        model = capgpu.CaptioningRNN(words, 33, 40, 70, cell_type, seed=0)
+        features = np.random.default_rng(1).standard_normal((7, 33)).astype(np.float32)
+        written = []
+        for threads, alone in ((1, False), (3, False), (3, True)):
+            shared_by(threads, alone)
+            written.append(model.sample(features, 9).tolist())
+    assert written[1] == written[0]
+    assert written[2] == written[0]
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
@@ -133,7 +164,7 @@ def test_a_forked_child_has_threads_of_its_own(in_new_process):
     code = """
 import multiprocessing, warnings
 import numpy as np
-from capgpu.kernels.cpu import KERNELS
+from capgpu.kernels.cpu import KERNELS, greedy
 random = np.random.default_rng(0)
 a, b = (random.uniform(-1, 1, (400, 400)) for _ in range(2))
 wanted = KERNELS.matmul(a, b).tobytes()
