@@ -26,8 +26,8 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 	@echo
 	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
 
-test: env ## Run every test that needs no GPU (ARGS="-k solver" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+test: env ## Run every test that needs no GPU, one process a core (ARGS="-k solver" for some, in one process)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)
 
 test-gpu: env ## Run the same tests on the CUDA device of this machine, then under compute-sanitizer
 	$(BIN)/python -m tools.gpu_tests $(ARGS)
