@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["detokenize", "tokenize"]
+__all__ = ["TOKENIZERS", "detokenize", "tokenize"]
 
 _OPENING = frozenset("([“")
 _CLOSING = frozenset(",.:;!?)]”")
@@ -70,3 +70,7 @@ def detokenize(tokens: Iterable[str]) -> str:
         pieces.append(token)
         attach = token in _OPENING
     return "".join(pieces)
+
+
+#: How a text becomes words, by the name that prepared data record.
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"plain": tokenize}
