@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-__all__ = ["TOKENIZERS", "detokenize", "tokenize"]
+from capgpu.ptb import coco_tokenize
+
+__all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "tokenize"]
 
 _OPENING = frozenset("([“")
 _CLOSING = frozenset(",.:;!?)]”")
@@ -72,5 +74,5 @@ def detokenize(tokens: Iterable[str]) -> str:
     return "".join(pieces)
 
 
-#: How a text becomes words, by the name that prepared data record.
-TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"plain": tokenize}
+#: The ways to split captions, by the names that prepared folders record.
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"plain": tokenize, "coco": coco_tokenize}
