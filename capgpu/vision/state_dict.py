@@ -80,14 +80,20 @@ class _Machine:
 
     def run(self, file: BytesIO) -> Any:
         """Follow one program to its end, leaving the file behind it, and return what it made."""
-        for opcode, argument, position in pickletools.genops(file):
+        while True:
+            code = file.read(1).decode("latin-1")
+            opcode = _OPCODES.get(code)
+            if opcode is None:
+                raise _RefusedError(f"the opcode {code!r} before byte {file.tell()}" if code else "no end")
             if opcode.name == "STOP":
                 return self.stack.pop()
-            step = _STEPS.get(opcode.name)
-            if step is None:
-                raise _RefusedError(f"the opcode {opcode.name} at byte {position}")
-            step(self, argument)
-        raise _RefusedError("a program without an end")
+            argument = None
+            if opcode.name == "GLOBAL":
+                # the reader in pickletools sees escapes in names, where pickle does not
+                argument = b" ".join(file.readline().rstrip(b"\n") for _ in range(2)).decode("ascii")
+            elif opcode.arg is not None:
+                argument = opcode.arg.reader(file)
+            _STEPS[opcode.name](self, argument)
 
     def pop_to_mark(self) -> list[Any]:
         for place in range(len(self.stack) - 1, -1, -1):
@@ -198,6 +204,9 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "BUILD": lambda machine, argument: machine.attributes(),
     "BINPERSID": lambda machine, argument: machine.storage(),
 }
+
+
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes if opcode.name in {"STOP", *_STEPS}}
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
