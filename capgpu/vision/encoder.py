@@ -270,9 +270,12 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = (values, values, values) if isinstance(values, (int, float)) else values
-    return float(red), float(green), float(blue)
+def _three(name: str, values: float | Sequence[float]) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (values, values, values) if isinstance(values, (int, float)) else values
+        return float(red), float(green), float(blue)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {values!r}; wanted one number or three.") from error
 
 
 def open_encoder(
@@ -332,13 +335,13 @@ def open_encoder(
             raise ValueError(f"{name} fixes {', '.join(given) or 'channels'}: leave it out, or name an ONNX file.")
         size, mean, std = efficientnet_lite0.SIZE, efficientnet_lite0.MEAN, efficientnet_lite0.STD
     else:
-        size = size or Network(name, output).size
+        size = Network(name, output).size if size is None else size
         if size is None:
             raise ValueError(f"{name} leaves the size of its pictures open: give size, in pixels.")
     framing = Framing(
         size,
-        _three(_IMAGENET_MEAN if mean is None else mean),
-        _three(_IMAGENET_STD if std is None else std),
+        _three("mean", _IMAGENET_MEAN if mean is None else mean),
+        _three("std", _IMAGENET_STD if std is None else std),
         channels,
         fit,
         background,

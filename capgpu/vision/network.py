@@ -14,7 +14,7 @@ from capgpu.extras import require
 
 __all__ = ["Network"]
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _QUIET = 3  # errors only: they come as exceptions, too
 
 
@@ -83,7 +83,7 @@ class Network:
             or inputs[0].type not in _DTYPES
         ):
             raise ValueError(
-                f"{self.path} has the input {found}; wanted a single one of floating numbers and of shape "
+                f"{self.path} has the input {found}; wanted a single one of float32 or float16 and of shape "
                 "(N, 3, H, W) or (N, H, W, 3), H = W."
             )
         return inputs[0].name, last, sides[0] if sides else None, _DTYPES[inputs[0].type]
