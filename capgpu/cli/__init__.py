@@ -16,11 +16,20 @@ from capgpu.cli.evaluate import evaluate
 from capgpu.cli.info import info
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
+from capgpu.extras import MissingExtraError
 
 __all__ = ["main"]
 
 #: What a user can mend: told in one line. Anything else is a defect and shows its traceback.
-_USER_ERRORS = (BackendUnavailableError, CheckpointError, FloatingPointError, OSError, TypeError, ValueError)
+_USER_ERRORS = (
+    BackendUnavailableError,
+    CheckpointError,
+    FloatingPointError,
+    MissingExtraError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 
 
 class _UserError(click.ClickException):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, load_model
+from capgpu.data.prepared import ENCODER_FILES
 
 if TYPE_CHECKING:
     from capgpu.cli.datasets import Dataset
@@ -88,6 +89,20 @@ class Run:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         _write_json(self.config, {"format": _FORMAT, "settings": dict(settings)})
+
+    def keep_encoder(self, folder: Path | None) -> None:
+        """Copy the encoder of the features into the run, so that the run alone can caption a picture.
+
+        Parameters
+        ----------
+        folder : path or None
+            Where the data set keeps it; None for a set without one.
+        """
+        for name in ENCODER_FILES:
+            (self.path / name).unlink(missing_ok=True)
+            if folder is not None and (folder / name).is_file():
+                with atomic_write(self.path / name) as file:
+                    file.write((folder / name).read_bytes())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished.
