@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.description import Description
 from capgpu.vision.framing import Channels, Fit, Framing, strict_pillow
-from capgpu.vision.network import Network
+from capgpu.vision.network import Network, network_sha256
 from capgpu.vision.projection import Projection
 
 __all__ = ["Encoded", "PictureEncoder", "open_encoder"]
@@ -54,7 +53,7 @@ class PictureEncoder:
     name : str
         The network: ``efficientnet-lite0`` or the path of an ONNX file.
     sha256 : str
-        Of the network's weights, or of the ONNX file.
+        Of the network's weights, or of the ONNX file and the files of weights beside it.
     network : Network
         Runs it.
     framing : Framing
@@ -321,14 +320,11 @@ def open_encoder(
 def _open(name: str, output: str | None, framing: Framing, projection: Projection | None) -> PictureEncoder:
     if name == EFFICIENTNET_LITE0:
         path, sha256 = efficientnet_lite0.network_file()
+        network = Network(path, output)
     else:
         path = Path(name).absolute()
         name = str(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is no file; wanted {EFFICIENTNET_LITE0} or the path of a network in an .onnx file."
-            )
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    network = Network(path, output)
+        network = Network(path, output)
+        sha256 = network_sha256(path)
     blank = network(np.zeros((3, framing.size, framing.size), np.float32))
     return PictureEncoder(name, sha256, network, framing, len(blank), projection)
