@@ -67,8 +67,8 @@ class Dataset:
         features: npt.NDArray[Any] = split_arrays(self.data, split)[1]
         return features
 
-    def truths(self, split: str) -> list[list[str]]:
-        """Return the true captions of each image of a split, in lower case, words set evenly.
+    def true_words(self, split: str) -> list[list[list[str]]]:
+        """Return the true captions of each image of a split as the words that metrics compare.
 
         ``<split>_texts`` is read where the data have it (``<split>_names`` for emoji): unlike the token ids it holds
         words that the vocabulary lacks, so that ``<UNK>`` cannot count as right.
@@ -77,10 +77,14 @@ class Dataset:
         texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
         if texts is None:
             texts = caption_text(captions, self.data["idx_to_word"])
-        truths: list[list[str]] = [[] for _ in range(len(features))]
+        words: list[list[list[str]]] = [[] for _ in range(len(features))]
         for image, text in zip(image_idxs.tolist(), texts, strict=True):
-            truths[image].append(detokenize(self.tokenize(text)))
-        return truths
+            words[image].append(self.tokenize(text))
+        return words
+
+    def truths(self, split: str) -> list[list[str]]:
+        """Return the true captions of each image of a split as texts, in lower case, words set evenly."""
+        return [[detokenize(words) for words in own] for own in self.true_words(split)]
 
     def image_ids(self, split: str) -> list[int | str]:
         """Return the ids of a split's images as their source gives them, else their places, counted from 0."""

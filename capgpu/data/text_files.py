@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DataFileError", "check_text", "read_json", "read_text"]
+__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "read_json", "read_text"]
 
 
 class DataFileError(ValueError):
@@ -110,6 +111,51 @@ def check_text(value: object, where: str) -> str:
     if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataFileError(f"{where} is {_short(text)}, which holds characters that no text has (NUL or half a pair).")
     return text
+
+
+def entries_of(content: Any, key: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Go through the objects that a JSON file lists under a key.
+
+    Parameters
+    ----------
+    content : object
+        What the file held.
+    key : str
+        The key.
+    name : str
+        The file, for messages.
+
+    Yields
+    ------
+    where : str
+        File and place of the object.
+    entry : dict
+        The object.
+
+    Raises
+    ------
+    DataFileError
+        If there is no such list, it is empty, or holds something else.
+    """
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        found = (
+            f"keys {', '.join(map(ascii, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
+        )
+        raise DataFileError(f"{name} has no list of {key} (found: {found}). Wanted a file of captions in JSON.")
+    for row, entry in enumerate(entries):
+        where = f"{name}: {key}[{row}]"
+        if not isinstance(entry, dict):
+            raise DataFileError(f"{where} is a {type(entry).__name__}; wanted an object.")
+        yield where, entry
+
+
+def id_of(entry: dict[str, Any], key: str, where: str) -> int | str:
+    """Take an id, a whole number or a text, out of an object of a JSON file; DataFileError for anything else."""
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise DataFileError(f"{where}.{key} is {_short(value)}; wanted a whole number or a text.")
+    return value if isinstance(value, int) else check_text(value, f"{where}.{key}")
 
 
 def _short(value: object) -> str:
