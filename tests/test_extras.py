@@ -43,7 +43,7 @@ def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):
 def test_every_extra_that_is_asked_for_installs_what_it_is_asked_for():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     asked = [
-        [getattr(argument, "value", None) for argument in node.args[:2]]
+        [argument.value if isinstance(argument, ast.Constant) else None for argument in node.args[:2]]
         for file in Path(capgpu.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require"
