@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["detokenize", "tokenize"]
+from capgpu.ptb import coco_tokenize
+
+__all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "tokenize"]
 
 _OPENING = frozenset("([“")
 _CLOSING = frozenset(",.:;!?)]”")
@@ -70,3 +72,7 @@ def detokenize(tokens: Iterable[str]) -> str:
         pieces.append(token)
         attach = token in _OPENING
     return "".join(pieces)
+
+
+#: The ways to split captions, by the names that prepared folders record.
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"plain": tokenize, "coco": coco_tokenize}

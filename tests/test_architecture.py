@@ -10,9 +10,29 @@ import capgpu
 import capgpu.kernels
 
 ROOTS = {"capgpu": Path(capgpu.__file__).parent, "capgpu.kernels": Path(capgpu.kernels.__file__).parent}
-HEAVY = {"numba", "llvmlite", "cupy", "cupyx", "matplotlib", "PIL", "rich", "safetensors", "h5py", "torch"}
+HEAVY = {
+    "numba",
+    "llvmlite",
+    "cupy",
+    "cupyx",
+    "matplotlib",
+    "PIL",
+    "rich",
+    "safetensors",
+    "h5py",
+    "onnx",
+    "onnxruntime",
+    "torch",
+}
 #: Arrays run down only: a module imports from its own storey or from below.
-STOREYS = ("backend", "kernels", "layers", "model", ("solver", "training", "decode", "data", "evaluation"), "cli")
+STOREYS = (
+    "backend",
+    "kernels",
+    "layers",
+    "model",
+    ("solver", "training", "decode", "data", "evaluation", "vision"),
+    "cli",
+)
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.
 BACKEND_FREE = ("checks", "decode", "layers", "model", "optim", "solver", "training.losses")
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.

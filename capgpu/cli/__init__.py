@@ -14,13 +14,23 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.cli.caption import caption
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.info import info
+from capgpu.cli.score import score
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
+from capgpu.extras import MissingExtraError
 
 __all__ = ["main"]
 
 #: What a user can mend: told in one line. Anything else is a defect and shows its traceback.
-_USER_ERRORS = (BackendUnavailableError, CheckpointError, FloatingPointError, OSError, TypeError, ValueError)
+_USER_ERRORS = (
+    BackendUnavailableError,
+    CheckpointError,
+    FloatingPointError,
+    MissingExtraError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 
 
 class _UserError(click.ClickException):
@@ -70,5 +80,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (train, caption, evaluate, info, tune):
+for _subcommand in (train, caption, evaluate, score, info, tune):
     main.add_command(_subcommand)

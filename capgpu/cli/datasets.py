@@ -1,16 +1,26 @@
-"""The data sets that the command knows by name."""
+"""The data sets that the command knows by name, and those it finds in folders."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.data.arrays import split_arrays
+from capgpu.checkpoint import CheckpointError
+from capgpu.data.arrays import split_arrays, splits_of
+from capgpu.data.pictures import thumbnail
+from capgpu.data.prepared import load_prepared, read_manifest
+from capgpu.tokens import TOKENIZERS
 from capgpu.vocabulary import caption_text, detokenize, tokenize
+
+if TYPE_CHECKING:
+    from capgpu.vision import PictureEncoder
 
 __all__ = ["DATASETS", "Dataset", "open_dataset"]
 
@@ -32,6 +42,14 @@ class Dataset:
     thumbnail : callable or None
         ``thumbnail(split, image) -> numpy.ndarray`` of uint8, shape (height, width, 3): the picture, for
         display. ValueError for a split without pictures.
+    tokenize : callable
+        How a caption of this set becomes words.
+    encoder : callable or None
+        Loads what made the features, for pictures from elsewhere; None where that isn't known.
+    encoder_folder : pathlib.Path or None
+        Where that encoder is kept.
+    identity : str or None
+        Differs between data sets of different contents; None for those that cannot change.
     """
 
     name: str
@@ -39,26 +57,39 @@ class Dataset:
     notes: Mapping[str, str] = field(default_factory=dict)
     base_name: Callable[[str], str] | None = None
     thumbnail: Callable[[str, int], npt.NDArray[np.uint8]] | None = None
+    tokenize: Callable[[str], list[str]] = tokenize
+    encoder: Callable[[], PictureEncoder] | None = None
+    encoder_folder: Path | None = None
+    identity: str | None = None
 
     def features(self, split: str) -> npt.NDArray[Any]:
         """Return the features of a split's images, shape (N, D)."""
         features: npt.NDArray[Any] = split_arrays(self.data, split)[1]
         return features
 
-    def truths(self, split: str) -> list[list[str]]:
-        """Return the true captions of each image of a split, in lower case, words set evenly.
+    def true_words(self, split: str) -> list[list[list[str]]]:
+        """Return the true captions of each image of a split as the words that metrics compare.
 
-        ``<split>_names`` is read where the data have it: unlike the token ids it holds words that the
-        vocabulary lacks, so that ``<UNK>`` cannot count as right.
+        ``<split>_texts`` is read where the data have it (``<split>_names`` for emoji): unlike the token ids it holds
+        words that the vocabulary lacks, so that ``<UNK>`` cannot count as right.
         """
         captions, features, image_idxs = split_arrays(self.data, split)
-        texts = self.data.get(f"{split}_names")
+        texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
         if texts is None:
             texts = caption_text(captions, self.data["idx_to_word"])
-        truths: list[list[str]] = [[] for _ in range(len(features))]
+        words: list[list[list[str]]] = [[] for _ in range(len(features))]
         for image, text in zip(image_idxs.tolist(), texts, strict=True):
-            truths[image].append(detokenize(tokenize(text)))
-        return truths
+            words[image].append(self.tokenize(text))
+        return words
+
+    def truths(self, split: str) -> list[list[str]]:
+        """Return the true captions of each image of a split as texts, in lower case, words set evenly."""
+        return [[detokenize(words) for words in own] for own in self.true_words(split)]
+
+    def image_ids(self, split: str) -> list[int | str]:
+        """Return the ids of a split's images as their source gives them, else their places, counted from 0."""
+        ids = self.data.get(f"{split}_image_ids")
+        return list(range(len(self.features(split)))) if ids is None else list(ids)
 
 
 def _open_emoji() -> Dataset:
@@ -69,31 +100,73 @@ def _open_emoji() -> Dataset:
         "test": "held-out variants of emoji that training has seen in others",
         "unseen": "whole emoji that training has seen in no variant: their names can only be guessed",
     }
-    return Dataset("emoji", emoji.load(), notes, emoji.base_name, emoji.thumbnail)
+    return Dataset("emoji", emoji.load(), notes, emoji.base_name, emoji.thumbnail, encoder=emoji.encoder)
 
 
-#: How to open each data set.
+def _open_prepared(folder: Path) -> Dataset:
+    manifest = read_manifest(folder)
+    if manifest.tokens not in TOKENIZERS:
+        raise CheckpointError(
+            f"{folder} was prepared with the tokeniser {manifest.tokens!r}; known: {', '.join(TOKENIZERS)}. "
+            "Prepare the data anew."
+        )
+    data = load_prepared(folder)
+
+    def load_encoder() -> PictureEncoder:
+        from capgpu.vision import PictureEncoder
+
+        return PictureEncoder.load(folder)
+
+    return Dataset(
+        str(folder),
+        data,
+        thumbnail=partial(_thumbnail_of_file, data)
+        if any(f"{split}_files" in data for split in splits_of(data))
+        else None,
+        tokenize=TOKENIZERS[manifest.tokens],
+        encoder=load_encoder if manifest.encoder else None,
+        encoder_folder=folder if manifest.encoder else None,
+        identity=manifest.identity,
+    )
+
+
+def _thumbnail_of_file(data: Mapping[str, Any], split: str, image: int) -> npt.NDArray[np.uint8]:
+    files = data.get(f"{split}_files")
+    if files is None:
+        raise ValueError(f"the {split!r} split has no pictures, only their features: there is nothing to draw.")
+    return thumbnail(files[image])
+
+
+#: How to open each data set that has a name.
 DATASETS: dict[str, Callable[[], Dataset]] = {"emoji": _open_emoji}
 
 
-def open_dataset(name: str) -> Dataset:
-    """Load a data set.
+def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
+    """Open a data set.
 
     Parameters
     ----------
-    name : str
-        One of `DATASETS`.
+    name_or_folder : str or path
+        One of `DATASETS`, or a folder that ``capgpu prepare`` wrote.
 
     Returns
     -------
     Dataset
-        Freshly loaded.
+        Freshly opened; the arrays of a folder are mapped into memory.
 
     Raises
     ------
     ValueError
-        For an unknown name.
+        For what is neither.
+    CheckpointError
+        For a prepared folder that is incomplete, damaged or has changed.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}.")
-    return DATASETS[name]()
+    name = os.fspath(name_or_folder)
+    if name in DATASETS:
+        return DATASETS[name]()
+    if not Path(name).exists():
+        raise ValueError(
+            f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder that is there. "
+            "capgpu prepare makes a folder to train on."
+        )
+    return _open_prepared(Path(name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["backend_option", "run_option", "use_backend_option"]
+__all__ = ["backend_option", "refuse_missing_folders", "run_option", "use_backend_option"]
 
 backend_option = click.option(
     "--backend",
@@ -42,3 +42,21 @@ def use_backend_option(name: str | None) -> None:
         current_backend()
     else:
         set_backend(name)
+
+
+def refuse_missing_folders(*files: Path | None) -> None:
+    """Make sure that files can be written, before the work for them is done.
+
+    Parameters
+    ----------
+    *files : path or None
+        Values of options; None for an option that was not given.
+
+    Raises
+    ------
+    ValueError
+        For a file whose folder does not exist.
+    """
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"the folder of {file} does not exist; make it first.")

@@ -1,50 +1,107 @@
-"""Captions against the truth, beside those of the nearest training pictures."""
+"""Captions against the truth, and how the figures are shown and written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from capgpu.cli.datasets import Dataset
 from capgpu.evaluation.neighbours import nearest_neighbours
-from capgpu.metrics import corpus_bleu, exact_match
-from capgpu.vocabulary import tokenize
+from capgpu.metrics import MetricScore, cider, coco_scores, exact_match
+from capgpu.metrics.java import check_java_metric, meteor, spice
 
-__all__ = ["Scores", "neighbour_captions", "score_captions"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "Scores",
+    "java_metrics",
+    "java_options",
+    "neighbour_captions",
+    "score_captions",
+    "score_table",
+    "scores_as_json",
+    "tokens_note",
+]
+
+Words = Sequence[str]
+
+_JAVA = {"METEOR": meteor, "SPICE": spice}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good captions are, each figure a share from 0 to 1.
+    """How good captions are.
 
     Attributes
     ----------
-    bleu : tuple of float
-        BLEU-1 to BLEU-4 of the corpus.
+    metrics : dict of str to MetricScore
+        BLEU-1 to BLEU-4, ROUGE-L, CIDEr-D, CIDEr, and those of Java that were asked for.
     exact : float
-        Captions that equal a true one word for word.
+        The share of captions that equal a true one word for word.
     base : float or None
-        Captions with the right base name; None where captions have none.
+        The share of captions with the right base name; None where captions have none.
     """
 
-    bleu: tuple[float, ...]
+    metrics: dict[str, MetricScore]
     exact: float
     base: float | None
 
 
+def java_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put ``--meteor`` and ``--spice`` on a subcommand."""
+    for name in reversed(_JAVA):
+        note = f"{name}, too: needs capgpu[coco-metrics] and Java."
+        command = click.option(f"--{name.lower()}", is_flag=True, help=note)(command)
+    return command
+
+
+def java_metrics(*, meteor: bool, spice: bool) -> list[str]:
+    """Name the metrics of Java that were asked for; an error says now which of them cannot run here.
+
+    Parameters
+    ----------
+    meteor, spice : bool
+        The options' values.
+
+    Returns
+    -------
+    list of str
+        ``"METEOR"``, ``"SPICE"``.
+
+    Raises
+    ------
+    MissingExtraError, OSError
+        As `capgpu.metrics.java.check_java_metric`.
+    """
+    names = [name for name, wanted in (("METEOR", meteor), ("SPICE", spice)) if wanted]
+    for name in names:
+        check_java_metric(name)
+    return names
+
+
 def score_captions(
-    captions: Sequence[str], truths: Sequence[Sequence[str]], base_name: Callable[[str], str] | None = None
+    captions: Sequence[Words],
+    references: Sequence[Sequence[Words]],
+    *,
+    java: Iterable[str] = (),
+    right_base: Sequence[bool] | None = None,
 ) -> Scores:
     """Score captions against the true ones.
 
     Parameters
     ----------
-    captions : sequence of N str
-        What a model wrote.
-    truths : sequence of N sequences of str
-        The true captions of each picture; case does not count.
-    base_name : callable, optional
-        Tells what a caption shows without the variant.
+    captions : sequence of N captions
+        Each a list of words.
+    references : sequence of N sequences of captions
+        The true captions of each picture.
+    java : iterable of str
+        Metrics of Java to compute besides: ``"METEOR"``, ``"SPICE"``.
+    right_base : sequence of N bool, optional
+        Which captions have the right base name.
 
     Returns
     -------
@@ -56,15 +113,54 @@ def score_captions(
     ValueError
         For no captions, or not as many as pictures with truths.
     """
-    words = [tokenize(caption) for caption in captions]
-    true_words = [[tokenize(truth) for truth in own] for own in truths]
-    bleu, exact = tuple(corpus_bleu(words, true_words)), exact_match(words, true_words)
-    if base_name is None:
-        return Scores(bleu, exact, None)
-    right = [
-        base_name(caption) in {base_name(truth) for truth in own} for caption, own in zip(captions, truths, strict=True)
-    ]
-    return Scores(bleu, exact, sum(right) / len(right))
+    metrics = {**coco_scores(captions, references), "CIDEr": cider(captions, references)}
+    metrics |= {name: _JAVA[name](captions, references) for name in java}
+    base = None if right_base is None else sum(right_base) / len(right_base)
+    return Scores(metrics, exact_match(captions, references), base)
+
+
+def score_table(scores: Mapping[str, Scores]) -> Table:
+    """Lay scores out, one line for each of those who were scored.
+
+    Parameters
+    ----------
+    scores : mapping of str to Scores
+        By name; at least one.
+
+    Returns
+    -------
+    rich.table.Table
+        With a column for each figure.
+    """
+    from rich.table import Table
+
+    first = next(iter(scores.values()))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for heading in (*first.metrics, "exact", *(["right base name"] if first.base is not None else [])):
+        table.add_column(heading, justify="right")
+    for who, score in scores.items():
+        shares = [score.exact, *([] if score.base is None else [score.base])]
+        table.add_row(
+            who, *(f"{metric.corpus:.3f}" for metric in score.metrics.values()), *(f"{share:.1%}" for share in shares)
+        )
+    return table
+
+
+def scores_as_json(score: Scores) -> dict[str, Any]:
+    """Give the figures as JSON can hold them: by name."""
+    return {
+        **{name: metric.corpus for name, metric in score.metrics.items()},
+        "exact": score.exact,
+        "right base name": score.base,
+    }
+
+
+def tokens_note(name: str) -> str:
+    """Say in a line which words were compared."""
+    if name == "coco":
+        return "Words as in COCO's evaluation, which calls CIDEr-D CIDEr."
+    return "Words and marks as the data have them: figures are no match for those of COCO's evaluation."
 
 
 def neighbour_captions(dataset: Dataset, split: str) -> list[str]:

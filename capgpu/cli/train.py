@@ -25,6 +25,19 @@ _COUNT = click.IntRange(min=1)
 _NOT_SETTINGS = ("out", "backend", "resume", "force")
 
 
+class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
+    """A data set's name, or a folder, which a run remembers by its absolute path."""
+
+    name = "NAME|DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in DATASETS:
+            return str(value)
+        if not Path(value).is_dir():
+            self.fail(f"{value!r} is neither one of {', '.join(DATASETS)} nor a folder.", param, ctx)
+        return str(Path(value).resolve())
+
+
 class _FiniteRange(click.FloatRange):
     """A range that, unlike click's, does not hold NaN, nor infinity where it has no upper end."""
 
@@ -36,7 +49,7 @@ class _FiniteRange(click.FloatRange):
 
 
 @click.command()
-@click.option("--data", type=click.Choice(list(DATASETS)), default="emoji", help="What to learn from.")
+@click.option("--data", type=_Data(), default="emoji", help="What to learn from: emoji, or a prepared folder.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="The recurrent cell.")
 @click.option("--hidden", type=_COUNT, default=256, help="Length of the hidden state.")
@@ -70,7 +83,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the step at
     hand; --resume goes on from there and ends with the same bits.
     """
-    run = Run(options["out"] or Path("runs", f"{options['data']}-{options['cell']}"))
+    run = Run(options["out"] or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     if options["resume"]:
         if options["force"]:
@@ -80,8 +93,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         run.check_new(options["force"])
     use_backend_option(options["backend"])
     dataset = open_dataset(settings["data"])
-    if not options["resume"]:
-        run.start(settings)
+    if options["resume"]:
+        _check_same_data(run, dataset, settings)
+    else:
+        run.start(settings | {"data_identity": dataset.identity})
+        run.keep_encoder(dataset.encoder_folder)
     _train(run, dataset, settings, options["resume"])
 
 
@@ -99,6 +115,15 @@ def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str
                 f"resumed run keeps its settings: leave {option} out."
             )
     return stored
+
+
+def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a run on data that have changed since it was started."""
+    if dataset.identity != settings.get("data_identity"):
+        raise ValueError(
+            f"the data in {dataset.name} are not those that the run in {run.path} was started with: they were prepared "
+            "anew. Start over with --force, or name another folder with --out."
+        )
 
 
 def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -> None:
@@ -176,6 +201,6 @@ def _plot(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
             for step, loss in enumerate(solver.loss_history, start=1)
         ],
         list(enumerate(solver.val_loss_history, start=1)),
-        title=f"{settings['cell'].upper()}, {settings['hidden']} units, on {settings['data']}",
+        title=f"{settings['cell'].upper()}, {settings['hidden']} units, on {Path(settings['data']).name}",
         training_label="training, with dropout" if settings["dropout"] > 0 else "training",
     )

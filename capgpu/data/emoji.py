@@ -20,14 +20,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.vocabulary import detokenize, tokenize
 
-__all__ = ["PARTS", "base_name", "exact_and_base", "load", "project", "thumbnail"]
+if TYPE_CHECKING:
+    from capgpu.vision import PictureEncoder, Projection
+
+__all__ = ["PARTS", "base_name", "encoder", "exact_and_base", "load", "project", "thumbnail"]
 
 PARTS = ("train", "val", "test", "unseen")
 
@@ -131,6 +134,26 @@ def exact_and_base(captions: Sequence[str], names: Sequence[str]) -> tuple[float
     return exact / len(pairs), base / len(pairs)
 
 
+def encoder() -> PictureEncoder:
+    """Open the encoder that gives pictures features of the kind that `load` gives.
+
+    Returns
+    -------
+    PictureEncoder
+        EfficientNet-Lite0 and the stored projection; pictures are laid on white, and padded to a square.
+
+    Raises
+    ------
+    MissingExtraError
+        If a package of the extra ``vision`` is not installed.
+    ValueError, OSError
+        As `capgpu.vision.open_encoder`.
+    """
+    from capgpu.vision import open_encoder
+
+    return open_encoder("efficientnet-lite0", fit="pad", projection=_projection())
+
+
 def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Turn EfficientNet-Lite0's pooled outputs into features of the kind that `load` gives.
 
@@ -150,12 +173,7 @@ def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     ValueError
         If the shape is another.
     """
-    stored = _read_npz("emoji_pca.npz")
-    mean, components = (stored[key].astype(np.float32) for key in ("mean", "components"))
-    if pooled.ndim != 2 or pooled.shape[1] != len(mean):
-        raise ValueError(f"pooled outputs have the shape (N, {len(mean)}), got {pooled.shape}")
-    features: npt.NDArray[np.float32] = np.matmul(pooled.astype(np.float32) - mean, components)
-    return features
+    return _projection().apply(pooled)
 
 
 def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
@@ -187,6 +205,13 @@ def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
     row, column = divmod(place, SPRITE_COLUMNS)
     top, left = row * THUMBNAIL_SIZE, column * THUMBNAIL_SIZE
     return _sprite()[top : top + THUMBNAIL_SIZE, left : left + THUMBNAIL_SIZE].copy()
+
+
+@cache
+def _projection() -> Projection:
+    from capgpu.vision.projection import Projection
+
+    return Projection(**_read_npz("emoji_pca.npz"))
 
 
 @cache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,6 +62,7 @@ def draw_contact_sheet(
     title: str,
     verdict_names: dict[Verdict, str] | None = None,
     columns: int = 6,
+    headings: Mapping[int, str] | None = None,
 ) -> None:
     """Draw captioned pictures in a grid and write them as a PNG.
 
@@ -79,6 +81,8 @@ def draw_contact_sheet(
         The words of the legend; a verdict that is not in it is left out of the legend.
     columns : int
         Cards in a row.
+    headings : mapping of int to str, optional
+        Lines above the cards with these indices; such a card begins a new row.
 
     Raises
     ------
@@ -88,6 +92,7 @@ def draw_contact_sheet(
     from PIL import Image, ImageDraw
 
     _check(cells, columns)
+    headings = headings or {}
     if verdict_names is None:
         verdict_names = {"right": "right", "wrong": "wrong"}
     font, bold = _font("DejaVuSans.ttf", _SIZE), _font("DejaVuSans-Bold.ttf", _SIZE)
@@ -98,15 +103,22 @@ def draw_contact_sheet(
     top = _GAP + 26 * len(title_lines) + 30
     text_width = _CARD_WIDTH - 2 * _PAD
     texts = [_lines(cell, font, bold, text_width) for cell in cells]
-    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
+    rows = _rows(len(cells), columns, headings)
     heights = [2 * _PAD + _PICTURE + 8 + _LINE * max(len(texts[i]) for i in row) for row in rows]
-    sheet = Image.new("RGB", (width, top + sum(heights) + _GAP * len(rows)), _PAPER)
+    spoken = {row[0]: _wrap(headings[row[0]], bold, width - 2 * _GAP) for row in rows if row[0] in headings}
+    lines = sum(map(len, spoken.values()))
+    sheet = Image.new("RGB", (width, top + sum(heights) + _GAP * (len(rows) + len(spoken)) + _LINE * lines), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, line in enumerate(title_lines):
         pen.text((_GAP, _GAP + 26 * i), line, fill=_INK, font=heading)
     _draw_legend(pen, top - 30, verdict_names, font, bold)
     y = top
     for row, height in zip(rows, heights, strict=True):
+        if row[0] in spoken:
+            for line in spoken[row[0]]:
+                pen.text((_GAP, y), line, fill=_INK, font=bold)
+                y += _LINE
+            y += _GAP
         for column, i in enumerate(row):
             x = _GAP + column * (_CARD_WIDTH + _GAP)
             mark, colour = _MARKS[cells[i].verdict]
@@ -119,6 +131,16 @@ def draw_contact_sheet(
         y += height + _GAP
     with atomic_write(path) as file:
         sheet.save(file, format="PNG", optimize=True)
+
+
+def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
+    """Deal cards out to rows; one with a heading begins a new row."""
+    starts = sorted({0, count, *(i for i in headings if 0 <= i < count)})
+    return [
+        range(start, min(start + columns, end))
+        for first, end in itertools.pairwise(starts)
+        for start in range(first, end, columns)
+    ]
 
 
 def _check(cells: Sequence[Cell], columns: int) -> None:

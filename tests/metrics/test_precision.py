@@ -1,4 +1,4 @@
-"""Caption metrics against values worked out by hand."""
+"""BLEU and exact match against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.metrics import corpus_bleu, exact_match
+from capgpu.metrics import cider, cider_d, coco_scores, corpus_bleu, exact_match, rouge_l
 
 words = st.lists(st.sampled_from("abcd"), min_size=4, max_size=9)
 
@@ -91,7 +91,7 @@ def test_exact_match_compares_words_whatever_holds_them() -> None:
     assert exact_match([("a", "b")], [[["a", "b"]]]) == 1.0
 
 
-@pytest.mark.parametrize("metric", [corpus_bleu, exact_match])
+@pytest.mark.parametrize("metric", [corpus_bleu, exact_match, rouge_l, cider, cider_d, coco_scores])
 @pytest.mark.parametrize(
     ("captions", "references", "error", "says"),
     [
@@ -99,7 +99,8 @@ def test_exact_match_compares_words_whatever_holds_them() -> None:
         (split("a"), [], ValueError, "1 captions and references for 0"),
         (split("a"), [[]], ValueError, r"references\[0\] is empty"),
         (["a cat"], [split("a cat")], TypeError, "tokenize"),
-        (split("a cat"), [["a cat"]], TypeError, "tokenize"),
+        (split("a cat"), [["a cat"]], TypeError, r"references\[0\]\[0\] is the string 'a cat'.*tokenize"),
+        (split("a", "b"), [[["a"]], [["b"], "b"]], TypeError, r"references\[1\]\[1\] is the string"),
     ],
 )
 def test_bad_input_is_refused(metric, captions, references, error, says) -> None:  # type: ignore[no-untyped-def]

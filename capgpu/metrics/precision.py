@@ -1,0 +1,144 @@
+"""BLEU: n-grams that a caption shares with its references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.metrics.corpus import Corpus, Ints, Words, read_corpus, split_words
+from capgpu.metrics.shared import shared_ngrams
+
+__all__ = ["BleuScore", "bleu", "corpus_bleu", "score_bleu"]
+
+
+class BleuScore(NamedTuple):
+    """BLEU-1 to BLEU-n of a corpus and of each caption in it.
+
+    Attributes
+    ----------
+    corpus : list of float
+        n figures of all captions together: no mean of those below.
+    captions : numpy.ndarray of float64, shape (N, n)
+        Those of each.
+    """
+
+    corpus: list[float]
+    captions: npt.NDArray[np.float64]
+
+
+# COCO's evaluation adds these above and below each fraction: no precision is 0 / 0 and none is exactly 0
+_ABOVE, _BELOW = 1e-15, 1e-9
+
+
+def corpus_bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n: int = 4) -> list[float]:
+    """Compute BLEU-1 to BLEU-n of a corpus as COCO's caption evaluation does.
+
+    Clipped n-gram counts and lengths are summed over the corpus before anything is divided. The length that
+    the brevity penalty compares with is, for each caption, that of the reference closest in length (the
+    shorter of two equally close).
+
+    Parameters
+    ----------
+    captions : sequence of N captions
+        The captions to judge, each a list of words; an empty caption is allowed.
+    references : sequence of N sequences of captions
+        The true captions of each picture, at least one.
+    max_n : int
+        The longest n-grams counted.
+
+    Returns
+    -------
+    list of float
+        BLEU-1, ..., BLEU-`max_n`, each in [0, 1]. A score without a match is tiny and not 0, as with COCO.
+
+    Raises
+    ------
+    TypeError
+        For a caption that is a string: it would be judged letter by letter.
+    ValueError
+        For no captions, unequal numbers, a picture without references, or `max_n` below 1.
+
+    Notes
+    -----
+    K. Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", 2002;
+    X. Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server", 2015.
+    """
+    return bleu(captions, references, max_n).corpus
+
+
+def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n: int = 4) -> BleuScore:
+    """Compute BLEU-1 to BLEU-n of a corpus, see `corpus_bleu`, and of each caption by itself.
+
+    Parameters
+    ----------
+    captions, references, max_n
+        As for `corpus_bleu`.
+
+    Returns
+    -------
+    BleuScore
+        All in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `corpus_bleu`.
+    """
+    if max_n < 1:
+        raise ValueError(f"max_n is {max_n}; wanted at least 1.")
+    return score_bleu(split_words(read_corpus(captions, references)), max_n)
+
+
+def score_bleu(corpus: Corpus, max_n: int = 4) -> BleuScore:
+    """Compute BLEU, see `corpus_bleu`, of a corpus that is read.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        As from `split_words`.
+    max_n : int
+        The longest n-grams counted, at least 1.
+
+    Returns
+    -------
+    BleuScore
+        All in [0, 1].
+    """
+    matches = _matches(corpus, max_n)
+    lengths = corpus.lengths[: corpus.count]
+    totals = np.maximum(lengths[:, None] - np.arange(max_n), 0)
+    closest = _closest_lengths(corpus)
+    whole = _bleu(*(part.sum(axis=0, keepdims=True) for part in (matches, totals, lengths, closest)))
+    return BleuScore(whole[0].tolist(), _bleu(matches, totals, lengths, closest))
+
+
+def _matches(corpus: Corpus, max_n: int) -> Ints:
+    """Count the n-grams of each caption that its references have as often, shape (N, max_n)."""
+    matches = np.empty((corpus.count, max_n), np.int64)
+    for n, shared in enumerate(shared_ngrams(corpus, max_n)):
+        ceiling = np.zeros(len(shared.counts), np.int64)  # the most generous reference's count
+        np.maximum.at(ceiling, shared.gram, shared.found)
+        clipped = np.minimum(shared.counts, ceiling)
+        matches[:, n] = np.bincount(shared.caption, weights=clipped, minlength=corpus.count)
+    return matches
+
+
+def _closest_lengths(corpus: Corpus) -> Ints:
+    """Give the length of the reference closest in length to each caption, the shorter of two, shape (N,)."""
+    image, lengths = corpus.image[corpus.count :], corpus.lengths[corpus.count :]
+    distance = np.abs(lengths - corpus.lengths[image])
+    base = int(lengths.max()) + 1
+    closest: Ints = np.minimum.reduceat(distance * base + lengths, corpus.firsts) % base
+    return closest
+
+
+def _bleu(matches: Ints, totals: Ints, lengths: Ints, closest: Ints) -> npt.NDArray[np.float64]:
+    """Compute BLEU-1 to BLEU-n of each row of counts."""
+    logs = np.cumsum(np.log((matches + _ABOVE) / (totals + _BELOW)), axis=1)
+    ratio = (lengths + _ABOVE) / (closest + _BELOW)
+    penalty = np.minimum(1 - 1 / ratio, 0.0)
+    scores: npt.NDArray[np.float64] = np.exp(logs / np.arange(1, matches.shape[1] + 1) + penalty[:, None])
+    return scores

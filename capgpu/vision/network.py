@@ -1,0 +1,192 @@
+"""A convolutional network in an ONNX file, run by onnxruntime on the CPU, one picture at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.extras import require
+
+__all__ = ["Network", "network_sha256"]
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_QUIET = 3  # errors only: they come as exceptions, too
+
+
+class Network:
+    """A network that maps a picture to a vector.
+
+    It runs on one thread and sees one picture at a time: a picture's vector depends neither on the pictures it comes
+    with nor on the number of threads. Several threads may call it at once.
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file: one input of shape (N, 3, H, W) or (N, H, W, 3).
+    output : str, optional
+        The name of the output, or of any value inside the network; values behind it are then not computed. The
+        network's first output if not given.
+
+    Attributes
+    ----------
+    size : int or None
+        Width and height of the input; None where the network leaves it open.
+
+    Raises
+    ------
+    MissingExtraError
+        If onnxruntime, or for a value inside the network onnx, is not installed.
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no ONNX network, its input is none of pictures, or it has no value of that name.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], output: str | None = None) -> None:
+        runtime = require("onnxruntime", "vision", "Computing features of pictures")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path} is no file; wanted efficientnet-lite0, or the path of a network in an .onnx file."
+            )
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = _QUIET
+
+        def open_session(source: str | bytes) -> Any:
+            try:
+                return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's kinds of error share no narrower base
+                raise ValueError(f"{self.path} cannot be run as an ONNX network: {error}") from error
+
+        self._session = open_session(str(self.path))
+        names = [value.name for value in self._session.get_outputs()]
+        if output is not None and output not in names:
+            self._session, names = open_session(_cut(self.path, output)), [output]
+        self.output = output or names[0]
+        self._input, self._channels_last, self.size, self._dtype = self._read_input()
+
+    def _read_input(self) -> tuple[str, bool, int | None, Any]:
+        inputs = self._session.get_inputs()
+        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
+        shape = inputs[0].shape
+        last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
+        sides = [side for side in (shape[1:3] if last else shape[2:]) if isinstance(side, int)]
+        if (
+            len(inputs) != 1
+            or len(shape) != 4
+            or shape[3 if last else 1] != 3
+            or len(set(sides)) > 1
+            or inputs[0].type not in _DTYPES
+        ):
+            raise ValueError(
+                f"{self.path} has the input {found}; wanted a single one of float32 or float16 and of shape "
+                "(N, 3, H, W) or (N, H, W, 3), H = W."
+            )
+        return inputs[0].name, last, sides[0] if sides else None, _DTYPES[inputs[0].type]
+
+    def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Compute the vector of one picture.
+
+        Parameters
+        ----------
+        pixels : numpy.ndarray of float32, shape (3, H, W)
+            The scaled picture.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (D,)
+            The output; one of shape (1, D, height, width) is averaged over its places.
+
+        Raises
+        ------
+        ValueError
+            If the network cannot take such a picture, or its output has another shape.
+        """
+        given = pixels.transpose(1, 2, 0) if self._channels_last else pixels
+        batch = np.ascontiguousarray(given[None].astype(self._dtype))
+        try:
+            (out,) = self._session.run([self.output], {self._input: batch})
+        except Exception as error:  # onnxruntime's kinds of error share no narrower base
+            raise ValueError(f"{self.path} cannot take a picture of shape {batch.shape}: {error}") from error
+        if not isinstance(out, np.ndarray) or out.dtype.kind != "f" or out.ndim not in (2, 4) or len(out) != 1:
+            kind = f"shape {out.shape} and dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ValueError(
+                f"{self.path} gives {self.output} with {kind} for one picture; wanted floating numbers of shape "
+                "(1, D) or (1, D, height, width). Name another output."
+            )
+        vector: npt.NDArray[np.float32] = out.astype(np.float32).reshape(out.shape[1], -1).mean(axis=1)
+        return vector
+
+
+def network_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a network: of its file, and of the files beside it that hold its weights.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The ONNX file.
+
+    Returns
+    -------
+    str
+        The SHA-256 of the bytes of all files, one after the other, in hexadecimal.
+
+    Raises
+    ------
+    MissingExtraError
+        If onnx is not installed.
+    OSError
+        If a file cannot be read.
+    """
+    onnx = require("onnx", "vision", "Reading a network")
+    graph = onnx.load(path, load_external_data=False).graph
+    external = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    digest = hashlib.sha256()
+    for file in (path, *(path.parent / name for name in sorted(external))):
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _cut(path: Path, output: str) -> bytes:
+    """Make a value inside a network its only output, and drop the nodes that it does not need."""
+    onnx = require("onnx", "vision", "Taking a value inside of a network as its output")
+    model = onnx.load(path)
+    graph = model.graph
+    if not any(output in node.output for node in graph.node):
+        known = [name for node in list(graph.node)[-12:] for name in node.output if name]
+        raise ValueError(f"{path} has no value {output!r}; the last ones are {', '.join(known)}.")
+    wanted, kept = {output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted.update(_names_read(node))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    del graph.output[:]
+    graph.output.append(onnx.ValueInfoProto(name=output))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _names_read(node: Any) -> Iterable[str]:
+    """Name the values that a node reads, in the bodies of branches and loops, too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            for inner in body.node:
+                yield from _names_read(inner)

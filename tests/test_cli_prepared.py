@@ -1,0 +1,100 @@
+"""The command on a prepared folder: trained from, resumed, captioned, scored; never on other data unnoticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import capgpu.backend
+from capgpu.checkpoint import load_model
+from capgpu.cli import main
+from oracles.folders import prepared_folder
+
+TINY = ["--hidden", "8", "--wordvec", "8", "--batch-size", "5", "--epochs", "2", "--seed", "3"]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def refused(result: Result, says: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+@pytest.fixture(autouse=True)
+def _numpy() -> Iterator[None]:
+    with capgpu.backend.use_backend("numpy"):
+        yield
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    prepared_folder(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def trained(data: Path, tmp_path: Path) -> Path:
+    result = run("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run"
+
+
+def test_a_run_on_a_folder_knows_it_by_its_absolute_path(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "--data", "data", *TINY)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "runs" / "data-lstm" / "config.json").read_text())["settings"]
+    assert settings["data"] == str(data)
+
+
+def test_a_split_of_the_folder_is_captioned_and_scored(trained: Path) -> None:
+    captioned = run("caption", "--run", trained, "--split", "val", "--count", "3")
+    assert captioned.exit_code == 0, captioned.output
+    scored = run("eval", "--run", trained, "--split", "val")
+    assert scored.exit_code == 0, scored.output
+    assert "9 pictures" in scored.stdout
+
+
+def test_features_alone_make_no_contact_sheet(trained: Path, tmp_path: Path) -> None:
+    refused(run("eval", "--run", trained, "--split", "val", "--sheet", tmp_path / "sheet.png"), "no pictures to draw")
+
+
+def test_the_encoder_goes_into_the_run(data: Path, tmp_path: Path) -> None:
+    (data / "encoder.json").write_text("{}")
+    prepared = prepared_folder(data)  # written anew: the manifest knows the encoder now
+    result = run("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "encoder.json").read_text() == "{}"
+    assert load_model(tmp_path / "run").word_to_idx == prepared["word_to_idx"]
+
+
+def test_no_run_goes_on_with_data_that_have_changed(data: Path, trained: Path) -> None:
+    (trained / "summary.json").unlink()
+    prepared_folder(data, seed=1)
+    refused(run("train", "--resume", "--out", trained), "not those that the run")
+
+
+@pytest.mark.parametrize("command", [("train", "--resume", "--out"), ("eval", "--run"), ("caption", "--run")])
+def test_data_that_are_gone_or_damaged_are_named(command: tuple[str, ...], data: Path, trained: Path) -> None:
+    (trained / "summary.json").unlink()
+    (data / "val_features.npy").unlink()
+    refused(run(*command, trained), "val_features.npy is missing")
+    (data / "prepared.json").unlink()
+    refused(run(*command, trained), "is no prepared data set")
+    data.rename(data.with_name("elsewhere"))
+    refused(run(*command, trained), str(data))
+
+
+def test_what_is_no_prepared_folder_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    refused(run("train", "--data", tmp_path, "--out", tmp_path / "run", *TINY), "capgpu prepare")
+    refused(run("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "run", *TINY), "--data")
+    assert list(tmp_path.iterdir()) == []

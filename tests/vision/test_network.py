@@ -1,0 +1,133 @@
+"""A network from an ONNX file gives any of its values, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.vision.network import Network
+from oracles.networks import save_network, tiny_network
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+PIXELS = np.random.default_rng(1).normal(size=(3, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tiny_network(tmp_path / "tiny.onnx")
+
+
+def constants(path):
+    return {value.name: onnx.numpy_helper.to_array(value) for value in onnx.load(path).graph.initializer}
+
+
+def test_values_inside_of_a_network_are_outputs_too(path):
+    stored = constants(path)
+    maps = np.einsum("chw,oc->ohw", PIXELS, stored["kernel"][:, :, 0, 0])
+    pooled = maps.mean(axis=(1, 2))
+    for output, wanted in (
+        (None, pooled @ stored["matrix"]),
+        ("scores", pooled @ stored["matrix"]),
+        ("pooled", pooled),
+        ("maps", pooled),
+    ):
+        network = Network(path, output)
+        assert network.output == (output or "scores")
+        assert network.size == 4
+        vector = network(PIXELS)
+        assert vector.dtype == np.float32
+        np.testing.assert_allclose(vector, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_lies_behind_the_wanted_value_is_not_computed(tmp_path):
+    # the node behind it could not run: its matrix has another size
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["pictures"], ["pooled"], axes=[2, 3], keepdims=0),
+        onnx.helper.make_node("Reshape", ["pooled", "shape"], ["scores"]),
+    ]
+    path = save_network(tmp_path / "cut.onnx", nodes, {"shape": np.array([7, 7])})
+    with pytest.raises(ValueError, match=r"cut\.onnx cannot"):
+        Network(path)(PIXELS)
+    np.testing.assert_allclose(Network(path, "pooled")(PIXELS), PIXELS.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_values_that_the_body_of_a_branch_reads_are_kept(tmp_path):
+    helper = onnx.helper
+    kind = onnx.TensorProto.FLOAT
+    bodies = [
+        helper.make_graph(
+            [helper.make_node("Add", ["doubled", "doubled"], [f"out_{name}"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"out_{name}", kind, None)],
+        )
+        for name in ("yes", "no")
+    ]
+    nodes = [
+        helper.make_node("ReduceMean", ["pictures"], ["pooled"], axes=[2, 3], keepdims=0),
+        helper.make_node("Add", ["pooled", "pooled"], ["doubled"]),
+        helper.make_node("If", ["chosen"], ["inside"], then_branch=bodies[0], else_branch=bodies[1]),
+        helper.make_node("Neg", ["inside"], ["scores"]),
+    ]
+    path = save_network(tmp_path / "branch.onnx", nodes, {"chosen": np.array(True)})
+    np.testing.assert_allclose(Network(path, "inside")(PIXELS), 4 * PIXELS.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_networks_of_half_precision_get_it(tmp_path):
+    path = tiny_network(tmp_path / "tiny.onnx", dtype=np.float16)
+    single = tiny_network(tmp_path / "single.onnx")
+    vector = Network(path)(PIXELS)
+    assert vector.dtype == np.float32
+    np.testing.assert_allclose(vector, Network(single)(PIXELS), rtol=2e-2, atol=1e-2)
+
+
+def test_channels_may_come_last(tmp_path):
+    nodes = [onnx.helper.make_node("ReduceMean", ["pictures"], ["scores"], axes=[1, 2], keepdims=0)]
+    path = save_network(tmp_path / "last.onnx", nodes, {}, shape=("N", 4, 4, 3))
+    np.testing.assert_allclose(Network(path)(PIXELS), PIXELS.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_a_size_left_open_is_any_size(tmp_path):
+    network = Network(tiny_network(tmp_path / "open.onnx", shape=("N", 3, "H", "W")))
+    assert network.size is None
+    assert network(np.zeros((3, 9, 9), np.float32)).shape == (2,)
+
+
+def test_files_that_are_no_network_are_refused(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.onnx is no file"):
+        Network(tmp_path / "missing.onnx")
+    for content in (b"", b"no network", path.read_bytes()[:100]):
+        (tmp_path / "broken.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.onnx cannot be run"):
+            Network(tmp_path / "broken.onnx")
+
+
+def test_an_unknown_value_is_refused_with_those_there_are(path):
+    with pytest.raises(ValueError, match=r"no value 'fc7'; the last ones are maps, pooled, scores"):
+        Network(path, "fc7")
+
+
+@pytest.mark.parametrize("shape", [("N", 4, 4, 4), ("N", 3, 4, 5), ("N", 3, 4), ("N", 48)])
+def test_inputs_that_are_no_square_pictures_are_refused(tmp_path, shape):
+    nodes = [onnx.helper.make_node("Identity", ["pictures"], ["scores"])]
+    path = save_network(tmp_path / "other.onnx", nodes, {}, shape=shape)
+    with pytest.raises(ValueError, match=r"has the input pictures .* wanted a single one"):
+        Network(path)
+
+
+def test_outputs_that_are_no_vector_are_refused(tmp_path):
+    nodes = [
+        onnx.helper.make_node("Reshape", ["pictures", "shape"], ["tokens"]),
+        onnx.helper.make_node("Shape", ["pictures"], ["sizes"]),
+    ]
+    path = save_network(tmp_path / "tokens.onnx", nodes, {"shape": np.array([0, 3, 16])}, outputs=["tokens"])
+    for output, found in (("tokens", r"shape \(1, 3, 16\)"), ("sizes", "dtype int64")):
+        with pytest.raises(ValueError, match=rf"gives {output} with .*{found}.*Name another output"):
+            Network(path, output)(PIXELS)
+
+
+def test_a_picture_of_another_size_is_refused(path):
+    with pytest.raises(ValueError, match=r"cannot take a picture of shape \(1, 3, 8, 8\)"):
+        Network(path)(np.zeros((3, 8, 8), np.float32))

@@ -1,0 +1,77 @@
+"""The projection is a scaled PCA, the same for all ways to come by the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.vision import Projection, fit_projection
+from capgpu.vision import projection as module
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(60, 8)) @ rng.normal(size=(8, 12)) + 3).astype(np.float32)
+
+
+def test_components_are_principal_axes_over_the_root_of_their_deviation(features):
+    mean, components = fit_projection(features, 5)
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    deviation = spread[:5] / np.sqrt(60)
+    wanted = axes[:5].T / np.sqrt(deviation) / np.sqrt(deviation.mean())
+    wanted *= np.sign((wanted * components).sum(axis=0))
+    np.testing.assert_allclose(components, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean, features.mean(axis=0), rtol=1e-6)
+    # the largest entry of an axis is positive
+    assert (components[np.abs(components).argmax(axis=0), np.arange(5)] > 0).all()
+    projected = Projection(mean, components).apply(features)
+    assert projected.dtype == np.float32
+    np.testing.assert_allclose((projected**2).mean(), 1, rtol=1e-4)
+
+
+def test_the_fit_does_not_depend_on_the_chunks(features, monkeypatch):
+    whole = fit_projection(features, 4)
+    monkeypatch.setattr(module, "_CHUNK", 7)
+    parts = fit_projection(features, 4)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(parts.components, whole.components, rtol=1e-4, atol=1e-6)
+
+
+def test_features_mapped_from_a_file_are_welcome(features, tmp_path):
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    projection = fit_projection(mapped, 3)
+    np.testing.assert_array_equal(projection.components, fit_projection(features, 3).components)
+    np.testing.assert_array_equal(projection.apply(mapped), projection.apply(features))
+
+
+def test_a_row_projects_the_same_in_any_company(features):
+    projection = fit_projection(features, 8)
+    together = projection.apply(features)
+    for i in range(0, 60, 7):
+        np.testing.assert_array_equal(projection.apply(features[i : i + 1])[0], together[i])
+
+
+def test_more_components_than_directions_are_refused(features):
+    with pytest.raises(ValueError, match="vary in 8 directions only: ask for at most 8"):
+        fit_projection(features, 9)
+    with pytest.raises(ValueError, match="vary in 0 directions"):
+        fit_projection(np.ones((5, 3), np.float32), 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "message"), [((1, 3), 1, "at least 2 rows"), ((3,), 1, "at least 2 rows"), ((3, 3), 0, "dim is 0")]
+)
+def test_what_cannot_be_fitted_is_refused(shape, dim, message):
+    with pytest.raises(ValueError, match=message):
+        fit_projection(np.zeros(shape), dim)
+
+
+def test_features_that_are_not_finite_or_of_another_length_are_refused(features):
+    with pytest.raises(ValueError, match=r"\(N, 12\)"):
+        fit_projection(features, 2).apply(features[:, :5])
+    features[3, 4] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit_projection(features, 2)
