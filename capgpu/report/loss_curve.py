@@ -88,6 +88,7 @@ def plot_loss(
             textcoords="offset points",
             ha="right" if side < 0 else "left",
             color=_VERMILLION,
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )
     if min(losses) > 0 and all(loss > 0 for _, loss in checks):
         axes.set_yscale("log")
