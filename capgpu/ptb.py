@@ -84,6 +84,10 @@ _RULES = (
     ("mark", r"\.{3}|-{2,4}|[.,;:!?'\"`’-]"),
     ("sign", r"-{5,}|\*{2,}|_+|\S"),
 )
+#: What nearly all captions are: words of ASCII letters, some with a comma behind them, and a period at the end.
+_PLAIN = re.compile(r"\s*[A-Za-z]+(?:,?\s+[A-Za-z]+)*\s*\.?\s*")
+_SAID_IN_ONE = frozenset({"cannot", "gonna", "wanna", "gotta", "lemme", "gimme"})
+_WITH_PERIOD = frozenset(f"{_ABBREVIATIONS}|{_CAPITAL_ABBREVIATIONS.lower()}".split("|"))
 _SCANNER = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _RULES), re.IGNORECASE)
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _IN_ASCII = {
@@ -131,6 +135,15 @@ def coco_tokenize(text: str) -> list[str]:
     """
     if not isinstance(text, str):
         raise TypeError(f"coco_tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
+    if _PLAIN.fullmatch(text):
+        words = text.lower().replace(",", " ").replace(".", " ").split()
+        if _SAID_IN_ONE.isdisjoint(words) and words[-1] not in _WITH_PERIOD:
+            return words
+    return _scan(text)
+
+
+def _scan(text: str) -> list[str]:
+    """Do the same by the rules, for any caption."""
     if not text.isascii():
         text = text.translate(_CHARACTERS)
     tokens = []

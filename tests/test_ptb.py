@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capgpu.ptb import _scan
 from capgpu.tokens import TOKENIZERS, coco_tokenize
 from capgpu.vocabulary import SPECIAL_WORDS
 from oracles.shared_data import coco_captions
@@ -101,6 +102,17 @@ def test_any_text_becomes_lower_case_words(text):
     assert not set(words) & {*PUNCTUATION, *SPECIAL_WORDS}
     assert not any(space in word for word in words for space in " \t\r\n")
     assert words == [word.lower() for word in words]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "A", "dog", "dog,", "cannot", "Gonna", "st", "Wash", "no", "s", "the", "n"]), min_size=1
+    ),
+    st.sampled_from(["", ".", " .", ". ", "\n", ","]),
+)
+def test_plain_captions_take_a_short_way_to_the_same_words(words, end):
+    caption = " ".join(words) + end
+    assert coco_tokenize(caption) == _scan(caption)
 
 
 def test_special_words_in_a_text_stay_plain_words():
