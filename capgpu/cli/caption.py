@@ -1,4 +1,4 @@
-"""capgpu caption: what a trained model writes, beside the truth."""
+"""capgpu caption: what a trained model writes, for picture files or beside the truth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from capgpu.cli.datasets import open_dataset
-from capgpu.cli.options import backend_option, run_option, use_backend_option
+from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
+from capgpu.cli.picture_captions import caption_files
 from capgpu.cli.runs import Run
 
 __all__ = ["caption"]
@@ -25,13 +26,47 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 
 
 @click.command()
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path), metavar="[PICTURE]...")
 @run_option
-@click.option("--split", default="test", help="The pictures: train, val, test or unseen.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs here; - is standard output.")
+@click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
 @click.option("--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split.")
 @click.option("--indices", type=_Indices(), help="These pictures instead.")
 @backend_option
-def caption(folder: Path, split: str, count: int, indices: list[int] | None, backend: str | None) -> None:
-    """Caption pictures of a split and print the truth beside."""
+@click.pass_context
+def caption(
+    ctx: click.Context,
+    pictures: tuple[Path, ...],
+    folder: Path,
+    json_file: str | None,
+    split: str,
+    count: int,
+    indices: list[int] | None,
+    backend: str | None,
+) -> None:
+    """Caption picture files, or pictures of a split with the truth beside.
+
+    For each PICTURE, a file in any common format, the caption is printed with the probability that the model gives
+    it. A file that cannot be read is told on standard error and skipped; the exit status is then 1, and 2 if no file
+    could be read.
+    """
+    if pictures:
+        _refuse_with_pictures(ctx)
+        refuse_missing_folders(None if json_file in (None, "-") else Path(json_file))
+        use_backend_option(backend)
+        ctx.exit(caption_files(Run(folder), pictures, json_file))
+    if json_file is not None:
+        raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json judges those of a split.")
+    _caption_split(Run(folder), split, count, indices, backend)
+
+
+def _refuse_with_pictures(ctx: click.Context) -> None:
+    for name in ("split", "count", "indices"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} chooses pictures of a data set: leave it out, or the PICTUREs.")
+
+
+def _caption_split(run: Run, split: str, count: int, indices: list[int] | None, backend: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -39,7 +74,6 @@ def caption(folder: Path, split: str, count: int, indices: list[int] | None, bac
     from capgpu.cli.judge import MARKS, spread, verdict
     from capgpu.evaluation.captioning import write_captions
 
-    run = Run(folder)
     settings = run.settings()
     use_backend_option(backend)
     dataset = open_dataset(settings["data"])

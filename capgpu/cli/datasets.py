@@ -100,7 +100,7 @@ def _open_emoji() -> Dataset:
         "test": "held-out variants of emoji that training has seen in others",
         "unseen": "whole emoji that training has seen in no variant: their names can only be guessed",
     }
-    return Dataset("emoji", emoji.load(), notes, emoji.base_name, emoji.thumbnail)
+    return Dataset("emoji", emoji.load(), notes, emoji.base_name, emoji.thumbnail, encoder=emoji.encoder)
 
 
 def _open_prepared(folder: Path) -> Dataset:

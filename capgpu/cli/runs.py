@@ -15,6 +15,7 @@ from capgpu.data.prepared import ENCODER_FILES
 if TYPE_CHECKING:
     from capgpu.cli.datasets import Dataset
     from capgpu.model import CaptioningRNN
+    from capgpu.vision import PictureEncoder
 
 __all__ = ["Run"]
 
@@ -140,8 +141,60 @@ class Run:
         settings: dict[str, Any] = config["settings"]
         return settings
 
+    def load_model(self) -> CaptioningRNN:
+        """Load the run's model onto the current backend, for pictures from anywhere.
+
+        Returns
+        -------
+        CaptioningRNN
+            With the best parameters.
+
+        Raises
+        ------
+        CheckpointError
+            If the run has no model yet, or it is damaged.
+        """
+        self.settings()
+        if not self.model.exists():
+            raise CheckpointError(
+                f"{self.path} has no {self.model.name} yet: its training was stopped early. "
+                f"Go on with: capgpu train --resume --out {self.path}"
+            )
+        return load_model(self.model)
+
+    def load_encoder(self) -> PictureEncoder:
+        """Open the encoder that made the features which the run learnt from.
+
+        Returns
+        -------
+        PictureEncoder
+            The one kept in the run, or that of the data set.
+
+        Raises
+        ------
+        CheckpointError
+            If the run is none or damaged, or its encoder is.
+        ValueError
+            If the features came from elsewhere.
+        MissingExtraError
+            If a package of the extra ``vision`` is not installed.
+        """
+        from capgpu.cli.datasets import DATASETS, open_dataset
+        from capgpu.vision import PictureEncoder
+
+        data = self.settings()["data"]
+        if (self.path / ENCODER_FILES[0]).is_file():
+            return PictureEncoder.load(self.path)
+        known = open_dataset(data).encoder if data in DATASETS else None
+        if known is None:
+            raise ValueError(
+                f"{self.path} was trained on features of {data} that were computed elsewhere: nothing tells how to "
+                "compute those of a picture. Prepare the data from their pictures and train again."
+            )
+        return known()
+
     def load(self, dataset: Dataset) -> CaptioningRNN:
-        """Load the run's model onto the current backend.
+        """Load the run's model onto the current backend, for its own data.
 
         Parameters
         ----------
@@ -158,13 +211,7 @@ class Run:
         CheckpointError
             If the run has no model yet, or it is damaged, or does not fit the data.
         """
-        self.settings()
-        if not self.model.exists():
-            raise CheckpointError(
-                f"{self.path} has no {self.model.name} yet: its training was stopped early. "
-                f"Go on with: capgpu train --resume --out {self.path}"
-            )
-        model = load_model(self.model)
+        model = self.load_model()
         if model.word_to_idx != dataset.data["word_to_idx"]:
             raise CheckpointError(
                 f"{self.model} has another vocabulary than the data set {dataset.name}. It was trained on "

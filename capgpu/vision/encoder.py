@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
+from capgpu.checkpoint import CheckpointError
 from capgpu.vision import efficientnet_lite0
+from capgpu.vision.description import Description
 from capgpu.vision.framing import Channels, Fit, Framing, strict_pillow
-from capgpu.vision.network import Network
+from capgpu.vision.network import Network, network_sha256
 from capgpu.vision.projection import Projection
 
-__all__ = ["ENCODER_FILE", "Encoded", "PictureEncoder", "open_encoder"]
-
-#: The file that describes the encoder of a folder's features.
-ENCODER_FILE = "encoder.json"
-_PROJECTION_FILE = "encoder.safetensors"
-_FORMAT = "capgpu-encoder-1"
+__all__ = ["Encoded", "PictureEncoder", "open_encoder"]
 
 EFFICIENTNET_LITE0 = "efficientnet-lite0"
 #: Mean and standard deviation of ImageNet's pixels, 0 to 255: what most published networks were trained with.
@@ -59,7 +53,7 @@ class PictureEncoder:
     name : str
         The network: ``efficientnet-lite0`` or the path of an ONNX file.
     sha256 : str
-        Of the network's weights, or of the ONNX file.
+        Of the network's weights, or of the ONNX file and the files of weights beside it.
     network : Network
         Runs it.
     framing : Framing
@@ -173,21 +167,9 @@ class PictureEncoder:
         OSError
             As the system gives it.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        if self.projection is not None:
-            save_weights(target / _PROJECTION_FILE, self.projection._asdict())
-        description = {
-            "format": _FORMAT,
-            "network": self.name,
-            "sha256": self.sha256,
-            "output": self.network.output,
-            "framing": asdict(self.framing),
-            "projection": None if self.projection is None else _PROJECTION_FILE,
-            "dim": self.dim,
-        }
-        with atomic_write(target / ENCODER_FILE, "w") as file:
-            file.write(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        Description(self.name, self.sha256, self.network.output, self.framing, self.projection, self.dim).save(
+            Path(folder)
+        )
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PictureEncoder:
@@ -212,27 +194,13 @@ class PictureEncoder:
         MissingExtraError
             If a package is not installed.
         """
-        path = Path(folder, ENCODER_FILE)
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist: nothing tells how the features of {folder} were computed.")
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format"] != _FORMAT:
-                raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
-            name, sha256, output, dim = (stored[key] for key in ("network", "sha256", "output", "dim"))
-            settings: dict[str, Any] = dict(stored["framing"])
-            framing = Framing(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])})
-            projection = None
-            if stored["projection"] is not None:
-                params, _ = load_weights(Path(folder, _PROJECTION_FILE))
-                projection = Projection(**params)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error!r}. Restore it from a copy, or prepare again.") from error
-        encoder = _open(_find(name, Path(folder)), output, framing, projection)
-        if encoder.sha256 != sha256 or encoder.dim != dim:
+        stored = Description.load(Path(folder))
+        encoder = _open(_find(stored.network, Path(folder)), stored.output, stored.framing, stored.projection)
+        if encoder.sha256 != stored.sha256 or encoder.dim != stored.dim:
             raise CheckpointError(
-                f"the features of {folder} were computed by {name} with SHA-256 {sha256}, but what is there now has "
-                f"{encoder.sha256}: the model would see other features. Restore that file, or prepare again."
+                f"the features of {folder} were computed by {stored.network} with SHA-256 {stored.sha256}, but what is "
+                f"there now has {encoder.sha256}: the model would see other features. Restore that file, or prepare "
+                "again."
             )
         return encoder
 
@@ -352,14 +320,11 @@ def open_encoder(
 def _open(name: str, output: str | None, framing: Framing, projection: Projection | None) -> PictureEncoder:
     if name == EFFICIENTNET_LITE0:
         path, sha256 = efficientnet_lite0.network_file()
+        network = Network(path, output)
     else:
         path = Path(name).absolute()
         name = str(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is no file; wanted {EFFICIENTNET_LITE0} or the path of a network in an .onnx file."
-            )
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    network = Network(path, output)
+        network = Network(path, output)
+        sha256 = network_sha256(path)
     blank = network(np.zeros((3, framing.size, framing.size), np.float32))
     return PictureEncoder(name, sha256, network, framing, len(blank), projection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from capgpu.extras import require
 
-__all__ = ["Network"]
+__all__ = ["Network", "network_sha256"]
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _QUIET = 3  # errors only: they come as exceptions, too
@@ -51,7 +52,9 @@ class Network:
         runtime = require("onnxruntime", "vision", "Computing features of pictures")
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} is no file; wanted a network in an .onnx file.")
+            raise FileNotFoundError(
+                f"{self.path} is no file; wanted efficientnet-lite0, or the path of a network in an .onnx file."
+            )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = _QUIET
@@ -120,6 +123,43 @@ class Network:
             )
         vector: npt.NDArray[np.float32] = out.astype(np.float32).reshape(out.shape[1], -1).mean(axis=1)
         return vector
+
+
+def network_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a network: of its file, and of the files beside it that hold its weights.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The ONNX file.
+
+    Returns
+    -------
+    str
+        The SHA-256 of the bytes of all files, one after the other, in hexadecimal.
+
+    Raises
+    ------
+    MissingExtraError
+        If onnx is not installed.
+    OSError
+        If a file cannot be read.
+    """
+    onnx = require("onnx", "vision", "Reading a network")
+    graph = onnx.load(path, load_external_data=False).graph
+    external = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    digest = hashlib.sha256()
+    for file in (path, *(path.parent / name for name in sorted(external))):
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _cut(path: Path, output: str) -> bytes:

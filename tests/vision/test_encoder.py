@@ -153,6 +153,17 @@ def test_another_network_in_the_same_place_is_refused(network, tmp_path):
         PictureEncoder.load(tmp_path / "kept")
 
 
+def test_weights_beside_the_network_count_as_part_of_it(network, tmp_path):
+    onnx.save(onnx.load(network), network, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    encoder = open_encoder(network, output="pooled")
+    encoder.save(tmp_path / "kept")
+    assert PictureEncoder.load(tmp_path / "kept").sha256 == encoder.sha256
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(CheckpointError, match="would see other features"):
+        PictureEncoder.load(tmp_path / "kept")
+
+
 def test_a_damaged_description_is_refused(network, tmp_path):
     with pytest.raises(CheckpointError, match=r"encoder\.json does not exist"):
         PictureEncoder.load(tmp_path)

