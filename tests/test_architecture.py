@@ -11,6 +11,7 @@ import capgpu.kernels
 
 ROOTS = {"capgpu": Path(capgpu.__file__).parent, "capgpu.kernels": Path(capgpu.kernels.__file__).parent}
 HEAVY = {
+    "pycocoevalcap",
     "numba",
     "llvmlite",
     "cupy",

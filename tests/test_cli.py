@@ -21,7 +21,9 @@ from capgpu.checkpoint import load_model, load_weights, save_model
 from capgpu.cli import main
 from capgpu.cli.judge import spread, verdict
 from capgpu.data import emoji
-from capgpu.metrics import corpus_bleu, exact_match
+from capgpu.data.coco_results import read_coco_results
+from capgpu.evaluation.ranking import attainment
+from capgpu.metrics import cider, coco_scores, corpus_bleu, exact_match
 from capgpu.model import CaptioningRNN
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
@@ -282,7 +284,10 @@ def test_scores_are_those_of_the_captions_reported(split: str, finished: Path, t
         assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == corpus_bleu(words, truths)
         assert scores["exact"] == exact_match(words, truths)
         assert (scores["exact"], scores["right base name"]) == emoji.exact_and_base(captions, names)
-        assert f"{scores['BLEU-4']:.3f}" in result.stdout
+        expected = {**coco_scores(words, truths), "CIDEr": cider(words, truths)}
+        for name, score in expected.items():
+            assert scores[name] == score.corpus
+            assert f"{score.corpus:.3f}" in result.stdout
         assert f"{scores['right base name']:.1%}" in result.stdout
 
 
@@ -312,10 +317,56 @@ def test_a_contact_sheet_shows_the_pictures(finished: Path, tmp_path: Path) -> N
     assert any((first_picture[top : top + 112] == expected).all() for top in range(200))
 
 
+def test_a_ranked_sheet_shows_the_best_first_and_the_worst_last(finished: Path, tmp_path: Path) -> None:
+    result = run(
+        "eval",
+        "--run",
+        finished,
+        "--json",
+        tmp_path / "s.json",
+        "--ranked-sheet",
+        tmp_path / "s.png",
+        "--sheet-count",
+        6,
+    )
+    assert result.exit_code == 0, result.output
+    captions = json.loads((tmp_path / "s.json").read_text())["captions"]
+    ranks = attainment(
+        [tokenize(entry["LSTM, 8 units"]) for entry in captions],
+        [[tokenize(truth) for truth in entry["truth"]] for entry in captions],
+    )
+    with Image.open(tmp_path / "s.png") as sheet:
+        drawn = np.asarray(sheet.convert("RGB")).astype(int)
+
+    def top(image: int, column: int) -> int:
+        """Find the picture's upper edge in a column of cards."""
+        thumbnail = Image.fromarray(emoji.thumbnail("test", image)).resize((112, 112), Image.Resampling.LANCZOS)
+        cards = drawn[:, 70 + 242 * column :][:, :112]
+        tops = [y for y in range(len(cards) - 112) if (cards[y : y + 112] == np.asarray(thumbnail)).all()]
+        assert len(tops) == 1
+        return tops[0]
+
+    # two pictures a part: the best of all stands first, the worst second
+    order = np.argsort(-ranks, kind="stable").tolist()
+    places = [top(order[0], 0), top(order[1], 1), top(order[-2], 0), top(order[-1], 1)]
+    assert places[0] == places[1] < 200
+    assert places[2] == places[3] > len(drawn) // 2
+
+
+def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) -> None:
+    result = run("eval", "--run", finished, "--json", tmp_path / "s.json", "--results", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    captions = json.loads((tmp_path / "s.json").read_text())["captions"]
+    read = read_coco_results(tmp_path / "r.json", allow_empty=True)
+    assert list(read.items()) == [(i, entry["LSTM, 8 units"]) for i, entry in enumerate(captions)]
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--split", "train", "--sheet", "sheet.png"], "sprite"),
+        (["--split", "train", "--ranked-sheet", "sheet.png"], "sprite"),
+        (["--results", "nowhere/results.json"], "make it first"),
         (["--split", "nothing"], "'nothing'"),
         (["--json", "nowhere/scores.json"], "make it first"),
         (["--sheet", "nowhere/sheet.png"], "make it first"),
@@ -446,7 +497,7 @@ def test_a_defect_is_not_passed_off_as_a_user_error(finished: Path, monkeypatch:
 def test_no_command_shows_the_help() -> None:
     result = run()
     assert result.exit_code == 0
-    for command in ("train", "caption", "eval", "info", "tune"):
+    for command in ("train", "caption", "eval", "score", "info", "tune"):
         assert f"\n  {command} " in result.stdout
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from capgpu.cli.datasets import open_dataset
-from capgpu.cli.options import backend_option, run_option, use_backend_option
+from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
 from capgpu.cli.picture_captions import caption_files
 from capgpu.cli.runs import Run
 
@@ -52,6 +52,7 @@ def caption(
     """
     if pictures:
         _refuse_with_pictures(ctx)
+        refuse_missing_folders(None if json_file in (None, "-") else Path(json_file))
         use_backend_option(backend)
         ctx.exit(caption_files(Run(folder), pictures, json_file))
     if json_file is not None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+import numpy as np
+import numpy.typing as npt
 
+from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import CheckpointError, atomic_write
+from capgpu.vocabulary import START, caption_text
 
 if TYPE_CHECKING:
     from capgpu.cli.runs import Run
+    from capgpu.model import CaptioningRNN
 
 __all__ = ["caption_files"]
 
+_MAX_LENGTH = 30
 _SMALLEST_PERCENTAGE = 0.001
 
 
@@ -30,7 +37,7 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
         The pictures, one at least.
     json_file : str or None
         Where to write an array with an object for each path, in their order: ``picture``, and ``caption``,
-        ``probability`` and ``words`` (an array of word and probability), or ``error``. ``"-"`` is standard output,
+        ``probability``, or ``error``. ``"-"`` is standard output,
         which then gets nothing else.
 
     Returns
@@ -61,7 +68,7 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
         click.echo(f"capgpu: skipped {cause}", err=True)
     if not encoded.kept:
         raise ValueError(f"no picture can be read ({len(paths)} given).")
-    captions = dict(zip(encoded.kept, write_captions(model, encoded.features), strict=True))
+    captions = dict(zip(encoded.kept, _write_captions(model, encoded.features), strict=True))
     if json_file is not None:
         causes = dict(encoded.broken)
         _write_json(
@@ -76,31 +83,23 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
     return 1 if encoded.broken else 0
 
 
-class Caption(NamedTuple):
-    """A caption and its probability."""
-
+class _Caption(NamedTuple):
     text: str
     probability: float
 
 
-def write_captions(model: Any, features: Any) -> list[Caption]:
-    """Write captions greedily."""
-    import numpy as np
-
-    from capgpu.backend import asarray, to_numpy
-    from capgpu.vocabulary import caption_text
-
-    out = []
-    for row in features:
-        ids = to_numpy(model.sample(asarray(row[None]), 30, stop_at_end=True))
-        full = np.concatenate([[[model.word_to_idx["<START>"]]], ids], axis=1).astype(np.int32)
-        nll, _ = model.nll(asarray(row[None]), full)
-        text = caption_text(ids.astype(np.int64), model.idx_to_word)[0]
-        out.append(Caption(text, float(np.exp(-float(to_numpy(nll))))))
-    return out
+def _write_captions(model: CaptioningRNN, features: npt.NDArray[np.float32]) -> list[_Caption]:
+    """Write captions greedily, and ask the model for the probability of each: of all its words and its end."""
+    ids = to_numpy(model.sample(asarray(features), _MAX_LENGTH, stop_at_end=True)).astype(np.int64)
+    start = np.full((1, 1), model.word_to_idx[START])
+    captions = []
+    for row, feature in zip(ids, features, strict=True):
+        nll, _ = model.nll(asarray(feature[None]), np.concatenate([start, row[None]], axis=1))
+        captions.append(_Caption(str(caption_text(row, model.idx_to_word)), math.exp(-float(to_numpy(nll)))))
+    return captions
 
 
-def _entry(caption: Caption) -> dict[str, Any]:
+def _entry(caption: _Caption) -> dict[str, Any]:
     return {"caption": caption.text, "probability": caption.probability}
 
 
@@ -113,7 +112,7 @@ def _write_json(target: str, entries: list[dict[str, Any]]) -> None:
         file.write(text + "\n")
 
 
-def _print(captions: list[tuple[Path, Caption]]) -> None:
+def _print(captions: list[tuple[Path, _Caption]]) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -120,7 +120,7 @@ def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     try:
         corpus, values = check_java_metric("SPICE").Spice().compute_score(*_joined(captions, references))
     except subprocess.CalledProcessError as error:
-        raise OSError(f"SPICE's program failed ({error}). It needs 8 GB of memory and Java 8.") from error
+        raise OSError(f"SPICE's Java program failed ({error}). It needs 8 GB of memory and Java 8.") from error
     return MetricScore(float(corpus), np.array([value["All"]["f"] for value in values]))
 
 

@@ -114,6 +114,7 @@ def test_nothing_but_broken_pictures_is_an_error(run: Path, tmp_path: Path) -> N
         (["PICTURE", "--split", "val"], "--split chooses pictures of a data set"),
         (["PICTURE", "--indices", "1"], "--indices chooses pictures of a data set"),
         (["PICTURE", "--count", "20"], "--count chooses pictures of a data set"),
+        (["PICTURE", "--json", "gone/x.json"], "the folder of gone/x.json does not exist"),
         (["--json", "x.json"], "--json is for captions of PICTUREs"),
     ],
 )

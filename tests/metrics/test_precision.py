@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.metrics import cider, cider_d, coco_scores, corpus_bleu, exact_match, rouge_l
+from capgpu.metrics import bleu, cider, cider_d, coco_scores, corpus_bleu, exact_match, rouge_l
+from oracles.precision import plain_bleu
 
 words = st.lists(st.sampled_from("abcd"), min_size=4, max_size=9)
 
@@ -72,6 +73,24 @@ def test_the_truth_itself_scores_one(captions: list[list[str]]) -> None:
     references = [[caption] for caption in captions]
     assert corpus_bleu(captions, references) == pytest.approx([1.0] * 4, rel=1e-6)
     assert exact_match(captions, references) == 1.0
+
+
+repetitive = st.lists(st.sampled_from("abc"), max_size=12)
+
+
+@given(
+    st.lists(st.tuples(repetitive, st.lists(repetitive, min_size=1, max_size=3)), min_size=1, max_size=5),
+    st.integers(1, 5),
+)
+def test_scores_equal_those_counted_with_dictionaries(
+    pictures: list[tuple[list[str], list[list[str]]]], max_n: int
+) -> None:
+    captions, references = [own for own, _ in pictures], [truths for _, truths in pictures]
+    score = bleu(captions, references, max_n)
+    assert score.corpus == pytest.approx(plain_bleu(captions, references, max_n), rel=1e-9, abs=1e-30)
+    assert score.corpus == corpus_bleu(captions, references, max_n)
+    for i, own in enumerate(score.captions.tolist()):
+        assert own == pytest.approx(plain_bleu(captions[i : i + 1], references[i : i + 1], max_n), rel=1e-9, abs=1e-30)
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))

@@ -100,6 +100,19 @@ def test_pictures_are_shown_whole_and_large(tmp_path: Path) -> None:
     assert count(picture, (10, 200, 30)) == 7 * 112 * 112
 
 
+def test_cards_under_a_heading_begin_a_row(tmp_path: Path) -> None:
+    cells = [Cell(GREEN, "a cat", "a cat", "right")] * 5
+    plain = sheet(tmp_path / "plain.png", *cells, columns=3)
+    parted = sheet(tmp_path / "parted.png", *cells, columns=3, headings={0: "best", 4: "worst"})
+    green = np.abs(parted - (10, 200, 30)).max(axis=2) < 8
+    rows_of_pictures = np.flatnonzero(np.diff(green.any(axis=1).astype(int)) == 1)
+    in_each = [int(green[row + 1].sum()) // 112 for row in rows_of_pictures]
+    assert in_each == [3, 1, 1]
+    assert parted.shape[1] == plain.shape[1]
+    ink = [(drawn.min(axis=2) < 60).sum() for drawn in (plain, parted)]
+    assert ink[1] > ink[0] + 100  # the headings
+
+
 def test_transparent_parts_show_the_card(tmp_path: Path) -> None:
     picture = np.zeros((32, 32, 4), dtype=np.uint8)
     picture[..., 1] = 255

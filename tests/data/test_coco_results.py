@@ -1,0 +1,114 @@
+"""Files in COCO's results format: written, read back, and refused with file and place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capgpu.data.coco_json import CocoCaptions
+from capgpu.data.coco_results import match_results, read_coco_results, write_coco_results
+from capgpu.data.text_files import DataFileError
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(
+    lambda text: text.strip() == text and text
+)
+ids = st.integers(-(2**70), 2**70) | texts
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["image_id", "caption", "id", "annotations"]) | st.text(max_size=3), inner)
+    ),
+    max_leaves=12,
+)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@in_one_folder
+@given(st.dictionaries(ids, texts, min_size=1, max_size=5))
+def test_what_is_written_is_read_back(tmp_path, captions):
+    write_coco_results(tmp_path / "r.json", list(captions), list(captions.values()))
+    read = read_coco_results(tmp_path / "r.json")
+    assert list(read.items()) == list(captions.items())
+    entries = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert entries == [{"image_id": own, "caption": text} for own, text in captions.items()]
+
+
+@in_one_folder
+@given(json_values, st.integers(0, 60), st.binary(max_size=2))
+def test_any_file_is_read_or_refused_by_name(tmp_path, value, cut, noise):
+    content = json.dumps(value).encode()
+    refusals = []
+    for damaged in (content, content[:cut], content[:cut] + noise + content[cut:]):
+        (tmp_path / "r.json").write_bytes(damaged)
+        try:
+            captions = read_coco_results(tmp_path / "r.json")
+        except DataFileError as error:
+            refusals.append(str(error))
+        else:
+            assert all(text.strip() for text in captions.values())
+    assert all(refusal.startswith(str(tmp_path / "r.json")) for refusal in refusals)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'[{"image_id": 1, "caption": "a dog"}, {"image_id"', r"line 1, column 50.*cut short"),
+        (b'[\n{"image_id": 1, "caption": "a d\xf6g"}\n]', r"line 2: byte 33 \(0xf6\) is not UTF-8"),
+        (b'{"images": [], "annotations": []}', "holds a dict; wanted a list.*looks like an annotation file"),
+        (b"[]", "holds no captions"),
+        (b'[{"image_id": 1, "caption": "a"}, ["b"]]', r"entry \[1\] is a list; wanted an object"),
+        (b'[{"caption": "a"}]', r"entry \[0\] has no image_id"),
+        (b'[{"id": 3}]', r"entry \[0\] has no image_id and no caption"),
+        (b'[{"image_id": 1.5, "caption": "a"}]', r"entry \[0\].image_id is 1.5; wanted a whole number"),
+        (b'[{"image_id": true, "caption": "a"}]', r"entry \[0\].image_id is True"),
+        (b'[{"image_id": 1, "caption": ["a"]}]', r"entry \[0\].caption is \['a'\]; wanted a text"),
+        (b'[{"image_id": 1, "caption": " "}]', r"entry \[0\].caption is empty"),
+        (
+            b'[{"image_id": 7, "caption": "a"}, {"image_id": 8, "caption": "a"}, {"image_id": 7, "caption": "b"}]',
+            r"entry \[2\] captions the image 7, as entry \[0\] does",
+        ),
+    ],
+)
+def test_damaged_results_are_refused_with_their_place(content, says, tmp_path):
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(DataFileError, match=rf"results\.json.*{says}"):
+        read_coco_results(tmp_path / "results.json")
+
+
+def test_empty_captions_are_read_where_that_is_asked_for(tmp_path):
+    (tmp_path / "r.json").write_text('[{"image_id": 1, "caption": " "}, {"image_id": 2, "caption": "a"}]')
+    assert read_coco_results(tmp_path / "r.json", allow_empty=True) == {1: "", 2: "a"}
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="2 image ids and 1 captions"):
+        write_coco_results(tmp_path / "r.json", [1, 2], ["a"])
+    with pytest.raises(ValueError, match="image id 5 stands in image_ids twice"):
+        write_coco_results(tmp_path / "r.json", [5, 6, 5], ["a", "b", "c"])
+    assert not list(tmp_path.iterdir())
+
+
+TRUTH = CocoCaptions([1, 2, 3], [None] * 3, [["a dog"], ["a cat", "the cat"], ["a cow"]])
+
+
+def test_truths_come_in_the_order_of_the_results():
+    results = {3: "x", 1: "y", 2: "z"}
+    assert match_results(results, TRUTH, results_name="r") == [["a cow"], ["a dog"], ["a cat", "the cat"]]
+    assert match_results({2: "z"}, TRUTH, results_name="r", subset=True) == [["a cat", "the cat"]]
+
+
+@pytest.mark.parametrize(
+    ("results", "says"),
+    [
+        ({1: "a", 2: "b"}, "r.json has no caption of 1 of 3 annotated images, the first with id 3.*--subset"),
+        ({1: "a", 9: "b", 8: "c"}, r"2 of 3 captions are of images without annotation, the first entry \[1\].*id 9"),
+        ({"1": "a"}, "image_id '1'. The annotations have ids of another type"),
+    ],
+)
+def test_results_of_other_pictures_are_refused(results, says):
+    with pytest.raises(DataFileError, match=says):
+        match_results(results, TRUTH, results_name="r.json")

@@ -1,0 +1,113 @@
+"""What METEOR and SPICE need, what they are handed, what is said when they fail; their programs are not run here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from capgpu.extras import MissingExtraError
+from capgpu.metrics.java import check_java_metric, meteor, spice
+
+CAPTIONS = [["a", "dog"], ["two", "cats"]]
+REFERENCES = [[["a", "dog"], ["the", "dog"]], [["cats"]]]
+
+
+class Program:
+    """The process that pycocoevalcap's scorer of METEOR holds."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def communicate(self) -> None:
+        self.calls.append("communicate")
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """Put a module with both scorers in the place of pycocoevalcap's, and a java on PATH."""
+    module = ModuleType("scorers")
+    module.__file__ = str(tmp_path / "scorers.py")
+    for name in ("pycocoevalcap.meteor.meteor", "pycocoevalcap.spice.spice"):
+        monkeypatch.setitem(sys.modules, name, module)
+    for parent in ("pycocoevalcap", "pycocoevalcap.meteor", "pycocoevalcap.spice"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "stanford-corenlp-3.6.0.jar").touch()
+    (tmp_path / "java").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return module
+
+
+@pytest.mark.parametrize("name", ["METEOR", "SPICE"])
+def test_a_missing_package_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"pycocoevalcap.{name.lower()}.{name.lower()}", None)
+    with pytest.raises(MissingExtraError, match=rf"{name} needs.*pip install 'capgpu\[coco-metrics\]'"):
+        check_java_metric(name)
+
+
+@pytest.mark.parametrize("name", ["METEOR", "SPICE"])
+def test_a_missing_java_is_told(name: str, package: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "java").unlink()
+    with pytest.raises(OSError, match=f"{name} is a Java program, and there is no java on PATH"):
+        check_java_metric(name)
+
+
+def test_language_models_are_asked_for_and_never_fetched(package: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "lib" / "stanford-corenlp-3.6.0.jar").unlink()
+    with pytest.raises(OSError, match=r"needs Stanford CoreNLP 3\.6\.0.*get_stanford_models"):
+        spice(CAPTIONS, REFERENCES)
+
+
+def test_scorers_are_handed_truths_and_captions_in_order(package: Any) -> None:
+    handed = []
+
+    class Spice:
+        def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[dict[str, dict[str, float]]]]:
+            handed.append((truths, captions))
+            return 0.25, [{"All": {"f": 0.5}, "Color": {"f": float("nan")}}, {"All": {"f": 0.0}}]
+
+    class Meteor:
+        meteor_p = Program()
+
+        def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[float]]:
+            handed.append((truths, captions))
+            return 0.3, [0.4, 0.2]
+
+    package.Spice, package.Meteor = Spice, Meteor
+    scores = spice(CAPTIONS, REFERENCES), meteor(CAPTIONS, REFERENCES)
+    assert [(score.corpus, score.captions.tolist()) for score in scores] == [(0.25, [0.5, 0.0]), (0.3, [0.4, 0.2])]
+    assert handed == [({0: ["a dog", "the dog"], 1: ["cats"]}, {0: ["a dog"], 1: ["two cats"]})] * 2
+    assert Meteor.meteor_p.calls == ["kill", "communicate"]
+
+
+def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
+    class Spice:
+        def compute_score(self, truths: Any, captions: Any) -> None:
+            raise subprocess.CalledProcessError(1, "java")
+
+    class Meteor:
+        meteor_p = Program()
+
+        def compute_score(self, truths: Any, captions: Any) -> float:
+            return float(b"")  # what pycocoevalcap does when the program has ended
+
+    package.Spice, package.Meteor = Spice, Meteor
+    with pytest.raises(OSError, match="SPICE's Java program failed"):
+        spice(CAPTIONS, REFERENCES)
+    with pytest.raises(OSError, match="METEOR's Java program failed"):
+        meteor(CAPTIONS, REFERENCES)
+    assert Meteor.meteor_p.calls == ["kill", "communicate"]
+
+
+@pytest.mark.parametrize("metric", [meteor, spice])
+def test_bad_captions_are_refused_before_anything_is_run(metric: Any) -> None:
+    with pytest.raises(ValueError, match=r"references\[1\] is empty"):
+        metric(CAPTIONS, [REFERENCES[0], []])
