@@ -8,11 +8,11 @@ RUN ?= runs/demo
 ARGS ?=
 
 BIN := $(VENV)/bin
-SOURCES := capgpu kernels tests bench tools
+SOURCES := capgpu kernels tests bench examples tools
 STAGE := build/types
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo tour test test-gpu lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 	@$(BIN)/capgpu eval --run $(RUN) --split test --json $(RUN)/test.json --sheet $(RUN)/test.png
 	@echo
 	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
+
+tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictures (a minute)
+	$(BIN)/python examples/tour.py --out runs/tour
 
 test: env ## Run every test that needs no GPU, one process a core (ARGS="-k solver" for some, in one process)
 	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)

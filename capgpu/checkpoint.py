@@ -127,9 +127,18 @@ def save_weights(
 
     text = json.dumps(dict(metadata or {}), ensure_ascii=False, allow_nan=False)
     host = {name: np.array(to_numpy(array), order="C", copy=None) for name, array in params.items()}
-    content = save(host, metadata={"capgpu": text, "crc32": _checksum(text, host)})
+    content = _settled(save(host, metadata={"capgpu": text, "crc32": _checksum(text, host)}))
     with atomic_write(path) as file:
         file.write(content)
+
+
+def _settled(content: bytes) -> bytes:
+    """Bring the entries of a safetensors header into one order: the library leaves that of metadata to chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    line = header.encode()
+    line += b" " * (-len(line) % 8)  # the arrays begin at a multiple of 8 bytes
+    return len(line).to_bytes(8, "little") + line + content[8 + size :]
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:

@@ -245,3 +245,16 @@ def test_a_killed_process_leaves_the_last_good_file(tmp_path: Path, delay: float
     loaded, metadata = load_weights(path)
     assert metadata["count"] >= 2
     assert set(loaded["a"]) == set(loaded["b"]) == {float(metadata["count"])}
+
+
+def test_equal_weights_give_equal_files(tmp_path, in_new_process):
+    code = f"""
+import numpy as np
+from capgpu.checkpoint import save_weights
+names = ["Wx", "Wh", "b", "W_embed", "W_proj", "b_proj", "ü"]
+arrays = {{name: np.full((3, 5), i, "float32") for i, name in enumerate(names)}}
+save_weights({str(tmp_path)!r} + "/FILE", arrays, {{"α": 1}})
+"""
+    for file in ("one", "two", "three"):
+        in_new_process(code.replace("FILE", file))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == (tmp_path / "three").read_bytes()

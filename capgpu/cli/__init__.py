@@ -14,6 +14,7 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.cli.caption import caption
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.info import info
+from capgpu.cli.prepare import prepare
 from capgpu.cli.score import score
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
@@ -80,5 +81,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (train, caption, evaluate, score, info, tune):
+for _subcommand in (prepare, train, caption, evaluate, score, info, tune):
     main.add_command(_subcommand)

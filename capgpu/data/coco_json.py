@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from capgpu.data.text_files import DataFileError, check_text, read_json
+from capgpu.data.source import UNSPLIT, Pictures, Source
+from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, read_json
 
-__all__ = ["CocoCaptions", "read_coco_captions"]
+__all__ = ["CocoCaptions", "coco_source", "parse_coco", "read_coco_captions"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,15 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
     OSError
         As the system gives it.
     """
-    name = os.fspath(path)
-    content = read_json(path)
+    return parse_coco(read_json(path), os.fspath(path))
+
+
+def parse_coco(content: Any, name: str) -> CocoCaptions:
+    """Take captions out of what a JSON file held; as `read_coco_captions`, whose `name` it has."""
     place: dict[int | str, int] = {}
     file_names: list[str | None] = []
-    for where, image in _entries(content, "images", name):
-        image_id = _id(image, "id", where)
+    for where, image in entries_of(content, "images", name):
+        image_id = id_of(image, "id", where)
         if image_id in place:
             raise DataFileError(
                 f"{where} has the id {image_id!r}, as images[{place[image_id]}] has: take one of the two out."
@@ -67,8 +71,8 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
         file_name = image.get("file_name")
         file_names.append(None if file_name is None else check_text(file_name, f"{where}.file_name"))
     captions: list[list[str]] = [[] for _ in file_names]
-    for where, annotation in _entries(content, "annotations", name):
-        image_id = _id(annotation, "image_id", where)
+    for where, annotation in entries_of(content, "annotations", name):
+        image_id = id_of(annotation, "image_id", where)
         if image_id not in place:
             raise DataFileError(f"{where} describes the image {image_id!r}, which images does not list.")
         if "caption" not in annotation:
@@ -83,23 +87,33 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
     return CocoCaptions(list(place), file_names, captions)
 
 
-def _entries(content: Any, key: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Go through a list of objects, each with the words that name its place."""
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
-        found = (
-            f"keys {', '.join(map(ascii, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
-        )
-        raise DataFileError(f"{name} has no list of {key} (found: {found}). Wanted COCO's annotation format.")
-    for row, entry in enumerate(entries):
-        where = f"{name}: {key}[{row}]"
-        if not isinstance(entry, dict):
-            raise DataFileError(f"{where} is a {type(entry).__name__}; wanted an object.")
-        yield where, entry
+def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
+    """Take the captioned pictures out of COCO's annotation format.
 
+    Parameters
+    ----------
+    content : object
+        What the JSON file held.
+    path : path
+        The file.
+    folder : path or None
+        Where the pictures are that it names.
 
-def _id(entry: dict[str, Any], key: str, where: str) -> int | str:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataFileError(f"{where}.{key} is {ascii(value)[:40]}; wanted a whole number or a text.")
-    return value
+    Returns
+    -------
+    Source
+        Without splits: COCO has a file a split.
+
+    Raises
+    ------
+    DataFileError
+        As `read_coco_captions`, and for a picture without a file name where `folder` is given.
+    """
+    read = parse_coco(content, str(path))
+    files = None
+    if folder is not None:
+        nameless = [row for row, name in enumerate(read.file_names) if name is None]
+        if nameless:
+            raise DataFileError(f"{path}: images[{nameless[0]}] has no file_name, so no picture can be found for it.")
+        files = [folder / str(name) for name in read.file_names]
+    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)})

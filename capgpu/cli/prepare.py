@@ -1,0 +1,147 @@
+"""capgpu prepare: captioned pictures from anywhere, made into a folder to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
+from capgpu.data.open_source import KINDS
+from capgpu.tokens import TOKENIZERS
+
+if TYPE_CHECKING:
+    from capgpu.data.preparation import Preparation
+
+__all__ = ["prepare"]
+
+_COUNT = click.IntRange(min=1)
+_SHARE = click.FloatRange(0, 1, max_open=True)
+_SHOWN = 5
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="What to make.")
+@click.option("--kind", type=click.Choice(KINDS), help="The form of SOURCE.  [default: told from what it holds]")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder of the pictures that SOURCE names.",
+)
+@click.option(
+    "--features",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Features that are there already: .npy, or .npz or .h5 with features and image_ids.",
+)
+@click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="How captions become words.")
+@click.option("--min-count", type=_COUNT, default=5, help="Rarer words of the training captions become <UNK>.")
+@click.option("--max-words", type=click.IntRange(min=5), help="The most words of the vocabulary.  [default: any]")
+@click.option("--max-length", type=_COUNT, help="Captions are cut off after so many words.  [default: never]")
+@click.option("--val", type=_SHARE, default=0.1, help="Share of the pictures to validate on, if SOURCE has no splits.")
+@click.option("--test", type=_SHARE, default=0.1, help="Share of the pictures to test on, likewise.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of that division.")
+@click.option("--pca", type=_COUNT, metavar="N", help="Reduce the pictures' features to N principal components.")
+@encoder_options
+@click.option("--force", is_flag=True, help="Overwrite what was prepared in --out.")
+def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: Any) -> None:
+    """Make a folder to train on: words, vocabulary, token ids and features.
+
+    SOURCE is COCO's annotation file (captions_*.json), a file of Karpathy's splits (dataset_*.json), or a folder with
+    pictures and a file of their captions: CSV, TSV or JSONL with image, caption and maybe split, or Flickr8k's
+    token.txt. Interrupted, it goes on where it stopped when it is started again.
+    """
+    from capgpu.data.feature_files import open_features
+    from capgpu.data.open_source import open_source
+    from capgpu.data.preparation import Wanted
+    from capgpu.data.preparation import prepare as make
+
+    wanted = Wanted(
+        **{name: options[name] for name in ("tokens", "min_count", "max_words", "max_length", "val", "test", "seed")},
+        pca=options["pca"],
+    )
+    encoding = {name: options[name] for name in ENCODER_SETTINGS}
+    features = None if options["features"] is None else open_features(options["features"])
+    captioned = open_source(source, kind, options["images"])
+
+    def open_encoder() -> Any:
+        from capgpu.vision import open_encoder
+
+        return open_encoder(**encoding)
+
+    where = {"path": str(source.absolute()), "images": str(options["images"] and options["images"].absolute())}
+    pictures = sum(map(len, captioned.splits.values()))
+    click.echo(f"{captioned.path}: {pictures:,} pictures, kind {captioned.kind}")
+    with _Bar() as bar:
+        done = make(
+            captioned,
+            out,
+            wanted,
+            features,
+            open_encoder,
+            settings={**where, **({} if features else encoding)},
+            force=force,
+            progress=bar.show,
+        )
+    _print(done)
+    click.echo(f"Prepared: {out}\nTrain on it with: capgpu train --data {out}")
+
+
+class _Bar:
+    """A progress bar on standard error, for pictures that take a while."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Show how far the work is, from the first step on that leaves some."""
+        if self._progress is None:
+            if done >= total:
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True))
+            self._task = self._progress.add_task("pictures", total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done)
+
+
+def _print(done: Preparation) -> None:
+    from rich.table import Table
+
+    from capgpu.cli.console import console
+
+    out, report = console(), done.report
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("split")
+    for heading in ("pictures", "captions", "words", "unknown", "cut off", "words a caption"):
+        table.add_column(heading, justify="right")
+    for name, own in report["splits"].items():
+        lengths = own["words a caption"]
+        spread = f"{lengths['least']} to {lengths['most']}, median {lengths['median']:g}"
+        unknown = f"{own['unknown words'] / max(own['words'], 1):.2%}"
+        counts = (f"{own[key]:,}" for key in ("pictures", "captions", "words"))
+        table.add_row(name, *counts, unknown, f"{own['words cut off']:,}", spread)
+    out.print(table)
+    words = report["words in training captions"]
+    out.print(
+        f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."
+    )
+    for what, items in (("pictures could not be read", done.broken), ("captions have no word", done.wordless)):
+        if items:
+            click.echo(f"{len(items):,} {what} and are left out:", err=True)
+            for item in items[:_SHOWN]:
+                click.echo(f"  {item}", err=True)
+            if len(items) > _SHOWN:
+                click.echo(f"  and {len(items) - _SHOWN:,} more: see report in prepared.json", err=True)

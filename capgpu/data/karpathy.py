@@ -1,0 +1,60 @@
+"""Karpathy's splits: ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capgpu.data.source import Pictures, Source, by_split, split_name
+from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
+
+__all__ = ["karpathy_source"]
+
+
+def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
+    """Take the captioned pictures out of a file of Karpathy's.
+
+    Parameters
+    ----------
+    content : object
+        What the JSON file held: ``images``, each with ``split``, ``filename``, at will ``filepath``, ``cocoid`` or
+        ``imgid``, and ``sentences``, each with ``raw``.
+    path : path
+        The file.
+    folder : path or None
+        Where the pictures are.
+
+    Returns
+    -------
+    Source
+        With the file's splits; ``restval`` belongs to ``train``.
+
+    Raises
+    ------
+    DataFileError
+        For anything missing, empty or of another form, and ids that stand there twice, naming file and place.
+    """
+    name = str(path)
+    rows: dict[int | str, int] = {}
+    splits: list[str] = []
+    files: list[Path] = []
+    captions: list[list[str]] = []
+    for where, image in entries_of(content, "images", name):
+        image_id = id_of(image, "cocoid" if "cocoid" in image else "imgid", where)
+        if image_id in rows:
+            raise DataFileError(
+                f"{where} has the id {image_id!r}, as images[{rows[image_id]}] has: take one of the two out."
+            )
+        rows[image_id] = len(rows)
+        splits.append(split_name(check_text(image.get("split"), f"{where}.split"), f"{where}.split"))
+        if folder is not None:
+            file = check_text(image.get("filename"), f"{where}.filename")
+            files.append(folder / str(image.get("filepath", "")) / file)
+        captions.append(
+            [
+                check_text(sentence.get("raw"), f"{place}.raw")
+                for place, sentence in entries_of(image, "sentences", where)
+            ]
+        )
+    pictures = Pictures(list(rows), captions, files if folder is not None else None)
+    return Source("karpathy", path, by_split(pictures, splits))
