@@ -16,9 +16,27 @@ from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
 from capgpu.random import Generator, dropout_mask, fold_key
 
-__all__ = ["CaptioningRNN"]
+__all__ = ["CaptioningRNN", "DecodingState"]
 
 _GATES = {"rnn": 1, "lstm": 4}
+
+
+class DecodingState(NamedTuple):
+    """Where captions being written stand: one row a caption.
+
+    Attributes
+    ----------
+    h : array, shape (M, H)
+        Hidden state.
+    c : array, shape (M, H), or None
+        Cell state of an LSTM.
+    table : array, shape (V, G), or None
+        Input products of the whole vocabulary, where they were made beforehand.
+    """
+
+    h: Array
+    c: Array | None
+    table: Array | None
 
 
 class _Forward(NamedTuple):
@@ -284,22 +302,13 @@ class CaptioningRNN:
         if whole is not None:
             return whole
         count = features.shape[0]
-        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
-        c = xp.zeros_like(h) if self.cell_type == "lstm" else None
-        # projecting the whole vocabulary once pays when more words will be read than it holds
-        tabled = count * max_length >= p["W_embed"].shape[0]
-        table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if tabled else None
+        state = self._begin(features, count * max_length)
         words = xp.full((count,), start, dtype=xp.int32, device=features.device)
         ended = xp.zeros((count,), dtype=xp.bool, device=features.device)
         null = xp.full((count,), self._null, dtype=xp.int32, device=features.device)
         steps: list[Array] = []
         for _ in range(max_length):
-            if table is None:
-                embedded = xp.take(p["W_embed"], words, axis=0)
-                projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
-            else:
-                projected, rows = table, words
-            logits, h, c = kernels.decode_step(projected, rows, h, c, p["Wh"], p["W_vocab"], p["b_vocab"])
+            logits, state = self.step(state, words)
             words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
             if stop_at_end:
                 steps.append(xp.where(ended, null, words))
@@ -310,6 +319,69 @@ class CaptioningRNN:
                 steps.append(words)
         steps.extend([null] * (max_length - len(steps)))
         return xp.stack(steps, axis=1)
+
+    def begin(self, features: Array, reads: int = 0) -> DecodingState:
+        """Make the state from which captions are written word by word: for decoders.
+
+        Parameters
+        ----------
+        features : array, shape (N, D)
+            Image features, in the library of the parameters.
+        reads : int
+            How many words will be read in all; where the vocabulary holds no more, its input products are made
+            once, beforehand.
+
+        Returns
+        -------
+        DecodingState
+            One row a picture, before START is read.
+
+        Raises
+        ------
+        ValueError
+            For features that do not fit, or are not finite.
+        """
+        features = self._checked_features(features)
+        check_finite("features", features, array_namespace(features))
+        return self._begin(features, reads)
+
+    def step(self, state: DecodingState, words: Array, parents: Array | None = None) -> tuple[Array, DecodingState]:
+        """Read one word and score the next.
+
+        Parameters
+        ----------
+        state : DecodingState
+            Of `begin` or of the last step.
+        words : array of int, shape (M,)
+            The word that each caption reads: START at first, then what was chosen. They are not checked.
+        parents : array of int, shape (M,), optional
+            Row of `state` that each caption goes on from; by default its own.
+
+        Returns
+        -------
+        logits : array, shape (M, V)
+            Scores of the next word.
+        state : DecodingState
+            M rows.
+        """
+        p, kernels = self.params, kernels_for(self.params["Wh"])
+        if state.table is None:
+            embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
+            projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
+        else:
+            projected, rows = state.table, words
+        logits, h, c = kernels.decode_step(
+            projected, rows, state.h, state.c, p["Wh"], p["W_vocab"], p["b_vocab"], parents
+        )
+        return logits, DecodingState(h, c, state.table)
+
+    def _begin(self, features: Array, reads: int) -> DecodingState:
+        p, kernels = self.params, kernels_for(self.params["Wh"])
+        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
+        c = array_namespace(h).zeros_like(h) if self.cell_type == "lstm" else None
+        # projecting the whole vocabulary once pays when more words will be read than it holds
+        table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if reads >= p["W_embed"].shape[0] else None
+        return DecodingState(h, c, table)
 
     def _forward(self, plan: PackedCaptions, features: Array, dropout_key: int | None) -> _Forward:
         """Run from features and words to hidden states, packed."""

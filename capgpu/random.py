@@ -14,7 +14,7 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace, asarray
 
-__all__ = ["Generator", "dropout_mask", "fold_key"]
+__all__ = ["Generator", "dropout_mask", "fold_key", "uniform"]
 
 _MASK64 = (1 << 64) - 1
 
@@ -111,6 +111,31 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
     keep = bits >= min(round(rate * 2**32), 2**32 - 1)
     mask = xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))
     return xp.reshape(mask, shape)
+
+
+def uniform(key: int, first: int, count: int, like: Array) -> Array:
+    """Draw numbers in ``[0, 1)``: a function of key and position alone.
+
+    Parameters
+    ----------
+    key : int
+        The same key gives the same numbers, on every backend.
+    first, count : int
+        Positions `first` to ``first + count - 1`` of the key's endless row of numbers.
+    like : array
+        The numbers get this array's library, device and dtype (float32 or float64).
+
+    Returns
+    -------
+    array, shape (count,)
+        Multiples of 2**-24, the same in both dtypes.
+    """
+    xp = array_namespace(like)
+    key = fold_key(key, 0)
+    bits = xp.arange(first, first + count, dtype=xp.uint32, device=like.device)
+    bits = _hash32(bits ^ (key & 0xFFFFFFFF))
+    bits = _hash32(bits ^ (key >> 32))
+    return xp.astype(bits >> 8, like.dtype) * 2.0**-24
 
 
 def _hash32(bits: Array) -> Array:

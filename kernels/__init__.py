@@ -34,6 +34,8 @@ class Kernels:
         The whole recurrence over a packed sequence.
     decode_step : callable
         One step of decoding: cell and vocabulary projection.
+    top_words : callable
+        The most probable words of rows of scores, and their log-probabilities.
     softmax_cross_entropy, linear_cross_entropy : callable
         Loss and gradient from scores, and from hidden states through the vocabulary projection.
     embedding_gradient, column_sums : callable
@@ -54,6 +56,7 @@ class Kernels:
     rnn_forward: Callable[..., Any]
     rnn_backward: Callable[..., Any]
     decode_step: Callable[..., Any]
+    top_words: Callable[..., Any]
     softmax_cross_entropy: Callable[..., Any]
     linear_cross_entropy: Callable[..., Any]
     embedding_gradient: Callable[..., Any]

@@ -490,7 +490,7 @@ def test_a_defect_is_not_passed_off_as_a_user_error(finished: Path, monkeypatch:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(CaptioningRNN, "sample", broken)
+    monkeypatch.setattr(CaptioningRNN, "step", broken)
     assert isinstance(run("caption", "--run", finished).exception, ZeroDivisionError)
 
 

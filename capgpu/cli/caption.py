@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from capgpu.cli.datasets import open_dataset
+from capgpu.cli.decoding import decoding_options
 from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
 from capgpu.cli.picture_captions import caption_files
 from capgpu.cli.runs import Run
+
+if TYPE_CHECKING:
+    from capgpu.decode import Decoding
 
 __all__ = ["caption"]
 
@@ -32,6 +36,7 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
 @click.option("--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split.")
 @click.option("--indices", type=_Indices(), help="These pictures instead.")
+@decoding_options
 @backend_option
 @click.pass_context
 def caption(
@@ -42,6 +47,7 @@ def caption(
     split: str,
     count: int,
     indices: list[int] | None,
+    decoding: Decoding,
     backend: str | None,
 ) -> None:
     """Caption picture files, or pictures of a split with the truth beside.
@@ -54,10 +60,10 @@ def caption(
         _refuse_with_pictures(ctx)
         refuse_missing_folders(None if json_file in (None, "-") else Path(json_file))
         use_backend_option(backend)
-        ctx.exit(caption_files(Run(folder), pictures, json_file))
+        ctx.exit(caption_files(Run(folder), pictures, decoding, json_file))
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json judges those of a split.")
-    _caption_split(Run(folder), split, count, indices, backend)
+    _caption_split(Run(folder), split, count, indices, decoding, backend)
 
 
 def _refuse_with_pictures(ctx: click.Context) -> None:
@@ -66,7 +72,9 @@ def _refuse_with_pictures(ctx: click.Context) -> None:
             raise click.UsageError(f"--{name} chooses pictures of a data set: leave it out, or the PICTUREs.")
 
 
-def _caption_split(run: Run, split: str, count: int, indices: list[int] | None, backend: str | None) -> None:
+def _caption_split(
+    run: Run, split: str, count: int, indices: list[int] | None, decoding: Decoding, backend: str | None
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -84,7 +92,7 @@ def _caption_split(run: Run, split: str, count: int, indices: list[int] | None, 
         if not 0 <= index < len(features):
             raise ValueError(f"--indices: {split} has the pictures 0 to {len(features) - 1}, got {index}.")
     model = run.load(dataset)
-    captions = write_captions(model, features[indices])
+    captions = [caption.text for caption in write_captions(model, features[indices], decoding)]
     note = dataset.notes.get(split)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)

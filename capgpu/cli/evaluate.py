@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.datasets import Dataset, open_dataset
+from capgpu.cli.decoding import decoding_options
 from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
 from capgpu.cli.runs import Run
 from capgpu.cli.scores import (
@@ -25,6 +27,9 @@ from capgpu.cli.scores import (
 from capgpu.cli.sheets import check_drawable, draw_ranked_sheet, draw_spread_sheet
 from capgpu.data.coco_results import write_coco_results
 
+if TYPE_CHECKING:
+    from capgpu.decode import Decoding
+
 __all__ = ["evaluate"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -39,6 +44,7 @@ _NEIGHBOUR = "nearest training picture"
 @click.option("--sheet", type=_FILE, help="Draw captioned pictures to this PNG, spread evenly over the split.")
 @click.option("--ranked-sheet", type=_FILE, help="Draw the best, the median and the worst captions to this PNG.")
 @click.option("--sheet-count", type=click.IntRange(min=1), default=48, help="Pictures on each of them.")
+@decoding_options
 @java_options
 @backend_option
 def evaluate(
@@ -51,6 +57,7 @@ def evaluate(
     sheet_count: int,
     meteor: bool,
     spice: bool,
+    decoding: Decoding,
     backend: str | None,
 ) -> None:
     """Score a split: BLEU, ROUGE-L, CIDEr, exact matches and right base names.
@@ -70,8 +77,9 @@ def evaluate(
     if sheet is not None or ranked_sheet is not None:
         check_drawable(dataset, split)
     model = run.load(dataset)
-    name = f"{settings['cell'].upper()}, {settings['hidden']} units"
-    answers = {name: write_captions(model, dataset.features(split)), _NEIGHBOUR: neighbour_captions(dataset, split)}
+    name = f"{settings['cell'].upper()}, {settings['hidden']} units{_way(decoding)}"
+    written = [caption.text for caption in write_captions(model, dataset.features(split), decoding)]
+    answers = {name: written, _NEIGHBOUR: neighbour_captions(dataset, split)}
     words = {who: [dataset.tokenize(caption) for caption in captions] for who, captions in answers.items()}
     truths = dataset.truths(split)
     scores = {
@@ -83,7 +91,7 @@ def evaluate(
     writable = _writable(references, model.word_to_idx)
     _print(dataset, split, len(references), scores, writable)
     if json_file is not None:
-        _write_report(json_file, run, split, writable, scores, answers, truths)
+        _write_report(json_file, run, split, decoding, writable, scores, answers, truths)
         click.echo(f"Scores and captions: {json_file}")
     if results is not None:
         write_coco_results(results, dataset.image_ids(split), answers[name])
@@ -94,6 +102,11 @@ def evaluate(
     if ranked_sheet is not None:
         draw_ranked_sheet(ranked_sheet, dataset, split, answers[name], sheet_count)
         click.echo(f"Ranked contact sheet: {ranked_sheet}")
+
+
+def _way(decoding: Decoding) -> str:
+    """Say how captions are written, where that isn't greedily."""
+    return f", beam of {decoding.beam}" if decoding.beam > 1 else ", drawn" if decoding.samples else ""
 
 
 def _right_base_names(dataset: Dataset, captions: list[str], truths: list[list[str]]) -> list[bool] | None:
@@ -127,6 +140,7 @@ def _write_report(
     path: Path,
     run: Run,
     split: str,
+    decoding: Decoding,
     writable: float,
     scores: dict[str, Scores],
     answers: dict[str, list[str]],
@@ -135,6 +149,7 @@ def _write_report(
     report: dict[str, Any] = {
         "run": str(run.path),
         "split": split,
+        "decoding": asdict(decoding),
         "pictures": len(truths),
         "names the vocabulary can write": writable,
         "scores": {who: scores_as_json(score) for who, score in scores.items()},

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
-from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import CheckpointError, atomic_write
-from capgpu.vocabulary import START, caption_text
 
 if TYPE_CHECKING:
     from capgpu.cli.runs import Run
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode import Decoding
+    from capgpu.evaluation.captioning import Caption
 
 __all__ = ["caption_files"]
 
-_MAX_LENGTH = 30
 _SMALLEST_PERCENTAGE = 0.001
 
 
-def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int:
+def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding, json_file: str | None) -> int:
     """Caption picture files; print a table, or write JSON.
 
     Parameters
@@ -35,6 +30,8 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
         The run whose model writes.
     paths : sequence of N paths
         The pictures, one at least.
+    decoding : Decoding
+        How captions are written.
     json_file : str or None
         Where to write an array with an object for each path, in their order: ``picture``, and ``caption``,
         ``probability``, or ``error``. ``"-"`` is standard output,
@@ -56,6 +53,8 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
     OSError
         If the JSON file cannot be written.
     """
+    from capgpu.evaluation.captioning import write_captions
+
     model = run.load_model()
     encoder = run.load_encoder()
     if encoder.dim != model.config["input_dim"]:
@@ -68,7 +67,7 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
         click.echo(f"capgpu: skipped {cause}", err=True)
     if not encoded.kept:
         raise ValueError(f"no picture can be read ({len(paths)} given).")
-    captions = dict(zip(encoded.kept, _write_captions(model, encoded.features), strict=True))
+    captions = dict(zip(encoded.kept, write_captions(model, encoded.features, decoding), strict=True))
     if json_file is not None:
         causes = dict(encoded.broken)
         _write_json(
@@ -83,23 +82,7 @@ def caption_files(run: Run, paths: Sequence[Path], json_file: str | None) -> int
     return 1 if encoded.broken else 0
 
 
-class _Caption(NamedTuple):
-    text: str
-    probability: float
-
-
-def _write_captions(model: CaptioningRNN, features: npt.NDArray[np.float32]) -> list[_Caption]:
-    """Write captions greedily, and ask the model for the probability of each: of all its words and its end."""
-    ids = to_numpy(model.sample(asarray(features), _MAX_LENGTH, stop_at_end=True)).astype(np.int64)
-    start = np.full((1, 1), model.word_to_idx[START])
-    captions = []
-    for row, feature in zip(ids, features, strict=True):
-        nll, _ = model.nll(asarray(feature[None]), np.concatenate([start, row[None]], axis=1))
-        captions.append(_Caption(str(caption_text(row, model.idx_to_word)), math.exp(-float(to_numpy(nll)))))
-    return captions
-
-
-def _entry(caption: _Caption) -> dict[str, Any]:
+def _entry(caption: Caption) -> dict[str, Any]:
     return {"caption": caption.text, "probability": caption.probability}
 
 
@@ -112,7 +95,7 @@ def _write_json(target: str, entries: list[dict[str, Any]]) -> None:
         file.write(text + "\n")
 
 
-def _print(captions: list[tuple[Path, _Caption]]) -> None:
+def _print(captions: list[tuple[Path, Caption]]) -> None:
     from rich.table import Table
     from rich.text import Text
 

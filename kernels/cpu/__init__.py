@@ -14,6 +14,7 @@ from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cpu.whole import caption_gradients
+from capgpu.kernels.reference.words import top_words
 
 __all__ = ["KERNELS"]
 
@@ -26,6 +27,7 @@ KERNELS = Kernels(
     rnn_forward=rnn_forward,
     rnn_backward=rnn_backward,
     decode_step=decode_step,
+    top_words=top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,

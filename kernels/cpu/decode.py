@@ -13,8 +13,12 @@ from capgpu.kernels.cpu.rnn import rnn_forward
 __all__ = ["decode_step"]
 
 
-def decode_step(projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any) -> tuple[Any, Any, Any]:
+def decode_step(
+    projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
+) -> tuple[Any, Any, Any]:
     """Advance all sequences by one word; see `capgpu.kernels.reference.decode_step`."""
+    if parents is not None:
+        h, c = h[parents], None if c is None else c[parents]
     batch_sizes = np.array([h.shape[0]])
     if c is None:
         h = rnn_forward(projected, rows, h, Wh, batch_sizes)

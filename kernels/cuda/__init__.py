@@ -29,6 +29,7 @@ KERNELS = Kernels(
     rnn_forward=rnn_forward,
     rnn_backward=rnn_backward,
     decode_step=decode_step,
+    top_words=REFERENCE.top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,

@@ -31,10 +31,17 @@ def _pointers(*arrays: Any) -> list[Any]:
     return [NULL if array is None else array for array in arrays]
 
 
-def decode_step(projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any) -> tuple[Any, Any, Any]:
+def decode_step(
+    projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
+) -> tuple[Any, Any, Any]:
     """Advance N sequences by one word; see `capgpu.kernels.reference.decode.decode_step`."""
-    check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab)
-    dtype, count = h.dtype, h.shape[0]
+    check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
+    dtype = h.dtype
+    if parents is not None:
+        h, c = (None if states is None else states.take(parents, axis=0) for states in (h, c))
+        for _ in range(1 if c is None else 2):
+            record("take")
+    count = h.shape[0]
     h_next = empty(h.shape, dtype, "the hidden state")
     c_next = None if c is None else empty(h.shape, dtype, "the cell state")
     logits = empty((count, W_vocab.shape[1]), dtype, "the scores of the next word")

@@ -13,6 +13,7 @@ from capgpu.kernels.reference.product import matmul
 from capgpu.kernels.reference.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from capgpu.kernels.reference.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.reference.whole import caption_gradients, greedy_captions
+from capgpu.kernels.reference.words import top_words
 
 __all__ = ["KERNELS"]
 
@@ -25,6 +26,7 @@ KERNELS = Kernels(
     rnn_forward=rnn_forward,
     rnn_backward=rnn_backward,
     decode_step=decode_step,
+    top_words=top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     embedding_gradient=embedding_gradient,

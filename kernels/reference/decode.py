@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from capgpu.backend import Array
+from capgpu.backend import Array, array_namespace
 from capgpu.kernels.reference.recurrence import lstm_forward, rnn_forward
 
 __all__ = ["decode_step"]
 
 
 def decode_step(
-    projected: Array, rows: Array | None, h: Array, c: Array | None, Wh: Array, W_vocab: Array, b_vocab: Array
+    projected: Array,
+    rows: Array | None,
+    h: Array,
+    c: Array | None,
+    Wh: Array,
+    W_vocab: Array,
+    b_vocab: Array,
+    parents: Array | None = None,
 ) -> tuple[Array, Array, Array | None]:
     """Advance N sequences by one word: cell, then scores over the vocabulary.
 
@@ -19,22 +26,28 @@ def decode_step(
     ----------
     projected, rows
         As for the recurrence, one packed row a sequence.
-    h : array, shape (N, H)
-        Hidden state.
-    c : array, shape (N, H), or None
-        Cell state of an LSTM; None runs a vanilla RNN.
+    h : array, shape (P, H)
+        Hidden states; P = N without `parents`.
+    c : array, shape (P, H), or None
+        Cell states of an LSTM; None runs a vanilla RNN.
     Wh : array, shape (H, 4H), or (H, H) for an RNN
         Recurrent weights.
     W_vocab, b_vocab : array, shape (H, V) and (V,)
         Vocabulary projection.
+    parents : array of int, shape (N,), optional
+        Row of `h` and `c` that each sequence goes on from, in ``[0, P)``; None: its own. A state that several go on
+        from is multiplied by the recurrent weights once in a fused kernel.
 
     Returns
     -------
     logits : array, shape (N, V)
         Scores of the next word.
     h, c
-        The next states.
+        The next states, N rows.
     """
+    if parents is not None:
+        xp = array_namespace(h)
+        h, c = xp.take(h, parents, axis=0), None if c is None else xp.take(c, parents, axis=0)
     batch_sizes = np.array([h.shape[0]])
     if c is None:
         h = rnn_forward(projected, rows, h, Wh, batch_sizes)

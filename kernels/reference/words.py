@@ -1,0 +1,66 @@
+"""The oracle of the choice among next words."""
+
+from __future__ import annotations
+
+import math
+
+from capgpu.backend import Array, array_namespace
+
+__all__ = ["leave_out", "log_softmax", "top_words"]
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return the log-probabilities of rows of scores, shape (M, V)."""
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+
+
+def leave_out(scores: Array, barred: Array, banned: Array | None = None) -> Array:
+    """Put -inf in the place of words that must not be chosen; see `top_words`."""
+    xp = array_namespace(scores, barred)
+    never = xp.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
+    left = xp.where(barred[None, :], never, scores)
+    if banned is not None:
+        classes = xp.arange(scores.shape[1], dtype=banned.dtype, device=scores.device)
+        for column in range(banned.shape[1]):
+            left = xp.where(classes[None, :] == banned[:, column : column + 1], never, left)
+    return left
+
+
+def top_words(logits: Array, count: int, barred: Array, banned: Array | None = None) -> tuple[Array, Array]:
+    """Find the most probable words of rows of scores among those that may be chosen.
+
+    Parameters
+    ----------
+    logits : array, shape (M, V)
+        Scores.
+    count : int
+        Words wanted of each row, at most V.
+    barred : array of bool, shape (V,)
+        Words that no row may choose.
+    banned : array of int, shape (M, B), optional
+        Words that single rows may not choose, in any order, repeated or not.
+
+    Returns
+    -------
+    log_probs : array, shape (M, count)
+        ``log softmax(logits)`` of the best words, falling; barred and banned words do count in the softmax. -inf
+        where no word is left.
+    words : array of int32, shape (M, count)
+        Their ids; of equal scores the least comes first. 0 where no word is left.
+    """
+    xp = array_namespace(logits, barred)
+    greatest = xp.max(logits, axis=1)
+    normaliser = xp.log(xp.sum(xp.exp(logits - greatest[:, None]), axis=1))
+    # chosen by score: two log-probabilities may be rounded to one
+    left = leave_out(logits, barred, banned)
+    never = xp.full(left.shape, -math.inf, dtype=left.dtype, device=left.device)
+    classes = xp.arange(left.shape[1], dtype=xp.int64, device=left.device)
+    log_probs, words = [], []
+    for _ in range(count):
+        best, score = xp.argmax(left, axis=1), xp.max(left, axis=1)
+        log_probs.append(score - greatest - normaliser)
+        words.append(xp.astype(xp.where(score > -math.inf, best, xp.zeros_like(best)), xp.int32))
+        left = xp.where(classes[None, :] == best[:, None], never, left)
+    return xp.stack(log_probs, axis=1), xp.stack(words, axis=1)

@@ -1,0 +1,192 @@
+"""Beam search: between greedy decoding and exhaustive search, both of which it contains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.decode import beam_search, greedy
+from oracles.decoding import Writer, captions, ranked
+from oracles.scenes import SIZES, WORDS, parameters
+from oracles.snapshots import frozen
+
+NULL, START, END, UNK = 0, 1, 2, 3
+FREE = [3, 4, 5, 6]
+
+
+def written(row):
+    return tuple(word for word in row.tolist() if word != NULL)
+
+
+def results(backend, decoded):
+    return [backend.to_numpy(part) for part in decoded]
+
+
+def test_a_beam_of_one_is_greedy(backend, scene):
+    model, _, features = scene(count=7)
+    there = backend.asarray(features)
+    for settings in ({}, {"min_length": 3}, {"no_repeat_ngram": 2}, {"suppress_unk": True, "max_length": 5}):
+        one, straight = beam_search(model, there, 1, **settings), greedy(model, there, **settings)
+        assert backend.to_numpy(one.ids).tolist() == backend.to_numpy(straight.ids).tolist(), settings
+        assert np.allclose(backend.to_numpy(one.scores), backend.to_numpy(straight.scores), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"length_penalty": 0.7},
+        {"length_penalty": 3.0},
+        {"min_length": 2},
+        {"no_repeat_ngram": 1, "length_penalty": 1.0},
+        {"suppress_unk": True},
+    ],
+    ids=str,
+)
+def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
+    model, params, features = scene(count=3)
+    length, n_best = 4, 9
+    width = len(FREE) ** (length - 1) * len(WORDS)
+    decoded = beam_search(model, backend.asarray(features), width, n_best=n_best, max_length=length, **settings)
+    ids, log_probs, scores = results(backend, decoded)
+    rules = {key: settings[key] for key in ("min_length", "no_repeat_ngram") if key in settings}
+    choice = [word for word in FREE if not (settings.get("suppress_unk") and word == UNK)]
+    for n, feature in enumerate(features):
+        writer = Writer(params, feature)
+        best = ranked(writer, captions(choice, length, **rules), settings.get("length_penalty", 0.0))[:n_best]
+        assert [written(row) for row in ids[n]] == [words for _, words in best]
+        assert np.allclose(scores[n], [score for score, _ in best], atol=1e-10)
+        for row, chances in zip(ids[n], log_probs[n], strict=True):
+            words = written(row)
+            want = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
+            assert np.allclose(chances, [*want, *[0.0] * (length - len(words))], atol=1e-10)
+
+
+def test_log_probabilities_are_those_of_teacher_forcing(backend, scene):
+    model, _, features = scene(count=9)
+    ids, log_probs, scores = results(backend, beam_search(model, backend.asarray(features), 3, n_best=3, max_length=8))
+    for k in range(3):
+        forced = np.concatenate([np.full((9, 1), START), ids[:, k]], axis=1)
+        for n in range(9):
+            total, tokens = model.nll(backend.asarray(features[n : n + 1]), forced[n : n + 1])
+            assert -float(total) == pytest.approx(log_probs[n, k].sum(), abs=1e-10)
+            assert tokens == np.count_nonzero(ids[n, k])
+        assert np.allclose(log_probs[:, k].sum(axis=1), scores[:, k])
+
+
+def test_captions_are_sorted_and_distinct(backend, scene):
+    model, _, features = scene(count=9, end_bias=0.0)
+    for width, penalty in ((5, 0.0), (7, 1.0)):
+        decoded = beam_search(model, backend.asarray(features), width, n_best=width, length_penalty=penalty)
+        ids, _, scores = results(backend, decoded)
+        assert (np.diff(scores, axis=1) <= 0).all()
+        for rows in ids:
+            assert len({tuple(row) for row in rows.tolist()}) == width
+            for row in rows.tolist():
+                assert START not in row
+                length = row.index(END) + 1 if END in row else len(row)
+                assert NULL not in row[:length]
+                assert not any(row[length:])
+
+
+def test_a_wider_beam_finds_no_worse(backend, scene):
+    model, _, features = scene(count=12)
+    scores = [
+        results(backend, beam_search(model, backend.asarray(features), width, max_length=6))[2].mean()
+        for width in (1, 3, 60)
+    ]
+    assert scores[0] < scores[2]
+    assert scores[1] <= scores[2] + 1e-12
+
+
+def test_early_stop_takes_what_has_ended(backend, scene):
+    model, params, features = scene(count=6, end_bias=0.0)
+    there = backend.asarray(features)
+    ids, _, scores = results(backend, beam_search(model, there, 4, length_penalty=5.0, early_stop=True, max_length=9))
+    _, _, best = results(backend, beam_search(model, there, 4, length_penalty=5.0, max_length=9))
+    assert (scores <= best + 1e-12).all()
+    assert (scores < best).any(), "nothing was stopped early"
+    for n, feature in enumerate(features):
+        words = written(ids[n, 0])
+        want = Writer(params, feature).log_prob(words) / ((5 + len(words)) / 6) ** 5.0
+        assert scores[n, 0] == pytest.approx(want, abs=1e-10)
+
+
+def test_fewer_captions_than_places(backend, scene):
+    model, _, features = scene(count=2)
+    ids, log_probs, scores = results(
+        backend, beam_search(model, backend.asarray(features), 20, n_best=20, max_length=1)
+    )
+    there = np.isfinite(scores)
+    assert there.sum(axis=1).tolist() == [len(FREE) + 1] * 2
+    assert not ids[~there].any()
+    assert not log_probs[~there].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_keep_their_dtypes_and_arguments_their_values(backend, scene, dtype):
+    model, _, features = scene(dtype=dtype)
+    there = backend.asarray(features)
+    before = frozen([there, *model.params.values()])
+    decoded = beam_search(model, there, 3, n_best=2, no_repeat_ngram=2)
+    assert frozen([there, *model.params.values()]) == before
+    ids, log_probs, scores = results(backend, decoded)
+    assert (ids.dtype, log_probs.dtype, scores.dtype) == (np.int32, dtype, dtype)
+    assert ids.shape == log_probs.shape == (4, 2, 30)
+    assert scores.shape == (4, 2)
+    again = beam_search(model, there, 3, n_best=2, no_repeat_ngram=2)
+    assert frozen(results(backend, again)) == frozen([ids, log_probs, scores])
+
+
+def test_a_batch_gives_what_its_pictures_give_alone(backend, scene):
+    model, _, features = scene(count=7)
+    together = results(backend, beam_search(model, backend.asarray(features), 4, n_best=2))
+    for n in range(7):
+        alone = results(backend, beam_search(model, backend.asarray(features[n : n + 1]), 4, n_best=2))
+        assert together[0][n].tolist() == alone[0][0].tolist()
+        assert np.allclose(together[2][n], alone[2][0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 0}, "width"),
+        ({"width": 3, "n_best": 4}, "n_best is 4 and width 3"),
+        ({"n_best": 0}, "n_best"),
+        ({"length_penalty": -1.0}, "length_penalty"),
+        ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"max_length": 0}, "max_length"),
+        ({"min_length": 9, "max_length": 8}, "min_length is 9 and max_length 8"),
+        ({"no_repeat_ngram": 1, "min_length": 5}, "Lower min_length"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(settings, words):
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN(WORDS, **SIZES)
+        with pytest.raises(ValueError, match=words):
+            beam_search(model, np.zeros((2, SIZES["input_dim"]), np.float32), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"width": 2.5}, {"length_penalty": "1"}, {"length_penalty": True}], ids=str)
+def test_settings_of_other_types_are_refused(settings):
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN(WORDS, **SIZES)
+        with pytest.raises(TypeError):
+            beam_search(model, np.zeros((2, SIZES["input_dim"]), np.float32), **settings)
+
+
+def test_a_vocabulary_without_end_is_refused():
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "cat": 2}, **SIZES)
+        with pytest.raises(ValueError, match="<END>"):
+            beam_search(model, np.zeros((1, SIZES["input_dim"]), np.float32))
+
+
+def test_features_that_are_not_finite_are_refused():
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN(WORDS, **SIZES)
+        model.params.update({name: value.astype(np.float32) for name, value in parameters("rnn").items()})
+        with pytest.raises(ValueError, match="features"):
+            beam_search(model, np.full((1, SIZES["input_dim"]), np.nan, np.float32))

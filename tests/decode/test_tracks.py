@@ -1,0 +1,151 @@
+"""Greedy decoding with rules, and sampling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.decode import greedy, sample
+from oracles.decoding import Writer, repeats
+from oracles.scenes import SIZES, WORDS
+
+NULL, END = 0, 2
+FREE = [2, 3, 4, 5, 6]
+
+
+def ids_of(backend, decoded):
+    return backend.to_numpy(decoded.ids)[:, 0]
+
+
+def written(row):
+    return tuple(word for word in row.tolist() if word != NULL)
+
+
+def test_greedy_is_the_models_own_sample(backend, scene):
+    model, _, features = scene(count=9)
+    there = backend.asarray(features)
+    own = backend.to_numpy(model.sample(there, 12, stop_at_end=True))
+    assert ids_of(backend, greedy(model, there, max_length=12)).tolist() == own.tolist()
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_greedy_takes_the_best_of_what_is_allowed(backend, scene, length):
+    model, params, features = scene(count=9)
+    settings = {"max_length": 9, "min_length": length, "no_repeat_ngram": 2, "suppress_unk": True}
+    decoded = greedy(model, backend.asarray(features), **settings)
+    for feature, row, chances in zip(
+        features, ids_of(backend, decoded), backend.to_numpy(decoded.log_probs)[:, 0], strict=True
+    ):
+        words, writer = written(row), Writer(params, feature)
+        for t, word in enumerate(words):
+            log_probs = writer.next_log_probs(words[:t])
+            allowed = [
+                other
+                for other in (4, 5, 6, *([END] if t >= length else []))
+                if other == END or not repeats((*words[:t], other), 2)
+            ]
+            assert word == max(allowed, key=lambda other: log_probs[other])
+            assert chances[t] == pytest.approx(log_probs[word], abs=1e-10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_run_of_words_comes_twice(backend, scene, n):
+    model, _, features = scene(count=9, end_bias=-4.0)
+    plain = [written(row) for row in ids_of(backend, greedy(model, backend.asarray(features), max_length=15))]
+    assert any(repeats(words, n) for words in plain), "nothing to forbid"
+    for decode in (greedy, lambda *args, **settings: sample(*args, seed=5, **settings)):
+        rows = ids_of(backend, decode(model, backend.asarray(features), max_length=15, no_repeat_ngram=n))
+        assert not any(repeats(written(row), n) for row in rows)
+
+
+def test_captions_have_their_least_length(backend, scene):
+    model, _, features = scene(count=9, end_bias=9.0)
+    for decode in (greedy, lambda *args, **settings: sample(*args, seed=5, **settings)):
+        rows = ids_of(backend, decode(model, backend.asarray(features), min_length=4, max_length=9))
+        lengths = [len([word for word in written(row) if word != END]) for row in rows]
+        assert min(lengths) == 4, lengths
+
+
+def test_sampled_words_come_as_often_as_they_are_probable(backend, scene):
+    model, params, features = scene(count=1)
+    many = np.repeat(features, 4000, axis=0)
+    first = ids_of(backend, sample(model, backend.asarray(many), temperature=1.5, seed=11, max_length=1))[:, 0]
+    weights = np.exp(Writer(params, features[0]).next_log_probs(())[FREE] / 1.5)
+    share = weights / weights.sum()
+    found = np.array([(first == word).mean() for word in FREE])
+    # five standard deviations
+    assert (np.abs(found - share) < 5 * np.sqrt(share * (1 - share) / 4000)).all()
+    assert set(first.tolist()) <= set(FREE)
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, None), (2, None), (None, 0.5), (3, 0.8), (None, 1e-9), (99, 1.0)])
+def test_only_the_head_is_drawn_from(backend, scene, top_k, top_p):
+    model, params, features = scene(count=2)
+    many = np.repeat(features, 400, axis=0)
+    first = ids_of(backend, sample(model, backend.asarray(many), top_k=top_k, top_p=top_p, seed=3, max_length=1))
+    for n, feature in enumerate(features):
+        log_probs = Writer(params, feature).next_log_probs(())
+        head = sorted(FREE, key=lambda word: -log_probs[word])[:top_k]
+        if top_p is not None:
+            sums = np.cumsum(np.exp(log_probs[head])) / np.exp(log_probs[head]).sum()
+            head = head[: int(np.searchsorted(sums, top_p)) + 1]
+        drawn = first[400 * n : 400 * (n + 1), 0]
+        assert set(drawn.tolist()) <= set(head)
+        probable = [word for word in head if log_probs[word] > math.log(0.05)]
+        assert set(probable) <= set(drawn.tolist())
+
+
+def test_log_probabilities_are_the_models_own(backend, scene):
+    model, params, features = scene(count=5)
+    decoded = sample(model, backend.asarray(features), temperature=0.5, top_k=3, seed=1, max_length=7)
+    for feature, row, chances, score in zip(
+        features,
+        ids_of(backend, decoded),
+        backend.to_numpy(decoded.log_probs)[:, 0],
+        backend.to_numpy(decoded.scores)[:, 0],
+        strict=True,
+    ):
+        assert chances.sum() == pytest.approx(Writer(params, feature).log_prob(written(row)), abs=1e-10)
+        assert score == pytest.approx(chances.sum())
+
+
+def test_a_seed_gives_the_same_captions_and_another_gives_others(backend, scene):
+    model, _, features = scene(count=20)
+    there = backend.asarray(features)
+    one, again, other = (ids_of(backend, sample(model, there, seed=seed)).tolist() for seed in (4, 4, 5))
+    assert one == again
+    assert one != other
+
+
+def test_batches_of_any_size_give_the_same_captions(backend, scene):
+    model, _, features = scene(count=7)
+    whole = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
+    parts = [
+        ids_of(backend, sample(model, backend.asarray(features[a:b]), seed=4, first=a)).tolist()
+        for a, b in ((0, 3), (3, 7))
+    ]
+    assert parts[0] + parts[1] == whole
+
+
+def test_seeds_mean_the_same_on_every_backend(backend, scene):
+    model, _, features = scene(count=20)
+    found = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
+    with capgpu.use_backend("numpy"):
+        host = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=model.cell_type, dtype="float64")
+        host.params = {name: backend.to_numpy(value) for name, value in model.params.items()}
+        assert capgpu.to_numpy(sample(host, features, seed=4).ids)[:, 0].tolist() == found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.0}, {"temperature": math.inf}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"first": -1}],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(settings):
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN(WORDS, **SIZES)
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            sample(model, np.zeros((1, SIZES["input_dim"]), np.float32), **settings)

@@ -1,0 +1,81 @@
+"""Decoding by brute force, in float64: every caption there is, word by word, with its probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from oracles import recurrences
+from oracles.captioner import is_lstm
+from oracles.recurrences import Floats
+
+Words = tuple[int, ...]
+
+
+class Writer:
+    """Scores the words that may follow what has been written for one picture."""
+
+    def __init__(self, params: dict[str, Floats], feature: Floats, start: int = 1) -> None:
+        self.params, self.feature, self.start = params, feature, start
+
+    def next_log_probs(self, words: Words) -> Floats:
+        """Return log p(word | words) of the whole vocabulary."""
+        return self._after(words)[2]
+
+    def log_prob(self, words: Words) -> float:
+        """Return the log-probability of a caption, END included where it has one."""
+        return float(sum(self.next_log_probs(words[:t])[word] for t, word in enumerate(words)))
+
+    @cached_property
+    def _known(self) -> dict[Words, Any]:
+        return {}
+
+    def _after(self, words: Words) -> Any:
+        if words not in self._known:
+            p = self.params
+            if words:
+                h, c, _ = self._after(words[:-1])
+                word = words[-1]
+            else:
+                h = self.feature @ p["W_proj"] + p["b_proj"]
+                c, word = np.zeros_like(h), self.start
+            a = p["W_embed"][word] @ p["Wx"] + h @ p["Wh"] + p["b"]
+            if is_lstm(p):
+                h, c, _ = recurrences.lstm_step(a, c)
+            else:
+                h = np.tanh(a)
+            scores = h @ p["W_vocab"] + p["b_vocab"]
+            self._known[words] = h, c, scores - np.logaddexp.reduce(scores)
+        return self._known[words]
+
+
+def repeats(words: Words, n: int) -> bool:
+    """Tell whether a run of n words comes twice."""
+    runs = [words[i : i + n] for i in range(len(words) - n + 1)]
+    return n > 0 and len(set(runs)) < len(runs)
+
+
+def captions(
+    choice: list[int], max_length: int, end: int = 2, min_length: int = 0, no_repeat_ngram: int = 0
+) -> Iterator[Words]:
+    """Go through every caption of the words in `choice`: ended by END, or as long as allowed."""
+    waiting: list[Words] = [()]
+    while waiting:
+        words = waiting.pop()
+        for word in [*choice, end]:
+            longer = (*words, word)
+            if (word == end and len(words) < min_length) or repeats(longer, no_repeat_ngram):
+                continue
+            if word == end or len(longer) == max_length:
+                yield longer
+            else:
+                waiting.append(longer)
+
+
+def ranked(writer: Writer, found: Iterator[Words], length_penalty: float = 0.0) -> list[tuple[float, Words]]:
+    """Rank captions by log-probability over Wu et al.'s length penalty, the best first."""
+    scored = [(writer.log_prob(words) / ((5 + len(words)) / 6) ** length_penalty, words) for words in found]
+    return sorted(scored, key=lambda pair: -pair[0])
