@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies
 
 import capgpu
-from capgpu.random import Generator, dropout_mask, fold_key
+from capgpu.random import Generator, dropout_mask, fold_key, uniform
 from oracles.snapshots import frozen
 
 WORD = (1 << 32) - 1
@@ -113,3 +113,17 @@ def test_normal_numbers_are_normal():
 def test_numbers_of_one_generator_do_not_repeat():
     generator = Generator(0)
     assert frozen(generator.normal((9,), 1.0, "float64")) != frozen(generator.normal((9,), 1.0, "float64"))
+
+
+def test_uniform_numbers_are_a_function_of_key_and_position(backend):
+    like = backend.asarray(np.zeros(1))
+    whole = backend.to_numpy(uniform(5, 0, 1000, like))
+    assert backend.to_numpy(uniform(5, 400, 600, like)).tolist() == whole[400:].tolist()
+    single = backend.to_numpy(uniform(5, 0, 1000, backend.asarray(np.zeros(1, np.float32))))
+    assert single.dtype == np.float32
+    assert single.tolist() == whole.tolist()
+    assert whole.min() >= 0
+    assert whole.max() < 1
+    assert len(set(whole.tolist())) > 990
+    assert abs(whole.mean() - 0.5) < 0.05
+    assert backend.to_numpy(uniform(6, 0, 1000, like)).tolist() != whole.tolist()

@@ -14,7 +14,7 @@ from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cpu.whole import caption_gradients
-from capgpu.kernels.reference.words import top_words
+from capgpu.kernels.cpu.words import top_words
 
 __all__ = ["KERNELS"]
 

@@ -1,4 +1,8 @@
-"""One step of decoding on the host: the recurrence of one step, then the vocabulary projection."""
+"""One step of decoding on the host: the recurrence of one step, then the vocabulary projection.
+
+Where several captions go on from one state, as in a beam, the state is multiplied by the recurrent weights once; what
+each caption adds is the input product of its own word.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,63 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu.lstm import lstm_forward
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import announce, publisher
+from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.product import matmul
-from capgpu.kernels.cpu.rnn import rnn_forward
+from capgpu.kernels.cpu.rnn import activate_rnn
+from capgpu.kernels.cpu.team import TEAM, Region
 
 __all__ = ["decode_step"]
+
+#: Below this many recurrent sums one thread is faster than two.
+WORTH_SHARING = 20_000
+
+
+@compiled()
+def _activate(
+    index: int, count: int, sums: Any, parents: Any, projected: Any, rows: Any, c: Any, next_c: Any, next_h: Any
+) -> None:
+    """Make the states of a share of the captions from the recurrent sums of their parents."""
+    captions, size = next_h.shape
+    gates = np.empty(sums.shape[1], sums.dtype)
+    for n in range(captions * index // count, captions * (index + 1) // count):
+        if sums.shape[1] == size:
+            next_h[n] = sums[parents[n]]
+            activate_rnn(next_h[n], projected[rows[n]])
+        else:
+            gates[:] = sums[parents[n]]
+            activate_lstm(gates, projected[rows[n]], c[parents[n]], next_c[n], next_h[n], 0, size)
+
+
+_publish_activate = publisher(_activate)
+
+
+@compiled()
+def _launch_activate(memory: int, ticket: int, count: int, arguments: Any) -> None:
+    _publish_activate(memory, count, arguments)
+    announce(memory, ticket)
+
+
+ACTIVATE = Region(_activate, _launch_activate)
 
 
 def decode_step(
     projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
 ) -> tuple[Any, Any, Any]:
     """Advance all sequences by one word; see `capgpu.kernels.reference.decode_step`."""
-    if parents is not None:
-        h, c = h[parents], None if c is None else c[parents]
-    batch_sizes = np.array([h.shape[0]])
-    if c is None:
-        h = rnn_forward(projected, rows, h, Wh, batch_sizes)
+    captions = h.shape[0] if parents is None else parents.shape[0]
+    if parents is None:
+        parents = np.arange(captions)
     else:
-        h, c, _ = lstm_forward(projected, rows, h, c, Wh, batch_sizes)
-    return matmul(h, W_vocab, b_vocab), h, c
+        distinct, parents = np.unique(parents, return_inverse=True)
+        h, c = h[distinct], None if c is None else c[distinct]
+    projected = np.ascontiguousarray(projected)
+    rows = np.arange(captions) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    sums = matmul(h, Wh)
+    next_h = np.empty((captions, h.shape[1]), h.dtype)
+    cells = np.empty((0, 0), h.dtype) if c is None else np.ascontiguousarray(c)
+    next_c = np.empty((captions if c is not None else 0, h.shape[1]), h.dtype)
+    members = TEAM.size if captions * Wh.shape[1] >= WORTH_SHARING else 1
+    TEAM.run(members, ACTIVATE, sums, parents, projected, rows, cells, next_c, next_h)
+    return matmul(next_h, W_vocab, b_vocab), next_h, None if c is None else next_c

@@ -19,7 +19,7 @@ from capgpu.kernels.cpu.team import TEAM, Region
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
-__all__ = ["greatest", "linear_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["exponentiate", "greatest", "linear_cross_entropy", "softmax_cross_entropy"]
 
 #: Scores of one block of rows: enough rows for full speed of the products, at any vocabulary.
 BLOCK_BYTES = 18 << 20
@@ -38,7 +38,6 @@ def greatest(row: Any) -> Any:
 
 @compiled(fastmath=frozenset({"reassoc"}), inline=True, allocates=False)
 def _exponentiate(row: Any, shift: Any) -> Any:
-    """Replace a row by ``exp(row - shift)`` and return the sum."""
     total = row.dtype.type(0)
     for j in range(row.size):
         value = exponential(row[j] - shift)
@@ -59,6 +58,12 @@ def _exponentiate_short(row: Any, shift: Any) -> Any:
 
 
 @compiled(allocates=False)
+def exponentiate(row: Any, shift: Any) -> Any:
+    """Replace a row by ``exp(row - shift)`` and return the sum."""
+    return _exponentiate_short(row, shift) if row.size < LONG else _exponentiate_long(row, shift)
+
+
+@compiled(allocates=False)
 def _scale(row: Any, factor: Any) -> None:
     for j in range(row.size):
         row[j] *= factor
@@ -75,7 +80,7 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losse
             losses[m] = 0.0
             continue
         top, score = greatest(row), row[target]
-        total = _exponentiate_short(row, top) if row.size < LONG else _exponentiate_long(row, top)
+        total = exponentiate(row, top)
         losses[m] = np.log(np.float64(total)) - np.float64(score - top)
         _scale(row, row.dtype.type(scale / total))
         row[target] -= row.dtype.type(scale)

@@ -25,6 +25,8 @@ __all__ = ["TEAM", "Region", "Team"]
 
 #: Rounds of the spin before a worker sleeps (half a millisecond or so), and of the caller before it looks for sleepers.
 SPINS = 10_000
+#: Seconds that a sleeper may take to come before it is late.
+WAKING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Team:
         region.launch(self._memory, self._ticket + 1, count, args)
         self._ticket += 1
         # after the announcement: a worker that lies down now has seen it or is counted
-        if self._sleepers:
+        woken = self._sleepers > 0
+        if woken:
             self._wake()
         interrupt: KeyboardInterrupt | None = None
         finished = False
@@ -148,7 +151,7 @@ class Team:
             raise interrupt
         end = perf_counter()
         kept = 0.0 if meeting is None else 1e-9 * int(meeting[1::8].sum())
-        self._punctuality.note(end, end - start, end - ready + kept)
+        self._punctuality.note(end, end - start, end - ready + kept - (WAKING if woken else 0.0))
 
     def _wake(self) -> None:
         with self._condition:

@@ -174,10 +174,13 @@ def _rnn_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return packed([run[0] for run in runs], e.H), np.array([run[1] for run in runs]).reshape(-1, e.H)
 
 
-def _decode_arguments(random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool) -> Arguments:
+def _decode_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, beams: bool
+) -> Arguments:
     count = len(e.lengths)
     distinct = e.V if table else count
     return {
+        "parents": random.integers(0, count, count) if beams else None,
         "projected": _draw(random, dtype, distinct, gates * e.H),
         "rows": random.integers(0, distinct, count) if table else None,
         "h": _draw(random, dtype, count, e.H),
@@ -189,11 +192,12 @@ def _decode_arguments(random: np.random.Generator, e: Extents, dtype: str, gates
 
 
 def _decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    before = _projected_rows(a) + a["h"] @ a["Wh"]
+    own = np.arange(len(e.lengths)) if a["parents"] is None else a["parents"]
+    before = _projected_rows(a) + (a["h"] @ a["Wh"])[own]
     if a["c"] is None:
         h, c = np.tanh(before), None
     else:
-        steps = [recurrences.lstm_step(row, state) for row, state in zip(before, a["c"], strict=True)]
+        steps = [recurrences.lstm_step(row, state) for row, state in zip(before, a["c"][own], strict=True)]
         h, c = np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
     return np.array([row @ a["W_vocab"] + a["b_vocab"] for row in h]), h, c
 
@@ -282,12 +286,13 @@ def _cases() -> tuple[KernelCase, ...]:
         out.extend(
             KernelCase(
                 "decode_step",
-                f"{cell}-{words}",
-                lambda r, e, d, gates=gates, table=table: _decode_arguments(r, e, d, gates, table),
+                f"{cell}-{words}-{'beams' if beams else 'one_each'}",
+                lambda r, e, d, gates=gates, table=table, beams=beams: _decode_arguments(r, e, d, gates, table, beams),
                 _decode,
                 ("forward",) * 3,
             )
             for cell, gates in (("lstm", 4), ("rnn", 1))
+            for beams in (False, True)
         )
     out.extend(
         KernelCase(

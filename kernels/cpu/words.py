@@ -1,0 +1,90 @@
+"""The most probable next words: softmax and choice in one pass over each row of scores, which stays in the cache.
+
+Scores are looked through in runs; a run whose greatest score is below the least of those chosen so far is passed over
+as a whole, and that are nearly all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.handoff import announce, publisher
+from capgpu.kernels.cpu.softmax import exponentiate, greatest
+from capgpu.kernels.cpu.team import TEAM, Region
+
+__all__ = ["top_words"]
+
+#: Scores in a run.
+RUN = 64
+#: Below this many scores one thread is faster than two.
+WORTH_SHARING = 20_000
+
+
+@compiled(allocates=False)
+def _choose(row: Any, barred: Any, banned: Any, scores: Any, words: Any) -> int:
+    """Fill in the greatest scores that may be chosen, falling, and their words; return how many there are."""
+    found, wanted = 0, words.size
+    for start in range(0, row.size, RUN):
+        run = row[start : start + RUN]
+        if found == wanted and not greatest(run) > scores[wanted - 1]:
+            continue
+        for j in range(run.size):
+            score, word = run[j], start + j
+            if not score > (scores[wanted - 1] if found == wanted else -np.inf) or barred[word]:
+                continue
+            allowed = True
+            for b in range(banned.size):
+                allowed = allowed and banned[b] != word
+            if not allowed:
+                continue
+            found = min(found + 1, wanted)
+            place = found - 1
+            # equal scores stay in the order of their words
+            while place > 0 and scores[place - 1] < score:
+                scores[place], words[place] = scores[place - 1], words[place - 1]
+                place -= 1
+            scores[place], words[place] = score, word
+    return found
+
+
+@compiled()
+def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_probs: Any, words: Any) -> None:
+    rows = logits.shape[0]
+    weights = np.empty(logits.shape[1], logits.dtype)
+    for m in range(rows * index // count, rows * (index + 1) // count):
+        top = greatest(logits[m])
+        weights[:] = logits[m]
+        normaliser = np.log(np.float64(exponentiate(weights, top)))
+        own = log_probs[m]
+        found = _choose(logits[m], barred, banned[m], own, words[m])
+        for k in range(found):
+            own[k] = np.float64(own[k] - top) - normaliser
+        own[found:] = -np.inf
+        words[m, found:] = 0
+
+
+_publish_rows = publisher(_rows)
+
+
+@compiled()
+def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
+    _publish_rows(memory, count, arguments)
+    announce(memory, ticket)
+
+
+ROWWISE = Region(_rows, _launch_rows)
+
+
+def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple[Any, Any]:
+    """Find the most probable words of rows of scores; see `capgpu.kernels.reference.top_words`."""
+    logits, barred = np.ascontiguousarray(logits), np.ascontiguousarray(barred)
+    rows = logits.shape[0]
+    banned = np.empty((rows, 0), np.int32) if banned is None else np.ascontiguousarray(banned, dtype=np.int32)
+    log_probs = np.empty((rows, count), logits.dtype)
+    words = np.empty((rows, count), np.int32)
+    members = TEAM.size if logits.size >= WORTH_SHARING else 1
+    TEAM.run(members, ROWWISE, logits, barred, banned, log_probs, words)
+    return log_probs, words
