@@ -80,18 +80,22 @@ class CaptioningRNN:
     feature_dropout, output_dropout : float
         Rates, in ``[0, 1)``, of the dropout on the features and on the hidden states before the vocabulary
         projection. Active only where `loss` is given a ``dropout_key``.
+    tie_weights : bool
+        Score words by their own vectors (Press & Wolf 2017; Inan et al. 2017): ``W_vocab`` is ``W_embed``
+        transposed and no parameter of its own. Needs W = H.
 
     Attributes
     ----------
     params : dict of str to array
         ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (G,) with
-        G = H or 4H; ``W_vocab`` (H, V), ``b_vocab`` (V,). Entries may be replaced or written into at any
-        time.
+        G = H or 4H; ``W_vocab`` (H, V), unless weights are tied; ``b_vocab`` (V,). Entries may be replaced or
+        written into at any time.
 
     Raises
     ------
     ValueError
-        For an unknown cell, sizes below 1, rates out of range, or a vocabulary without ``"<NULL>"``.
+        For an unknown cell, sizes below 1, rates out of range, a vocabulary without ``"<NULL>"``, or tied
+        weights where word vectors and hidden states differ in length.
     TypeError
         For a dtype that is not floating.
     """
@@ -108,6 +112,7 @@ class CaptioningRNN:
         seed: int | None = None,
         feature_dropout: float = 0.0,
         output_dropout: float = 0.0,
+        tie_weights: bool = False,
     ) -> None:
         if cell_type not in _GATES:
             raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
@@ -123,6 +128,11 @@ class CaptioningRNN:
         for name, rate in (("feature_dropout", feature_dropout), ("output_dropout", output_dropout)):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
+        if tie_weights and wordvec_dim != hidden_dim:
+            raise ValueError(
+                f"tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
+                f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
+            )
         if "<NULL>" not in word_to_idx:
             raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
         if np.dtype(dtype).kind != "f":
@@ -133,6 +143,7 @@ class CaptioningRNN:
         self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
         self.feature_dropout = float(feature_dropout)
         self.output_dropout = float(output_dropout)
+        self.tie_weights = bool(tie_weights)
         self._null = self.word_to_idx["<NULL>"]
         gates = _GATES[cell_type] * hidden_dim
         self._shapes: dict[str, tuple[int, ...]] = {
@@ -145,6 +156,8 @@ class CaptioningRNN:
             "W_vocab": (hidden_dim, len(self.word_to_idx)),
             "b_vocab": (len(self.word_to_idx),),
         }
+        if self.tie_weights:
+            del self._shapes["W_vocab"]
         random = Generator(seed)
         self.params: dict[str, Array] = {}
         for name, shape in self._shapes.items():
@@ -162,6 +175,7 @@ class CaptioningRNN:
             "dtype": self.dtype.name,
             "feature_dropout": self.feature_dropout,
             "output_dropout": self.output_dropout,
+            "tie_weights": self.tie_weights,
         }
 
     def loss(
@@ -196,12 +210,11 @@ class CaptioningRNN:
         p = self.params
         features, ids = self._checked(features, captions)
         if dropout_key is None or self.feature_dropout == self.output_dropout == 0:
-            named = {name: p[name] for name in self._shapes}
             whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
-                features, ids, self._null, named
+                features, ids, self._null, self._weights()
             )
             if whole is not None:
-                return whole
+                return whole[0], self._tied(whole[1])
         plan = self._plan(features, ids)
         f = self._forward(plan, features, dropout_key)
         xp, kernels, batch_sizes = f.xp, f.kernels, plan.packing.batch_sizes
@@ -211,7 +224,7 @@ class CaptioningRNN:
             output_mask = dropout_mask(key, self.output_dropout, tuple(f.hidden.shape), f.hidden)
             scored = f.hidden * output_mask
         loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
-            scored, p["W_vocab"], p["b_vocab"], self._index(plan.targets, xp), 1.0 / features.shape[0]
+            scored, self._weights()["W_vocab"], p["b_vocab"], self._index(plan.targets, xp), 1.0 / features.shape[0]
         )
         if output_mask is not None:
             dhidden = dhidden * output_mask
@@ -237,7 +250,7 @@ class CaptioningRNN:
             "W_vocab": dW_vocab,
             "b_vocab": db_vocab,
         }
-        return loss, grads
+        return loss, self._tied(grads)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.
@@ -259,7 +272,7 @@ class CaptioningRNN:
         f = self._forward(plan, features, None)
         total, *_ = f.kernels.linear_cross_entropy(
             f.hidden,
-            self.params["W_vocab"],
+            self._weights()["W_vocab"],
             self.params["b_vocab"],
             self._index(plan.targets, f.xp),
             1.0,
@@ -294,11 +307,10 @@ class CaptioningRNN:
             raise ValueError(f"max_length is {max_length}; wanted at least 1.")
         start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
         features = self._checked_features(features)
-        xp, p = array_namespace(features), self.params
+        xp, p = array_namespace(features), self._weights()
         check_finite("features", features, xp)
         kernels = kernels_for(p["Wh"])
-        named = {name: p[name] for name in self._shapes}
-        whole: Array | None = kernels.greedy_captions(features, max_length, start, end, self._null, named)
+        whole: Array | None = kernels.greedy_captions(features, max_length, start, end, self._null, p)
         if whole is not None:
             return whole
         count = features.shape[0]
@@ -364,7 +376,7 @@ class CaptioningRNN:
         state : DecodingState
             M rows.
         """
-        p, kernels = self.params, kernels_for(self.params["Wh"])
+        p, kernels = self._weights(), kernels_for(self.params["Wh"])
         if state.table is None:
             embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
             projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
@@ -403,6 +415,21 @@ class CaptioningRNN:
         else:
             hidden = kernels.rnn_forward(projected, word_of_row, h0, p["Wh"], packing.batch_sizes)
         return _Forward(xp, kernels, features, h0, words, word_of_row, embedded, hidden, cell, gates)
+
+    def _weights(self) -> dict[str, Array]:
+        """Name all eight operands of the computation in the order of the kernels' contract, tied or not."""
+        p = self.params
+        weights = {name: p[name] for name in self._shapes if name != "b_vocab"}
+        if self.tie_weights:
+            weights["W_vocab"] = array_namespace(p["W_embed"]).matrix_transpose(p["W_embed"])
+        return {**weights, "b_vocab": p["b_vocab"]}
+
+    def _tied(self, grads: dict[str, Array]) -> dict[str, Array]:
+        """Turn gradients of the eight operands into those of the parameters."""
+        if self.tie_weights:
+            dW_vocab = grads.pop("W_vocab")
+            grads["W_embed"] = grads["W_embed"] + array_namespace(dW_vocab).matrix_transpose(dW_vocab)
+        return grads
 
     def _index(self, index: Any, xp: Any) -> Array:
         """Bring host indices to where the parameters live."""

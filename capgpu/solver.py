@@ -154,7 +154,7 @@ class CaptioningSolver:
         validate_data(
             data,
             ("train", "val") if self.validate else ("train",),
-            vocab_size=sizes["W_vocab"][1] if "W_vocab" in sizes else None,
+            vocab_size=sizes["b_vocab"][0] if "b_vocab" in sizes else None,
             feature_dim=sizes["W_proj"][0] if "W_proj" in sizes else None,
         )
         self.model, self.data, self.update_rule = model, data, update_rule

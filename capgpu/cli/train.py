@@ -70,6 +70,7 @@ class _FiniteRange(click.FloatRange):
     default=0.3,
     help="On the features and before the vocabulary.",
 )
+@click.option("--tie-weights", is_flag=True, help="Score words by their own vectors; needs --wordvec = --hidden.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of parameters, minibatches and dropout.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters.")
 @backend_option
@@ -142,6 +143,7 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
         seed=settings["seed"],
         feature_dropout=settings["dropout"],
         output_dropout=settings["dropout"],
+        tie_weights=settings.get("tie_weights", False),
     )
     solver = CaptioningSolver(
         model,

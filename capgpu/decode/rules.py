@@ -84,7 +84,7 @@ class Rules:
                 + (f" and no {no_repeat_ngram}-gram may come twice" if no_repeat_ngram else "")
                 + ". Lower min_length."
             )
-        like = model.params["W_vocab"]
+        like = model.params["b_vocab"]
         xp = array_namespace(like)
         classes = xp.arange(size, dtype=xp.int32, device=like.device)
         self._barred = classes != classes
