@@ -83,6 +83,9 @@ class CaptioningRNN:
     tie_weights : bool
         Score words by their own vectors (Press & Wolf 2017; Inan et al. 2017): ``W_vocab`` is ``W_embed``
         transposed and no parameter of its own. Needs W = H.
+    label_smoothing : float
+        Part, in ``[0, 1)``, of each true word's probability that `loss` spreads evenly over the vocabulary (Szegedy et
+        al. 2016). `nll` is that of the words themselves.
 
     Attributes
     ----------
@@ -113,6 +116,7 @@ class CaptioningRNN:
         feature_dropout: float = 0.0,
         output_dropout: float = 0.0,
         tie_weights: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         if cell_type not in _GATES:
             raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
@@ -125,7 +129,11 @@ class CaptioningRNN:
                 raise ValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
         # config is written as JSON, which knows no integers but Python's
         input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
-        for name, rate in (("feature_dropout", feature_dropout), ("output_dropout", output_dropout)):
+        for name, rate in (
+            ("feature_dropout", feature_dropout),
+            ("output_dropout", output_dropout),
+            ("label_smoothing", label_smoothing),
+        ):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
         if tie_weights and wordvec_dim != hidden_dim:
@@ -144,6 +152,7 @@ class CaptioningRNN:
         self.feature_dropout = float(feature_dropout)
         self.output_dropout = float(output_dropout)
         self.tie_weights = bool(tie_weights)
+        self.label_smoothing = float(label_smoothing)
         self._null = self.word_to_idx["<NULL>"]
         gates = _GATES[cell_type] * hidden_dim
         self._shapes: dict[str, tuple[int, ...]] = {
@@ -176,6 +185,7 @@ class CaptioningRNN:
             "feature_dropout": self.feature_dropout,
             "output_dropout": self.output_dropout,
             "tie_weights": self.tie_weights,
+            "label_smoothing": self.label_smoothing,
         }
 
     def loss(
@@ -196,7 +206,8 @@ class CaptioningRNN:
         Returns
         -------
         loss : array, shape ()
-            Cross-entropy summed over the words that are not NULL, divided by N, in the model's dtype.
+        Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
+        divided by N, in the model's dtype.
         grads : dict of str to array
             Gradient of the loss with respect to each entry of `params`.
 
@@ -209,7 +220,8 @@ class CaptioningRNN:
         """
         p = self.params
         features, ids = self._checked(features, captions)
-        if dropout_key is None or self.feature_dropout == self.output_dropout == 0:
+        undisturbed = dropout_key is None or self.feature_dropout == self.output_dropout == 0
+        if undisturbed and self.label_smoothing == 0:
             whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
                 features, ids, self._null, self._weights()
             )
@@ -223,9 +235,14 @@ class CaptioningRNN:
             key = fold_key(dropout_key, 1)
             output_mask = dropout_mask(key, self.output_dropout, tuple(f.hidden.shape), f.hidden)
             scored = f.hidden * output_mask
-        loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
-            scored, self._weights()["W_vocab"], p["b_vocab"], self._index(plan.targets, xp), 1.0 / features.shape[0]
-        )
+        projection = self._weights()["W_vocab"], p["b_vocab"]
+        targets, scale = self._index(plan.targets, xp), 1.0 / features.shape[0]
+        if self.label_smoothing > 0:
+            loss, dhidden, dW_vocab, db_vocab = kernels.smoothed_cross_entropy(
+                scored, *projection, targets, scale, self.label_smoothing
+            )
+        else:
+            loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(scored, *projection, targets, scale)
         if output_mask is not None:
             dhidden = dhidden * output_mask
         if f.cell is not None:

@@ -38,6 +38,8 @@ class Kernels:
         The most probable words of rows of scores, and their log-probabilities.
     softmax_cross_entropy, linear_cross_entropy : callable
         Loss and gradient from scores, and from hidden states through the vocabulary projection.
+    smoothed_cross_entropy : callable
+        The latter with smoothed labels.
     embedding_gradient, column_sums : callable
         Rows summed by token, and all of them, in a fixed order.
     adam_update, momentum_update, gradient_norm : callable
@@ -59,6 +61,7 @@ class Kernels:
     top_words: Callable[..., Any]
     softmax_cross_entropy: Callable[..., Any]
     linear_cross_entropy: Callable[..., Any]
+    smoothed_cross_entropy: Callable[..., Any]
     embedding_gradient: Callable[..., Any]
     column_sums: Callable[..., Any]
     adam_update: Callable[..., Any]

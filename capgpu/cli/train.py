@@ -70,6 +70,12 @@ class _FiniteRange(click.FloatRange):
     default=0.3,
     help="On the features and before the vocabulary.",
 )
+@click.option(
+    "--label-smoothing",
+    type=_FiniteRange(0, 1, max_open=True),
+    default=0.0,
+    help="Part of a true word's probability that is spread over all words.",
+)
 @click.option("--tie-weights", is_flag=True, help="Score words by their own vectors; needs --wordvec = --hidden.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of parameters, minibatches and dropout.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters.")
@@ -144,6 +150,7 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
         feature_dropout=settings["dropout"],
         output_dropout=settings["dropout"],
         tie_weights=settings.get("tie_weights", False),
+        label_smoothing=settings.get("label_smoothing", 0.0),
     )
     solver = CaptioningSolver(
         model,

@@ -15,6 +15,7 @@ from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cpu.whole import caption_gradients
 from capgpu.kernels.cpu.words import top_words
+from capgpu.kernels.reference.softmax import smoothed_cross_entropy
 
 __all__ = ["KERNELS"]
 
@@ -30,6 +31,7 @@ KERNELS = Kernels(
     top_words=top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
+    smoothed_cross_entropy=smoothed_cross_entropy,
     embedding_gradient=embedding_gradient,
     column_sums=column_sums,
     adam_update=adam_update,

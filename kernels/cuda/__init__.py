@@ -32,6 +32,7 @@ KERNELS = Kernels(
     top_words=REFERENCE.top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
+    smoothed_cross_entropy=REFERENCE.smoothed_cross_entropy,
     embedding_gradient=embedding_gradient,
     column_sums=column_sums,
     adam_update=adam_update,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 
-__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["linear_cross_entropy", "smoothed_cross_entropy", "softmax_cross_entropy"]
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:
@@ -70,4 +70,39 @@ def linear_cross_entropy(
     if not gradients:
         return loss, None, None, None
     dhidden = dlogits @ xp.matrix_transpose(W)
+    return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)
+
+
+def smoothed_cross_entropy(
+    hidden: Array, W: Array, b: Array, targets: Array, scale: float, smoothing: float
+) -> tuple[Array, Array, Array, Array]:
+    """Do what `linear_cross_entropy` does, with smoothed labels.
+
+    The true distribution of each row is ``1 - smoothing`` on its target and `smoothing` spread evenly over all classes,
+    the target among them (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7).
+
+    Parameters
+    ----------
+    hidden, W, b, targets, scale
+        As for `linear_cross_entropy`.
+    smoothing : float
+        In ``[0, 1)``.
+
+    Returns
+    -------
+    loss, dhidden, dW, db
+        As for `linear_cross_entropy`.
+    """
+    xp = array_namespace(hidden, W, b, targets)
+    logits = hidden @ W + b
+    counted = (targets >= 0)[:, None]
+    loss, dlogits = softmax_cross_entropy(xp.asarray(logits, copy=True), targets, scale)
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+    nothing = xp.zeros_like(logits)
+    evenly = -scale / logits.shape[1] * xp.sum(xp.where(counted, log_probs, nothing))
+    devenly = xp.where(counted, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, nothing)
+    dlogits = (1 - smoothing) * dlogits + smoothing * devenly
+    dhidden = dlogits @ xp.matrix_transpose(W)
+    loss = (1 - smoothing) * loss + smoothing * evenly
     return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)

@@ -234,6 +234,24 @@ def _linear(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return loss, dlogits @ a["W"].T, a["hidden"].T @ dlogits, dlogits.sum(axis=0)
 
 
+def _smoothed_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    arguments = _linear_arguments(random, e, dtype, True)
+    del arguments["gradients"]
+    return {**arguments, "smoothing": 0.3}
+
+
+def _smoothed(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    """Mix the losses of the true class and of every class in turn."""
+    logits, classes = a["hidden"] @ a["W"] + a["b"], len(a["b"])
+    parts = [(1 - a["smoothing"], recurrences.cross_entropy(logits, a["targets"], a["scale"]))]
+    for label in range(classes):
+        targets = np.where(a["targets"] < 0, -1, label)
+        parts.append((a["smoothing"] / classes, recurrences.cross_entropy(logits, targets, a["scale"])))
+    loss = sum(weight * part[0] for weight, part in parts)
+    dlogits = sum((weight * part[1] for weight, part in parts), np.zeros_like(logits))
+    return loss, dlogits @ a["W"].T, a["hidden"].T @ dlogits, dlogits.sum(axis=0)
+
+
 def _embedding_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
     rows = sum(e.lengths)
     return {
@@ -324,6 +342,9 @@ def _cases() -> tuple[KernelCase, ...]:
             ("forward", "gradient", "gradient", "gradient"),
         )
         for gradients in (True, False)
+    )
+    out.append(
+        KernelCase("smoothed_cross_entropy", "", _smoothed_arguments, _smoothed, ("forward", *("gradient",) * 3))
     )
     out.append(KernelCase("embedding_gradient", "", _embedding_arguments, _embedding, ("gradient",)))
     return tuple(out)
