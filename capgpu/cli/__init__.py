@@ -13,6 +13,7 @@ from capgpu.backend import BackendUnavailableError
 from capgpu.checkpoint import CheckpointError
 from capgpu.cli.caption import caption
 from capgpu.cli.evaluate import evaluate
+from capgpu.cli.export import export
 from capgpu.cli.info import info
 from capgpu.cli.prepare import prepare
 from capgpu.cli.score import score
@@ -81,5 +82,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (prepare, train, caption, evaluate, score, info, tune):
+for _subcommand in (prepare, train, caption, evaluate, score, export, info, tune):
     main.add_command(_subcommand)

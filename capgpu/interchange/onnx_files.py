@@ -1,0 +1,160 @@
+"""A captioner as two ONNX networks: from features to the first state, and from one word to the next.
+
+A loop over words is the caller's: it chooses words greedily, by a beam or by chance, and stops where it likes. So one
+network would not do, and two small ones do for every decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from capgpu.backend import to_numpy
+from capgpu.checkpoint import atomic_write
+from capgpu.extras import require
+from capgpu.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from capgpu.model import CaptioningRNN
+
+__all__ = ["BEGIN_FILE", "STEP_FILE", "export_onnx"]
+
+#: Features to the state before START is read.
+BEGIN_FILE = "begin.onnx"
+#: A word and the state before it, to the log-probabilities of the next word and the state after it.
+STEP_FILE = "step.onnx"
+
+# the oldest that has all operators used here in the forms used here
+_OPSET, _IR_VERSION = 17, 8
+
+
+def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write a model as ONNX networks.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        In float32 or float64, on any backend.
+    folder : path
+        Gets ``begin.onnx`` and ``step.onnx``; made if it is missing.
+
+    Returns
+    -------
+    begin, step : pathlib.Path
+        The files. ``begin``: features (N, D) to h (N, H) and, for an LSTM, c (N, H). ``step``: words (N,) int64, h and
+        c to log_probs (N, V), next_h and next_c. N is free. Both keep the vocabulary in their metadata: JSON lists
+        under ``idx_to_word``.
+
+    Raises
+    ------
+    MissingExtraError
+        Without the package onnx.
+    ValueError
+        For another dtype, or a vocabulary that is none (see `Vocabulary.from_word_to_idx`).
+    OSError
+        As the system gives it; files that were there before are unharmed.
+    """
+    onnx = require("onnx", "onnx", "Exporting to ONNX")
+    if model.dtype.name not in ("float32", "float64"):
+        raise ValueError(f"the model's dtype is {model.dtype}; ONNX networks are written in float32 and float64.")
+    words = Vocabulary.from_word_to_idx(model.word_to_idx).idx_to_word
+    graphs = _Graphs(onnx, model)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, graph in ((BEGIN_FILE, graphs.begin()), (STEP_FILE, graphs.step())):
+        network = onnx.helper.make_model(
+            graph,
+            producer_name="capgpu",
+            ir_version=_IR_VERSION,
+            opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        )
+        facts = {"idx_to_word": json.dumps(words, ensure_ascii=False), "cell_type": model.cell_type}
+        onnx.helper.set_model_props(network, facts)
+        onnx.checker.check_model(network, full_check=True)
+        with atomic_write(target / name) as file:
+            file.write(network.SerializeToString(deterministic=True))
+        files.append(target / name)
+    return files[0], files[1]
+
+
+class _Graphs:
+    """Writes the two graphs with `onnx.helper`."""
+
+    def __init__(self, onnx: Any, model: CaptioningRNN) -> None:
+        self.helper, self.numpy = onnx.helper, onnx.numpy_helper
+        self.lstm = model.cell_type == "lstm"
+        self.kind = onnx.helper.np_dtype_to_tensor_dtype(model.dtype)
+        self.integer = onnx.TensorProto.INT64
+        self.params = {name: to_numpy(value) for name, value in model.params.items()}
+        if model.tie_weights:
+            self.params["W_vocab"] = self.params["W_embed"].T
+        self.D, self.H = self.params["W_proj"].shape
+        self.V = len(self.params["b_vocab"])
+        self.states = ["h", "c"] if self.lstm else ["h"]
+
+    def begin(self) -> Any:
+        nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]
+        constants = self._constants("W_proj", "b_proj")
+        if self.lstm:
+            zero = self.numpy.from_array(np.zeros(1, self.params["b_proj"].dtype))
+            nodes.append(self._node("Shape", ["h"], ["extents"]))
+            nodes.append(self._node("ConstantOfShape", ["extents"], ["c"], value=zero))
+        return self.helper.make_graph(
+            nodes,
+            "captioner_begin",
+            [self._value("features", self.D)],
+            [self._value(name, self.H) for name in self.states],
+            constants,
+        )
+
+    def step(self) -> Any:
+        node = self._node
+        nodes = [
+            node("Gather", ["W_embed", "words"], ["vectors"]),
+            node("Gemm", ["vectors", "Wx", "b"], ["projected"]),
+            node("MatMul", ["h", "Wh"], ["recurrent"]),
+            node("Add", ["projected", "recurrent"], ["sums"]),
+        ]
+        constants = self._constants("W_embed", "Wx", "b", "Wh", "W_vocab", "b_vocab")
+        if self.lstm:
+            constants.append(self.numpy.from_array(np.full(4, self.H, np.int64), "gate_sizes"))
+            nodes += [
+                self._node("Split", ["sums", "gate_sizes"], ["a_i", "a_f", "a_o", "a_g"], axis=1),
+                *(node("Sigmoid", [f"a_{gate}"], [gate]) for gate in "ifo"),
+                node("Tanh", ["a_g"], ["g"]),
+                node("Mul", ["f", "c"], ["kept"]),
+                node("Mul", ["i", "g"], ["added"]),
+                node("Add", ["kept", "added"], ["next_c"]),
+                node("Tanh", ["next_c"], ["shown"]),
+                node("Mul", ["o", "shown"], ["next_h"]),
+            ]
+        else:
+            nodes.append(node("Tanh", ["sums"], ["next_h"]))
+        nodes += [
+            node("Gemm", ["next_h", "W_vocab", "b_vocab"], ["scores"]),
+            self._node("LogSoftmax", ["scores"], ["log_probs"], axis=1),
+        ]
+        return self.helper.make_graph(
+            nodes,
+            "captioner_step",
+            [
+                self.helper.make_tensor_value_info("words", self.integer, ["N"]),
+                *(self._value(name, self.H) for name in self.states),
+            ],
+            [self._value("log_probs", self.V), *(self._value(f"next_{name}", self.H) for name in self.states)],
+            constants,
+        )
+
+    def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
+        return self.helper.make_node(operator, inputs, outputs, name=f"{operator} of {outputs[0]}", **attributes)
+
+    def _value(self, name: str, length: int) -> Any:
+        return self.helper.make_tensor_value_info(name, self.kind, ["N", length])
+
+    def _constants(self, *names: str) -> list[Any]:
+        return [self.numpy.from_array(np.ascontiguousarray(self.params[name]), name) for name in names]

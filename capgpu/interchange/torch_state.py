@@ -1,0 +1,318 @@
+"""Parameters under the names, and in the layout, of an equivalent PyTorch module.
+
+The module is::
+
+    class Captioner(torch.nn.Module):
+        def __init__(self, D, W, H, V):
+            super().__init__()
+            self.project = torch.nn.Linear(D, H)
+            self.embed = torch.nn.Embedding(V, W)
+            self.rnn = torch.nn.LSTM(W, H, batch_first=True)  # or torch.nn.RNN
+            self.vocab = torch.nn.Linear(H, V)
+
+        def forward(self, features, words):  # (N, D), (N, T) -> scores of the next words (N, T, V)
+            h0 = self.project(features)[None]
+            state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN
+            return self.vocab(self.rnn(self.embed(words), state)[0])
+
+PyTorch keeps matrices transposed, has its gates in the order i, f, g, o (here: i, f, o, g), and two biases whose sum
+counts: on the way out the second one is zero, on the way in they are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.backend import asarray, to_numpy
+from capgpu.checkpoint import load_weights, save_weights
+from capgpu.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from capgpu.model import CaptioningRNN
+
+__all__ = ["from_torch", "load_torch_safetensors", "save_torch_safetensors", "to_torch", "torch_arrays"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+#: Where PyTorch's block of gates k lies here; the order is its own inverse.
+_GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,)}
+_MODULES = ("project", "embed", "rnn", "vocab")
+_ENTRIES = (
+    "project.weight",
+    "project.bias",
+    "embed.weight",
+    "rnn.weight_ih_l0",
+    "rnn.weight_hh_l0",
+    "rnn.bias_ih_l0",
+    "rnn.bias_hh_l0",
+    "vocab.weight",
+    "vocab.bias",
+)
+_WORDS = "capgpu.idx_to_word"
+
+
+def torch_arrays(model: CaptioningRNN) -> Arrays:
+    """Return a model's parameters as PyTorch's module would hold them, in NumPy arrays: PyTorch is not needed.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        On any backend.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        The state dictionary of the module at the top, in its order; fresh arrays of the model's dtype.
+    """
+    p = {name: to_numpy(value) for name, value in model.params.items()}
+    order = _GATE_ORDER[model.cell_type]
+    bias = _reordered(p["b"], order)
+    arrays = {
+        "project.weight": p["W_proj"].T,
+        "project.bias": p["b_proj"],
+        "embed.weight": p["W_embed"],
+        "rnn.weight_ih_l0": _reordered(p["Wx"], order).T,
+        "rnn.weight_hh_l0": _reordered(p["Wh"], order).T,
+        "rnn.bias_ih_l0": bias,
+        "rnn.bias_hh_l0": np.zeros_like(bias),
+        "vocab.weight": p["W_embed"] if model.tie_weights else p["W_vocab"].T,
+        "vocab.bias": p["b_vocab"],
+    }
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
+
+
+def to_torch(model: CaptioningRNN) -> dict[str, Any]:
+    """Return a model's parameters as the state dictionary of a PyTorch module, see the module's text.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        On any backend.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        For ``module.load_state_dict(...)``; on the CPU, in the model's dtype.
+
+    Raises
+    ------
+    ImportError
+        Without PyTorch; `torch_arrays` does without.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"to_torch makes PyTorch's tensors, but PyTorch cannot be imported ({error}). Install it, or take the "
+            "NumPy arrays of torch_arrays."
+        ) from error
+    return {name: torch.from_numpy(array) for name, array in torch_arrays(model).items()}
+
+
+def from_torch(
+    state: Mapping[str, Any],
+    word_to_idx: Mapping[str, int],
+    *,
+    names: Mapping[str, str] | None = None,
+    tie_weights: bool = False,
+) -> CaptioningRNN:
+    """Make a model of the parameters of a PyTorch module, see the module's text.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor or array
+        Its state dictionary.
+    word_to_idx : mapping of str to int
+        The vocabulary that its embedding's rows stand for.
+    names : mapping of str to str, optional
+        What the modules ``project``, ``embed``, ``rnn`` and ``vocab`` are called there, where it is something else.
+    tie_weights : bool
+        Whether ``embed.weight`` and ``vocab.weight`` are one matrix.
+
+    Returns
+    -------
+    CaptioningRNN
+        On the current backend, in the dtype of the embedding; the cell is told from the shapes. (A ``torch.nn.RNN``
+        has to have the nonlinearity tanh, which its state does not tell.)
+
+    Raises
+    ------
+    ValueError
+        For entries that are missing, too many, or of shapes that do not fit each other or the vocabulary; for
+        recurrences of several layers, both directions, with projections, and GRUs: there is no such model here.
+    TypeError
+        For entries that are not floating, or of different dtypes.
+    """
+    from capgpu.model import CaptioningRNN
+
+    called = {module: (names or {}).get(module, module) for module in _MODULES}
+    unknown = sorted(set(names or {}) - set(_MODULES))
+    if unknown:
+        raise ValueError(f"names has {', '.join(unknown)}; wanted some of {', '.join(_MODULES)}.")
+    keys = {entry: f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}" for entry in _ENTRIES}
+    _refuse_other_recurrences(state, called["rnn"])
+    missing = [key for key in keys.values() if key not in state]
+    if missing:
+        raise ValueError(
+            f"the state dictionary has no {', '.join(missing)}; it has {', '.join(list(state)[:12])}. Say with names "
+            "what the modules are called."
+        )
+    extra = sorted(set(state) - set(keys.values()))
+    if extra:
+        raise ValueError(
+            f"the state dictionary has {', '.join(extra[:8])}, too, which no captioner here has a place for."
+        )
+    s = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
+    dtypes = {array.dtype for array in s.values()}
+    if len(dtypes) > 1:
+        raise TypeError(f"the state dictionary mixes the dtypes {', '.join(sorted(map(str, dtypes)))}; wanted one.")
+    hidden, gates = _matrix(keys, s, "rnn.weight_hh_l0")[1], len(s["rnn.weight_hh_l0"])
+    cells = {1: "rnn", 4: "lstm"}
+    if hidden == 0 or gates % hidden or gates // hidden not in cells:
+        raise ValueError(
+            f"{keys['rnn.weight_hh_l0']} has shape {s['rnn.weight_hh_l0'].shape}; wanted (4 H, H) of an LSTM or "
+            "(H, H) of an RNN (a GRU has (3 H, H): there is no such cell here)."
+        )
+    cell = cells[gates // hidden]
+    vectors, inputs = _matrix(keys, s, "embed.weight")[1], _matrix(keys, s, "project.weight")[1]
+    words = len(word_to_idx)
+    wanted = {
+        "project.weight": (hidden, inputs),
+        "project.bias": (hidden,),
+        "embed.weight": (words, vectors),
+        "rnn.weight_ih_l0": (gates, vectors),
+        "rnn.weight_hh_l0": (gates, hidden),
+        "rnn.bias_ih_l0": (gates,),
+        "rnn.bias_hh_l0": (gates,),
+        "vocab.weight": (words, hidden),
+        "vocab.bias": (words,),
+    }
+    for entry, shape in wanted.items():
+        if s[entry].shape != shape:
+            raise ValueError(
+                f"{keys[entry]} has shape {s[entry].shape}; wanted {shape}, for a vocabulary of {words} words and H = "
+                f"{hidden}."
+            )
+    if tie_weights and not np.array_equal(s["embed.weight"], s["vocab.weight"]):
+        raise ValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
+    order = _GATE_ORDER[cell]
+    params: Arrays = {
+        "W_embed": s["embed.weight"],
+        "W_proj": s["project.weight"].T,
+        "b_proj": s["project.bias"],
+        "Wx": _reordered(s["rnn.weight_ih_l0"].T, order),
+        "Wh": _reordered(s["rnn.weight_hh_l0"].T, order),
+        "b": _reordered(_sum(s["rnn.bias_ih_l0"], s["rnn.bias_hh_l0"]), order),
+        "W_vocab": s["vocab.weight"].T,
+        "b_vocab": s["vocab.bias"],
+    }
+    model = CaptioningRNN(
+        word_to_idx, inputs, vectors, hidden, "lstm" if cell == "lstm" else "rnn", dtypes.pop(), tie_weights=tie_weights
+    )
+    for name in model.params:
+        model.params[name] = asarray(np.array(params[name], order="C"))
+    return model
+
+
+def save_torch_safetensors(path: str | os.PathLike[str], model: CaptioningRNN) -> None:
+    """Write a model as a safetensors file with PyTorch's names: what ``safetensors.torch.load_file`` reads.
+
+    Parameters
+    ----------
+    path : path
+        The file; replaced whole if it exists. The vocabulary is kept in its metadata.
+    model : CaptioningRNN
+        On any backend.
+
+    Raises
+    ------
+    OSError
+        As the system gives it.
+    """
+    words = Vocabulary.from_word_to_idx(model.word_to_idx).idx_to_word
+    save_weights(path, torch_arrays(model), {_WORDS: words, "tie_weights": model.tie_weights})
+
+
+def load_torch_safetensors(
+    path: str | os.PathLike[str],
+    word_to_idx: Mapping[str, int] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    tie_weights: bool | None = None,
+) -> CaptioningRNN:
+    """Read a model from a safetensors file with PyTorch's names.
+
+    Parameters
+    ----------
+    path : path
+        The file, of `save_torch_safetensors` or of PyTorch.
+    word_to_idx : mapping of str to int, optional
+        The vocabulary; needed where the file does not hold it.
+    names, tie_weights
+        As for `from_torch`; by default the file says whether weights are tied.
+
+    Returns
+    -------
+    CaptioningRNN
+        On the current backend.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    TypeError, ValueError
+        As `from_torch`, and without a vocabulary.
+    """
+    arrays, metadata = load_weights(path)
+    if word_to_idx is None:
+        if _WORDS not in metadata:
+            raise ValueError(f"{os.fspath(path)} holds no vocabulary: give word_to_idx.")
+        word_to_idx = {word: i for i, word in enumerate(metadata[_WORDS])}
+    tied = bool(metadata.get("tie_weights", False)) if tie_weights is None else tie_weights
+    return from_torch(arrays, word_to_idx, names=names, tie_weights=tied)
+
+
+def _reordered(array: npt.NDArray[Any], order: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Bring the blocks of gates along the last axis into another order."""
+    blocks = np.split(array, len(order), axis=-1)
+    return np.concatenate([blocks[k] for k in order], axis=-1)
+
+
+def _sum(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Add two biases; adding 0 changes no bit, that of a negative zero's sign neither."""
+    total: npt.NDArray[Any] = np.where(other == 0, one, one + other)
+    return total
+
+
+def _refuse_other_recurrences(state: Mapping[str, Any], rnn: str) -> None:
+    own = [key.removeprefix(f"{rnn}.") for key in state if key.startswith(f"{rnn}.")]
+    for what, found in (
+        ("runs in both directions", [key for key in own if key.endswith("_reverse")]),
+        ("projects its hidden state", [key for key in own if key.startswith("weight_hr")]),
+        ("has several layers", [key for key in own if key.startswith("weight_ih_l") and key != "weight_ih_l0"]),
+    ):
+        if found:
+            raise ValueError(f"{rnn} {what} ({rnn}.{found[0]}): there is no such captioner here.")
+
+
+def _array(key: str, value: Any) -> npt.NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):
+            raise TypeError(f"{key} is bfloat16, which NumPy lacks; convert the module: module.float().")
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{key} has dtype {array.dtype}; wanted floating numbers.")
+    return array
+
+
+def _matrix(keys: Mapping[str, str], state: Arrays, entry: str) -> tuple[int, int]:
+    if state[entry].ndim != 2:
+        raise ValueError(f"{keys[entry]} has shape {state[entry].shape}; wanted a matrix.")
+    rows, columns = state[entry].shape
+    return rows, columns

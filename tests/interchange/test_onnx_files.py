@@ -1,0 +1,83 @@
+"""Exported networks, run by onnxruntime: the same captions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import capgpu
+from capgpu import CaptioningRNN
+from capgpu.cli import main
+from capgpu.decode import greedy
+from capgpu.interchange import export_onnx
+from oracles.scenes import SIZES, WORDS, parameters
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def model_of(cell, dtype="float64", tied=False):
+    capgpu.set_backend("numpy")
+    sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]} if tied else SIZES
+    model = CaptioningRNN(WORDS, **sizes, cell_type=cell, dtype=dtype, seed=0, tie_weights=tied)
+    values = parameters(cell, dtype=dtype, **sizes)
+    model.params.update({name: 2 * values[name] for name in model.params})
+    model.params["b_vocab"][[WORDS["<NULL>"], WORDS["<START>"]]] -= 20
+    return model
+
+
+def write_greedily(begin, step, features, length, end=2):
+    """Do what a program without capgpu would do."""
+    state = begin.run(None, {"features": features})
+    names = [value.name for value in begin.get_outputs()]
+    words, ended = np.ones(len(features), np.int64), np.zeros(len(features), bool)
+    ids, chances = [], []
+    for _ in range(length):
+        log_probs, *state = step.run(None, {"words": words, **dict(zip(names, state, strict=True))})
+        words = log_probs.argmax(axis=1)
+        ids.append(np.where(ended, 0, words))
+        chances.append(np.where(ended, 0, log_probs.max(axis=1)))
+        ended |= words == end
+    return np.stack(ids, axis=1), np.stack(chances, axis=1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
+    model = model_of(cell, dtype, tied)
+    files = export_onnx(model, tmp_path / "onnx")
+    begin, step = (onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]) for file in files)
+    for count in (1, 7):
+        features = np.random.default_rng(count).uniform(-2, 2, (count, SIZES["input_dim"])).astype(dtype)
+        ids, chances = write_greedily(begin, step, features, 9)
+        want = greedy(model, features, max_length=9)
+        assert ids.tolist() == want.ids[:, 0].tolist()
+        assert np.allclose(chances, want.log_probs[:, 0], atol=1e-10 if dtype == "float64" else 1e-4)
+    facts = step.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["idx_to_word"]) == list(WORDS)
+    assert facts["cell_type"] == cell
+
+
+def test_half_precision_is_refused(tmp_path):
+    model = CaptioningRNN(WORDS, **SIZES, dtype="float16")
+    with pytest.raises(ValueError, match="float16"):
+        export_onnx(model, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_the_command_writes_both_forms(tmp_path, monkeypatch):
+    model = model_of("lstm", "float32")
+    monkeypatch.setattr("capgpu.cli.runs.Run.load_model", lambda self: model)
+    run = CliRunner()
+    for form, out in (("onnx", tmp_path / "networks"), ("torch", tmp_path / "captioner.safetensors")):
+        result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", form, "-o", str(out)])
+        assert result.exit_code == 0, result.output
+        assert "MiB" in result.output
+    assert {file.name for file in (tmp_path / "networks").iterdir()} == {"begin.onnx", "step.onnx"}
+    assert (tmp_path / "captioner.safetensors").stat().st_size > 0
+    result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", "torch", "-o", str(tmp_path / "no" / "file")])
+    assert result.exit_code == 2
+    assert "make it first" in result.output

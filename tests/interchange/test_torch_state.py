@@ -1,0 +1,166 @@
+"""State dictionaries: the same computation in PyTorch, there and back, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu import CaptioningRNN
+from capgpu.checkpoint import CheckpointError
+from capgpu.interchange import from_torch, load_torch_safetensors, save_torch_safetensors, to_torch, torch_arrays
+from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.snapshots import frozen
+
+CELLS = ["rnn", "lstm"]
+
+
+def model_of(backend, cell, dtype="float64", **settings):
+    return backend.model(WORDS, **SIZES, cell_type=cell, dtype=dtype, params=parameters(cell, dtype=dtype), **settings)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_there_and_back_are_the_same_bits(backend, cell, dtype):
+    if backend.name == "strict":
+        pytest.skip("new arrays are born in a backend's library, and this is none")
+    model = model_of(backend, cell, dtype)
+    arrays = torch_arrays(model)
+    assert all(array.dtype == dtype and array.flags.c_contiguous for array in arrays.values())
+    back = from_torch(arrays, WORDS)
+    assert back.config == {**model.config}
+    assert frozen(back.params) == frozen(model.params)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gates_lie_where_pytorch_has_them(cell):
+    capgpu.set_backend("numpy")
+    H = SIZES["hidden_dim"]
+    model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
+    for k, array in enumerate(np.split(model.params["b"], {"rnn": 1, "lstm": 4}[cell])):
+        array[:] = k  # i 0, f 1, o 2, g 3
+    arrays = torch_arrays(model)
+    blocks = arrays["rnn.bias_ih_l0"].reshape(-1, H)[:, 0].tolist()
+    assert blocks == ([0, 1, 3, 2] if cell == "lstm" else [0])
+    assert not arrays["rnn.bias_hh_l0"].any()
+    assert arrays["rnn.weight_ih_l0"].shape == model.params["Wx"].T.shape
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_module_computes_the_same(cell, tied):
+    torch = pytest.importorskip("torch")
+    capgpu.set_backend("numpy")
+    sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]} if tied else SIZES
+    model = CaptioningRNN(WORDS, **sizes, cell_type=cell, dtype="float64", seed=0, tie_weights=tied)
+    for name, value in parameters(cell, **sizes).items():
+        if name in model.params:
+            model.params[name] = value
+
+    class Captioner(torch.nn.Module):
+        def __init__(self, D, W, H, V):
+            super().__init__()
+            self.project, self.embed = torch.nn.Linear(D, H), torch.nn.Embedding(V, W)
+            self.rnn = {"lstm": torch.nn.LSTM, "rnn": torch.nn.RNN}[cell](W, H, batch_first=True)
+            self.vocab = torch.nn.Linear(H, V)
+
+        def forward(self, features, words):
+            h0 = self.project(features)[None]
+            state = (h0, torch.zeros_like(h0)) if cell == "lstm" else h0
+            return self.vocab(self.rnn(self.embed(words), state)[0])
+
+    module = Captioner(*sizes.values(), len(WORDS)).double()
+    module.load_state_dict(to_torch(model))
+    captions = CAPTIONS["padded"]
+    features = features_for(captions)
+    targets = torch.from_numpy(captions[:, 1:]).reshape(-1)
+
+    def theirs():
+        with torch.no_grad():
+            scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1])).reshape(len(targets), -1)
+            return torch.nn.functional.cross_entropy(scores, targets, ignore_index=0, reduction="sum").item()
+
+    assert float(model.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+    # and from a module with two biases
+    with torch.no_grad():
+        module.rnn.bias_hh_l0.normal_()
+    again = from_torch(module.state_dict(), WORDS, tie_weights=tied)
+    assert float(again.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+
+
+def arrays_of(cell="lstm"):
+    capgpu.set_backend("numpy")
+    return torch_arrays(CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0))
+
+
+def renamed(state, old, new):
+    return {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in state.items()}
+
+
+def test_modules_may_have_other_names():
+    arrays = arrays_of()
+    state = renamed(renamed(arrays, "project", "encoder.fc"), "rnn", "decoder")
+    model = from_torch(state, WORDS, names={"project": "encoder.fc", "rnn": "decoder"})
+    assert frozen(torch_arrays(model)) == frozen(arrays)
+
+
+def without(key):
+    return lambda state: {k: v for k, v in state.items() if k != key}
+
+
+def with_entry(key, value):
+    return lambda state: {**state, key: value}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("vocab.bias"), "no vocab.bias"),
+        (with_entry("attention.weight", np.zeros((2, 2))), "attention.weight, too"),
+        (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "several layers"),
+        (with_entry("rnn.weight_ih_l0_reverse", np.zeros((2, 2))), "both directions"),
+        (with_entry("rnn.weight_hr_l0", np.zeros((2, 2))), "projects its hidden state"),
+        (with_entry("rnn.weight_hh_l0", np.zeros((15, 5), np.float32)), "a GRU has"),
+        (with_entry("vocab.weight", np.zeros((3, 5), np.float32)), r"vocab.weight has shape \(3, 5\)"),
+        (with_entry("embed.weight", np.zeros(7, np.float32)), "wanted a matrix"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_states_of_other_modules_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        from_torch(change(arrays_of()), WORDS)
+
+
+def test_entries_of_other_dtypes_are_refused():
+    with pytest.raises(TypeError, match="mixes the dtypes"):
+        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS)))(arrays_of()), WORDS)
+    with pytest.raises(TypeError, match=r"vocab\.bias has dtype int64"):
+        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS), np.int64))(arrays_of()), WORDS)
+
+
+def test_a_tie_that_is_none_and_names_that_mean_nothing_are_refused():
+    sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]}
+    capgpu.set_backend("numpy")
+    arrays = torch_arrays(CaptioningRNN(WORDS, **sizes, seed=0))
+    with pytest.raises(ValueError, match="differ"):
+        from_torch(arrays, WORDS, tie_weights=True)
+    with pytest.raises(ValueError, match="names has decoder"):
+        from_torch(arrays, WORDS, names={"decoder": "rnn"})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_files_with_pytorchs_names(tmp_path, tied):
+    sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]}
+    capgpu.set_backend("numpy")
+    model = CaptioningRNN(WORDS, **sizes, cell_type="lstm", seed=0, tie_weights=tied)
+    file = tmp_path / "captioner.safetensors"
+    save_torch_safetensors(file, model)
+    again = load_torch_safetensors(file)
+    assert again.word_to_idx == WORDS
+    assert again.tie_weights is tied
+    assert frozen(again.params) == frozen(model.params)
+    with pytest.raises(ValueError, match="vocabulary of 2 words"):
+        load_torch_safetensors(file, {"<NULL>": 0, "cat": 1})
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="cut short"):
+        load_torch_safetensors(file)
