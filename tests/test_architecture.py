@@ -31,7 +31,7 @@ STOREYS = (
     "kernels",
     "layers",
     "model",
-    ("solver", "training", "decode", "data", "evaluation", "vision"),
+    ("solver", "training", "decode", "data", "evaluation", "vision", "interchange"),
     "cli",
 )
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Distributions whose module has another name.
 MODULES = {"pillow": "PIL"}
-#: What code may import without the package asking for it: PyPI has a CuPy for each CUDA.
-EXTRAS = {"cupy"}
+#: What code may import without the package asking for it: PyPI has a CuPy for each CUDA, and who asks for PyTorch's
+#: tensors has PyTorch.
+EXTRAS = {"cupy", "torch"}
 
 
 def call(*command: object, **options: object) -> str:
