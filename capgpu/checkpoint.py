@@ -6,6 +6,7 @@ the target holds the last good state. Contents carry a checksum, and nothing rea
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -48,7 +49,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     Parameters
     ----------
     path : path
-        The target. Its folder must exist; a link is followed.
+        The target. Its folder must exist; a link is followed. A device or a pipe (``/dev/stdout``) is written into as
+        it stands.
     mode : {"wb", "w"}
         Bytes, or UTF-8 text.
 
@@ -64,16 +66,26 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     ValueError
         For another mode.
     OSError
-        As the system gives it: no such folder, no permission, no space.
+        As the system gives it: no such folder, no permission, no space, or the target is a folder.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode is {mode!r}; wanted 'wb' or 'w'.")
+    encoding = None if mode == "wb" else "utf-8"
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "is a folder; wanted the name of a file", os.fspath(path))
+    if os.path.exists(path) and not os.path.isfile(path):
+        # to put a file in the place of a device would harm the whole system
+        with open(path, mode, encoding=encoding) as file:
+            yield file
+        return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    binary = mode == "wb"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with open(descriptor, mode, encoding=None if binary else "utf-8") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from error
+    try:
+        with open(descriptor, mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

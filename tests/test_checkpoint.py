@@ -89,6 +89,27 @@ def test_a_folder_that_is_missing_or_a_mode_that_appends_is_refused(tmp_path: Pa
         pass
 
 
+def test_errors_name_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "no" / "file", tmp_path):
+        with pytest.raises(OSError, match="wanted the name of a file|cannot be written") as caught, atomic_write(path):
+            pass
+        assert caught.value.filename == str(path)
+    assert files(tmp_path) == []
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    """Nor is a device such as /dev/null ever replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe, "w") as file:
+        file.write("été")
+    assert os.read(reader, 99).decode() == "été"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert files(tmp_path) == ["pipe"]
+
+
 # --- weights ----------------------------------------------------------------------------------------------
 
 

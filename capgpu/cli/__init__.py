@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ _USER_ERRORS = (
     BackendUnavailableError,
     CheckpointError,
     FloatingPointError,
+    MemoryError,
     MissingExtraError,
     OSError,
     TypeError,
@@ -52,6 +54,10 @@ class _Command(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         run: Callable[..., Any] = super().main
+        for stream in (sys.stdout, sys.stderr):
+            # a mark that the terminal or a file cannot have is no reason to fail
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="replace")
         try:
             status = run(*args, **{**extra, "standalone_mode": False})
         except click.Abort:

@@ -9,7 +9,7 @@ import click
 
 from capgpu.cli.datasets import open_dataset
 from capgpu.cli.decoding import decoding_options
-from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
+from capgpu.cli.options import backend_option, refuse_unwritable, run_option, use_backend_option
 from capgpu.cli.picture_captions import caption_files
 from capgpu.cli.runs import Run
 
@@ -58,7 +58,7 @@ def caption(
     """
     if pictures:
         _refuse_with_pictures(ctx)
-        refuse_missing_folders(None if json_file in (None, "-") else Path(json_file))
+        refuse_unwritable(None if json_file in (None, "-") else Path(json_file))
         use_backend_option(backend)
         ctx.exit(caption_files(Run(folder), pictures, decoding, json_file))
     if json_file is not None:

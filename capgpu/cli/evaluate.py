@@ -12,7 +12,7 @@ import click
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.datasets import Dataset, open_dataset
 from capgpu.cli.decoding import decoding_options
-from capgpu.cli.options import backend_option, refuse_missing_folders, run_option, use_backend_option
+from capgpu.cli.options import backend_option, refuse_unwritable, run_option, use_backend_option
 from capgpu.cli.runs import Run
 from capgpu.cli.scores import (
     Scores,
@@ -67,7 +67,7 @@ def evaluate(
     """
     from capgpu.evaluation.captioning import write_captions
 
-    refuse_missing_folders(json_file, results, sheet, ranked_sheet)
+    refuse_unwritable(json_file, results, sheet, ranked_sheet)
     java = java_metrics(meteor=meteor, spice=spice)
     run = Run(folder)
     settings = run.settings()

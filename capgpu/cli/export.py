@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from capgpu.cli.options import refuse_missing_folders, run_option
+from capgpu.cli.options import refuse_unwritable, run_option
 from capgpu.cli.runs import Run
 
 __all__ = ["export"]
@@ -24,9 +24,14 @@ def export(folder: Path, form: str, out: Path) -> None:
     module, which capgpu.interchange describes. Both hold the vocabulary.
     """
     from capgpu.backend import set_backend
-    from capgpu.interchange import export_onnx, save_torch_safetensors
+    from capgpu.interchange import BEGIN_FILE, export_onnx, save_torch_safetensors
 
-    refuse_missing_folders(out)
+    if form == "torch":
+        refuse_unwritable(out)
+    elif out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; wanted a folder for two networks.")
+    else:
+        refuse_unwritable(out / BEGIN_FILE if out.exists() else out)
     set_backend("numpy")  # files are written from the host
     model = Run(folder).load_model()
     files = [out]

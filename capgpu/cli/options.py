@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-__all__ = ["backend_option", "refuse_missing_folders", "run_option", "use_backend_option"]
+__all__ = ["backend_option", "refuse_unwritable", "run_option", "use_backend_option"]
 
 backend_option = click.option(
     "--backend",
@@ -44,7 +45,7 @@ def use_backend_option(name: str | None) -> None:
         set_backend(name)
 
 
-def refuse_missing_folders(*files: Path | None) -> None:
+def refuse_unwritable(*files: Path | None) -> None:
     """Make sure that files can be written, before the work for them is done.
 
     Parameters
@@ -55,8 +56,16 @@ def refuse_missing_folders(*files: Path | None) -> None:
     Raises
     ------
     ValueError
-        For a file whose folder does not exist.
+        For a file whose folder does not exist or may not be written into, or which is a folder itself.
     """
     for file in files:
-        if file is not None and not file.parent.is_dir():
+        if file is None:
+            continue
+        if not file.parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist; make it first.")
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; wanted the name of a file.")
+        # a file is replaced, a device or a pipe written into
+        written = file if file.exists() and not file.is_file() else file.parent
+        if not os.access(written, os.W_OK):
+            raise ValueError(f"{file} cannot be written: no permission for {written}.")

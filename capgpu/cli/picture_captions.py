@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,12 +88,21 @@ def _entry(caption: Caption) -> dict[str, Any]:
 
 
 def _write_json(target: str, entries: list[dict[str, Any]]) -> None:
-    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
     if target == "-":
-        click.echo(text)
+        click.echo(_json(entries, sys.stdout.encoding))
         return
     with atomic_write(target, "w") as file:
-        file.write(text + "\n")
+        file.write(_json(entries, "utf-8") + "\n")
+
+
+def _json(entries: list[dict[str, Any]], encoding: str) -> str:
+    """Write JSON; with escapes where the encoding lacks a letter (UTF-8: what stands for odd bytes in a file's name)."""
+    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(entries, indent=2, allow_nan=False)
+    return text
 
 
 def _print(captions: list[tuple[Path, Caption]]) -> None:

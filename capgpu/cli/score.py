@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from capgpu.checkpoint import atomic_write
-from capgpu.cli.options import refuse_missing_folders
+from capgpu.cli.options import refuse_unwritable
 from capgpu.cli.scores import (
     Scores,
     java_metrics,
@@ -52,7 +52,7 @@ def score(
     """
     from capgpu.cli.console import console
 
-    refuse_missing_folders(json_file)
+    refuse_unwritable(json_file)
     java = java_metrics(meteor=meteor, spice=spice)
     captions = read_coco_results(results, allow_empty=allow_empty)
     truths = match_results(captions, read_coco_captions(annotations), results_name=str(results), subset=subset)

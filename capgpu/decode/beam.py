@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_count, check_positive
-from capgpu.decode.rules import Decoded, Rules
+from capgpu.decode.rules import Decoded, Rules, check_written
 from capgpu.kernels import kernels_for
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
 __all__ = ["beam_search"]
+
+#: Of the longest captions: what is divided by more may vanish.
+_LARGEST_LOG_PENALTY = 60.0
 
 
 def beam_search(
@@ -67,8 +70,10 @@ def beam_search(
     Raises
     ------
     TypeError, ValueError
-        As `capgpu.decode.greedy`; and for a width below 1, `n_best` out of ``1..width``, a penalty that is negative
-        or not finite.
+        As `capgpu.decode.greedy`; and for a width below 1, `n_best` out of ``1..width``, a penalty that is negative,
+        not finite, or too large to tell captions apart.
+    FloatingPointError
+        As `capgpu.decode.greedy`.
     """
     check_count("width", width, 1)
     check_count("n_best", n_best, 1)
@@ -76,6 +81,12 @@ def beam_search(
         raise ValueError(f"n_best is {n_best} and width {width}: a beam has no more captions than its width. Widen it.")
     if length_penalty != 0:
         check_positive("length_penalty", length_penalty)
+    check_count("max_length", max_length, 1)
+    if length_penalty * math.log((5 + max_length) / 6) > _LARGEST_LOG_PENALTY:
+        raise ValueError(
+            f"length_penalty is {length_penalty!r}: log-probabilities of captions of {max_length} words, divided by such "
+            "a penalty, would all be 0. Wu et al. use 0.6 to 0.7."
+        )
     rules = Rules(model, max_length, min_length, no_repeat_ngram, suppress_unk)
     kernels = kernels_for(model.params["Wh"])
     xp, device = array_namespace(features), features.device
@@ -96,7 +107,7 @@ def beam_search(
         log_probs, words = kernels.top_words(logits, candidates, rules.barred(step), banned)
         beam.extend(alive, log_probs, words, penalty(step + 1), step + 1 == max_length)
         beam.settle(n_best, early_stop, penalty(max_length))
-    return beam.best(n_best)
+    return check_written(beam.best(n_best))
 
 
 class _Beam:

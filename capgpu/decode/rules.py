@@ -10,7 +10,7 @@ from capgpu.checks import check_count
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["Decoded", "Rules"]
+__all__ = ["Decoded", "Rules", "check_written"]
 
 
 class Decoded(NamedTuple):
@@ -119,3 +119,31 @@ class Rules:
             same = history[:, place : place + windows] == history[:, windows + place, None]
             following = xp.where(same, following, xp.full_like(following, self.null))
         return following
+
+
+def check_written(decoded: Decoded) -> Decoded:
+    """Return what was written, unless the model could not tell which words are probable.
+
+    Parameters
+    ----------
+    decoded : Decoded
+        A decoder's result.
+
+    Returns
+    -------
+    Decoded
+        The same.
+
+    Raises
+    ------
+    FloatingPointError
+        If a picture's best caption has a score that is NaN or infinite.
+    """
+    xp = array_namespace(decoded.scores)
+    wrong = int(xp.sum(xp.astype(~xp.isfinite(decoded.scores[:, 0]), xp.int64)))
+    if wrong:
+        raise FloatingPointError(
+            f"the captions of {wrong} of {decoded.scores.shape[0]} pictures have a probability that is NaN or infinite: "
+            "the model's parameters hold such values, or far too large ones. Load them from a good file, or train again."
+        )
+    return decoded

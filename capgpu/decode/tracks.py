@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_count, check_positive
-from capgpu.decode.rules import Decoded, Rules
+from capgpu.decode.rules import Decoded, Rules, check_written
 from capgpu.kernels import kernels_for
 from capgpu.kernels.reference.words import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
@@ -58,6 +58,8 @@ def greedy(
     ValueError
         For settings out of range or that exclude each other, a vocabulary that lacks a special word, or features
         that do not fit.
+    FloatingPointError
+        For parameters that are not finite.
 
     Notes
     -----
@@ -118,6 +120,8 @@ def sample(
     TypeError, ValueError
         As `greedy`; and for a temperature that is not positive, `top_k` below 1, `top_p` out of ``(0, 1]``, `first`
         below 0.
+    FloatingPointError
+        As `greedy`.
     """
     check_positive("temperature", temperature)
     if top_k is not None:
@@ -133,20 +137,33 @@ def sample(
     def choose(step: int, logits: Array, barred: Array, banned: Array | None) -> tuple[Array, Array]:
         xp = array_namespace(logits)
         log_probs = log_softmax(logits)
-        tempered = leave_out(log_probs, barred, banned) / temperature
+        chances = leave_out(log_probs, barred, banned)
+        if xp.finfo(chances.dtype).bits < 32:
+            # sums over a vocabulary, and random numbers, are too coarse in half precision
+            chances = xp.astype(chances, xp.float32)
         order = None
         if top_k is not None or top_p is not None:
-            order = xp.argsort(-tempered, axis=1, stable=True)
-            tempered = xp.take_along_axis(tempered, order, axis=1)
-        weights = xp.exp(tempered - xp.max(tempered, axis=1, keepdims=True))
+            order = xp.argsort(-chances, axis=1, stable=True)
+            chances = xp.take_along_axis(chances, order, axis=1)
+        weights = _weights(chances, temperature)
         if order is not None:
             weights = _head(weights, top_k, top_p)
-        words = _draw(weights, uniform(fold_key(key, step), first, logits.shape[0], logits))[:, None]
+        words = _draw(weights, uniform(fold_key(key, step), first, weights.shape[0], weights))[:, None]
         if order is not None:
             words = xp.take_along_axis(order, words, axis=1)
         return xp.astype(words[:, 0], xp.int32), xp.take_along_axis(log_probs, words, axis=1)[:, 0]
 
     return _follow(model, features, rules, choose)
+
+
+def _weights(log_probs: Array, temperature: float) -> Array:
+    """Weigh words by their probabilities at a temperature, the most probable ones 1; `log_probs` (M, V)."""
+    xp = array_namespace(log_probs)
+    limits = xp.finfo(log_probs.dtype)
+    # out of these bounds nothing changes any more, but the division would end in infinities: one word alone is drawn
+    # below, all words equally often above
+    temperature = min(max(float(temperature), float(limits.eps) / 4096), float(limits.max))
+    return xp.exp((log_probs - xp.max(log_probs, axis=1, keepdims=True)) / temperature)
 
 
 def _head(weights: Array, top_k: int | None, top_p: float | None) -> Array:
@@ -194,4 +211,4 @@ def _follow(model: CaptioningRNN, features: Array, rules: Rules, choose: Choice)
     left = rules.max_length - written.shape[1]
     written = xp.concat([written, xp.full((count, left), rules.null, dtype=xp.int32, device=device)], axis=1)
     log_probs = xp.concat([log_probs, xp.zeros((count, left), dtype=log_probs.dtype, device=device)], axis=1)
-    return Decoded(written[:, None, :], log_probs[:, None, :], xp.sum(log_probs, axis=1)[:, None])
+    return check_written(Decoded(written[:, None, :], log_probs[:, None, :], xp.sum(log_probs, axis=1)[:, None]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,9 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     -------
     begin, step : pathlib.Path
         The files. ``begin``: features (N, D) to h (N, H) and, for an LSTM, c (N, H). ``step``: words (N,) int64, h and
-        c to log_probs (N, V), next_h and next_c. N is free. Both keep the vocabulary in their metadata: JSON lists
-        under ``idx_to_word``.
+        c to log_probs (N, V), next_h and next_c. N is free. Both keep the vocabulary in their metadata, a JSON list
+        under ``idx_to_word``, and under ``weights`` a checksum that two files of one model have in common (a process
+        killed between the two leaves a new one and an old one).
 
     Raises
     ------
@@ -64,8 +66,12 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     words = Vocabulary.from_word_to_idx(model.word_to_idx).idx_to_word
     graphs = _Graphs(onnx, model)
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    files = []
+    facts = {
+        "idx_to_word": json.dumps(words, ensure_ascii=False),
+        "cell_type": model.cell_type,
+        "weights": graphs.checksum(),
+    }
+    contents: dict[Path, bytes] = {}
     for name, graph in ((BEGIN_FILE, graphs.begin()), (STEP_FILE, graphs.step())):
         network = onnx.helper.make_model(
             graph,
@@ -73,13 +79,15 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
             ir_version=_IR_VERSION,
             opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         )
-        facts = {"idx_to_word": json.dumps(words, ensure_ascii=False), "cell_type": model.cell_type}
         onnx.helper.set_model_props(network, facts)
         onnx.checker.check_model(network, full_check=True)
-        with atomic_write(target / name) as file:
-            file.write(network.SerializeToString(deterministic=True))
-        files.append(target / name)
-    return files[0], files[1]
+        contents[target / name] = network.SerializeToString(deterministic=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
+        with atomic_write(path) as file:
+            file.write(content)
+    begin, step = contents
+    return begin, step
 
 
 class _Graphs:
@@ -96,6 +104,12 @@ class _Graphs:
         self.D, self.H = self.params["W_proj"].shape
         self.V = len(self.params["b_vocab"])
         self.states = ["h", "c"] if self.lstm else ["h"]
+
+    def checksum(self) -> str:
+        value = 0
+        for name in sorted(self.params):
+            value = zlib.crc32(np.ascontiguousarray(self.params[name]).data, value)
+        return f"{value:08x}"
 
     def begin(self) -> Any:
         nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]

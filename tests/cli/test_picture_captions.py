@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +152,42 @@ def test_the_demos_model_takes_pictures_of_any_size(tmp_path: Path) -> None:
     result = caption("--run", folder.path, tmp_path / "wide.png", "--json", "-")
     assert result.exit_code == 0, result.output
     assert 0 <= json.loads(result.stdout)[0]["probability"] <= 1
+
+
+def test_names_of_any_bytes_come_through(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(pictures[0].read_bytes())
+    result = caption("--run", run, odd, "--json", tmp_path / "captions.json")
+    assert result.exit_code == 0, result.output
+    (entry,) = json.loads((tmp_path / "captions.json").read_text(encoding="utf-8"))
+    assert entry["picture"] == str(odd)
+    assert "caf?.png" in result.stdout
+
+
+def test_an_output_that_lacks_letters_gets_marks_or_escapes(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    odd = tmp_path / "bär.png"
+    odd.write_bytes(pictures[0].read_bytes())
+    in_ascii = CliRunner(charset="ascii")
+    result = in_ascii.invoke(main, ["caption", "--run", str(run), str(odd)])
+    assert result.exit_code == 0, result.output
+    assert "b?r.png" in result.stdout
+    result = in_ascii.invoke(main, ["caption", "--run", str(run), str(odd), "--json", "-"])
+    assert json.loads(result.stdout)[0]["picture"] == str(odd)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "load_model", lambda self: pytest.fail("work was done"))
+    result = caption("--run", run, *pictures, "--json", tmp_path)
+    assert (result.exit_code, result.stderr) == (2, f"capgpu: error: {tmp_path} is a folder; wanted the name of a file.\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    result = caption("--run", run, *pictures, "--json", tmp_path / "captions.json")
+    assert result.exit_code == 2
+    assert f"no permission for {tmp_path}" in result.stderr
+
+
+def test_too_little_memory_is_told_in_a_line(run: Path, pictures: list[Path]) -> None:
+    result = caption("--run", run, pictures[0], "--max-length", 10**15)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("capgpu: error: Unable to allocate")

@@ -156,6 +156,7 @@ def test_a_batch_gives_what_its_pictures_give_alone(backend, scene):
         ({"n_best": 0}, "n_best"),
         ({"length_penalty": -1.0}, "length_penalty"),
         ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"length_penalty": 1e300}, "length_penalty is 1e"),
         ({"max_length": 0}, "max_length"),
         ({"min_length": 9, "max_length": 8}, "min_length is 9 and max_length 8"),
         ({"no_repeat_ngram": 1, "min_length": 5}, "Lower min_length"),

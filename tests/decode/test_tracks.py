@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.decode import greedy, sample
+from capgpu.decode import beam_search, greedy, sample
 from oracles.decoding import Writer, repeats
 from oracles.scenes import SIZES, WORDS
 
@@ -137,6 +137,49 @@ def test_seeds_mean_the_same_on_every_backend(backend, scene):
         host = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=model.cell_type, dtype="float64")
         host.params = {name: backend.to_numpy(value) for name, value in model.params.items()}
         assert capgpu.to_numpy(sample(host, features, seed=4).ids)[:, 0].tolist() == found
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 4, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_temperature_is_too_extreme(backend, scene, dtype, cut):
+    model, _, features = scene(count=9, dtype=dtype)
+    there = backend.asarray(features)
+    best = ids_of(backend, greedy(model, there)).tolist()
+    for cold in (1e-12, 1e-39, 5e-324):
+        assert ids_of(backend, sample(model, there, temperature=cold, seed=2, **cut)).tolist() == best
+    many = backend.asarray(np.repeat(features[:1], 300, axis=0))
+    for hot in (1e39, 1e308):
+        first = ids_of(backend, sample(model, many, temperature=hot, seed=2, max_length=1, **cut))[:, 0]
+        counts = np.bincount(first, minlength=len(WORDS))[FREE]
+        # 4 or 5 words, all of them equally often
+        assert np.count_nonzero(counts) == (4 if cut else 5)
+        assert counts[counts > 0].min() > 30
+        assert counts.sum() == 300
+
+
+def test_in_half_precision_words_are_drawn_as_in_single(scene):
+    """Neither the random numbers nor the sums over a vocabulary of thousands fit into 16 bits."""
+    words = {**WORDS, **{f"w{i}": len(WORDS) + i for i in range(4000)}}
+    capgpu.set_backend("numpy")
+    found = {}
+    for dtype in ("float16", "float32"):
+        model = capgpu.CaptioningRNN(words, **SIZES, dtype=dtype, seed=0)
+        for value in model.params.values():
+            value[...] = 0
+        found[dtype] = sample(model, np.zeros((200, SIZES["input_dim"]), dtype), seed=3, max_length=3).ids
+    assert found["float16"].tolist() == found["float32"].tolist()
+    assert found["float16"].max() > 3900
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("decode", [greedy, sample, beam_search])
+def test_a_model_that_is_not_finite_writes_nothing(backend, scene, decode, value):
+    model, params, features = scene(count=3, dtype="float32")
+    bias = params["b_vocab"].copy()
+    bias[5] = value
+    model.params["b_vocab"] = backend.asarray(bias, dtype="float32")
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="3 of 3 pictures"):
+        decode(model, backend.asarray(features))
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,38 @@ def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
     facts = step.get_modelmeta().custom_metadata_map
     assert json.loads(facts["idx_to_word"]) == list(WORDS)
     assert facts["cell_type"] == cell
+    assert facts["weights"] == begin.get_modelmeta().custom_metadata_map["weights"]
+
+
+def test_files_of_different_models_can_be_told_apart(tmp_path):
+    def weights_of(file):
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return session.get_modelmeta().custom_metadata_map["weights"]
+
+    model = model_of("lstm")
+    old, _ = export_onnx(model, tmp_path / "old")
+    model.params["b_vocab"][4] += 1
+    _, new = export_onnx(model, tmp_path / "new")
+    assert weights_of(old) != weights_of(new)
+
+
+def test_an_export_that_fails_leaves_the_files_that_were_there(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    model = model_of("lstm")
+    files = export_onnx(model, tmp_path)
+    before = [file.read_bytes() for file in files]
+    model.params["b_vocab"][4] += 1
+    answers = iter([None, RuntimeError("the second network is none")])
+
+    def check(network, full_check):
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(onnx.checker, "check_model", check)
+    with pytest.raises(RuntimeError, match="second"):
+        export_onnx(model, tmp_path)
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_half_precision_is_refused(tmp_path):
@@ -78,6 +110,13 @@ def test_the_command_writes_both_forms(tmp_path, monkeypatch):
         assert "MiB" in result.output
     assert {file.name for file in (tmp_path / "networks").iterdir()} == {"begin.onnx", "step.onnx"}
     assert (tmp_path / "captioner.safetensors").stat().st_size > 0
-    result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", "torch", "-o", str(tmp_path / "no" / "file")])
-    assert result.exit_code == 2
-    assert "make it first" in result.output
+    (tmp_path / "file").write_text("mine")
+    for form, out, says in (
+        ("torch", tmp_path / "no" / "file", "make it first"),
+        ("torch", tmp_path / "networks", "is a folder"),
+        ("onnx", tmp_path / "file", "is a file; wanted a folder"),
+    ):
+        result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", form, "-o", str(out)])
+        assert result.exit_code == 2
+        assert says in result.output
+    assert (tmp_path / "file").read_text() == "mine"
