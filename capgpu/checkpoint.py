@@ -171,7 +171,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     Raises
     ------
     CheckpointError
-        If the file is missing, is no safetensors file, is cut short, or does not hold what was saved.
+        If the file is missing, is no safetensors file, is cut short, does not hold what was saved, or holds numbers
+        such as bfloat16, which NumPy lacks.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -187,12 +188,22 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
             f"{os.fspath(path)} cannot be read as a safetensors file: it is damaged, cut short or of another "
             f"kind ({error}). Restore it from a copy, or train again."
         ) from error
+    except (TypeError, AttributeError) as error:  # what the library makes of bfloat16 and of 8 bits
+        raise CheckpointError(_foreign(path, str(error))) from error
+    # where another package has taught NumPy such numbers, they are of the kind V
+    foreign = next((name for name, array in params.items() if array.dtype.kind not in "biufc"), None)
+    if foreign is not None:
+        raise CheckpointError(_foreign(path, f"{foreign} is {params[foreign].dtype}"))
     if "capgpu" not in stored:
         return params, {}
     if stored.get("crc32") != _checksum(stored["capgpu"], params):
         raise CheckpointError(f"{os.fspath(path)} is damaged: its contents do not match their checksum.")
     metadata: dict[str, Any] = json.loads(stored["capgpu"])
     return params, metadata
+
+
+def _foreign(path: str | os.PathLike[str], cause: str) -> str:
+    return f"{os.fspath(path)} holds numbers of a kind that NumPy lacks ({cause}). Store them as float32."
 
 
 def _model_path(path: str | os.PathLike[str]) -> Path:

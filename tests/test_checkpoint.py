@@ -91,7 +91,7 @@ def test_a_folder_that_is_missing_or_a_mode_that_appends_is_refused(tmp_path: Pa
 
 def test_errors_name_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "file", tmp_path):
-        with pytest.raises(OSError, match="wanted the name of a file|cannot be written") as caught, atomic_write(path):
+        with pytest.raises(OSError, match=r"wanted the name of a file|cannot be written") as caught, atomic_write(path):
             pass
         assert caught.value.filename == str(path)
     assert files(tmp_path) == []

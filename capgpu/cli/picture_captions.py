@@ -96,7 +96,7 @@ def _write_json(target: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _json(entries: list[dict[str, Any]], encoding: str) -> str:
-    """Write JSON; with escapes where the encoding lacks a letter (UTF-8: what stands for odd bytes in a file's name)."""
+    """Write JSON, with escapes where the encoding lacks a letter; UTF-8 lacks odd bytes in a file's name."""
     text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(encoding)

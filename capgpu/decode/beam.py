@@ -84,8 +84,8 @@ def beam_search(
     check_count("max_length", max_length, 1)
     if length_penalty * math.log((5 + max_length) / 6) > _LARGEST_LOG_PENALTY:
         raise ValueError(
-            f"length_penalty is {length_penalty!r}: log-probabilities of captions of {max_length} words, divided by such "
-            "a penalty, would all be 0. Wu et al. use 0.6 to 0.7."
+            f"length_penalty is {length_penalty!r}: log-probabilities of captions of {max_length} words, divided by "
+            "such a penalty, would all be 0. Wu et al. use 0.6 to 0.7."
         )
     rules = Rules(model, max_length, min_length, no_repeat_ngram, suppress_unk)
     kernels = kernels_for(model.params["Wh"])

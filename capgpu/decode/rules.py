@@ -143,7 +143,7 @@ def check_written(decoded: Decoded) -> Decoded:
     wrong = int(xp.sum(xp.astype(~xp.isfinite(decoded.scores[:, 0]), xp.int64)))
     if wrong:
         raise FloatingPointError(
-            f"the captions of {wrong} of {decoded.scores.shape[0]} pictures have a probability that is NaN or infinite: "
-            "the model's parameters hold such values, or far too large ones. Load them from a good file, or train again."
+            f"captions of {wrong} of {decoded.scores.shape[0]} pictures have a probability that is NaN or infinite: "
+            "the model's parameters are not finite, or far too large. Load them from a good file, or train again."
         )
     return decoded

@@ -17,7 +17,7 @@ import numpy as np
 from capgpu.backend import to_numpy
 from capgpu.checkpoint import atomic_write
 from capgpu.extras import require
-from capgpu.vocabulary import Vocabulary
+from capgpu.interchange.words import words_in_order
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -56,14 +56,14 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     MissingExtraError
         Without the package onnx.
     ValueError
-        For another dtype, or a vocabulary that is none (see `Vocabulary.from_word_to_idx`).
+        For another dtype, or a vocabulary whose ids leave gaps or repeat.
     OSError
         As the system gives it; files that were there before are unharmed.
     """
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     if model.dtype.name not in ("float32", "float64"):
         raise ValueError(f"the model's dtype is {model.dtype}; ONNX networks are written in float32 and float64.")
-    words = Vocabulary.from_word_to_idx(model.word_to_idx).idx_to_word
+    words = words_in_order(model.word_to_idx)
     graphs = _Graphs(onnx, model)
     target = Path(folder)
     facts = {

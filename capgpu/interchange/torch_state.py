@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import load_weights, save_weights
-from capgpu.vocabulary import Vocabulary
+from capgpu.interchange.words import words_in_order
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -128,7 +128,7 @@ def from_torch(
     state : mapping of str to torch.Tensor or array
         Its state dictionary.
     word_to_idx : mapping of str to int
-        The vocabulary that its embedding's rows stand for.
+        The vocabulary that its embedding's rows stand for: ids from 0 on, each once.
     names : mapping of str to str, optional
         What the modules ``project``, ``embed``, ``rnn`` and ``vocab`` are called there, where it is something else.
     tie_weights : bool
@@ -145,11 +145,15 @@ def from_torch(
     ValueError
         For entries that are missing, too many, or of shapes that do not fit each other or the vocabulary; for
         recurrences of several layers, both directions, with projections, and GRUs: there is no such model here.
+        For a vocabulary whose ids leave gaps or repeat.
     TypeError
-        For entries that are not floating, or of different dtypes.
+        For entries that are not floating, or of different dtypes; for a module in the place of its state.
     """
     from capgpu.model import CaptioningRNN
 
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state is a {type(state).__name__}; wanted a state dictionary, as module.state_dict() gives.")
+    words_in_order(word_to_idx)
     called = {module: (names or {}).get(module, module) for module in _MODULES}
     unknown = sorted(set(names or {}) - set(_MODULES))
     if unknown:
@@ -231,10 +235,12 @@ def save_torch_safetensors(path: str | os.PathLike[str], model: CaptioningRNN) -
 
     Raises
     ------
+    ValueError
+        For a vocabulary whose ids leave gaps or repeat.
     OSError
         As the system gives it.
     """
-    words = Vocabulary.from_word_to_idx(model.word_to_idx).idx_to_word
+    words = words_in_order(model.word_to_idx)
     save_weights(path, torch_arrays(model), {_WORDS: words, "tie_weights": model.tie_weights})
 
 
@@ -269,6 +275,8 @@ def load_torch_safetensors(
         As `from_torch`, and without a vocabulary.
     """
     arrays, metadata = load_weights(path)
+    if "word_to_idx" in metadata:
+        raise ValueError(f"{os.fspath(path)} is a model with the names of this library: capgpu.checkpoint.load_model.")
     if word_to_idx is None:
         if _WORDS not in metadata:
             raise ValueError(f"{os.fspath(path)} holds no vocabulary: give word_to_idx.")

@@ -180,7 +180,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(Run, "load_model", lambda self: pytest.fail("work was done"))
     result = caption("--run", run, *pictures, "--json", tmp_path)
-    assert (result.exit_code, result.stderr) == (2, f"capgpu: error: {tmp_path} is a folder; wanted the name of a file.\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"capgpu: error: {tmp_path} is a folder; wanted the name of a file.\n",
+    )
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     result = caption("--run", run, *pictures, "--json", tmp_path / "captions.json")
     assert result.exit_code == 2

@@ -93,6 +93,15 @@ def test_an_export_that_fails_leaves_the_files_that_were_there(tmp_path, monkeyp
     assert [file.read_bytes() for file in files] == before
 
 
+def test_special_words_may_have_any_ids(tmp_path):
+    capgpu.set_backend("numpy")
+    words = {"<END>": 0, "cat": 1, "<START>": 2, "dog": 3, "<NULL>": 4}
+    model = CaptioningRNN(words, **SIZES, cell_type="lstm", seed=0)
+    _, step = export_onnx(model, tmp_path)
+    facts = onnxruntime.InferenceSession(str(step), providers=["CPUExecutionProvider"]).get_modelmeta()
+    assert json.loads(facts.custom_metadata_map["idx_to_word"]) == list(words)
+
+
 def test_half_precision_is_refused(tmp_path):
     model = CaptioningRNN(WORDS, **SIZES, dtype="float16")
     with pytest.raises(ValueError, match="float16"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+
 import numpy as np
 import pytest
 
 import capgpu
 from capgpu import CaptioningRNN
-from capgpu.checkpoint import CheckpointError
-from capgpu.interchange import from_torch, load_torch_safetensors, save_torch_safetensors, to_torch, torch_arrays
+from capgpu.checkpoint import CheckpointError, save_model
+from capgpu.interchange import (
+    from_torch,
+    load_torch_safetensors,
+    save_torch_safetensors,
+    to_torch,
+    torch_arrays,
+    torch_state,
+)
 from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
@@ -88,6 +98,26 @@ def test_the_module_computes_the_same(cell, tied):
     assert float(again.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_module_of_the_documentation_can_be_copied_and_run(cell):
+    torch = pytest.importorskip("torch")
+    capgpu.set_backend("numpy")
+    text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nPyTorch keeps")[0]
+    if cell == "rnn":
+        text = text.replace("torch.nn.LSTM(", "torch.nn.RNN(").replace("(h0, torch.zeros_like(h0))", "h0")
+    scope = {"torch": torch}
+    exec(textwrap.dedent(text), scope)
+    model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, dtype="float64", seed=0)
+    module = scope["Captioner"](*SIZES.values(), len(WORDS)).double()
+    module.load_state_dict(to_torch(model))
+    captions = CAPTIONS["unpadded"]
+    features = features_for(captions)
+    with torch.no_grad():
+        scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1]))
+        want = torch.nn.functional.cross_entropy(scores.mT, torch.from_numpy(captions[:, 1:]), reduction="sum")
+    assert float(model.nll(features, captions)[0]) == pytest.approx(want.item(), rel=1e-10)
+
+
 def arrays_of(cell="lstm"):
     capgpu.set_backend("numpy")
     return torch_arrays(CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0))
@@ -136,6 +166,39 @@ def test_entries_of_other_dtypes_are_refused():
         from_torch(with_entry("vocab.bias", np.zeros(len(WORDS)))(arrays_of()), WORDS)
     with pytest.raises(TypeError, match=r"vocab\.bias has dtype int64"):
         from_torch(with_entry("vocab.bias", np.zeros(len(WORDS), np.int64))(arrays_of()), WORDS)
+
+
+def test_what_is_no_state_or_no_vocabulary_is_refused():
+    with pytest.raises(TypeError, match=r"state is a object; wanted a state dictionary, as module\.state_dict\(\)"):
+        from_torch(object(), WORDS)
+    with pytest.raises(TypeError, match="word_to_idx is a list"):
+        from_torch(arrays_of(), list(WORDS))
+    for ids in (range(1, len(WORDS) + 1), [0] * len(WORDS)):
+        with pytest.raises(ValueError, match="the ids 0 to 6 for them, each once"):
+            from_torch(arrays_of(), dict(zip(WORDS, ids, strict=True)))
+
+
+def test_special_words_may_have_any_ids(tmp_path):
+    capgpu.set_backend("numpy")
+    words = {"<END>": 0, "cat": 1, "<START>": 2, "<NULL>": 3}
+    model = CaptioningRNN(words, **SIZES, seed=0)
+    save_torch_safetensors(tmp_path / "odd.safetensors", model)
+    again = load_torch_safetensors(tmp_path / "odd.safetensors")
+    assert again.word_to_idx == words
+    assert frozen(again.params) == frozen(model.params)
+
+
+def test_files_that_hold_something_else_are_told(tmp_path):
+    torch, file = pytest.importorskip("torch"), tmp_path / "file.safetensors"
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = {name: torch.from_numpy(array) for name, array in arrays_of().items()}
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        safetensors.save_file({name: array.to(dtype) for name, array in state.items()}, file)
+        with pytest.raises(CheckpointError, match="Store them as float32"):
+            load_torch_safetensors(file, WORDS)
+    save_model(file, CaptioningRNN(WORDS, **SIZES, seed=0))
+    with pytest.raises(ValueError, match="load_model"):
+        load_torch_safetensors(file)
 
 
 def test_a_tie_that_is_none_and_names_that_mean_nothing_are_refused():
