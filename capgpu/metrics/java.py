@@ -78,7 +78,7 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     check_captions(captions, references)
     scorer = check_java_metric("METEOR").Meteor()
     try:
-        corpus, values = scorer.compute_score(*_joined(captions, references))
+        corpus, values = scorer.compute_score(*(_on_lines(texts) for texts in _joined(captions, references)))
     except (OSError, ValueError) as error:  # its program ended, or said something that is no number
         raise OSError(
             f"METEOR's Java program failed ({error}). It needs 2 GB of memory and Java 8 or newer."
@@ -87,6 +87,9 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         program = scorer.meteor_p
         program.kill()
         program.communicate()
+        # pycocoevalcap keeps its lock when it fails, and then waits for it without end when the scorer is let go of
+        if scorer.lock.locked():
+            scorer.lock.release()
     return MetricScore(corpus, np.array(values))
 
 
@@ -130,3 +133,9 @@ def _joined(
     """Hand truths and captions over as pycocoevalcap takes them."""
     truths = {i: [" ".join(words) for words in own] for i, own in enumerate(references)}
     return truths, {i: [" ".join(words)] for i, words in enumerate(captions)}
+
+
+def _on_lines(texts: dict[int, list[str]]) -> dict[int, list[str]]:
+    """Take out what parts sentences in METEOR's protocol of lines."""
+    parted = str.maketrans("\n\r", "  ")
+    return {i: [text.translate(parted).replace("|||", " ") for text in own] for i, own in texts.items()}

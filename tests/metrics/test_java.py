@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,13 @@ class Program:
 
     def communicate(self) -> None:
         self.calls.append("communicate")
+
+
+class Scorer:
+    """What pycocoevalcap's scorer of METEOR has."""
+
+    def __init__(self) -> None:
+        self.meteor_p, self.lock = Program(), threading.Lock()
 
 
 @pytest.fixture
@@ -74,10 +82,11 @@ def test_scorers_are_handed_truths_and_captions_in_order(package: Any) -> None:
             handed.append((truths, captions))
             return 0.25, [{"All": {"f": 0.5}, "Color": {"f": float("nan")}}, {"All": {"f": 0.0}}]
 
-    class Meteor:
-        meteor_p = Program()
+    made: list[Any] = []
 
+    class Meteor(Scorer):
         def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[float]]:
+            made.append(self)
             handed.append((truths, captions))
             return 0.3, [0.4, 0.2]
 
@@ -85,7 +94,7 @@ def test_scorers_are_handed_truths_and_captions_in_order(package: Any) -> None:
     scores = spice(CAPTIONS, REFERENCES), meteor(CAPTIONS, REFERENCES)
     assert [(score.corpus, score.captions.tolist()) for score in scores] == [(0.25, [0.5, 0.0]), (0.3, [0.4, 0.2])]
     assert handed == [({0: ["a dog", "the dog"], 1: ["cats"]}, {0: ["a dog"], 1: ["two cats"]})] * 2
-    assert Meteor.meteor_p.calls == ["kill", "communicate"]
+    assert made[0].meteor_p.calls == ["kill", "communicate"]
 
 
 def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
@@ -93,10 +102,12 @@ def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
         def compute_score(self, truths: Any, captions: Any) -> None:
             raise subprocess.CalledProcessError(1, "java")
 
-    class Meteor:
-        meteor_p = Program()
+    made: list[Any] = []
 
+    class Meteor(Scorer):
         def compute_score(self, truths: Any, captions: Any) -> float:
+            made.append(self)
+            self.lock.acquire()
             return float(b"")  # what pycocoevalcap does when the program has ended
 
     package.Spice, package.Meteor = Spice, Meteor
@@ -104,7 +115,18 @@ def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
         spice(CAPTIONS, REFERENCES)
     with pytest.raises(OSError, match="METEOR's Java program failed"):
         meteor(CAPTIONS, REFERENCES)
-    assert Meteor.meteor_p.calls == ["kill", "communicate"]
+    assert made[0].meteor_p.calls == ["kill", "communicate"]
+    assert not made[0].lock.locked(), "pycocoevalcap would wait for it without end"
+
+
+def test_no_word_can_part_a_sentence(package: Any) -> None:
+    class Meteor(Scorer):
+        def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[float]]:
+            assert (truths, captions) == ({0: ["x   y"]}, {0: ["a b c"]})
+            return 0.0, [0.0]
+
+    package.Meteor = Meteor
+    meteor([["a\nb\rc"]], [[["x", "|||", "y"]]])
 
 
 @pytest.mark.parametrize("metric", [meteor, spice])
