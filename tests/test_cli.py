@@ -135,6 +135,13 @@ def test_force_overwrites_a_run_and_only_a_run(tmp_path: Path) -> None:
     assert contents(other) == {"letter.txt": b"keep me"}
 
 
+def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
+    before = contents(finished)
+    args = ("--force", "--tie-weights", "--hidden", "6", "--wordvec", "5")
+    refused(run("train", "--out", finished, *args), "make them equal")
+    assert contents(finished) == before
+
+
 def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
     refused(run("train", "--out", finished, *TINY, "--force", "--backend", "gpu"), "unknown backend 'gpu'")
@@ -195,6 +202,8 @@ def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> No
         (["--update-rule", "adm"], "--update-rule"),
         (["--data", "coco"], "--data"),
         (["--hiden", "3"], "--hidden"),
+        (["--tie-weights", "--hidden", "6", "--wordvec", "5"], "wordvec_dim is 5 and hidden_dim 6"),
+        (["--label-smoothing", "1"], "--label-smoothing"),
     ],
 )
 def test_bad_training_options_are_refused_and_write_nothing(args: list[str], says: str, tmp_path: Path) -> None:

@@ -102,10 +102,13 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     dataset = open_dataset(settings["data"])
     if options["resume"]:
         _check_same_data(run, dataset, settings)
-    else:
+    solver = _solver(run, dataset, settings, options["resume"])
+    # all that can be refused has been: only now may files of an earlier run go
+    if not options["resume"]:
         run.start(settings | {"data_identity": dataset.identity})
         run.keep_encoder(dataset.encoder_folder)
-    _train(run, dataset, settings, options["resume"])
+        solver.checkpoint = run.checkpoint
+    _train(run, solver, settings)
 
 
 def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +136,7 @@ def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> No
         )
 
 
-def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -> None:
-    from capgpu.backend import current_backend
-    from capgpu.checkpoint import save_model
+def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -> CaptioningSolver:
     from capgpu.model import CaptioningRNN
     from capgpu.solver import CaptioningSolver
 
@@ -152,7 +153,7 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
         tie_weights=settings.get("tie_weights", False),
         label_smoothing=settings.get("label_smoothing", 0.0),
     )
-    solver = CaptioningSolver(
+    return CaptioningSolver(
         model,
         dataset.data,
         update_rule=settings["update_rule"],
@@ -164,14 +165,21 @@ def _train(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -
         schedule=settings["schedule"],
         keep_best=True,
         history=run.history,
-        checkpoint=run.checkpoint,
+        checkpoint=run.checkpoint if resume else None,
         resume=resume,
     )
+
+
+def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
+    from capgpu.backend import current_backend
+    from capgpu.checkpoint import save_model
+
+    model = solver.model
     size = sum(array.size for array in model.params.values())
     backend = current_backend().name
     click.echo(
         f"{settings['cell'].upper()} with {size:,} parameters, "
-        f"{len(dataset.data['train_captions']):,} training captions, backend {backend}"
+        f"{len(solver.data['train_captions']):,} training captions, backend {backend}"
     )
     start = time.perf_counter()
     solver.train()
