@@ -373,8 +373,8 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--split", "train", "--sheet", "sheet.png"], "sprite"),
-        (["--split", "train", "--ranked-sheet", "sheet.png"], "sprite"),
+        (["--split", "train", "--sheet", "sheet.png"], "have pictures to show"),
+        (["--split", "train", "--ranked-sheet", "sheet.png"], "have pictures to show"),
         (["--results", "nowhere/results.json"], "make it first"),
         (["--split", "nothing"], "'nothing'"),
         (["--json", "nowhere/scores.json"], "make it first"),

@@ -120,7 +120,7 @@ def score_captions(
 
 
 def score_table(scores: Mapping[str, Scores]) -> Table:
-    """Lay scores out, one line for each of those who were scored.
+    """Lay scores out, one column for each of those who were scored: figures side by side would be too wide to read.
 
     Parameters
     ----------
@@ -130,20 +130,20 @@ def score_table(scores: Mapping[str, Scores]) -> Table:
     Returns
     -------
     rich.table.Table
-        With a column for each figure.
+        With a line for each figure.
     """
     from rich.table import Table
 
-    first = next(iter(scores.values()))
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for heading in (*first.metrics, "exact", *(["right base name"] if first.base is not None else [])):
-        table.add_column(heading, justify="right")
-    for who, score in scores.items():
-        shares = [score.exact, *([] if score.base is None else [score.base])]
-        table.add_row(
-            who, *(f"{metric.corpus:.3f}" for metric in score.metrics.values()), *(f"{share:.1%}" for share in shares)
-        )
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(scores))
+    table.add_column("", no_wrap=True)
+    for who in scores:
+        table.add_column(who, justify="right")
+    every = list(scores.values())
+    for name in every[0].metrics:
+        table.add_row(name, *(f"{score.metrics[name].corpus:.3f}" for score in every))
+    table.add_row("exact", *(f"{score.exact:.1%}" for score in every))
+    if every[0].base is not None:
+        table.add_row("right base name", *(f"{score.base:.1%}" for score in every if score.base is not None))
     return table
 
 

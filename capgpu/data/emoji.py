@@ -197,7 +197,7 @@ def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
         If the part is not in the sprite, or has no such picture.
     """
     if part not in SPRITE_PARTS:
-        raise ValueError(f"the sprite holds the parts {', '.join(SPRITE_PARTS)}, got {part!r}")
+        raise ValueError(f"of the emoji only the splits {', '.join(SPRITE_PARTS)} have pictures to show, got {part!r}")
     counts = _part_sizes()
     if not 0 <= index < counts[part]:
         raise ValueError(f"the part {part} has the pictures 0 to {counts[part] - 1}, got {index}")

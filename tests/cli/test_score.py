@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from capgpu.cli import main
+from capgpu.cli.scores import score_captions, score_table
 from capgpu.metrics import cider, coco_scores
 from capgpu.tokens import TOKENIZERS
 
@@ -103,3 +106,15 @@ def test_meteor_is_that_of_its_program(files: tuple[Path, Path]) -> None:
     values = [entry["METEOR"] for entry in report["captions"]]
     assert 0.1 < min(values) <= report["scores"]["METEOR"] <= max(values) < 1
     assert f"{report['scores']['METEOR']:.3f}" in result.stdout
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
+    words = [["a", "red", "cat", "sleeps"], ["two", "dogs", "run", "fast"]]
+    scores = score_captions(words, [[own] for own in words], right_base=[True, False])
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(score_table({"LSTM, 256 units, beam of 5": scores, "nearest training picture": scores}))
+    text = console.export_text()
+    assert "…" not in text
+    names = [*scores.metrics, "exact", "right"]
+    assert [line.split()[0] for line in text.splitlines()[-len(names) :]] == names
+    assert text.splitlines()[-1].split()[-2:] == ["50.0%", "50.0%"]

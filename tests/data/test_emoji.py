@@ -223,7 +223,7 @@ def test_a_thumbnail_may_be_drawn_upon():
 @pytest.mark.parametrize(
     ("part", "index", "message"),
     [
-        ("train", 0, "sprite holds the parts val, test, unseen"),
+        ("train", 0, "only the splits val, test, unseen have pictures"),
         ("val", -1, "got -1"),
         ("test", 10_000, "got 10000"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import capgpu
 from capgpu.decode import beam_search, greedy
-from oracles.decoding import Writer, captions, ranked
+from oracles.decoding import Writer, captions, plain_beam, ranked
 from oracles.scenes import SIZES, WORDS, parameters
 from oracles.snapshots import frozen
 
@@ -61,6 +63,44 @@ def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
             words = written(row)
             want = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
             assert np.allclose(chances, [*want, *[0.0] * (length - len(words))], atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["numpy", "cpu"])
+@given(data=st.data())
+def test_a_beam_is_the_plain_search_one_hypothesis_at_a_time(name, data):
+    """Under any rules together, with the special words anywhere in a small vocabulary."""
+    draw = data.draw
+    names = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(draw(st.integers(1, 3))))]
+    words = {word: i for i, word in enumerate(draw(st.permutations(names)))}
+    width, length = draw(st.sampled_from([1, 2, 3, 6, 30])), draw(st.integers(1, 5))
+    search = {
+        "n_best": draw(st.integers(1, min(width, 5))),
+        "length_penalty": draw(st.sampled_from([0.0, 0.7, 3.0])),
+        "early_stop": draw(st.booleans()),
+    }
+    rules = {
+        "min_length": draw(st.integers(0, min(length, len(names) - 4))),
+        "no_repeat_ngram": draw(st.integers(0, 3)),
+    }
+    suppress = draw(st.booleans())
+    params = parameters(draw(st.sampled_from(["rnn", "lstm"])), words=len(words), seed=draw(st.integers(0, 999)))
+    params = {key: draw(st.sampled_from([1.0, 3.0])) * value for key, value in params.items()}
+    features = np.random.default_rng(3).uniform(-2, 2, (3, SIZES["input_dim"]))
+    with capgpu.use_backend(name):
+        cell = "lstm" if params["Wh"].shape[1] > SIZES["hidden_dim"] else "rnn"
+        model = capgpu.CaptioningRNN(words, **SIZES, cell_type=cell, dtype="float64")
+        model.params.update(params)
+        settings = {"max_length": length, "suppress_unk": suppress, **search, **rules}
+        ids, _, scores = beam_search(model, features, width, **settings)
+    never = {words[word] for word in ("<NULL>", "<START>", "<END>", *(["<UNK>"] if suppress else []))}
+    choice = [i for i in range(len(words)) if i not in never]
+    for n, feature in enumerate(features):
+        writer = Writer(params, feature, words["<START>"])
+        want = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
+        there = scores[n] > -np.inf
+        null = words["<NULL>"]
+        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in want]
+        assert np.allclose(scores[n][there], [score for score, _ in want], atol=1e-10)
 
 
 def test_log_probabilities_are_those_of_teacher_forcing(backend, scene):

@@ -79,3 +79,34 @@ def ranked(writer: Writer, found: Iterator[Words], length_penalty: float = 0.0) 
     """Rank captions by log-probability over Wu et al.'s length penalty, the best first."""
     scored = [(writer.log_prob(words) / ((5 + len(words)) / 6) ** length_penalty, words) for words in found]
     return sorted(scored, key=lambda pair: -pair[0])
+
+
+def plain_beam(
+    writer: Writer, choice: list[int], width: int, max_length: int, *, end: int = 2, n_best: int = 1,
+    length_penalty: float = 0.0, early_stop: bool = False, min_length: int = 0, no_repeat_ngram: int = 0,
+) -> list[tuple[float, Words]]:  # fmt: skip
+    """Search with a beam over the words in `choice` and END, one hypothesis at a time: scores and captions."""
+    living: list[tuple[float, Words]] = [(0.0, ())]
+    ended: list[tuple[float, Words]] = []
+    for length in range(1, max_length + 1):
+        penalty = ((5 + length) / 6) ** length_penalty
+        extended = []
+        for total, words in living:
+            log_probs = writer.next_log_probs(words)
+            allowed = [
+                word
+                for word in sorted([*choice, end], key=lambda word: (-log_probs[word], word))
+                if (word != end or length > min_length) and not repeats((*words, word), no_repeat_ngram)
+            ]
+            extended += [(total + log_probs[word], (*words, word)) for word in allowed[:width]]
+        places = [(score, None, words) for score, words in ended]
+        places += [(total / penalty, total, words) for total, words in extended]
+        # what has ended comes first where scores are equal: the order of a stable sort
+        places = sorted(places, key=lambda place: -place[0])[:width]
+        fresh = [(score, total, words) for score, total, words in places if total is not None]
+        living = [(total, words) for _, total, words in fresh if words[-1] != end and length < max_length]
+        ended += [(score, words) for score, _, words in fresh if words[-1] == end or length == max_length]
+        ended = sorted(ended, key=lambda pair: -pair[0])[:width]
+        if early_stop and len(ended) >= n_best:
+            break
+    return ended[:n_best]
