@@ -253,6 +253,29 @@ def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     refused(run(command, "--run", tmp_path), "config.json is damaged")
     (tmp_path / "config.json").write_text('{"format": "something else"}')
     refused(run(command, "--run", tmp_path), "was not written by capgpu train")
+    for damaged in ("", ', "settings": [1]', ', "settings": {"data": 5}'):
+        (tmp_path / "config.json").write_text(f'{{"format": "capgpu-run-1"{damaged}}}')
+        refused(run(command, "--run", tmp_path), "does not say on what was trained")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    refused(run(command, "--run", tmp_path), "config.json is damaged")
+
+
+def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
+    """They knew neither tied weights nor label smoothing."""
+    folder = trained(tmp_path / "run", "--epochs", "1")
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("tie_weights", "label_smoothing"):
+        del config["settings"][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(run("train", "--resume", "--out", folder, "--label-smoothing", "0.1"), "was started with 0.0")
+    result = run("train", "--resume", "--out", folder, "--label-smoothing", "0")
+    assert result.exit_code == 0, result.output
+    del config["settings"]["hidden"], config["settings"]["cell"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").unlink()
+    refused(run("train", "--resume", "--out", folder), "it has no cell, hidden")
+    assert run("eval", "--run", folder).exit_code == 0
 
 
 def copied(finished: Path, folder: Path) -> Path:

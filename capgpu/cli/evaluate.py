@@ -77,7 +77,7 @@ def evaluate(
     if sheet is not None or ranked_sheet is not None:
         check_drawable(dataset, split)
     model = run.load(dataset)
-    name = f"{settings['cell'].upper()}, {settings['hidden']} units{_way(decoding)}"
+    name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_way(decoding)}"
     written = [caption.text for caption in write_captions(model, dataset.features(split), decoding)]
     answers = {name: written, _NEIGHBOUR: neighbour_captions(dataset, split)}
     words = {who: [dataset.tokenize(caption) for caption in captions] for who, captions in answers.items()}

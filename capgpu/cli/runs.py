@@ -134,11 +134,13 @@ class Run:
             )
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.config} is damaged: {error}. Train again with --force.") from error
         if not isinstance(config, dict) or config.get("format") != _FORMAT:
             raise CheckpointError(f"{self.config} was not written by capgpu train, or by another version of it.")
-        settings: dict[str, Any] = config["settings"]
+        settings: Any = config.get("settings")
+        if not isinstance(settings, dict) or not isinstance(settings.get("data"), str):
+            raise CheckpointError(f"{self.config} is damaged: it does not say on what was trained. Train again.")
         return settings
 
     def load_model(self) -> CaptioningRNN:

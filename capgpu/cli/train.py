@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capgpu.checkpoint import CheckpointError
 from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
 from capgpu.cli.options import backend_option, use_backend_option
 from capgpu.cli.runs import Run
@@ -23,6 +24,8 @@ __all__ = ["train"]
 _COUNT = click.IntRange(min=1)
 #: Options that say where and how to run, not what: they are no settings of the run.
 _NOT_SETTINGS = ("out", "backend", "resume", "force")
+#: Settings that runs of earlier versions lack, and how they were trained.
+_NEWER = {"tie_weights": False, "label_smoothing": 0.0}
 
 
 class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -113,15 +116,18 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
 def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """Take the settings of the run to go on with, and refuse options that contradict them."""
-    stored = run.settings()
+    stored = {**_NEWER, **run.settings()}
+    missing = [name for name in settings if name not in stored]
+    if missing:
+        raise CheckpointError(f"{run.config} is damaged: it has no {', '.join(missing)}. Start over with --force.")
     if run.summary.exists():
         raise ValueError(f"the run in {run.path} has finished: there is nothing to resume.")
     for name, value in settings.items():
         given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and value != stored.get(name):
+        if given and value != stored[name]:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(
-                f"{option} is {value}, but the run in {run.path} was started with {stored.get(name)}. A "
+                f"{option} is {value}, but the run in {run.path} was started with {stored[name]}. A "
                 f"resumed run keeps its settings: leave {option} out."
             )
     return stored
@@ -150,8 +156,8 @@ def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) 
         seed=settings["seed"],
         feature_dropout=settings["dropout"],
         output_dropout=settings["dropout"],
-        tie_weights=settings.get("tie_weights", False),
-        label_smoothing=settings.get("label_smoothing", 0.0),
+        tie_weights=settings["tie_weights"],
+        label_smoothing=settings["label_smoothing"],
     )
     return CaptioningSolver(
         model,
