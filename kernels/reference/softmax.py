@@ -100,7 +100,8 @@ def smoothed_cross_entropy(
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
     nothing = xp.zeros_like(logits)
-    evenly = -scale / logits.shape[1] * xp.sum(xp.where(counted, log_probs, nothing))
+    # a sum over all classes would leave the range of half precision
+    evenly = -scale * xp.sum(xp.mean(xp.where(counted, log_probs, nothing), axis=1))
     devenly = xp.where(counted, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, nothing)
     dlogits = (1 - smoothing) * dlogits + smoothing * devenly
     dhidden = dlogits @ xp.matrix_transpose(W)

@@ -82,6 +82,17 @@ def test_it_is_pytorchs(smoothing):
         assert distance(ours, theirs.numpy()) < 1e-10
 
 
+def test_half_precision_has_room_for_a_large_vocabulary():
+    words = {**WORDS, **{f"w{i}": i for i in range(len(WORDS), 3000)}}
+    capgpu.set_backend("numpy")
+    losses = {}
+    for dtype in ("float16", "float64"):
+        model = CaptioningRNN(words, **SIZES, dtype=dtype, seed=0, label_smoothing=0.1)
+        captions = np.arange(4, 40).reshape(4, 9)
+        losses[dtype] = float(model.loss(features_for(captions), captions)[0])
+    assert losses["float16"] == pytest.approx(losses["float64"], rel=2e-3)
+
+
 def test_it_is_kept_with_the_model():
     capgpu.set_backend("numpy")
     model = CaptioningRNN(WORDS, **SIZES, label_smoothing=0.1)
