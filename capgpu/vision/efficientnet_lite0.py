@@ -8,6 +8,7 @@ channel at inference, and is folded into the convolution before it.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ def weights_file() -> Path:
 
 
 def network_file() -> tuple[Path, str]:
-    """Build the ONNX file from the installed weights, unless that was done before.
+    """Build the ONNX file from the installed weights, unless that was done before and the file is whole.
 
     Returns
     -------
@@ -89,12 +90,21 @@ def network_file() -> tuple[Path, str]:
     """
     weights = weights_file()
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    target = cache_folder() / f"efficientnet-lite0-{sha256}-{_GRAPH_VERSION}.onnx"
-    if not target.exists():
-        content = build_network(read_state_dict(weights))
-        with atomic_write(target) as file:
-            file.write(content)
+    stem = f"efficientnet-lite0-{sha256}-{_GRAPH_VERSION}"
+    for found in sorted(cache_folder().glob(f"{stem}-*.onnx")):
+        # a file that was damaged could give other features, and nobody would know
+        if found.name == _checked_name(stem, found.read_bytes()):
+            return found, sha256
+    content = build_network(read_state_dict(weights))
+    target = cache_folder() / _checked_name(stem, content)
+    with atomic_write(target) as file:
+        file.write(content)
     return target, sha256
+
+
+def _checked_name(stem: str, content: bytes) -> str:
+    """Name a file after its content."""
+    return f"{stem}-{zlib.crc32(content):08x}.onnx"
 
 
 class _Graph:

@@ -77,6 +77,17 @@ def test_the_built_network_is_kept_whole_under_its_weights_hash(cache, monkeypat
     assert [file.name for file in again.parent.iterdir()] == [again.name]
 
 
+def test_a_built_network_that_was_damaged_is_built_again(cache, monkeypatch, tmp_path):
+    whole = efficientnet_lite0.network_file()[0].read_bytes()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(efficientnet_lite0, "build_network", lambda weights: whole)
+    path, _ = efficientnet_lite0.network_file()
+    for damaged in (b"", whole[:-1], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]):
+        path.write_bytes(damaged)
+        assert efficientnet_lite0.network_file()[0] == path
+        assert path.read_bytes() == whole
+
+
 def test_weights_of_another_network_are_refused(weights):
     lacking = {name: array for name, array in weights.items() if name != "_blocks.7._bn1.bias"}
     with pytest.raises(ValueError, match=r"lack '_blocks\.7\._bn1\.bias'"):
