@@ -58,9 +58,10 @@ def caption(
     """
     if pictures:
         _refuse_with_pictures(ctx)
-        refuse_unwritable(None if json_file in (None, "-") else Path(json_file))
+        run = Run(folder)
+        refuse_unwritable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
         use_backend_option(backend)
-        ctx.exit(caption_files(Run(folder), pictures, decoding, json_file))
+        ctx.exit(caption_files(run, pictures, decoding, json_file))
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json judges those of a split.")
     _caption_split(Run(folder), split, count, indices, decoding, backend)

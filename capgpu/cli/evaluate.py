@@ -67,9 +67,9 @@ def evaluate(
     """
     from capgpu.evaluation.captioning import write_captions
 
-    refuse_unwritable(json_file, results, sheet, ranked_sheet)
-    java = java_metrics(meteor=meteor, spice=spice)
     run = Run(folder)
+    refuse_unwritable(json_file, results, sheet, ranked_sheet, inputs=run.files())
+    java = java_metrics(meteor=meteor, spice=spice)
     settings = run.settings()
     use_backend_option(backend)
     dataset = open_dataset(settings["data"])

@@ -26,14 +26,15 @@ def export(folder: Path, form: str, out: Path) -> None:
     from capgpu.backend import set_backend
     from capgpu.interchange import BEGIN_FILE, export_onnx, save_torch_safetensors
 
+    run = Run(folder)
     if form == "torch":
-        refuse_unwritable(out)
+        refuse_unwritable(out, inputs=run.files())
     elif out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; wanted a folder for two networks.")
     else:
         refuse_unwritable(out / BEGIN_FILE if out.exists() else out)
     set_backend("numpy")  # files are written from the host
-    model = Run(folder).load_model()
+    model = run.load_model()
     files = [out]
     if form == "onnx":
         files = list(export_onnx(model, out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -45,22 +46,30 @@ def use_backend_option(name: str | None) -> None:
         set_backend(name)
 
 
-def refuse_unwritable(*files: Path | None) -> None:
-    """Make sure that files can be written, before the work for them is done.
+def refuse_unwritable(*files: Path | None, inputs: Iterable[Path] = ()) -> None:
+    """Make sure that files can be written, and that nothing is lost by it, before the work for them is done.
 
     Parameters
     ----------
     *files : path or None
         Values of options; None for an option that was not given.
+    inputs : iterable of path
+        Files that the command reads.
 
     Raises
     ------
     ValueError
-        For a file whose folder does not exist or may not be written into, or which is a folder itself.
+        For a file whose folder does not exist or may not be written into, or which is a folder itself; that is read,
+        too, or stands there twice.
     """
+    taken = {os.path.realpath(file): f"{file} is what is read" for file in inputs}
     for file in files:
         if file is None:
             continue
+        place = os.path.realpath(file)
+        if place in taken and (file.is_file() or not file.exists()):
+            raise ValueError(f"{taken[place]}: it would be overwritten. Name another file to write.")
+        taken[place] = f"{file} is given twice"
         if not file.parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist; make it first.")
         if file.is_dir():

@@ -50,6 +50,11 @@ class Run:
         self.summary = self.path / "summary.json"
         self.checkpoint = self.path / "checkpoint"
 
+    def files(self) -> list[Path]:
+        """Name the files that make the run what it is."""
+        names = (self.config, self.history, self.model, self.plot, self.summary)
+        return [*names, *(self.path / name for name in ENCODER_FILES)]
+
     def check_new(self, force: bool) -> None:
         """Refuse a folder that a new run would damage.
 

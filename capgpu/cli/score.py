@@ -52,7 +52,7 @@ def score(
     """
     from capgpu.cli.console import console
 
-    refuse_unwritable(json_file)
+    refuse_unwritable(json_file, inputs=(results, annotations))
     java = java_metrics(meteor=meteor, spice=spice)
     captions = read_coco_results(results, allow_empty=allow_empty)
     truths = match_results(captions, read_coco_captions(annotations), results_name=str(results), subset=subset)

@@ -190,6 +190,24 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     assert f"no permission for {tmp_path}" in result.stderr
 
 
+def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(pictures[1])
+    before = {path: path.read_bytes() for path in (*pictures, *run.iterdir())}
+    for target in (pictures[0], tmp_path / "link.json", run / "model.safetensors"):
+        result = caption("--run", run, *pictures, "--json", target)
+        assert result.exit_code == 2
+        assert "is what is read: it would be overwritten" in result.stderr
+    result = CliRunner().invoke(
+        main, ["export", "--run", str(run), "--to", "torch", "-o", str(run / "model.safetensors")]
+    )
+    assert result.exit_code == 2
+    twice = ["--results", str(tmp_path / "out.json"), "--json", str(tmp_path / "out.json")]
+    result = CliRunner().invoke(main, ["eval", "--run", str(run), *twice])
+    assert result.exit_code == 2
+    assert "out.json is given twice" in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_too_little_memory_is_told_in_a_line(run: Path, pictures: list[Path]) -> None:
     result = caption("--run", run, pictures[0], "--max-length", 10**15)
     assert result.exit_code == 2

@@ -108,6 +108,15 @@ def test_meteor_is_that_of_its_program(files: tuple[Path, Path]) -> None:
     assert f"{report['scores']['METEOR']:.3f}" in result.stdout
 
 
+def test_neither_file_is_overwritten(files: tuple[Path, Path]) -> None:
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        result = run(*files, "--json", file)
+        assert result.exit_code == 2
+        assert f"{file} is what is read" in result.stderr
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
     words = [["a", "red", "cat", "sleeps"], ["two", "dogs", "run", "fast"]]
     scores = score_captions(words, [[own] for own in words], right_base=[True, False])
