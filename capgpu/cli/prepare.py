@@ -52,11 +52,17 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     pictures and a file of their captions: CSV, TSV or JSONL with image, caption and maybe split, or Flickr8k's
     token.txt. Interrupted, it goes on where it stopped when it is started again.
     """
+    from capgpu.data.cs231n_coco import is_cs231n_coco
     from capgpu.data.feature_files import open_features
     from capgpu.data.open_source import open_source
     from capgpu.data.preparation import Wanted
     from capgpu.data.preparation import prepare as make
 
+    if is_cs231n_coco(source):
+        raise ValueError(
+            f"{source} is the cs231n course's COCO set, which needs no preparing. Train on it with: capgpu train "
+            f"--data {source}"
+        )
     wanted = Wanted(
         **{name: options[name] for name in ("tokens", "min_count", "max_words", "max_length", "val", "test", "seed")},
         pca=options["pca"],

@@ -49,7 +49,12 @@ class _FiniteRange(click.FloatRange):
 
 
 @click.command()
-@click.option("--data", type=_Data(), default="emoji", help="What to learn from: emoji, or a prepared folder.")
+@click.option(
+    "--data",
+    type=_Data(),
+    default="emoji",
+    help="What to learn from: emoji, a prepared folder, or that of the cs231n course's COCO set.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="The recurrent cell.")
 @click.option("--hidden", type=_COUNT, default=256, help="Length of the hidden state.")
@@ -128,8 +133,8 @@ def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> No
     """Refuse to go on with a run on data that have changed since it was started."""
     if dataset.identity != settings.get("data_identity"):
         raise ValueError(
-            f"the data in {dataset.name} are not those that the run in {run.path} was started with: they were prepared "
-            "anew. Start over with --force, or name another folder with --out."
+            f"the data in {dataset.name} are not those that the run in {run.path} was started with: they have changed "
+            "since. Start over with --force, or name another folder with --out."
         )
 
 

@@ -7,6 +7,7 @@ of temporary files (``TMPDIR``), which the system gets back when the array is le
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import zipfile
@@ -268,11 +269,22 @@ def map_dataset(file: Any, name: str) -> HostArray:
     Raises
     ------
     DataFileError
-        If the file has no such dataset of numbers.
+        If the file has no such dataset of numbers, or it is damaged, or parts of it were never written.
     """
+    try:
+        return _mapped_dataset(file, name)
+    except DataFileError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # what h5py makes of a header that is damaged
+        raise DataFileError(f"{file.filename}: {name!r} cannot be read: {error}. Fetch the file anew.") from error
+
+
+def _mapped_dataset(file: Any, name: str) -> HostArray:
     dataset = file.get(name)
-    if not hasattr(dataset, "dtype") or dataset.shape is None or dataset.dtype.kind not in "iuf":
-        raise DataFileError(f"{file.filename} has no numbers named {name!r}; it holds {', '.join(file) or 'nothing'}.")
+    if not hasattr(dataset, "shape") or dataset.shape is None or dataset.dtype.kind not in "iuf":
+        held = ", ".join(map(str, file)) or "nothing"
+        raise DataFileError(f"{file.filename} has no numbers named {name!r}; it holds {held}.")
+    _check_complete(file, dataset)
     offset = dataset.id.get_offset()
     if offset is not None and dataset.dtype.isnative and not file.userblock_size and not dataset.external:
         with open(file.filename, "rb") as raw:
@@ -282,6 +294,20 @@ def map_dataset(file: Any, name: str) -> HostArray:
         for _, block in _blocks(dataset):
             copy.write(np.ascontiguousarray(block, native).data)
         return _mapped(copy, native, dataset.shape)
+
+
+def _check_complete(file: Any, dataset: Any) -> None:
+    """Refuse a dataset parts of which were never written: HDF5 reads them as zeros, however many a header claims."""
+    if dataset.chunks is not None:
+        wanted = math.prod(-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        complete = dataset.id.get_num_chunks() >= wanted
+    else:
+        complete = dataset.is_virtual or dataset.id.get_storage_size() >= dataset.nbytes
+    if not complete:
+        raise DataFileError(
+            f"{file.filename}: {dataset.name} of shape {dataset.shape} is not all there: its writing was cut short, or "
+            "the file is damaged. Make or fetch it anew."
+        )
 
 
 def _open_h5_features(path: Path) -> tuple[HostArray, list[int | str] | None]:
