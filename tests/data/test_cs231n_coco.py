@@ -343,6 +343,47 @@ def test_features_that_were_never_written_are_no_zeros(chunks: Any, folder: Path
         load_coco_data(folder)
 
 
+def odd_floats(file: Any) -> None:
+    import h5py
+
+    floats = h5py.h5t.IEEE_F32LE.copy()
+    floats.set_ebias(10**6)  # exponents beyond any type of NumPy
+    h5py.h5d.create(file.id, b"features", floats, h5py.h5s.create_simple((3, 6)))
+
+
+def odd_name(file: Any) -> None:
+    file[b"feature\xff"] = np.zeros((3, 6), np.float32)
+
+
+def type_alone(file: Any) -> None:
+    file["features"] = np.dtype("f4")
+
+
+@pytest.mark.parametrize("write", [odd_floats, odd_name, type_alone])
+def test_hdf5_that_numpy_cannot_hold_is_refused(write: Callable[[Any], None], folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "val2014_vgg16_fc7_pca.h5", "w") as file:
+        write(file)
+    with pytest.raises(DataFileError, match=r"val2014_vgg16_fc7_pca\.h5.* 'features'"):
+        load_coco_data(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\r\nb\r\nc", ["a", "b", "c"]),
+        (b"a\nb \rc\n", ["a", "b", "c"]),
+        (b"\xef\xbb\xbfa\nb\x0cd\n\n", ["a", "b\x0cd", ""]),
+    ],
+)
+def test_addresses_are_parted_by_line_ends_alone(
+    content: bytes, expected: list[str], folder: Path, arrays: Arrays
+) -> None:
+    urls(content)(folder, arrays)
+    assert load_coco_data(folder)["val_urls"].tolist() == expected
+
+
 @pytest.mark.parametrize("bad", [{"max_train": 0}, {"max_train": -3}])
 def test_no_captions_cannot_be_asked_for(bad: dict[str, int], folder: Path) -> None:
     with pytest.raises(ValueError, match="max_train"):
