@@ -275,7 +275,7 @@ def map_dataset(file: Any, name: str) -> HostArray:
         return _mapped_dataset(file, name)
     except DataFileError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:  # what h5py makes of a header that is damaged
+    except (TypeError, ValueError) as error:  # what h5py makes of a header that is damaged
         raise DataFileError(f"{file.filename}: {name!r} cannot be read: {error}. Fetch the file anew.") from error
 
 

@@ -351,6 +351,12 @@ def odd_floats(file: Any) -> None:
     h5py.h5d.create(file.id, b"features", floats, h5py.h5s.create_simple((3, 6)))
 
 
+def times(file: Any) -> None:
+    import h5py
+
+    h5py.h5d.create(file.id, b"features", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((3, 6)))
+
+
 def odd_name(file: Any) -> None:
     file[b"feature\xff"] = np.zeros((3, 6), np.float32)
 
@@ -359,7 +365,7 @@ def type_alone(file: Any) -> None:
     file["features"] = np.dtype("f4")
 
 
-@pytest.mark.parametrize("write", [odd_floats, odd_name, type_alone])
+@pytest.mark.parametrize("write", [odd_floats, times, odd_name, type_alone])
 def test_hdf5_that_numpy_cannot_hold_is_refused(write: Callable[[Any], None], folder: Path) -> None:
     import h5py
 
