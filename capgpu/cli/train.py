@@ -12,6 +12,7 @@ import click
 from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
 from capgpu.cli.options import backend_option, use_backend_option
 from capgpu.cli.runs import Run
+from capgpu.data.arrays import splits_of
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
 
@@ -105,6 +106,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         run.check_new(options["force"])
     use_backend_option(options["backend"])
     dataset = open_dataset(settings["data"])
+    if "val" not in splits_of(dataset.data):
+        raise ValueError(
+            f"{dataset.name} has no split val, which tells the best epoch: prepare it with --val above 0, or with "
+            "such a split."
+        )
     if options["resume"]:
         _check_same_data(run, dataset, settings)
     else:
