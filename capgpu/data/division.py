@@ -25,7 +25,7 @@ def divide(source: Source, val: float, test: float, seed: int) -> dict[str, Pict
     Returns
     -------
     dict of str to Pictures
-        ``"train"`` first.
+        ``"train"``, ``"val"`` and ``"test"`` first.
 
     Raises
     ------
@@ -37,7 +37,8 @@ def divide(source: Source, val: float, test: float, seed: int) -> dict[str, Pict
     if UNSPLIT not in source.splits:
         if "train" not in source.splits:
             raise DataFileError(f"{source.path} has the splits {', '.join(source.splits)}; wanted one named train.")
-        return {name: source.splits[name] for name in sorted(source.splits, key=lambda name: (name != "train", name))}
+        usual = [name for name in ("train", "val", "test") if name in source.splits]
+        return {name: source.splits[name] for name in (*usual, *sorted(set(source.splits) - set(usual)))}
     pictures = source.splits[UNSPLIT]
     counts = {}
     for name, share in (("val", val), ("test", test)):
