@@ -85,7 +85,7 @@ _RULES = (
     ("sign", r"-{5,}|\*{2,}|_+|\S"),
 )
 #: What nearly all captions are: words of ASCII letters, some with a comma behind them, and a period at the end.
-_PLAIN = re.compile(r"\s*[A-Za-z]+(?:,?\s+[A-Za-z]+)*\s*\.?\s*")
+_PLAIN = re.compile(r"\s*[A-Za-z]+(?:,?\s+[A-Za-z]+)*\s*(?:\.\s*)?")
 _SAID_IN_ONE = frozenset({"cannot", "gonna", "wanna", "gotta", "lemme", "gimme"})
 _WITH_PERIOD = frozenset(f"{_ABBREVIATIONS}|{_CAPITAL_ABBREVIATIONS.lower()}".split("|"))
 _SCANNER = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _RULES), re.IGNORECASE)

@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path, help="such as captions_val2017.json, of COCO's website")
     parser.add_argument("--out", type=Path, default=Path("coco"), help="folder for everything that is made")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=512)
     arguments = parser.parse_args()
     out: Path = arguments.out

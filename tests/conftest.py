@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -162,3 +163,12 @@ def in_new_process() -> Callable[..., str]:
 def random() -> np.random.Generator:
     """Random numbers, the same at every run."""
     return np.random.default_rng(231)
+
+
+@pytest.fixture
+def sigint_is_not_ignored() -> Iterator[None]:
+    """Give SIGINT Python's own handler: a shell's background jobs, and all they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)

@@ -150,6 +150,7 @@ def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_an_interrupted_run_resumes_to_the_same_weights(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,14 +161,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         solver.callbacks = (lambda _solver, _record: signal.raise_signal(signal.SIGINT),)
         train(solver)
 
-    # a shell's background job starts with the signal ignored
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
-            result = run("train", "--out", folder, *TINY)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
+        result = run("train", "--out", folder, *TINY)
     assert result.exit_code == 130
     assert f"capgpu train --resume --out {folder}" in result.stderr
     assert not (folder / "summary.json").exists()

@@ -121,10 +121,11 @@ def test_special_words_in_a_text_stay_plain_words():
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "piece", ["a", "a.", "a-", "1", "1/", "o'", "n't", "<a", "www.", "a@", "-", "(", " 1 ", "é", "a,", "1:"]
+    "piece", ["a", "a.", "a-", "1", "1/", "o'", "n't", "<a", "www.", "a@", "-", "(", " 1 ", "é", "a,", "1:", " " * 8]
 )
 def test_long_texts_take_no_longer_than_long_texts_must(piece):
     coco_tokenize(piece * 20_000)
+    coco_tokenize("a" + piece * 20_000 + "!")
 
 
 @pytest.mark.parametrize("tokenize", TOKENIZERS.values())

@@ -21,6 +21,7 @@ from capgpu.training.state import STATE_FILE
 from oracles.snapshots import frozen
 
 pytest.importorskip("safetensors")
+pytestmark = pytest.mark.usefixtures("sigint_is_not_ignored")
 
 TESTS = Path(__file__).parent
 
@@ -28,15 +29,6 @@ TESTS = Path(__file__).parent
 @pytest.fixture(autouse=True)
 def on_the_host() -> None:
     capgpu.set_backend("numpy")
-
-
-@pytest.fixture(autouse=True)
-def sigint_is_not_ignored() -> Any:
-    """Give SIGINT Python's own handler: a shell's background jobs, and all they start, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
 
 
 def solver(model: Any = None, **settings: Any) -> CaptioningSolver:

@@ -6,7 +6,7 @@ Downloads the pictures and their names, 80 MB, unless an earlier run or tools/bu
 for downloads. The folder gets images/*.png, as the package holds them (64 x 64 pixels, transparent), and captions.csv
 with the columns image, caption and split, in the order of the embedded set:
 
-    capgpu prepare /tmp/emoji-folder -o /tmp/emoji-prepared --tokens plain --dim 256
+    capgpu prepare /tmp/emoji-folder -o /tmp/emoji-prepared --tokens plain --min-count 1 --pca 256
     capgpu train --data /tmp/emoji-prepared --out runs/emoji-folder
 """
 

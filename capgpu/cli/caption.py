@@ -102,7 +102,7 @@ def _caption_split(
     table.add_column("picture", justify="right")
     for index, text in zip(indices, captions, strict=True):
         sign, style = MARKS[verdict(text, truths[index], dataset.base_name)]
-        table.add_row(Text(sign, style), Text(text, style), Text(truths[index][0]), str(index))
+        table.add_row(Text(sign, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
     out = console()
     out.print(f"{split}: {note}" if note else split, style="bold")
     out.print(table)

@@ -14,15 +14,19 @@ import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import split_arrays, splits_of
+from capgpu.data.cs231n_coco import coco_identity, has_pca_features, is_cs231n_coco, load_coco_data
 from capgpu.data.pictures import thumbnail
-from capgpu.data.prepared import load_prepared, read_manifest
+from capgpu.data.prepared import is_prepared, load_prepared, read_manifest
 from capgpu.tokens import TOKENIZERS
-from capgpu.vocabulary import caption_text, detokenize, tokenize
+from capgpu.vocabulary import UNK, caption_text, detokenize, tokenize
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
 
 __all__ = ["DATASETS", "Dataset", "open_dataset"]
+
+#: A word of a true caption that the data do not tell. No model writes it.
+_UNTOLD = "<unknown>"
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,13 @@ class Dataset:
         """Return the true captions of each image of a split as the words that metrics compare.
 
         ``<split>_texts`` is read where the data have it (``<split>_names`` for emoji): unlike the token ids it holds
-        words that the vocabulary lacks, so that ``<UNK>`` cannot count as right.
+        words that the vocabulary lacks. Where there are token ids alone, ``<unknown>`` takes the place of ``<UNK>``.
+        Either way, no ``<UNK>`` that a model writes can count as right. An image without captions has an empty list.
         """
         captions, features, image_idxs = split_arrays(self.data, split)
         texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
         if texts is None:
-            texts = caption_text(captions, self.data["idx_to_word"])
+            texts = caption_text(captions, [_UNTOLD if word == UNK else word for word in self.data["idx_to_word"]])
         words: list[list[list[str]]] = [[] for _ in range(len(features))]
         for image, text in zip(image_idxs.tolist(), texts, strict=True):
             words[image].append(self.tokenize(text))
@@ -130,6 +135,11 @@ def _open_prepared(folder: Path) -> Dataset:
     )
 
 
+def _open_cs231n_coco(folder: Path) -> Dataset:
+    data = load_coco_data(folder, pca_features=has_pca_features(folder))
+    return Dataset(str(folder), data, identity=coco_identity(data))
+
+
 def _thumbnail_of_file(data: Mapping[str, Any], split: str, image: int) -> npt.NDArray[np.uint8]:
     files = data.get(f"{split}_files")
     if files is None:
@@ -147,7 +157,7 @@ def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
     Parameters
     ----------
     name_or_folder : str or path
-        One of `DATASETS`, or a folder that ``capgpu prepare`` wrote.
+        One of `DATASETS`, a folder that ``capgpu prepare`` wrote, or that of the cs231n course's COCO set.
 
     Returns
     -------
@@ -160,6 +170,8 @@ def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
         For what is neither.
     CheckpointError
         For a prepared folder that is incomplete, damaged or has changed.
+    FileNotFoundError, DataFileError
+        As `capgpu.data.cs231n_coco.load_coco_data`.
     """
     name = os.fspath(name_or_folder)
     if name in DATASETS:
@@ -169,4 +181,7 @@ def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
             f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder that is there. "
             "capgpu prepare makes a folder to train on."
         )
-    return _open_prepared(Path(name))
+    folder = Path(name)
+    if is_cs231n_coco(folder) and not is_prepared(folder):
+        return _open_cs231n_coco(folder)
+    return _open_prepared(folder)

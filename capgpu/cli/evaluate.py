@@ -63,7 +63,7 @@ def evaluate(
     """Score a split: BLEU, ROUGE-L, CIDEr, exact matches and right base names.
 
     Beside the model stands the trivial guess: the caption of the nearest training picture, by the cosine of
-    the features.
+    the features. Pictures without a true caption are captioned, but not scored.
     """
     from capgpu.evaluation.captioning import write_captions
 
@@ -80,16 +80,19 @@ def evaluate(
     name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_way(decoding)}"
     written = [caption.text for caption in write_captions(model, dataset.features(split), decoding)]
     answers = {name: written, _NEIGHBOUR: neighbour_captions(dataset, split)}
-    words = {who: [dataset.tokenize(caption) for caption in captions] for who, captions in answers.items()}
     truths = dataset.truths(split)
-    scores = {
-        who: score_captions(
-            words[who], references, java=java, right_base=_right_base_names(dataset, answers[who], truths)
-        )
-        for who in answers
-    }
+    judged = [picture for picture, true in enumerate(truths) if true]
+    references = [references[picture] for picture in judged]
+    scores = {}
+    for who, captions in answers.items():
+        own = [captions[picture] for picture in judged]
+        right_base = _right_base_names(dataset, own, [truths[picture] for picture in judged])
+        words = [dataset.tokenize(caption) for caption in own]
+        scores[who] = score_captions(words, references, java=java, right_base=right_base)
     writable = _writable(references, model.word_to_idx)
-    _print(dataset, split, len(references), scores, writable)
+    _print(dataset, split, len(judged), scores, writable)
+    if len(judged) < len(truths):
+        click.echo(f"{len(truths) - len(judged):,} more pictures have no true caption: captioned, but not scored.")
     if json_file is not None:
         _write_report(json_file, run, split, decoding, writable, scores, answers, truths)
         click.echo(f"Scores and captions: {json_file}")

@@ -52,11 +52,19 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     pictures and a file of their captions: CSV, TSV or JSONL with image, caption and maybe split, or Flickr8k's
     token.txt. Interrupted, it goes on where it stopped when it is started again.
     """
+    from capgpu.data.cs231n_coco import is_cs231n_coco
     from capgpu.data.feature_files import open_features
     from capgpu.data.open_source import open_source
     from capgpu.data.preparation import Wanted
     from capgpu.data.preparation import prepare as make
+    from capgpu.data.workplace import check_folder
 
+    if is_cs231n_coco(source):
+        raise ValueError(
+            f"{source} is the cs231n course's COCO set, which needs no preparing. Train on it with: capgpu train "
+            f"--data {source}"
+        )
+    check_folder(out, force)
     wanted = Wanted(
         **{name: options[name] for name in ("tokens", "min_count", "max_words", "max_length", "val", "test", "seed")},
         pca=options["pca"],
@@ -85,7 +93,11 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
             progress=bar.show,
         )
     _print(done)
-    click.echo(f"Prepared: {out}\nTrain on it with: capgpu train --data {out}")
+    click.echo(f"Prepared: {out}")
+    if "val" in done.report["splits"]:
+        click.echo(f"Train on it with: capgpu train --data {out}")
+    else:
+        click.echo("It has no split val: capgpu train, which needs one, cannot train on it.", err=True)
 
 
 class _Bar:
@@ -138,9 +150,9 @@ def _print(done: Preparation) -> None:
     out.print(
         f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."
     )
-    for what, items in (("pictures could not be read", done.broken), ("captions have no word", done.wordless)):
+    for what, items in (("Pictures that cannot be read", done.broken), ("Captions without a word", done.wordless)):
         if items:
-            click.echo(f"{len(items):,} {what} and are left out:", err=True)
+            click.echo(f"{what}, left out: {len(items):,}", err=True)
             for item in items[:_SHOWN]:
                 click.echo(f"  {item}", err=True)
             if len(items) > _SHOWN:

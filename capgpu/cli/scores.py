@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from capgpu.cli.datasets import Dataset
 from capgpu.evaluation.neighbours import nearest_neighbours
@@ -164,7 +165,7 @@ def tokens_note(name: str) -> str:
 
 
 def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
-    """Caption each picture with the first caption of the nearest training picture.
+    """Caption each picture with the first caption of the nearest training picture that has one.
 
     Parameters
     ----------
@@ -178,6 +179,7 @@ def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
     list of str
         A caption for each image of the split.
     """
-    nearest = nearest_neighbours(dataset.features(split), dataset.features("train"))
     truths = dataset.truths("train")
+    captioned = np.array([image for image, own in enumerate(truths) if own])
+    nearest = nearest_neighbours(dataset.features(split), dataset.features("train"), rows=captioned)
     return [truths[image][0] for image in nearest.tolist()]

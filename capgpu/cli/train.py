@@ -13,6 +13,7 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
 from capgpu.cli.options import backend_option, use_backend_option
 from capgpu.cli.runs import Run
+from capgpu.data.arrays import splits_of
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
 
@@ -52,7 +53,12 @@ class _FiniteRange(click.FloatRange):
 
 
 @click.command()
-@click.option("--data", type=_Data(), default="emoji", help="What to learn from: emoji, or a prepared folder.")
+@click.option(
+    "--data",
+    type=_Data(),
+    default="emoji",
+    help="What to learn from: emoji, a prepared folder, or that of the cs231n course's COCO set.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="The recurrent cell.")
 @click.option("--hidden", type=_COUNT, default=256, help="Length of the hidden state.")
@@ -103,6 +109,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         run.check_new(options["force"])
     use_backend_option(options["backend"])
     dataset = open_dataset(settings["data"])
+    if "val" not in splits_of(dataset.data):
+        raise ValueError(
+            f"{dataset.name} has no split val, which tells the best epoch: prepare it with --val above 0, or with "
+            "such a split."
+        )
     if options["resume"]:
         _check_same_data(run, dataset, settings)
     solver = _solver(run, dataset, settings, options["resume"])
@@ -137,8 +148,8 @@ def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> No
     """Refuse to go on with a run on data that have changed since it was started."""
     if dataset.identity != settings.get("data_identity"):
         raise ValueError(
-            f"the data in {dataset.name} are not those that the run in {run.path} was started with: they were prepared "
-            "anew. Start over with --force, or name another folder with --out."
+            f"the data in {dataset.name} are not those that the run in {run.path} was started with: they have changed "
+            "since. Start over with --force, or name another folder with --out."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from capgpu.checkpoint import atomic_write
@@ -90,9 +91,9 @@ def write_coco_results(path: str | os.PathLike[str], image_ids: Sequence[int | s
     """
     if len(image_ids) != len(captions):
         raise ValueError(f"there are {len(image_ids)} image ids and {len(captions)} captions; wanted as many.")
-    if len(set(image_ids)) != len(image_ids):
-        twice = next(own for i, own in enumerate(image_ids) if own in image_ids[:i])
-        raise ValueError(f"the image id {twice!r} stands in image_ids twice; wanted one caption a picture.")
+    twice = [own for own, count in Counter(image_ids).items() if count > 1]
+    if twice:
+        raise ValueError(f"the image id {twice[0]!r} stands in image_ids twice; wanted one caption a picture.")
     pairs = zip(image_ids, captions, strict=True)
     entries = [json.dumps({"image_id": own, "caption": text}, ensure_ascii=False) for own, text in pairs]
     with atomic_write(path, "w") as out:

@@ -1,20 +1,25 @@
 """Feature files, mapped into memory: .npy, .npz and HDF5, none of them ever held whole.
 
-What lies in a file as it is in memory is mapped from there. What does not (compressed, in chunks, in foreign byte
-order) is copied some rows at a time into an unnamed temporary file and mapped from there: it needs room in the folder
-of temporary files (``TMPDIR``), which the system gets back when the array is let go of.
+What lies in a file as it is in memory is mapped from there. What does not (``.npz``, and HDF5 that is compressed, in
+chunks or of foreign byte order) is copied some rows at a time into an unnamed temporary file and mapped from there: it
+needs room in the folder of temporary files (``TMPDIR``), which the system gets back when the array is let go of.
 """
 
 from __future__ import annotations
 
+import errno
+import lzma
+import math
 import os
 import tempfile
+import tokenize
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +32,8 @@ __all__ = ["FeatureFile", "map_dataset", "open_features", "open_h5"]
 _BYTES_AT_ONCE = 16 << 20
 #: Entries of a file of several arrays that may hold the images' ids.
 _ID_NAMES = ("image_ids", "ids")
+#: What NumPy raises for a header that is damaged.
+_HEADER_ERRORS = (ValueError, TypeError, EOFError, tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class FeatureFile:
         Raises
         ------
         DataFileError
-            If the file has no row for an image, or rows for others and no ids to tell them apart.
+            If the file has no row for an image, or one for two (the ids 7 and "7"), or rows for others and no ids to
+            tell them apart.
         """
         if self.image_ids is None:
             if len(self.rows) != len(image_ids):
@@ -63,6 +71,11 @@ class FeatureFile:
                     "their image_ids."
                 )
             return np.arange(len(image_ids))
+        if len(set(map(str, image_ids))) < len(image_ids):
+            raise DataFileError(
+                "the captions are of images whose ids differ in their type alone, such as 7 and '7': features cannot "
+                "be told apart by them. Give every image another id."
+            )
         place = {str(image): row for row, image in enumerate(self.image_ids)}
         missing = [image for image in image_ids if str(image) not in place]
         if missing:
@@ -90,7 +103,8 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     Raises
     ------
     DataFileError
-        For a file that is cut short or of another form, ids that stand there twice, and rows that are not finite.
+        For a file that is cut short or of another form, ids that stand there twice, and rows that float32 cannot hold
+        or that are not finite.
     MissingExtraError
         For HDF5 without h5py.
     OSError
@@ -98,9 +112,10 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     """
     path = Path(path)
     openers = {".npy": _open_npy, ".npz": _open_npz, ".h5": _open_h5_features, ".hdf5": _open_h5_features}
-    if path.suffix not in openers:
+    kind = path.suffix.lower()
+    if kind not in openers:
         raise DataFileError(f"{path} is no file of features that is known here; wanted {', '.join(openers)}.")
-    rows, ids = openers[path.suffix](path)
+    rows, ids = openers[kind](path)
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or rows.size == 0:
         raise DataFileError(f"{path}: features have shape {rows.shape} and dtype {rows.dtype}; wanted floats (I, D).")
     _check_finite(path, rows)
@@ -115,18 +130,20 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
 
 
 def _check_finite(path: Path, rows: HostArray) -> None:
+    largest = np.finfo(np.float32).max
     for start, block in _blocks(rows):
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            row = start + int(np.argmin(finite))
+        fine = (np.abs(block) <= largest).all(axis=1)
+        if not fine.all():
+            row = start + int(np.argmin(fine))
             raise DataFileError(
-                f"{path}: row {row} of features holds NaN or infinity. Make it anew, or drop its image."
+                f"{path}: row {row} of features holds NaN, infinity or what float32 cannot hold. Make it anew, or drop "
+                "its image."
             )
 
 
 def _blocks(rows: Any) -> Iterator[tuple[int, HostArray]]:
     """Go through the rows of an array, or of a dataset, in blocks of a few megabytes."""
-    width = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
+    width = max(rows.dtype.itemsize * math.prod(rows.shape[1:]), 1)
     step = max(_BYTES_AT_ONCE // width, 1)
     for start in range(0, rows.shape[0], step):
         yield start, rows[start : start + step]
@@ -136,75 +153,84 @@ def _blocks(rows: Any) -> Iterator[tuple[int, HostArray]]:
 
 
 def _open_npy(path: Path) -> tuple[HostArray, None]:
-    with open(path, "rb"):
-        pass  # what the system has to say of the file, it says itself
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
-    except (ValueError, EOFError, OSError) as error:
-        raise DataFileError(
-            f"{path} cannot be read as an array (cut short, or another kind of file): {error}"
-        ) from error
+    with open(path, "rb") as file:
+        dtype, shape, order = _npy_header(path, file)
+        size, found = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+        if found < size:
+            raise DataFileError(f"{path} is cut short: it has {found} bytes of features, wanted {size}.")
+        return _mapped(file, dtype, shape, file.tell(), order), None
 
 
 def _open_npz(path: Path) -> tuple[HostArray, list[int | str] | None]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if "features" not in names:
-                raise DataFileError(f"{path} has no entry features; it has {', '.join(names) or 'none'}.")
-            with archive.open("features.npy") as member:
-                dtype, shape = _npy_header(path, member)
-                rows = _copied(dtype, shape, lambda size: _exactly(path, member, size))
-            for name in _ID_NAMES:
-                if name in names:
-                    with archive.open(f"{name}.npy") as member:
-                        return rows, _plain_ids(path, np.lib.format.read_array(member, allow_pickle=False))
-            return rows, None
-    except (zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError, EOFError) as error:  # type: ignore[attr-defined]
-        raise DataFileError(f"{path} is damaged, cut short or no .npz file: {error}.") from error
+    with open(path, "rb") as file:  # what the system has to say of the file, it says itself
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+                if "features" not in names:
+                    raise DataFileError(f"{path} has no entry features; it has {', '.join(names) or 'none'}.")
+                ids = [_npz_ids(path, archive, name) for name in _ID_NAMES if name in names]
+                with archive.open("features.npy") as member:
+                    return _copied(path, member), ids[0] if ids else None
+        except DataFileError:
+            raise
+        # what the zip module and its decompressors raise for damaged files: the OSError is of a place out of the file
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            raise DataFileError(f"{path} is damaged, cut short or no .npz file: {error}.") from error
 
 
-def _npy_header(path: Path, member: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _npz_ids(path: Path, archive: zipfile.ZipFile, name: str) -> list[int | str]:
     try:
-        version = np.lib.format.read_magic(member)
+        with archive.open(f"{name}.npy") as member:
+            return _plain_ids(path, np.lib.format.read_array(member, allow_pickle=False))
+    except _HEADER_ERRORS as error:
+        raise DataFileError(
+            f"{path}: its entry {name} cannot be read: {error}. Wanted whole numbers or texts."
+        ) from error
+
+
+def _npy_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    try:
+        version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member)
-    except ValueError as error:
-        raise DataFileError(f"{path}: its entry features is no array: {error}.") from error
-    if fortran or dtype.hasobject:
-        raise DataFileError(f"{path}: features has dtype {dtype} or is stored by columns; wanted floats by rows.")
-    return dtype, shape
+        shape, fortran, dtype = read(file)
+    except _HEADER_ERRORS as error:
+        raise DataFileError(
+            f"{path} holds no array that can be read (cut short, or of another kind): {error}."
+        ) from error
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise DataFileError(f"{path}: features have shape {shape} and dtype {dtype}; wanted floats (I, D).")
+    return dtype, shape, "F" if fortran else "C"
 
 
-def _exactly(path: Path, member: Any, size: int) -> bytes:
-    content: bytes = member.read(size)
-    if len(content) != size:
-        raise DataFileError(f"{path}: its entry features is cut short.")
-    return content
-
-
-def _copied(dtype: np.dtype[Any], shape: tuple[int, ...], read: Callable[[int], bytes]) -> HostArray:
-    """Copy an array into an unnamed temporary file, some bytes at a time, and map it from there."""
-    left = dtype.itemsize * int(np.prod(shape))
+def _copied(path: Path, member: Any) -> HostArray:
+    """Copy an entry of an archive into an unnamed temporary file, some bytes at a time, and map it from there."""
+    dtype, shape, order = _npy_header(path, member)
+    left = dtype.itemsize * math.prod(shape)
     with tempfile.TemporaryFile() as file:
         while left:
-            size = min(left, _BYTES_AT_ONCE)
-            file.write(read(size))
-            left -= size
-        return _mapped(file, dtype, shape)
+            block = member.read(min(left, _BYTES_AT_ONCE))
+            if not block:
+                raise DataFileError(f"{path}: its entry features is cut short, {left} bytes are missing.")
+            file.write(block)
+            left -= len(block)
+        return _mapped(file, dtype, shape, order=order)
 
 
-def _mapped(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> HostArray:
+def _mapped(
+    file: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, order: Literal["C", "F"] = "C"
+) -> HostArray:
     if 0 in shape:
         return np.empty(shape, dtype)
     file.flush()
-    return np.memmap(file, dtype, "r", offset, shape)
+    return np.memmap(file, dtype, "r", offset, shape, order)
 
 
 def _plain_ids(path: Path, ids: HostArray) -> list[int | str]:
     if ids.ndim != 1 or ids.dtype.kind not in "iuUS":
         raise DataFileError(
-            f"{path}: image ids have shape {ids.shape} and dtype {ids.dtype}; wanted whole numbers (I,)."
+            f"{path}: image ids have shape {ids.shape} and dtype {ids.dtype}; wanted whole numbers or texts (I,)."
         )
     if ids.dtype.kind == "S":
         ids = np.char.decode(ids, "utf-8", "replace")
@@ -245,6 +271,8 @@ def open_h5(path: str | os.PathLike[str]) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's, such as a full disk; HDF5's own have no number
         raise DataFileError(
             f"{os.fspath(path)} is cut short, damaged or no HDF5 file: {error}. Fetch it anew."
         ) from error
@@ -268,20 +296,50 @@ def map_dataset(file: Any, name: str) -> HostArray:
     Raises
     ------
     DataFileError
-        If the file has no such dataset of numbers.
+        If the file has no such dataset of numbers, or it is damaged, or parts of it were never written.
     """
+    try:
+        return _mapped_dataset(file, name)
+    except DataFileError:
+        raise
+    except (TypeError, ValueError) as error:  # what h5py makes of a header that is damaged
+        raise DataFileError(f"{file.filename}: {name!r} cannot be read: {error}. Fetch the file anew.") from error
+
+
+def _mapped_dataset(file: Any, name: str) -> HostArray:
     dataset = file.get(name)
-    if not hasattr(dataset, "dtype") or dataset.shape is None or dataset.dtype.kind not in "iuf":
-        raise DataFileError(f"{file.filename} has no numbers named {name!r}; it holds {', '.join(file) or 'nothing'}.")
+    if not hasattr(dataset, "shape") or dataset.shape is None or dataset.dtype.kind not in "iuf":
+        held = ", ".join(map(str, file)) or "nothing"
+        raise DataFileError(f"{file.filename} has no numbers named {name!r}; it holds {held}.")
+    _check_complete(file, dataset)
     offset = dataset.id.get_offset()
-    if offset is not None and dataset.dtype.isnative and not file.userblock_size and not dataset.external:
+    as_it_is = dataset.dtype.isnative and dataset.id.get_storage_size() == dataset.nbytes
+    if offset is not None and as_it_is and not file.userblock_size and not dataset.external:
         with open(file.filename, "rb") as raw:
             return _mapped(raw, dataset.dtype, dataset.shape, offset)
     native = dataset.dtype.newbyteorder("=")
+    if not dataset.shape:
+        return np.array(dataset[()], native)
     with tempfile.TemporaryFile() as copy:
         for _, block in _blocks(dataset):
             copy.write(np.ascontiguousarray(block, native).data)
         return _mapped(copy, native, dataset.shape)
+
+
+def _check_complete(file: Any, dataset: Any) -> None:
+    """Refuse a dataset parts of which were never written: HDF5 reads them as zeros, however many a header claims."""
+    if dataset.chunks is not None:
+        wanted = math.prod(-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        complete = dataset.id.get_num_chunks() >= wanted
+    else:
+        # numbers that NumPy lacks are stored in another width than they are read in
+        wanted = dataset.id.get_type().get_size() * dataset.size
+        complete = dataset.is_virtual or dataset.id.get_storage_size() >= wanted
+    if not complete:
+        raise DataFileError(
+            f"{file.filename}: {dataset.name} of shape {dataset.shape} is not all there: its writing was cut short, or "
+            "the file is damaged. Make or fetch it anew."
+        )
 
 
 def _open_h5_features(path: Path) -> tuple[HostArray, list[int | str] | None]:
@@ -289,7 +347,12 @@ def _open_h5_features(path: Path) -> tuple[HostArray, list[int | str] | None]:
         rows = map_dataset(file, "features")
         for name in _ID_NAMES:
             if name in file:
-                values = file[name]
-                stored = values.asstr()[...].astype(str) if values.dtype.kind == "O" else values[...]
+                try:
+                    values = file[name]
+                    stored = np.array(values.asstr()[...], str) if values.dtype.kind == "O" else values[...]
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise DataFileError(
+                        f"{path}: {name} are no whole numbers or texts that can be read: {error}."
+                    ) from error
                 return rows, _plain_ids(path, stored)
         return rows, None

@@ -37,7 +37,8 @@ def collect_features(
     files : sequence of N paths
         The pictures.
     folder : path
-        Where pieces are kept, and found again; it must exist, and belong to these files and this encoder alone.
+        Where pieces are kept, and found again; it must exist, and belong to these files and this encoder alone. A piece
+        with a picture that has changed since is made anew.
     progress : callable
         Called with the number of pictures that are done, also with those of earlier runs.
 
@@ -62,11 +63,12 @@ def collect_features(
         for start in range(0, len(files), PIECE):
             some = files[start : start + PIECE]
             piece = folder / f"piece-{start:08d}.bin"
-            stored = _read(piece, len(some), encoder.dim)
+            state = [_state(file) for file in some]
+            stored = _read(piece, state, encoder.dim)
             if stored is None:
                 encoded = encoder.encode(some)
                 stored = encoded.features, encoded.kept, [message for _, message in encoded.broken]
-                _write(piece, *stored)
+                _write(piece, state, *stored)
             features, own, messages = stored
             out.write(features.data)
             kept.extend(start + place for place in own)
@@ -77,22 +79,35 @@ def collect_features(
     return np.memmap(rows, np.float32, "r", shape=(len(kept), encoder.dim)), kept, broken
 
 
-def _write(path: Path, features: npt.NDArray[np.float32], kept: list[int], broken: list[str]) -> None:
-    """Write a piece: a line of JSON, then the features."""
-    head = {"shape": features.shape, "kept": kept, "broken": broken, "crc32": zlib.crc32(features.data)}
-    with atomic_write(path) as file:
-        file.write(json.dumps(head).encode() + b"\n")
-        file.write(features.data)
-
-
-def _read(path: Path, count: int, dim: int) -> tuple[npt.NDArray[np.float32], list[int], list[str]] | None:
-    """Read a piece; None if it is not there, or not whole."""
+def _state(file: Path) -> list[int]:
+    """Tell what a change of the file would change."""
     try:
-        line, _, content = path.read_bytes().partition(b"\n")
-        head: dict[str, Any] = json.loads(line)
-        if head["crc32"] != zlib.crc32(content) or len(head["kept"]) + len(head["broken"]) != count:
-            return None
-        features = np.frombuffer(content, np.float32).reshape(len(head["kept"]), dim)
-    except (OSError, ValueError, KeyError, TypeError):
+        stat = file.stat()
+    except (OSError, ValueError):
+        return []
+    return [stat.st_size, stat.st_mtime_ns, stat.st_mode]
+
+
+def _write(
+    path: Path, state: list[list[int]], features: npt.NDArray[np.float32], kept: list[int], broken: list[str]
+) -> None:
+    """Write a piece: a line with the checksum of the rest, a line of JSON, the features."""
+    head = json.dumps({"state": state, "kept": kept, "broken": broken})
+    content = head.encode() + b"\n" + features.tobytes()
+    with atomic_write(path) as file:
+        file.write(b"%08x\n" % zlib.crc32(content) + content)
+
+
+def _read(path: Path, state: list[list[int]], dim: int) -> tuple[npt.NDArray[np.float32], list[int], list[str]] | None:
+    """Read a piece; None if it is not there, not whole, of files in another state, or of another length of features."""
+    try:
+        checksum, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
         return None
-    return features, head["kept"], head["broken"]
+    if checksum != b"%08x" % zlib.crc32(content):
+        return None
+    head, _, rows = content.partition(b"\n")
+    stored: dict[str, Any] = json.loads(head)
+    if stored["state"] != state or len(rows) != 4 * dim * len(stored["kept"]):
+        return None
+    return np.frombuffer(rows, np.float32).reshape(-1, dim), stored["kept"], stored["broken"]

@@ -11,13 +11,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from capgpu.data.source import Pictures, Source, by_split, split_name
-from capgpu.data.text_files import DataFileError, check_text, read_text
+from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
 __all__ = ["captions_file", "folder_source"]
 
@@ -26,6 +28,8 @@ _CAPTION = ("caption", "comment", "text", "description", "sentence", "title")
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
+#: Pictures that are looked for to find out where they are.
+_LOOKED_FOR = 100
 
 
 class _Row(NamedTuple):
@@ -58,15 +62,15 @@ def captions_file(path: Path) -> Path:
     named = [
         file
         for file in files
-        if (file.stem == "captions" and file.suffix in (*_SUFFIXES, ".txt")) or file.name.endswith("token.txt")
+        if (file.stem == "captions" and file.suffix.lower() in (*_SUFFIXES, ".txt")) or file.name.endswith("token.txt")
     ]
-    found = named or [file for file in files if file.suffix in _SUFFIXES]
+    found = named or [file for file in files if file.suffix.lower() in _SUFFIXES]
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found) or "none"
     raise DataFileError(
-        f"{path}: which file holds the captions? Found: {names}. Wanted one captions.csv, .tsv, .jsonl or .txt; name "
-        "another one in the place of the folder."
+        f"{path}: which file holds the captions? Found: {names}. Wanted one captions.csv, .tsv, .jsonl or .txt. Or "
+        "name the file itself, of captions or of COCO's or Karpathy's form, instead of the folder."
     )
 
 
@@ -94,8 +98,8 @@ def folder_source(path: Path, folder: Path | None) -> Source:
         As the system gives it.
     """
     text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    if path.suffix == ".jsonl":
+    first = next((line for _, line in lines_of(text) if line.strip()), "")
+    if path.suffix.lower() == ".jsonl":
         rows = _jsonl_rows(path, text)
     elif _TOKEN.match(first):
         rows = _token_rows(path, text)
@@ -106,66 +110,74 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     for row in rows:
         captions.setdefault(row.image, []).extend(row.captions)
         if splits.setdefault(row.image, row.split) != row.split:
-            raise DataFileError(
-                f"{row.where}: {row.image} is in the split {row.split} here, in {splits[row.image]} above."
-            )
+            here, above = (f"the split {split}" if split else "no split" for split in (row.split, splits[row.image]))
+            raise DataFileError(f"{row.where}: {row.image} is in {here} here, in {above} above.")
     if not captions:
         raise DataFileError(f"{path} holds no captions.")
     without = [image for image, split in splits.items() if split is None]
     if without and len(without) < len(splits):
         raise DataFileError(f"{path}: {without[0]} has no split, others have one. Give every picture one, or none.")
-    home = folder or next(
-        (
-            place
-            for place in (path.parent, path.parent / "images", path.parent / "Images")
-            if (place / next(iter(captions))).is_file()
-        ),
-        path.parent,
-    )
+    home = folder or _home(path.parent, list(islice(captions, _LOOKED_FOR)))
     pictures = Pictures(list(captions), list(captions.values()), [home / image for image in captions])
     named = [split for split in splits.values() if split is not None]
     return Source("folder", path, by_split(pictures, named or None))
 
 
+def _home(beside: Path, images: list[str]) -> Path:
+    """Find the folder that the pictures are in: the first that holds any of them."""
+    places = (beside, beside / "images", beside / "Images")
+    return next((place for place in places if any(os.path.isfile(place / image) for image in images)), beside)
+
+
 def _column_rows(path: Path, text: str, header: str) -> Iterator[_Row]:
     delimiter = max("\t,;|", key=header.count)
+    rows = _cells(path, text, delimiter)
+    where, cells = next(rows, (f"{path}, line 1", []))
+    names = [cell.strip().lower() for cell in cells]
+    image, caption, split = _columns(where, names)
+    for where, cells in rows:
+        if len(cells) != len(names):
+            wrong = "a column is missing" if len(cells) < len(names) else _too_many(delimiter)
+            raise DataFileError(f"{where} has {len(cells)} columns, the header {len(names)}: {wrong}.")
+        yield _Row(
+            where,
+            check_text(cells[image], f"{where}, column {names[image]}"),
+            [check_text(cells[caption], f"{where}, column {names[caption]}")],
+            None if split is None else split_name(cells[split], f"{where}, column {names[split]}"),
+        )
+
+
+def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Go through the rows that are not blank; one that takes several lines is known by its first."""
     # only in CSV does a quotation mark mean that commas may follow
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    columns: tuple[int, int, int | None] | None = None
-    names: list[str] = []
-    try:
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if columns is None:
-                names = [cell.strip().lower() for cell in cells]
-                columns = _columns(path, names)
-                continue
-            if len(cells) != len(names):
-                few = (
-                    "few: a column is missing" if len(cells) < len(names) else "many: quote captions that hold the mark"
-                )
-                raise DataFileError(f"{where} has {len(cells)} columns, the header {len(names)}. Too {few}.")
-            image, caption, split = columns
-            yield _Row(
-                where,
-                check_text(cells[image], f"{where}, column {names[image]}"),
-                [check_text(cells[caption], f"{where}, column {names[caption]}")],
-                None if split is None else split_name(cells[split], f"{where}, column {names[split]}"),
-            )
-    except csv.Error as error:
-        raise DataFileError(f"{path}, line {reader.line_num}: {error}.") from error
+    cells: list[str] | None = []
+    while cells is not None:
+        where = f"{path}, line {reader.line_num + 1}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            # the csv module's words for a quotation mark that is never closed
+            cause = "a quotation mark is opened and never closed" if "end of data" in str(error) else error
+            raise DataFileError(f"{where}: {cause}.") from error
+        if cells and any(cell.strip() for cell in cells):
+            yield where, cells
 
 
-def _columns(path: Path, names: list[str]) -> tuple[int, int, int | None]:
+def _too_many(delimiter: str) -> str:
+    if delimiter in ",;":
+        return f'put captions that hold a {delimiter!a} in quotation marks, "like this"'
+    return f"a caption must not hold a {delimiter!a}"
+
+
+def _columns(where: str, names: list[str]) -> tuple[int, int, int | None]:
     """Find image, caption and split among the names of a header."""
     found = [next((names.index(name) for name in known if name in names), None) for known in (_IMAGE, _CAPTION, _SPLIT)]
     image, caption, split = found
     if image is None or caption is None:
         raise DataFileError(
-            f"{path}, line 1: the header names {', '.join(map(ascii, names))[:80]}; wanted columns image and caption "
+            f"{where}: the header names {', '.join(map(ascii, names))[:80]}; wanted columns image and caption "
             "(and split, at will), or lines such as name.jpg#0, a tab, the caption."
         )
     return image, caption, split
@@ -173,7 +185,7 @@ def _columns(path: Path, names: list[str]) -> tuple[int, int, int | None]:
 
 def _token_rows(path: Path, text: str) -> Iterator[_Row]:
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in lines_of(text):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -189,14 +201,16 @@ def _token_rows(path: Path, text: str) -> Iterator[_Row]:
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in lines_of(text):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataFileError(f"{where}, column {error.colno}: no valid JSON ({error.msg}).") from error
         except (ValueError, RecursionError) as error:
-            raise DataFileError(f"{where} is no valid JSON: {error}.") from error
+            raise DataFileError(f"{where} is JSON that cannot be read: {error}.") from error
         if not isinstance(entry, dict):
             raise DataFileError(f"{where} is a {type(entry).__name__}; wanted an object with image and caption.")
         image, caption, split = (
@@ -206,10 +220,10 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[_Row]:
             raise DataFileError(f"{where} has the keys {', '.join(map(ascii, entry))[:80]}; wanted image and caption.")
         own = entry[caption] if isinstance(entry[caption], list) else [entry[caption]]
         if not own:
-            raise DataFileError(f"{where}.{caption} is an empty list; wanted a caption at least.")
+            raise DataFileError(f"{where}: {caption} is an empty list; wanted a caption at least.")
         yield _Row(
             where,
-            check_text(entry[image], f"{where}.{image}"),
-            [check_text(one, f"{where}.{caption}") for one in own],
-            None if split is None else split_name(check_text(entry[split], f"{where}.{split}"), f"{where}.{split}"),
+            check_text(entry[image], f"{where}: {image}"),
+            [check_text(one, f"{where}: {caption}") for one in own],
+            None if split is None else split_name(check_text(entry[split], f"{where}: {split}"), f"{where}: {split}"),
         )

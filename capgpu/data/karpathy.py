@@ -48,8 +48,9 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         rows[image_id] = len(rows)
         splits.append(split_name(check_text(image.get("split"), f"{where}.split"), f"{where}.split"))
         if folder is not None:
-            file = check_text(image.get("filename"), f"{where}.filename")
-            files.append(folder / str(image.get("filepath", "")) / file)
+            # flickr8k's and flickr30k's files have no filepath
+            parts = [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
+            files.append(folder.joinpath(*(check_text(image.get(key), f"{where}.{key}") for key in parts)))
         captions.append(
             [
                 check_text(sentence.get("raw"), f"{place}.raw")

@@ -44,7 +44,7 @@ def open_source(path: Path, kind: str | None = None, folder: Path | None = None)
         raise ValueError(f"kind is {kind!r}; wanted one of {', '.join(KINDS)}.")
     if path.is_dir():
         path = captions_file(path)
-    if kind == "folder" or (kind is None and path.suffix != ".json"):
+    if kind == "folder" or (kind is None and path.suffix.lower() != ".json"):
         return folder_source(path, folder)
     content = read_json(path)
     kind = kind or _kind_of(content, path)

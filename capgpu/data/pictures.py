@@ -34,16 +34,12 @@ def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.N
     OSError
         As the system gives it: no such file, no permission.
     """
-    from PIL import Image, ImageOps
+    from capgpu.vision.framing import load_picture, strict_pillow
 
-    with open(path, "rb") as file:
-        try:
-            with Image.open(file) as picture:
-                picture.draft("RGB", (2 * size, 2 * size))
-                whole = ImageOps.exif_transpose(picture).convert("RGBA")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{os.fspath(path)} is no picture that can be read: {error}") from error
-    sheet = Image.new("RGBA", (size, size), "white")
-    small = ImageOps.contain(whole, (size, size))
-    sheet.alpha_composite(small, ((size - small.width) // 2, (size - small.height) // 2))
-    return np.asarray(sheet.convert("RGB"))
+    try:
+        with strict_pillow():
+            return load_picture(path, size, fit="pad", background="white")
+    except Exception as error:  # Pillow meets damaged files with errors of any kind
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{os.fspath(path)} is no picture that can be read: {error}") from error

@@ -77,7 +77,7 @@ def is_prepared(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read a prepared folder's manifest, and check that its files are there.
+    """Read a prepared folder's manifest, and check that its files are there and, but for the features, unchanged.
 
     Parameters
     ----------
@@ -103,23 +103,26 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         stored = json.loads(text)
         if stored["format"] != _FORMAT:
             raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
-        sizes = {str(name): int(entry["bytes"]) for name, entry in stored["files"].items()}
+        files = {str(name): (int(entry["bytes"]), entry["crc32"]) for name, entry in stored["files"].items()}
         manifest = Manifest(
             tokens=stored["tokens"],
             splits=list(stored["splits"]),
             settings=dict(stored["settings"]),
             report=dict(stored["report"]),
-            encoder=ENCODER_FILES[0] in sizes,
+            encoder=ENCODER_FILES[0] in files,
             identity=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error}. Prepare the data anew.") from error
-    for name, size in sizes.items():
+    for name, (size, checksum) in files.items():
         file = path / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
             raise CheckpointError(f"{file} {state}: the prepared folder has changed. Prepare the data anew.")
+        # features may be large, and are only mapped
+        if not name.endswith("_features.npy") and _crc32(file) != checksum:
+            raise CheckpointError(f"{file} is damaged: it does not match its checksum. Prepare the data anew.")
     return manifest
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from capgpu.data.arrays import HostArray
-from capgpu.data.feature_files import FeatureFile
 from capgpu.data.text_files import DataFileError
 
 __all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "split_name"]
@@ -19,6 +18,8 @@ __all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "split_name"]
 #: The name of the one split of a source that does not divide its pictures.
 UNSPLIT = "all"
 
+#: The files of a prepared folder that are no split's.
+_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder"})
 _OTHER_NAMES = {"restval": "train", "training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
@@ -58,10 +59,6 @@ class Pictures:
             self.features,
             None if self.rows is None else self.rows[list(chosen)],
         )
-
-    def with_features(self, file: FeatureFile) -> Pictures:
-        """Give each picture its row of a feature file."""
-        return Pictures(self.image_ids, self.captions, self.files, file.rows, file.rows_of(self.image_ids))
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def split_name(name: str, where: str) -> str:
     """
     plain = name.strip().lower()
     plain = _OTHER_NAMES.get(plain, plain)
-    if not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
+    if plain in _TAKEN or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
         raise DataFileError(f"{where} is {ascii(name)[:40]}; wanted a split such as train, val or test.")
     return plain
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
+import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "read_json", "read_text"]
+__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "lines_of", "read_json", "read_text"]
+
+
+#: NUL, and halves of pairs.
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+#: What is left of a text that ends inside of a word, a number or an escape.
+_TORN = re.compile(r"\s*(?:[\w.\\+-]+\s*)?")
 
 
 class DataFileError(ValueError):
@@ -37,13 +47,22 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """
     content = Path(path).read_bytes()
     try:
-        return content.decode("utf-8-sig")
+        return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        if error.reason == "unexpected end of data":
+            mend = "The file ends inside of a letter: it is cut short. Fetch or write it anew."
+        else:
+            coding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+            mend = f"Convert the file, for instance: iconv -f {coding} -t utf-8."
         raise DataFileError(
-            f"{os.fspath(path)}, line {line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8. "
-            "Convert the file, for instance: iconv -f latin1 -t utf-8."
+            f"{os.fspath(path)}, line {line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8. {mend}"
         ) from error
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    r"""Go through the lines of a text, numbered from 1; they end as in editors, with ``\n``, ``\r\n`` or ``\r``."""
+    yield from enumerate((line.rstrip("\n") for line in io.StringIO(text, newline=None)), start=1)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -70,7 +89,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        cut = error.msg.startswith("Unterminated") or not text[error.pos :].strip()
+        cut = error.msg.startswith("Unterminated") or _TORN.fullmatch(text, error.pos)
         end = " The text ends before it is complete: it is cut short." if cut else ""
         raise DataFileError(
             f"{os.fspath(path)}, line {error.lineno}, column {error.colno}: no valid JSON ({error.msg}).{end} "
@@ -78,8 +97,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataFileError(
-            f"{os.fspath(path)} is JSON that cannot be read: {error or 'nested too deeply'}. Wanted a plain file "
-            "of objects, lists, texts and numbers."
+            f"{os.fspath(path)} is JSON that cannot be read: {error}. Wanted a plain file of objects, lists, texts and "
+            "numbers."
         ) from error
 
 
@@ -108,7 +127,7 @@ def check_text(value: object, where: str) -> str:
     text = value.strip()
     if not text:
         raise DataFileError(f"{where} is empty. Write a text there, or take the entry out.")
-    if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if _NO_TEXT.search(text):
         raise DataFileError(f"{where} is {_short(text)}, which holds characters that no text has (NUL or half a pair).")
     return text
 
@@ -159,5 +178,5 @@ def id_of(entry: dict[str, Any], key: str, where: str) -> int | str:
 
 
 def _short(value: object) -> str:
-    words = ascii(value)
+    words = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
     return words if len(words) <= 40 else f"{words[:37]}..."

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -206,9 +206,13 @@ def _on_background(picture: Image, background: str) -> Image:
 def _square(picture: Image, size: int, fit: Fit, background: str) -> Image:
     from PIL import Image, ImageOps
 
-    how: dict[str, Any] = {"method": Image.Resampling.BICUBIC}
     if fit == "crop":
-        return ImageOps.fit(picture, (size, size), **how)
+        return ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     if fit == "pad":
-        return ImageOps.pad(picture, (size, size), color=background, **how)
+        # as ImageOps.pad, but of a picture as thin as a thread something is left
+        width, height = (max(round(side / max(picture.size) * size), 1) for side in picture.size)
+        square = Image.new("RGB", (size, size), background)
+        place = (round((size - width) / 2), round((size - height) / 2))
+        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), place)
+        return square
     return picture.resize((size, size), Image.Resampling.BICUBIC)

@@ -88,6 +88,17 @@ def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
     assert_agrees(got, result(exercise, "float64", work, job), job)
 
 
+@pytest.mark.parametrize("way", ["greedy", "beam5"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_torchs_decoder_finds_captions_as_good_as_ours(cell: str, way: str) -> None:
+    pytest.importorskip("torch")
+    work = make_workload(parse_size("S4"), cell)
+    with use_backend("numpy"):
+        got = result(importlib.import_module("bench.peers.decoding_ours"), "numpy", work, way)
+    want = result(importlib.import_module("bench.peers.decoding_torch"), "eager", work, way)
+    assert stats.worst_error(got, want) < 1e-4
+
+
 def operations(work: Workload, variant: str) -> int:
     products = gemm_limit.training_products(work, variant, lambda rows, cols: np.empty((rows, cols), np.float32))
     for left, right, out in products:

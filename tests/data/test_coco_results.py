@@ -92,6 +92,19 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.timeout(30)
+def test_many_entries_take_no_longer_than_they_must(tmp_path):
+    ids = list(range(100_000))
+    with pytest.raises(ValueError, match="image id 99999 stands in image_ids twice"):
+        write_coco_results(tmp_path / "r.json", [*ids, 99_999], ["a"] * 100_001)
+    write_coco_results(tmp_path / "r.json", ids, ["a"] * len(ids))
+    results = read_coco_results(tmp_path / "r.json")
+    assert (
+        len(match_results(results, CocoCaptions(ids, [None] * len(ids), [["a"]] * len(ids)), results_name="r"))
+        == 100_000
+    )
+
+
 TRUTH = CocoCaptions([1, 2, 3], [None] * 3, [["a dog"], ["a cat", "the cat"], ["a cow"]])
 
 

@@ -67,6 +67,16 @@ def test_contents_of_the_right_size_that_cannot_be_read_are_refused(name: str, t
         load_prepared(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["train_captions.npy", "val_image_idxs.npy", "vocabulary.json", "val.json"])
+def test_contents_that_are_not_those_written_are_refused(name: str, tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged: it does not match its checksum"):
+        load_prepared(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "another"}', '{"format": "capgpu-prepared-1"}'])
 def test_a_damaged_manifest_is_named(text: str, tmp_path: Path) -> None:
     prepared_folder(tmp_path)

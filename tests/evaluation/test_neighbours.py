@@ -17,7 +17,7 @@ def test_cosine_ignores_lengths_and_euclidean_does_not() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("block_bytes", [1, 4 * 23 * 3, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1, 4 * 7 * 5, 4 * 23 * 3, 1 << 20])
 def test_blocks_of_any_size_give_the_brute_force_answer(
     metric: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,6 +30,25 @@ def test_blocks_of_any_size_give_the_brute_force_answer(
     else:
         expected = ((queries[:, None] - base[None]) ** 2).sum(axis=2).argmin(axis=1)
     assert nearest_neighbours(queries, base, metric).tolist() == expected.tolist()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4 * 7 * 5, 1 << 20])
+def test_the_nearest_of_some_rows_is_one_of_them(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", block_bytes)
+    random = np.random.default_rng(4)
+    queries, base = random.standard_normal((10, 7)), random.standard_normal((23, 7))
+    rows = np.array([1, 2, 5, 8, 13, 21, 22])
+    expected = rows[nearest_neighbours(queries, base[rows])]
+    assert nearest_neighbours(queries, base, rows=rows).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="rows is empty"):
+        nearest_neighbours(queries, base, rows=rows[:0])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+def test_the_first_of_equally_near_rows_is_taken(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", block_bytes)
+    base = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert nearest_neighbours(np.array([[0.0, 2.0], [2.0, 0.0]]), base).tolist() == [1, 0]
 
 
 def test_float16_features_do_not_overflow() -> None:

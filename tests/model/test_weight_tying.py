@@ -137,6 +137,7 @@ def test_files_keep_the_tie_and_older_files_have_none(tmp_path):
     assert frozen(load_model(tmp_path).params) == frozen(untied_model.params)
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_a_solver_trains_it_stops_and_goes_on_with_the_same_bits(tmp_path):
     capgpu.set_backend("numpy")
     data = dataset()

@@ -1,0 +1,106 @@
+"""Decoding in PyTorch, as its users write it: one batched step, then a choice among all hypotheses' words.
+
+eager
+    Plain calls under `inference_mode`.
+compiled
+    The step with the choice behind it through `torch.compile` (static shapes).
+
+Of each picture K hypotheses are followed. One that has ended keeps its score: the only word that may come is NULL, at
+no cost. Greedy decoding is a beam of one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bench.peers.torch_peer import Captioner, versions
+from bench.workloads import END, NULL, SAMPLE_LENGTH, START, Workload
+
+__all__ = ["TorchDecoding", "make_task", "versions"]
+
+State = tuple[torch.Tensor, ...]
+
+
+def advance(word: torch.Tensor, state: State, scores: torch.Tensor, weights: State, lstm: bool) -> tuple[Any, ...]:
+    """Take the hypotheses of (N, K) words one step on: words, states (N K, H), scores and parents' rows (N, K)."""
+    embed, w_ih, w_hh, bias, w_vocab, b_vocab = weights
+    h, c = state
+    count, width = scores.shape
+    flat = word.reshape(-1)
+    gates = functional.linear(embed[flat], w_ih, bias).addmm_(h, w_hh.t())
+    if lstm:
+        i, f, g, o = gates.chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    else:
+        h = torch.tanh(gates)
+    log_probs = functional.linear(h, w_vocab, b_vocab).log_softmax(1)
+    ended = (flat == END) | (flat == NULL)
+    log_probs[:, NULL] = torch.where(ended, 0.0, -math.inf)
+    log_probs[:, START] = -math.inf
+    log_probs[:, START + 1 :].masked_fill_(ended[:, None], -math.inf)
+    total = (scores.reshape(-1, 1) + log_probs).reshape(count, -1)
+    scores, places = total.topk(width, dim=1)
+    size = log_probs.shape[1]
+    rows = (places // size + width * torch.arange(count)[:, None]).reshape(-1)
+    return places % size, (h[rows], c[rows] if lstm else c), scores, rows
+
+
+class TorchDecoding:
+    """100 captions, searched for with a beam."""
+
+    def __init__(self, mode: str, work: Workload, job: str) -> None:
+        torch._dynamo.reset()
+        self.lstm = work.cell == "lstm"
+        self.model = Captioner(work)
+        self.features = torch.tensor(work.sample_features)
+        self.width = 1 if job == "greedy" else int(job.removeprefix("beam"))
+        self.advance: Any = torch.compile(advance, dynamic=False) if mode == "compiled" else advance
+        self.words = self.scores = torch.empty(0)
+
+    def build(self) -> None:
+        """Compile by running once."""
+        self.step()
+
+    def release(self) -> None:
+        """Drop the last step's result."""
+        self.words = self.scores = torch.empty(0)
+
+    def set_rate(self, rate: float) -> None:
+        """Nothing is learnt."""
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Write the captions."""
+        embed, _, _, w_ih, w_hh, bias, w_vocab, b_vocab = self.model.trained()
+        weights = (embed, w_ih, w_hh, bias, w_vocab, b_vocab)
+        h = self.model.proj(self.features).repeat_interleave(self.width, 0)
+        count = len(self.features)
+        state: State = (h, torch.zeros_like(h))
+        scores = torch.full((count, self.width), -math.inf)
+        scores[:, 0] = 0
+        word = torch.full((count, self.width), START)
+        written = torch.empty((count * self.width, SAMPLE_LENGTH), dtype=torch.int64)
+        for t in range(SAMPLE_LENGTH):
+            word, state, scores, rows = self.advance(word, state, scores, weights, self.lstm)
+            written = written[rows]
+            written[:, t] = word.reshape(-1)
+            if bool(((word == END) | (word == NULL)).all()):
+                written[:, t + 1 :] = NULL
+                break
+        self.words = written.reshape(count, self.width, -1)[:, 0]
+        self.scores = scores[:, 0]
+
+    def result(self) -> dict[str, np.ndarray]:
+        """Return the log-probability of each picture's best caption."""
+        return {"scores": self.scores.numpy()}
+
+
+def make_task(mode: str, work: Workload, job: str) -> TorchDecoding:
+    """Return the task of `mode`: eager or compiled."""
+    return TorchDecoding(mode, work, job)

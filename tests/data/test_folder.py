@@ -1,0 +1,221 @@
+"""Pictures and a file of captions: columns, JSON lines, tokens; read, or refused with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capgpu.data.folder import captions_file, folder_source
+from capgpu.data.source import UNSPLIT, Pictures
+from capgpu.data.text_files import DataFileError
+from oracles.sources import check_source, json_values, read_or_refused
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def captions(path: Path, content: str | bytes, split: str = UNSPLIT) -> dict[Any, list[str]]:
+    source = folder_source(written(path, content), None)
+    check_source(source)
+    pictures = source.splits[split]
+    return dict(zip(pictures.image_ids, pictures.captions, strict=True))
+
+
+TWO = {"a.jpg": ["a dog, and a cat", 'the "dog"'], "b c.jpg": ["two birds"]}
+FORMS = {
+    "captions.csv": 'image,caption\na.jpg,"a dog, and a cat"\na.jpg,"the ""dog"""\nb c.jpg,two birds\n',
+    "semicolons.csv": 'Image;Caption\na.jpg;a dog, and a cat\na.jpg;the "dog"\nb c.jpg;two birds',
+    "captions.tsv": 'caption\timage\na dog, and a cat\ta.jpg\nthe "dog"\ta.jpg\ntwo birds\tb c.jpg\n',
+    "results.csv": (  # of Flickr30k
+        'image_name| comment_number| comment\na.jpg| 0| a dog, and a cat\na.jpg| 1| the "dog"\nb c.jpg| 0| two birds\n'
+    ),
+    "captions.jsonl": (
+        '{"image": "a.jpg", "captions": ["a dog, and a cat", "the \\"dog\\""]}\n\n'
+        '{"file_name": "b c.jpg", "caption": "two birds"}\n'
+    ),
+    "Flickr8k.token.txt": 'a.jpg#0\ta dog, and a cat\na.jpg#1\tthe "dog"\nb c.jpg#0\ttwo birds\n',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_all_forms_hold_the_same(name: str, end: str, mark: str, tmp_path: Path) -> None:
+    assert captions(tmp_path / name, mark + FORMS[name].replace("\n", end)) == TWO
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_file_cut_anywhere_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    whole = FORMS[name].encode()
+    for size in range(len(whole)):
+        path = written(tmp_path / name, whole[:size])
+        refusal = read_or_refused(lambda path=path: folder_source(path, None), path)
+        assert refusal or size > whole.index(b"a.jpg")
+
+
+def test_splits_are_taken_from_a_column_or_a_key(tmp_path: Path) -> None:
+    csv = "split,image,caption\nTrain,a.jpg,a dog\nvalid,b.jpg,a cat\nrestval,c.jpg,a cow\n"
+    assert captions(tmp_path / "a.csv", csv, "train") == {"a.jpg": ["a dog"], "c.jpg": ["a cow"]}
+    lines = [
+        json.dumps({"split": split, "image": image, "caption": "a dog"})
+        for split, image in (("train", "a"), ("x", "b"))
+    ]
+    assert captions(tmp_path / "a.jsonl", "\n".join(lines), "x") == {"b": ["a dog"]}
+
+
+def test_lines_in_quotation_marks_belong_to_their_caption(tmp_path: Path) -> None:
+    text = 'image,caption\na.jpg,"a dog\n\nand a cat"\nb.jpg,"two\r\nbirds"\n'
+    assert captions(tmp_path / "a.csv", text) == {"a.jpg": ["a dog\n\nand a cat"], "b.jpg": ["two\r\nbirds"]}
+
+
+def test_what_editors_take_for_one_line_is_one(tmp_path: Path) -> None:
+    odd = "a dog\u2028and\x85a\x0bcat\x1c!"
+    assert captions(tmp_path / "x.token.txt", f"a.jpg#0\t{odd}\nb.jpg#0\tb\n") == {"a.jpg": [odd], "b.jpg": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "", "line 1: the header names"),
+        ("a.csv", "image,caption\n", "holds no captions"),
+        ("a.csv", "\n\nimage,words\na.jpg,x\n", "line 3: the header names 'image', 'words'; wanted columns"),
+        ("a.csv", "a.jpg,a dog\n", "line 1: the header names 'a.jpg'"),
+        ("a.csv", 'image,caption\na.jpg,"x\n\ny"\nb.jpg,p,q\n', "line 5 has 3 columns, the header 2.*quotation marks"),
+        ("a.csv", 'image,caption\na.jpg,"x\n\ny",z\n', "line 2 has 3 columns"),
+        ("a.csv", 'image,caption\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "line 3: a quotation mark is opened and never"),
+        ("a.csv", 'image,caption\na.jpg,"x" y\n', "line 2: ',' expected after '\"'"),
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg, \n", "line 3, column caption is empty"),
+        ("a.csv", "image,caption\n,x\n", "line 2, column image is empty"),
+        ("a.csv", "image,caption\na.jpg,a\x00b\n", "line 2, column caption is 'a.x00b'"),
+        ("a.csv", "image,caption\na.jpg," + "x" * 200_000, "line 2: field larger"),
+        (
+            "a.csv",
+            "image,caption,split\na,x,train\na,y,val\n",
+            "line 3: a is in the split val here, in the split train",
+        ),
+        ("a.csv", "image,caption,split\na,x,train\nb,y,\n", "line 3, column split is ''"),
+        ("a.csv", "image,caption,split\na,x,all\n", "line 2, column split is 'all'"),
+        ("a.csv", b"image,caption\na.jpg,\xe4\n", "line 2: byte 20 .0xe4. is not UTF-8"),
+        # as in Flickr30k's file
+        (
+            "results.csv",
+            "image_name| comment_number| comment\n1.jpg| 0| a\n4199.jpg| 4   dog runs\n",
+            "line 3 has 2 co",
+        ),
+        (
+            "a.tsv",
+            "image\tcaption\na.jpg\tx\ty\n",
+            r"line 2 has 3 columns, the header 2: a caption must not hold a '.t'",
+        ),
+        ("a.jsonl", '{"image": "a", "caption": "x"}\n{"image": "a", "caption"}', "line 2, column 25: no valid JSON"),
+        ("a.jsonl", "[1]", "line 1 is a list; wanted an object"),
+        ("a.jsonl", '{"caption": "x"}', "line 1 has the keys 'caption'; wanted image"),
+        ("a.jsonl", '{"image": 7, "caption": "x"}', "line 1: image is 7; wanted a text"),
+        ("a.jsonl", '{"image": "a", "caption": NaN}', "line 1: caption is nan; wanted a text"),
+        ("a.jsonl", '{"image": "a", "captions": []}', "line 1: captions is an empty list"),
+        ("a.jsonl", '{"image": "a", "captions": ["x", ""]}', "line 1: captions is empty"),
+        ("a.jsonl", '{"image": ' + "1" * 5000 + "}", "line 1 is JSON that cannot be read"),
+        ("a.jsonl", '{"image": ' + "[" * 5000, "line 1 is JSON that cannot be read"),
+        (
+            "a.jsonl",
+            '{"image": "a", "caption": "x", "split": "val"}\n{"image": "a", "caption": "y"}',
+            "line 2: a is in no split here, in the split val above",
+        ),
+        (
+            "a.jsonl",
+            '{"image": "a", "caption": "x", "split": "val"}\n{"image": "b", "caption": "y"}',
+            "b has no split, others have one",
+        ),
+        ("x.token.txt", "a.jpg#0\tx\na.jpg#0\ty\n", "line 2 gives a.jpg#0 anew; it stands in line 1"),
+        ("x.token.txt", "a.jpg#0\tx\n\nb.jpg\ty\n", r"line 3 is 'b.jpg.ty'; wanted name.jpg#0"),
+        ("x.token.txt", "a.jpg#0\tx\nb.jpg#0\t \n", "line 2, the caption is empty"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(name: str, content: str | bytes, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=says) as error:
+        folder_source(written(tmp_path / name, content), None)
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert len(str(error.value)) < len(str(tmp_path)) + 300
+
+
+def pictures_of(folder: Path, names: list[str]) -> Pictures:
+    return folder_source(
+        written(folder / "a.csv", "image,caption\n" + "".join(f"{n},x\n" for n in names)), None
+    ).splits[UNSPLIT]
+
+
+def test_pictures_are_found_beside_the_file_or_in_a_folder_of_the_usual_name(tmp_path: Path) -> None:
+    assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / "0.png", tmp_path / "1.png"]
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "Images" / "1.png").touch()  # the first may be missing
+    assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / "Images" / f"{i}.png" for i in range(2)]
+    (tmp_path / "0.png").touch()
+    assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / f"{i}.png" for i in range(2)]
+
+
+def test_names_may_lead_anywhere_on_disk(tmp_path: Path) -> None:
+    # who may read a file may also caption it; what is no picture is left out later
+    names = ["../up.png", "/abs.png", "x" * 300]
+    assert pictures_of(tmp_path, names).files == [tmp_path / "../up.png", Path("/abs.png"), tmp_path / ("x" * 300)]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["a.csv", "notes.txt", "a.png"], "a.csv"),
+        (["Captions.TSV", "notes.txt"], "Captions.TSV"),
+        (["captions.txt", "splits.csv"], "captions.txt"),
+        (["Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "readme.txt"], "Flickr8k.token.txt"),
+        (["a.csv", "b.tsv"], "a.csv, b.tsv"),
+        (["captions.csv", "captions.jsonl"], "captions.csv, captions.jsonl"),
+        (["dataset.json"], "none"),
+        ([], "none"),
+    ],
+)
+def test_the_file_of_captions_is_found_or_asked_for(names: list[str], chosen: str, tmp_path: Path) -> None:
+    (tmp_path / "captions").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    if chosen in names:
+        assert captions_file(tmp_path) == tmp_path / chosen
+    else:
+        with pytest.raises(DataFileError, match=f"which file holds the captions. Found: {chosen}"):
+            captions_file(tmp_path)
+
+
+@pytest.mark.timeout(30)
+def test_a_hundred_thousand_rows_take_no_longer_than_they_must(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 50_000}.jpg,a dog\n" for i in range(100_000))
+    assert len(captions(tmp_path / "a.csv", "image,caption\n" + rows)) == 50_000
+    tokens = "".join(f"a.jpg#{i}\ta dog\n" for i in range(100_000))
+    assert len(captions(tmp_path / "a.token.txt", tokens)["a.jpg"]) == 100_000
+    line = json.dumps({"image": "a.jpg", "captions": ["a dog " * 170_000]})
+    assert len(captions(tmp_path / "a.jsonl", line)) == 1
+
+
+texts = st.text('ab,;|"#0\t\r\n\x00\u2028é{[:', max_size=30) | st.text(max_size=20)
+
+
+@given(st.sampled_from(list(FORMS)), texts, texts, st.integers(0, 200))
+def test_any_text_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, before: str, after: str, place: int
+) -> None:
+    whole = FORMS[name]
+    path = tmp_path_factory.getbasetemp() / name
+    for content in (before, whole[:place] + before + whole[place:] + after):
+        path.write_bytes(content.encode("utf-8", "surrogatepass"))
+        read_or_refused(lambda: folder_source(path, None), path)
+
+
+@given(st.lists(json_values("image", "caption", "captions", "split"), max_size=3))
+def test_any_json_lines_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: list[Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, values)))
+    read_or_refused(lambda: folder_source(path, None), path)

@@ -1,0 +1,61 @@
+"""An encoder of pictures without a network, which counts its work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.checkpoint import atomic_write
+from capgpu.vision import Encoded, Projection
+
+
+class CountingEncoder:
+    """It reads files that begin with PIC; the features are made of the checksum of the rest."""
+
+    sha256 = "0123456789abcdef"
+
+    def __init__(self, dim: int = 4, projection: Projection | None = None) -> None:
+        self.network_dim = dim
+        self.projection = projection
+        self.seen: list[str] = []
+
+    @property
+    def dim(self) -> int:
+        return self.network_dim if self.projection is None else self.projection.components.shape[1]
+
+    def features(self, path: Path) -> npt.NDArray[np.float32]:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        return np.frombuffer(digest, np.uint8)[: self.network_dim].astype(np.float32)
+
+    def encode(self, paths: Sequence[Path]) -> Encoded:
+        self.seen += [path.name for path in paths]
+        kept, broken = [], []
+        for i, path in enumerate(paths):
+            if path.is_file() and path.read_bytes().startswith(b"PIC"):
+                kept.append(i)
+            else:
+                broken.append((i, f"{path}: is no picture"))
+        rows = [self.features(paths[i]) for i in kept]
+        return Encoded(np.array(rows, np.float32).reshape(len(kept), self.network_dim), kept, broken)
+
+    def with_projection(self, projection: Projection | None) -> Any:
+        return CountingEncoder(self.network_dim, projection)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "encoder.json", "w") as file:
+            file.write(f'{{"dim": {self.dim}}}')
+
+
+def picture_files(folder: Path, count: int, broken: Sequence[int] = ()) -> list[Path]:
+    """Write files that `CountingEncoder` reads, and some that it does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{i}.png" for i in range(count)]
+    for i, file in enumerate(files):
+        file.write_text(f"no {i}" if i in broken else f"PIC {i}")
+    return files

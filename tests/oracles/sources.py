@@ -1,0 +1,66 @@
+"""Files of captions for tests: builders, anything that JSON can hold, and what must be true of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from capgpu.data.source import Source
+from capgpu.data.text_files import DataFileError
+
+
+def karpathy_annotations(splits: dict[Any, str], raw: str = "A dog.") -> dict[str, Any]:
+    """Return Karpathy's format for the split of each COCO id, all keys as in his files."""
+    return {
+        "dataset": "coco",
+        "images": [
+            {
+                "filepath": "val2014",
+                "sentids": [row],
+                "filename": f"{image}.jpg",
+                "imgid": row,
+                "split": split,
+                "sentences": [{"tokens": raw.split(), "raw": raw, "imgid": row, "sentid": row}],
+                "cocoid": image,
+            }
+            for row, (image, split) in enumerate(splits.items())
+        ],
+    }
+
+
+def json_values(*keys: str) -> st.SearchStrategy[Any]:
+    """Return anything that a JSON file can hold, and that Python reads; objects with the given keys, mostly."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.integers(0, 3) | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(keys) | st.text(max_size=3), inner, max_size=len(keys))
+        ),
+        max_leaves=12,
+    )
+
+
+def check_source(source: Source) -> None:
+    """Check what everything behind a source relies on."""
+    ids = [image for pictures in source.splits.values() for image in pictures.image_ids]
+    assert len(set(ids)) == len(ids) > 0
+    for name, pictures in source.splits.items():
+        assert name.isidentifier()
+        assert len(pictures) == len(pictures.image_ids) == len(pictures.captions) > 0
+        assert pictures.files is None or len(pictures.files) == len(pictures)
+        assert all(captions and all(text.strip() for text in captions) for captions in pictures.captions)
+
+
+def read_or_refused(read: Callable[[], Source], path: Path) -> str | None:
+    """Return the words of a refusal, which name the file; None for a source that is as it should be."""
+    refusal = None
+    try:
+        check_source(read())
+    except DataFileError as error:
+        refusal = str(error)
+    assert refusal is None or str(path) in refusal
+    assert "\n" not in (refusal or "")
+    return refusal
