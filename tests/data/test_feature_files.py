@@ -102,12 +102,10 @@ def test_rows_without_ids_are_in_the_order_of_the_captions(tmp_path: Path) -> No
             by_place.rows_of(list(range(count)))
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "h5 compact"])  # such are below 64 KiB
 def test_files_far_larger_than_what_is_held_in_memory_are_opened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "h5 compact":
-        pytest.skip("such a dataset is smaller than 64 KiB")
     monkeypatch.setattr(capgpu.data.feature_files, "_BYTES_AT_ONCE", 1 << 19)
     path = written(tmp_path, kind, np.ones((4096, 1024), np.float32))  # 16 MiB
     open_features(path)  # with what is imported, once
@@ -135,7 +133,7 @@ def test_files_far_larger_than_what_is_held_in_memory_are_opened(
 )
 def test_features_that_cannot_be_used_are_refused(kind: str, rows: Array, says: str, tmp_path: Path) -> None:
     if kind == "h5 in chunks" and rows.ndim == 0:
-        pytest.skip("there are no chunks of a single number")
+        kind = "h5"  # there are no chunks of a single number
     path = written(tmp_path, kind, rows)
     with pytest.raises(DataFileError, match=says) as error:
         open_features(path)
