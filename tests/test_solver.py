@@ -263,6 +263,24 @@ def test_a_split_without_words_cannot_be_scored() -> None:
         solver(data=data).evaluate()
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_training_loss_of_an_epoch_weighs_each_minibatch_by_its_captions(grouped: bool) -> None:
+    data, sizes, records = dataset(train=23, val=0), [], []
+
+    class Measures(TinyCaptioner):
+        def loss(self, features: Any, captions: Any, *, dropout_key: int | None = None) -> Any:
+            sizes.append(len(captions))
+            return super().loss(features, captions)
+
+    trainer = solver(
+        Measures(), data, group_by_length=grouped, callbacks=[lambda _, record: records.append(record["train_loss"])]
+    )
+    trainer.train()
+    words = int((data["train_captions"][:, 1:] != 0).sum())
+    totals = np.reshape(np.multiply(trainer.loss_history, sizes), (3, 4)).sum(axis=1)
+    assert records == pytest.approx(totals / words, rel=1e-12)
+
+
 # --- divergence -------------------------------------------------------------------------------------------
 
 
