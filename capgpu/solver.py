@@ -67,7 +67,7 @@ class CaptioningSolver:
     clip_norm : float, optional
         Largest joint norm of the gradients.
     group_by_length : bool
-        Whether captions of like lengths share a minibatch, see `capgpu.data.batches`.
+        Whether captions of like lengths share a minibatch: fewer steps of the recurrence, and fuller ones.
     validate : bool, optional
         Whether to score the whole validation split after each epoch. By default, if the data have one, unless
         it holds more than 20 captions for each one of training.

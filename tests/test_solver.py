@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +282,32 @@ def test_the_training_loss_of_an_epoch_weighs_each_minibatch_by_its_captions(gro
     words = int((data["train_captions"][:, 1:] != 0).sum())
     totals = np.reshape(np.multiply(trainer.loss_history, sizes), (3, 4)).sum(axis=1)
     assert records == pytest.approx(totals / words, rel=1e-12)
+
+
+@pytest.mark.parametrize("leaves", ["finishes", "is interrupted", "fails"])
+def test_training_on_a_mapped_file_has_the_bits_of_memory_and_leaves_no_thread(leaves: str, tmp_path: Path) -> None:
+    def leave(call: int) -> None:
+        if leaves != "finishes" and call == 2:
+            if leaves == "fails":
+                raise RuntimeError("no more")
+            signal.raise_signal(signal.SIGINT)
+
+    data = dataset(val=9)
+    files = {}
+    for name in ("train_features", "val_features"):
+        np.save(tmp_path / f"{name}.npy", data[name])
+        files[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    trainers = []
+    for features in ({}, files):
+        trainers.append(solver(TinyCaptioner(before=leave), data | features))
+        with pytest.raises(RuntimeError, match="no more") if leaves == "fails" else nullcontext():
+            trainers[-1].train()
+        assert [thread.name for thread in threading.enumerate() if "prefetch" in thread.name] == []
+    memory, mapped = trainers
+    assert frozen(mapped.model.params) == frozen(memory.model.params)
+    assert mapped.loss_history == memory.loss_history
+    assert mapped.val_loss_history == memory.val_loss_history
+    assert mapped.step == (12 if leaves == "finishes" else 3 if leaves == "is interrupted" else 2)
 
 
 # --- divergence -------------------------------------------------------------------------------------------

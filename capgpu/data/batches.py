@@ -13,10 +13,11 @@ import numpy as np
 
 from capgpu.checks import check_count
 from capgpu.data.arrays import Minibatch, split_arrays
+from capgpu.data.prefetch import prefetch
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
 
-HostInts: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+HostInts: TypeAlias = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 #: Minibatches among which captions are sorted by length: enough to find captions of one length for each of them, few
 #: enough that a caption meets other ones in every epoch.
@@ -69,11 +70,14 @@ def epoch_batches(
         Minibatches to skip, for continuing within an epoch.
     group_by_length : bool
         Whether captions of like lengths share a minibatch. The order of the minibatches is shuffled all the same.
+        Packed captions have no padding to save; what is saved are steps of the recurrence, which are then fuller.
 
     Returns
     -------
     generator of (captions, features, image_idxs)
-        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`.
+        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features of
+        a mapped file are read ahead on a thread, which ends with the generator: close it where a loop may be left
+        early.
 
     Raises
     ------
@@ -94,9 +98,10 @@ def epoch_batches(
     return _take(arrays, selections[start:])
 
 
-def _lengths(captions: np.ndarray[Any, Any], null: int) -> HostInts:
+def _lengths(captions: HostInts, null: int) -> HostInts:
     """Count the steps of each caption: to its last word that is not NULL."""
-    return np.asarray(((captions != null) * np.arange(captions.shape[1])).max(axis=1))
+    columns = np.arange(captions.shape[1], dtype=np.int32)
+    return np.asarray(((captions != null) * columns).max(axis=1))
 
 
 def _grouped(order: HostInts, lengths: HostInts, number: int, places: HostInts) -> list[HostInts]:
@@ -126,7 +131,7 @@ def evaluation_batches(
     Returns
     -------
     generator of (captions, features, image_idxs)
-        Each as from `capgpu.data.arrays.sample_minibatch`.
+        Each as from `capgpu.data.arrays.sample_minibatch`, with features as from `epoch_batches`.
 
     Raises
     ------
@@ -140,6 +145,13 @@ def evaluation_batches(
 
 
 def _take(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
+    # Rows of a mapped file may have to come from a disk. Those in memory are gathered sooner than a thread is told to;
+    # and where they go to a device, that is at work on its queue meanwhile, anyway.
+    batches = _gather(arrays, selections)
+    return prefetch(batches) if isinstance(arrays[1], np.memmap) else batches
+
+
+def _gather(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
     captions, features, image_idxs = arrays
     for chosen in selections:
         images = image_idxs[chosen]

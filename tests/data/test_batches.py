@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -152,3 +155,43 @@ def test_a_batch_has_at_least_one_caption() -> None:
         evaluation_batches(dictionary(), 0, "train")
     with pytest.raises(ValueError, match="batch_size is 0"):
         epoch_batches(dictionary(), 0, seed=0, epoch=0)
+
+
+# --- features of a mapped file ----------------------------------------------------------------------------
+
+
+def mapped(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    np.save(folder / "features.npy", data["train_features"])
+    return {**data, "train_features": np.load(folder / "features.npy", mmap_mode="r")}
+
+
+def helpers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_of_a_mapped_file_are_those_of_memory_and_gathered_ahead_on_a_thread(
+    tmp_path: Path, grouped: bool
+) -> None:
+    data = dictionary(33)
+    settings: dict[str, Any] = {"seed": 2, "epoch": 1, "group_by_length": grouped}
+    there = epoch_batches(mapped(data, tmp_path), 5, **settings)
+    here = epoch_batches(data, 5, **settings)
+    for batch, wanted in zip(there, here, strict=True):
+        assert helpers() == ["capgpu-prefetch_0"]
+        for array, expected in zip(batch, wanted, strict=True):
+            assert type(array) is np.ndarray
+            np.testing.assert_array_equal(array, expected)
+    assert helpers() == []
+
+
+def test_leaving_an_epoch_early_leaves_no_thread_behind(tmp_path: Path) -> None:
+    with closing(epoch_batches(mapped(dictionary(33), tmp_path), 2, seed=0, epoch=0)) as batches:
+        next(batches)
+    assert helpers() == []
+
+
+def test_rows_in_memory_need_no_thread() -> None:
+    with closing(epoch_batches(dictionary(33), 2, seed=0, epoch=0)) as batches:
+        next(batches)
+        assert helpers() == []
