@@ -14,6 +14,7 @@ from capgpu.backend import Array, asarray
 from capgpu.checks import check_count, check_positive, checked_data
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import epoch_batches, iterations_per_epoch
+from capgpu.data.placement import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
@@ -43,7 +44,8 @@ class CaptioningSolver:
         its loss summed over the words and divided by the captions. ``nll`` serves validation if it is there,
         and ``loss`` gets a ``dropout_key`` if ``feature_dropout`` or ``output_dropout`` is above 0.
     data : dict
-        The course's data dictionary, see `capgpu.data.arrays`.
+        The course's data dictionary, see `capgpu.data.arrays`. While `train` runs, a device holds a copy of the
+        features that fit, see `capgpu.data.placement`.
     update_rule : str
         One of `capgpu.optim.UPDATE_RULES`.
     optim_config : dict, optional
@@ -163,6 +165,7 @@ class CaptioningSolver:
             feature_dim=sizes["W_proj"][0] if "W_proj" in sizes else None,
         )
         self.model, self.data, self.update_rule = model, data, update_rule
+        self._placed = data  # while training, with features on the device
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
         self.print_every, self.verbose, self.clip_norm = print_every, verbose, clip_norm
         self.group_by_length = bool(group_by_length)
@@ -268,6 +271,7 @@ class CaptioningSolver:
                     "split (validate=True scores it all the same)"
                 )
             try:
+                self._placed = place_features(self.data, self._splits)
                 self._train_epochs(report, guard)
                 reason = "interrupted" if self.interrupted else "finished"
             except Exception as error:
@@ -276,6 +280,7 @@ class CaptioningSolver:
                     self._save()  # a step is made whole or not at all: a metric that fails costs no epoch
                 raise
             finally:
+                self._placed = self.data
                 report.write("end", step=self.step, epoch=self.epoch, reason=reason)
 
     def _train_epochs(self, report: Reporter, guard: InterruptGuard) -> None:
@@ -302,7 +307,7 @@ class CaptioningSolver:
         looked_at = step  # the first step of an epoch is, whatever print_every
         report.begin_epoch(step)
         batches = epoch_batches(
-            self.data,
+            self._placed,
             self.batch_size,
             seed=self.seed,
             epoch=self.epoch,
@@ -344,7 +349,7 @@ class CaptioningSolver:
             **report.end_updates(self.step),
         }
         if self.validate:
-            score = loss_per_token(self.model, self.data, "val", self.batch_size, lambda: guard.requested)
+            score = loss_per_token(self.model, self._placed, "val", self.batch_size, lambda: guard.requested)
             if score is None:
                 return False
             record |= {"val_loss": score, "best": score < self.best_val_loss}

@@ -13,6 +13,7 @@ import numpy as np
 
 from capgpu.checks import check_count
 from capgpu.data.arrays import Minibatch, split_arrays
+from capgpu.data.placement import take_rows
 from capgpu.data.prefetch import prefetch
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
@@ -75,9 +76,9 @@ def epoch_batches(
     Returns
     -------
     generator of (captions, features, image_idxs)
-        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features of
-        a mapped file are read ahead on a thread, which ends with the generator: close it where a loop may be left
-        early.
+        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features are taken
+        where they live (`capgpu.data.placement`); from a mapped file they are read ahead on a thread, which ends with
+        the generator: close it where a loop may be left early.
 
     Raises
     ------
@@ -155,4 +156,4 @@ def _gather(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch
     captions, features, image_idxs = arrays
     for chosen in selections:
         images = image_idxs[chosen]
-        yield captions[chosen], features[images], images
+        yield captions[chosen], take_rows(features, images), images
