@@ -32,6 +32,7 @@ __all__ = [
     "asarray",
     "backend_info",
     "current_backend",
+    "free_device_memory",
     "is_host_array",
     "set_backend",
     "synchronize",
@@ -449,6 +450,24 @@ def synchronize() -> None:
     """Wait until the current backend's device has finished its work (nothing to wait for on the host)."""
     if current_backend().name == "cuda":
         importlib.import_module("cupy").cuda.get_current_stream().synchronize()
+
+
+def free_device_memory() -> int | None:
+    """Tell how much memory new arrays of the current backend can have on its device.
+
+    Returns
+    -------
+    int or None
+        Bytes: what the device has free, and what CuPy's pool holds without using it, within the pool's limit. None
+        where arrays live on the host.
+    """
+    if current_backend().name != "cuda":
+        return None
+    cupy = importlib.import_module("cupy")
+    pool = cupy.get_default_memory_pool()
+    free = int(cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes())
+    limit = pool.get_limit()
+    return min(free, max(limit - pool.used_bytes(), 0)) if limit else free
 
 
 # --- telling ---------------------------------------------------------------------------------------

@@ -12,14 +12,16 @@ from typing import Any, TypeAlias
 
 from capgpu.backend import Array, asarray
 from capgpu.checks import check_count, check_positive, checked_data
-from capgpu.data.arrays import epoch_batches, iterations_per_epoch, split_arrays, validate_data
+from capgpu.data.arrays import split_arrays, validate_data
+from capgpu.data.batches import epoch_batches, iterations_per_epoch
+from capgpu.data.placement import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.random import fold_key
 from capgpu.training.history import plain, rewind_history
 from capgpu.training.interrupt import InterruptGuard
-from capgpu.training.losses import LossRecord, copy_arrays
+from capgpu.training.losses import LossRecord, copy_arrays, divergence
 from capgpu.training.reporting import Reporter
 from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
 
@@ -42,7 +44,8 @@ class CaptioningSolver:
         its loss summed over the words and divided by the captions. ``nll`` serves validation if it is there,
         and ``loss`` gets a ``dropout_key`` if ``feature_dropout`` or ``output_dropout`` is above 0.
     data : dict
-        The course's data dictionary, see `capgpu.data.arrays`.
+        The course's data dictionary, see `capgpu.data.arrays`. While `train` runs, a device holds a copy of the
+        features that fit, see `capgpu.data.placement`.
     update_rule : str
         One of `capgpu.optim.UPDATE_RULES`.
     optim_config : dict, optional
@@ -65,6 +68,8 @@ class CaptioningSolver:
         Steps over which the learning rate first rises.
     clip_norm : float, optional
         Largest joint norm of the gradients.
+    group_by_length : bool
+        Whether captions of like lengths share a minibatch: fewer steps of the recurrence, and fuller ones.
     validate : bool, optional
         Whether to score the whole validation split after each epoch. By default, if the data have one, unless
         it holds more than 20 captions for each one of training.
@@ -120,6 +125,7 @@ class CaptioningSolver:
         schedule: str | Schedule = "constant",
         warmup: int = 0,
         clip_norm: float | None = None,
+        group_by_length: bool = False,
         validate: bool | None = None,
         metric: Metric | None = None,
         keep_best: bool = False,
@@ -150,16 +156,19 @@ class CaptioningSolver:
         self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
         if keep_best and not self.validate:
             raise ValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+        self._splits = ("train", "val") if self.validate else ("train",)
         sizes = {name: tuple(array.shape) for name, array in model.params.items()}
         validate_data(
             data,
-            ("train", "val") if self.validate else ("train",),
+            self._splits,
             vocab_size=sizes["b_vocab"][0] if "b_vocab" in sizes else None,
             feature_dim=sizes["W_proj"][0] if "W_proj" in sizes else None,
         )
         self.model, self.data, self.update_rule = model, data, update_rule
+        self._placed = data  # while training, with features on the device
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
         self.print_every, self.verbose, self.clip_norm = print_every, verbose, clip_norm
+        self.group_by_length = bool(group_by_length)
         self.metric, self.keep_best, self.callbacks = metric, keep_best, tuple(callbacks)
         self.history, self.checkpoint = history, checkpoint
         self.seed = secrets.randbits(32) if seed is None else seed
@@ -183,6 +192,7 @@ class CaptioningSolver:
             "schedule": schedule if isinstance(schedule, str) else "a function",
             "warmup": int(warmup),
             "clip_norm": None if clip_norm is None else float(clip_norm),
+            "group_by_length": self.group_by_length,
             "train_captions": train_count,
         }
         if checkpoint is not None and (Path(checkpoint) / STATE_FILE).exists():
@@ -261,6 +271,7 @@ class CaptioningSolver:
                     "split (validate=True scores it all the same)"
                 )
             try:
+                self._placed = place_features(self.data, self._splits)
                 self._train_epochs(report, guard)
                 reason = "interrupted" if self.interrupted else "finished"
             except Exception as error:
@@ -269,6 +280,7 @@ class CaptioningSolver:
                     self._save()  # a step is made whole or not at all: a metric that fails costs no epoch
                 raise
             finally:
+                self._placed = self.data
                 report.write("end", step=self.step, epoch=self.epoch, reason=reason)
 
     def _train_epochs(self, report: Reporter, guard: InterruptGuard) -> None:
@@ -294,27 +306,34 @@ class CaptioningSolver:
         schedule_start = self._target * self.iterations_per_epoch - steps
         looked_at = step  # the first step of an epoch is, whatever print_every
         report.begin_epoch(step)
-        for captions, features, _ in epoch_batches(
-            self.data, self.batch_size, seed=self.seed, epoch=self.epoch, start=done
-        ):
-            key = {"dropout_key": fold_key(self.seed, step)} if dropout else {}
-            with checked_data():
-                loss, grads = model.loss(asarray(features), captions, **key)
-            on_host = self._losses.append(loss)
-            printed = step % self.print_every == 0
-            if printed or step == looked_at:
-                self._check_losses()
-                self._losses.keep(step, model.params)
-            elif on_host:
-                self._check_losses()
-            factor = self._schedule(step - schedule_start, steps)
-            self._optimizer.step(model.params, grads, factor, self.clip_norm)
-            del grads  # the next step's gradients take their memory
-            step = self.step = step + 1
-            if printed:
-                report.step(step, self.epoch + 1, self._losses.values[-1], self._learning_rate() * factor)
-            if guard.requested:
-                return
+        batches = epoch_batches(
+            self._placed,
+            self.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            start=done,
+            group_by_length=self.group_by_length,
+        )
+        with closing(batches):
+            for captions, features, _ in batches:
+                key = {"dropout_key": fold_key(self.seed, step)} if dropout else {}
+                with checked_data():
+                    loss, grads = model.loss(asarray(features), captions, **key)
+                on_host = self._losses.append(loss)
+                printed = step % self.print_every == 0
+                if printed or step == looked_at:
+                    self._check_losses()
+                    self._losses.keep(step, model.params)
+                elif on_host:
+                    self._check_losses()
+                factor = self._schedule(step - schedule_start, steps)
+                self._optimizer.step(model.params, grads, factor, self.clip_norm)
+                del grads  # the next step's gradients take their memory
+                step = self.step = step + 1
+                if printed:
+                    report.step(step, self.epoch + 1, self._losses.values[-1], self._learning_rate() * factor)
+                if guard.requested:
+                    return
 
     def _end_epoch(self, report: Reporter, guard: InterruptGuard) -> bool:
         """Score, record and save a finished epoch; False if Ctrl-C came before its score was known."""
@@ -330,7 +349,7 @@ class CaptioningSolver:
             **report.end_updates(self.step),
         }
         if self.validate:
-            score = loss_per_token(self.model, self.data, "val", self.batch_size, lambda: guard.requested)
+            score = loss_per_token(self.model, self._placed, "val", self.batch_size, lambda: guard.requested)
             if score is None:
                 return False
             record |= {"val_loss": score, "best": score < self.best_val_loss}
@@ -355,16 +374,10 @@ class CaptioningSolver:
 
     def _check_losses(self) -> None:
         bad = self._losses.first_not_finite()
-        if bad is None:
-            return
-        value = self._losses.values[bad]
-        self.step = self._losses.go_back(self.step, self.model.params)
-        raise FloatingPointError(
-            f"the loss of step {bad + 1} is {value}: training has diverged (learning rate "
-            f"{self._learning_rate():g}, clip_norm {self.clip_norm}). Train anew with a lower learning rate, "
-            f"or with clip_norm, say 5.0. model.params holds the parameters after step {self.step}, the last "
-            "ones known to be good."
-        )
+        if bad is not None:
+            loss = self._losses.values[bad]
+            self.step = self._losses.go_back(self.step, self.model.params)
+            raise divergence(bad + 1, loss, self.step, self._learning_rate(), self.clip_norm)
 
     # --- the state on disk -----------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ def test_the_same_seed_trains_the_same_weights(finished: Path, tmp_path: Path) -
 def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
     folder = trained(
         tmp_path / "run", "--cell", "rnn", "--dtype", "float64", "--dropout", "0", "--update-rule", "sgd",
-        "--schedule", "constant", "--learning-rate", "0.5", "--epochs", "1",
+        "--schedule", "constant", "--learning-rate", "0.5", "--epochs", "1", "--group-by-length",
     )  # fmt: skip
     model = load_model(folder)
     assert (model.cell_type, model.dtype, model.feature_dropout, model.output_dropout) == (
@@ -116,6 +116,7 @@ def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
     start = read_history(folder / "history.jsonl")[0]
     assert (start["update_rule"], start["schedule"], start["batch_size"]) == ("sgd", "constant", 600)
     assert start["optim_config"]["learning_rate"] == 0.5
+    assert start["group_by_length"] is True
 
 
 def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
@@ -171,6 +172,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     refused(run("caption", "--run", folder), "--resume")
     refused(run("train", "--out", folder, *TINY), "has not finished")
     refused(run("train", "--resume", "--out", folder, "--hidden", "16"), "--hidden is 16")
+    refused(run("train", "--resume", "--out", folder, "--group-by-length"), "--group-by-length is True")
+    config = json.loads((folder / "config.json").read_text())
+    del config["settings"]["group_by_length"]  # as an earlier version has written it
+    (folder / "config.json").write_text(json.dumps(config))
     resumed = run("train", "--resume", "--out", folder)
     assert resumed.exit_code == 0, resumed.output
     assert weight_bits(folder) == weight_bits(finished)

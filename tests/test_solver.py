@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +264,50 @@ def test_a_split_without_words_cannot_be_scored() -> None:
     data["val_captions"][:, 1:] = 0
     with pytest.raises(ValueError, match="val_captions holds no words"):
         solver(data=data).evaluate()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_training_loss_of_an_epoch_weighs_each_minibatch_by_its_captions(grouped: bool) -> None:
+    data, sizes, records = dataset(train=23, val=0), [], []
+
+    class Measures(TinyCaptioner):
+        def loss(self, features: Any, captions: Any, *, dropout_key: int | None = None) -> Any:
+            sizes.append(len(captions))
+            return super().loss(features, captions)
+
+    trainer = solver(
+        Measures(), data, group_by_length=grouped, callbacks=[lambda _, record: records.append(record["train_loss"])]
+    )
+    trainer.train()
+    words = int((data["train_captions"][:, 1:] != 0).sum())
+    totals = np.reshape(np.multiply(trainer.loss_history, sizes), (3, 4)).sum(axis=1)
+    assert records == pytest.approx(totals / words, rel=1e-12)
+
+
+@pytest.mark.parametrize("leaves", ["finishes", "is interrupted", "fails"])
+def test_training_on_a_mapped_file_has_the_bits_of_memory_and_leaves_no_thread(leaves: str, tmp_path: Path) -> None:
+    def leave(call: int) -> None:
+        if leaves != "finishes" and call == 2:
+            if leaves == "fails":
+                raise RuntimeError("no more")
+            signal.raise_signal(signal.SIGINT)
+
+    data = dataset(val=9)
+    files = {}
+    for name in ("train_features", "val_features"):
+        np.save(tmp_path / f"{name}.npy", data[name])
+        files[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    trainers = []
+    for features in ({}, files):
+        trainers.append(solver(TinyCaptioner(before=leave), data | features))
+        with pytest.raises(RuntimeError, match="no more") if leaves == "fails" else nullcontext():
+            trainers[-1].train()
+        assert [thread.name for thread in threading.enumerate() if "prefetch" in thread.name] == []
+    memory, mapped = trainers
+    assert frozen(mapped.model.params) == frozen(memory.model.params)
+    assert mapped.loss_history == memory.loss_history
+    assert mapped.val_loss_history == memory.val_loss_history
+    assert mapped.step == (12 if leaves == "finishes" else 3 if leaves == "is interrupted" else 2)
 
 
 # --- divergence -------------------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def solver(model: Any = None, **settings: Any) -> CaptioningSolver:
     return CaptioningSolver(model or TinyCaptioner(), dataset(), **(defaults | settings))
 
 
+def trained(**settings: Any) -> CaptioningSolver:
+    trainer = solver(**settings)
+    trainer.train()
+    return trainer
+
+
 def outcome(trainer: CaptioningSolver) -> Any:
     return {
         "params": frozen(trainer.model.params),
@@ -119,6 +125,31 @@ def test_a_captioner_with_dropout_stopped_within_an_epoch_resumes_with_the_same_
     assert outcome(resumed) == outcome(whole)
 
 
+@pytest.mark.parametrize("step", [0, 2, 5, 19])
+def test_minibatches_grouped_by_length_are_the_same_after_resuming(step: int, tmp_path: Path) -> None:
+    whole = trained(group_by_length=True)
+    assert outcome(whole) != outcome(trained())
+    solver(TinyCaptioner(before=interrupts_at(call_of(step))), group_by_length=True, checkpoint=tmp_path).train()
+    resumed = solver(group_by_length=True, checkpoint=tmp_path, resume=True)
+    assert resumed.step == step + 1
+    resumed.train()
+    assert outcome(resumed) == outcome(whole)
+
+
+def test_a_state_from_before_grouping_was_a_choice_resumes_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = solver(num_epochs=2, schedule="constant", checkpoint=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delitem(first._settings, "group_by_length")
+        first.train()
+    with pytest.raises(CheckpointError, match="group_by_length=False, this run has True"):
+        solver(schedule="constant", checkpoint=tmp_path, resume=True, group_by_length=True)
+    resumed = solver(schedule="constant", checkpoint=tmp_path, resume=True)
+    resumed.train()
+    assert outcome(resumed) == outcome(trained(schedule="constant"))
+
+
 def test_resuming_with_nothing_there_starts_afresh_and_a_finished_run_stays(tmp_path: Path) -> None:
     first = solver(checkpoint=tmp_path, resume=True, keep_best=True)
     first.train()
@@ -148,6 +179,7 @@ def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
         ({"batch_size": 6}, "batch_size=5"),
         ({"clip_norm": None}, "clip_norm=2.0"),
         ({"seed": 8}, "seed=7, this run has 8"),
+        ({"group_by_length": True}, "group_by_length=False, this run has True"),
         (
             {"model": TinyCaptioner(dtype="float32")},
             "another model: W_proj is .*float64.* there and .*float32",

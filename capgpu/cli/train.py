@@ -86,6 +86,7 @@ class _FiniteRange(click.FloatRange):
     help="Part of a true word's probability that is spread over all words.",
 )
 @click.option("--tie-weights", is_flag=True, help="Score words by their own vectors; needs --wordvec = --hidden.")
+@click.option("--group-by-length", is_flag=True, help="Put captions of like lengths into one minibatch.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of parameters, minibatches and dropout.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the parameters.")
 @backend_option
@@ -180,6 +181,7 @@ def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) 
         print_every=50,
         seed=settings["seed"],
         schedule=settings["schedule"],
+        group_by_length=settings.get("group_by_length", False),
         keep_best=True,
         history=run.history,
         checkpoint=run.checkpoint if resume else None,

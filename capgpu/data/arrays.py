@@ -1,16 +1,14 @@
-"""The course's data dictionary: checks, and minibatches drawn from it.
+"""The course's data dictionary: its parts, its checks, and the course's way to draw from it.
 
 The dictionary holds, for each split ("train", "val", ...), ``<split>_captions`` (integers, one caption a row,
 padded with 0), ``<split>_image_idxs`` (the image of each caption) and ``<split>_features`` (one image a row),
-all NumPy arrays on the host, beside ``word_to_idx`` and ``idx_to_word``.
-
-The order of minibatches is a pure function of (seed, epoch): a run that stops anywhere can be continued with
-the same batches, and there is no generator state to save.
+all NumPy arrays on the host, beside ``word_to_idx`` and ``idx_to_word``. What training draws is in
+`capgpu.data.batches`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -18,15 +16,7 @@ import numpy as np
 
 from capgpu.checks import check_count
 
-__all__ = [
-    "epoch_batches",
-    "evaluation_batches",
-    "iterations_per_epoch",
-    "sample_minibatch",
-    "split_arrays",
-    "splits_of",
-    "validate_data",
-]
+__all__ = ["Minibatch", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 #: Captions (N, T), features (N, D), and the image index of each caption (N,).
@@ -187,7 +177,7 @@ def _check_finite(name: str, features: HostArray) -> None:
             raise ValueError(f"{name} holds NaN or infinite values, first in row {row}. Drop those images.")
 
 
-# --- minibatches ------------------------------------------------------------------------------------------
+# --- the course's minibatches -----------------------------------------------------------------------------
 
 
 def sample_minibatch(
@@ -228,92 +218,3 @@ def sample_minibatch(
     chosen = np.random.default_rng(rng).integers(0, captions.shape[0], size=batch_size)
     images = image_idxs[chosen]
     return captions[chosen], features[images], images
-
-
-def iterations_per_epoch(count: int, batch_size: int) -> int:
-    """Tell how many minibatches an epoch of training has.
-
-    Parameters
-    ----------
-    count : int
-        Captions in the split.
-    batch_size : int
-        Captions wanted in a minibatch.
-
-    Returns
-    -------
-    int
-        ``max(count // batch_size, 1)``, as in the course.
-    """
-    check_count("batch_size", batch_size, 1)
-    return max(count // batch_size, 1)
-
-
-def epoch_batches(
-    data: Mapping[str, Any], batch_size: int, split: str = "train", *, seed: int, epoch: int, start: int = 0
-) -> Iterator[Minibatch]:
-    """Go once through a split in a shuffled order, every caption once.
-
-    Parameters
-    ----------
-    data : dict
-        The course's data dictionary.
-    batch_size : int
-        Captions wanted in a minibatch. What it leaves over is dealt out evenly: a minibatch may hold a little
-        more, and holds everything where `batch_size` is larger than the split.
-    split : str
-        The split to go through.
-    seed, epoch : int
-        Non-negative; the same pair gives the same order.
-    start : int
-        Minibatches to skip, for continuing within an epoch.
-
-    Returns
-    -------
-    iterator of (captions, features, image_idxs)
-        The `iterations_per_epoch` minibatches, each as from `sample_minibatch`.
-
-    Raises
-    ------
-    ValueError
-        For a missing split or `batch_size` below 1.
-    """
-    arrays = split_arrays(data, split)
-    count = arrays[0].shape[0]
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return _take(arrays, np.array_split(order, iterations_per_epoch(count, batch_size))[start:])
-
-
-def evaluation_batches(data: Mapping[str, Any], batch_size: int, split: str = "val") -> Iterator[Minibatch]:
-    """Go through a whole split in its own order, the last minibatch as short as it comes.
-
-    Parameters
-    ----------
-    data : dict
-        The course's data dictionary.
-    batch_size : int
-        Captions in a minibatch.
-    split : str
-        The split to go through.
-
-    Returns
-    -------
-    iterator of (captions, features, image_idxs)
-        Each as from `sample_minibatch`.
-
-    Raises
-    ------
-    ValueError
-        For a missing split or `batch_size` below 1.
-    """
-    arrays = split_arrays(data, split)
-    check_count("batch_size", batch_size, 1)
-    count = arrays[0].shape[0]
-    return _take(arrays, (slice(start, start + batch_size) for start in range(0, count, batch_size)))
-
-
-def _take(arrays: Minibatch, selections: Iterable[Any]) -> Iterator[Minibatch]:
-    captions, features, image_idxs = arrays
-    for chosen in selections:
-        images = image_idxs[chosen]
-        yield captions[chosen], features[images], images

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, overload
 
 from capgpu.backend import asarray
-from capgpu.data.arrays import evaluation_batches
+from capgpu.data.batches import evaluation_batches
 from capgpu.training.losses import to_floats
 
 __all__ = ["loss_per_token"]
@@ -60,16 +61,17 @@ def loss_per_token(
     null = getattr(model, "word_to_idx", {}).get("<NULL>", 0)
     totals: list[Any] = []
     tokens = 0
-    for captions, features, _ in evaluation_batches(data, batch_size, split):
-        if stop is not None and stop():
-            return None
-        if hasattr(model, "nll"):
-            total, counted = model.nll(asarray(features), captions)
-        else:
-            loss, _ = model.loss(asarray(features), captions)
-            total, counted = loss * captions.shape[0], (captions[:, 1:] != null).sum()
-        totals.append(total)
-        tokens += int(counted)
+    with closing(evaluation_batches(data, batch_size, split)) as batches:
+        for captions, features, _ in batches:
+            if stop is not None and stop():
+                return None
+            if hasattr(model, "nll"):
+                total, counted = model.nll(asarray(features), captions)
+            else:
+                loss, _ = model.loss(asarray(features), captions)
+                total, counted = loss * captions.shape[0], (captions[:, 1:] != null).sum()
+            totals.append(total)
+            tokens += int(counted)
     if tokens == 0:
         raise ValueError(f"{split}_captions holds no words to score: every step after the first is <NULL>.")
     return sum(to_floats(totals)) / tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 
-__all__ = ["LossRecord", "copy_arrays", "to_floats"]
+__all__ = ["LossRecord", "copy_arrays", "divergence", "to_floats"]
 
 
 def to_floats(scalars: Sequence[Any]) -> list[float]:
@@ -96,6 +96,34 @@ class LossRecord:
         del self.values[step:]
         self._finite = step
         return step
+
+
+def divergence(
+    step: int, loss: float, good_step: int, learning_rate: float, clip_norm: float | None
+) -> FloatingPointError:
+    """Make the error that tells of a loss that is not finite.
+
+    Parameters
+    ----------
+    step : int
+        The step that had it, counted from 1.
+    loss : float
+        That loss.
+    good_step : int
+        The step that led to the parameters the model has now.
+    learning_rate, clip_norm : float
+        What might be lowered, or None.
+
+    Returns
+    -------
+    FloatingPointError
+        To be raised.
+    """
+    return FloatingPointError(
+        f"the loss of step {step} is {loss}: training has diverged (learning rate {learning_rate:g}, clip_norm "
+        f"{clip_norm}). Train anew with a lower learning rate, or with clip_norm, say 5.0. model.params holds the "
+        f"parameters after step {good_step}, the last ones known to be good."
+    )
 
 
 def copy_arrays(arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -146,7 +146,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
         step=stored["step"],
         epoch=stored["epoch"],
         seed=stored["seed"],
-        settings=stored["settings"],
+        settings={"group_by_length": False} | stored["settings"],  # older states know of no choice
         params={name: asarray(arrays[f"params/{name}"]) for name in stored["params"]},
         optimizer={"rule": stored["rule"], "configs": configs},
         loss_history=arrays["loss_history"].tolist(),

@@ -1,23 +1,13 @@
-"""The data dictionary: every defect gets its own error, and every caption its place in an epoch."""
+"""The data dictionary: every defect gets its own error; captions are drawn with their pictures."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from capgpu.data.arrays import (
-    epoch_batches,
-    evaluation_batches,
-    iterations_per_epoch,
-    sample_minibatch,
-    split_arrays,
-    splits_of,
-    validate_data,
-)
+from capgpu.data.arrays import sample_minibatch, split_arrays, splits_of, validate_data
 
 
 def dictionary(captions: int = 7, images: int = 4) -> dict[str, Any]:
@@ -114,49 +104,6 @@ def test_only_the_splits_asked_for_are_checked() -> None:
         validate_data(data, ("train", "val"))
 
 
-@hypothesis.given(count=st.integers(1, 60), batch_size=st.integers(1, 80), seed=st.integers(0, 5))
-def test_an_epoch_holds_every_caption_once_in_as_many_batches_as_the_course_makes(
-    count: int, batch_size: int, seed: int
-) -> None:
-    data = dictionary(count)
-    data["train_captions"][:, 1] = np.arange(count)
-    batches = list(epoch_batches(data, batch_size, seed=seed, epoch=2))
-    assert len(batches) == iterations_per_epoch(count, batch_size) == max(count // batch_size, 1)
-    drawn = np.concatenate([captions[:, 1] for captions, _, _ in batches])
-    assert sorted(drawn) == list(range(count))
-    sizes = {len(captions) for captions, _, _ in batches}
-    assert max(sizes) - min(sizes) <= 1
-    for captions, features, image_idxs in batches:
-        np.testing.assert_array_equal(image_idxs, data["train_image_idxs"][captions[:, 1]])
-        np.testing.assert_array_equal(features[:, 0], image_idxs)
-
-
-def orders(**arguments: int) -> list[list[int]]:
-    data = dictionary(60)
-    data["train_captions"][:, 1] = np.arange(60)
-    return [captions[:, 1].tolist() for captions, _, _ in epoch_batches(data, 7, **arguments)]  # type: ignore[arg-type]
-
-
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    assert orders(seed=1, epoch=0) == orders(seed=1, epoch=0)
-    assert orders(seed=1, epoch=0) != orders(seed=1, epoch=1)
-    assert orders(seed=1, epoch=0) != orders(seed=2, epoch=0)
-
-
-def test_an_epoch_can_be_continued_where_it_was_left() -> None:
-    assert orders(seed=3, epoch=4, start=5) == orders(seed=3, epoch=4)[5:]
-    assert orders(seed=3, epoch=4, start=8) == []
-
-
-@pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
-def test_evaluation_goes_through_everything_in_order(batch_size: int, sizes: list[int]) -> None:
-    data = dictionary()
-    batches = list(evaluation_batches(data, batch_size, "train"))
-    assert [len(captions) for captions, _, _ in batches] == sizes
-    np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), data["train_captions"])
-    np.testing.assert_array_equal(np.concatenate([b[1] for b in batches])[:, 0], data["train_image_idxs"])
-
-
 def test_sampling_pairs_captions_with_their_images_and_repeats_with_its_seed() -> None:
     data = dictionary()
     captions, features, image_idxs = sample_minibatch(data, 50, "train", 3)
@@ -168,9 +115,6 @@ def test_sampling_pairs_captions_with_their_images_and_repeats_with_its_seed() -
     np.testing.assert_array_equal(again[0], captions)
 
 
-@pytest.mark.parametrize("function", [sample_minibatch, evaluation_batches])
-def test_a_batch_has_at_least_one_caption(function: Any) -> None:
+def test_a_batch_has_at_least_one_caption() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
-        function(dictionary(), 0, "train")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        epoch_batches(dictionary(), 0, seed=0, epoch=0)
+        sample_minibatch(dictionary(), 0)

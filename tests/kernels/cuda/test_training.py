@@ -126,6 +126,35 @@ def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, cell, 
     assert len(set(held[1:])) == 1
 
 
+@pytest.mark.parametrize(("free", "placed"), [(0, ()), (4000, ("train",)), (10**9, ("train", "val"))])
+def test_features_that_fit_are_copied_once_and_only_indices_go_to_the_device_after_that(
+    device, monkeypatch, free, placed
+):
+    data = {"word_to_idx": {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 19)}}}
+    for split, count in (("train", 50), ("val", 17)):
+        _, data[f"{split}_captions"] = batch(19, count, 6, 7, "float32")
+        data[f"{split}_features"], _ = batch(19, 10, 6, 48, "float32", seed=count)
+        data[f"{split}_image_idxs"] = np.arange(count) % 10
+    epochs, rows, length = 2, {"train": 50, "val": 17}, 4 * 48
+
+    def run(free):
+        monkeypatch.setattr("capgpu.data.placement.free_device_memory", lambda: free)
+        model = CaptioningRNN(data["word_to_idx"], 48, 5, 6, "lstm", "float32", seed=0)
+        trainer = CaptioningSolver(model, data, "adam", batch_size=10, num_epochs=epochs, verbose=False, seed=1)
+        cupy_standin.reset_counters()
+        trainer.train()
+        counts = cupy_standin.counters()
+        bits = frozen(model.params), trainer.loss_history, trainer.val_loss_history
+        return bits, counts.host_to_device_copies, counts.host_to_device_bytes
+
+    bits, copies, moved = run(None)  # as on a host: nothing is placed
+    placed_bits, placed_copies, placed_moved = run(free)
+    assert placed_bits == bits
+    assert placed_copies == copies + len(placed)
+    # each placed split goes over once, and then 8 bytes a caption in the place of its row
+    assert placed_moved == moved + sum(10 * length + epochs * rows[split] * (8 - length) for split in placed)
+
+
 def test_many_losses_kept_share_their_memory(device):
     model, features = captioner(), device.ones((5, 7))
     losses = [model.loss(features, CAPTIONS)[0] for _ in range(4)]

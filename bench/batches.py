@@ -1,0 +1,161 @@
+"""What ways of making minibatches give a training step: ``python -m bench.batches PREPARED``.
+
+PREPARED is a folder of ``capgpu prepare``, such as `examples/coco_captions.py` makes. Two ways take turns, some steps
+each (LSTM, H 512, dropout 0.3: loss, gradients, Adam); a round's ratio compares neighbours in time. Grouping by length
+is compared by the word, since minibatches differ in their words. Features of a mapped file are rows of 4096 numbers in
+a file of their own, which the system has forgotten before each turn, or has in memory. Runs on the backend in force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.machine import describe
+from bench.process import ROOT, wait_until_quiet
+from bench.report import table, write_atomically
+from bench.stats import paired_ratio, summarise
+from capgpu.backend import asarray, current_backend, synchronize
+from capgpu.checks import checked_data
+from capgpu.data.arrays import Minibatch
+from capgpu.data.batches import epoch_batches
+from capgpu.data.prepared import load_prepared
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+
+Data = dict[str, Any]
+
+
+class Trainee:
+    """A model and its optimiser."""
+
+    def __init__(self, data: Data) -> None:
+        length = data["train_features"].shape[1]
+        words = data["word_to_idx"]
+        self.model = CaptioningRNN(words, length, 256, 512, "lstm", seed=0, feature_dropout=0.3, output_dropout=0.3)
+        self.optimizer = Optimizer("adam", {"learning_rate": 1e-3}, self.model.params)
+
+    def milliseconds(self, batches: Iterable[Minibatch]) -> tuple[float, int, int]:
+        """Make a step with each minibatch; return the time, words and steps of the recurrence of all."""
+        words = steps = 0
+        start = time.perf_counter()
+        for key, (captions, features, _) in enumerate(batches):
+            with checked_data():
+                _, grads = self.model.loss(asarray(features), captions, dropout_key=key)
+            self.optimizer.step(self.model.params, grads)
+            words += int(np.count_nonzero(captions[:, 1:]))
+            steps += int(np.flatnonzero(captions.any(axis=0))[-1])
+        synchronize()
+        return (time.perf_counter() - start) * 1e3, words, steps
+
+
+def grouping(data: Data, batch_size: int, rounds: int, turn: int) -> list[str]:
+    """Compare minibatches of like lengths with shuffled ones."""
+    trainee = Trainee(data)
+    slices: tuple[list[list[float]], list[list[float]]] = ([], [])
+    steps, quiet = [0, 0], 0
+    for number in range(rounds + 1):
+        quiet += wait_until_quiet(2.0) and number > 0
+        for side in (0, 1) if number % 2 else (1, 0):
+            with closing(epoch_batches(data, batch_size, seed=number, epoch=0, group_by_length=bool(side))) as batches:
+                spent, words, taken = trainee.milliseconds(list(islice(batches, turn)))
+            if number:  # the first round compiles and warms up
+                slices[side].append([spent / words * 1e3])
+                steps[side] += taken
+    each = [f"{count / rounds / turn:.1f}" for count in steps]
+    return [f"grouped by length, N {batch_size}", *each, *compared(slices, "µs a word"), f"{quiet} of {rounds}"]
+
+
+def reading_ahead(data: Data, batch_size: int, rounds: int, turn: int, cold: bool) -> list[str]:
+    """Compare rows of a mapped file that a thread gathers ahead with rows gathered when they are wanted."""
+    slices: tuple[list[list[float]], list[list[float]]] = ([], [])
+    quiet = 0
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        rows = np.random.default_rng(0).standard_normal((60_000, 4096), np.float32)
+        np.save(file.name, rows)
+        data = data | {"train_features": rows}
+        trainee = Trainee(data)
+        data["train_image_idxs"] = np.random.default_rng(1).integers(0, len(rows), len(data["train_captions"]))
+        del rows
+        for number in range(rounds + 1):
+            quiet += wait_until_quiet(2.0) and number > 0
+            for side in (0, 1) if number % 2 else (1, 0):
+                data["train_features"] = None  # what is mapped is not forgotten
+                if cold:
+                    os.fsync(file.fileno())
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                mapped = np.load(file.name, mmap_mode="r")
+                # seen as a plain array, the file is read where its rows are wanted
+                data["train_features"] = mapped if side else mapped.view(np.ndarray)
+                with closing(epoch_batches(data, batch_size, seed=number, epoch=0)) as batches:
+                    spent, *_ = trainee.milliseconds(islice(batches, turn))
+                del mapped, batches
+                if number:
+                    slices[side].append([spent / turn])
+    where = "forgotten" if cold else "in memory"
+    return [
+        f"gathered ahead, N {batch_size}, file {where}",
+        "",
+        "",
+        *compared(slices, "ms a step"),
+        f"{quiet} of {rounds}",
+    ]
+
+
+def compared(slices: tuple[list[list[float]], list[list[float]]], unit: str) -> list[str]:
+    """Write both times, and how many times faster the second is."""
+    plain, other = summarise(slices[0]), summarise(slices[1])
+    cells = [f"{side.median:.1f} {unit}, spread {side.noise:.0%}" for side in (plain, other)]
+    return [*cells, f"{1 / paired_ratio(slices[1], slices[0]):.2f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prepared", type=Path, help="a folder of capgpu prepare")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=12, help="steps of a turn")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "batches.md")
+    args = parser.parse_args()
+    data = load_prepared(args.prepared)
+    rows = []
+    for batch_size in (64, 128):
+        rows.append(grouping(data, batch_size, args.rounds, args.steps))
+        print(" | ".join(rows[-1]), flush=True)
+    for cold in (False, True):
+        rows.append(reading_ahead(data, 64, args.rounds, args.steps, cold))
+        print(" | ".join(rows[-1]), flush=True)
+    facts = describe({"numpy": np.__version__, "backend": current_backend().name}, None)
+    command = " ".join(sys.argv[1:]).replace(str(args.prepared), args.prepared.name)
+    facts["command"] = f"`python -m bench.batches {command}`"
+    text = [
+        "# Ways of making minibatches",
+        "",
+        "Written by `python -m bench.batches`.",
+        "",
+        *table(["", ""], [[name, value] for name, value in facts.items()]),
+        "",
+        f"LSTM, H 512, W 256, {len(data['word_to_idx'])} words, {len(data['train_captions'])} captions, dropout 0.3. "
+        f"Medians over {args.rounds} rounds of {args.steps} steps in which both take turns; the spread is the "
+        "interquartile range over the median, the ratio the median over rounds of plain / this. A round is quiet when "
+        "the cores were idle just before it.",
+        "",
+        *table(
+            ["", "steps of the recurrence, plain", "this", "time, plain", "this", "times faster", "quiet rounds"], rows
+        ),
+    ]
+    write_atomically(args.out, ("\n".join(text) + "\n").encode())
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
