@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 from numba import njit
 from numba.core import config
 
-__all__ = ["ACCUMULATORS", "VECTOR_BYTES", "compiled"]
+__all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +29,8 @@ def compiled(
     ----------
     fastmath : set of str
         LLVM fast-math flags beside "contract" (a product and a sum in one rounding), only where a loop needs them to
-        vectorise.
+        vectorise. A sum of two products can be contracted in two ways, with other bits: it is written with
+        `capgpu.kernels.cpu.elementary.multiply_add`.
     inline : bool
         Paste the function into its callers before optimising.
     allocates : bool
@@ -89,3 +90,5 @@ def _vector_unit() -> tuple[int, int]:
 
 #: Bytes of a vector register, and how many registers a matrix tile may keep its sums in (of 32, or of 16).
 VECTOR_BYTES, ACCUMULATORS = _vector_unit()
+#: Whether a product and a sum can be one instruction.
+FUSES = "fma" in _features() or "neon" in _features()

@@ -48,7 +48,7 @@ def _launch_activate(memory: int, ticket: int, count: int, arguments: Any) -> No
     announce(memory, ticket)
 
 
-ACTIVATE = Region(_activate, _launch_activate)
+ACTIVATE = Region(_launch_activate)
 
 
 def decode_step(

@@ -1,5 +1,7 @@
 """Exponential, sigmoid and tanh that vectorise: polynomials in straight-line code, one version a precision.
 
+And sums of two products, of which the compiler would join either with the sum: see `multiply_add`.
+
 In float32 the relative error of each is below 3e-7, the derivatives' smoothness is kept, and no argument overflows.
 In float64 the C library's functions serve: exactness matters there, not speed.
 """
@@ -13,7 +15,9 @@ from llvmlite import ir
 from numba import float32, int32, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["exponential", "hyperbolic_tangent", "maximum", "sigmoid"]
+from capgpu.kernels.cpu.compile import FUSES
+
+__all__ = ["exponential", "hyperbolic_tangent", "maximum", "multiply_add", "sigmoid"]
 
 # a product and a sum become one multiply-add; no other freedom, or the rounding below would be optimised away
 CONTRACT = {"fastmath": {"contract"}}
@@ -64,6 +68,24 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [kind, kind])), args)
 
     return a(a, a), generate
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c for numbers of one type, in one rounding where the processor can.
+
+    For ``a * b + d * e``: joined by the compiler, it would be the one product in one place of a program and the other
+    in another, or in the next process, and the last bits with them.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not FUSES:
+            return builder.fadd(builder.fmul(args[0], args[1]), args[2])
+        kind = args[0].type
+        name = f"llvm.fma.{'f32' if isinstance(kind, ir.FloatType) else 'f64'}"
+        return builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [kind] * 3)), args)
+
+    return a(a, a, a), generate
 
 
 def exponential(x: Any) -> Any:

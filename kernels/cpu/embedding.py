@@ -68,7 +68,7 @@ def _launch_add_rows(memory: int, ticket: int, count: int, arguments: Any) -> No
     announce(memory, ticket)
 
 
-ADD_ROWS = Region(_add_rows, _launch_add_rows)
+ADD_ROWS = Region(_launch_add_rows)
 
 
 @compiled(allocates=False)
@@ -94,7 +94,7 @@ def _launch_sum_columns(memory: int, ticket: int, count: int, arguments: Any) ->
     announce(memory, ticket)
 
 
-SUM_COLUMNS = Region(_sum_columns, _launch_sum_columns)
+SUM_COLUMNS = Region(_launch_sum_columns)
 
 
 def column_sums(rows: Any) -> Any:

@@ -193,7 +193,7 @@ def _launch_decode(memory: int, ticket: int, count: int, arguments: Any) -> None
     announce(memory, ticket)
 
 
-DECODE = Region(_decode, _launch_decode)
+DECODE = Region(_launch_decode)
 
 
 @compiled()
@@ -257,7 +257,7 @@ def _launch_apart(memory: int, ticket: int, count: int, arguments: Any) -> None:
     announce(memory, ticket)
 
 
-APART = Region(_apart, _launch_apart)
+APART = Region(_launch_apart)
 
 
 def _room(weights: Any, kinds: int) -> int:

@@ -112,6 +112,8 @@ def publisher(share: Any) -> Any:
             values = _borrowed(context, builder, arguments, values)
             code = ir.Function(builder.module, SHARE, name=builder.module.get_unique_name("capgpu.share"))
             code.linkage = "internal"
+            # one body, whoever runs it: pasted elsewhere, products and sums would be joined in other ways
+            code.attributes.add("noinline")
             body = ir.IRBuilder(code.append_basic_block("entry"))
             place = body.bitcast(code.args[2], values.type.as_pointer())
             result = context.compile_subroutine(builder, unpack, call, caching=False)
@@ -223,8 +225,12 @@ def meet(meeting: int, index: int, count: int, number: int) -> None:
 
 @compiled()
 def announce(memory: int, ticket: int) -> None:
-    """Let the other threads see the published region, whose number is one above the latest."""
-    _store(memory, ticket)
+    """Let the other threads see the published region, whose number is one above the latest; 0: run all of it here."""
+    if ticket > 0:
+        _store(memory, ticket)
+        return
+    for index in range(_load(memory + 8)):
+        _run_published(memory, index)
 
 
 @compiled()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.elementary import hyperbolic_tangent, sigmoid
+from capgpu.kernels.cpu.elementary import hyperbolic_tangent, multiply_add, sigmoid
 from capgpu.kernels.cpu.handoff import announce, meet, publisher
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.team import TEAM, Region
@@ -48,7 +48,7 @@ def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: i
     for j in range(g.size):
         g[j] = hyperbolic_tangent(g[j] + g_sums[j])
     for j in range(g.size):
-        here[j] = f[j] * before[j] + i[j] * g[j]
+        here[j] = multiply_add(f[j], before[j], i[j] * g[j])
     for j in range(g.size):
         state[j] = o[j] * hyperbolic_tangent(here[j])
 
@@ -110,7 +110,7 @@ def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> Non
     announce(memory, ticket)
 
 
-FORWARD = Region(_forward, _launch_forward)
+FORWARD = Region(_launch_forward)
 
 
 @compiled(inline=True, allocates=False)
@@ -229,7 +229,7 @@ def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> No
     announce(memory, ticket)
 
 
-BACKWARD = Region(_backward, _launch_backward)
+BACKWARD = Region(_launch_backward)
 
 
 def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:

@@ -1,7 +1,8 @@
 """Update rules over all parameters in one region, and the joint norm of their gradients.
 
-The parameters are taken as one long run of elements, cut evenly among the threads; every element is read once and
-written once. The norm is summed in blocks of fixed size and fixed order, so that its bits do not depend on the threads.
+The parameters are taken as one long run of blocks, cut evenly among the threads; every element is read once and
+written once. Blocks begin at the same elements whatever the number of threads: what is left over by whole vectors is
+rounded in another way than they are, and would else be other elements. The norm is summed by blocks in their order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.elementary import multiply_add
 from capgpu.kernels.cpu.handoff import announce, publisher
 from capgpu.kernels.cpu.team import TEAM, Region
 
@@ -22,13 +24,25 @@ BLOCK = 1024
 WORTH_SHARING = 100_000
 
 
+@compiled(inline=True)
+def _blocks(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK
+
+
+@compiled(inline=True)
+def _share(index: int, count: int, blocks: int, first: int, size: int) -> tuple[int, int]:
+    """Return the elements of an array that a share of all blocks has, the array's first block being number `first`."""
+    start, stop = blocks * index // count, blocks * (index + 1) // count
+    return max(start - first, 0) * BLOCK, min(max(stop - first, 0) * BLOCK, size)
+
+
 @compiled(allocates=False)
 def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
     beta1, rest1, beta2, rest2 = s[1], s[2], s[3], s[4]
     for j in range(g.size):
         d = g[j] * scale
-        m[j] = beta1 * m[j] + rest1 * d
-        v[j] = beta2 * v[j] + rest2 * d * d
+        m[j] = multiply_add(beta1, m[j], rest1 * d)
+        v[j] = multiply_add(beta2, v[j], rest2 * d * d)
 
 
 @compiled(allocates=False)
@@ -40,18 +54,17 @@ def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
 
 @compiled(allocates=False)
 def _adam(
-    index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, total: int
+    index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
-    start, stop = total * index // count, total * (index + 1) // count
     first = 0
     for k in range(len(w)):
-        left, right = max(start - first, 0), min(stop - first, w[k].size)
+        left, right = _share(index, count, blocks, first, w[k].size)
         s = settings[k]
         for block in range(left, right, BLOCK):
             end = min(block + BLOCK, right)
             _adam_moments(g[k][block:end], m[k][block:end], v[k][block:end], s, scale[0])
             _adam_change(w[k][block:end], m[k][block:end], v[k][block:end], out[k][block:end], s)
-        first += w[k].size
+        first += _blocks(w[k].size)
 
 
 _publish_adam = publisher(_adam)
@@ -63,27 +76,26 @@ def _launch_adam(memory: int, ticket: int, count: int, arguments: Any) -> None:
     announce(memory, ticket)
 
 
-ADAM = Region(_adam, _launch_adam)
+ADAM = Region(_launch_adam)
 
 
 @compiled(allocates=False)
 def _momentum(
-    index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, total: int
+    index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
-    start, stop = total * index // count, total * (index + 1) // count
     first = 0
     for k in range(len(w)):
-        left, right = max(start - first, 0), min(stop - first, w[k].size)
+        left, right = _share(index, count, blocks, first, w[k].size)
         rate, momentum, factor = settings[k, 0], settings[k, 1], scale[0]
         for block in range(left, right, BLOCK):
             end = min(block + BLOCK, right)
             speed, slope = velocity[k][block:end], g[k][block:end]
             before, after = w[k][block:end], out[k][block:end]
             for j in range(speed.size):
-                speed[j] = momentum * speed[j] - rate * (factor * slope[j])
+                speed[j] = multiply_add(momentum, speed[j], -rate * (factor * slope[j]))
             for j in range(speed.size):
                 after[j] = before[j] + speed[j]
-        first += w[k].size
+        first += _blocks(w[k].size)
 
 
 _publish_momentum = publisher(_momentum)
@@ -95,19 +107,20 @@ def _launch_momentum(memory: int, ticket: int, count: int, arguments: Any) -> No
     announce(memory, ticket)
 
 
-MOMENTUM = Region(_momentum, _launch_momentum)
+MOMENTUM = Region(_launch_momentum)
 
 
 @compiled(allocates=False)
-def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, total: int) -> None:
-    start, stop = total * index // count, total * (index + 1) // count
+def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, blocks: int) -> None:
     first = 0
     for k in range(len(w)):
-        left, right = max(start - first, 0), min(stop - first, w[k].size)
-        before, slope, after, rate, factor = w[k], g[k], out[k], rates[k, 0], scale[0]
-        for j in range(left, right):
-            after[j] = before[j] - rate * (factor * slope[j])
-        first += w[k].size
+        left, right = _share(index, count, blocks, first, w[k].size)
+        rate, factor = rates[k, 0], scale[0]
+        if left < right:
+            before, slope, after = w[k][left:right], g[k][left:right], out[k][left:right]
+            for j in range(after.size):
+                after[j] = before[j] - rate * (factor * slope[j])
+        first += _blocks(w[k].size)
 
 
 _publish_descend = publisher(_descend)
@@ -119,7 +132,7 @@ def _launch_descend(memory: int, ticket: int, count: int, arguments: Any) -> Non
     announce(memory, ticket)
 
 
-DESCEND = Region(_descend, _launch_descend)
+DESCEND = Region(_launch_descend)
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
@@ -151,7 +164,7 @@ def _launch_squares(memory: int, ticket: int, count: int, arguments: Any) -> Non
     announce(memory, ticket)
 
 
-SQUARES = Region(_squares, _launch_squares)
+SQUARES = Region(_launch_squares)
 
 
 def _flat(arrays: Any) -> tuple[Any, ...]:
@@ -159,11 +172,15 @@ def _flat(arrays: Any) -> tuple[Any, ...]:
     return tuple([a if a.ndim == 1 and a.flags.c_contiguous else a.reshape(-1) for a in arrays])
 
 
+def _all_blocks(arrays: Any) -> int:
+    return sum([-(-a.size // BLOCK) for a in arrays])
+
+
 def gradient_norm(grads: Any) -> Any:
     """Return the joint Euclidean norm; see `capgpu.kernels.reference.gradient_norm`."""
     flat = _flat(grads)
     total = sum(g.size for g in flat)
-    sums = np.empty(sum(-(-g.size // BLOCK) for g in flat))
+    sums = np.empty(_all_blocks(flat))
     TEAM.run(TEAM.size if total >= WORTH_SHARING else 1, SQUARES, flat, sums)
     return flat[0].dtype.type(np.sqrt(sums.sum()))
 
@@ -176,7 +193,7 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     members = TEAM.size if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
-    TEAM.run(members, ADAM, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, total)
+    TEAM.run(members, ADAM, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, _all_blocks(params))
     return out, _updated(first, m), _updated(second, v)
 
 
@@ -186,12 +203,12 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     out = [np.empty(w.shape, dtype) for w in params]
     total = sum([w.size for w in params])
     members = TEAM.size if total >= WORTH_SHARING else 1
-    numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
+    numbers, factor, blocks = settings.astype(dtype), np.array([scale], dtype=dtype), _all_blocks(params)
     if velocities is None:
-        TEAM.run(members, DESCEND, _flat(params), _flat(grads), _flat(out), numbers, factor, total)
+        TEAM.run(members, DESCEND, _flat(params), _flat(grads), _flat(out), numbers, factor, blocks)
         return out, None
     velocity = _flat(velocities)
-    TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, total)
+    TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, blocks)
     return out, _updated(velocities, velocity)
 
 

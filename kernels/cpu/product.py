@@ -295,7 +295,7 @@ def _launch_share(memory: int, ticket: int, count: int, arguments: Any) -> None:
     announce(memory, ticket)
 
 
-PRODUCT = Region(_share, _launch_share)
+PRODUCT = Region(_launch_share)
 
 
 @compiled(allocates=False)

@@ -82,7 +82,7 @@ def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> Non
     announce(memory, ticket)
 
 
-FORWARD = Region(_forward, _launch_forward)
+FORWARD = Region(_launch_forward)
 
 
 @compiled(allocates=False)
@@ -135,7 +135,7 @@ def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> No
     announce(memory, ticket)
 
 
-BACKWARD = Region(_backward, _launch_backward)
+BACKWARD = Region(_launch_backward)
 
 
 def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:

@@ -95,7 +95,7 @@ def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
     announce(memory, ticket)
 
 
-ROWWISE = Region(_rows, _launch_rows)
+ROWWISE = Region(_launch_rows)
 
 
 def _loss_and_gradient(scores: Any, targets: Any, scale: float) -> float:

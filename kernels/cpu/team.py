@@ -1,10 +1,10 @@
 """The threads of the host kernels: one owner, so that no two pools fight over the cores.
 
-The shares of a region are compiled code that releases the interpreter lock, and are
-independent, so that they may run at once or one after the other with the same bits. The calling thread works on
-share 0. Workers wait for the next region in a short spin, since the regions of a training step follow each other
-within microseconds, and then sleep. Where other programs keep the cores busy the caller works alone, see
-`capgpu.kernels.cpu.punctuality`.
+The shares of a region are compiled code that releases the interpreter lock, and are independent, so that they may run
+at once or one after the other with the same bits: it is the same machine code that runs them, in whichever threads.
+The calling thread works on share 0. Workers wait for the next region in a short spin, since the regions of a training
+step follow each other within microseconds, and then sleep. Where other programs keep the cores busy the caller works
+alone, see `capgpu.kernels.cpu.punctuality`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ class Region:
 
     Attributes
     ----------
-    share : compiled function
-        ``share(index, count, *arguments)`` does one of `count` independent parts.
     launch : compiled function
-        ``launch(memory, ticket, count, arguments)`` publishes and announces the region (see
-        `capgpu.kernels.cpu.handoff`); written out beside each share, since Numba caches no function made by another.
+        ``launch(memory, ticket, count, arguments)`` publishes and announces `count` shares (see
+        `capgpu.kernels.cpu.handoff`); written out beside each region's code, since Numba caches no function made by
+        another.
     """
 
-    share: Callable[..., None]
     launch: Callable[..., None]
 
 
@@ -62,6 +60,7 @@ class Team:
     def restart(self) -> None:
         """Forget threads that are gone: a forked child has only the thread that forked."""
         self._busy = threading.Lock()
+        self._own = threading.local()
         self._condition = threading.Condition()
         self._sleepers = 0
         self._words = np.zeros(WORDS, dtype=np.int64)
@@ -82,16 +81,13 @@ class Team:
         *args
             Its arguments.
         """
-        if count == 1:
-            region.share(0, 1, *args)
-        elif self._take():
+        if count > 1 and self._take():
             try:
                 self._run(count, region, args)
             finally:
                 self._busy.release()
         else:
-            for index in range(count):
-                region.share(index, count, *args)
+            self._run_here(count, region, args)
 
     def run_together(self, count: int, region: Region, *args: Any) -> None:
         """Run all shares of a region whose shares meet, or one share that does everything.
@@ -113,11 +109,18 @@ class Team:
             finally:
                 self._busy.release()
         else:
-            region.share(0, 1, np.zeros(8, dtype=np.int64), *args)
+            self._run_here(1, region, (np.zeros(8, dtype=np.int64), *args))
 
     def _take(self) -> bool:
         """Take the team for a region, unless it is at work for another thread or would only keep the caller waiting."""
         return not self._punctuality.alone(perf_counter()) and self._busy.acquire(blocking=False)
+
+    def _run_here(self, count: int, region: Region, args: tuple[Any, ...]) -> None:
+        """Run all shares in the calling thread, whose words are its own."""
+        if not hasattr(self._own, "words"):
+            self._own.words = np.zeros(WORDS, dtype=np.int64)
+            self._own.memory = int(self._own.words.ctypes.data)
+        region.launch(self._own.memory, 0, count, args)
 
     def _run(self, count: int, region: Region, args: tuple[Any, ...], meeting: Any = None) -> None:
         while len(self._workers) < self.size - 1:

@@ -75,7 +75,7 @@ def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
     announce(memory, ticket)
 
 
-ROWWISE = Region(_rows, _launch_rows)
+ROWWISE = Region(_launch_rows)
 
 
 def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple[Any, Any]:

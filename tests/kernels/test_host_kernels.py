@@ -17,6 +17,7 @@ import capgpu.kernels.cpu
 from capgpu.kernels.cpu import KERNELS, greedy
 from capgpu.kernels.cpu.punctuality import Punctuality
 from capgpu.kernels.cpu.team import Team
+from capgpu.optim import UPDATE_RULES, Optimizer
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
@@ -81,6 +82,25 @@ def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
         assert frozen(run(case, arguments)) == frozen(alone), "the caller alone, in a team of several"
         for got, want, kind in zip(together, wanted, case.kinds, strict=True):
             assert want is None or distance(got, want) < TOLERANCE[dtype][kind]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+def test_the_number_of_threads_changes_no_bit_of_an_update(shared_by, rule, dtype):
+    # as many as a captioner has; cut anywhere, a share would begin inside of a vector
+    shapes = [(33, 70), (1,), (1024,), (4, 2063), (999,), (70, 64), (3, 3), (5000,)]
+    results = []
+    for threads in (1, 2, 3, 7):
+        shared_by(threads)
+        random = np.random.default_rng(0)
+        params = {str(k): random.standard_normal(shape).astype(dtype) for k, shape in enumerate(shapes)}
+        with capgpu.use_backend("cpu"):
+            optimizer = Optimizer(rule, {"learning_rate": 0.1}, params)
+            for _ in range(3):
+                grads = {name: random.standard_normal(array.shape).astype(dtype) for name, array in params.items()}
+                optimizer.step(params, grads, clip_norm=5.0)
+        results.append(frozen([params, optimizer.state_dict()]))
+    assert results[1:] == results[:1] * 3
 
 
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])

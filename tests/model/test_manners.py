@@ -74,6 +74,7 @@ import sys
 import numpy as np
 sys.path.insert(0, TESTS)
 import capgpu
+from capgpu.optim import Optimizer
 from oracles.snapshots import frozen
 random = np.random.default_rng(0)
 captions = random.integers(0, 90, (37, 14)) * (random.uniform(size=(37, 14)) < 0.9)
@@ -81,6 +82,9 @@ features = random.uniform(-1, 1, (37, 33)).astype(np.float32)
 words = {"<NULL>": 0, "<START>": 1, **{str(k): k for k in range(2, 90)}}
 for cell in ("rnn", "lstm"):
     model = capgpu.CaptioningRNN(words, 33, 40, 136, cell, seed=1)
+    optimizer = Optimizer("adam", {"learning_rate": 0.01}, model.params)
+    for _ in range(2):
+        optimizer.step(model.params, model.loss(features, captions)[1])
     print(frozen([model.loss(features, captions), model.sample(features)]))
 """
     code = code.replace("TESTS", repr(str(Path(__file__).parents[1])))
