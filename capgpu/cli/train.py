@@ -26,7 +26,7 @@ _COUNT = click.IntRange(min=1)
 #: Options that say where and how to run, not what: they are no settings of the run.
 _NOT_SETTINGS = ("out", "backend", "resume", "force")
 #: Settings that runs of earlier versions lack, and how they were trained.
-_NEWER = {"tie_weights": False, "label_smoothing": 0.0}
+_NEWER = {"tie_weights": False, "label_smoothing": 0.0, "group_by_length": False}
 
 
 class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -181,7 +181,7 @@ def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) 
         print_every=50,
         seed=settings["seed"],
         schedule=settings["schedule"],
-        group_by_length=settings.get("group_by_length", False),
+        group_by_length=settings["group_by_length"],
         keep_best=True,
         history=run.history,
         checkpoint=run.checkpoint if resume else None,
