@@ -21,10 +21,11 @@ from bench.process import ROOT, WorkerProcess
 from bench.report import table, write_atomically
 from bench.workloads import CELLS
 
-OURS = ("greedy", "beam5", "drawn", "nucleus")
+OURS = ("greedy", "words", "beam5", "drawn", "nucleus")
 PEERS = ("eager", "compiled")
 WAYS = {
     "greedy": "greedy",
+    "words": "greedy, words alone (model.sample)",
     "beam5": "beam of 5",
     "drawn": "drawn, temperature 1",
     "nucleus": "drawn from the nucleus of 0.9",

@@ -20,8 +20,17 @@ class DecodingTask(OurTask):
 
     def __init__(self, mode: str, work: Workload, job: str) -> None:
         super().__init__(mode, work, "sample100")
-        decode: dict[str, Callable[..., Decoded]] = {"greedy": greedy, "drawn": sample, "nucleus": sample}
-        settings: dict[str, Any] = {"drawn": {"seed": 0}, "nucleus": {"seed": 0, "top_p": 0.9}}.get(job, {})
+        decode: dict[str, Callable[..., Any]] = {
+            "words": type(self.model).sample,
+            "greedy": greedy,
+            "drawn": sample,
+            "nucleus": sample,
+        }
+        settings: dict[str, Any] = {
+            "drawn": {"seed": 0},
+            "nucleus": {"seed": 0, "top_p": 0.9},
+            "words": {"stop_at_end": True},
+        }.get(job, {})
         if job.startswith("beam"):
             settings["width"] = int(job.removeprefix("beam"))
         self.decode = decode.get(job, beam_search)
@@ -37,7 +46,9 @@ class DecodingTask(OurTask):
         synchronize()
 
     def result(self) -> dict[str, np.ndarray]:
-        """Return the log-probability of each caption."""
+        """Return the log-probability of each caption, or words where those are all there is."""
+        if not isinstance(self.decoded, Decoded):
+            return {"words": to_numpy(self.decoded)}
         return {"scores": to_numpy(self.decoded.scores)[:, 0]}
 
 
