@@ -25,8 +25,6 @@ from capgpu.checkpoint import (
 from capgpu.model import CaptioningRNN
 from oracles.snapshots import frozen
 
-pytest.importorskip("safetensors")
-
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "chat": 3, "été": 4}
 SIZES = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 4}
 SETTINGS: dict[str, Any] = {**SIZES, "cell_type": "lstm", "output_dropout": 0.25}

@@ -20,7 +20,6 @@ from capgpu.training.history import read_history
 from capgpu.training.state import STATE_FILE
 from oracles.snapshots import frozen
 
-pytest.importorskip("safetensors")
 pytestmark = pytest.mark.usefixtures("sigint_is_not_ignored")
 
 TESTS = Path(__file__).parent

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-import capgpu.backend
 from capgpu.checkpoint import load_model
-from capgpu.cli import main
 from capgpu.cli.datasets import open_dataset
+from oracles.commands import done, refused, run
 from oracles.course_files import WORDS, course_arrays, write_course_files
 from oracles.folders import prepared_folder
 
-pytest.importorskip("h5py")
-
 TINY = ["--hidden", "8", "--wordvec", "8", "--batch-size", "5", "--epochs", "2", "--seed", "3"]
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def done(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(result: Result, says: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("capgpu: error: ")
-    assert result.stderr.count("\n") == 1
-    assert says in result.stderr
-
-
-@pytest.fixture(autouse=True)
-def _numpy() -> Iterator[None]:
-    with capgpu.backend.use_backend("numpy"):
-        yield
 
 
 @pytest.fixture
@@ -126,7 +98,6 @@ def test_features_draw_no_sheets(trained: Path, tmp_path: Path) -> None:
 
 
 def test_no_picture_can_be_captioned_without_the_network_of_the_features(trained: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     (tmp_path / "picture.png").write_bytes(b"")
     refused(run("caption", "--run", trained, tmp_path / "picture.png"), "nothing tells how to compute")
 

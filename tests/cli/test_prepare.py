@@ -4,51 +4,30 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 import capgpu.backend
 import capgpu.data.feature_journal
-from capgpu.cli import main
 from capgpu.data.prepared import load_prepared, read_manifest
+from oracles.commands import refused, run
 from oracles.folders import coco_annotations, write_json
 from oracles.networks import tiny_network
 from oracles.shared_data import shared_data
 from oracles.sources import karpathy_annotations
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
-
 COUNT = 12
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def prepare(*args: object) -> Result:
     result = run("prepare", "--min-count", 1, *args)
     assert result.exit_code == 0, result.output
     return result
-
-
-def refused(result: Result, says: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert says in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("capgpu: error: ")
-    assert "Traceback" not in result.output
-
-
-@pytest.fixture(autouse=True)
-def _numpy() -> Iterator[None]:
-    with capgpu.backend.use_backend("numpy"):
-        yield
 
 
 @pytest.fixture
@@ -195,7 +174,6 @@ def test_what_cannot_be_is_refused_in_one_line(pictures: Path, network: tuple[st
             "holds the features of 2 images, the captions are of 3",
         ),
         ((coco, "--features", coco), "is no file of features that is known here"),
-        ((coco, "--images", tmp_path, "--min-count", 1), "no training picture of"),
         ((pictures, "--min-count", 50), "no word occurs 50 times"),
         ((pictures, "--val", "nan"), "val is nan"),
         ((pictures, "--val", 1), "--val"),
@@ -210,6 +188,17 @@ def test_what_cannot_be_is_refused_in_one_line(pictures: Path, network: tuple[st
         wanted = () if "-o" in arguments else ("-o", out)
         refused(run("prepare", *network, *wanted, *arguments), says)
         assert {*tmp_path.rglob("*"), out} == before
+
+
+def test_pictures_none_of_which_can_be_read_are_refused_behind_the_progress_bar(
+    network: tuple[str, ...], tmp_path: Path
+) -> None:
+    coco = write_json(tmp_path / "coco.json", coco_annotations({1: ["A dog."], 2: ["A cat."], 3: ["A cow."]}))
+    result = run("prepare", *network, "-o", tmp_path / "out", coco, "--images", tmp_path, "--min-count", 1)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"capgpu: error: no training picture of {coco} could be read")
+    assert "Traceback" not in result.output
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_the_folder_may_lie_in_that_of_the_source(pictures: Path, network: tuple[str, ...]) -> None:

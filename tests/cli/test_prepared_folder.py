@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-import capgpu.backend
 from capgpu.checkpoint import load_model
-from capgpu.cli import main
+from oracles.commands import refused, run
 from oracles.folders import prepared_folder
 
 TINY = ["--hidden", "8", "--wordvec", "8", "--batch-size", "5", "--epochs", "2", "--seed", "3"]
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def refused(result: Result, says: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1
-    assert says in result.stderr
-
-
-@pytest.fixture(autouse=True)
-def _numpy() -> Iterator[None]:
-    with capgpu.backend.use_backend("numpy"):
-        yield
 
 
 @pytest.fixture

@@ -29,8 +29,6 @@ from capgpu.data.text_files import DataFileError
 from oracles.course_files import WORDS, Arrays, course_arrays, write_course_files, write_h5
 from oracles.shared_data import shared_data
 
-pytest.importorskip("h5py")
-
 ARRAYS = ("captions", "image_idxs", "features", "urls")
 STORAGE: list[dict[str, Any]] = [{}, {"chunks": (2, 3)}, {"chunks": (3, 5), "compression": "gzip", "shuffle": True}]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,6 @@ import capgpu.data.feature_files
 from capgpu.data.feature_files import FeatureFile, map_dataset, open_features, open_h5
 from capgpu.data.text_files import DataFileError
 
-h5py = pytest.importorskip("h5py")
 Array = np.ndarray[Any, Any]
 ROWS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -14,8 +16,6 @@ from capgpu.cli import main
 from capgpu.decode import greedy
 from capgpu.interchange import export_onnx
 from oracles.scenes import SIZES, WORDS, parameters
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def model_of(cell, dtype="float64", tied=False):
@@ -75,7 +75,6 @@ def test_files_of_different_models_can_be_told_apart(tmp_path):
 
 
 def test_an_export_that_fails_leaves_the_files_that_were_there(tmp_path, monkeypatch):
-    onnx = pytest.importorskip("onnx")
     model = model_of("lstm")
     files = export_onnx(model, tmp_path)
     before = [file.read_bytes() for file in files]

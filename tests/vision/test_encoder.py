@@ -6,15 +6,13 @@ import hashlib
 import json
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from capgpu.checkpoint import CheckpointError
 from capgpu.vision import PictureEncoder, Projection, fit_projection, open_encoder
 from oracles.networks import save_network, tiny_network
-
-pytest.importorskip("onnxruntime")
-onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture

@@ -1,0 +1,89 @@
+"""capgpu info and capgpu tune: what this machine has, and the fastest way on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import capgpu.backend
+from oracles.commands import refused, run
+
+
+def test_info_tells_what_was_chosen() -> None:
+    result = run("info")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["backend", "numpy"]
+    assert ["kernels", "reference"] in lines
+    assert ["numpy", np.__version__] in lines
+
+
+@pytest.mark.parametrize("setting", ["cuda", "nonsense"])
+def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device() -> None:
+        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
+
+    monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
+    monkeypatch.setattr(capgpu.backend, "_current", None)
+    monkeypatch.setenv("CAPGPU_BACKEND", setting)
+    result = run("info")
+    assert result.exit_code == 1
+    assert "no CUDA device found. Check nvidia-smi." in result.stdout
+    assert ("unknown backend 'nonsense'" in result.stdout) == (setting == "nonsense")
+    refused(run("train", "--out", "never"), "no CUDA device" if setting == "cuda" else "unknown backend")
+
+
+def test_info_tells_of_the_device_its_kernels_and_their_folders(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from capgpu.kernels.cuda import choices
+
+    monkeypatch.setenv("CAPGPU_BACKEND", "cuda")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(capgpu.backend, "_current", None)
+    for setting in ("CAPGPU_TENSOR_CORES", "CUPY_TF32"):
+        monkeypatch.delenv(setting, raising=False)
+    choices.forget()
+    lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
+    told = {name: words.strip() for name, words in lines}
+    assert told["kernels"] == "cuda"
+    assert told["driver"].startswith("serves CUDA 13")
+    assert told["multiprocessors"].startswith("108,")
+    assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
+    assert told["kernel cache"] == str(tmp_path / "kernels")
+    assert told["tensor cores"] == "recurrences: off, products of float32: off"
+    assert told["tiers"] == "by the rule (capgpu tune measures them)"
+    assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
+    device = told["device"].split(", compute")[0]
+    choices.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
+    measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by the rule"
+    assert measured in run("info").stdout
+    choices.forget()
+
+
+def test_tune_shows_every_tier_and_keeps_the_fastest(
+    standin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch", 3, "--steps", 2, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    shown = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:] if line.startswith("rnn")}
+    tiers = ("persistent", "step", "matmul")
+    assert shown == {(f"rnn_{way}", tier) for way in ("forward", "backward") for tier in tiers}
+    (shapes,) = json.loads((tmp_path / "capgpu" / "tuning.json").read_text())["devices"].values()
+    assert set(shapes) == {"rnn_forward float32 H=6 N=3", "rnn_backward float32 H=6 N=3"}
+
+
+def test_tune_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device() -> None:
+        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
+
+    monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
+    refused(run("tune"), "no CUDA device found")

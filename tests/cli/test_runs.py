@@ -1,0 +1,52 @@
+"""The folder of a run, as the commands that read it meet it: missing, damaged, of other data, whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capgpu.checkpoint import load_weights, save_model
+from capgpu.model import CaptioningRNN
+from oracles.commands import refused, run
+
+
+@pytest.mark.parametrize("command", ["caption", "eval"])
+def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
+    refused(run(command, "--run", tmp_path), "no run folder")
+    refused(run(command, "--run", tmp_path / "nowhere"), "no run folder")
+    (tmp_path / "config.json").write_text('{"format": "capgpu-run-1", "settings": {"da')
+    refused(run(command, "--run", tmp_path), "config.json is damaged")
+    (tmp_path / "config.json").write_text('{"format": "something else"}')
+    refused(run(command, "--run", tmp_path), "was not written by capgpu train")
+    for damaged in ("", ', "settings": [1]', ', "settings": {"data": 5}'):
+        (tmp_path / "config.json").write_text(f'{{"format": "capgpu-run-1"{damaged}}}')
+        refused(run(command, "--run", tmp_path), "does not say on what was trained")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    refused(run(command, "--run", tmp_path), "config.json is damaged")
+
+
+def copied(finished: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("config.json", "summary.json", "model.safetensors"):
+        (folder / name).write_bytes((finished / name).read_bytes())
+    return folder
+
+
+def test_a_damaged_model_is_named(finished: Path, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(run("eval", "--run", folder), str(folder / "model.safetensors"))
+
+
+def test_a_model_of_another_vocabulary_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run")
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3}
+    save_model(folder, CaptioningRNN(words, 256, 8, 8, seed=0))
+    refused(run("eval", "--run", folder), "another vocabulary")
+
+
+def test_weights_can_be_read_without_the_library(finished: Path) -> None:
+    weights, _ = load_weights(finished / "model.safetensors")
+    assert sorted(weights) == ["W_embed", "W_proj", "W_vocab", "Wh", "Wx", "b", "b_proj", "b_vocab"]

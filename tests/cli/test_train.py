@@ -1,0 +1,187 @@
+"""capgpu train: a run folder, its settings, and runs that are stopped, gone on with or overwritten."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capgpu.checkpoint import load_model, load_weights
+from capgpu.data import emoji
+from capgpu.solver import CaptioningSolver
+from capgpu.training.history import read_history
+from oracles.commands import TINY, refused, run
+
+
+def trained(folder: Path, *args: object) -> Path:
+    result = run("train", "--out", folder, *TINY, *args)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def weight_bits(folder: Path) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in load_weights(folder / "model.safetensors")[0].items()}
+
+
+def test_a_run_folder_holds_settings_history_weights_and_curve(finished: Path) -> None:
+    settings = json.loads((finished / "config.json").read_text())["settings"]
+    assert (settings["cell"], settings["hidden"], settings["epochs"], settings["seed"]) == ("lstm", 8, 2, 3)
+    kinds = [record["kind"] for record in read_history(finished / "history.jsonl")]
+    assert kinds[0] == "start"
+    assert kinds.count("epoch") == 2
+    assert kinds[-1] == "end"
+    model = load_model(finished)
+    assert model.params["Wh"].shape == (8, 32)
+    with Image.open(finished / "loss.png") as picture:
+        assert picture.size == (1200, 750)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert 0 < summary["validation loss per word"] < np.log(len(model.word_to_idx))
+
+
+def test_the_weights_are_those_of_the_best_epoch(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    solver = CaptioningSolver(load_model(finished), emoji.load(), verbose=False)
+    assert solver.evaluate("val") == pytest.approx(summary["validation loss per word"], rel=1e-6)
+
+
+def test_the_same_seed_trains_the_same_weights(finished: Path, tmp_path: Path) -> None:
+    again = trained(tmp_path / "again")
+    assert weight_bits(again) == weight_bits(finished)
+
+
+def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
+    folder = trained(
+        tmp_path / "run", "--cell", "rnn", "--dtype", "float64", "--dropout", "0", "--update-rule", "sgd",
+        "--schedule", "constant", "--learning-rate", "0.5", "--epochs", "1", "--group-by-length",
+    )  # fmt: skip
+    model = load_model(folder)
+    assert (model.cell_type, model.dtype, model.feature_dropout, model.output_dropout) == (
+        "rnn",
+        np.float64,
+        0,
+        0,
+    )
+    start = read_history(folder / "history.jsonl")[0]
+    assert (start["update_rule"], start["schedule"], start["batch_size"]) == ("sgd", "constant", 600)
+    assert start["optim_config"]["learning_rate"] == 0.5
+    assert start["group_by_length"] is True
+
+
+def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
+    before = contents(finished)
+    refused(run("train", "--out", finished, *TINY), "--force")
+    assert contents(finished) == before
+
+
+def test_force_overwrites_a_run_and_only_a_run(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", "--epochs", "1")
+    trained(folder, "--force", "--hidden", "6", "--epochs", "1")
+    assert load_model(folder).params["Wh"].shape == (6, 24)
+    other = tmp_path / "letters"
+    other.mkdir()
+    (other / "letter.txt").write_text("keep me")
+    refused(run("train", "--out", other, *TINY, "--force"), "no run folder")
+    assert contents(other) == {"letter.txt": b"keep me"}
+
+
+def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
+    before = contents(finished)
+    args = ("--force", "--tie-weights", "--hidden", "6", "--wordvec", "5")
+    refused(run("train", "--out", finished, *args), "make them equal")
+    assert contents(finished) == before
+
+
+def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Path, tmp_path: Path) -> None:
+    before = contents(finished)
+    refused(run("train", "--out", finished, *TINY, "--force", "--backend", "gpu"), "unknown backend 'gpu'")
+    assert contents(finished) == before
+    refused(run("train", "--out", tmp_path / "new", "--backend", "gpu"), "unknown backend 'gpu'")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("sigint_is_not_ignored")
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train = CaptioningSolver.train
+
+    def train_until_ctrl_c(solver: CaptioningSolver) -> None:
+        solver.callbacks = (lambda _solver, _record: signal.raise_signal(signal.SIGINT),)
+        train(solver)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
+        result = run("train", "--out", folder, *TINY)
+    assert result.exit_code == 130
+    assert f"capgpu train --resume --out {folder}" in result.stderr
+    assert not (folder / "summary.json").exists()
+
+    refused(run("caption", "--run", folder), "--resume")
+    refused(run("train", "--out", folder, *TINY), "has not finished")
+    refused(run("train", "--resume", "--out", folder, "--hidden", "16"), "--hidden is 16")
+    refused(run("train", "--resume", "--out", folder, "--group-by-length"), "--group-by-length is True")
+    config = json.loads((folder / "config.json").read_text())
+    del config["settings"]["group_by_length"]  # as an earlier version has written it
+    (folder / "config.json").write_text(json.dumps(config))
+    resumed = run("train", "--resume", "--out", folder)
+    assert resumed.exit_code == 0, resumed.output
+    assert weight_bits(folder) == weight_bits(finished)
+    epochs = [record["epoch"] for record in read_history(folder / "history.jsonl") if record["kind"] == "epoch"]
+    assert epochs == [1, 2]
+
+
+def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> None:
+    refused(run("train", "--resume", "--out", finished), "nothing to resume")
+    refused(run("train", "--resume", "--out", tmp_path), "no run folder")
+    refused(run("train", "--resume", "--force", "--out", finished), "one of them")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--epochs", "0"], "--epochs"),
+        (["--batch-size", "-3"], "--batch-size"),
+        (["--dropout", "1"], "--dropout"),
+        (["--learning-rate", "0"], "--learning-rate"),
+        (["--learning-rate", "nan"], "--learning-rate"),
+        (["--learning-rate", "inf"], "--learning-rate"),
+        (["--dropout", "nan"], "--dropout"),
+        (["--cell", "gru"], "--cell"),
+        (["--update-rule", "adm"], "--update-rule"),
+        (["--data", "coco"], "--data"),
+        (["--hiden", "3"], "--hidden"),
+        (["--tie-weights", "--hidden", "6", "--wordvec", "5"], "wordvec_dim is 5 and hidden_dim 6"),
+        (["--label-smoothing", "1"], "--label-smoothing"),
+    ],
+)
+def test_bad_training_options_are_refused_and_write_nothing(args: list[str], says: str, tmp_path: Path) -> None:
+    refused(run("train", "--out", tmp_path / "run", *args), says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
+    """They knew neither tied weights nor label smoothing."""
+    folder = trained(tmp_path / "run", "--epochs", "1")
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("tie_weights", "label_smoothing"):
+        del config["settings"][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(run("train", "--resume", "--out", folder, "--label-smoothing", "0.1"), "was started with 0.0")
+    result = run("train", "--resume", "--out", folder, "--label-smoothing", "0")
+    assert result.exit_code == 0, result.output
+    del config["settings"]["hidden"], config["settings"]["cell"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").unlink()
+    refused(run("train", "--resume", "--out", folder), "it has no cell, hidden")
+    assert run("eval", "--run", folder).exit_code == 0
