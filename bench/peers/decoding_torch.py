@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from bench.peers.torch_peer import Captioner, versions
+from bench.peers.torch_peer import Captioner, advance, versions
 from bench.workloads import END, NULL, SAMPLE_LENGTH, START, Workload
 
 __all__ = ["TorchDecoding", "make_task", "versions"]
@@ -26,20 +25,12 @@ __all__ = ["TorchDecoding", "make_task", "versions"]
 State = tuple[torch.Tensor, ...]
 
 
-def advance(word: torch.Tensor, state: State, scores: torch.Tensor, weights: State, lstm: bool) -> tuple[Any, ...]:
+def search_step(word: torch.Tensor, state: State, scores: torch.Tensor, weights: State, lstm: bool) -> tuple[Any, ...]:
     """Take the hypotheses of (N, K) words one step on: words, states (N K, H), scores and parents' rows (N, K)."""
-    embed, w_ih, w_hh, bias, w_vocab, b_vocab = weights
-    h, c = state
     count, width = scores.shape
     flat = word.reshape(-1)
-    gates = functional.linear(embed[flat], w_ih, bias).addmm_(h, w_hh.t())
-    if lstm:
-        i, f, g, o = gates.chunk(4, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-    else:
-        h = torch.tanh(gates)
-    log_probs = functional.linear(h, w_vocab, b_vocab).log_softmax(1)
+    logits, h, c = advance(flat, *state, weights, lstm)
+    log_probs = logits.log_softmax(1)
     ended = (flat == END) | (flat == NULL)
     log_probs[:, NULL] = torch.where(ended, 0.0, -math.inf)
     log_probs[:, START] = -math.inf
@@ -60,7 +51,7 @@ class TorchDecoding:
         self.model = Captioner(work)
         self.features = torch.tensor(work.sample_features)
         self.width = 1 if job == "greedy" else int(job.removeprefix("beam"))
-        self.advance: Any = torch.compile(advance, dynamic=False) if mode == "compiled" else advance
+        self.advance: Any = torch.compile(search_step, dynamic=False) if mode == "compiled" else search_step
         self.words = self.scores = torch.empty(0)
 
     def build(self) -> None:

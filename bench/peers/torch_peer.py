@@ -125,10 +125,10 @@ class Captioner(nn.Module):
         return total / features.shape[0]
 
 
-def decode_step(
+def advance(
     word: torch.Tensor, h: torch.Tensor, c: torch.Tensor, weights: tuple[torch.Tensor, ...], lstm: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Take (N,) words one step on: the next words, hidden and cell state."""
+    """Take (N,) words one step on: the scores of the next ones, hidden and cell state."""
     embed, w_ih, w_hh, bias, w_vocab, b_vocab = weights
     gates = functional.linear(embed[word], w_ih, bias).addmm_(h, w_hh.t())
     if lstm:
@@ -137,7 +137,15 @@ def decode_step(
         h = torch.sigmoid(o) * torch.tanh(c)
     else:
         h = torch.tanh(gates)
-    return functional.linear(h, w_vocab, b_vocab).argmax(1), h, c
+    return functional.linear(h, w_vocab, b_vocab), h, c
+
+
+def decode_step(
+    word: torch.Tensor, h: torch.Tensor, c: torch.Tensor, weights: tuple[torch.Tensor, ...], lstm: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Take (N,) words one step on: the next words, hidden and cell state."""
+    scores, h, c = advance(word, h, c, weights, lstm)
+    return scores.argmax(1), h, c
 
 
 class TorchTask:

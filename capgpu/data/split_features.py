@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -93,38 +93,44 @@ def gather_features(
     rows: dict[str, HostArray] = {}
     if encoder is None:
         for name, pictures in splits.items():
-            assert pictures.features is not None
+            features, chosen = pictures.features, pictures.rows
+            assert features is not None
+            assert chosen is not None
             kept[name] = list(range(len(pictures)))
-            rows[name] = _gathered(pictures.features, pictures.rows, work / f"{name}.f32")
+            shape = len(pictures), features.shape[1]
+            rows[name] = _written(work / f"{name}.f32", (features[some] for some in _parts(chosen)), shape)
         return kept, rows, []
     tell(0)
     files = [file for pictures in splits.values() for file in pictures.files or ()]
-    features, places, broken = collect_features(encoder, files, work, tell)
+    computed, places, broken = collect_features(encoder, files, work, tell)
     first = row = 0
     for name, pictures in splits.items():
         own = [place - first for place in places if first <= place < first + len(pictures)]
         if own:
-            kept[name], rows[name] = own, features[row : row + len(own)]
+            kept[name], rows[name] = own, computed[row : row + len(own)]
         first, row = first + len(pictures), row + len(own)
     return kept, rows, broken
 
 
 def project_features(encoder: PictureEncoder, rows: dict[str, HostArray], work: Path) -> dict[str, HostArray]:
     """Apply an encoder's projection to the features of each split, in files of the folder `work`."""
-    return {name: _projected(encoder, own, work / f"{name}.f32") for name, own in rows.items()}
+    projection = encoder.projection
+    assert projection is not None
+    return {
+        name: _written(work / f"{name}.f32", (projection.apply(some) for some in _parts(own)), (len(own), encoder.dim))
+        for name, own in rows.items()
+    }
 
 
-def _gathered(features: HostArray, chosen: Any, path: Path) -> HostArray:
-    """Copy rows of mapped features into a file, some at a time, and map that."""
+def _parts(array: HostArray) -> Iterator[HostArray]:
+    """Go through the rows of an array some at a time."""
+    for start in range(0, len(array), _ROWS_AT_ONCE):
+        yield array[start : start + _ROWS_AT_ONCE]
+
+
+def _written(path: Path, parts: Iterable[HostArray], shape: tuple[int, int]) -> HostArray:
+    """Write rows into a file, part by part, and map it."""
     with open(path, "wb") as file:
-        for start in range(0, len(chosen), _ROWS_AT_ONCE):
-            file.write(np.ascontiguousarray(features[chosen[start : start + _ROWS_AT_ONCE]], np.float32).data)
-    return np.memmap(path, np.float32, "r", shape=(len(chosen), features.shape[1]))
-
-
-def _projected(encoder: PictureEncoder, features: HostArray, path: Path) -> HostArray:
-    assert encoder.projection is not None
-    with open(path, "wb") as file:
-        for start in range(0, len(features), _ROWS_AT_ONCE):
-            file.write(encoder.projection.apply(features[start : start + _ROWS_AT_ONCE]).data)
-    return np.memmap(path, np.float32, "r", shape=(len(features), encoder.dim))
+        for part in parts:
+            file.write(np.ascontiguousarray(part, np.float32).data)
+    return np.memmap(path, np.float32, "r", shape=shape)

@@ -224,7 +224,7 @@ def from_torch(
 
 
 def save_torch_safetensors(path: str | os.PathLike[str], model: CaptioningRNN) -> None:
-    """Write a model as a safetensors file with PyTorch's names: what ``safetensors.torch.load_file`` reads.
+    """Write a model as a safetensors file with PyTorch's names and layout, for PyTorch's side of safetensors to read.
 
     Parameters
     ----------
