@@ -9,7 +9,6 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 SOURCES := capgpu kernels tests bench examples tools
-STAGE := build/types
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour test test-gpu lint format bench bench-gpu bench-peers cuda-table roofline env clean
@@ -38,10 +37,7 @@ test-gpu: env ## Run the same tests on the CUDA device of this machine, then und
 lint: env ## Check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	@# kernels/ is installed as capgpu.kernels: the type checker needs to see it there
-	@rm -rf $(STAGE) && mkdir -p $(STAGE)
-	@cp -rs $(CURDIR)/capgpu $(STAGE)/capgpu && cp -rs $(CURDIR)/kernels $(STAGE)/capgpu/kernels
-	cd $(STAGE) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p capgpu
+	$(BIN)/mypy -p capgpu
 
 format: env ## Format all code and sort its imports
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)

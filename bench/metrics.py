@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+import capgpu
 from bench.machine import describe
 from bench.process import ROOT, wait_until_quiet
 from bench.report import table, write_atomically
@@ -142,7 +143,8 @@ def main() -> None:
     captions = [own for own in read_coco_captions(args.annotations).captions if len(own) > 1]
     header = ["", "capgpu, ms", "spread", "pycocoevalcap, ms", "spread", "times faster", "quiet rounds"]
     rows = [row(job, args.rounds) for job in jobs(captions)]
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "capgpu", "pycocoevalcap")}
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pycocoevalcap")}
+    versions["capgpu"] = capgpu.__version__
     facts = describe(versions, None)
     facts["command"] = f"`python -m bench.metrics {shlex.join(sys.argv[1:])}`".replace(
         str(args.annotations), args.annotations.name

@@ -507,7 +507,7 @@ def backend_info() -> dict[str, Any]:
         "device": None,
         "setting": {key: os.environ.get(key) for key in ("CAPGPU_BACKEND", "CAPGPU_KERNELS")},
         "installed": {
-            "capgpu": _version("capgpu"),
+            "capgpu": importlib.import_module("capgpu").__version__,
             "numpy": np.__version__,
             "numba": _version("numba"),
             "cupy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),

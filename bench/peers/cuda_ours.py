@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.metadata import version
 from typing import Any
 
+import capgpu
 from bench.cuda.devices import reported
 from bench.peers import NoDeviceError
 from bench.peers.ours import OurTask
@@ -27,7 +27,7 @@ def versions() -> dict[str, Any]:
     name = name.decode() if isinstance(name, bytes) else str(name)
     peaks = reported(name, int(device.compute_capability), device.attributes)
     return {
-        "capgpu": version("capgpu"),
+        "capgpu": capgpu.__version__,
         "cupy": cupy.__version__,
         "device": name,
         "compute capability": device.compute_capability,
