@@ -128,7 +128,7 @@ def compile_one(job: Job) -> list[Line]:
 def _compiled(job: Job) -> tuple[str, int]:
     """Return the compiler's log and the bytes of machine code."""
     compiler = nvrtc.find()
-    text, options = source(job.file), compiler_options(job.dtype, job.defines)
+    text, options = source(job.file), compiler_options(job.file, job.dtype, job.defines)
     key = hashlib.sha256(repr((text, options, job.architecture, compiler.version)).encode()).hexdigest()[:32]
     kept = KEPT / f"{key}.log"
     if kept.exists():
@@ -152,7 +152,9 @@ def digest() -> str:
     """Return what tells the sources, the options and the list of kernels from any other."""
     text = hashlib.sha256()
     for job in jobs():
-        text.update(repr((job, job.names, source(job.file), compiler_options(job.dtype, job.defines))).encode())
+        text.update(
+            repr((job, job.names, source(job.file), compiler_options(job.file, job.dtype, job.defines))).encode()
+        )
     text.update(repr([(entry.name, entry.block, entry.shared) for entry in ENTRIES]).encode())
     return text.hexdigest()[:16]
 

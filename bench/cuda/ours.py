@@ -7,13 +7,13 @@ recurrences read again and again comes from the second-level cache and is not in
 from __future__ import annotations
 
 from bench.cuda.parts import FLOAT, Extents, Part, product
+from capgpu.kernels.cuda.embedding import SLICE
 
 __all__ = ["step"]
 
 # operations on one unit of one row, a special function being one: see kernels/reference/recurrence.py
 _LSTM_FORWARD, _LSTM_BACKWARD, _RNN_FORWARD, _RNN_BACKWARD = 24, 27, 4, 4
 _ADAM = 12
-_SLICE = 128  # rows that one block of column_sums adds up, as in kernels/cuda/embedding.py
 
 
 def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
@@ -44,7 +44,7 @@ def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
 
 def _column_sums(matrices: list[tuple[int, int]]) -> list[Part]:
     """Count the two launches that sum the columns of several (rows, width) matrices."""
-    slices = [(-(-rows // _SLICE), width) for rows, width in matrices]
+    slices = [(-(-rows // SLICE), width) for rows, width in matrices]
     first = sum(rows * width for rows, width in matrices)
     between = sum(rows * width for rows, width in slices)
     long = [(rows, width) for rows, width in slices if rows > 1]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from capgpu.kernels.cuda.constants import COLUMN_WARPS, THREADS, WARP, WARP_ROWS, WARPS, macros
+
 __all__ = ["CATALOGUE", "REALS", "Entry", "compiler_options", "variants_of"]
 
 #: Storage type of each dtype in CUDA C++, the type that sums are kept in, and what tells the preprocessor of it.
@@ -63,7 +65,7 @@ def _recurrence(cell: str, backward: bool, tier: str, units: tuple[int, ...]) ->
         name=f"{cell}_{'backward' if backward else 'forward'}{tier}",
         file=f"{cell}.cu",
         dtypes=tuple(dtype for dtype in ALL if dtype != "float64") if tensor else ALL,
-        block=256 if resident else 128,
+        block=WARP * WARPS[resident],
         variants=tuple((*macros, ("UNITS", u)) for u in units),
         shared=227 * 1024 if resident else 48 * 1024,
         cooperative=resident,
@@ -83,29 +85,31 @@ ENTRIES: tuple[Entry, ...] = (
     _recurrence("lstm", True, "_tensor", (8, 16, 32)),
     _recurrence("rnn", False, "_tensor", (8, 16, 32)),
     _recurrence("rnn", True, "_tensor", (8, 16, 32)),
-    Entry("softmax_warps", "softmax.cu", ALL, 128),
-    Entry("softmax_blocks", "softmax.cu", ALL, 256),
-    Entry("sum_losses", "softmax.cu", ALL, 256),
-    Entry("gather_rows", "embedding.cu", FULL, 256),
-    Entry("segment_sums", "embedding.cu", FULL, 256),
-    Entry("column_sums", "embedding.cu", FULL, 256),
-    Entry("adam", "optimizer.cu", FULL, 256),
-    Entry("momentum", "optimizer.cu", FULL, 256),
-    Entry("square_sums", "optimizer.cu", FULL, 256),
-    Entry("root_of_sum", "optimizer.cu", FULL, 256),
-    Entry("decode_cell", "decode.cu", FULL, 256, _CELLS),
-    Entry("choose_words", "decode.cu", FULL, 256, _CELLS),
+    Entry("softmax_warps", "softmax.cu", ALL, WARP * WARP_ROWS),
+    Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
+    Entry("sum_losses", "softmax.cu", ALL, THREADS),
+    Entry("gather_rows", "embedding.cu", FULL, WARP * COLUMN_WARPS),
+    Entry("segment_sums", "embedding.cu", FULL, WARP * COLUMN_WARPS),
+    Entry("column_sums", "embedding.cu", FULL, WARP * COLUMN_WARPS),
+    Entry("adam", "optimizer.cu", FULL, THREADS),
+    Entry("momentum", "optimizer.cu", FULL, THREADS),
+    Entry("square_sums", "optimizer.cu", FULL, THREADS),
+    Entry("root_of_sum", "optimizer.cu", FULL, THREADS),
+    Entry("decode_cell", "decode.cu", FULL, THREADS, _CELLS),
+    Entry("choose_words", "decode.cu", FULL, THREADS, _CELLS),
 )
 
 #: The kernels by the name of their entry point.
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 
-def compiler_options(dtype: str, defines: tuple[tuple[str, int], ...] = ()) -> tuple[str, ...]:
-    """Return the options of the compiler for one storage type and variant.
+def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...] = ()) -> tuple[str, ...]:
+    """Return the options of the compiler for one source file, storage type and variant.
 
     Parameters
     ----------
+    file : str
+        Name of a ``.cu`` file beside this one.
     dtype : str
         Key of `REALS`.
     defines : tuple of (str, int)
@@ -118,8 +122,9 @@ def compiler_options(dtype: str, defines: tuple[tuple[str, int], ...] = ()) -> t
         and its folders of headers.
     """
     real, acc, told = REALS[dtype]
-    macros = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{told}"] if told else [])]
-    return ("-std=c++17", *macros, *(f"-D{name}={value}" for name, value in defines))
+    types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{told}"] if told else [])]
+    numbers = {**dict(defines), **macros(file, dtype, dict(defines))}
+    return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in numbers.items()))
 
 
 def variants_of(entry: Entry) -> list[tuple[str, tuple[tuple[str, int], ...]]]:

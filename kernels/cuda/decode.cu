@@ -11,7 +11,11 @@
 // A score that is not a number counts as the greatest, as NumPy and CuPy have it.
 // Launch: decode_cell a thread a hidden unit; choose_words a block a caption.
 
-extern "C" __global__ void __launch_bounds__(256) decode_cell(
+#ifndef THREADS
+#error "capgpu.kernels.cuda.constants gives THREADS"
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS) decode_cell(
     const real* projected,  // [*, G]
     const int* rows,        // [N] or null
     const real* sums,       // [N, G]
@@ -63,7 +67,7 @@ __device__ __forceinline__ void best_of_lanes(Best& best) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) choose_words(
+extern "C" __global__ void __launch_bounds__(THREADS) choose_words(
     const real* scores,  // [N, V]
     const real* bias,    // [V]
     int* words,          // [N, length], column `step` is written

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.constants import THREADS
 from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
@@ -14,15 +15,13 @@ from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["decode_step", "greedy_captions"]
 
-_THREADS = 256
-
 
 def _cell(projected: Any, rows: Any, sums: Any, bias: Any, c_before: Any, h: Any, c: Any) -> None:
     """Advance the cell from the product ``h Wh``; writes h and c. One launch."""
     count, size = h.shape
     kernel("decode_cell", h.dtype, LSTM=int(sums.shape[1] == 4 * size))(
-        -(-count * size // _THREADS),
-        _THREADS,
+        -(-count * size // THREADS),
+        THREADS,
         (*_pointers(projected, rows, sums, bias, c_before, h, c), np.int32(count), np.int32(size)),
     )
 
@@ -100,5 +99,5 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
         _cell(projected, word if tabled else None, sums, b, c[before] if step else None, h[after], c[after])
         product(h[after], W_vocab, scores)
         numbers = (np.int32(value) for value in (vocabulary, max_length, step, end, null))
-        choose(count, _THREADS, (scores, b_vocab, words, word, ended, *numbers))
+        choose(count, THREADS, (scores, b_vocab, words, word, ended, *numbers))
     return words

@@ -10,7 +10,9 @@
 // segment or slice from the w-th on, then the 8 sums are added in order: a fixed order, no atomics.
 // A sum over many rows takes two launches of column_sums, the second over the sums of the first.
 
-#define WARPS 8
+#if !defined(WARPS) || !defined(MATRICES)
+#error "capgpu.kernels.cuda.constants gives WARPS and MATRICES"
+#endif
 #define TILE (WARP * PACK)
 
 // Adds rows[order[i]] for i in [first, last) and columns [column, column + TILE), and stores the sums: all threads of
@@ -106,7 +108,6 @@ struct Columns {
     int slice;         // rows of a slice
     int first_block;   // the blocks of this matrix begin here
 };
-#define MATRICES 8
 struct ColumnsList {
     Columns at[MATRICES];
 };

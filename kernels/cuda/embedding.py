@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WARP
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = ["column_sums", "embedding_gradient", "gather_rows", "segment_sums", "sum_columns"]
 
-_WARPS = 8
-_MATRICES = 8
 #: Rows that one block adds up; more rows of a matrix take a second launch.
 SLICE = 128
 
@@ -26,11 +25,11 @@ _COLUMNS = np.dtype(
     },
     align=True,
 )
-_COLUMNS_LIST = np.dtype([("at", _COLUMNS, _MATRICES)], align=True)
+_COLUMNS_LIST = np.dtype([("at", _COLUMNS, MATRICES)], align=True)
 
 
 def _tiles(width: int, dtype: Any) -> int:
-    columns: int = 32 * (16 // dtype.itemsize)  # of a tile
+    columns: int = WARP * (PACK_BYTES // dtype.itemsize)  # of a tile
     return -(-width // columns)
 
 
@@ -48,7 +47,7 @@ def gather_rows(table: Any, index: Any, out: Any) -> None:
     """
     count, width = out.shape
     kernel("gather_rows", out.dtype)(
-        -(-count // _WARPS), 32 * _WARPS, (table, index, out, np.int32(count), np.int32(width))
+        -(-count // COLUMN_WARPS), WARP * COLUMN_WARPS, (table, index, out, np.int32(count), np.int32(width))
     )
 
 
@@ -71,7 +70,7 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
     count, width = out.shape
     kernel("segment_sums", out.dtype)(
         count * _tiles(width, out.dtype),
-        32 * _WARPS,
+        WARP * COLUMN_WARPS,
         (
             rows,
             index,
@@ -144,4 +143,4 @@ def _launch_columns(stage: Sequence[tuple[Any, Any, int]]) -> None:
         count, width = rows.shape
         told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks)
         blocks += _tiles(width, rows.dtype) * max(-(-count // size), 1)
-    kernel("column_sums", stage[0][0].dtype)(blocks, 32 * _WARPS, (told, np.int32(len(stage))))
+    kernel("column_sums", stage[0][0].dtype)(blocks, WARP * COLUMN_WARPS, (told, np.int32(len(stage))))

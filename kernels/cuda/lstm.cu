@@ -81,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     acc biases[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) biases[k] = bias != nullptr && mine ? to_acc(bias[k * H + unit]) : acc(0);
+    REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
     if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     for (int t = first; t < first + steps; ++t) {
@@ -180,6 +181,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, 4 * H, block * UNITS};
     acc* carried = step.rest();  // [rows of the group][UNITS] dc, sent on by the step after
+    REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
     if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     bool arrived = false;

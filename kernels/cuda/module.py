@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from capgpu.kernels.cuda.catalogue import CATALOGUE, REALS, Entry, compiler_options
+from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
 
 __all__ = [
     "Kernel",
@@ -195,7 +195,7 @@ def _load(cupy: Any, name: str, dtype: str, defines: tuple[tuple[str, int], ...]
     entry = CATALOGUE[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
         raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
-    options = compiler_options(dtype, defines)
+    options = compiler_options(entry.file, dtype, defines)
     key = (entry.file, dtype, defines, entry.cooperative, device)
     module = _modules.get(key)
     try:
@@ -258,7 +258,6 @@ class Kernel:
         self.name = entry.name
         self.block = entry.block
         self.cooperative = entry.cooperative
-        self.real_size = {"double": 8, "float": 4}.get(REALS[dtype][0], 2)
         self._function = function
         self._shared_opted_in = _PLAIN_SHARED
         self._occupancy: dict[tuple[int, int], int] = {}

@@ -14,9 +14,9 @@
 // The norm: squares are added in a fixed order, each thread's in ACC, from there on in double; one double a block
 // to `partial`, then one block adds those up.
 
-#define TENSORS 16
-#define CHUNK 4096
-#define THREADS 256
+#if !defined(TENSORS) || !defined(CHUNK) || !defined(THREADS) || !defined(SETTINGS)
+#error "capgpu.kernels.cuda.constants gives TENSORS, CHUNK, THREADS and SETTINGS"
+#endif
 
 struct Tensor {
     const real* w;
@@ -27,7 +27,7 @@ struct Tensor {
     long long size;
     int first_block;  // the blocks of this parameter begin here
     int aligned;      // all arrays begin at multiples of 16 bytes
-    acc settings[8];
+    acc settings[SETTINGS];
 };
 struct Tensors {
     Tensor at[TENSORS];

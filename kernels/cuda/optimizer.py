@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
+from capgpu.kernels.cuda.constants import CHUNK, SETTINGS, TENSORS, THREADS
 from capgpu.kernels.cuda.module import kernel
 from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
-
-#: Most parameters of one launch, elements of a block, threads of a block: as in optimizer.cu.
-TENSORS, CHUNK, THREADS = 16, 4096, 256
 
 
 def _layout(dtype: Any) -> Any:
@@ -24,7 +22,7 @@ def _layout(dtype: Any) -> Any:
     one = np.dtype(
         {
             "names": [*pointers, "size", "first_block", "aligned", "settings"],
-            "formats": [*[np.uint64] * len(pointers), np.int64, np.int32, np.int32, (dtype, 8)],
+            "formats": [*[np.uint64] * len(pointers), np.int64, np.int32, np.int32, (dtype, SETTINGS)],
         },
         align=True,
     )
@@ -105,7 +103,7 @@ def momentum_update(
     One launch for up to 16 parameters. Velocities are updated in place.
     """
     kept = None if velocities is None else [contiguous(u) for u in velocities]
-    padded = np.zeros((len(params), 8))
+    padded = np.zeros((len(params), SETTINGS))
     padded[:, :2] = settings
     return _update("momentum", params, grads, (kept, None), padded, scale), kept
 
@@ -122,7 +120,7 @@ def gradient_norm(grads: list[Any]) -> Any:
     chunks = sum(-(-gradient.size // CHUNK) for gradient in dense)
     partial = workspace().take("sums of squares", (chunks,), np.float64)
     done = 0
-    for count, blocks, told in _launches(dtype, (None, dense, None, None, None), np.zeros((len(dense), 8))):
+    for count, blocks, told in _launches(dtype, (None, dense, None, None, None), np.zeros((len(dense), SETTINGS))):
         kernel("square_sums", dtype)(blocks, THREADS, (told, np.int32(count), partial[done : done + blocks]))
         done += blocks
     kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm))

@@ -3,6 +3,7 @@
 // REAL   storage type of arrays: float, double, __half or __nv_bfloat16 (-DREAL=..., with -DREAL_HALF or
 //        -DREAL_BFLOAT16 where it is one of the half types: the preprocessor cannot compare types)
 // ACC    type that sums are kept in: double for double, float for all others
+// PACK_BYTES, and the numbers that each file asks for: capgpu.kernels.cuda.constants
 //
 // Two compilers read it: NVRTC for a device, and a host compiler for tests, which defines CAPGPU_EMULATED and has
 // included its own meaning of CUDA's words before. Everything that differs between the two is in the first section.
@@ -12,6 +13,7 @@
 #ifdef CAPGPU_EMULATED
 
 #define REQUIRE_COOPERATIVE() emulated_require_cooperative()
+#define REQUIRE_SHARED(bytes) emulated_require_shared(bytes)
 #define SPIN() __nanosleep(0)
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* address) { return emulated_load_acquire(address); }
@@ -65,6 +67,7 @@ __device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned 
 #else
 
 #define REQUIRE_COOPERATIVE()
+#define REQUIRE_SHARED(bytes)
 #define SPIN()
 
 #ifdef REAL_HALF
@@ -191,10 +194,13 @@ __device__ __forceinline__ acc sigmoid(acc x) { return acc(0.5) * hyperbolic_tan
 // --- 16 bytes at a time ---------------------------------------------------------------------------------------------
 
 // One load or store instruction of 16 bytes. The address must be a multiple of 16: see aligned16.
-struct alignas(16) Pack {
-    real at[16 / sizeof(real)];
+#ifndef PACK_BYTES
+#error "capgpu.kernels.cuda.constants gives PACK_BYTES"
+#endif
+struct alignas(PACK_BYTES) Pack {
+    real at[PACK_BYTES / sizeof(real)];
 };
-#define PACK (16 / (int)sizeof(real))
+#define PACK (PACK_BYTES / (int)sizeof(real))
 
 __device__ __forceinline__ Pack load_pack(const real* address) { return *reinterpret_cast<const Pack*>(address); }
 

@@ -27,22 +27,14 @@
 #define FRAGMENTS 0
 #endif
 
-#define LANE_ROWS 4
-// A double takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward pass
-// four times as many numbers a row; neither has shared memory to spare.
-#define MOST_TILE (sizeof(real) == 8 || (RESIDENT && (BACKWARD || UNITS >= 16)) ? 4 : 8)
-#define TILE_ROWS (LANE_ROWS * MOST_TILE)
-#define DEPTH 16
-
-// The batch of a warp's copies to shared memory can be two chunks deep; the step tier's float64 has room for one.
-#if RESIDENT
-#define WARPS 8
-#define STAGES 2
-#else
-#define WARPS 4
-#define STAGES (sizeof(real) == 8 ? 1 : 2)
+#if !defined(DEPTH) || !defined(LANE_ROWS) || !defined(WARPS) || !defined(TILE_ROWS) || !defined(STAGES) || \
+    !defined(PARTIAL_PADDING) || !defined(COUNTER_STRIDE)
+#error "capgpu.kernels.cuda.constants gives DEPTH, LANE_ROWS, WARPS, TILE_ROWS, STAGES, PARTIAL_PADDING, COUNTER_STRIDE"
 #endif
+#define MOST_TILE (TILE_ROWS / LANE_ROWS)
 #define THREADS (WARPS * WARP)
+static_assert(MOST_TILE == 8 || MOST_TILE == 4, "Product::multiply has a case for each number of rows of a lane");
+static_assert(STAGES == 1 || STAGES == 2, "a warp's buffers take turns");
 
 // (row, unit) pairs of a tile that one thread turns from sums into states: its unit is always the same.
 #define PAIRS (TILE_ROWS * UNITS > THREADS ? TILE_ROWS * UNITS / THREADS : 1)
@@ -101,8 +93,7 @@ struct Product {
     static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
     static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
     static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
-    // padding against bank conflicts; for 16 units of an LSTM only as much as an A100's 163 KiB have left at H = 512
-    static constexpr int PARTIAL_STRIDE = COLUMNS + (COLUMNS < 64 ? 8 : 2);
+    static constexpr int PARTIAL_STRIDE = COLUMNS + PARTIAL_PADDING;
     static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
     static constexpr int PARTIAL_BYTES = TILE_ROWS * PARTIAL_STRIDE * (int)sizeof(acc);
     static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
@@ -119,6 +110,10 @@ struct Product {
     // what follows the slab
     __device__ __forceinline__ acc* rest() const {
         return reinterpret_cast<acc*>(slab() + (RESIDENT ? (long long)chunks() * RIGHT_CHUNK : 0));
+    }
+    // all of it, with `kept` numbers behind the slab: what tiers._shared_bytes computes for the launch
+    __device__ __forceinline__ long long bytes(int kept) const {
+        return reinterpret_cast<unsigned char*>(rest() + (RESIDENT ? kept : 0)) - memory;
     }
 
     // Where a number of the right factor's chunk lies in Wh; no address past the edge.
@@ -248,9 +243,6 @@ struct Product {
 __device__ __forceinline__ int owned(int count, int group, int groups) {
     return count > group ? (count - group + groups - 1) / groups : 0;
 }
-
-// Counters of different groups lie in different lines of the cache.
-#define COUNTER_STRIDE 32
 
 // The barrier needs no reset and no base: the group's first block adds what flips the highest bit once all others have
 // added 1, which leaves the bits below at zero. The counter starts at zero when it is allocated.

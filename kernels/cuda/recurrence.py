@@ -16,6 +16,7 @@ import numpy as np
 
 from capgpu.kernels.cuda import tiers
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
 
 # Barrier counters by device and stream: launches of one stream follow each other, those of two may overlap.
 _counters: dict[tuple[int, int], Any] = {}
-_COUNTER_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -306,8 +306,8 @@ def _barriers(plan: tiers.Plan) -> Any:
     cupy = import_module("cupy")
     key = (cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr)
     counters = _counters.get(key)
-    if counters is None or counters.size < plan.groups * _COUNTER_STRIDE:
-        counters = _counters[key] = cupy.zeros(plan.groups * _COUNTER_STRIDE, dtype=np.uint32)
+    if counters is None or counters.size < plan.groups * COUNTER_STRIDE:
+        counters = _counters[key] = cupy.zeros(plan.groups * COUNTER_STRIDE, dtype=np.uint32)
     return counters
 
 

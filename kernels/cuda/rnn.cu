@@ -53,6 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
     const acc added = bias != nullptr && mine ? to_acc(bias[unit]) : acc(0);
+    REQUIRE_SHARED(step.bytes(0));
     if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     for (int t = first; t < first + steps; ++t) {
@@ -122,6 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const int block = blockIdx.x % blocks, unit = block * UNITS + threadIdx.x % UNITS;
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
+    REQUIRE_SHARED(step.bytes(0));
     if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
     bool arrived = false;

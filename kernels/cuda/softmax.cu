@@ -16,7 +16,9 @@
 // Launch: softmax_warps, a warp a row, for small V; softmax_blocks, a block a row. Then sum_losses, one block.
 // Nothing is saved. Sums are kept in ACC; the order of all additions is fixed.
 
-#define WARP_ROWS 4  // rows (warps) of a block of softmax_warps
+#if !defined(THREADS) || !defined(WARP_ROWS)
+#error "capgpu.kernels.cuda.constants gives THREADS and WARP_ROWS"
+#endif
 
 // Maximum and sum of exponentials of the numbers seen so far.
 struct Online {
@@ -155,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     second_pass(row, bias, target, losses + m, scale, V, packed, lane, WARP, seen);
 }
 
-extern "C" __global__ void __launch_bounds__(256) softmax_blocks(
+extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale) {
     __shared__ acc tops[WARP];
     __shared__ acc sums[WARP];
@@ -181,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(256) softmax_blocks(
 }
 
 // The rows' losses, times the factor. Each thread adds every 256th; doubles, since there may be many rows.
-extern "C" __global__ void __launch_bounds__(256) sum_losses(const acc* losses, real* loss, int M, double scale) {
+extern "C" __global__ void __launch_bounds__(THREADS) sum_losses(const acc* losses, real* loss, int M, double scale) {
     __shared__ double partial[WARP];
     double sum = 0;
     for (int m = threadIdx.x; m < M; m += blockDim.x) sum += losses[m];

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.constants import THREADS, WARP, WARP_ROWS
 from capgpu.kernels.cuda.embedding import sum_columns
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
@@ -25,7 +26,6 @@ __all__ = [
 WARP_SCORES = 512
 #: Most bytes of scores kept at once: more rows are taken in blocks.
 SCORE_BYTES = 256 * 2**20
-_WARP_ROWS = 4
 
 
 def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float) -> None:
@@ -48,9 +48,9 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
     factor = np.float64(scale) if scores.dtype.char == "d" else np.float32(scale)
     args = (scores, NULL if bias is None else bias, targets, losses, np.int32(count), np.int32(size), factor)
     if size <= WARP_SCORES:
-        kernel("softmax_warps", scores.dtype)(-(-count // _WARP_ROWS), 32 * _WARP_ROWS, args)
+        kernel("softmax_warps", scores.dtype)(-(-count // WARP_ROWS), WARP * WARP_ROWS, args)
     else:
-        kernel("softmax_blocks", scores.dtype)(count, 256, args)
+        kernel("softmax_blocks", scores.dtype)(count, THREADS, args)
 
 
 def sum_losses(losses: Any, loss: Any, scale: float) -> None:
@@ -65,7 +65,7 @@ def sum_losses(losses: Any, loss: Any, scale: float) -> None:
     scale : float
         Factor.
     """
-    kernel("sum_losses", loss.dtype)(1, 256, (losses, loss, np.int32(losses.size), np.float64(scale)))
+    kernel("sum_losses", loss.dtype)(1, THREADS, (losses, loss, np.int32(losses.size), np.float64(scale)))
 
 
 def _row_losses(space: Workspace, count: int, dtype: Any, room: int) -> Any:

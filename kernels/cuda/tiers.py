@@ -24,6 +24,17 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from capgpu.kernels.cuda import choices, module
+from capgpu.kernels.cuda.constants import (
+    DEPTH,
+    LANE_ROWS,
+    PACK_BYTES,
+    WARP,
+    WARPS,
+    partial_padding,
+    real_size,
+    stages,
+    tile_rows,
+)
 
 __all__ = [
     "PASSES",
@@ -42,12 +53,6 @@ TIERS = ("persistent", "step", "matmul")
 
 #: Multiply-adds of a step beyond which one cuBLAS product a step is left alone.
 LARGE_STEP = 2**29
-
-# What the kernels are built of, as in recurrence.cuh.
-_DEPTH = 16
-_LANE_ROWS = 4
-_WARPS = {"persistent": 8, "step": 4}
-_PACK_BYTES = 16
 
 # For comparing variants: what a multiprocessor does in a cycle.
 _MULTIPLY_ADDS = 128
@@ -241,13 +246,13 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     Plan
         With the grid and the shared memory that follow.
     """
-    size, blocks, rows = _real_size(dtype), -(-H // units), -(-N // groups)
+    size, blocks, rows = real_size(dtype), -(-H // units), -(-N // groups)
     return Plan(
         tier="persistent",
         units=units,
         groups=groups,
         grid=groups * blocks,
-        block=32 * _WARPS["persistent"],
+        block=WARP * WARPS[True],
         shared=_shared_bytes(name, size, units, H, rows, "persistent"),
         cycles=_cycles(name, size, units, H, rows),
         tensor_cores=_tensor_cores_serve(dtype),
@@ -279,14 +284,14 @@ def _tensor_cores_serve(dtype: str) -> bool:
 
 def _step(name: str, dtype: str, H: int) -> Plan:
     units = PASSES[name].step_units
-    shared = _shared_bytes(name, _real_size(dtype), units, H, 0, "step")
-    return Plan(tier="step", units=units, block=32 * _WARPS["step"], shared=shared)
+    shared = _shared_bytes(name, real_size(dtype), units, H, 0, "step")
+    return Plan(tier="step", units=units, block=WARP * WARPS[False], shared=shared)
 
 
 def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     """Return the blocks of one launch of the step tier: a tile of rows and the units of a block each."""
     kind = PASSES[name]
-    return -(-H // kind.step_units) * -(-rows // _tile_rows(kind, _real_size(dtype), kind.step_units, "step"))
+    return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
 
 
 def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
@@ -311,33 +316,24 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile = kind.columns(units), _tile_rows(kind, size, units, tier)
-    pack, acc, right = _PACK_BYTES // size, max(size, 4), _DEPTH * columns
-    stages = 1 if not resident and size == 8 else 2
-    stage = stages * (tile * (_DEPTH + pack) + (0 if resident else right)) * size
-    warps = _WARPS[tier] * max(stage, tile * (columns + (8 if columns < 64 else 2)) * acc)
+    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units)
+    pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
+    stage = stages(size, resident) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
+    warps = WARPS[resident] * max(stage, tile * (columns + partial_padding(columns)) * acc)
     if not resident:
         return warps
     carried = rows * units * acc if kind.gates == 4 else 0
-    return warps + -(-kind.depth(H) // _DEPTH) * right * size + carried
+    return warps + -(-kind.depth(H) // DEPTH) * right * size + carried
 
 
 def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
     """Compute what a block's step takes: its multiply-adds, rows rounded up to what lanes take, and its reads of L2."""
     kind = PASSES[name]
-    tile = _tile_rows(kind, size, units, "persistent")
+    tile = tile_rows(size, True, kind.backward, units)
     whole, left = divmod(rows, tile)
     padded = whole * tile
     if left:
-        lanes = -(-left // _LANE_ROWS)
-        padded += _LANE_ROWS << (lanes - 1).bit_length()
+        lanes = -(-left // LANE_ROWS)
+        padded += LANE_ROWS << (lanes - 1).bit_length()
     depth = kind.depth(H)
     return padded * depth * kind.columns(units) / _MULTIPLY_ADDS + rows * depth * size / _L2_BYTES
-
-
-def _tile_rows(kind: Pass, size: int, units: int, tier: str) -> int:
-    return 16 if size == 8 or (tier == "persistent" and (kind.backward or units >= 16)) else 32
-
-
-def _real_size(dtype: str) -> int:
-    return {"float64": 8, "float32": 4}.get(dtype, 2)

@@ -168,7 +168,7 @@ class Workshop:
         BuildError
             With the compiler's log.
         """
-        found = entry_points(_preprocessed(code, macros(options)))
+        found = entry_points(preprocessed(code, macros(options)))
         stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in found.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
@@ -276,7 +276,7 @@ def _version() -> str:
     return _run([str(compiler()), "--version"])
 
 
-def _preprocessed(code: str, defined: list[str]) -> str:
+def preprocessed(code: str, defined: list[str]) -> str:
     """Expand a source's own macros, and leave CUDA's words as they are: names of kernels may depend on macros."""
     return _run([str(compiler()), "-E", "-P", "-x", "c++", "-DCAPGPU_EMULATED", *defined, "-"], code)
 

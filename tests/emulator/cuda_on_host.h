@@ -186,6 +186,7 @@ inline void emulated_wait_for_copies(int pending) {
 }
 
 inline void emulated_require_cooperative() { emulator::require_cooperative(); }
+inline void emulated_require_shared(long long bytes) { emulator::require_shared(bytes); }
 
 inline void __threadfence() { emulator::fence(); }
 inline void __threadfence_block() { emulator::fence(); }

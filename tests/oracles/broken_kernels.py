@@ -15,7 +15,7 @@ _TILE = "__syncthreads();  // the sums of the tile before have been read"
 _ARRIVED = "__syncwarp();  // every lane's copies of this chunk have arrived"
 _READ = "__syncwarp();  // all lanes have read this buffer before copies overwrite it"
 _WAIT = "wait_for_copies<STAGES - 1>();"
-_EDGE = "return (K + DEPTH - 1) / DEPTH;"
+_EDGE = "for (int chunk = warp; chunk < chunks(); chunk += WARPS) {"
 _LANES = "sums[i][c] += __shfl_xor_sync(ALL_LANES, sums[i][c], distance);"
 _STEP = {"forward": "group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete"}
 _STEP["backward"] = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete"
@@ -25,7 +25,7 @@ def _of_a_product(kernel: str) -> list[Mutation]:
     return [
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
         Mutation(kernel, "copies read that other lanes wait for", _ARRIVED, "", THREAD),
-        Mutation(kernel, "the last terms of the sums left out", _EDGE, "return K / DEPTH;", RESULTS),
+        Mutation(kernel, "the last terms of the sums left out", _EDGE, _EDGE.replace("chunks()", "K / DEPTH"), RESULTS),
     ]
 
 

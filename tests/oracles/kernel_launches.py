@@ -59,9 +59,9 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, lis
 
 
 def variant(launch: Launch) -> str:
-    """Name a kernel with its macros, those of the dtype left out."""
-    macros = [option[2:] for option in launch.options if option.startswith("-D") and option[2:5] not in ("REA", "ACC")]
-    return " ".join((launch.kernel, *macros))
+    """Name a kernel with the macros of its variant."""
+    names = tuple(f"-D{name}=" for name, _ in CATALOGUE[launch.kernel].variants[0])
+    return " ".join((launch.kernel, *(option[2:] for option in launch.options if option.startswith(names))))
 
 
 def variants(dtype: str) -> set[str]:

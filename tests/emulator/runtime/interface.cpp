@@ -1,6 +1,8 @@
 // The calls of emulated kernels, handed to the block that the calling thread belongs to.
 #include "interface.h"
 
+#include <cstdio>
+
 #include "block.h"
 #include "sanitizers.h"
 
@@ -49,6 +51,16 @@ void* dynamic_shared() { return here->home->dynamic_shared(); }
 void require_cooperative() {
     Block& block = *here->home;
     if (!block.of().request.cooperative) block.fail(0, "a grid barrier in a launch that is not cooperative");
+}
+
+void require_shared(long long bytes) {
+    Block& block = *here->home;
+    const size_t given = block.of().request.shared;
+    if ((long long)given == bytes) return;
+    char message[128];
+    snprintf(message, sizeof message, "the launch gave %zu bytes of dynamic shared memory, the layout takes %lld", given,
+             bytes);
+    block.fail(0, message);
 }
 
 void relax() {

@@ -30,6 +30,7 @@ unsigned lane();
 
 void* dynamic_shared();
 void require_cooperative();
+void require_shared(long long bytes);  // the launch gave exactly so much dynamic shared memory
 void relax();  // one turn of a loop that waits for another thread or block
 
 // Copies under way: issued, closed in batches, and taken out to be made. False where no batch but the last `pending`

@@ -41,7 +41,10 @@ def test_what_is_compiled_begins_with_the_prelude_and_names_its_lines():
     ],
 )
 def test_the_storage_type_decides_the_options(dtype, macros):
-    assert set(compiler_options(dtype, (("LSTM", 1),))) == {"-std=c++17", "-DLSTM=1", *macros}
+    assert set(compiler_options("decode.cu", dtype, (("LSTM", 1),))) == {
+        *("-std=c++17", "-DLSTM=1", "-DPACK_BYTES=16", "-DTHREADS=256"),
+        *macros,
+    }
 
 
 def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):

@@ -1,0 +1,129 @@
+"""Numbers that launchers and kernels share. They are written here only: the compiler receives them as macros.
+
+A source file that is compiled without one of its macros stops at an ``#error``. The shared memory that
+`capgpu.kernels.cuda.tiers` computes is compared with the layout in recurrence.cuh at each emulated launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = [
+    "CHUNK",
+    "COLUMN_WARPS",
+    "COUNTER_STRIDE",
+    "DEPTH",
+    "LANE_ROWS",
+    "MATRICES",
+    "PACK_BYTES",
+    "SETTINGS",
+    "TENSORS",
+    "THREADS",
+    "WARP",
+    "WARPS",
+    "WARP_ROWS",
+    "macros",
+    "partial_padding",
+    "real_size",
+    "stages",
+    "tile_rows",
+]
+
+#: Threads of a warp, and bytes of the widest load or store: the hardware's.
+WARP = 32
+PACK_BYTES = 16
+
+#: Threads of a block of every kernel that does not say otherwise.
+THREADS = 256
+
+# softmax.cu: rows (warps) of a block of softmax_warps
+WARP_ROWS = 4
+
+# embedding.cu: warps of a block, matrices of one launch of column_sums
+COLUMN_WARPS = 8
+MATRICES = 8
+
+# optimizer.cu: parameters of one launch, elements of a block, numbers that a rule takes for each parameter
+TENSORS = 16
+CHUNK = 4096
+SETTINGS = 8
+
+# recurrence.cuh: terms of a chunk, rows of a warp's grid of lanes, warps of a block with and without resident weights,
+# 32-bit words from one barrier counter to the next (different lines of the cache)
+DEPTH = 16
+LANE_ROWS = 4
+WARPS = {True: 8, False: 4}
+COUNTER_STRIDE = 32
+
+
+def real_size(dtype: str) -> int:
+    """Return the bytes of a stored number of a storage type, a key of `catalogue.REALS`."""
+    return {"float64": 8, "float32": 4}.get(dtype, 2)
+
+
+def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
+    """Return the rows of the batch that a block of a recurrence multiplies at once.
+
+    A float64 takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward
+    pass four times as many numbers a row; neither has shared memory to spare.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a stored number.
+    resident, backward, units
+        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block.
+    """
+    return LANE_ROWS * (4 if size == 8 or (resident and (backward or units >= 16)) else 8)
+
+
+def stages(size: int, resident: bool) -> int:
+    """Return the chunks that a warp's copies to shared memory are ahead; the step tier's float64 has room for one."""
+    return 1 if size == 8 and not resident else 2
+
+
+def partial_padding(columns: int) -> int:
+    """Return the numbers between two rows of a warp's partial sums, against bank conflicts.
+
+    For 16 units of an LSTM only as much as an A100's 163 KiB have left at H = 512.
+    """
+    return 8 if columns < 64 else 2
+
+
+def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
+    """Return the macros that a source file is compiled with, besides its variant's.
+
+    Parameters
+    ----------
+    file : str
+        Name of a ``.cu`` file beside this one.
+    dtype : str
+        Storage type.
+    defines : mapping of str to int
+        Macros of the variant.
+
+    Returns
+    -------
+    dict of str to int
+        Value by name.
+    """
+    common = {"PACK_BYTES": PACK_BYTES}
+    if file == "softmax.cu":
+        return common | {"THREADS": THREADS, "WARP_ROWS": WARP_ROWS}
+    if file == "embedding.cu":
+        return common | {"WARPS": COLUMN_WARPS, "MATRICES": MATRICES}
+    if file == "optimizer.cu":
+        return common | {"THREADS": THREADS, "TENSORS": TENSORS, "CHUNK": CHUNK, "SETTINGS": SETTINGS}
+    if file == "decode.cu":
+        return common | {"THREADS": THREADS}
+    resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
+    size, columns = real_size(dtype), units * (4 if file == "lstm.cu" and not backward else 1)
+    return common | {
+        "DEPTH": DEPTH,
+        "LANE_ROWS": LANE_ROWS,
+        "WARPS": WARPS[bool(resident)],
+        "TILE_ROWS": tile_rows(size, bool(resident), bool(backward), units),
+        "STAGES": stages(size, bool(resident)),
+        "PARTIAL_PADDING": partial_padding(columns),
+        "COUNTER_STRIDE": COUNTER_STRIDE,
+    }
