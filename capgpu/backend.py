@@ -84,24 +84,52 @@ _kernel_cache: tempfile.TemporaryDirectory[str] | None = None
 # --- which backends can run ------------------------------------------------------------------------
 
 
-def _host_namespace() -> ModuleType:
+def _compat(library: str, backend: str) -> ModuleType:
+    """Import array-api-compat's namespace of an array library.
+
+    Parameters
+    ----------
+    library : {"numpy", "cupy"}
+        Which namespace.
+    backend : str
+        Backend that needs it, for the error.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If array-api-compat is not installed or its namespace does not import.
+    """
+    try:
+        return importlib.import_module(f"array_api_compat.{library}")
+    except Exception as error:  # CuPy's namespace is copied at import, which can fail in any way
+        missing = isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("array_api_compat") is None
+        raise BackendUnavailableError(
+            f"backend {backend!r}: the package array-api-compat is not installed. Install it with: "
+            "pip install array-api-compat"
+            if missing
+            else f"backend {backend!r}: array_api_compat.{library} does not import: {type(error).__name__}: {error}. "
+            "Update it with: pip install --upgrade array-api-compat"
+        ) from error
+
+
+def _host_namespace(backend: str) -> ModuleType:
     global _numpy_namespace
     if _numpy_namespace is None:
-        _numpy_namespace = importlib.import_module("array_api_compat.numpy")
+        _numpy_namespace = _compat("numpy", backend)
     return _numpy_namespace
 
 
 def _open_numpy() -> ModuleType:
-    return _host_namespace()
+    return _host_namespace("numpy")
 
 
 def _open_cpu() -> ModuleType:
     if importlib.util.find_spec("numba") is None:
         raise BackendUnavailableError(
             "backend 'cpu': Numba is not installed. Install it with: pip install numba "
-            "(or choose CAPGPU_BACKEND=numpy, which needs nothing but NumPy)."
+            "(or choose CAPGPU_BACKEND=numpy, which needs no compiler)."
         )
-    return _host_namespace()
+    return _host_namespace("cpu")
 
 
 def _open_cuda() -> ModuleType:
@@ -134,7 +162,7 @@ def _open_cuda() -> ModuleType:
             "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
             "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
         )
-    return importlib.import_module("array_api_compat.cupy")
+    return _compat("cupy", "cuda")
 
 
 def _provide_kernel_cache() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from capgpu.backend import BackendUnavailableError, set_backend
 from standin import cupy_standin
+
+TESTS = str(Path(__file__).parent)
 
 
 def refusal() -> BackendUnavailableError:
@@ -136,3 +139,55 @@ def test_a_missing_numba(monkeypatch):
         BackendUnavailableError, match=r"Numba is not installed.*pip install numba.*CAPGPU_BACKEND=numpy"
     ):
         set_backend("cpu")
+
+
+# --- array-api-compat, which every backend needs ----------------------------------------------------
+
+WITHOUT_COMPAT = """
+import sys
+sys.path.insert(0, {tests!r})
+from standin import cupy_standin
+import capgpu
+with cupy_standin.installed():
+    sys.modules["array_api_compat"] = None
+    for choice in {choices!r}:
+        try:
+            print(capgpu.set_backend(choice))
+        except capgpu.BackendUnavailableError as error:
+            print(error)
+    del sys.modules["array_api_compat"]
+"""
+
+
+@pytest.mark.parametrize("choice", ["numpy", "cpu", "cuda"])
+def test_a_missing_array_api_compat_is_named_with_the_remedy(in_new_process, choice):
+    said = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=[choice]))
+    assert said == (
+        f"backend {choice!r}: the package array-api-compat is not installed. Install it with: "
+        "pip install array-api-compat\n"
+    )
+
+
+def test_a_missing_array_api_compat_is_the_cause_of_every_backend_under_auto(in_new_process):
+    said = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=["auto"]))
+    assert "none of cuda, cpu can run here" in said
+    for backend in ("cuda", "cpu"):
+        assert f"backend {backend!r}: the package array-api-compat is not installed" in said
+
+
+def test_an_array_api_compat_that_does_not_import_is_not_called_missing(in_new_process, tmp_path):
+    (tmp_path / "array_api_compat").mkdir()
+    for name, text in (("__init__", ""), ("numpy", "raise ImportError('cannot import name bool8')")):
+        (tmp_path / "array_api_compat" / f"{name}.py").write_text(text)
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import capgpu
+try:
+    capgpu.set_backend("numpy")
+except capgpu.BackendUnavailableError as error:
+    print(error)
+"""
+    said = in_new_process(code)
+    assert "array_api_compat.numpy does not import: ImportError: cannot import name bool8" in said
+    assert "pip install --upgrade array-api-compat" in said
