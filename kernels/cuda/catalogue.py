@@ -95,6 +95,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("root_of_sum", "optimizer.cu", FULL, 256),
     Entry("decode_cell", "decode.cu", FULL, 256, _CELLS),
     Entry("choose_words", "decode.cu", FULL, 256, _CELLS),
+    Entry("spin", "spin.cu", ("float32",), 32),
 )
 
 #: The kernels by the name of their entry point.
