@@ -45,9 +45,11 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
             plan.tier,
             str(plan.units) if plan.units else "",
             str(plan.grid) if laid_out else "",
-            f"{entry.milliseconds:.3f}",
+            f"{entry.milliseconds:.3f}{'' if entry.queued else ' *'}",
         )
     console().print(table)
+    if not all(entry.queued for entry in measured):
+        click.echo("* includes time of the host, which could not launch the work before the device was ready for it")
     path = tuning.store(measured, dtype, H, N)
     if path is not None:
         click.echo(f"stored the fastest in {path}")

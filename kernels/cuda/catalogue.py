@@ -97,6 +97,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("root_of_sum", "optimizer.cu", FULL, THREADS),
     Entry("decode_cell", "decode.cu", FULL, THREADS, _CELLS),
     Entry("choose_words", "decode.cu", FULL, THREADS, _CELLS),
+    Entry("spin", "spin.cu", ("float32",), WARP),
 )
 
 #: The kernels by the name of their entry point.

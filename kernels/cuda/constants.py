@@ -116,6 +116,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         return common | {"THREADS": THREADS, "TENSORS": TENSORS, "CHUNK": CHUNK, "SETTINGS": SETTINGS}
     if file == "decode.cu":
         return common | {"THREADS": THREADS}
+    if file == "spin.cu":
+        return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size, columns = real_size(dtype), units * (4 if file == "lstm.cu" and not backward else 1)
     return common | {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda import choices, module, tiers
+from capgpu.kernels.cuda import choices, module, stopwatch, tiers
 from capgpu.kernels.cuda.recurrence import (
     Steps,
     lstm_backward_into,
@@ -19,9 +19,10 @@ from capgpu.kernels.cuda.recurrence import (
     rnn_forward_into,
 )
 
-__all__ = ["Measured", "measure", "store"]
+__all__ = ["Measured", "measure", "passes", "store"]
 
-_WARM_UP = 3
+#: Batches whose median is taken, where there are as many repeats.
+_BATCHES = 5
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Measured:
     plan : Plan
         Tier and variant.
     milliseconds : float
-        Median over the repeats, between two events in the device's queue.
+        Device time: median over batches of repeats, see `capgpu.kernels.cuda.stopwatch`.
+    queued : bool
+        Whether the queue was kept full; otherwise the figure includes time of the host.
     """
 
     name: str
     plan: tiers.Plan
     milliseconds: float
+    queued: bool
 
 
 def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) -> list[Measured]:
@@ -55,7 +59,7 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
     H, N, T : int
         Hidden units, sequences, steps (all sequences equally long).
     repeats : int
-        Timed passes of each plan.
+        Timed passes of each plan; fewer where the host takes long to launch one.
 
     Returns
     -------
@@ -63,8 +67,12 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
         Forward before backward, the fastest first.
     """
     found = []
-    for name, run in _passes(cell, dtype, H, N, T).items():
-        timed = [Measured(name, plan, _time(run, plan, repeats)) for plan in tiers.candidates(name, dtype, H, N)]
+    batches = min(_BATCHES, repeats)
+    for name, run in passes(cell, dtype, H, N, T).items():
+        timed = []
+        for plan in tiers.candidates(name, dtype, H, N):
+            elapsed = stopwatch.device_time(partial(run, plan), batches, -(-repeats // batches))
+            timed.append(Measured(name, plan, elapsed.milliseconds, elapsed.queued))
         found.extend(sorted(timed, key=lambda entry: entry.milliseconds))
     return found
 
@@ -78,8 +86,19 @@ def store(measured: list[Measured], dtype: str, H: int, N: int) -> Any:
     return choices.store(module.device_limits().name, fastest)
 
 
-def _passes(cell: str, dtype: str, H: int, N: int, T: int) -> dict[str, Callable[[tiers.Plan], None]]:
-    """Make data of a shape and the two passes over them, each to be run with a plan."""
+def passes(cell: str, dtype: str, H: int, N: int, T: int) -> dict[str, Callable[[tiers.Plan], None]]:
+    """Create data of a shape, and return the two passes over them.
+
+    Parameters
+    ----------
+    cell, dtype, H, N, T
+        As for `measure`.
+
+    Returns
+    -------
+    dict of str to callable
+        By the pass's name, a key of `tiers.PASSES`; each is called with the plan to run it with.
+    """
     cupy = import_module("cupy")
     random = np.random.default_rng(0)
 
@@ -103,18 +122,3 @@ def _passes(cell: str, dtype: str, H: int, N: int, T: int) -> dict[str, Callable
             dhidden, None, activated, cells, None, Wh, steps, dgates, dh0, dc0, plan=plan
         ),
     }
-
-
-def _time(run: Callable[[tiers.Plan], None], plan: tiers.Plan, repeats: int) -> float:
-    cuda = import_module("cupy").cuda
-    for _ in range(_WARM_UP):
-        run(plan)
-    times = []
-    for _ in range(repeats):
-        start, end = cuda.Event(), cuda.Event()
-        start.record()
-        run(plan)
-        end.record()
-        end.synchronize()
-        times.append(float(cuda.get_elapsed_time(start, end)))
-    return median(times)

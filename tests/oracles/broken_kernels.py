@@ -200,6 +200,8 @@ _OTHERS = [
         "choose_words", "warps that leave before the barrier", _BEST, "if (warp > 0) return; __syncthreads();", FAULT
     ),
     Mutation("choose_words", "a score too many", "j < V; j += blockDim.x)", "j <= V; j += blockDim.x)", ADDRESS),
+    Mutation("spin", "a turn too many", "turn < turns", "turn <= turns", RESULTS),
+    Mutation("spin", "a word too far", "out[threadIdx.x] = x", "out[threadIdx.x + 1] = x", ADDRESS),
 ]
 
 MUTATIONS = [

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import capgpu
-from capgpu.kernels.cuda import HALF_KERNELS, KERNELS, embedding, recurrence, softmax, tiers
+from capgpu.kernels.cuda import HALF_KERNELS, KERNELS, embedding, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
@@ -148,6 +148,7 @@ def others(device: Any, dtype: str) -> None:
     KERNELS.momentum_update(ws, gs, ms, np.full((4, 2), 0.5), 1.0)
     KERNELS.momentum_update(ws, gs, None, np.full((4, 2), 0.5), 1.0)
     KERNELS.gradient_norm(gs)
+    stopwatch.spin(3)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 17)}}
     captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
     for cell in ("rnn", "lstm"):
