@@ -361,8 +361,10 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     pairs = [(f"argument {i + 1}", a) for i, a in enumerate(arrays)] + list(named.items())
     if not pairs:
         raise TypeError("array_namespace needs at least one array.")
-    first_name, first_space = "", None
+    first_name, first_space, first_type = "", None, None
     for name, array in pairs:
+        if type(array) is first_type:
+            continue  # of one class, of one library
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
                 raise TypeError(f"{name} is None; wanted an array.")
@@ -372,7 +374,7 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
             )
         space = array_api_compat.array_namespace(array)
         if first_space is None:
-            first_name, first_space, first_array = name, space, array
+            first_name, first_space, first_array, first_type = name, space, array, type(array)
         elif space is not first_space:
             raise TypeError(_mixture(first_name, first_array, name, array))
     return first_space
