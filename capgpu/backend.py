@@ -379,7 +379,7 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
                 break
         else:
             if arrays or named:
-                return _host_namespace()
+                return _host_namespace("numpy")
     return _mixed_namespace(arrays, named)
 
 
@@ -389,8 +389,10 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     pairs = [(f"argument {i + 1}", a) for i, a in enumerate(arrays)] + list(named.items())
     if not pairs:
         raise TypeError("array_namespace needs at least one array.")
-    first_name, first_space = "", None
+    first_name, first_space, first_type = "", None, None
     for name, array in pairs:
+        if type(array) is first_type:
+            continue  # of one class, of one library
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
                 raise TypeError(f"{name} is None; wanted an array.")
@@ -400,7 +402,7 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
             )
         space = array_api_compat.array_namespace(array)
         if first_space is None:
-            first_name, first_space, first_array = name, space, array
+            first_name, first_space, first_array, first_type = name, space, array, type(array)
         elif space is not first_space:
             raise TypeError(_mixture(first_name, first_array, name, array))
     return first_space

@@ -492,9 +492,11 @@ class CaptioningRNN:
 
     def _check_params(self) -> None:
         """Check that entries that a user has replaced still fit."""
+        kind: type[Any] = type(self.params.get("Wh"))
+        numpy_dtypes = kind.__module__ in ("numpy", "cupy")
         for name, shape in self._shapes.items():
-            array = self.params.get(name)
-            if array is None or not is_host_array(array) or array.shape != shape or array.dtype != self.dtype:
+            array: Any = self.params.get(name)
+            if not numpy_dtypes or type(array) is not kind or array.shape != shape or array.dtype != self.dtype:
                 break
         else:
             return

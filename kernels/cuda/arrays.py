@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "empty", "indices"]
+__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices"]
 
 #: What a kernel gets in the place of an array that is not given. CuPy's None is no pointer at all.
 NULL = np.uint64(0)
@@ -22,31 +23,57 @@ def check_device(**arrays: Any) -> None:
 
     Parameters
     ----------
-    **arrays : array or None
-        Each by the name that the error gives it.
+    **arrays : array, sequence of arrays, mapping of str to array, or None
+        Each by the name that the error gives it; the arrays of a group by position or key as well.
 
     Raises
     ------
     ValueError
         Naming the array, its device and the current one.
     """
-    current = import_module("cupy").cuda.runtime.getDevice()
-    for name, array in arrays.items():
-        if array is not None and array.device.id != current:
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    if runtime.getDeviceCount() == 1:
+        return  # there is no other device; a step has dozens of arrays to ask
+    current = runtime.getDevice()
+    for name, array in _named(arrays):
+        if array.device.id != current:
             raise ValueError(
                 f"{name} lives on device {array.device.id}, but the current device is {current}. Work inside "
                 f"'with cupy.cuda.Device({array.device.id}):', or move it with cupy.asarray inside the other."
             )
 
 
+def _named(arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each array of `check_device`'s arguments with its name."""
+    for name, value in arrays.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}[{key!r}]", array) for key, array in value.items())
+        elif isinstance(value, Sequence):
+            yield from ((f"{name} {k}", array) for k, array in enumerate(value))
+        elif value is not None:
+            yield name, value
+
+
 def contiguous(array: Any) -> Any:
     """Return an array laid out row by row without gaps: itself, or a copy."""
-    return array if array.flags.c_contiguous else import_module("cupy").ascontiguousarray(array)
+    if array.flags.c_contiguous:
+        return array
+    import cupy
+
+    return cupy.ascontiguousarray(array)
 
 
 def indices(array: Any) -> Any:
     """Return whole numbers as the kernels read them: 32 bits, without gaps."""
     return contiguous(array if array.dtype.char == "i" else array.astype(np.int32))
+
+
+@cache
+def dtype_name(dtype: Any) -> str:
+    """Return the name of a dtype; NumPy puts it together anew each time."""
+    return str(dtype.name)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
@@ -71,7 +98,8 @@ def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
     DeviceMemoryError
         Where there is no room; nothing has changed then.
     """
-    cupy = import_module("cupy")
+    import cupy
+
     try:
         return cupy.empty(shape, dtype)
     except cupy.cuda.memory.OutOfMemoryError as error:

@@ -34,6 +34,8 @@ __all__ = [
 
 #: Dynamic shared memory that a block may have without asking for more, on every architecture.
 _PLAIN_SHARED = 48 * 1024
+#: Launches of a kernel that are remembered as within the limits.
+_CHECKED = 1024
 _INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
 
@@ -138,7 +140,9 @@ def device_limits() -> Limits:
     Limits
         As the device reports them.
     """
-    runtime = import_module("cupy").cuda.runtime
+    import cupy
+
+    runtime = cupy.cuda.runtime
     number = runtime.getDevice()
     limits = _limits.get(number)
     if limits is None:
@@ -182,16 +186,21 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     LaunchError
         In a process forked from one that had used the device.
     """
-    cupy = import_module("cupy")
-    key = (name, getattr(dtype, "name", dtype), tuple(sorted(defines.items())), cupy.cuda.runtime.getDevice())
+    import cupy
+
+    # keyed by what the caller has: the name of a dtype is slow to ask for
+    key = (name, dtype, tuple(sorted(defines.items())) if defines else (), cupy.cuda.runtime.getDevice())
     found = _kernels.get(key)
     if found is None:
         _refuse_fork()
-        found = _kernels[key] = _load(cupy, *key)
+        by_name = (name, getattr(dtype, "name", dtype), *key[2:])
+        found = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
     return found
 
 
-def _load(cupy: Any, name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: int) -> Kernel:
+def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: int) -> Kernel:
+    import cupy
+
     entry = CATALOGUE[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
         raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
@@ -261,6 +270,7 @@ class Kernel:
         self._function = function
         self._shared_opted_in = _PLAIN_SHARED
         self._occupancy: dict[tuple[int, int], int] = {}
+        self._checked: set[tuple[int, int, int]] = set()
 
     def __call__(self, grid: int, block: int, args: Sequence[Any], shared: int = 0) -> None:
         """Launch the kernel on the current stream; nothing is launched for an empty grid.
@@ -283,6 +293,14 @@ class Kernel:
             return
         if _forked:
             _refuse_fork()
+        if (grid, block, shared) not in self._checked:
+            self._check(grid, block, shared)
+        if _log is not None:
+            _log.append(self.name)
+        self._function((grid,), (block,), args, shared_mem=shared)
+
+    def _check(self, grid: int, block: int, shared: int) -> None:
+        """Refuse a launch beyond the limits; one that has passed is not checked again."""
         if block % 32 or not 0 < block <= self.block or not 0 < grid < 2**31:
             raise LaunchError(
                 f"kernel {self.name}: a grid of {grid} blocks of {block} threads; a block has {self.block} at most."
@@ -297,9 +315,9 @@ class Kernel:
                     f"kernel {self.name}: a cooperative launch of {grid} blocks of {block} threads and {shared} bytes "
                     f"of shared memory; {most} are on the device at once."
                 )
-        if _log is not None:
-            _log.append(self.name)
-        self._function((grid,), (block,), args, shared_mem=shared)
+        if len(self._checked) >= _CHECKED:
+            self._checked.clear()
+        self._checked.add((grid, block, shared))
 
     def _opt_in(self, shared: int) -> None:
         most = device_limits().shared_per_block

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
+from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
 def _layout(dtype: Any) -> Any:
     """Return the structure that tells a launch of its parameters."""
-    pointers = ["w", "g", "first", "second", "out"]
     one = np.dtype(
         {
-            "names": [*pointers, "size", "first_block", "aligned", "settings"],
-            "formats": [*[np.uint64] * len(pointers), np.int64, np.int32, np.int32, (dtype, SETTINGS)],
+            # of w, g, first, second, out
+            "names": ["pointers", "size", "first_block", "aligned", "settings"],
+            "formats": [(np.uint64, 5), np.int64, np.int32, np.int32, (dtype, SETTINGS)],
         },
         align=True,
     )
@@ -32,34 +33,49 @@ def _layout(dtype: Any) -> Any:
 _LAYOUTS = {"f": _layout(np.float32), "d": _layout(np.float64)}
 
 
+@lru_cache(maxsize=64)
+def _parts(char: str, sizes: tuple[int, ...]) -> list[tuple[list[int], int, Any]]:
+    """Divide parameters of these sizes among launches: for each their numbers, the blocks, and the structure so far."""
+    held = [k for k, size in enumerate(sizes) if size]
+    parts = []
+    for first in range(0, len(held), TENSORS):
+        numbers = held[first : first + TENSORS]
+        structure, blocks = np.zeros((), _LAYOUTS[char]), 0
+        for place, k in enumerate(numbers):
+            structure["at"]["size"][place] = sizes[k]
+            structure["at"]["first_block"][place] = blocks
+            blocks -= -sizes[k] // CHUNK
+        parts.append((numbers, blocks, structure))
+    return parts
+
+
 def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any) -> Iterator[tuple[int, int, Any]]:
-    """Tell the launches over all parameters: how many parameters each has, how many blocks, and the structure.
+    """Yield the launches over all parameters: how many parameters each has, how many blocks, and the structure.
 
     `columns` holds, for each pointer of the structure, that array of every parameter, or None.
     """
-    told, count, blocks = np.zeros((), _LAYOUTS[dtype.char]), 0, 0
     gradients = columns[1]
     assert gradients is not None
-    for k, gradient in enumerate(gradients):
-        if gradient.size == 0:
-            continue
-        if count == TENSORS:
-            yield count, blocks, told
-            told, count, blocks = np.zeros_like(told), 0, 0
-        pointers = [0 if column is None else column[k].data.ptr for column in columns]
-        aligned = not any(pointer % 16 for pointer in pointers)
-        told["at"][count] = (*pointers, gradient.size, blocks, aligned, settings[k])
-        count, blocks = count + 1, blocks - (-gradient.size // CHUNK)
-    if count:
-        yield count, blocks, told
+    zeros = [0] * len(gradients)
+    pointers = np.array(
+        [zeros if column is None else [array.data.ptr for array in column] for column in columns], np.uint64
+    ).T
+    aligned = (pointers % np.uint64(16) == 0).all(axis=1)
+    for numbers, blocks, template in _parts(dtype.char, tuple([gradient.size for gradient in gradients])):
+        structure, count = template.copy(), len(numbers)
+        at = structure["at"]
+        at["pointers"][:count] = pointers[numbers]
+        at["aligned"][:count] = aligned[numbers]
+        at["settings"][:count] = settings[numbers]
+        yield count, blocks, structure
 
 
 def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
     """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
-    if isinstance(scale, import_module("cupy").ndarray):
-        check_device(scale=scale)
-        return dtype.type(1), scale.astype(dtype, copy=False)
-    return dtype.type(scale), NULL
+    if isinstance(scale, Real):
+        return dtype.type(scale), NULL
+    check_device(scale=scale)
+    return dtype.type(1), scale.astype(dtype, copy=False)
 
 
 def _update(
@@ -73,8 +89,7 @@ def _update(
     """Launch an update rule; return the new parameters. `states` are written in place, `settings` is (P, 8)."""
     dtype = params[0].dtype
     named = {"parameter": params, "gradient": grads, "first state": states[0], "second state": states[1]}
-    for name, arrays in named.items():
-        check_device(**{f"{name} {k}": array for k, array in enumerate(arrays or ())})
+    check_device(**named)
     # all memory is there before anything is changed
     out = [empty(w.shape, dtype, "the updated parameters") for w in params]
     columns = ([contiguous(w) for w in params], [contiguous(g) for g in grads], *states, out)
@@ -114,7 +129,7 @@ def gradient_norm(grads: list[Any]) -> Any:
     Two launches for up to 16 arrays.
     """
     dtype = grads[0].dtype
-    check_device(**{f"gradient {k}": gradient for k, gradient in enumerate(grads)})
+    check_device(gradient=grads)
     norm = empty((), dtype, "the norm of the gradients")
     dense = [contiguous(gradient) for gradient in grads]
     chunks = sum(-(-gradient.size // CHUNK) for gradient in dense)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -63,6 +62,8 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     Plan or None
         None where an id is out of range.
     """
+    import cupy
+
     packed = host_kernels().pack_captions(captions, null, vocabulary_size)
     if packed is None:
         return None
@@ -75,7 +76,7 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     parts = (batch_sizes, order, words, word_of_row, targets, by_word, starts)
     # CuPy copies through pinned memory of its own and does not wait
     record("copy")
-    there = import_module("cupy").asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+    there = cupy.asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
     views, begin = [], 0
     for part in parts:
         views.append(there[begin : begin + part.size])

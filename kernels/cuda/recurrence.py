@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cuda import tiers
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.reference import recurrence as reference
 
@@ -256,23 +256,25 @@ def rnn_backward_into(
 
 
 def _plan(name: str, like: Any, steps: Steps) -> tiers.Plan:
-    return tiers.plan(name, like.dtype.name, like.shape[1], steps.counts[0], len(steps.counts))
+    return tiers.plan(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
 
 
 def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
-    kernel, count = plan.kernel(name, like.dtype.name), np.int32(len(steps.counts))
+    dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
+    kernel = plan.kernel(name, dtype)
     if plan.tier == "persistent":
         kernel(plan.grid, plan.block, (*arguments, count, np.int32(0), count, np.int32(0)), plan.shared)
         return
     start = 0
     for step, alive in enumerate(steps.counts):
-        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, dtype, like.shape[1], alive)
         kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
         start += alive
 
 
 def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
-    kernel, count = plan.kernel(name, like.dtype.name), np.int32(len(steps.counts))
+    dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
+    kernel = plan.kernel(name, dtype)
     stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
     if plan.tier == "persistent":
         place = (np.int32(last), np.int32(last + 2), np.int32(stop))
@@ -281,7 +283,7 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
     # after step 0 comes step -1: what it sends back to the initial states
     for step in range(last, -2, -1):
         alive = steps.counts[max(step, 0)]
-        grid = tiers.step_grid(name, like.dtype.name, like.shape[1], alive)
+        grid = tiers.step_grid(name, dtype, like.shape[1], alive)
         place = (np.int32(step), np.int32(1), np.int32(stop))
         kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
         stop -= alive

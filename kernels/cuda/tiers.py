@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import import_module
 
 from capgpu.kernels.cuda import choices, module
 from capgpu.kernels.cuda.constants import (
@@ -166,7 +165,9 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     Plan
         The same object for the same shape on one device.
     """
-    key = (import_module("cupy").cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted())
+    import cupy
+
+    key = (cupy.cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted())
     found = _plans.get(key)
     if found is None:
         found = _plans[key] = _choose(name, dtype, H, N, T)

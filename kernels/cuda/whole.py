@@ -47,7 +47,7 @@ def caption_gradients(
     Features are not looked at, which would mean waiting: one that is not finite makes the loss one that is not.
     None for ids out of range and for captions without any word.
     """
-    check_device(features=features, **{f"params[{name!r}]": array for name, array in params.items()})
+    check_device(features=features, params=params)
     plan = plan_captions(captions, null, params["W_embed"].shape[0])
     if plan is None or plan.rows == 0:
         return None

@@ -7,7 +7,6 @@ stream has its own scratch. Nothing that a caller keeps lives here.
 from __future__ import annotations
 
 import threading
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ __all__ = ["Workspace", "forget", "workspace"]
 
 _local = threading.local()
 _SCALARS = 1024
+# Shapes of one buffer that are remembered: the batches of an epoch have different numbers of words.
+_VIEWS = 64
 
 
 class Workspace:
@@ -25,7 +26,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Any] = {}
-        self._views: dict[str, Any] = {}
+        self._views: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._scalars: dict[str, tuple[Any, int]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int = 0) -> Any:
@@ -52,21 +53,26 @@ class Workspace:
         DeviceMemoryError
             Where there is no room.
         """
-        dtype = np.dtype(dtype)
-        view = self._views.get(name)
-        if view is not None and view.shape == shape and view.dtype == dtype:
+        views = self._views.setdefault(name, {})
+        view = views.get((shape, dtype))
+        if view is not None:
             return view
+        import cupy
+
+        itemsize = np.dtype(dtype).itemsize
         count = 1
         for extent in shape:
             count *= extent
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < count * dtype.itemsize:
-            self._views.pop(name, None)
+        if buffer is None or buffer.size < count * itemsize:
+            views.clear()
             self._buffers.pop(name, None)
-            del buffer, view  # its memory can then be part of the larger one
-            buffer = empty((max(count, room) * dtype.itemsize,), np.uint8, f"the scratch of {name}")
+            del buffer  # its memory can then be part of the larger one
+            buffer = empty((max(count, room) * itemsize,), np.uint8, f"the scratch of {name}")
             self._buffers[name] = buffer
-        view = self._views[name] = import_module("cupy").ndarray(shape, dtype, memptr=buffer.data)
+        if len(views) >= _VIEWS:
+            views.clear()
+        view = views[shape, dtype] = cupy.ndarray(shape, dtype, memptr=buffer.data)
         return view
 
     def scalar(self, dtype: Any) -> Any:
@@ -85,12 +91,14 @@ class Workspace:
         cupy.ndarray, shape ()
             Uninitialised.
         """
+        import cupy
+
         dtype = np.dtype(dtype)
         slab, used = self._scalars.get(dtype.char, (None, _SCALARS))
         if used == _SCALARS:
             slab, used = empty((_SCALARS,), dtype, "the losses"), 0
         self._scalars[dtype.char] = slab, used + 1
-        return import_module("cupy").ndarray((), dtype, memptr=slab.data + used * dtype.itemsize)
+        return cupy.ndarray((), dtype, memptr=slab.data + used * dtype.itemsize)
 
 
 def workspace() -> Workspace:
@@ -101,7 +109,9 @@ def workspace() -> Workspace:
     Workspace
         Made at the first call.
     """
-    cuda = import_module("cupy").cuda
+    import cupy
+
+    cuda = cupy.cuda
     key = (cuda, cuda.runtime.getDevice(), cuda.get_current_stream().ptr)
     spaces: dict[Any, Workspace] = _local.__dict__.setdefault("spaces", {})
     found = spaces.get(key)
