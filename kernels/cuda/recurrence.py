@@ -17,6 +17,8 @@ import numpy as np
 from capgpu.kernels.cuda import tiers
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
+from capgpu.kernels.cuda.module import Kernel
+from capgpu.kernels.cuda.workspace import workspace
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -30,9 +32,6 @@ __all__ = [
     "rnn_forward",
     "rnn_forward_into",
 ]
-
-# Barrier counters by device and stream: launches of one stream follow each other, those of two may overlap.
-_counters: dict[tuple[int, int], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Se
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
     kernel = plan.kernel(name, dtype)
     if plan.tier == "persistent":
-        kernel(plan.grid, plan.block, (*arguments, count, np.int32(0), count, np.int32(0)), plan.shared)
+        _persistent(kernel, plan, (*arguments, count, np.int32(0), count, np.int32(0)))
         return
     start = 0
     for step, alive in enumerate(steps.counts):
@@ -278,7 +277,7 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
     stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
     if plan.tier == "persistent":
         place = (np.int32(last), np.int32(last + 2), np.int32(stop))
-        kernel(plan.grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
+        _persistent(kernel, plan, (*arguments, count, *place, sequences))
         return
     # after step 0 comes step -1: what it sends back to the initial states
     for step in range(last, -2, -1):
@@ -287,6 +286,14 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
         place = (np.int32(step), np.int32(1), np.int32(stop))
         kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
         stop -= alive
+
+
+def _persistent(kernel: Kernel, plan: tiers.Plan, arguments: Sequence[Any]) -> None:
+    try:
+        kernel(plan.grid, plan.block, arguments, plan.shared)
+    except BaseException:
+        workspace().discard_counters()
+        raise
 
 
 def _inputs(*arrays: Any) -> list[Any]:
@@ -302,15 +309,10 @@ def _indices(array: Any) -> Any:
 
 
 def _barriers(plan: tiers.Plan) -> Any:
-    """Return the counters of the barriers on the current stream: zero between launches."""
+    """Return the counters of the barriers, for the tier that has any."""
     if plan.tier != "persistent":
         return NULL
-    cupy = import_module("cupy")
-    key = (cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr)
-    counters = _counters.get(key)
-    if counters is None or counters.size < plan.groups * COUNTER_STRIDE:
-        counters = _counters[key] = cupy.zeros(plan.groups * COUNTER_STRIDE, dtype=np.uint32)
-    return counters
+    return workspace().counters(plan.groups * COUNTER_STRIDE)
 
 
 # --- what the last tier does with the options of the others ---------------------------------------

@@ -2,12 +2,19 @@
 
 Work on one stream is done in order, so that the next call may write what the last one has read. Each thread and each
 stream has its own scratch. Nothing that a caller keeps lives here.
+
+A workspace is found by the thread and the Stream object, not by the pointer in it: per-thread default streams share the
+pointer 2 in all threads, and CUDA gives the pointer of a destroyed stream to a new one. It lasts as long as the Stream
+object and the thread. Its memory then goes back to CuPy's pool, which gives memory that was allocated for a stream to
+later work of that stream only: what is still in the queue keeps what it uses. A graph replays with the memory of the
+stream on which it was captured: keep that Stream object, in the thread that captured, as long as the graph.
 """
 
 from __future__ import annotations
 
 import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,6 +35,7 @@ class Workspace:
         self._buffers: dict[str, Any] = {}
         self._views: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._scalars: dict[str, tuple[Any, int]] = {}
+        self._counters: Any = None
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int = 0) -> Any:
         """Return an uninitialised array, the same memory at each call by the same name.
@@ -100,6 +108,29 @@ class Workspace:
         self._scalars[dtype.char] = slab, used + 1
         return cupy.ndarray((), dtype, memptr=slab.data + used * dtype.itemsize)
 
+    def counters(self, count: int) -> Any:
+        """Return the counters of the barriers between blocks: zero at first, and left ready for the next launch.
+
+        Parameters
+        ----------
+        count : int
+            Counters wanted.
+
+        Returns
+        -------
+        cupy.ndarray of uint32, shape (at least `count`,)
+            The same memory at each call, unless more are wanted or `discard_counters` was called.
+        """
+        if self._counters is None or self._counters.size < count:
+            import cupy
+
+            self._counters = cupy.zeros(count, dtype=np.uint32)
+        return self._counters
+
+    def discard_counters(self) -> None:
+        """Let the next launch have new counters: one that failed may have left these anywhere."""
+        self._counters = None
+
 
 def workspace() -> Workspace:
     """Return the scratch of this thread on the current stream of the current device.
@@ -112,11 +143,14 @@ def workspace() -> Workspace:
     import cupy
 
     cuda = cupy.cuda
-    key = (cuda, cuda.runtime.getDevice(), cuda.get_current_stream().ptr)
-    spaces: dict[Any, Workspace] = _local.__dict__.setdefault("spaces", {})
-    found = spaces.get(key)
+    key, stream = (cuda, cuda.runtime.getDevice()), cuda.get_current_stream()
+    spaces: dict[Any, WeakKeyDictionary[Any, Workspace]] = _local.__dict__.setdefault("spaces", {})
+    by_stream = spaces.get(key)
+    if by_stream is None:
+        by_stream = spaces[key] = WeakKeyDictionary()
+    found = by_stream.get(stream)
     if found is None:
-        found = spaces[key] = Workspace()
+        found = by_stream[stream] = Workspace()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from typing import Any, ClassVar
 
@@ -11,7 +12,9 @@ from .errors import CAPTURE_UNSUPPORTED, ILLEGAL_STATE, CUDARuntimeError
 from .graph import Graph
 from .state import STATE, synchronised
 
+PER_THREAD = 2
 _pointers = itertools.count(0x5000, 0x100)
+_local = threading.local()
 
 
 class Event:
@@ -48,13 +51,14 @@ class Stream:
     """A queue of work; as a context manager it becomes the current one."""
 
     null: ClassVar[Stream]
-    _current: ClassVar[list[Stream]]
+    ptds: ClassVar[Stream]
 
     def __init__(
         self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
     ) -> None:
-        self.device_id = -1 if null else runtime.getDevice()
-        self.ptr = 0 if null else next(_pointers)
+        self.device_id = -1 if null or ptds else runtime.getDevice()
+        # one pointer stands for the default streams of all threads
+        self.ptr = 0 if null else PER_THREAD if ptds else next(_pointers)
         self.is_non_blocking = non_blocking
         self._graph: Graph | None = None
 
@@ -68,15 +72,15 @@ class Stream:
         return self.ptr
 
     def __enter__(self) -> Stream:
-        Stream._current.append(self)
+        _stack().append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        Stream._current.pop()
+        _stack().pop()
 
     def use(self) -> Stream:
         """Make this stream the current one."""
-        Stream._current[-1] = self
+        _stack()[-1] = self
         return self
 
     @property
@@ -118,7 +122,13 @@ class Stream:
 
 
 Stream.null = Stream(null=True)
-Stream._current = [Stream.null]
+Stream.ptds = Stream(ptds=True)
+
+
+def _stack() -> list[Stream]:
+    """Return the current streams of the calling thread, the one that takes the next piece of work last."""
+    stack: list[Stream] = _local.__dict__.setdefault("stack", [Stream.null])
+    return stack
 
 
 class ExternalStream(Stream):
@@ -133,4 +143,4 @@ class ExternalStream(Stream):
 def get_current_stream(device_id: int = -1) -> Stream:
     """Return the stream that takes the next piece of work."""
     runtime.getDevice()
-    return Stream._current[-1]
+    return _stack()[-1]
