@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
 
 __all__ = [
+    "CooperativeLaunchError",
     "Kernel",
     "KernelCompilationError",
     "LaunchError",
@@ -36,6 +37,9 @@ __all__ = [
 _PLAIN_SHARED = 48 * 1024
 #: Launches of a kernel that are remembered as within the limits.
 _CHECKED = 1024
+#: CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE and CUDA_ERROR_NOT_SUPPORTED: what a part of a device (MIG), or a share of it
+#: (MPS), may say to a launch that fits by the limits that it reports. Nothing has run then.
+_REFUSALS = (720, 801)
 _INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
 
@@ -45,6 +49,10 @@ class KernelCompilationError(RuntimeError):
 
 class LaunchError(RuntimeError):
     """A launch that this device cannot take, or that cannot be made from this process."""
+
+
+class CooperativeLaunchError(LaunchError):
+    """The driver refuses a cooperative launch. From then on `device_limits` says that the device has none."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Limits:
     registers_per_multiprocessor : int
         32-bit registers.
     cooperative : bool
-        Whether launches can be cooperative.
+        Whether launches can be cooperative; False also after the driver has refused one.
     """
 
     name: str
@@ -288,6 +296,8 @@ class Kernel:
         ------
         LaunchError
             For a launch beyond the limits of the kernel or of the device.
+        CooperativeLaunchError
+            Where the driver refuses a cooperative launch.
         """
         if grid == 0:
             return
@@ -297,7 +307,16 @@ class Kernel:
             self._check(grid, block, shared)
         if _log is not None:
             _log.append(self.name)
-        self._function((grid,), (block,), args, shared_mem=shared)
+        try:
+            self._function((grid,), (block,), args, shared_mem=shared)
+        except RuntimeError as error:
+            if not self.cooperative or getattr(error, "status", None) not in _REFUSALS:
+                raise
+            _limits[import_module("cupy").cuda.runtime.getDevice()] = replace(device_limits(), cooperative=False)
+            raise CooperativeLaunchError(
+                f"kernel {self.name}: the driver refuses a cooperative launch of {grid} blocks of {block} threads and "
+                f"{shared} bytes of shared memory: {error}"
+            ) from error
 
     def _check(self, grid: int, block: int, shared: int) -> None:
         """Refuse a launch beyond the limits; one that has passed is not checked again."""

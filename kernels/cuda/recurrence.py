@@ -7,17 +7,19 @@ the initial states in the captions' order, so that nothing is launched for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from capgpu.kernels.cuda import tiers
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
-from capgpu.kernels.cuda.module import Kernel
+from capgpu.kernels.cuda.module import CooperativeLaunchError, Kernel
 from capgpu.kernels.cuda.workspace import workspace
 from capgpu.kernels.reference import recurrence as reference
 
@@ -32,6 +34,8 @@ __all__ = [
     "rnn_forward",
     "rnn_forward_into",
 ]
+
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,29 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     return dprojected, dh0
 
 
+def _without_cooperative_launches(run: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Let a pass choose its tier anew where the driver refuses the cooperative launch that it has chosen."""
+
+    @wraps(run)
+    def run_again(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            run(*args, **kwargs)
+        except CooperativeLaunchError as error:
+            if kwargs.get("plan") is not None:
+                raise
+            tiers.forget()
+            warnings.warn(
+                f"{error}. This process computes the recurrences with one launch a step on this device from now on, "
+                "which is slower.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            run(*args, **kwargs)
+
+    return run_again
+
+
+@_without_cooperative_launches
 def lstm_forward_into(
     projected: Any,
     rows: Any,
@@ -134,7 +161,12 @@ def lstm_forward_into(
     previous : array, shape (M, H), optional
         Written: hidden state before each packed row.
     plan : Plan, optional
-        Tier to take; chosen where None.
+        Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
+
+    Raises
+    ------
+    CooperativeLaunchError
+        Where the driver refuses the plan that was given.
     """
     if not steps.counts:
         return
@@ -153,6 +185,7 @@ def lstm_forward_into(
     _forward("lstm_forward", plan, h0, steps, arguments)
 
 
+@_without_cooperative_launches
 def rnn_forward_into(
     projected: Any,
     rows: Any,
@@ -181,6 +214,7 @@ def rnn_forward_into(
     _forward("rnn_forward", plan, h0, steps, arguments)
 
 
+@_without_cooperative_launches
 def lstm_backward_into(
     dhidden: Any,
     dcell: Any,
@@ -211,7 +245,12 @@ def lstm_backward_into(
     order : array of int32, shape (N,), optional
         Row of c0, dh0 and dc0 for each sequence.
     plan : Plan, optional
-        Tier to take; chosen where None.
+        Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
+
+    Raises
+    ------
+    CooperativeLaunchError
+        Where the driver refuses the plan that was given.
     """
     if not steps.counts:
         dh0.fill(0)
@@ -229,6 +268,7 @@ def lstm_backward_into(
     _backward("lstm_backward", plan, dh0, steps, arguments)
 
 
+@_without_cooperative_launches
 def rnn_backward_into(
     dhidden: Any,
     hidden: Any,

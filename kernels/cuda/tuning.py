@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -64,15 +65,16 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
     Returns
     -------
     list of Measured
-        Forward before backward, the fastest first.
+        Forward before backward, the fastest first. Plans that the driver refuses to launch are left out.
     """
     found = []
     batches = min(_BATCHES, repeats)
     for name, run in passes(cell, dtype, H, N, T).items():
         timed = []
         for plan in tiers.candidates(name, dtype, H, N):
-            elapsed = stopwatch.device_time(partial(run, plan), batches, -(-repeats // batches))
-            timed.append(Measured(name, plan, elapsed.milliseconds, elapsed.queued))
+            with suppress(module.CooperativeLaunchError):
+                elapsed = stopwatch.device_time(partial(run, plan), batches, -(-repeats // batches))
+                timed.append(Measured(name, plan, elapsed.milliseconds, elapsed.queued))
         found.extend(sorted(timed, key=lambda entry: entry.milliseconds))
     return found
 

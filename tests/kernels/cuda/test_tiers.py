@@ -10,7 +10,10 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import choices, module, recurrence, tiers, tuning
+from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
+from oracles.numbers import TOLERANCE, distance
 from standin.cupy_standin.architecture import ARCHITECTURES
+from standin.cupy_standin.driver import CUDADriverError
 from standin.cupy_standin.state import STATE
 
 
@@ -209,3 +212,56 @@ def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(device, cel
         fastest = min((e for e in measured if e.name == name), key=lambda entry: entry.milliseconds).plan
         chosen = tiers.plan(name, "float32", 8, 3, 2)
         assert (chosen.tier, chosen.units) == (fastest.tier, fastest.units)
+
+
+# --- drivers that refuse ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [720, 801])
+@pytest.mark.parametrize("name", tiers.PASSES)
+def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_warning(device, name, status):
+    case = next(case for case in KERNEL_CASES if case.operation == name)
+    arguments, wanted = example(case, EXTENTS[1], "float32")
+
+    def run():
+        there = {
+            key: capgpu.asarray(value) if isinstance(value, np.ndarray) and key != "batch_sizes" else value
+            for key, value in arguments.items()
+        }
+        with module.counting() as launches:
+            results = getattr(recurrence, name)(**there)
+        results = results if isinstance(results, tuple) else (results,)
+        for got, want, kind in zip(results, wanted, case.kinds, strict=True):
+            assert distance(capgpu.to_numpy(got), want) < TOLERANCE["float32"][kind]
+        return set(launches)
+
+    STATE.cooperative_refusal = status
+    with pytest.warns(RuntimeWarning, match=rf"kernel {name}: the driver refuses a cooperative launch") as said:
+        assert run() == {name, f"{name}_step"}
+    assert len(said) == 1
+    assert not module.device_limits().cooperative
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run() == {f"{name}_step"}
+        # what is known of the device holds when stored choices change
+        tiers.forget()
+        assert run() == {f"{name}_step"}
+        assert "persistent" not in {plan.tier for plan in tiers.candidates(name, "float32", 64, 8)}
+
+
+def test_another_error_of_the_driver_is_passed_on(device):
+    STATE.cooperative_refusal = 1
+    with pytest.raises(CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        recurrence.rnn_forward(
+            *(capgpu.asarray(np.ones(shape, np.float32)) for shape in [(6, 64)]),
+            None,
+            *(capgpu.asarray(np.ones(shape, np.float32)) for shape in [(3, 64), (64, 64)]),
+            np.array([3, 3]),
+        )
+    assert module.device_limits().cooperative
+
+
+def test_a_plan_that_the_driver_refuses_is_not_measured(device):
+    STATE.cooperative_refusal = 720
+    measured = tuning.measure("rnn", "float32", 8, 3, 2, repeats=1)
+    assert {entry.plan.tier for entry in measured} == {"step", "matmul"}

@@ -13,6 +13,7 @@ from .state import STATE
 
 INVALID_VALUE = 1
 COOPERATIVE_LAUNCH_TOO_LARGE = 720
+NOT_SUPPORTED = 801
 
 _EXPLANATIONS = {
     INVALID_VALUE: ("CUDA_ERROR_INVALID_VALUE", "invalid argument"),
@@ -20,6 +21,7 @@ _EXPLANATIONS = {
         "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE",
         "too many blocks in cooperative launch",
     ),
+    NOT_SUPPORTED: ("CUDA_ERROR_NOT_SUPPORTED", "operation not supported"),
 }
 
 MOST_THREADS = 1024  # of a block, on every architecture
@@ -104,6 +106,8 @@ class Function:
                 INVALID_VALUE,
                 f"kernel {self.name}: {shared} bytes of dynamic shared memory, allowed are {self.dynamic_shared}",
             )
+        if cooperative and STATE.cooperative_refusal is not None:
+            raise CUDADriverError(STATE.cooperative_refusal)
         most = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
         if cooperative and blocks > most:
             # CuPy shrinks a one-dimensional grid with a warning: the kernel would compute a part, or wait forever

@@ -78,6 +78,7 @@ class State:
         self.driver_version = 13020
         self.runtime_version = 13020
         self.failure: int | None = None  # CUDA status that every use of the device raises
+        self.cooperative_refusal: int | None = None  # CUDA status that every cooperative launch raises
         self.memory_size = MEMORY_SIZE
         self.forbidding = 0
         self.kernel_runner: KernelRunner | None = None
