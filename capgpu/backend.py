@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from capgpu import kernel_cache
 
 __all__ = [
     "Array",
@@ -78,7 +79,6 @@ class Backend:
 _lock = threading.RLock()
 _current: Backend | None = None
 _numpy_namespace: ModuleType | None = None
-_kernel_cache: tempfile.TemporaryDirectory[str] | None = None
 
 
 # --- which backends can run ------------------------------------------------------------------------
@@ -133,10 +133,9 @@ def _open_cpu() -> ModuleType:
 
 
 def _open_cuda() -> ModuleType:
-    _provide_kernel_cache()
     try:
         # an empty folder of that name imports too, as a namespace package: the attribute tells
-        runtime = importlib.import_module("cupy").cuda.runtime
+        runtime = _import_cupy().cuda.runtime
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise BackendUnavailableError(
@@ -165,26 +164,11 @@ def _open_cuda() -> ModuleType:
     return _compat("cupy", "cuda")
 
 
-def _provide_kernel_cache() -> None:
-    """Give CuPy a folder for compiled kernels where its own cannot be written: it would not even import."""
-    global _kernel_cache
+def _import_cupy() -> Any:
     if "cupy" in sys.modules or importlib.util.find_spec("cupy") is None:
-        return
-    folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        _kernel_cache = tempfile.TemporaryDirectory(prefix="capgpu-kernels-")
-        os.environ["CUPY_CACHE_DIR"] = _kernel_cache.name
-        logger.warning(
-            "CuPy cannot keep compiled kernels in %s (%s): this process compiles them for itself alone, into %s. Set "
-            "CUPY_CACHE_DIR to a folder that can be written.",
-            folder,
-            error,
-            _kernel_cache.name,
-        )
+        return importlib.import_module("cupy")
+    with kernel_cache.provided():
+        return importlib.import_module("cupy")
 
 
 def _device_problem(runtime: Any, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
+from capgpu import kernel_cache
 from capgpu.kernels.cuda import choices, tiers
 from capgpu.kernels.cuda.catalogue import ENTRIES, variants_of
 from capgpu.kernels.cuda.module import device_limits
@@ -30,7 +31,7 @@ def device_facts() -> dict[str, str]:
         "multiprocessors": f"{limits.multiprocessors}, {limits.shared_per_block // 1024} KiB shared memory a block",
         "cuda kernels": f"{len(ENTRIES)}, in {sum(len(variants_of(entry)) for entry in ENTRIES)} variants",
         "tensor cores": _tensor_cores(),
-        "kernel cache": os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"),
+        "kernel cache": kernel_cache.folder(),
         "tiers": _tiers(choices.stored(limits.name)),
         "tuning file": str(choices.path()),
     }

@@ -1,7 +1,7 @@
 """From the sources beside this file to kernels that can be launched: compiling, caching, limits, counting.
 
-Compiled code is kept by CuPy in its folder (``CUPY_CACHE_DIR``), written whole or not at all, so that processes that
-compile at once do no harm to each other. Where the folder cannot be written, each process compiles for itself.
+Compiled code is kept by CuPy in its folder (see `capgpu.kernel_cache`). Where that fails, each process compiles for
+itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from capgpu import kernel_cache
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
 
 __all__ = [
@@ -95,6 +96,7 @@ _modules: dict[tuple[Any, ...], Any] = {}
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 _log: list[str] | None = None
 _forked = False
+_cached = True
 
 
 def _after_fork() -> None:
@@ -108,6 +110,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def forget() -> None:
     """Forget every compiled kernel and every device's limits (for tests, which change the device)."""
+    global _cached
+    _cached = True
     _limits.clear()
     _modules.clear()
     _kernels.clear()
@@ -236,17 +240,21 @@ def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: i
 
 
 def _compile(module: Any) -> None:
-    """Compile a module, in memory where CuPy cannot write its folder."""
-    try:
-        module.compile()
-    except OSError as error:
-        warnings.warn(
-            f"CuPy cannot keep compiled kernels on disk ({error}): each process compiles for itself. Set "
-            "CUPY_CACHE_DIR to a folder that can be written.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # CuPy reads it at each compilation
+    """Compile a module; in memory, from the first failure on, where CuPy cannot read or write its folder."""
+    global _cached
+    if _cached:
+        try:
+            module.compile()
+            return
+        except OSError as error:
+            _cached = False
+            warnings.warn(
+                f"CuPy cannot keep compiled kernels on disk ({error}): each process compiles for itself. Set "
+                "CUPY_CACHE_DIR to a folder that can be written.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    with kernel_cache.in_memory():
         module.compile()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 
@@ -99,17 +100,23 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
         kernel(fit + 1, 256, ())
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(device, monkeypatch, losses):
+@pytest.mark.parametrize("setting", [None, "0"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(device, monkeypatch, losses, number, setting):
     compile_module, calls = device.RawModule.compile, []
 
     def compile_as_cupy_does(self, log_stream=None):
         calls.append(os.environ.get("CUPY_CACHE_IN_MEMORY"))
         if calls[-1] != "1":
-            raise PermissionError(13, "Permission denied", "/root/.cupy/kernel_cache/tmp1")
+            raise OSError(number, os.strerror(number), "/root/.cupy/kernel_cache/tmp1")
         compile_module(self, log_stream)
 
     module.forget()
-    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
+    if setting is None:
+        monkeypatch.delenv("CUPY_CACHE_IN_MEMORY", raising=False)
+    else:
+        monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", setting)
+    before = dict(os.environ)
     monkeypatch.setattr(device.RawModule, "compile", compile_as_cupy_does)
     with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
         kernel = module.kernel("sum_losses", "float32")
@@ -117,7 +124,9 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(device, monkeypatch, lo
     assert float(losses[1]) == 10
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        module.kernel("softmax_warps", "float32")
+        module.kernel("decode_cell", "float32", LSTM=0)
+    assert calls == [setting, "1", "1"]
+    assert dict(os.environ) == before
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive

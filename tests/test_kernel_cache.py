@@ -1,0 +1,106 @@
+"""The folder for CuPy's compiled kernels: whose it is, whether it can be written, and what the environment shows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+
+import pytest
+
+from capgpu import kernel_cache
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    monkeypatch.setattr(kernel_cache, "_chosen", {})
+    monkeypatch.setattr(kernel_cache, "_temporary", None)
+    yield
+    if kernel_cache._temporary is not None:
+        kernel_cache._temporary.cleanup()
+
+
+@pytest.fixture
+def wanted(tmp_path, monkeypatch):
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
+    return folder
+
+
+def seen_at_import():
+    with kernel_cache.provided():
+        return os.environ["CUPY_CACHE_DIR"]
+
+
+def test_a_folder_of_this_users_own_is_taken_as_it_is(wanted, caplog):
+    assert seen_at_import() == kernel_cache.folder() == str(wanted)
+    assert os.environ["CUPY_CACHE_DIR"] == str(wanted)
+    assert caplog.records == []
+
+
+def test_without_a_setting_the_folder_is_cupys_default_and_none_is_set(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert seen_at_import() == kernel_cache.folder() == str(tmp_path / ".cupy" / "kernel_cache")
+    assert "CUPY_CACHE_DIR" not in os.environ
+
+
+def test_in_the_folder_of_another_user_this_user_has_a_folder(wanted, monkeypatch):
+    wanted.mkdir()
+    mine = os.geteuid()
+    entries = [wanted / f"user-{mine}"]
+    # the folder belongs to another user than the one who asks; what is created in it does not
+    own = kernel_cache._own
+    monkeypatch.setattr(kernel_cache, "_own", lambda place: place != wanted and own(place))
+    assert seen_at_import() == kernel_cache.folder() == str(entries[0])
+    assert stat.S_IMODE(entries[0].stat().st_mode) == 0o700
+    assert os.environ["CUPY_CACHE_DIR"] == str(wanted)
+
+
+def test_in_a_folder_that_all_can_write_this_user_has_a_folder(wanted):
+    wanted.mkdir()
+    wanted.chmod(0o1777)
+    assert seen_at_import() == str(wanted / f"user-{os.geteuid()}")
+
+
+def test_a_folder_belongs_to_its_owner_unless_all_can_write_it(wanted, monkeypatch):
+    wanted.mkdir()
+    assert kernel_cache._own(wanted)
+    wanted.chmod(0o777)
+    assert not kernel_cache._own(wanted)
+    wanted.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: wanted.stat().st_uid + 1)
+    assert not kernel_cache._own(wanted)
+
+
+def test_a_folder_that_another_user_has_put_in_this_users_place_is_not_used(wanted, monkeypatch, caplog):
+    wanted.mkdir()
+    monkeypatch.setattr(kernel_cache, "_own", lambda place: False)
+    used = seen_at_import()
+    assert not used.startswith(str(wanted))
+    assert os.access(used, os.W_OK)
+    assert "belongs to another user" in caplog.text
+    assert "Set CUPY_CACHE_DIR to a folder that can be written" in caplog.text
+
+
+def test_where_nothing_can_be_written_one_temporary_folder_serves_with_one_warning(tmp_path, monkeypatch, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(blocked / "kernels"))
+    with caplog.at_level(logging.WARNING):
+        first, second = seen_at_import(), seen_at_import()
+    assert first == second == kernel_cache.folder()
+    assert os.access(first, os.W_OK)
+    assert len(caplog.records) == 1
+    assert os.environ["CUPY_CACHE_DIR"] == str(blocked / "kernels")
+
+
+def test_the_environment_is_put_back_where_an_import_fails(wanted):
+    before = dict(os.environ)
+    with pytest.raises(ImportError), kernel_cache.provided():
+        raise ImportError("no libcuda")
+    with pytest.raises(ImportError), kernel_cache.in_memory():
+        raise ImportError("no libnvrtc")
+    assert dict(os.environ) == before
