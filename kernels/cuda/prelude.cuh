@@ -31,7 +31,10 @@ __device__ __forceinline__ void wait_for_copies() {
     emulated_wait_for_copies(PENDING);
 }
 
-__device__ __forceinline__ unsigned round_to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & ~0x1fffu; }
+// Every NaN becomes the canonical one: what nobody has written, or waited for, must not turn into a number.
+__device__ __forceinline__ unsigned round_to_tf32(float x) {
+    return x != x ? 0x7fffffffu : (__float_as_uint(x) + 0x1000u) & ~0x1fffu;
+}
 
 // The numbers that a word of a matrix holds, one or two.
 #if defined(REAL_HALF)

@@ -24,6 +24,7 @@ _STEP["backward"] = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // 
 def _of_a_product(kernel: str) -> list[Mutation]:
     return [
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
+        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
         Mutation(kernel, "copies read that other lanes wait for", _ARRIVED, "", THREAD),
         Mutation(kernel, "the last terms of the sums left out", _EDGE, _EDGE.replace("chunks()", "K / DEPTH"), RESULTS),
     ]
@@ -34,7 +35,6 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
     return [
         *_of_a_product(kernel),
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
-        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
         Mutation(kernel, "sums overwritten before they are read", _TILE, ";", THREAD, 2),
         Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", RESULTS),
         Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", THREAD),
@@ -112,6 +112,13 @@ _BARRIER = [
         "words of a matrix in the wrong lanes",
         "const int row = 16 * i + group() + k % 2 * 8, term = depth + WORD * (place() + k / 2 * 4);",
         "const int row = 16 * i + group() + k / 2 * 8, term = depth + WORD * (place() + k % 2 * 4);",
+        RESULTS,
+    ),
+    Mutation(
+        "lstm_forward_tensor",
+        "numbers past the edge of a chunk left as they are",
+        "copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
+        "if (there) copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
         RESULTS,
     ),
     Mutation("lstm_forward", "a column of the weights too many", "own < H ? Wh", "own <= H ? Wh", ADDRESS),
