@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import warnings
@@ -100,7 +99,15 @@ def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time read the choices, add to them and write them: no choice of another gets lost."""
+    """Let one process at a time read the choices, add to them and write them: no choice of another gets lost.
+
+    Where folders cannot be locked (Windows) nothing waits, and of two that write at once the later one's choices stay.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

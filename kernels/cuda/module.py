@@ -105,7 +105,8 @@ def _after_fork() -> None:
     _forked = _forked or bool(_modules)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # no forks on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def forget() -> None:

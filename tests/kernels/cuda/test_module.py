@@ -102,7 +102,9 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
 
 @pytest.mark.parametrize("setting", [None, "0"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
-def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(device, monkeypatch, losses, number, setting):
+def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
+    device, standin, monkeypatch, losses, number, setting
+):
     compile_module, calls = device.RawModule.compile, []
 
     def compile_as_cupy_does(self, log_stream=None):
@@ -175,3 +177,17 @@ def test_only_what_runs_inside_the_block_is_counted(device, losses):
             module.record("matmul")
     kernel(1, 256, losses)
     assert (outer, inner) == (["sum_losses"], ["sum_losses", "matmul"])
+
+
+def test_nothing_of_unix_is_needed_to_import_the_launchers(in_new_process, tmp_path):
+    code = """
+import os, sys
+sys.modules["fcntl"] = None
+for name in ("register_at_fork", "fork", "geteuid"):
+    delattr(os, name)
+import capgpu.kernels.cuda
+from capgpu import kernel_cache
+with kernel_cache.provided():
+    print(kernel_cache.folder() == os.environ["CUPY_CACHE_DIR"])
+"""
+    assert in_new_process(code, HOME=str(tmp_path)).strip() == "True"

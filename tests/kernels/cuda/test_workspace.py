@@ -72,7 +72,7 @@ def test_a_stream_keeps_its_memory_and_shares_it_with_no_other(device):
         assert not capgpu.to_numpy(counters).any()
 
 
-def test_a_new_stream_with_the_pointer_of_an_old_one_has_a_workspace_of_its_own(device):
+def test_a_new_stream_with_the_pointer_of_an_old_one_has_a_workspace_of_its_own(device, standin):
     old = device.cuda.Stream(non_blocking=True)
     with old:
         space = workspace()
