@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.workloads import split_job
+
 
 @dataclass(frozen=True)
 class Competitor:
@@ -52,8 +54,8 @@ COMPETITORS = (
 
 
 def kind_of_job(job: str) -> str:
-    """Return ``"sample"`` for the sampling jobs, the job itself otherwise."""
-    return "sample" if job.startswith("sample") else job
+    """Return ``"sample"`` for the sampling jobs, otherwise the job itself, without its dropout."""
+    return "sample" if job.startswith("sample") else split_job(job)[0]
 
 
 def limit_prefix(job: str) -> str:

@@ -78,13 +78,17 @@ class Worker:
         }
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Make the task of (size, cell, job), dropping the one before; time its first step."""
+        """Make the task of (size, cell, job), dropping the one before; time its first step.
+
+        ``precision``, where it is given, is one that the competitor's module knows.
+        """
         self.task = None
         self.slow = False
         trim()
         self.job = request["job"]
         work = make_workload(parse_size(request["size"]), request["cell"])
-        self.task = self.module.make_task(self.mode, work, self.job)
+        precision = {"precision": request["precision"]} if "precision" in request else {}
+        self.task = self.module.make_task(self.mode, work, self.job, **precision)
         began = time.perf_counter()
         self.task.build()
         self.task.step()
@@ -152,7 +156,7 @@ class Worker:
         from bench.cuda.timing import time_steps
 
         timed = time_steps(self.task, request["warm"], request["steps"], request["filler_ms"])
-        return {"ms": timed.steps, "filled_ms": timed.filled, "wall_ms": timed.wall}
+        return {"ms": timed.steps, "filled_ms": timed.filled, "wall_ms": timed.wall, "queued": timed.queued}
 
     def launches(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time what a step launches, one by one (ours only)."""

@@ -17,6 +17,8 @@ NULL, START, END, UNK = 0, 1, 2, 3
 CELLS = ("lstm", "rnn")
 JOBS = ("loss", "adam", "sample100", "sample1")
 SAMPLE_LENGTH = 30
+#: What ``-dropout`` behind a job stands for: `capgpu train`'s default, on the features and before the vocabulary.
+DROPOUT = 0.3
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
 
@@ -153,6 +155,12 @@ def make_workload(size: Size, cell: str, seed: int = 0) -> Workload:
 def size_key(size: Size) -> tuple[int, ...]:
     """Return the extents alone, so that a size's name does not change its numbers."""
     return (size.N, size.D, size.W, size.H, size.V, size.T)
+
+
+def split_job(job: str) -> tuple[str, bool]:
+    """Return a job without its ending, and whether it has dropout: ``adam-dropout`` -> ``adam``, True."""
+    plain = job.removesuffix("-dropout")
+    return plain, plain != job
 
 
 def sample_count(job: str) -> int:

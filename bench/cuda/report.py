@@ -29,10 +29,13 @@ class Timing:
 
     Attributes
     ----------
-    size, cell, job, competitor : str
-        What was done, and by whom.
+    size, cell, job, competitor, precision : str
+        What was done, by whom, and in which precision.
     ms, filled_ms, wall_ms : float or None
         Median milliseconds of a step: back to back, behind other work, by the host's clock; None where it failed.
+    queued : bool
+        Whether the steps behind other work were launched before the device came to them; else `filled_ms` holds time
+        of the host.
     spread : float
         Interquartile range of the rounds' medians, as a share of the median.
     error : float or None
@@ -45,9 +48,11 @@ class Timing:
     cell: str
     job: str
     competitor: str
+    precision: str = "float32"
     ms: float | None = None
     filled_ms: float | None = None
     wall_ms: float | None = None
+    queued: bool = True
     spread: float = 0.0
     error: float | None = None
     note: str = ""
@@ -75,12 +80,15 @@ class Run:
         The device's peaks, from its own words.
     timings, launches
         What was timed.
+    skipped : list of str
+        What there was no time for.
     """
 
     device: dict[str, Any]
     peaks: Device | None
     timings: list[Timing] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def emulated(self) -> bool:
@@ -96,8 +104,8 @@ def _parts(size: str, cell: str, job: str, names: list[str] | None = None) -> li
 
 
 def floor_ms(run: Run, timing: Timing) -> float | None:
-    """Return the floor of a step with nothing kept in cache; None for jobs or devices that have none."""
-    if run.peaks is None or timing.job not in ("loss", "adam"):
+    """Return the floor of a step with nothing kept in cache; None for jobs, precisions or devices that have none."""
+    if run.peaks is None or timing.job not in ("loss", "adam") or timing.precision != "float32":
         return None
     peaks = run.peaks
     return sum(part.cold_us(peaks) for part in _parts(timing.size, timing.cell, timing.job)) / 1e3
@@ -132,8 +140,8 @@ def _same_but_for_softmax(names: list[str]) -> list[str]:
 def csv_text(run: Run) -> str:
     """Return all steps as CSV; the first column says whether they were measured."""
     out = io.StringIO()
-    names = ["basis", "device", "size", "cell", "job", "competitor", "ms", "filled_ms", "wall_ms", "spread", "error"]
-    writer = csv.DictWriter(out, [*names, "floor_ms", "note"], lineterminator="\n")
+    names = [name for name in Timing.__dataclass_fields__ if name != "note"]
+    writer = csv.DictWriter(out, ["basis", "device", *names, "floor_ms", "note"], lineterminator="\n")
     writer.writeheader()
     for timing in run.timings:
         row = {name: getattr(timing, name) for name in Timing.__dataclass_fields__}
@@ -150,6 +158,26 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
 
 
+def _by_precision(timings: list[Timing]) -> list[str]:
+    """Return a table with a column for each precision: milliseconds of a step, steps launched back to back."""
+    precisions = list(dict.fromkeys(timing.precision for timing in timings))
+    rows: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for timing in timings:
+        row = rows.setdefault((timing.size, timing.cell, timing.job, timing.competitor), {})
+        row[timing.precision] = _number(timing.ms) or "-"
+    return [
+        "",
+        "Milliseconds of a step; `-` where a precision is not served, or failed (the notes below say why).",
+        "",
+        f"| size | cell | job | | {' | '.join(precisions)} |",
+        "| --- | --- | --- | --- |" + " ---: |" * len(precisions),
+        *(
+            f"| {' | '.join(what)} | {' | '.join(row.get(precision, '') for precision in precisions)} |"
+            for what, row in rows.items()
+        ),
+    ]
+
+
 def markdown(run: Run) -> str:
     """Return the page."""
     title = EMULATED if run.emulated else f"Timings on {run.device['device']}"
@@ -161,30 +189,36 @@ def markdown(run: Run) -> str:
         lines.append(
             f"- peaks by the device's own words: {run.peaks.tflops:.1f} TFLOP/s, {run.peaks.gigabytes:.0f} GB/s"
         )
+    absent = {timing.competitor: timing.note for timing in run.timings if timing.note.startswith(ABSENT)}
+    shown = [timing for timing in run.timings if timing.competitor not in absent]
+    lines += _by_precision(shown)
     lines += [
         "",
-        "`step`: median milliseconds of a step, steps launched back to back, between events on the device. `device`:",
-        "the same behind other work, so that the device never waits for the host. `host`: by the host's clock.",
-        "`spread`: interquartile range of the rounds. `share`: our step's floor on this device (bench/cuda/ours.py,",
-        "nothing kept in cache) over `step`. `error`: from the float64 oracle.",
+        "## All figures",
         "",
-        "| size | cell | job | | step | device | host | spread | share | error | |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "`step`: median milliseconds of a step, steps launched back to back, between events on the device. `device`:",
+        "the same behind other work, so that the device never waits for the host; where it did all the same, because a",
+        "step waits or the host is slow, the figure has an asterisk. `host`: by the host's clock. `spread`:",
+        "interquartile range of the rounds. `share`: our step's floor on this device (bench/cuda/ours.py, nothing kept",
+        "in cache) over `step`. `error`: from the float64 oracle; none with dropout, whose masks differ.",
+        "",
+        "| size | cell | job | | precision | step | device | host | spread | share | error | |",
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    absent = {timing.competitor: timing.note for timing in run.timings if timing.note.startswith(ABSENT)}
-    for timing in run.timings:
-        if timing.competitor in absent:
-            continue
+    for timing in shown:
         floor = floor_ms(run, timing)
         share = None if floor is None or timing.ms is None else floor / timing.ms
-        figures = f"{_number(timing.ms)} | {_number(timing.filled_ms)} | {_number(timing.wall_ms)}"
+        behind = f"{_number(timing.filled_ms)}{'' if timing.queued else ' *'}"
+        figures = f"{_number(timing.ms)} | {behind} | {_number(timing.wall_ms)}"
         spread = _percent(timing.spread) if timing.ms is not None else ""
         error = "" if timing.error is None else f"{timing.error:.1e}"
         lines.append(
-            f"| {timing.size} | {timing.cell} | {timing.job} | {timing.competitor} | {figures} | "
+            f"| {timing.size} | {timing.cell} | {timing.job} | {timing.competitor} | {timing.precision} | "
+            f"{figures} | "
             f"{spread} | {_percent(share)} | {error} | {timing.note} |"
         )
     lines += ["", *(f"- {name} is {note}" for name, note in absent.items())]
+    lines += [f"- no time was left for {what}" for what in run.skipped]
     if run.launches:
         lines += [
             "",

@@ -1,6 +1,6 @@
-"""Time the CUDA kernels and the whole step beside PyTorch on the CUDA device of this machine.
+"""Time the training step and decoding beside PyTorch on the CUDA device of this machine.
 
-    python -m bench.cuda.run --peer-python PATH
+    python -m bench.cuda.run [--quick] [--peers padded,packed,compiled,graphed] [--peer-python PATH]
 
 Every competitor lives in a process of its own, stopped while another is timed; rounds alternate between them.
 Exit status 2: there is no device.
@@ -9,11 +9,14 @@ Exit status 2: there is no device.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +25,45 @@ import numpy as np
 from bench import stats
 from bench.competitors import Competitor, kind_of_job
 from bench.cuda import report
+from bench.cuda.contest import JOBS, MODES, OURS, PRECISIONS, REQUIRED, peers_of
 from bench.cuda.devices import Device
 from bench.machine import commit, processor
 from bench.peers import exercise
+from bench.peers.cuda_ours import TENSOR_CORES
 from bench.process import ROOT, WorkerFailedError, WorkerProcess
 from bench.report import write_atomically
-from bench.workloads import CELLS, JOBS, SIZES, make_workload, parse_size
+from bench.workloads import CELLS, SIZES, make_workload, parse_size, split_job
 
 __all__ = ["main"]
 
 RESULTS = ROOT / "bench" / "cuda" / "results"
-OURS = Competitor("capgpu cuda", "cuda_ours", "cuda", "ours")
-PEERS = (
-    Competitor("torch padded", "cuda_torch", "padded", "peer", peer_python=True),
-    Competitor("torch packed", "cuda_torch", "packed", "peer", peer_python=True, jobs=("loss", "adam")),
-    Competitor("torch compiled", "cuda_torch", "compiled", "peer", peer_python=True),
-)
+_NAMES = {"cells": CELLS, "jobs": JOBS, "precisions": PRECISIONS, "peers": MODES}
+#: What an argument is where it is not given: in a whole run, and in one that ends after 100 s.
+WHOLE = {
+    "sizes": ",".join(SIZES),
+    **{name: ",".join(known) for name, known in _NAMES.items()},
+    **{"rounds": 5, "steps": 100, "warm": 20, "filler_ms": 20.0, "seconds": float("inf")},
+}
+QUICK = WHOLE | {
+    **{"sizes": "S1", "cells": "lstm", "jobs": "adam,adam-dropout", "peers": "padded,packed,graphed"},
+    **{"rounds": 3, "steps": 50, "warm": 10, "filler_ms": 6.0, "seconds": 75.0},
+}
+_ANSWER_S = 1800.0
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     beside = ROOT / ".venv-peers" / "bin" / "python"
     parser = argparse.ArgumentParser(prog="python -m bench.cuda.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated; S1:T=32;N=8 is a size beside S1")
-    parser.add_argument("--cells", default=",".join(CELLS))
-    parser.add_argument("--jobs", default=",".join(JOBS))
-    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds")
-    parser.add_argument("--steps", type=int, default=100, help="steps timed in a round")
-    parser.add_argument("--warm", type=int, default=20, help="steps before, not timed")
-    parser.add_argument(
-        "--filler-ms", type=float, default=20.0, help="work in front of a step that must not wait for the host"
-    )
+    parser.add_argument("--quick", action="store_true", help="S1, LSTM, Adam: 100 s at most, for what is not given")
+    parser.add_argument("--sizes", help="comma-separated; S1:T=32;N=8 is a size beside S1")
+    for name, known in _NAMES.items():
+        parser.add_argument(f"--{name}", help=f"comma-separated, of {', '.join(known)}")
+    parser.add_argument("--rounds", type=int, help="alternating rounds")
+    parser.add_argument("--steps", type=int, help="steps timed in a round")
+    parser.add_argument("--warm", type=int, help="steps before, not timed")
+    parser.add_argument("--seconds", type=float, help="after which nothing new is begun, and that is said")
+    parser.add_argument("--filler-ms", type=float, help="work in front of a step that must not wait for the host")
     parser.add_argument(
         "--peer-python",
         default=str(beside) if beside.exists() else sys.executable,
@@ -61,12 +72,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     parser.add_argument("--serve", default="bench.worker", help="module that our process runs (for tests)")
     args = parser.parse_args(argv)
+    for name, value in (QUICK if args.quick else WHOLE).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     args.sizes = [size.replace(";", ",") for size in args.sizes.split(",")]
-    args.cells, args.jobs = args.cells.split(","), args.jobs.split(",")
-    for name, known in (("cells", CELLS), ("jobs", JOBS)):
-        for given in getattr(args, name):
-            if given not in known:
-                parser.error(f"{given!r} is none of the {name}: {', '.join(known)}")
+    for name, known in _NAMES.items():
+        given = [word for word in getattr(args, name).split(",") if word and (name, word) != ("peers", "none")]
+        setattr(args, name, given)
+        for word in given:
+            if word not in known:
+                parser.error(f"{word!r} is none of the {name}: {', '.join(known)}")
     try:
         for size in args.sizes:
             parse_size(size)
@@ -77,6 +92,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+@functools.cache
 def _wanted(size: str, cell: str, job: str) -> dict[str, np.ndarray]:
     task = exercise.make_task("float64", make_workload(parse_size(size), cell), job)
     for _ in range(3 if job == "adam" else 1):
@@ -84,150 +100,201 @@ def _wanted(size: str, cell: str, job: str) -> dict[str, np.ndarray]:
     return task.result()
 
 
-def _error(worker: WorkerProcess, job: str, wanted: dict[str, np.ndarray]) -> float:
+def _error(worker: WorkerProcess, size: str, cell: str, job: str) -> float | None:
+    """Return the difference from the oracle; None with dropout, whose masks differ from library to library."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npz"
         worker.ask(do="check", path=str(path))
         with np.load(path) as arrays:
             got = dict(arrays)
-    return stats.disagreement(got, wanted) if job.startswith("sample") else stats.worst_error(got, wanted)
+    plain, dropout = split_job(job)
+    if dropout:
+        return None
+    compare = stats.disagreement if plain.startswith("sample") else stats.worst_error
+    return compare(got, _wanted(size, cell, plain))
 
 
 def time_job(
-    workers: dict[str, WorkerProcess], size: str, cell: str, job: str, args: argparse.Namespace
+    workers: Mapping[str, WorkerProcess], size: str, cell: str, job: str, precision: str, args: argparse.Namespace
 ) -> list[report.Timing]:
     """Time one job of all who take part in it, round by round; one that fails fails alone."""
     workers = {label: each for label, each in workers.items() if kind_of_job(job) in each.competitor.jobs}
-    wanted = _wanted(size, cell, job)
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in workers}
-    errors: dict[str, float] = {}
+    errors: dict[str, float | None] = {}
     notes: dict[str, str] = {}
+    # a peer that hangs must not take more than the time that is left
+    limit = _ANSWER_S if args.seconds == float("inf") else args.seconds
 
     def attempt(label: str, **request: Any) -> dict[str, Any] | None:
         if label in notes:
             return None
         try:
-            return workers[label].ask(**request)
+            return workers[label].ask(limit, **request)
         except WorkerFailedError as failure:
             notes[label] = str(failure).replace("|", "/").replace("\n", " ")
             return None
         finally:
             workers[label].rest()
 
-    for label in workers:
-        if attempt(label, do="prepare", size=size, cell=cell, job=job) is None:
+    for label, worker in workers.items():
+        if attempt(label, do="prepare", size=size, cell=cell, job=job, precision=precision) is None:
             continue
         try:
-            errors[label] = _error(workers[label], job, wanted)
+            errors[label] = _error(worker, size, cell, job)
         except (WorkerFailedError, ValueError) as failure:
             notes[label] = str(failure)
-        workers[label].rest()
+        worker.rest()
     for _ in range(args.rounds):
         for label in workers:
             timed = attempt(label, do="device_time", warm=args.warm, steps=args.steps, filler_ms=args.filler_ms)
             if timed is not None:
                 found[label].append(timed)
     return [
-        _timing(size, cell, job, label, rounds, errors.get(label), notes.get(label, ""))
+        _timing((size, cell, job, label, precision), rounds, errors.get(label), notes.get(label, ""))
         for label, rounds in found.items()
     ]
 
 
 def _timing(
-    size: str, cell: str, job: str, label: str, rounds: list[dict[str, Any]], error: float | None, note: str
+    what: tuple[str, str, str, str, str], rounds: list[dict[str, Any]], error: float | None, note: str
 ) -> report.Timing:
     if note or not rounds:
-        return report.Timing(size, cell, job, label, error=error, note=note)
+        return report.Timing(*what, error=error, note=note)
     medians = [float(np.median(each["ms"])) for each in rounds]
     low, high = np.percentile(medians, [25, 75])
     return report.Timing(
-        size,
-        cell,
-        job,
-        label,
+        *what,
         ms=float(np.median(medians)),
         filled_ms=float(np.median([np.median(each["filled_ms"]) for each in rounds])),
         wall_ms=float(np.median([each["wall_ms"] for each in rounds])),
+        queued=all(each["queued"] for each in rounds),
         spread=float((high - low) / np.median(medians)),
         error=error,
     )
 
 
-def _describe(told: dict[str, Any], peers: dict[str, dict[str, Any]]) -> report.Run:
-    peaks = told.pop("peaks")
-    device = {**told, **{key: value for versions in peers.values() for key, value in versions.items()}}
+def _describe(versions: dict[str, Any], peers: dict[str, dict[str, Any]], argv: Sequence[str]) -> report.Run:
+    peaks = versions.pop("peaks")
+    device = {**versions, **{key: value for found in peers.values() for key, value in found.items()}}
     device |= {"host": processor(), "commit": commit()}
-    device["command"] = shlex.join(["python", "-m", "bench.cuda.run", *sys.argv[1:]])
+    device["command"] = shlex.join(["python", "-m", "bench.cuda.run", *argv])
     return report.Run(device, None if peaks is None else Device(**peaks))
+
+
+class Contest:
+    """The processes of all competitors: ours once for float32 and once with tensor cores, each peer once."""
+
+    def __init__(self, args: argparse.Namespace, logs: Path) -> None:
+        self._args, self._logs, self._stack = args, logs, ExitStack()
+        self.ours: dict[bool, WorkerProcess] = {}
+        self.peers: dict[str, WorkerProcess] = {}
+        self.absent: dict[str, str] = {}
+        self.versions: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Contest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _start(self, who: Competitor, name: str, environment: dict[str, str], serve: str) -> WorkerProcess:
+        python = self._args.peer_python if who.peer_python else sys.executable
+        worker = WorkerProcess(who, python, None, self._logs / f"{name}.log", environment, serve)
+        self._stack.callback(worker.close)
+        return worker
+
+    def open_ours(self, exact: bool) -> dict[str, Any]:
+        """Start our process; its answer to ``hello``."""
+        environment = {} if exact else TENSOR_CORES
+        worker = self._start(OURS, f"ours-{'exact' if exact else 'tensor'}", environment, self._args.serve)
+        self.ours[exact] = worker
+        answer = worker.ask(do="hello")
+        worker.rest()
+        return answer
+
+    def open_peers(self) -> None:
+        """Start the peers; note those whose library or device is missing."""
+        for peer in peers_of(self._args.peers):
+            worker = self._start(peer, peer.mode, {}, "bench.worker")
+            answer = worker.ask(do="hello")
+            if "absent" in answer:
+                self.absent[peer.label] = f"{report.ABSENT}{answer['absent']}"
+                worker.close()
+                continue
+            self.peers[peer.label], self.versions[peer.label] = worker, answer["versions"]
+            worker.rest()
+
+    def at(self, precision: str) -> dict[str, WorkerProcess]:
+        """Return who takes part in a precision, by label, ours first."""
+        return {OURS.label: self.ours[precision == "float32"], **self.peers}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Time everything and write the table; return the exit status."""
+    began = time.monotonic()
     args = arguments(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder)
-        workers = {OURS.label: WorkerProcess(OURS, sys.executable, None, logs / "ours.log", serve=args.serve)}
+    with tempfile.TemporaryDirectory() as folder, Contest(args, Path(folder)) as contest:
         try:
-            told = workers[OURS.label].ask(do="hello")
-            if "absent" in told:
-                print(f"nothing to time: {told['absent']}", file=sys.stderr)
+            exact = "float32" in args.precisions
+            answer = contest.open_ours(exact)
+            if "absent" in answer:
+                print(f"nothing to time: {answer['absent']}", file=sys.stderr)
                 return 2
-            absent, versions = {}, {}
-            for peer in PEERS:
-                worker = WorkerProcess(peer, args.peer_python, None, logs / f"{peer.mode}.log")
-                workers[peer.label] = worker
-                answer = worker.ask(do="hello")
-                if "absent" in answer:
-                    absent[peer.label] = f"{report.ABSENT}{answer['absent']}"
-                    workers.pop(peer.label).close()
-                else:
-                    versions[peer.label] = answer["versions"]
-                    worker.rest()
-            run = _describe(told["versions"], versions)
-            status = _measure(run, workers, absent, args)
+            if exact and args.precisions != ["float32"]:
+                contest.open_ours(False)
+            contest.open_peers()
+            run = _describe(answer["versions"], contest.versions, sys.argv[1:] if argv is None else argv)
+            status = _measure(run, contest, args, began + args.seconds)
         except WorkerFailedError as failure:
             print(failure, file=sys.stderr)
             status = 1
-        finally:
-            for worker in workers.values():
-                worker.close()
-        for log in sorted(logs.glob("*.log")) if status else ():
+        for log in sorted(Path(folder).glob("*.log")) if status else ():
             sys.stderr.write(f"{log.name}:\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
         return status
 
 
-def _measure(
-    run: report.Run, workers: dict[str, WorkerProcess], absent: dict[str, str], args: argparse.Namespace
-) -> int:
+def _measure(run: report.Run, contest: Contest, args: argparse.Namespace, deadline: float) -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", str(run.device["device"]).lower()).strip("-")
     stem = ("emulated-" if run.emulated else "") + slug
     if run.emulated and args.out == RESULTS:
         print("a stand-in's figures do not go where measurements are kept: give another --out", file=sys.stderr)
         return 1
     args.out.mkdir(parents=True, exist_ok=True)
-    for size in args.sizes:
-        for cell in args.cells:
-            for job in args.jobs:
-                timed = time_job(workers, size, cell, job, args)
-                run.timings += timed
-                run.timings += [report.Timing(size, cell, job, label, note=note) for label, note in absent.items()]
-                if job == "adam" and timed[0].ms is not None:
-                    ours = workers[OURS.label]
-                    told = ours.ask(do="launches", steps=max(args.steps // 5, 1), filler_ms=args.filler_ms)
-                    ours.rest()
-                    run.launches += [report.Launch(size, cell, name, ms) for name, ms in told["launches"]]
-                # written after each, so that an interrupted run leaves what it had
-                write_atomically(args.out / f"{stem}.csv", report.csv_text(run).encode())
-                write_atomically(args.out / f"{stem}.md", report.markdown(run).encode())
-                print(f"{size} {cell} {job}: {_line(run, size, cell, job)}", flush=True)
+    # the plain precisions of every size first: a run that is cut off has what is asked for most
+    plan = [(s, c, p, j) for p in args.precisions for s in args.sizes for c in args.cells for j in args.jobs]
+    for done, (size, cell, precision, job) in enumerate(plan):
+        if time.monotonic() > deadline:
+            run.skipped = [f"{size} {cell} {job} {precision}" for size, cell, precision, job in plan[done:]]
+            print(f"no time left for: {'; '.join(run.skipped)}", flush=True)
+        else:
+            timed = time_job(contest.at(precision), size, cell, job, precision, args)
+            run.timings += timed
+            run.timings += [
+                report.Timing(size, cell, job, label, precision, note=note) for label, note in contest.absent.items()
+            ]
+            if (job, precision) == ("adam", "float32") and timed[0].ms is not None:
+                _time_launches(run, contest.ours[True], size, cell, args)
+        # written after each, so that an interrupted run leaves what it had
+        write_atomically(args.out / f"{stem}.csv", report.csv_text(run).encode())
+        write_atomically(args.out / f"{stem}.md", report.markdown(run).encode())
+        if run.skipped:
+            break
+        print(f"{size} {cell} {job} {precision}: {_line(timed)}", flush=True)
     print(f"{args.out / stem}.md{': ' + report.EMULATED if run.emulated else ''}")
     # what was asked for has been timed, or this is no success
-    return 0 if all(timing.ms is not None for timing in run.timings if timing.competitor == OURS.label) else 1
+    ours = [timing for timing in run.timings if timing.competitor == OURS.label and timing.precision in REQUIRED]
+    return 0 if all(timing.ms is not None for timing in ours) else 1
 
 
-def _line(run: report.Run, size: str, cell: str, job: str) -> str:
-    shown = [t for t in run.timings if (t.size, t.cell, t.job) == (size, cell, job) and t.ms is not None]
-    return ", ".join(f"{t.competitor} {t.ms:.3g} ms" for t in shown) or "nothing ran"
+def _time_launches(run: report.Run, ours: WorkerProcess, size: str, cell: str, args: argparse.Namespace) -> None:
+    found = ours.ask(do="launches", steps=max(args.steps // 5, 1), filler_ms=args.filler_ms)
+    ours.rest()
+    run.launches += [report.Launch(size, cell, name, ms) for name, ms in found["launches"]]
+
+
+def _line(timed: list[report.Timing]) -> str:
+    shown = [timing for timing in timed if timing.ms is not None]
+    return ", ".join(f"{timing.competitor} {timing.ms:.3g} ms" for timing in shown) or "nothing ran"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ class Clock(Protocol):
     def milliseconds(self, start: Any, end: Any) -> float:
         """Return the time between two events that have passed."""
 
+    def passed(self, event: Any) -> bool:
+        """Return whether the device has come to an event; does not wait."""
+
     def wait(self) -> None:
         """Wait until the queue is empty."""
 
@@ -42,11 +45,15 @@ class Timed:
         Each, launched behind other work: what the device takes where it never waits for the host.
     wall : float
         The mean by the host's clock.
+    queued : bool
+        Whether every one of the filled steps was launched completely before the device came to it. False means that
+        the host needs longer than the work in front, or waits for the device within a step.
     """
 
     steps: list[float]
     filled: list[float]
     wall: float
+    queued: bool
 
 
 def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
@@ -74,16 +81,17 @@ def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
         marks.append(clock.mark())
     clock.wait()
     wall = (time.perf_counter() - began) / steps * 1e3
-    filled = []
+    filled, queued = [], True
     for _ in range(min(steps, _FILLED_STEPS)):
         clock.fill(filler_ms)
         start = clock.mark()
         task.launch()
         end = clock.mark()
+        queued = queued and not clock.passed(start)
         clock.wait()
         filled.append(clock.milliseconds(start, end))
     pairs = itertools.pairwise(marks)
-    return Timed([clock.milliseconds(a, b) for a, b in pairs], filled, wall)
+    return Timed([clock.milliseconds(a, b) for a, b in pairs], filled, wall, queued)
 
 
 class _Marking(list[str]):

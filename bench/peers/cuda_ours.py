@@ -1,16 +1,26 @@
-"""capgpu on a GPU; the mode says nothing."""
+"""capgpu on a GPU, as it trains: features are checked once, before the first step. The mode says nothing.
+
+Precisions: ``float32`` and ``tf32`` are the same model; TF32 is allowed by the environment that the process starts with
+(`TENSOR_CORES`). ``float16`` and ``bfloat16`` are dtypes of the model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 import capgpu
 from bench.cuda.devices import reported
 from bench.peers import NoDeviceError
 from bench.peers.ours import OurTask
-from bench.workloads import Workload
-from capgpu.backend import BackendUnavailableError, set_backend
+from bench.workloads import DROPOUT, Workload, split_job
+from capgpu.backend import BackendUnavailableError, array_namespace, set_backend
+from capgpu.checks import check_finite, checked_data
+
+#: The environment of a process whose precision is not float32.
+TENSOR_CORES = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1"}
 
 
 def versions() -> dict[str, Any]:
@@ -45,10 +55,8 @@ class CupyClock:
     def __init__(self) -> None:
         import cupy
 
-        self._cupy = cupy
+        self._cuda = cupy.cuda
         self._stream = cupy.cuda.get_current_stream()
-        self._square: Any = None
-        self._square_ms = 1.0
 
     def mark(self) -> Any:
         """Put an event into the queue."""
@@ -56,37 +64,45 @@ class CupyClock:
 
     def milliseconds(self, start: Any, end: Any) -> float:
         """Return the time between two events that have passed."""
-        return float(self._cupy.cuda.get_elapsed_time(start, end))
+        return float(self._cuda.get_elapsed_time(start, end))
+
+    def passed(self, event: Any) -> bool:
+        """Return whether the device has come to an event; does not wait."""
+        return bool(event.done)
 
     def wait(self) -> None:
         """Wait until the queue is empty."""
         self._stream.synchronize()
 
     def fill(self, milliseconds: float) -> None:
-        """Put products of squares into the queue."""
-        if milliseconds <= 0:
-            return
-        if self._square is None:
-            self._square = self._cupy.zeros((2048, 2048), dtype="float32")
-            self._product = self._cupy.empty_like(self._square)
-            for _ in range(2):  # the first loads the library
-                start = self.mark()
-                self._cupy.matmul(self._square, self._square, out=self._product)
-                end = self.mark()
-                self.wait()
-                self._square_ms = self.milliseconds(start, end)
-        for _ in range(int(milliseconds / self._square_ms) + 1):
-            self._cupy.matmul(self._square, self._square, out=self._product)
+        """Put a spinning kernel into the queue, which leaves the caches as they are."""
+        from capgpu.kernels.cuda import stopwatch
+
+        stopwatch.fill(milliseconds)
 
 
 class CudaTask(OurTask):
     """One job on the GPU."""
 
-    def __init__(self, work: Workload, job: str) -> None:
-        super().__init__("cuda", work, job)
+    def __init__(self, work: Workload, job: str, precision: str = "float32") -> None:
+        job, dropout = split_job(job)
+        dtype = "float32" if precision == "tf32" else precision
+        super().__init__("cuda", work, job, dtype, DROPOUT if dropout else 0.0)
+        # once, as a training loop does: looking at features at each step would make the host wait for the device
+        check_finite("features", self.features, array_namespace(self.features))
         self.clock = CupyClock()
 
+    def launch(self) -> None:
+        """Do the job once; the device may still be at it."""
+        with checked_data():
+            super().launch()
 
-def make_task(mode: str, work: Workload, job: str) -> CudaTask:
+    def result(self) -> dict[str, np.ndarray]:
+        """Return the last step's result; in float32 where the model has half of that."""
+        arrays = super().result()
+        return {name: a.astype(np.float32) if a.dtype.itemsize == 2 else a for name, a in arrays.items()}
+
+
+def make_task(mode: str, work: Workload, job: str, precision: str = "float32") -> CudaTask:
     """Return the task."""
-    return CudaTask(work, job)
+    return CudaTask(work, job, precision)

@@ -12,6 +12,7 @@ from bench.workloads import ADAM_BETA1, ADAM_BETA2, ADAM_EPS, SAMPLE_LENGTH, Wor
 from capgpu.backend import asarray, set_backend, synchronize, to_numpy
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
+from capgpu.random import fold_key
 
 
 def versions() -> dict[str, str]:
@@ -21,9 +22,23 @@ def versions() -> dict[str, str]:
 
 
 class OurTask:
-    """One job on one backend."""
+    """One job on one backend.
 
-    def __init__(self, mode: str, work: Workload, job: str) -> None:
+    Parameters
+    ----------
+    mode : str
+        Backend.
+    work : Workload
+        Shapes, data, parameters.
+    job : str
+        ``loss``, ``adam`` or a sampling job.
+    dtype : str
+        Of the model and its features.
+    dropout : float
+        Rate on the features and before the vocabulary; new masks at each step.
+    """
+
+    def __init__(self, mode: str, work: Workload, job: str, dtype: str = "float32", dropout: float = 0.0) -> None:
         set_backend(mode)
         size = work.size
         self.job = job
@@ -34,16 +49,19 @@ class OurTask:
             wordvec_dim=size.W,
             hidden_dim=size.H,
             cell_type=work.cell,  # type: ignore[arg-type]
-            dtype=np.float32,
+            dtype=np.dtype(dtype),
+            feature_dropout=dropout,
+            output_dropout=dropout,
         )
-        self.model.params = {name: asarray(array) for name, array in work.params.items()}
-        self.features = asarray(work.features)
+        self.model.params = {name: asarray(array.astype(dtype)) for name, array in work.params.items()}
+        self.features = asarray(work.features.astype(dtype))
+        self.dropout, self.steps = dropout, 0
         self.captions = work.captions
         self.optimizer = Optimizer(
             "adam", {"learning_rate": 1e-3, "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": ADAM_EPS}
         )
         if job.startswith("sample"):
-            self.features = asarray(work.sample_features[: sample_count(job)])
+            self.features = asarray(work.sample_features[: sample_count(job)].astype(dtype))
         self.out: dict[str, Any] = {}
 
     def build(self) -> None:
@@ -68,7 +86,9 @@ class OurTask:
         if self.job.startswith("sample"):
             self.out = {"words": self.model.sample(self.features, max_length=SAMPLE_LENGTH)}
         else:
-            loss, grads = self.model.loss(self.features, self.captions)
+            key = {"dropout_key": fold_key(0, self.steps)} if self.dropout else {}
+            loss, grads = self.model.loss(self.features, self.captions, **key)
+            self.steps += 1
             self.out = {"loss": loss, **grads}
             if self.job == "adam":
                 self.optimizer.step(self.model.params, grads)

@@ -9,6 +9,8 @@ packed
 compiled
     `torch.compile` (default mode, static shapes) of the padded step, with `ignore_index` for the mask,
     because selection by value breaks the graph.
+graphed
+    That step uncompiled; `bench.peers.cuda_torch` captures it in one CUDA graph.
 
 Adam is the fused implementation.  Sampling is a hand loop over one step under `inference_mode`, compiled in
 the compiled mode.  The second bias vector of PyTorch's cells is held at zero and gets no gradient.
@@ -55,11 +57,12 @@ def swap_gates(array: np.ndarray, cell: str) -> np.ndarray:
 
 
 class Captioner(nn.Module):
-    """The captioning model with the workload's parameters."""
+    """The captioning model with the workload's parameters; `dropout` on the features and before the vocabulary."""
 
-    def __init__(self, work: Workload) -> None:
+    def __init__(self, work: Workload, dropout: float = 0.0) -> None:
         super().__init__()
         size, p = work.size, work.params
+        self.dropout = dropout
         self.cell_type = work.cell
         self.embed = nn.Embedding(size.V, size.W, _weight=torch.tensor(p["W_embed"]))
         self.proj = nn.Linear(size.D, size.H)
@@ -89,23 +92,30 @@ class Captioner(nn.Module):
             self.vocab.bias,
         ]
 
+    def dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` with dropout, where the model has any."""
+        return functional.dropout(x, self.dropout) if self.dropout else x
+
     def start(self, features: torch.Tensor) -> Any:
         """Return the cell's first state from (N, D) features."""
-        h0 = self.proj(features)[None]
+        h0 = self.proj(self.dropped(features))[None]
         return (h0, torch.zeros_like(h0)) if self.cell_type == "lstm" else h0
 
-    def padded_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Loss of (T+1, N) captions over all steps, scoring the unmasked ones."""
+    def padded_loss(
+        self, features: torch.Tensor, captions: torch.Tensor, real: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Loss of (T+1, N) captions over all steps, scoring the unmasked ones; `real` holds their places (T N)."""
         hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
         targets = captions[1:].reshape(-1)
-        real = torch.nonzero(targets).squeeze(1)
-        logits = self.vocab(hidden.flatten(0, 1).index_select(0, real))
+        if real is None:
+            real = torch.nonzero(targets).squeeze(1)
+        logits = self.vocab(self.dropped(hidden.flatten(0, 1).index_select(0, real)))
         return functional.cross_entropy(logits, targets[real], reduction="sum") / features.shape[0]
 
     def static_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
         """Loss of (T+1, N) captions with shapes that do not depend on the words."""
         hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
-        logits = self.vocab(hidden).flatten(0, 1)
+        logits = self.vocab(self.dropped(hidden)).flatten(0, 1)
         total = functional.cross_entropy(logits, captions[1:].reshape(-1), ignore_index=NULL, reduction="sum")
         return total / features.shape[0]
 
@@ -121,7 +131,7 @@ class Captioner(nn.Module):
             self.embed(words.data), words.batch_sizes, words.sorted_indices, words.unsorted_indices
         )
         hidden, _ = self.cell(vectors, self.start(features))
-        total = functional.cross_entropy(self.vocab(hidden.data), targets.data, reduction="sum")
+        total = functional.cross_entropy(self.vocab(self.dropped(hidden.data)), targets.data, reduction="sum")
         return total / features.shape[0]
 
 
@@ -149,34 +159,49 @@ def decode_step(
 
 
 class TorchTask:
-    """One job in one of the modes."""
+    """One job in one of the modes; `dtype` is that of parameters and features."""
 
-    def __init__(self, mode: str, work: Workload, job: str, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        mode: str,
+        work: Workload,
+        job: str,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        dropout: float = 0.0,
+    ) -> None:
         torch._dynamo.reset()
         self.work, self.job, self.mode, self.device = work, job, mode, device
-        self.model = Captioner(work).to(device)
+        self.model = Captioner(work, dropout).to(device, dtype)
         self.params = self.model.trained()
-        self.features = torch.tensor(work.features, device=device)
+        self.features = torch.tensor(work.features, device=device, dtype=dtype)
         self.captions = torch.tensor(np.ascontiguousarray(work.captions.T), device=device)
         self.out: Any = None
         self.loss: Any = {
             "padded": self.model.padded_loss,
             "packed": self.model.packed_loss,
             "compiled": self.model.static_loss,
+            "graphed": self.model.static_loss,
         }[mode]
+        # Counted ahead on the host, where the captions were made: asking a device would make the host wait for it.
         if mode == "packed" and device != "cpu":
-            # counted ahead, where the captions were made: asking the device would make the host wait for it
             self.loss = functools.partial(self.loss, lengths=torch.tensor((work.targets != NULL).sum(1)))
+        if mode == "padded" and device != "cpu":
+            real = torch.tensor(np.flatnonzero(work.targets.T != NULL), device=device)
+            self.loss = functools.partial(self.loss, real=real)
         self.decode: Any = decode_step
         if mode == "compiled":
             self.loss = torch.compile(self.loss, dynamic=False)
             self.decode = torch.compile(self.decode, dynamic=False)
         if job == "adam":
-            self.optimizer = torch.optim.Adam(
-                self.params, lr=1e-3, betas=(ADAM_BETA1, ADAM_BETA2), eps=ADAM_EPS, fused=True
-            )
+            self.optimizer = self.make_optimizer()
         elif job.startswith("sample"):
-            self.features = torch.tensor(work.sample_features[: sample_count(job)], device=device)
+            self.features = torch.tensor(work.sample_features[: sample_count(job)], device=device, dtype=dtype)
+
+    def make_optimizer(self, **settings: Any) -> torch.optim.Optimizer:
+        """Return Adam over the parameters; `settings` replace or add to its own."""
+        own: dict[str, Any] = {"lr": 1e-3, "betas": (ADAM_BETA1, ADAM_BETA2), "eps": ADAM_EPS, "fused": True}
+        return torch.optim.Adam(self.params, **(own | settings))
 
     def build(self) -> None:
         """Compile by running once without an update, and let the result go."""
@@ -225,7 +250,10 @@ class TorchTask:
         if self.job.startswith("sample"):
             return {"words": self.out.cpu().numpy()}
         cell = self.work.cell
-        arrays = [tensor.detach().cpu().numpy() for tensor in self.out]
+        # NumPy has no bfloat16
+        arrays = [
+            (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy() for tensor in self.out
+        ]
         named = {"loss": arrays.pop(0)} if self.job == "loss" else {}
         embed, w_proj, b_proj, w_ih, w_hh, bias, w_vocab, b_vocab = arrays
         return named | {

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bench.cuda import report, run
+from bench.cuda import contest, report, run, timing
 from bench.cuda.devices import DEVICES, reported
+from bench.peers import cuda_ours
+from bench.workloads import make_workload, parse_size
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
@@ -21,6 +24,8 @@ TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
 
 def time_on_the_standin(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     quick = ["--rounds", "2", "--steps", "2", "--warm", "1", "--filler-ms", "0", "--serve", "standin.worker"]
+    if "--precisions" not in arguments:
+        quick += ["--precisions", "float32"]
     return subprocess.run(
         [sys.executable, "-m", "bench.cuda.run", *quick, "--out", str(folder), *arguments],
         cwd=ROOT,
@@ -46,18 +51,110 @@ def test_every_job_of_both_cells_is_timed_and_agrees_with_the_oracle(emulated):
     rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
     ours = [row for row in rows if row["competitor"] == "capgpu cuda"]
     assert {(row["cell"], row["job"]) for row in ours} == {
-        (cell, job) for cell in ("lstm", "rnn") for job in ("loss", "adam", "sample100", "sample1")
+        (cell, job) for cell in ("lstm", "rnn") for job in ("loss", "adam", "adam-dropout", "sample100", "sample1")
     }
     for row in ours:
         assert min(float(row["ms"]), float(row["filled_ms"]), float(row["wall_ms"])) > 0
-        assert float(row["error"]) < (1e-3 if row["job"] == "adam" else 1e-4)
+        if row["job"] == "adam-dropout":  # every library draws its own masks
+            assert row["error"] == ""
+        else:
+            assert float(row["error"]) < (1e-3 if row["job"] == "adam" else 1e-4)
+
+
+def test_a_precision_is_timed_or_has_a_note(emulator, tmp_path):
+    asked = ["--cells", "rnn", "--jobs", "adam", "--precisions", "float16,bfloat16", "--peers", "none"]
+    done = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (table,) = tmp_path.glob("*.csv")
+    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+    assert [row["precision"] for row in rows] == ["float16", "bfloat16"]
+    assert all(bool(row["ms"]) != bool(row["note"]) for row in rows)
+    (page,) = tmp_path.glob("*.md")
+    head = next(line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| size"))
+    assert head == "| size | cell | job | | float16 | bfloat16 |"
+
+
+@pytest.mark.parametrize("job", contest.JOBS)
+def test_a_timed_step_waits_for_nothing(standin, job):
+    task = cuda_ours.make_task("cuda", make_workload(parse_size(TINY), "rnn"), job)
+    task.step()
+    with standin.forbid_synchronisation():
+        task.launch()
+
+
+def test_features_that_are_not_finite_are_refused_before_timing(standin):
+    work = make_workload(parse_size(TINY), "rnn")
+    work.features[1, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        cuda_ours.make_task("cuda", work, "adam")
+
+
+def test_dropout_draws_new_masks_at_each_step(standin):
+    task = cuda_ours.make_task("cuda", make_workload(parse_size(TINY), "rnn"), "loss-dropout")
+    losses = []
+    for _ in range(3):
+        task.step()
+        losses.append(float(task.result()["loss"]))
+    assert len(set(losses)) == 3
+
+
+def test_a_step_that_outlasts_the_filler_is_marked():
+    class Slow:
+        """A device that has come to the first event when the host asks."""
+
+        def __init__(self) -> None:
+            self.clock, self.now, self.log = self, 0.0, []
+
+        def launch(self):
+            self.now += 1.0
+
+        def mark(self):
+            return self.now
+
+        def milliseconds(self, start, end):
+            return end - start
+
+        def passed(self, event):
+            return self.late
+
+        def wait(self):
+            pass
+
+        def fill(self, milliseconds):
+            pass
+
+    for late in (False, True):
+        task = Slow()
+        task.late = late
+        timed = timing.time_steps(task, warm=1, steps=3, filler_ms=1.0)
+        assert timed.queued is not late
+        row = report.Timing("S4", "rnn", "adam", "ours", ms=1.0, filled_ms=1.0, wall_ms=1.0, queued=timed.queued)
+        page = report.markdown(report.Run({"device": "d", "emulated": False}, None, [row]))
+        assert ("| 1 * |" in page.replace("1.00", "1")) is late
+
+
+def test_what_there_is_no_time_for_is_listed(emulator, tmp_path):
+    asked = ["--jobs", "loss", "--cells", "rnn,lstm", "--peers", "none", "--seconds", "0"]
+    done = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *asked)
+    assert f"no time left for: {TINY} rnn loss float32; {TINY} lstm loss float32" in done.stdout
+    (page,) = tmp_path.glob("*.md")
+    assert page.read_text(encoding="utf-8").count("no time was left for") == 2
+
+
+def test_the_quick_mode_is_one_size_and_can_be_changed():
+    quick = run.arguments(["--quick", "--steps", "7"])
+    assert (quick.sizes, quick.cells, quick.jobs) == (["S1"], ["lstm"], ["adam", "adam-dropout"])
+    assert quick.steps == 7
+    assert quick.seconds < 100
+    assert set(run.arguments([]).peers) == set(contest.MODES)
+    assert run.arguments(["--peers", "none"]).peers == []
 
 
 def test_absent_competitors_are_shown_with_the_cause(emulated):
     (table,) = emulated.glob("*.csv")
     rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
     peers = [row for row in rows if row["competitor"] != "capgpu cuda"]
-    assert {row["competitor"] for row in peers} == {"torch padded", "torch packed", "torch compiled"}
+    assert {row["competitor"] for row in peers} == {f"torch {mode}" for mode in contest.MODES}
     assert all(row["note"].startswith("absent: ") and not row["ms"] for row in peers)
 
 
@@ -96,7 +193,13 @@ def test_without_a_device_the_cause_is_told(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     ("argument", "value", "words"),
-    [("--cells", "gru", "none of the cells"), ("--jobs", "dream", "none of the jobs"), ("--sizes", "S9", "no size")],
+    [
+        ("--cells", "gru", "none of the cells"),
+        ("--jobs", "dream", "none of the jobs"),
+        ("--sizes", "S9", "no size"),
+        ("--precisions", "float8", "none of the precisions"),
+        ("--peers", "jax", "none of the peers"),
+    ],
 )
 def test_unknown_names_are_refused(argument, value, words, capsys):
     with pytest.raises(SystemExit):
