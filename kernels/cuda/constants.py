@@ -23,7 +23,6 @@ __all__ = [
     "WARPS",
     "WARP_ROWS",
     "macros",
-    "partial_padding",
     "real_size",
     "stages",
     "tile_rows",
@@ -82,14 +81,6 @@ def stages(size: int, resident: bool) -> int:
     return 1 if size == 8 and not resident else 2
 
 
-def partial_padding(columns: int) -> int:
-    """Return the numbers between two rows of a warp's partial sums, against bank conflicts.
-
-    For 16 units of an LSTM only as much as an A100's 163 KiB have left at H = 512.
-    """
-    return 8 if columns < 64 else 2
-
-
 def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
     """Return the macros that a source file is compiled with, besides its variant's.
 
@@ -119,13 +110,12 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
     if file == "spin.cu":
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
-    size, columns = real_size(dtype), units * (4 if file == "lstm.cu" and not backward else 1)
+    size = real_size(dtype)
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,
         "WARPS": WARPS[bool(resident)],
         "TILE_ROWS": tile_rows(size, bool(resident), bool(backward), units),
         "STAGES": stages(size, bool(resident)),
-        "PARTIAL_PADDING": partial_padding(columns),
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

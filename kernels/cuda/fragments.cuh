@@ -7,28 +7,52 @@
 //     c   columns 2 t, 2 t + 1 of row g, and of row g + 8
 //
 // (PTX ISA, "Matrix Fragments for mma.m16n8k8" and "... .m16n8k16".)
+//
+// A chunk's depth is PARTS parts of 16 bytes, 4 words: an instruction takes two of them. One ldmatrix loads four
+// matrices of 8 lines and one part (PTX ISA, "ldmatrix": lane 4 g + t receives word t of line g), which is
+//
+//     left                        a0 to a3 of an instruction: rows 0 to 7 and 8 to 15 of one part, then of the next
+//     right, transposed           [COLUMNS][DEPTH]: the parts of 8 columns, one after the other, then of the next 8
+//     right, half types           [DEPTH][COLUMNS]: the same matrices, 8 terms by 8 columns, transposed on the way
+//     right, float32              [DEPTH][COLUMNS]: not ldmatrix, which transposes halves only. A lane loads SPREAD
+//                                 neighbouring columns of line t of a part at once, one for each of SPREAD instructions:
+//                                 column n of instruction j is SPREAD n + j % SPREAD of their 8 SPREAD columns
+//
+// The right factor's float32 have been rounded when they were loaded (Product::round_slab), the left one's are here.
 
-// The word at `address`: neighbouring terms of a half type are `stride` apart.
-#if defined(REAL_HALF) || defined(REAL_BFLOAT16)
-__device__ __forceinline__ unsigned matrix_word(const real* address, int stride) {
-    if (stride == 1) return *reinterpret_cast<const unsigned*>(address);
-    return bits_of_half(address[0]) | bits_of_half(address[stride]) << 16;
+// A word as the matrix instructions take it.
+__device__ __forceinline__ unsigned matrix_word(unsigned word) {
+    return sizeof(real) == 4 ? round_to_tf32(__uint_as_float(word)) : word;
 }
-#else
-__device__ __forceinline__ unsigned matrix_word(const real* address, int) { return round_to_tf32(*address); }
-#endif
+
+template <int COUNT>
+struct alignas(4 * COUNT) Words {
+    unsigned at[COUNT];
+};
+
+template <int COUNT>
+__device__ __forceinline__ Words<COUNT> load_words(const real* address) {
+    return *reinterpret_cast<const Words<COUNT>*>(address);
+}
 
 template <int COLUMNS, bool TRANSPOSED, int TILE>
 struct Sums {
     static constexpr int ROW_BLOCKS = TILE * LANE_ROWS / 16;
     static constexpr int COLUMN_BLOCKS = COLUMNS / 8;
-    static constexpr int TERMS = 32 / (int)sizeof(real);  // of one instruction
-    static constexpr int WORD = 4 / (int)sizeof(real);  // terms of a 32-bit word
+    static constexpr int PARTS = DEPTH / PACK;
+    static constexpr bool BY_MATRICES = TRANSPOSED || sizeof(real) == 2;
+    static constexpr int SPREAD = BY_MATRICES ? 1 : COLUMN_BLOCKS < 4 ? COLUMN_BLOCKS : 4;
 
     float sums[ROW_BLOCKS][COLUMN_BLOCKS][4];
 
+    static __device__ __forceinline__ int lane() { return threadIdx.x % WARP; }
     static __device__ __forceinline__ int group() { return threadIdx.x % WARP / 4; }
     static __device__ __forceinline__ int place() { return threadIdx.x % 4; }
+
+    // The column of the product that is column n of the matrix instructions for block j.
+    static __device__ __forceinline__ int column(int j, int n) {
+        return 8 * SPREAD * (j / SPREAD) + SPREAD * n + j % SPREAD;
+    }
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -41,41 +65,73 @@ struct Sums {
         }
     }
 
-    __device__ __forceinline__ void add(const real* left, const real* right) {
+    // Loads b of the whole chunk.
+    static __device__ __forceinline__ void load_right(unsigned (&b)[COLUMN_BLOCKS][PARTS], const real* right) {
+        if constexpr (BY_MATRICES) {
+            constexpr int MATRICES = COLUMN_BLOCKS * PARTS, COUNT = MATRICES < 4 ? MATRICES : 4;
 #pragma unroll
-        for (int depth = 0; depth < DEPTH; depth += TERMS) {
-            unsigned a[ROW_BLOCKS][4];
+            for (int first = 0; first < MATRICES; first += COUNT) {
+                const int matrix = first + lane() / 8 % COUNT, block = matrix / PARTS, part = matrix % PARTS;
+                const int at = TRANSPOSED ? right_place<COLUMNS, true>(8 * block + lane() % 8, PACK * part)
+                                          : right_place<COLUMNS, false>(PACK * part + lane() % 8, 8 * block);
+                unsigned words[COUNT];
+                load_matrices<!TRANSPOSED>(words, right + at);
 #pragma unroll
-            for (int i = 0; i < ROW_BLOCKS; ++i) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    const int row = 16 * i + group() + k % 2 * 8, term = depth + WORD * (place() + k / 2 * 4);
-                    a[i][k] = matrix_word(left + row * LEFT_STRIDE + term, 1);
-                }
+                for (int k = 0; k < COUNT; ++k) b[(first + k) / PARTS][(first + k) % PARTS] = words[k];
             }
+        } else {
 #pragma unroll
-            for (int j = 0; j < COLUMN_BLOCKS; ++j) {
-                unsigned b[2];
+            for (int part = 0; part < PARTS; ++part) {
 #pragma unroll
-                for (int k = 0; k < 2; ++k) {
-                    const int column = 8 * j + group(), term = depth + WORD * (place() + 4 * k);
-                    b[k] = TRANSPOSED ? matrix_word(right + right_place<COLUMNS, true>(column, term), 1)
-                                      : matrix_word(right + right_place<COLUMNS, false>(term, column), COLUMNS);
+                for (int first = 0; first < COLUMN_BLOCKS; first += SPREAD) {
+                    const int at = right_place<COLUMNS, false>(PACK * part + place(), column(first, group()));
+                    const Words<SPREAD> words = load_words<SPREAD>(right + at);
+#pragma unroll
+                    for (int k = 0; k < SPREAD; ++k) b[first + k][part] = words.at[k];
                 }
-#pragma unroll
-                for (int i = 0; i < ROW_BLOCKS; ++i) multiply_matrices(sums[i][j], a[i], b);
             }
         }
     }
 
-    __device__ __forceinline__ void store(float* to, int stride) {
+    __device__ __forceinline__ void add(const real* left, const real* right) {
+        unsigned b[COLUMN_BLOCKS][PARTS];
+        load_right(b, right);
 #pragma unroll
         for (int i = 0; i < ROW_BLOCKS; ++i) {
 #pragma unroll
-            for (int j = 0; j < COLUMN_BLOCKS; ++j) {
+            for (int part = 0; part < PARTS; part += 2) {
+                unsigned a[4];
+                load_matrices<false>(a, left + (16 * i + lane() % 16) * LEFT_STRIDE + PACK * (part + lane() / 16));
 #pragma unroll
-                for (int k = 0; k < 4; ++k)
-                    to[(16 * i + group() + k / 2 * 8) * stride + 8 * j + 2 * place() + k % 2] = sums[i][j][k];
+                for (int k = 0; k < 4; ++k) a[k] = matrix_word(a[k]);
+#pragma unroll
+                for (int j = 0; j < COLUMN_BLOCKS; ++j) multiply_matrices(sums[i][j], a, b[j][part], b[j][part + 1]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store(float* to) {
+#pragma unroll
+        for (int i = 0; i < ROW_BLOCKS; ++i) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = 16 * i + group() + 8 * half, k = 2 * half;
+                if (SPREAD == 1) {
+#pragma unroll
+                    for (int j = 0; j < COLUMN_BLOCKS; ++j) {
+                        const int at = partial_place<COLUMNS>(row, column(j, 2 * place()));
+                        store_pair(to + at, sums[i][j][k], sums[i][j][k + 1]);
+                    }
+                } else {
+#pragma unroll
+                    for (int j = 0; j + 1 < COLUMN_BLOCKS; j += 2) {
+#pragma unroll
+                        for (int n = 0; n < 2; ++n) {
+                            const int at = partial_place<COLUMNS>(row, column(j, 2 * place() + n));
+                            store_pair(to + at, sums[i][j][k + n], sums[i][j + 1][k + n]);
+                        }
+                    }
+                }
             }
         }
     }

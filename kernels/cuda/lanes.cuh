@@ -64,8 +64,8 @@ struct Sums {
         }
     }
 
-    // Adds up the lanes' shares of the depth and writes the sums, rows `stride` apart.
-    __device__ __forceinline__ void store(acc* to, int stride) {
+    // Adds up the lanes' shares of the depth and writes the sums.
+    __device__ __forceinline__ void store(acc* to) {
 #pragma unroll
         for (int distance = LANE_ROWS * COLUMN_LANES; distance < WARP; distance *= 2) {
 #pragma unroll
@@ -77,10 +77,16 @@ struct Sums {
         if (share() != 0) return;
 #pragma unroll
         for (int i = 0; i < TILE; ++i) {
+            const int to_row = row() + LANE_ROWS * i;
+            if (TRANSPOSED) {
 #pragma unroll
-            for (int c = 0; c < 4 * QUADS; ++c) {
-                const int place = TRANSPOSED ? column() + COLUMN_LANES * c : 4 * (column() + COLUMN_LANES * (c / 4)) + c % 4;
-                to[(row() + LANE_ROWS * i) * stride + place] = sums[i][c];
+                for (int c = 0; c < 4; ++c) to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];
+            } else {
+#pragma unroll
+                for (int c = 0; c < 4 * QUADS; c += 2) {
+                    const int place = 4 * (column() + COLUMN_LANES * (c / 4)) + c % 4;
+                    store_pair(to + partial_place<COLUMNS>(to_row, place), sums[i][c], sums[i][c + 1]);
+                }
             }
         }
     }

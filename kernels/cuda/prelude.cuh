@@ -52,14 +52,30 @@ __device__ __forceinline__ float word_term(unsigned word, int term) {
 __device__ __forceinline__ float word_term(unsigned word, int) { return __uint_as_float(word); }
 #endif
 
-__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+// ldmatrix: lane 8 m + r gives the address of row r of matrix m; lane 4 g + t receives word t of row g, or TRANSPOSED
+// the halves 2 t and 2 t + 1 of column g.
+template <bool TRANSPOSED, int COUNT>
+__device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const void* row) {
+    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+    for (int matrix = 0; matrix < COUNT; ++matrix) {
+        if (TRANSPOSED) {
+            const unsigned short* low = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * place);
+            const unsigned short* high = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * place + 1);
+            words[matrix] = low[group] | (unsigned)high[group] << 16;
+        } else {
+            words[matrix] = ((const unsigned*)__shfl_sync(0xffffffffu, row, 8 * matrix + group))[place];
+        }
+    }
+}
+
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
     for (int word = 0; word < 8; ++word) {
         const int k = word / 4, from = word % 4;
         const unsigned rows[2] = {__shfl_sync(0xffffffffu, a[2 * k], 4 * group + from),
                                   __shfl_sync(0xffffffffu, a[2 * k + 1], 4 * group + from)};
-        const unsigned columns[2] = {__shfl_sync(0xffffffffu, b[k], 8 * place + from),
-                                     __shfl_sync(0xffffffffu, b[k], 8 * place + 4 + from)};
+        const unsigned columns[2] = {__shfl_sync(0xffffffffu, k ? b1 : b0, 8 * place + from),
+                                     __shfl_sync(0xffffffffu, k ? b1 : b0, 8 * place + 4 + from)};
         for (int i = 0; i < 4; ++i) {
             for (int term = 0; term < WORD_TERMS; ++term)
                 c[i] += word_term(rows[i / 2], term) * word_term(columns[i % 2], term);
@@ -133,6 +149,29 @@ __device__ __forceinline__ unsigned round_to_tf32(float x) {
     return word;
 }
 
+// Loads 2 or 4 matrices of 8 rows of 16 bytes from shared memory, 8 x 8 halves or 8 x 4 float32. Lane 8 m + r gives the
+// 16-byte aligned address of row r of matrix m (for 2 matrices, lanes from 16 on repeat those below). Lane 4 g + t
+// receives the word t of row g; TRANSPOSED (halves only) the halves 2 t and 2 t + 1 of column g, the first in the low
+// half of the word.
+template <bool TRANSPOSED, int COUNT>
+__device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const void* row) {
+    static_assert(COUNT == 2 || COUNT == 4, "ldmatrix loads 1, 2 or 4 matrices");
+    const unsigned address = (unsigned)__cvta_generic_to_shared(row);
+    if constexpr (COUNT == 2 && TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                     : "=r"(words[0]), "=r"(words[1]) : "r"(address) : "memory");
+    } else if constexpr (COUNT == 2) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                     : "=r"(words[0]), "=r"(words[1]) : "r"(address) : "memory");
+    } else if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+    }
+}
+
 // c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as fragments.cuh tells.
 #if defined(REAL_HALF)
 #define MATRIX_TYPES "m16n8k16.row.col.f32.f16.f16.f32"
@@ -141,10 +180,10 @@ __device__ __forceinline__ unsigned round_to_tf32(float x) {
 #else
 #define MATRIX_TYPES "m16n8k8.row.col.f32.tf32.tf32.f32"
 #endif
-__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+__device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm volatile("mma.sync.aligned." MATRIX_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 #endif
 
@@ -168,11 +207,9 @@ __device__ __forceinline__ double to_acc(double x) { return x; }
 #ifdef REAL_HALF
 __device__ __forceinline__ float to_acc(__half x) { return __half2float(x); }
 __device__ __forceinline__ __half to_real(float x) { return __float2half_rn(x); }
-__device__ __forceinline__ unsigned bits_of_half(__half x) { return __half_as_ushort(x); }
 #elif defined(REAL_BFLOAT16)
 __device__ __forceinline__ float to_acc(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ __nv_bfloat16 to_real(float x) { return __float2bfloat16_rn(x); }
-__device__ __forceinline__ unsigned bits_of_half(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
 #else
 __device__ __forceinline__ real to_real(acc x) { return x; }
 #endif

@@ -16,9 +16,11 @@
 //   RESIDENT 1   a slab of all its chunks, loaded once a launch (persistent tier), or
 //   RESIDENT 0   staged chunk by chunk beside the left one (one launch a step).
 // A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
-// is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH] with the fours of a line
-// permuted by its number (`right_place`: no bank conflicts, no padding), so that both are read along contiguous memory of
-// Wh. Numbers past the edge of a matrix are zeros in shared memory.
+// is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH], so that both are read along
+// contiguous memory of Wh; the numbers of a line are permuted by its number (`right_place`: no bank conflicts, no padding),
+// 16 bytes at a time at least. The partial sums of a warp are [row][COLUMNS], permuted likewise (`partial_place`). Numbers
+// past the edge of a matrix are zeros in shared memory. tests/kernels/cuda/test_banks.py counts the bank conflicts of
+// every load and store of these.
 
 // Asked for by TENSOR_CORES; before sm_80 there are no such instructions, and the plain product stands in.
 #if TENSOR_CORES && (defined(CAPGPU_EMULATED) || __CUDA_ARCH__ >= 800)
@@ -28,8 +30,8 @@
 #endif
 
 #if !defined(DEPTH) || !defined(LANE_ROWS) || !defined(WARPS) || !defined(TILE_ROWS) || !defined(STAGES) || \
-    !defined(PARTIAL_PADDING) || !defined(COUNTER_STRIDE)
-#error "capgpu.kernels.cuda.constants gives DEPTH, LANE_ROWS, WARPS, TILE_ROWS, STAGES, PARTIAL_PADDING, COUNTER_STRIDE"
+    !defined(COUNTER_STRIDE)
+#error "capgpu.kernels.cuda.constants gives DEPTH, LANE_ROWS, WARPS, TILE_ROWS, STAGES, COUNTER_STRIDE"
 #endif
 #define MOST_TILE (TILE_ROWS / LANE_ROWS)
 #define THREADS (WARPS * WARP)
@@ -42,12 +44,37 @@ static_assert(STAGES == 1 || STAGES == 2, "a warp's buffers take turns");
 #define LEFT_STRIDE (DEPTH + PACK)
 
 // Where the element `place` of a line of a right chunk lies. Transposed, fours of neighbouring lines are put into
-// different banks; in half precision 16 bytes are two fours, which stay together.
+// different banks; in half precision 16 bytes are two fours, which stay together. Otherwise a line is a row of the
+// product's columns: multiply-adds read one line at a time, matrix instructions 4 (float32) or 8 (half types) lines at
+// once, whose blocks of 8 columns are put into different banks; LINES of them lie in 128 bytes, all banks once.
 template <int COLUMNS, bool TRANSPOSED>
 __device__ __forceinline__ int right_place(int line, int place) {
-    if (!TRANSPOSED) return line * COLUMNS + place;
-    const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
-    return line * DEPTH + (place ^ (4 * turn));
+    if (TRANSPOSED) {
+        const int turn = sizeof(real) == 8 ? line % 4 : sizeof(real) == 4 ? line / 2 % 4 : line / 4 % 2 * 2;
+        return line * DEPTH + (place ^ (4 * turn));
+    }
+#if FRAGMENTS
+    constexpr int LINE_BYTES = COLUMNS * (int)sizeof(real), LINES = LINE_BYTES < 128 ? 128 / LINE_BYTES : 1;
+    constexpr int AT_ONCE = 16 / (int)sizeof(real), BLOCKS = COLUMNS / 8 < AT_ONCE ? COLUMNS / 8 : AT_ONCE;
+    place ^= 8 * (line / LINES % BLOCKS);
+#endif
+    return line * COLUMNS + place;
+}
+
+// Where a warp's partial sum lies. Pairs of neighbouring columns stay together: they are written 8 bytes (of double, 16)
+// at a time, by lanes of 4 rows; a warp that adds them up reads WARP / UNITS rows of UNITS columns.
+template <int COLUMNS>
+__device__ __forceinline__ int partial_place(int row, int column) {
+    const int turn = COLUMNS >= 32 ? row % 2 * 18 + row / 2 % 2 * 12 : COLUMNS == 16 ? row / 2 % 2 * 10 + row / 4 % 2 * 4 : 0;
+    return row * COLUMNS + (column ^ turn);
+}
+
+struct alignas(2 * sizeof(acc)) Pair {
+    acc at[2];
+};
+
+__device__ __forceinline__ void store_pair(acc* address, acc first, acc second) {
+    *reinterpret_cast<Pair*>(address) = {{first, second}};
 }
 
 // Sums<COLUMNS, TRANSPOSED, TILE>: a warp's registers, for TILE * LANE_ROWS rows.
@@ -93,9 +120,8 @@ struct Product {
     static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
     static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
     static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
-    static constexpr int PARTIAL_STRIDE = COLUMNS + PARTIAL_PADDING;
     static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
-    static constexpr int PARTIAL_BYTES = TILE_ROWS * PARTIAL_STRIDE * (int)sizeof(acc);
+    static constexpr int PARTIAL_BYTES = TILE_ROWS * COLUMNS * (int)sizeof(acc);
     static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
 
     unsigned char* memory;  // WARPS x WARP_BYTES, then the slab
@@ -181,7 +207,29 @@ struct Product {
         for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) copy_right(slab() + chunk * RIGHT_CHUNK, chunk);
         end_copies();
         wait_for_copies<0>();
+#if FRAGMENTS
+        round_slab();
+#endif
     }
+
+#if FRAGMENTS
+    // Rounds the weights to what the matrix instructions take, once a launch; those of half types are it.
+    __device__ __forceinline__ void round_slab() const {
+        if constexpr (sizeof(real) == 4) {
+            const int lane = threadIdx.x % WARP;
+            __syncwarp();  // the chunks are there, whichever lane has copied what
+            for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) {
+                for (int pack = lane; pack < RIGHT_CHUNK / PACK; pack += WARP) {
+                    real* place = slab() + chunk * RIGHT_CHUNK + pack * PACK;
+                    Pack four = load_pack(place);
+#pragma unroll
+                    for (int k = 0; k < PACK; ++k) four.at[k] = __uint_as_float(matrix_word(__float_as_uint(four.at[k])));
+                    store_pack(place, four);
+                }
+            }
+        }
+    }
+#endif
 
     template <int TILE>
     __device__ __forceinline__ void start(int chunk, int stage, const Rows& rows) const {
@@ -209,7 +257,7 @@ struct Product {
             start<TILE>(chunk + STAGES * WARPS, stage, rows);
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
-        sums.store(partial(warp), PARTIAL_STRIDE);  // the buffers are this warp's own, and it has read the last of them
+        sums.store(partial(warp));  // the buffers are this warp's own, and it has read the last of them
     }
 
     // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier.
@@ -228,7 +276,7 @@ struct Product {
     __device__ __forceinline__ acc sum(int row, int column) const {
         const int used = chunks() < WARPS ? chunks() : WARPS;
         acc total = acc(0);
-        for (int warp = 0; warp < used; ++warp) total += partial(warp)[row * PARTIAL_STRIDE + column];
+        for (int warp = 0; warp < used; ++warp) total += partial(warp)[partial_place<COLUMNS>(row, column)];
         return total;
     }
 };

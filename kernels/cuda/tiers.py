@@ -29,7 +29,6 @@ from capgpu.kernels.cuda.constants import (
     PACK_BYTES,
     WARP,
     WARPS,
-    partial_padding,
     real_size,
     stages,
     tile_rows,
@@ -320,7 +319,7 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
     columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units)
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
     stage = stages(size, resident) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
-    warps = WARPS[resident] * max(stage, tile * (columns + partial_padding(columns)) * acc)
+    warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps
     carried = rows * units * acc if kind.gates == 4 else 0

@@ -1,0 +1,217 @@
+"""Bank conflicts of the recurrences' products, counted from the addresses that the kernels' own code makes.
+
+Shared memory has 32 banks of 4 bytes, and serves one word of each at a time. An access of 4 bytes a lane is served for
+the whole warp at once, one of 8 bytes for half a warp, one of 16 bytes for a quarter, a matrix of ldmatrix (8 rows of
+16 bytes) likewise; lanes that ask for the same word are served together. How often the busiest bank is asked for
+different words is what such a part of an access takes.
+
+The kernels run in the emulator, with what they load from and store to shared memory written down.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capgpu.kernels.cuda import module, tiers
+from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options, variants_of
+
+Macros = tuple[tuple[str, int], ...]
+
+H = 64
+BANKS, BANK_BYTES, WARP = 32, 4, 32
+ACCESSES = ("load", "matrices", "round", "copy", "store", "sum")
+SPACE = 2048
+
+TRACER = f"""
+static int* traced;
+enum {{ {", ".join(f"TRACED_{name}" for name in ACCESSES)} }};
+static void trace(int access, const volatile void* address, int bytes) {{
+    for (int done = 0; done < bytes; done += 16) {{  // no instruction moves more
+        int* mine = traced + (access * 256 + threadIdx.x) * {SPACE};
+        if (2 * mine[0] + 3 > {SPACE}) emulator::fail(__LINE__, "too many accesses");
+        int* entry = mine + 1 + 2 * mine[0]++;
+        entry[0] = (int)((const volatile char*)address - (const volatile char*)emulator::dynamic_shared()) + done;
+        entry[1] = bytes < 16 ? bytes : 16;
+    }}
+}}
+"""
+
+#: One step's product of a tile, in the block's own order: load, multiply, store, add up.
+KERNEL = """
+extern "C" __global__ void __launch_bounds__(THREADS, 1) trace_step(
+    const real* left, const real* Wh, int* to, int H, int K, int columns, int rows) {
+    DYNAMIC_SHARED(unsigned char, memory);
+    traced = to;
+    const Step step = {memory, Wh, H, K, 0};
+    if (RESIDENT) step.load_slab();
+    step.multiply(Rows(left, nullptr, nullptr, K, 0, 1).tile(0, rows));
+    __syncthreads();
+    for (int row = threadIdx.x / UNITS; row < min(rows, TILE_ROWS); row += THREADS / UNITS)
+        for (int column = threadIdx.x % UNITS; column < columns; column += UNITS) step.sum(row, column);
+}
+"""
+
+LANES = (
+    ("return *reinterpret_cast<const Quad*>(address);", "load", "address", "sizeof(Quad)"),
+    ("to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];", "store",
+     "&to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)]", "sizeof(acc)"),
+)  # fmt: skip
+FRAGMENTS = (
+    ("return *reinterpret_cast<const Words<COUNT>*>(address);", "load", "address", "sizeof(Words<COUNT>)"),
+    ("const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;\n    for (int matrix", "matrices",
+     "row", "threadIdx.x % 32 < 8 * COUNT ? 16 : 0"),
+    ("Pack four = load_pack(place);", "round", "place", "sizeof(Pack)"),
+    ("store_pack(place, four);", "round", "place", "sizeof(Pack)"),
+)  # fmt: skip
+BOTH = (
+    ("emulated_copy_16_bytes(to, from, there);", "copy", "to", "16"),
+    ("*reinterpret_cast<Pair*>(address) = {{first, second}};", "store", "address", "sizeof(Pair)"),
+    ("total += partial(warp)[partial_place<COLUMNS>(row, column)];", "sum",
+     "&partial(warp)[partial_place<COLUMNS>(row, column)]", "sizeof(acc)"),
+)  # fmt: skip
+
+
+def traced_source(file: str, change: Callable[[str], str]) -> str:
+    """Return a kernel's source, changed, that writes its accesses to shared memory down."""
+    code = change(module.source(file))
+    for text, access, address, size in (*LANES, *FRAGMENTS, *BOTH):
+        assert code.count(text) == 1, text
+        code = code.replace(text, f"trace(TRACED_{access}, {address}, {size}); {text}")
+    # a loop's single statement has become two
+    for loop in ("for (int c = 0; c < 4; ++c) trace(", "for (int warp = 0; warp < used; ++warp) trace("):
+        assert code.count(loop) == 1
+        line = next(line for line in code.splitlines() if loop in line)
+        head, body = line.split(") trace(")
+        code = code.replace(line, f"{head}) {{ trace({body} }}")
+    return TRACER + code + KERNEL
+
+
+def ways(access: dict[int, tuple[int, int]]) -> int:
+    """Return how often the busiest bank is asked for different words in one part of a warp's access."""
+    (size,) = {size for _, size in access.values()}
+    lanes = WARP * BANK_BYTES // max(size, BANK_BYTES)
+    words: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for lane, (offset, _) in access.items():
+        for word in range(offset // BANK_BYTES, -(-(offset + size) // BANK_BYTES)):
+            words[lane // lanes, word % BANKS].add(word)
+    return max(map(len, words.values()))
+
+
+def accesses(written: np.ndarray, slab: int) -> Iterator[tuple[str, dict[int, tuple[int, int]]]]:
+    """Yield each access of a warp: what it is, and offset and size by lane."""
+    for number, name in enumerate(ACCESSES):
+        for warp in range(256 // WARP):
+            found: dict[tuple[str, int], dict[int, tuple[int, int]]] = defaultdict(dict)
+            for lane in range(WARP):
+                line = written[number, warp * WARP + lane]
+                counted: dict[str, int] = defaultdict(int)
+                for offset, size in line[1 : 1 + 2 * line[0]].reshape(-1, 2).tolist():
+                    where = f"{name} {'weights' if offset >= slab else 'buffers'}" if name != "sum" else name
+                    found[where, counted[where]][lane] = (offset, size)
+                    counted[where] += 1
+            for (where, _), access in found.items():
+                yield where, access
+
+
+def unchanged(code: str) -> str:
+    return code
+
+
+def conflicts(
+    cupy: Any, entry: Entry, dtype: str, defines: Macros, rows: int, change: Callable[[str], str] = unchanged
+) -> dict[str, int]:
+    """Return the most ways of each kind of access in a step of so many rows."""
+    name = "_".join(entry.name.split("_")[:2])
+    kind, units = tiers.PASSES[name], dict(defines)["UNITS"]
+    if entry.cooperative:
+        plan = tiers.persistent(name, dtype, H, rows, units, 1)
+        real = np.dtype(dtype).itemsize
+        carried = rows * units * max(real, 4) if kind.gates == 4 else 0
+        slab = plan.shared - kind.depth(H) * kind.columns(units) * real - carried
+    else:
+        plan = next(plan for plan in tiers.candidates(name, dtype, H, rows) if plan.tier == "step")
+        slab = plan.shared  # the weights are staged in the buffers
+    loaded = cupy.RawModule(
+        code=traced_source(entry.file, change), options=compiler_options(entry.file, dtype, defines)
+    )
+    kernel = loaded.get_function("trace_step")
+    kernel.max_dynamic_shared_size_bytes = plan.shared
+    written = cupy.zeros((len(ACCESSES), 256, SPACE), np.int32)
+    left, Wh = cupy.ones((rows, kind.depth(H)), dtype), cupy.ones((H, kind.gates * H), dtype)
+    scalars = map(np.int32, (H, kind.depth(H), kind.columns(units), rows))
+    kernel((1,), (plan.block,), (left, Wh, written, *scalars), shared_mem=plan.shared)
+    found: dict[str, int] = defaultdict(int)
+    for where, access in accesses(written.get(), slab):
+        found[where] = max(found[where], ways(access))
+    return dict(found)
+
+
+ENTRIES = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
+VARIANTS = [
+    pytest.param(entry, dtype, defines, id=f"{entry.name}-{dict(defines)['UNITS']}-{dtype}")
+    for entry in ENTRIES
+    for dtype, defines in variants_of(entry)
+    if dtype != "bfloat16"  # as float16, and NumPy has no such arrays
+]
+
+
+@pytest.mark.parametrize(("entry", "dtype", "defines"), VARIANTS)
+def test_no_access_to_shared_memory_waits_for_a_bank(device, entry, dtype, defines):
+    for rows in (4, 8, 16, 32):  # a tile of rows, and what is computed of one as sequences end
+        found = conflicts(device, entry, dtype, defines, rows)
+        loads = {"matrices buffers"} if dict(defines)["TENSOR_CORES"] else {"load buffers"}
+        assert loads | {"copy buffers", "store buffers", "sum"} <= set(found)
+        if dtype == "float64":
+            assert max(found.values()) <= 2  # 8 bytes a number: twice the banks of float32 for the same layout
+        else:
+            # copies of the left factor, whose rows are padded for the loads: L2 is slower than half of the banks
+            assert found.pop("copy buffers") <= 2
+            assert set(found.values()) == {1}
+
+
+PERMUTED = "place ^= 8 * (line / LINES % BLOCKS);"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "kind", "wanted"),
+    [
+        ("float32", 16, "load weights", 4),
+        ("float32", 8, "load weights", 4),
+        ("float32", 4, "load weights", 2),
+        ("float16", 16, "matrices weights", 8),
+        ("float16", 8, "matrices weights", 4),
+        ("float16", 4, "matrices weights", 2),
+    ],
+)
+def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dtype, units, kind, wanted):
+    entry = CATALOGUE["lstm_forward_tensor"]
+    defines = next(defines for defines in entry.variants if ("UNITS", units) in defines)
+
+    def plain(code: str) -> str:
+        assert code.count(PERMUTED) == 1
+        return code.replace(PERMUTED, "")
+
+    assert conflicts(device, entry, dtype, defines, 16, plain)[kind] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "wanted"),
+    [
+        (range(32), 4, 1),
+        ([0] * 32, 4, 1),
+        (range(0, 64, 2), 4, 2),
+        (range(0, 1024, 32), 4, 32),
+        (range(0, 64, 2), 8, 1),
+        (range(0, 128, 4), 8, 2),
+        (range(0, 128, 4), 16, 1),
+        (range(0, 512, 16), 16, 4),
+        (range(32), 2, 1),
+    ],
+)
+def test_ways_are_counted_by_parts_of_a_warp(words, size, wanted):
+    assert ways({lane: (4 * word, size) for lane, word in enumerate(words)}) == wanted
