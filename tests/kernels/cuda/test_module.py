@@ -45,12 +45,13 @@ def test_the_storage_type_decides_the_options(dtype, macros):
 
 
 def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+    module.forget()
     monkeypatch.setattr(module, "source", lambda file: "#error no such luck\n")
     with pytest.raises(KernelCompilationError) as error:
         module.kernel("sum_losses", "float32")
     for words in (
         "sum_losses (softmax.cu, float32)",
-        "sm_80",
+        "sm_{}{}".format(*module.device_limits().compute_capability),
         "-DREAL=float",
         "no such luck",
         "CAPGPU_KERNELS=reference",
@@ -96,18 +97,18 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
         kernel(fit + 1, 256, ())
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(device, monkeypatch, losses):
-    compile_module, calls = device.RawModule.compile, []
+def test_a_folder_that_cannot_be_written_costs_a_warning(emulator, device, monkeypatch, losses):
+    compile_module, calls = emulator.compile, []
 
-    def compile_as_cupy_does(self, log_stream=None):
+    def compile_as_cupy_does(raw_module):
         calls.append(os.environ.get("CUPY_CACHE_IN_MEMORY"))
         if calls[-1] != "1":
             raise PermissionError(13, "Permission denied", "/root/.cupy/kernel_cache/tmp1")
-        compile_module(self, log_stream)
+        compile_module(raw_module)
 
     module.forget()
     monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
-    monkeypatch.setattr(device.RawModule, "compile", compile_as_cupy_does)
+    monkeypatch.setattr(emulator, "compile", compile_as_cupy_does)
     with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
         kernel = module.kernel("sum_losses", "float32")
     kernel(1, 256, losses)
@@ -118,7 +119,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(device, monkeypatch, lo
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_child_forked_after_the_first_use_is_told_so(device, losses):
+def test_a_child_forked_after_the_first_use_is_told_so(standin, device, losses):
     kernel = module.kernel("sum_losses", "float32")
     read, write = os.pipe()
     child = os.fork()
@@ -142,7 +143,7 @@ def test_a_child_forked_after_the_first_use_is_told_so(device, losses):
     assert float(losses[1]) == 10
 
 
-def test_a_child_forked_before_the_first_use_has_the_device_to_itself(device, losses):
+def test_a_child_forked_before_the_first_use_has_the_device_to_itself(standin, device, losses):
     module.forget()
     child = os.fork()
     if child == 0:
