@@ -112,7 +112,7 @@ def _compat(library: str, backend: str) -> ModuleType:
         ) from error
 
 
-def _host_namespace(backend: str) -> ModuleType:
+def _host_namespace(backend: str = "numpy") -> ModuleType:
     global _numpy_namespace
     if _numpy_namespace is None:
         _numpy_namespace = _compat("numpy", backend)
@@ -120,7 +120,7 @@ def _host_namespace(backend: str) -> ModuleType:
 
 
 def _open_numpy() -> ModuleType:
-    return _host_namespace("numpy")
+    return _host_namespace()
 
 
 def _open_cpu() -> ModuleType:

@@ -3,16 +3,23 @@
 ``numpy`` and ``cpu`` are the host's backends; ``cuda`` is CuPy on a real device where there is one, else the
 stand-in, which forbids what CuPy forbids; ``strict`` hands array-api-strict's arrays, which promise nothing
 beyond the array API standard, to the same functions.
+
+Tests of CUDA ask for one of these fixtures:
+
+- `cupy` or `device`: the CUDA device, real or not. On a real one the test is marked ``gpu``.
+- `standin` or `emulator` (or the mark ``standin``): something that only the stand-in for CuPy can answer, such as
+  counters, other devices or orders of threads. With a real device the test is skipped.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +29,7 @@ import numpy as np
 import pytest
 
 import capgpu.backend
+import cuda_device
 from capgpu.kernels import Kernels, kernels_for
 from capgpu.model import CaptioningRNN
 
@@ -37,18 +45,110 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("capgpu")
 
 
-def _real_device() -> bool:
-    if importlib.util.find_spec("cupy") is None:
-        return False
+try:
+    FOUND, SETTING_ERROR = cuda_device.find(os.environ.get("CAPGPU_BACKEND")), None
+except ValueError as error:
+    FOUND, SETTING_ERROR = cuda_device.Found(None), str(error)
+WATCH = cuda_device.Watch()
+
+#: Fixtures that a real device cannot serve, and the folders whose tests examine nothing but the stand-in.
+OF_THE_STANDIN = {"emulator", "standin"}
+STANDIN_FOLDERS = {Path(__file__).parent / name for name in OF_THE_STANDIN}
+COUNT = pytest.StashKey[int]()
+
+
+# --- which tests run on a device --------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End the run where a device is required and none can be used."""
+    if SETTING_ERROR is not None:
+        raise pytest.UsageError(SETTING_ERROR)
+    if FOUND.required and FOUND.name is None:
+        raise pytest.UsageError(f"CAPGPU_BACKEND=cuda requires a CUDA device. {FOUND.cause}")
+
+
+def pytest_report_header() -> str:
+    """Tell which CUDA device the tests use, and why not a real one."""
+    return str(FOUND)
+
+
+def _examines_standin(item: pytest.Item) -> bool:
+    return (
+        item.get_closest_marker("standin") is not None
+        or not OF_THE_STANDIN.isdisjoint(getattr(item, "fixturenames", ()))
+        # the names that it offers are compared with the real CuPy's
+        or (not STANDIN_FOLDERS.isdisjoint(item.path.parents) and "real_cupy" not in getattr(item, "fixturenames", ()))
+    )
+
+
+def _uses_cuda(item: pytest.Item) -> bool:
+    return "cupy" in getattr(item, "fixturenames", ()) or (
+        getattr(item, "callspec", None) is not None and item.callspec.params.get("backend") == "cuda"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by mark
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that run on the device, and skip those that it cannot serve."""
+    config.stash[COUNT] = 0
+    for item in items if FOUND.name is not None else ():
+        if _examines_standin(item):
+            config.stash[COUNT] += 1
+            item.add_marker(pytest.mark.skip(reason="examines the stand-in for CuPy: not on a real device"))
+        elif _uses_cuda(item):
+            item.add_marker(pytest.mark.gpu)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail at once after the device has been lost, instead of once more with the error of another test."""
+    if WATCH.lost is not None and item.get_closest_marker("gpu"):
+        pytest.fail(f"the device was lost in {WATCH.lost}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Wait for the device after each test on it, so that an asynchronous error fails the test that caused it."""
+    if not item.get_closest_marker("gpu"):
+        return (yield)
     try:
-        import cupy
+        result = yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the test's own error is the one to report
+            WATCH.wait(item.nodeid)
+        raise
+    WATCH.wait(item.nodeid)
+    return result
 
-        return bool(cupy.cuda.runtime.getDeviceCount())
-    except Exception:  # whatever a broken install raises: no device to test on
-        return False
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the count of a worker of pytest-xdist to the process that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["standin"] = session.config.stash.get(COUNT, 0)
 
 
-REAL_DEVICE = _real_device()
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take a worker's count; all workers collect the same tests."""
+    node.config.stash[COUNT] = getattr(node, "workeroutput", {}).get("standin", 0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Tell how many tests ran on which device; printed under ``-q``, too."""
+    if FOUND.name is None:
+        if config.get_verbosity() < 0:  # then there is no header
+            terminalreporter.write_line(str(FOUND))
+        return
+    ran = {
+        report.nodeid
+        for outcome in ("passed", "failed", "error", "xfailed", "xpassed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if "gpu" in getattr(report, "keywords", ())
+    }
+    terminalreporter.write_line(
+        f"{FOUND}: {len(ran)} tests ran on it; {config.stash.get(COUNT, 0)} examine the stand-in for CuPy and did not"
+    )
 
 
 @dataclass(frozen=True)
@@ -120,21 +220,52 @@ def standin(emulator: Any) -> Iterator[Any]:
         yield cupy_standin
 
 
-@pytest.fixture(params=["numpy", "cpu", pytest.param("cuda", marks=[pytest.mark.gpu] if REAL_DEVICE else []), "strict"])
+@pytest.fixture(scope="session")
+def real_device() -> bool:
+    """Whether `cupy` is the real one: what a test asks of the stand-in's counters has no answer then."""
+    return FOUND.name is not None
+
+
+@pytest.fixture
+def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The module ``cupy`` of the CUDA device: the real one where it can be used, else the stand-in's."""
+    if FOUND.name is None:
+        request.getfixturevalue("standin")
+    module = importlib.import_module("cupy")
+    pool = module.get_default_memory_pool()
+    limit = pool.get_limit()
+    yield module
+    if WATCH.lost is None:  # everything fails after that
+        pool.set_limit(limit)  # one that a failing test leaves would fail all that follow
+
+
+@pytest.fixture
+def device(cupy: Any) -> Iterator[Any]:
+    """The CUDA device as the backend in force; gives the module ``cupy``."""
+    from capgpu.kernels.cuda import module, workspace
+
+    capgpu.set_backend("cuda")
+    yield cupy
+    if FOUND.name is None:  # kernels and limits are those of the stand-in that goes now
+        module.forget()
+    workspace.forget()
+
+
+@pytest.fixture(params=["numpy", "cpu", "cuda", "strict"])
 def backend(request: pytest.FixtureRequest) -> Home:
     """Each home in turn, as the backend in force."""
     name = request.param
     if name == "strict":
-        import array_api_strict
+        library = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
 
         def strict(data: Any, dtype: Any = None) -> Any:
-            dtype = None if dtype is None else getattr(array_api_strict, np.dtype(dtype).name)
-            return array_api_strict.asarray(data, dtype=dtype)
+            dtype = None if dtype is None else getattr(library, np.dtype(dtype).name)
+            return library.asarray(data, dtype=dtype)
 
         capgpu.set_backend("numpy")
         return Home(name, strict)
-    if name == "cuda" and not REAL_DEVICE:
-        request.getfixturevalue("standin")
+    if name == "cuda":
+        request.getfixturevalue("cupy")
     capgpu.set_backend(name)
     return Home(name, capgpu.asarray)
 
@@ -145,8 +276,10 @@ def in_new_process() -> Callable[..., str]:
 
     def run(code: str, **variables: str) -> str:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAPGPU_", "COVERAGE_"))}
+        # warnings of other packages are theirs to mend: NumPy deprecates what some still use
+        strict = 'import warnings; warnings.filterwarnings("error", module=r"capgpu(\\.|$)|__main__$")\n'
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
+            [sys.executable, "-c", strict + code],
             env={**environment, **variables},
             capture_output=True,
             text=True,

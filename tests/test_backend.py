@@ -57,7 +57,7 @@ def test_names_may_be_in_any_case_and_spaced(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu"])
-def test_auto_is_cuda_then_cpu(monkeypatch, standin, setting):
+def test_auto_is_cuda_then_cpu(monkeypatch, cupy, setting):
     if setting:
         monkeypatch.setenv("CAPGPU_BACKEND", setting)
     assert current_backend().name == "cuda"
@@ -196,7 +196,7 @@ def test_threads_that_ask_first_at_once_resolve_once(monkeypatch, caplog, no_cup
     assert len(said(caplog)) == 1
 
 
-def test_xp_follows_the_backend_in_force(standin):
+def test_xp_follows_the_backend_in_force(cupy):
     import array_api_compat.numpy
 
     with use_backend("numpy"):
@@ -210,7 +210,7 @@ def test_xp_follows_the_backend_in_force(standin):
 
 
 @pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "cuda")])
-def test_info_tells_what_is_in_force_and_why(standin, name, kernels):
+def test_info_tells_what_is_in_force_and_why(cupy, name, kernels):
     set_backend(name)
     info = backend_info()
     assert (info["backend"], info["kernels"], info["error"]) == (name, kernels, None)

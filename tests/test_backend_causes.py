@@ -60,6 +60,7 @@ except capgpu.BackendUnavailableError as error:
     assert "pip install 'capgpu[cuda13]'" in said
 
 
+@pytest.mark.standin
 def test_an_import_that_fails_is_told_in_its_own_words():
     with cupy_standin.installed(import_error="libnvrtc.so.13: cannot open shared object file"):
         error = refusal()
@@ -92,6 +93,7 @@ def test_the_remains_of_a_removed_installation(monkeypatch):
     assert "reinstall" in str(error).lower()
 
 
+@pytest.mark.standin
 def test_no_device():
     with cupy_standin.installed(device_count=0):
         error = refusal()
@@ -100,6 +102,7 @@ def test_no_device():
     assert "cudaErrorNoDevice" in str(error)
 
 
+@pytest.mark.standin
 def test_a_driver_that_is_too_old():
     with cupy_standin.installed(driver="insufficient"):
         error = refusal()
@@ -107,6 +110,7 @@ def test_a_driver_that_is_too_old():
     assert "Update the driver" in str(error)
 
 
+@pytest.mark.standin
 def test_no_driver_at_all():
     with cupy_standin.installed(driver="missing"):
         error = refusal()
@@ -114,9 +118,7 @@ def test_no_driver_at_all():
     assert "CAPGPU_BACKEND=cpu" in str(error)
 
 
-def test_another_failure_of_the_runtime_is_passed_on(monkeypatch, standin):
-    import cupy
-
+def test_another_failure_of_the_runtime_is_passed_on(monkeypatch, cupy):
     def failing():
         raise cupy.cuda.runtime.CUDARuntimeError(1)
 
@@ -126,9 +128,7 @@ def test_another_failure_of_the_runtime_is_passed_on(monkeypatch, standin):
     assert "cudaErrorInvalidValue" in str(error)
 
 
-def test_a_driver_that_counts_no_device(monkeypatch, standin):
-    import cupy
-
+def test_a_driver_that_counts_no_device(monkeypatch, cupy):
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
     assert "the driver lists 0" in str(refusal())
 

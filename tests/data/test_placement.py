@@ -12,6 +12,7 @@ import capgpu
 from capgpu.backend import free_device_memory, is_host_array, to_numpy
 from capgpu.data import placement
 from capgpu.data.placement import place_features, take_rows
+from oracles.device_memory import little_memory
 
 
 def data(rows: int = 7, dtype: str = "float32") -> dict[str, Any]:
@@ -73,6 +74,15 @@ def test_splits_take_half_of_what_is_free_one_after_the_other(
     assert placed_splits(data()) == wanted  # 240 bytes and 168
 
 
+def test_what_is_free_on_a_device_is_part_of_its_memory(device: Any) -> None:
+    free = free_device_memory()
+    assert free is not None
+    assert 0 < free <= device.cuda.runtime.memGetInfo()[1]
+    with little_memory(device, 5000):
+        assert free_device_memory() <= 5120
+
+
+# other processes may allocate on a real device between two looks
 def test_what_is_free_is_the_devices_and_the_pools_within_its_limit(standin: Any) -> None:
     import cupy
 
@@ -92,15 +102,10 @@ def test_what_is_free_is_the_devices_and_the_pools_within_its_limit(standin: Any
 
 
 def test_a_device_that_refuses_all_the_same_leaves_features_on_the_host(
-    standin: Any, monkeypatch: pytest.MonkeyPatch
+    device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cupy
-
-    capgpu.set_backend("cuda")
     monkeypatch.setattr(placement, "free_device_memory", lambda: 10**9)
-    pool = cupy.get_default_memory_pool()
-    pool.set_limit(pool.used_bytes() + 512)
     given = data(rows=10_000)
-    assert placed_splits(given) == []
-    pool.set_limit(0)
+    with little_memory(device, 512):
+        assert placed_splits(given) == []
     assert placed_splits(given) == ["train", "val"]

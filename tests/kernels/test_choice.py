@@ -15,7 +15,7 @@ def host(dtype="float32"):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(standin, dtype):
+def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(cupy, dtype):
     served = {}
     for name in ("numpy", "cpu", "cuda"):
         with capgpu.use_backend(name):
@@ -24,12 +24,12 @@ def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(standin, d
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_device_arrays_go_to_the_devices_kernels(standin, dtype):
+def test_device_arrays_go_to_the_devices_kernels(cupy, dtype):
     capgpu.set_backend("cuda")
     assert kernels_for(capgpu.asarray(host(dtype))).name == "cuda"
 
 
-def test_the_setting_forces_the_reference_on_a_device(standin, monkeypatch):
+def test_the_setting_forces_the_reference_on_a_device(cupy, monkeypatch):
     capgpu.set_backend("cuda")
     monkeypatch.setenv("CAPGPU_KERNELS", "reference")
     assert kernels_for(capgpu.asarray(host())).name == "reference"

@@ -239,8 +239,7 @@ def test_an_upstream_gradient_of_another_dtype(backend):
         layers.lstm_backward(backend.asarray(np.zeros((2, 3, 5), np.float32)), cache)
 
 
-def test_host_and_device_arrays_are_not_mixed(standin):
-    capgpu.set_backend("cuda")
+def test_host_and_device_arrays_are_not_mixed(device):
     arguments = {name: capgpu.asarray(value) for name, value in recurrent(4).items()}
     arguments["Wh"] = np.zeros((5, 20))
     with pytest.raises(TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"):

@@ -144,8 +144,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
 
 
 @pytest.mark.parametrize("name", list(parameters("lstm")))
-def test_a_parameter_that_lives_elsewhere(standin, name):
-    capgpu.set_backend("cuda")
+def test_a_parameter_that_lives_elsewhere(device, name):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
     model.params[name] = capgpu.to_numpy(model.params[name])
     with pytest.raises(
@@ -154,8 +153,7 @@ def test_a_parameter_that_lives_elsewhere(standin, name):
         model.loss(capgpu.asarray(FEATURES), GOOD)
 
 
-def test_features_that_live_elsewhere(standin):
-    capgpu.set_backend("cuda")
+def test_features_that_live_elsewhere(device):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
     words = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
     for call in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,13 @@ def test_raw_modules_check_their_arguments(cupy):
         cupy.RawModule()
     with pytest.raises(TypeError, match="options"):
         cupy.RawModule(code="", options=["-DX=1"])
+
+
+@pytest.mark.parametrize("name", ["RawModule", "RawKernel", "cuda.MemoryPool", "cuda.MemoryPointer"])
+def test_methods_of_extension_types_cannot_be_replaced(cupy, name, monkeypatch):
+    kind = functools.reduce(getattr, name.split("."), cupy)
+    with pytest.raises(TypeError, match="cannot set 'compile' attribute of immutable type"):
+        monkeypatch.setattr(kind, "compile", None, raising=False)
 
 
 def test_a_runner_sees_each_compilation_and_launch(cupy):

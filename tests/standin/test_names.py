@@ -14,7 +14,7 @@ from standin.cupy_standin.methods import METHODS
 
 
 @pytest.fixture(scope="module")
-def real() -> Any:
+def real_cupy() -> Any:
     cupy = pytest.importorskip("cupy", exc_type=ImportError)
     if cupy.__version__.split(".")[:2] != ["14", "2"]:
         pytest.skip(f"the names are those of CuPy 14.2, this is {cupy.__version__}")
@@ -36,20 +36,20 @@ def entry(function: Any) -> str | None:
 
 
 @pytest.mark.parametrize(("module", "table"), [("cupy", "FUNCTIONS"), ("cupy.linalg", "LINALG"), ("cupy.fft", "FFT")])
-def test_functions_have_cupys_parameters(real, module, table):
+def test_functions_have_cupys_parameters(real_cupy, module, table):
     source = importlib.import_module(module)
     for name, parameters in getattr(names, table).items():
         function = getattr(source, name)
-        if name == "matmul" or isinstance(function, real.ufunc):
+        if name == "matmul" or isinstance(function, real_cupy.ufunc):
             continue  # these take (*args, **kwargs) in CuPy
         assert entry(function) in (None, parameters), name
 
 
-def test_elementwise_functions_and_borrowed_names_are_cupys(real):
+def test_elementwise_functions_and_borrowed_names_are_cupys(real_cupy):
     for name in names.UFUNCS:
-        assert isinstance(getattr(real, name), real.ufunc), name
+        assert isinstance(getattr(real_cupy, name), real_cupy.ufunc), name
     for name in names.BORROWED:
-        assert hasattr(real, name), name
+        assert hasattr(real_cupy, name), name
 
 
 MODULES = ["cupy", "cupy.cuda", "cupy.cuda.runtime", "cupy.linalg", "cupy.fft", "cupy.random", "cupyx"]
@@ -71,7 +71,7 @@ def public_names() -> dict[str, list[str]]:
     return offered
 
 
-def test_the_stand_in_has_no_public_name_that_cupy_lacks(real):
+def test_the_stand_in_has_no_public_name_that_cupy_lacks(real_cupy):
     with cupy_standin.installed():
         ours = public_names()
     theirs = public_names()
@@ -82,9 +82,9 @@ def test_the_stand_in_has_no_public_name_that_cupy_lacks(real):
     }
 
 
-def test_methods_have_cupys_parameters(real):
+def test_methods_have_cupys_parameters(real_cupy):
     for name, parameters in METHODS.items():
-        first_line = inspect.getdoc(getattr(real.ndarray, name)).split("\n")[0]
+        first_line = inspect.getdoc(getattr(real_cupy.ndarray, name)).split("\n")[0]
         if "(" not in first_line:
             continue
         inside = first_line.split("(")[1].split(")")[0]

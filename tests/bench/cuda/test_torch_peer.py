@@ -115,7 +115,7 @@ def test_half_types_are_those_of_parameters_and_results(peer, mode, precision):
     assert stats.worst_error(task.result(), wanted("lstm", "loss", 1)) < 0.1
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("float32", False)])
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True)])
 def test_tf32_is_allowed_in_its_precision_alone(peer, precision, allowed):
     peer.CudaTorchTask("padded", make_workload(parse_size(TINY), "rnn"), "loss", precision, device="cpu")
     assert peer.torch.backends.cuda.matmul.allow_tf32 is allowed

@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels share: the device, and how much memory it has.
+"""What the tests of the CUDA kernels share: recorded launches, and what the sanitizers find in them.
 
 The benchmarks are no installed package: what they know about kernels is imported from the source tree.
 """
@@ -21,18 +21,6 @@ from oracles import kernel_launches
 from standin import cupy_standin
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
-
-
-@pytest.fixture
-def device(standin: Any) -> Iterator[Any]:
-    """The stand-in with the kernels on the CPU, as the backend in force; gives the module ``cupy``."""
-    from capgpu.kernels.cuda import module, workspace
-
-    capgpu.set_backend("cuda")
-    yield sys.modules["cupy"]
-    # scratch and limits are those of the device that goes now
-    module.forget()
-    workspace.forget()
 
 
 @pytest.fixture(scope="session")

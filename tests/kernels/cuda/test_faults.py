@@ -21,6 +21,7 @@ from capgpu.kernels.cuda import choices, module, tiers
 from capgpu.kernels.cuda.arrays import DeviceMemoryError
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
+from oracles.device_memory import little_memory
 from oracles.numbers import TOLERANCE, distance
 from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
@@ -131,14 +132,11 @@ def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, ru
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
     params, state = frozen(model.params), frozen(optimizer.state_dict()["configs"])
-    pool = device.get_default_memory_pool()
-    pool.free_all_blocks()
-    pool.set_limit(pool.used_bytes() + 512)
-    with pytest.raises(DeviceMemoryError, match=r"no room for the updated parameters: [\d,]+ bytes, shape \("):
+    words = r"no room for the updated parameters: [\d,]+ bytes, shape \("
+    with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=words):
         optimizer.step(model.params, grads)
     assert frozen(model.params) == params
     assert frozen(optimizer.state_dict()["configs"]) == state
-    pool.set_limit(0)
     optimizer.step(model.params, grads)
     assert frozen(model.params) != params
 
@@ -146,11 +144,9 @@ def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, ru
 def test_decoding_without_room_says_for_what(device):
     model = captioner()
     before, wanted = frozen(model.params), frozen(model.sample(features()))
-    many, pool = device.ones((4096, 3), "f"), device.get_default_memory_pool()
-    pool.set_limit(pool.used_bytes() + 4096)
-    with pytest.raises(MemoryError, match=r"[\d,]+ bytes"):
+    many = device.ones((4096, 3), "f")
+    with little_memory(device, 4096), pytest.raises(MemoryError, match=r"[\d,]+ bytes"):
         model.sample(many)
-    pool.set_limit(0)
     assert frozen(model.params) == before
     assert frozen(model.sample(features())) == wanted
 
@@ -163,9 +159,11 @@ def test_where_kernels_do_not_compile_the_reference_still_does(device, monkeypat
     before = frozen(model.params)
     module.forget()
     tiers.forget()
+    architecture = "sm_{}{}".format(*module.device_limits().compute_capability)
+    words = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
     with monkeypatch.context() as broken:
         broken.setattr(module, "source", lambda file: "#error this compiler is too old\n")
-        with pytest.raises(module.KernelCompilationError, match=r"sm_80(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"):
+        with pytest.raises(module.KernelCompilationError, match=words):
             model.loss(features(), GOOD)
         assert frozen(model.params) == before
         monkeypatch.setenv("CAPGPU_KERNELS", "reference")
@@ -237,7 +235,7 @@ def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeyp
         "for i in range(30):\n    choices.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-W", "error", "-c", code]
+    command = [sys.executable, "-W", "error:::capgpu.kernels.cuda.choices", "-c", code]
     writers = [
         subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True)
         for name in ("one", "two")
@@ -254,7 +252,7 @@ def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_forked_worker_of_a_training_process_is_told_what_to_do(device):
+def test_a_forked_worker_of_a_training_process_is_told_what_to_do(standin, device):
     model = captioner()
     model.loss(features(), GOOD)
     read, write = os.pipe()

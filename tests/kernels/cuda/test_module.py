@@ -49,12 +49,13 @@ def test_the_storage_type_decides_the_options(dtype, macros):
 
 
 def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+    module.forget()
     monkeypatch.setattr(module, "source", lambda file: "#error no such luck\n")
     with pytest.raises(KernelCompilationError) as error:
         module.kernel("sum_losses", "float32")
     for words in (
         "sum_losses (softmax.cu, float32)",
-        "sm_80",
+        "sm_{}{}".format(*module.device_limits().compute_capability),
         "-DREAL=float",
         "no such luck",
         "CAPGPU_KERNELS=reference",
@@ -103,15 +104,15 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
 @pytest.mark.parametrize("setting", [None, "0"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
 def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
-    device, standin, monkeypatch, losses, number, setting
+    emulator, device, monkeypatch, losses, number, setting
 ):
-    compile_module, calls = device.RawModule.compile, []
+    compile_module, calls = emulator.compile, []
 
-    def compile_as_cupy_does(self, log_stream=None):
+    def compile_as_cupy_does(raw_module):
         calls.append(os.environ.get("CUPY_CACHE_IN_MEMORY"))
         if calls[-1] != "1":
             raise OSError(number, os.strerror(number), "/root/.cupy/kernel_cache/tmp1")
-        compile_module(self, log_stream)
+        compile_module(raw_module)
 
     module.forget()
     if setting is None:
@@ -119,7 +120,7 @@ def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
     else:
         monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", setting)
     before = dict(os.environ)
-    monkeypatch.setattr(device.RawModule, "compile", compile_as_cupy_does)
+    monkeypatch.setattr(emulator, "compile", compile_as_cupy_does)
     with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
         kernel = module.kernel("sum_losses", "float32")
     kernel(1, 256, losses)
@@ -132,7 +133,7 @@ def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_child_forked_after_the_first_use_is_told_so(device, losses):
+def test_a_child_forked_after_the_first_use_is_told_so(standin, device, losses):
     kernel = module.kernel("sum_losses", "float32")
     read, write = os.pipe()
     child = os.fork()
@@ -156,7 +157,7 @@ def test_a_child_forked_after_the_first_use_is_told_so(device, losses):
     assert float(losses[1]) == 10
 
 
-def test_a_child_forked_before_the_first_use_has_the_device_to_itself(device, losses):
+def test_a_child_forked_before_the_first_use_has_the_device_to_itself(standin, device, losses):
     module.forget()
     child = os.fork()
     if child == 0:

@@ -8,6 +8,7 @@ import pytest
 from capgpu.kernels.cuda import KERNELS, module, optimizer
 from capgpu.kernels.cuda.arrays import DeviceMemoryError
 from capgpu.kernels.reference import KERNELS as REFERENCE
+from oracles.device_memory import little_memory
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
 from standin import cupy_standin
@@ -88,7 +89,7 @@ def test_a_large_sum_of_squares_keeps_its_digits(device):
 def test_full_memory_leaves_everything_as_it_was(device):
     there = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
     before = frozen(there)
-    device.get_default_memory_pool().set_limit(device.get_default_memory_pool().used_bytes() + 21_000)
-    with pytest.raises(DeviceMemoryError, match=r"no room for the updated parameters: 28,000 bytes, shape \(7000,\)"):
+    words = r"no room for the updated parameters: 28,000 bytes, shape \(7000,\)"
+    with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=words):
         KERNELS.adam_update(*there, np.array([ADAM] * 2), 1.0)
     assert frozen(there) == before

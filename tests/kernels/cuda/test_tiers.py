@@ -41,6 +41,16 @@ def device(standin, monkeypatch, tmp_path):
     forget_everything()
 
 
+@pytest.fixture
+def cuda(cupy, monkeypatch, tmp_path):
+    """The CUDA device at hand, whatever its architecture, with no choices stored."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    capgpu.set_backend("cuda")
+    forget_everything()
+    yield cupy
+    forget_everything()
+
+
 # --- the rule ---------------------------------------------------------------------------------------
 
 
@@ -73,7 +83,7 @@ def test_512_units_stay_on_the_devices_that_have_room(device, architecture, forw
     assert tiers.plan("lstm_backward", "float32", 512, 64, 16).tier == backward
 
 
-def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(device, monkeypatch):
+def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkeypatch):
     real = module.Kernel.max_blocks_per_multiprocessor
     monkeypatch.setattr(
         module.Kernel,
@@ -86,29 +96,27 @@ def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(device, monk
     assert tiers.plan("lstm_forward", "float32", 64, 8, 5).tier == "matmul"
 
 
-def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(device):
+def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(cuda):
     assert tiers.plan("rnn_forward", "float32", 64, 8, 1).tier == "step"
     assert tiers.plan("rnn_forward", "float32", 64, 8, 2).tier == "persistent"
     assert tiers.plan("lstm_forward", "float32", 2048, 64, 16) == tiers.Plan("matmul")
 
 
-def test_a_device_without_cooperative_launches_takes_a_launch_a_step(device, monkeypatch):
+def test_a_device_without_cooperative_launches_takes_a_launch_a_step(cuda, monkeypatch):
     real = module.device_limits()
     monkeypatch.setattr(module, "device_limits", lambda: module.Limits(**{**vars(real), "cooperative": False}))
     assert tiers.plan("lstm_backward", "float32", 64, 8, 5).tier == "step"
 
 
-def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(device):
-    import cupy
-
+def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
     steps, H = recurrence.Steps.of(np.array([3, 2, 2])), 8
-    wide, narrow = cupy.zeros((7, 4 * H)), cupy.zeros((7, H))
+    wide, narrow = cuda.zeros((7, 4 * H)), cuda.zeros((7, H))
     for tier, forward, backward in (("persistent", 1, 1), ("step", 3, 4)):
         plans = {
             name: next(p for p in tiers.candidates(name, "float64", H, 3) if p.tier == tier)
             for name in ("lstm_forward", "lstm_backward")
         }
-        args = (cupy.zeros((3, H)), None, cupy.zeros((H, 4 * H)), steps)
+        args = (cuda.zeros((3, H)), None, cuda.zeros((H, 4 * H)), steps)
         with module.counting() as launches:
             recurrence.lstm_forward_into(
                 wide, None, *args, narrow.copy(), narrow.copy(), wide.copy(), plan=plans["lstm_forward"]
@@ -153,7 +161,7 @@ def test_a_stored_choice_comes_before_the_rule_on_its_device_alone(device):
     assert tiers.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
 
 
-def test_a_stored_choice_that_does_not_fit_any_more_is_passed_over(device):
+def test_a_stored_choice_that_does_not_fit_any_more_is_passed_over(cuda):
     choices.store(module.device_limits().name, {choices.shape_key("rnn_forward", "float32", 64, 8): ("persistent", 5)})
     assert tiers.plan("rnn_forward", "float32", 64, 8, 5).units in tiers.PASSES["rnn_forward"].units
 
@@ -206,7 +214,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(device, cell):
+def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell):
     measured = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     for direction in ("forward", "backward"):
         name = f"{cell}_{direction}"

@@ -9,6 +9,7 @@ INSUFFICIENT_DRIVER = 35
 NO_DEVICE = 100
 INVALID_DEVICE = 101
 ILLEGAL_STATE = 401
+ILLEGAL_ADDRESS = 700
 CAPTURE_UNSUPPORTED = 900
 
 _EXPLANATIONS = {
@@ -19,6 +20,7 @@ _EXPLANATIONS = {
     ),
     NO_DEVICE: ("cudaErrorNoDevice", "no CUDA-capable device is detected"),
     ILLEGAL_STATE: ("cudaErrorIllegalState", "the operation cannot be performed in the present state"),
+    ILLEGAL_ADDRESS: ("cudaErrorIllegalAddress", "an illegal memory access was encountered"),
     CAPTURE_UNSUPPORTED: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
     INVALID_DEVICE: ("cudaErrorInvalidDevice", "invalid device ordinal"),
 }

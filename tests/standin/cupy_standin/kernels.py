@@ -12,6 +12,7 @@ import numpy as np
 
 from .driver import Attributes, Function
 from .errors import ensure_usable
+from .extension import ExtensionType
 from .graph import Graph
 from .state import STATE
 from .stream import get_current_stream
@@ -57,7 +58,7 @@ def _expect(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})")
 
 
-class RawModule:
+class RawModule(metaclass=ExtensionType):
     """CUDA C++ source, compiled when something of it is first asked for."""
 
     def __init__(
@@ -105,7 +106,7 @@ class RawModule:
         return self._functions[name]
 
 
-class RawKernel:
+class RawKernel(metaclass=ExtensionType):
     """A kernel, called with grid, block and arguments."""
 
     def __init__(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ensure_usable
+from .extension import ExtensionType
 from .state import STATE, refuse_in_capture
 
 UNIT = 512  # CuPy's pool hands out multiples of this
@@ -106,7 +107,7 @@ def poison(host: np.ndarray) -> np.ndarray:
     return host
 
 
-class Memory:
+class Memory(metaclass=ExtensionType):
     """One block of device memory."""
 
     def __init__(self, owner: np.ndarray) -> None:
@@ -120,7 +121,7 @@ class Memory:
         return self._owner.ravel("K").view(np.uint8)
 
 
-class MemoryPointer:
+class MemoryPointer(metaclass=ExtensionType):
     """An address inside a block of device memory; adding an integer moves it."""
 
     def __init__(self, mem: Memory, offset: int) -> None:
@@ -165,7 +166,7 @@ def alloc(size: int) -> MemoryPointer:
     return MemoryPointer(Memory(owner), 0)
 
 
-class MemoryPool:
+class MemoryPool(metaclass=ExtensionType):
     """The pool behind every allocation. Freed blocks stay with it until `free_all_blocks`."""
 
     def __init__(self) -> None:

@@ -1,0 +1,48 @@
+"""A pytest plugin: take the stand-in for CuPy for a real device, to see on a CPU what the tests do on a GPU.
+
+    python -m pytest -p tests.standin_as_device -m gpu tests/kernels/cuda
+
+``import cupy`` finds the stand-in with its emulated kernels, as an H100, before conftest.py looks for a device. All
+that the tests import of the stand-in and of the emulator after that is another copy of their modules, in which nothing
+is installed and nothing is counted, as on a machine with a GPU. A test that runs on the device and yet asks the
+stand-in for anything fails here, too.
+
+The kernels are executed on the CPU: this shows which tests run on a device and what they ask of it, not that the
+kernels are right on a GPU, and nothing about time. Work is done at once, so that a missing synchronization goes unseen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+COPIED = ("standin", "emulator")
+
+
+def _imported() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] in COPIED]
+
+
+def _install() -> None:
+    if _imported():
+        raise pytest.UsageError(f"{__name__} must be loaded first; {_imported()[0]} has been imported")
+    sys.path.insert(0, str(TESTS))
+    try:
+        build = importlib.import_module("emulator.build")
+        if build.missing():
+            raise pytest.UsageError(f"{__name__}: {build.missing()}")
+        runner = importlib.import_module("emulator.runner").EmulatorRunner
+        standin = importlib.import_module("standin.cupy_standin")
+        standin.install(architecture="sm_90")
+        standin.set_kernel_runner(runner(TESTS.parent / "build" / "emulator"))
+        for name in _imported():
+            del sys.modules[name]
+    finally:
+        sys.path.remove(str(TESTS))
+
+
+_install()

@@ -1,0 +1,221 @@
+"""What a run of the tests does on a machine with a CUDA device, with a broken one, and with none.
+
+Each run is a pytest of its own. The device is the stand-in, taken for a real one (standin_as_device.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cuda_device
+
+ROOT = Path(__file__).resolve().parent.parent
+AS_DEVICE = ("-p", "tests.standin_as_device")
+SMALL = "tests/kernels/test_choice.py"  # with tests of CUDA and others
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run pytest in a process of its own; `cupy` is the text of a package that is found under that name."""
+
+    def start(
+        *arguments: str, cupy: str | None = None, python: tuple[str, ...] = (), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        if cupy is not None:
+            (tmp_path / "cupy").mkdir()
+            (tmp_path / "cupy" / "__init__.py").write_text(cupy)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAPGPU_", "PYTEST_"))}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (tmp_path, ROOT)))
+        return subprocess.run(
+            [sys.executable, *python, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+            cwd=ROOT,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    return start
+
+
+# --- with a device ----------------------------------------------------------------------------------
+
+#: Tests of the kernels that run on a device. More is welcome, fewer is a mistake.
+ON_A_DEVICE = 950
+
+
+def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
+    done = run(*AS_DEVICE, "-m", "gpu", "--collect-only", "-q", "tests/kernels/cuda")
+    assert done.returncode == 0, done.stdout
+    selected = re.search(r"^(\d+)/\d+ tests collected", done.stdout, re.MULTILINE)
+    assert selected is not None, done.stdout
+    assert int(selected[1]) >= ON_A_DEVICE
+    tests = {line.split("::")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines() if "::" in line}
+    wanted = ("decode", "embedding", "faults", "module", "optimizer", "recurrence", "softmax", "tiers", "training")
+    assert tests >= {f"test_{subject}.py" for subject in wanted}
+
+
+def test_tests_of_every_kind_pass_on_a_device(run: Run) -> None:
+    chosen = (
+        "tests/kernels/cuda/test_decode.py::test_the_host_waits_for_no_word",
+        "tests/kernels/cuda/test_embedding.py",
+        "tests/kernels/cuda/test_faults.py::test_an_update_without_room_changes_nothing_and_can_be_done_again",
+        "tests/kernels/cuda/test_module.py",
+        "tests/kernels/cuda/test_optimizer.py",
+        "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
+        "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
+        "tests/kernels/cuda/test_training.py",
+        "tests/data/test_placement.py",
+        "tests/layers/test_refusals.py",
+        "tests/optim",
+        SMALL,
+    )
+    done = run(*AS_DEVICE, "-m", "gpu", "-q", "-n", "2", *chosen, CAPGPU_BACKEND="cuda")
+    assert done.returncode == 0, done.stdout
+    told = re.search(r"^cuda: .* 9\.0: (\d+) tests ran on it; (\d+) examine", done.stdout, re.MULTILINE)
+    assert told is not None, done.stdout
+    passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    assert passed is not None, done.stdout
+    assert told[1] == passed[1]
+    assert int(told[1]) > 300
+    assert int(told[2]) > 5
+
+
+def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
+    done = run(*AS_DEVICE, "-q", "tests/kernels/cuda/test_tiers.py", "-k", "tensor_cores or cublas")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 1 skipped" in done.stdout
+    assert "examines the stand-in for CuPy: not on a real device" in done.stdout
+
+
+@pytest.mark.parametrize("setting", ["cpu", "numpy"])
+def test_a_setting_without_cuda_forbids_the_device(run: Run, setting: str) -> None:
+    done = run(*AS_DEVICE, "--collect-only", "-m", "gpu", SMALL, CAPGPU_BACKEND=setting)
+    assert f"cuda: no device, but the stand-in for CuPy with emulated kernels. CAPGPU_BACKEND={setting}" in done.stdout
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+LOSES_DEVICE = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item):
+    import cupy
+    # as a kernel that has read out of bounds: each later call fails
+    cupy.cuda.Device.synchronize.__globals__["STATE"].failure = 700
+"""
+
+
+def test_a_lost_device_is_the_fault_of_the_test_that_lost_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "loses_device.py").write_text(LOSES_DEVICE)
+    tests = "tests/kernels/cuda/test_embedding.py"
+    done = run(*AS_DEVICE, "-p", "loses_device", "-m", "gpu", "-q", tests, "--maxfail=2")
+    (first,) = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    (second,) = re.findall(r"^ERROR (\S+)", done.stdout, re.MULTILINE)
+    assert first != second
+    lost = f"the device was lost in {first} (CUDARuntimeError: cudaErrorIllegalAddress"
+    assert [line.startswith(lost) for line in done.stdout.splitlines() if "was lost in" in line] == [True]
+
+
+# --- with a broken one, and with none ---------------------------------------------------------------
+
+NO_DEVICES = """
+from types import SimpleNamespace
+cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 0, CUDARuntimeError=type("E", (Exception,), {})))
+"""
+WARNS = """
+import sys, warnings
+warnings.warn("numpy.something is deprecated", DeprecationWarning)
+del sys.modules["cupy"]
+import tests.standin_as_device
+import cupy
+"""
+
+
+@pytest.mark.parametrize(
+    ("cupy", "cause"),
+    [
+        ("raise OSError('libcudart.so.13: invalid ELF header')", "libcudart.so.13: invalid ELF header"),
+        (NO_DEVICES, "no CUDA device found (the driver lists 0)"),
+        ("", "CuPy is installed but does not import"),
+    ],
+    ids=["does not import", "no devices", "an empty folder"],
+)
+class TestWithoutUsableDevice:
+    """CuPy is found and cannot be used."""
+
+    def test_the_cause_stands_in_the_header(self, run: Run, cupy: str, cause: str) -> None:
+        done = run("--collect-only", SMALL, cupy=cupy)
+        assert done.returncode == 0, done.stdout
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("cuda: no device")]
+        assert cause in line
+
+    def test_a_run_that_requires_the_device_ends_at_its_start_with_the_cause(
+        self, run: Run, cupy: str, cause: str
+    ) -> None:
+        done = run(SMALL, cupy=cupy, CAPGPU_BACKEND="cuda")
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert "CAPGPU_BACKEND=cuda requires a CUDA device. backend 'cuda': " in done.stderr
+        assert cause in done.stderr
+        assert "passed" not in done.stdout
+
+
+def test_a_quiet_run_tells_the_cause_at_its_end(run: Run) -> None:
+    done = run("-q", "--collect-only", SMALL, cupy=NO_DEVICES, CAPGPU_BACKEND="cuda,cpu")
+    assert "no CUDA device found (the driver lists 0)" in done.stdout
+
+
+def test_a_warning_of_cupys_does_not_hide_the_device(run: Run) -> None:
+    done = run("--collect-only", "-q", "-m", "gpu", SMALL, cupy=WARNS, python=("-W", "error"), CAPGPU_BACKEND="cuda")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "compute capability 9.0" in done.stdout
+
+
+def test_an_unknown_setting_ends_the_run(run: Run) -> None:
+    done = run("--collect-only", SMALL, CAPGPU_BACKEND="coda")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Did you mean 'cuda'" in done.stderr
+
+
+def test_a_device_that_fails_at_its_first_use_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> str:
+        raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(cuda_device, "_use", fails)
+    found = cuda_device.find.__wrapped__("cuda")
+    assert (found.name, found.required) == (None, True)
+    assert "RuntimeError: cudaErrorDevicesUnavailable" in found.cause
+
+
+# --- errors that arrive late ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("errors", [1, 2])
+def test_an_error_reported_twice_is_the_end_of_the_device(monkeypatch: pytest.MonkeyPatch, errors: int) -> None:
+    class Device:
+        left = errors
+
+        def synchronize(self) -> None:
+            if Device.left:
+                Device.left -= 1
+                raise RuntimeError("cudaErrorLaunchFailure")
+
+    cupy: Any = types.ModuleType("cupy")
+    cupy.cuda = types.SimpleNamespace(Device=Device)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    watch = cuda_device.Watch()
+    with pytest.raises(RuntimeError, match="cudaErrorLaunchFailure"):
+        watch.wait("test_a")
+    assert watch.lost == (None if errors == 1 else "test_a (RuntimeError: cudaErrorLaunchFailure)")
