@@ -8,13 +8,13 @@ needs no transfer, no state, and has the same bits on a CPU and on a GPU.
 from __future__ import annotations
 
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, asarray
 
-__all__ = ["Generator", "dropout_mask", "fold_key", "uniform"]
+__all__ = ["Generator", "MaskRule", "dropout_mask", "fold_key", "mask_rule", "uniform"]
 
 _MASK64 = (1 << 64) - 1
 
@@ -75,6 +75,47 @@ def fold_key(key: int, data: int) -> int:
     return z ^ (z >> 31)
 
 
+class MaskRule(NamedTuple):
+    """How a dropout mask is computed from the positions of its elements: what a fused kernel needs.
+
+    Attributes
+    ----------
+    first, second : int
+        Words of 32 bits, combined by exclusive or with the position before the first and with the bits before the
+        second round of the hash.
+    threshold : int
+        Elements whose hash is at least this are kept.
+    factor : float
+        Value of the mask where an element is kept: ``1 / (1 - rate)``, rounded to the mask's dtype.
+    """
+
+    first: int
+    second: int
+    threshold: int
+    factor: float
+
+
+def mask_rule(key: int, rate: float, count: int) -> MaskRule:
+    """Return the rule by which `dropout_mask` computes a mask of `count` elements.
+
+    Parameters
+    ----------
+    key, rate
+        As for `dropout_mask`.
+    count : int
+        Elements of the mask.
+
+    Returns
+    -------
+    MaskRule
+        The same on every backend.
+    """
+    key = fold_key(key, count)
+    # an integer threshold: the decision is exact, and equal whatever the floating dtype
+    threshold = min(round(rate * 2**32), 2**32 - 1)
+    return MaskRule(key & 0xFFFFFFFF, key >> 32, threshold, 1.0 / (1.0 - rate))
+
+
 def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> Array:
     """Draw an inverted-dropout mask: 0 with probability `rate`, else ``1 / (1 - rate)``.
 
@@ -103,13 +144,11 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
     count = 1
     for extent in shape:
         count *= extent
-    key = fold_key(key, count)
+    rule = mask_rule(key, rate, count)
     bits = xp.arange(count, dtype=xp.uint32, device=like.device)
-    bits = _hash32(bits ^ (key & 0xFFFFFFFF))
-    bits = _hash32(bits ^ (key >> 32))
-    # an integer threshold: the decision is exact, and equal whatever the floating dtype
-    keep = bits >= min(round(rate * 2**32), 2**32 - 1)
-    mask = xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))
+    bits = _hash32(bits ^ rule.first)
+    bits = _hash32(bits ^ rule.second)
+    mask = xp.astype(bits >= rule.threshold, like.dtype) * rule.factor
     return xp.reshape(mask, shape)
 
 

@@ -15,7 +15,45 @@ from typing import Any
 
 from capgpu.backend import Array, current_backend, is_host_array, kernels_setting
 
-__all__ = ["OPERATIONS", "Kernels", "host_kernels", "kernels_for"]
+__all__ = ["OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout of one array: its mask is ``capgpu.random.dropout_mask(key, rate, array.shape, array)``.
+
+    Attributes
+    ----------
+    key : int
+        Decides the mask, on every target alike.
+    rate : float
+        Probability of an element to be dropped, in ``(0, 1)``.
+    """
+
+    key: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """How a captioner's training loss is computed.
+
+    Attributes
+    ----------
+    feature_dropout : Dropout, optional
+        Applied to the features, shape (N, D).
+    output_dropout : Dropout, optional
+        Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
+    smoothing : float
+        Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
+    tied : bool
+        Whether ``W_vocab`` is ``W_embed`` transposed, so that the gradient of ``W_embed`` is the sum of both uses.
+    """
+
+    feature_dropout: Dropout | None = None
+    output_dropout: Dropout | None = None
+    smoothing: float = 0.0
+    tied: bool = False
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         return common | {"WARPS": COLUMN_WARPS, "MATRICES": MATRICES}
     if file == "optimizer.cu":
         return common | {"THREADS": THREADS, "TENSORS": TENSORS, "CHUNK": CHUNK, "SETTINGS": SETTINGS}
-    if file == "decode.cu":
+    if file in ("decode.cu", "dropout.cu"):
         return common | {"THREADS": THREADS}
     if file == "spin.cu":
         return common

@@ -1,6 +1,8 @@
 // Rows gathered from a table, and sums of rows: the embedding, its gradient, the gradients of biases.
 //
 // gather_rows     out[m] = table[index[m]]
+// scatter_rows    out[index[m]] = rows[m], or += where `add`, for indices that are distinct: no two warps write one row,
+//                 so that neither atomics nor an order are needed
 // segment_sums    out[k] = sum of rows[order[i]] over the i in the segment of k, zero where it has none. The rows of a
 //                 segment stand together in `order`: those that belong to the same k, in the order they came.
 // column_sums     out = sum of rows[first..last), for slices of several matrices at once
@@ -71,12 +73,38 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) gather_rows(
     }
 }
 
+// A warp a row. Rows of `out` that are in no index are not touched.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) scatter_rows(
+    const real* rows,  // [M, width]
+    const int* index,  // [M] distinct
+    real* out,         // [*, width]
+    int M, int width, int add) {
+    const int m = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (m >= M) return;
+    const real* source = rows + (long long)m * width;
+    real* target = out + (long long)index[m] * width;
+    if (aligned16(rows, width) && aligned16(out, width)) {
+        for (int j = lane * PACK; j < width; j += TILE) {
+            Pack values = load_pack(source + j);
+            if (add) {
+                const Pack before = load_pack(target + j);
+#pragma unroll
+                for (int p = 0; p < PACK; ++p) values.at[p] = to_real(to_acc(before.at[p]) + to_acc(values.at[p]));
+            }
+            store_pack(target + j, values);
+        }
+    } else {
+        for (int j = lane; j < width; j += WARP)
+            target[j] = add ? to_real(to_acc(target[j]) + to_acc(source[j])) : source[j];
+    }
+}
+
 // The first place i in [0, count) whose key is at least `key`, or count; keys rise with i.
 __device__ __forceinline__ int lower_bound(const int* index, const int* order, int count, int key) {
     int low = 0, high = count;
     while (low < high) {
         const int middle = low + (high - low) / 2;
-        if (index[order ? order[middle] : middle] < key) {
+        if (index[order[middle]] < key) {
             low = middle + 1;
         } else {
             high = middle;
@@ -89,7 +117,7 @@ __device__ __forceinline__ int lower_bound(const int* index, const int* order, i
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) segment_sums(
     const real* rows,   // [M, width]
     const int* index,   // [M] the k of each row
-    const int* order,   // [M] rows by rising k, or null where index rises
+    const int* order,   // [M] rows by rising k
     const int* starts,  // [count + 1] where each k's segment begins in order, or null: then it is looked for
     real* out,          // [count, width]
     int M, int width) {

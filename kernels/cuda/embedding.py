@@ -13,7 +13,7 @@ from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WA
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
-__all__ = ["column_sums", "embedding_gradient", "gather_rows", "segment_sums", "sum_columns"]
+__all__ = ["column_sums", "embedding_gradient", "gather_rows", "scatter_rows", "segment_sums", "sum_columns"]
 
 #: Rows that one block adds up; more rows of a matrix take a second launch.
 SLICE = 128
@@ -51,6 +51,31 @@ def gather_rows(table: Any, index: Any, out: Any) -> None:
     )
 
 
+def scatter_rows(rows: Any, index: Any, out: Any, *, add: bool = False) -> None:
+    """Write or add rows to those of a table, ``out[index] = rows``; one launch, and a memset without `add`.
+
+    Parameters
+    ----------
+    rows : array, shape (M, width)
+        C-contiguous.
+    index : array of int32, shape (M,)
+        Row of `out` for each; distinct.
+    out : array, shape (*, width)
+        C-contiguous; written.
+    add : bool
+        True adds to what `out` holds; False sets all rows that are not in `index` to zero.
+    """
+    if not add:
+        record("memset")
+        out.data.memset_async(0, out.nbytes)
+    count, width = rows.shape
+    kernel("scatter_rows", out.dtype)(
+        -(-count // COLUMN_WARPS),
+        WARP * COLUMN_WARPS,
+        (rows, index, out, np.int32(count), np.int32(width), np.int32(add)),
+    )
+
+
 def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> None:
     """Sum rows by index, in a fixed order; one launch.
 
@@ -60,8 +85,8 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
         Without gaps.
     index : array of int32, shape (M,)
         Row of `out` that each is added to.
-    order : array of int32, shape (M,), or None
-        The rows by rising index, equal ones as they came; None where `index` rises.
+    order : array of int32, shape (M,)
+        The rows by rising index, equal ones as they came.
     starts : array of int32, shape (count + 1,), or None
         Where each index begins in `order`; None: the kernel looks for it.
     out : array, shape (count, width)
@@ -74,7 +99,7 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
         (
             rows,
             index,
-            NULL if order is None else order,
+            order,
             NULL if starts is None else starts,
             out,
             np.int32(rows.shape[0]),

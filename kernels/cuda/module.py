@@ -382,14 +382,14 @@ class Kernel:
 
 
 def record(name: str) -> None:
-    """Note a launch that is not one of these kernels (a cuBLAS product, a copy), where launches are counted."""
+    """Note a launch that is not one of these kernels (a cuBLAS product, a copy, a memset), if launches are counted."""
     if _log is not None:
         _log.append(name)
 
 
 @contextmanager
 def counting(log: list[str] | None = None) -> Iterator[list[str]]:
-    """List the launches made in a ``with`` block: kernels by name, products as ``matmul``, copies as ``copy``.
+    """List the launches made in a ``with`` block: kernels by name, others as ``matmul``, ``copy`` or ``memset``.
 
     Parameters
     ----------

@@ -157,10 +157,36 @@ _OTHERS = [
     Mutation("softmax_blocks", "no barrier", _ONLINE, "", THREAD),
     Mutation("softmax_blocks", "a warp too many", "lane < warps ? sums", "lane <= warps ? sums", RESULTS),
     Mutation("softmax_blocks", "a divergent barrier", _ONLINE, "if (warp) __syncthreads();", FAULT),
+    Mutation(
+        "softmax_blocks", "parts of the loss where maxima are still read", "(part, parts)", "(part, tops)", THREAD
+    ),
+    Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", THREAD),
     Mutation("sum_losses", "a row too many", "m < M; m += blockDim.x", "m <= M; m += blockDim.x", ADDRESS),
-    Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS),
+    Mutation("dropout", "an element too many", "i < count; ++i) out", "i <= count; ++i) out", ADDRESS),
+    Mutation("dropout", "a pack too many", "start + PACK <= count", "start <= count", ADDRESS),
+    Mutation("dropout", "packs at odd places", " && aligned16(in, 0) && aligned16(out, 0)", "", FAULT),
+    Mutation("dropout", "one mask for all of a pack", "(unsigned)start + p)", "(unsigned)start)", RESULTS),
+    Mutation("dropout", "one round of the hash", "hash32(hash32(i ^ first) ^ second)", "hash32(i ^ first)", RESULTS),
+    Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
+    Mutation("scatter_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
+    Mutation("scatter_rows", "a number too many", "j < width; j += WARP)\n", "j <= width; j += WARP)\n", THREAD),
+    Mutation(
+        "scatter_rows",
+        "packs at odd places",
+        "if (aligned16(rows, width) && aligned16(out, width))",
+        "if (true)",
+        FAULT,
+    ),
+    Mutation("scatter_rows", "packs that are not added", "            if (add) {", "            if (false) {", RESULTS),
+    Mutation(
+        "scatter_rows",
+        "numbers that are not added",
+        "add ? to_real(to_acc(target[j]) + to_acc(source[j])) : source[j]",
+        "source[j]",
+        RESULTS,
+    ),
     Mutation(
         "gather_rows", "a number too many", "j < width; j += WARP) target", "j <= width; j += WARP) target", THREAD
     ),

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 import capgpu
+from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import HALF_KERNELS, KERNELS, embedding, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
+from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
@@ -51,7 +53,7 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, lis
 
     with recording(emulator, small_and_new) as launches:
         recurrences(dtype)
-        for work in (softmax_rows, others) if dtype in FULL else (softmax_rows,):
+        for work in (softmax_rows, dropout, others) if dtype in FULL else (softmax_rows, dropout):
             work(device, dtype)
     for entry in launches:
         found.setdefault(variant(entry.launch), []).append(entry)
@@ -113,21 +115,30 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def softmax_rows(device: Any, dtype: str) -> None:
-    """Run both kernels of the softmax, packed and number by number, and the sum of the losses."""
+    """Run both kernels of the softmax, packed and number by number, smoothed and not, and the sum of the losses."""
     random = np.random.default_rng(5)
     kernels = KERNELS if dtype in FULL else HALF_KERNELS
     for size in (7, 40, softmax.WARP_SCORES + 8, softmax.WARP_SCORES + 13):
         scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
         targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
         kernels.softmax_cross_entropy(scores, targets, 0.5)
-    kernels.linear_cross_entropy(
-        device.asarray(random.standard_normal((5, 4)).astype(dtype)),
-        device.asarray(random.standard_normal((4, 33)).astype(dtype)),
-        device.asarray(random.standard_normal(33).astype(dtype)),
-        device.asarray(np.array([3, -1, 0, 32, 2])),
-        0.5,
-        True,
-    )
+    for size in (33, softmax.WARP_SCORES + 8):
+        kernels.smoothed_cross_entropy(
+            device.asarray(random.standard_normal((5, 4)).astype(dtype)),
+            device.asarray(random.standard_normal((4, size)).astype(dtype)),
+            device.asarray(random.standard_normal(size).astype(dtype)),
+            device.asarray(np.array([3, -1, 0, 32, 2])),
+            0.5,
+            0.25,
+        )
+
+
+def dropout(device: Any, dtype: str) -> None:
+    """Run dropout over packs and a rest, and between packs."""
+    for size in (1, 37, 2400):
+        array = device.asarray(np.random.default_rng(7).standard_normal(size).astype(dtype))
+        apply_dropout(array, Dropout(5, 0.4), device.empty(size, dtype))
+        apply_dropout(array[1:], Dropout(5, 0.4), array[1:])
 
 
 def others(device: Any, dtype: str) -> None:
@@ -141,6 +152,8 @@ def others(device: Any, dtype: str) -> None:
     for width in (5, 132):
         KERNELS.embedding_gradient(draw(21, width), index, 8)
         embedding.gather_rows(draw(8, width), index.astype(np.int32), device.empty((21, width), dtype))
+        for add in (True, False):
+            embedding.scatter_rows(draw(11, width), device.arange(1, 12, dtype=np.int32), draw(13, width), add=add)
         KERNELS.column_sums(draw(300, width))
     sizes = (1, 4099, 33, 64)
     ws, gs, ms = ([draw(size) for size in sizes] for _ in range(3))

@@ -54,13 +54,30 @@ def test_segments_told_and_segments_found_give_the_same_bits(device):
     assert (out[0].get() == out[1].get()).all()
 
 
-def test_rows_spread_over_a_table_leave_zeros_between(device):
-    rows, index = draw(3, 7, "float32"), np.array([1, 4, 5], dtype=np.int32)
-    out = device.empty((8, 7), np.float32)
-    embedding.segment_sums(device.asarray(rows), device.asarray(index), None, None, out)
-    want = np.zeros((8, 7), np.float32)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", [[], [0], [7], [1, 4, 5], [7, 0, 3], list(range(8))], ids=str)
+def test_rows_are_scattered_over_zeros_or_added(device, dtype, width, index):
+    rows, index = draw(len(index), width, dtype), np.array(index, dtype=np.int32)
+    for before in (None, draw(8, width, dtype, 1)):
+        out = device.empty((8, width), dtype) if before is None else device.asarray(before)
+        with module.counting() as launches:
+            embedding.scatter_rows(device.asarray(rows), device.asarray(index), out, add=before is not None)
+        assert launches == [*(["memset"] if before is None else []), *(["scatter_rows"] if index.size else [])]
+        want = np.zeros((8, width), dtype) if before is None else before
+        want[index] += rows
+        assert (out.get() == want).all()
+
+
+def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
+    rows, index = draw(3, 8, "float32"), np.array([1, 4, 5], dtype=np.int32)
+    want = np.zeros((6, 8), np.float32)
     want[index] = rows
-    assert (out.get() == want).all()
+    for odd_rows, odd_out in ((True, False), (False, True)):
+        source = device.asarray(np.append(np.zeros(int(odd_rows), np.float32), rows))[int(odd_rows) :].reshape(3, 8)
+        out = device.empty(6 * 8 + int(odd_out), np.float32)[int(odd_out) :].reshape(6, 8)
+        embedding.scatter_rows(source, device.asarray(index), out)
+        assert (out.get() == want).all()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 127, 128, 129, 300, 1000])

@@ -1,0 +1,40 @@
+"""Dropout on the device; the kernel is in dropout.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels import Dropout
+from capgpu.kernels.cuda.constants import PACK_BYTES, THREADS
+from capgpu.kernels.cuda.module import kernel
+from capgpu.random import mask_rule
+
+__all__ = ["apply_dropout"]
+
+
+def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
+    """Multiply an array by its dropout mask, ``out = array * mask``; one launch.
+
+    Parameters
+    ----------
+    array : array
+        C-contiguous, below 2**32 elements.
+    dropout : Dropout
+        Key and rate. The mask is `capgpu.random.dropout_mask` of `array`'s shape and dtype; it is not stored.
+    out : array
+        Shaped like `array`, C-contiguous; written. It may be `array` itself.
+
+    Raises
+    ------
+    OverflowError
+        For an array of 2**32 elements or more: positions have 32 bits.
+    """
+    dtype = array.dtype
+    rule = mask_rule(dropout.key, dropout.rate, array.size)
+    # rounded to the storage type first, as the mask's elements are
+    factor = (np.float64 if dtype.char == "d" else np.float32)(dtype.type(rule.factor))
+    words = (np.uint32(word) for word in (array.size, rule.first, rule.second, rule.threshold))
+    per_block = THREADS * (PACK_BYTES // dtype.itemsize)
+    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor))

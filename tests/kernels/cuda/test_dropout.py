@@ -1,0 +1,90 @@
+"""Dropout on the device: the mask that every other backend draws, bit by bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from capgpu.kernels import Dropout
+from capgpu.kernels.cuda import module
+from capgpu.kernels.cuda.dropout import apply_dropout
+from capgpu.random import dropout_mask, mask_rule
+
+DTYPES = ("float16", "float32", "float64")
+#: One element, around a pack, around a warp of packs, around blocks of threads with packs of 2, 4 and 8.
+SIZES = (1, 3, 4, 5, 31, 127, 128, 129, 511, 512, 1023, 1025, 2049, 4100)
+
+
+def draw(size, dtype):
+    values = np.random.default_rng(size).standard_normal(size).astype(dtype)
+    values[::7] *= 0
+    return values
+
+
+def bits(array):
+    return array.view(f"u{array.itemsize}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_are_the_products_with_the_mask_of_the_host_bit_by_bit(device, dtype, size):
+    values = draw(size, dtype)
+    for key, rate in ((0, 0.3), (2**64 - 1, 0.5), (-7, 0.999)):
+        out = device.empty(size, dtype)
+        apply_dropout(device.asarray(values), Dropout(key, rate), out)
+        want = values * dropout_mask(key, rate, values.shape, values)
+        assert (bits(out.get()) == bits(want)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_array(device, dtype):
+    values = draw(33 * 21, dtype).reshape(33, 21)
+    there = device.asarray(values)
+    with module.counting() as launches:
+        apply_dropout(there, Dropout(5, 0.4), there)
+    want = values * dropout_mask(5, 0.4, (33, 21), values)
+    assert (bits(there.get()) == bits(want)).all()
+    assert launches == ["dropout"]
+
+
+@pytest.mark.parametrize(("odd_in", "odd_out"), [(1, 0), (0, 1), (1, 1)])
+def test_memory_that_begins_between_packs_is_taken_element_by_element(device, odd_in, odd_out):
+    values = draw(1030, "float32")
+    there = device.asarray(np.append(np.zeros(odd_in, np.float32), values))[odd_in:]
+    out = device.empty(1030 + odd_out, np.float32)[odd_out:]
+    apply_dropout(there, Dropout(5, 0.4), out)
+    assert (bits(out.get()) == bits(values * dropout_mask(5, 0.4, (1030,), values))).all()
+
+
+def test_what_is_not_finite_stays_so_where_it_is_dropped(device):
+    values = np.full(64, np.nan, np.float32)
+    out = device.empty(64, np.float32)
+    apply_dropout(device.asarray(values), Dropout(5, 0.9), out)
+    assert np.isnan(out.get()).all()
+
+
+def test_bfloat16_has_the_same_mask(device):
+    values = np.full(300, 0x3F80, np.uint16)  # 1.0
+    out = device.empty(300, np.uint16)
+    rule = mask_rule(5, 0.5, 300)
+    words = (np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold))
+    module.kernel("dropout", "bfloat16")(1, 256, (device.asarray(values), out, *words, np.float32(rule.factor)))
+    want = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
+    assert ((out.get().astype(np.uint32) << 16).view(np.float32) == want).all()
+
+
+def test_an_array_without_elements_launches_nothing(device):
+    with module.counting() as launches:
+        apply_dropout(device.empty((0, 5)), Dropout(5, 0.4), device.empty((0, 5)))
+    assert launches == []
+
+
+def test_positions_beyond_32_bits_are_refused(device):
+    huge = device.empty(1, np.float32)
+
+    class Huge:
+        dtype, size = huge.dtype, 2**32
+
+    with module.counting() as launches, pytest.raises(OverflowError):
+        apply_dropout(Huge(), Dropout(5, 0.4), Huge())
+    assert launches == []
