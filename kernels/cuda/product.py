@@ -12,14 +12,14 @@ __all__ = ["matmul", "product"]
 
 
 def product(a: Any, b: Any, out: Any = None) -> Any:
-    """Multiply two matrices; transposes are handed in as views, which costs no copy.
+    """Multiply two matrices; transposes are given as views, which costs no copy.
 
     Parameters
     ----------
     a, b : array, shape (m, k) and (k, n)
         The factors.
     out : array, shape (m, n), optional
-        Gets the result.
+        Written; C-contiguous, or the transposed view of such an array.
 
     Returns
     -------
@@ -27,6 +27,9 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
         The result.
     """
     record("matmul")
+    if out is not None and not out.flags.c_contiguous:
+        # CuPy writes C-contiguous results alone: compute the transpose
+        return import_module("cupy").dot(b.T, a.T, out.T).T
     return import_module("cupy").dot(a, b, out)
 
 

@@ -4,8 +4,12 @@
 //     m = max x,  s = sum exp(x - m)
 //     loss        = log s + m - x[y]
 //     gradient[j] = k (exp(x[j] - m) / s - [j == y])
+// With label smoothing e, the true distribution is (1 - e) on y plus e / V on every class:
+//     loss        = log s - (1 - e) (x[y] - m) - e / V sum (x - m)
+//     gradient[j] = k (exp(x[j] - m) / s - (1 - e) [j == y] - e / V)
 // Two passes over the row. The first carries m and s along together ("online": when a larger m turns up, s is scaled
-// by exp(old m - new m)); the second writes the gradient over the scores.
+// by exp(old m - new m)); the second writes the gradient over the scores
+// and sums what the loss subtracts from log s. That sum is of x - m, not of x: scores far from 0 would cancel.
 //
 // Memory: scores [M, V], row-major without gaps, read twice and written once. Rows are read 16 bytes at a time where
 // every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in whole lines just as well and
@@ -100,15 +104,18 @@ __device__ __forceinline__ Online first_pass(
     return seen;
 }
 
-// Second pass: each score is read and overwritten by the same thread. The one that meets the true class knows the loss.
-__device__ __forceinline__ void second_pass(
-    real* row, const real* bias, int target, acc* loss, acc scale, int V, bool packed, int thread, int threads,
+// Second pass: each score is read and overwritten by the same thread. Returns this thread's part of the sum over the
+// classes of (true distribution) (x - m), which the loss subtracts from log s.
+__device__ __forceinline__ acc second_pass(
+    real* row, const real* bias, int target, acc scale, acc smoothing, int V, bool packed, int thread, int threads,
     const Online& seen) {
-    const acc share = acc(1) / seen.sum;
+    const acc share = acc(1) / seen.sum, confidence = acc(1) - smoothing, even = smoothing / acc(V);
+    acc true_score = acc(0), all_scores = acc(0);
     auto gradient = [&](acc score, int j) {
         const acc shifted = score - seen.top;
-        if (j == target) *loss = logarithm(seen.sum) - shifted;
-        return to_real(scale * (exponential(shifted) * share - (j == target ? acc(1) : acc(0))));
+        all_scores += shifted;
+        if (j == target) true_score = shifted;
+        return to_real(scale * (exponential(shifted) * share - (j == target ? confidence + even : even)));
     };
     if (packed) {
         for (int j = thread * PACK; j < V; j += threads * PACK) {
@@ -122,7 +129,12 @@ __device__ __forceinline__ void second_pass(
 #pragma unroll 1  // as above
         for (int j = thread; j < V; j += threads) row[j] = gradient(with_bias(row[j], bias, j), j);
     }
-    if (target >= V && thread == 0) *loss = logarithm(acc(-1));
+    // without smoothing, a score of -infinity is no part of the loss: 0 times it would be NaN
+    return confidence * true_score + (smoothing > acc(0) ? even * all_scores : acc(0));
+}
+
+__device__ __forceinline__ acc row_loss(const Online& seen, acc subtracted, int target, int V) {
+    return logarithm(target < V ? seen.sum : acc(-1)) - subtracted;
 }
 
 __device__ __forceinline__ void leave_out(real* row, acc* loss, int V, bool packed, int thread, int threads) {
@@ -142,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     const real* bias,    // [V] or null
     const int* targets,  // [M]
     acc* losses,         // [M]
-    int M, int V, acc scale) {
+    int M, int V, acc scale, acc smoothing) {
     const int m = blockIdx.x * WARP_ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (m >= M) return;
     real* row = scores + (long long)m * V;
@@ -154,13 +166,16 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     }
     Online seen = first_pass(row, bias, V, packed, lane, WARP);
     merge_lanes(seen);
-    second_pass(row, bias, target, losses + m, scale, V, packed, lane, WARP, seen);
+    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, lane, WARP, seen);
+    const acc loss = row_loss(seen, warp_sum(part), target, V);
+    if (lane == 0) losses[m] = loss;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
-    real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale) {
+    real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
     __shared__ acc tops[WARP];
     __shared__ acc sums[WARP];
+    __shared__ acc parts[WARP];
     const int m = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     real* row = scores + (long long)m * V;
     const bool packed = can_pack(scores, bias, V);
@@ -179,7 +194,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     seen.top = lane < warps ? tops[lane] : lowest(acc(0));
     seen.sum = lane < warps ? sums[lane] : acc(0);
     merge_lanes(seen);
-    second_pass(row, bias, target, losses + m, scale, V, packed, threadIdx.x, blockDim.x, seen);
+    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, threadIdx.x, blockDim.x, seen);
+    const acc loss = row_loss(seen, block_sum(part, parts), target, V);
+    if (threadIdx.x == 0) losses[m] = loss;
 }
 
 // The rows' losses, times the factor. Each thread adds every 256th; doubles, since there may be many rows.

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels import Dropout
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.constants import THREADS, WARP, WARP_ROWS
+from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.kernels.cuda.embedding import sum_columns
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
@@ -18,6 +20,7 @@ __all__ = [
     "cross_entropy_rows",
     "linear_cross_entropy",
     "linear_cross_entropy_into",
+    "smoothed_cross_entropy",
     "softmax_cross_entropy",
     "sum_losses",
 ]
@@ -28,7 +31,7 @@ WARP_SCORES = 512
 SCORE_BYTES = 256 * 2**20
 
 
-def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float) -> None:
+def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0) -> None:
     """Turn scores into their gradient, and write each row's loss; one launch.
 
     Parameters
@@ -43,10 +46,13 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
         Gets the losses, without `scale`; float64 for float64, else float32.
     scale : float
         Factor of the gradient.
+    smoothing : float
+        Part of the true classes' probability that is spread evenly over all classes, in ``[0, 1)``.
     """
     count, size = scores.shape
-    factor = np.float64(scale) if scores.dtype.char == "d" else np.float32(scale)
-    args = (scores, NULL if bias is None else bias, targets, losses, np.int32(count), np.int32(size), factor)
+    real = np.float64 if scores.dtype.char == "d" else np.float32
+    numbers = np.int32(count), np.int32(size), real(scale), real(smoothing)
+    args = (scores, NULL if bias is None else bias, targets, losses, *numbers)
     if size <= WARP_SCORES:
         kernel("softmax_warps", scores.dtype)(-(-count // WARP_ROWS), WARP * WARP_ROWS, args)
     else:
@@ -84,12 +90,12 @@ def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any,
 
 
 def linear_cross_entropy(
-    hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True
+    hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True, smoothing: float = 0.0
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients; see `capgpu.kernels.reference.softmax.linear_cross_entropy`.
 
     At most `SCORE_BYTES` of scores are kept at once: more rows are taken in blocks, whose gradients of the weights
-    are added in order.
+    are added in order. For `smoothing` see `smoothed_cross_entropy`.
     """
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     dtype = hidden.dtype
@@ -99,11 +105,18 @@ def linear_cross_entropy(
         dhidden = empty(hidden.shape, dtype, "the gradient of the hidden states")
         dW, db = empty(W.shape, dtype, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
     space = workspace()
-    hidden, targets = contiguous(hidden), indices(targets)
-    left = linear_cross_entropy_into(space, hidden, W, contiguous(b), targets, scale, loss, dhidden, dW, db)
+    hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
+    left = linear_cross_entropy_into(space, hidden, W, b, targets, scale, loss, dhidden, dW, db, smoothing=smoothing)
     if left:
         sum_columns(space, left)
     return loss, dhidden, dW, db
+
+
+def smoothed_cross_entropy(
+    hidden: Any, W: Any, b: Any, targets: Any, scale: float, smoothing: float
+) -> tuple[Any, Any, Any, Any]:
+    """Compute loss and gradients; see `capgpu.kernels.reference.softmax.smoothed_cross_entropy`."""
+    return linear_cross_entropy(hidden, W, b, targets, scale, True, smoothing)
 
 
 def linear_cross_entropy_into(
@@ -118,21 +131,29 @@ def linear_cross_entropy_into(
     dW: Any,
     db: Any,
     room: int = 0,
+    *,
+    smoothing: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> list[tuple[Any, Any]]:
-    """Compute loss and gradients into given arrays without gaps.
+    """Compute loss and gradients into given arrays.
 
     Parameters
     ----------
     space : Workspace
         Where scores and rows' losses go.
     hidden, W, b, targets, scale
-        As for `linear_cross_entropy`; targets of int32.
+        As for `linear_cross_entropy`; hidden and b C-contiguous, targets of int32. W may be a transposed view.
     loss : array, shape ()
         Gets the loss.
     dhidden, dW, db : array or None
-        Get the gradients; all None where none are wanted.
+        Get the gradients; all None where none are wanted. C-contiguous; dW may be a transposed view.
     room : int
         Rows to make room for, where later calls may have more.
+    smoothing : float
+        As for `smoothed_cross_entropy`.
+    dropout : Dropout, optional
+        Applied to `hidden` before the projection, and to `dhidden`; `hidden` itself is not written. One launch more
+        for each of the two.
 
     Returns
     -------
@@ -140,20 +161,24 @@ def linear_cross_entropy_into(
         Sums of columns that are left to the caller, who may have others to make in the same launch: that of `db`,
         where one block of rows was enough.
     """
-    (count, _), size = hidden.shape, W.shape[1]
+    (count, width), size = hidden.shape, W.shape[1]
     most = max(SCORE_BYTES // (size * hidden.dtype.itemsize), 1)
     losses = _row_losses(space, count, hidden.dtype, room)
     part_W = part_b = None
     if count > most and dW is not None:
         part_W = space.take("a block's gradient of W", W.shape, W.dtype)
         part_b = space.take("a block's gradient of b", b.shape, b.dtype)
+    if dropout is not None:
+        kept = space.take("hidden states after dropout", hidden.shape, hidden.dtype, room * width)
+        apply_dropout(hidden, dropout, kept)
+        hidden = kept
     for start in range(0, max(count, 1), most):
         rows = slice(start, min(start + most, count))
         first = start == 0
         taken = hidden[rows]
         scores = space.take("scores", (taken.shape[0], size), W.dtype, min(max(room, count), most) * size)
         product(taken, W, scores)
-        cross_entropy_rows(scores, b, targets[rows], losses[rows], scale)
+        cross_entropy_rows(scores, b, targets[rows], losses[rows], scale, smoothing)
         if dW is None:
             continue
         product(scores, W.T, dhidden[rows])
@@ -165,5 +190,7 @@ def linear_cross_entropy_into(
                 dW += part_W
                 record("add")
                 db += part_b
+    if dropout is not None and dhidden is not None:
+        apply_dropout(dhidden, dropout, dhidden)
     sum_losses(losses, loss, scale)
     return [(scores, db)] if dW is not None and count <= most else []

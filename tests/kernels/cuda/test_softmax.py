@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import KERNELS, module, softmax
+from capgpu.random import dropout_mask
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import cross_entropy
 
@@ -45,7 +47,7 @@ def test_bfloat16_is_served_with_float32_sums(device, size):
     scores, targets = draw(7, size, "float32")
     there, losses = device.asarray(rounded(scores)), device.empty(7, np.float32)
     name, grid, block = ("softmax_warps", 2, 128) if size <= EDGE else ("softmax_blocks", 7, 256)
-    args = (device.asarray(targets.astype(np.int32)), losses, np.int32(7), np.int32(size), np.float32(1))
+    args = (device.asarray(targets.astype(np.int32)), losses, np.int32(7), np.int32(size), np.float32(1), np.float32(0))
     module.kernel(name, "bfloat16")(grid, block, (there, np.uint64(0), *args))
     want_loss, want = cross_entropy(widened(rounded(scores)), targets, 1.0)
     assert distance(losses.get().sum(), want_loss) < 1e-5
@@ -61,6 +63,51 @@ def test_the_bias_is_added_on_the_way(device, size):
     want_loss, want = cross_entropy(scores + bias, targets, 2.0)
     assert distance(2 * losses.get().sum(), want_loss) < 1e-12
     assert distance(there.get(), want) < 1e-12
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+@pytest.mark.parametrize("size", [1, 7, 32, 129, EDGE + 1, 1004])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_smoothed_labels_mix_the_losses_of_all_classes(device, dtype, size, smoothing):
+    scores, targets = draw(9, size, dtype)
+    there, losses = device.asarray(scores), device.empty(9, np.float64 if dtype == "float64" else np.float32)
+    softmax.cross_entropy_rows(there, None, device.asarray(targets.astype(np.int32)), losses, 0.5, smoothing)
+    exact = scores.astype(np.float64)
+    want_loss, want = cross_entropy(exact, targets, 0.5)
+    shifted = exact - exact.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    counted = (targets >= 0)[:, None]
+    even_loss = -0.5 * np.where(counted, log_probs, 0).mean(axis=1).sum()
+    even = 0.5 * np.where(counted, np.exp(log_probs) - 1 / size, 0)
+    tolerance = TOLERANCE[dtype]
+    assert (
+        distance(0.5 * losses.get().sum(), (1 - smoothing) * want_loss + smoothing * even_loss) < tolerance["forward"]
+    )
+    assert distance(there.get(), (1 - smoothing) * want + smoothing * even) < tolerance["gradient"]
+
+
+@pytest.mark.parametrize("size", [33, 1004])
+def test_smoothing_keeps_its_digits_where_scores_are_far_from_zero(device, size):
+    scores, targets = draw(9, size, "float32")
+    targets[:] = 3
+    scores = np.round(scores * 64) / 64  # exact beside the offset, too
+    losses = []
+    for offset in (0, 2**16):
+        there, found = device.asarray(scores + np.float32(offset)), device.empty(9, np.float32)
+        softmax.cross_entropy_rows(there, None, device.asarray(targets.astype(np.int32)), found, 1.0, 0.2)
+        losses.append(found.get())
+    assert distance(losses[1], losses[0]) < 1e-6
+
+
+@pytest.mark.parametrize("size", [33, 1004])
+def test_impossible_classes_have_an_infinite_loss_with_smoothing_alone(device, size):
+    scores, targets = draw(2, size, "float32")
+    scores[:, 5], targets[:] = -np.inf, 2
+    losses = device.empty(2, np.float32)
+    for smoothing, finite in ((0.0, True), (0.1, False)):
+        args = device.asarray(scores), None, device.asarray(targets.astype(np.int32)), losses, 1.0, smoothing
+        softmax.cross_entropy_rows(*args)
+        assert (np.isfinite(losses.get()) if finite else losses.get() == np.inf).all()
 
 
 @pytest.mark.parametrize("shifted", ["scores", "bias"])
@@ -124,6 +171,43 @@ def test_nothing_wrong_passes_unnoticed(device, size, bad):
         scores[3, 17] = float(bad)
     loss, _ = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 1.0)
     assert not np.isfinite(float(loss))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("rows", [0, 1, 6, 7, 13])
+def test_dropout_is_a_mask_on_the_hidden_states_and_on_their_gradient(device, monkeypatch, rows, smoothing):
+    random = np.random.default_rng(3)
+    hidden, W, b = (random.standard_normal(shape) for shape in ((rows, 5), (5, 40), (40,)))
+    there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, rows).astype(np.int32))]
+    dropout = Dropout(11, 0.4)
+    mask = dropout_mask(dropout.key, dropout.rate, hidden.shape, there[0])
+    want = KERNELS.smoothed_cross_entropy(there[0] * mask, *there[1:], 0.25, smoothing)
+    monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
+    out = [device.empty(shape) for shape in ((), (rows, 5), (5, 40), (40,))]
+    left = softmax.linear_cross_entropy_into(
+        softmax.workspace(), *there, 0.25, *out, smoothing=smoothing, dropout=dropout
+    )
+    if left:
+        softmax.sum_columns(softmax.workspace(), left)
+    for got, exact in zip(out, (want[0], want[1] * mask, *want[2:]), strict=True):
+        assert distance(got.get(), exact.get()) < 1e-13
+    assert (there[0].get() == hidden).all()
+
+
+def test_a_projection_and_its_gradient_may_be_transposed_views(device):
+    random = np.random.default_rng(3)
+    hidden, W, b = (random.standard_normal(shape) for shape in ((7, 5), (5, 40), (40,)))
+    there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, 7).astype(np.int32))]
+    want = KERNELS.linear_cross_entropy(*there, 0.25)
+    there[1] = device.asarray(np.ascontiguousarray(W.T)).T
+    out = [device.empty(()), device.empty((7, 5)), device.empty((40, 5)).T, device.empty(40)]
+    with module.counting() as launches:
+        softmax.sum_columns(
+            softmax.workspace(), softmax.linear_cross_entropy_into(softmax.workspace(), *there, 0.25, *out)
+        )
+    assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]
+    for got, exact in zip(out, want, strict=True):
+        assert distance(got.get(), exact.get()) < 1e-13
 
 
 @pytest.mark.parametrize("gradients", [True, False])
