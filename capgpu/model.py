@@ -11,7 +11,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 from capgpu.captions import PackedCaptions, check_captions
 from capgpu.checks import check_finite
-from capgpu.kernels import Kernels, kernels_for
+from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
 from capgpu.random import Generator, dropout_mask, fold_key
@@ -220,20 +220,18 @@ class CaptioningRNN:
         """
         p = self.params
         features, ids = self._checked(features, captions)
-        undisturbed = dropout_key is None or self.feature_dropout == self.output_dropout == 0
-        if undisturbed and self.label_smoothing == 0:
-            whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
-                features, ids, self._null, self._weights()
-            )
-            if whole is not None:
-                return whole[0], self._tied(whole[1])
+        options = self._options(dropout_key)
+        whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
+            features, ids, self._null, self._weights(), options
+        )
+        if whole is not None:
+            return whole
         plan = self._plan(features, ids)
-        f = self._forward(plan, features, dropout_key)
+        f = self._forward(plan, features, options.feature_dropout)
         xp, kernels, batch_sizes = f.xp, f.kernels, plan.packing.batch_sizes
         scored, output_mask = f.hidden, None
-        if dropout_key is not None and self.output_dropout > 0:
-            key = fold_key(dropout_key, 1)
-            output_mask = dropout_mask(key, self.output_dropout, tuple(f.hidden.shape), f.hidden)
+        if options.output_dropout is not None:
+            output_mask = _mask(options.output_dropout, f.hidden)
             scored = f.hidden * output_mask
         projection = self._weights()["W_vocab"], p["b_vocab"]
         targets, scale = self._index(plan.targets, xp), 1.0 / features.shape[0]
@@ -412,14 +410,21 @@ class CaptioningRNN:
         table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if reads >= p["W_embed"].shape[0] else None
         return DecodingState(h, c, table)
 
-    def _forward(self, plan: PackedCaptions, features: Array, dropout_key: int | None) -> _Forward:
+    def _options(self, dropout_key: int | None) -> LossOptions:
+        """Return what `loss` applies besides the model itself; each dropout has a key of its own."""
+        feature, output = (
+            Dropout(fold_key(dropout_key, number), rate) if dropout_key is not None and rate > 0 else None
+            for number, rate in enumerate((self.feature_dropout, self.output_dropout))
+        )
+        return LossOptions(feature, output, self.label_smoothing, self.tie_weights)
+
+    def _forward(self, plan: PackedCaptions, features: Array, dropout: Dropout | None) -> _Forward:
         """Run from features and words to hidden states, packed."""
         p = self.params
         xp = array_namespace(features)
         kernels = kernels_for(p["Wh"])
-        if dropout_key is not None and self.feature_dropout > 0:
-            mask = dropout_mask(fold_key(dropout_key, 0), self.feature_dropout, tuple(features.shape), features)
-            features = features * mask
+        if dropout is not None:
+            features = features * _mask(dropout, features)
         packing = plan.packing
         features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
         h0 = kernels.matmul(features, p["W_proj"], p["b_proj"])
@@ -527,6 +532,10 @@ class CaptioningRNN:
         if index is None or index >= self._shapes["W_embed"][0]:
             raise ValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
         return index
+
+
+def _mask(dropout: Dropout, array: Array) -> Array:
+    return dropout_mask(dropout.key, dropout.rate, tuple(array.shape), array)
 
 
 def to_dtype_name(dtype: Any) -> str:

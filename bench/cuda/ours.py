@@ -14,6 +14,7 @@ __all__ = ["step"]
 # operations on one unit of one row, a special function being one: see kernels/reference/recurrence.py
 _LSTM_FORWARD, _LSTM_BACKWARD, _RNN_FORWARD, _RNN_BACKWARD = 24, 27, 4, 4
 _ADAM = 12
+_DROPOUT = 14  # two rounds of the hash, the comparison, the product
 
 
 def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
@@ -56,7 +57,12 @@ def _column_sums(matrices: list[tuple[int, int]]) -> list[Part]:
     return parts
 
 
-def step(e: Extents, persistent: bool = True, update: bool = True) -> list[Part]:
+def _dropout(name: str, elements: int, dropout: bool) -> list[Part]:
+    moved = float(FLOAT * 2 * elements)
+    return [Part(name, float(_DROPOUT * elements), moved, kernel="dropout")] if dropout else []
+
+
+def step(e: Extents, persistent: bool = True, update: bool = True, dropout: bool = False) -> list[Part]:
     """Return the parts of one step: loss, gradients, Adam.
 
     Parameters
@@ -67,6 +73,8 @@ def step(e: Extents, persistent: bool = True, update: bool = True) -> list[Part]
         Whether the recurrences hold ``Wh`` on the chip; False launches one kernel a step instead.
     update : bool
         Whether Adam is one of the parts.
+    dropout : bool
+        Whether there is dropout on the features and on the hidden states before the vocabulary.
     """
     forward, backward = _recurrences(e, persistent)
     layout = FLOAT * (2 * e.N + 4 * e.M + 2 * e.U)
@@ -74,21 +82,25 @@ def step(e: Extents, persistent: bool = True, update: bool = True) -> list[Part]
     scores = float(e.M * e.V)
     return [
         Part("layout of the captions", 0.0, float(layout), kernel="copy"),
+        *_dropout("dropout of features", e.N * e.D, dropout),
         product("h0 = features @ W_proj", e.N, e.D, e.H),
         Part("gather word vectors", 0.0, FLOAT * 2.0 * e.U * e.W, kernel="gather_rows"),
         product("words @ Wx", e.U, e.W, e.G),
         forward,
+        *_dropout("dropout of hidden", e.M * e.H, dropout),
         product("scores = hidden @ W_vocab", e.M, e.H, e.V),
         Part("softmax, gradient in place", 7.0 * scores, FLOAT * (2.0 * scores + e.V), kernel="softmax_blocks"),
         product("gradient of hidden", e.M, e.V, e.H),
         product("gradient of W_vocab", e.H, e.M, e.V),
+        *_dropout("dropout of the gradient of hidden", e.M * e.H, dropout),
         Part("loss", float(e.M), FLOAT * float(e.M), kernel="sum_losses"),
         backward,
         product("gradient of Wh", e.H, e.M, e.G),
         Part("gradient by distinct word", e.M * e.G, float(FLOAT * (e.M + e.U) * e.G), kernel="segment_sums"),
         product("gradient of Wx", e.W, e.U, e.G),
         product("gradient of word vectors", e.U, e.G, e.W),
-        Part("gradient of W_embed", 0.0, float(FLOAT * (e.U + e.V) * e.W), kernel="segment_sums"),
+        Part("zeros for the gradient of W_embed", 0.0, float(FLOAT * e.V * e.W), kernel="memset"),
+        Part("gradient of W_embed", 0.0, FLOAT * 2.0 * e.U * e.W, kernel="scatter_rows"),
         product("gradient of W_proj", e.D, e.N, e.H),
         *_column_sums([(e.M, e.V), (e.U, e.G), (e.N, e.H)]),
         *([adam] if update else []),

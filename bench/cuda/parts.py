@@ -89,7 +89,7 @@ class Part:
     launches, barriers : int
         Kernels, and barriers over a whole grid inside them.
     kernel : str
-        What is launched, where that has a name of ours: a kernel, ``matmul`` or ``copy``.
+        What is launched, where that has a name of ours: a kernel, ``matmul``, ``copy`` or ``memset``.
     """
 
     name: str

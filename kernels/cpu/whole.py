@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels import LossOptions
 from capgpu.kernels.cpu import lstm, rnn
 from capgpu.kernels.cpu.captions import _pack as pack
 from capgpu.kernels.cpu.compile import compiled
@@ -160,13 +161,25 @@ def _whole(
     )
 
 
-def caption_gradients(features: Any, captions: Any, null: int, params: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Compute a small batch's loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`."""
+def caption_gradients(
+    features: Any, captions: Any, null: int, params: dict[str, Any], options: LossOptions
+) -> tuple[Any, Any] | None:
+    """Compute a small batch's loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`.
+
+    None for dropout and for label smoothing.
+    """
+    if options.feature_dropout or options.output_dropout or options.smoothing:
+        return None
     Wh, W_vocab = params["Wh"], params["W_vocab"]
     work = captions.size * Wh.shape[0] * (Wh.shape[1] + W_vocab.shape[1])
     if work > SMALL or features.shape[1] * Wh.shape[0] * features.shape[0] > SMALL:
         return None
     arrays = [np.ascontiguousarray(array) for array in params.values()]
     ids = np.ascontiguousarray(captions, dtype=np.int64)
-    sound, loss, *grads = _whole(np.ascontiguousarray(features), ids, null, *arrays)
-    return (Wh.dtype.type(loss), dict(zip(params, grads, strict=True))) if sound else None
+    sound, loss, *found = _whole(np.ascontiguousarray(features), ids, null, *arrays)
+    if not sound:
+        return None
+    grads = dict(zip(params, found, strict=True))
+    if options.tied:
+        grads["W_embed"] += grads.pop("W_vocab").T
+    return Wh.dtype.type(loss), grads

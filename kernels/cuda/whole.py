@@ -1,19 +1,24 @@
 """A captioner's loss and all its gradients: the whole pass as one sequence of launches, none of which is waited for.
 
+    features, with dropout                  dropout      (where the options ask for it)
     h0 = features W_proj                    product      (the recurrence adds b_proj, and takes captions in order)
     embedded = W_embed[words]               gather_rows  (distinct words: a word that comes often is projected once)
     table = embedded Wx                     product      (the recurrence adds b)
     hidden, previous, cell, gates           recurrence   over table[word_of_row]
+    hidden, with dropout                    dropout      (where the options ask for it)
     scores = hidden W_vocab                 product
-    dscores, losses, loss                   softmax, sum_losses      (adds b_vocab)
+    dscores, losses, loss                   softmax, sum_losses      (adds b_vocab; smooths labels)
     dhidden, dW_vocab                       2 products
+    dhidden, with the same dropout          dropout
     dgates, dh0                             recurrence, backward
     dWh = previous^T dgates                 product
     dtable                                  segment_sums over the rows of each word
     dWx, dembedded                          2 products
-    dW_embed                                segment_sums, zeros for words that did not occur
+    dW_embed                                memset, scatter_rows
     dW_proj = features^T dh0                product
     db_vocab, db, db_proj                   column_sums, twice
+
+With tied weights, the product for dW_vocab writes its transpose into dW_embed, and scatter_rows adds to that.
 
 One copy to the device comes before: the layout of the captions. Intermediate arrays live in the workspace, with room
 for the batch's every row, so that a step allocates only what it returns, and CuPy's pool has that from the step before.
@@ -23,8 +28,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from capgpu.kernels import LossOptions
 from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
-from capgpu.kernels.cuda.embedding import gather_rows, segment_sums, sum_columns
+from capgpu.kernels.cuda.dropout import apply_dropout
+from capgpu.kernels.cuda.embedding import gather_rows, scatter_rows, segment_sums, sum_columns
 from capgpu.kernels.cuda.plan import plan_captions
 from capgpu.kernels.cuda.product import product
 from capgpu.kernels.cuda.recurrence import (
@@ -40,7 +47,7 @@ __all__ = ["caption_gradients"]
 
 
 def caption_gradients(
-    features: Any, captions: Any, null: int, params: dict[str, Any]
+    features: Any, captions: Any, null: int, params: dict[str, Any], options: LossOptions
 ) -> tuple[Any, dict[str, Any]] | None:
     """Compute loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`.
 
@@ -52,14 +59,18 @@ def caption_gradients(
     if plan is None or plan.rows == 0:
         return None
     features = contiguous(features)
-    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in params.values())
+    # tied, W_vocab stays the view that it is: the products take transposes without a copy
+    own = {name: array for name, array in params.items() if not (options.tied and name == "W_vocab")}
+    W_embed, W_proj, b_proj, Wx, Wh, b, *rest = (contiguous(array) for array in own.values())
+    W_vocab, b_vocab = (W_embed.T, *rest) if options.tied else rest
     dtype, (size, gates) = Wh.dtype, Wh.shape
     count, room = features.shape[0], captions.shape[0] * (captions.shape[1] - 1)
     room_words = min(room, W_embed.shape[0])
     space = workspace()
     # all memory that is returned first: without it, nothing is launched
     loss = space.scalar(dtype)
-    grads = {name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in params.items()}
+    grads = {name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in own.items()}
+    dW_vocab = grads["W_embed"].T if options.tied else grads["W_vocab"]
 
     def scratch(name: str, rows: int, width: int, most: int) -> Any:
         return space.take(name, (rows, width), dtype, most * width)
@@ -67,6 +78,10 @@ def caption_gradients(
     h0 = scratch("h0", count, size, count)
     embedded = scratch("embedded", plan.distinct, Wx.shape[0], room_words)
     table = scratch("table", plan.distinct, gates, room_words)
+    if options.feature_dropout is not None:
+        kept = scratch("features after dropout", count, features.shape[1], count)
+        apply_dropout(features, options.feature_dropout, kept)
+        features = kept
     product(features, W_proj, h0)
     gather_rows(W_embed, plan.words, embedded)
     product(embedded, Wx, table)
@@ -90,9 +105,11 @@ def caption_gradients(
         1.0 / count,
         loss,
         dhidden,
-        grads["W_vocab"],
+        dW_vocab,
         grads["b_vocab"],
         room,
+        smoothing=options.smoothing,
+        dropout=options.output_dropout,
     )
 
     dgates = scratch("dgates", plan.rows, gates, room)
@@ -108,7 +125,7 @@ def caption_gradients(
     segment_sums(dgates, plan.word_of_row, plan.by_word, plan.starts, dtable)
     product(embedded.T, dtable, grads["Wx"])
     product(dtable, Wx.T, dembedded)
-    segment_sums(dembedded, plan.words, None, None, grads["W_embed"])
+    scatter_rows(dembedded, plan.words, grads["W_embed"], add=options.tied)
     product(features.T, dh0, grads["W_proj"])
     sum_columns(space, [*left, (dtable, grads["b"]), (dh0, grads["b_proj"])], room)
     return loss, grads

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
+from capgpu.kernels import LossOptions
 
 __all__ = ["caption_gradients", "greedy_captions"]
 
 
 def caption_gradients(
-    features: Array, captions: Any, null: int, params: dict[str, Array]
+    features: Array, captions: Any, null: int, params: dict[str, Array], options: LossOptions
 ) -> tuple[Array, dict[str, Array]] | None:
     """Compute a captioner's loss and gradients at once, where that pays.
 
@@ -24,19 +25,22 @@ def caption_gradients(
         Id of the word that is not counted as a target.
     params : dict of str to array
         The parameters of `capgpu.model.CaptioningRNN`, in their order: W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab,
-        b_vocab.
+        b_vocab. With tied weights, W_vocab is a transposed view of W_embed.
+    options : LossOptions
+        Dropout, label smoothing and tied weights.
 
     Returns
     -------
     loss : array, shape ()
         As `capgpu.model.CaptioningRNN.loss` defines it.
     grads : dict of str to array
-        Gradient of each parameter.
+        Gradient of each parameter; with tied weights without W_vocab.
 
     Notes
     -----
-    None stands for "compose it": always here; in a fused kernel where the batch is large, or not sound (an id out of
-    range, a feature that is not finite, no word at all), so that the composition finds and names what is wrong.
+    None stands for "compose it": always here; in a fused kernel for options that it does not have, and where the batch
+    is large, or not sound (an id out of range, a feature that is not finite, no word at all), so that the composition
+    finds and names what is wrong.
     """
     return None
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import capgpu
+from bench.cuda import ours
+from bench.cuda.parts import extents
+from bench.workloads import SIZES, make_workload
 from capgpu.checks import checked_data
 from capgpu.data import emoji
 from capgpu.kernels.cuda import module
@@ -14,7 +19,7 @@ from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
 from oracles.device_memory import little_memory
-from oracles.numbers import TOLERANCE, distance
+from oracles.numbers import TOLERANCE, distance, numeric_gradient
 from oracles.snapshots import frozen
 from standin import cupy_standin
 from standin.cupy_standin.state import STATE
@@ -23,17 +28,25 @@ from standin.cupy_standin.state import STATE
 LAUNCHES = [
     *("copy", "matmul", "gather_rows", "matmul", "lstm_forward"),
     *("matmul", "softmax_blocks", "matmul", "matmul", "sum_losses"),
-    *("lstm_backward", "matmul", "segment_sums", "matmul", "matmul", "segment_sums", "matmul"),
+    *("lstm_backward", "matmul", "segment_sums", "matmul", "matmul", "memset", "scatter_rows", "matmul"),
     *("column_sums", "column_sums", "adam"),
 ]
+#: The command's default options, and what may be asked for besides.
+DROPOUT = {"feature_dropout": 0.3, "output_dropout": 0.3}
+OPTIONS = {
+    "plain": {},
+    "dropout": DROPOUT,
+    "smoothing": {"label_smoothing": 0.1},
+    "both": {**DROPOUT, "label_smoothing": 0.1},
+}
 CAPTIONS = np.array(
     [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0]]
 )
 
 
-def captioner(V=9, D=7, W=5, H=6, cell="lstm", dtype="float64"):
+def captioner(V=9, D=7, W=5, H=6, cell="lstm", dtype="float64", **options):
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
-    return CaptioningRNN(words, D, W, H, cell, dtype, seed=3)
+    return CaptioningRNN(words, D, W, H, cell, dtype, seed=3, **options)
 
 
 def batch(V, N, T, D, dtype, seed=0):
@@ -50,41 +63,98 @@ def nothing_computed(request, real_device, monkeypatch):
         monkeypatch.setattr(type(request.getfixturevalue("emulator")), "_run", lambda *args: None)
 
 
+def expected(cell, options, tied=False):
+    """List the launches of a step with some options."""
+    launches = [name.replace("lstm", cell) for name in LAUNCHES]
+    if tied:
+        launches.remove("memset")
+    if "feature_dropout" in options:
+        launches.insert(1, "dropout")
+        launches.insert(launches.index(f"{cell}_forward") + 1, "dropout")
+        launches.insert(launches.index("sum_losses"), "dropout")
+    return launches
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_step_at_full_size_takes_no_more_than_24_launches(device, nothing_computed, cell, capsys):
-    # S1: 64 captions of 16 words, D 512, W 256, H 512, 1004 words
-    model = captioner(1004, 512, 256, 512, cell, "float32")
-    optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
-    host, captions = batch(1004, 64, 16, 512, "float32")
-    captions[:4] = 7  # without padding: all 16 steps are taken
-    features = device.asarray(host)
-    with module.counting() as launches, checked_data():
-        _, grads = model.loss(features, captions)
-        optimizer.step(model.params, grads)
-    with capsys.disabled():
-        print(f"\n{cell}, S1: {len(launches)} launches and copies: {' '.join(launches)}")
-    assert launches == [name.replace("lstm", cell) for name in LAUNCHES]
-    assert len(launches) <= 24
+@pytest.mark.parametrize("size", ["S1", "S3"])
+def test_a_step_at_full_size_takes_no_more_than_24_launches(
+    device, real_device, nothing_computed, size, cell, tied, capsys
+):
+    sizes = dataclasses.replace(SIZES[size], W=SIZES[size].H) if tied else SIZES[size]
+    work = make_workload(sizes, cell)
+    features = device.asarray(work.features)
+    for name, options in OPTIONS.items():
+        model = captioner(sizes.V, sizes.D, sizes.W, sizes.H, cell, "float32", tie_weights=tied, **options)
+        optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
+        cupy_standin.reset_counters()
+        with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+            _, grads = model.loss(features, work.captions, dropout_key=7)
+            optimizer.step(model.params, grads)
+        with capsys.disabled():
+            print(f"\n{cell}, {size}, {name}{', tied' * tied}: {len(launches)} launches and copies")
+        assert launches == expected(cell, options, tied)
+        if not tied:
+            parts = ours.step(extents(work), dropout="feature_dropout" in options)
+            assert launches == [part.kernel for part in parts for _ in range(part.launches)]
+        assert len(launches) <= 24
+        # a device counts no copies but those that launchers note
+        assert real_device or cupy_standin.counters().host_to_device_copies == 1
 
 
-def test_clipping_stays_within_the_bound_and_waits_for_nothing(device):
-    model = captioner()
-    optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
-    features = device.ones((5, 7))
-    with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
-        _, grads = model.loss(features, CAPTIONS)
-        optimizer.step(model.params, grads, clip_norm=1.0)
-    # the norm, and two elementwise operations of CuPy's that make it a factor
-    assert len(launches) + 2 <= 24
-
-
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(("W", "H", "V"), [(5, 5, 9), (8, 8, 12), (33, 33, 601)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_no_result_is_overwritten_by_the_next_step(device, cell):
-    model = captioner(cell=cell)
-    first = model.loss(device.ones((5, 7)), CAPTIONS)
+def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H, V, options, tied):
+    features, captions = batch(V, 7, 9, 11, dtype)
+    captions[3] = 0
+    results = {}
+    for name, kind in (("numpy", "float64"), ("cuda", dtype)):
+        with capgpu.use_backend(name):
+            model = captioner(V, 11, W, H, cell, kind, tie_weights=tied, **options)
+            params = {key: capgpu.to_numpy(value).astype(dtype) for key, value in model.params.items()}
+            model.params = {key: capgpu.asarray(value.astype(kind)) for key, value in params.items()}
+            with module.counting() as launches:
+                results[name] = model.loss(capgpu.asarray(features.astype(kind)), captions, dropout_key=3)
+        assert list(results[name][1]) == list(model.params)
+    # the whole pass, and not its composition
+    assert launches.count("copy") == 1
+    assert distance(results["cuda"][0].get(), results["numpy"][0]) < TOLERANCE[dtype]["forward"]
+    for key, gradient in results["cuda"][1].items():
+        assert gradient.flags.c_contiguous, key
+        assert distance(gradient.get(), results["numpy"][1][key]) < TOLERANCE[dtype]["gradient"], key
+
+
+@pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_gradients_are_derivatives_of_the_loss(device, cell, options):
+    model = captioner(W=3, H=3, cell=cell, **options)
+    features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
+    model.params["W_embed"] = 50 * model.params["W_embed"]  # other gradients are proportional to it
+    _, grads = model.loss(features, CAPTIONS, dropout_key=3)
+    for name, there in model.params.items():
+
+        def loss(moved, name=name):
+            model.params[name] = device.asarray(moved)
+            return float(model.loss(features, CAPTIONS, dropout_key=3)[0])
+
+        want = numeric_gradient(loss, there.get())
+        model.params[name] = there
+        assert distance(grads[name].get(), want) < 1e-6, name
+
+
+@pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_no_result_is_overwritten_by_the_next_step_and_no_argument_by_any(device, cell, options):
+    model, features = captioner(W=6, cell=cell, **options), device.ones((5, 7))
+    given = frozen((model.params, features))
+    first = model.loss(features, CAPTIONS, dropout_key=1)
     kept = frozen(first)
-    model.loss(device.zeros((5, 7)), CAPTIONS[::-1])
+    model.loss(device.zeros((5, 7)), CAPTIONS[::-1], dropout_key=2)
     assert frozen(first) == kept
+    assert frozen((model.params, features)) == given
 
 
 def test_the_layout_of_the_captions_is_copied_once(standin, device):
