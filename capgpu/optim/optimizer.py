@@ -42,14 +42,9 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     check_positive("max_norm", max_norm)
     if not grads:
         raise ValueError("grads is empty; there is nothing to clip.")
-    norm = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()))
-    scale = clip_factor(norm, max_norm, array_namespace(*grads.values()))
+    array_namespace(*grads.values())
+    norm, scale = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()), max_norm)
     return {name: gradient * scale for name, gradient in grads.items()}, norm
-
-
-def clip_factor(norm: Array, max_norm: float, xp: Any) -> Array:
-    """Return ``min(1, max_norm / norm)``, exactly 1 below the limit, without waiting for the norm."""
-    return max_norm / xp.maximum(norm, xp.full_like(norm, max_norm))
 
 
 class Optimizer:
@@ -139,12 +134,11 @@ class Optimizer:
             dws.append(dw)
             configs.append(config)
             rates.append(float(config["learning_rate"]) * learning_rate_scale)
-        xp = array_namespace(*ws, *dws)
+        array_namespace(*ws, *dws)
         norm, scale = None, 1.0
         if clip_norm is not None:
             check_positive("clip_norm", clip_norm)
-            norm = kernels_for(ws[0]).gradient_norm(dws)
-            scale = clip_factor(norm, clip_norm, xp)
+            norm, scale = kernels_for(ws[0]).gradient_norm(dws, clip_norm)
         updated, states = run_rule(self.rule, ws, dws, configs, rates, scale)
         for config, state in zip(configs, states, strict=True):
             config.update(state)

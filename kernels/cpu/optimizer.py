@@ -176,13 +176,15 @@ def _all_blocks(arrays: Any) -> int:
     return sum([-(-a.size // BLOCK) for a in arrays])
 
 
-def gradient_norm(grads: Any) -> Any:
-    """Return the joint Euclidean norm; see `capgpu.kernels.reference.gradient_norm`."""
+def gradient_norm(grads: Any, max_norm: float) -> tuple[Any, Any]:
+    """Compute the joint Euclidean norm and its factor; see `capgpu.kernels.reference.gradient_norm`."""
     flat = _flat(grads)
     total = sum(g.size for g in flat)
     sums = np.empty(_all_blocks(flat))
     TEAM.run(TEAM.size if total >= WORTH_SHARING else 1, SQUARES, flat, sums)
-    return flat[0].dtype.type(np.sqrt(sums.sum()))
+    real = flat[0].dtype.type
+    norm, limit = real(np.sqrt(sums.sum())), real(max_norm)
+    return norm, limit / np.maximum(norm, limit)
 
 
 def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any, scale: Any) -> tuple[Any, Any, Any]:

@@ -3,7 +3,7 @@
 // adam       m = beta1 m + (1 - beta1) k g;  v = beta2 v + (1 - beta2) (k g)^2;
 //            w' = decay w - step m / (sqrt(v) correction + epsilon)
 // momentum   u = momentum u - rate k g;  w' = w + u      (without u: w' = w - rate k g)
-// norm       sqrt(sum of all squares)
+// norm       sqrt(sum of all squares), and the factor min(1, limit / norm) of clipping
 // k is the factor of all gradients: a number of the host's times, optionally, one on the device (clipping without
 // waiting for the norm).
 //
@@ -126,10 +126,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sums(Tensors tensor
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) root_of_sum(const double* partial, int count, real* norm) {
+extern "C" __global__ void __launch_bounds__(THREADS) root_of_sum(
+    const double* partial, int count, real* norm, real* factor, acc limit) {
     __shared__ double sums[WARP];
     double sum = 0;
     for (int i = threadIdx.x; i < count; i += THREADS) sum += partial[i];
     sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) *norm = to_real(acc(sqrt(sum)));
+    if (threadIdx.x == 0) {
+        *norm = to_real(acc(sqrt(sum)));
+        const acc rounded = to_acc(*norm);
+        *factor = to_real(rounded <= limit ? acc(1) : limit / rounded);  // NaN where the norm is
+    }
 }

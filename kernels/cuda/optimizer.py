@@ -123,14 +123,14 @@ def momentum_update(
     return _update("momentum", params, grads, (kept, None), padded, scale), kept
 
 
-def gradient_norm(grads: list[Any]) -> Any:
-    """Return the joint norm of arrays; see `capgpu.kernels.reference.optimizer.gradient_norm`.
+def gradient_norm(grads: list[Any], max_norm: float) -> tuple[Any, Any]:
+    """Compute the joint norm and its factor; see `capgpu.kernels.reference.optimizer.gradient_norm`.
 
     Two launches for up to 16 arrays.
     """
     dtype = grads[0].dtype
     check_device(gradient=grads)
-    norm = empty((), dtype, "the norm of the gradients")
+    norm, factor = (empty((), dtype, f"the {what} of the gradients") for what in ("norm", "factor"))
     dense = [contiguous(gradient) for gradient in grads]
     chunks = sum(-(-gradient.size // CHUNK) for gradient in dense)
     partial = workspace().take("sums of squares", (chunks,), np.float64)
@@ -138,5 +138,6 @@ def gradient_norm(grads: list[Any]) -> Any:
     for count, blocks, told in _launches(dtype, (None, dense, None, None, None), np.zeros((len(dense), SETTINGS))):
         kernel("square_sums", dtype)(blocks, THREADS, (told, np.int32(count), partial[done : done + blocks]))
         done += blocks
-    kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm))
-    return norm
+    limit = (np.float64 if dtype.char == "d" else np.float32)(max_norm)
+    kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm, factor, limit))
+    return norm, factor

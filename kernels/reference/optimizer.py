@@ -9,24 +9,30 @@ from capgpu.backend import Array, array_namespace
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
 
-def gradient_norm(grads: list[Array]) -> Array:
-    """Return the joint Euclidean norm of arrays.
+def gradient_norm(grads: list[Array], max_norm: float) -> tuple[Array, Array]:
+    """Compute the joint Euclidean norm of arrays, and the factor that limits it.
 
     Parameters
     ----------
     grads : list of array
         Arrays of any shapes, at least one.
+    max_norm : float
+        The largest norm allowed, positive and finite.
 
     Returns
     -------
-    array, shape ()
+    norm : array, shape ()
         ``sqrt(sum of all squares)``, in their dtype.
+    factor : array, shape ()
+        ``min(1, max_norm / norm)``: exactly 1 up to the limit, NaN for a norm that is NaN.
     """
     xp = array_namespace(*grads)
     total: Array = 0.0
     for gradient in grads:
         total = total + xp.sum(gradient * gradient)
-    return xp.sqrt(total)
+    norm = xp.sqrt(total)
+    limit = xp.full_like(norm, max_norm)
+    return norm, limit / xp.maximum(norm, limit)
 
 
 def adam_update(

@@ -77,10 +77,21 @@ def test_descent_updates_all_parameters_as_one_by_one(backend, dtype, shapes, mo
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_norm_is_that_of_all_gradients_together(backend, dtype, shapes):
     gs = draw(shapes, dtype, 5)
-    norm = backend.kernels(dtype).gradient_norm([backend.asarray(a) for a in gs])
     wanted = np.linalg.norm(np.concatenate([a.astype(np.float64).ravel() for a in gs]))
-    assert backend.to_numpy(norm).dtype == dtype
-    assert distance(backend.to_numpy(norm), wanted) < TOLERANCE[dtype]["forward"]
+    for part in (0.5, 2.0):
+        there = [backend.asarray(a) for a in gs]
+        norm, factor = map(backend.to_numpy, backend.kernels(dtype).gradient_norm(there, part * float(wanted)))
+        assert norm.dtype == factor.dtype == dtype
+        assert distance(norm, wanted) < TOLERANCE[dtype]["forward"]
+        assert factor == 1 if part > 1 else distance(factor, part) < TOLERANCE[dtype]["forward"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_norm_that_is_not_finite_is_no_factor_of_one(backend, dtype):
+    for bad, wanted in ((np.nan, np.nan), (np.inf, 0.0)):
+        norm, factor = backend.kernels(dtype).gradient_norm([backend.asarray(np.array([1, bad, 2], dtype))], 1.0)
+        assert np.array_equal(backend.to_numpy(norm), bad, equal_nan=True)
+        assert np.array_equal(backend.to_numpy(factor), wanted, equal_nan=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (33, 1), (7, 33), (0, 3), (300, 1025)], ids=str)

@@ -63,6 +63,18 @@ def nothing_computed(request, real_device, monkeypatch):
         monkeypatch.setattr(type(request.getfixturevalue("emulator")), "_run", lambda *args: None)
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_clipping_takes_two_launches_more_and_waits_for_nothing(device, cell):
+    model = captioner(cell=cell)
+    optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
+    features = device.ones((5, 7))
+    with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+        _, grads = model.loss(features, CAPTIONS)
+        optimizer.step(model.params, grads, clip_norm=1.0)
+    assert launches[-3:] == ["square_sums", "root_of_sum", "adam"]
+    assert len(launches) <= 24
+
+
 def expected(cell, options, tied=False):
     """List the launches of a step with some options."""
     launches = [name.replace("lstm", cell) for name in LAUNCHES]
