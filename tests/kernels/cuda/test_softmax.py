@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda import KERNELS, module, softmax
+from capgpu.kernels.cuda import KERNELS, module, softmax, workspace
 from capgpu.random import dropout_mask
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import cross_entropy
@@ -185,27 +185,31 @@ def test_dropout_is_a_mask_on_the_hidden_states_and_on_their_gradient(device, mo
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
     out = [device.empty(shape) for shape in ((), (rows, 5), (5, 40), (40,))]
     left = softmax.linear_cross_entropy_into(
-        softmax.workspace(), *there, 0.25, *out, smoothing=smoothing, dropout=dropout
+        workspace.workspace(), *there, 0.25, *out, smoothing=smoothing, dropout=dropout
     )
     if left:
-        softmax.sum_columns(softmax.workspace(), left)
+        softmax.sum_columns(workspace.workspace(), left)
     for got, exact in zip(out, (want[0], want[1] * mask, *want[2:]), strict=True):
         assert distance(got.get(), exact.get()) < 1e-13
     assert (there[0].get() == hidden).all()
 
 
-def test_a_projection_and_its_gradient_may_be_transposed_views(device):
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_a_projection_and_its_gradient_may_be_transposed_views(device, monkeypatch, blocks):
     random = np.random.default_rng(3)
     hidden, W, b = (random.standard_normal(shape) for shape in ((7, 5), (5, 40), (40,)))
     there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, 7).astype(np.int32))]
     want = KERNELS.linear_cross_entropy(*there, 0.25)
     there[1] = device.asarray(np.ascontiguousarray(W.T)).T
     out = [device.empty(()), device.empty((7, 5)), device.empty((40, 5)).T, device.empty(40)]
+    monkeypatch.setattr(softmax, "SCORE_BYTES", -(-7 // blocks) * 40 * 8)
     with module.counting() as launches:
-        softmax.sum_columns(
-            softmax.workspace(), softmax.linear_cross_entropy_into(softmax.workspace(), *there, 0.25, *out)
-        )
-    assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]
+        left = softmax.linear_cross_entropy_into(workspace.workspace(), *there, 0.25, *out)
+        if left:
+            softmax.sum_columns(workspace.workspace(), left)
+    if blocks == 1:
+        assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]
+    assert launches.count("softmax_warps") == blocks
     for got, exact in zip(out, want, strict=True):
         assert distance(got.get(), exact.get()) < 1e-13
 
@@ -219,12 +223,13 @@ def test_scores_too_large_to_keep_are_taken_in_blocks_of_rows(device, monkeypatc
     there = [device.asarray(a) for a in (hidden, W, b, targets)]
     whole = KERNELS.linear_cross_entropy(*there, 0.25, gradients)
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
+    workspace.forget()
     blocks = KERNELS.linear_cross_entropy(*there, 0.25, gradients)
     for got, want in zip(blocks, whole, strict=True):
         assert (got is None) == (want is None)
         if want is not None:
             assert distance(got.get(), want.get()) < 1e-13
-    assert softmax.workspace()._views["scores"].shape[0] <= 6
+    assert workspace.workspace()._buffers["scores"].size <= softmax.SCORE_BYTES
 
 
 def test_the_kept_scores_are_bounded_whatever_the_rows(device, monkeypatch):

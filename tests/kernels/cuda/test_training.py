@@ -178,8 +178,9 @@ def test_the_layout_of_the_captions_is_copied_once(standin, device):
 
 
 @pytest.mark.parametrize("rule", ["adam", "sgd_momentum", "sgd"])
+@pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_device, cell, rule):
+def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_device, cell, rule, options):
     steps, held = 12, []
 
     class Watched(CaptioningRNN):
@@ -193,7 +194,7 @@ def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_d
             return result
 
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 19)}}
-    model = Watched(words, 7, 5, 6, cell, "float32", seed=0)
+    model = Watched(words, 7, 6, 6, cell, "float32", seed=0, **options)
     features, captions = batch(19, 4 * steps, 6, 7, "float32")
     data = {
         "train_captions": captions,
