@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +14,9 @@ from capgpu.cli import main
 from capgpu.decode import greedy
 from capgpu.interchange import export_onnx
 from oracles.scenes import SIZES, WORDS, parameters
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 def model_of(cell, dtype="float64", tied=False):

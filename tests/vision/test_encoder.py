@@ -6,13 +6,14 @@ import hashlib
 import json
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 
 from capgpu.checkpoint import CheckpointError
 from capgpu.vision import PictureEncoder, Projection, fit_projection, open_encoder
 from oracles.networks import save_network, tiny_network
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 
 from capgpu.vision.network import Network
 from oracles.networks import save_network, tiny_network
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 PIXELS = np.random.default_rng(1).normal(size=(3, 4, 4)).astype(np.float32)
 
