@@ -1,5 +1,6 @@
 # Daily work. A fresh machine needs python3 (3.11 or newer, with venv), gcc and make; the rest is installed
 # into $(VENV). Overridable: PYTHON, VENV, RUN (folder of the demo), ARGS (for pytest or the benchmarks).
+# What runs on a GPU makes no environment: it takes PY, and leaves its logs and figures in OUT.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,10 +9,12 @@ RUN ?= runs/demo
 ARGS ?=
 
 BIN := $(VENV)/bin
+PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+OUT ?= build/gpu-run
 SOURCES := capgpu kernels tests bench examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour test test-gpu lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo tour test test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +34,11 @@ tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictu
 test: env ## Run every test that needs no GPU, one process a core (ARGS="-k solver" for some, in one process)
 	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)
 
-test-gpu: env ## Run the same tests on the CUDA device of this machine, then under compute-sanitizer
-	$(BIN)/python -m tools.gpu_tests $(ARGS)
+test-gpu: ## Run the tests on the CUDA device of this machine, then NVIDIA's checkers (PY=python3, OUT=DIR)
+	$(PY) -m tools.gpu.run --out $(OUT) --stages env,kernels,contract,memcheck,racecheck,synccheck $(ARGS)
+
+gpu-run: ## Check and time everything on the CUDA device of this machine (PY=python3, OUT=DIR; tools/gpu/README.md)
+	$(PY) -m tools.gpu.run --out $(OUT) $(ARGS)
 
 lint: env ## Check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)
@@ -46,8 +52,8 @@ format: env ## Format all code and sort its imports
 bench: env ## Time the library beside the peers that are installed (ARGS=--quick for a look)
 	$(BIN)/python -m bench.run $(ARGS)
 
-bench-gpu: env ## Time the CUDA kernels and the step beside PyTorch on the CUDA device of this machine
-	$(BIN)/python -m bench.cuda.run $(ARGS)
+bench-gpu: ## Time the step beside PyTorch on the CUDA device of this machine (PY=python3, ARGS=--quick)
+	$(PY) -m bench.cuda.run $(ARGS)
 
 cuda-table: env ## Compile every CUDA kernel for every architecture (no GPU needed) and write the table
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-compile]'

@@ -354,6 +354,11 @@ class Kernel:
         self._function.max_dynamic_shared_size_bytes = shared
         self._shared_opted_in = shared
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """Return what the driver reports of the kernel (registers, local memory), by CuPy's names; compiles it."""
+        return dict(self._function.attributes)
+
     def max_blocks_per_multiprocessor(self, block: int, shared: int = 0) -> int:
         """Ask the driver how many blocks are on a multiprocessor at once.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import module, stopwatch, tuning
+import capgpu
+from capgpu.kernels.cuda import module, stopwatch, tuning, workspace
 from standin.cupy_standin import stream
-from standin.cupy_standin.state import STATE
 
 
 @pytest.fixture
-def log(device: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def log(standin: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """List what happens in order: launches by name, ``event`` and ``wait``. The device is always behind the host."""
+    capgpu.set_backend("cuda")
+    module.forget()
+    workspace.forget()
     happened: list[str] = []
     synchronised, record = stream.synchronised, stream.Event.record
 
@@ -32,7 +35,8 @@ def log(device: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(stream.Event, "done", property(lambda self: False))
     stopwatch.forget()
     yield happened
-    stopwatch.forget()
+    for part in (stopwatch, module, workspace):
+        part.forget()
 
 
 def measured(log: list[str], run: Callable[[], object], **settings: int) -> tuple[stopwatch.Elapsed, list[str]]:
@@ -86,19 +90,15 @@ def test_calls_that_take_the_host_long_are_few_in_a_batch(log, monkeypatch):
 
 
 def test_the_spinning_kernel_computes_every_turn(device):
-    from capgpu.kernels.cuda.workspace import workspace
-
     x = np.arange(1, 33, dtype=np.uint32)
     for _ in range(2 * 256):
         for left, distance in ((True, 13), (False, 17), (True, 5)):
             x ^= x << np.uint32(distance) if left else x >> np.uint32(distance)
     stopwatch.spin(2)
-    assert (workspace().take("spin", (32,), np.uint32).get() == x).all()
+    assert (workspace.workspace().take("spin", (32,), np.uint32).get() == x).all()
 
 
-def test_a_filler_of_no_length_launches_nothing_and_calibrates_nothing(device):
-    STATE.counters.reset()
-    with module.counting() as launches:
+def test_a_filler_of_no_length_launches_nothing_and_calibrates_nothing(log):
+    with module.counting(log):
         stopwatch.fill(0.0)
-    assert launches == []
-    assert STATE.counters.synchronisations == 0
+    assert log == []

@@ -162,6 +162,19 @@ class RawKernel(metaclass=ExtensionType):
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
         self.kernel.allow_dynamic_shared(size)
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What the driver tells of the kernel; -1 where only a device knows."""
+        unknown = ("const_size_bytes", "local_size_bytes", "ptx_version", "cache_mode_ca")
+        return {
+            **dict.fromkeys((*unknown, "preferred_shared_memory_carveout"), -1),
+            "max_threads_per_block": self.max_threads_per_block,
+            "shared_size_bytes": self.shared_size_bytes,
+            "num_regs": self.num_regs,
+            "binary_version": 10 * STATE.architecture.capability[0] + STATE.architecture.capability[1],
+            "max_dynamic_shared_size_bytes": self.max_dynamic_shared_size_bytes,
+        }
+
     def __call__(
         self,
         grid: tuple[int, ...],

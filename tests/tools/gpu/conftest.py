@@ -1,0 +1,8 @@
+"""The tools are no installed package: they are imported from the source tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))

@@ -1,0 +1,261 @@
+"""Every stage that computes runs on the stand-in, with small sizes; nobody can take its figures for measurements."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capgpu
+from bench.cuda import report
+from bench.cuda.run import RESULTS
+from capgpu.kernels.cuda import module
+from emulator.runner import EmulatorRunner, Launch
+from oracles import kernel_launches
+from standin import cupy_standin
+from tools.gpu import checked, compile_all, profiled, tables, times, training
+from tools.gpu.stages import NO_DEVICE
+from tools.gpu.tables import Findings, LeftOutError, Part
+
+TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
+
+
+# --- compile ----------------------------------------------------------------------------------------
+
+
+def test_every_variant_of_the_catalogue_is_compiled_once_with_those_of_its_module():
+    from capgpu.kernels.cuda.catalogue import CATALOGUE, REALS, variants_of
+
+    groups = compile_all.groups(CATALOGUE, REALS)
+    listed = [variant for group in groups for variant in group]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {(entry.name, *variant) for entry in CATALOGUE.values() for variant in variants_of(entry)}
+    for group in groups:
+        assert (
+            len({(CATALOGUE[v.kernel].file, v.dtype, v.defines, CATALOGUE[v.kernel].cooperative) for v in group}) == 1
+        )
+
+
+def test_what_the_driver_says_is_written_and_failures_are_counted(standin, tmp_path, monkeypatch, capsys):
+    real = module.kernel
+
+    def kernel(name: str, dtype: str, **defines: int) -> Any:
+        if name == "momentum":
+            raise module.KernelCompilationError("error: identifier undefined")
+        return real(name, dtype, **defines)
+
+    monkeypatch.setattr(module, "kernel", kernel)
+    module.forget()
+    asked = ["--processes", "0", "--dtypes", "float32", "--kernels", "momentum,square_sums,spin"]
+    assert compile_all.main(["--out", str(tmp_path / "compile.csv"), *asked]) == 1
+    with (tmp_path / "compile.csv").open(encoding="utf-8") as file:
+        lines = {row["kernel"]: row for row in csv.DictReader(file)}
+    assert set(lines) == {"momentum", "square_sums", "spin"}
+    assert lines["momentum"]["error"] == "KernelCompilationError: error: identifier undefined"
+    assert lines["spin"]["error"] == ""
+    assert int(lines["spin"]["registers"]) > 0
+    assert int(lines["spin"]["blocks"]) > 0
+    assert "3 kernels, 1 failed" in capsys.readouterr().out
+    module.forget()
+
+
+def test_a_kernel_that_does_not_exist_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        compile_all.main(["--out", str(tmp_path / "c.csv"), "--kernels", "dream"])
+    assert "got 'dream'" in capsys.readouterr().err
+
+
+# --- checked ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(standin: Any, emulator: EmulatorRunner) -> Iterator[set[str]]:
+    """Name every variant that is launched."""
+    from capgpu.kernels.cuda import tiers, workspace
+
+    found: set[str] = set()
+
+    def observe(launch: Launch) -> None:
+        found.add(kernel_launches.variant(launch))
+
+    emulator.observers.append(observe)
+    yield found
+    emulator.observers.remove(observe)
+    for part in (module, tiers, workspace):
+        part.forget()
+
+
+def test_every_variant_is_launched_for_the_checkers(launched, capsys):
+    assert checked.main(["--dtypes", "float32", "--hidden", "8"]) == 0
+    assert launched == kernel_launches.variants("float32")
+    assert "float32: done" in capsys.readouterr().out
+
+
+def test_a_dtype_that_fails_is_told_and_the_next_is_checked(standin, monkeypatch, capsys):
+    class Failing(checked.Launcher):
+        def recurrences(self, H: int) -> int:
+            if self.name == "float64":
+                raise RuntimeError("an illegal memory access was encountered")
+            return 0
+
+        def steps(self, V: int) -> None:
+            pass
+
+    monkeypatch.setattr(checked, "Launcher", Failing)
+    assert checked.main(["--dtypes", "float64,float32"]) == 1
+    out = capsys.readouterr().out
+    assert "float64: FAILED, RuntimeError: an illegal memory access" in out
+    assert "float32: done" in out
+
+
+# --- times ------------------------------------------------------------------------------------------
+
+#: Words of the tables that need no kernels but those of float32, which other tests compile as well.
+TABLES = "ceilings,float32,latency,launches,alone"
+
+
+@pytest.fixture(scope="module")
+def timed(emulator: EmulatorRunner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from capgpu.kernels.cuda import stopwatch, tiers, workspace
+
+    folder = tmp_path_factory.mktemp("times")
+    # what is chosen here is not to outlast it
+    with capgpu.use_backend("numpy"), cupy_standin.installed():
+        cupy_standin.set_kernel_runner(emulator)
+        assert times.main(["--out", str(folder), "--tiny", "--only", TABLES]) == 0
+    for part in (module, stopwatch, tiers, workspace):
+        part.forget()
+    return folder
+
+
+def test_every_table_is_made_of_whole_rows(timed):
+    found = json.loads((timed / "emulated-times.json").read_text(encoding="utf-8"))
+    assert set(found["tables"]) == {
+        *("ceilings", "recurrences, float32", "latency of a step, 4 captions"),
+        *("training steps, float32", "launches of a step", "kernels alone"),
+    }
+    for name, table in found["tables"].items():
+        assert table["rows"], name
+        assert not table["error"] or table["error"].startswith("left out: No module named 'torch'"), name
+        assert all(len(row) == len(table["columns"]) for row in table["rows"]), name
+
+
+def test_every_plan_of_a_recurrence_is_timed_and_one_is_the_chosen(timed):
+    table = json.loads((timed / "emulated-times.json").read_text(encoding="utf-8"))["tables"]["recurrences, float32"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    for name in ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward"):
+        mine = [row for row in rows if row["pass"] == name]
+        assert {row["tier"] for row in mine} == {"persistent", "step", "matmul"}
+        assert sum(row["chosen"] for row in mine) == 1
+
+
+def test_emulated_times_are_marked_in_name_title_and_data(timed):
+    assert sorted(file.name for file in timed.iterdir()) == ["emulated-times.json", "emulated-times.md"]
+    assert (timed / "emulated-times.md").read_text(encoding="utf-8").startswith(f"# {report.EMULATED}\n")
+    assert json.loads((timed / "emulated-times.json").read_text(encoding="utf-8"))["basis"] == report.EMULATED
+
+
+def test_emulated_times_do_not_go_where_measurements_are_kept(standin, capsys):
+    assert times.main(["--out", str(RESULTS), "--tiny"]) == 1
+    assert "do not go where measurements are kept" in capsys.readouterr().err
+    assert not list(RESULTS.glob("emulated-*"))
+
+
+def test_without_a_device_nothing_is_timed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert times.main(["--out", str(tmp_path), "--tiny"]) == NO_DEVICE
+    assert "nothing to time: backend 'cuda'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_fails_keeps_its_rows_and_the_next_is_made(tmp_path, capsys):
+    def failing() -> Iterator[list[Any]]:
+        yield ["kept", 1.5]
+        raise RuntimeError("an illegal | access")
+
+    def left_out() -> Iterator[list[Any]]:
+        raise LeftOutError("no arrays of bfloat16")
+        yield
+
+    def good() -> Iterator[list[Any]]:
+        yield ["good", True]
+
+    findings = Findings(tmp_path, {"device": "a card", "emulated": False})
+    for name, rows in (("one", failing), ("two", left_out), ("three", good)):
+        findings.add(Part(name, ("what", "value"), rows))
+    assert findings.failed == ["one"]
+    found = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))
+    assert found["basis"] == "measured"
+    assert found["tables"]["one"]["rows"] == [["kept", 1.5]]
+    assert found["tables"]["one"]["error"] == "RuntimeError: an illegal | access"
+    assert found["tables"]["two"]["error"] == "left out: no arrays of bfloat16"
+    page = (tmp_path / "times.md").read_text(encoding="utf-8")
+    assert page.startswith("# Times on a card\n")
+    assert "| good | yes |" in page
+
+
+def test_the_tables_so_far_are_on_disk_before_the_next_is_begun(tmp_path):
+    findings = Findings(tmp_path, {"device": "a card", "emulated": False})
+    findings.add(Part("first", ("x",), lambda: iter([[1]])))
+
+    def second() -> Iterator[list[Any]]:
+        yield [len(json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))["tables"])]
+
+    findings.add(Part("second", ("tables",), second))
+    assert findings.tables["second"].rows == [[1]]
+
+
+def test_times_that_hold_time_of_the_host_are_marked():
+    from capgpu.kernels.cuda.stopwatch import Elapsed
+    from tools.gpu.time_recurrences import shown
+
+    assert shown(Elapsed(0.25, True)) == 0.25
+    assert shown(Elapsed(0.25, False)) == "0.25 *"
+    assert tables._cell(0.123456789) == "0.12346"
+
+
+# --- counters, train --------------------------------------------------------------------------------
+
+
+def test_a_step_of_each_size_is_made_for_the_counters(standin, capsys):
+    with module.counting() as launches:
+        assert profiled.main([TINY]) == 0
+    assert any(name.startswith("lstm_forward") for name in launches)
+    assert capsys.readouterr().out == f"a step of {TINY}\n"
+
+
+def test_both_backends_train_and_learn_the_same(tmp_path, capfd):
+    small = ["--", "--hidden", "8", "--wordvec", "8"]
+    assert training.main(["--folder", str(tmp_path), "--backends", "numpy,cpu", "--epochs", "1", *small]) == 0
+    out = capfd.readouterr().out
+    assert "train_loss on numpy: " in out
+    assert "val_loss on cpu: " in out
+    assert "within 1e-03" in out
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def learn(**losses: Any) -> None:
+        monkeypatch.setattr(training, "trained", lambda backend, *given: losses[backend])
+
+    return learn
+
+
+def test_other_losses_and_failed_trainings_are_failures(learned, tmp_path, capsys):
+    asked = ["--folder", str(tmp_path)]
+    learned(
+        cuda={"train_loss": [2.0, 1.0], "val_loss": [2.0, 1.0]}, cpu={"train_loss": [2.0, 1.0], "val_loss": [2.0, 1.01]}
+    )
+    assert training.main(asked) == 1
+    assert "largest relative difference 9.9e-03, ABOVE" in capsys.readouterr().out
+    learned(cuda=None, cpu={"train_loss": [2.0], "val_loss": [2.0]})
+    assert training.main(asked) == 1
+    with pytest.raises(ValueError, match="expected as many epochs"):
+        training.differences({"train_loss": [1.0]}, {"train_loss": []})
+    with pytest.raises(SystemExit):
+        training.main([*asked, "--backends", "cuda"])

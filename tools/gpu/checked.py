@@ -1,0 +1,154 @@
+"""The stages ``memcheck``, ``racecheck`` and ``synccheck``: every kernel and variant once, for NVIDIA's checkers.
+
+    compute-sanitizer --tool=memcheck python -m tools.gpu.checked [--hidden 33,40,264] [--dtypes float32,...]
+
+A checked launch is many times slower than a plain one, so that the shapes are small: rows of different lengths in two
+groups of blocks; numbers of hidden units that are, and are not, multiples of what is copied at once; several rounds of
+the warps' buffers. Results are not looked at: the tests do that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+__all__ = ["main"]
+
+COUNTS = (5, 5, 3, 2, 2, 1)
+GROUPS = 2
+HIDDEN = "40,33,264"
+#: bfloat16 comes last: where its arrays are not to be had, the others have been checked.
+DTYPES = "float32,float16,float64,bfloat16"
+#: The first is scored by warps, the second by blocks (`capgpu.kernels.cuda.softmax`).
+VOCABULARIES = (40, 700)
+CAPTIONS = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
+
+
+class UnavailableDtypeError(RuntimeError):
+    """There are no arrays of a dtype here."""
+
+
+class Launcher:
+    """Launches of one dtype, on data drawn once and for all.
+
+    Raises
+    ------
+    UnavailableDtypeError
+        For bfloat16, where ml_dtypes is not installed or CuPy has no such arrays.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._random = np.random.default_rng(0)
+        try:
+            self.dtype = np.dtype(getattr(import_module("ml_dtypes"), name) if name == "bfloat16" else name)
+            self.draw(1)
+        except (ImportError, TypeError, ValueError) as error:
+            raise UnavailableDtypeError(f"{type(error).__name__}: {error}") from error
+
+    def draw(self, *shape: int) -> Any:
+        """Return an array on the device."""
+        from capgpu.backend import asarray
+
+        return asarray((self._random.uniform(-1, 1, shape) / 8).astype(self.dtype))
+
+    def recurrences(self, H: int) -> int:
+        """Run every pass with every plan that a block of fits the device; return how many."""
+        from capgpu.kernels.cuda import tiers
+
+        done = 0
+        for name, kind in tiers.PASSES.items():
+            candidates = tiers.candidates(name, self.name, H, COUNTS[0])
+            plans = [plan for plan in candidates if plan.tier == "step"]
+            for setting in "01":
+                os.environ["CAPGPU_TENSOR_CORES"] = setting
+                laid_out = (tiers.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units)
+                plans += [plan for plan in laid_out if plan not in plans]
+            del os.environ["CAPGPU_TENSOR_CORES"]
+            for plan in plans:
+                kernel = plan.kernel(name, self.name)
+                if kernel.max_blocks_per_multiprocessor(plan.block, plan.shared) > 0:
+                    self._pass(name, H, plan)
+                    done += 1
+        return done
+
+    def _pass(self, name: str, H: int, plan: Any) -> None:
+        """Run one pass with every option that it has."""
+        import cupy
+
+        from capgpu.kernels.cuda import recurrence
+
+        M, N, G = sum(COUNTS), COUNTS[0], (4 * H if name.startswith("lstm") else H)
+        steps = recurrence.Steps.of(np.array(COUNTS))
+        order = cupy.arange(N, dtype=np.int32)[::-1].copy()
+        rows = cupy.asarray(self._random.integers(0, 4, M).astype(np.int32))
+        initial = {"bias": self.draw(G), "h0_bias": self.draw(H), "order": order, "previous": self.draw(M, H)}
+        h, c, Wh, wide, out = self.draw(N, H), self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
+        narrow = [self.draw(M, H) for _ in range(3)]
+        if name == "lstm_forward":
+            recurrence.lstm_forward_into(self.draw(4, G), rows, h, c, Wh, steps, *narrow[:2], out, **initial, plan=plan)
+        elif name == "rnn_forward":
+            recurrence.rnn_forward_into(self.draw(4, G), rows, h, Wh, steps, narrow[0], **initial, plan=plan)
+        elif name == "lstm_backward":
+            dh0, dc0 = self.draw(N, H), self.draw(N, H)
+            recurrence.lstm_backward_into(
+                *narrow[:2], wide, narrow[2], c, Wh, steps, out, dh0, dc0, order=order, plan=plan
+            )
+        else:
+            recurrence.rnn_backward_into(*narrow[:2], Wh, steps, out, h, order=order, plan=plan)
+
+    def steps(self, V: int) -> None:
+        """Train a model for a step with each rule, and decode."""
+        from capgpu.model import CaptioningRNN
+        from capgpu.optim import Optimizer
+
+        words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
+        for cell in ("lstm", "rnn"):
+            for H in (24, 21):
+                model = CaptioningRNN(words, 7, 12, H, cell, self.dtype, seed=3)
+                for rule in ("adam", "sgd_momentum", "sgd"):
+                    _, grads = model.loss(self.draw(4, 7), CAPTIONS)
+                    Optimizer(rule, {"learning_rate": 1e-3}, model.params).step(model.params, grads, clip_norm=1.0)
+                model.sample(self.draw(4, 7), 4)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Launch everything; return 1 where a dtype failed."""
+    from capgpu.backend import set_backend, synchronize
+    from capgpu.kernels.cuda import module, stopwatch
+
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu.checked", description=__doc__.splitlines()[0])
+    parser.add_argument("--dtypes", default=DTYPES)
+    parser.add_argument("--hidden", default=HIDDEN, help="numbers of hidden units")
+    args = parser.parse_args(argv)
+    set_backend("cuda")
+    status, passes = 0, 0
+    with module.counting() as launches:
+        stopwatch.spin(1)
+        for name in args.dtypes.split(","):
+            try:
+                launcher = Launcher(name)
+                passes += sum(launcher.recurrences(int(H)) for H in args.hidden.split(","))
+                for V in VOCABULARIES:
+                    launcher.steps(V)
+                synchronize()
+            except UnavailableDtypeError as error:
+                print(f"{name}: left out, {error}", flush=True)
+            except Exception as error:  # the checkers' findings on the other types are worth having
+                print(f"{name}: FAILED, {type(error).__name__}: {error}", flush=True)
+                status = 1
+            else:
+                print(f"{name}: done", flush=True)
+    print(f"{passes} passes; launches: {', '.join(f'{k} {n}' for k, n in sorted(Counter(launches).items()))}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The stage ``env``: the card, the driver, versions, and what imports without a warning.
+
+    python -m tools.gpu.machine
+
+Exit status: 0 all is there; 1 a package is missing or broken; 2 there is no device that CuPy can use.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+
+from tools.gpu.stages import NO_DEVICE
+from tools.gpu.surroundings import PLUGINS, plugins, program
+
+__all__ = ["device", "imported", "main"]
+
+#: Modules without which a stage cannot run.
+NEEDED = (
+    *("cupy", "cupyx", "array_api_compat.cupy", "array_api_strict", "numba", "safetensors", "click", "rich"),
+    *("matplotlib", "PIL", "hypothesis", "pytest"),
+)
+#: Modules without which a part of a stage is left out.
+WANTED = ("torch", "ml_dtypes", "h5py", "onnx", "onnxruntime")
+PACKAGES = (
+    *("numpy", "cupy-cuda13x", "cupy-cuda12x", "numba", "llvmlite", "array-api-compat", "array-api-strict"),
+    *("torch", "triton", "ml-dtypes", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "setuptools"),
+    *("cuda-pathfinder", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cudnn-cu13", "safetensors", "click", "rich"),
+)
+PROGRAMS = ("nvidia-smi", "nvcc", "compute-sanitizer", "ncu", "g++")
+_SMI = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,clocks.sm,persistence_mode,mig.mode.current"
+
+
+def device() -> str:
+    """Return the name of the device.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Saying what is missing.
+    """
+    from capgpu.backend import backend_info, set_backend
+
+    set_backend("cuda")
+    return str(backend_info()["device"])
+
+
+def imported(module: str) -> str:
+    """Import a module in a process of its own, where warnings are errors.
+
+    Returns
+    -------
+    str
+        ``"ok"``, ``"warns: "`` with the warning where it imports all the same, or ``"missing: "`` with the error.
+    """
+
+    def attempt(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *options, "-c", f"import {module}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    strict = attempt("-W", "error")
+    if strict.returncode == 0:
+        return "ok"
+    plain = attempt()
+    state, words = ("warns", strict.stderr) if plain.returncode == 0 else ("missing", plain.stderr)
+    return f"{state}: {(words.strip().splitlines() or ['no message'])[-1]}"
+
+
+def _versions() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what there is; return the exit status."""
+    from capgpu.backend import BackendUnavailableError
+
+    print(f"python {platform.python_version()} ({sys.executable}), {os.cpu_count()} processors, {platform.platform()}")
+    smi = shutil.which("nvidia-smi")
+    if smi is not None:
+        query = [smi, f"--query-gpu={_SMI}", "--format=csv"]
+        print(subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
+    for name in PROGRAMS:
+        print(f"{name}: {program(name) or 'not here'}")
+    print(_versions())
+    left_out = [name for name in PLUGINS if name not in plugins()]
+    if left_out:
+        print(f"pytest plugins that are missing: {', '.join(left_out)}")
+    with ThreadPoolExecutor() as pool:
+        states = dict(zip((*NEEDED, *WANTED), pool.map(imported, (*NEEDED, *WANTED)), strict=True))
+    for module, state in states.items():
+        print(f"import {module}: {state}")
+    try:
+        print(f"device: {device()}")
+    except BackendUnavailableError as error:
+        print(f"no device to run on. {error}")
+        return NO_DEVICE
+    missing = [module for module in NEEDED if states[module].startswith("missing")]
+    if missing:
+        print(f"missing: {', '.join(missing)}. Bring them as wheels, see tools/gpu/README.md")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

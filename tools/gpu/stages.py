@@ -1,0 +1,179 @@
+"""The stages of a run, in their order: the most informative first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.gpu.surroundings import plugins, program
+
+__all__ = ["NO_DEVICE", "STAGES", "Context", "Stage", "choose"]
+
+#: Exit code of the stage ``env`` where there is no device: nothing that follows can run.
+NO_DEVICE = 2
+_SANITIZER_FOUND = 9
+_PROCESSES = 12
+_FAILURES = 60
+
+
+@dataclass(frozen=True)
+class Context:
+    """What commands are made of.
+
+    Attributes
+    ----------
+    out : Path
+        What comes back: few files, none in a folder of its own.
+    scratch : Path
+        What does not.
+    """
+
+    out: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    part : str
+        ``"A"`` (first contact) or ``"B"``.
+    expected, limit : float
+        Seconds that it should take on an H100, and after which it is killed.
+    lines : int
+        Last lines of its output that are printed.
+    command : callable
+        Makes the command.
+    files : tuple of str
+        What it writes into the folder that comes back, but for the log.
+    kernels : bool
+        Whether it launches kernels, which should be compiled before.
+    """
+
+    name: str
+    part: str
+    expected: float
+    limit: float
+    lines: int
+    command: Callable[[Context], list[str]]
+    files: tuple[str, ...] = ()
+    kernels: bool = True
+
+
+def _module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", name, *arguments]
+
+
+def _pytest(*arguments: str) -> list[str]:
+    found = plugins()
+    options = [word for name in found for word in ("-p", name)]
+    # nothing is written into the checkout; a test that hangs is one failure
+    options += ["-p", "no:cacheprovider", "-q", "-m", "gpu", f"--maxfail={_FAILURES}"]
+    if "pytest_timeout" in found:
+        options.append("--timeout=60")
+    if "xdist.plugin" in found:
+        options += ["-n", str(min(_PROCESSES, os.cpu_count() or 1))]
+    return _module("pytest", *options, *arguments)
+
+
+def _sanitizer(tool: str, *options: str) -> Callable[[Context], list[str]]:
+    def command(context: Context) -> list[str]:
+        checker = program("compute-sanitizer") or "compute-sanitizer"
+        head = [checker, f"--tool={tool}", f"--error-exitcode={_SANITIZER_FOUND}", "--print-limit=20", *options]
+        return head + _module("tools.gpu.checked")
+
+    return command
+
+
+def _counters(context: Context) -> list[str]:
+    sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "WarpStateStats", "LaunchStats")
+    kernels = "regex:(lstm|rnn)_(forward|backward)|softmax_blocks|adam|segment_sums|column_sums"
+    chosen = [word for section in sections for word in ("--section", section)]
+    head = [program("ncu") or "ncu", "--clock-control", "none", "-k", kernels, "-c", "16", *chosen]
+    return head + _module("tools.gpu.profiled")
+
+
+STAGES = (
+    Stage("env", "A", 15, 60, 45, lambda context: _module("tools.gpu.machine"), kernels=False),
+    Stage(
+        "info",
+        "A",
+        *(5, 60, 30),
+        lambda context: [sys.executable, "-c", "from capgpu.cli import main; main(['info'])"],
+        kernels=False,
+    ),
+    Stage(
+        "compile",
+        "A",
+        *(20, 120, 8),
+        lambda context: _module("tools.gpu.compile_all", "--out", str(context.out / "compile.csv")),
+        ("compile.csv",),
+        kernels=False,
+    ),
+    Stage("kernels", "A", 70, 150, 25, lambda context: _pytest("tests/kernels/cuda")),
+    Stage(
+        "times",
+        "A",
+        *(110, 170, 130),
+        lambda context: _module("tools.gpu.times", "--out", str(context.out)),
+        ("times.json", "times.md"),
+    ),
+    Stage(
+        "contract",
+        "A",
+        *(90, 120, 25),
+        lambda context: _pytest(
+            *("tests/kernels", "--ignore=tests/kernels/cuda"),
+            *(f"tests/{name}" for name in ("layers", "model", "optim", "decode")),
+        ),
+    ),
+    # CuPy asks for attributes that a driver may not have and handles the error: calls are not what is checked
+    Stage("memcheck", "B", 50, 90, 12, _sanitizer("memcheck", "--report-api-errors=no")),
+    Stage("racecheck", "B", 50, 90, 12, _sanitizer("racecheck")),
+    Stage("synccheck", "B", 30, 60, 12, _sanitizer("synccheck")),
+    Stage(
+        "train",
+        "B",
+        *(30, 75, 15),
+        lambda context: _module("tools.gpu.training", "--folder", str(context.scratch / "train")),
+    ),
+    Stage("counters", "B", 50, 75, 150, _counters),
+    Stage(
+        "bench",
+        "B",
+        *(100, 150, 20),
+        lambda context: _module(
+            "bench.cuda.run", "--quick", "--peer-python", sys.executable, "--out", str(context.out)
+        ),
+        ("DEVICE.csv", "DEVICE.md"),
+    ),
+)
+
+
+def choose(names: Sequence[str]) -> list[Stage]:
+    """Return the stages of the given names, in their order.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of stages, or of parts (``A``, ``B``); all where empty.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    known = {stage.name for stage in STAGES} | {stage.part for stage in STAGES}
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"stages: expected names among {', '.join(stage.name for stage in STAGES)}, or A or B; got {name!r}"
+            )
+    return [stage for stage in STAGES if not names or stage.name in names or stage.part in names]

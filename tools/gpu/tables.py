@@ -1,0 +1,122 @@
+"""What the stage ``times`` finds: tables that are written after each part, as JSON and for reading."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.cuda.report import EMULATED
+from bench.report import write_atomically
+
+__all__ = ["Findings", "LeftOutError", "Part", "Table"]
+
+Row = Sequence[Any]
+_LEFT_OUT = "left out: "
+
+
+class LeftOutError(Exception):
+    """A table cannot be made here, and that is no failure; the message says why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table to be made.
+
+    Attributes
+    ----------
+    name : str
+        Its heading.
+    columns : tuple of str
+        What stands in a row.
+    rows : callable
+        Yields rows; what it yielded before an error is kept.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Callable[[], Any]
+
+
+@dataclass
+class Table:
+    """What came of a part."""
+
+    columns: tuple[str, ...]
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Findings:
+    """All tables of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``times.json`` and ``times.md``, in whose names and titles stands that they are emulated.
+    about : dict
+        Device, versions, commit; ``emulated`` says that no device was there.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.about, self.tables = about, dict[str, Table]()
+        stem = "emulated-times" if about["emulated"] else "times"
+        self._json, self._page = folder / f"{stem}.json", folder / f"{stem}.md"
+
+    def add(self, part: Part) -> None:
+        """Make a part and write everything; an error ends the part alone."""
+        table = self.tables[part.name] = Table(part.columns)
+        began = time.perf_counter()
+        try:
+            for row in part.rows():
+                table.rows.append(row)
+        except (ImportError, LeftOutError) as error:
+            table.error = f"{_LEFT_OUT}{error}"
+        except Exception as error:  # each table is worth having without the others
+            traceback.print_exc()
+            table.error = f"{type(error).__name__}: {error}"[:500]
+        table.seconds = time.perf_counter() - began
+        self.write()
+        print("\n".join(self._section(part.name, table)), flush=True)
+
+    @property
+    def failed(self) -> list[str]:
+        """The parts that raised, other than for what is not installed."""
+        return [name for name, table in self.tables.items() if table.error and not table.error.startswith(_LEFT_OUT)]
+
+    def write(self) -> None:
+        """Write both files, each as a whole."""
+        basis = EMULATED if self.about["emulated"] else "measured"
+        found = {"basis": basis, "about": self.about, "tables": {k: vars(v) for k, v in self.tables.items()}}
+        write_atomically(self._json, (json.dumps(found, indent=1, default=str) + "\n").encode())
+        lines = [f"# {EMULATED if self.about['emulated'] else 'Times on ' + str(self.about['device'])}", ""]
+        lines += [f"- {name}: {value}" for name, value in self.about.items()]
+        lines += [
+            "",
+            "Milliseconds are device times: medians of batches launched behind other work, so that the device never",
+            "waits for the host. An asterisk marks figures for which it did all the same. `wall`: by the host's clock.",
+        ]
+        for name, table in self.tables.items():
+            lines += self._section(name, table)
+        write_atomically(self._page, ("\n".join(lines) + "\n").encode())
+
+    @staticmethod
+    def _section(name: str, table: Table) -> list[str]:
+        lines = ["", f"## {name} ({table.seconds:.1f} s)", ""]
+        if table.error:
+            lines += [table.error, ""]
+        if table.rows:
+            lines += ["| " + " | ".join(table.columns) + " |", "| --- " * len(table.columns) + "|"]
+            lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
+        return lines
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value).replace("|", "/").replace("\n", " ")
