@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def test_streams_nest_and_events_tell_time(cupy):
     assert cupy.cuda.get_current_stream() == null
     assert cupy.cuda.get_elapsed_time(start, end) >= 0.0
     assert not stream.is_capturing()
+
+
+def test_a_stream_is_current_in_the_thread_that_uses_it(cupy):
+    seen = []
+    with cupy.cuda.Stream.ptds as stream:
+        assert (stream.ptr, stream.device_id) == (2, -1)
+        thread = threading.Thread(target=lambda: seen.append(cupy.cuda.get_current_stream()))
+        thread.start()
+        thread.join()
+        assert cupy.cuda.get_current_stream() == stream
+    assert seen == [cupy.cuda.Stream.null]
 
 
 def test_random_numbers_repeat_with_their_seed_and_stay_on_the_device(cupy):
