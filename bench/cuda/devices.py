@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from capgpu.kernels.cuda.cost import BARRIER_US, rates
+
 __all__ = ["BARRIER_US", "DEVICES", "LAUNCH_US", "Device", "reported"]
 
 #: Microseconds that a kernel costs beyond its work, where the queue is never empty. An assumption, for all devices.
 LAUNCH_US = 2.0
-#: Microseconds that a barrier over the whole grid costs. An assumption, for all devices.
-BARRIER_US = 1.5
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,6 @@ DEVICES = (
     Device("T4", 75, 8.1, 320, 4, 40, 64),
 )
 
-#: Float32 lanes of a multiprocessor (CUDA programming guide, arithmetic instructions); of all not named here, 128.
-_LANES = {75: 64, 80: 64}
-
 
 def reported(name: str, capability: int, attributes: Mapping[str, int]) -> Device | None:
     """Work out a device's peaks from what it says of itself.
@@ -93,7 +90,7 @@ def reported(name: str, capability: int, attributes: Mapping[str, int]) -> Devic
         None where the device does not tell its clocks.
     """
     try:
-        lanes = attributes["MultiProcessorCount"] * _LANES.get(capability, 128)
+        lanes = attributes["MultiProcessorCount"] * rates((capability // 10, capability % 10)).single
         return Device(
             name=name,
             capability=capability,

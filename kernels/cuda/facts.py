@@ -38,8 +38,12 @@ def device_facts() -> dict[str, str]:
 
 
 def _tensor_cores() -> str:
-    """Say where matrix instructions with rounded inputs are allowed: two settings, ours and CuPy's."""
-    allowed = {"recurrences": tiers.tensor_cores_wanted(), "products of float32": os.environ.get("CUPY_TF32") == "1"}
+    """Say which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
+    allowed = {
+        "recurrences of half types": tiers.tensor_cores_wanted("float16"),
+        "recurrences of float32": tiers.tensor_cores_wanted("float32"),
+        "products of float32": os.environ.get("CUPY_TF32") == "1",
+    }
     return ", ".join(f"{where}: {'on' if on else 'off'}" for where, on in allowed.items())
 
 

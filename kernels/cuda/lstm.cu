@@ -17,15 +17,17 @@
 //                   in 2 groups, 64 KiB + 40 KiB + 1 KiB, and the same backward.
 //   L2 reads        a step: blocks x rows of a group x K reals, e.g. 128 blocks x 32 x 512 x 4 = 8 MiB forward and 32 MiB
 //                   backward, to 2 x 64 x 512 x 2048 = 134 MFLOP
-//   bound           float32: forward the multiply-adds, UNITS >= 16 backward too, else the reads; for few rows the
-//                   latency of barrier + fetch + sum, some microseconds a step whatever the size. Wh is read from
-//                   memory once a launch, where a step at a time reads it T times.
+//   bound           float32: loads from shared memory and multiply-adds, with few units a block the L2 reads; for few
+//                   rows the latency of barrier + fetch + sum, some microseconds a step whatever the size (estimates:
+//                   capgpu.kernels.cuda.cost). Wh is read from memory once a launch, where a step at a time reads it
+//                   T times.
 //
 // RESIDENT 0, the per-step tier: the same text, one ordinary launch a step (backward: and one more for dh0). Wh comes
 // through the L2 cache chunk by chunk, the cell from the array of cells; the end of a launch is the barrier.
 //
-// TENSOR_CORES 1: the persistent tier with matrix instructions for the product, TF32 for float32. The bound is then the
-// reads and the latency.
+// TENSOR_CORES 1: the persistent tier with matrix instructions for the product (fragments.cuh), half types exactly and
+// float32 rounded to TF32: the weights once, when they are loaded, h or da at each step. The bound is then the reads of
+// L2 and shared memory, and the latency.
 //
 // A pointer to what other blocks write during the launch is never declared __restrict__ and const: the compiler might
 // read it through a cache that is not kept coherent.

@@ -78,6 +78,8 @@ class Limits:
         32-bit registers.
     cooperative : bool
         Whether launches can be cooperative; False also after the driver has refused one.
+    clock_hz : float
+        Highest clock of the multiprocessors; 0 where the driver does not report it.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Limits:
     threads_per_multiprocessor: int
     registers_per_multiprocessor: int
     cooperative: bool
+    clock_hz: float = 0.0
 
 
 _limits: dict[int, Limits] = {}
@@ -171,6 +174,7 @@ def device_limits() -> Limits:
             threads_per_multiprocessor=told["maxThreadsPerMultiProcessor"],
             registers_per_multiprocessor=told["regsPerMultiprocessor"],
             cooperative=bool(told["cooperativeLaunch"]),
+            clock_hz=1e3 * told.get("clockRate", 0),
         )
     return limits
 

@@ -7,25 +7,25 @@ step
 matmul
     One cuBLAS product a step and elementwise operations: the reference's code.
 
-The rule, where `capgpu tune` has stored no measured choice for the shape: *matmul* where a step has more than 2**29
-multiply-adds, since such products keep a device busy by themselves; else *persistent* where there are two steps or
-more and some variant fits the device; else *step*. Fitting is computed, not assumed: one block a multiprocessor, all of
-them on the device at once, by its own limits and the driver's occupancy. Among the variants that fit the one with the
-fewest computed cycles a step is taken.
+The rule, where `capgpu tune` has stored no measured choice for the shape: the way with the least estimated time of a
+step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* for two steps or more only, since it
+loads the weights first. Fitting is computed, not assumed: one block a multiprocessor, all of them on the device at
+once, by its own limits and the driver's occupancy.
 
-``CAPGPU_TENSOR_CORES=1`` lets the persistent tier multiply with the tensor cores (compute capability 8.0 and newer):
-float32 is rounded to TF32 before it is multiplied, 10 bits behind the point instead of 23; half types lose nothing.
+With compute capability 8.0 and newer the persistent tier can multiply with the tensor cores. Half types do by default:
+their products are exact in the float32 that sums are kept in. float32 does where ``CAPGPU_TENSOR_CORES=1`` asks for it:
+it is rounded to TF32 before it is multiplied, 10 bits behind the point instead of 23. ``CAPGPU_TENSOR_CORES=0`` turns
+the tensor cores off for every type.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from capgpu.kernels.cuda import choices, module
+from capgpu.kernels.cuda import choices, cost, module
 from capgpu.kernels.cuda.constants import (
     DEPTH,
-    LANE_ROWS,
     PACK_BYTES,
     WARP,
     WARPS,
@@ -49,13 +49,6 @@ __all__ = [
 
 TIERS = ("persistent", "step", "matmul")
 
-#: Multiply-adds of a step beyond which one cuBLAS product a step is left alone.
-LARGE_STEP = 2**29
-
-# For comparing variants: what a multiprocessor does in a cycle.
-_MULTIPLY_ADDS = 128
-_L2_BYTES = 48
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -71,12 +64,16 @@ class Pass:
         Hidden units of a block in each variant of the persistent tier.
     step_units : int
         The same in the step tier.
+    launches : int
+        Kernels of a step of the matmul tier: one product, and the elementwise operations of
+        `capgpu.kernels.reference.recurrence`, counted by hand.
     """
 
     gates: int
     backward: bool
     units: tuple[int, ...]
     step_units: int
+    launches: int
 
     def columns(self, units: int) -> int:
         """Columns of the product that a block computes."""
@@ -88,10 +85,10 @@ class Pass:
 
 
 PASSES = {
-    "lstm_forward": Pass(4, False, (4, 8, 16), 8),
-    "lstm_backward": Pass(4, True, (8, 16, 32), 16),
-    "rnn_forward": Pass(1, False, (8, 16, 32), 16),
-    "rnn_backward": Pass(1, True, (8, 16, 32), 16),
+    "lstm_forward": Pass(4, False, (4, 8, 16), 8, 14),
+    "lstm_backward": Pass(4, True, (8, 16, 32), 16, 33),
+    "rnn_forward": Pass(1, False, (8, 16, 32), 16, 3),
+    "rnn_backward": Pass(1, True, (8, 16, 32), 16, 7),
 }
 
 
@@ -111,8 +108,8 @@ class Plan:
         Blocks, and threads of each (of a step the grid depends on its rows: `step_grid`).
     shared : int
         Bytes of dynamic shared memory of a block.
-    cycles : float
-        Computed cycles of a step, for comparing persistent variants.
+    step_us : float
+        Estimated microseconds of a step of all rows, by which plans are chosen.
     tensor_cores : bool
         Whether the products are the tensor cores' (persistent tier).
     """
@@ -123,7 +120,7 @@ class Plan:
     grid: int = 0
     block: int = 0
     shared: int = 0
-    cycles: float = 0.0
+    step_us: float = field(default=0.0, compare=False)
     tensor_cores: bool = False
 
     def kernel(self, name: str, dtype: str) -> module.Kernel:
@@ -166,7 +163,7 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     """
     import cupy
 
-    key = (cupy.cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted())
+    key = (cupy.cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted(dtype))
     found = _plans.get(key)
     if found is None:
         found = _plans[key] = _choose(name, dtype, H, N, T)
@@ -180,14 +177,9 @@ def _choose(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
             for candidate in candidates(name, dtype, H, N):
                 if (candidate.tier, candidate.units) == stored:
                     return candidate
-    if N * PASSES[name].gates * H * H > LARGE_STEP:
-        return Plan("matmul")
-    if T > 1:
-        for candidate in _resident(name, dtype, H, N):
-            if _fits(candidate, name, dtype):
-                return candidate
-    step = _step(name, dtype, H)
-    return step if _fits(step, name, dtype) else Plan("matmul")
+    plans = [*(_resident(name, dtype, H, N) if T > 1 else []), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
+    # the first that fits: whether one does, is found out by compiling it
+    return next(plan for plan in sorted(plans, key=lambda plan: plan.step_us) if _fits(plan, name, dtype))
 
 
 def candidates(name: str, dtype: str, H: int, N: int) -> list[Plan]:
@@ -201,14 +193,16 @@ def candidates(name: str, dtype: str, H: int, N: int) -> list[Plan]:
     Returns
     -------
     list of Plan
-        Persistent ones by rising computed cycles.
+        Persistent ones by rising estimated time.
     """
-    found = [*_resident(name, dtype, H, N), _step(name, dtype, H)]
-    return [candidate for candidate in found if _fits(candidate, name, dtype)] + [Plan("matmul")]
+    found = [*_resident(name, dtype, H, N), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
+    return [candidate for candidate in found if _fits(candidate, name, dtype)]
 
 
 def _fits(candidate: Plan, name: str, dtype: str) -> bool:
     """Ask device and driver whether a block of the plan runs at all: one is on every multiprocessor then."""
+    if candidate.tier == "matmul":
+        return True
     if candidate.shared > module.device_limits().shared_per_block:
         return False
     kernel = candidate.kernel(name, dtype)
@@ -223,7 +217,7 @@ def _resident(name: str, dtype: str, H: int, N: int) -> list[Plan]:
         for groups in range(1, min(N, limits.multiprocessors // -(-H // units)) + 1):
             found.append(persistent(name, dtype, H, N, units, groups))
     best: dict[int, Plan] = {}
-    for candidate in sorted(found, key=lambda candidate: (candidate.cycles, candidate.grid)):
+    for candidate in sorted(found, key=lambda candidate: (candidate.step_us, candidate.grid)):
         if candidate.shared <= limits.shared_per_block:
             best.setdefault(candidate.units, candidate)
     return list(best.values())
@@ -246,7 +240,9 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     Plan
         With the grid and the shared memory that follow.
     """
-    size, blocks, rows = real_size(dtype), -(-H // units), -(-N // groups)
+    kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
+    tensor_cores, tile = _tensor_cores_serve(dtype), tile_rows(size, True, kind.backward, units)
+    step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, tensor_cores)
     return Plan(
         tier="persistent",
         units=units,
@@ -254,38 +250,63 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         grid=groups * blocks,
         block=WARP * WARPS[True],
         shared=_shared_bytes(name, size, units, H, rows, "persistent"),
-        cycles=_cycles(name, size, units, H, rows),
-        tensor_cores=_tensor_cores_serve(dtype),
+        step_us=cost.persistent_us(_machine(), step),
+        tensor_cores=tensor_cores,
     )
 
 
-def tensor_cores_wanted() -> bool:
-    """Return whether ``CAPGPU_TENSOR_CORES`` asks for the tensor cores in the persistent recurrences.
+def tensor_cores_wanted(dtype: str) -> bool:
+    """Return whether the persistent recurrences of a type may use the tensor cores.
+
+    Parameters
+    ----------
+    dtype : str
+        Storage type.
 
     Returns
     -------
     bool
-        False where it is unset, empty or ``0``; True for ``1``.
+        What ``CAPGPU_TENSOR_CORES`` says, ``1`` or ``0``; where it is unset or empty, True for the half types only.
+        Always False for float64, which the kernels have no matrix instructions for.
 
     Raises
     ------
     ValueError
-        For any other value.
+        For any other value of ``CAPGPU_TENSOR_CORES``.
     """
-    setting = os.environ.get("CAPGPU_TENSOR_CORES", "0") or "0"
-    if setting not in ("0", "1"):
+    setting = os.environ.get("CAPGPU_TENSOR_CORES", "")
+    if setting not in ("", "0", "1"):
         raise ValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
-    return setting == "1"
+    size = real_size(dtype)
+    return size < 8 and (setting == "1" if setting else size == 2)
 
 
 def _tensor_cores_serve(dtype: str) -> bool:
-    return dtype != "float64" and tensor_cores_wanted() and module.device_limits().compute_capability >= (8, 0)
+    return tensor_cores_wanted(dtype) and module.device_limits().compute_capability >= (8, 0)
 
 
-def _step(name: str, dtype: str, H: int) -> Plan:
-    units = PASSES[name].step_units
-    shared = _shared_bytes(name, real_size(dtype), units, H, 0, "step")
-    return Plan(tier="step", units=units, block=WARP * WARPS[False], shared=shared)
+def _machine() -> cost.Machine:
+    limits = module.device_limits()
+    return cost.Machine(limits.compute_capability, limits.multiprocessors, limits.clock_hz)
+
+
+def _step(name: str, dtype: str, H: int, N: int) -> Plan:
+    kind, size = PASSES[name], real_size(dtype)
+    units, tile = kind.step_units, tile_rows(size, False, kind.backward, kind.step_units)
+    step = cost.Step(min(N, tile), kind.depth(H), kind.columns(units), size, tile)
+    return Plan(
+        tier="step",
+        units=units,
+        block=WARP * WARPS[False],
+        shared=_shared_bytes(name, size, units, H, 0, "step"),
+        step_us=cost.step_us(_machine(), step, step_grid(name, dtype, H, N)),
+    )
+
+
+def _matmul(name: str, dtype: str, H: int, N: int) -> Plan:
+    kind = PASSES[name]
+    step = cost.Step(N, kind.depth(H), kind.columns(H), real_size(dtype))
+    return Plan("matmul", step_us=cost.matmul_us(_machine(), step, kind.launches))
 
 
 def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
@@ -324,16 +345,3 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         return warps
     carried = rows * units * acc if kind.gates == 4 else 0
     return warps + -(-kind.depth(H) // DEPTH) * right * size + carried
-
-
-def _cycles(name: str, size: int, units: int, H: int, rows: int) -> float:
-    """Compute what a block's step takes: its multiply-adds, rows rounded up to what lanes take, and its reads of L2."""
-    kind = PASSES[name]
-    tile = tile_rows(size, True, kind.backward, units)
-    whole, left = divmod(rows, tile)
-    padded = whole * tile
-    if left:
-        lanes = -(-left // LANE_ROWS)
-        padded += LANE_ROWS << (lanes - 1).bit_length()
-    depth = kind.depth(H)
-    return padded * depth * kind.columns(units) / _MULTIPLY_ADDS + rows * depth * size / _L2_BYTES

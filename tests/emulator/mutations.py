@@ -47,6 +47,7 @@ class Mutation:
     after: str
     caught_by: str
     times: int = 1  # how often the text is in the source
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.name}"

@@ -42,7 +42,7 @@ SOUND = [
     for hunter in (RESULTS, ADDRESS, THREAD)
     if worthwhile(dtype, variant, hunter)
 ]
-BROKEN = [Hunt("float32", mutation.kernel, mutation.caught_by, mutation) for mutation in MUTATIONS]
+BROKEN = [Hunt(mutation.dtype, mutation.kernel, mutation.caught_by, mutation) for mutation in MUTATIONS]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -63,6 +63,7 @@ def cuda(device):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize(("tier", "name", "units"), VARIANTS)
 def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, name, units, dtype, extents):
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "0")
     in_tier(monkeypatch, tier, units, groups=2)
     for case in CASES:
         if case.operation == name:
@@ -88,7 +89,16 @@ def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, uni
 ON_TENSOR_CORES = {"float16": TOLERANCE["float16"], "float32": {"forward": 1e-3, "gradient": 3e-3}}
 
 
-@pytest.mark.parametrize("extents", [EXTENTS[1], EXTENTS[2], SHAPES[-2]], ids=["ragged", "numbers", "packs"])
+@pytest.mark.parametrize(
+    "extents",
+    [
+        *(EXTENTS[1], EXTENTS[2], SHAPES[-2], SHAPES[-1]),
+        # 41 terms, 164 in the LSTM's backward pass: several chunks a warp, the last one not whole; two tiles of rows
+        Extents((3,) * 37 + (2,) * 30 + (1,) * 2, 41, 3),
+        Extents((2,) * 35, 136, 2),  # the same in packs
+    ],
+    ids=["ragged", "numbers", "packs", "tiles", "tiles of numbers", "chunks"],
+)
 @pytest.mark.parametrize("dtype", ON_TENSOR_CORES)
 @pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
 def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
@@ -314,8 +324,9 @@ def launch(name, tier, units, H, counts, N, arguments):
 
 
 @pytest.mark.parametrize("H", [7, 32])
-@pytest.mark.parametrize("tier", ["persistent", "step"])
-def test_bfloat16_agrees_with_the_loops_within_its_eight_bits(cuda, tier, H):
+@pytest.mark.parametrize(("tier", "tensor"), [("persistent", "0"), ("persistent", "1"), ("step", "")])
+def test_bfloat16_agrees_with_the_loops_within_its_eight_bits(cuda, monkeypatch, tier, tensor, H):
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", tensor)
     lengths = (5, 4, 4, 1)
     counts = [sum(length > t for length in lengths) for t in range(5)]
     extents = Extents(lengths, H, 1)

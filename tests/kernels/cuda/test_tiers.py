@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import choices, module, recurrence, tiers, tuning
+from capgpu.kernels.cuda import choices, cost, module, recurrence, tiers, tuning
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
 from oracles.numbers import TOLERANCE, distance
 from standin.cupy_standin.architecture import ARCHITECTURES
@@ -130,20 +131,156 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
         assert len(launches) == backward
 
 
-def test_tensor_cores_are_taken_where_they_are_asked_for_and_there(device, monkeypatch):
-    def taken(dtype="float32"):
-        return tiers.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores
+@pytest.mark.parametrize(
+    ("setting", "architecture", "taken"),
+    [
+        (None, "sm_80", {"float16", "bfloat16"}),
+        ("", "sm_90", {"float16", "bfloat16"}),
+        ("1", "sm_80", {"float16", "bfloat16", "float32"}),
+        ("0", "sm_90", set()),
+        (None, "sm_75", set()),
+        ("1", "sm_75", set()),
+    ],
+)
+def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypatch, setting, architecture, taken):
+    if setting is None:
+        monkeypatch.delenv("CAPGPU_TENSOR_CORES", raising=False)
+    else:
+        monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+    device(architecture)
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        plan = tiers.plan("lstm_forward", dtype, 64, 8, 5)
+        assert plan.tier == "persistent"
+        assert plan.tensor_cores == (dtype in taken)
 
-    assert not taken()
-    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
-    assert taken()
-    assert taken("float16")
-    assert not taken("float64")
-    device("sm_75")
-    assert not taken()
+
+def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
+    for setting in ("0", "1", "0"):
+        monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+        for dtype in ("float16", "float32"):
+            assert tiers.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores == (setting == "1")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_another_setting_of_the_tensor_cores_is_refused(device, monkeypatch, dtype):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "yes")
     with pytest.raises(ValueError, match="set it to 1 or 0"):
-        taken()
+        tiers.plan("lstm_forward", dtype, 64, 8, 5)
+
+
+# --- estimated times --------------------------------------------------------------------------------
+
+#: At H = 512, 64 and 128 sequences (S1 and S3 of bench/workloads.py): tier, units of a block, groups.
+CHOICES = {
+    ("sm_90", "float32"): {
+        "lstm_forward": [("persistent", 16, 4)] * 2,
+        "lstm_backward": [("persistent", 16, 4)] * 2,
+        "rnn_forward": [("persistent", 16, 4), ("persistent", 32, 8)],
+        "rnn_backward": [("persistent", 16, 4), ("persistent", 32, 8)],
+    },
+    ("sm_90", "float16"): {
+        "lstm_forward": [("persistent", 16, 4)] * 2,
+        "lstm_backward": [("persistent", 32, 8)] * 2,
+        "rnn_forward": [("persistent", 32, 8)] * 2,
+        "rnn_backward": [("persistent", 32, 8)] * 2,
+    },
+    ("sm_80", "float32"): {
+        "lstm_forward": [("persistent", 16, 3)] * 2,
+        "lstm_backward": [("persistent", 16, 3)] * 2,
+        "rnn_forward": [("persistent", 16, 3), ("persistent", 32, 6)],
+        "rnn_backward": [("persistent", 16, 3), ("persistent", 32, 6)],
+    },
+    ("sm_80", "float16"): {
+        "lstm_forward": [("persistent", 16, 3)] * 2,
+        "lstm_backward": [("persistent", 32, 6)] * 2,
+        "rnn_forward": [("persistent", 32, 6)] * 2,
+        "rnn_backward": [("persistent", 32, 6)] * 2,
+    },
+    ("sm_75", "float32"): {
+        "lstm_forward": [("step", 8, 0)] * 2,
+        "lstm_backward": [("step", 16, 0)] * 2,
+        "rnn_forward": [("persistent", 16, 1)] * 2,
+        "rnn_backward": [("persistent", 16, 1)] * 2,
+    },
+    ("sm_75", "float16"): {
+        "lstm_forward": [("step", 8, 0), ("matmul", 0, 0)],
+        "lstm_backward": [("step", 16, 0)] * 2,
+        "rnn_forward": [("matmul", 0, 0)] * 2,
+        "rnn_backward": [("persistent", 32, 2), ("step", 16, 0)],
+    },
+}
+
+
+@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize(("architecture", "dtype"), CHOICES)
+def test_what_is_chosen_on_an_h100_an_a100_and_a_t4(device, architecture, dtype, name):
+    device(architecture)
+    chosen = [tiers.plan(name, dtype, 512, N, 16) for N in (64, 128)]
+    assert [(plan.tier, plan.units, plan.groups) for plan in chosen] == CHOICES[architecture, dtype][name]
+
+
+def every_plan(name, dtype, H, N):
+    kind = tiers.PASSES[name]
+    persistent = (tiers.persistent(name, dtype, H, N, units, groups) for units in kind.units for groups in (1, 2))
+    return [*persistent, tiers._step(name, dtype, H, N), tiers._matmul(name, dtype, H, N)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_more_rows_and_more_units_never_take_less_time(device, architecture, name, dtype):
+    device(architecture)
+    by_rows = [[plan.step_us for plan in every_plan(name, dtype, 64, N)] for N in (2, 3, 8, 31, 32, 33, 64, 100, 1000)]
+    by_units = [[plan.step_us for plan in every_plan(name, dtype, H, 40)] for H in (16, 17, 64, 512, 2048)]
+    for times in (by_rows, by_units):
+        assert np.all(np.diff(times, axis=0) >= 0)
+        assert np.all(np.array(times[-1]) > times[0])
+
+
+@pytest.mark.parametrize("name", tiers.PASSES)
+def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
+    slow = module.device_limits()
+
+    def times(**changed):
+        limits = dataclasses.replace(slow, **changed)
+        monkeypatch.setattr(module, "device_limits", lambda: limits)
+        return np.array([plan.step_us for plan in every_plan(name, "float32", 512, 64)])
+
+    assert np.all(times(clock_hz=2 * slow.clock_hz) < times())
+    assert np.all(times(multiprocessors=2 * slow.multiprocessors) <= times())
+    assert np.all(times(compute_capability=(9, 0)) <= times())
+    assert np.all(times(clock_hz=0.0) == times(clock_hz=cost._CLOCK_HZ))
+
+
+@pytest.mark.parametrize("name", tiers.PASSES)
+def test_no_step_takes_less_than_what_no_device_computes_faster(device, name):
+    for plan in every_plan(name, "float32", 1, 2):
+        launches = {"persistent": 0, "step": 1, "matmul": tiers.PASSES[name].launches}[plan.tier]
+        fixed = launches * cost.HOST_LAUNCH_US or cost.BARRIER_US + cost.FETCH_US
+        assert fixed < plan.step_us < fixed + 1
+
+
+def test_tensor_cores_take_less_time_where_they_are_faster(device, monkeypatch):
+    def time(architecture):
+        device(architecture)
+        taken = []
+        for setting in "01":
+            monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+            taken.append(tiers.persistent("lstm_forward", "float32", 512, 64, 16, 4).step_us)
+        return taken
+
+    for architecture in ("sm_80", "sm_90"):
+        plain, tensor = time(architecture)
+        assert tensor < 0.6 * plain
+    plain, tensor = time("sm_75")  # which has none for these kernels
+    assert tensor == plain
+
+
+def test_an_unknown_architecture_is_taken_for_the_one_before_it():
+    assert cost.rates((8, 7)) == cost.rates((8, 6))
+    assert cost.rates((13, 0)) == cost.rates((12, 0))
+    assert cost.rates((7, 0)) == cost.rates((7, 5))
+    assert {cost.rates(architecture.capability).single for architecture in ARCHITECTURES.values()} == {64, 128}
 
 
 # --- stored choices ---------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ class Architecture:
         Major and minor.
     multiprocessors : int
         Number of them.
+    clock_mhz : int
+        Highest clock of the multiprocessors.
     threads, blocks : int
         The most that are on a multiprocessor at once.
     shared : int
@@ -41,6 +43,7 @@ class Architecture:
     device: str
     capability: tuple[int, int]
     multiprocessors: int
+    clock_mhz: int
     threads: int
     blocks: int
     shared: int
@@ -83,12 +86,12 @@ KIB = 1024
 ARCHITECTURES = {
     entry.name: entry
     for entry in (
-        Architecture("sm_75", "T4", (7, 5), 40, 1024, 16, 64 * KIB, 64 * KIB, 0, 256),
-        Architecture("sm_80", "A100", (8, 0), 108, 2048, 32, 164 * KIB, 163 * KIB),
-        Architecture("sm_86", "RTX 3090", (8, 6), 82, 1536, 16, 100 * KIB, 99 * KIB),
-        Architecture("sm_89", "RTX 4090", (8, 9), 128, 1536, 24, 100 * KIB, 99 * KIB),
-        Architecture("sm_90", "H100", (9, 0), 132, 2048, 32, 228 * KIB, 227 * KIB),
-        Architecture("sm_100", "B200", (10, 0), 148, 2048, 32, 228 * KIB, 227 * KIB),
-        Architecture("sm_120", "RTX 5090", (12, 0), 170, 1536, 24, 100 * KIB, 99 * KIB),
+        Architecture("sm_75", "T4", (7, 5), 40, 1590, 1024, 16, 64 * KIB, 64 * KIB, 0, 256),
+        Architecture("sm_80", "A100", (8, 0), 108, 1410, 2048, 32, 164 * KIB, 163 * KIB),
+        Architecture("sm_86", "RTX 3090", (8, 6), 82, 1695, 1536, 16, 100 * KIB, 99 * KIB),
+        Architecture("sm_89", "RTX 4090", (8, 9), 128, 2520, 1536, 24, 100 * KIB, 99 * KIB),
+        Architecture("sm_90", "H100", (9, 0), 132, 1980, 2048, 32, 228 * KIB, 227 * KIB),
+        Architecture("sm_100", "B200", (10, 0), 148, 1965, 2048, 32, 228 * KIB, 227 * KIB),
+        Architecture("sm_120", "RTX 5090", (12, 0), 170, 2407, 1536, 24, 100 * KIB, 99 * KIB),
     )
 }
