@@ -55,6 +55,8 @@ WATCH = cuda_device.Watch()
 OF_THE_STANDIN = {"emulator", "standin"}
 STANDIN_FOLDERS = {Path(__file__).parent / name for name in OF_THE_STANDIN}
 COUNT = pytest.StashKey[int]()
+#: What the report of a test says that ran on a device. Its keywords would also name folders.
+ON_DEVICE = ("device", FOUND.name)
 
 
 # --- which tests run on a device --------------------------------------------------------------------
@@ -103,8 +105,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail at once after the device has been lost, instead of once more with the error of another test."""
-    if WATCH.lost is not None and item.get_closest_marker("gpu"):
-        pytest.fail(f"the device was lost in {WATCH.lost}", pytrace=False)
+    if item.get_closest_marker("gpu"):
+        item.user_properties.append(ON_DEVICE)
+        if WATCH.lost is not None:
+            pytest.fail(f"the device was lost in {WATCH.lost}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,7 +148,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         report.nodeid
         for outcome in ("passed", "failed", "error", "xfailed", "xpassed")
         for report in terminalreporter.stats.get(outcome, ())
-        if "gpu" in getattr(report, "keywords", ())
+        if ON_DEVICE in getattr(report, "user_properties", ())
     }
     terminalreporter.write_line(
         f"{FOUND}: {len(ran)} tests ran on it; {config.stash.get(COUNT, 0)} examine the stand-in for CuPy and did not"

@@ -7,6 +7,7 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import module, recurrence, tiers
+from capgpu.kernels.cuda.catalogue import CATALOGUE
 from emulator.runner import ORDERS, Order
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
@@ -68,6 +69,39 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
     for case in CASES:
         if case.operation == name:
             check(case, dtype, extents)
+
+
+def test_every_kernel_of_a_recurrence_is_among_the_variants():
+    suffixes = {"persistent": ("", "_tensor"), "step": ("_step",), "matmul": ()}
+    tested = {(f"{name}{suffix}", units) for tier, name, units in VARIANTS for suffix in suffixes[tier]}
+    entries = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
+    assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
+
+
+@pytest.mark.parametrize("shifted", ["projected", "h0", "c0", "Wh", "dhidden", "dcell", "gates", "cell", "hidden"])
+@pytest.mark.parametrize("tier", ["persistent", "step"])
+def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeypatch, tier, shifted):
+    # H of 64 numbers, so that only the first address keeps rows from being copied by 16 bytes
+    extents, ran = SHAPES[-2], 0
+    for case in CASES:
+        arguments, wanted = example(case, extents, "float32")
+        if not isinstance(arguments.get(shifted), np.ndarray):
+            continue
+        in_tier(monkeypatch, tier, tiers.PASSES[case.operation].units[0], groups=2)
+        there = {
+            name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
+            for name, value in arguments.items()
+        }
+        flat = arguments[shifted].ravel()
+        there[shifted] = capgpu.asarray(np.append(flat[:1], flat))[1:].reshape(arguments[shifted].shape)
+        assert there[shifted].data.ptr % 16
+        results = getattr(recurrence, case.operation)(**there)
+        for got, want, kind in zip(
+            results if isinstance(results, tuple) else (results,), wanted, case.kinds, strict=True
+        ):
+            assert distance(capgpu.to_numpy(got), want) < TOLERANCE["float32"][kind]
+        ran += 1
+    assert ran
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
