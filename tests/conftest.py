@@ -62,12 +62,17 @@ ON_DEVICE = ("device", FOUND.name)
 # --- which tests run on a device --------------------------------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its options
 def pytest_configure(config: pytest.Config) -> None:
     """End the run where a device is required and none can be used."""
     if SETTING_ERROR is not None:
         raise pytest.UsageError(SETTING_ERROR)
     if FOUND.required and FOUND.name is None:
         raise pytest.UsageError(f"CAPGPU_BACKEND=cuda requires a CUDA device. {FOUND.cause}")
+    if FOUND.name is not None and getattr(config.option, "timeout_method", None) is None:
+        # a kernel that never ends keeps the main thread in the driver, where no signal handler of Python's runs:
+        # another thread then ends the process, and pytest-xdist names the test and goes on in a new one
+        config.option.timeout_method = "thread"
 
 
 def pytest_report_header() -> str:

@@ -100,6 +100,11 @@ def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
     assert "examines the stand-in for CuPy: not on a real device" in done.stdout
 
 
+def test_a_kernel_that_never_ends_is_ended_by_another_thread(run: Run) -> None:
+    for arguments, method in ((AS_DEVICE, "thread"), ((), "signal")):
+        assert f"timeout method: {method}" in run(*arguments, "--collect-only", SMALL).stdout
+
+
 @pytest.mark.parametrize("setting", ["cpu", "numpy"])
 def test_a_setting_without_cuda_forbids_the_device(run: Run, setting: str) -> None:
     done = run(*AS_DEVICE, "--collect-only", "-m", "gpu", SMALL, CAPGPU_BACKEND=setting)
