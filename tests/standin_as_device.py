@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,21 @@ def _imported() -> list[str]:
     return [name for name in sys.modules if name.split(".")[0] in COPIED]
 
 
+def _runner(folder: Path) -> Any:
+    """Return what executes kernels, and refuses sources that are written for the emulator alone, as NVRTC does."""
+    emulated = importlib.import_module("emulator.runner").EmulatorRunner
+    refusal = importlib.import_module("standin.cupy_standin.compiler").CompileException
+
+    class Runner(emulated):
+        def compile(self, module: Any) -> None:
+            if "emulator::" in module.code:
+                words = 'error: name followed by "::" must be a class or namespace name: emulator'
+                raise refusal(words, module.code, "kernel.cu", module.options)
+            super().compile(module)
+
+    return Runner(folder)
+
+
 def _install() -> None:
     if _imported():
         raise pytest.UsageError(f"{__name__} must be loaded first; {_imported()[0]} has been imported")
@@ -35,10 +51,9 @@ def _install() -> None:
         build = importlib.import_module("emulator.build")
         if build.missing():
             raise pytest.UsageError(f"{__name__}: {build.missing()}")
-        runner = importlib.import_module("emulator.runner").EmulatorRunner
         standin = importlib.import_module("standin.cupy_standin")
         standin.install(architecture="sm_90")
-        standin.set_kernel_runner(runner(TESTS.parent / "build" / "emulator"))
+        standin.set_kernel_runner(_runner(TESTS.parent / "build" / "emulator"))
         for name in _imported():
             del sys.modules[name]
     finally:

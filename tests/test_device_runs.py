@@ -101,8 +101,9 @@ def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
 
 
 def test_a_kernel_that_never_ends_is_ended_by_another_thread(run: Run) -> None:
-    for arguments, method in ((AS_DEVICE, "thread"), ((), "signal")):
-        assert f"timeout method: {method}" in run(*arguments, "--collect-only", SMALL).stdout
+    for setting, method in (("cuda", "thread"), ("cpu", "signal")):
+        done = run(*AS_DEVICE, "--collect-only", SMALL, CAPGPU_BACKEND=setting)
+        assert f"timeout method: {method}" in done.stdout
 
 
 @pytest.mark.parametrize("setting", ["cpu", "numpy"])
@@ -150,7 +151,7 @@ import cupy
 
 
 @pytest.mark.parametrize(
-    ("cupy", "cause"),
+    ("package", "cause"),
     [
         ("raise OSError('libcudart.so.13: invalid ELF header')", "libcudart.so.13: invalid ELF header"),
         (NO_DEVICES, "no CUDA device found (the driver lists 0)"),
@@ -161,16 +162,16 @@ import cupy
 class TestWithoutUsableDevice:
     """CuPy is found and cannot be used."""
 
-    def test_the_cause_stands_in_the_header(self, run: Run, cupy: str, cause: str) -> None:
-        done = run("--collect-only", SMALL, cupy=cupy)
+    def test_the_cause_stands_in_the_header(self, run: Run, package: str, cause: str) -> None:
+        done = run("--collect-only", SMALL, cupy=package)
         assert done.returncode == 0, done.stdout
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("cuda: no device")]
         assert cause in line
 
     def test_a_run_that_requires_the_device_ends_at_its_start_with_the_cause(
-        self, run: Run, cupy: str, cause: str
+        self, run: Run, package: str, cause: str
     ) -> None:
-        done = run(SMALL, cupy=cupy, CAPGPU_BACKEND="cuda")
+        done = run(SMALL, cupy=package, CAPGPU_BACKEND="cuda")
         assert done.returncode == pytest.ExitCode.USAGE_ERROR
         assert "CAPGPU_BACKEND=cuda requires a CUDA device. backend 'cuda': " in done.stderr
         assert cause in done.stderr

@@ -20,6 +20,9 @@ import pytest
 from capgpu.kernels.cuda import module, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options, variants_of
 
+#: The traced kernels call the emulator.
+pytestmark = pytest.mark.standin
+
 Macros = tuple[tuple[str, int], ...]
 
 H = 64
