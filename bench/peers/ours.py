@@ -49,19 +49,20 @@ class OurTask:
             wordvec_dim=size.W,
             hidden_dim=size.H,
             cell_type=work.cell,  # type: ignore[arg-type]
-            dtype=np.dtype(dtype),
+            dtype=dtype,
             feature_dropout=dropout,
             output_dropout=dropout,
         )
-        self.model.params = {name: asarray(array.astype(dtype)) for name, array in work.params.items()}
-        self.features = asarray(work.features.astype(dtype))
+        kind = self.model.dtype
+        self.model.params = {name: asarray(array.astype(kind)) for name, array in work.params.items()}
+        self.features = asarray(work.features.astype(kind))
         self.dropout, self.steps = dropout, 0
         self.captions = work.captions
         self.optimizer = Optimizer(
             "adam", {"learning_rate": 1e-3, "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": ADAM_EPS}
         )
         if job.startswith("sample"):
-            self.features = asarray(work.sample_features[: sample_count(job)].astype(dtype))
+            self.features = asarray(work.sample_features[: sample_count(job)].astype(kind))
         self.out: dict[str, Any] = {}
 
     def build(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.cuda.report import EMULATED
 from bench.report import write_atomically
 
-__all__ = ["Findings", "LeftOutError", "Part", "Table"]
+__all__ = ["Findings", "LeftOutError", "Part", "Table", "require_torch"]
 
 Row = Sequence[Any]
 _LEFT_OUT = "left out: "
@@ -21,6 +21,23 @@ _LEFT_OUT = "left out: "
 
 class LeftOutError(Exception):
     """A table cannot be made here, and that is no failure; the message says why."""
+
+
+def require_torch() -> Any:
+    """Return PyTorch.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed.
+    LeftOutError
+        Where it has no device.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise LeftOutError(f"PyTorch {torch.__version__} finds no CUDA device")
+    return torch
 
 
 @dataclass(frozen=True)

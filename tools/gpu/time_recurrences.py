@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda import tiers, tuning
+from capgpu.kernels.cuda import module, tiers, tuning
 from capgpu.kernels.cuda.stopwatch import Elapsed, device_time
-from tools.gpu.tables import LeftOutError, Part
+from tools.gpu.tables import LeftOutError, Part, require_torch
 
 __all__ = ["parts", "shown"]
 
@@ -63,15 +63,18 @@ def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[A
                 for name, run in tuning.passes(cell, dtype, H, N, T).items():
                     chosen = tiers.plan(name, dtype, H, N, T)
                     for plan in tiers.candidates(name, dtype, H, N):
-                        elapsed = device_time(partial(run, plan), batches)
                         layout = [plan.tier, plan.units, plan.groups, plan.grid, plan.tensor_cores, plan == chosen]
+                        try:
+                            elapsed = device_time(partial(run, plan), batches)
+                        except module.CooperativeLaunchError as error:  # the driver may refuse one that should fit
+                            yield [name, N, T, *layout, f"{error}"[:200], ""]
+                            continue
                         yield [name, N, T, *layout, shown(elapsed), round(elapsed.milliseconds / T * 1e3, 3)]
 
 
 def _cudnn(H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
     """Time PyTorch's layers; the products with the inputs and the gradients of all weights are in these figures."""
-    import torch
-
+    torch = require_torch()
     dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     for cell in CELLS:
         for N, T in shapes:

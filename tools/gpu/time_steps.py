@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.workloads import CELLS, make_workload, parse_size
 from capgpu.kernels.cuda.stopwatch import device_time
-from tools.gpu.tables import Part
+from tools.gpu.tables import Part, require_torch
 from tools.gpu.time_recurrences import shown
 
 __all__ = ["alone", "ceilings", "launches", "steps"]
@@ -195,8 +195,7 @@ def _ours(entry: Callable[..., list[Any]], M: int, V: int, H: int, shapes: Any) 
 
 
 def _torchs(entry: Callable[..., list[Any]], M: int, V: int, shapes: Any) -> Iterator[list[Any]]:
-    import torch
-
+    torch = require_torch()
     logits = torch.randn(M, V, device="cuda", requires_grad=True)
     goals = torch.randint(0, V, (M,), device="cuda")
 
