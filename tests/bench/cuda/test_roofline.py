@@ -81,14 +81,19 @@ def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iter
     forget()
 
 
+#: Passes whose weights fit, and which are estimated to take less time with a launch a step, by a few percent.
+STEPWISE = {("RTX 4090", "S3", "lstm", "backward")}
+
+
 @pytest.mark.parametrize("size", roofline.SIZES_ON_PAPER)
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 def test_the_tier_on_paper_is_the_one_that_is_launched(choose, device, size):
     for cell in CELLS:
         e = extents(make_workload(SIZES[size], cell))
-        wanted = "persistent" if roofline.fits(e, device) else "step"
         for direction in ("forward", "backward"):
-            assert choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps) == wanted, (cell, direction)
+            stepwise = not roofline.fits(e, device) or (device.name, size, cell, direction) in STEPWISE
+            tier = choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps)
+            assert tier == ("step" if stepwise else "persistent"), (cell, direction)
 
 
 def test_the_devices_are_those_that_the_stand_in_imitates():
