@@ -105,16 +105,17 @@ class Launcher:
             recurrence.rnn_backward_into(*narrow[:2], Wh, steps, out, h, order=order, plan=plan)
 
     def steps(self, V: int) -> None:
-        """Train a model for a step with each rule, and decode."""
+        """Train models for a step with each rule, without and with dropout and smoothed labels, and decode."""
         from capgpu.model import CaptioningRNN
         from capgpu.optim import Optimizer
 
         words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
+        disturbed = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
         for cell in ("lstm", "rnn"):
-            for H in (24, 21):
-                model = CaptioningRNN(words, 7, 12, H, cell, self.dtype, seed=3)
+            for H, options in ((24, {}), (21, {}), (24, disturbed), (21, disturbed)):
+                model = CaptioningRNN(words, 7, 12, H, cell, self.dtype, seed=3, **options)
                 for rule in ("adam", "sgd_momentum", "sgd"):
-                    _, grads = model.loss(self.draw(4, 7), CAPTIONS)
+                    _, grads = model.loss(self.draw(4, 7), CAPTIONS, dropout_key=5)
                     Optimizer(rule, {"learning_rate": 1e-3}, model.params).step(model.params, grads, clip_norm=1.0)
                 model.sample(self.draw(4, 7), 4)
 
