@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from capgpu.backend import is_host_array
 from capgpu.checks import check_count
 from capgpu.data.arrays import Minibatch, split_arrays
-from capgpu.data.placement import take_rows
+from capgpu.data.placement import take_batches
 from capgpu.data.prefetch import prefetch
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
@@ -154,6 +155,12 @@ def _take(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, 
 
 def _gather(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
     captions, features, image_idxs = arrays
-    for chosen in selections:
-        images = image_idxs[chosen]
-        yield captions[chosen], take_rows(features, images), images
+    if is_host_array(features):
+        for chosen in selections:
+            images = image_idxs[chosen]
+            yield captions[chosen], features[images], images
+        return
+    selections = list(selections)
+    taken = take_batches(features, [image_idxs[chosen] for chosen in selections])
+    for chosen, (images, rows) in zip(selections, taken, strict=True):
+        yield captions[chosen], rows, images

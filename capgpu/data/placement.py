@@ -5,15 +5,15 @@ Otherwise every row crosses the bus once for each caption of its picture, in eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from capgpu.backend import Array, array_namespace, asarray, current_backend, free_device_memory, is_host_array
+from capgpu.backend import Array, array_namespace, asarray, current_backend, free_device_memory
 
-__all__ = ["place_features", "take_rows"]
+__all__ = ["place_features", "take_batches"]
 
 #: Part of the free memory that features may take: the rest is for steps and the optimiser's state, not yet there.
 _SHARE = 0.5
@@ -64,22 +64,29 @@ def _copied(features: np.ndarray[Any, Any]) -> Array:
     return there
 
 
-def take_rows(features: Array, rows: np.ndarray[Any, Any]) -> Array:
-    """Take rows of features where they live.
+def take_batches(
+    features: Array, batches: Sequence[np.ndarray[Any, Any]]
+) -> Iterator[tuple[np.ndarray[Any, Any], Array]]:
+    """Take the rows of minibatch after minibatch on a device, with one copy of indices for all of them.
 
     Parameters
     ----------
     features : array, shape (I, D)
-        On the host or on a device.
-    rows : numpy.ndarray of int, shape (N,)
-        Rows, on the host; they are not checked.
+        On a device.
+    batches : sequence of numpy.ndarray of int
+        Rows of each minibatch, on the host; they are not checked.
 
-    Returns
-    -------
-    array, shape (N, D)
-        A copy, beside `features`.
+    Yields
+    ------
+    rows : numpy.ndarray of int, shape (N,)
+        An entry of `batches`.
+    taken : array, shape (N, D)
+        Those rows of `features`, beside `features`.
     """
-    if is_host_array(features):
-        return features[rows]
+    if not batches:
+        return
     xp = array_namespace(features)
-    return xp.take(features, xp.asarray(rows, device=features.device), axis=0)
+    rows, start = xp.asarray(np.concatenate(batches), device=features.device), 0
+    for batch in batches:
+        yield batch, xp.take(features, rows[start : start + batch.size], axis=0)
+        start += batch.size

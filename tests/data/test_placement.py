@@ -11,7 +11,7 @@ import pytest
 import capgpu
 from capgpu.backend import free_device_memory, is_host_array, to_numpy
 from capgpu.data import placement
-from capgpu.data.placement import place_features, take_rows
+from capgpu.data.placement import place_features, take_batches
 from oracles.device_memory import little_memory
 
 
@@ -58,8 +58,13 @@ def test_placed_features_have_the_values_and_the_dtype_they_had(
     assert to_numpy(there).dtype == wanted.dtype
     np.testing.assert_array_equal(to_numpy(there), wanted)
     assert given["train_features"] is original
-    chosen = np.array([rows, 0, rows, 2])
-    np.testing.assert_array_equal(to_numpy(take_rows(there, chosen)), wanted[chosen])
+    batches = [np.array([rows, 0, rows, 2]), np.array([1]), np.array([0, 2])]
+    taken = list(take_batches(there, batches))
+    assert len(taken) == len(batches)
+    for chosen, (named, features) in zip(batches, taken, strict=True):
+        assert named is chosen
+        np.testing.assert_array_equal(to_numpy(features), wanted[chosen])
+    assert list(take_batches(there, [])) == []
 
 
 @pytest.mark.parametrize(
