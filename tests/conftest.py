@@ -52,7 +52,7 @@ except ValueError as error:
 WATCH = cuda_device.Watch()
 
 #: Fixtures that a real device cannot serve, and the folders whose tests examine nothing but the stand-in.
-OF_THE_STANDIN = {"emulator", "standin"}
+OF_THE_STANDIN = {"cublas", "emulator", "standin"}
 STANDIN_FOLDERS = {Path(__file__).parent / name for name in OF_THE_STANDIN}
 COUNT = pytest.StashKey[int]()
 #: What the report of a test says that ran on a device. Its keywords would also name folders.
@@ -220,7 +220,20 @@ def emulator() -> Any:
 
 
 @pytest.fixture
-def standin(emulator: Any) -> Iterator[Any]:
+def cublas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """cuBLAS on the stand-in's memory, in the place of the library that CuPy would have loaded."""
+    from capgpu.kernels.cuda import cublas
+    from standin.cupy_standin.cublas import Library
+
+    library = Library()
+    monkeypatch.setattr(cublas, "_open", lambda: library)
+    cublas.forget()
+    yield library
+    cublas.forget()
+
+
+@pytest.fixture
+def standin(emulator: Any, cublas: Any) -> Iterator[Any]:
     """The stand-in for CuPy, in the place of CuPy: one healthy device, counters at zero, kernels on the CPU."""
     from standin import cupy_standin
 

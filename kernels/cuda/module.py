@@ -31,6 +31,7 @@ __all__ = [
     "forget",
     "kernel",
     "record",
+    "refuse_fork",
     "source",
 ]
 
@@ -209,7 +210,7 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     key = (name, dtype, tuple(sorted(defines.items())) if defines else (), cupy.cuda.runtime.getDevice())
     found = _kernels.get(key)
     if found is None:
-        _refuse_fork()
+        refuse_fork()
         by_name = (name, getattr(dtype, "name", dtype), *key[2:])
         found = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
     return found
@@ -263,7 +264,8 @@ def _compile(module: Any) -> None:
         module.compile()
 
 
-def _refuse_fork() -> None:
+def refuse_fork() -> None:
+    """Raise LaunchError in a process forked from one that had used the device."""
     if _forked:
         raise LaunchError(
             "this process was forked from one that had used the GPU, and CUDA does not survive a fork. Start workers "
@@ -315,7 +317,7 @@ class Kernel:
         if grid == 0:
             return
         if _forked:
-            _refuse_fork()
+            refuse_fork()
         if (grid, block, shared) not in self._checked:
             self._check(grid, block, shared)
         if _log is not None:
@@ -323,9 +325,12 @@ class Kernel:
         try:
             self._function((grid,), (block,), args, shared_mem=shared)
         except RuntimeError as error:
+            cuda = import_module("cupy").cuda
             if not self.cooperative or getattr(error, "status", None) not in _REFUSALS:
                 raise
-            _limits[import_module("cupy").cuda.runtime.getDevice()] = replace(device_limits(), cooperative=False)
+            if cuda.get_current_stream().is_capturing():
+                raise  # the graph is refused, which says nothing about launches
+            _limits[cuda.runtime.getDevice()] = replace(device_limits(), cooperative=False)
             raise CooperativeLaunchError(
                 f"kernel {self.name}: the driver refuses a cooperative launch of {grid} blocks of {block} threads and "
                 f"{shared} bytes of shared memory: {error}"

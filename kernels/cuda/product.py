@@ -1,11 +1,11 @@
-"""Matrix products, by cuBLAS through CuPy. TF32 is the user's choice: ``CUPY_TF32=1``."""
+"""Matrix products, by cuBLAS. TF32 is the user's choice: ``CUPY_TF32=1``."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from capgpu.kernels.cuda.arrays import check_device
+from capgpu.kernels.cuda import cublas
+from capgpu.kernels.cuda.arrays import check_device, empty
 from capgpu.kernels.cuda.module import record
 
 __all__ = ["matmul", "product"]
@@ -19,7 +19,7 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
     a, b : array, shape (m, k) and (k, n)
         The factors.
     out : array, shape (m, n), optional
-        Written; C-contiguous, or the transposed view of such an array.
+        Gets the result; it, or its transpose, is row-major, perhaps with gaps. It must not overlap the factors.
 
     Returns
     -------
@@ -27,10 +27,18 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
         The result.
     """
     record("matmul")
-    if out is not None and not out.flags.c_contiguous:
-        # CuPy writes C-contiguous results alone: compute the transpose
-        return import_module("cupy").dot(b.T, a.T, out.T).T
-    return import_module("cupy").dot(a, b, out)
+    direct = cublas.library()
+    if direct is None or a.dtype != b.dtype:
+        import cupy
+
+        if out is not None and not out.flags.c_contiguous:
+            # CuPy writes C-contiguous results alone: compute the transpose
+            return cupy.dot(b.T, a.T, out.T).T
+        return cupy.dot(a, b, out)
+    if out is None:
+        out = empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product")
+    cublas.multiply(direct, a, b, out)
+    return out
 
 
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:

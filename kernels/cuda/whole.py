@@ -32,7 +32,7 @@ from capgpu.kernels import LossOptions
 from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.kernels.cuda.embedding import gather_rows, scatter_rows, segment_sums, sum_columns
-from capgpu.kernels.cuda.plan import plan_captions
+from capgpu.kernels.cuda.plan import Plan, plan_captions
 from capgpu.kernels.cuda.product import product
 from capgpu.kernels.cuda.recurrence import (
     lstm_backward_into,
@@ -41,9 +41,9 @@ from capgpu.kernels.cuda.recurrence import (
     rnn_forward_into,
 )
 from capgpu.kernels.cuda.softmax import linear_cross_entropy_into
-from capgpu.kernels.cuda.workspace import workspace
+from capgpu.kernels.cuda.workspace import Workspace, using, workspace
 
-__all__ = ["caption_gradients"]
+__all__ = ["caption_gradients", "caption_gradients_into"]
 
 
 def caption_gradients(
@@ -58,18 +58,55 @@ def caption_gradients(
     plan = plan_captions(captions, null, params["W_embed"].shape[0])
     if plan is None or plan.rows == 0:
         return None
+    space, dtype = workspace(), params["Wh"].dtype
+    # all memory that is returned first: without it, nothing is launched
+    loss = space.scalar(dtype)
+    grads = {
+        name: empty(array.shape, dtype, f"the gradient of {name}")
+        for name, array in params.items()
+        if not (options.tied and name == "W_vocab")
+    }
+    room = captions.shape[0] * (captions.shape[1] - 1)
+    with using(space):  # which no launch looks for again
+        caption_gradients_into(space, features, plan, params, options, loss, grads, room)
+    return loss, grads
+
+
+def caption_gradients_into(
+    space: Workspace,
+    features: Any,
+    plan: Plan,
+    params: dict[str, Any],
+    options: LossOptions,
+    loss: Any,
+    grads: dict[str, Any],
+    room: int,
+) -> None:
+    """Compute loss and gradients into given arrays.
+
+    Parameters
+    ----------
+    space : Workspace
+        Where intermediate arrays go.
+    features, params, options
+        As for `caption_gradients`; with tied weights, `params` may lack W_vocab.
+    plan : Plan
+        The captions, with a row or more.
+    loss : array, shape ()
+        Gets the loss.
+    grads : dict of str to array
+        Get the gradients, by the names that `caption_gradients` returns; C-contiguous.
+    room : int
+        Rows to make room for, where later calls may have more.
+    """
     features = contiguous(features)
     # tied, W_vocab stays the view that it is: the products take transposes without a copy
-    own = {name: array for name, array in params.items() if not (options.tied and name == "W_vocab")}
+    own = {name: array for name, array in params.items() if name in grads}
     W_embed, W_proj, b_proj, Wx, Wh, b, *rest = (contiguous(array) for array in own.values())
     W_vocab, b_vocab = (W_embed.T, *rest) if options.tied else rest
     dtype, (size, gates) = Wh.dtype, Wh.shape
-    count, room = features.shape[0], captions.shape[0] * (captions.shape[1] - 1)
+    count = features.shape[0]
     room_words = min(room, W_embed.shape[0])
-    space = workspace()
-    # all memory that is returned first: without it, nothing is launched
-    loss = space.scalar(dtype)
-    grads = {name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in own.items()}
     dW_vocab = grads["W_embed"].T if options.tied else grads["W_vocab"]
 
     def scratch(name: str, rows: int, width: int, most: int) -> Any:
@@ -128,4 +165,3 @@ def caption_gradients(
     scatter_rows(dembedded, plan.words, grads["W_embed"], add=options.tied)
     product(features.T, dh0, grads["W_proj"])
     sum_columns(space, [*left, (dtable, grads["b"]), (dh0, grads["b_proj"])], room)
-    return loss, grads

@@ -13,6 +13,8 @@ stream on which it was captured: keep that Stream object, in the thread that cap
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from capgpu.kernels.cuda.arrays import empty
 
-__all__ = ["Workspace", "forget", "workspace"]
+__all__ = ["Workspace", "forget", "using", "workspace"]
 
 _local = threading.local()
 _SCALARS = 1024
@@ -127,6 +129,10 @@ class Workspace:
             self._counters = cupy.zeros(count, dtype=np.uint32)
         return self._counters
 
+    def memory(self) -> tuple[Any, ...]:
+        """Return all memory that was taken so far: who keeps it, keeps it from being given to others."""
+        return (*self._buffers.values(), self._counters)
+
     def discard_counters(self) -> None:
         """Let the next launch have new counters: one that failed may have left these anywhere."""
         self._counters = None
@@ -138,10 +144,13 @@ def workspace() -> Workspace:
     Returns
     -------
     Workspace
-        Made at the first call.
+        Made at the first call; inside `using`, the one given there.
     """
     import cupy
 
+    given: Workspace | None = _local.__dict__.get("given")
+    if given is not None:
+        return given
     cuda = cupy.cuda
     key, stream = (cuda, cuda.runtime.getDevice()), cuda.get_current_stream()
     spaces: dict[Any, WeakKeyDictionary[Any, Workspace]] = _local.__dict__.setdefault("spaces", {})
@@ -152,6 +161,22 @@ def workspace() -> Workspace:
     if found is None:
         found = by_stream[stream] = Workspace()
     return found
+
+
+@contextmanager
+def using(space: Workspace) -> Iterator[None]:
+    """Let this thread's launches work in a workspace of one's own, whatever the stream, inside a ``with`` block.
+
+    Parameters
+    ----------
+    space : Workspace
+        What `workspace` returns meanwhile. All its uses must be in the order of one stream.
+    """
+    before, _local.given = _local.__dict__.get("given"), space
+    try:
+        yield
+    finally:
+        _local.given = before
 
 
 def forget() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,56 @@ def test_capturing_has_its_rules(cupy):
     with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorIllegalState"):
         stream.begin_capture()
     stream.end_capture()
+
+
+def test_memory_is_set_and_copied_by_a_graph(cupy):
+    x, y, stream = cupy.ones(4, "float32"), cupy.zeros(4, "float32"), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        y.data.copy_from_device_async(x.data, x.nbytes)
+        x.data.memset_async(0, x.nbytes)
+        graph = stream.end_capture()
+    assert (x.tolist(), y.tolist()) == ([1] * 4, [0] * 4)
+    graph.launch()
+    assert (x.tolist(), y.tolist()) == ([0] * 4, [1] * 4)
+    y.data.memset_async(0, 8)
+    assert y.tolist() == [0, 0, 1, 1]
+
+
+def test_a_graph_whose_memory_was_given_back_is_refused(cupy, kernel):
+    x, stream = cupy.zeros(3), cupy.cuda.Stream(non_blocking=True)
+    view = x[1:]
+    with stream:
+        stream.begin_capture()
+        kernel((1,), (32,), (view, np.float64(1)))
+        graph = stream.end_capture()
+    graph.launch()
+    assert x.tolist() == [0, 1, 1]
+    del x, view
+    with pytest.raises(cupy_standin.UndefinedOnDeviceError, match="has been given back"):
+        graph.launch()
+
+
+def test_pinned_memory_is_copied_to_the_device(cupy):
+    pinned = cupy.cuda.alloc_pinned_memory(64)
+    host = np.frombuffer(pinned, np.int32, 8)
+    host[:] = np.arange(8)
+    assert host.ctypes.data == pinned.ptr
+    there, stream = cupy.zeros(10, "int32"), cupy.cuda.Stream(non_blocking=True)
+    there[2:].data.copy_from_host_async(ctypes.c_void_p(pinned.ptr), host.nbytes)
+    assert there.tolist() == [0, 0, *range(8)]
+    assert cupy_standin.counters().host_to_device_bytes == host.nbytes
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(cupy_standin.NotCapturableError, match="copying from the host"):
+            there.data.copy_from_host_async(pinned.ptr, host.nbytes)
+        stream.end_capture()
+
+
+def test_an_allocator_is_asked_for_all_memory(cupy):
+    def refuse(size):
+        raise MemoryError(f"no {size}")
+
+    with cupy.cuda.using_allocator(refuse), pytest.raises(MemoryError, match="no 32"):
+        cupy.zeros(4)
+    assert cupy.zeros(4).tolist() == [0] * 4

@@ -1,7 +1,7 @@
 """``cupy.cuda.graph``: launches recorded while a stream captures, to be made again in one go.
 
-Only kernels of one's own are captured: what CuPy itself would launch cannot be made again here, and much of it (cuBLAS,
-new memory, transfers) a device refuses, too. All of it raises.
+Only kernels of one's own are captured, and products that cuBLAS is asked for directly: what CuPy itself would launch
+cannot be made again here, and much of it (cuBLAS, new memory, transfers) a device refuses, too. All of it raises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .errors import ensure_usable
 class Graph:
     """What a stream has captured."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int) -> None:
+        self._stream = stream  # the address of the stream that captures
         self._launches: list[Callable[[], None]] = []
 
     def _add(self, launch: Callable[[], None]) -> None:

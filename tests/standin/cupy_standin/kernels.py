@@ -5,16 +5,19 @@ Without a runner everything but compiling and launching works. `set_kernel_runne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from .array import ndarray
 from .driver import Attributes, Function
 from .errors import ensure_usable
 from .extension import ExtensionType
 from .graph import Graph
-from .state import STATE
+from .memory import owner_of, pointer_to
+from .state import STATE, UndefinedOnDeviceError
 from .stream import get_current_stream
 
 
@@ -191,11 +194,30 @@ class RawKernel(metaclass=ExtensionType):
         runner = _runner(f"kernel {self.name}")
         stream = get_current_stream() if stream is None else stream
         if stream.is_capturing():
-            arguments = tuple(value.copy() if isinstance(value, np.ndarray) else value for value in args)
+            arguments = tuple(_captured(value) for value in args)
             graph: Graph = stream._graph
-            graph._add(lambda: runner.launch(self, grid, block, arguments, shared_mem, stream))
+            graph._add(lambda: runner.launch(self, grid, block, [get() for get in arguments], shared_mem, stream))
         else:
             runner.launch(self, grid, block, args, shared_mem, stream)
+
+
+def _captured(value: Any) -> Callable[[], Any]:
+    """Return what gives an argument again at each launch of a graph, which keeps addresses and no memory."""
+    if isinstance(value, np.ndarray):
+        by_value = value.copy()
+        return lambda: by_value
+    if not isinstance(value, ndarray):
+        return lambda: value
+    owner, shape, dtype, strides = weakref.ref(owner_of(value._host)), value.shape, value.dtype, value.strides
+    offset = value.data.ptr - pointer_to(owner()).ptr
+
+    def array() -> ndarray:
+        memory = owner()
+        if memory is None:
+            raise UndefinedOnDeviceError("a graph is launched whose memory has been given back")
+        return ndarray(shape, dtype, pointer_to(memory) + offset, strides)
+
+    return array
 
 
 def _three(extents: tuple[int, ...]) -> tuple[int, int, int]:

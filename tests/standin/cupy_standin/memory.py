@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import operator
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,6 +76,8 @@ def register(host: np.ndarray) -> None:
     nbytes = _rounded(owner.nbytes)
     if not nbytes:
         return
+    if STATE.allocator is not None:
+        STATE.allocator(owner.nbytes)
     refuse_in_capture("allocating memory")
     _require(nbytes)
     block = _Block(owner, _released)
@@ -149,13 +154,70 @@ class MemoryPointer(metaclass=ExtensionType):
         """Set `size` bytes to `value`."""
         self._array(size, np.uint8, None, "C").fill(value)
 
-    memset_async = memset
+    def memset_async(self, value: int, size: int, stream: Any = None) -> None:
+        """Set `size` bytes to `value`; captured where the stream captures."""
+        do_or_capture(stream, lambda: self.memset(value, size))
+
+    def copy_from_device_async(self, src: MemoryPointer, size: int, stream: Any = None) -> None:
+        """Copy `size` bytes from another place on the device; captured where the stream captures."""
+
+        def copy() -> None:
+            self._array(size, np.uint8, None, "C")[...] = src._array(size, np.uint8, None, "C")
+
+        do_or_capture(stream, copy)
+
+    def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
+        """Copy `size` bytes from an address on the host, now: the caller must not write there until it is done."""
+        refuse_in_capture("copying from the host")  # a graph would copy whatever is there when it is launched
+        STATE.counters.host_to_device_copies += 1
+        STATE.counters.host_to_device_bytes += size
+        address = mem if isinstance(mem, int) else mem.value
+        host = np.frombuffer((ctypes.c_char * size).from_address(address), np.uint8)
+        self._array(size, np.uint8, None, "C")[...] = host
 
 
 def pointer_to(host: np.ndarray) -> MemoryPointer:
     """Return the address of an array's first element."""
     block = Memory(owner_of(host))
     return MemoryPointer(block, host.__array_interface__["data"][0] - block.ptr if host.size else 0)
+
+
+def do_or_capture(stream: Any, work: Callable[[], None]) -> None:
+    """Do work on a stream, by default the current one, or add it to the graph that the stream captures."""
+    from .stream import get_current_stream
+
+    stream = get_current_stream() if stream is None else stream
+    if stream.is_capturing():
+        stream._graph._add(work)
+    else:
+        work()
+
+
+@contextlib.contextmanager
+def using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
+    """Ask `allocator` for all memory inside a with block; here it can only refuse, by raising."""
+    before, STATE.allocator = STATE.allocator, allocator
+    try:
+        yield
+    finally:
+        STATE.allocator = before
+
+
+class PinnedMemoryPointer(ctypes.Array):
+    """Memory of the host that a device copies from by itself; a buffer, as CuPy's."""
+
+    _type_ = ctypes.c_char
+    _length_ = 0
+    ptr: int
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
+    """Allocate pinned memory of the host."""
+    ensure_usable()
+    kind = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_type_": ctypes.c_char, "_length_": size})
+    pinned = kind()
+    pinned.ptr = ctypes.addressof(pinned)
+    return pinned
 
 
 def alloc(size: int) -> MemoryPointer:

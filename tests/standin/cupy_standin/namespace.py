@@ -99,6 +99,8 @@ def _cuda() -> dict[str, types.ModuleType]:
         "MemoryPool": memory.MemoryPool,
         "Stream": stream.Stream,
         "alloc": memory.alloc,
+        "alloc_pinned_memory": memory.alloc_pinned_memory,
+        "using_allocator": memory.using_allocator,
         "get_current_stream": stream.get_current_stream,
         "get_device_id": device.get_device_id,
         "get_elapsed_time": stream.get_elapsed_time,

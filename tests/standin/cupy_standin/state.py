@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .architecture import ARCHITECTURES
 
@@ -18,7 +18,7 @@ class SynchronisationForbiddenError(AssertionError):
     """The host waited for the device inside ``forbid_synchronisation()``."""
 
 
-class NotCapturableError(AssertionError):
+class NotCapturableError(RuntimeError):
     """Something other than a launch of a kernel of one's own while a stream captures a graph."""
 
 
@@ -84,6 +84,7 @@ class State:
         self.kernel_runner: KernelRunner | None = None
         self.architecture = ARCHITECTURES["sm_80"]
         self.capture: Graph | None = None
+        self.allocator: Callable[[int], Any] | None = None
 
 
 STATE = State()

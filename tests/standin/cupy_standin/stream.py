@@ -111,7 +111,7 @@ class Stream:
             raise CUDARuntimeError(CAPTURE_UNSUPPORTED)
         if STATE.capture is not None:
             raise CUDARuntimeError(ILLEGAL_STATE)
-        self._graph = STATE.capture = Graph()
+        self._graph = STATE.capture = Graph(self.ptr)
 
     def end_capture(self) -> Graph:
         """Return what was captured."""

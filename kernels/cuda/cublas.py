@@ -1,0 +1,284 @@
+"""cuBLAS, called without CuPy: CuPy refuses its calls while a stream captures a CUDA graph, cuBLAS does not.
+
+The library is the one that CuPy itself has loaded. Each thread has a handle for each device. A handle works in memory
+of the current stream's workspace, never in cuBLAS' own pool: a graph can refer to it, and two streams never share it,
+which cuBLAS requires for the same bits at each run. Sums of float16 and bfloat16 are float32 throughout.
+
+Row-major matrices are handed over as what they are to cuBLAS, transposed column-major ones:
+
+    out = a b    is    out^T = b^T a^T
+
+so that a transposed view, or rows with gaps between them, cost a flag and a leading dimension, and no copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import threading
+from functools import cache, lru_cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from capgpu.kernels.cuda.arrays import dtype_name
+from capgpu.kernels.cuda.module import LaunchError, device_limits, refuse_fork
+from capgpu.kernels.cuda.workspace import workspace
+
+__all__ = ["PROTOTYPES", "WORKSPACE_BYTES", "CublasError", "forget", "library", "multiply"]
+
+logger = logging.getLogger("capgpu")
+
+#: Bytes that a handle works in. NVIDIA recommends 32 MiB for compute capability 9.0 and newer, and 4 MiB before.
+WORKSPACE_BYTES = {True: 32 * 2**20, False: 4 * 2**20}
+
+# enumerations of cublas_api.h and library_types.h
+_OPERATIONS = {False: 0, True: 1}  # CUBLAS_OP_N, CUBLAS_OP_T
+_REAL_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # CUDA_R_32F, _64F, _16F, _16BF
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
+_GEMM_DEFAULT = -1
+# sums of products that are split are added in the type of sums, not in float16
+_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+
+_INT, _POINTER = ctypes.c_int, ctypes.c_void_p
+#: Result and parameters of each function that is called, as cublas_api.h declares them.
+PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "cublasCreate_v2": (_INT, (_POINTER,)),
+    "cublasDestroy_v2": (_INT, (_POINTER,)),
+    "cublasSetStream_v2": (_INT, (_POINTER, _POINTER)),
+    "cublasSetWorkspace_v2": (_INT, (_POINTER, _POINTER, ctypes.c_size_t)),
+    "cublasSetMathMode": (_INT, (_POINTER, _INT)),
+    "cublasGetStatusName": (ctypes.c_char_p, (_INT,)),
+    "cublasGemmEx": (
+        _INT,
+        (
+            *(_POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER),  # handle, operations, m, n, k, alpha
+            *(_POINTER, _INT, _INT, _POINTER, _INT, _INT),  # A, type, leading dimension; B
+            *(_POINTER, _POINTER, _INT, _INT, _INT, _INT),  # beta; C, type, leading dimension; sums' type, algorithm
+        ),
+    ),
+}
+
+# 1 and 0 in the type of sums
+_SCALARS = {wide: (kind(1), kind(0)) for wide, kind in ((False, ctypes.c_float), (True, ctypes.c_double))}
+_local = threading.local()
+
+
+class CublasError(LaunchError):
+    """A call of cuBLAS that failed; the message holds the function and cuBLAS' name of the status."""
+
+
+def _open() -> Any:
+    """Load the library that CuPy calls; ImportError or OSError where there is none."""
+    import cupy
+
+    # this module of CuPy's is linked against the library, wherever CuPy has found it; by its name it is the same one
+    import_module("cupy_backends.cuda.libs.cublas")
+    return ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
+
+
+@cache
+def library() -> Any:
+    """Return cuBLAS with the types of its functions declared, loaded at the first call.
+
+    Returns
+    -------
+    ctypes.CDLL or None
+        None where it cannot be loaded, or lacks a function, which is logged once: CuPy then makes the products.
+    """
+    try:
+        found = _open()
+        for name, (result, parameters) in PROTOTYPES.items():
+            function = getattr(found, name)
+            function.restype, function.argtypes = result, parameters
+    except (ImportError, OSError, AttributeError) as error:
+        logger.info("cuBLAS cannot be called directly (%s): CuPy makes the matrix products", error)
+        return None
+    return found
+
+
+def forget() -> None:
+    """Forget the library, and this thread's handles (for tests, which change the device)."""
+    library.cache_clear()
+    _local.__dict__.clear()
+
+
+class _Handle:
+    """A handle of cuBLAS, for one thread on one device."""
+
+    def __init__(self, cublas: Any) -> None:
+        refuse_fork()
+        self._cublas = cublas
+        self._bound: tuple[int, Any] | None = None
+        capability = device_limits().compute_capability
+        self._workspace = (WORKSPACE_BYTES[capability >= (9, 0)],)
+        # as CuPy reads it, once
+        tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0 and capability >= (8, 0)
+        self._compute_types = dict.fromkeys(_REAL_TYPES, _COMPUTE_32F)
+        self._compute_types |= {"float64": _COMPUTE_64F, "float32": _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32F}
+        pointer = ctypes.c_void_p()
+        self._check("cublasCreate_v2", cublas.cublasCreate_v2(ctypes.addressof(pointer)))
+        self.pointer = pointer.value
+        self._check("cublasSetMathMode", cublas.cublasSetMathMode(self.pointer, _DISALLOW_REDUCED_PRECISION_REDUCTION))
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None) and not sys.is_finalizing():
+            self._cublas.cublasDestroy_v2(self.pointer)
+
+    def bind(self) -> None:
+        """Let products be made on the current stream, in memory of its workspace."""
+        import cupy
+
+        stream = cupy.cuda.get_current_stream().ptr
+        memory = workspace().take("cuBLAS", self._workspace, np.uint8)
+        if self._bound is not None and self._bound[0] == stream and self._bound[1] is memory:
+            return
+        self._check("cublasSetStream_v2", self._cublas.cublasSetStream_v2(self.pointer, stream))
+        # setting a stream takes the memory away
+        status = self._cublas.cublasSetWorkspace_v2(self.pointer, memory.data.ptr, memory.nbytes)
+        self._check("cublasSetWorkspace_v2", status)
+        self._bound = stream, memory
+
+    def multiply(self, a: Any, b: Any, out: Any, call: _Call) -> None:
+        """Make a product as `_call` describes it."""
+        dtype, (one, zero) = call.dtype, _SCALARS[call.dtype == "float64"]
+        real = _REAL_TYPES[dtype]
+        left, right = (a, b) if call.transposed else (b, a)
+        status = self._cublas.cublasGemmEx(
+            self.pointer,
+            *call.operations_and_sizes,
+            ctypes.addressof(one),
+            left.data.ptr,
+            real,
+            call.leading[0],
+            right.data.ptr,
+            real,
+            call.leading[1],
+            ctypes.addressof(zero),
+            out.data.ptr,
+            real,
+            call.leading[2],
+            self._compute_types[dtype],
+            _GEMM_DEFAULT,
+        )
+        if status:
+            self._check(f"cublasGemmEx ({a.shape} by {b.shape}, {dtype})", status)
+
+    def _check(self, call: str, status: int) -> None:
+        if status:
+            name = self._cublas.cublasGetStatusName(status)
+            words = name.decode() if name else f"status {status}"
+            raise CublasError(
+                f"{call} failed: {words}. If the device is out of memory, use a smaller batch. "
+                "CAPGPU_KERNELS=reference computes by CuPy's own calls."
+            )
+
+
+class _Call(NamedTuple):
+    """What cublasGemmEx is told of a product, but for addresses; the factors are b^T and a^T, or a and b."""
+
+    transposed: bool  # out is column-major: cuBLAS' own product of a and b
+    operations_and_sizes: tuple[int, int, int, int, int]  # of both factors; lines and columns of the result, terms
+    leading: tuple[int, int, int]
+    dtype: str
+    copies: bool  # a factor must be copied first
+    terms: int
+    elements: int  # of the result
+
+
+@lru_cache(maxsize=4096)
+def _call(
+    a_shape: tuple[int, int],
+    a_strides: tuple[int, int],
+    b_shape: tuple[int, int],
+    b_strides: tuple[int, int],
+    out_shape: tuple[int, int],
+    out_strides: tuple[int, int],
+    dtype: Any,
+) -> _Call:
+    """Describe a product, once for each shape."""
+    (rows, terms), columns, itemsize = a_shape, b_shape[1], dtype.itemsize
+    out = _layout(out_shape, out_strides, itemsize)
+    if b_shape[0] != terms or out_shape != (rows, columns) or (out is None and rows * columns):
+        raise ValueError(
+            f"expected factors (m, k) and (k, n), and out (m, n) that is row-major or column-major, got shapes "
+            f"{a_shape}, {b_shape} and {out_shape}, strides {out_strides} of out, {dtype}."
+        )
+    a, b = _layout(a_shape, a_strides, itemsize), _layout(b_shape, b_strides, itemsize)
+    name, elements = dtype_name(dtype), rows * columns
+    if out is None or a is None or b is None:
+        return _Call(False, (0, 0, 0, 0, 0), (0, 0, 0), name, a is None or b is None, terms, elements)
+    leading = b.leading, a.leading, out.leading
+    if max(rows, columns, terms, *leading) >= 2**31:
+        raise ValueError(f"expected sizes below 2**31, got a product of {a_shape} by {b_shape}.")
+    # row-major is transposed to cuBLAS
+    if out.transposed:
+        operations, leading = (
+            (_OPERATIONS[not a.transposed], _OPERATIONS[not b.transposed]),
+            (leading[1], leading[0], leading[2]),
+        )
+        sizes = rows, columns
+    else:
+        operations, sizes = (_OPERATIONS[b.transposed], _OPERATIONS[a.transposed]), (columns, rows)
+    return _Call(out.transposed, (*operations, *sizes, terms), leading, name, False, terms, elements)
+
+
+class _Layout(NamedTuple):
+    """How a matrix lies in memory: row-major or, `transposed`, column-major, with `leading` elements a line."""
+
+    transposed: bool
+    leading: int
+
+
+def _layout(shape: tuple[int, int], strides: tuple[int, int], itemsize: int) -> _Layout | None:
+    """Describe a matrix; None for one that is neither row-major nor column-major."""
+    for transposed in (False, True):
+        (lines, length), (step, across) = (shape[::-1], strides[::-1]) if transposed else (shape, strides)
+        # the stride of an axis with one element says nothing
+        apart = lines == 1 or (step >= length * itemsize and step % itemsize == 0)
+        if apart and (length == 1 or across == itemsize):
+            return _Layout(transposed, length if lines == 1 else step // itemsize)
+    return None
+
+
+def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
+    """Multiply two matrices on the current stream, ``out = a b``.
+
+    Parameters
+    ----------
+    cublas : ctypes.CDLL
+        From `library`.
+    a, b : cupy.ndarray, shape (m, k) and (k, n)
+        The factors, of one dtype: float16, bfloat16, float32 or float64. They, or their transposes, are row-major,
+        perhaps with gaps between the rows; others are copied first.
+    out : cupy.ndarray, shape (m, n)
+        Gets the result; it, or its transpose, is row-major, perhaps with gaps. It must not overlap the factors.
+
+    Raises
+    ------
+    CublasError
+        Where cuBLAS refuses.
+    ValueError
+        For shapes that do not fit.
+    """
+    import cupy
+
+    call = _call(a.shape, a.strides, b.shape, b.strides, out.shape, out.strides, out.dtype)
+    if call.elements == 0:
+        return
+    if call.terms == 0:
+        out.fill(0)
+        return
+    if call.copies:
+        a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
+        call = _call(a.shape, a.strides, b.shape, b.strides, out.shape, out.strides, out.dtype)
+    device = cupy.cuda.runtime.getDevice()
+    handles: dict[int, _Handle] = _local.__dict__.setdefault("handles", {})
+    handle = handles.get(device)
+    if handle is None:
+        handle = handles[device] = _Handle(cublas)
+    handle.bind()
+    handle.multiply(a, b, out, call)
