@@ -19,7 +19,17 @@ from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_same_dtype
 from capgpu.kernels import kernels_for
 
-__all__ = ["RULES", "Config", "Rule", "apply_rule", "check_config", "check_pair", "find_rule", "run_rule"]
+__all__ = [
+    "RULES",
+    "Config",
+    "Rule",
+    "apply_rule",
+    "check_config",
+    "check_pair",
+    "complete_configs",
+    "find_rule",
+    "run_rule",
+]
 
 Config: TypeAlias = dict[str, Any]
 Update: TypeAlias = Callable[
@@ -34,17 +44,15 @@ Update: TypeAlias = Callable[
 def _sgd(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
-    settings = np.array([[rate, 0.0] for rate in rates])
-    updated, _ = kernels_for(ws[0]).momentum_update(ws, dws, None, settings, scale)
+    updated, _ = kernels_for(ws[0]).momentum_update(ws, dws, None, _momentum_rows(configs, rates), scale)
     return updated, [{} for _ in ws]
 
 
 def _sgd_momentum(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
-    settings = np.array([[rate, float(config["momentum"])] for rate, config in zip(rates, configs, strict=True)])
     velocities = [config["velocity"] for config in configs]
-    updated, velocities = kernels_for(ws[0]).momentum_update(ws, dws, velocities, settings, scale)
+    updated, velocities = kernels_for(ws[0]).momentum_update(ws, dws, velocities, _momentum_rows(configs, rates), scale)
     return updated, [{"velocity": velocity} for velocity in velocities]
 
 
@@ -67,6 +75,15 @@ def _rmsprop(
 def _adam(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
+    settings = _adam_rows(configs, rates)
+    first, second = [config["m"] for config in configs], [config["v"] for config in configs]
+    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, settings, scale)
+    counts = [config["t"] + 1 for config in configs]
+    return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
+
+
+def _adam_rows(configs: list[Config], rates: list[float]) -> Any:
+    """Return `adam_update`'s settings."""
     rows: list[tuple[float, ...]] = []
     before: tuple[Any, ...] | None = None
     for config, rate in zip(configs, rates, strict=True):
@@ -76,11 +93,12 @@ def _adam(
         rows.append(row)
     # most often one configuration serves all parameters
     alike = all(other is row for other in rows)
-    settings = np.array([row]).repeat(len(rows), axis=0) if alike else np.array(rows)
-    first, second = [config["m"] for config in configs], [config["v"] for config in configs]
-    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, settings, scale)
-    counts = [config["t"] + 1 for config in configs]
-    return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
+    return np.array([row]).repeat(len(rows), axis=0) if alike else np.array(rows)
+
+
+def _momentum_rows(configs: list[Config], rates: list[float]) -> Any:
+    """Return `momentum_update`'s settings."""
+    return np.array([[rate, float(config.get("momentum", 0.0))] for rate, config in zip(rates, configs, strict=True)])
 
 
 def _adam_settings(
@@ -108,6 +126,10 @@ class Rule:
         State arrays, of the parameter's shape.
     counter : bool
         Whether the state has a step counter ``t``.
+    kernel : str
+        The operation of the kernels that makes the update, ``"adam"`` or ``"momentum"``; empty for none.
+    settings : callable, optional
+        ``(complete configs, rates) -> settings`` of that operation.
     known : frozenset of str
         Every entry a config of this rule may have.
     """
@@ -116,6 +138,8 @@ class Rule:
     defaults: Mapping[str, float]
     slots: tuple[str, ...] = ()
     counter: bool = False
+    kernel: str = ""
+    settings: Callable[[list[Config], list[float]], Any] | None = None
     known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,11 +149,17 @@ class Rule:
 
 _ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 RULES = {
-    "sgd": Rule(_sgd, {"learning_rate": 1e-2}),
-    "sgd_momentum": Rule(_sgd_momentum, {"learning_rate": 1e-2, "momentum": 0.9}, ("velocity",)),
+    "sgd": Rule(_sgd, {"learning_rate": 1e-2}, kernel="momentum", settings=_momentum_rows),
+    "sgd_momentum": Rule(
+        _sgd_momentum,
+        {"learning_rate": 1e-2, "momentum": 0.9},
+        ("velocity",),
+        kernel="momentum",
+        settings=_momentum_rows,
+    ),
     "rmsprop": Rule(_rmsprop, {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8}, ("cache",)),
-    "adam": Rule(_adam, _ADAM, ("m", "v"), counter=True),
-    "adamw": Rule(_adam, {**_ADAM, "weight_decay": 1e-2}, ("m", "v"), counter=True),
+    "adam": Rule(_adam, _ADAM, ("m", "v"), counter=True, kernel="adam", settings=_adam_rows),
+    "adamw": Rule(_adam, {**_ADAM, "weight_decay": 1e-2}, ("m", "v"), counter=True, kernel="adam", settings=_adam_rows),
 }
 
 
@@ -206,11 +236,17 @@ def run_rule(
 
     The configs are completed; their state arrays may be overwritten.
     """
+    rule = complete_configs(name, ws, configs)
+    return rule.update(ws, dws, configs, rates, scale)
+
+
+def complete_configs(name: str, ws: list[Array], configs: list[Config]) -> Rule:
+    """Fill in what configs lack for a rule: defaults, and zeros for the running state; return the rule."""
     rule = RULES[name]
     for w, config in zip(ws, configs, strict=True):
         if not rule.known <= config.keys():
             _complete(rule, array_namespace(w), w, config)
-    return rule.update(ws, dws, configs, rates, scale)
+    return rule
 
 
 def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:

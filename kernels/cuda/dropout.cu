@@ -25,7 +25,12 @@ __device__ __forceinline__ unsigned hash32(unsigned bits) {
 extern "C" __global__ void __launch_bounds__(THREADS) dropout(
     const real* in,  // [count]
     real* out,       // [count]
-    unsigned count, unsigned first, unsigned second, unsigned threshold, acc factor) {
+    unsigned count, unsigned first, unsigned second, unsigned threshold, acc factor,
+    const unsigned* key) {  // [2] first and second, or null where they come by value
+    if (key != nullptr) {
+        first = key[0];
+        second = key[1];
+    }
     const long long start = ((long long)blockIdx.x * THREADS + threadIdx.x) * PACK;
     auto dropped = [&](real x, unsigned i) {
         const bool kept = hash32(hash32(i ^ first) ^ second) >= threshold;

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from capgpu.kernels import Dropout
+from capgpu.kernels.cuda.arrays import NULL
 from capgpu.kernels.cuda.constants import PACK_BYTES, THREADS
 from capgpu.kernels.cuda.module import kernel
 from capgpu.random import mask_rule
 
-__all__ = ["apply_dropout"]
+__all__ = ["StoredDropout", "apply_dropout"]
+
+
+@dataclass(frozen=True)
+class StoredDropout(Dropout):
+    """Dropout whose key is read from the device when the kernel runs: a CUDA graph would repeat a key by value.
+
+    Attributes
+    ----------
+    words : array of uint32, shape (2,)
+        ``first`` and ``second`` of `capgpu.random.mask_rule`. `key` is not used.
+    """
+
+    words: Any
 
 
 def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
@@ -37,4 +52,5 @@ def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
     factor = (np.float64 if dtype.char == "d" else np.float32)(dtype.type(rule.factor))
     words = (np.uint32(word) for word in (array.size, rule.first, rule.second, rule.threshold))
     per_block = THREADS * (PACK_BYTES // dtype.itemsize)
-    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor))
+    stored = dropout.words if isinstance(dropout, StoredDropout) else NULL
+    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor, stored))

@@ -10,7 +10,8 @@
 // Memory: each parameter is a run of elements. w and g are read, w' is written; m, v, u are read and written in place.
 // Where all of a parameter's arrays begin at multiples of 16 bytes, 16 bytes at a time.
 // Launch: a block of 256 threads takes CHUNK elements of one parameter. What there is to do comes by value as a
-// structure, so that no copy to the device comes before the launch.
+// structure, so that no copy to the device comes before the launch. A CUDA graph would make it with the same numbers
+// each time: there, the numbers that change from step to step, the rule's, come from memory on the device.
 // The norm: squares are added in a fixed order, each thread's in ACC, from there on in double; one double a block
 // to `partial`, then one block adds those up.
 
@@ -51,18 +52,30 @@ __device__ __forceinline__ void for_share(const Tensor& tensor, Whole whole, Sin
     for (int i = packs * PACK + threadIdx.x; i < count; i += THREADS) single(start + i);
 }
 
-__device__ __forceinline__ void adam_element(const Tensor& t, acc scale, real w, real g, real& m, real& v, real& out) {
+// The numbers of one parameter's rule: from memory, a row for each parameter, or else from the structure.
+struct Settings {
+    acc at[SETTINGS];
+    __device__ __forceinline__ Settings(const Tensor& t, const acc* settings, int tensor) {
+#pragma unroll
+        for (int i = 0; i < SETTINGS; ++i) at[i] = settings ? settings[tensor * SETTINGS + i] : t.settings[i];
+    }
+};
+
+__device__ __forceinline__ void adam_element(
+    const Settings& s, acc scale, real w, real g, real& m, real& v, real& out) {
     const acc scaled = to_acc(g) * scale;
-    const acc mean = t.settings[1] * to_acc(m) + t.settings[2] * scaled;
-    const acc square = t.settings[3] * to_acc(v) + t.settings[4] * scaled * scaled;
+    const acc mean = s.at[1] * to_acc(m) + s.at[2] * scaled;
+    const acc square = s.at[3] * to_acc(v) + s.at[4] * scaled * scaled;
     m = to_real(mean);
     v = to_real(square);
-    out = to_real(
-        t.settings[7] * to_acc(w) - t.settings[0] * mean / (root(square) * t.settings[5] + t.settings[6]));
+    out = to_real(s.at[7] * to_acc(w) - s.at[0] * mean / (root(square) * s.at[5] + s.at[6]));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) adam(Tensors tensors, int count, acc factor, const real* scale) {
-    const Tensor& t = tensors.at[tensor_of_block(tensors, count)];
+extern "C" __global__ void __launch_bounds__(THREADS) adam(
+    Tensors tensors, int count, acc factor, const real* scale, const acc* settings) {
+    const int tensor = tensor_of_block(tensors, count);
+    const Tensor& t = tensors.at[tensor];
+    const Settings s(t, settings, tensor);
     const acc k = scale ? factor * to_acc(*scale) : factor;
     for_share(
         t,
@@ -70,18 +83,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam(Tensors tensors, int 
             const Pack w = load_pack(t.w + j), g = load_pack(t.g + j);
             Pack m = load_pack(t.first + j), v = load_pack(t.second + j), out;
 #pragma unroll
-            for (int p = 0; p < PACK; ++p) adam_element(t, k, w.at[p], g.at[p], m.at[p], v.at[p], out.at[p]);
+            for (int p = 0; p < PACK; ++p) adam_element(s, k, w.at[p], g.at[p], m.at[p], v.at[p], out.at[p]);
             store_pack(t.first + j, m);
             store_pack(t.second + j, v);
             store_pack(t.out + j, out);
         },
-        [&](long long j) { adam_element(t, k, t.w[j], t.g[j], t.first[j], t.second[j], t.out[j]); });
+        [&](long long j) { adam_element(s, k, t.w[j], t.g[j], t.first[j], t.second[j], t.out[j]); });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) momentum(
-    Tensors tensors, int count, acc factor, const real* scale) {
-    const Tensor& t = tensors.at[tensor_of_block(tensors, count)];
-    const acc k = scale ? factor * to_acc(*scale) : factor, rate = t.settings[0], kept = t.settings[1];
+    Tensors tensors, int count, acc factor, const real* scale, const acc* settings) {
+    const int tensor = tensor_of_block(tensors, count);
+    const Tensor& t = tensors.at[tensor];
+    const Settings s(t, settings, tensor);
+    const acc k = scale ? factor * to_acc(*scale) : factor, rate = s.at[0], kept = s.at[1];
     for_share(
         t,
         [&](long long j) {

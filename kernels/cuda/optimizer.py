@@ -12,9 +12,9 @@ import numpy as np
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
 from capgpu.kernels.cuda.constants import CHUNK, SETTINGS, TENSORS, THREADS
 from capgpu.kernels.cuda.module import kernel
-from capgpu.kernels.cuda.workspace import workspace
+from capgpu.kernels.cuda.workspace import Workspace, workspace
 
-__all__ = ["adam_update", "gradient_norm", "momentum_update"]
+__all__ = ["adam_update", "gradient_norm", "launch_norm", "launch_update", "momentum_update"]
 
 
 def _layout(dtype: Any) -> Any:
@@ -93,10 +93,37 @@ def _update(
     # all memory is there before anything is changed
     out = [empty(w.shape, dtype, "the updated parameters") for w in params]
     columns = ([contiguous(w) for w in params], [contiguous(g) for g in grads], *states, out)
-    factor, device_factor = _factor(dtype, scale)
-    for count, blocks, told in _launches(dtype, columns, settings):
-        kernel(rule, dtype)(blocks, THREADS, (told, np.int32(count), factor, device_factor))
+    launch_update(rule, columns, settings, scale)
     return out
+
+
+def launch_update(rule: str, columns: Sequence[Sequence[Any] | None], settings: Any, scale: Any) -> None:
+    """Launch an update rule, once for up to 16 parameters.
+
+    Parameters
+    ----------
+    rule : str
+        ``"adam"`` or ``"momentum"``.
+    columns : five sequences of array
+        Parameters, gradients, first and second running states (None where the rule has none), and where the new
+        parameters go, which may be the parameters themselves. Contiguous, of one dtype.
+    settings : array of float, shape (P, 8)
+        The rule's numbers for each parameter, padded with zeros: on the host, or on the device in the type of sums
+        (float64 for float64, else float32), which the kernel reads when it runs.
+    scale : float or array, shape ()
+        Factor of all gradients.
+    """
+    params = columns[0]
+    assert params is not None
+    dtype = params[0].dtype
+    factor, device_factor = _factor(dtype, scale)
+    on_host = isinstance(settings, np.ndarray)
+    by_value = settings if on_host else np.zeros((len(params), SETTINGS))
+    done = 0
+    for count, blocks, structure in _launches(dtype, columns, by_value):
+        there = NULL if on_host else settings[done : done + count]
+        kernel(rule, dtype)(blocks, THREADS, (structure, np.int32(count), factor, device_factor, there))
+        done += count
 
 
 def adam_update(
@@ -128,16 +155,33 @@ def gradient_norm(grads: list[Any], max_norm: float) -> tuple[Any, Any]:
 
     Two launches for up to 16 arrays.
     """
-    dtype = grads[0].dtype
     check_device(gradient=grads)
+    dtype = grads[0].dtype
     norm, factor = (empty((), dtype, f"the {what} of the gradients") for what in ("norm", "factor"))
-    dense = [contiguous(gradient) for gradient in grads]
-    chunks = sum(-(-gradient.size // CHUNK) for gradient in dense)
-    partial = workspace().take("sums of squares", (chunks,), np.float64)
+    launch_norm(workspace(), [contiguous(gradient) for gradient in grads], max_norm, norm, factor)
+    return norm, factor
+
+
+def launch_norm(space: Workspace, grads: Sequence[Any], max_norm: float, norm: Any, factor: Any) -> None:
+    """Compute the joint norm of gradients, and the factor that clips them; two launches for up to 16 arrays.
+
+    Parameters
+    ----------
+    space : Workspace
+        Where sums of squares go.
+    grads : sequence of array
+        Contiguous, of one dtype.
+    max_norm : float
+        The largest norm allowed.
+    norm, factor : array, shape ()
+        Get the results, as `gradient_norm` returns them.
+    """
+    dtype = grads[0].dtype
+    chunks = sum(-(-gradient.size // CHUNK) for gradient in grads)
+    partial = space.take("sums of squares", (chunks,), np.float64)
     done = 0
-    for count, blocks, told in _launches(dtype, (None, dense, None, None, None), np.zeros((len(dense), SETTINGS))):
-        kernel("square_sums", dtype)(blocks, THREADS, (told, np.int32(count), partial[done : done + blocks]))
+    for count, blocks, structure in _launches(dtype, (None, grads, None, None, None), np.zeros((len(grads), SETTINGS))):
+        kernel("square_sums", dtype)(blocks, THREADS, (structure, np.int32(count), partial[done : done + blocks]))
         done += blocks
     limit = (np.float64 if dtype.char == "d" else np.float32)(max_norm)
     kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm, factor, limit))
-    return norm, factor

@@ -1,9 +1,16 @@
-"""What a minibatch of captions tells the device: one array of integers, one copy a step."""
+"""The layout of a minibatch of captions, on the device: one array of integers, one copy a step.
+
+`Layout` is the layout on the host. Padded, it has one of few shapes, so that launches made for one batch serve others:
+
+    rows     captions get more steps, behind their end or between, whose target is left out: they add zeros to every sum
+    words    words that occur in no row
+    steps    steps at the end without any row
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +18,11 @@ from capgpu.kernels import host_kernels
 from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.recurrence import Steps
 
-__all__ = ["Plan", "plan_captions"]
+__all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
+
+#: Steps of a padded layout come in multiples of this, and rows and words in 16 sizes to the double, multiples of 32.
+_STEPS = 4
+_SIZES, _LEAST = 16, 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,114 @@ class Plan:
     by_word: Any
     starts: Any
 
+    @staticmethod
+    def of(layout: Layout, there: Any) -> Plan:
+        """Return the plan of a layout whose numbers, one after the other, are in an array of int32 on the device."""
+        views, begin = [], 0
+        for part in layout:
+            views.append(there[begin : begin + part.size])
+            begin += part.size
+        steps = Steps(tuple(layout.batch_sizes.tolist()), views[0])
+        return Plan(layout.targets.size, layout.words.size, steps, *views[1:])
+
+
+class Layout(NamedTuple):
+    """A minibatch laid out on the host, as `Plan` describes it; arrays of whole numbers.
+
+    Attributes
+    ----------
+    batch_sizes : numpy.ndarray, shape (T,)
+        Captions alive at each step.
+    order, words, word_of_row, targets, by_word, starts : numpy.ndarray
+        As in `Plan`.
+    """
+
+    batch_sizes: Any
+    order: Any
+    words: Any
+    word_of_row: Any
+    targets: Any
+    by_word: Any
+    starts: Any
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Captions, steps, rows and distinct words: what the launches of a step depend on."""
+        return self.order.size, self.batch_sizes.size, self.targets.size, self.words.size
+
+    def numbers(self) -> Any:
+        """Return all numbers, one after the other, as the kernels read them: of int32."""
+        return np.concatenate(self, dtype=np.int32, casting="same_kind")
+
+
+def _size(count: int) -> int:
+    """Round a size up to one of `_SIZES` to the double."""
+    unit = max((1 << (count - 1).bit_length()) // (2 * _SIZES), _LEAST)
+    return -(-count // unit) * unit
+
+
+def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = False) -> Layout | None:
+    """Lay captions out on the host.
+
+    Parameters
+    ----------
+    captions, null, vocabulary_size
+        As for `plan_captions`.
+    padded : bool
+        True gives the layout one of few shapes, where there is any row. All captions are then alive at the first step.
+        Loss and gradients are the same but for rounding: what is added adds zeros to sums.
+
+    Returns
+    -------
+    Layout or None
+        None where an id is out of range.
+    """
+    packed = host_kernels().pack_captions(captions, null, vocabulary_size)
+    if packed is None:
+        return None
+    order, batch_sizes, words, word_of_row, targets = packed
+    if padded and targets.size:
+        batch_sizes, word_of_row, targets = _with_rows(captions, batch_sizes, word_of_row, targets)
+        words, word_of_row = _with_words(words, word_of_row, vocabulary_size)
+    # NumPy sorts 16 bits by counting digits, stable and several times as fast
+    keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
+    by_word = np.argsort(keys, kind="stable")
+    starts = np.zeros(words.size + 1, np.int64)
+    np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
+    return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts)
+
+
+def _with_rows(captions: Any, batch_sizes: Any, word_of_row: Any, targets: Any) -> tuple[Any, Any, Any]:
+    """Return a layout's rows with others between them, which have no target and the word of the first."""
+    count, width = captions.shape
+    rows, steps = targets.size, min(-(-batch_sizes.size // _STEPS) * _STEPS, width - 1)
+    wanted = min(_size(rows + count - int(batch_sizes[0])), count * steps)
+    # the first steps are filled, so that sizes never rise
+    sizes, padded_sizes, missing = batch_sizes.tolist(), [], wanted - rows
+    for size in sizes + [0] * (steps - len(sizes)):
+        added = min(count - size, missing)
+        padded_sizes.append(size + added)
+        missing -= added
+    padded_words, padded_targets = np.zeros(wanted, np.int64), np.full(wanted, -1)
+    start = padded_start = 0
+    for size, padded_size in zip(sizes, padded_sizes, strict=False):
+        place = slice(padded_start, padded_start + size)
+        padded_words[place] = word_of_row[start : start + size]
+        padded_targets[place] = targets[start : start + size]
+        start, padded_start = start + size, padded_start + padded_size
+    return np.array(padded_sizes), padded_words, padded_targets
+
+
+def _with_words(words: Any, word_of_row: Any, vocabulary_size: int) -> tuple[Any, Any]:
+    """Return a layout's words with others that occur in no row, all rising."""
+    wanted = min(_size(words.size), vocabulary_size)
+    absent = np.ones(vocabulary_size, bool)
+    absent[words] = False
+    taken = np.flatnonzero(absent)[: wanted - words.size]
+    all_words = np.concatenate([words, taken])
+    all_words.sort()
+    return all_words, all_words.searchsorted(words)[word_of_row]
+
 
 def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None:
     """Lay captions out and copy the layout to the current device, without waiting for it.
@@ -64,22 +183,9 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     """
     import cupy
 
-    packed = host_kernels().pack_captions(captions, null, vocabulary_size)
-    if packed is None:
+    layout = lay_out(captions, null, vocabulary_size)
+    if layout is None:
         return None
-    order, batch_sizes, words, word_of_row, targets = packed
-    # NumPy sorts 16 bits by counting digits, stable and several times as fast
-    keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
-    by_word = np.argsort(keys, kind="stable")
-    starts = np.zeros(words.size + 1, np.int64)
-    np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
-    parts = (batch_sizes, order, words, word_of_row, targets, by_word, starts)
     # CuPy copies through pinned memory of its own and does not wait
     record("copy")
-    there = cupy.asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
-    views, begin = [], 0
-    for part in parts:
-        views.append(there[begin : begin + part.size])
-        begin += part.size
-    steps = Steps(tuple(batch_sizes.tolist()), views[0])
-    return Plan(targets.size, words.size, steps, *views[1:])
+    return Plan.of(layout, cupy.asarray(layout.numbers()))

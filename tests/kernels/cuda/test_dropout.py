@@ -7,6 +7,7 @@ import pytest
 
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import module
+from capgpu.kernels.cuda.arrays import NULL
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.random import dropout_mask, mask_rule
 
@@ -68,7 +69,7 @@ def test_bfloat16_has_the_same_mask(device):
     out = device.empty(300, np.uint16)
     rule = mask_rule(5, 0.5, 300)
     words = (np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold))
-    module.kernel("dropout", "bfloat16")(1, 256, (device.asarray(values), out, *words, np.float32(rule.factor)))
+    module.kernel("dropout", "bfloat16")(1, 256, (device.asarray(values), out, *words, np.float32(rule.factor), NULL))
     want = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
     assert ((out.get().astype(np.uint32) << 16).view(np.float32) == want).all()
 

@@ -93,3 +93,17 @@ def test_full_memory_leaves_everything_as_it_was(device):
     with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=words):
         KERNELS.adam_update(*there, np.array([ADAM] * 2), 1.0)
     assert frozen(there) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", ["adam", "momentum"])
+def test_settings_on_the_device_give_the_bits_of_settings_by_value_in_place_too(device, dtype, rule):
+    sizes = [33, 4099] * 9  # two launches
+    random = np.random.default_rng(7)
+    settings = np.array([ADAM] * len(sizes)) * random.uniform(0.5, 1, (len(sizes), 1))
+    ends = []
+    for place in (settings, device.asarray(settings.astype(dtype))):
+        w, g, m, v = ([device.asarray(a) for a in arrays] for arrays in arguments(sizes, dtype))
+        optimizer.launch_update(rule, (w, g, m, v if rule == "adam" else None, w), place, 0.5)
+        ends.append(frozen((w, m, v)))
+    assert ends[0] == ends[1]

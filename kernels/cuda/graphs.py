@@ -1,0 +1,330 @@
+"""Whole training steps as CUDA graphs: loss, gradients, clipping and update of the parameters in one launch.
+
+A graph makes the launches that it has captured again, with the same arguments: sizes, addresses, numbers by value.
+
+    sizes        captions are padded to one of few shapes (`capgpu.kernels.cuda.plan`), each of which has its graph.
+                 Padding adds zeros to sums. The persistent recurrences take the rows of each step from the device; the
+                 other ways to launch a recurrence take them by value, and are not captured.
+    addresses    parameters, running states, gradients, features, and all scratch lie in memory that belongs to these
+                 graphs: a workspace of their own, parameters that are updated in place. A graph keeps all of it alive.
+    numbers      what changes from step to step, the captions' layout, the keys of dropout and the update rule's
+                 numbers, is one array of bytes there, which one copy from pinned memory writes before the launch.
+
+The first batch of a shape is computed launch by launch, which compiles kernels and takes memory; then its launches are
+captured, which computes nothing. Nothing may be allocated meanwhile: the pool would give that memory to others later.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels import LossOptions
+from capgpu.kernels.cuda import tiers
+from capgpu.kernels.cuda.arrays import check_device, dtype_name, empty
+from capgpu.kernels.cuda.constants import SETTINGS
+from capgpu.kernels.cuda.dropout import StoredDropout
+from capgpu.kernels.cuda.module import record
+from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
+from capgpu.kernels.cuda.pinned import ALIGNED, PinnedMemory
+from capgpu.kernels.cuda.plan import Layout, Plan, lay_out
+from capgpu.kernels.cuda.softmax import SCORE_BYTES
+from capgpu.kernels.cuda.whole import caption_gradients_into
+from capgpu.kernels.cuda.workspace import Workspace, using
+from capgpu.random import mask_rule
+
+__all__ = ["MOST_GRAPHS", "CaptureError", "StepGraphs"]
+
+#: Shapes that are kept; the one that was not used for the longest time goes first.
+MOST_GRAPHS = 64
+# Words of the keys of two dropouts, in 32 bits.
+_WORDS = 4
+
+
+class CaptureError(RuntimeError):
+    """Something asked for memory while launches were captured."""
+
+
+@dataclass
+class _Shape:
+    """What belongs to batches of one shape: the memory that they are brought to, and the graph, once there is one."""
+
+    settings: Any
+    numbers: Any  # the keys of dropout, then the layout
+    features: Any
+    plan: Plan
+    options: LossOptions
+    room: int  # most rows of such batches
+    graph: Any = None
+    memory: tuple[Any, ...] = ()
+
+
+class StepGraphs:
+    """The training step of one captioner with one update rule, on one stream of one thread.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+        The parameters, in the order of `capgpu.kernels.reference.whole.caption_gradients`, W_vocab only where it is
+        not tied; copied.
+    rule : str
+        ``"adam"`` or ``"momentum"``, as `capgpu.kernels.cuda.optimizer.launch_update` takes it.
+    states : sequence of sequence of array
+        The rule's running states, each for every parameter; copied.
+    clip_norm : float, optional
+        Largest joint norm of the gradients.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        The parameters that steps read and update in place.
+    states : list of list of array
+        The running states that steps update in place.
+    failed : bool
+        Whether capturing has failed; steps are then refused.
+
+    Raises
+    ------
+    DeviceMemoryError
+        Where there is no room for the copies and the gradients.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        rule: str,
+        states: Sequence[Sequence[Any]],
+        clip_norm: float | None = None,
+    ) -> None:
+        import cupy
+
+        check_device(params=params)
+        self._rule, self._clip_norm = rule, clip_norm
+        self._dtype = dtype = next(iter(params.values())).dtype
+        self._space = Workspace()
+        self._stream = cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
+        self._sending = PinnedMemory()
+        self.params = {name: _copy(array, f"the parameter {name}") for name, array in params.items()}
+        self.states = [[_copy(array, "a running state") for array in state] for state in states]
+        self._grads = {
+            name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in self.params.items()
+        }
+        self._loss, self._norm, self._factor = (empty((), dtype, "a number of the step") for _ in range(3))
+        self._sums = np.dtype(np.float64 if dtype.char == "d" else np.float32)
+        self._shapes: OrderedDict[tuple[Any, ...], _Shape] = OrderedDict()
+        self._current: _Shape | None = None
+        self.failed = False
+
+    def step(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> Any | None:
+        """Make a whole step: one copy of what is new, one of the features, one launch.
+
+        Parameters
+        ----------
+        features, captions, null, options
+            As for `capgpu.kernels.reference.whole.caption_gradients`. A dropout's mask is that of the padded batch.
+        settings : numpy.ndarray of float, shape (P, 8) or less
+            The update rule's numbers for each parameter.
+
+        Returns
+        -------
+        array, shape ()
+            The loss before the update; nothing has waited for it. None where the step cannot be made as a graph;
+            nothing has changed then.
+        """
+        shape = self._prepare(features, captions, null, options, settings)
+        if shape is None:
+            return None
+        loss = self._space.scalar(self._dtype)
+        if shape.graph is not None:
+            record("graph")
+            shape.graph.launch()
+        else:
+            self._launch_gradients(shape)
+            self._launch_update(shape)
+            self._capture(shape)
+        return self._copied_loss(loss)
+
+    def gradients(self, features: Any, captions: Any, null: int, options: LossOptions) -> Any | None:
+        """Make the first half of a step, loss and gradients, launch by launch; `update` makes the other.
+
+        Parameters
+        ----------
+        features, captions, null, options
+            As for `step`.
+
+        Returns
+        -------
+        array, shape ()
+            As from `step`, with the same bits.
+        """
+        self._current = self._prepare(features, captions, null, options, None)
+        if self._current is None:
+            return None
+        loss = self._space.scalar(self._dtype)
+        self._launch_gradients(self._current)
+        return self._copied_loss(loss)
+
+    def update(self, settings: Any) -> None:
+        """Make the second half of a step, after `gradients`.
+
+        Parameters
+        ----------
+        settings : numpy.ndarray of float, shape (P, 8) or less
+            As for `step`.
+        """
+        shape, self._current = self._current, None
+        if shape is None:
+            raise RuntimeError("expected gradients() before update(): there are no gradients to update by.")
+        self._sending.send([(shape.settings, self._padded(settings))])
+        self._launch_update(shape)
+
+    def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
+        """Bring a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
+        vocabulary = self.params["W_embed"].shape[0]
+        layout = None if self.failed else lay_out(captions, null, vocabulary, padded=True)
+        if layout is None or layout.targets.size == 0 or not self._can_be_captured(layout.shape):
+            return None
+        check_device(features=features)
+        dropouts = options.feature_dropout, options.output_dropout
+        rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
+        key = (*layout.shape, captions.shape[1], options.smoothing, options.tied, *rates)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
+            if len(self._shapes) > MOST_GRAPHS:
+                self._shapes.popitem(last=False)
+        self._shapes.move_to_end(key)
+        words = np.zeros(_WORDS, np.uint32)
+        masks = features.size, layout.targets.size * self.params["Wh"].shape[0]
+        for number, (dropout, size) in enumerate(zip(dropouts, masks, strict=True)):
+            if dropout is not None:
+                words[2 * number : 2 * number + 2] = mask_rule(dropout.key, dropout.rate, size)[:2]
+        sent = [(shape.numbers, np.concatenate([words.view(np.int32), layout.numbers()]))]
+        if settings is not None:
+            sent.insert(0, (shape.settings, self._padded(settings)))
+        self._sending.send(sent)
+        record("copy")
+        if features.flags.c_contiguous:
+            shape.features.data.copy_from_device_async(features.data, features.nbytes)
+        else:
+            shape.features[...] = features
+        return shape
+
+    def _padded(self, settings: Any) -> Any:
+        padded = np.zeros((len(self.params), SETTINGS), self._sums)
+        padded[:, : settings.shape[1]] = settings
+        return padded
+
+    def _can_be_captured(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether launches for a batch of captions, steps, rows and words serve all others of these sizes."""
+        size, gates = self.params["Wh"].shape
+        captions, steps, rows, _ = shape
+        passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{way}" for way in ("forward", "backward")]
+        plans = [tiers.plan(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
+        in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
+        return in_one_block and all(plan.tier == "persistent" for plan in plans)
+
+    def _new_shape(self, layout: Layout, features: Any, options: LossOptions, width: int) -> _Shape:
+        """Take the memory that batches of a shape are brought to, with room for all that have as many captions."""
+        count, room = features.shape[0], features.shape[0] * width
+        numbers = _WORDS + sum(part.size for part in layout)
+        most = _WORDS + width + count + 3 * room + 2 * min(room, self.params["W_embed"].shape[0]) + 1
+        settings_bytes = len(self.params) * SETTINGS * self._sums.itemsize
+        lead, itemsize = -(-settings_bytes // ALIGNED) * ALIGNED, np.dtype(np.int32).itemsize
+        there = self._space.take("what is new", (lead + numbers * itemsize,), np.uint8, lead + most * itemsize)
+        numbers_there = there[lead:].view(np.int32)
+        words = numbers_there[:_WORDS].view(np.uint32)
+        feature, output = (
+            None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2])
+            for number, dropout in enumerate((options.feature_dropout, options.output_dropout))
+        )
+        return _Shape(
+            there[:settings_bytes].view(self._sums).reshape(len(self.params), SETTINGS),
+            numbers_there,
+            self._space.take("features", tuple(features.shape), self._dtype),
+            Plan.of(layout, numbers_there[_WORDS:]),
+            replace(options, feature_dropout=feature, output_dropout=output),
+            room,
+        )
+
+    def _launch_gradients(self, shape: _Shape) -> None:
+        with using(self._space):
+            caption_gradients_into(
+                self._space,
+                shape.features,
+                shape.plan,
+                self.params,
+                shape.options,
+                self._loss,
+                self._grads,
+                shape.room,
+            )
+
+    def _launch_update(self, shape: _Shape) -> None:
+        params, grads = list(self.params.values()), list(self._grads.values())
+        first, second = (*self.states, None, None)[:2]
+        scale: Any = 1.0
+        with using(self._space):
+            if self._clip_norm is not None:
+                launch_norm(self._space, grads, self._clip_norm, self._norm, self._factor)
+                scale = self._factor
+            launch_update(self._rule, (params, grads, first, second, params), shape.settings, scale)
+
+    def _copied_loss(self, loss: Any) -> Any:
+        record("copy")
+        loss.data.copy_from_device_async(self._loss.data, loss.nbytes)
+        return loss
+
+    def _capture(self, shape: _Shape) -> None:
+        """Capture the launches of a step that has just been made, so that all is compiled and all memory is there."""
+        plan = shape.plan
+        if not self._can_be_captured((plan.order.size, len(plan.steps.counts), plan.rows, plan.distinct)):
+            return  # the driver has just refused the persistent recurrence
+        try:
+            with _capturing(self._stream) as graph:
+                self._launch_gradients(shape)
+                self._launch_update(shape)
+        except (RuntimeError, MemoryError) as error:
+            self.failed = True
+            self._shapes.clear()
+            warnings.warn(
+                f"the training step cannot be captured in a CUDA graph ({error}). Steps are launched one by one from "
+                "now on. Unset CAPGPU_CUDA_GRAPHS to have them so from the beginning.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        shape.graph, shape.memory = graph[0], self._space.memory()
+
+
+def _copy(array: Any, what: str) -> Any:
+    copy = empty(array.shape, array.dtype, what)
+    copy[...] = array
+    return copy
+
+
+@contextmanager
+def _capturing(stream: Any) -> Iterator[list[Any]]:
+    """Capture what is launched in a ``with`` block; the list gets the graph when the block ends."""
+    import cupy
+
+    def refuse(size: int) -> Any:
+        raise CaptureError(f"{size:,} bytes were asked for meanwhile, which the graph could not keep")
+
+    captured: list[Any] = []
+    with stream, cupy.cuda.using_allocator(refuse):
+        stream.begin_capture()
+        try:
+            yield captured
+        except BaseException:
+            # what failed may have ended the capture already
+            with suppress(RuntimeError):
+                stream.end_capture()
+            raise
+        captured.append(stream.end_capture())

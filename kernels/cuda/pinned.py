@@ -1,0 +1,58 @@
+"""Copies to the device from pinned memory of the host, which nobody waits for."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cuda.module import record
+
+__all__ = ["ALIGNED", "PinnedMemory"]
+
+#: What is sent in one copy begins at multiples of this, in bytes: more than any type needs.
+ALIGNED = 256
+
+
+class PinnedMemory:
+    """Pinned memory of the host, from which copies to the device are made without waiting for them."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Any, Any]] = []  # arrays of bytes, and the events that follow their copies
+
+    def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
+        """Copy arrays to the device, all in one copy.
+
+        Parameters
+        ----------
+        arrays : sequence of (array, numpy.ndarray)
+            Where each goes, and what is copied. On the device they must follow each other, each beginning at the next
+            multiple of 256 bytes.
+        """
+        import cupy
+
+        first = arrays[0][0].data
+        size = arrays[-1][0].data.ptr - first.ptr + arrays[-1][1].nbytes
+        host, event = self._free(size)
+        for there, values in arrays:
+            begin = there.data.ptr - first.ptr
+            host[begin : begin + values.nbytes] = values.reshape(-1).view(np.uint8)
+        record("copy")
+        first.copy_from_host_async(ctypes.c_void_p(host.ctypes.data), size)
+        event.record(cupy.cuda.get_current_stream())
+
+    def _free(self, size: int) -> tuple[Any, Any]:
+        """Return a piece that no copy reads from any more, and the event that follows its copies."""
+        import cupy
+
+        for number, (host, event) in enumerate(self._pieces):
+            if host.size >= size and event.done:
+                # those that have waited longest come first
+                self._pieces.append(self._pieces.pop(number))
+                return host, event
+        # twice the size: the next batch may be a little larger
+        host = np.frombuffer(cupy.cuda.alloc_pinned_memory(2 * size), np.uint8, 2 * size)
+        self._pieces.append((host, cupy.cuda.Event(disable_timing=True)))
+        return self._pieces[-1]
