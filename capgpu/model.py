@@ -219,8 +219,7 @@ class CaptioningRNN:
             For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
         """
         p = self.params
-        features, ids = self._checked(features, captions)
-        options = self._options(dropout_key)
+        features, ids, options = self.loss_inputs(features, captions, dropout_key)
         whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
             features, ids, self._null, self._weights(), options
         )
@@ -456,6 +455,33 @@ class CaptioningRNN:
     def _index(self, index: Any, xp: Any) -> Array:
         """Bring host indices to where the parameters live."""
         return xp.asarray(index, device=self.params["Wh"].device)
+
+    @property
+    def null(self) -> int:
+        """Id of NULL."""
+        return self._null
+
+    def loss_inputs(
+        self, features: Array, captions: Array, dropout_key: int | None = None
+    ) -> tuple[Array, Any, LossOptions]:
+        """Check a minibatch as `loss` does, and return what the loss is computed from, for kernels.
+
+        Parameters
+        ----------
+        features, captions, dropout_key
+            As for `loss`.
+
+        Returns
+        -------
+        features : array, shape (N, D)
+            In the model's dtype.
+        captions : numpy.ndarray of int, shape (N, T + 1)
+            On the host; ids out of range are still there.
+        options : LossOptions
+            What `loss` applies besides the model itself.
+        """
+        features, ids = self._checked(features, captions)
+        return features, ids, self._options(dropout_key)
 
     def _plan(self, features: Array, ids: Any) -> PackedCaptions:
         """Look at the values of a minibatch whose shapes are right, and lay it out."""

@@ -19,6 +19,7 @@ from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.random import fold_key
+from capgpu.training.graphs import training_steps
 from capgpu.training.history import plain, rewind_history
 from capgpu.training.interrupt import InterruptGuard
 from capgpu.training.losses import LossRecord, copy_arrays, divergence
@@ -183,6 +184,7 @@ class CaptioningSolver:
         self.val_loss_history: list[float] = []
         self.metric_history: list[Any] = []
         self._losses = LossRecord()
+        self._steps = training_steps(model, self._optimizer, clip_norm)
         self._target = num_epochs
         self._settings: dict[str, Any] = {
             "update_rule": update_rule,
@@ -299,12 +301,12 @@ class CaptioningSolver:
 
     def _train_epoch(self, report: Reporter, guard: InterruptGuard) -> None:
         """Make the updates that are left of an epoch."""
-        model, step = self.model, self.step
+        model, step, made = self.model, self.step, self._steps
         dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout"))
         done = step - self.epoch * self.iterations_per_epoch
         steps = self.num_epochs * self.iterations_per_epoch
         schedule_start = self._target * self.iterations_per_epoch - steps
-        looked_at = step  # the first step of an epoch is, whatever print_every
+        first = step  # its loss is looked at, whatever print_every
         report.begin_epoch(step)
         batches = epoch_batches(
             self._placed,
@@ -316,19 +318,20 @@ class CaptioningSolver:
         )
         with closing(batches):
             for captions, features, _ in batches:
-                key = {"dropout_key": fold_key(self.seed, step)} if dropout else {}
-                with checked_data():
-                    loss, grads = model.loss(asarray(features), captions, **key)
-                on_host = self._losses.append(loss)
+                key = fold_key(self.seed, step) if dropout else None
                 printed = step % self.print_every == 0
-                if printed or step == looked_at:
+                looked_at = printed or step == first
+                factor = self._schedule(step - schedule_start, steps)
+                with checked_data():
+                    # a loss that is looked at is looked at before the update
+                    loss = made.loss(asarray(features), captions, factor, whole=not looked_at, dropout_key=key)
+                on_host = self._losses.append(loss)
+                if looked_at:
                     self._check_losses()
                     self._losses.keep(step, model.params)
                 elif on_host:
                     self._check_losses()
-                factor = self._schedule(step - schedule_start, steps)
-                self._optimizer.step(model.params, grads, factor, self.clip_norm)
-                del grads  # the next step's gradients take their memory
+                made.update(factor)
                 step = self.step = step + 1
                 if printed:
                     report.step(step, self.epoch + 1, self._losses.values[-1], self._learning_rate() * factor)

@@ -1,4 +1,5 @@
-"""capgpu on a GPU, as it trains: features are checked once, before the first step. The mode says nothing.
+"""capgpu on a GPU, as it trains: features are checked once, before the first step. The mode ``graphed`` is with CUDA
+graphs, all others are without.
 
 Precisions: ``float32`` and ``tf32`` are the same model; TF32 is allowed by the environment that the process starts with
 (`TENSOR_CORES`). ``float16`` and ``bfloat16`` are dtypes of the model.
@@ -18,6 +19,8 @@ from bench.peers.ours import OurTask
 from bench.workloads import DROPOUT, Workload, split_job
 from capgpu.backend import BackendUnavailableError, array_namespace, set_backend
 from capgpu.checks import check_finite, checked_data
+from capgpu.random import fold_key
+from capgpu.training.graphs import GraphedSteps
 
 #: The environment of a process whose precision is not float32.
 TENSOR_CORES = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1"}
@@ -103,6 +106,25 @@ class CudaTask(OurTask):
         return {name: a.astype(np.float32) if a.dtype.itemsize == 2 else a for name, a in arrays.items()}
 
 
+class GraphedTask(CudaTask):
+    """A training step as one CUDA graph."""
+
+    def __init__(self, work: Workload, job: str, precision: str = "float32") -> None:
+        super().__init__(work, job, precision)
+        if self.job != "adam":
+            raise ValueError(f"expected the job adam, which a graph makes as a whole, got {job!r}.")
+        self._steps = GraphedSteps(self.model, self.optimizer, None)
+
+    def launch(self) -> None:
+        """Do the job once; the device may still be at it. The first time captures the graph."""
+        key = fold_key(0, self.steps) if self.dropout else None
+        with checked_data():
+            self._steps.loss(self.features, self.captions, 1.0, whole=True, dropout_key=key)
+            self._steps.update(1.0)
+        self.steps += 1
+        self.out = self.model.params
+
+
 def make_task(mode: str, work: Workload, job: str, precision: str = "float32") -> CudaTask:
-    """Return the task."""
-    return CudaTask(work, job, precision)
+    """Return the task; the mode ``graphed`` makes each step one CUDA graph."""
+    return (GraphedTask if mode == "graphed" else CudaTask)(work, job, precision)

@@ -86,10 +86,10 @@ def steps(sizes: Sequence[str], batches: int, count: int) -> Part:
     def runs(size: str, cell: str, job: str) -> Iterator[tuple[str, Callable[[], Callable[[], object]]]]:
         work = make_workload(parse_size(size), cell)
 
-        def ours() -> Callable[[], object]:
+        def ours(mode: str) -> Callable[[], object]:
             from bench.peers import cuda_ours
 
-            launch: Callable[[], object] = cuda_ours.make_task("cuda", work, job).launch
+            launch: Callable[[], object] = cuda_ours.make_task(mode, work, job).launch
             return launch
 
         def torch(mode: str) -> Callable[[], object]:
@@ -99,7 +99,8 @@ def steps(sizes: Sequence[str], batches: int, count: int) -> Part:
             task.build()
             return task.launch
 
-        yield "capgpu", ours
+        yield "capgpu", lambda: ours("cuda")
+        yield "capgpu graphed", lambda: ours("graphed")
         for mode in ("padded", "packed", "graphed"):
             yield f"torch {mode}", lambda mode=mode: torch(mode)
 
@@ -111,7 +112,7 @@ def steps(sizes: Sequence[str], batches: int, count: int) -> Part:
                         try:
                             run = make()
                             yield [size, cell, job, who, shown(device_time(run, batches, 2)), wall_ms(run, count)]
-                        except Exception as error:  # a competitor that is absent or fails, fails alone
+                        except Exception as error:  # one that is absent or fails, fails alone
                             if who == "capgpu":
                                 raise
                             yield [size, cell, job, who, f"{type(error).__name__}: {error}"[:200], ""]

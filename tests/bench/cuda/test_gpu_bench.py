@@ -17,6 +17,7 @@ from bench.cuda import contest, report, run, timing
 from bench.cuda.devices import DEVICES, reported
 from bench.peers import cuda_ours
 from bench.workloads import make_workload, parse_size
+from capgpu.kernels.cuda import module
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
@@ -80,6 +81,17 @@ def test_a_timed_step_waits_for_nothing(standin, job):
     task.step()
     with standin.forbid_synchronisation():
         task.launch()
+
+
+@pytest.mark.parametrize("job", ["adam", "adam-dropout"])
+def test_a_timed_step_may_be_one_graph(standin, job):
+    task = cuda_ours.make_task("graphed", make_workload(parse_size(TINY), "lstm"), job)
+    task.launch()
+    with module.counting() as launches, standin.forbid_synchronisation():
+        task.launch()
+    assert launches == ["copy", "copy", "graph", "copy"]
+    with pytest.raises(ValueError, match="expected the job adam"):
+        cuda_ours.make_task("graphed", make_workload(parse_size(TINY), "lstm"), "loss")
 
 
 def test_features_that_are_not_finite_are_refused_before_timing(standin):

@@ -1,0 +1,166 @@
+"""Training steps from CUDA graphs, where the user asks for them: a model and optimiser around the kernels' graphs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from capgpu.backend import Array
+from capgpu.kernels import kernels_for
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+from capgpu.optim.rules import RULES, complete_configs
+from capgpu.training.steps import TrainingSteps
+
+__all__ = ["GraphedSteps", "graphs_wanted", "training_steps"]
+
+logger = logging.getLogger("capgpu")
+
+
+def graphs_wanted() -> bool:
+    """Return whether ``CAPGPU_CUDA_GRAPHS`` asks for training steps from CUDA graphs.
+
+    Returns
+    -------
+    bool
+        False where it is unset, empty or ``0``; True for ``1``.
+
+    Raises
+    ------
+    ValueError
+        For any other value.
+    """
+    setting = os.environ.get("CAPGPU_CUDA_GRAPHS", "0") or "0"
+    if setting not in ("0", "1"):
+        raise ValueError(f"CAPGPU_CUDA_GRAPHS: expected 1 or 0, got {setting!r}. Set it to one of these, or unset it.")
+    return setting == "1"
+
+
+def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) -> TrainingSteps:
+    """Return training steps, from CUDA graphs where they are asked for and can be made.
+
+    Parameters
+    ----------
+    model, optimizer, clip_norm
+        As for `TrainingSteps`.
+
+    Returns
+    -------
+    TrainingSteps
+        `GraphedSteps` where ``CAPGPU_CUDA_GRAPHS`` asks for them. For another kind of model or rule, or parameters that
+        the CUDA kernels do not serve, plain ones, with the reason logged at INFO.
+
+    Raises
+    ------
+    ValueError
+        For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
+    """
+    if not graphs_wanted():
+        return TrainingSteps(model, optimizer, clip_norm)
+    if type(model) is not CaptioningRNN:
+        reason = f"the model is a {type(model).__name__}, not a CaptioningRNN"
+    elif not RULES[optimizer.rule].kernel:
+        reason = f"the update rule {optimizer.rule!r} has no kernel of its own"
+    elif (name := kernels_for(model.params["Wh"]).name) != "cuda":
+        reason = f"the parameters are served by the {name} kernels"
+    elif model.dtype.char not in "fd":
+        reason = f"the parameters are {model.dtype}"
+    else:
+        return GraphedSteps(model, optimizer, clip_norm)
+    logger.info("no CUDA graphs: %s", reason)
+    return TrainingSteps(model, optimizer, clip_norm)
+
+
+class GraphedSteps(TrainingSteps):
+    """Training steps whose launches are made as one CUDA graph; see `capgpu.kernels.cuda.graphs`.
+
+    Parameters, and the optimiser's running state, are moved to memory of the graphs at the first step and updated in
+    place from then on. Entries of ``model.params`` that are replaced are copied there before the next step. A step that
+    cannot be made as a graph is a plain one.
+
+    Parameters
+    ----------
+    model, optimizer, clip_norm
+        As for `training_steps`, which checks them.
+    """
+
+    def __init__(self, model: CaptioningRNN, optimizer: Optimizer, clip_norm: float | None) -> None:
+        super().__init__(model, optimizer, clip_norm)
+        self._rule = RULES[optimizer.rule]
+        self._graphs: Any = None
+        self._to_update: Callable[[float], None] = super().update
+
+    def loss(
+        self,
+        features: Array,
+        captions: Any,
+        learning_rate_scale: float,
+        *,
+        whole: bool = False,
+        dropout_key: int | None = None,
+    ) -> Any:
+        """Compute the loss of a minibatch; see `TrainingSteps.loss`.
+
+        The two halves have the bits of the whole. The update is made at once where it may be.
+        """
+        features, ids, options = self._model.loss_inputs(features, captions, dropout_key)
+        batch = features, ids, self._model.null, options
+        self._move()
+        loss: Array | None
+        if whole:
+            loss = self._graphs.step(*batch, self._settings(learning_rate_scale))
+            self._to_update = self._count
+        else:
+            loss = self._graphs.gradients(*batch)
+            self._to_update = self._update_from_graphs
+        if loss is None:
+            self._to_update = super().update
+            loss = super().loss(features, captions, learning_rate_scale, dropout_key=dropout_key)
+        return loss
+
+    def update(self, learning_rate_scale: float) -> None:
+        """Make what is left of the step."""
+        self._to_update(learning_rate_scale)
+
+    def _update_from_graphs(self, learning_rate_scale: float) -> None:
+        self._graphs.update(self._settings(learning_rate_scale))
+        self._count(learning_rate_scale)
+
+    def _count(self, learning_rate_scale: float) -> None:
+        if self._rule.counter:
+            for config in self._configs():
+                config["t"] += 1
+
+    def _move(self) -> None:
+        """Bring parameters and running state to where the graphs have them."""
+        from capgpu.kernels.cuda.graphs import StepGraphs
+
+        params, configs = self._model.params, self._configs()
+        complete_configs(self._optimizer.rule, list(params.values()), configs)
+        if self._graphs is None:
+            states = [[config[slot] for config in configs] for slot in self._rule.slots]
+            self._graphs = StepGraphs(params, self._rule.kernel, states, self._clip_norm)
+        for name, own in self._graphs.params.items():
+            _take_over(params, name, own)
+        for slot, state in zip(self._rule.slots, self._graphs.states, strict=True):
+            for config, own in zip(configs, state, strict=True):
+                _take_over(config, slot, own)
+
+    def _configs(self) -> list[dict[str, Any]]:
+        configs = self._optimizer.configs
+        return [configs.setdefault(name, dict(self._optimizer.config)) for name in self._model.params]
+
+    def _settings(self, learning_rate_scale: float) -> Any:
+        configs = self._configs()
+        rates = [float(config["learning_rate"]) * learning_rate_scale for config in configs]
+        assert self._rule.settings is not None
+        return self._rule.settings(configs, rates)
+
+
+def _take_over(entries: Any, key: str, own: Array) -> None:
+    """Put the graphs' array in the place of another, with its values."""
+    if entries[key] is not own:
+        own[...] = entries[key]
+        entries[key] = own
