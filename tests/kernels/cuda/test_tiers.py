@@ -97,7 +97,7 @@ def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkey
     assert tiers.plan("lstm_forward", "float32", 64, 8, 5).tier == "matmul"
 
 
-def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(cuda):
+def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(device):
     assert tiers.plan("rnn_forward", "float32", 64, 8, 1).tier == "step"
     assert tiers.plan("rnn_forward", "float32", 64, 8, 2).tier == "persistent"
     assert tiers.plan("lstm_forward", "float32", 2048, 64, 16) == tiers.Plan("matmul")
