@@ -129,7 +129,17 @@ def _open_cpu() -> ModuleType:
             "backend 'cpu': Numba is not installed. Install it with: pip install numba "
             "(or choose CAPGPU_BACKEND=numpy, which needs no compiler)."
         )
+    if not has_interpreter_lock():
+        raise BackendUnavailableError(
+            "backend 'cpu': expected Python with its global interpreter lock, got free-threaded Python, on which these "
+            "kernels have not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
+        )
     return _host_namespace("cpu")
+
+
+def has_interpreter_lock() -> bool:
+    """Return whether threads of this process share an interpreter lock: not so in free-threaded Python."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def _open_cuda() -> ModuleType:

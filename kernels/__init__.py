@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from capgpu.backend import Array, current_backend, is_host_array, kernels_setting
+from capgpu.backend import Array, current_backend, has_interpreter_lock, is_host_array, kernels_setting
 
 __all__ = ["OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
 
@@ -149,7 +149,7 @@ def host_kernels() -> Kernels:
     """
     if kernels_setting() == "fused":
         backend = current_backend().name
-        if backend == "cpu" or (backend == "cuda" and _numba_installed()):
+        if backend == "cpu" or (backend == "cuda" and _numba_usable()):
             from capgpu.kernels.cpu import KERNELS as fused
 
             return fused
@@ -159,5 +159,5 @@ def host_kernels() -> Kernels:
 
 
 @functools.cache
-def _numba_installed() -> bool:
-    return find_spec("numba") is not None
+def _numba_usable() -> bool:
+    return find_spec("numba") is not None and has_interpreter_lock()

@@ -133,6 +133,12 @@ def test_a_driver_that_counts_no_device(monkeypatch, cupy):
     assert "the driver lists 0" in str(refusal())
 
 
+def test_free_threaded_python_is_refused(monkeypatch):
+    monkeypatch.setattr("sys._is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(BackendUnavailableError, match=r"got free-threaded Python.*PYTHON_GIL=1.*CAPGPU_BACKEND=numpy"):
+        set_backend("cpu")
+
+
 def test_a_missing_numba(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
+from capgpu.threads import thread_count
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.description import Description
 from capgpu.vision.framing import Channels, Fit, Framing, strict_pillow
@@ -126,7 +127,7 @@ class PictureEncoder:
         ValueError
             If `threads` is below 1, or ``CAPGPU_THREADS`` is no number of threads.
         """
-        count = _threads() if threads is None else threads
+        count = thread_count() if threads is None else threads
         if count < 1:
             raise ValueError(f"threads is {threads}; wanted at least 1.")
         pool = ThreadPoolExecutor(count)
@@ -226,16 +227,6 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _threads() -> int:
-    """Return the number of threads: as the compiled kernels have it."""
-    setting = os.environ.get("CAPGPU_THREADS", "").strip()
-    if setting:
-        if not setting.isdigit() or int(setting) < 1:
-            raise ValueError(f"CAPGPU_THREADS={setting!r}: wanted a number of threads, at least 1.")
-        return int(setting)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _three(name: str, values: float | Sequence[float]) -> tuple[float, float, float]:

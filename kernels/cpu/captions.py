@@ -1,4 +1,8 @@
-"""The layout of captions in one pass: lengths, a counting sort, packed rows, and the distinct words by a table."""
+"""The layout of captions in one pass: lengths, a counting sort, packed rows, and the distinct words by a table.
+
+The compiled function fills arrays that it is given. Returning arrays, Numba would call a Python function for each; a
+signal handler that raises there surfaces as SystemError instead of its exception.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,33 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 
-__all__ = ["pack_captions"]
+__all__ = ["layout_arrays", "pack", "pack_captions"]
+
+
+def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
+    """Return uninitialized arrays that `pack` fills, for captions of shape (count, width)."""
+    steps = max(width - 1, 0)
+    rows = count * steps
+    return (
+        np.empty(count, np.int64),
+        np.empty(steps, np.int64),
+        np.empty(min(rows, vocabulary_size), np.int64),
+        np.empty(rows, np.int64),
+        np.empty(rows, np.int64),
+    )
+
+
+layout_arrays = compiled()(_layout_arrays)
 
 
 @compiled()
-def _pack(captions: Any, null: int, vocabulary_size: int) -> Any:
+def pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[bool, int, int, int]:
+    """Fill `arrays` with the layout of captions; return whether all words are valid, and the layout's sizes.
+
+    The arrays are those of `layout_arrays`: order, batch sizes, words, word of each row, target of each row. Their
+    sizes are the number of steps, of distinct words and of rows.
+    """
+    order, batch_sizes, words, word_of_row, targets = arrays
     count, width = captions.shape
     lengths = np.zeros(count, np.int64)
     ended = np.zeros(width + 1, np.int64)
@@ -29,9 +55,6 @@ def _pack(captions: Any, null: int, vocabulary_size: int) -> Any:
         rows += lengths[n]
         longest = max(longest, lengths[n])
         ended[lengths[n]] += 1
-    order, batch_sizes = np.empty(count, np.int64), np.empty(longest, np.int64)
-    words, word_of_row = np.empty(min(rows, vocabulary_size), np.int64), np.empty(rows, np.int64)
-    targets = np.empty(rows, np.int64)
     distinct = 0
     if valid:
         # first place of each length, the longest first
@@ -61,10 +84,13 @@ def _pack(captions: Any, null: int, vocabulary_size: int) -> Any:
                 distinct += 1
         for row in range(rows):
             word_of_row[row] = present[word_of_row[row]]
-    return valid, order, batch_sizes, words[:distinct], word_of_row, targets
+    return valid, longest, distinct, rows
 
 
 def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any] | None:
     """Lay captions out for teacher forcing; see `capgpu.kernels.reference.captions.pack_captions`."""
-    valid, *plan = _pack(np.ascontiguousarray(captions, dtype=np.int64), null, vocabulary_size)
-    return (plan[0], plan[1], plan[2], plan[3], plan[4]) if valid else None
+    captions = np.ascontiguousarray(captions, dtype=np.int64)
+    arrays = _layout_arrays(captions.shape[0], captions.shape[1], vocabulary_size)
+    valid, steps, distinct, rows = pack(captions, null, vocabulary_size, arrays)
+    order, batch_sizes, words, word_of_row, targets = arrays
+    return (order, batch_sizes[:steps], words[:distinct], word_of_row[:rows], targets[:rows]) if valid else None

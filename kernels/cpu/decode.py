@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import announce, publisher
+from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import activate_rnn
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["decode_step"]
 
@@ -39,16 +40,12 @@ def _activate(
             activate_lstm(gates, projected[rows[n]], c[parents[n]], next_c[n], next_h[n], 0, size)
 
 
-_publish_activate = publisher(_activate)
+_describe_activate = describe_job(_activate)
 
 
 @compiled()
-def _launch_activate(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_activate(memory, count, arguments)
-    announce(memory, ticket)
-
-
-ACTIVATE = Region(_launch_activate)
+def _launch_activate(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_activate(arguments))
 
 
 def decode_step(
@@ -67,6 +64,6 @@ def decode_step(
     next_h = np.empty((captions, h.shape[1]), h.dtype)
     cells = np.empty((0, 0), h.dtype) if c is None else np.ascontiguousarray(c)
     next_c = np.empty((captions if c is not None else 0, h.shape[1]), h.dtype)
-    members = TEAM.size if captions * Wh.shape[1] >= WORTH_SHARING else 1
-    TEAM.run(members, ACTIVATE, sums, parents, projected, rows, cells, next_c, next_h)
+    n_tasks = POOL.n_threads if captions * Wh.shape[1] >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _launch_activate, sums, parents, projected, rows, cells, next_c, next_h)
     return matmul(next_h, W_vocab, b_vocab), next_h, None if c is None else next_c

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import announce, publisher
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["column_sums", "embedding_gradient"]
 
@@ -59,16 +60,12 @@ def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: 
                 target[j] += source[j]
 
 
-_publish_add_rows = publisher(_add_rows)
+_describe_add_rows = describe_job(_add_rows)
 
 
 @compiled()
-def _launch_add_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_add_rows(memory, count, arguments)
-    announce(memory, ticket)
-
-
-ADD_ROWS = Region(_launch_add_rows)
+def _launch_add_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_add_rows(arguments))
 
 
 @compiled(allocates=False)
@@ -85,24 +82,20 @@ def _sum_columns(index: int, count: int, rows: Any, out: Any) -> None:
             target[j] += source[j]
 
 
-_publish_sum_columns = publisher(_sum_columns)
+_describe_sum_columns = describe_job(_sum_columns)
 
 
 @compiled()
-def _launch_sum_columns(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_sum_columns(memory, count, arguments)
-    announce(memory, ticket)
-
-
-SUM_COLUMNS = Region(_launch_sum_columns)
+def _launch_sum_columns(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_sum_columns(arguments))
 
 
 def column_sums(rows: Any) -> Any:
     """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
     rows = np.ascontiguousarray(rows)
     out = np.empty(rows.shape[1], dtype=rows.dtype)
-    members = TEAM.size if rows.size >= WORTH_SHARING else 1
-    TEAM.run(members, SUM_COLUMNS, rows, out)
+    n_tasks = POOL.n_threads if rows.size >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _launch_sum_columns, rows, out)
     return out
 
 
@@ -111,6 +104,6 @@ def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
     drows = np.ascontiguousarray(drows)
     rows = np.ascontiguousarray(index, dtype=np.int64)
     out = np.empty((count, drows.shape[1]), dtype=drows.dtype)
-    members = TEAM.size if drows.size + out.size >= WORTH_SHARING else 1
-    TEAM.run(members, ADD_ROWS, drows, rows, out)
+    n_tasks = POOL.n_threads if drows.size + out.size >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _launch_add_rows, drows, rows, out)
     return out

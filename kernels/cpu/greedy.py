@@ -1,9 +1,9 @@
 """Greedy decoding in one compiled call: all words of all captions.
 
 Each thread owns a run of hidden units and a run of the vocabulary, packs its columns of the weights once (for a single
-caption, not those of a large vocabulary), and keeps them near for all words. The threads meet twice a word: when the
-states are there, and when each has found the best of its own words. Of a small model, threads share the captions
-instead, and never meet. A word's input product is made once, the first time that any caption reads it.
+caption, not those of a large vocabulary), and keeps them near for all words. Threads wait at two barriers a word: when
+the states are there, and when each has found the best of its own words. Of a small model, threads share the captions
+instead, and never wait. A word's input product is made once, the first time that any caption reads it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import announce, meet, publisher
+from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.product import aligned, matmul, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.workspace import scratch
@@ -96,7 +97,7 @@ def _stream(a: Any, weights: Any, left: int, right: int, out: Any) -> None:
 def _decode(
     index: int,
     count: int,
-    meeting: Any,
+    slot: int,
     h: Any,
     c: Any,
     sums: Any,
@@ -136,9 +137,9 @@ def _decode(
     for step in range(out.shape[1]):
         fresh = _project_new_words(words, slots, used, W_embed, x)
         product_of_gates(x, 0, fresh, packed_x, own_x, kinds, left, right, projections, used, edge)
-        for slot in range(used, used + fresh):
+        for place in range(used, used + fresh):
             for kind in range(kinds):
-                inputs = projections[slot, kind * size + left : kind * size + right]
+                inputs = projections[place, kind * size + left : kind * size + right]
                 inputs += b[kind * size + left : kind * size + right]
         used += fresh
         before, after = h[step % 2], h[(step + 1) % 2]
@@ -150,7 +151,8 @@ def _decode(
                 activate_rnn(after[n, left:right], inputs[left:right])
             else:
                 activate_lstm(sums[n], inputs, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
-        meet(meeting.ctypes.data, index, count, 2 * step + 1)
+        if not barrier(slot, index, count, 2 * step + 1):
+            return
         columns = v_right - v_left
         if streamed:
             _stream(after[0], W_vocab, v_left, v_right, scores[0])
@@ -161,7 +163,8 @@ def _decode(
                 own = scores[n, v_left:v_right]
                 best = _best(own, b_vocab[v_left:v_right])
                 tops[step % 2, index, n], words_of[step % 2, index, n] = own[best], v_left + best
-        meet(meeting.ctypes.data, index, count, 2 * step + 2)
+        if not barrier(slot, index, count, 2 * step + 2):
+            return
         for n in range(captions):
             words[n] = _chosen(tops[step % 2, :count, n], words_of[step % 2, :count, n], words_in_all, h.itemsize)
             if index == 0:
@@ -184,16 +187,12 @@ def _chosen(tops: Any, words: Any, words_in_all: int, itemsize: int) -> int:
     return int(words[chosen])
 
 
-_publish_decode = publisher(_decode)
+_describe_decode = describe_job(_decode, barriers=True)
 
 
 @compiled()
-def _launch_decode(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_decode(memory, count, arguments)
-    announce(memory, ticket)
-
-
-DECODE = Region(_launch_decode)
+def _launch_decode(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_decode(arguments))
 
 
 @compiled()
@@ -220,10 +219,11 @@ def _apart(
     h = np.empty((2, captions, size), h0.dtype)
     h[0] = h0[first:last]
     own = np.empty((captions, out.shape[1]), out.dtype)
+    no_slot: Any = np.int64(0)  # a single task does not touch it
     _decode(
         0,
         1,
-        np.zeros(8, np.int64),
+        no_slot,
         h,
         np.zeros((2, captions, size if kinds > 1 else 0), h0.dtype),
         np.empty((captions, b.size if kinds > 1 else 0), h0.dtype),
@@ -248,16 +248,12 @@ def _apart(
     out[first:last] = own
 
 
-_publish_apart = publisher(_apart)
+_describe_apart = describe_job(_apart)
 
 
 @compiled()
-def _launch_apart(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_apart(memory, count, arguments)
-    announce(memory, ticket)
-
-
-APART = Region(_launch_apart)
+def _launch_apart(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_apart(arguments))
 
 
 def _room(weights: Any, kinds: int) -> int:
@@ -271,10 +267,10 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     h0 = matmul(features, W_proj, b_proj)
     (captions, size), dtype = h0.shape, h0.dtype
     kinds = b.size // size
-    members = TEAM.size if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
+    n_tasks = POOL.n_threads if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
     out = np.empty((captions, max_length), dtype=np.int32)
-    if captions >= members and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
-        TEAM.run(members, APART, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
+    if captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
+        POOL.run(n_tasks, _launch_apart, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
         return out
     h = np.empty((2, captions, size), dtype)
     h[0] = h0
@@ -288,16 +284,16 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
             ("W_vocab", 0 if streamed else _room(W_vocab, 1)),
         )
     ]
-    TEAM.run_together(
-        members,
-        DECODE,
+    POOL.run(
+        n_tasks,
+        _launch_decode,
         h,
         np.zeros((2, captions, cells), dtype),
         np.empty((captions, b.size if kinds > 1 else 0), dtype),
         scratch("scores", (captions, b_vocab.size), dtype),
         np.empty((min(captions * max_length, W_embed.shape[0]), b.size), dtype),
-        np.empty((2, members, captions), dtype),
-        np.empty((2, members, captions), np.int64),
+        np.empty((2, n_tasks, captions), dtype),
+        np.empty((2, n_tasks, captions), np.int64),
         W_embed,
         Wx,
         Wh,

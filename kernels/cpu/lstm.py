@@ -16,9 +16,10 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, multiply_add, sigmoid
-from capgpu.kernels.cpu.handoff import announce, meet, publisher
+from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
@@ -72,7 +73,7 @@ def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, lef
 def _forward(
     index: int,
     count: int,
-    meeting: Any,
+    slot: int,
     projected: Any,
     rows: Any,
     h0: Any,
@@ -96,21 +97,18 @@ def _forward(
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[before + rank]
             activate_lstm(gates[row], projected[rows[row]], c_before, cell[row], hidden[row], left, right)
-        meet(meeting.ctypes.data, index, count, step + 1)
+        if not barrier(slot, index, count, step + 1):
+            return
         before = start
         start += alive
 
 
-_publish_forward = publisher(_forward)
+_describe_forward = describe_job(_forward, barriers=True)
 
 
 @compiled()
-def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_forward(memory, count, arguments)
-    announce(memory, ticket)
-
-
-FORWARD = Region(_launch_forward)
+def _launch_forward(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_forward(arguments))
 
 
 @compiled(inline=True, allocates=False)
@@ -173,7 +171,7 @@ def _differentiate_long(
 def _backward(
     index: int,
     count: int,
-    meeting: Any,
+    slot: int,
     dhidden: Any,
     dcell: Any,
     has_dcell: bool,
@@ -215,21 +213,18 @@ def _backward(
                 _differentiate_long(
                     dhidden[row], dh[rank], sent, gates[row], c_before, cell[row], dc[rank], tanh_c, out, left, right
                 )
-        meet(meeting.ctypes.data, index, count, back + 1)
+        if not barrier(slot, index, count, back + 1):
+            return
         product_with_packed(dprojected, start, alive, packed, own, 4 * size, dh, 0, left, right - left, edge)
         stop = start
 
 
-_publish_backward = publisher(_backward)
+_describe_backward = describe_job(_backward, barriers=True)
 
 
 @compiled()
-def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_backward(memory, count, arguments)
-    announce(memory, ticket)
-
-
-BACKWARD = Region(_launch_backward)
+def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_backward(arguments))
 
 
 def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
@@ -242,9 +237,9 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     hidden = np.empty((total, size), dtype=h0.dtype)
     cell = np.empty((total, size), dtype=h0.dtype)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
-    members = TEAM.size if total * size * size * 4 >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if total * size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
-    TEAM.run_together(members, FORWARD, projected, rows, h0, c0, Wh, packed, batch_sizes, hidden, cell, gates)
+    POOL.run(n_tasks, _launch_forward, projected, rows, h0, c0, Wh, packed, batch_sizes, hidden, cell, gates)
     return hidden, cell, gates
 
 
@@ -260,9 +255,22 @@ def lstm_backward(
     dcell = np.ascontiguousarray(dcell) if has_dcell else dhidden
     dprojected = np.empty_like(gates)
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
-    members = TEAM.size if dhidden.size * size * 4 >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if dhidden.size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, cell.itemsize),), cell.dtype)
-    TEAM.run_together(
-        members, BACKWARD, dhidden, dcell, has_dcell, gates, cell, c0, Wh, packed, batch_sizes, dprojected, dh, dc
+    POOL.run(
+        n_tasks,
+        _launch_backward,
+        dhidden,
+        dcell,
+        has_dcell,
+        gates,
+        cell,
+        c0,
+        Wh,
+        packed,
+        batch_sizes,
+        dprojected,
+        dh,
+        dc,
     )
     return dprojected, dh, dc

@@ -13,8 +13,9 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import multiply_add
-from capgpu.kernels.cpu.handoff import announce, publisher
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
@@ -67,16 +68,12 @@ def _adam(
         first += _blocks(w[k].size)
 
 
-_publish_adam = publisher(_adam)
+_describe_adam = describe_job(_adam)
 
 
 @compiled()
-def _launch_adam(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_adam(memory, count, arguments)
-    announce(memory, ticket)
-
-
-ADAM = Region(_launch_adam)
+def _launch_adam(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_adam(arguments))
 
 
 @compiled(allocates=False)
@@ -98,16 +95,12 @@ def _momentum(
         first += _blocks(w[k].size)
 
 
-_publish_momentum = publisher(_momentum)
+_describe_momentum = describe_job(_momentum)
 
 
 @compiled()
-def _launch_momentum(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_momentum(memory, count, arguments)
-    announce(memory, ticket)
-
-
-MOMENTUM = Region(_launch_momentum)
+def _launch_momentum(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_momentum(arguments))
 
 
 @compiled(allocates=False)
@@ -123,16 +116,12 @@ def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale
         first += _blocks(w[k].size)
 
 
-_publish_descend = publisher(_descend)
+_describe_descend = describe_job(_descend)
 
 
 @compiled()
-def _launch_descend(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_descend(memory, count, arguments)
-    announce(memory, ticket)
-
-
-DESCEND = Region(_launch_descend)
+def _launch_descend(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_descend(arguments))
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
@@ -155,16 +144,12 @@ def _squares(index: int, count: int, g: Any, sums: Any) -> None:
             number += 1
 
 
-_publish_squares = publisher(_squares)
+_describe_squares = describe_job(_squares)
 
 
 @compiled()
-def _launch_squares(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_squares(memory, count, arguments)
-    announce(memory, ticket)
-
-
-SQUARES = Region(_launch_squares)
+def _launch_squares(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_squares(arguments))
 
 
 def _flat(arrays: Any) -> tuple[Any, ...]:
@@ -181,7 +166,7 @@ def gradient_norm(grads: Any, max_norm: float) -> tuple[Any, Any]:
     flat = _flat(grads)
     total = sum(g.size for g in flat)
     sums = np.empty(_all_blocks(flat))
-    TEAM.run(TEAM.size if total >= WORTH_SHARING else 1, SQUARES, flat, sums)
+    POOL.run(POOL.n_threads if total >= WORTH_SHARING else 1, _launch_squares, flat, sums)
     real = flat[0].dtype.type
     norm, limit = real(np.sqrt(sums.sum())), real(max_norm)
     return norm, limit / np.maximum(norm, limit)
@@ -192,10 +177,10 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     dtype = params[0].dtype
     out = [np.empty(w.shape, dtype) for w in params]
     total = sum([w.size for w in params])
-    members = TEAM.size if total >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
-    TEAM.run(members, ADAM, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, _all_blocks(params))
+    POOL.run(n_tasks, _launch_adam, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, _all_blocks(params))
     return out, _updated(first, m), _updated(second, v)
 
 
@@ -204,13 +189,13 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     dtype = params[0].dtype
     out = [np.empty(w.shape, dtype) for w in params]
     total = sum([w.size for w in params])
-    members = TEAM.size if total >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if total >= WORTH_SHARING else 1
     numbers, factor, blocks = settings.astype(dtype), np.array([scale], dtype=dtype), _all_blocks(params)
     if velocities is None:
-        TEAM.run(members, DESCEND, _flat(params), _flat(grads), _flat(out), numbers, factor, blocks)
+        POOL.run(n_tasks, _launch_descend, _flat(params), _flat(grads), _flat(out), numbers, factor, blocks)
         return out, None
     velocity = _flat(velocities)
-    TEAM.run(members, MOMENTUM, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, blocks)
+    POOL.run(n_tasks, _launch_momentum, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, blocks)
     return out, _updated(velocities, velocity)
 
 

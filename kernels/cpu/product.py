@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
-from capgpu.kernels.cpu.handoff import announce, publisher
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.vectors import copy_panel_row, copy_tile_row, transpose_square
 
@@ -286,16 +287,12 @@ def _share(
                     )
 
 
-_publish_share = publisher(_share)
+_describe_share = describe_job(_share)
 
 
 @compiled()
-def _launch_share(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_share(memory, count, arguments)
-    announce(memory, ticket)
-
-
-PRODUCT = Region(_launch_share)
+def _launch_share(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_share(arguments))
 
 
 @compiled(allocates=False)
@@ -387,9 +384,9 @@ def product_into(
     k = a.shape[0] if transpose_a else a.shape[1]
     start = KEEP if accumulate else NOTHING if bias is None else BIAS
     offsets = out[0] if bias is None else bias
-    members = TEAM.size if m * n * k >= WORTH_SHARING else 1
-    by_rows = n < 4 * (PANEL_BYTES // out.itemsize) * members and m > n
-    TEAM.run(members, PRODUCT, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
+    n_tasks = POOL.n_threads if m * n * k >= WORTH_SHARING else 1
+    by_rows = n < 4 * (PANEL_BYTES // out.itemsize) * n_tasks and m > n
+    POOL.run(n_tasks, _launch_share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
 
 
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:

@@ -12,9 +12,10 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
-from capgpu.kernels.cpu.handoff import announce, meet, publisher
+from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
@@ -48,7 +49,7 @@ def activate_rnn(h: Any, projected: Any) -> None:
 def _forward(
     index: int,
     count: int,
-    meeting: Any,
+    slot: int,
     projected: Any,
     rows: Any,
     h0: Any,
@@ -68,21 +69,18 @@ def _forward(
         for rank in range(alive):
             row = start + rank
             activate_rnn(hidden[row, left:right], projected[rows[row], left:right])
-        meet(meeting.ctypes.data, index, count, step + 1)
+        if not barrier(slot, index, count, step + 1):
+            return
         before = start
         start += alive
 
 
-_publish_forward = publisher(_forward)
+_describe_forward = describe_job(_forward, barriers=True)
 
 
 @compiled()
-def _launch_forward(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_forward(memory, count, arguments)
-    announce(memory, ticket)
-
-
-FORWARD = Region(_launch_forward)
+def _launch_forward(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_forward(arguments))
 
 
 @compiled(allocates=False)
@@ -97,7 +95,7 @@ def _differentiate(dh: Any, dh_later: Any, h: Any, out: Any) -> None:
 def _backward(
     index: int,
     count: int,
-    meeting: Any,
+    slot: int,
     dhidden: Any,
     hidden: Any,
     Wh: Any,
@@ -121,21 +119,18 @@ def _backward(
             row = start + rank
             later, out = dh[rank, left:right], dprojected[row, left:right]
             _differentiate(dhidden[row, left:right], later, hidden[row, left:right], out)
-        meet(meeting.ctypes.data, index, count, back + 1)
+        if not barrier(slot, index, count, back + 1):
+            return
         product_with_packed(dprojected, start, alive, packed, own, size, dh, 0, left, right - left, edge)
         stop = start
 
 
-_publish_backward = publisher(_backward)
+_describe_backward = describe_job(_backward, barriers=True)
 
 
 @compiled()
-def _launch_backward(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_backward(memory, count, arguments)
-    announce(memory, ticket)
-
-
-BACKWARD = Region(_launch_backward)
+def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_backward(arguments))
 
 
 def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
@@ -145,9 +140,9 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
     total = int(batch_sizes.sum())
     rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
     hidden = np.empty((total, size), dtype=h0.dtype)
-    members = TEAM.size if total * size * size >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if total * size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
-    TEAM.run_together(members, FORWARD, projected, rows, h0, Wh, packed, batch_sizes, hidden)
+    POOL.run(n_tasks, _launch_forward, projected, rows, h0, Wh, packed, batch_sizes, hidden)
     return hidden
 
 
@@ -157,7 +152,7 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     size = hidden.shape[1]
     dprojected = np.empty_like(hidden)
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
-    members = TEAM.size if dhidden.size * size >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if dhidden.size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, hidden.itemsize),), hidden.dtype)
-    TEAM.run_together(members, BACKWARD, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
+    POOL.run(n_tasks, _launch_backward, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
     return dprojected, dh

@@ -13,9 +13,10 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import exponential, maximum
-from capgpu.kernels.cpu.handoff import announce, publisher
+from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.product import product_into
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -86,22 +87,18 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losse
         row[target] -= row.dtype.type(scale)
 
 
-_publish_rows = publisher(_rows)
+_describe_rows = describe_job(_rows)
 
 
 @compiled()
-def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_rows(memory, count, arguments)
-    announce(memory, ticket)
-
-
-ROWWISE = Region(_launch_rows)
+def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_rows(arguments))
 
 
 def _loss_and_gradient(scores: Any, targets: Any, scale: float) -> float:
     losses = np.empty(scores.shape[0])
-    members = TEAM.size if scores.size >= WORTH_SHARING else 1
-    TEAM.run(members, ROWWISE, scores, targets, scale, losses)
+    n_tasks = POOL.n_threads if scores.size >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _launch_rows, scores, targets, scale, losses)
     return float(losses.sum()) * scale
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from capgpu.kernels import LossOptions
 from capgpu.kernels.cpu import lstm, rnn
-from capgpu.kernels.cpu.captions import _pack as pack
+from capgpu.kernels.cpu.captions import layout_arrays, pack
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.embedding import _add_rows as add_rows
 from capgpu.kernels.cpu.product import BIAS, NOTHING
@@ -49,14 +49,20 @@ def _gather(table: Any, rows: Any) -> Any:
     return out
 
 
-@compiled()
-def _column_sums(rows: Any) -> Any:
-    out = np.zeros(rows.shape[1], rows.dtype)
+@compiled(allocates=False)
+def _column_sums(rows: Any, out: Any) -> None:
+    for j in range(out.size):
+        out[j] = 0
     for m in range(rows.shape[0]):
         row = rows[m]
         for j in range(row.size):
             out[j] += row[j]
-    return out
+
+
+@compiled()
+def _multiply(A: Any, a_transposed: bool, B: Any, b_transposed: bool, bias: Any, start: int, out: Any) -> None:
+    if out.size:
+        product(0, 1, False, A, a_transposed, B, b_transposed, bias, start, out)
 
 
 @compiled()
@@ -64,8 +70,7 @@ def _times(A: Any, a_transposed: bool, B: Any, b_transposed: bool, bias: Any, st
     m = A.shape[1] if a_transposed else A.shape[0]
     n = B.shape[0] if b_transposed else B.shape[1]
     out = np.empty((m, n), A.dtype)
-    if m and n:
-        product(0, 1, False, A, a_transposed, B, b_transposed, bias, start, out)
+    _multiply(A, a_transposed, B, b_transposed, bias, start, out)
     return out
 
 
@@ -89,6 +94,7 @@ def _whole(
     features: Any,
     captions: Any,
     null: int,
+    gradients: Any,
     W_embed: Any,
     W_proj: Any,
     b_proj: Any,
@@ -97,9 +103,16 @@ def _whole(
     b: Any,
     W_vocab: Any,
     b_vocab: Any,
-) -> Any:
-    """Return whether the batch was sound, the loss, and the gradients in the order of the parameters."""
-    valid, order, batch_sizes, words, word_of_row, targets = pack(captions, null, W_embed.shape[0])
+) -> tuple[bool, float]:
+    """Fill in the gradients, in the order of the parameters; return whether the batch was sound, and the loss.
+
+    The gradients are arrays of the caller, for the reason given in `capgpu.kernels.cpu.captions`.
+    """
+    dW_embed, dW_proj, db_proj, dWx, dWh, db, dW_vocab, db_vocab = gradients
+    arrays = layout_arrays(captions.shape[0], captions.shape[1], W_embed.shape[0])
+    valid, steps, distinct, n_rows = pack(captions, null, W_embed.shape[0], arrays)
+    order, batch_sizes, words = arrays[0], arrays[1][:steps], arrays[2][:distinct]
+    word_of_row, targets = arrays[3][:n_rows], arrays[4][:n_rows]
     sound = valid and targets.size > 0 and _finite(features)
     if not sound:
         batch_sizes, words, word_of_row = batch_sizes[:0], words[:0], word_of_row[:0]
@@ -118,47 +131,39 @@ def _whole(
     cell, gates = np.empty((rows, width), Wh.dtype), np.empty((rows, 4 * width), Wh.dtype)
     c0 = np.zeros((alive, width), Wh.dtype)
     weights = np.empty(weights_size(size, size, Wh.shape[1] // size, Wh.itemsize), Wh.dtype)
-    meeting = np.zeros(8, np.int64)
+    no_slot: Any = np.int64(0)  # a single task does not touch it
     if is_lstm:
-        _lstm_forward(0, 1, meeting, projected, word_of_row, h0, c0, Wh, weights, batch_sizes, hidden, cell, gates)
+        _lstm_forward(0, 1, no_slot, projected, word_of_row, h0, c0, Wh, weights, batch_sizes, hidden, cell, gates)
     else:
-        _rnn_forward(0, 1, meeting, projected, word_of_row, h0, Wh, weights, batch_sizes, hidden)
+        _rnn_forward(0, 1, no_slot, projected, word_of_row, h0, Wh, weights, batch_sizes, hidden)
 
     scores = _times(hidden, False, W_vocab, False, b_vocab, BIAS)
     losses = np.empty(rows)
     scale = 1.0 / features.shape[0]
     softmax_rows(0, 1, scores, targets, scale, losses)
     dhidden = _times(scores, False, W_vocab, True, b, NOTHING)
-    dW_vocab = _times(hidden, True, scores, False, b, NOTHING)
+    _multiply(hidden, True, scores, False, b, NOTHING, dW_vocab)
+    _column_sums(scores, db_vocab)
 
     dh0 = np.empty((alive, size), Wh.dtype)
     dprojected = np.empty((rows, Wh.shape[1]), Wh.dtype)
-    meeting[:] = 0
     if is_lstm:
         dc0 = np.empty((alive, size), Wh.dtype)
         _lstm_backward(
-            0, 1, meeting, dhidden, dhidden, False, gates, cell, c0, Wh, weights, batch_sizes, dprojected, dh0, dc0
+            0, 1, no_slot, dhidden, dhidden, False, gates, cell, c0, Wh, weights, batch_sizes, dprojected, dh0, dc0
         )
     else:
-        _rnn_backward(0, 1, meeting, dhidden, hidden, Wh, weights, batch_sizes, dprojected, dh0)
-    dWh = _times(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING)
+        _rnn_backward(0, 1, no_slot, dhidden, hidden, Wh, weights, batch_sizes, dprojected, dh0)
+    _multiply(_previous(hidden, h0, batch_sizes), True, dprojected, False, b, NOTHING, dWh)
     dtable = np.empty((words.size, Wh.shape[1]), Wh.dtype)
     add_rows(0, 1, dprojected, word_of_row, dtable)
     dembedded = _times(dtable, False, Wx, True, b, NOTHING)
-    dW_embed = np.empty_like(W_embed)
     add_rows(0, 1, dembedded, words, dW_embed)
-    return (
-        sound,
-        losses.sum() * scale,
-        dW_embed,
-        _times(taken, True, dh0, False, b, NOTHING),
-        _column_sums(dh0),
-        _times(embedded, True, dtable, False, b, NOTHING),
-        dWh,
-        _column_sums(dtable),
-        dW_vocab,
-        _column_sums(scores),
-    )
+    _multiply(taken, True, dh0, False, b, NOTHING, dW_proj)
+    _column_sums(dh0, db_proj)
+    _multiply(embedded, True, dtable, False, b, NOTHING, dWx)
+    _column_sums(dtable, db)
+    return sound, losses.sum() * scale
 
 
 def caption_gradients(
@@ -176,10 +181,11 @@ def caption_gradients(
         return None
     arrays = [np.ascontiguousarray(array) for array in params.values()]
     ids = np.ascontiguousarray(captions, dtype=np.int64)
-    sound, loss, *found = _whole(np.ascontiguousarray(features), ids, null, *arrays)
+    gradients = tuple(np.empty_like(array) for array in arrays)
+    sound, loss = _whole(np.ascontiguousarray(features), ids, null, gradients, *arrays)
     if not sound:
         return None
-    grads = dict(zip(params, found, strict=True))
+    grads = dict(zip(params, gradients, strict=True))
     if options.tied:
         grads["W_embed"] += grads.pop("W_vocab").T
     return Wh.dtype.type(loss), grads

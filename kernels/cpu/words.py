@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.handoff import announce, publisher
+from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.softmax import exponentiate, greatest
-from capgpu.kernels.cpu.team import TEAM, Region
+from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["top_words"]
 
@@ -66,16 +67,12 @@ def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_pro
         words[m, found:] = 0
 
 
-_publish_rows = publisher(_rows)
+_describe_rows = describe_job(_rows)
 
 
 @compiled()
-def _launch_rows(memory: int, ticket: int, count: int, arguments: Any) -> None:
-    _publish_rows(memory, count, arguments)
-    announce(memory, ticket)
-
-
-ROWWISE = Region(_launch_rows)
+def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_rows(arguments))
 
 
 def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple[Any, Any]:
@@ -85,6 +82,6 @@ def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple
     banned = np.empty((rows, 0), np.int32) if banned is None else np.ascontiguousarray(banned, dtype=np.int32)
     log_probs = np.empty((rows, count), logits.dtype)
     words = np.empty((rows, count), np.int32)
-    members = TEAM.size if logits.size >= WORTH_SHARING else 1
-    TEAM.run(members, ROWWISE, logits, barred, banned, log_probs, words)
+    n_tasks = POOL.n_threads if logits.size >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _launch_rows, logits, barred, banned, log_probs, words)
     return log_probs, words

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis
@@ -15,8 +15,7 @@ from hypothesis import strategies
 import capgpu
 import capgpu.kernels.cpu
 from capgpu.kernels.cpu import KERNELS, greedy
-from capgpu.kernels.cpu.punctuality import Punctuality
-from capgpu.kernels.cpu.team import Team
+from capgpu.kernels.cpu.thread_pool import ThreadPool
 from capgpu.optim import UPDATE_RULES, Optimizer
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
@@ -30,30 +29,32 @@ MODULES = [
 EDGES = (1, 2, 11, 13, 31, 33, 65, 250, 257, 530)
 
 
-class Settled(Punctuality):
-    """Always, or never, works alone, however late anybody comes."""
-
-    def __init__(self, alone):
-        super().__init__()
-        self._alone = alone
-
-    def alone(self, now):
-        return self._alone
-
-
 @pytest.fixture
 def shared_by(monkeypatch):
-    """Share every region, however small, among a number of threads."""
+    """Share every job, however small, among a number of threads."""
+    pools = []
 
     def share(threads, alone=False):
-        team = Team(threads)
-        monkeypatch.setattr(team, "_punctuality", Settled(alone))
+        pool = ThreadPool(threads, patience=0.01)
+        pools.append(pool)
+        if alone:
+            pool.close()
         for module in MODULES:
-            for name, value in (("TEAM", team), ("WORTH_SHARING", 0)):
+            for name, value in (("POOL", pool), ("WORTH_SHARING", 0)):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, value)
+        return pool
 
-    return share
+    yield share
+    for pool in pools:
+        pool.close()
+
+
+def await_workers(pool):
+    """Start the workers of a pool: a job that comes before runs on fewer threads."""
+    pool._start_workers()
+    while pool.serving < pool.n_threads - 1:
+        time.sleep(1e-4)
 
 
 def run(case, arguments):
@@ -63,7 +64,7 @@ def run(case, arguments):
 
 
 def test_there_is_something_to_share():
-    names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "TEAM")}
+    names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "POOL")}
     assert {"lstm", "rnn", "product", "softmax", "embedding"} <= names
 
 
@@ -75,11 +76,12 @@ def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
         arguments, wanted = example(case, extents, dtype)
         shared_by(1)
         alone = run(case, arguments)
-        shared_by(threads)
+        pool = shared_by(threads)
+        await_workers(pool)
         together = run(case, arguments)
         assert frozen(together) == frozen(alone)
         shared_by(threads, alone=True)
-        assert frozen(run(case, arguments)) == frozen(alone), "the caller alone, in a team of several"
+        assert frozen(run(case, arguments)) == frozen(alone), "the caller alone, in a pool of several"
         for got, want, kind in zip(together, wanted, case.kinds, strict=True):
             assert want is None or distance(got, want) < TOLERANCE[dtype][kind]
 
@@ -91,7 +93,7 @@ def test_the_number_of_threads_changes_no_bit_of_an_update(shared_by, rule, dtyp
     shapes = [(33, 70), (1,), (1024,), (4, 2063), (999,), (70, 64), (3, 3), (5000,)]
     results = []
     for threads in (1, 2, 3, 7):
-        shared_by(threads)
+        await_workers(shared_by(threads))
         random = np.random.default_rng(0)
         params = {str(k): random.standard_normal(shape).astype(dtype) for k, shape in enumerate(shapes)}
         with capgpu.use_backend("cpu"):
@@ -113,7 +115,9 @@ def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type
         features = np.random.default_rng(1).standard_normal((7, 33)).astype(np.float32)
         written = []
         for threads, alone in ((1, False), (3, False), (3, True)):
-            shared_by(threads, alone)
+            pool = shared_by(threads, alone)
+            if not alone:
+                await_workers(pool)
             written.append(model.sample(features, 9).tolist())
     assert written[1] == written[0]
     assert written[2] == written[0]
@@ -122,7 +126,7 @@ def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_products_of_any_size(shared_by, random, dtype, transposed):
-    shared_by(2)
+    await_workers(shared_by(2))
     extents = [(m, k, n) for m in EDGES for k in EDGES for n in EDGES]
     for m, k, n in [*random.permutation(extents)[:60].tolist(), (13, 1400, 33), (300, 641, 600)]:
         a, b = random.uniform(-1, 1, (m, k)).astype(dtype), random.uniform(-1, 1, (k, n)).astype(dtype)
@@ -170,7 +174,7 @@ def test_blocks_of_scores_change_nothing(monkeypatch, rows_a_block):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 def test_threads_that_call_at_once_do_not_meet(shared_by, case):
-    shared_by(3)
+    await_workers(shared_by(3))
     sizes = [Extents((4,) * 13 + (2,) * 24, 40, 70), Extents((5, 4, 2), 7, 33), Extents((3,) * 7, 33, 3)]
     jobs = [example(case, extents, "float32")[0] for extents in sizes] * 4
     wanted = [frozen(run(case, arguments)) for arguments in jobs]
@@ -178,43 +182,10 @@ def test_threads_that_call_at_once_do_not_meet(shared_by, case):
         assert list(pool.map(lambda arguments: frozen(run(case, arguments)), jobs)) == wanted
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_has_threads_of_its_own(in_new_process):
-    # in a process of its own: other libraries of this one may refuse to be forked
-    code = """
-import multiprocessing, warnings
-import numpy as np
-from capgpu.kernels.cpu import KERNELS, greedy
-random = np.random.default_rng(0)
-a, b = (random.uniform(-1, 1, (400, 400)) for _ in range(2))
-wanted = KERNELS.matmul(a, b).tobytes()
-def child(results):
-    results.put(KERNELS.matmul(a, b).tobytes())
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
-context = multiprocessing.get_context("fork")
-results = context.Queue()
-process = context.Process(target=child, args=(results,))
-process.start()
-print(results.get(timeout=50) == wanted)
-process.join(timeout=50)
-print(process.exitcode)
-"""
-    assert in_new_process(code, CAPGPU_THREADS="2").split() == ["True", "0"]
-
-
-def test_a_call_that_fails_leaves_the_team_usable(shared_by):
+def test_a_call_that_fails_leaves_the_pool_usable(shared_by):
     shared_by(2)
     capgpu.set_backend("cpu")
     a = np.ones((40, 30), dtype=np.float32)
     with pytest.raises(Exception, match=r"."):
         KERNELS.matmul(a, np.array([["x"] * 5] * 30))
     assert KERNELS.matmul(a, np.ones((30, 7), dtype=np.float32)).tolist() == [[30.0] * 7] * 40
-
-
-@pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5"])
-def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, setting):
-    from capgpu.kernels.cpu import team
-
-    monkeypatch.setenv("CAPGPU_THREADS", setting)
-    with pytest.raises(ValueError, match=rf"CAPGPU_THREADS='{setting}': wanted a number of threads, at least 1"):
-        team._default_size()

@@ -1,0 +1,104 @@
+"""The machine code of a parallel kernel's tasks: one function pointer and one block of arguments for all threads.
+
+A task is called through a C function ``status = code(index, count, slot, arguments)``, so that workers need no type of
+the kernel. An exception in a task becomes its status: it cannot cross from a worker's stack to the launcher's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, typing
+from numba.extending import intrinsic
+
+__all__ = ["call_task", "describe_job"]
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+BYTES = ir.IntType(8).as_pointer()
+TASK = ir.FunctionType(I32, [I64, I64, I64, BYTES])
+
+
+def describe_job(task: Any, *, barriers: bool = False) -> Any:
+    """Make the code that describes a job of a kernel to `run_job`.
+
+    Parameters
+    ----------
+    task : compiled function
+        ``task(index, count, *arguments)``, or with barriers ``task(index, count, slot, *arguments)``. It must give
+        the same result for every count and, unless it has barriers, in any order of its tasks. It may allocate; the
+        only exception that it may raise is MemoryError.
+    barriers : bool
+        Whether tasks call `barrier`.
+
+    Returns
+    -------
+    intrinsic
+        ``describe(arguments)``, for compiled code. One for each task: compiled code that took the task as an argument
+        could not be cached on disk. The arguments are copied to the stack of the function that calls it, which must
+        not return before the job is done.
+    """
+
+    @intrinsic
+    def describe(typingctx: Any, arguments: Any) -> Any:
+        def unpack(index: Any, count: Any, slot: Any, arguments: Any) -> None:
+            task(index, count, *arguments)
+
+        def unpack_with_slot(index: Any, count: Any, slot: Any, arguments: Any) -> None:
+            task(index, count, slot, *arguments)
+
+        call = typing.signature(types.none, types.int64, types.int64, types.int64, arguments)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = _borrowed(context, builder, arguments, args[0])
+            code = ir.Function(builder.module, TASK, name=builder.module.get_unique_name("capgpu.task"))
+            code.linkage = "internal"
+            # one body, whichever thread runs it: inlined elsewhere, products and sums would be contracted differently
+            code.attributes.add("noinline")
+            body = ir.IRBuilder(code.append_basic_block("entry"))
+            place = body.bitcast(code.args[3], values.type.as_pointer())
+            result = context.compile_subroutine(builder, unpack_with_slot if barriers else unpack, call, caching=False)
+            operands = [*code.args[:3], body.load(place, align=8)]
+            status, _ = context.call_internal_no_propagate(body, result.fndesc, call, operands)
+            body.ret(body.zext(status.is_error, I32))
+
+            data = cgutils.alloca_once(builder, values.type)
+            builder.store(values, data, align=8)
+            described = [builder.ptrtoint(code, I64), builder.ptrtoint(data, I64), I64(int(barriers))]
+            return context.make_tuple(builder, signature.return_type, described)
+
+        return types.UniTuple(types.int64, 3)(arguments), generate
+
+    return describe
+
+
+def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Strip arrays of their owner: tasks then count no references, which would be contended atomic operations.
+
+    The launcher's caller holds the arrays until `run_job` has returned.
+    """
+    if isinstance(kind, types.BaseTuple):
+        for position, inner in enumerate(kind):
+            part = _borrowed(context, builder, inner, builder.extract_value(value, position))
+            value = builder.insert_value(value, part, position)
+        return value
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        array.parent = array.parent.type(None)
+        return array._getvalue()
+    return value
+
+
+@intrinsic
+def call_task(typingctx: Any, code: Any, index: Any, count: Any, slot: Any, data: Any) -> Any:
+    """Run a task; return whether it failed."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code, index, count, slot, data = args
+        function = builder.inttoptr(code, TASK.as_pointer())
+        status = builder.call(function, [index, count, slot, builder.inttoptr(data, BYTES)])
+        return builder.zext(builder.icmp_unsigned("!=", status, I32(0)), context.get_value_type(types.boolean))
+
+    return types.boolean(types.int64, types.int64, types.int64, types.int64, types.int64), generate

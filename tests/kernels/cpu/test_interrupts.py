@@ -1,0 +1,62 @@
+"""No exception from outside harms a parallel kernel: nothing hangs, nothing is lost, no memory is overwritten."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: Interrupts of each kind. ``CAPGPU_INTERRUPTS=10000`` for a thorough run (ten minutes).
+COUNT = int(os.environ.get("CAPGPU_INTERRUPTS", "400"))
+SCRIPT = Path(__file__).with_name("interrupted.py")
+
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="this system has no such signals"),
+    pytest.mark.timeout(600 + COUNT),
+]
+
+
+def interrupt(kind, count, n_threads, **variables):
+    """Run the script; return how many calls raised, how many did not, and how many tasks workers ran."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(SCRIPT), kind, str(count), str(n_threads)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.mark.parametrize("kind", ["alarm", "repeated", "sigint", "sigterm", "async"])
+def test_interrupts_at_random_moments_change_no_later_bit(kind):
+    raised, not_raised, shared = interrupt(kind, COUNT, 2)
+    assert raised + not_raised == COUNT
+    assert raised > COUNT // 4
+    assert shared > COUNT
+
+
+def test_interrupts_of_the_single_call_that_serves_small_batches():
+    raised, _, _ = interrupt("alarm", COUNT, 1)
+    assert raised > COUNT // 4
+
+
+def test_interrupts_with_more_threads_than_processors():
+    raised, _, shared = interrupt("alarm", COUNT // 10, 7)
+    assert raised > COUNT // 40
+    assert shared > COUNT
+
+
+def test_interrupts_with_freed_memory_poisoned():
+    # glibc fills freed memory with a pattern, and checks the heap where its debugging library is installed
+    variables = {"MALLOC_PERTURB_": "165", "MALLOC_CHECK_": "3"}
+    library = ctypes.util.find_library("c_malloc_debug")
+    if library is not None:
+        variables["LD_PRELOAD"] = library
+    raised, _, _ = interrupt("repeated", COUNT, 2, **variables)
+    assert raised > COUNT // 4
