@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from capgpu import kernel_cache
+from capgpu.dtypes import named_dtype
 
 __all__ = [
     "Array",
@@ -443,7 +444,9 @@ def asarray(obj: Any, dtype: Any = None) -> Array:
     if xp is _numpy_namespace and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
         obj = to_numpy(obj)
     if dtype is not None:
-        dtype = getattr(xp, np.dtype(dtype).name)
+        dtype = named_dtype(dtype)
+        # bfloat16 has no name in a namespace: NumPy and CuPy take the dtype itself
+        dtype = getattr(xp, dtype.name, dtype)
     return xp.asarray(obj, dtype=dtype)
 
 

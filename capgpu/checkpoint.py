@@ -18,6 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from capgpu.backend import Array, asarray, to_numpy
+from capgpu.dtypes import is_bfloat16
+from capgpu.extras import MissingExtraError, require
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -110,7 +112,9 @@ def _checksum(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)
-        value = zlib.crc32(array.data if array.size else b"", value)
+        # bfloat16 cannot be in a buffer of its own
+        stored = array.view(np.uint16) if is_bfloat16(array.dtype) else array
+        value = zlib.crc32(stored.data if array.size else b"", value)
     return f"{value:08x}"
 
 
@@ -164,7 +168,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     Returns
     -------
     params : dict of str to numpy.ndarray
-        The arrays, on the host.
+        The arrays, on the host; bfloat16 in the dtype of the package ml_dtypes.
     metadata : dict
         As it was given to `save_weights`; empty for a file that something else wrote.
 
@@ -172,7 +176,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     ------
     CheckpointError
         If the file is missing, is no safetensors file, is cut short, does not hold what was saved, or holds numbers
-        such as bfloat16, which NumPy lacks.
+        which NumPy lacks: those of 8 bits, and bfloat16 without the package ml_dtypes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -182,16 +186,22 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     try:
         with safe_open(path, framework="numpy") as file:
             stored = file.metadata() or {}
-            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = list(file.keys())
+            if any(file.get_slice(name).get_dtype() == "BF16" for name in names):
+                require("ml_dtypes", "bfloat16", f"{os.fspath(path)} holds bfloat16, and reading it")
+            params = {name: file.get_tensor(name) for name in names}
+    except MissingExtraError as error:
+        raise CheckpointError(str(error)) from error
     except (SafetensorError, ValueError, OSError, KeyError) as error:
         raise CheckpointError(
             f"{os.fspath(path)} cannot be read as a safetensors file: it is damaged, cut short or of another "
             f"kind ({error}). Restore it from a copy, or train again."
         ) from error
-    except (TypeError, AttributeError) as error:  # what the library makes of bfloat16 and of 8 bits
+    except (TypeError, AttributeError) as error:  # what the library makes of 8 bits
         raise CheckpointError(_foreign(path, str(error))) from error
     # where another package has taught NumPy such numbers, they are of the kind V
-    foreign = next((name for name, array in params.items() if array.dtype.kind not in "biufc"), None)
+    known = {name: array.dtype.kind in "biufc" or is_bfloat16(array.dtype) for name, array in params.items()}
+    foreign = next((name for name, there in known.items() if not there), None)
     if foreign is not None:
         raise CheckpointError(_foreign(path, f"{foreign} is {params[foreign].dtype}"))
     if "capgpu" not in stored:

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, is_host_array
+from capgpu.dtypes import is_floating
 
 __all__ = [
     "check_arrays",
@@ -107,7 +108,7 @@ def check_same_dtype(xp: Any, **arrays: Array) -> None:
     first_name, first = "", None
     for name, array in arrays.items():
         if first is None or array.dtype != first:
-            if not xp.isdtype(array.dtype, "real floating"):
+            if not is_floating(array.dtype, xp):
                 raise TypeError(
                     f"{name} has dtype {array.dtype}; wanted a floating dtype. Convert it: "
                     f"{name}.astype(numpy.float32)."

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, to_numpy
+from capgpu.dtypes import is_floating
 
 __all__ = [
     "check_model",
@@ -29,7 +30,7 @@ Index: TypeAlias = tuple[int, ...]
 
 def _check_point(x: Array) -> Any:
     xp = array_namespace(x=x)
-    if not xp.isdtype(x.dtype, "real floating"):
+    if not is_floating(x.dtype, xp):
         raise TypeError(f"x has dtype {x.dtype}; a numeric gradient needs floating numbers, best float64.")
     return xp
 

@@ -11,6 +11,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 from capgpu.captions import PackedCaptions, check_captions
 from capgpu.checks import check_finite
+from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
@@ -74,7 +75,10 @@ class CaptioningRNN:
     cell_type : {"rnn", "lstm"}
         The recurrent cell.
     dtype : dtype
-        Floating dtype of parameters and results; features are converted to it.
+        Floating dtype of parameters and results; features are converted to it. In half precision (``"float16"``,
+        ``"bfloat16"``) sums, losses and the optimiser's running state are float32; parameters and gradients are not, so
+        that small steps are lost (see `capgpu.optim.functional`) and, in float16, gradients below 6e-8. bfloat16 needs
+        the package ml_dtypes; its kernels are the ``cuda`` backend's, the others compute in float32 and round.
     seed : int, optional
         Seed of the initial parameters: the same on every backend.
     feature_dropout, output_dropout : float
@@ -143,10 +147,8 @@ class CaptioningRNN:
             )
         if "<NULL>" not in word_to_idx:
             raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
-        if np.dtype(dtype).kind != "f":
-            raise TypeError(f"dtype is {np.dtype(dtype)}; wanted a floating dtype such as numpy.float32.")
         self.cell_type: Literal["rnn", "lstm"] = cell_type
-        self.dtype = np.dtype(dtype)
+        self.dtype = floating_dtype(dtype)
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
         self.feature_dropout = float(feature_dropout)
@@ -207,7 +209,7 @@ class CaptioningRNN:
         -------
         loss : array, shape ()
         Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
-        divided by N, in the model's dtype.
+        divided by N, in the model's dtype; in float32 for half precision.
         grads : dict of str to array
             Gradient of the loss with respect to each entry of `params`.
 
@@ -516,7 +518,7 @@ class CaptioningRNN:
             )
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:
-            if not xp.isdtype(features.dtype, ("real floating", "integral")):
+            if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
                 raise TypeError(f"features has dtype {features.dtype}; wanted real numbers.")
             features = xp.astype(features, dtype)
         return features

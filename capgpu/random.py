@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, asarray
+from capgpu.dtypes import floating_dtype
 
 __all__ = ["Generator", "MaskRule", "dropout_mask", "fold_key", "mask_rule", "uniform"]
 
@@ -48,7 +49,7 @@ class Generator:
         array
             On the current backend.
         """
-        return asarray((self._host.standard_normal(shape) * scale).astype(np.dtype(dtype)))
+        return asarray((self._host.standard_normal(shape) * scale).astype(floating_dtype(dtype)))
 
 
 def fold_key(key: int, data: int) -> int:
@@ -149,7 +150,8 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
     bits = _hash32(bits ^ rule.first)
     bits = _hash32(bits ^ rule.second)
     mask = xp.astype(bits >= rule.threshold, like.dtype) * rule.factor
-    return xp.reshape(mask, shape)
+    # a Python float makes float32 of bfloat16
+    return xp.reshape(xp.astype(mask, like.dtype, copy=False), shape)
 
 
 def uniform(key: int, first: int, count: int, like: Array) -> Array:

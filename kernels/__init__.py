@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from capgpu.backend import Array, current_backend, has_interpreter_lock, is_host_array, kernels_setting
+from capgpu.dtypes import is_bfloat16
+from capgpu.kernels.half import kernels_in_float32
 
 __all__ = ["OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
 
@@ -124,18 +126,23 @@ def kernels_for(array: Array) -> Kernels:
     -------
     Kernels
         The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
-        host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``.
+        host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``. What has no
+        kernels for bfloat16 computes in float32 and rounds the results.
     """
+    dtype = array.dtype
+    bfloat16 = is_bfloat16(dtype)
     if is_host_array(array):
-        if array.dtype.char in "fd" and array.dtype.isnative:
+        if bfloat16:
+            return kernels_in_float32(host_kernels())
+        if dtype.char in "fd" and dtype.isnative:
             return host_kernels()
-    elif type(array).__module__ == "cupy" and array.dtype.char in "fde" and kernels_setting() == "fused":
-        from capgpu.kernels import cuda
+    elif type(array).__module__ == "cupy" and (bfloat16 or dtype.char in "fde") and kernels_setting() == "fused":
+        from capgpu.kernels.cuda import KERNELS as cuda
 
-        return cuda.HALF_KERNELS if array.dtype.char == "e" else cuda.KERNELS
+        return cuda
     from capgpu.kernels.reference import KERNELS as reference
 
-    return reference
+    return kernels_in_float32(reference) if bfloat16 else reference
 
 
 def host_kernels() -> Kernels:

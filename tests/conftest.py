@@ -30,6 +30,7 @@ import pytest
 
 import capgpu.backend
 import cuda_device
+from capgpu.dtypes import named_dtype
 from capgpu.kernels import Kernels, kernels_for
 from capgpu.model import CaptioningRNN
 
@@ -181,7 +182,7 @@ class Home:
 
     def kernels(self, dtype: str) -> Kernels:
         """Return the kernels that serve this home's arrays of a dtype."""
-        return kernels_for(self.asarray(np.zeros(1, dtype=dtype)))
+        return kernels_for(self.asarray(np.zeros(1, dtype=named_dtype(dtype))))
 
     def strided(self, array: np.ndarray[Any, Any]) -> Any:
         """Bring data there in an array whose memory has gaps, and which is read-only on the host."""

@@ -14,7 +14,7 @@ __all__ = ["tune"]
 @click.option("--steps", "T", type=click.IntRange(2), default=16, help="Words of a caption.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float64"]),
+    type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
     default="float32",
     help="Element type of the model.",
 )

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_count, check_positive
-from capgpu.decode.rules import Decoded, Rules, check_written
+from capgpu.decode.rules import Decoded, Rules, check_written, scored
+from capgpu.dtypes import sum_dtype
 from capgpu.kernels import kernels_for
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def beam_search(
             "such a penalty, would all be 0. Wu et al. use 0.6 to 0.7."
         )
     rules = Rules(model, max_length, min_length, no_repeat_ngram, suppress_unk)
-    kernels = kernels_for(model.params["Wh"])
     xp, device = array_namespace(features), features.device
     count = features.shape[0]
     state = model.begin(features, count * width * max_length)
@@ -97,14 +97,14 @@ def beam_search(
     def penalty(length: int) -> float:
         return float(((5 + length) / 6) ** length_penalty)
 
-    beam = _Beam(xp, count, width, rules, state.h.dtype, device)
+    beam = _Beam(xp, count, width, rules, sum_dtype(state.h.dtype, xp), device)
     for step in range(max_length):
         alive = beam.alive()
         if alive.shape[0] == 0:
             break
         banned = rules.banned(xp.take(beam.words, alive, axis=0))
-        logits, state = model.step(state, xp.take(beam.last, alive), xp.take(beam.row, alive))
-        log_probs, words = kernels.top_words(logits, candidates, rules.barred(step), banned)
+        logits, state = scored(model, state, xp.take(beam.last, alive), xp.take(beam.row, alive))
+        log_probs, words = kernels_for(logits).top_words(logits, candidates, rules.barred(step), banned)
         beam.extend(alive, log_probs, words, penalty(step + 1), step + 1 == max_length)
         beam.settle(n_best, early_stop, penalty(max_length))
     return check_written(beam.best(n_best))

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_count
+from capgpu.dtypes import widened
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.model import CaptioningRNN, DecodingState
 
-__all__ = ["Decoded", "Rules", "check_written"]
+__all__ = ["Decoded", "Rules", "check_written", "scored"]
 
 
 class Decoded(NamedTuple):
     """K captions of each of N pictures, the best first.
+
+    Log-probabilities and scores have the model's dtype; float32 for models in half precision.
 
     Attributes
     ----------
@@ -119,6 +122,17 @@ class Rules:
             same = history[:, place : place + windows] == history[:, windows + place, None]
             following = xp.where(same, following, xp.full_like(following, self.null))
         return following
+
+
+def scored(
+    model: CaptioningRNN, state: DecodingState, words: Array, parents: Array | None = None
+) -> tuple[Array, DecodingState]:
+    """Read one word and score the next, as `CaptioningRNN.step`; the scores of half precision in float32.
+
+    Sums over a vocabulary and over a caption, and random numbers, are too coarse in 16 bits.
+    """
+    logits, state = model.step(state, words, parents)
+    return widened(logits), state
 
 
 def check_written(decoded: Decoded) -> Decoded:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_count, check_positive
-from capgpu.decode.rules import Decoded, Rules, check_written
+from capgpu.decode.rules import Decoded, Rules, check_written, scored
+from capgpu.dtypes import sum_dtype
 from capgpu.kernels import kernels_for
 from capgpu.kernels.reference.words import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
@@ -67,10 +68,9 @@ def greedy(
     START.
     """
     rules = Rules(model, max_length, min_length, no_repeat_ngram, suppress_unk)
-    kernels = kernels_for(model.params["Wh"])
 
     def choose(step: int, logits: Array, barred: Array, banned: Array | None) -> tuple[Array, Array]:
-        log_probs, words = kernels.top_words(logits, 1, barred, banned)
+        log_probs, words = kernels_for(logits).top_words(logits, 1, barred, banned)
         return words[:, 0], log_probs[:, 0]
 
     return _follow(model, features, rules, choose)
@@ -138,9 +138,6 @@ def sample(
         xp = array_namespace(logits)
         log_probs = log_softmax(logits)
         chances = leave_out(log_probs, barred, banned)
-        if xp.finfo(chances.dtype).bits < 32:
-            # sums over a vocabulary, and random numbers, are too coarse in half precision
-            chances = xp.astype(chances, xp.float32)
         order = None
         if top_k is not None or top_p is not None:
             order = xp.argsort(-chances, axis=1, stable=True)
@@ -199,9 +196,9 @@ def _follow(model: CaptioningRNN, features: Array, rules: Rules, choose: Choice)
     null = xp.full((count,), rules.null, dtype=xp.int32, device=device)
     ended = xp.zeros((count,), dtype=xp.bool, device=device)
     written = xp.zeros((count, 0), dtype=xp.int32, device=device)
-    log_probs = xp.zeros((count, 0), dtype=state.h.dtype, device=device)
+    log_probs = xp.zeros((count, 0), dtype=sum_dtype(state.h.dtype, xp), device=device)
     for step in range(rules.max_length):
-        logits, state = model.step(state, words)
+        logits, state = scored(model, state, words)
         words, chances = choose(step, logits, rules.barred(step), rules.banned(written))
         written = xp.concat([written, xp.where(ended, null, words)[:, None]], axis=1)
         log_probs = xp.concat([log_probs, xp.where(ended, xp.zeros_like(chances), chances)[:, None]], axis=1)

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import load_weights, save_weights
+from capgpu.dtypes import is_bfloat16
 from capgpu.interchange.words import words_in_order
 
 if TYPE_CHECKING:
@@ -103,7 +104,14 @@ def to_torch(model: CaptioningRNN) -> dict[str, Any]:
     ------
     ImportError
         Without PyTorch; `torch_arrays` does without.
+    TypeError
+        For a model in bfloat16, which PyTorch does not take from NumPy arrays.
     """
+    if is_bfloat16(model.dtype):
+        raise TypeError(
+            "to_torch: expected a model in float16, float32 or float64, got bfloat16. Write a file with "
+            "save_torch_safetensors and load it with safetensors.torch.load_file."
+        )
     try:
         import torch
     except ImportError as error:
@@ -314,7 +322,7 @@ def _array(key: str, value: Any) -> npt.NDArray[Any]:
         if "bfloat16" in str(value.dtype):
             raise TypeError(f"{key} is bfloat16, which NumPy lacks; convert the module: module.float().")
     array = np.asarray(value)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" and not is_bfloat16(array.dtype):
         raise TypeError(f"{key} has dtype {array.dtype}; wanted floating numbers.")
     return array
 

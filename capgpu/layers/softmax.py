@@ -26,7 +26,7 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     Returns
     -------
     loss : array, shape ()
-        The loss, in the dtype of `x`.
+        The loss, in the dtype of `x`; in float32 for half types.
     dx : array, shape (N, T, V)
         Gradient with respect to the scores; zero where the mask is False.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
 from capgpu.checks import check_positive
+from capgpu.dtypes import is_half
 from capgpu.kernels import kernels_for
 from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 
@@ -28,7 +29,7 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     clipped : dict of str to array
         The gradients times ``min(1, max_norm / norm)``; their bits are unchanged below the limit.
     norm : array without dimensions
-        The norm before clipping, on the gradients' device: nothing waits for it.
+        The norm before clipping, on the gradients' device: nothing waits for it. In float32 for half types.
 
     Raises
     ------
@@ -44,7 +45,9 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
         raise ValueError("grads is empty; there is nothing to clip.")
     array_namespace(*grads.values())
     norm, scale = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()), max_norm)
-    return {name: gradient * scale for name, gradient in grads.items()}, norm
+    clipped = {name: gradient * scale for name, gradient in grads.items()}
+    # the factor of half types, and with it the product, is float32
+    return {name: a.astype(grads[name].dtype) if is_half(grads[name].dtype) else a for name, a in clipped.items()}, norm
 
 
 class Optimizer:

@@ -17,6 +17,7 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace
 from capgpu.checks import check_same_dtype
+from capgpu.dtypes import is_half, sum_dtype, widened
 from capgpu.kernels import kernels_for
 
 __all__ = [
@@ -64,10 +65,12 @@ def _rmsprop(
     xp = array_namespace(*ws)
     for w, dw, config, rate in zip(ws, dws, configs, rates, strict=True):
         # hyper-parameters go through float(): a NumPy float64 scalar would promote float32 arrays
-        decay, slope = float(config["decay_rate"]), dw * scale
+        decay, slope = float(config["decay_rate"]), widened(dw) * scale
         cache = decay * config["cache"] + (1.0 - decay) * slope * slope
+        moved = widened(w) - rate * slope / (xp.sqrt(cache) + float(config["epsilon"]))
         # NumPy's operators turn arrays without dimensions into scalars
-        updated.append(xp.asarray(w - rate * slope / (xp.sqrt(cache) + float(config["epsilon"]))))
+        moved = xp.asarray(moved)
+        updated.append(xp.astype(moved, w.dtype) if is_half(w.dtype) else moved)
         changed.append({"cache": xp.asarray(cache)})
     return updated, changed
 
@@ -123,7 +126,7 @@ class Rule:
     defaults : mapping of str to float
         Hyper-parameters.
     slots : tuple of str
-        State arrays, of the parameter's shape.
+        State arrays, of the parameter's shape; in its dtype, or in float32 for a parameter of a half type.
     counter : bool
         Whether the state has a step counter ``t``.
     kernel : str
@@ -224,7 +227,7 @@ def _complete(rule: Rule, xp: Any, w: Array, config: Config) -> None:
         config.setdefault(key, value)
     for slot in rule.slots:
         if slot not in config:
-            config[slot] = xp.zeros_like(w)
+            config[slot] = xp.zeros_like(w, dtype=sum_dtype(w.dtype, xp))
     if rule.counter:
         config.setdefault("t", 0)
 
@@ -260,7 +263,8 @@ def apply_rule(name: str, w: Array, dw: Array, config: Config | None) -> tuple[A
     check_pair(name, w, dw)
     check_same_dtype(xp, w=w)
     for slot, array in state.items():
-        check_pair(name, w, array, "w", slot)
+        # the state of a half type is kept in float32
+        check_pair(name, widened(w), array, "w", slot)
     rate = float(config.get("learning_rate", rule.defaults["learning_rate"]))
     # the caller's state arrays are not to be written into
     own = config | {slot: xp.asarray(array, copy=True) for slot, array in state.items()}

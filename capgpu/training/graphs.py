@@ -65,8 +65,6 @@ def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) ->
         reason = f"the update rule {optimizer.rule!r} has no kernel of its own"
     elif (name := kernels_for(model.params["Wh"]).name) != "cuda":
         reason = f"the parameters are served by the {name} kernels"
-    elif model.dtype.char not in "fd":
-        reason = f"the parameters are {model.dtype}"
     else:
         return GraphedSteps(model, optimizer, clip_norm)
     logger.info("no CUDA graphs: %s", reason)

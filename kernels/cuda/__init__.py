@@ -1,12 +1,9 @@
 """The device's fused kernels, in CUDA C++, compiled at run time by NVRTC: one ``.cu`` file and one launcher each.
 
-Arrays arrive as CuPy arrays; launchers lay them out contiguously where they are not. `KERNELS` serves float32 and
-float64. `HALF_KERNELS` serves float16, with sums in float32: the recurrences and the softmax, on which the time goes;
-the other operations are the reference's. NumPy and CuPy have no bfloat16: the same kernels are compiled for it, and
-launched by name (`capgpu.kernels.cuda.module.kernel`).
+Arrays arrive as CuPy arrays; launchers lay them out contiguously where they are not. float16 and bfloat16 are storage
+types: what is added up, exponentiated or compared is so in float32. The few operations without a kernel are the
+reference's; bfloat16 arrays are converted to float32 for them, since CuPy's own bfloat16 is incomplete.
 """
-
-from dataclasses import replace
 
 from capgpu.kernels import Kernels
 from capgpu.kernels.cuda.decode import decode_step, greedy_captions
@@ -16,9 +13,10 @@ from capgpu.kernels.cuda.product import matmul
 from capgpu.kernels.cuda.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from capgpu.kernels.cuda.softmax import linear_cross_entropy, smoothed_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cuda.whole import caption_gradients
+from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import KERNELS as REFERENCE
 
-__all__ = ["HALF_KERNELS", "KERNELS"]
+__all__ = ["KERNELS"]
 
 KERNELS = Kernels(
     name="cuda",
@@ -29,7 +27,7 @@ KERNELS = Kernels(
     rnn_forward=rnn_forward,
     rnn_backward=rnn_backward,
     decode_step=decode_step,
-    top_words=REFERENCE.top_words,
+    top_words=in_float32(REFERENCE.top_words),
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
     smoothed_cross_entropy=smoothed_cross_entropy,
@@ -40,16 +38,4 @@ KERNELS = Kernels(
     gradient_norm=gradient_norm,
     caption_gradients=caption_gradients,
     greedy_captions=greedy_captions,
-)
-
-HALF_KERNELS = replace(
-    REFERENCE,
-    name="cuda",
-    lstm_forward=lstm_forward,
-    lstm_backward=lstm_backward,
-    rnn_forward=rnn_forward,
-    rnn_backward=rnn_backward,
-    softmax_cross_entropy=softmax_cross_entropy,
-    linear_cross_entropy=linear_cross_entropy,
-    smoothed_cross_entropy=smoothed_cross_entropy,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices"]
+__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices", "sum_dtype"]
 
 #: What a kernel gets in the place of an array that is not given. CuPy's None is no pointer at all.
 NULL = np.uint64(0)
@@ -63,6 +63,11 @@ def contiguous(array: Any) -> Any:
     import cupy
 
     return cupy.ascontiguousarray(array)
+
+
+def sum_dtype(dtype: Any) -> Any:
+    """Return the dtype that the kernels keep sums in: float64 for float64, float32 for all others."""
+    return np.dtype(np.float64 if dtype.char == "d" else np.float32)
 
 
 def indices(array: Any) -> Any:

@@ -19,7 +19,6 @@ REALS = {
     "bfloat16": ("__nv_bfloat16", "float", "REAL_BFLOAT16"),
 }
 
-FULL = ("float32", "float64")
 ALL = tuple(REALS)
 
 
@@ -89,16 +88,16 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
     Entry("sum_losses", "softmax.cu", ALL, THREADS),
     Entry("dropout", "dropout.cu", ALL, THREADS),
-    Entry("gather_rows", "embedding.cu", FULL, WARP * COLUMN_WARPS),
-    Entry("scatter_rows", "embedding.cu", FULL, WARP * COLUMN_WARPS),
-    Entry("segment_sums", "embedding.cu", FULL, WARP * COLUMN_WARPS),
-    Entry("column_sums", "embedding.cu", FULL, WARP * COLUMN_WARPS),
-    Entry("adam", "optimizer.cu", FULL, THREADS),
-    Entry("momentum", "optimizer.cu", FULL, THREADS),
-    Entry("square_sums", "optimizer.cu", FULL, THREADS),
-    Entry("root_of_sum", "optimizer.cu", FULL, THREADS),
-    Entry("decode_cell", "decode.cu", FULL, THREADS, _CELLS),
-    Entry("choose_words", "decode.cu", FULL, THREADS, _CELLS),
+    Entry("gather_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
+    Entry("scatter_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
+    Entry("segment_sums", "embedding.cu", ALL, WARP * COLUMN_WARPS),
+    Entry("column_sums", "embedding.cu", ALL, WARP * COLUMN_WARPS),
+    Entry("adam", "optimizer.cu", ALL, THREADS),
+    Entry("momentum", "optimizer.cu", ALL, THREADS),
+    Entry("square_sums", "optimizer.cu", ALL, THREADS),
+    Entry("root_of_sum", "optimizer.cu", ALL, THREADS),
+    Entry("decode_cell", "decode.cu", ALL, THREADS, _CELLS),
+    Entry("choose_words", "decode.cu", ALL, THREADS, _CELLS),
     Entry("spin", "spin.cu", ("float32",), WARP),
 )
 

@@ -5,10 +5,11 @@
 //                 so that neither atomics nor an order are needed
 // segment_sums    out[k] = sum of rows[order[i]] over the i in the segment of k, zero where it has none. The rows of a
 //                 segment stand together in `order`: those that belong to the same k, in the order they came.
-// column_sums     out = sum of rows[first..last), for slices of several matrices at once
+// column_sums     out = sum of rows[first..last), for slices of several matrices at once; sums of slices are of type ACC
 //
 // Memory: all matrices row-major without gaps; 16 bytes at a time where rows begin at multiples of 16 bytes.
-// Launch: blocks of 8 warps. A block of the sums has a tile of 32 PACK columns; warp w adds every 8th row of its
+// Launch: blocks of 8 warps; of the sums 4 to a multiprocessor, since for 8 the compiler would spill registers on some
+// architectures. A block of the sums has a tile of 32 PACK columns; warp w adds every 8th row of its
 // segment or slice from the w-th on, then the 8 sums are added in order: a fixed order, no atomics.
 // A sum over many rows takes two launches of column_sums, the second over the sums of the first.
 
@@ -17,22 +18,29 @@
 #endif
 #define TILE (WARP * PACK)
 
+__device__ __forceinline__ void store_sum(acc* out, acc sum) { *out = sum; }
+#if defined(REAL_HALF) || defined(REAL_BFLOAT16)
+__device__ __forceinline__ void store_sum(real* out, acc sum) { *out = to_real(sum); }
+#endif
+
 // Adds rows[order[i]] for i in [first, last) and columns [column, column + TILE), and stores the sums: all threads of
 // the block. `order` is null for rows that stand in order.
+template <class In, class Out>
 __device__ __forceinline__ void sum_rows(
-    const real* rows, const int* order, int first, int last, int width, int column, real* out, acc* sums) {
+    const In* rows, const int* order, int first, int last, int width, int column, Out* out, acc* sums) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const bool packed = aligned16(rows, width);
+    // sums beside a half type can begin at multiples of 16 bytes without being whole packs
+    const bool packed = aligned16(rows, width) && (sizeof(In) == sizeof(real) || width % PACK == 0);
     acc sum[PACK];
 #pragma unroll
     for (int p = 0; p < PACK; ++p) sum[p] = acc(0);
 #pragma unroll 4
     for (int i = first + warp; i < last; i += WARPS) {
-        const real* row = rows + (long long)(order ? order[i] : i) * width;
+        const In* row = rows + (long long)(order ? order[i] : i) * width;
         if (packed) {
             const int j = column + lane * PACK;
             if (j < width) {
-                const Pack values = load_pack(row + j);
+                const PackOf<In> values = load_pack(row + j);
 #pragma unroll
                 for (int p = 0; p < PACK; ++p) sum[p] += to_acc(values.at[p]);
             }
@@ -52,7 +60,7 @@ __device__ __forceinline__ void sum_rows(
         acc total = sums[j];
 #pragma unroll
         for (int w = 1; w < WARPS; ++w) total += sums[w * TILE + j];
-        out[column + j] = to_real(total);
+        store_sum(out + column + j, total);
     }
 }
 
@@ -114,7 +122,7 @@ __device__ __forceinline__ int lower_bound(const int* index, const int* order, i
 }
 
 // A block a tile of a row of the result; tiles of a row stand together.
-extern "C" __global__ void __launch_bounds__(WARPS * WARP) segment_sums(
+extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) segment_sums(
     const real* rows,   // [M, width]
     const int* index,   // [M] the k of each row
     const int* order,   // [M] rows by rising k
@@ -130,18 +138,20 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) segment_sums(
 
 // One matrix of a launch of column_sums.
 struct Columns {
-    const real* rows;  // [M, width]
-    real* out;         // [slices, width]
+    const void* rows;  // [M, width]
+    void* out;         // [slices, width]
     int M, width;
     int slice;         // rows of a slice
     int first_block;   // the blocks of this matrix begin here
+    int of_sums;       // rows are sums of slices, of type ACC; else REAL
+    int to_sums;       // out becomes sums of slices, of type ACC; else REAL
 };
 struct ColumnsList {
     Columns at[MATRICES];
 };
 
 // A block a tile of a slice of a matrix.
-extern "C" __global__ void __launch_bounds__(WARPS * WARP) column_sums(ColumnsList matrices, int count) {
+extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) column_sums(ColumnsList matrices, int count) {
     __shared__ acc sums[WARPS * TILE];
     int k = 0;
     while (k + 1 < count && (int)blockIdx.x >= matrices.at[k + 1].first_block) ++k;
@@ -149,5 +159,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) column_sums(ColumnsLi
     const int width = matrix.width, tiles = (width + TILE - 1) / TILE, block = blockIdx.x - matrix.first_block;
     const int slice = block / tiles, first = slice * matrix.slice;
     const int last = matrix.M - first < matrix.slice ? matrix.M : first + matrix.slice;
-    sum_rows(matrix.rows, nullptr, first, last, width, block % tiles * TILE, matrix.out + (long long)slice * width, sums);
+    const int column = block % tiles * TILE;
+    const long long place = (long long)slice * width;
+    const real* rows = static_cast<const real*>(matrix.rows);
+    real* out = static_cast<real*>(matrix.out);
+    const bool half = sizeof(real) < sizeof(acc);  // otherwise both types are one, and so are the three calls
+    if (half && matrix.of_sums) {
+        sum_rows(static_cast<const acc*>(matrix.rows), nullptr, first, last, width, column, out + place, sums);
+    } else if (half && matrix.to_sums) {
+        sum_rows(rows, nullptr, first, last, width, column, static_cast<acc*>(matrix.out) + place, sums);
+    } else {
+        sum_rows(rows, nullptr, first, last, width, column, out + place, sums);
+    }
 }

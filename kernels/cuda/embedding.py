@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WARP
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
@@ -20,8 +20,8 @@ SLICE = 128
 
 _COLUMNS = np.dtype(
     {
-        "names": ["rows", "out", "M", "width", "slice", "first_block"],
-        "formats": [np.uint64, np.uint64, np.int32, np.int32, np.int32, np.int32],
+        "names": ["rows", "out", "M", "width", "slice", "first_block", "of_sums", "to_sums"],
+        "formats": [np.uint64, np.uint64, *[np.int32] * 6],
     },
     align=True,
 )
@@ -130,8 +130,6 @@ def column_sums(rows: Any) -> Any:
 def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int = 0) -> None:
     """Sum the rows of several matrices of one dtype: one launch, or two where one has more than `SLICE` rows.
 
-    Sums of slices would not keep float16's few digits: those are CuPy's to make.
-
     Parameters
     ----------
     space : Workspace
@@ -141,11 +139,7 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
     room : int
         Rows to make room for, where later calls may have more.
     """
-    if matrices[0][0].dtype.char == "e":
-        for rows, out in matrices:
-            record("sum")
-            rows.sum(axis=0, out=out)
-        return
+    dtype = matrices[0][0].dtype
     slices: list[tuple[Any, Any, int]] = []
     sums: list[tuple[Any, Any, int]] = []
     for k, (rows, out) in enumerate(matrices):
@@ -153,19 +147,20 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
         if count <= SLICE:
             slices.append((rows, out, SLICE))
             continue
-        partial = space.take(f"sums of slices {k}", (-(-count // SLICE), width), rows.dtype, -(-room // SLICE) * width)
+        shape = (-(-count // SLICE), width)
+        partial = space.take(f"sums of slices {k}", shape, sum_dtype(dtype), -(-room // SLICE) * width)
         slices.append((rows, partial, SLICE))
         sums.append((partial, out, partial.shape[0]))
-    for stage in (slices, sums):
-        if stage:
-            _launch_columns(stage)
+    _launch_columns(dtype, slices, of_sums=False)
+    if sums:
+        _launch_columns(dtype, sums, of_sums=True)
 
 
-def _launch_columns(stage: Sequence[tuple[Any, Any, int]]) -> None:
+def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: bool) -> None:
     told = np.zeros((), _COLUMNS_LIST)
     blocks = 0
     for k, (rows, out, size) in enumerate(stage):
         count, width = rows.shape
-        told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks)
-        blocks += _tiles(width, rows.dtype) * max(-(-count // size), 1)
-    kernel("column_sums", stage[0][0].dtype)(blocks, WARP * COLUMN_WARPS, (told, np.int32(len(stage))))
+        told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks, of_sums, out.ndim == 2)
+        blocks += _tiles(width, dtype) * max(-(-count // size), 1)
+    kernel("column_sums", dtype)(blocks, WARP * COLUMN_WARPS, (told, np.int32(len(stage))))

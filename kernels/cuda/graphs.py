@@ -27,7 +27,7 @@ import numpy as np
 
 from capgpu.kernels import LossOptions
 from capgpu.kernels.cuda import tiers
-from capgpu.kernels.cuda.arrays import check_device, dtype_name, empty
+from capgpu.kernels.cuda.arrays import check_device, dtype_name, empty, sum_dtype
 from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.module import record
@@ -115,8 +115,8 @@ class StepGraphs:
         self._grads = {
             name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in self.params.items()
         }
-        self._loss, self._norm, self._factor = (empty((), dtype, "a number of the step") for _ in range(3))
-        self._sums = np.dtype(np.float64 if dtype.char == "d" else np.float32)
+        self._sums = sum_dtype(dtype)
+        self._loss, self._norm, self._factor = (empty((), self._sums, "a number of the step") for _ in range(3))
         self._shapes: OrderedDict[tuple[Any, ...], _Shape] = OrderedDict()
         self._current: _Shape | None = None
         self.failed = False
@@ -140,7 +140,7 @@ class StepGraphs:
         shape = self._prepare(features, captions, null, options, settings)
         if shape is None:
             return None
-        loss = self._space.scalar(self._dtype)
+        loss = self._space.scalar(self._sums)
         if shape.graph is not None:
             record("graph")
             shape.graph.launch()
@@ -166,7 +166,7 @@ class StepGraphs:
         self._current = self._prepare(features, captions, null, options, None)
         if self._current is None:
             return None
-        loss = self._space.scalar(self._dtype)
+        loss = self._space.scalar(self._sums)
         self._launch_gradients(self._current)
         return self._copied_loss(loss)
 

@@ -8,6 +8,8 @@
 // waiting for the norm).
 //
 // Memory: each parameter is a run of elements. w and g are read, w' is written; m, v, u are read and written in place.
+// m, v and u are of type ACC: in 16 bits, a mean of squares would be lost below 6e-8 (float16), or not move at all, since
+// one gradient is a thousandth of it (bfloat16).
 // Where all of a parameter's arrays begin at multiples of 16 bytes, 16 bytes at a time.
 // Launch: a block of 256 threads takes CHUNK elements of one parameter. What there is to do comes by value as a
 // structure, so that no copy to the device comes before the launch. A CUDA graph would make it with the same numbers
@@ -22,8 +24,8 @@
 struct Tensor {
     const real* w;
     const real* g;
-    real* first;   // m or u, may be null without momentum
-    real* second;  // v
+    acc* first;    // m or u, may be null without momentum
+    acc* second;   // v
     real* out;     // w'
     long long size;
     int first_block;  // the blocks of this parameter begin here
@@ -62,26 +64,25 @@ struct Settings {
 };
 
 __device__ __forceinline__ void adam_element(
-    const Settings& s, acc scale, real w, real g, real& m, real& v, real& out) {
+    const Settings& s, acc scale, real w, real g, acc& m, acc& v, real& out) {
     const acc scaled = to_acc(g) * scale;
-    const acc mean = s.at[1] * to_acc(m) + s.at[2] * scaled;
-    const acc square = s.at[3] * to_acc(v) + s.at[4] * scaled * scaled;
-    m = to_real(mean);
-    v = to_real(square);
-    out = to_real(s.at[7] * to_acc(w) - s.at[0] * mean / (root(square) * s.at[5] + s.at[6]));
+    m = s.at[1] * m + s.at[2] * scaled;
+    v = s.at[3] * v + s.at[4] * scaled * scaled;
+    out = to_real(s.at[7] * to_acc(w) - s.at[0] * m / (root(v) * s.at[5] + s.at[6]));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adam(
-    Tensors tensors, int count, acc factor, const real* scale, const acc* settings) {
+    Tensors tensors, int count, acc factor, const acc* scale, const acc* settings) {
     const int tensor = tensor_of_block(tensors, count);
     const Tensor& t = tensors.at[tensor];
     const Settings s(t, settings, tensor);
-    const acc k = scale ? factor * to_acc(*scale) : factor;
+    const acc k = scale ? factor * *scale : factor;
     for_share(
         t,
         [&](long long j) {
             const Pack w = load_pack(t.w + j), g = load_pack(t.g + j);
-            Pack m = load_pack(t.first + j), v = load_pack(t.second + j), out;
+            PackOf<acc> m = load_pack(t.first + j), v = load_pack(t.second + j);
+            Pack out;
 #pragma unroll
             for (int p = 0; p < PACK; ++p) adam_element(s, k, w.at[p], g.at[p], m.at[p], v.at[p], out.at[p]);
             store_pack(t.first + j, m);
@@ -92,23 +93,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) momentum(
-    Tensors tensors, int count, acc factor, const real* scale, const acc* settings) {
+    Tensors tensors, int count, acc factor, const acc* scale, const acc* settings) {
     const int tensor = tensor_of_block(tensors, count);
     const Tensor& t = tensors.at[tensor];
     const Settings s(t, settings, tensor);
-    const acc k = scale ? factor * to_acc(*scale) : factor, rate = s.at[0], kept = s.at[1];
+    const acc k = scale ? factor * *scale : factor, rate = s.at[0], kept = s.at[1];
     for_share(
         t,
         [&](long long j) {
             const Pack w = load_pack(t.w + j), g = load_pack(t.g + j);
-            Pack u, out;
+            Pack out;
+            PackOf<acc> u;
             if (t.first) u = load_pack(t.first + j);
 #pragma unroll
             for (int p = 0; p < PACK; ++p) {
                 acc step = -rate * (to_acc(g.at[p]) * k);
                 if (t.first) {
-                    step += kept * to_acc(u.at[p]);
-                    u.at[p] = to_real(step);
+                    step += kept * u.at[p];
+                    u.at[p] = step;
                 }
                 out.at[p] = to_real(to_acc(w.at[p]) + step);
             }
@@ -118,8 +120,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) momentum(
         [&](long long j) {
             acc step = -rate * (to_acc(t.g[j]) * k);
             if (t.first) {
-                step += kept * to_acc(t.first[j]);
-                t.first[j] = to_real(step);
+                step += kept * t.first[j];
+                t.first[j] = step;
             }
             t.out[j] = to_real(to_acc(t.w[j]) + step);
         });
@@ -142,14 +144,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sums(Tensors tensor
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) root_of_sum(
-    const double* partial, int count, real* norm, real* factor, acc limit) {
+    const double* partial, int count, acc* norm, acc* factor, acc limit) {
     __shared__ double sums[WARP];
     double sum = 0;
     for (int i = threadIdx.x; i < count; i += THREADS) sum += partial[i];
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) {
-        *norm = to_real(acc(sqrt(sum)));
-        const acc rounded = to_acc(*norm);
-        *factor = to_real(rounded <= limit ? acc(1) : limit / rounded);  // NaN where the norm is
+        const acc joint = acc(sqrt(sum));
+        *norm = joint;
+        *factor = joint <= limit ? acc(1) : limit / joint;  // NaN where the norm is
     }
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, sum_dtype
 from capgpu.kernels.cuda.constants import CHUNK, SETTINGS, TENSORS, THREADS
 from capgpu.kernels.cuda.module import kernel
 from capgpu.kernels.cuda.workspace import Workspace, workspace
@@ -30,7 +30,7 @@ def _layout(dtype: Any) -> Any:
     return np.dtype([("at", one, TENSORS)], align=True)
 
 
-_LAYOUTS = {"f": _layout(np.float32), "d": _layout(np.float64)}
+_LAYOUTS: dict[str, Any] = {"f": _layout(np.float32), "d": _layout(np.float64)}
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +61,7 @@ def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any
         [zeros if column is None else [array.data.ptr for array in column] for column in columns], np.uint64
     ).T
     aligned = (pointers % np.uint64(16) == 0).all(axis=1)
-    for numbers, blocks, template in _parts(dtype.char, tuple([gradient.size for gradient in gradients])):
+    for numbers, blocks, template in _parts(sum_dtype(dtype).char, tuple([gradient.size for gradient in gradients])):
         structure, count = template.copy(), len(numbers)
         at = structure["at"]
         at["pointers"][:count] = pointers[numbers]
@@ -72,6 +72,7 @@ def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any
 
 def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
     """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
+    dtype = sum_dtype(dtype)
     if isinstance(scale, Real):
         return dtype.type(scale), NULL
     check_device(scale=scale)
@@ -157,7 +158,7 @@ def gradient_norm(grads: list[Any], max_norm: float) -> tuple[Any, Any]:
     """
     check_device(gradient=grads)
     dtype = grads[0].dtype
-    norm, factor = (empty((), dtype, f"the {what} of the gradients") for what in ("norm", "factor"))
+    norm, factor = (empty((), sum_dtype(dtype), f"the {what} of the gradients") for what in ("norm", "factor"))
     launch_norm(workspace(), [contiguous(gradient) for gradient in grads], max_norm, norm, factor)
     return norm, factor
 
@@ -183,5 +184,5 @@ def launch_norm(space: Workspace, grads: Sequence[Any], max_norm: float, norm: A
     for count, blocks, structure in _launches(dtype, (None, grads, None, None, None), np.zeros((len(grads), SETTINGS))):
         kernel("square_sums", dtype)(blocks, THREADS, (structure, np.int32(count), partial[done : done + blocks]))
         done += blocks
-    limit = (np.float64 if dtype.char == "d" else np.float32)(max_norm)
+    limit = sum_dtype(dtype).type(max_norm)
     kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm, factor, limit))

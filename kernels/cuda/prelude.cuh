@@ -233,24 +233,32 @@ __device__ __forceinline__ acc sigmoid(acc x) { return acc(0.5) * hyperbolic_tan
 
 // --- 16 bytes at a time ---------------------------------------------------------------------------------------------
 
-// One load or store instruction of 16 bytes. The address must be a multiple of 16: see aligned16.
+// PACK numbers: of storage type one load or store instruction of 16 bytes; of type `acc` beside a half type two of them.
+// The address must be a multiple of 16: see aligned16.
 #ifndef PACK_BYTES
 #error "capgpu.kernels.cuda.constants gives PACK_BYTES"
 #endif
-struct alignas(PACK_BYTES) Pack {
-    real at[PACK_BYTES / sizeof(real)];
-};
 #define PACK (PACK_BYTES / (int)sizeof(real))
+template <class T>
+struct alignas(PACK_BYTES) PackOf {
+    T at[PACK];
+};
+typedef PackOf<real> Pack;
 
-__device__ __forceinline__ Pack load_pack(const real* address) { return *reinterpret_cast<const Pack*>(address); }
+template <class T>
+__device__ __forceinline__ PackOf<T> load_pack(const T* address) {
+    return *reinterpret_cast<const PackOf<T>*>(address);
+}
 
-__device__ __forceinline__ void store_pack(real* address, const Pack& pack) {
-    *reinterpret_cast<Pack*>(address) = pack;
+template <class T>
+__device__ __forceinline__ void store_pack(T* address, const PackOf<T>& pack) {
+    *reinterpret_cast<PackOf<T>*>(address) = pack;
 }
 
 // Whether rows that begin at `address`, `stride` elements apart, all begin at a multiple of 16 bytes.
-__device__ __forceinline__ bool aligned16(const real* address, long long stride) {
-    return reinterpret_cast<unsigned long long>(address) % 16 == 0 && stride * (long long)sizeof(real) % 16 == 0;
+template <class T>
+__device__ __forceinline__ bool aligned16(const T* address, long long stride) {
+    return reinterpret_cast<unsigned long long>(address) % 16 == 0 && stride * (long long)sizeof(T) % 16 == 0;
 }
 
 // --- sums in a fixed order ------------------------------------------------------------------------------------------

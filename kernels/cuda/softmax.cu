@@ -199,11 +199,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     if (threadIdx.x == 0) losses[m] = loss;
 }
 
-// The rows' losses, times the factor. Each thread adds every 256th; doubles, since there may be many rows.
-extern "C" __global__ void __launch_bounds__(THREADS) sum_losses(const acc* losses, real* loss, int M, double scale) {
+// The rows' losses, times the factor, in ACC: the sum of many would leave the range of float16. Each thread adds every
+// 256th; doubles, since there may be many rows.
+extern "C" __global__ void __launch_bounds__(THREADS) sum_losses(const acc* losses, acc* loss, int M, double scale) {
     __shared__ double partial[WARP];
     double sum = 0;
     for (int m = threadIdx.x; m < M; m += blockDim.x) sum += losses[m];
     sum = block_sum(sum, partial);
-    if (threadIdx.x == 0) *loss = to_real(acc(sum * scale));
+    if (threadIdx.x == 0) *loss = acc(sum * scale);
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
 from capgpu.kernels.cuda.constants import THREADS, WARP, WARP_ROWS
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.kernels.cuda.embedding import sum_columns
@@ -50,8 +50,8 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
         Part of the true classes' probability that is spread evenly over all classes, in ``[0, 1)``.
     """
     count, size = scores.shape
-    real = np.float64 if scores.dtype.char == "d" else np.float32
-    numbers = np.int32(count), np.int32(size), real(scale), real(smoothing)
+    acc = sum_dtype(scores.dtype).type
+    numbers = np.int32(count), np.int32(size), acc(scale), acc(smoothing)
     args = (scores, NULL if bias is None else bias, targets, losses, *numbers)
     if size <= WARP_SCORES:
         kernel("softmax_warps", scores.dtype)(-(-count // WARP_ROWS), WARP * WARP_ROWS, args)
@@ -59,23 +59,25 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
         kernel("softmax_blocks", scores.dtype)(count, THREADS, args)
 
 
-def sum_losses(losses: Any, loss: Any, scale: float) -> None:
+def sum_losses(losses: Any, loss: Any, dtype: Any, scale: float) -> None:
     """Add the rows' losses up, in a fixed order; one launch.
 
     Parameters
     ----------
     losses : array, shape (M,)
         From `cross_entropy_rows`.
-    loss : array, shape ()
+    loss : array, shape (), of the same dtype
         Gets the sum times `scale`.
+    dtype : dtype
+        Of the scores.
     scale : float
         Factor.
     """
-    kernel("sum_losses", loss.dtype)(1, THREADS, (losses, loss, np.int32(losses.size), np.float64(scale)))
+    kernel("sum_losses", dtype)(1, THREADS, (losses, loss, np.int32(losses.size), np.float64(scale)))
 
 
 def _row_losses(space: Workspace, count: int, dtype: Any, room: int) -> Any:
-    return space.take("row losses", (count,), np.float64 if dtype.char == "d" else np.float32, room)
+    return space.take("row losses", (count,), sum_dtype(dtype), room)
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any, Any]:
@@ -83,9 +85,9 @@ def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any,
     check_device(logits=logits, targets=targets)
     scores = contiguous(logits)
     losses = _row_losses(workspace(), scores.shape[0], scores.dtype, 0)
-    loss = empty((), scores.dtype, "the loss")
+    loss = empty((), losses.dtype, "the loss")
     cross_entropy_rows(scores, None, indices(targets), losses, scale)
-    sum_losses(losses, loss, scale)
+    sum_losses(losses, loss, scores.dtype, scale)
     return loss, scores
 
 
@@ -99,7 +101,7 @@ def linear_cross_entropy(
     """
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     dtype = hidden.dtype
-    loss = empty((), dtype, "the loss")
+    loss = empty((), sum_dtype(dtype), "the loss")
     dhidden = dW = db = None
     if gradients:
         dhidden = empty(hidden.shape, dtype, "the gradient of the hidden states")
@@ -144,7 +146,7 @@ def linear_cross_entropy_into(
     hidden, W, b, targets, scale
         As for `linear_cross_entropy`; hidden and b C-contiguous, targets of int32. W may be a transposed view.
     loss : array, shape ()
-        Gets the loss.
+        Gets the loss; float64 for float64, else float32.
     dhidden, dW, db : array or None
         Get the gradients; all None where none are wanted. C-contiguous; dW may be a transposed view.
     room : int
@@ -192,5 +194,5 @@ def linear_cross_entropy_into(
                 db += part_b
     if dropout is not None and dhidden is not None:
         apply_dropout(dhidden, dropout, dhidden)
-    sum_losses(losses, loss, scale)
+    sum_losses(losses, loss, hidden.dtype, scale)
     return [(scores, db)] if dW is not None and count <= most else []

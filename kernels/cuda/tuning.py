@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.dtypes import named_dtype
 from capgpu.kernels.cuda import choices, module, stopwatch, tiers
 from capgpu.kernels.cuda.recurrence import (
     Steps,
@@ -105,7 +106,7 @@ def passes(cell: str, dtype: str, H: int, N: int, T: int) -> dict[str, Callable[
     random = np.random.default_rng(0)
 
     def draw(*shape: int) -> Any:
-        return cupy.asarray((random.uniform(-1, 1, shape) / np.sqrt(H)).astype(dtype))
+        return cupy.asarray((random.uniform(-1, 1, shape) / np.sqrt(H)).astype(named_dtype(dtype)))
 
     steps, rows, gates = Steps.of(np.full(T, N)), N * T, 4 * H if cell == "lstm" else H
     projected, h0, Wh, dhidden, hidden = draw(rows, gates), draw(N, H), draw(H, gates), draw(rows, H), draw(rows, H)

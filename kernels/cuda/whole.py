@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.kernels import LossOptions
-from capgpu.kernels.cuda.arrays import check_device, contiguous, empty
+from capgpu.kernels.cuda.arrays import check_device, contiguous, empty, sum_dtype
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.kernels.cuda.embedding import gather_rows, scatter_rows, segment_sums, sum_columns
 from capgpu.kernels.cuda.plan import Plan, plan_captions
@@ -60,7 +60,7 @@ def caption_gradients(
         return None
     space, dtype = workspace(), params["Wh"].dtype
     # all memory that is returned first: without it, nothing is launched
-    loss = space.scalar(dtype)
+    loss = space.scalar(sum_dtype(dtype))
     grads = {
         name: empty(array.shape, dtype, f"the gradient of {name}")
         for name, array in params.items()

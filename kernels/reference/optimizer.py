@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
+from capgpu.dtypes import widened
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
@@ -22,13 +23,14 @@ def gradient_norm(grads: list[Array], max_norm: float) -> tuple[Array, Array]:
     Returns
     -------
     norm : array, shape ()
-        ``sqrt(sum of all squares)``, in their dtype.
+        ``sqrt(sum of all squares)``, in their dtype; in float32 for half types, since the squares would leave the range
+        of float16.
     factor : array, shape ()
-        ``min(1, max_norm / norm)``: exactly 1 up to the limit, NaN for a norm that is NaN.
+        ``min(1, max_norm / norm)``, in the norm's dtype: exactly 1 up to the limit, NaN for a norm that is NaN.
     """
     xp = array_namespace(*grads)
     total: Array = 0.0
-    for gradient in grads:
+    for gradient in map(widened, grads):
         total = total + xp.sum(gradient * gradient)
     norm = xp.sqrt(total)
     limit = xp.full_like(norm, max_norm)
@@ -45,8 +47,9 @@ def adam_update(
     params, grads : list of array
         Parameters and their gradients, alike in shape; not written into.
     first, second : list of array
-        Running means of the gradients and of their squares. A fused kernel may update them in place: hand in
-        arrays of your own, and use those returned.
+        Running means of the gradients and of their squares, in the parameters' dtype; in float32 for half types: in
+        float16 a mean of squares below 6e-8 would vanish, in bfloat16 it would not move. A fused kernel may update them
+        in place: hand in arrays of your own, and use those returned.
     settings : numpy.ndarray of float64, shape (P, 8)
         For each parameter: step size over ``1 - beta1**t``; beta1; 1 - beta1; beta2; 1 - beta2;
         ``1 / sqrt(1 - beta2**t)``; epsilon; factor of the parameter itself (1 without weight decay).
@@ -63,11 +66,11 @@ def adam_update(
     out: tuple[list[Array], list[Array], list[Array]] = ([], [], [])
     for w, g, m, v, row in zip(params, grads, first, second, settings.tolist(), strict=True):
         step, beta1, rest1, beta2, rest2, correction, epsilon, decay = row
-        scaled = g * scale
+        scaled = widened(g) * scale
         m = beta1 * m + rest1 * scaled
         v = beta2 * v + rest2 * scaled * scaled
-        w = decay * w - step * m / (xp.sqrt(v) * correction + epsilon)
-        for updated, array in zip(out, (w, m, v), strict=True):
+        moved = decay * widened(w) - step * m / (xp.sqrt(v) * correction + epsilon)
+        for updated, array in zip(out, (_as_before(moved, w), m, v), strict=True):
             # NumPy's operators turn arrays without dimensions into scalars
             updated.append(xp.asarray(array))
     return out
@@ -83,7 +86,8 @@ def momentum_update(
     params, grads : list of array
         Parameters and their gradients, alike in shape; not written into.
     velocities : list of array, or None
-        Running velocities; None for plain descent. A fused kernel may update them in place: use those returned.
+        Running velocities, in the parameters' dtype, in float32 for half types; None for plain descent. A fused kernel
+        may update them in place: use those returned.
     settings : numpy.ndarray of float64, shape (P, 2)
         For each parameter: learning rate, momentum.
     scale : float or array, shape ()
@@ -97,11 +101,16 @@ def momentum_update(
     xp = array_namespace(*params, *grads)
     rates, momenta = settings.T.tolist()
     if velocities is None:
-        steps = [-rate * (g * scale) for g, rate in zip(grads, rates, strict=True)]
+        steps = [-rate * (widened(g) * scale) for g, rate in zip(grads, rates, strict=True)]
     else:
         steps = [
-            xp.asarray(momentum * velocity - rate * (g * scale))
+            xp.asarray(momentum * velocity - rate * (widened(g) * scale))
             for velocity, g, rate, momentum in zip(velocities, grads, rates, momenta, strict=True)
         ]
-    updated = [xp.asarray(w + step) for w, step in zip(params, steps, strict=True)]
+    updated = [xp.asarray(_as_before(widened(w) + step, w)) for w, step in zip(params, steps, strict=True)]
     return updated, None if velocities is None else steps
+
+
+def _as_before(array: Array, like: Array) -> Array:
+    """Round the updated parameter to the dtype it had: half types are updated in float32."""
+    return array if array.dtype == like.dtype else array_namespace(like).astype(array, like.dtype)

@@ -17,8 +17,9 @@ __all__ = ["lstm_backward", "lstm_forward", "rnn_backward", "rnn_forward"]
 
 
 def _sigmoid(xp: Any, a: Array) -> Array:
-    # the form with tanh cannot overflow, whatever the sign of a
-    return 0.5 * xp.tanh(0.5 * a) + 0.5
+    # the form with tanh cannot overflow, whatever the sign of a; floats in the place of 1 and 2 would make float32 of
+    # bfloat16
+    return (xp.tanh(a / 2) + 1) / 2
 
 
 def _step_rows(xp: Any, projected: Array, rows: Array | None, start: int, stop: int) -> Array:

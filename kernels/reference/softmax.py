@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
+from capgpu.dtypes import widened
 
 __all__ = ["linear_cross_entropy", "smoothed_cross_entropy", "softmax_cross_entropy"]
 
@@ -22,7 +23,8 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
     Returns
     -------
     loss : array, shape ()
-        ``-scale * sum(log softmax(logits)[row, targets[row]])``, in the dtype of `logits`.
+        ``-scale * sum(log softmax(logits)[row, targets[row]])``, in the dtype of `logits`; in float32 for half types,
+        since the sum over many rows would leave the range of float16.
     dlogits : array, shape (M, V)
         Gradient with respect to `logits`.
     """
@@ -37,7 +39,7 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
     true_scores = xp.sum(xp.where(hit, shifted, nothing), axis=1)
     losses = xp.where(counted, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
     dlogits = (exponentials / sums - xp.astype(hit, logits.dtype)) * scale
-    return xp.sum(losses) * scale, xp.where(counted[:, None], dlogits, nothing)
+    return xp.sum(widened(losses)) * scale, xp.where(counted[:, None], dlogits, nothing)
 
 
 def linear_cross_entropy(
@@ -101,7 +103,7 @@ def smoothed_cross_entropy(
     log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
     nothing = xp.zeros_like(logits)
     # a sum over all classes would leave the range of half precision
-    evenly = -scale * xp.sum(xp.mean(xp.where(counted, log_probs, nothing), axis=1))
+    evenly = -scale * xp.sum(widened(xp.mean(xp.where(counted, log_probs, nothing), axis=1)))
     devenly = xp.where(counted, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, nothing)
     dlogits = (1 - smoothing) * dlogits + smoothing * devenly
     dhidden = dlogits @ xp.matrix_transpose(W)

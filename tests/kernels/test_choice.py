@@ -8,6 +8,7 @@ import pytest
 import capgpu
 from capgpu.kernels import kernels_for
 from capgpu.layers import affine_forward
+from oracles.halves import ALL, BFLOAT16
 
 
 def host(dtype="float32"):
@@ -23,10 +24,18 @@ def test_host_arrays_go_to_the_fused_kernels_unless_numpy_is_in_force(cupy, dtyp
     assert served == {"numpy": "reference", "cpu": "cpu", "cuda": "cpu"}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 def test_device_arrays_go_to_the_devices_kernels(cupy, dtype):
     capgpu.set_backend("cuda")
     assert kernels_for(capgpu.asarray(host(dtype))).name == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16])
+def test_bfloat16_on_the_host_is_computed_by_the_kernels_of_float32(cupy, dtype):
+    for name in ("numpy", "cpu", "cuda"):
+        with capgpu.use_backend(name):
+            assert kernels_for(host(dtype)).name == kernels_for(host("float32")).name
+            assert kernels_for(host(dtype)) is kernels_for(host(dtype))
 
 
 def test_the_setting_forces_the_reference_on_a_device(cupy, monkeypatch):

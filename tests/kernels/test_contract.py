@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies
 
 from capgpu.kernels import OPERATIONS
+from oracles.halves import HALVES, loss_or
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
@@ -23,7 +24,7 @@ def run(backend, case, arguments, bring=None):
         name: bring(value.copy()) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
         for name, value in arguments.items()
     }
-    dtype = next(value.dtype for value in arguments.values() if isinstance(value, np.ndarray))
+    dtype = next(v.dtype for v in arguments.values() if isinstance(v, np.ndarray) and v.dtype.kind not in "iu")
     results = getattr(backend.kernels(dtype), case.operation)(**there)
     return there, results if isinstance(results, tuple) else (results,)
 
@@ -34,7 +35,7 @@ def check(backend, case, dtype, arguments, wanted, bring=None):
     for got, want, kind in zip(results, wanted, case.kinds, strict=True):
         assert (got is None) == (want is None)
         if want is not None:
-            assert backend.to_numpy(got).dtype == dtype
+            assert backend.to_numpy(got).dtype == loss_or(dtype, got)
             assert distance(backend.to_numpy(got), want) < TOLERANCE[dtype][kind]
 
 
@@ -54,9 +55,11 @@ def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, exten
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("extents", [RAGGED, EXTENTS[0], EXTENTS[2]], ids=["ragged", "one", "wide"])
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_half_precision_agrees(backend, case):
-    check(backend, case, "float16", *example(case, RAGGED, "float16"))
+def test_half_precision_agrees(backend, case, dtype, extents):
+    check(backend, case, dtype, *example(case, extents, dtype))
 
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)

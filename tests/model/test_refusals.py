@@ -109,7 +109,7 @@ CONSTRUCTION = {
     "negative dropout": ({"output_dropout": -0.1}, ValueError, r"output_dropout is -0\.1"),
     "unknown dropout": ({"output_dropout": float("nan")}, ValueError, "output_dropout is nan"),
     "no NULL": ({"word_to_idx": {"cat": 0}}, ValueError, 'word_to_idx has no "<NULL>" entry.*Add one'),
-    "whole dtype": ({"dtype": np.int32}, TypeError, "dtype is int32; wanted a floating dtype"),
+    "whole dtype": ({"dtype": np.int32}, TypeError, "dtype: expected a floating dtype .* got int32"),
 }
 
 

@@ -288,7 +288,7 @@ _OTHERS = [
     Mutation("square_sums", "no barrier", _FIRST, "", RESULTS),
     Mutation("square_sums", "no barrier", _FIRST, "", THREAD),
     Mutation("root_of_sum", "no barrier", _FIRST, "", RESULTS),
-    Mutation("root_of_sum", "no limit", "rounded <= limit ? acc(1)", "true ? acc(1)", RESULTS),
+    Mutation("root_of_sum", "no limit", "joint <= limit ? acc(1)", "true ? acc(1)", RESULTS),
     Mutation("root_of_sum", "a sum too many", "i < count; i += THREADS) sum", "i <= count; i += THREADS) sum", ADDRESS),
     Mutation(
         "decode_cell",

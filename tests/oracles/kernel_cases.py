@@ -358,7 +358,7 @@ def example(case: KernelCase, extents: Extents, dtype: str) -> tuple[Arguments, 
     """Return arguments and what the loops make of them, computed once for all homes: copy before use."""
     arguments = case.arguments(np.random.default_rng(231), extents, dtype)
     exact = {
-        name: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+        name: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == dtype else value
         for name, value in arguments.items()
     }
     return arguments, case.plain(exact, extents)

@@ -13,12 +13,13 @@ import numpy as np
 
 import capgpu
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda import HALF_KERNELS, KERNELS, embedding, recurrence, softmax, stopwatch, tiers
+from capgpu.kernels.cuda import KERNELS, embedding, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
+from oracles.halves import sums
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 
 #: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
@@ -30,9 +31,6 @@ DEEP = Extents((2, 2, 1), 72, 7)
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 #: ThreadSanitizer holds 8128 threads, fibers included.
 MOST_THREADS = 6144
-
-FULL = ("float32", "float64")
-HALF = ("float16",)
 
 
 def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, list[Recording]]:
@@ -53,7 +51,7 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, lis
 
     with recording(emulator, small_and_new) as launches:
         recurrences(dtype)
-        for work in (softmax_rows, dropout, others) if dtype in FULL else (softmax_rows, dropout):
+        for work in (softmax_rows, dropout, others):
             work(device, dtype)
     for entry in launches:
         found.setdefault(variant(entry.launch), []).append(entry)
@@ -117,13 +115,12 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 def softmax_rows(device: Any, dtype: str) -> None:
     """Run both kernels of the softmax, packed and number by number, smoothed and not, and the sum of the losses."""
     random = np.random.default_rng(5)
-    kernels = KERNELS if dtype in FULL else HALF_KERNELS
     for size in (7, 40, softmax.WARP_SCORES + 8, softmax.WARP_SCORES + 13):
         scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
         targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
-        kernels.softmax_cross_entropy(scores, targets, 0.5)
+        KERNELS.softmax_cross_entropy(scores, targets, 0.5)
     for size in (33, softmax.WARP_SCORES + 8):
-        kernels.smoothed_cross_entropy(
+        KERNELS.smoothed_cross_entropy(
             device.asarray(random.standard_normal((5, 4)).astype(dtype)),
             device.asarray(random.standard_normal((4, size)).astype(dtype)),
             device.asarray(random.standard_normal(size).astype(dtype)),
@@ -145,7 +142,7 @@ def others(device: Any, dtype: str) -> None:
     """Run sums of rows, updates, decoding, and a whole training step."""
     random = np.random.default_rng(6)
 
-    def draw(*shape: int) -> Any:
+    def draw(*shape: int, dtype: str = dtype) -> Any:
         return device.asarray(random.standard_normal(shape).astype(dtype))
 
     index = device.asarray(random.integers(0, 6, 21))
@@ -156,7 +153,8 @@ def others(device: Any, dtype: str) -> None:
             embedding.scatter_rows(draw(11, width), device.arange(1, 12, dtype=np.int32), draw(13, width), add=add)
         KERNELS.column_sums(draw(300, width))
     sizes = (1, 4099, 33, 64)
-    ws, gs, ms = ([draw(size) for size in sizes] for _ in range(3))
+    ws, gs = ([draw(size) for size in sizes] for _ in range(2))
+    ms = [draw(size, dtype=sums(dtype)) for size in sizes]
     KERNELS.adam_update(ws, gs, ms, [value * value for value in ms], np.full((4, 8), 0.5), 1.0)
     KERNELS.momentum_update(ws, gs, ms, np.full((4, 2), 0.5), 1.0)
     KERNELS.momentum_update(ws, gs, None, np.full((4, 2), 0.5), 1.0)

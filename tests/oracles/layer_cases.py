@@ -60,7 +60,7 @@ class LayerCase:
 
     def floats(self, arguments: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the arguments that have a gradient."""
-        return tuple(name for name, value in arguments.items() if value.dtype.kind == "f")
+        return tuple(name for name, value in arguments.items() if value.dtype.kind not in "biu")
 
 
 def _layer(forward: Callable[..., Any], backward: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

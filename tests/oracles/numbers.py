@@ -11,6 +11,7 @@ from oracles.recurrences import Floats
 
 #: Norm-wise tolerances of forward results and of gradients, by dtype.
 TOLERANCE = {
+    "bfloat16": {"forward": 2e-2, "gradient": 5e-2},
     "float16": {"forward": 5e-3, "gradient": 2e-2},
     "float32": {"forward": 1e-5, "gradient": 1e-4},
     "float64": {"forward": 1e-10, "gradient": 1e-10},

@@ -8,6 +8,7 @@ import pytest
 from capgpu.kernels.cuda import KERNELS, module
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
+from oracles.halves import ALL, HALVES
 from oracles.numbers import distance
 from standin import cupy_standin
 
@@ -18,7 +19,7 @@ def captioner(V=37, D=5, W=6, H=9, cell="lstm", dtype="float64", seed=0):
     words = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"w{k}": k for k in range(3, V)}}
     model = CaptioningRNN(words, D, W, H, cell, dtype, seed=seed)
     # louder than at the start of training: captions differ and end
-    model.params = {name: value * 3 for name, value in model.params.items()}
+    model.params = {name: value + value + value for name, value in model.params.items()}
     return model
 
 
@@ -40,14 +41,26 @@ def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell,
     assert len(np.unique(got.get())) > 2
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("V", [4, 300])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_words_in_half_precision_are_those_of_float32_but_where_scores_are_close(device, cell, V, dtype):
+    model, features = captioner(V=V, cell=cell, dtype=dtype), np.random.default_rng(1).standard_normal((50, 5))
+    wide = captioner(V=V, cell=cell, dtype="float32")
+    wide.params = {name: value.astype(np.float32) for name, value in model.params.items()}
+    there = device.asarray(features.astype(dtype))
+    got, want = model.sample(there, 3), wide.sample(there.astype(np.float32), 3)
+    assert np.mean(got.get()[:, 0] == want.get()[:, 0]) > 0.9
+
+
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("V", [4, 33, 1004])
 def test_of_equal_scores_the_first_counts(device, dtype, V):
     model = captioner(V=V, dtype=dtype)
     params = moved(device, model)
     bias = np.zeros(V, dtype)
     bias[[V // 2, V // 2 + 1, V - 1]] = 5
-    params |= {"W_vocab": params["W_vocab"] * 0, "b_vocab": device.asarray(bias)}
+    params |= {"W_vocab": device.zeros_like(params["W_vocab"]), "b_vocab": device.asarray(bias)}
     words = KERNELS.greedy_captions(device.ones((3, 5), dtype), 4, START, -1, NULL, params)
     assert (words.get() == V // 2).all()
 

@@ -7,10 +7,10 @@ import pytest
 
 from capgpu.kernels.cuda import KERNELS, embedding, module
 from capgpu.kernels.cuda.workspace import workspace
+from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance
 
 WIDTHS = (1, 2, 3, 7, 33, 64, 127, 128, 129, 260)
-DTYPES = ("float32", "float64")
 
 
 def draw(rows, width, dtype, seed=0):
@@ -24,7 +24,7 @@ def summed(rows, index, count):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ALL)
 def test_rows_are_gathered(device, dtype, width):
     table, index = draw(9, width, dtype), np.array([8, 0, 0, 3, 8, 1, 2, 7, 5, 8, 4], dtype=np.int32)
     out = device.empty((11, width), dtype)
@@ -33,7 +33,7 @@ def test_rows_are_gathered(device, dtype, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("skew", ["even", "one", "some"])
 def test_rows_are_summed_by_index(device, dtype, width, skew):
     random = np.random.default_rng(4)
@@ -55,7 +55,7 @@ def test_segments_told_and_segments_found_give_the_same_bits(device):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("index", [[], [0], [7], [1, 4, 5], [7, 0, 3], list(range(8))], ids=str)
 def test_rows_are_scattered_over_zeros_or_added(device, dtype, width, index):
     rows, index = draw(len(index), width, dtype), np.array(index, dtype=np.int32)
@@ -81,7 +81,7 @@ def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 127, 128, 129, 300, 1000])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ALL)
 def test_columns_of_any_height_are_summed(device, dtype, rows):
     values = draw(rows, 33, dtype)
     with module.counting() as launches:
@@ -108,3 +108,12 @@ def test_memory_that_begins_between_packs_is_read_number_by_number(device):
     got = KERNELS.embedding_gradient(shifted, device.asarray(np.arange(9) % 4), 4)
     assert distance(got.get(), summed(table, np.arange(9) % 4, 4)) < 1e-6
     assert distance(KERNELS.column_sums(shifted).get(), table.astype(np.float64).sum(axis=0)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_sums_of_slices_keep_the_digits_that_a_half_type_has_not(device, dtype):
+    # 300 slices of 128 ones, then 77: in 16 bits, 128 and 1 more are lost
+    rows = np.ones((300 * embedding.SLICE + 77, 3), dtype)
+    rows[:, 1], rows[:, 2] = 0.25, -1 / 64
+    want = rows.astype(np.float64).sum(axis=0).astype(dtype)
+    assert (KERNELS.column_sums(device.asarray(rows)).get() == want).all()

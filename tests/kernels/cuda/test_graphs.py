@@ -18,6 +18,7 @@ from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
 from capgpu.training.graphs import GraphedSteps, training_steps
 from capgpu.training.steps import TrainingSteps
+from oracles.halves import ALL
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
 from standin import cupy_standin
@@ -54,7 +55,7 @@ def trained(device, steps, batches, whole, cell="lstm", dtype="float32", rule="a
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize(("rule", "clip_norm"), [("adam", None), ("adam", 0.5), ("sgd_momentum", None), ("sgd", 0.1)])
 def test_replayed_steps_have_the_bits_of_halves_launch_by_launch_and_the_values_of_plain_ones(
@@ -71,7 +72,7 @@ def test_replayed_steps_have_the_bits_of_halves_launch_by_launch_and_the_values_
     for (loss, params), (plain_loss, plain_params) in zip(graphed, plain, strict=True):
         assert distance(loss, plain_loss) < TOLERANCE[dtype]["gradient"]
         for name, array in params.items():
-            assert distance(array, plain_params[name]) < 100 * TOLERANCE[dtype]["gradient"], name
+            assert distance(array, plain_params[name]) < min(100 * TOLERANCE[dtype]["gradient"], 0.3), name
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,6 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_parameters(device, monke
     [
         (lambda: (type("Other", (CaptioningRNN,), {})(WORDS, D, W, H, seed=0), "adam"), "the model is a Other"),
         (lambda: (captioner(), "rmsprop"), "the update rule 'rmsprop' has no kernel"),
-        (lambda: (captioner(dtype="float16"), "adam"), "the parameters are float16"),
     ],
 )
 def test_what_cannot_be_graphed_is_said_and_trained_as_ever(device, monkeypatch, caplog, make, reason):

@@ -9,6 +9,7 @@ import capgpu
 from capgpu.kernels.cuda import module, recurrence, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
 from emulator.runner import ORDERS, Order
+from oracles.halves import ALL, HALVES
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
@@ -61,7 +62,7 @@ def cuda(device):
 
 
 @pytest.mark.parametrize("extents", SHAPES, ids=range(len(SHAPES)))
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize(("tier", "name", "units"), VARIANTS)
 def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, name, units, dtype, extents):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "0")
@@ -120,7 +121,7 @@ def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, uni
 
 
 #: TF32 keeps 10 bits behind the point; half types are multiplied exactly.
-ON_TENSOR_CORES = {"float16": TOLERANCE["float16"], "float32": {"forward": 1e-3, "gradient": 3e-3}}
+ON_TENSOR_CORES = {**TOLERANCE, "float32": {"forward": 1e-3, "gradient": 3e-3}}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ ON_TENSOR_CORES = {"float16": TOLERANCE["float16"], "float32": {"forward": 1e-3,
     ],
     ids=["ragged", "numbers", "packs", "tiles", "tiles of numbers", "chunks"],
 )
-@pytest.mark.parametrize("dtype", ON_TENSOR_CORES)
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
 @pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
 def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
@@ -237,7 +238,7 @@ class Batch:
         return self.packed(runs), dh0, dc0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("gates", [1, 4])
 @pytest.mark.parametrize("tier", tiers.TIERS)
 def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates, dtype):
@@ -321,69 +322,3 @@ def test_the_step_tier_is_captured_in_a_graph_and_replayed(cuda):
         graph.launch(stream)
     stream.synchronize()  # copies to the host are made on another stream, which does not wait for this one
     assert frozen((hidden, cell)) == wanted
-
-
-# --- bfloat16, which NumPy has no arrays of ---------------------------------------------------------
-
-
-def to_bits(values):
-    """Round to bfloat16, to even: the upper half of a float32."""
-    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def from_bits(bits):
-    return (capgpu.to_numpy(bits).astype(np.uint32) << 16).view(np.float32)
-
-
-def launch(name, tier, units, H, counts, N, arguments):
-    """Launch a pass in bfloat16, its arrays being those of its bits."""
-    steps = np.array(counts)
-    if tier == "persistent":
-        plan = tiers.persistent(name, "bfloat16", H, N, units, 2)
-    else:
-        plan = next(p for p in tiers.candidates(name, "bfloat16", H, N) if p.tier == tier)
-    kernel, T, M = plan.kernel(name, "bfloat16"), len(counts), int(steps.sum())
-    barriers = capgpu.asarray(np.zeros(2 * 32, dtype=np.uint32))
-    order = range(T) if name.endswith("forward") else range(T - 1, -2, -1)
-    starts = np.concatenate([[0], np.cumsum(steps)])
-    if tier == "persistent":
-        last = (0, T, 0) if name.endswith("forward") else (T - 1, T + 1, M, N)
-        kernel(plan.grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
-        return
-    for step in order:
-        grid = tiers.step_grid(name, "bfloat16", H, counts[max(step, 0)])
-        last = (step, 1, starts[step]) if name.endswith("forward") else (step, 1, starts[step + 1], N)
-        kernel(grid, plan.block, (*arguments, barriers, *map(np.int32, (H, T, *last))), plan.shared)
-
-
-@pytest.mark.parametrize("H", [7, 32])
-@pytest.mark.parametrize(("tier", "tensor"), [("persistent", "0"), ("persistent", "1"), ("step", "")])
-def test_bfloat16_agrees_with_the_loops_within_its_eight_bits(cuda, monkeypatch, tier, tensor, H):
-    monkeypatch.setenv("CAPGPU_TENSOR_CORES", tensor)
-    lengths = (5, 4, 4, 1)
-    counts = [sum(length > t for length in lengths) for t in range(5)]
-    extents = Extents(lengths, H, 1)
-    forward = next(case for case in CASES if str(case) == "lstm_forward-rows-c0")
-    backward = next(case for case in CASES if str(case) == "lstm_backward-c0-dcell")
-    put, none, rows = (lambda values: capgpu.asarray(to_bits(values))), np.uint64(0), sum(lengths)
-    sizes = capgpu.asarray(np.array(counts, dtype=np.int32))
-
-    arguments, _ = example(forward, extents, "float64")
-    kept = {name: to_bits(arguments[name]) for name in ("projected", "h0", "c0", "Wh")}
-    rounded = {name: np.float64(from_bits(bits)) for name, bits in kept.items()}
-    wanted = forward.plain({**arguments, **rounded}, extents)
-    hidden, cell, gates = (cuda.zeros((rows, width), np.uint16) for width in (H, H, 4 * H))
-    there = {name: capgpu.asarray(bits) for name, bits in kept.items()}
-    inputs = (there["projected"], none, none, there["h0"], none, there["c0"], none, there["Wh"], sizes)
-    launch("lstm_forward", tier, 8, H, counts, 4, (*inputs, hidden, none, cell, gates))
-    for got, want in zip((hidden, cell, gates), wanted, strict=True):
-        assert distance(from_bits(got), want) < 1e-2
-
-    arguments, _ = example(backward, extents, "float64")
-    wanted = backward.plain(arguments, extents)
-    dgates, dh0, dc0 = (cuda.zeros(shape, np.uint16) for shape in ((rows, 4 * H), (4, H), (4, H)))
-    inputs = [put(arguments[name]) for name in ("dhidden", "dcell", "gates", "cell", "c0")]
-    launch("lstm_backward", tier, 8, H, counts, 4, (*inputs, none, put(arguments["Wh"]), sizes, dgates, dh0, dc0))
-    for got, want in zip((dgates, dh0, dc0), wanted, strict=True):
-        assert distance(from_bits(got), want) < 3e-2

@@ -8,6 +8,7 @@ import pytest
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import KERNELS, module, softmax, workspace
 from capgpu.random import dropout_mask
+from oracles.halves import ALL, HALVES, sums
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import cross_entropy
 
@@ -25,12 +26,12 @@ def draw(rows, size, dtype, seed=0):
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 33])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 def test_loss_and_gradient_are_those_of_plain_arithmetic(device, dtype, size, rows):
     scores, targets = draw(rows, size, dtype)
     loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
     want_loss, want = cross_entropy(scores.astype(np.float64), targets, 0.5)
-    assert (loss.dtype, gradient.dtype) == (dtype, dtype)
+    assert (loss.dtype, gradient.dtype) == (sums(dtype), dtype)
     assert distance(loss.get(), want_loss) < TOLERANCE[dtype]["forward"]
     assert distance(gradient.get(), want) < TOLERANCE[dtype]["gradient"]
 
@@ -237,3 +238,24 @@ def test_the_kept_scores_are_bounded_whatever_the_rows(device, monkeypatch):
     there = [device.asarray(a) for a in (np.ones((3, 2)), np.ones((2, 7)), np.zeros(7), np.array([0, 1, -1]))]
     loss, *_ = KERNELS.linear_cross_entropy(*there, 1.0)
     assert abs(float(loss) - 2 * np.log(7)) < 1e-12
+
+
+@pytest.mark.parametrize("size", [40, 1004])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_loss_of_half_types_may_leave_the_range_of_float16(device, dtype, size):
+    scores = np.zeros((9, size), dtype)
+    scores[:, 1], scores[:, 2] = 6e4, -6e4
+    there = [device.asarray(scores.astype(kind)) for kind in (dtype, "float64")]
+    targets = device.asarray(np.full(9, 2))
+    (loss, gradient), (want, _) = (KERNELS.softmax_cross_entropy(array, targets, 1.0) for array in there)
+    assert loss.dtype == np.float32
+    assert distance(loss.get(), want.get()) < 5e-3
+    assert (gradient.get()[:, :4].astype(np.float32) == [0, 1, -1, 0]).all()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_score_that_overflowed_makes_the_loss_one_that_is_not_a_number(device, dtype):
+    scores = np.zeros((2, 40), dtype)
+    scores[1, 3] = np.inf
+    loss, _ = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(np.array([0, 1])), 1.0)
+    assert not np.isfinite(float(loss))

@@ -19,6 +19,7 @@ from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
 from oracles.device_memory import little_memory
+from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance, numeric_gradient
 from oracles.snapshots import frozen
 from standin import cupy_standin
@@ -63,11 +64,12 @@ def nothing_computed(request, real_device, monkeypatch):
         monkeypatch.setattr(type(request.getfixturevalue("emulator")), "_run", lambda *args: None)
 
 
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_clipping_takes_two_launches_more_and_waits_for_nothing(device, cell):
-    model = captioner(cell=cell)
+def test_clipping_takes_two_launches_more_and_waits_for_nothing(device, cell, dtype):
+    model = captioner(cell=cell, dtype=dtype)
     optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
-    features = device.ones((5, 7))
+    features = device.ones((5, 7), dtype)
     with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
         _, grads = model.loss(features, CAPTIONS)
         optimizer.step(model.params, grads, clip_norm=1.0)
@@ -89,22 +91,24 @@ def expected(cell, options, tied=False):
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-@pytest.mark.parametrize("size", ["S1", "S3"])
+@pytest.mark.parametrize(("size", "dtype"), [("S1", "float32"), ("S3", "float32"), ("S1", "float16")])
 def test_a_step_at_full_size_takes_no_more_than_24_launches(
-    device, real_device, nothing_computed, size, cell, tied, capsys
+    device, real_device, nothing_computed, dtype, size, cell, tied, capsys
 ):
     sizes = dataclasses.replace(SIZES[size], W=SIZES[size].H) if tied else SIZES[size]
     work = make_workload(sizes, cell)
-    features = device.asarray(work.features)
+    features = device.asarray(work.features.astype(dtype))
     for name, options in OPTIONS.items():
-        model = captioner(sizes.V, sizes.D, sizes.W, sizes.H, cell, "float32", tie_weights=tied, **options)
+        model = captioner(sizes.V, sizes.D, sizes.W, sizes.H, cell, dtype, tie_weights=tied, **options)
         optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
         cupy_standin.reset_counters()
         with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
             _, grads = model.loss(features, work.captions, dropout_key=7)
             optimizer.step(model.params, grads)
         with capsys.disabled():
-            print(f"\n{cell}, {size}, {name}{', tied' * tied}: {len(launches)} launches and copies")
+            print(f"\n{cell}, {dtype}, {size}, {name}{', tied' * tied}: {len(launches)} launches and copies")
+        # half types are multiplied by tensor cores where the device has them
+        launches = [launch.removesuffix("_tensor") for launch in launches]
         assert launches == expected(cell, options, tied)
         if not tied:
             parts = ours.step(extents(work), dropout="feature_dropout" in options)
@@ -117,7 +121,7 @@ def test_a_step_at_full_size_takes_no_more_than_24_launches(
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize(("W", "H", "V"), [(5, 5, 9), (8, 8, 12), (33, 33, 601)], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H, V, options, tied):
     features, captions = batch(V, 7, 9, 11, dtype)
@@ -169,18 +173,22 @@ def test_no_result_is_overwritten_by_the_next_step_and_no_argument_by_any(device
     assert frozen((model.params, features)) == given
 
 
-def test_the_layout_of_the_captions_is_copied_once(standin, device):
-    model, features = captioner(), device.ones((5, 7))
+@pytest.mark.parametrize("dtype", ALL)
+def test_the_layout_of_the_captions_is_copied_once(standin, device, dtype):
+    model, features = captioner(dtype=dtype), device.ones((5, 7), dtype)
     standin.reset_counters()
     with checked_data():
         model.loss(features, CAPTIONS)
     assert standin.counters().host_to_device_copies == 1
 
 
-@pytest.mark.parametrize("rule", ["adam", "sgd_momentum", "sgd"])
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [("adam", "float32"), ("sgd_momentum", "float32"), ("sgd", "float32"), ("adam", "float16"), ("sgd", "float16")],
+)
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_device, cell, rule, options):
+def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_device, cell, rule, options, dtype):
     steps, held = 12, []
 
     class Watched(CaptioningRNN):
@@ -194,7 +202,7 @@ def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_d
             return result
 
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 19)}}
-    model = Watched(words, 7, 6, 6, cell, "float32", seed=0, **options)
+    model = Watched(words, 7, 6, 6, cell, dtype, seed=0, **options)
     features, captions = batch(19, 4 * steps, 6, 7, "float32")
     data = {
         "train_captions": captions,
@@ -253,32 +261,55 @@ def test_many_losses_kept_share_their_memory(device):
     assert len({float(loss) for loss in losses}) == 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_short_training_agrees_with_numpy(cupy, cell, dtype):
+def emoji_subset(taken=60):
     full = emoji.load()
     data = {name: full[name] for name in ("word_to_idx", "idx_to_word")}
-    taken = 60
     data["train_captions"] = full["train_captions"][:taken]
     data["train_image_idxs"] = np.arange(taken)
     data["train_features"] = full["train_features"][full["train_image_idxs"][:taken]]
+    return data
+
+
+def trained(data, cell, dtype, rule="adam", learning_rate=2e-2):
+    model = CaptioningRNN(data["word_to_idx"], data["train_features"].shape[1], 9, 14, cell, dtype, seed=0)
+    solver = CaptioningSolver(
+        model,
+        data,
+        rule,
+        {"learning_rate": learning_rate},
+        batch_size=10,
+        num_epochs=4,
+        print_every=4,
+        verbose=False,
+        seed=0,
+        clip_norm=5.0,
+    )
+    solver.train()
+    return model, solver
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("adam", 2e-2), ("rmsprop", 1e-2), ("sgd_momentum", 0.05)])
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_short_training_in_half_precision_learns_what_float32_does(device, cell, dtype, rule, rate):
+    data = emoji_subset()
+    wanted = np.array(trained(data, cell, "float32", rule, rate)[1].loss_history)
+    model, solver = trained(data, cell, dtype, rule, rate)
+    assert {str(value.dtype) for value in model.params.values()} == {dtype}
+    assert wanted[-1] < 0.8 * wanted[0]
+    assert distance(solver.loss_history, wanted) < 0.05
+    words = model.sample(device.asarray(data["train_features"][:5]), 6, stop_at_end=True)
+    assert words.shape == (5, 6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_short_training_agrees_with_numpy(cupy, cell, dtype):
+    data = emoji_subset()
     ends = {}
     for backend in ("numpy", "cuda"):
         capgpu.set_backend(backend)
-        model = CaptioningRNN(data["word_to_idx"], data["train_features"].shape[1], 9, 14, cell, dtype, seed=0)
-        solver = CaptioningSolver(
-            model,
-            data,
-            "adam",
-            {"learning_rate": 2e-2},
-            batch_size=10,
-            num_epochs=4,
-            print_every=4,
-            verbose=False,
-            seed=0,
-            clip_norm=5.0,
-        )
-        solver.train()
+        model, solver = trained(data, cell, dtype)
         words = model.sample(capgpu.asarray(data["train_features"][:5].astype(dtype)), 6, stop_at_end=True)
         ends[backend] = (
             np.array(solver.loss_history),

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from . import memory
+from . import bfloat16, memory
 from .flags import Flags
 from .indexing import assign, select
 from .passage import HostPassage
 from .state import STATE, refuse_in_capture
 
-SUPPORTED = frozenset("?bhilqBHILQefdFD")
+#: The last is bfloat16, which no dtype is before ml_dtypes has been imported.
+SUPPORTED = frozenset("?bhilqBHILQefdFD" + bfloat16.CHAR)
 _COMPARISONS = ("less", "less_equal", "equal", "not_equal", "greater", "greater_equal")
 SCALARS = (bool, int, float, complex, np.generic)
 _new = object.__new__

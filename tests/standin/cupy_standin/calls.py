@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from . import bfloat16
 from .array import ndarray, to_device, wrap
 from .rules import (
     HOST_RESULT,
@@ -112,7 +113,10 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
         if varies is not None and varies(args, kwargs):
             STATE.counters.nondeterministic.append(name)
         try:
-            result = quietly(function, *host_args, **host_kwargs)
+            if bfloat16.holds_bfloat16((*host_args, *host_kwargs.values())):
+                result = quietly(bfloat16.computed, name, function, host_args, host_kwargs)
+            else:
+                result = quietly(function, *host_args, **host_kwargs)
         except np.exceptions.AxisError:
             raise
         except IndexError as error:

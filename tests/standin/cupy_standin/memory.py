@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import bfloat16
 from .errors import ensure_usable
 from .extension import ExtensionType
 from .state import STATE, refuse_in_capture
@@ -103,7 +104,7 @@ def _released(block: _Block) -> None:
 def poison(host: np.ndarray) -> np.ndarray:
     """Fill memory that nobody has written with values that show up in every result made from them."""
     kind = host.dtype.kind
-    if kind in "fc":
+    if kind in "fc" or host.dtype.char == bfloat16.CHAR:
         host.fill(np.nan)
     elif kind in "iu":
         host.fill(np.iinfo(host.dtype).max)

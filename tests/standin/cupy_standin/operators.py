@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import bfloat16
 from .array import ndarray, operand, to_device, wrap
 from .calls import quietly
 from .state import refuse_in_capture
@@ -39,16 +40,22 @@ PAIRED: dict[str, np.ufunc] = {"matmul": np.matmul, "divmod": np.divmod}  # with
 UNARY: dict[str, np.ufunc] = {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}
 
 
+def _computed(ufunc: np.ufunc, *operands: Any) -> Any:
+    if ufunc in PAIRED.values() and bfloat16.holds_bfloat16(operands):
+        return to_device(quietly(bfloat16.computed, ufunc.__name__, ufunc, operands, {}))
+    return to_device(quietly(ufunc, *operands))
+
+
 def _forward(ufunc: np.ufunc) -> _Method:
     def method(self: ndarray, other: Any) -> Any:
-        return to_device(quietly(ufunc, self._host, operand(other)))
+        return _computed(ufunc, self._host, operand(other))
 
     return method
 
 
 def _reflected(ufunc: np.ufunc) -> _Method:
     def method(self: ndarray, other: Any) -> Any:
-        return to_device(quietly(ufunc, operand(other), self._host))
+        return _computed(ufunc, operand(other), self._host)
 
     return method
 

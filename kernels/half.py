@@ -1,0 +1,85 @@
+"""Operations on bfloat16 arrays for which there is no kernel of that dtype: computed in float32, and rounded.
+
+NumPy and CuPy compute with bfloat16 in part only: a Python float makes float32 of it, and in CuPy 14 so do ``where``
+and ``clip``. The reference's code would return other dtypes than it was handed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from capgpu.backend import array_namespace
+from capgpu.dtypes import is_bfloat16
+
+if TYPE_CHECKING:
+    from capgpu.kernels import Kernels
+
+__all__ = ["in_float32", "kernels_in_float32"]
+
+#: Operations whose definition computes in float32 by itself where it is handed a half type.
+_BY_THEMSELVES = ("adam_update", "momentum_update", "gradient_norm")
+
+
+def in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an operation of float32 arrays serve bfloat16 arrays.
+
+    Parameters
+    ----------
+    operation : callable
+        Takes arrays, dictionaries of arrays, and other values.
+
+    Returns
+    -------
+    callable
+        Converts bfloat16 arguments to float32, and float32 results back; those without dimensions (losses) stay
+        float32. Calls without a bfloat16 argument are passed on as they are.
+    """
+
+    @functools.wraps(operation)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        like = next(filter(None, map(_bfloat16_of, (*args, *kwargs.values()))), None)
+        if like is None:
+            return operation(*args, **kwargs)
+        xp, dtype = like
+        results = operation(*(_wide(arg, xp) for arg in args), **{k: _wide(v, xp) for k, v in kwargs.items()})
+        return _rounded(results, xp, dtype)
+
+    return call
+
+
+@functools.cache
+def kernels_in_float32(kernels: Kernels) -> Kernels:
+    """Return kernels whose every operation serves bfloat16 arrays: through `in_float32`, updates by the reference."""
+    from capgpu.kernels.reference import KERNELS as reference
+
+    names = kernels.__dataclass_fields__.keys() - {"name", "pack_captions", *_BY_THEMSELVES}
+    changed: dict[str, Any] = {name: in_float32(getattr(kernels, name)) for name in names}
+    changed |= {name: getattr(reference, name) for name in _BY_THEMSELVES}
+    return replace(kernels, **changed)
+
+
+def _bfloat16_of(value: Any) -> tuple[Any, Any] | None:
+    """Return namespace and dtype of the first bfloat16 array in an argument."""
+    for array in value.values() if isinstance(value, dict) else (value,):
+        if is_bfloat16(getattr(array, "dtype", None)):
+            return array_namespace(array), array.dtype
+    return None
+
+
+def _wide(value: Any, xp: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _wide(array, xp) for name, array in value.items()}
+    return xp.astype(value, xp.float32) if is_bfloat16(getattr(value, "dtype", None)) else value
+
+
+def _rounded(value: Any, xp: Any, dtype: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(array, xp, dtype) for name, array in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rounded(array, xp, dtype) for array in value)
+    if getattr(value, "dtype", None) != xp.float32 or value.ndim == 0:
+        return value
+    return xp.astype(value, dtype)
