@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import host_kernels
+from capgpu.kernels import Kernels, host_kernels
 from capgpu.sequence import Packing
 
 __all__ = ["PackedCaptions", "check_captions"]
@@ -46,7 +46,9 @@ class PackedCaptions:
         return int(np.count_nonzero(self.targets >= 0))
 
     @classmethod
-    def plan(cls, captions: np.ndarray[Any, Any], null: int, vocabulary_size: int) -> PackedCaptions:
+    def plan(
+        cls, captions: np.ndarray[Any, Any], null: int, vocabulary_size: int, kernels: Kernels | None = None
+    ) -> PackedCaptions:
         """Check captions and lay them out.
 
         Parameters
@@ -57,6 +59,8 @@ class PackedCaptions:
             Id of the word that is not counted as a target.
         vocabulary_size : int
             Ids must be in ``[0, vocabulary_size)``.
+        kernels : Kernels, optional
+            The kernels that compute the layout; by default the host's. The layout is the same.
 
         Returns
         -------
@@ -71,7 +75,7 @@ class PackedCaptions:
             For another rank, an empty batch, fewer than two columns, or ids out of range.
         """
         check_captions(captions)
-        plan = host_kernels().pack_captions(captions, null, vocabulary_size)
+        plan = (kernels or host_kernels()).pack_captions(captions, null, vocabulary_size)
         if plan is None:
             row, column = (int(k) for k in np.argwhere((captions < 0) | (captions >= vocabulary_size))[0])
             raise ValueError(

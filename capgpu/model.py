@@ -487,9 +487,11 @@ class CaptioningRNN:
 
     def _plan(self, features: Array, ids: Any) -> PackedCaptions:
         """Look at the values of a minibatch whose shapes are right, and lay it out."""
+        kernels = None
         if is_host_array(features):
             check_finite("features", features, array_namespace(features))
-        return PackedCaptions.plan(ids, self._null, self._shapes["W_embed"][0])
+            kernels = kernels_for(self.params["Wh"])  # nothing is compiled for a model that the reference serves
+        return PackedCaptions.plan(ids, self._null, self._shapes["W_embed"][0], kernels)
 
     def _checked(self, features: Array, captions: Array) -> tuple[Array, Any]:
         """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""

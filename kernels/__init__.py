@@ -17,7 +17,12 @@ from capgpu.backend import Array, current_backend, has_interpreter_lock, is_host
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.half import kernels_in_float32
 
-__all__ = ["OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
+__all__ = ["COMPILED_FROM", "OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
+
+#: Elements from which float64 arrays on the host are served by compiled kernels. Compiling those of an LSTM takes 36 s
+#: of processor time on a machine that has not done it yet; an LSTM layer of this size takes the reference 10 ms
+#: (N 64, T 16, D 64, H 64, forward and backward), so that thousands of calls would have to follow to gain that back.
+COMPILED_FROM = 2**16
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ def kernels_for(array: Array) -> Kernels:
     -------
     Kernels
         The fused kernels of the array's target where they serve its dtype, otherwise the reference. On the
-        host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``. What has no
+        host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``. float32 arrays on
+        the host always have compiled kernels; float64 arrays have them from `COMPILED_FROM` elements on. What has no
         kernels for bfloat16 computes in float32 and rounds the results.
     """
     dtype = array.dtype
@@ -134,7 +140,8 @@ def kernels_for(array: Array) -> Kernels:
     if is_host_array(array):
         if bfloat16:
             return kernels_in_float32(host_kernels())
-        if dtype.char in "fd" and dtype.isnative:
+        compiled = dtype.char == "f" or (dtype.char == "d" and array.size >= COMPILED_FROM)
+        if compiled and dtype.isnative:
             return host_kernels()
     elif type(array).__module__ == "cupy" and (bfloat16 or dtype.char in "fde") and kernels_setting() == "fused":
         from capgpu.kernels.cuda import KERNELS as cuda

@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 
 import capgpu.backend
+import capgpu.kernels
 import cuda_device
 from capgpu.dtypes import named_dtype
 from capgpu.kernels import Kernels, kernels_for
@@ -203,8 +204,12 @@ class Home:
 
 @pytest.fixture(autouse=True)
 def no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start every test as a fresh process does: no backend chosen, nothing set in the environment."""
+    """Start every test as a fresh process does: no backend chosen, nothing set in the environment.
+
+    Except for one thing: `cpu` compiles for float64 arrays of any size, so that small ones test the compiled kernels.
+    """
     monkeypatch.setattr(capgpu.backend, "_current", None)
+    monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", 0)
     monkeypatch.delenv("CAPGPU_BACKEND", raising=False)
     monkeypatch.delenv("CAPGPU_KERNELS", raising=False)
 

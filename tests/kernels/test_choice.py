@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import capgpu
+import capgpu.kernels
 from capgpu.kernels import kernels_for
-from capgpu.layers import affine_forward
+from capgpu.layers import affine_forward, lstm_backward, lstm_forward
 from oracles.halves import ALL, BFLOAT16
+
+LIMIT = capgpu.kernels.COMPILED_FROM
 
 
 def host(dtype="float32"):
@@ -70,3 +73,60 @@ def test_big_endian_arrays_are_computed_all_the_same():
     x, w, b = np.ones((2, 3), ">f4"), np.ones((3, 4), ">f4"), np.ones(4, ">f4")
     out, _ = affine_forward(x, w, b)
     assert out.tolist() == [[4] * 4] * 2
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """The rule for small float64 arrays, which the tests lift otherwise."""
+    monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", LIMIT)
+
+
+@pytest.mark.parametrize("name", ["numpy", "cpu"])
+def test_small_float64_arrays_on_the_host_go_to_the_reference(limit, name):
+    capgpu.set_backend(name)
+    compiled = "cpu" if name == "cpu" else "reference"
+    assert kernels_for(np.zeros((LIMIT - 1,))).name == "reference"
+    assert kernels_for(np.zeros((2, LIMIT // 2))).name == compiled
+    assert kernels_for(np.zeros(1, np.float32)).name == compiled
+
+
+def test_the_rule_is_for_host_arrays_only(cupy, limit):
+    capgpu.set_backend("cuda")
+    assert kernels_for(capgpu.asarray(host("float64"))).name == "cuda"
+
+
+NEWCOMER = """
+import sys
+import numpy as np
+import capgpu
+from capgpu.layers import lstm_backward, lstm_forward
+random = np.random.default_rng(0)
+arrays = [random.standard_normal(shape) for shape in ((2, 5, 3), (2, 4), (3, 16), (4, 16), (16,))]
+h, cache = lstm_forward(*arrays)
+gradients = lstm_backward(np.ones_like(h), cache)
+model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}, 3, 4, 5, "lstm", dtype=np.float64, seed=0)
+loss, grads = model.loss(np.ones((2, 3)), np.array([[1, 3, 2], [1, 2, 0]]))
+model.sample(np.ones((2, 3)), 4)
+print(h.tobytes().hex(), *(a.tobytes().hex() for a in gradients), float(loss).hex(), "numba" in sys.modules)
+"""
+
+
+def test_a_small_float64_computation_loads_no_compiler_and_gives_the_references_bits(in_new_process):
+    *compiled, loaded = in_new_process(NEWCOMER, CAPGPU_BACKEND="cpu").split()
+    *reference, _ = in_new_process(NEWCOMER, CAPGPU_BACKEND="numpy").split()
+    assert compiled == reference
+    assert loaded == "False"
+
+
+@pytest.mark.parametrize(("forward", "backward"), [(0, LIMIT), (LIMIT, 0)])
+def test_forward_and_backward_may_be_served_by_different_kernels(random, monkeypatch, forward, backward):
+    # the gradient of the hidden states can have other sizes than the inputs, and so be on the other side of the limit
+    capgpu.set_backend("cpu")
+    arrays = [random.standard_normal(shape) for shape in ((2, 5, 3), (2, 4), (3, 16), (4, 16), (16,))]
+    h, cache = lstm_forward(*arrays)
+    wanted = [h, *lstm_backward(np.ones_like(h), cache)]
+    monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", forward)
+    h, cache = lstm_forward(*arrays)
+    monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", backward)
+    for got, want in zip([h, *lstm_backward(np.ones_like(h), cache)], wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
