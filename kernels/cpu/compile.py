@@ -1,19 +1,19 @@
 """How the host kernels are compiled: one decorator, one set of options, and what the processor offers.
 
 Numba's ``error_model="numpy"`` lets loops with divisions vectorise; the global interpreter lock is released; the
-machine code is cached on disk, or kept in memory where no folder can be written.
+machine code is kept on disk (`capgpu.kernels.cpu.code_cache`).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
 from numba import njit
 from numba.core import config
+
+from capgpu.kernels.cpu.code_cache import keep_on_disk
 
 __all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled"]
 
@@ -51,23 +51,11 @@ def compiled(
     }
 
     def decorate(function: F) -> F:
-        try:
-            wrapped: F = njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache can be written: compile anew in each process
-            wrapped = njit(**options)(function)
-        else:
-            # Numba looks at the file of the function alone; these functions compile each other in
-            wrapped._cache._cache_file._source_stamp = _stamp()  # type: ignore[attr-defined]  # Numba's, seen as F
+        wrapped: F = njit(**options)(function)
+        keep_on_disk(wrapped)
         return wrapped
 
     return decorate
-
-
-@functools.cache
-def _stamp() -> tuple[tuple[str, int, int], ...]:
-    """Return what changes when any file of this package does."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _features() -> set[str]:

@@ -1,0 +1,220 @@
+"""Compiled kernels on disk: one file for each function, types and processor, named by a digest of all that decides it.
+
+Numba's own cache is not used. It keeps an index for each function that processes read, change and write without a lock:
+of two that compile for two dtypes at once, one can replace the data file that the other's index names, and later
+processes then run the code of the other dtype. It notices changes by time stamps, and a truncated index makes every
+later call fail. Here there is no index. A file is
+
+    magic (8 bytes) | SHA-256 of the rest (32 bytes) | key (64 bytes) | pickled machine code
+
+and is renamed into place when it is complete. Processes that compile at once write equal files under one name. The key
+is a digest of the contents of this package's sources, the versions of Python, NumPy, Numba and llvmlite, the settings
+of Numba that change code, the processor and its features, the function and the types of its arguments. A file that is
+truncated, or belongs to another key, is compiled anew and replaced. So is everything where a file cannot be read; where
+none can be written, kernels are compiled in memory, with one warning.
+
+Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that nobody else
+can write, in a folder of which the same is true.
+
+This is the only file that uses private names of Numba; where they are missing, kernels are compiled in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import config
+
+__all__ = ["entries", "folder", "keep_on_disk"]
+
+logger = logging.getLogger("capgpu")
+
+MAGIC = b"capgpu1\n"
+HEADER = len(MAGIC) + hashlib.sha256().digest_size
+#: Generations (sources and versions) that are kept; the least recently used ones are removed.
+GENERATIONS = 8
+#: Settings of Numba that change the code which it makes.
+SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")
+
+_UNKNOWN_NUMBA = "Numba {} is not known to work ({}). Install a version that capgpu's requirements name."
+
+_warned = False
+
+
+def folder() -> Path:
+    """Return the folder in which compiled kernels are kept, whether or not it exists.
+
+    Returns
+    -------
+    Path
+        ``capgpu-UID`` in ``NUMBA_CACHE_DIR`` where that is set, else ``capgpu/kernels`` in ``XDG_CACHE_HOME`` or
+        ``~/.cache``.
+    """
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    if given:
+        return Path(given).absolute() / (f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu")
+    # a relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path(os.path.expanduser("~")) / ".cache") / "capgpu" / "kernels"
+
+
+def entries() -> list[Path]:
+    """Return the files of all compiled kernels that are kept, of this version and of others."""
+    return sorted(folder().glob("*/*.nbc"))
+
+
+@functools.cache
+def _generation() -> str:
+    """Return a digest of everything that decides the code of all functions alike, except for the processor."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(repr((file.name, hashlib.sha256(file.read_bytes()).hexdigest())).encode())
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    digest.update(repr((versions, [(name, getattr(config, name, None)) for name in SETTINGS])).encode())
+    return digest.hexdigest()[:16]
+
+
+def keep_on_disk(dispatcher: Any) -> None:
+    """Let a function load its machine code from disk, and store it there once it is compiled.
+
+    Parameters
+    ----------
+    dispatcher : numba.core.dispatcher.Dispatcher
+        A compiled function of this package, defined at the top level of a module.
+    """
+    try:
+        if isinstance(dispatcher._cache, numba.core.caching.NullCache):
+            dispatcher._cache = _Cache(dispatcher.py_func)
+    except AttributeError as error:
+        _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
+
+
+class _Cache:
+    """What a dispatcher of Numba asks for code, in the place of `numba.core.caching.Cache`."""
+
+    def __init__(self, function: Any) -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}"
+
+    @property
+    def cache_path(self) -> str:
+        return str(folder() / _generation())
+
+    def enable(self) -> None:
+        """Do nothing: the cache of these functions is not turned off."""
+
+    def disable(self) -> None:
+        """Do nothing: the cache of these functions is not turned off."""
+
+    def flush(self) -> None:
+        """Do nothing: an entry never becomes wrong."""
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """Return the compiled function for some types of arguments, or None where there is none to be trusted."""
+        target.refresh()
+        try:
+            key = self._key(signature, target.codegen())
+            payload = _read(self._path(key), key)
+            if payload is None:
+                return None
+            return numba.core.compiler.CompileResult._rebuild(target, *pickle.loads(payload))
+        except Exception as error:  # whatever is wrong with an entry, it can be compiled anew
+            logger.info("capgpu: %s is compiled anew: %s: %s", self._name, type(error).__name__, error)
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Store a compiled function; a failure costs no more than compiling it again in the next process."""
+        try:
+            key = self._key(signature, result.codegen)
+            payload = numba.core.serialize.dumps(result._reduce())
+        except (AttributeError, TypeError) as error:
+            _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
+            return
+        try:
+            _write(self._path(key), key, payload)
+        except OSError as error:
+            _warn(f"{folder()}: {error}. Set NUMBA_CACHE_DIR to a folder that can be written.")
+
+    def _key(self, signature: Any, codegen: Any) -> str:
+        described = repr((_generation(), codegen.magic_tuple(), self._name, str(signature)))
+        return hashlib.sha256(described.encode()).hexdigest()
+
+    def _path(self, key: str) -> Path:
+        return folder() / _generation() / f"{self._name.rpartition('kernels.cpu.')[2]}-{key[:32]}.nbc"
+
+
+def _warn(cause: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        logger.warning("capgpu: compiled kernels cannot be kept on disk: each process compiles them again. %s", cause)
+
+
+def _trusted(status: os.stat_result) -> bool:
+    """Return whether a file or folder is this user's and nobody else can write it."""
+    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+
+
+def _read(path: Path, key: str) -> bytes | None:
+    """Return an entry's payload; None where there is none, or none that is complete and this user's own."""
+    try:
+        if not _trusted(path.parent.lstat()):
+            return None
+        # neither a link to another place nor a pipe that nobody writes to
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not _trusted(status):
+            return None
+        data = file.read()
+    head, body = data[:HEADER], data[HEADER:]
+    if head != MAGIC + hashlib.sha256(body).digest() or not body.startswith(key.encode()):
+        return None
+    return body[len(key) :]
+
+
+def _write(path: Path, key: str, payload: bytes) -> None:
+    """Store an entry: complete, or not at all."""
+    generation = path.parent
+    if not generation.is_dir():
+        generation.parent.mkdir(parents=True, exist_ok=True)
+        generation.mkdir(mode=0o700, exist_ok=True)
+        _remove_old_generations(generation)
+    if not _trusted(generation.lstat()):
+        raise PermissionError(f"expected a folder of this user's that no other can write, got {generation}")
+    body = key.encode() + payload
+    descriptor, temporary = tempfile.mkstemp(dir=generation, prefix=path.name, suffix=".tmp")  # mode 0o600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(MAGIC + hashlib.sha256(body).digest() + body)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _remove_old_generations(current: Path) -> None:
+    """Remove all but the most recently begun generations; a process that still uses one compiles what it misses."""
+    others = [place for place in current.parent.iterdir() if re.fullmatch(r"[0-9a-f]{16}", place.name)]
+    with contextlib.suppress(OSError):
+        others.sort(key=lambda place: place.lstat().st_mtime)
+        for place in others[:-GENERATIONS]:
+            if place != current and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
