@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["layout_arrays", "pack", "pack_captions"]
 
@@ -89,7 +90,7 @@ def pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[b
 
 def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any] | None:
     """Lay captions out for teacher forcing; see `capgpu.kernels.reference.captions.pack_captions`."""
-    captions = np.ascontiguousarray(captions, dtype=np.int64)
+    captions = contiguous(captions, dtype=np.int64)
     arrays = _layout_arrays(captions.shape[0], captions.shape[1], vocabulary_size)
     valid, steps, distinct, rows = pack(captions, null, vocabulary_size, arrays)
     order, batch_sizes, words, word_of_row, targets = arrays

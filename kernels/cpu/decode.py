@@ -17,6 +17,7 @@ from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["decode_step"]
 
@@ -58,11 +59,11 @@ def decode_step(
     else:
         distinct, parents = np.unique(parents, return_inverse=True)
         h, c = h[distinct], None if c is None else c[distinct]
-    projected = np.ascontiguousarray(projected)
-    rows = np.arange(captions) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    projected = contiguous(projected)
+    rows = np.arange(captions) if rows is None else contiguous(rows, dtype=np.int64)
     sums = matmul(h, Wh)
     next_h = np.empty((captions, h.shape[1]), h.dtype)
-    cells = np.empty((0, 0), h.dtype) if c is None else np.ascontiguousarray(c)
+    cells = np.empty((0, 0), h.dtype) if c is None else contiguous(c)
     next_c = np.empty((captions if c is not None else 0, h.shape[1]), h.dtype)
     n_tasks = POOL.n_threads if captions * Wh.shape[1] >= WORTH_SHARING else 1
     POOL.run(n_tasks, _launch_activate, sums, parents, projected, rows, cells, next_c, next_h)

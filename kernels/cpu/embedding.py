@@ -14,6 +14,7 @@ from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["column_sums", "embedding_gradient"]
 
@@ -92,7 +93,7 @@ def _launch_sum_columns(slot: int, n_tasks: int, arguments: Any) -> bool:
 
 def column_sums(rows: Any) -> Any:
     """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
-    rows = np.ascontiguousarray(rows)
+    rows = contiguous(rows)
     out = np.empty(rows.shape[1], dtype=rows.dtype)
     n_tasks = POOL.n_threads if rows.size >= WORTH_SHARING else 1
     POOL.run(n_tasks, _launch_sum_columns, rows, out)
@@ -101,8 +102,8 @@ def column_sums(rows: Any) -> Any:
 
 def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
     """Sum rows by index; see `capgpu.kernels.reference.embedding_gradient`."""
-    drows = np.ascontiguousarray(drows)
-    rows = np.ascontiguousarray(index, dtype=np.int64)
+    drows = contiguous(drows)
+    rows = contiguous(index, dtype=np.int64)
     out = np.empty((count, drows.shape[1]), dtype=drows.dtype)
     n_tasks = POOL.n_threads if drows.size + out.size >= WORTH_SHARING else 1
     POOL.run(n_tasks, _launch_add_rows, drows, rows, out)

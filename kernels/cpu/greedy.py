@@ -22,7 +22,7 @@ from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
-from capgpu.kernels.cpu.workspace import scratch
+from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["greedy_captions"]
 
@@ -263,7 +263,7 @@ def _room(weights: Any, kinds: int) -> int:
 
 def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
     """Write captions greedily; see `capgpu.kernels.reference.whole.greedy_captions`."""
-    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (np.ascontiguousarray(a) for a in params.values())
+    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(a) for a in params.values())
     h0 = matmul(features, W_proj, b_proj)
     (captions, size), dtype = h0.shape, h0.dtype
     kinds = b.size // size

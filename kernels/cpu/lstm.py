@@ -23,7 +23,7 @@ from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
-from capgpu.kernels.cpu.workspace import scratch
+from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
@@ -229,11 +229,11 @@ def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
 
 def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
-    projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
-    c0 = np.zeros_like(h0) if c0 is None else np.ascontiguousarray(c0)
+    projected, h0, Wh, batch_sizes = (contiguous(a) for a in (projected, h0, Wh, batch_sizes))
+    c0 = np.zeros_like(h0) if c0 is None else contiguous(c0)
     size = h0.shape[1]
     total = int(batch_sizes.sum())
-    rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    rows = np.arange(total) if rows is None else contiguous(rows, dtype=np.int64)
     hidden = np.empty((total, size), dtype=h0.dtype)
     cell = np.empty((total, size), dtype=h0.dtype)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
@@ -247,12 +247,12 @@ def lstm_backward(
     dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
-    dhidden, gates, cell, Wh = (np.ascontiguousarray(a) for a in (dhidden, gates, cell, Wh))
+    dhidden, gates, cell, Wh, batch_sizes = (contiguous(a) for a in (dhidden, gates, cell, Wh, batch_sizes))
     size = cell.shape[1]
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
-    c0 = np.zeros((alive, size), dtype=cell.dtype) if c0 is None else np.ascontiguousarray(c0)
+    c0 = np.zeros((alive, size), dtype=cell.dtype) if c0 is None else contiguous(c0)
     has_dcell = dcell is not None
-    dcell = np.ascontiguousarray(dcell) if has_dcell else dhidden
+    dcell = contiguous(dcell) if has_dcell else dhidden
     dprojected = np.empty_like(gates)
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     n_tasks = POOL.n_threads if dhidden.size * size * 4 >= WORTH_SHARING else 1

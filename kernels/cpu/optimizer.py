@@ -16,6 +16,7 @@ from capgpu.kernels.cpu.elementary import multiply_add
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
@@ -157,13 +158,18 @@ def _flat(arrays: Any) -> tuple[Any, ...]:
     return tuple([a if a.ndim == 1 and a.flags.c_contiguous else a.reshape(-1) for a in arrays])
 
 
+def _flat_inputs(arrays: Any) -> tuple[Any, ...]:
+    # the same for arrays that are only read
+    return tuple([(a if a.flags.carray else contiguous(a)).reshape(-1) for a in arrays])
+
+
 def _all_blocks(arrays: Any) -> int:
     return sum([-(-a.size // BLOCK) for a in arrays])
 
 
 def gradient_norm(grads: Any, max_norm: float) -> tuple[Any, Any]:
     """Compute the joint Euclidean norm and its factor; see `capgpu.kernels.reference.gradient_norm`."""
-    flat = _flat(grads)
+    flat = _flat_inputs(grads)
     total = sum(g.size for g in flat)
     sums = np.empty(_all_blocks(flat))
     POOL.run(POOL.n_threads if total >= WORTH_SHARING else 1, _launch_squares, flat, sums)
@@ -180,7 +186,8 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     n_tasks = POOL.n_threads if total >= WORTH_SHARING else 1
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
-    POOL.run(n_tasks, _launch_adam, _flat(params), _flat(grads), m, v, _flat(out), numbers, factor, _all_blocks(params))
+    inputs = _flat_inputs(params), _flat_inputs(grads)
+    POOL.run(n_tasks, _launch_adam, *inputs, m, v, _flat(out), numbers, factor, _all_blocks(params))
     return out, _updated(first, m), _updated(second, v)
 
 
@@ -191,11 +198,12 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     total = sum([w.size for w in params])
     n_tasks = POOL.n_threads if total >= WORTH_SHARING else 1
     numbers, factor, blocks = settings.astype(dtype), np.array([scale], dtype=dtype), _all_blocks(params)
+    inputs = _flat_inputs(params), _flat_inputs(grads)
     if velocities is None:
-        POOL.run(n_tasks, _launch_descend, _flat(params), _flat(grads), _flat(out), numbers, factor, blocks)
+        POOL.run(n_tasks, _launch_descend, *inputs, _flat(out), numbers, factor, blocks)
         return out, None
     velocity = _flat(velocities)
-    POOL.run(n_tasks, _launch_momentum, _flat(params), _flat(grads), velocity, _flat(out), numbers, factor, blocks)
+    POOL.run(n_tasks, _launch_momentum, *inputs, velocity, _flat(out), numbers, factor, blocks)
     return out, _updated(velocities, velocity)
 
 

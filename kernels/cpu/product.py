@@ -17,6 +17,7 @@ from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.vectors import copy_panel_row, copy_tile_row, transpose_square
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = [
     "DEPTH",
@@ -176,6 +177,7 @@ def _rows_by_panel(
     size = A.itemsize
     lanes = PANEL_BYTES // size
     tiles = _tiles(rows)
+    aside = edge.ctypes.data + 0  # signed, as c is: `tile` would be compiled for both
     for t in range(tile_start, tile_stop):
         row = rows * t // tiles
         height = rows * (t + 1) // tiles - row
@@ -185,7 +187,7 @@ def _rows_by_panel(
             tile(A, here, step, panel, c + row * ldc * size, ldc, depth, height, packed_tiles, accumulate)
         else:
             # a panel wider than what is left of C is computed aside
-            tile(A, here, step, panel, edge.ctypes.data, lanes, depth, height, packed_tiles, 0)
+            tile(A, here, step, panel, aside, lanes, depth, height, packed_tiles, 0)
             _add_edge(C, c + row * ldc * size, ldc, height, width, accumulate, edge)
 
 
@@ -259,7 +261,8 @@ def _share(
         accumulate = 0 if start == NOTHING and block == 0 else 1
         if a_transposed:
             _pack_columns(A, top, depth, row_start, rows, columns)
-            a = columns.ctypes.data
+            # Numba's addresses are unsigned and sums with them are not; of both types it would make float64
+            a = columns.ctypes.data + 0
         else:
             a = A.ctypes.data + (row_start * lda + top) * size
         # a group of panels and a strip of rows share the second cache level
@@ -391,9 +394,9 @@ def product_into(
 
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
     """Multiply two matrices; see `capgpu.kernels.reference.matmul`."""
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    a, b = contiguous(a), contiguous(b)
     out = np.empty((a.shape[transpose_a], b.shape[not transpose_b]), dtype=a.dtype)
     if out.size:
-        bias = None if bias is None else np.ascontiguousarray(bias)
+        bias = None if bias is None else contiguous(bias)
         product_into(out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b)
     return out

@@ -19,7 +19,7 @@ from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
-from capgpu.kernels.cpu.workspace import scratch
+from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
 
@@ -135,10 +135,10 @@ def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
 
 def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
-    projected, h0, Wh = (np.ascontiguousarray(a) for a in (projected, h0, Wh))
+    projected, h0, Wh, batch_sizes = (contiguous(a) for a in (projected, h0, Wh, batch_sizes))
     size = h0.shape[1]
     total = int(batch_sizes.sum())
-    rows = np.arange(total) if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    rows = np.arange(total) if rows is None else contiguous(rows, dtype=np.int64)
     hidden = np.empty((total, size), dtype=h0.dtype)
     n_tasks = POOL.n_threads if total * size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
@@ -148,7 +148,7 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
 
 def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
-    dhidden, hidden, Wh = (np.ascontiguousarray(a) for a in (dhidden, hidden, Wh))
+    dhidden, hidden, Wh, batch_sizes = (contiguous(a) for a in (dhidden, hidden, Wh, batch_sizes))
     size = hidden.shape[1]
     dprojected = np.empty_like(hidden)
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)

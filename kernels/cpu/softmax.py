@@ -18,7 +18,7 @@ from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
-from capgpu.kernels.cpu.workspace import scratch
+from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["exponentiate", "greatest", "linear_cross_entropy", "softmax_cross_entropy"]
 
@@ -105,7 +105,9 @@ def _loss_and_gradient(scores: Any, targets: Any, scale: float) -> float:
 def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any, Any]:
     """Compute loss and gradient of scores; see `capgpu.kernels.reference.softmax_cross_entropy`."""
     logits = np.ascontiguousarray(logits)
-    targets = np.ascontiguousarray(targets, dtype=np.int64)
+    if not logits.flags.writeable:  # the gradient is written into it
+        logits = logits.copy()
+    targets = contiguous(targets, dtype=np.int64)
     loss = _loss_and_gradient(logits, targets, scale)
     return logits.dtype.type(loss), logits
 
@@ -114,8 +116,8 @@ def linear_cross_entropy(
     hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients behind a projection; see `capgpu.kernels.reference.linear_cross_entropy`."""
-    hidden, W, b = (np.ascontiguousarray(a) for a in (hidden, W, b))
-    targets = np.ascontiguousarray(targets, dtype=np.int64)
+    hidden, W, b = (contiguous(a) for a in (hidden, W, b))
+    targets = contiguous(targets, dtype=np.int64)
     count, size = hidden.shape[0], W.shape[1]
     block = max(1, min(count, BLOCK_BYTES // (size * hidden.itemsize)))
     # equal blocks: a small last one would run its products at poor speed

@@ -19,6 +19,7 @@ from capgpu.kernels.cpu.product import BIAS, NOTHING
 from capgpu.kernels.cpu.product import _share as product
 from capgpu.kernels.cpu.softmax import _rows as softmax_rows
 from capgpu.kernels.cpu.units import weights_size
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["caption_gradients"]
 
@@ -179,10 +180,10 @@ def caption_gradients(
     work = captions.size * Wh.shape[0] * (Wh.shape[1] + W_vocab.shape[1])
     if work > SMALL or features.shape[1] * Wh.shape[0] * features.shape[0] > SMALL:
         return None
-    arrays = [np.ascontiguousarray(array) for array in params.values()]
-    ids = np.ascontiguousarray(captions, dtype=np.int64)
+    arrays = [contiguous(array) for array in params.values()]
+    ids = contiguous(captions, dtype=np.int64)
     gradients = tuple(np.empty_like(array) for array in arrays)
-    sound, loss = _whole(np.ascontiguousarray(features), ids, null, gradients, *arrays)
+    sound, loss = _whole(contiguous(features), ids, null, gradients, *arrays)
     if not sound:
         return None
     grads = dict(zip(params, gradients, strict=True))

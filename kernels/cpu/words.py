@@ -15,6 +15,7 @@ from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.softmax import exponentiate, greatest
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
+from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["top_words"]
 
@@ -77,9 +78,9 @@ def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
 
 def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple[Any, Any]:
     """Find the most probable words of rows of scores; see `capgpu.kernels.reference.top_words`."""
-    logits, barred = np.ascontiguousarray(logits), np.ascontiguousarray(barred)
+    logits, barred = contiguous(logits), contiguous(barred)
     rows = logits.shape[0]
-    banned = np.empty((rows, 0), np.int32) if banned is None else np.ascontiguousarray(banned, dtype=np.int32)
+    banned = np.empty((rows, 0), np.int32) if banned is None else contiguous(banned, dtype=np.int32)
     log_probs = np.empty((rows, count), logits.dtype)
     words = np.empty((rows, count), np.int32)
     n_tasks = POOL.n_threads if logits.size >= WORTH_SHARING else 1

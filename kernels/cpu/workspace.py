@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["scratch"]
+__all__ = ["contiguous", "scratch"]
 
 _local = threading.local()
 
@@ -44,3 +44,36 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         offset = -raw.ctypes.data % 64
         buffer = buffers[name] = raw[offset : offset + size]
     return buffer[:size].view(dtype).reshape(shape)
+
+
+def contiguous(array: Any, dtype: Any = None) -> Any:
+    """Return an array as the kernels take it that only read it: C-contiguous, aligned, and marked as writable.
+
+    Numba compiles a function again for arrays that are marked as read-only (memory-mapped files, weights from
+    safetensors). An array without that mark is returned as it is, others as a view of the same memory.
+
+    Parameters
+    ----------
+    array : array_like
+        What a kernel reads. It must not write into it: the memory may be a file that is mapped for reading.
+    dtype : dtype, optional
+        Element type wanted; by default the array's own.
+
+    Returns
+    -------
+    numpy.ndarray
+        The array itself where it is fit, else a view, or a copy where its layout or dtype is another.
+    """
+    out = np.ascontiguousarray(array, dtype)
+    if out.flags.behaved:  # aligned and writable
+        return out
+    return np.asarray(_Writable(out)) if out.flags.aligned else out.copy()
+
+
+class _Writable:
+    """Read-only memory as NumPy takes it from other libraries, without the mark; keeps the array that owns it."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        described = array.__array_interface__
+        self.__array_interface__ = {**described, "data": (described["data"][0], False)}

@@ -1,0 +1,123 @@
+"""Read-only arrays, as memory-mapped files are, are served by the code of all others, and stay as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.kernels.cpu import KERNELS
+from capgpu.kernels.cpu.workspace import contiguous
+from oracles.compilations import compilations
+from oracles.kernel_cases import KERNEL_CASES, Extents, example
+from oracles.snapshots import frozen
+
+
+def read_only(value):
+    if isinstance(value, list):
+        return [read_only(part) for part in value]
+    if isinstance(value, np.ndarray):
+        value = value.copy()
+        value.flags.writeable = False
+    return value
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
+def test_operations_compile_nothing_more(case):
+    arguments, _ = example(case, Extents((5, 4, 2), 7, 33), "float32")
+    operation = getattr(KERNELS, case.operation)
+    wanted = frozen(operation(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}))
+    before, given = compilations(), {name: read_only(value) for name, value in arguments.items()}
+    assert before > 0
+    assert frozen(operation(**given)) == wanted
+    assert compilations() == before
+    for name, value in given.items():
+        assert frozen(value) == frozen(arguments[name]), name
+
+
+def update_arguments(random):
+    def arrays():
+        return [random.uniform(0.1, 1, shape).astype(np.float32) for shape in ((33, 7), (5,), (1, 1))]
+
+    return arrays(), arrays(), np.tile([0.03, 0.9, 0.1, 0.999, 0.001, 30.0, 1e-8, 1.0], (3, 1)), arrays(), arrays()
+
+
+def test_update_rules_compile_nothing_more(random):
+    params, grads, settings, first, second = update_arguments(random)
+
+    def copies(arrays):
+        return [array.copy() for array in arrays]
+
+    def update(params, grads):
+        return frozen(
+            [
+                KERNELS.adam_update(params, grads, copies(first), copies(second), settings, 0.7),
+                KERNELS.momentum_update(params, grads, None, settings[:, :2], 0.7),
+                KERNELS.momentum_update(params, grads, copies(first), settings[:, :2], 0.7),
+                KERNELS.gradient_norm(grads, 1.0),
+            ]
+        )
+
+    wanted, before = update(params, grads), compilations()
+    given = read_only(params), read_only(grads)
+    assert update(*given) == wanted
+    assert compilations() == before
+    assert frozen(list(given)) == frozen([params, grads])
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+def test_a_model_of_read_only_weights_compiles_nothing_more(random, cell_type):
+    capgpu.set_backend("cpu")
+    model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}, 3, 4, 5, cell_type, seed=0)
+    features = random.standard_normal((2, 3)).astype(np.float32)
+    captions = np.array([[1, 3, 2], [1, 2, 0]])
+
+    def use(features, captions):
+        return frozen([*model.loss(features, captions), model.sample(features, 4)])
+
+    wanted, before = use(features, captions), compilations()
+    for name, value in model.params.items():
+        model.params[name] = read_only(value)
+    assert use(read_only(features), read_only(captions)) == wanted
+    assert compilations() == before
+
+
+def test_a_mapped_file_is_read_where_it_lies(tmp_path, random):
+    values = random.standard_normal((5, 7)).astype(np.float32)
+    values.tofile(tmp_path / "values")
+    mapped = np.memmap(tmp_path / "values", np.float32, "r", shape=(5, 7))
+    taken = contiguous(mapped)
+    assert type(taken) is np.ndarray
+    assert taken.flags.carray
+    assert np.shares_memory(taken, mapped)
+    address = mapped.ctypes.data
+    del mapped  # the view keeps the file mapped
+    assert taken.ctypes.data == address
+    assert taken.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (2, 0), (3, 4)])
+def test_a_view_of_any_shape(shape):
+    array = np.ones(shape)
+    assert contiguous(array) is array
+    array.flags.writeable = False
+    taken = contiguous(array)
+    assert (taken.shape, taken.dtype, taken.flags.carray) == (shape, array.dtype, True)
+    assert not array.flags.writeable
+
+
+def test_misaligned_memory_is_copied():
+    memory = np.zeros(8 * 4 + 1, np.uint8)[1:].view(np.float64)
+    memory[:] = range(4)
+    for writable in (True, False):
+        memory.flags.writeable = writable
+        taken = contiguous(memory)
+        assert taken.flags.carray
+        assert taken.tolist() == [0, 1, 2, 3]
+
+
+def test_scores_that_cannot_be_overwritten_are_copied():
+    scores = read_only(np.zeros((2, 3), np.float32))
+    _, gradient = KERNELS.softmax_cross_entropy(scores, np.array([0, 1]), 1.0)
+    assert not scores.any()
+    assert gradient.any()
