@@ -135,12 +135,28 @@ def _open_cpu() -> ModuleType:
             "backend 'cpu': expected Python with its global interpreter lock, got free-threaded Python, on which these "
             "kernels have not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
         )
+    if compilation_disabled():
+        raise BackendUnavailableError(
+            "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose "
+            "CAPGPU_BACKEND=numpy."
+        )
     return _host_namespace("cpu")
 
 
 def has_interpreter_lock() -> bool:
     """Return whether threads of this process share an interpreter lock: not so in free-threaded Python."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def compilation_disabled() -> bool:
+    """Return whether Numba is told not to compile, by ``NUMBA_DISABLE_JIT`` or by its own configuration."""
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        return bool(numba.config.DISABLE_JIT)
+    try:
+        return bool(int(os.environ.get("NUMBA_DISABLE_JIT") or 0))
+    except ValueError:  # Numba ignores it, too
+        return False
 
 
 def _open_cuda() -> ModuleType:

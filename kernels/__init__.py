@@ -8,16 +8,33 @@ give the same results. `kernels_for` is the one place that decides which impleme
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from capgpu.backend import Array, current_backend, has_interpreter_lock, is_host_array, kernels_setting
+from capgpu.backend import (
+    Array,
+    compilation_disabled,
+    current_backend,
+    has_interpreter_lock,
+    is_host_array,
+    kernels_setting,
+)
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.half import kernels_in_float32
 
-__all__ = ["COMPILED_FROM", "OPERATIONS", "Dropout", "Kernels", "LossOptions", "host_kernels", "kernels_for"]
+__all__ = [
+    "COMPILED_FROM",
+    "OPERATIONS",
+    "Dropout",
+    "Kernels",
+    "LossOptions",
+    "compile_seconds",
+    "host_kernels",
+    "kernels_for",
+]
 
 #: Elements from which float64 arrays on the host are served by compiled kernels. Compiling those of an LSTM takes 36 s
 #: of processor time on a machine that has not done it yet; an LSTM layer of this size takes the reference 10 ms
@@ -159,7 +176,7 @@ def host_kernels() -> Kernels:
     -------
     Kernels
         The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba is
-        not installed.
+        not installed or told not to compile.
     """
     if kernels_setting() == "fused":
         backend = current_backend().name
@@ -172,6 +189,18 @@ def host_kernels() -> Kernels:
     return reference
 
 
+def compile_seconds() -> float:
+    """Return the time that this process has spent on compiling kernels for the host.
+
+    Returns
+    -------
+    float
+        Seconds; code that is loaded from disk does not count.
+    """
+    loaded = sys.modules.get("capgpu.kernels.cpu")
+    return 0.0 if loaded is None else float(loaded.notice.seconds)
+
+
 @functools.cache
 def _numba_usable() -> bool:
-    return find_spec("numba") is not None and has_interpreter_lock()
+    return find_spec("numba") is not None and has_interpreter_lock() and not compilation_disabled()

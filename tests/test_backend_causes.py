@@ -147,6 +147,39 @@ def test_a_missing_numba(monkeypatch):
         set_backend("cpu")
 
 
+def test_numba_told_not_to_compile(in_new_process, monkeypatch):
+    code = """
+import capgpu
+try:
+    capgpu.set_backend("cpu")
+except capgpu.BackendUnavailableError as error:
+    print(error)
+print(capgpu.set_backend("cpu,numpy").name)
+"""
+    cause = (
+        "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose "
+        "CAPGPU_BACKEND=numpy."
+    )
+    for loaded in ("", "import numba"):
+        assert in_new_process(loaded + code, NUMBA_DISABLE_JIT="1").splitlines() == [cause, "numpy"]
+    for setting in ("0", "", "yes"):
+        assert in_new_process(code, NUMBA_DISABLE_JIT=setting).splitlines() == ["cpu"]
+
+
+def test_host_arrays_of_a_cuda_program_go_to_the_reference_where_numba_does_not_compile(cupy, monkeypatch):
+    import numpy as np
+
+    import capgpu.kernels
+
+    set_backend("cuda")
+    monkeypatch.setattr(capgpu.kernels, "compilation_disabled", lambda: True)
+    capgpu.kernels._numba_usable.cache_clear()
+    try:
+        assert capgpu.kernels.kernels_for(np.zeros(1, np.float32)).name == "reference"
+    finally:
+        capgpu.kernels._numba_usable.cache_clear()
+
+
 # --- array-api-compat, which every backend needs ----------------------------------------------------
 
 WITHOUT_COMPAT = """

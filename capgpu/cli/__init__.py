@@ -20,6 +20,7 @@ from capgpu.cli.prepare import prepare
 from capgpu.cli.score import score
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
+from capgpu.cli.warm import warm
 from capgpu.extras import MissingExtraError
 
 __all__ = ["main"]
@@ -88,5 +89,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (prepare, train, caption, evaluate, score, export, info, tune):
+for _subcommand in (prepare, train, caption, evaluate, score, export, info, tune, warm):
     main.add_command(_subcommand)

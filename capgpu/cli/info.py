@@ -30,6 +30,10 @@ def info(ctx: click.Context) -> None:
         table.add_row("why", Text(facts["reason"].split("; ")[0]))
         table.add_row("device", Text(facts["device"]))
         table.add_row("kernels", Text(facts["kernels"]))
+        if facts["available"]["cpu"] == "yes":
+            from capgpu.kernels.cpu.code_cache import described
+
+            table.add_row("compiled kernels", Text(described()))
         if facts["backend"] == "cuda":
             from capgpu.kernels.cuda.facts import device_facts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +191,8 @@ def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) 
 def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
     from capgpu.backend import current_backend
     from capgpu.checkpoint import save_model
+    from capgpu.kernels import compile_seconds
+    from capgpu.training.reporting import clock
 
     model = solver.model
     size = sum(array.size for array in model.params.values())
@@ -200,9 +201,9 @@ def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None
         f"{settings['cell'].upper()} with {size:,} parameters, "
         f"{len(solver.data['train_captions']):,} training captions, backend {backend}"
     )
-    start = time.perf_counter()
+    start, compiling = clock(), compile_seconds()
     solver.train()
-    seconds = time.perf_counter() - start
+    seconds, compiling = clock() - start, compile_seconds() - compiling
     if solver.interrupted:
         click.echo(f"Go on with: capgpu train --resume --out {run.path}", err=True)
         raise click.Abort
@@ -218,9 +219,10 @@ def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None
             "backend": backend,
         }
     )
+    compiled = f" and {compiling:.1f} s of compiling kernels" if compiling else ""
     click.echo(
-        f"Trained in {seconds:.1f} s. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} nats a "
-        f"word on the validation split.\nRun folder: {run.path}"
+        f"Trained in {seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} "
+        f"nats a word on the validation split.\nRun folder: {run.path}"
     )
 
 

@@ -7,10 +7,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from capgpu.kernels import compile_seconds
 from capgpu.training.history import HistoryWriter
 from capgpu.training.progress import make_progress
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "clock"]
+
+
+def clock() -> float:
+    """Return a time in seconds that stands still while kernels are compiled: it measures training."""
+    return time.perf_counter() - compile_seconds()
 
 
 class Reporter:
@@ -43,7 +49,7 @@ class Reporter:
         self._progress = make_progress(verbose, total_steps, step)
         self._total_epochs = total_epochs
         self._tokens_per_step = tokens_per_step
-        self._epoch_mark = self._step_mark = (step, time.perf_counter())
+        self._epoch_mark = self._step_mark = (step, clock())
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line to the history."""
@@ -56,16 +62,16 @@ class Reporter:
 
     def begin_epoch(self, step: int) -> None:
         """Start the clock of an epoch, or of the rest of one."""
-        self._epoch_mark = self._step_mark = (step, time.perf_counter())
+        self._epoch_mark = self._step_mark = (step, clock())
 
     def _speed(self, step: int, mark: tuple[int, float]) -> tuple[float, float]:
-        seconds = time.perf_counter() - mark[1]
+        seconds = clock() - mark[1]
         return seconds, (step - mark[0]) * self._tokens_per_step / max(seconds, 1e-9)
 
     def step(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
         """Tell of one step; `epoch` is the one at hand, counted from 1."""
         _, speed = self._speed(step, self._step_mark)
-        self._step_mark = (step, time.perf_counter())
+        self._step_mark = (step, clock())
         self._progress.step(step, loss, speed)
         self.write("step", step=step, epoch=epoch, loss=loss, learning_rate=learning_rate, tokens_per_second=speed)
 

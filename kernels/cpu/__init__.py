@@ -5,6 +5,7 @@ Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out c
 
 from capgpu.kernels import Kernels
 from capgpu.kernels.cpu.captions import pack_captions
+from capgpu.kernels.cpu.compile_notice import notice
 from capgpu.kernels.cpu.decode import decode_step
 from capgpu.kernels.cpu.embedding import column_sums, embedding_gradient
 from capgpu.kernels.cpu.greedy import greedy_captions
@@ -17,7 +18,7 @@ from capgpu.kernels.cpu.whole import caption_gradients
 from capgpu.kernels.cpu.words import top_words
 from capgpu.kernels.reference.softmax import smoothed_cross_entropy
 
-__all__ = ["KERNELS"]
+__all__ = ["KERNELS", "notice"]
 
 KERNELS = Kernels(
     name="cpu",

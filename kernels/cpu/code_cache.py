@@ -40,7 +40,7 @@ import numba
 import numpy as np
 from numba.core import config
 
-__all__ = ["entries", "folder", "keep_on_disk"]
+__all__ = ["described", "folder", "keep_on_disk"]
 
 logger = logging.getLogger("capgpu")
 
@@ -73,9 +73,13 @@ def folder() -> Path:
     return (base if base.is_absolute() else Path(os.path.expanduser("~")) / ".cache") / "capgpu" / "kernels"
 
 
-def entries() -> list[Path]:
-    """Return the files of all compiled kernels that are kept, of this version and of others."""
-    return sorted(folder().glob("*/*.nbc"))
+def described() -> str:
+    """Return in words where compiled kernels are kept, and how much: of this version and of others."""
+    sizes = []
+    for file in folder().glob("*/*.nbc"):
+        with contextlib.suppress(OSError):  # another process removes an old generation
+            sizes.append(file.stat().st_size)
+    return f"{folder()} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)"
 
 
 @functools.cache

@@ -1,0 +1,72 @@
+"""Compile the host's kernels beforehand, instead of at the first call that needs each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from capgpu.backend import use_backend
+from capgpu.decode import beam_search
+from capgpu.kernels import kernels_for
+from capgpu.model import CaptioningRNN
+from capgpu.optim import UPDATE_RULES, Optimizer
+
+__all__ = ["warm"]
+
+#: Words of the vocabularies: few, and enough for a table of embeddings and a projection that are computed in shares.
+_FEW, _MANY = 4, 4096
+
+
+def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -> float:
+    """Compile all kernels that models of a dtype use on the host, and keep them on disk.
+
+    Small models are trained for a step by each update rule and write a few captions, on the backend ``cpu``.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of the models' parameters.
+    cell_types : sequence of str
+        Of ``"rnn"`` and ``"lstm"``.
+
+    Returns
+    -------
+    float
+        Seconds taken.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the backend ``cpu`` cannot be used.
+    """
+    start, kind = time.perf_counter(), np.dtype(dtype)
+    with use_backend("cpu"):
+        # a product large enough for several threads, which compiles what they run
+        square = np.ones((256, 256), kind)
+        kernels_for(square).matmul(square, square)
+        for cell_type in cell_types:
+            # without dropout, a small batch is computed by one kernel of its own
+            for words, dropout in ((_FEW, 0.0), (_FEW, 0.5), (_MANY, 0.0)):
+                _use(_model(kind, cell_type, words, dropout))
+    return time.perf_counter() - start
+
+
+def _model(dtype: np.dtype[Any], cell_type: str, words: int, dropout: float) -> CaptioningRNN:
+    # as many recurrent weights as it takes for float64 to be compiled
+    hidden = 16 if dtype == np.float32 else {"rnn": 256, "lstm": 128}[cell_type]
+    vocabulary = {word: k for k, word in enumerate(("<NULL>", "<START>", "<END>", *map(str, range(words - 3))))}
+    return CaptioningRNN(vocabulary, 8, 16, hidden, cell_type, dtype, seed=0, output_dropout=dropout)  # type: ignore[arg-type]
+
+
+def _use(model: CaptioningRNN) -> None:
+    features, captions = np.ones((2, 8), model.dtype), np.array([[1, 3, 2], [1, 2, 0]])
+    _, grads = model.loss(features, captions, dropout_key=0 if model.output_dropout else None)
+    for rule in UPDATE_RULES:
+        params = dict(model.params)
+        Optimizer(rule, {}, params).step(params, grads, clip_norm=1.0)
+    for pictures in (features, features[:1]):
+        model.sample(pictures, 3)
+    beam_search(model, features, 2, max_length=3)

@@ -1,0 +1,82 @@
+"""Compilation made visible: a line on stderr where it takes longer than a second, and its time in all.
+
+Numba announces the begin and the end of each compilation to listeners (`numba.core.event`). A kernel compiles the
+functions that it calls: only the outermost compilation is counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import Any
+
+from numba.core import event
+
+__all__ = ["Notice", "notice"]
+
+#: Seconds after which a compilation is announced.
+PATIENCE = 1.0
+
+
+class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no types here
+    """Listens to compilations of this package's kernels.
+
+    Attributes
+    ----------
+    seconds : float
+        Time of all compilations that have ended.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+        self._started = 0.0
+        self._timer: threading.Timer | None = None
+        self._written = False
+        self._lock = threading.Lock()
+
+    def on_start(self, event: Any) -> None:
+        """Begin to wait for the end, if this is the outermost compilation (Numba compiles in one thread at a time)."""
+        function = event.data["dispatcher"].py_func
+        if self._depth == 0 and not function.__module__.startswith(f"{__package__}."):
+            return
+        self._depth += 1
+        if self._depth == 1:
+            self._started, self._written = time.perf_counter(), False
+            name = function.__module__.rpartition(".")[2]
+            self._timer = threading.Timer(PATIENCE, self._announce, [name])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def on_end(self, event: Any) -> None:
+        """Complete the line, where there is one."""
+        if self._depth == 0:
+            return
+        self._depth -= 1
+        if self._depth == 0 and self._timer is not None:
+            seconds = time.perf_counter() - self._started
+            self.seconds += seconds
+            self._timer.cancel()
+            with self._lock:
+                self._timer = None
+                if self._written:
+                    _write(f" {seconds:.0f} s\n")
+
+    def _announce(self, name: str) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():
+                self._written = True
+                _write(f"capgpu: compiling the kernels of {name} for this processor, once ...")
+
+
+def _write(text: str) -> None:
+    # no stderr, or a closed one: nobody wants to know
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+notice = Notice()
+event.register("numba:compile", notice)
