@@ -99,11 +99,15 @@ def keep_on_disk(dispatcher: Any) -> None:
     Parameters
     ----------
     dispatcher : numba.core.dispatcher.Dispatcher
-        A compiled function of this package, defined at the top level of a module.
+        A compiled function. Only functions at the top level of this package's modules are stored: the key holds their
+        names and the contents of these modules, not what a function defined elsewhere is made of.
     """
     try:
+        function = dispatcher.py_func
+        if not function.__module__.startswith(f"{__package__}.") or "." in function.__qualname__:
+            return
         if isinstance(dispatcher._cache, numba.core.caching.NullCache):
-            dispatcher._cache = _Cache(dispatcher.py_func)
+            dispatcher._cache = _Cache(function)
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from capgpu.kernels.cpu import KERNELS, compile, product, tile
+import capgpu
+from capgpu.kernels.cpu import code_cache, compile, product
 
 
 def reported(monkeypatch, features, machine):
@@ -45,14 +49,42 @@ def test_features_that_numba_is_told_are_taken(monkeypatch):
     assert compile._features() == {"avx512f"}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_products_compile_one_version_for_each_dtype(random, dtype):
+@compile.compiled()
+def _add(x, k):
+    return x + k
+
+
+@compile.compiled()
+def _sum(x):
+    return _add(x, 1) + _add(x, 2) + _add(k=x, x=True)
+
+
+def test_constants_make_no_versions_of_their_own():
+    assert _sum(5) == 6 + 7 + 6
+    assert [tuple(map(str, kinds)) for kinds in _add.signatures] == [("int64", "int64"), ("bool", "int64")]
+
+
+def test_functions_of_other_packages_are_not_kept_on_disk():
+    assert _add.py_func.__module__ != "capgpu.kernels.cpu.compile"
+    assert type(_add._cache).__name__ == "NullCache"
+    assert isinstance(product.pack_panels._cache, code_cache._Cache)
+
+
+PRODUCTS = """
+import numpy as np
+from capgpu.kernels.cpu import KERNELS, product, tile
+for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
+    a = np.ones(shape, np.float32)
+    KERNELS.matmul(a, np.ones((shape[0] if transposed else shape[1], 33), np.float32), transpose_a=transposed)
+for function in (product._rows_by_panel, product.pack_panels, tile.tile):
+    print(len(function.signatures), "float64" in str(function.signatures))
+"""
+
+
+def test_a_product_compiles_one_version_of_each_part(tmp_path):
     # constants among the arguments, and addresses of two integer types, would each make versions of their own
-    for transpose_a in (False, True):
-        for k in (3, 5):
-            a = random.standard_normal((k, 4) if transpose_a else (4, k)).astype(dtype)
-            KERNELS.matmul(a, np.ones((k, 33), dtype), transpose_a=transpose_a)
-    for function in (product._rows_by_panel, product.pack_panels, tile.tile):
-        of_dtype = [signature for signature in function.signatures if signature[0].dtype.name == dtype]
-        assert len(of_dtype) == 1, function
-        assert not any("Literal" in str(kind) or str(kind) == "float64" for kind in of_dtype[0])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(capgpu.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, timeout=280, check=True
+    )
+    assert done.stdout.splitlines() == ["1 False"] * 3
