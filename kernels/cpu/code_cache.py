@@ -32,15 +32,17 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
+import numba.core.ccallback
 import numpy as np
 from numba.core import config
 
-__all__ = ["described", "folder", "keep_on_disk"]
+__all__ = ["compiled_callback", "described", "folder", "keep_on_disk", "symbols"]
 
 logger = logging.getLogger("capgpu")
 
@@ -50,6 +52,10 @@ HEADER = len(MAGIC) + hashlib.sha256().digest_size
 GENERATIONS = 8
 #: Settings of Numba that change the code which it makes.
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")
+
+#: Symbols that code may call (`capgpu.kernels.cpu.symbols`), and what gives them their addresses: LLVM ends the process
+#: where it finds none.
+symbols: dict[str, Callable[[], None]] = {}
 
 _UNKNOWN_NUMBA = "Numba {} is not known to work ({}). Install a version that capgpu's requirements name."
 
@@ -112,6 +118,32 @@ def keep_on_disk(dispatcher: Any) -> None:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
 
 
+def compiled_callback(function: Callable[..., None], signature: Any) -> Any:
+    """Compile a function for callers that hold its address, or load it from disk.
+
+    Parameters
+    ----------
+    function : callable
+        At the top level of a module of this package.
+    signature : numba.core.typing.Signature
+        Types of its arguments and of its result.
+
+    Returns
+    -------
+    numba.core.ccallback.CFunc
+        Its ``address`` is valid as long as this object exists.
+    """
+    options = {"nopython": True, "error_model": "numpy", "_nrt": False}
+    try:
+        made = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
+        made._cache = _Cache(function)
+        made.compile()
+    except AttributeError as error:
+        _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
+        made = numba.cfunc(signature)(function)
+    return made
+
+
 class _Cache:
     """What a dispatcher of Numba asks for code, in the place of `numba.core.caching.Cache`."""
 
@@ -139,6 +171,9 @@ class _Cache:
             payload = _read(self._path(key), key)
             if payload is None:
                 return None
+            for symbol, provide in symbols.items():
+                if symbol.encode() in payload:
+                    provide()
             return numba.core.compiler.CompileResult._rebuild(target, *pickle.loads(payload))
         except Exception as error:  # whatever is wrong with an entry, it can be compiled anew
             logger.info("capgpu: %s is compiled anew: %s: %s", self._name, type(error).__name__, error)

@@ -5,6 +5,9 @@ loads are contiguous; A is read where it lies, one broadcast element at a time, 
 written as LLVM IR, because no loop vectoriser keeps a tile of sums in registers; LLVM maps the vector type to
 AVX-512, AVX2 or NEON. Each element of C is one chain of multiply-adds in rising k: its bits depend neither on the
 tile's height nor on how the matrix is shared among threads.
+
+The loops, one for each height, are compiled once for each orientation and element type, and called by a symbol (see
+`capgpu.kernels.cpu.symbols`): linked into all callers, they took more than half of the time of compilation.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.compile import ACCUMULATORS, VECTOR_BYTES, compiled
+from capgpu.kernels.cpu.symbols import called_by_symbol, provide
 
 __all__ = ["PANEL_BYTES", "ROWS", "tile"]
 
@@ -145,25 +150,14 @@ class _Tile:
         return self.builder.shuffle_vector(first, nothing, lanes)
 
 
-def _tile_of(transposed: bool) -> Any:
-    """Make the intrinsic for one orientation of A; the height is picked at run time."""
+def _emitter(transposed: bool, single: bool) -> Any:
+    """Make the intrinsic for one orientation of A and element type; the height is picked at run time."""
 
     @intrinsic
-    def emit(
-        typingctx: Any,
-        like: Any,
-        a: Any,
-        lda: Any,
-        b: Any,
-        c: Any,
-        ldc: Any,
-        k: Any,
-        height: Any,
-        accumulate: Any,
-    ) -> Any:
+    def emit(typingctx: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, k: Any, height: Any, accumulate: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _, a, lda, b, c, ldc, k, height, accumulate = args
-            element = context.get_value_type(signature.args[0].dtype)
+            a, lda, b, c, ldc, k, height, accumulate = args
+            element = ir.FloatType() if single else ir.DoubleType()
             done = builder.append_basic_block("tile.done")
             switch = builder.switch(height, done)
             for rows in range(1, ROWS + 1):
@@ -175,13 +169,63 @@ def _tile_of(transposed: bool) -> Any:
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.intp] * 8), generate
+        return types.void(*[types.int64] * 8), generate
 
     return emit
 
 
-_tile_plain = _tile_of(False)
-_tile_transposed = _tile_of(True)
+_emit_plain_float32, _emit_plain_float64 = _emitter(False, True), _emitter(False, False)
+_emit_transposed_float32, _emit_transposed_float64 = _emitter(True, True), _emitter(True, False)
+
+
+def _plain_float32(a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, accumulate: int) -> None:
+    _emit_plain_float32(a, lda, b, c, ldc, k, height, accumulate)
+
+
+def _plain_float64(a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, accumulate: int) -> None:
+    _emit_plain_float64(a, lda, b, c, ldc, k, height, accumulate)
+
+
+def _transposed_float32(a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, accumulate: int) -> None:
+    _emit_transposed_float32(a, lda, b, c, ldc, k, height, accumulate)
+
+
+def _transposed_float64(a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, accumulate: int) -> None:
+    _emit_transposed_float64(a, lda, b, c, ldc, k, height, accumulate)
+
+
+_SIGNATURE = types.void(*[types.int64] * 8)
+_SYMBOLS = {
+    (transposed, dtype): called_by_symbol(function, _SIGNATURE)
+    for transposed, dtype, function in (
+        (False, "float32", _plain_float32),
+        (False, "float64", _plain_float64),
+        (True, "float32", _transposed_float32),
+        (True, "float64", _transposed_float64),
+    )
+}
+
+
+def _caller(transposed: bool) -> Any:
+    """Make the intrinsic that calls the loops of one orientation by their symbol."""
+
+    @intrinsic
+    def call(
+        typingctx: Any, like: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, k: Any, height: Any, accumulate: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            symbol = _SYMBOLS[transposed, signature.args[0].dtype.name]
+            provide(symbol)
+            declared = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [I64] * 8), symbol)
+            builder.call(declared, args[1:])
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.int64] * 8), generate
+
+    return call
+
+
+_tile_plain, _tile_transposed = _caller(False), _caller(True)
 
 
 @compiled(allocates=False)

@@ -64,6 +64,8 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
     numpy.ndarray
         The array itself where it is fit, else a view, or a copy where its layout or dtype is another.
     """
+    if dtype is None and type(array) is np.ndarray and array.flags.carray:
+        return array  # contiguous, aligned and writable: by far the most frequent case
     out = np.ascontiguousarray(array, dtype)
     if out.flags.behaved:  # aligned and writable
         return out

@@ -74,17 +74,39 @@ PRODUCTS = """
 import numpy as np
 from capgpu.kernels.cpu import KERNELS, product, tile
 for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
-    a = np.ones(shape, np.float32)
-    KERNELS.matmul(a, np.ones((shape[0] if transposed else shape[1], 33), np.float32), transpose_a=transposed)
+    depth = shape[0] if transposed else shape[1]
+    ones = np.ones(shape, np.float32), np.ones((depth, 33), np.float32)
+    assert (KERNELS.matmul(*ones, transpose_a=transposed) == depth).all()
 for function in (product._rows_by_panel, product.pack_panels, tile.tile):
     print(len(function.signatures), "float64" in str(function.signatures))
 """
 
 
-def test_a_product_compiles_one_version_of_each_part(tmp_path):
-    # constants among the arguments, and addresses of two integer types, would each make versions of their own
+@pytest.fixture
+def multiply(tmp_path):
+    """Compute products in a new process whose compiled kernels are in `tmp_path`; give what it prints."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(capgpu.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, timeout=280, check=True
-    )
-    assert done.stdout.splitlines() == ["1 False"] * 3
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, timeout=280, check=True
+        )
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_product_compiles_one_version_of_each_part_and_its_loops_once(tmp_path, multiply):
+    # constants among the arguments, and addresses of two integer types, would each make versions of their own
+    assert multiply() == ["1 False"] * 3
+    entries = {file.name.rpartition("-")[0]: file for file in tmp_path.rglob("*.nbc")}
+    assert {"tile._plain_float32", "tile._transposed_float32", "product._launch_share"} <= set(entries)
+    loops = entries["tile._plain_float32"].stat().st_size
+    for name in ("tile.tile", "product._rows_by_panel"):
+        assert b"capgpu_tile__plain_float32" in entries[name].read_bytes()
+        assert entries[name].stat().st_size < loops, "the loops were linked in"
+    # callers from the disk, whose symbols have no address yet
+    for name in ("tile._plain_float32", "tile._transposed_float32"):
+        entries[name].unlink()
+    assert multiply()[0] == "0 False", "everything else is loaded"
+    assert entries["tile._plain_float32"].exists()
