@@ -270,10 +270,13 @@ def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def device(cupy: Any) -> Iterator[Any]:
     """The CUDA device as the backend in force; gives the module ``cupy``."""
-    from capgpu.kernels.cuda import module, workspace
+    from capgpu.kernels.cuda import cublas, module, workspace
 
     capgpu.set_backend("cuda")
+    # library and handles outlast a test on a device: one that takes them away would decide what the next ones use
+    cublas.forget()
     yield cupy
+    cublas.forget()
     if FOUND.name is None:  # kernels and limits are those of the stand-in that goes now
         module.forget()
     workspace.forget()

@@ -54,6 +54,9 @@ def _install() -> None:
         standin = importlib.import_module("standin.cupy_standin")
         standin.install(architecture="sm_90")
         standin.set_kernel_runner(_runner(TESTS.parent / "build" / "emulator"))
+        # products are made by the stand-in's cuBLAS, as a device's are by the library that CuPy has loaded
+        library = importlib.import_module("standin.cupy_standin.cublas").Library()
+        importlib.import_module("capgpu.kernels.cuda.cublas")._open = lambda: library
         for name in _imported():
             del sys.modules[name]
     finally:

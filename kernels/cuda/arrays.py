@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices", "sum_dtype"]
 
-#: What a kernel gets in the place of an array that is not given. CuPy's None is no pointer at all.
+#: What a kernel gets in the place of an array that is not given: versions of CuPy differ in what they pass for None.
 NULL = np.uint64(0)
 
 

@@ -75,8 +75,9 @@ def _open() -> Any:
     """Load the library that CuPy calls; ImportError or OSError where there is none."""
     import cupy
 
-    # this module of CuPy's is linked against the library, wherever CuPy has found it; by its name it is the same one
-    import_module("cupy_backends.cuda.libs.cublas")
+    # Asked for as an attribute, as CuPy itself does: the package then finds the library, in Python packages, too, and
+    # loads it. Its module imported by name finds it where the system's loader looks, and nowhere else.
+    import_module("cupy_backends.cuda.libs").cublas  # noqa: B018
     return ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
 
 

@@ -16,8 +16,12 @@ __all__ = ["PreparationError", "default_scratch", "environment", "install_wheels
 ROOT = Path(__file__).resolve().parents[2]
 #: pytest plugins that the tests use, by module. Others that are installed stay out: a warning of theirs is an error.
 PLUGINS = ("pytest_timeout", "xdist.plugin", "_hypothesis_pytestplugin")
-#: Settings that change what is computed: a run starts from the defaults.
-_SETTINGS = ("CAPGPU_KERNELS", "CAPGPU_TENSOR_CORES", "CUPY_TF32", "CUPY_ACCELERATORS", "CUPY_CACHE_IN_MEMORY")
+#: Settings that change what is computed, or how: a run starts from the defaults.
+_SETTINGS = (
+    *("CAPGPU_CUDA_GRAPHS", "CAPGPU_KERNELS", "CAPGPU_TENSOR_CORES", "CUPY_TF32", "NVIDIA_TF32_OVERRIDE"),
+    *("CUPY_ACCELERATORS", "CUPY_CACHE_IN_MEMORY", "CUPY_COMPILE_WITH_PTX", "CUPY_CUDA_COMPILE_WITH_DEBUG"),
+    "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM",  # the clocks of `times` count on the stream that PyTorch shares
+)
 
 
 class PreparationError(RuntimeError):

@@ -15,6 +15,7 @@ from . import bfloat16
 from .errors import ensure_usable
 from .extension import ExtensionType
 from .state import STATE, refuse_in_capture
+from .stream import get_current_stream
 
 UNIT = 512  # CuPy's pool hands out multiples of this
 
@@ -185,8 +186,6 @@ def pointer_to(host: np.ndarray) -> MemoryPointer:
 
 def do_or_capture(stream: Any, work: Callable[[], None]) -> None:
     """Do work on a stream, by default the current one, or add it to the graph that the stream captures."""
-    from .stream import get_current_stream
-
     stream = get_current_stream() if stream is None else stream
     if stream.is_capturing():
         stream._graph._add(work)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,34 @@ def test_a_dtype_that_fails_is_told_and_the_next_is_checked(standin, monkeypatch
     out = capsys.readouterr().out
     assert "float64: FAILED, RuntimeError: an illegal memory access" in out
     assert "float32: done" in out
+
+
+def test_plans_of_more_blocks_than_the_device_holds_are_left_out(standin, monkeypatch):
+    monkeypatch.setattr(STATE, "architecture", replace(STATE.architecture, multiprocessors=2))
+    capgpu.set_backend("cuda")
+    grids: dict[str, list[int]] = {}
+    monkeypatch.setattr(
+        checked.Launcher, "_pass", lambda self, name, H, plan: grids.setdefault(plan.tier, []).append(plan.grid)
+    )
+    done = checked.Launcher("float32").recurrences(40)
+    assert done == sum(map(len, grids.values()))
+    assert len(grids["step"]) == 4
+    assert max(grids.get("persistent", [0])) <= 2 * 4  # blocks of 256 threads on a multiprocessor
+
+
+def test_a_launch_that_the_driver_refuses_is_told_and_the_others_are_checked(standin, monkeypatch, capsys):
+    made = []
+
+    def refuse(self: Any, name: str, H: int, plan: Any) -> None:
+        if plan.tier == "persistent" and plan.units == 16:
+            raise module.CooperativeLaunchError(f"kernel {name}: the driver refuses a cooperative launch")
+        made.append(plan)
+
+    monkeypatch.setattr(checked.Launcher, "_pass", refuse)
+    monkeypatch.setattr(checked.Launcher, "steps", lambda self, V: None)
+    assert checked.main(["--dtypes", "float32", "--hidden", "8"]) == 1
+    assert any(plan.units == 32 for plan in made)
+    assert "float32: NOT CHECKED, H=8, kernel lstm_forward: the driver refuses" in capsys.readouterr().out
 
 
 # --- times ------------------------------------------------------------------------------------------

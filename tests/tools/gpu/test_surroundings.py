@@ -90,7 +90,8 @@ def test_a_wheel_that_is_none_is_told_with_pips_words(tmp_path):
 
 
 def test_a_run_starts_from_the_default_settings_with_its_own_caches(tmp_path):
-    settings = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1", "CAPGPU_KERNELS": "reference"}
+    settings = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1", "CAPGPU_KERNELS": "reference", "CAPGPU_CUDA_GRAPHS": "1"}
+    settings |= {"CUPY_CUDA_PER_THREAD_DEFAULT_STREAM": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     base = {**settings, "PYTHONPATH": "/before", "X": "1"}
     found = surroundings.environment(tmp_path, Path("/checkout"), base)
     assert not set(settings) & set(found)
