@@ -34,7 +34,8 @@ EPOCH, CODE, DATA, RANK   the holder of LOCK, while no worker is RUNNING; RANK a
 COUNT, GO                 the holder of LOCK, before OFFERED, or with barriers after all offers have been decided
 FAILED                    0: the holder of LOCK, before OFFERED. 1: any thread of the job
 WAITED (of a rank)        0: the holder of LOCK, before OFFERED. Else the thread of this rank
-FLAGS (of a rank)         the thread of this rank, values that rise from job to job
+FLAGS (of a rank)         the thread of this rank, values that rise from job to job. 0, every `PERIOD` jobs: the holder
+                          of LOCK, before OFFERED
 STATE                     launcher and worker, as above
 ALIVE, TASKS, GO_WAITED   the worker
 SLEEPERS                  workers that hold MUTEX
@@ -42,6 +43,8 @@ SERVING                   workers, when they begin and end to serve, by atomic a
 trackers                  the holder of LOCK (`capgpu.kernels.cpu.contention`)
 STOP, SPINS, PATIENCE     Python (`capgpu.kernels.cpu.thread_pool`); all but STOP before the first worker is started
 TAKE_BACK, BACK_OFF
+N_THREADS
+INITIALIZED               `initialize`, which one thread at a time calls
 ZERO                      nobody: it stays 0
 ========================  ==========================================================================================
 
@@ -68,6 +71,7 @@ __all__ = ["MAX_THREADS", "barrier", "initialize", "run_job", "serve", "slot_wor
 EPOCH, LOCK, CODE, DATA, COUNT, GO = 0, 8, 64, 72, 80, 88
 FAILED, SLEEPERS, SERVING = 128, 192, 200
 STOP, SPINS, PATIENCE, TAKE_BACK, BACK_OFF, ZERO = 256, 264, 272, 280, 288, 296
+N_THREADS, INITIALIZED = 304, 312
 TRACKERS, TRACKER_BYTES = 320, 64
 MUTEX, CONDITION = 448, 576
 THREADS, THREAD_BYTES = 704, 128
@@ -82,6 +86,8 @@ OFFERED, RUNNING, FINISHED = 1, 2, 3
 LAUNCHER: Any = np.int64(0)
 #: Rounds of a spin, about 50 us, after which a waiting thread lets others have its processor.
 ROUNDS = 2000
+#: Jobs after which the epochs in FLAGS begin at 0 again, bits of a step in FLAGS, and words of FLAGS.
+PERIOD, STEP_BITS, FLAG_WORDS = 1 << 38, 24, 8
 
 
 def slot_words(n_threads: int) -> int:
@@ -97,7 +103,14 @@ def _part(slot: int, index: int) -> int:
 
 @compiled(allocates=False)
 def initialize(slot: int) -> None:
-    """Initialize the mutex and the condition variable of a zeroed slot."""
+    """Initialize the mutex and the condition variable of a zeroed slot, once: later calls do nothing.
+
+    One compiled call, so that a signal handler that runs kernels cannot start workers between the test and the
+    initialization. A condition variable that is initialized while workers sleep on it would never wake them.
+    """
+    if load(slot + INITIALIZED):
+        return
+    store(slot + INITIALIZED, 1)
     system_calls.mutex_init(slot + MUTEX)
     system_calls.condition_init(slot + CONDITION)
 
@@ -170,11 +183,12 @@ def barrier(slot: int, index: int, count: int, step: int) -> bool:
     -----
     A dissemination barrier (Hensgen, Finkel and Manber 1988): in round r a thread signals the thread 2**r after it and
     waits for the one 2**r before it. After log2(count) rounds it has heard of all, directly or through others. Values
-    contain the epoch: flags of earlier jobs are lower, and need not be cleared.
+    contain the epoch: flags of earlier jobs are lower, and need not be cleared. Every `PERIOD` jobs all are cleared and
+    the values begin at 0 again: before 2**39 jobs they would exceed 63 bits, become negative, and let all threads pass.
     """
     if count == 1:
         return True
-    value, part = (load(slot + EPOCH) << 24) + step, _part(slot, index)
+    value, part = (load(slot + EPOCH) % PERIOD << STEP_BITS) + step, _part(slot, index)
     distance, flag = 1, FLAGS
     while distance < count:
         # Release: without it a thread that passes could read rows that this one has not yet written.
@@ -237,6 +251,8 @@ def _share(slot: int, n_tasks: int, barriers: int) -> int:
     store(slot + EPOCH, epoch)
     store(slot + FAILED, 0)
     store(slot + COUNT, n_tasks)
+    if epoch % PERIOD == 0:
+        _clear_flags(slot)
     if not barriers:
         store(slot + GO, epoch)
     for index in range(n_tasks):
@@ -280,6 +296,14 @@ def _share(slot: int, n_tasks: int, barriers: int) -> int:
     for index in range(n_tasks):
         waited += load(_part(slot, index) + WAITED)
     return waited
+
+
+@compiled(allocates=False)
+def _clear_flags(slot: int) -> None:
+    """Set the barriers' flags of all threads to 0."""
+    for index in range(load(slot + N_THREADS)):
+        for word in range(FLAG_WORDS):
+            store(_part(slot, index) + FLAGS + 8 * word, 0)
 
 
 @compiled(allocates=False)

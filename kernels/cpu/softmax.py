@@ -126,9 +126,10 @@ def linear_cross_entropy(
     dhidden = np.empty_like(hidden) if gradients else None
     # the bias's gradient is one row more of the product that makes the weights'
     dWb = (np.empty if count else np.zeros)((W.shape[0] + 1, size), dtype=W.dtype) if gradients else None
+    memory = scratch("scores", (block, size), hidden.dtype)
     for start in range(0, count, block):
         rows = hidden[start : start + block]
-        scores = scratch("scores", (rows.shape[0], size), hidden.dtype)
+        scores = memory[: rows.shape[0]]
         product_into(scores, rows, W, b)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale)
         if dhidden is not None and dWb is not None:

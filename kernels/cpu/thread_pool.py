@@ -32,6 +32,8 @@ SPINS = 10_000
 PATIENCE = 200_000
 #: Seconds until a thread that could not be started is tried again.
 RETRY = 10.0
+#: Seconds that `ThreadPool.close` waits for workers, which may have a job of another thread to finish.
+CLOSING = 1.0
 
 
 class ThreadPool:
@@ -58,24 +60,35 @@ class ThreadPool:
     def __init__(self, n_threads: int, *, patience: float | None = None) -> None:
         self.n_threads = min(n_threads, job_slot.MAX_THREADS) if HAS_POSIX_THREADS else 1
         self._patience = patience
-        self.reset()
+        self._begin()
 
     def reset(self) -> None:
         """Begin with a new slot and no workers, as a forked child must: it has copies of both, but no such threads."""
+        # A signal handler that forks may return, in the child, to a `run` that has read the old slot. It finds the slot
+        # in use and works alone: the slot's mutex may have been locked by a thread that does not exist in the child.
+        self._words[job_slot.LOCK // 8] = 1
+        self._begin()
+
+    def _begin(self) -> None:
         # with room to begin at a cache line
         words = np.zeros(job_slot.slot_words(self.n_threads) + 8, dtype=np.int64)
-        self._words = words[-words.ctypes.data % 64 // 8 :]
-        self._slot = int(self._words.ctypes.data)
+        words = words[-words.ctypes.data % 64 // 8 :]
+        words[job_slot.N_THREADS // 8] = self.n_threads
         # more threads than processors: a thread that spins keeps one from working
-        self._words[job_slot.SPINS // 8] = SPINS if self.n_threads <= usable_processors() else 0
-        self._words[job_slot.BACK_OFF // 8] = self._patience is None
-        self._words[job_slot.PATIENCE // 8] = PATIENCE if self._patience is None else int(1e9 * self._patience)
-        self._words[job_slot.TAKE_BACK // 8] = 0 if self._patience is None else int(1e9 * self._patience)
+        words[job_slot.SPINS // 8] = SPINS if self.n_threads <= usable_processors() else 0
+        words[job_slot.BACK_OFF // 8] = self._patience is None
+        words[job_slot.PATIENCE // 8] = PATIENCE if self._patience is None else int(1e9 * self._patience)
+        words[job_slot.TAKE_BACK // 8] = 0 if self._patience is None else int(1e9 * self._patience)
+        self._memory = words, int(words.ctypes.data)
         self._threads: dict[int, threading.Thread] = {}
         self._starting = threading.RLock()  # reentrant: a signal handler may call kernels, too
-        self._prepared = False
         self._retry_at = 0.0
         self._closed = self.n_threads == 1
+
+    @property
+    def _words(self) -> Any:
+        """The job slot as an array of 64-bit words."""
+        return self._memory[0]
 
     @property
     def tasks_of_workers(self) -> int:
@@ -106,9 +119,11 @@ class ThreadPool:
         MemoryError
             If a task could not allocate its temporary arrays. Outputs are then incomplete.
         """
-        if n_tasks > 1 and not self._closed and self._words[job_slot.SERVING // 8] < self.n_threads - 1:
+        # the array together with its address: it keeps the slot alive in the child, if a signal handler forks here
+        words, slot = self._memory
+        if n_tasks > 1 and not self._closed and words[job_slot.SERVING // 8] < self.n_threads - 1:
             self._start_workers()
-        if launch(self._slot, n_tasks, args):
+        if launch(slot, n_tasks, args):
             raise MemoryError(
                 "expected memory for the temporary arrays of a parallel kernel, got none. Use smaller batches, or "
                 "fewer threads (CAPGPU_THREADS)."
@@ -117,29 +132,28 @@ class ThreadPool:
     def close(self) -> None:
         """Stop the workers. Jobs run on the calling thread alone from now on."""
         self._closed = True
-        self._words[job_slot.STOP // 8] = 1
-        if self._prepared:
-            job_slot.wake_all(self._slot)
+        words, slot = self._memory
+        words[job_slot.STOP // 8] = 1
+        if words[job_slot.INITIALIZED // 8]:
+            job_slot.wake_all(slot)
+        end = monotonic() + CLOSING
         for thread in list(self._threads.values()):
             if thread.is_alive():
-                thread.join(timeout=1.0)  # a job of another thread may be running
+                thread.join(timeout=max(0.0, end - monotonic()))
 
     def _start_workers(self) -> None:
         """Start those workers that are not there: at first, and after a thread has ended or could not be started."""
         if monotonic() < self._retry_at or not threading.main_thread().is_alive():
             return
         with self._starting:
-            if not self._prepared:
-                job_slot.initialize(self._slot)
-                job_slot.serve(self._slot, 0)  # compiles it, so that workers need not, and does nothing else
-                self._prepared = True
+            words, slot = self._memory
+            job_slot.initialize(slot)
+            job_slot.serve(slot, 0)  # compiles it, so that workers need not, and does nothing else
             for index in range(1, self.n_threads):
                 thread = self._threads.get(index)
                 if thread is not None and thread.is_alive():
                     continue
-                thread = threading.Thread(
-                    target=_work, args=(self._words, index), name=f"capgpu-worker-{index}", daemon=True
-                )
+                thread = threading.Thread(target=_work, args=(words, index), name=f"capgpu-worker-{index}", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError as error:

@@ -1,11 +1,13 @@
 """Scratch arrays that outlive a call: a fresh large array costs as much to touch as to compute.
 
-Each thread has its own, so that calls from several threads do not meet. Nothing that a caller keeps lives here.
+Each thread has its own. A signal handler or a finalizer may run kernels in the middle of a kernel's Python code, on the
+same thread: memory that an array still refers to is not given out again, so that no result is overwritten.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ _local = threading.local()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Return an uninitialised array, the same memory at each call by the same name.
+    """Return an uninitialized array, in the memory of the last one of this name where nothing refers to that any more.
 
     Parameters
     ----------
     name : str
-        Whose scratch; two arrays in use at once need two names.
+        Whose scratch; two arrays in use at once need two names, or the memory is new at each call.
     shape : tuple of int
         Shape wanted.
     dtype : dtype
@@ -30,20 +32,24 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
     Returns
     -------
     numpy.ndarray
-        C-contiguous, aligned to a cache line.
+        C-contiguous, aligned to a cache line. The caller must keep this array, not only views of it, while it uses
+        the memory.
     """
     dtype = np.dtype(dtype)
     count = 1
     for extent in shape:
         count *= extent
     size = count * dtype.itemsize
-    buffers: dict[str, Any] = _local.__dict__
-    buffer = buffers.get(name)
-    if buffer is None or buffer.size < size:
+    entries: dict[str, Any] = _local.__dict__
+    buffer, last = entries.get(name, (None, None))
+    if buffer is None or buffer.size < size or last() is not None:
         raw = np.empty(size + 64, dtype=np.uint8)
         offset = -raw.ctypes.data % 64
-        buffer = buffers[name] = raw[offset : offset + size]
-    return buffer[:size].view(dtype).reshape(shape)
+        buffer = raw[offset : offset + size]
+    array = buffer[:size].view(dtype).reshape(shape)
+    # A call from a handler before this line may get the same memory: it ends before this one's caller writes to it.
+    entries[name] = buffer, weakref.ref(array)
+    return array
 
 
 def contiguous(array: Any, dtype: Any = None) -> Any:

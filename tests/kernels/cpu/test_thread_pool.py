@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from capgpu.kernels.cpu import thread_pool
+from capgpu.kernels.cpu import job_slot, thread_pool
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import ThreadPool
@@ -267,6 +267,71 @@ def test_threads_that_launch_at_once_get_their_own_results(make_pool):
     assert results == [True] * 6
 
 
+def test_barriers_order_all_threads_after_any_number_of_jobs(make_pool):
+    # around the job that clears the flags, and where the epoch would overflow in them
+    pool, steps = make_pool(3, patience=10.0), 200
+    start = np.random.default_rng(0).integers(0, 1000, 517)
+    wanted = start.copy()
+    for _ in range(steps):
+        wanted = (wanted + np.roll(wanted, 1)) % 1_000_003
+    for epoch in (1 << 38, 1 << 39, 1 << 40):
+        pool._words[job_slot.EPOCH // 8] = epoch - 4
+        for _ in range(8):
+            before = pool.tasks_of_workers
+            values = np.stack([start, np.zeros_like(start)])
+            pool.run(3, ROTATE, steps, values)
+            assert (values[steps % 2] == wanted).all()
+            assert pool.tasks_of_workers == before + 2
+
+
+def test_workers_sleep_on_a_condition_that_is_initialized_once(make_pool):
+    pool = make_pool(3, patience=10.0)
+    time.sleep(0.05)
+    job_slot.initialize(pool._memory[1])  # as from a signal handler, between the test and the call
+    before = pool.tasks_of_workers
+    start = time.monotonic()
+    assert marked(pool)
+    assert pool.tasks_of_workers == before + 2
+    assert time.monotonic() - start < 5
+
+
+def test_closing_waits_a_second_for_all_workers_together(make_pool, monkeypatch):
+    pool = make_pool(3, patience=10.0)
+    monkeypatch.setattr(thread_pool, "CLOSING", 0.1)
+    joined = []
+    monkeypatch.setattr(threading.Thread, "join", lambda thread, timeout: joined.append(timeout) or time.sleep(timeout))
+    pool.close()
+    assert sum(joined) < 0.2
+
+
+FORK_WITHIN_A_CALL = """
+import ctypes, os, signal, warnings
+import numpy as np
+from capgpu.kernels.cpu import KERNELS, job_slot, product
+from capgpu.kernels.cpu.thread_pool import POOL
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
+a = np.random.default_rng(0).uniform(-1, 1, (400, 400))
+wanted = KERNELS.matmul(a, a).tobytes()
+launch, children = product._launch_share, []
+def fork_and_launch(slot, n_tasks, args):
+    # as a signal handler that forks, after the slot has been read
+    if not children:
+        words = POOL._words
+        children.append(os.fork())
+        if children == [0]:
+            signal.alarm(30)
+            # as if a worker had been about to sleep
+            ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(slot + job_slot.MUTEX))
+            words[job_slot.SLEEPERS // 8] = 1
+    return launch(slot, n_tasks, args)
+product._launch_share = fork_and_launch
+right = all(KERNELS.matmul(a, a).tobytes() == wanted for _ in range(5))
+if children == [0]:
+    os._exit(0 if right else 1)
+print(os.waitpid(children[0], 0)[1], right)
+"""
+
+
 FORK = """
 import os, sys, threading, time, warnings
 import numpy as np
@@ -309,6 +374,11 @@ def run_script(code, *arguments):
 def test_a_forked_child_has_workers_of_its_own(state):
     done = run_script(FORK, state)
     assert done.stdout.strip() == f"{[0] * 10} True", done.stderr
+
+
+def test_a_fork_within_a_call_leaves_the_old_slot_alone():
+    done = run_script(FORK_WITHIN_A_CALL)
+    assert done.stdout == "0 True\n", done.stderr
 
 
 EXIT = """
