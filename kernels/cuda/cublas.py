@@ -111,7 +111,6 @@ class _Handle:
     """A handle of cuBLAS, for one thread on one device."""
 
     def __init__(self, cublas: Any) -> None:
-        refuse_fork()
         self._cublas = cublas
         self._bound: tuple[int, Any] | None = None
         capability = device_limits().compute_capability
@@ -262,6 +261,8 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
     ------
     CublasError
         Where cuBLAS refuses.
+    LaunchError
+        In a process forked from one that had used the device.
     ValueError
         For shapes that do not fit.
     """
@@ -276,6 +277,7 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
     if call.copies:
         a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
         call = _call(a.shape, a.strides, b.shape, b.strides, out.shape, out.strides, out.dtype)
+    refuse_fork()  # a child has its parent's handles, and a handle is no use there
     device = cupy.cuda.runtime.getDevice()
     handles: dict[int, _Handle] = _local.__dict__.setdefault("handles", {})
     handle = handles.get(device)
