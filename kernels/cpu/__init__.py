@@ -1,4 +1,4 @@
-"""The host's fused kernels, compiled by Numba: one file an operation, on one team of threads.
+"""The host's fused kernels, compiled by Numba: one file an operation, on one thread pool.
 
 Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out contiguously where they are not.
 """

@@ -6,8 +6,8 @@ threads are then slower than one. So each job's waiting time is noted; after rep
 launching thread alone, at first for 20 ms, up to 1 s, then sharing is tried again. Results do not depend on it: a
 parallel kernel gives the same bits for any number of threads.
 
-Jobs with barriers and jobs without have a tracker each: the former wait once a step and suffer first, the latter only
-for a worker that was stopped within its task.
+Jobs with barriers and jobs without have a tracker each: a late thread delays the former at each step, and the latter
+only once, at the end.
 
 A tracker is four 64-bit words in the job slot (`capgpu.kernels.cpu.job_slot`), read and written only by the thread
 that holds the slot: [0] time until which jobs run on one thread, [1] lateness, in 1024ths, [2] length of the next

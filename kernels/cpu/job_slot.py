@@ -182,9 +182,9 @@ def barrier(slot: int, index: int, count: int, step: int) -> bool:
     Notes
     -----
     A dissemination barrier (Hensgen, Finkel and Manber 1988): in round r a thread signals the thread 2**r after it and
-    waits for the one 2**r before it. After log2(count) rounds it has heard of all, directly or through others. Values
-    contain the epoch: flags of earlier jobs are lower, and need not be cleared. Every `PERIOD` jobs all are cleared and
-    the values begin at 0 again: before 2**39 jobs they would exceed 63 bits, become negative, and let all threads pass.
+    waits for the one 2**r before it. After log2(count) rounds it has the signals of all, directly or through
+    others. Values contain the epoch: flags of earlier jobs are lower, and need not be cleared. Every `PERIOD` jobs all
+    are cleared and the values begin at 0 again: from 2**39 jobs on they would be negative, and no thread would wait.
     """
     if count == 1:
         return True
@@ -236,6 +236,8 @@ def run_job(slot: int, n_tasks: int, job: Any) -> bool:
             end = nanoseconds()
             note_job(tracker, end, end - start, waited)
             failed = bool(load(slot + FAILED) != 0)
+            # Release: without it the next launcher could clear FAILED, or write to the tracker, before this one's last
+            # accesses to them.
             store(slot + LOCK, 0)
             return failed
         store(slot + LOCK, 0)
@@ -352,5 +354,6 @@ def serve(slot: int, index: int) -> None:
         else:
             _sleep(slot, part)
             idle = 0
+    # Release: without it the next thread that serves as this worker could count TASKS from an old value.
     store(part + ALIVE, 0)
     add(slot + SERVING, -1)

@@ -174,7 +174,7 @@ def _work(words: Any, index: int) -> None:
 
 
 POOL = ThreadPool(thread_count())
-# before the interpreter ends: a worker that came back from compiled code later would wait for its lock forever
+# Before the interpreter ends: a worker that returned from compiled code later would wait for its lock forever.
 atexit.register(POOL.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=POOL.reset)
