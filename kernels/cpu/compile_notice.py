@@ -35,7 +35,7 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
         self._started = 0.0
         self._timer: threading.Timer | None = None
         self._written = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may compile, too
 
     def on_start(self, event: Any) -> None:
         """Begin to wait for the end, if this is the outermost compilation (Numba compiles in one thread at a time)."""
@@ -48,7 +48,8 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
             name = function.__module__.rpartition(".")[2]
             self._timer = threading.Timer(PATIENCE, self._announce, [name])
             self._timer.daemon = True
-            self._timer.start()
+            with contextlib.suppress(RuntimeError):  # the thread cannot be started: compile without a notice
+                self._timer.start()
 
     def on_end(self, event: Any) -> None:
         """Complete the line, where there is one."""

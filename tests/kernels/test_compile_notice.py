@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,37 @@ def test_a_long_compilation_is_one_line(notice, shown):
     notice.on_end(of())
     assert shown() == "capgpu: compiling the kernels of lstm for this processor, once ... 0 s\n"
     assert 0.02 <= notice.seconds < 20
+
+
+def test_a_notice_that_cannot_be_given_stops_no_compilation(notice, shown, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    notice.on_start(of())
+    time.sleep(0.01)
+    notice.on_end(of())
+    assert notice.seconds >= 0.01
+    assert shown() == ""
+
+
+def test_a_signal_handler_may_compile_while_a_line_is_written(notice, monkeypatch):
+    written = []
+
+    def write(text):
+        written.append(text)
+        if len(written) == 2:  # the end of the line: as in a handler
+            notice.on_start(of())
+            notice.on_end(of())
+
+    monkeypatch.setattr(compile_notice, "_write", write)
+    notice.on_start(of())
+    wait_for(lambda: written)
+    ending = threading.Thread(target=notice.on_end, args=[of()], daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert len(written) >= 2
 
 
 def test_a_short_compilation_says_nothing(notice, shown, monkeypatch):
