@@ -39,6 +39,7 @@ from typing import Any
 import llvmlite
 import numba
 import numba.core.ccallback
+import numba.core.errors
 import numpy as np
 from numba.core import config
 
@@ -52,6 +53,20 @@ HEADER = len(MAGIC) + hashlib.sha256().digest_size
 GENERATIONS = 8
 #: Settings of Numba that change the code which it makes.
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")
+
+#: What an entry raises that cannot be used. Nothing wider: an exception from a signal handler belongs to the caller.
+UNUSABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    numba.core.errors.NumbaError,
+    pickle.UnpicklingError,
+)
 
 #: Symbols that code may call (`capgpu.kernels.cpu.symbols`), and what gives them their addresses: LLVM ends the process
 #: where it finds none.
@@ -175,7 +190,8 @@ class _Cache:
                 if symbol.encode() in payload:
                     provide()
             return numba.core.compiler.CompileResult._rebuild(target, *pickle.loads(payload))
-        except Exception as error:  # whatever is wrong with an entry, it can be compiled anew
+        except (*UNUSABLE, OSError) as error:
+            _raise_if_not_of_the_system(error)
             logger.info("capgpu: %s is compiled anew: %s: %s", self._name, type(error).__name__, error)
             return None
 
@@ -190,6 +206,7 @@ class _Cache:
         try:
             _write(self._path(key), key, payload)
         except OSError as error:
+            _raise_if_not_of_the_system(error)
             _warn(f"{folder()}: {error}. Set NUMBA_CACHE_DIR to a folder that can be written.")
 
     def _key(self, signature: Any, codegen: Any) -> str:
@@ -205,6 +222,12 @@ def _warn(cause: str) -> None:
     if not _warned:
         _warned = True
         logger.warning("capgpu: compiled kernels cannot be kept on disk: each process compiles them again. %s", cause)
+
+
+def _raise_if_not_of_the_system(error: Exception) -> None:
+    """Raise an OSError again that has no number: a TimeoutError from a signal handler, not a failure of a file."""
+    if isinstance(error, OSError) and error.errno is None:
+        raise error
 
 
 def _trusted(status: os.stat_result) -> bool:

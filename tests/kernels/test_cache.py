@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import capgpu
 import capgpu.kernels
-from capgpu.kernels.cpu import code_cache
+from capgpu.kernels.cpu import code_cache, embedding
 
 SCRIPT = """
 import sys
@@ -260,6 +261,27 @@ def test_a_folder_that_cannot_be_made_costs_compilation_and_one_warning(tmp_path
     assert out == "0"
     assert errors.count("compiled kernels cannot be kept on disk") == 1
     assert "Traceback" not in errors
+
+
+class CallersError(Exception):
+    """What a signal handler may raise."""
+
+
+@pytest.mark.parametrize("error", [TimeoutError, TimeoutError("too late"), CallersError, KeyboardInterrupt])
+def test_an_exception_from_a_signal_handler_is_raised(monkeypatch, error):
+    def interrupted(*args):
+        raise error
+
+    kind = error if isinstance(error, type) else type(error)
+    cache = embedding._sum_columns._cache
+    target = embedding._sum_columns.targetctx
+    monkeypatch.setattr(code_cache, "_read", interrupted)
+    with pytest.raises(kind):
+        cache.load_overload("()", target)
+    monkeypatch.setattr(code_cache, "_write", interrupted)
+    monkeypatch.setattr(code_cache.numba.core.serialize, "dumps", lambda reduced: b"")
+    with pytest.raises(kind):
+        cache.save_overload("()", SimpleNamespace(codegen=target.codegen(), _reduce=tuple))
 
 
 def test_an_interrupted_write_leaves_no_file(entry, monkeypatch):
