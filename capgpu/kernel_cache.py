@@ -41,7 +41,7 @@ def folder() -> str:
 
 @contextmanager
 def provided() -> Iterator[None]:
-    """Let CuPy, when it is imported in a ``with`` block, find a folder that this user can write.
+    """Set ``CUPY_CACHE_DIR`` to a folder that this user can write, for an import of CuPy in a ``with`` block.
 
     That is ``CUPY_CACHE_DIR``, or ``~/.cupy/kernel_cache``; in it a folder of this user's own (``user-`` and the
     number) where it belongs to another user or can be written by all; where neither can be written, a temporary folder
@@ -57,7 +57,7 @@ def provided() -> Iterator[None]:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """Let CuPy neither read nor write its folder in a ``with`` block.
+    """Turn off CuPy's folder of compiled kernels in a ``with`` block.
 
     CuPy reads the variable at each compilation. Another thread that compiles in the meantime does it in memory, too.
     """

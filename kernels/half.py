@@ -24,7 +24,7 @@ _BY_THEMSELVES = ("adam_update", "momentum_update", "gradient_norm")
 
 
 def in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Let an operation of float32 arrays serve bfloat16 arrays.
+    """Return an operation that also serves bfloat16 arrays, computed in float32.
 
     Parameters
     ----------

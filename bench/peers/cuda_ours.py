@@ -78,7 +78,7 @@ class CupyClock:
         self._stream.synchronize()
 
     def fill(self, milliseconds: float) -> None:
-        """Put a spinning kernel into the queue, which leaves the caches as they are."""
+        """Launch a spinning kernel, which leaves the caches as they are."""
         from capgpu.kernels.cuda import stopwatch
 
         stopwatch.fill(milliseconds)

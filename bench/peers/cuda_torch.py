@@ -57,7 +57,7 @@ class TorchClock:
         torch.cuda.synchronize()
 
     def fill(self, milliseconds: float) -> None:
-        """Put a spinning kernel into the queue, which leaves the caches as they are."""
+        """Launch a spinning kernel, which leaves the caches as they are."""
         if milliseconds <= 0:
             return
         if not self._cycles_a_ms:

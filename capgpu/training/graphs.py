@@ -132,7 +132,7 @@ class GraphedSteps(TrainingSteps):
                 config["t"] += 1
 
     def _move(self) -> None:
-        """Bring parameters and running state to where the graphs have them."""
+        """Copy parameters and running state to the memory of the graphs."""
         from capgpu.kernels.cuda.graphs import StepGraphs
 
         params, configs = self._model.params, self._configs()
@@ -158,7 +158,7 @@ class GraphedSteps(TrainingSteps):
 
 
 def _take_over(entries: Any, key: str, own: Array) -> None:
-    """Put the graphs' array in the place of another, with its values."""
+    """Replace an array by the graphs' own, with the same values."""
     if entries[key] is not own:
         own[...] = entries[key]
         entries[key] = own

@@ -115,7 +115,7 @@ def _generation() -> str:
 
 
 def keep_on_disk(dispatcher: Any) -> None:
-    """Let a function load its machine code from disk, and store it there once it is compiled.
+    """Load the machine code of a function from disk, and store it there once it is compiled.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ def compiled(
 
 
 def _take_literals_as_values(dispatcher: Any) -> None:
-    """Let compiled callers use one version of a function, whether they pass constants or variables.
+    """Return a function that compiled callers share, whether they pass constants or variables.
 
     Numba would compile it for each constant anew (`capgpu.kernels.cpu.product.product_with_packed` 14 times). LLVM sees
     the constants all the same where it inlines the function.

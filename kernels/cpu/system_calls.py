@@ -49,7 +49,7 @@ def _call(name: str, addresses: int, nulls: int = 0) -> Any:
 
 @intrinsic
 def yield_processor(typingctx: Any) -> Any:
-    """Let another thread run on this processor."""
+    """Yield the processor to another thread."""
     return types.void(), _call("sched_yield", 0)
 
 

@@ -102,7 +102,7 @@ def library() -> Any:
 
 
 def forget() -> None:
-    """Forget the library, and this thread's handles (for tests, which change the device)."""
+    """Clear the cached library and this thread's handles (for tests, which change the device)."""
     library.cache_clear()
     _local.__dict__.clear()
 
@@ -129,7 +129,7 @@ class _Handle:
             self._cublas.cublasDestroy_v2(self.pointer)
 
     def bind(self) -> None:
-        """Let products be made on the current stream, in memory of its workspace."""
+        """Set the stream to the current one, and the memory to that of its workspace."""
         import cupy
 
         stream = cupy.cuda.get_current_stream().ptr

@@ -38,7 +38,7 @@ def device_facts() -> dict[str, str]:
 
 
 def _tensor_cores() -> str:
-    """Say which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
+    """Return which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
     allowed = {
         "recurrences of half types": tiers.tensor_cores_wanted("float16"),
         "recurrences of float32": tiers.tensor_cores_wanted("float32"),

@@ -185,7 +185,7 @@ class StepGraphs:
         self._launch_update(shape)
 
     def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
-        """Bring a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
+        """Copy a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
         vocabulary = self.params["W_embed"].shape[0]
         layout = None if self.failed else lay_out(captions, null, vocabulary, padded=True)
         if layout is None or layout.targets.size == 0 or not self._can_be_captured(layout.shape):
@@ -222,7 +222,7 @@ class StepGraphs:
         return padded
 
     def _can_be_captured(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether launches for a batch of captions, steps, rows and words serve all others of these sizes."""
+        """Return whether launches for a batch of captions, steps, rows and words serve all others of these sizes."""
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
         passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{way}" for way in ("forward", "backward")]

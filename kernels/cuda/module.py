@@ -337,7 +337,7 @@ class Kernel:
             ) from error
 
     def _check(self, grid: int, block: int, shared: int) -> None:
-        """Refuse a launch beyond the limits; one that has passed is not checked again."""
+        """Validate a launch against the limits; one that has passed is not checked again."""
         if block % 32 or not 0 < block <= self.block or not 0 < grid < 2**31:
             raise LaunchError(
                 f"kernel {self.name}: a grid of {grid} blocks of {block} threads; a block has {self.block} at most."

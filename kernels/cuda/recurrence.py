@@ -101,7 +101,7 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
 
 
 def _without_cooperative_launches(run: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Let a pass choose its tier anew where the driver refuses the cooperative launch that it has chosen."""
+    """Wrap a pass: it runs once more, in another tier, where the driver refuses the cooperative launch."""
 
     @wraps(run)
     def run_again(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:

@@ -55,7 +55,7 @@ class Elapsed:
 
 
 def forget() -> None:
-    """Forget the calibration of every device."""
+    """Clear the calibration of every device."""
     _turn_ms.clear()
 
 

@@ -134,7 +134,7 @@ class Workspace:
         return (*self._buffers.values(), self._counters)
 
     def discard_counters(self) -> None:
-        """Let the next launch have new counters: one that failed may have left these anywhere."""
+        """Discard the counters: a launch that failed may have left them at any value."""
         self._counters = None
 
 
@@ -165,7 +165,7 @@ def workspace() -> Workspace:
 
 @contextmanager
 def using(space: Workspace) -> Iterator[None]:
-    """Let this thread's launches work in a workspace of one's own, whatever the stream, inside a ``with`` block.
+    """Use a given workspace for this thread's launches, whatever the stream, inside a ``with`` block.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def run_stages(
 
 
 def _with_compiling(stages: list[Stage], cache: Path) -> list[Stage]:
-    """Put the stage that compiles everything in front, where none of it has been compiled and kernels are launched."""
+    """Return the stages with `compile` in front, where kernels are launched and none has been compiled."""
     compiled = cache.is_dir() and any(cache.iterdir())
     first = next((place for place, stage in enumerate(stages) if stage.kernels), None)
     if compiled or first is None or any(stage.name == "compile" for stage in stages):
