@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capgpu.kernels.cuda.constants import COLUMN_WARPS, THREADS, WARP, WARP_ROWS, WARPS, macros
+from capgpu.kernels.cuda.constants import COLUMN_WARPS, ROW_THREADS, THREADS, WARP, WARP_ROWS, WARPS, macros
 
 __all__ = ["CATALOGUE", "REALS", "Entry", "compiler_options", "variants_of"]
 
@@ -85,6 +85,7 @@ ENTRIES: tuple[Entry, ...] = (
     _recurrence("rnn", False, "_tensor", (8, 16, 32)),
     _recurrence("rnn", True, "_tensor", (8, 16, 32)),
     Entry("softmax_warps", "softmax.cu", ALL, WARP * WARP_ROWS),
+    Entry("softmax_registers", "softmax.cu", tuple(dtype for dtype in ALL if dtype != "float64"), ROW_THREADS),
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
     Entry("sum_losses", "softmax.cu", ALL, THREADS),
     Entry("dropout", "dropout.cu", ALL, THREADS),

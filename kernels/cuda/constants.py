@@ -13,9 +13,11 @@ __all__ = [
     "COLUMN_WARPS",
     "COUNTER_STRIDE",
     "DEPTH",
+    "HELD_SCORES",
     "LANE_ROWS",
     "MATRICES",
     "PACK_BYTES",
+    "ROW_THREADS",
     "SETTINGS",
     "TENSORS",
     "THREADS",
@@ -35,8 +37,11 @@ PACK_BYTES = 16
 #: Threads of a block of every kernel that does not say otherwise.
 THREADS = 256
 
-# softmax.cu: rows (warps) of a block of softmax_warps
+# softmax.cu: rows (warps) of a block of softmax_warps; of softmax_registers the most threads of a block, and the scores
+# that a thread holds, a multiple of 8
 WARP_ROWS = 4
+ROW_THREADS = 1024
+HELD_SCORES = 32
 
 # embedding.cu: warps of a block, matrices of one launch of column_sums
 COLUMN_WARPS = 8
@@ -100,7 +105,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
     """
     common = {"PACK_BYTES": PACK_BYTES}
     if file == "softmax.cu":
-        return common | {"THREADS": THREADS, "WARP_ROWS": WARP_ROWS}
+        held = 0 if real_size(dtype) == 8 else HELD_SCORES
+        return common | {"THREADS": THREADS, "WARP_ROWS": WARP_ROWS, "ROW_THREADS": ROW_THREADS, "HELD": held}
     if file == "embedding.cu":
         return common | {"WARPS": COLUMN_WARPS, "MATRICES": MATRICES}
     if file == "optimizer.cu":

@@ -7,21 +7,26 @@
 // With label smoothing e, the true distribution is (1 - e) on y plus e / V on every class:
 //     loss        = log s - (1 - e) (x[y] - m) - e / V sum (x - m)
 //     gradient[j] = k (exp(x[j] - m) / s - (1 - e) [j == y] - e / V)
-// Two passes over the row. The first carries m and s along together ("online": when a larger m turns up, s is scaled
-// by exp(old m - new m)); the second writes the gradient over the scores
-// and sums what the loss subtracts from log s. That sum is of x - m, not of x: scores far from 0 would cancel.
+// The gradient is written over the scores. The loss sums x - m, not x: scores far from 0 would cancel.
 //
-// Memory: scores [M, V], row-major without gaps, read twice and written once. Rows are read 16 bytes at a time where
-// every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in whole lines just as well and
-// without the registers that two exponentials of float64 at once take. losses [M], each row's loss without the factor.
-// A row whose target is negative is left out: its scores are not read, its gradient and its loss are 0.
+// Launch, by the size of a row; then sum_losses, one block:
+//     softmax_warps      a warp a row, for small V, in two passes
+//     softmax_registers  a block a row, which its threads hold in registers, HELD numbers each: scores are read once
+//     softmax_blocks     a block a row, in two passes, for rows that do not fit into registers, and for float64
+// Of two passes the first carries m and s along together ("online": when a larger m turns up, s is scaled by
+// exp(old m - new m)); the second reads the scores again, which then come from the second-level cache at best.
+//
+// Memory: scores [M, V], row-major without gaps. softmax_registers reads and writes 16 bytes at a time wherever a row
+// begins; the others where every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in
+// whole lines just as well and without the registers that two exponentials of float64 at once take. losses [M], each
+// row's loss without the factor.
+// A row whose target is negative is left out: whatever its scores, its gradient and its loss are 0.
 // A target of V or more gives a loss that is not a number: no such row passes unnoticed.
 //
-// Launch: softmax_warps, a warp a row, for small V; softmax_blocks, a block a row. Then sum_losses, one block.
 // Nothing is saved. Sums are kept in ACC; the order of all additions is fixed.
 
-#if !defined(THREADS) || !defined(WARP_ROWS)
-#error "capgpu.kernels.cuda.constants gives THREADS and WARP_ROWS"
+#if !defined(THREADS) || !defined(WARP_ROWS) || !defined(ROW_THREADS) || !defined(HELD)
+#error "capgpu.kernels.cuda.constants gives THREADS, WARP_ROWS, ROW_THREADS and HELD"
 #endif
 
 // Maximum and sum of exponentials of the numbers seen so far.
@@ -40,25 +45,25 @@ __device__ __forceinline__ void see(Online& seen, acc x) {
     }
 }
 
-__device__ __forceinline__ void merge(Online& seen, acc top, acc sum) {
-    const acc above = top - seen.top;
-    const acc smaller = exponential(above > acc(0) ? -above : above);
-    if (above > acc(0)) {
-        seen.sum = seen.sum * smaller + sum;
-        seen.top = top;
-    } else {
-        seen.sum += sum * smaller;
-    }
+// What all lanes of a warp have seen, for every lane.
+__device__ __forceinline__ void merge_lanes(Online& seen) {
+    const acc top = warp_max(seen.top);
+    seen.sum = warp_sum(seen.sum * exponential(seen.top - top));
+    seen.top = top;
 }
 
-// A butterfly: every lane ends with the same, of all lanes.
-__device__ __forceinline__ void merge_lanes(Online& seen) {
-#pragma unroll 1  // unrolled, the exponentials of float64 spill on sm_90
-    for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        const acc top = __shfl_xor_sync(ALL_LANES, seen.top, distance);
-        const acc sum = __shfl_xor_sync(ALL_LANES, seen.sum, distance);
-        merge(seen, top, sum);
+// What all threads of a block have seen, for every thread; `tops` and `sums` are shared memory for WARP values each.
+__device__ __forceinline__ void merge_threads(Online& seen, acc* tops, acc* sums) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    merge_lanes(seen);
+    if (lane == 0) {
+        tops[warp] = seen.top;
+        sums[warp] = seen.sum;
     }
+    __syncthreads();  // what each warp has seen is there before any warp puts it together
+    seen.top = lane < warps ? tops[lane] : lowest(acc(0));
+    seen.sum = lane < warps ? sums[lane] : acc(0);
+    merge_lanes(seen);
 }
 
 __device__ __forceinline__ acc with_bias(real score, const real* bias, int j) {
@@ -176,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     __shared__ acc tops[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
-    const int m = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    const int m = blockIdx.x;
     real* row = scores + (long long)m * V;
     const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
@@ -185,19 +190,140 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
         return;
     }
     Online seen = first_pass(row, bias, V, packed, threadIdx.x, blockDim.x);
-    merge_lanes(seen);
-    if (lane == 0) {
-        tops[warp] = seen.top;
-        sums[warp] = seen.sum;
-    }
-    __syncthreads();  // what each warp has seen is there before any warp puts it together
-    seen.top = lane < warps ? tops[lane] : lowest(acc(0));
-    seen.sum = lane < warps ? sums[lane] : acc(0);
-    merge_lanes(seen);
+    merge_threads(seen, tops, sums);
     const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, threadIdx.x, blockDim.x, seen);
     const acc loss = row_loss(seen, block_sum(part, parts), target, V);
     if (threadIdx.x == 0) losses[m] = loss;
 }
+
+#if HELD > 0
+
+#define HELD_PACKS (HELD / PACK)
+
+// What stands where a thread has no score: no maximum, and its exponential is 0.
+__device__ __forceinline__ float no_score() { return __uint_as_float(0xff800000u); }
+
+// 16 bytes, at once where they begin at a multiple of 16.
+__device__ __forceinline__ Pack load_numbers(const real* address, bool aligned) {
+    if (aligned) return load_pack(address);
+    Pack pack;
+#pragma unroll
+    for (int p = 0; p < PACK; ++p) pack.at[p] = address[p];
+    return pack;
+}
+
+// Blocks of up to ROW_THREADS; together their threads hold V numbers, and V is at least 2 PACK.
+// A row consists of packs from its first multiple of 16 bytes on, of which thread t holds the packs t, t + threads, ...,
+// and of fewer than 2 PACK single numbers in front and behind, of which a thread holds one at most. All loads are under
+// way before the first number is used. Each thread sums exponentials of the distance to its own maximum, so that no
+// thread waits for others before their sums are put together; the exponentials stay where the scores were.
+#ifndef ROW_BLOCKS
+#define ROW_BLOCKS 1
+#endif
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS) softmax_registers(
+    real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
+    __shared__ acc tops[WARP];
+    __shared__ acc sums[WARP];
+    __shared__ acc parts[WARP];
+#if DESCENDING
+    const int m = M - 1 - blockIdx.x;
+#else
+    const int m = blockIdx.x;
+#endif
+    const int thread = threadIdx.x, threads = blockDim.x;
+    real* row = scores + (long long)m * V;
+    const int front = (int)(-reinterpret_cast<unsigned long long>(row) % PACK_BYTES / sizeof(real));
+    const int packs = (V - front) / PACK;
+    real* body = row + front;
+    const int column = thread < front ? thread : thread + packs * PACK;  // of the single number, where it is below V
+
+    Pack loaded[HELD_PACKS];
+#pragma unroll
+    for (int i = 0; i < HELD_PACKS; ++i) {
+        const int k = thread + i * threads;
+        if (k < packs) loaded[i] = load_pack(body + k * PACK);
+    }
+    acc single = column < V ? with_bias(row[column], bias, column) : no_score();
+    const int target = targets[m];
+    const bool possible = 0 <= target && target < V;
+    const acc true_score = possible ? with_bias(row[target], bias, target) : acc(0);
+
+    acc held[HELD];
+    Online own = {lowest(acc(0)), acc(0)};
+    const bool aligned = aligned16(bias + front, 0);
+#pragma unroll
+    for (int i = 0; i < HELD_PACKS; ++i) {
+        const int k = thread + i * threads;
+#pragma unroll
+        for (int p = 0; p < PACK; ++p) held[i * PACK + p] = k < packs ? to_acc(loaded[i].at[p]) : no_score();
+        if (bias && k < packs) {
+            const Pack added = load_numbers(bias + front + k * PACK, aligned);
+#pragma unroll
+            for (int p = 0; p < PACK; ++p) held[i * PACK + p] += to_acc(added.at[p]);
+        }
+#pragma unroll
+        for (int p = 0; p < PACK; ++p) own.top = held[i * PACK + p] > own.top ? held[i * PACK + p] : own.top;
+    }
+    own.top = single > own.top ? single : own.top;
+
+    acc all_scores = acc(0);  // less the thread's maximum
+    int count = 0;
+    if (smoothing > acc(0)) {
+#pragma unroll
+        for (int i = 0; i < HELD_PACKS; ++i) {
+            if (thread + i * threads < packs) {
+#pragma unroll
+                for (int p = 0; p < PACK; ++p) all_scores += held[i * PACK + p] - own.top;
+                count += PACK;
+            }
+        }
+        if (column < V) {
+            all_scores += single - own.top;
+            ++count;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+        held[h] = exponential(held[h] - own.top);
+        own.sum += held[h];
+    }
+    single = exponential(single - own.top);
+    own.sum += single;
+
+    Online seen = own;
+    merge_threads(seen, tops, sums);  // no thread writes before every thread has read what it needs
+    if (target < 0) {
+        leave_out(row, losses + m, V, can_pack(scores, nullptr, V), thread, threads);
+        return;
+    }
+    const acc share = acc(1) / seen.sum, confidence = acc(1) - smoothing, even = smoothing / acc(V);
+    const acc factor = scale * (exponential(own.top - seen.top) * share), subtracted = scale * even;
+#pragma unroll
+    for (int i = 0; i < HELD_PACKS; ++i) {
+        const int k = thread + i * threads;
+        if (k < packs) {
+            Pack out;
+#pragma unroll
+            for (int p = 0; p < PACK; ++p) out.at[p] = to_real(held[i * PACK + p] * factor - subtracted);
+            store_pack(body + k * PACK, out);
+        }
+    }
+    if (column < V) row[column] = to_real(single * factor - subtracted);
+
+    acc part = confidence * (true_score - seen.top);
+    if (smoothing > acc(0)) {
+        if (count > 0) all_scores += acc(count) * (own.top - seen.top);
+        part += even * block_sum(all_scores, parts);
+    }
+    __syncthreads();  // the row is written before the true class's number is written over
+    if (thread == 0) {
+        const acc probability = exponential(true_score - seen.top) * share;
+        if (possible) row[target] = to_real(scale * (probability - (confidence + even)));
+        losses[m] = row_loss(seen, part, target, V);
+    }
+}
+
+#endif
 
 // The rows' losses, times the factor, in ACC: the sum of many would leave the range of float16. Each thread adds every
 // 256th; doubles, since there may be many rows.

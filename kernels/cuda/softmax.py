@@ -8,7 +8,7 @@ import numpy as np
 
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
-from capgpu.kernels.cuda.constants import THREADS, WARP, WARP_ROWS
+from capgpu.kernels.cuda.constants import HELD_SCORES, PACK_BYTES, ROW_THREADS, THREADS, WARP, WARP_ROWS
 from capgpu.kernels.cuda.dropout import apply_dropout
 from capgpu.kernels.cuda.embedding import sum_columns
 from capgpu.kernels.cuda.module import kernel, record
@@ -25,10 +25,16 @@ __all__ = [
     "sum_losses",
 ]
 
-#: Up to this many scores a row, a warp does a row; above, a block.
+#: Up to this many scores a row, a warp does a row; above, a block, in registers where they hold the row.
 WARP_SCORES = 512
 #: Most bytes of scores kept at once: more rows are taken in blocks.
 SCORE_BYTES = 256 * 2**20
+
+
+def _row_threads(size: int, itemsize: int) -> int:
+    """Return the threads that hold a row of scores in registers: whole warps."""
+    packs, held = size * itemsize // PACK_BYTES, HELD_SCORES * itemsize // PACK_BYTES
+    return -(-packs // (held * WARP)) * WARP
 
 
 def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0) -> None:
@@ -55,6 +61,8 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
     args = (scores, NULL if bias is None else bias, targets, losses, *numbers)
     if size <= WARP_SCORES:
         kernel("softmax_warps", scores.dtype)(-(-count // WARP_ROWS), WARP * WARP_ROWS, args)
+    elif scores.dtype.itemsize < 8 and (threads := _row_threads(size, scores.dtype.itemsize)) <= ROW_THREADS:
+        kernel("softmax_registers", scores.dtype)(count, threads, args)
     else:
         kernel("softmax_blocks", scores.dtype)(count, THREADS, args)
 

@@ -24,6 +24,18 @@ def draw(rows, size, dtype, seed=0):
     return scores, targets
 
 
+def smoothed(scores, targets, smoothing):
+    """Return each row's loss and gradient with smoothed labels, by plain arithmetic in float64."""
+    scores = scores.astype(np.float64)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    truth = np.full(scores.shape, smoothing / scores.shape[1])
+    truth[np.arange(len(targets)), targets] += 1 - smoothing
+    counted = (targets >= 0)[:, None]
+    losses = -np.where(counted, truth * log_probs, 0).sum(axis=1)
+    return losses, np.where(counted, np.exp(log_probs) - truth, 0)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 7, 33])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ALL)
@@ -36,8 +48,11 @@ def test_loss_and_gradient_are_those_of_plain_arithmetic(device, dtype, size, ro
     assert distance(gradient.get(), want) < TOLERANCE[dtype]["gradient"]
 
 
-@pytest.mark.parametrize("size", [33, 1004])
-def test_bfloat16_is_served_with_float32_sums(device, size):
+@pytest.mark.parametrize(
+    ("name", "size", "grid", "block"),
+    [("softmax_warps", 33, 2, 128), ("softmax_registers", 1004, 7, 32), ("softmax_blocks", 1004, 7, 256)],
+)
+def test_bfloat16_is_served_with_float32_sums(device, name, size, grid, block):
     def rounded(values):
         bits = np.asarray(values, np.float32).view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
@@ -47,7 +62,6 @@ def test_bfloat16_is_served_with_float32_sums(device, size):
 
     scores, targets = draw(7, size, "float32")
     there, losses = device.asarray(rounded(scores)), device.empty(7, np.float32)
-    name, grid, block = ("softmax_warps", 2, 128) if size <= EDGE else ("softmax_blocks", 7, 256)
     args = (device.asarray(targets.astype(np.int32)), losses, np.int32(7), np.int32(size), np.float32(1), np.float32(0))
     module.kernel(name, "bfloat16")(grid, block, (there, np.uint64(0), *args))
     want_loss, want = cross_entropy(widened(rounded(scores)), targets, 1.0)
@@ -66,6 +80,44 @@ def test_the_bias_is_added_on_the_way(device, size):
     assert distance(there.get(), want) < 1e-12
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("size", [EDGE + 1, 1023, 1024, 1025, 1031, 2055, 5000, 10007])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_in_registers_begin_and_end_anywhere(device, dtype, size, with_bias, smoothing):
+    scores, targets = draw(9, size, dtype)
+    targets[:4] = [0, size - 1, size // 2, -1]
+    bias = np.random.default_rng(1).standard_normal(size).astype(dtype) if with_bias else None
+    want_loss, want = smoothed(scores if bias is None else scores.astype(np.float64) + bias, targets, smoothing)
+    for shift in range(16 // scores.itemsize):
+        there = device.asarray(np.append(scores.ravel()[:shift], scores))[shift:].reshape(scores.shape)
+        losses = device.empty(9, np.float32)
+        with module.counting() as launches:
+            softmax.cross_entropy_rows(
+                there,
+                None if bias is None else device.asarray(bias),
+                device.asarray(targets.astype(np.int32)),
+                losses,
+                0.5,
+                smoothing,
+            )
+        assert launches == ["softmax_registers"]
+        assert distance(losses.get(), want_loss) < TOLERANCE[dtype]["forward"]
+        assert distance(there.get(), 0.5 * want) < TOLERANCE[dtype]["gradient"]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 32771), ("float32", 40000), ("float16", 32776)])
+def test_rows_that_registers_cannot_hold_are_read_twice(device, dtype, size):
+    scores, targets = draw(2, size, dtype)
+    targets[:] = 3, size - 1
+    with module.counting() as launches:
+        loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
+    assert launches == ["softmax_registers" if size == 32771 else "softmax_blocks", "sum_losses"]
+    want_loss, want = cross_entropy(scores.astype(np.float64), targets, 0.5)
+    assert distance(loss.get(), want_loss) < TOLERANCE[dtype]["forward"]
+    assert distance(gradient.get(), want) < TOLERANCE[dtype]["gradient"]
+
+
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
 @pytest.mark.parametrize("size", [1, 7, 32, 129, EDGE + 1, 1004])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -73,18 +125,9 @@ def test_smoothed_labels_mix_the_losses_of_all_classes(device, dtype, size, smoo
     scores, targets = draw(9, size, dtype)
     there, losses = device.asarray(scores), device.empty(9, np.float64 if dtype == "float64" else np.float32)
     softmax.cross_entropy_rows(there, None, device.asarray(targets.astype(np.int32)), losses, 0.5, smoothing)
-    exact = scores.astype(np.float64)
-    want_loss, want = cross_entropy(exact, targets, 0.5)
-    shifted = exact - exact.max(axis=1, keepdims=True)
-    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    counted = (targets >= 0)[:, None]
-    even_loss = -0.5 * np.where(counted, log_probs, 0).mean(axis=1).sum()
-    even = 0.5 * np.where(counted, np.exp(log_probs) - 1 / size, 0)
-    tolerance = TOLERANCE[dtype]
-    assert (
-        distance(0.5 * losses.get().sum(), (1 - smoothing) * want_loss + smoothing * even_loss) < tolerance["forward"]
-    )
-    assert distance(there.get(), (1 - smoothing) * want + smoothing * even) < tolerance["gradient"]
+    want_losses, want = smoothed(scores.astype(np.float64), targets, smoothing)
+    assert distance(losses.get(), want_losses) < TOLERANCE[dtype]["forward"]
+    assert distance(there.get(), 0.5 * want) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("size", [33, 1004])
