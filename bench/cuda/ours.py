@@ -89,7 +89,7 @@ def step(e: Extents, persistent: bool = True, update: bool = True, dropout: bool
         forward,
         *_dropout("dropout of hidden", e.M * e.H, dropout),
         product("scores = hidden @ W_vocab", e.M, e.H, e.V),
-        Part("softmax, gradient in place", 7.0 * scores, FLOAT * (2.0 * scores + e.V), kernel="softmax_blocks"),
+        Part("softmax, gradient in place", 7.0 * scores, FLOAT * (2.0 * scores + e.V), kernel="softmax_registers"),
         product("gradient of hidden", e.M, e.V, e.H),
         product("gradient of W_vocab", e.H, e.M, e.V),
         *_dropout("dropout of the gradient of hidden", e.M * e.H, dropout),

@@ -209,6 +209,9 @@ _FIRST = "__syncthreads();  // the sums of all warps are there before any warp a
 _ADDED = "__syncthreads();  // the sums of all warps are there before they are added up"
 _ONLINE = "__syncthreads();  // what each warp has seen is there before any warp puts it together"
 _BEST = "__syncthreads();  // the best of every warp is there before the block's is chosen"
+_HALF_MASK = "other = __shfl_xor_sync(0xffffu"
+_TOPS = "(all_scores, tops)"
+_WRITTEN = "__syncthreads();  // the row is written before the true class's number is written over"
 _SHARE = "i < count; i += THREADS) single"
 
 _OTHERS = [
@@ -222,7 +225,7 @@ _OTHERS = [
         THREAD,
         2,
     ),
-    Mutation("softmax_warps", "lanes beyond the mask", "(ALL_LANES, seen.top", "(0xffffu, seen.top", FAULT),
+    Mutation("softmax_warps", "lanes beyond the mask", "other = __shfl_xor_sync(ALL_LANES", _HALF_MASK, FAULT),
     Mutation("softmax_blocks", "no barrier", _ONLINE, "", RESULTS),
     Mutation("softmax_blocks", "no barrier", _ONLINE, "", THREAD),
     Mutation("softmax_blocks", "a warp too many", "lane < warps ? sums", "lane <= warps ? sums", RESULTS),
@@ -230,6 +233,15 @@ _OTHERS = [
     Mutation(
         "softmax_blocks", "parts of the loss where maxima are still read", "(part, parts)", "(part, tops)", THREAD
     ),
+    Mutation("softmax_registers", "no barrier", _ONLINE, "", RESULTS),
+    Mutation("softmax_registers", "no barrier", _ONLINE, "", THREAD),
+    Mutation("softmax_registers", "a true class written over", _WRITTEN, "", RESULTS),
+    Mutation("softmax_registers", "a true class written over", _WRITTEN, "", THREAD),
+    Mutation("softmax_registers", "a pack too many", "if (k < packs) loaded", "if (k <= packs) loaded", ADDRESS),
+    Mutation("softmax_registers", "a number too many", "column < V ? with_bias", "column <= V ? with_bias", ADDRESS),
+    Mutation("softmax_registers", "a number left out", "single = exponential(single - own.top)", "single = 0", RESULTS),
+    Mutation("softmax_registers", "packs at odd places", "aligned16(bias + front, 0)", "true", FAULT),
+    Mutation("softmax_registers", "parts of the loss where maxima are read", "(all_scores, parts)", _TOPS, THREAD),
     Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", THREAD),

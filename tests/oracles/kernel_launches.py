@@ -113,21 +113,24 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def softmax_rows(device: Any, dtype: str) -> None:
-    """Run both kernels of the softmax, packed and number by number, smoothed and not, and the sum of the losses."""
-    random = np.random.default_rng(5)
-    for size in (7, 40, softmax.WARP_SCORES + 8, softmax.WARP_SCORES + 13):
-        scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
-        targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
-        KERNELS.softmax_cross_entropy(scores, targets, 0.5)
-    for size in (33, softmax.WARP_SCORES + 8):
-        KERNELS.smoothed_cross_entropy(
-            device.asarray(random.standard_normal((5, 4)).astype(dtype)),
-            device.asarray(random.standard_normal((4, size)).astype(dtype)),
-            device.asarray(random.standard_normal(size).astype(dtype)),
-            device.asarray(np.array([3, -1, 0, 32, 2])),
-            0.5,
-            0.25,
-        )
+    """Run the softmax in all its kernels, packed and number by number, smoothed and not, and the sum of the losses."""
+    most, random = softmax.ROW_THREADS, np.random.default_rng(5)
+    for threads, plain, smooth in ((most, (7, 40, 1160, 1165), (33, 1160, 1165)), (0, (520, 525), (520,))):
+        softmax.ROW_THREADS = threads  # with none, no row is held in registers
+        for size in plain:
+            scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
+            targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
+            KERNELS.softmax_cross_entropy(scores, targets, 0.5)
+        for size in smooth:
+            KERNELS.smoothed_cross_entropy(
+                device.asarray(random.standard_normal((5, 4)).astype(dtype)),
+                device.asarray(random.standard_normal((4, size)).astype(dtype)),
+                device.asarray(random.standard_normal(size).astype(dtype)),
+                device.asarray(np.array([3, -1, 0, 32, 2])),
+                0.5,
+                0.25,
+            )
+    softmax.ROW_THREADS = most
 
 
 def dropout(device: Any, dtype: str) -> None:

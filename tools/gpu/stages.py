@@ -94,7 +94,7 @@ def _sanitizer(tool: str, *options: str) -> Callable[[Context], list[str]]:
 
 def _counters(context: Context) -> list[str]:
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "WarpStateStats", "LaunchStats")
-    kernels = "regex:(lstm|rnn)_(forward|backward)|softmax_blocks|adam|segment_sums|column_sums"
+    kernels = "regex:(lstm|rnn)_(forward|backward)|softmax_registers|adam|segment_sums|column_sums"
     chosen = [word for section in sections for word in ("--section", section)]
     head = [program("ncu") or "ncu", "--clock-control", "none", "-k", kernels, "-c", "16", *chosen]
     return head + _module("tools.gpu.profiled")

@@ -28,7 +28,7 @@ from standin.cupy_standin.state import STATE
 #: Of a training step: an LSTM's loss and gradients, then Adam.
 LAUNCHES = [
     *("copy", "matmul", "gather_rows", "matmul", "lstm_forward"),
-    *("matmul", "softmax_blocks", "matmul", "matmul", "sum_losses"),
+    *("matmul", "softmax_registers", "matmul", "matmul", "sum_losses"),
     *("lstm_backward", "matmul", "segment_sums", "matmul", "matmul", "memset", "scatter_rows", "matmul"),
     *("column_sums", "column_sums", "adam"),
 ]
