@@ -1,8 +1,9 @@
 // Rows gathered from a table, and sums of rows: the embedding, its gradient, the gradients of biases.
 //
 // gather_rows     out[m] = table[index[m]]
-// scatter_rows    out[index[m]] = rows[m], or += where `add`, for indices that are distinct: no two warps write one row,
-//                 so that neither atomics nor an order are needed
+// scatter_rows    out[index[m]] = rows[m], and zeros in all other rows, for indices that rise
+// add_rows        out[index[m]] += rows[m], for indices that are distinct: no two warps write one row, so that neither
+//                 atomics nor an order are needed
 // segment_sums    out[k] = sum of rows[order[i]] over the i in the segment of k, zero where it has none. The rows of a
 //                 segment stand together in `order`: those that belong to the same k, in the order they came.
 // column_sums     out = sum of rows[first..last), for slices of several matrices at once; sums of slices are of type ACC
@@ -81,12 +82,49 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) gather_rows(
     }
 }
 
-// A warp a row. Rows of `out` that are in no index are not touched.
+// The first place i in [0, count) whose key is at least `key`, or count. Keys rise with i: index[order[i]], or index[i]
+// where `order` is null.
+__device__ __forceinline__ int lower_bound(const int* index, const int* order, int count, int key) {
+    int low = 0, high = count;
+    while (low < high) {
+        const int middle = low + (high - low) / 2;
+        if (index[order ? order[middle] : middle] < key) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// A warp a row of `out`, which looks for its row: one launch, where zeros beforehand would take another.
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) scatter_rows(
+    const real* rows,  // [M, width]
+    const int* index,  // [M] rising
+    real* out,         // [count, width]
+    int M, int count, int width) {
+    const int k = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (k >= count) return;
+    const int m = lower_bound(index, nullptr, M, k);
+    const bool there = m < M && index[m] == k;
+    const real* source = rows + (long long)m * width;  // read where it is `there`
+    real* target = out + (long long)k * width;
+    if (aligned16(rows, width) && aligned16(out, width)) {
+        Pack zeros;
+#pragma unroll
+        for (int p = 0; p < PACK; ++p) zeros.at[p] = to_real(acc(0));
+        for (int j = lane * PACK; j < width; j += TILE) store_pack(target + j, there ? load_pack(source + j) : zeros);
+    } else {
+        for (int j = lane; j < width; j += WARP) target[j] = there ? source[j] : to_real(acc(0));
+    }
+}
+
+// A warp a row of `rows`. Rows of `out` that are in no index are not touched.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) add_rows(
     const real* rows,  // [M, width]
     const int* index,  // [M] distinct
     real* out,         // [*, width]
-    int M, int width, int add) {
+    int M, int width) {
     const int m = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (m >= M) return;
     const real* source = rows + (long long)m * width;
@@ -94,31 +132,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) scatter_rows(
     if (aligned16(rows, width) && aligned16(out, width)) {
         for (int j = lane * PACK; j < width; j += TILE) {
             Pack values = load_pack(source + j);
-            if (add) {
-                const Pack before = load_pack(target + j);
+            const Pack before = load_pack(target + j);
 #pragma unroll
-                for (int p = 0; p < PACK; ++p) values.at[p] = to_real(to_acc(before.at[p]) + to_acc(values.at[p]));
-            }
+            for (int p = 0; p < PACK; ++p) values.at[p] = to_real(to_acc(before.at[p]) + to_acc(values.at[p]));
             store_pack(target + j, values);
         }
     } else {
-        for (int j = lane; j < width; j += WARP)
-            target[j] = add ? to_real(to_acc(target[j]) + to_acc(source[j])) : source[j];
+        for (int j = lane; j < width; j += WARP) target[j] = to_real(to_acc(target[j]) + to_acc(source[j]));
     }
-}
-
-// The first place i in [0, count) whose key is at least `key`, or count; keys rise with i.
-__device__ __forceinline__ int lower_bound(const int* index, const int* order, int count, int key) {
-    int low = 0, high = count;
-    while (low < high) {
-        const int middle = low + (high - low) / 2;
-        if (index[order[middle]] < key) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
 }
 
 // A block a tile of a row of the result; tiles of a row stand together.

@@ -13,7 +13,15 @@ from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WA
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
-__all__ = ["column_sums", "embedding_gradient", "gather_rows", "scatter_rows", "segment_sums", "sum_columns"]
+__all__ = [
+    "add_rows",
+    "column_sums",
+    "embedding_gradient",
+    "gather_rows",
+    "scatter_rows",
+    "segment_sums",
+    "sum_columns",
+]
 
 #: Rows that one block adds up; more rows of a matrix take a second launch.
 SLICE = 128
@@ -51,8 +59,28 @@ def gather_rows(table: Any, index: Any, out: Any) -> None:
     )
 
 
-def scatter_rows(rows: Any, index: Any, out: Any, *, add: bool = False) -> None:
-    """Write or add rows to those of a table, ``out[index] = rows``; one launch, and a memset without `add`.
+def scatter_rows(rows: Any, index: Any, out: Any) -> None:
+    """Write rows into a table of zeros, ``out[:] = 0; out[index] = rows``; one launch.
+
+    Parameters
+    ----------
+    rows : array, shape (M, width)
+        C-contiguous.
+    index : array of int32, shape (M,)
+        Row of `out` for each; rising.
+    out : array, shape (count, width)
+        C-contiguous; written.
+    """
+    count, width = out.shape
+    kernel("scatter_rows", out.dtype)(
+        -(-count // COLUMN_WARPS),
+        WARP * COLUMN_WARPS,
+        (rows, index, out, np.int32(rows.shape[0]), np.int32(count), np.int32(width)),
+    )
+
+
+def add_rows(rows: Any, index: Any, out: Any) -> None:
+    """Add rows to those of a table, ``out[index] += rows``; one launch.
 
     Parameters
     ----------
@@ -62,17 +90,10 @@ def scatter_rows(rows: Any, index: Any, out: Any, *, add: bool = False) -> None:
         Row of `out` for each; distinct.
     out : array, shape (*, width)
         C-contiguous; written.
-    add : bool
-        True adds to what `out` holds; False sets all rows that are not in `index` to zero.
     """
-    if not add:
-        record("memset")
-        out.data.memset_async(0, out.nbytes)
     count, width = rows.shape
-    kernel("scatter_rows", out.dtype)(
-        -(-count // COLUMN_WARPS),
-        WARP * COLUMN_WARPS,
-        (rows, index, out, np.int32(count), np.int32(width), np.int32(add)),
+    kernel("add_rows", out.dtype)(
+        -(-count // COLUMN_WARPS), WARP * COLUMN_WARPS, (rows, index, out, np.int32(count), np.int32(width))
     )
 
 

@@ -14,11 +14,11 @@
     dWh = previous^T dgates                 product
     dtable                                  segment_sums over the rows of each word
     dWx, dembedded                          2 products
-    dW_embed                                memset, scatter_rows
+    dW_embed                                scatter_rows
     dW_proj = features^T dh0                product
     db_vocab, db, db_proj                   column_sums, twice
 
-With tied weights, the product for dW_vocab writes its transpose into dW_embed, and scatter_rows adds to that.
+With tied weights, the product for dW_vocab writes its transpose into dW_embed, and add_rows adds to that.
 
 One copy to the device comes before: the layout of the captions. Intermediate arrays live in the workspace, with room
 for the batch's every row, so that a step allocates only what it returns, and CuPy's pool has that from the step before.
@@ -31,7 +31,7 @@ from typing import Any
 from capgpu.kernels import LossOptions
 from capgpu.kernels.cuda.arrays import check_device, contiguous, empty, sum_dtype
 from capgpu.kernels.cuda.dropout import apply_dropout
-from capgpu.kernels.cuda.embedding import gather_rows, scatter_rows, segment_sums, sum_columns
+from capgpu.kernels.cuda.embedding import add_rows, gather_rows, scatter_rows, segment_sums, sum_columns
 from capgpu.kernels.cuda.plan import Plan, plan_captions
 from capgpu.kernels.cuda.product import product
 from capgpu.kernels.cuda.recurrence import (
@@ -162,6 +162,6 @@ def caption_gradients_into(
     segment_sums(dgates, plan.word_of_row, plan.by_word, plan.starts, dtable)
     product(embedded.T, dtable, grads["Wx"])
     product(dtable, Wx.T, dembedded)
-    scatter_rows(dembedded, plan.words, grads["W_embed"], add=options.tied)
+    (add_rows if options.tied else scatter_rows)(dembedded, plan.words, grads["W_embed"])
     product(features.T, dh0, grads["W_proj"])
     sum_columns(space, [*left, (dtable, grads["b"]), (dh0, grads["b_proj"])], room)

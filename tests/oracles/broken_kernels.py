@@ -209,6 +209,10 @@ _FIRST = "__syncthreads();  // the sums of all warps are there before any warp a
 _ADDED = "__syncthreads();  // the sums of all warps are there before they are added up"
 _ONLINE = "__syncthreads();  // what each warp has seen is there before any warp puts it together"
 _BEST = "__syncthreads();  // the best of every warp is there before the block's is chosen"
+_GATHERED = "j < width; j += WARP) target[j] = source"
+_SCATTERED = "j < width; j += WARP) target[j] = there"
+_ADDITION = "j < width; j += WARP) target[j] = to_real"
+_ALIGNED = "if (aligned16(rows, width) && aligned16(out, width))"
 _HALF_MASK = "other = __shfl_xor_sync(0xffffu"
 _TOPS = "(all_scores, tops)"
 _WRITTEN = "__syncthreads();  // the row is written before the true class's number is written over"
@@ -252,26 +256,17 @@ _OTHERS = [
     Mutation("dropout", "one mask for all of a pack", "(unsigned)start + p)", "(unsigned)start)", RESULTS),
     Mutation("dropout", "one round of the hash", "hash32(hash32(i ^ first) ^ second)", "hash32(i ^ first)", RESULTS),
     Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
-    Mutation("scatter_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
-    Mutation("scatter_rows", "a number too many", "j < width; j += WARP)\n", "j <= width; j += WARP)\n", THREAD),
-    Mutation(
-        "scatter_rows",
-        "packs at odd places",
-        "if (aligned16(rows, width) && aligned16(out, width))",
-        "if (true)",
-        FAULT,
-    ),
-    Mutation("scatter_rows", "packs that are not added", "            if (add) {", "            if (false) {", RESULTS),
-    Mutation(
-        "scatter_rows",
-        "numbers that are not added",
-        "add ? to_real(to_acc(target[j]) + to_acc(source[j])) : source[j]",
-        "source[j]",
-        RESULTS,
-    ),
-    Mutation(
-        "gather_rows", "a number too many", "j < width; j += WARP) target", "j <= width; j += WARP) target", THREAD
-    ),
+    Mutation("scatter_rows", "a row too many", "if (k >= count) return;", "if (k > count) return;", ADDRESS),
+    Mutation("scatter_rows", "a number too many", _SCATTERED, _SCATTERED.replace("<", "<="), THREAD),
+    Mutation("scatter_rows", "packs at odd places", _ALIGNED, "if (true)", FAULT, 2),
+    Mutation("scatter_rows", "a row of another index", "m < M && index[m] == k", "m < M", RESULTS),
+    Mutation("scatter_rows", "a row behind the last", "m < M && index[m] == k", "index[m] == k", ADDRESS),
+    Mutation("add_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
+    Mutation("add_rows", "a number too many", _ADDITION, _ADDITION.replace("<", "<="), RESULTS),
+    Mutation("add_rows", "packs at odd places", _ALIGNED, "if (true)", FAULT, 2),
+    Mutation("add_rows", "packs that are not added", "to_acc(before.at[p]) + ", "", RESULTS),
+    Mutation("add_rows", "numbers that are not added", "to_acc(target[j]) + ", "", RESULTS),
+    Mutation("gather_rows", "a number too many", _GATHERED, _GATHERED.replace("<", "<="), THREAD),
     Mutation(
         "gather_rows",
         "packs at odd places",

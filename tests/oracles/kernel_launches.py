@@ -152,8 +152,8 @@ def others(device: Any, dtype: str) -> None:
     for width in (5, 132):
         KERNELS.embedding_gradient(draw(21, width), index, 8)
         embedding.gather_rows(draw(8, width), index.astype(np.int32), device.empty((21, width), dtype))
-        for add in (True, False):
-            embedding.scatter_rows(draw(11, width), device.arange(1, 12, dtype=np.int32), draw(13, width), add=add)
+        for work in (embedding.scatter_rows, embedding.add_rows):
+            work(draw(9, width), device.arange(1, 18, 2, dtype=np.int32), draw(19, width))
         KERNELS.column_sums(draw(300, width))
     sizes = (1, 4099, 33, 64)
     ws, gs = ([draw(size) for size in sizes] for _ in range(2))
