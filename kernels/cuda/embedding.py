@@ -23,8 +23,9 @@ __all__ = [
     "sum_columns",
 ]
 
-#: Rows that one block adds up; more rows of a matrix take a second launch.
-SLICE = 128
+#: Rows that one block adds up; more rows of a matrix take a second launch. On an H100 the biases of S1 take 8.6 us with
+#: slices of 128 rows, 7.4 with 64, 7.5 with 32; those of S3 25.9, 26.4 and 28.5.
+SLICE = 64
 
 _COLUMNS = np.dtype(
     {
