@@ -32,9 +32,9 @@ SCORE_BYTES = 256 * 2**20
 
 
 def _row_threads(size: int, itemsize: int) -> int:
-    """Return the threads that hold a row of scores in registers: whole warps."""
+    """Return the threads that hold a row of scores in registers: whole warps, two at least."""
     packs, held = size * itemsize // PACK_BYTES, HELD_SCORES * itemsize // PACK_BYTES
-    return -(-packs // (held * WARP)) * WARP
+    return max(-(-packs // (held * WARP)), 2) * WARP
 
 
 def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0) -> None:

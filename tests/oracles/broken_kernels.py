@@ -243,7 +243,7 @@ _OTHERS = [
     Mutation("softmax_registers", "a true class written over", _WRITTEN, "", THREAD),
     Mutation("softmax_registers", "a pack too many", "if (k < packs) loaded", "if (k <= packs) loaded", ADDRESS),
     Mutation("softmax_registers", "a number too many", "column < V ? with_bias", "column <= V ? with_bias", ADDRESS),
-    Mutation("softmax_registers", "a number left out", "single = exponential(single - own.top)", "single = 0", RESULTS),
+    Mutation("softmax_registers", "a number left out", "single = __expf(single - own.top)", "single = 0", RESULTS),
     Mutation("softmax_registers", "packs at odd places", "aligned16(bias + front, 0)", "true", FAULT),
     Mutation("softmax_registers", "parts of the loss where maxima are read", "(all_scores, parts)", _TOPS, THREAD),
     Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
