@@ -217,7 +217,7 @@ __device__ __forceinline__ Pack load_numbers(const real* address, bool aligned) 
 // and of fewer than 2 PACK single numbers in front and behind, of which a thread holds one at most. All loads are under
 // way before the first number is used. Each thread sums exponentials of the distance to its own maximum, so that no
 // thread waits for others before their sums are put together; the exponentials stay where the scores were. They are those
-// of the special function unit: of d <= 0 their relative error is about |d| 2^-24, which makes less than 2^-24 of 1.
+// of the special function unit, off by less than 2^-21 of the largest: 4 instructions a score instead of 10.
 #ifndef ROW_BLOCKS
 #define ROW_BLOCKS 1
 #endif
