@@ -38,7 +38,8 @@ PACK_BYTES = 16
 THREADS = 256
 
 # softmax.cu: rows (warps) of a block of softmax_warps; of softmax_registers the most threads of a block, and the scores
-# that a thread holds, a multiple of 8
+# that a thread holds, a multiple of 8. On an H100, 1215 rows of 10,000 float32 took 44.2 us with 32, 44.6 with
+# 24 and 46.2 with 40, behind the product that makes them; read twice 61.9. With 9,999 scores a row: 45.9 and 102.9.
 WARP_ROWS = 4
 ROW_THREADS = 1024
 HELD_SCORES = 32

@@ -218,10 +218,7 @@ __device__ __forceinline__ Pack load_numbers(const real* address, bool aligned) 
 // way before the first number is used. Each thread sums exponentials of the distance to its own maximum, so that no
 // thread waits for others before their sums are put together; the exponentials stay where the scores were. They are those
 // of the special function unit, off by less than 2^-21 of the largest: 4 instructions a score instead of 10.
-#ifndef ROW_BLOCKS
-#define ROW_BLOCKS 1
-#endif
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS) softmax_registers(
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
     __shared__ acc tops[WARP];
     __shared__ acc sums[WARP];
