@@ -26,8 +26,10 @@ GROUPS = 2
 HIDDEN = "40,33,264"
 #: bfloat16 comes last: where its arrays are not to be had, the others have been checked.
 DTYPES = "float32,float16,float64,bfloat16"
-#: The first is scored by warps, the second by blocks (`capgpu.kernels.cuda.softmax`).
+#: The first is scored by warps, the second by blocks that hold a row in registers, or read it twice for float64
+#: (`capgpu.kernels.cuda.softmax`); rows of so many scores are read twice for every type.
 VOCABULARIES = (40, 700)
+LONG_ROW = 33000
 CAPTIONS = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
 
 
@@ -112,19 +114,28 @@ class Launcher:
             recurrence.rnn_backward_into(*narrow[:2], Wh, steps, out, h, order=order, plan=plan)
 
     def steps(self, V: int) -> None:
-        """Train models for a step with each rule, without and with dropout and smoothed labels, and decode."""
+        """Train models for a step with each rule, with dropout, smoothed labels or tied weights, too, and decode."""
         from capgpu.model import CaptioningRNN
         from capgpu.optim import Optimizer
 
         words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
-        disturbed = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
+        tied = {"tie_weights": True}
+        disturbed: dict[str, Any] = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
         for cell in ("lstm", "rnn"):
-            for H, options in ((24, {}), (21, {}), (24, disturbed), (21, disturbed)):
+            for H, options in ((24, {}), (21, {}), (24, disturbed), (21, disturbed), (12, tied)):
                 model = CaptioningRNN(words, 7, 12, H, cell, self.dtype, seed=3, **options)
                 for rule in ("adam", "sgd_momentum", "sgd"):
                     _, grads = model.loss(self.draw(4, 7), CAPTIONS, dropout_key=5)
                     Optimizer(rule, {"learning_rate": 1e-3}, model.params).step(model.params, grads, clip_norm=1.0)
                 model.sample(self.draw(4, 7), 4)
+
+    def long_rows(self) -> None:
+        """Compute the softmax of rows that registers cannot hold."""
+        import cupy
+
+        from capgpu.kernels.cuda import KERNELS
+
+        KERNELS.softmax_cross_entropy(self.draw(2, LONG_ROW), cupy.asarray(np.array([3, LONG_ROW - 1])), 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 passes += sum(launcher.recurrences(int(H)) for H in args.hidden.split(","))
                 for V in VOCABULARIES:
                     launcher.steps(V)
+                launcher.long_rows()
                 synchronize()
             except UnavailableDtypeError as error:
                 print(f"{name}: left out, {error}", flush=True)
