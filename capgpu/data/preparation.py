@@ -24,7 +24,7 @@ from capgpu.data.source import Pictures, Source
 from capgpu.data.split_features import attach_features, gather_features, project_features
 from capgpu.data.text_files import DataFileError
 from capgpu.data.workplace import check_folder, put_in_place, take_up
-from capgpu.tokens import TOKENIZERS
+from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import SPECIAL_WORDS, UNK, Vocabulary
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _vocabulary(words: list[list[list[str]]], wanted: Wanted) -> Vocabulary:
 
 def _tokenise(splits: dict[str, Pictures], wanted: Wanted) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
     """Split all captions into words; those without any, and pictures left without one, are taken out of `splits`."""
-    tokenize = TOKENIZERS[wanted.tokens]
+    tokenize = interned(TOKENIZERS[wanted.tokens])
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):
