@@ -19,7 +19,7 @@ __all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "split_name"]
 UNSPLIT = "all"
 
 #: The files of a prepared folder that are no split's.
-_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder"})
+_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder", "checked"})
 _OTHER_NAMES = {"restval": "train", "training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
