@@ -73,11 +73,14 @@ class Source:
         The file that was read.
     splits : mapping of str to Pictures
         ``"train"``, ``"val"``, ...; or all pictures as the split `UNSPLIT`.
+    notes : tuple of str
+        What its reader should know of how the place was understood.
     """
 
     kind: str
     path: Path
     splits: Mapping[str, Pictures]
+    notes: tuple[str, ...] = ()
 
 
 def split_name(name: str, where: str) -> str:
