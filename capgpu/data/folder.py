@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from capgpu.data.captions_table import CAPTION_NAMES, choose_columns, image_names, is_caption, printed_list
-from capgpu.data.source import Pictures, Source, by_split, split_name
+from capgpu.data.source import Pictures, Source, by_split, first_names, plain_name, split_name
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
 __all__ = ["captions_file", "folder_source"]
@@ -106,10 +106,11 @@ def folder_source(path: Path, folder: Path | None) -> Source:
         rows = _token_rows(path, text)
     else:
         rows = _column_rows(path, text, first, folder, notes)
+    names: dict[str, str] = {}  # the first of those that mean one file
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
     for row in rows:
-        image = row.image
+        image = names.setdefault(plain_name(row.image), row.image)
         captions.setdefault(image, []).extend(row.captions)
         if splits.setdefault(image, row.split) != row.split:
             here, above = (f"the split {split}" if split else "no split" for split in (row.split, splits[image]))
@@ -120,9 +121,34 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     if without and len(without) < len(splits):
         raise DataFileError(f"{path}: {without[0]} has no split, others have one. Give every picture one, or none.")
     home = folder or _home(path.parent, list(islice(captions, _LOOKED_FOR)))
+    _merge_links(path, home, captions, splits, notes)
     pictures = Pictures(list(captions), list(captions.values()), [home / image for image in captions])
     named = [split for split in splits.values() if split is not None]
     return Source("folder", path, by_split(pictures, named or None), tuple(notes))
+
+
+def _merge_links(
+    path: Path, home: Path, captions: dict[str, list[str]], splits: dict[str, str | None], notes: list[str]
+) -> None:
+    """Make one picture of names that lead to one file."""
+    images = list(captions)
+    merged = [
+        (image, images[k]) for image, k in zip(images, first_names([home / image for image in images]), strict=True)
+    ]
+    for image, first in merged:
+        if image != first:
+            if splits[image] != splits[first]:
+                raise DataFileError(
+                    f"{path}: {first} and {image} are one file, in the splits {splits[first]} and {splits[image]}. "
+                    "Put both names in one split."
+                )
+            captions[first] += captions.pop(image)
+            del splits[image]
+    others = [pair for pair in merged if pair[0] != pair[1]]
+    if others:
+        notes.append(
+            f"names of pictures that have another name, too, and count once: {len(others):,}, the first {others[0][0]}"
+        )
 
 
 def _home(beside: Path, images: list[str]) -> Path:

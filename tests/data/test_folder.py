@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,25 @@ def test_columns_and_lists_that_are_read_or_not_are_noted(tmp_path: Path) -> Non
         "cells that hold a printed list, each text of which is a caption: 1",
     )
     assert folder_source(written(tmp_path / "a.csv", "image,caption\na,x\n"), None).notes == ()
+
+
+def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    os.link(tmp_path / "b.jpg", tmp_path / "hard.jpg")
+    names = ["./a.jpg", "a.jpg", ".//a.jpg", "sub/../a.jpg", str(tmp_path / "a.jpg"), "link.jpg", "b.jpg", "hard.jpg"]
+    table = "image,caption\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
+    assert captions(tmp_path / "a.csv", table) == {"./a.jpg": list("012345"), "b.jpg": ["6", "7"]}
+    assert folder_source(tmp_path / "a.csv", None).notes == (
+        "names of pictures that have another name, too, and count once: 4, the first sub/../a.jpg",
+    )
+    # also where no file is there, as far as the names tell
+    assert captions(tmp_path / "a.csv", "image,caption\nx,one\n./x,two\n") == {"x": ["one", "two"]}
+    split = "image,caption,split\na.jpg,x,train\nlink.jpg,y,val\n"
+    with pytest.raises(DataFileError, match=r"a.jpg and link.jpg are one file, in the splits train and val"):
+        captions(tmp_path / "a.csv", split, "train")
 
 
 @pytest.mark.parametrize(
