@@ -1,17 +1,21 @@
-"""Tables of captions: which columns hold the pictures and the captions, and lists that were printed into a cell."""
+"""Tables of captions: cells, the columns of pictures and captions, and lists that were printed into a cell."""
 
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from capgpu.data.text_files import DataFileError
 
-__all__ = ["CAPTION_NAMES", "Columns", "choose_columns", "image_names", "is_caption", "printed_list"]
+__all__ = ["CAPTION_NAMES", "Columns", "choose_columns", "image_names", "is_caption", "printed_list", "read_cells"]
 
 #: Names of a column of pictures; of several the one whose pictures are there, then the first of these.
 _IMAGE = (
@@ -22,6 +26,8 @@ _IMAGE = (
 CAPTION_NAMES = ("caption", "comment", "text", "description", "sentence", "title")
 _SPLIT = ("split", "subset", "set")
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+#: A cell in quotation marks, as programs write it.
+_QUOTED_CELL = re.compile('"(?:[^"]|"")*"')
 _ITEM = re.compile(_QUOTED, re.DOTALL)
 #: What Python, JSON (with commas) and NumPy (without) print for a list or a tuple of texts.
 _LIST = re.compile(rf"[\[(]\s*{_QUOTED}(?:(?:\s*,\s*|\s+){_QUOTED})*\s*,?\s*[\])]", re.DOTALL)
@@ -141,3 +147,72 @@ def printed_list(cell: str, where: str) -> list[str] | None:
     raise DataFileError(
         f"{where} looks like a printed list, but is none of texts: {ascii(text)[:60]}. Write a row for each caption."
     )
+
+
+def read_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Go through the rows of a table that are not blank.
+
+    Parameters
+    ----------
+    path : path
+        The file, for messages.
+    text : str
+        What it holds.
+    delimiter : str
+        What parts columns. Only with commas and semicolons does a quotation mark mean by itself that one may follow.
+
+    Yields
+    ------
+    where : str
+        File and line; the first of a row that takes several.
+    cells : list of str
+        The row.
+
+    Raises
+    ------
+    DataFileError
+        For quotation marks that cannot be right.
+    """
+    return _cells(path, text, delimiter, True) if delimiter in ",;" else _unquoted_cells(path, text, delimiter)
+
+
+def _unquoted_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Go through the rows of a table in which a quotation mark means nothing, unless a program has quoted cells.
+
+    Such a program writes a mark inside of a cell twice. Line ends in cells are read only where the lines by themselves
+    are no rows: a mark that somebody forgot to close takes no other line into its cell.
+    """
+    rows = list(_cells(path, text, delimiter, False))
+    if len({len(cells) for _, cells in rows}) > 1:
+        with suppress(DataFileError):
+            quoted = list(_cells(path, text, delimiter, True))
+            if len({len(cells) for _, cells in quoted}) == 1:
+                yield from quoted
+                return
+    everything = bool(rows) and all(_QUOTED_CELL.fullmatch(cell.strip()) for cell in rows[0][1])
+    for where, cells in rows:
+        yield where, [_unquoted(cell, everything) for cell in cells]
+
+
+def _unquoted(cell: str, everything: bool) -> str:
+    """Take off the quotation marks of a cell, of all or of those that show that a program has put them there."""
+    text = cell.strip()
+    if _QUOTED_CELL.fullmatch(text) and (everything or '""' in text[1:-1]):
+        return text[1:-1].replace('""', '"')
+    return cell
+
+
+def _cells(path: Path, text: str, delimiter: str, quotes: bool) -> Iterator[tuple[str, list[str]]]:
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    cells: list[str] | None = []
+    while cells is not None:
+        where = f"{path}, line {reader.line_num + 1}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            # the csv module's words for a quotation mark that is never closed
+            cause = "a quotation mark is opened and never closed" if "end of data" in str(error) else error
+            raise DataFileError(f"{where}: {cause}.") from error
+        if cells and any(cell.strip() for cell in cells):
+            yield where, cells

@@ -9,17 +9,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from capgpu.data.captions_table import CAPTION_NAMES, choose_columns, image_names, is_caption, printed_list
+from capgpu.data.captions_table import (
+    CAPTION_NAMES,
+    choose_columns,
+    image_names,
+    is_caption,
+    printed_list,
+    read_cells,
+)
 from capgpu.data.source import Pictures, Source, by_split, first_names, plain_name, split_name
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
@@ -176,7 +181,7 @@ def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
 
 def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes: list[str]) -> Iterator[_Row]:
     delimiter = max("\t,;|", key=header.count)
-    rows = _cells(path, text, delimiter)
+    rows = read_cells(path, text, delimiter)
     where, cells = next(rows, (f"{path}, line 1", []))
     names = [cell.strip().lower() for cell in cells]
     several = len(image_names(names)) > 1
@@ -211,24 +216,6 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
         )
     if lists:
         notes.append(f"cells that hold a printed list, each text of which is a caption: {lists:,}")
-
-
-def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Go through the rows that are not blank; one that takes several lines is known by its first."""
-    # only in CSV does a quotation mark mean that commas may follow
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    cells: list[str] | None = []
-    while cells is not None:
-        where = f"{path}, line {reader.line_num + 1}"
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            # the csv module's words for a quotation mark that is never closed
-            cause = "a quotation mark is opened and never closed" if "end of data" in str(error) else error
-            raise DataFileError(f"{where}: {cause}.") from error
-        if cells and any(cell.strip() for cell in cells):
-            yield where, cells
 
 
 def _too_many(delimiter: str) -> str:

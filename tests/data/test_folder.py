@@ -99,6 +99,27 @@ def test_several_captions_of_a_row_are_all_read(content: str, expected: list[str
     assert captions(tmp_path / "a.csv", content) == {"a.jpg": expected}
 
 
+@pytest.mark.parametrize("mark", ["\t", "|"])
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ('a.jpg\t"a sign: ""STOP"""\nb.jpg\ttwo\n', ['a sign: "STOP"', "two"]),
+        ('a.jpg\t"a sign: ""STOP"""\nb.jpg\t"two\nlines"\n', ['a sign: "STOP"', "two\nlines"]),
+        ('a.jpg\t"a\tb"\nb.jpg\ttwo\n', ["a\tb", "two"]),
+        ('a.jpg\t"unbalanced dog\nb.jpg\ttwo\n', ['"unbalanced dog', "two"]),
+        ('a.jpg\t"unbalanced dog\nb.jpg\ttwo"\n', ['"unbalanced dog', 'two"']),
+        ('a.jpg\t"a dog"\nb.jpg\tthe ""dog""\n', ['"a dog"', 'the ""dog""']),
+        ('"a.jpg"\t"a dog"\n"b.jpg"\t"2"\n', ["a dog", "2"]),
+    ],
+)
+def test_quotation_marks_that_a_program_has_written_are_read(
+    mark: str, table: str, expected: list[str], tmp_path: Path
+) -> None:
+    header = '"image"\t"caption"\n' if table.startswith('"') else "image\tcaption\n"
+    read = captions(tmp_path / "a.tsv", (header + table).replace("\t", mark))
+    assert read == {"a.jpg": [expected[0].replace("\t", mark)], "b.jpg": [expected[1]]}
+
+
 @pytest.mark.parametrize("cell", ["['one', None]", "['one', nan]", "['one' ...]", "['a'b']", "['one', 3, 'two']"])
 def test_a_printed_list_that_cannot_be_read_is_refused(cell: str, tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="line 2, column caption looks like a printed list"):
