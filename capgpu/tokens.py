@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from capgpu.ptb import coco_tokenize
 
-__all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "tokenize"]
+__all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "interned", "tokenize"]
 
 _OPENING = frozenset("([“")
 _CLOSING = frozenset(",.:;!?)]”")
@@ -72,6 +72,30 @@ def detokenize(tokens: Iterable[str]) -> str:
         pieces.append(token)
         attach = token in _OPENING
     return "".join(pieces)
+
+
+def interned(tokenizer: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    """Return a tokenizer that gives one object for all occurrences of a word.
+
+    The words of a large set of captions then take the memory of its vocabulary, and look-ups compare addresses.
+
+    Parameters
+    ----------
+    tokenizer : callable
+        Such as `tokenize`.
+
+    Returns
+    -------
+    callable
+        With the same results. It keeps every word that it has returned: make one for a set of captions, and let it go.
+    """
+    words: dict[str, str] = {}
+    known = words.setdefault
+
+    def split(text: str) -> list[str]:
+        return [known(word, word) for word in tokenizer(text)]
+
+    return split
 
 
 #: The ways to split captions, by the names that prepared folders record.

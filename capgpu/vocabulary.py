@@ -179,13 +179,36 @@ class Vocabulary:
         """
         if isinstance(captions, str):
             raise TypeError("Vocabulary.build takes several captions, got one string: put it into a list")
+        counts: Counter[str] = Counter()
+        for caption in captions:
+            counts.update(_plain_tokens(caption, caller="Vocabulary.build"))
+        return cls.from_counts(counts, min_count=min_count, max_size=max_size)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], *, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+        """Take the most frequent of words that are counted, equals in the order of the alphabet.
+
+        Parameters
+        ----------
+        counts : mapping from str to int
+            How often each word occurs.
+        min_count, max_size
+            As for `build`.
+
+        Returns
+        -------
+        Vocabulary
+            The special words and the words that were kept.
+
+        Raises
+        ------
+        ValueError
+            If min_count is below 1, max_size below 4, or a special word is counted.
+        """
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}")
         if max_size is not None and max_size < len(SPECIAL_WORDS):
             raise ValueError(f"max_size counts the {len(SPECIAL_WORDS)} special words too, got {max_size}")
-        counts: Counter[str] = Counter()
-        for caption in captions:
-            counts.update(_plain_tokens(caption, caller="Vocabulary.build"))
         kept = [word for word, count in counts.items() if count >= min_count]
         kept.sort(key=lambda word: (-counts[word], word))
         room = None if max_size is None else max_size - len(SPECIAL_WORDS)

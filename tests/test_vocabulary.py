@@ -1,10 +1,12 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from capgpu.tokens import coco_tokenize, interned
 from capgpu.vocabulary import (
     SPECIAL_WORDS,
     Vocabulary,
@@ -42,6 +44,22 @@ WORDS = [*SPECIAL_WORDS, "a", "dog", ":", ","]
 def test_marks_at_word_edges_become_tokens(text, tokens):
     assert tokenize(text) == tokens
     assert detokenize(tokens) == " ".join(text.lower().split())
+
+
+def test_a_vocabulary_of_counts_is_that_of_the_captions_counted():
+    captions = [["a", "dog", "a"], ["dog", "runs"], ["a", "cat"]]
+    counts = Counter(word for caption in captions for word in caption)
+    for settings in ({}, {"min_count": 2}, {"max_size": 5}):
+        assert Vocabulary.from_counts(counts, **settings) == Vocabulary.build(captions, **settings)
+    with pytest.raises(ValueError, match="once"):
+        Vocabulary.from_counts({"<UNK>": 3})
+
+
+def test_interned_words_are_one_object_each():
+    split = interned(coco_tokenize)
+    texts = ["A dog isn't here.", "the dogs, a dog", ""]
+    assert [split(text) for text in texts] == [coco_tokenize(text) for text in texts]
+    assert split("one dog")[1] is split("a dog!")[1]
 
 
 @given(st.text(max_size=60) | marks_and_words)

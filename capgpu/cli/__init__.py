@@ -13,6 +13,7 @@ from capgpu import __version__
 from capgpu.backend import BackendUnavailableError
 from capgpu.checkpoint import CheckpointError
 from capgpu.cli.caption import caption
+from capgpu.cli.check import check
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.export import export
 from capgpu.cli.info import info
@@ -89,5 +90,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (prepare, train, caption, evaluate, score, export, info, tune, warm):
+for _subcommand in (prepare, check, train, caption, evaluate, score, export, info, tune, warm):
     main.add_command(_subcommand)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from capgpu.data.arrays import split_arrays, splits_of
 from capgpu.data.cs231n_coco import coco_identity, has_pca_features, is_cs231n_coco, load_coco_data
 from capgpu.data.pictures import thumbnail
 from capgpu.data.prepared import is_prepared, load_prepared, read_manifest
-from capgpu.tokens import TOKENIZERS
+from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import UNK, caption_text, detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class Dataset:
         features: npt.NDArray[Any] = split_arrays(self.data, split)[1]
         return features
 
+    def captioned_images(self, split: str) -> npt.NDArray[np.integer]:
+        """Return the image of each caption of a split, shape (Nc,)."""
+        images: npt.NDArray[np.integer] = split_arrays(self.data, split)[2]
+        return images
+
     def true_words(self, split: str) -> list[list[list[str]]]:
         """Return the true captions of each image of a split as the words that metrics compare.
 
@@ -78,18 +83,28 @@ class Dataset:
         words that the vocabulary lacks. Where there are token ids alone, ``<unknown>`` takes the place of ``<UNK>``.
         Either way, no ``<UNK>`` that a model writes can count as right. An image without captions has an empty list.
         """
-        captions, features, image_idxs = split_arrays(self.data, split)
-        texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
-        if texts is None:
-            texts = caption_text(captions, [_UNTOLD if word == UNK else word for word in self.data["idx_to_word"]])
-        words: list[list[list[str]]] = [[] for _ in range(len(features))]
-        for image, text in zip(image_idxs.tolist(), texts, strict=True):
-            words[image].append(self.tokenize(text))
+        images = self.captioned_images(split)
+        words: list[list[list[str]]] = [[] for _ in range(len(self.features(split)))]
+        for image, caption in zip(images.tolist(), self._caption_words(split, range(len(images))), strict=True):
+            words[image].append(caption)
         return words
 
     def truths(self, split: str) -> list[list[str]]:
         """Return the true captions of each image of a split as texts, in lower case, words set evenly."""
         return [[detokenize(words) for words in own] for own in self.true_words(split)]
+
+    def caption_texts(self, split: str, places: npt.NDArray[np.integer]) -> list[str]:
+        """Return some of a split's captions, by their places, as `truths` writes them; no other is tokenized."""
+        return [detokenize(words) for words in self._caption_words(split, places.tolist())]
+
+    def _caption_words(self, split: str, places: Sequence[int]) -> list[list[str]]:
+        texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
+        if texts is None:
+            known = [_UNTOLD if word == UNK else word for word in self.data["idx_to_word"]]
+            chosen = caption_text(split_arrays(self.data, split)[0][np.asarray(places, np.intp)], known)
+        else:
+            chosen = [texts[place] for place in places]
+        return list(map(interned(self.tokenize), chosen))
 
     def image_ids(self, split: str) -> list[int | str]:
         """Return the ids of a split's images as their source gives them, else their places, counted from 0."""

@@ -26,6 +26,7 @@ from capgpu.cli.scores import (
 )
 from capgpu.cli.sheets import check_drawable, draw_ranked_sheet, draw_spread_sheet
 from capgpu.data.coco_results import write_coco_results
+from capgpu.tokens import detokenize, interned
 
 if TYPE_CHECKING:
     from capgpu.decode import Decoding
@@ -80,14 +81,14 @@ def evaluate(
     name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_way(decoding)}"
     written = [caption.text for caption in write_captions(model, dataset.features(split), decoding)]
     answers = {name: written, _NEIGHBOUR: neighbour_captions(dataset, split)}
-    truths = dataset.truths(split)
+    truths = [[detokenize(words) for words in own] for own in references]
     judged = [picture for picture, true in enumerate(truths) if true]
     references = [references[picture] for picture in judged]
     scores = {}
     for who, captions in answers.items():
         own = [captions[picture] for picture in judged]
         right_base = _right_base_names(dataset, own, [truths[picture] for picture in judged])
-        words = [dataset.tokenize(caption) for caption in own]
+        words = list(map(interned(dataset.tokenize), own))
         scores[who] = score_captions(words, references, java=java, right_base=right_base)
     writable = _writable(references, model.word_to_idx)
     _print(dataset, split, len(judged), scores, writable)

@@ -81,6 +81,15 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     where = {"path": str(source.absolute()), "images": str(options["images"] and options["images"].absolute())}
     pictures = sum(map(len, captioned.splits.values()))
     click.echo(f"{captioned.path}: {pictures:,} pictures, kind {captioned.kind}")
+    for note in captioned.notes:
+        click.echo(f"{captioned.path}: {note}")
+    if features is not None:
+        whose = (
+            f"ids from its entry {features.ids_entry}"
+            if features.ids_entry
+            else "no ids: rows are taken in the order of the captions' file"
+        )
+        click.echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
     with _Bar() as bar:
         done = make(
             captioned,

@@ -20,7 +20,7 @@ from capgpu.cli.scores import (
 )
 from capgpu.data.coco_json import read_coco_captions
 from capgpu.data.coco_results import match_results, read_coco_results
-from capgpu.tokens import TOKENIZERS
+from capgpu.tokens import TOKENIZERS, interned
 
 __all__ = ["score"]
 
@@ -56,7 +56,7 @@ def score(
     java = java_metrics(meteor=meteor, spice=spice)
     captions = read_coco_results(results, allow_empty=allow_empty)
     truths = match_results(captions, read_coco_captions(annotations), results_name=str(results), subset=subset)
-    tokenize = TOKENIZERS[tokens]
+    tokenize = interned(TOKENIZERS[tokens])
     words = [tokenize(caption) for caption in captions.values()]
     scores = score_captions(words, [[tokenize(truth) for truth in own] for own in truths], java=java)
     out = console()

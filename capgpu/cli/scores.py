@@ -11,7 +11,7 @@ import numpy as np
 
 from capgpu.cli.datasets import Dataset
 from capgpu.evaluation.neighbours import nearest_neighbours
-from capgpu.metrics import MetricScore, cider, coco_scores, exact_match
+from capgpu.metrics import MetricScore, caption_scores, exact_match
 from capgpu.metrics.java import check_java_metric, meteor, spice
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def score_captions(
     ValueError
         For no captions, or not as many as pictures with truths.
     """
-    metrics = {**coco_scores(captions, references), "CIDEr": cider(captions, references)}
+    metrics = caption_scores(captions, references)
     metrics |= {name: _JAVA[name](captions, references) for name in java}
     base = None if right_base is None else sum(right_base) / len(right_base)
     return Scores(metrics, exact_match(captions, references), base)
@@ -179,7 +179,8 @@ def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
     list of str
         A caption for each image of the split.
     """
-    truths = dataset.truths("train")
-    captioned = np.array([image for image, own in enumerate(truths) if own])
+    captioned, first = np.unique(dataset.captioned_images("train"), return_index=True)
     nearest = nearest_neighbours(dataset.features(split), dataset.features("train"), rows=captioned)
-    return [truths[image][0] for image in nearest.tolist()]
+    wanted, place = np.unique(first[np.searchsorted(captioned, nearest)], return_inverse=True)
+    texts = dataset.caption_texts("train", wanted)
+    return [texts[i] for i in place.tolist()]

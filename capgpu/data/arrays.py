@@ -8,6 +8,7 @@ all NumPy arrays on the host, beside ``word_to_idx`` and ``idx_to_word``. What t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -16,11 +17,14 @@ import numpy as np
 
 from capgpu.checks import check_count
 
-__all__ = ["Minibatch", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
+__all__ = ["Minibatch", "known_finite", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 #: Captions (N, T), features (N, D), and the image index of each caption (N,).
 Minibatch: TypeAlias = tuple[HostArray, HostArray, HostArray]
+
+#: Arrays whose entries are known to be finite, by their id: an array that is made of one of them is another.
+_finite: weakref.WeakValueDictionary[int, HostArray] = weakref.WeakValueDictionary()
 
 _PARTS = ("captions", "image_idxs", "features")
 _ROWS_AT_ONCE = 8192
@@ -169,7 +173,33 @@ def _check_range(name: str, ids: HostArray, limit: int, what: str) -> None:
         raise ValueError(f"{name} holds {bad} in row {row}, but there are {limit} {what}: 0..{limit - 1}.")
 
 
+def known_finite(array: HostArray) -> HostArray:
+    """Note that all entries of an array are known to be finite, so that `validate_data` need not read them.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Read-only. What is known holds for this object alone, not for views, copies or what is computed from it.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same object.
+
+    Raises
+    ------
+    ValueError
+        For an array that can be written to.
+    """
+    if array.flags.writeable:
+        raise ValueError("array: expected a read-only array, got one that can be written to: its entries may change.")
+    _finite[id(array)] = array
+    return array
+
+
 def _check_finite(name: str, features: HostArray) -> None:
+    if _finite.get(id(features)) is features and not features.flags.writeable:
+        return
     for start in range(0, features.shape[0], _ROWS_AT_ONCE):  # in parts: no mask as large as the whole array
         finite = np.isfinite(features[start : start + _ROWS_AT_ONCE]).all(axis=1)
         if not finite.all():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capgpu.data.source import UNSPLIT, Pictures, Source
+from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, read_json
 
 __all__ = ["CocoCaptions", "coco_source", "parse_coco", "read_coco_captions"]
@@ -107,7 +107,7 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
     Raises
     ------
     DataFileError
-        As `read_coco_captions`, and for a picture without a file name where `folder` is given.
+        As `read_coco_captions`, and, where `folder` is given, for a picture without a file name and two of one file.
     """
     read = parse_coco(content, str(path))
     files = None
@@ -116,4 +116,5 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
         if nameless:
             raise DataFileError(f"{path}: images[{nameless[0]}] has no file_name, so no picture can be found for it.")
         files = [folder / str(name) for name in read.file_names]
+        check_distinct(files, str(path))
     return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)})

@@ -15,11 +15,11 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -30,8 +30,9 @@ from capgpu.extras import require
 __all__ = ["FeatureFile", "map_dataset", "open_features", "open_h5"]
 
 _BYTES_AT_ONCE = 16 << 20
-#: Entries of a file of several arrays that may hold the images' ids.
-_ID_NAMES = ("image_ids", "ids")
+#: Entries of a file of several arrays that hold the images' ids, whatever else is there.
+_ID_NAMES = ("image_ids", "ids", "image_id", "id")
+_Opened: TypeAlias = tuple[HostArray, list[int | str] | None, str | None]
 #: What NumPy raises for a header that is damaged.
 _HEADER_ERRORS = (ValueError, TypeError, EOFError, tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 
@@ -48,11 +49,14 @@ class FeatureFile:
         Floating, read-only.
     image_ids : list of int or str, or None
         The image of each row, where the file says so.
+    ids_entry : str or None
+        The name of the entry that they come from.
     """
 
     path: Path
     rows: HostArray
     image_ids: list[int | str] | None
+    ids_entry: str | None = None
 
     def rows_of(self, image_ids: list[int | str]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Find the row of each image: by its id where the file has them, else by its place.
@@ -79,9 +83,10 @@ class FeatureFile:
         place = {str(image): row for row, image in enumerate(self.image_ids)}
         missing = [image for image in image_ids if str(image) not in place]
         if missing:
+            entry = f" in its entry {self.ids_entry}" if self.ids_entry else ""
             raise DataFileError(
                 f"{self.path} has no features of {len(missing)} of {len(image_ids)} images, the first of the id "
-                f"{missing[0]!r}. Make them, or take those images out."
+                f"{missing[0]!r}{entry}. Make them, or take those images out."
             )
         return np.array([place[str(image)] for image in image_ids], dtype=np.int64)
 
@@ -93,7 +98,8 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     ----------
     path : path
         A ``.npy`` file of shape (I, D), or an ``.npz`` or ``.h5`` file with such an entry named ``features`` and, at
-        will, ``image_ids`` (I,).
+        will, ``image_ids`` (I,). Without an entry of that name (or ``ids``, ``image_id``, ``id``) the only other one
+        with I rows is taken for the ids.
 
     Returns
     -------
@@ -103,8 +109,8 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     Raises
     ------
     DataFileError
-        For a file that is cut short or of another form, ids that stand there twice, and rows that float32 cannot hold
-        or that are not finite.
+        For a file that is cut short or of another form, ids that stand there twice, rows that float32 cannot hold or
+        that are not finite, and entries with as many rows as the features that may or may not be their ids.
     MissingExtraError
         For HDF5 without h5py.
     OSError
@@ -115,18 +121,37 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     kind = path.suffix.lower()
     if kind not in openers:
         raise DataFileError(f"{path} is no file of features that is known here; wanted {', '.join(openers)}.")
-    rows, ids = openers[kind](path)
+    rows, ids, entry = openers[kind](path)
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or rows.size == 0:
         raise DataFileError(f"{path}: features have shape {rows.shape} and dtype {rows.dtype}; wanted floats (I, D).")
     _check_finite(path, rows)
     if ids is not None:
         if len(ids) != len(rows):
-            raise DataFileError(f"{path} has {len(ids)} image ids for {len(rows)} rows of features; wanted one a row.")
+            raise DataFileError(
+                f"{path} has {len(ids)} image ids ({entry}) for {len(rows)} rows of features; wanted one a row."
+            )
         first: dict[int | str, int] = {}
         for row, image in enumerate(ids):
             if first.setdefault(image, row) != row:
-                raise DataFileError(f"{path}: rows {first[image]} and {row} have the same image id, {image!r}.")
-    return FeatureFile(path, rows, ids)
+                raise DataFileError(
+                    f"{path}: rows {first[image]} and {row} have the same image id, {image!r}, in the entry {entry}. "
+                    "Wanted the id of one image a row; an entry that holds something else must go."
+                )
+    return FeatureFile(path, rows, ids, entry)
+
+
+def _ids_entry(path: Path, shapes: Mapping[str, tuple[int, ...]], count: int) -> str | None:
+    """Find the entry that holds the ids of a file's rows of features, among the shapes of all others; None for none."""
+    known = [name for name in _ID_NAMES if name in shapes]
+    if known:
+        return known[0]
+    likely = [name for name, shape in shapes.items() if shape[:1] == (count,)]
+    if len(likely) > 1:
+        raise DataFileError(
+            f"{path}: which entry names the images? {', '.join(likely)} have as many rows as features. Call it "
+            "image_ids, or take the others out."
+        )
+    return likely[0] if likely else None
 
 
 def _check_finite(path: Path, rows: HostArray) -> None:
@@ -152,25 +177,26 @@ def _blocks(rows: Any) -> Iterator[tuple[int, HostArray]]:
 # --- .npy and .npz -----------------------------------------------------------------------------------------
 
 
-def _open_npy(path: Path) -> tuple[HostArray, None]:
+def _open_npy(path: Path) -> tuple[HostArray, None, None]:
     with open(path, "rb") as file:
         dtype, shape, order = _npy_header(path, file)
         size, found = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
         if found < size:
             raise DataFileError(f"{path} is cut short: it has {found} bytes of features, wanted {size}.")
-        return _mapped(file, dtype, shape, file.tell(), order), None
+        return _mapped(file, dtype, shape, file.tell(), order), None, None
 
 
-def _open_npz(path: Path) -> tuple[HostArray, list[int | str] | None]:
+def _open_npz(path: Path) -> _Opened:
     with open(path, "rb") as file:  # what the system has to say of the file, it says itself
         try:
             with zipfile.ZipFile(file) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
                 if "features" not in names:
                     raise DataFileError(f"{path} has no entry features; it has {', '.join(names) or 'none'}.")
-                ids = [_npz_ids(path, archive, name) for name in _ID_NAMES if name in names]
                 with archive.open("features.npy") as member:
-                    return _copied(path, member), ids[0] if ids else None
+                    rows = _copied(path, member)
+                entry = _ids_entry(path, _npz_shapes(path, archive, names), len(rows) if rows.ndim else 0)
+                return rows, None if entry is None else _npz_ids(path, archive, entry), entry
         except DataFileError:
             raise
         # what the zip module and its decompressors raise for damaged files: the OSError is of a place out of the file
@@ -180,10 +206,21 @@ def _open_npz(path: Path) -> tuple[HostArray, list[int | str] | None]:
             raise DataFileError(f"{path} is damaged, cut short or no .npz file: {error}.") from error
 
 
+def _npz_shapes(path: Path, archive: zipfile.ZipFile, names: list[str]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if name in _ID_NAMES:
+            shapes[name] = ()  # taken by its name, and its form looked at then
+        elif name != "features":
+            with archive.open(f"{name}.npy") as member:
+                shapes[name] = _any_header(path, member)[1]
+    return shapes
+
+
 def _npz_ids(path: Path, archive: zipfile.ZipFile, name: str) -> list[int | str]:
     try:
         with archive.open(f"{name}.npy") as member:
-            return _plain_ids(path, np.lib.format.read_array(member, allow_pickle=False))
+            return _plain_ids(path, np.lib.format.read_array(member, allow_pickle=False), name)
     except _HEADER_ERRORS as error:
         raise DataFileError(
             f"{path}: its entry {name} cannot be read: {error}. Wanted whole numbers or texts."
@@ -191,6 +228,13 @@ def _npz_ids(path: Path, archive: zipfile.ZipFile, name: str) -> list[int | str]
 
 
 def _npy_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    dtype, shape, order = _any_header(path, file)
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise DataFileError(f"{path}: features have shape {shape} and dtype {dtype}; wanted floats (I, D).")
+    return dtype, shape, order
+
+
+def _any_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -199,8 +243,6 @@ def _npy_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], 
         raise DataFileError(
             f"{path} holds no array that can be read (cut short, or of another kind): {error}."
         ) from error
-    if dtype.hasobject or min(shape, default=0) < 0:
-        raise DataFileError(f"{path}: features have shape {shape} and dtype {dtype}; wanted floats (I, D).")
     return dtype, shape, "F" if fortran else "C"
 
 
@@ -227,10 +269,12 @@ def _mapped(
     return np.memmap(file, dtype, "r", offset, shape, order)
 
 
-def _plain_ids(path: Path, ids: HostArray) -> list[int | str]:
+def _plain_ids(path: Path, ids: HostArray, name: str) -> list[int | str]:
     if ids.ndim != 1 or ids.dtype.kind not in "iuUS":
+        other = "" if name in _ID_NAMES else " Name the images in an entry image_ids, or take this one out."
         raise DataFileError(
-            f"{path}: image ids have shape {ids.shape} and dtype {ids.dtype}; wanted whole numbers or texts (I,)."
+            f"{path}: image ids have shape {ids.shape} and dtype {ids.dtype} in the entry {name}; wanted whole numbers "
+            f"or texts (I,).{other}"
         )
     if ids.dtype.kind == "S":
         ids = np.char.decode(ids, "utf-8", "replace")
@@ -342,17 +386,24 @@ def _check_complete(file: Any, dataset: Any) -> None:
         )
 
 
-def _open_h5_features(path: Path) -> tuple[HostArray, list[int | str] | None]:
+def _open_h5_features(path: Path) -> _Opened:
     with open_h5(path) as file:
         rows = map_dataset(file, "features")
-        for name in _ID_NAMES:
-            if name in file:
-                try:
-                    values = file[name]
-                    stored = np.array(values.asstr()[...], str) if values.dtype.kind == "O" else values[...]
-                except (AttributeError, TypeError, ValueError) as error:
-                    raise DataFileError(
-                        f"{path}: {name} are no whole numbers or texts that can be read: {error}."
-                    ) from error
-                return rows, _plain_ids(path, stored)
-        return rows, None
+        shapes: dict[str, tuple[int, ...]] = {name: () for name in _ID_NAMES if name in file}
+        file.visititems(lambda name, item: _note_shape(shapes, name, item))
+        entry = _ids_entry(path, shapes, len(rows) if rows.ndim else 0)
+        return rows, None if entry is None else _h5_ids(path, file[entry], entry), entry
+
+
+def _note_shape(shapes: dict[str, tuple[int, ...]], name: str, item: Any) -> None:
+    """Note the shape of a dataset, in whatever group of an HDF5 file."""
+    if name != "features" and getattr(item, "shape", None) is not None:
+        shapes.setdefault(name, item.shape)
+
+
+def _h5_ids(path: Path, values: Any, name: str) -> list[int | str]:
+    try:
+        stored = np.array(values.asstr()[...], str) if values.dtype.kind == "O" else values[...]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataFileError(f"{path}: {name} are no whole numbers or texts that can be read: {error}.") from error
+    return _plain_ids(path, stored, name)

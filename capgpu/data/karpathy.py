@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from capgpu.data.source import Pictures, Source, by_split, split_name
+from capgpu.data.source import Pictures, Source, by_split, check_distinct, split_name
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
 
 __all__ = ["karpathy_source"]
@@ -32,7 +32,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     Raises
     ------
     DataFileError
-        For anything missing, empty or of another form, and ids that stand there twice, naming file and place.
+        For anything missing, empty or of another form, ids that stand there twice, and two pictures of one file,
+        naming file and place.
     """
     name = str(path)
     rows: dict[int | str, int] = {}
@@ -57,5 +58,6 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
                 for place, sentence in entries_of(image, "sentences", where)
             ]
         )
+    check_distinct(files, name)
     pictures = Pictures(list(rows), captions, files if folder is not None else None)
     return Source("karpathy", path, by_split(pictures, splits))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from capgpu.data.source import Pictures, Source
 from capgpu.data.split_features import attach_features, gather_features, project_features
 from capgpu.data.text_files import DataFileError
 from capgpu.data.workplace import check_folder, put_in_place, take_up
-from capgpu.tokens import TOKENIZERS
+from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import SPECIAL_WORDS, UNK, Vocabulary
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ def prepare(
     check_folder(folder, force)
     splits = divide(source, wanted.val, wanted.test, wanted.seed)
     words, wordless = _tokenise(splits, wanted)
-    _vocabulary(words["train"], wanted)  # what is wrong with it shows before the features are computed
+    counts = _counted(words["train"])
+    _vocabulary(
+        counts, sum(map(len, words["train"])), wanted
+    )  # what is wrong with it shows before the features are computed
     everything = {**asdict(wanted), **(settings or {}), "source's sha256": fingerprint(source.path)}
     encoder = None
     if features is None:
@@ -182,8 +186,10 @@ def prepare(
             shutil.rmtree(work)  # there is nothing to go on with
         raise DataFileError(f"no training picture of {source.path} could be read. The first: {broken[0]}.")
     # of pictures that have features: a word that stands with others alone could not be learnt
+    held = set(kept["train"])
+    counts -= _counted([own for place, own in enumerate(words["train"]) if place not in held])
     words = {name: [words[name][place] for place in places] for name, places in kept.items()}
-    vocabulary = _vocabulary(words["train"], wanted)
+    vocabulary = _vocabulary(counts, sum(map(len, words["train"])), wanted)
     if wanted.pca is not None:
         from capgpu.vision.projection import fit_projection
 
@@ -193,7 +199,7 @@ def prepare(
 
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
-    report["words in training captions"] = len({word for own in words["train"] for caption in own for word in caption})
+    report["words in training captions"] = len(counts)
     for name, places in kept.items():
         pictures = splits[name].take(places)
         own = words[name]
@@ -229,13 +235,21 @@ def _check_wanted(wanted: Wanted) -> None:
             raise ValueError(f"{name} is {value}; wanted at least {limit}{special}.")
 
 
-def _vocabulary(words: list[list[list[str]]], wanted: Wanted) -> Vocabulary:
-    """Build the vocabulary from the words of the training pictures' captions."""
-    captions = [caption for own in words for caption in own]
-    vocabulary = Vocabulary.build(captions, min_count=wanted.min_count, max_size=wanted.max_words)
+def _counted(words: list[list[list[str]]]) -> Counter[str]:
+    """Count the words of the captions of some pictures."""
+    counts: Counter[str] = Counter()
+    for own in words:
+        for caption in own:
+            counts.update(caption)
+    return counts
+
+
+def _vocabulary(counts: Counter[str], captions: int, wanted: Wanted) -> Vocabulary:
+    """Choose the vocabulary among the words of the training pictures' captions."""
+    vocabulary = Vocabulary.from_counts(counts, min_count=wanted.min_count, max_size=wanted.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise ValueError(
-            f"no word occurs {wanted.min_count} times in the {len(captions):,} training captions, so all would be "
+            f"no word occurs {wanted.min_count} times in the {captions:,} training captions, so all would be "
             f"{UNK}: lower min_count."
         )
     return vocabulary
@@ -243,7 +257,7 @@ def _vocabulary(words: list[list[list[str]]], wanted: Wanted) -> Vocabulary:
 
 def _tokenise(splits: dict[str, Pictures], wanted: Wanted) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
     """Split all captions into words; those without any, and pictures left without one, are taken out of `splits`."""
-    tokenize = TOKENIZERS[wanted.tokens]
+    tokenize = interned(TOKENIZERS[wanted.tokens])
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):

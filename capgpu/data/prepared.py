@@ -13,6 +13,11 @@ SPLIT.json
     ``texts`` (the raw captions), ``image_ids`` and, where the pictures are files, ``files``.
 encoder.json, encoder.safetensors
     The encoder that made the features, where one did: what a picture from elsewhere has to go through.
+checked.json
+    Size, time of the last change and inode of each file of features when it matched its checksum: only one that has
+    changed since is read again when the folder is opened. It is no part of the data, and may be deleted.
+
+Features are finite when they are written, so that those that match their checksum need no further check.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,20 +35,34 @@ from typing import Any
 import numpy as np
 
 from capgpu.checkpoint import CheckpointError, atomic_write
-from capgpu.data.arrays import splits_of, validate_data
+from capgpu.data.arrays import known_finite, splits_of, validate_data
 from capgpu.data.text_files import DataFileError, read_json, read_text
 
-__all__ = ["ENCODER_FILES", "MANIFEST", "Manifest", "is_prepared", "load_prepared", "read_manifest", "save_prepared"]
+__all__ = [
+    "ENCODER_FILES",
+    "MANIFEST",
+    "Manifest",
+    "is_prepared",
+    "load_prepared",
+    "read_manifest",
+    "save_prepared",
+    "verify_prepared",
+]
 
 #: The file whose presence makes a folder a prepared one.
 MANIFEST = "prepared.json"
 #: What an encoder is saved as; not all encoders have the second.
 ENCODER_FILES = ("encoder.json", "encoder.safetensors")
 
+#: What is known of the state of the other files.
+_CHECKED = "checked.json"
 _FORMAT = "capgpu-prepared-1"
 _ARRAYS = ("captions", "image_idxs", "features")
 _LISTS = ("texts", "image_ids", "files")
 _ROWS_AT_ONCE = 8192
+
+#: Size and checksum of a prepared folder's files, by name.
+_Files = dict[str, tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +97,9 @@ def is_prepared(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read a prepared folder's manifest, and check that its files are there and, but for the features, unchanged.
+    """Read a prepared folder's manifest, and check that its files are there and unchanged.
+
+    Files of features, which may be large, are read only where they have changed since they last matched their checksum.
 
     Parameters
     ----------
@@ -95,6 +117,58 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         If the folder is missing, no prepared one or damaged, or a file is missing or not as it was written.
     """
     path = Path(folder)
+    manifest, files = _manifest(path)
+    known = _checked(path)
+    fresh = {}
+    for name, (size, checksum) in files.items():
+        _check_size(path / name, size)
+        if not name.endswith("_features.npy"):
+            _check_contents(path / name, checksum)
+            continue
+        # taken before the file is read: what changes meanwhile is read again next time
+        fresh[name] = _state(path / name)
+        if known.get(name) != fresh[name]:
+            _check_contents(path / name, checksum)
+    if fresh != known:
+        with suppress(OSError):  # a folder that cannot be written is checked every time
+            _write_json(path / _CHECKED, fresh)
+    return manifest
+
+
+def verify_prepared(folder: str | os.PathLike[str]) -> list[str]:
+    """Read all files of a prepared folder and compare them with their checksums.
+
+    Parameters
+    ----------
+    folder : path
+        The folder.
+
+    Returns
+    -------
+    list of str
+        The names of the files, the manifest's not among them.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing, no prepared one or damaged, naming every file that is missing or not as it was
+        written.
+    """
+    path = Path(folder)
+    files = _manifest(path)[1]
+    problems = []
+    for name, (size, checksum) in files.items():
+        try:
+            _check_size(path / name, size)
+            _check_contents(path / name, checksum)
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("\n".join(problems))
+    return list(files)
+
+
+def _manifest(path: Path) -> tuple[Manifest, _Files]:
     if not is_prepared(path):
         kind = "is no prepared data set" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {kind}: it has no {MANIFEST}. Make one with: capgpu prepare SOURCE -o {path}")
@@ -103,7 +177,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         stored = json.loads(text)
         if stored["format"] != _FORMAT:
             raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
-        files = {str(name): (int(entry["bytes"]), entry["crc32"]) for name, entry in stored["files"].items()}
+        files = {str(name): (int(entry["bytes"]), str(entry["crc32"])) for name, entry in stored["files"].items()}
         manifest = Manifest(
             tokens=stored["tokens"],
             splits=list(stored["splits"]),
@@ -114,16 +188,34 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error}. Prepare the data anew.") from error
-    for name, (size, checksum) in files.items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
-            raise CheckpointError(f"{file} {state}: the prepared folder has changed. Prepare the data anew.")
-        # features may be large, and are only mapped
-        if not name.endswith("_features.npy") and _crc32(file) != checksum:
-            raise CheckpointError(f"{file} is damaged: it does not match its checksum. Prepare the data anew.")
-    return manifest
+    return manifest, files
+
+
+def _check_size(file: Path, size: int) -> None:
+    found = file.stat().st_size if file.is_file() else None
+    if found != size:
+        state = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
+        raise CheckpointError(f"{file} {state}: the prepared folder has changed. Prepare the data anew.")
+
+
+def _check_contents(file: Path, checksum: str) -> None:
+    if _crc32(file) != checksum:
+        raise CheckpointError(f"{file} is damaged: it does not match its checksum. Prepare the data anew.")
+
+
+def _state(file: Path) -> list[int]:
+    """Describe a file by what a change of its contents changes, too."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Read the states in which files matched their checksums; nothing where none are noted."""
+    try:
+        stored = read_json(path / _CHECKED)
+    except (DataFileError, OSError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -155,7 +247,7 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
             for part in _ARRAYS:
                 mapped = np.load(path / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
                 # compiled code takes plain arrays; a memmap it stays where only rows are taken
-                data[f"{split}_{part}"] = mapped if part == "features" else mapped.view(np.ndarray)
+                data[f"{split}_{part}"] = known_finite(mapped) if part == "features" else mapped.view(np.ndarray)
             data |= {f"{split}_{part}": values for part, values in read_json(path / f"{split}.json").items()}
     except (DataFileError, OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error} Prepare the data anew.") from error
@@ -204,6 +296,7 @@ def save_prepared(
         lists = {part: list(data[f"{split}_{part}"]) for part in _LISTS if data.get(f"{split}_{part}") is not None}
         _write_json(path / f"{split}.json", lists)
         names += [f"{split}.json", *(f"{split}_{part}.npy" for part in _ARRAYS)]
+    checked = {name: _state(path / name) for name in names if name.endswith("_features.npy")}
     manifest = {
         "format": _FORMAT,
         "tokens": tokens,
@@ -212,6 +305,7 @@ def save_prepared(
         "report": dict(report or {}),
         "files": {name: {"bytes": (path / name).stat().st_size, "crc32": _crc32(path / name)} for name in names},
     }
+    _write_json(path / _CHECKED, checked)
     _write_json(path / MANIFEST, manifest)
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from capgpu.data.arrays import HostArray
 from capgpu.data.text_files import DataFileError
 
-__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "split_name"]
+__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "plain_name", "split_name"]
 
 #: The name of the one split of a source that does not divide its pictures.
 UNSPLIT = "all"
 
 #: The files of a prepared folder that are no split's.
-_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder"})
+_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder", "checked"})
 _OTHER_NAMES = {"restval": "train", "training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
@@ -73,11 +73,14 @@ class Source:
         The file that was read.
     splits : mapping of str to Pictures
         ``"train"``, ``"val"``, ...; or all pictures as the split `UNSPLIT`.
+    notes : tuple of str
+        What its reader should know of how the place was understood.
     """
 
     kind: str
     path: Path
     splits: Mapping[str, Pictures]
+    notes: tuple[str, ...] = ()
 
 
 def split_name(name: str, where: str) -> str:
@@ -105,6 +108,48 @@ def split_name(name: str, where: str) -> str:
     if plain in _TAKEN or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
         raise DataFileError(f"{where} is {ascii(name)[:40]}; wanted a split such as train, val or test.")
     return plain
+
+
+def plain_name(name: str) -> str:
+    """Take out of a file's name what changes nothing: ``./a//b.jpg`` is ``a/b.jpg``."""
+    return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def first_names(files: Sequence[Path]) -> list[int]:
+    """Find files that have several names.
+
+    Parameters
+    ----------
+    files : sequence of N paths
+        They need not be there.
+
+    Returns
+    -------
+    list of N int
+        For each the place of the first that is the same file: through a link, too.
+    """
+    first: dict[object, int] = {}
+    places = []
+    for place, file in enumerate(files):
+        key: object = plain_name(str(file))
+        try:
+            stat = file.stat()
+            key = (stat.st_dev, stat.st_ino) if stat.st_ino else key
+        except (OSError, ValueError):
+            pass
+        places.append(first.setdefault(key, place))
+    return places
+
+
+def check_distinct(files: Sequence[Path], name: str) -> None:
+    """Refuse images of a JSON file, called `name`, that have one file's name: it might be trained and tested on."""
+    first: dict[str, int] = {}
+    for place, file in enumerate(files):
+        other = first.setdefault(plain_name(str(file)), place)
+        if other != place:
+            raise DataFileError(
+                f"{name}: images[{other}] and images[{place}] are one file, {file}. Take one of the two out."
+            )
 
 
 def by_split(pictures: Pictures, splits: Sequence[str] | None) -> dict[str, Pictures]:

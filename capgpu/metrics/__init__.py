@@ -4,7 +4,7 @@ Captions are lists of words here. With the words of `capgpu.tokens.coco_tokenize
 figures of COCO's evaluation.
 """
 
-from capgpu.metrics.coco import coco_scores
+from capgpu.metrics.coco import caption_scores, coco_scores
 from capgpu.metrics.consensus import cider, cider_d
 from capgpu.metrics.corpus import MetricScore
 from capgpu.metrics.exact import exact_match
@@ -15,6 +15,7 @@ __all__ = [
     "BleuScore",
     "MetricScore",
     "bleu",
+    "caption_scores",
     "cider",
     "cider_d",
     "coco_scores",

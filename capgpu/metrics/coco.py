@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.metrics.consensus import score_cider_d
-from capgpu.metrics.corpus import MetricScore, Words, read_corpus, split_words
-from capgpu.metrics.precision import score_bleu
+from capgpu.metrics.consensus import Cosines, weighted_ngrams
+from capgpu.metrics.corpus import Corpus, MetricScore, Words, read_corpus, split_words
+from capgpu.metrics.precision import clipped_matches, score_matches
 from capgpu.metrics.subsequence import score_rouge_l
 
-__all__ = ["coco_scores"]
+__all__ = ["caption_scores", "coco_scores", "score_corpus"]
 
 
 def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:
@@ -33,9 +33,53 @@ def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     TypeError, ValueError
         As for `corpus_bleu`.
     """
-    corpus = read_corpus(captions, references)
+    scores = caption_scores(captions, references)
+    del scores["CIDEr"]
+    return scores
+
+
+def caption_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:
+    """Compute the figures of `coco_scores` and CIDEr, with n-grams that are counted once for all of them.
+
+    Parameters
+    ----------
+    captions, references
+        As for `corpus_bleu`.
+
+    Returns
+    -------
+    dict of str to MetricScore
+        Those of `coco_scores`, then ``"CIDEr"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `corpus_bleu`.
+    """
+    return score_corpus(read_corpus(captions, references))
+
+
+def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
+    """Compute the figures of `caption_scores` of a corpus that is read.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        As from `read_corpus`.
+
+    Returns
+    -------
+    dict of str to MetricScore
+        As from `caption_scores`.
+    """
+    rouge = score_rouge_l(corpus)
     plain = split_words(corpus)
-    bleu = score_bleu(plain)
+    del corpus  # it may be a large part of the memory, and what follows takes more
+    matches, cosines = [], Cosines(plain)
+    for ngrams in weighted_ngrams(plain):
+        matches.append(clipped_matches(plain, ngrams.shared))
+        cosines.add(ngrams)
+    bleu = score_matches(plain, matches)
     columns: npt.NDArray[np.float64] = bleu.captions.T
     scores = {f"BLEU-{n}": MetricScore(*pair) for n, pair in enumerate(zip(bleu.corpus, columns, strict=True), start=1)}
-    return {**scores, "ROUGE-L": score_rouge_l(corpus), "CIDEr-D": score_cider_d(plain)}
+    return {**scores, "ROUGE-L": rouge, "CIDEr-D": cosines.cider_d(), "CIDEr": cosines.cider()}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, pair_up, read_corpus, split_words
-from capgpu.metrics.shared import shared_ngrams
+from capgpu.metrics.shared import Shared, shared_ngrams
 
-__all__ = ["cider", "cider_d", "score_cider_d"]
+__all__ = ["Cosines", "WeightedNgrams", "cider", "cider_d", "weighted_ngrams"]
 
 Floats = npt.NDArray[np.float64]
 
 _MAX_N = 4
+_WORDS_AT_ONCE = 1 << 20  # limits the memory of what is computed word by word
 _SCALE = 10.0  # the authors' code, and the paper for CIDEr-D: figures of the size of other metrics'
 
 
@@ -45,8 +46,7 @@ def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     R. Vedantam, C. L. Zitnick and D. Parikh, "CIDEr: Consensus-based Image Description Evaluation", 2015,
     equations 1 to 3, times 10 as in the authors' code, and without the stemming of words, which that code leaves out.
     """
-    corpus = split_words(read_corpus(captions, references))
-    return _mean(corpus, _cosines(corpus, clipped=False))
+    return _cosines(split_words(read_corpus(captions, references))).cider()
 
 
 def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = 6.0) -> MetricScore:
@@ -82,28 +82,91 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *,
     """
     if not sigma > 0:
         raise ValueError(f"sigma is {sigma}; wanted a length above 0, in words.")
-    return score_cider_d(split_words(read_corpus(captions, references)), sigma)
+    return _cosines(split_words(read_corpus(captions, references))).cider_d(sigma)
 
 
-def score_cider_d(corpus: Corpus, sigma: float = 6.0) -> MetricScore:
-    """Compute CIDEr-D, see `cider_d`, of a corpus that is read.
+@dataclass(frozen=True)
+class WeightedNgrams:
+    """The n-grams of one length that captions share with their references, and the weights of CIDEr.
+
+    Attributes
+    ----------
+    shared : Shared
+        G n-grams.
+    rarity : numpy.ndarray of float64, shape (G,)
+        The weight of each: log(pictures / pictures that have it in a reference).
+    squares : numpy.ndarray of float64, shape (S,)
+        The squared length of each sentence's vector of weighted counts.
+    """
+
+    shared: Shared
+    rarity: Floats
+    squares: Floats
+
+
+def weighted_ngrams(corpus: Corpus) -> Iterator[WeightedNgrams]:
+    """Find and weigh the n-grams that captions share with their own references.
 
     Parameters
     ----------
     corpus : Corpus
         As from `split_words`.
-    sigma : float
-        The difference in length that costs 40%, in words; above 0.
 
-    Returns
-    -------
-    MetricScore
-        From 0 to 10.
+    Yields
+    ------
+    WeightedNgrams
+        For n = 1, 2, 3, 4.
     """
-    pairs = np.maximum(corpus.lengths - 1, 0)
-    difference = (pairs[corpus.image] - pairs)[corpus.count :]
-    penalty = np.exp(-(difference**2) / (2 * sigma**2))
-    return _mean(corpus, _cosines(corpus, clipped=True) * penalty)
+    rarities, repetitions = _rarities(corpus), _repetitions(corpus)
+    for n, shared in enumerate(shared_ngrams(corpus, _MAX_N), start=1):
+        rarity = next(rarities)
+        own = rarity[shared.place]
+        yield WeightedNgrams(shared, own, _squares(corpus, n, rarity, *next(repetitions)))
+        del rarity  # not held while the next is computed
+
+
+class Cosines:
+    """The sums of which CIDEr and CIDEr-D are made: both need the same n-grams.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        As from `split_words`. Each level of `weighted_ngrams` has to be added once.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._plain = np.zeros(len(corpus.lengths) - corpus.count)
+        self._clipped = np.zeros_like(self._plain)
+
+    def add(self, ngrams: WeightedNgrams) -> None:
+        """Add the cosine of each reference with its caption in the n-grams of one length."""
+        corpus, shared = self._corpus, ngrams.shared
+        first = corpus.count
+        norms = np.sqrt(ngrams.squares[first:] * ngrams.squares[corpus.image[first:]])
+        weights = shared.found * ngrams.rarity[shared.gram] ** 2
+        own = shared.counts[shared.gram]
+        for sums, counts in ((self._plain, own), (self._clipped, np.minimum(own, shared.found))):
+            products = np.bincount(shared.sentence, weights=counts * weights, minlength=len(corpus.lengths))[first:]
+            sums += np.divide(products, norms, out=np.zeros_like(sums), where=norms > 0)
+
+    def cider(self) -> MetricScore:
+        """Return CIDEr, see the function `cider`."""
+        return _mean(self._corpus, self._plain / _MAX_N)
+
+    def cider_d(self, sigma: float = 6.0) -> MetricScore:
+        """Return CIDEr-D, see the function `cider_d`."""
+        corpus = self._corpus
+        pairs = np.maximum(corpus.lengths - 1, 0)
+        difference = (pairs[corpus.image] - pairs)[corpus.count :]
+        return _mean(corpus, self._clipped / _MAX_N * np.exp(-(difference**2) / (2 * sigma**2)))
+
+
+def _cosines(corpus: Corpus) -> Cosines:
+    cosines = Cosines(corpus)
+    for ngrams in weighted_ngrams(corpus):
+        cosines.add(ngrams)
+    return cosines
 
 
 def _mean(corpus: Corpus, values: Floats) -> MetricScore:
@@ -113,29 +176,18 @@ def _mean(corpus: Corpus, values: Floats) -> MetricScore:
     return MetricScore(float(scores.mean()), scores)
 
 
-def _cosines(corpus: Corpus, *, clipped: bool) -> Floats:
-    """Compute the cosine of each reference with its caption, shape (R,), averaged over the lengths of n-grams."""
-    sums = np.zeros(len(corpus.lengths) - corpus.count)
-    # of these, only the n-grams that are shared end by themselves
-    levels = zip(
-        shared_ngrams(corpus, _MAX_N), itertools.count(1), _rarities(corpus), _repetitions(corpus), strict=False
-    )
-    for shared, n, rarity, counts in levels:
-        inside = corpus.fits(n)
+def _squares(corpus: Corpus, n: int, rarity: Floats, repeated: Ints, times: Ints) -> Floats:
+    """Compute the squared length of each sentence's vector of n-grams, shape (S,)."""
+    squares = np.zeros(len(corpus.lengths))
+    inside, sentence = corpus.fits(n), corpus.sentence
+    for start in range(0, len(sentence), _WORDS_AT_ONCE):
+        part = slice(start, start + _WORDS_AT_ONCE)
+        weights = rarity[part] ** 2
+        some = slice(*np.searchsorted(repeated, (start, start + _WORDS_AT_ONCE)))
         # a count of two stands at two places: each adds one of the two times the weight
-        squares = np.bincount(
-            corpus.sentence[inside], weights=(counts * rarity**2)[inside], minlength=len(corpus.lengths)
-        )
-        own = shared.counts[shared.gram]
-        own = np.minimum(own, shared.found) if clipped else own
-        products = np.bincount(
-            shared.sentence,
-            weights=own * shared.found * rarity[shared.place[shared.gram]] ** 2,
-            minlength=len(corpus.lengths),
-        )[corpus.count :]
-        norms = np.sqrt(squares[corpus.count :] * squares[corpus.image[corpus.count :]])
-        sums += np.divide(products, norms, out=np.zeros_like(sums), where=norms > 0)
-    return sums / _MAX_N
+        weights[repeated[some] - start] *= times[some]
+        squares += np.bincount(sentence[part], weights=weights * inside[part], minlength=len(squares))
+    return squares
 
 
 def _rarities(corpus: Corpus) -> Iterator[Floats]:
@@ -145,30 +197,62 @@ def _rarities(corpus: Corpus) -> Iterator[Floats]:
     """
     places, number, total = np.arange(len(corpus.words)), corpus.words, len(corpus.vocabulary)
     while True:
-        theirs = int(np.searchsorted(places, corpus.own))
-        pairs = np.sort(number[theirs:] * corpus.count + corpus.image[corpus.sentence[places[theirs:]]])
-        once = pairs[np.diff(pairs, prepend=-1) != 0]
-        pictures = np.bincount(once // corpus.count, minlength=total)[number]
-        rarity = np.full(len(corpus.words), np.log(corpus.count))
-        rarity[places] -= np.log(np.maximum(pictures, 1))
-        yield rarity
-        places, keys = pair_up(corpus, _keep(corpus, places, number, pictures > 1))
+        pictures = _pictures(corpus, places, number, total)
+        yield _spread(corpus, places, np.log(np.maximum(pictures, 1))[number])
+        wanted = (pictures > 1)[number]
+        places, keys = pair_up(corpus, _keep(corpus, places[wanted], number[wanted]))
         grams, number = np.unique(keys, return_inverse=True)
         total = len(grams)
+        del keys, grams, wanted
 
 
-def _repetitions(corpus: Corpus) -> Iterator[Ints]:
-    """Count how often a sentence has the n-gram that it has at each place, n = 1, 2, ..., shape (W,)."""
-    places, keys = np.arange(len(corpus.words)), corpus.sentence * len(corpus.vocabulary) + corpus.words
+def _pictures(corpus: Corpus, places: Ints, number: Ints, total: int) -> Ints:
+    """Count the pictures that have each n-gram in a reference, shape (total,)."""
+    theirs = int(np.searchsorted(places, corpus.own))
+    pairs = number[theirs:] * corpus.count + corpus.image[corpus.sentence[places[theirs:]]]
+    pairs.sort()
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
+    pairs //= corpus.count
+    return np.bincount(pairs, minlength=total)
+
+
+def _spread(corpus: Corpus, places: Ints, logs: Floats) -> Floats:
+    rarity = np.full(len(corpus.words), np.log(corpus.count))
+    rarity[places] -= logs
+    return rarity
+
+
+def _repetitions(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
+    """Find where an n-gram stands that its sentence has several times, n = 1, 2, ...: places, rising, and times."""
+    found = [_repeated(*block) for block in _word_blocks(corpus)]
+    places, keys, times = (np.concatenate(part) for part in zip(*found, strict=True))
     while True:
-        _, number, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-        counts = np.ones(len(corpus.words), np.int64)
-        counts[places] = sizes[number]
-        yield counts
-        places, keys = pair_up(corpus, _keep(corpus, places, number, counts[places] > 1))
+        yield places, times
+        _, number = np.unique(keys, return_inverse=True)
+        places, keys, times = _repeated(*pair_up(corpus, _keep(corpus, places, number)))
 
 
-def _keep(corpus: Corpus, places: Ints, number: Ints, wanted: npt.NDArray[np.bool_]) -> Ints:
+def _word_blocks(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
+    """Go through places and numbers of words, equal only within a sentence, in blocks of whole sentences."""
+    ends = np.cumsum(corpus.lengths)
+    start = 0
+    while start == 0 or start < len(corpus.words):
+        last = int(np.searchsorted(ends, start + _WORDS_AT_ONCE, side="right"))
+        stop = int(ends[min(last, len(ends) - 1)])
+        part = slice(start, stop)
+        yield np.arange(start, stop), corpus.sentence[part] * len(corpus.vocabulary) + corpus.words[part]
+        start = max(stop, 1)
+
+
+def _repeated(places: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Keep the places whose keys occur several times: places, keys and the times."""
+    _, number, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    times = sizes[number]
+    several = times > 1
+    return places[several], keys[several], times[several]
+
+
+def _keep(corpus: Corpus, places: Ints, number: Ints) -> Ints:
     ranks = np.full(len(corpus.words), -1)
-    ranks[places[wanted]] = number[wanted]
+    ranks[places] = number
     return ranks

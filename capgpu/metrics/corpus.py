@@ -95,8 +95,9 @@ class Corpus:
 
     def fits(self, n: int) -> npt.NDArray[np.bool_]:
         """Tell at which of the W places an n-gram begins that ends within its sentence."""
-        ends = np.cumsum(self.lengths)[self.sentence]
-        inside: npt.NDArray[np.bool_] = np.arange(n, len(self.words) + n) <= ends
+        inside = np.zeros(len(self.words), np.bool_)
+        count = max(len(inside) - n + 1, 0)
+        np.equal(self.sentence[:count], self.sentence[n - 1 :], out=inside[:count])
         return inside
 
 

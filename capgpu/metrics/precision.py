@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.metrics.corpus import Corpus, Ints, Words, read_corpus, split_words
-from capgpu.metrics.shared import shared_ngrams
+from capgpu.metrics.shared import Shared, shared_ngrams
 
-__all__ = ["BleuScore", "bleu", "corpus_bleu", "score_bleu"]
+__all__ = ["BleuScore", "bleu", "clipped_matches", "corpus_bleu", "score_matches"]
 
 
 class BleuScore(NamedTuple):
@@ -89,41 +89,52 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n
     """
     if max_n < 1:
         raise ValueError(f"max_n is {max_n}; wanted at least 1.")
-    return score_bleu(split_words(read_corpus(captions, references)), max_n)
+    corpus = split_words(read_corpus(captions, references))
+    return score_matches(corpus, [clipped_matches(corpus, shared) for shared in shared_ngrams(corpus, max_n)])
 
 
-def score_bleu(corpus: Corpus, max_n: int = 4) -> BleuScore:
-    """Compute BLEU, see `corpus_bleu`, of a corpus that is read.
+def clipped_matches(corpus: Corpus, shared: Shared) -> Ints:
+    """Count the n-grams of each caption that its references have as often.
 
     Parameters
     ----------
     corpus : Corpus
         As from `split_words`.
-    max_n : int
-        The longest n-grams counted, at least 1.
+    shared : Shared
+        Its n-grams of one length.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (N,)
+        A count for each caption.
+    """
+    ceiling = np.zeros(len(shared.counts), np.int64)  # the most generous reference's count
+    np.maximum.at(ceiling, shared.gram, shared.found)
+    clipped = np.minimum(shared.counts, ceiling)
+    return np.bincount(shared.caption, weights=clipped, minlength=corpus.count).astype(np.int64)
+
+
+def score_matches(corpus: Corpus, matches: Sequence[Ints]) -> BleuScore:
+    """Compute BLEU, see `corpus_bleu`, of a corpus whose matches are counted.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        As from `split_words`.
+    matches : sequence of n arrays, shape (N,)
+        As from `clipped_matches`, for n-grams of 1, 2, ... words.
 
     Returns
     -------
     BleuScore
         All in [0, 1].
     """
-    matches = _matches(corpus, max_n)
+    counted = np.stack(matches, axis=1)
     lengths = corpus.lengths[: corpus.count]
-    totals = np.maximum(lengths[:, None] - np.arange(max_n), 0)
+    totals = np.maximum(lengths[:, None] - np.arange(len(matches)), 0)
     closest = _closest_lengths(corpus)
-    whole = _bleu(*(part.sum(axis=0, keepdims=True) for part in (matches, totals, lengths, closest)))
-    return BleuScore(whole[0].tolist(), _bleu(matches, totals, lengths, closest))
-
-
-def _matches(corpus: Corpus, max_n: int) -> Ints:
-    """Count the n-grams of each caption that its references have as often, shape (N, max_n)."""
-    matches = np.empty((corpus.count, max_n), np.int64)
-    for n, shared in enumerate(shared_ngrams(corpus, max_n)):
-        ceiling = np.zeros(len(shared.counts), np.int64)  # the most generous reference's count
-        np.maximum.at(ceiling, shared.gram, shared.found)
-        clipped = np.minimum(shared.counts, ceiling)
-        matches[:, n] = np.bincount(shared.caption, weights=clipped, minlength=corpus.count)
-    return matches
+    whole = _bleu(*(part.sum(axis=0, keepdims=True) for part in (counted, totals, lengths, closest)))
+    return BleuScore(whole[0].tolist(), _bleu(counted, totals, lengths, closest))
 
 
 def _closest_lengths(corpus: Corpus) -> Ints:

@@ -68,7 +68,8 @@ def shared_ngrams(corpus: Corpus, max_n: int) -> Iterator[Shared]:
         theirs, places_known = theirs[known], places[ours:][known]
         pairs, found = np.unique(theirs * len(corpus.lengths) + corpus.sentence[places_known], return_counts=True)
         gram, sentence = np.divmod(pairs, len(corpus.lengths))
-        yield Shared(corpus.sentence[place], place, counts, gram, sentence, found)
         ranks = np.full(len(corpus.words), -1)
         ranks[places[:ours]] = own
         ranks[places_known] = theirs
+        del keys, places, places_known, known, theirs, own, pairs  # not held while others compute
+        yield Shared(corpus.sentence[place], place, counts, gram, sentence, found)

@@ -283,8 +283,8 @@ def open_encoder(
     OSError
         If the network's file cannot be read, or the cache folder cannot be written into.
     ValueError
-        For a network that is none of pictures, an unknown output, a size that does not fit, or a setting that
-        ``efficientnet-lite0`` fixes.
+        For a network that is none of pictures, an unknown output, a size that does not fit, a setting that
+        ``efficientnet-lite0`` fixes, or a mean or deviation of pixels from 0 to 1.
     """
     name = os.fspath(network)
     if name == EFFICIENTNET_LITE0:
@@ -297,15 +297,25 @@ def open_encoder(
         size = Network(name, output).size if size is None else size
         if size is None:
             raise ValueError(f"{name} leaves the size of its pictures open: give size, in pixels.")
-    framing = Framing(
-        size,
-        _three("mean", _IMAGENET_MEAN if mean is None else mean),
-        _three("std", _IMAGENET_STD if std is None else std),
-        channels,
-        fit,
-        background,
-    )
-    return _open(name, output, framing, projection)
+    means = _three("mean", _IMAGENET_MEAN if mean is None else mean)
+    stds = _three("std", _IMAGENET_STD if std is None else std)
+    _check_scale(means, stds)
+    return _open(name, output, Framing(size, means, stds, channels, fit, background), projection)
+
+
+def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a mean and deviations of pixels from 0 to 1, as torchvision has them: features would mean nothing."""
+    if any(0 < value < 1 for value in mean) or any(0 < value < 1 for value in std):
+        means, stds = (", ".join(f"{value:g}" for value in values) for values in (mean, std))
+        remedy = " and ".join(
+            f"{name} {','.join(f'{255 * value:g}' for value in values)}"
+            for name, values in (("mean", mean), ("std", std))
+            if max(values) <= 1
+        )
+        raise ValueError(
+            f"mean and std: expected values for pixels from 0 to 255, got {means} and {stds}, for pixels from "
+            f"0 to 1. Multiply them by 255: {remedy}."
+        )
 
 
 def _open(name: str, output: str | None, framing: Framing, projection: Projection | None) -> PictureEncoder:

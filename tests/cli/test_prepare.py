@@ -205,3 +205,17 @@ def test_the_folder_may_lie_in_that_of_the_source(pictures: Path, network: tuple
     prepare(pictures, *network, "-o", pictures / "prepared")
     refused(run("prepare", pictures, *network, "-o", pictures / "prepared"), "holds a finished data set")
     assert "Prepared:" in prepare(pictures, *network, "-o", pictures / "prepared", "--force").stdout
+
+
+def test_whose_features_a_row_is_taken_for_is_printed(tmp_path: Path) -> None:
+    source = write_json(tmp_path / "c.json", coco_annotations({9: ["a dog"], 4: ["a cat"], 6: ["a cow"]}))
+    rows = np.array([[4], [6], [9]], np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    np.savez(tmp_path / "named.npz", features=rows, image_id=np.array([4, 6, 9]))
+    options = ("--min-count", 1, "--val", 0, "--test", 0)
+    result = prepare(source, "--features", tmp_path / "rows.npy", *options, "-o", tmp_path / "by-order")
+    assert "no ids: rows are taken in the order of the captions' file" in result.stdout
+    assert load_prepared(tmp_path / "by-order")["train_features"].tolist() == rows.tolist()
+    result = prepare(source, "--features", tmp_path / "named.npz", *options, "-o", tmp_path / "by-id")
+    assert "ids from its entry image_id" in result.stdout
+    assert load_prepared(tmp_path / "by-id")["train_features"].tolist() == [[9], [4], [6]]

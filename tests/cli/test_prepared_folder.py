@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,15 @@ def test_what_is_no_prepared_folder_is_refused_and_nothing_written(tmp_path: Pat
     refused(run("train", "--data", tmp_path, "--out", tmp_path / "run", *TINY), "capgpu prepare")
     refused(run("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "run", *TINY), "--data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_compares_every_file_with_its_checksum(data: Path) -> None:
+    checked = run("check", data)
+    assert checked.exit_code == 0, checked.output
+    assert checked.stdout.startswith(f"{data}: 9 files, ")
+    file = data / "train_features.npy"
+    content, stat = bytearray(file.read_bytes()), file.stat()
+    content[200] ^= 4
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    refused(run("check", data), "train_features.npy is damaged: it does not match its checksum")

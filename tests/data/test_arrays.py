@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capgpu.data.arrays import sample_minibatch, split_arrays, splits_of, validate_data
+from capgpu.data.arrays import known_finite, sample_minibatch, split_arrays, splits_of, validate_data
 
 
 def dictionary(captions: int = 7, images: int = 4) -> dict[str, Any]:
@@ -118,3 +118,15 @@ def test_sampling_pairs_captions_with_their_images_and_repeats_with_its_seed() -
 def test_a_batch_has_at_least_one_caption() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         sample_minibatch(dictionary(), 0)
+
+
+def test_only_what_cannot_be_written_is_known_to_be_finite() -> None:
+    array = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match="expected a read-only array"):
+        known_finite(array)
+    array.flags.writeable = False
+    assert known_finite(array) is array
+    array.flags.writeable = True
+    array[0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        validate_data(dictionary() | {"train_features": array, "train_image_idxs": np.zeros(7, np.int32)})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.data.coco_json import read_coco_captions
+from capgpu.data.coco_json import coco_source, read_coco_captions
 from capgpu.data.text_files import DataFileError
 from oracles.folders import coco_annotations, write_json
 
@@ -114,3 +114,11 @@ def test_no_damage_raises_anything_but_the_documented_error(
     whole = json.dumps(CONTENT).encode()
     path.write_bytes(whole[:place] + damage + whole[place + len(damage) :])
     assert str(path) in (complaint(path) or str(path))
+
+
+def test_one_file_under_two_ids_is_refused(tmp_path: Path) -> None:
+    content = coco_annotations({1: ["a dog"], 2: ["a cat"], 3: ["a cow"]})
+    content["images"][2]["file_name"] = "./1.png"
+    coco_source(content, tmp_path / "c.json", None)
+    with pytest.raises(DataFileError, match=r"images\[0\] and images\[2\] are one file, .*1.png"):
+        coco_source(content, tmp_path / "c.json", tmp_path)

@@ -144,10 +144,10 @@ def test_features_that_cannot_be_used_are_refused(kind: str, rows: Array, says: 
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        ([1, 2, 3], "has 3 image ids for 7 rows"),
+        ([1, 2, 3], r"has 3 image ids \(image_ids\) for 7 rows"),
         ([1, 2, 3, 4, 5, 6, 2], "rows 1 and 6 have the same image id, 2"),
         ([[1]] * 7, r"image ids have shape \(7, 1\)"),
-        ([1.5] * 7, "dtype float64; wanted whole numbers or texts"),
+        ([1.5] * 7, "dtype float64 in the entry image_ids; wanted whole numbers or texts"),
         ("abc", r"image ids have shape \(\)"),
     ],
 )
@@ -156,6 +156,59 @@ def test_ids_that_do_not_fit_are_refused(kind: str, ids: Any, says: str, tmp_pat
     with pytest.raises(DataFileError, match=says) as error:
         open_features(path)
     assert str(path) in str(error.value)
+
+
+def _write(path: Path, **entries: Any) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **entries)
+    else:
+        with h5py.File(path, "w") as out:
+            for name, value in entries.items():
+                out[name] = value
+    return path
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.h5"])
+@pytest.mark.parametrize("entry", ["image_id", "id", "img_ids", "names", "features_keys"])
+def test_the_only_other_entry_of_as_many_rows_is_the_ids(name: str, entry: str, tmp_path: Path) -> None:
+    others = {"mean": np.zeros(3), "version": 2}
+    file = open_features(_write(tmp_path / name, features=ROWS, **others, **{entry: np.array([5, 3, 8, 0, 1, 2, 4])}))
+    assert file.ids_entry == entry
+    assert file.rows_of([8, 5]).tolist() == [2, 0]
+    with pytest.raises(DataFileError, match=f"the id 9 in its entry {entry}"):
+        file.rows_of([9])
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.h5"])
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"names": np.arange(7), "labels": np.arange(7)}, "which entry names the images. .*names"),
+        ({"scores": np.ones(7, np.float32)}, r"dtype float32 in the entry scores; .* or take this one out"),
+        ({"boxes": np.ones((7, 4), np.int64)}, r"shape \(7, 4\) .*in the entry boxes"),
+        ({"labels": np.arange(7) // 2}, "rows 0 and 1 have the same image id, 0, in the entry labels"),
+    ],
+)
+def test_entries_that_may_or_may_not_be_the_ids_are_refused(
+    name: str, entries: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataFileError, match=says):
+        open_features(_write(tmp_path / name, features=ROWS, **entries))
+    assert open_features(_write(tmp_path / name, features=ROWS, image_ids=np.arange(7), **entries)).image_ids
+
+
+def test_ids_of_objects_or_in_a_group_are_not_overlooked(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", features=ROWS, keys=np.array(list("abcdefg"), object))
+    with pytest.raises(DataFileError, match=r"its entry keys cannot be read.*Wanted whole numbers or texts"):
+        open_features(tmp_path / "f.npz")
+    file = open_features(_write(tmp_path / "f.h5", **{"features": ROWS, "meta/names": list("gfedcba")}))
+    assert file.rows_of(list("ag")).tolist() == [6, 0]
+
+
+def test_entries_of_other_lengths_leave_rows_in_their_order(tmp_path: Path) -> None:
+    for name in ("f.npz", "f.h5"):
+        file = open_features(_write(tmp_path / name, features=ROWS, mean=np.zeros(3), labels=np.arange(6)))
+        assert (file.image_ids, file.ids_entry) == (None, None)
 
 
 def test_ids_of_no_kind_that_is_read_are_refused(tmp_path: Path) -> None:

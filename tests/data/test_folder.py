@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,113 @@ def test_what_editors_take_for_one_line_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("image,caption,caption\na.jpg,one,two\n", ["one", "two"]),
+        ("image,caption_0,caption_1\na.jpg,one,two\n", ["one", "two"]),
+        ("caption1,image,caption2,caption3\none,a.jpg,,three\n", ["one", "three"]),
+        ("image,caption,caption.1\na.jpg,one,one\n", ["one", "one"]),
+        ("image,captions\na.jpg,\"['one', 'two']\"\n", ["one", "two"]),
+        ('image,caption\na.jpg,"[""on\\u00e9"", ""two""]"\n', ["on\u00e9", "two"]),
+        ("image,caption\na.jpg,\"['one' 'two'\n 'three']\"\n", ["one", "two", "three"]),
+        ("image,caption\na.jpg,\"('one',)\"\n", ["one"]),
+        ("image,caption\na.jpg,[a dog] in a field\na.jpg,[a dog]\n", ["[a dog] in a field", "[a dog]"]),
+    ],
+)
+def test_several_captions_of_a_row_are_all_read(content: str, expected: list[str], tmp_path: Path) -> None:
+    assert captions(tmp_path / "a.csv", content) == {"a.jpg": expected}
+
+
+@pytest.mark.parametrize("mark", ["\t", "|"])
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ('a.jpg\t"a sign: ""STOP"""\nb.jpg\ttwo\n', ['a sign: "STOP"', "two"]),
+        ('a.jpg\t"a sign: ""STOP"""\nb.jpg\t"two\nlines"\n', ['a sign: "STOP"', "two\nlines"]),
+        ('a.jpg\t"a\tb"\nb.jpg\ttwo\n', ["a\tb", "two"]),
+        ('a.jpg\t"unbalanced dog\nb.jpg\ttwo\n', ['"unbalanced dog', "two"]),
+        ('a.jpg\t"unbalanced dog\nb.jpg\ttwo"\n', ['"unbalanced dog', 'two"']),
+        ('a.jpg\t"a dog"\nb.jpg\tthe ""dog""\n', ['"a dog"', 'the ""dog""']),
+        ('"a.jpg"\t"a dog"\n"b.jpg"\t"2"\n', ["a dog", "2"]),
+    ],
+)
+def test_quotation_marks_that_a_program_has_written_are_read(
+    mark: str, table: str, expected: list[str], tmp_path: Path
+) -> None:
+    header = '"image"\t"caption"\n' if table.startswith('"') else "image\tcaption\n"
+    read = captions(tmp_path / "a.tsv", (header + table).replace("\t", mark))
+    assert read == {"a.jpg": [expected[0].replace("\t", mark)], "b.jpg": [expected[1]]}
+
+
+@pytest.mark.parametrize("cell", ["['one', None]", "['one', nan]", "['one' ...]", "['a'b']", "['one', 3, 'two']"])
+def test_a_printed_list_that_cannot_be_read_is_refused(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="line 2, column caption looks like a printed list"):
+        captions(tmp_path / "a.csv", f'image,caption\na.jpg,"{cell}"\n')
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"image": "a", "caption": "one", "caption": "two"}', ["one", "two"]),
+        ('{"image": "a", "caption": "one", "captions": ["one", "two"]}', ["one", "two"]),
+        ('{"image": "a", "caption_1": "one", "caption_2": "two"}', ["one", "two"]),
+        ('{"image": "a", "captions": "[\'one\', \'two\']"}', ["one", "two"]),
+    ],
+)
+def test_several_captions_of_a_line_are_all_read(line: str, expected: list[str], tmp_path: Path) -> None:
+    assert captions(tmp_path / "a.jsonl", line) == {"a": expected}
+
+
+def test_the_column_of_pictures_is_the_one_whose_pictures_are_there(tmp_path: Path) -> None:
+    rows = {"name": "Rex", "path": "a.jpg", "caption": "a dog"}
+    csv, line = f"{','.join(rows)}\n{','.join(rows.values())}\n", json.dumps(rows)
+    assert captions(tmp_path / "n.csv", "name,caption\nRex,a dog\n") == {"Rex": ["a dog"]}
+    assert captions(tmp_path / "n.csv", csv) == {"a.jpg": ["a dog"]}
+    (tmp_path / "images").mkdir()
+    for there in ("Rex", "a.jpg"):
+        file = tmp_path / "images" / there
+        file.touch()
+        assert captions(tmp_path / "n.csv", csv) == {there: ["a dog"]}
+        assert captions(tmp_path / "n.jsonl", line) == {there: ["a dog"]}
+        file.unlink()
+
+
+def test_columns_and_lists_that_are_read_or_not_are_noted(tmp_path: Path) -> None:
+    table = "name,path,caption,title\nRex,a.jpg,\"['x', 'y']\",b\n"
+    source = folder_source(written(tmp_path / "a.csv", table), None)
+    assert source.notes == (
+        "pictures from the column path, captions from caption; not used: 'name', 'title'",
+        "cells that hold a printed list, each text of which is a caption: 1",
+    )
+    assert folder_source(written(tmp_path / "a.csv", "image,caption\na,x\n"), None).notes == ()
+
+
+def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    os.link(tmp_path / "b.jpg", tmp_path / "hard.jpg")
+    names = ["./a.jpg", "a.jpg", ".//a.jpg", "sub/../a.jpg", str(tmp_path / "a.jpg"), "link.jpg", "b.jpg", "hard.jpg"]
+    table = "image,caption\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
+    assert captions(tmp_path / "a.csv", table) == {"./a.jpg": list("012345"), "b.jpg": ["6", "7"]}
+    assert folder_source(tmp_path / "a.csv", None).notes == (
+        "names of pictures that have another name, too, and count once: 4, the first sub/../a.jpg",
+    )
+    # also where no file is there, as far as the names tell
+    assert captions(tmp_path / "a.csv", "image,caption\nx,one\n./x,two\n") == {"x": ["one", "two"]}
+    split = "image,caption,split\na.jpg,x,train\nlink.jpg,y,val\n"
+    with pytest.raises(DataFileError, match=r"a.jpg and link.jpg are one file, in the splits train and val"):
+        captions(tmp_path / "a.csv", split, "train")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
+        ("a.csv", "image,image,caption\na,b,x\n", "line 1: two columns are named 'image'"),
+        ("a.csv", "image,caption,split,split\na,x,train,val\n", "line 1: two columns are named 'split'"),
+        ("a.csv", "image,caption_0,caption_1\na, , \n", "line 2, column caption_0 is empty"),
+        ("a.jsonl", '{"image": "a", "image": "b", "caption": "x"}', "line 1 has the key 'image' twice"),
         ("a.csv", "", "line 1: the header names"),
         ("a.csv", "image,caption\n", "holds no captions"),
         ("a.csv", "\n\nimage,words\na.jpg,x\n", "line 3: the header names 'image', 'words'; wanted columns"),

@@ -88,3 +88,11 @@ def test_any_value_in_any_place_is_read_or_refused(value: Any, place: tuple[Any,
         inner = inner[key]
     inner[("", *place)[-1]] = value
     read_or_refused(lambda: karpathy_source(content[""], PATH, Path("coco") if pictures else None), PATH)
+
+
+def test_one_file_under_two_ids_is_refused(tmp_path: Path) -> None:
+    content = karpathy_annotations({1: "train", 2: "test"})
+    for image in content["images"]:
+        image["filename"] = "same.jpg"
+    with pytest.raises(DataFileError, match=r"images\[0\] and images\[1\] are one file, .*same.jpg"):
+        karpathy_source(content, tmp_path / "k.json", tmp_path)

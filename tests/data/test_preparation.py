@@ -61,7 +61,9 @@ def make(source: Source, folder: Path, wanted: Wanted = ANYTHING, encoder: Any =
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """Read all files but checked.json, which differs with the times of the others."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "checked.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 # --- what is made -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import capgpu.data.prepared
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import validate_data
-from capgpu.data.prepared import is_prepared, load_prepared, read_manifest, save_prepared
+from capgpu.data.prepared import is_prepared, load_prepared, read_manifest, save_prepared, verify_prepared
 from oracles.folders import prepared_folder
 
 
@@ -75,6 +76,106 @@ def test_contents_that_are_not_those_written_are_refused(name: str, tmp_path: Pa
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name} is damaged: it does not match its checksum"):
         load_prepared(tmp_path)
+
+
+def changed(file: Path, *, unnoticed: bool = False) -> None:
+    """Change a bit of a file's last number; `unnoticed` with the time of the last change as it was."""
+    content, stat = bytearray(file.read_bytes()), file.stat()
+    content[-3] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + (0 if unnoticed else 1)))
+
+
+@pytest.fixture
+def summed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files of features whose checksum was computed."""
+    names: list[str] = []
+    compute = capgpu.data.prepared._crc32
+
+    def recording(path: Path) -> str:
+        if path.name.endswith("_features.npy"):
+            names.append(path.name)
+        return compute(path)
+
+    monkeypatch.setattr(capgpu.data.prepared, "_crc32", recording)
+    return names
+
+
+def test_features_that_have_changed_since_they_were_checked_are_refused(tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
+    load_prepared(tmp_path)
+    changed(tmp_path / "val_features.npy")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"val_features.npy is damaged: it does not match its checksum"):
+            load_prepared(tmp_path)
+
+
+def test_features_are_read_again_only_where_their_file_has_changed(tmp_path: Path, summed: list[str]) -> None:
+    prepared_folder(tmp_path)
+    summed.clear()
+    load_prepared(tmp_path)
+    assert summed == []
+    os.utime(tmp_path / "val_features.npy", ns=(0, 12345))
+    load_prepared(tmp_path)
+    assert summed == ["val_features.npy"]
+    shutil.copytree(tmp_path, tmp_path / "copy", copy_function=shutil.copyfile)
+    for _ in range(2):
+        load_prepared(tmp_path)
+        load_prepared(tmp_path / "copy")
+    assert sorted(summed[1:]) == ["train_features.npy", "val_features.npy"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"train_features.npy": 3}', None])
+def test_without_a_note_that_can_be_read_features_are_checked(
+    text: str | None, tmp_path: Path, summed: list[str]
+) -> None:
+    prepared_folder(tmp_path)
+    note = tmp_path / "checked.json"
+    note.unlink() if text is None else note.write_text(text)
+    summed.clear()
+    load_prepared(tmp_path)
+    load_prepared(tmp_path)
+    assert sorted(summed) == ["train_features.npy", "val_features.npy"]
+
+
+def test_a_folder_that_cannot_be_written_is_checked_every_time(
+    tmp_path: Path, summed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared_folder(tmp_path)
+    os.utime(tmp_path / "val_features.npy", ns=(0, 12345))
+    monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError("read-only")))
+    summed.clear()
+    load_prepared(tmp_path)
+    load_prepared(tmp_path)
+    assert summed == ["val_features.npy"] * 2
+
+
+def test_features_of_a_folder_are_not_read_to_see_whether_they_are_finite(tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
+    stat = (tmp_path / "val_features.npy").stat()
+    with open(tmp_path / "val_features.npy", "r+b") as file:
+        file.seek(-4, 2)
+        file.write(np.float32(np.nan).tobytes())
+    os.utime(tmp_path / "val_features.npy", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    data = load_prepared(tmp_path)
+    validate_data(data, ("train", "val"))
+    # what is known of the file's array holds for no other
+    for other in (data["val_features"][1:], np.array(data["val_features"])):
+        with pytest.raises(ValueError, match="NaN"):
+            validate_data(data | {"val_features": other, "val_image_idxs": data["val_image_idxs"] * 0}, ("val",))
+
+
+def test_a_change_that_leaves_no_trace_is_found_by_comparing_all(tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
+    assert sorted(verify_prepared(tmp_path)) == sorted(
+        file.name for file in tmp_path.iterdir() if file.name not in ("prepared.json", "checked.json")
+    )
+    changed(tmp_path / "val_features.npy", unnoticed=True)
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(CheckpointError) as load:
+        verify_prepared(tmp_path)
+    assert "val_features.npy is damaged" in str(load.value)
+    assert "train.json is missing" in str(load.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "another"}', '{"format": "capgpu-prepared-1"}'])

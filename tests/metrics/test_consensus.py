@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import capgpu.metrics.consensus
 from capgpu.metrics import cider, cider_d
 from oracles.caption_scores import CAPTIONS, REFERENCES
 from oracles.consensus import consensus
@@ -33,6 +34,16 @@ def test_cider_d_is_the_papers_with_cocos_lengths(drawn, sigma):
     score = cider_d(captions, references, sigma=sigma)
     np.testing.assert_allclose(score.captions, expected, rtol=0, atol=1e-9)
     assert score.corpus == pytest.approx(sum(expected) / len(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("words_at_once", [1, 2, 7, 1000])
+def test_blocks_of_any_size_give_the_same_figures(words_at_once, monkeypatch):
+    random = np.random.default_rng(2)
+    drawn = [[random.choice(list("abcd"), random.integers(0, 9)).tolist() for _ in range(4)] for _ in range(12)]
+    captions, references = [own[0] for own in drawn], [own[1:] for own in drawn]
+    expected = consensus(captions, references, clipped=False, sigma=None)
+    monkeypatch.setattr(capgpu.metrics.consensus, "_WORDS_AT_ONCE", words_at_once)
+    np.testing.assert_allclose(cider(captions, references).captions, expected, rtol=0, atol=1e-9)
 
 
 @given(pictures)

@@ -56,6 +56,27 @@ def test_the_network_gets_scaled_pixels(tmp_path):
     np.testing.assert_allclose(features(mean=[1, 2, 3], std=[1, 2, 3], channels="BGR"), [29, 9, 7 / 3], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "says"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "mean 123.675,116.28,103.53 and std 58.395,57.12,57.375"),
+        (0.5, 0.5, "mean 127.5,127.5,127.5 and std 127.5"),
+        (0, 1 / 255, "std 1,1,1"),
+        ((0.485, 0.456, 0.406), None, "by 255: mean 123.675,116.28,103.53."),
+        (None, (0.229, 0.224, 0.225), "by 255: std 58.395,57.12,57.375."),
+    ],
+)
+def test_values_for_pixels_from_0_to_1_are_refused_with_those_wanted(network, mean, std, says):
+    with pytest.raises(ValueError, match=r"expected values for pixels from 0 to 255, got .*0 to 1.*by 255") as error:
+        open_encoder(network, mean=mean, std=std)
+    assert says in str(error.value)
+
+
+def test_pixels_may_be_taken_as_they_are(network):
+    for mean, std in ((0, 1), ((103.939, 116.779, 123.68), 1), (127.5, 127.5), (0, 255)):
+        assert open_encoder(network, mean=mean, std=std).framing.std == (std,) * 3
+
+
 def test_broken_files_are_told_and_skipped(network, pictures, tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:-30])
