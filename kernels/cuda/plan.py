@@ -23,6 +23,7 @@ __all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
 #: Steps of a padded layout come in multiples of this, and rows and words in 16 sizes to the double, multiples of 32.
 _STEPS = 4
 _SIZES, _LEAST = 16, 32
+_NO_NUMBERS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Plan:
         Packed rows, those of the same word together, in their order.
     starts : array of int32, shape (U + 1,)
         Where each word's rows begin in `by_word`.
+    row_numbers : array of int32, shape (M,), or None
+        As in `Layout`; None where the layout is not padded.
     """
 
     rows: int
@@ -54,6 +57,7 @@ class Plan:
     targets: Any
     by_word: Any
     starts: Any
+    row_numbers: Any = None
 
     @staticmethod
     def of(layout: Layout, there: Any) -> Plan:
@@ -62,8 +66,10 @@ class Plan:
         for part in layout:
             views.append(there[begin : begin + part.size])
             begin += part.size
-        steps = Steps(tuple(layout.batch_sizes.tolist()), views[0])
-        return Plan(layout.targets.size, layout.words.size, steps, *views[1:])
+        sizes, *others, row_numbers = views
+        steps = Steps(tuple(layout.batch_sizes.tolist()), sizes)
+        numbers = row_numbers if row_numbers.size else None
+        return Plan(layout.targets.size, layout.words.size, steps, *others, numbers)
 
 
 class Layout(NamedTuple):
@@ -75,6 +81,9 @@ class Layout(NamedTuple):
         Captions alive at each step.
     order, words, word_of_row, targets, by_word, starts : numpy.ndarray
         As in `Plan`.
+    row_numbers : numpy.ndarray, shape (M,) or (0,)
+        Number of each row among those of the captions, -1 for a row that was added; empty where the layout is not
+        padded.
     """
 
     batch_sizes: Any
@@ -84,6 +93,12 @@ class Layout(NamedTuple):
     targets: Any
     by_word: Any
     starts: Any
+    row_numbers: Any
+
+    @property
+    def caption_rows(self) -> int:
+        """Rows of the captions themselves."""
+        return int(self.row_numbers.max()) + 1 if self.row_numbers.size else self.targets.size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -121,36 +136,39 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     if packed is None:
         return None
     order, batch_sizes, words, word_of_row, targets = packed
+    row_numbers = _NO_NUMBERS
     if padded and targets.size:
-        batch_sizes, word_of_row, targets = _with_rows(captions, batch_sizes, word_of_row, targets)
+        batch_sizes, row_numbers = _with_rows(captions, batch_sizes)
+        added = row_numbers < 0
+        # the word of the first row, and no target
+        word_of_row, targets = word_of_row[row_numbers], targets[row_numbers]
+        word_of_row[added], targets[added] = 0, -1
         words, word_of_row = _with_words(words, word_of_row, vocabulary_size)
     # NumPy sorts 16 bits by counting digits, stable and several times as fast
     keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
     by_word = np.argsort(keys, kind="stable")
     starts = np.zeros(words.size + 1, np.int64)
     np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
-    return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts)
+    return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts, row_numbers)
 
 
-def _with_rows(captions: Any, batch_sizes: Any, word_of_row: Any, targets: Any) -> tuple[Any, Any, Any]:
-    """Return a layout's rows with others between them, which have no target and the word of the first."""
+def _with_rows(captions: Any, batch_sizes: Any) -> tuple[Any, Any]:
+    """Return a layout's batch sizes with rows added behind those of each step, and `row_numbers` of all."""
     count, width = captions.shape
-    rows, steps = targets.size, min(-(-batch_sizes.size // _STEPS) * _STEPS, width - 1)
-    wanted = min(_size(rows + count - int(batch_sizes[0])), count * steps)
+    sizes = batch_sizes.tolist()
+    rows, steps = sum(sizes), min(-(-len(sizes) // _STEPS) * _STEPS, width - 1)
+    wanted = min(_size(rows + count - sizes[0]), count * steps)
     # the first steps are filled, so that sizes never rise
-    sizes, padded_sizes, missing = batch_sizes.tolist(), [], wanted - rows
-    for size in sizes + [0] * (steps - len(sizes)):
-        added = min(count - size, missing)
-        padded_sizes.append(size + added)
-        missing -= added
-    padded_words, padded_targets = np.zeros(wanted, np.int64), np.full(wanted, -1)
+    padded_sizes, missing = [], wanted - rows
+    row_numbers = np.full(wanted, -1)
     start = padded_start = 0
-    for size, padded_size in zip(sizes, padded_sizes, strict=False):
-        place = slice(padded_start, padded_start + size)
-        padded_words[place] = word_of_row[start : start + size]
-        padded_targets[place] = targets[start : start + size]
-        start, padded_start = start + size, padded_start + padded_size
-    return np.array(padded_sizes), padded_words, padded_targets
+    for size in sizes + [0] * (steps - len(sizes)):
+        row_numbers[padded_start : padded_start + size] = np.arange(start, start + size)
+        added = min(count - size, missing)
+        missing -= added
+        padded_sizes.append(size + added)
+        start, padded_start = start + size, padded_start + size + added
+    return np.array(padded_sizes), row_numbers
 
 
 def _with_words(words: Any, word_of_row: Any, vocabulary_size: int) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The stage ``host``: what a training step costs the host, launched one by one and as one CUDA graph.
+"""The stage ``host``: what a training step costs the host, launched one by one and as CUDA graphs.
 
     python -m tools.gpu.host [--size S1] [--steps 200] [--calls 1000] [--lines 25]
 
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for _ in range(3):
             task.launch()
         host, wall = time_steps(task.launch, args.steps)
-        way = "one CUDA graph" if mode == "graphed" else "launched one by one"
+        way = "CUDA graphs" if mode == "graphed" else "launched one by one"
         print(f"\n{args.size}, LSTM, Adam, {way}: host {host:.4f} ms a step, wall {wall:.4f} ms")
         print("\n".join(profile(task.launch, args.steps, args.lines)), flush=True)
     return 0

@@ -35,6 +35,13 @@ def test_a_padded_layout_has_the_same_words_and_targets(seed):
     plain, padded = lay_out(captions, 0, vocabulary), lay_out(captions, 0, vocabulary, padded=True)
     assert words_and_targets(padded) == words_and_targets(plain)
     np.testing.assert_array_equal(padded.order, plain.order)
+    assert plain.row_numbers.size == 0
+    assert padded.caption_rows == plain.caption_rows == plain.targets.size
+    # the rows of the captions, in their order, are where their numbers say
+    own = padded.row_numbers >= 0
+    np.testing.assert_array_equal(padded.row_numbers[own], np.arange(plain.targets.size))
+    np.testing.assert_array_equal(padded.targets[own], plain.targets)
+    assert (padded.targets[~own] == -1).all()
 
 
 @pytest.mark.parametrize("seed", range(40))

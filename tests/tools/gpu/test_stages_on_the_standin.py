@@ -275,7 +275,7 @@ def test_the_host_s_share_of_a_step_is_profiled_in_both_ways(standin, capsys):
     assert re.search(r"\d us  product, ours\n", calls)
     for way, (name, launch) in zip(
         ways,
-        (("launched one by one", "kernels/cuda/product.py:"), ("one CUDA graph", "kernels/cuda/graphs.py:")),
+        (("launched one by one", "kernels/cuda/product.py:"), ("CUDA graphs", "kernels/cuda/graphs.py:")),
         strict=True,
     ):
         assert re.match(rf"{name}: host \d+\.\d+ ms a step, wall \d+\.\d+ ms\n", way)
