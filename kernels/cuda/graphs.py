@@ -182,25 +182,27 @@ class StepGraphs:
         """Copy a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
         vocabulary = self.params["W_embed"].shape[0]
         layout = lay_out(captions, null, vocabulary, padded=True)
-        if layout is None or layout.targets.size == 0 or not self._can_be_captured(layout.shape):
+        if layout is None or layout.targets.size == 0:
             return None
         check_device(features=features)
         dropouts = options.feature_dropout, options.output_dropout
         rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
         key = (*layout.shape, captions.shape[1], options.smoothing, options.tied, *rates)
         shape = self._shapes.get(key)
+        if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
+            return None
         if shape is None:
             shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
             if len(self._shapes) > MOST_GRAPHS:
                 self._discard([next(iter(self._shapes))])
         self._shapes.move_to_end(key)
         words = np.zeros(_WORDS, np.uint32)
-        # those of the batch as it is: the rows that padding has added have no part in them
-        masks = features.size, layout.caption_rows * self.params["Wh"].shape[0]
-        for number, (dropout, size) in enumerate(zip(dropouts, masks, strict=True)):
+        for number, dropout in enumerate(dropouts):
             if dropout is not None:
+                # the mask of the batch as it is: the rows that padding has added have no part in it
+                size = features.size if number == 0 else layout.caption_rows * self.params["Wh"].shape[0]
                 words[2 * number : 2 * number + 2] = mask_rule(dropout.key, dropout.rate, size)[:2]
-        sent = [(shape.numbers, np.concatenate([words.view(np.int32), layout.numbers()]))]
+        sent = [(shape.numbers, layout.numbers([words.view(np.int32)]))]
         if settings is not None:
             sent.insert(0, (shape.settings, self._padded(settings)))
         self._sending.send(sent)

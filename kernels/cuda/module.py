@@ -206,12 +206,12 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     """
     import cupy
 
-    # keyed by what the caller has: the name of a dtype is slow to ask for
-    key = (name, dtype, tuple(sorted(defines.items())) if defines else (), cupy.cuda.runtime.getDevice())
+    # keyed by what the caller has: the name of a dtype, and the order of macros, take long to find
+    key = (name, dtype, tuple(defines.items()), cupy.cuda.runtime.getDevice())
     found = _kernels.get(key)
     if found is None:
         refuse_fork()
-        by_name = (name, getattr(dtype, "name", dtype), *key[2:])
+        by_name = (name, getattr(dtype, "name", dtype), tuple(sorted(defines.items())), key[3])
         found = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
     return found
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ __all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
 #: Steps of a padded layout come in multiples of this, and rows and words in 16 sizes to the double, multiples of 32.
 _STEPS = 4
 _SIZES, _LEAST = 16, 32
-_NO_NUMBERS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,11 @@ class Plan:
         for part in layout:
             views.append(there[begin : begin + part.size])
             begin += part.size
-        sizes, *others, row_numbers = views
+        sizes, order, words, word_of_row, targets, by_word, starts, row_numbers = views
         steps = Steps(tuple(layout.batch_sizes.tolist()), sizes)
         numbers = row_numbers if row_numbers.size else None
-        return Plan(layout.targets.size, layout.words.size, steps, *others, numbers)
+        counts = layout.targets.size, layout.words.size
+        return Plan(*counts, steps, order, words, word_of_row, targets, by_word, starts, numbers)
 
 
 class Layout(NamedTuple):
@@ -105,9 +106,9 @@ class Layout(NamedTuple):
         """Captions, steps, rows and distinct words: what the launches of a step depend on."""
         return self.order.size, self.batch_sizes.size, self.targets.size, self.words.size
 
-    def numbers(self) -> Any:
-        """Return all numbers, one after the other, as the kernels read them: of int32."""
-        return np.concatenate(self, dtype=np.int32, casting="same_kind")
+    def numbers(self, before: Sequence[Any] = ()) -> Any:
+        """Return all numbers, one after the other, as the kernels read them: of int32; behind other arrays."""
+        return np.concatenate((*before, *self), dtype=np.int32, casting="same_kind")
 
 
 def _size(count: int) -> int:
@@ -124,62 +125,82 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     captions, null, vocabulary_size
         As for `plan_captions`.
     padded : bool
-        True gives the layout one of few shapes, where there is any row. All captions are then alive at the first step.
-        Loss and gradients are the same but for rounding: what is added adds zeros to sums.
+        True gives the layout one of few shapes, where there is any row: with rows behind those of a step, and with the
+        first words that do not occur. All captions are then alive at the first step. Loss and gradients are the same
+        but for rounding: what is added adds zeros to sums.
 
     Returns
     -------
     Layout or None
         None where an id is out of range.
     """
-    packed = host_kernels().pack_captions(captions, null, vocabulary_size)
+    kernels = host_kernels()
+    packed = kernels.pack_captions(captions, null, vocabulary_size)
     if packed is None:
         return None
     order, batch_sizes, words, word_of_row, targets = packed
-    row_numbers = _NO_NUMBERS
-    if padded and targets.size:
-        batch_sizes, row_numbers = _with_rows(captions, batch_sizes)
-        added = row_numbers < 0
-        # the word of the first row, and no target
-        word_of_row, targets = word_of_row[row_numbers], targets[row_numbers]
-        word_of_row[added], targets[added] = 0, -1
-        words, word_of_row = _with_words(words, word_of_row, vocabulary_size)
+    if not padded or targets.size == 0:
+        by_word, starts = _sorted(word_of_row, words.size)
+        return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts, np.zeros(0, np.int64))
+    padded_sizes = _padded_sizes(captions.shape, batch_sizes)
+    arrange = _arranged if kernels.name == "cpu" else _arranged_by_numpy
+    arranged = arrange(packed[1:], padded_sizes, min(_size(words.size), vocabulary_size), vocabulary_size)
+    return Layout(padded_sizes, order, *arranged)
+
+
+def _sorted(word_of_row: Any, distinct: int) -> tuple[Any, Any]:
+    """Return `by_word` and `starts` of a layout."""
     # NumPy sorts 16 bits by counting digits, stable and several times as fast
-    keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
-    by_word = np.argsort(keys, kind="stable")
-    starts = np.zeros(words.size + 1, np.int64)
-    np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
-    return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts, row_numbers)
+    keys = word_of_row.astype(np.uint16) if distinct <= 2**16 else word_of_row
+    starts = np.zeros(distinct + 1, np.int64)
+    np.cumsum(np.bincount(word_of_row, minlength=distinct), out=starts[1:])
+    return np.argsort(keys, kind="stable"), starts
 
 
-def _with_rows(captions: Any, batch_sizes: Any) -> tuple[Any, Any]:
-    """Return a layout's batch sizes with rows added behind those of each step, and `row_numbers` of all."""
-    count, width = captions.shape
+def _padded_sizes(shape: tuple[int, int], batch_sizes: Any) -> Any:
+    """Return a layout's batch sizes with rows added to the first steps, so that sizes never rise."""
+    count, width = shape
     sizes = batch_sizes.tolist()
     rows, steps = sum(sizes), min(-(-len(sizes) // _STEPS) * _STEPS, width - 1)
-    wanted = min(_size(rows + count - sizes[0]), count * steps)
-    # the first steps are filled, so that sizes never rise
-    padded_sizes, missing = [], wanted - rows
-    row_numbers = np.full(wanted, -1)
-    start = padded_start = 0
+    missing = min(_size(rows + count - sizes[0]), count * steps) - rows
+    padded_sizes = []
     for size in sizes + [0] * (steps - len(sizes)):
-        row_numbers[padded_start : padded_start + size] = np.arange(start, start + size)
         added = min(count - size, missing)
         missing -= added
         padded_sizes.append(size + added)
-        start, padded_start = start + size, padded_start + size + added
-    return np.array(padded_sizes), row_numbers
+    return np.array(padded_sizes)
 
 
-def _with_words(words: Any, word_of_row: Any, vocabulary_size: int) -> tuple[Any, Any]:
-    """Return a layout's words with others that occur in no row, all rising."""
-    wanted = min(_size(words.size), vocabulary_size)
-    absent = np.ones(vocabulary_size, bool)
-    absent[words] = False
-    taken = np.flatnonzero(absent)[: wanted - words.size]
-    all_words = np.concatenate([words, taken])
-    all_words.sort()
-    return all_words, all_words.searchsorted(words)[word_of_row]
+def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
+    """Lay packed captions out with so many rows at each step, and so many words, by compiled code.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        `words`, `word_of_row`, `targets`, `by_word`, `starts` and `row_numbers` of the layout.
+    """
+    from capgpu.kernels.cpu.captions import arrange
+
+    sizes = distinct, *[int(batch_sizes.sum())] * 3, distinct + 1, int(batch_sizes.sum())
+    arranged = tuple([np.empty(size, np.int64) for size in sizes])
+    arrange(packed, batch_sizes, vocabulary_size, arranged)
+    return arranged
+
+
+def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
+    """Do the same where there is no compiled code."""
+    own_sizes, words, word_of_row, targets = packed
+    own_sizes = np.pad(own_sizes, (0, batch_sizes.size - own_sizes.size))
+    ends = np.cumsum(own_sizes)
+    behind = ends - own_sizes - np.cumsum(batch_sizes) + batch_sizes
+    row_numbers = np.arange(batch_sizes.sum()) + np.repeat(behind, batch_sizes)
+    row_numbers[row_numbers >= np.repeat(ends, batch_sizes)] = -1
+    # row -1 is one more at the end, with the first word and without a target
+    word_of_row, targets = np.append(word_of_row, 0)[row_numbers], np.append(targets, -1)[row_numbers]
+    missing = np.setdiff1d(np.arange(vocabulary_size), words)[: distinct - words.size]
+    all_words = np.sort(np.concatenate([words, missing]))
+    word_of_row = np.searchsorted(all_words, words)[word_of_row]
+    return all_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
 
 
 def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import capgpu
 from capgpu.kernels.cuda.plan import lay_out
 
 
@@ -62,6 +63,17 @@ def test_a_padded_layout_is_one_that_the_kernels_can_take(seed):
     np.testing.assert_array_equal(np.repeat(np.arange(words), sizes), layout.word_of_row[layout.by_word])
     assert all((np.diff(part) > 0).all() for part in np.split(layout.by_word, layout.starts[1:-1]))
     assert layout.numbers().dtype == np.int32
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_compiled_code_and_numpy_make_the_same_layout(seed):
+    captions, vocabulary = draw(seed)
+    layouts = []
+    for backend in ("numpy", "cpu"):
+        with capgpu.use_backend(backend):
+            layouts.append(lay_out(captions, 0, vocabulary, padded=True))
+    for name, by_numpy, compiled in zip(layouts[0]._fields, *layouts, strict=True):
+        np.testing.assert_array_equal(compiled, by_numpy, err_msg=name)
 
 
 def test_batches_of_one_size_have_few_shapes_with_little_added():
