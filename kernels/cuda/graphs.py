@@ -35,7 +35,7 @@ from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
-from capgpu.kernels.cuda.pinned import ALIGNED, PinnedMemory
+from capgpu.kernels.cuda.pinned import ALIGNED
 from capgpu.kernels.cuda.plan import Layout, Plan, lay_out
 from capgpu.kernels.cuda.softmax import SCORE_BYTES
 from capgpu.kernels.cuda.whole import caption_gradients_into
@@ -113,7 +113,6 @@ class StepGraphs:
         self._dtype = dtype = next(iter(params.values())).dtype
         self._space = Workspace()
         self._stream = cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
-        self._sending = PinnedMemory()
         self.params = {name: _copy(array, f"the parameter {name}") for name, array in params.items()}
         self.states = [[_copy(array, "a running state") for array in state] for state in states]
         self._grads = {
@@ -175,7 +174,7 @@ class StepGraphs:
         shape, self._current = self._current, None
         if shape is None:
             raise RuntimeError("expected gradients() before update(): there are no gradients to update by.")
-        self._sending.send([(shape.settings, self._padded(settings))])
+        self._space.pinned.send([(shape.settings, self._padded(settings))])
         self._make_update(shape)
 
     def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
@@ -205,7 +204,7 @@ class StepGraphs:
         sent = [(shape.numbers, layout.numbers([words.view(np.int32)]))]
         if settings is not None:
             sent.insert(0, (shape.settings, self._padded(settings)))
-        self._sending.send(sent)
+        self._space.pinned.send(sent)
         record("copy")
         if features.flags.c_contiguous:
             shape.features.data.copy_from_device_async(features.data, features.nbytes)

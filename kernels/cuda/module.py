@@ -303,7 +303,7 @@ class Kernel:
         grid, block : int
             Blocks, and threads of each, a multiple of 32.
         args : sequence
-            Device arrays, NumPy scalars of the exact types, and NumPy arrays for structures passed by value.
+            Device arrays, NumPy scalars of the exact types, and NumPy arrays of size 1 for structures passed by value.
         shared : int
             Bytes of dynamic shared memory of a block.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,15 @@ class PinnedMemory:
     def __init__(self) -> None:
         # arrays of bytes, their addresses, and the events that follow their copies
         self._pieces: list[tuple[Any, ctypes.c_void_p, Any]] = []
+
+    def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
+        with suppress(RuntimeError):  # nothing is copied on a device that is lost
+            for _, _, event in self._pieces:
+                if not event.done:
+                    # CuPy's pool would give the memory to others while the copy reads from it
+                    event.synchronize()
 
     def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
         """Copy arrays to the device, all in one copy.

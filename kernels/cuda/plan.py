@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.kernels import host_kernels
-from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.recurrence import Steps
+from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
 
@@ -204,7 +204,7 @@ def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_
 
 
 def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None:
-    """Lay captions out and copy the layout to the current device, without waiting for it.
+    """Lay captions out and copy the layout to the workspace, without waiting for it: the next call writes there again.
 
     Parameters
     ----------
@@ -220,11 +220,12 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     Plan or None
         None where an id is out of range.
     """
-    import cupy
-
     layout = lay_out(captions, null, vocabulary_size)
     if layout is None:
         return None
-    # CuPy copies through pinned memory of its own and does not wait
-    record("copy")
-    return Plan.of(layout, cupy.asarray(layout.numbers()))
+    space, numbers = workspace(), layout.numbers()
+    # every row and word at most, and whatever else there is of steps and captions
+    there = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
+    if numbers.size:
+        space.pinned.send([(there, numbers)])
+    return Plan.of(layout, there)
