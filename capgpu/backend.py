@@ -397,13 +397,13 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
 def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     import array_api_compat
 
-    pairs = [(f"argument {i + 1}", a) for i, a in enumerate(arrays)] + list(named.items())
-    if not pairs:
+    if not arrays and not named:
         raise TypeError("array_namespace needs at least one array.")
     first_name, first_space, first_type = "", None, None
-    for name, array in pairs:
+    for place, array in enumerate((*arrays, *named.values())):
         if type(array) is first_type:
             continue  # of one class, of one library
+        name = f"argument {place + 1}" if place < len(arrays) else list(named)[place - len(arrays)]
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
                 raise TypeError(f"{name} is None; wanted an array.")

@@ -199,7 +199,7 @@ def checked_data() -> Iterator[None]:
         _data_checked.reset(token)
 
 
-def check_finite(name: str, array: Array, xp: Any) -> None:
+def check_finite(name: str, array: Array, xp: Any = None) -> None:
     """Check that no entry is NaN or infinite (on a device this waits for the answer, but see `checked_data`).
 
     Parameters
@@ -208,8 +208,8 @@ def check_finite(name: str, array: Array, xp: Any) -> None:
         The argument's name.
     array : array
         A floating array.
-    xp : module
-        Its namespace.
+    xp : module, optional
+        Its namespace; looked for where None, and only if the array is looked at.
 
     Raises
     ------
@@ -218,6 +218,7 @@ def check_finite(name: str, array: Array, xp: Any) -> None:
     """
     if _data_checked.get() and not is_host_array(array):
         return
+    xp = array_namespace(array) if xp is None else xp
     finite = xp.isfinite(array)
     if bool(xp.all(finite)):
         return

@@ -508,7 +508,7 @@ class CaptioningRNN:
             )
         # on the host, kernels that make the whole pass look at the values on their way; a device's do not
         if not is_host_array(features):
-            check_finite("features", features, array_namespace(features))
+            check_finite("features", features)
         return features, to_numpy(captions)
 
     def _checked_features(self, features: Array) -> Array:

@@ -85,7 +85,8 @@ class CaptioningSolver:
     resume : bool
         Continue from the state in `checkpoint`, if there is one, with the bits of a run that never stopped.
     callbacks : sequence of callable
-        Each called as ``callback(solver, record)`` after each epoch, with the epoch's line of history.
+        Each called as ``callback(solver, record)`` after each epoch, with the epoch's line of history. On a CUDA
+        device the arrays in `model.params` may be updated in place: copy those that are to be kept.
 
     Attributes
     ----------

@@ -107,7 +107,7 @@ class CudaTask(OurTask):
 
 
 class GraphedTask(CudaTask):
-    """A training step as one CUDA graph."""
+    """A training step as CUDA graphs, as the solver makes it."""
 
     def __init__(self, work: Workload, job: str, precision: str = "float32") -> None:
         super().__init__(work, job, precision)
@@ -126,5 +126,5 @@ class GraphedTask(CudaTask):
 
 
 def make_task(mode: str, work: Workload, job: str, precision: str = "float32") -> CudaTask:
-    """Return the task; the mode ``graphed`` makes each step one CUDA graph."""
+    """Return the task; the mode ``graphed`` makes the steps by CUDA graphs."""
     return (GraphedTask if mode == "graphed" else CudaTask)(work, job, precision)

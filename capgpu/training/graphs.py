@@ -1,4 +1,4 @@
-"""Training steps from CUDA graphs, where the user asks for them: a model and optimiser around the kernels' graphs."""
+"""Training steps from CUDA graphs, unless the user forbids them: a model and optimiser around the kernels' graphs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from capgpu.backend import Array
+from capgpu.backend import Array, is_host_array
 from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
@@ -20,26 +20,26 @@ logger = logging.getLogger("capgpu")
 
 
 def graphs_wanted() -> bool:
-    """Return whether ``CAPGPU_CUDA_GRAPHS`` asks for training steps from CUDA graphs.
+    """Return whether ``CAPGPU_CUDA_GRAPHS`` allows training steps from CUDA graphs.
 
     Returns
     -------
     bool
-        False where it is unset, empty or ``0``; True for ``1``.
+        True where it is unset, empty or ``1``; False for ``0``.
 
     Raises
     ------
     ValueError
         For any other value.
     """
-    setting = os.environ.get("CAPGPU_CUDA_GRAPHS", "0") or "0"
+    setting = os.environ.get("CAPGPU_CUDA_GRAPHS", "1") or "1"
     if setting not in ("0", "1"):
         raise ValueError(f"CAPGPU_CUDA_GRAPHS: expected 1 or 0, got {setting!r}. Set it to one of these, or unset it.")
     return setting == "1"
 
 
 def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) -> TrainingSteps:
-    """Return training steps, from CUDA graphs where they are asked for and can be made.
+    """Return training steps: from CUDA graphs where they serve the model, unless ``CAPGPU_CUDA_GRAPHS=0``.
 
     Parameters
     ----------
@@ -49,15 +49,15 @@ def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) ->
     Returns
     -------
     TrainingSteps
-        `GraphedSteps` where ``CAPGPU_CUDA_GRAPHS`` asks for them. For another kind of model or rule, or parameters that
-        the CUDA kernels do not serve, plain ones, with the reason logged at INFO.
+        `GraphedSteps` for a `CaptioningRNN` on a CUDA device and a rule that has a kernel. Otherwise plain ones; on a
+        device, the reason is logged at INFO.
 
     Raises
     ------
     ValueError
         For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
     """
-    if not graphs_wanted():
+    if not graphs_wanted() or all(is_host_array(array) for array in model.params.values()):
         return TrainingSteps(model, optimizer, clip_norm)
     if type(model) is not CaptioningRNN:
         reason = f"the model is a {type(model).__name__}, not a CaptioningRNN"
@@ -72,7 +72,7 @@ def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) ->
 
 
 class GraphedSteps(TrainingSteps):
-    """Training steps whose launches are made as one CUDA graph; see `capgpu.kernels.cuda.graphs`.
+    """Training steps whose launches are made as CUDA graphs; see `capgpu.kernels.cuda.graphs`.
 
     Parameters, and the optimiser's running state, are moved to memory of the graphs at the first step and updated in
     place from then on. Entries of ``model.params`` that are replaced are copied there before the next step. A step that

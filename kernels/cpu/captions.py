@@ -13,7 +13,7 @@ import numpy as np
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.workspace import contiguous
 
-__all__ = ["layout_arrays", "pack", "pack_captions"]
+__all__ = ["arrange", "layout_arrays", "pack", "pack_captions"]
 
 
 def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
@@ -95,3 +95,54 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     valid, steps, distinct, rows = pack(captions, null, vocabulary_size, arrays)
     order, batch_sizes, words, word_of_row, targets = arrays
     return (order, batch_sizes[:steps], words[:distinct], word_of_row[:rows], targets[:rows]) if valid else None
+
+
+@compiled()
+def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) -> None:
+    """Fill `arranged` with the layout for a device, see `capgpu.kernels.cuda.plan.Layout`; in one pass.
+
+    Parameters
+    ----------
+    packed : tuple of numpy.ndarray of int64
+        From `pack_captions`: batch sizes, words, word of each row, target of each row.
+    batch_sizes : numpy.ndarray of int64
+        Those wanted, none of them below its own: a step gets rows behind its own, with the first word and no target.
+    vocabulary_size : int
+        Words that do not occur are the first that are missing.
+    arranged : tuple of numpy.ndarray of int64
+        Written: words, word of each row, target of each row, rows by word, where each word's rows begin, row numbers.
+    """
+    own_sizes, own_words, own_word_of_row, own_targets = packed
+    words, word_of_row, targets, by_word, starts, row_numbers = arranged
+    place = np.full(vocabulary_size, -1)
+    for word in own_words:
+        place[word] = 0
+    missing = words.size - own_words.size
+    distinct = 0
+    for word in range(vocabulary_size):
+        if place[word] < 0 and missing > 0:
+            place[word] = 0
+            missing -= 1
+        if place[word] == 0:
+            words[distinct] = word
+            place[word] = distinct
+            distinct += 1
+    starts[:] = 0
+    row = own_row = 0
+    for step in range(batch_sizes.size):
+        own = own_sizes[step] if step < own_sizes.size else 0
+        for rank in range(batch_sizes[step]):
+            given = rank < own
+            word_of_row[row] = place[own_words[own_word_of_row[own_row] if given else 0]]
+            targets[row] = own_targets[own_row] if given else -1
+            row_numbers[row] = own_row if given else -1
+            starts[word_of_row[row] + 1] += 1
+            own_row += given
+            row += 1
+    for word in range(words.size):
+        starts[word + 1] += starts[word]
+    place[: words.size] = starts[:-1]
+    for row in range(word_of_row.size):
+        word = word_of_row[row]
+        by_word[place[word]] = row
+        place[word] += 1

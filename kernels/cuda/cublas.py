@@ -117,8 +117,13 @@ class _Handle:
         self._workspace = (WORKSPACE_BYTES[capability >= (9, 0)],)
         # as CuPy reads it, once
         tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0 and capability >= (8, 0)
-        self._compute_types = dict.fromkeys(_REAL_TYPES, _COMPUTE_32F)
-        self._compute_types |= {"float64": _COMPUTE_64F, "float32": _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32F}
+        compute_types = dict.fromkeys(_REAL_TYPES, _COMPUTE_32F)
+        compute_types |= {"float64": _COMPUTE_64F, "float32": _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32F}
+        #: Of each dtype: its number, that of its sums, and the addresses of 1 and 0 in the type of sums.
+        self._types = {
+            name: (_REAL_TYPES[name], compute, *map(ctypes.addressof, _SCALARS[name == "float64"]))
+            for name, compute in compute_types.items()
+        }
         pointer = ctypes.c_void_p()
         self._check("cublasCreate_v2", cublas.cublasCreate_v2(ctypes.addressof(pointer)))
         self.pointer = pointer.value
@@ -144,28 +149,27 @@ class _Handle:
 
     def multiply(self, a: Any, b: Any, out: Any, call: _Call) -> None:
         """Make a product as `_call` describes it."""
-        dtype, (one, zero) = call.dtype, _SCALARS[call.dtype == "float64"]
-        real = _REAL_TYPES[dtype]
+        real, compute, one, zero = self._types[call.dtype]
         left, right = (a, b) if call.transposed else (b, a)
         status = self._cublas.cublasGemmEx(
             self.pointer,
             *call.operations_and_sizes,
-            ctypes.addressof(one),
+            one,
             left.data.ptr,
             real,
             call.leading[0],
             right.data.ptr,
             real,
             call.leading[1],
-            ctypes.addressof(zero),
+            zero,
             out.data.ptr,
             real,
             call.leading[2],
-            self._compute_types[dtype],
+            compute,
             _GEMM_DEFAULT,
         )
         if status:
-            self._check(f"cublasGemmEx ({a.shape} by {b.shape}, {dtype})", status)
+            self._check(f"cublasGemmEx ({a.shape} by {b.shape}, {call.dtype})", status)
 
     def _check(self, call: str, status: int) -> None:
         if status:

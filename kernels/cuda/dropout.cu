@@ -4,6 +4,8 @@
 //     hash(b):  b = (b ^ b >> 16) * 0x7feb352d;  b = (b ^ b >> 15) * 0x846ca68b;  b ^ b >> 16       ("lowbias32")
 //     mask[i] = hash(hash(i ^ first) ^ second) >= threshold ? factor : 0
 //     out[i]  = in[i] * mask[i]
+// With `rows`, the mask of element (row, column) is mask[rows[row] * width + column]: the rows of captions that have been
+// padded have the mask that they have without padding. Numbers of added rows, which nothing reads, may be any.
 // This is the mask of capgpu.random.dropout_mask bit by bit, and the product rounded once, as there. A NaN stays a NaN
 // where the mask is 0. The backward pass computes the mask again: some ten integer operations an element cost less than
 // reading it back.
@@ -26,13 +28,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) dropout(
     const real* in,  // [count]
     real* out,       // [count]
     unsigned count, unsigned first, unsigned second, unsigned threshold, acc factor,
-    const unsigned* key) {  // [2] first and second, or null where they come by value
+    const unsigned* key,  // [2] first and second, or null where they come by value
+    const int* rows,      // [count / width] row of the mask for each row, or null where it is the row itself
+    unsigned width) {
     if (key != nullptr) {
         first = key[0];
         second = key[1];
     }
     const long long start = ((long long)blockIdx.x * THREADS + threadIdx.x) * PACK;
     auto dropped = [&](real x, unsigned i) {
+        if (rows != nullptr) {
+            const unsigned row = i / width;
+            i = (unsigned)rows[row] * width + (i - row * width);
+        }
         const bool kept = hash32(hash32(i ^ first) ^ second) >= threshold;
         return to_real(to_acc(x) * (kept ? factor : acc(0)));
     };

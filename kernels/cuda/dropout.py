@@ -24,9 +24,13 @@ class StoredDropout(Dropout):
     ----------
     words : array of uint32, shape (2,)
         ``first`` and ``second`` of `capgpu.random.mask_rule`. `key` is not used.
+    rows : array of int32, shape (M,), optional
+        Row of the mask for each row of the array: those of captions that have been padded lie elsewhere. Rows that
+        nothing reads may have any number.
     """
 
     words: Any
+    rows: Any = None
 
 
 def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
@@ -37,7 +41,8 @@ def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
     array : array
         C-contiguous, below 2**32 elements.
     dropout : Dropout
-        Key and rate. The mask is `capgpu.random.dropout_mask` of `array`'s shape and dtype; it is not stored.
+        Key and rate. The mask is `capgpu.random.dropout_mask` of `array`'s shape and dtype, or has its rows where
+        a `StoredDropout` says so; it is not stored.
     out : array
         Shaped like `array`, C-contiguous; written. It may be `array` itself.
 
@@ -50,7 +55,10 @@ def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
     rule = mask_rule(dropout.key, dropout.rate, array.size)
     # rounded to the storage type first, as the mask's elements are
     factor = (np.float64 if dtype.char == "d" else np.float32)(dtype.type(rule.factor))
-    words = (np.uint32(word) for word in (array.size, rule.first, rule.second, rule.threshold))
+    words = [np.uint32(word) for word in (array.size, rule.first, rule.second, rule.threshold)]
     per_block = THREADS * (PACK_BYTES // dtype.itemsize)
-    stored = dropout.words if isinstance(dropout, StoredDropout) else NULL
-    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor, stored))
+    stored = rows = NULL
+    if isinstance(dropout, StoredDropout):
+        stored, rows = dropout.words, NULL if dropout.rows is None else dropout.rows
+    width = np.uint32(array.shape[-1])
+    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor, stored, rows, width))

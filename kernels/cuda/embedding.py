@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +36,8 @@ _COLUMNS = np.dtype(
     align=True,
 )
 _COLUMNS_LIST = np.dtype([("at", _COLUMNS, MATRICES)], align=True)
+# the same bytes without names: to hand them over, CuPy would have NumPy describe all fields, which takes 40 us
+_COLUMNS_BYTES = np.dtype((np.void, _COLUMNS_LIST.itemsize))
 
 
 def _tiles(width: int, dtype: Any) -> int:
@@ -179,10 +182,19 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
 
 
 def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: bool) -> None:
-    told = np.zeros((), _COLUMNS_LIST)
-    blocks = 0
-    for k, (rows, out, size) in enumerate(stage):
-        count, width = rows.shape
-        told["at"][k] = (rows.data.ptr, out.data.ptr, count, width, size, blocks, of_sums, out.ndim == 2)
+    sizes = tuple([(*rows.shape, size, out.ndim == 2) for rows, out, size in stage])
+    blocks, template = _columns(dtype, sizes, of_sums)
+    words = template.copy()
+    # the first two words of each matrix
+    words.reshape(MATRICES, -1)[: len(stage), :2] = [(rows.data.ptr, out.data.ptr) for rows, out, _ in stage]
+    kernel("column_sums", dtype)(blocks, WARP * COLUMN_WARPS, (words.view(_COLUMNS_BYTES), np.int32(len(stage))))
+
+
+@lru_cache(maxsize=1024)
+def _columns(dtype: Any, sizes: tuple[tuple[int, int, int, bool], ...], of_sums: bool) -> tuple[int, Any]:
+    """Return the blocks of a launch, and the words of the structure of its matrices, but for their addresses."""
+    template, blocks = np.zeros((), _COLUMNS_LIST), 0
+    for k, (count, width, size, to_sums) in enumerate(sizes):
+        template["at"][k] = (0, 0, count, width, size, blocks, of_sums, to_sums)
         blocks += _tiles(width, dtype) * max(-(-count // size), 1)
-    kernel("column_sums", dtype)(blocks, WARP * COLUMN_WARPS, (told, np.int32(len(stage))))
+    return blocks, template.reshape(1).view(np.uint64)

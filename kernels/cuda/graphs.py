@@ -1,4 +1,4 @@
-"""Whole training steps as CUDA graphs: loss, gradients, clipping and update of the parameters in one launch.
+"""Training steps as CUDA graphs: loss and gradients in one launch, clipping and update of the parameters in another.
 
 A graph makes the launches that it has captured again, with the same arguments: sizes, addresses, numbers by value.
 
@@ -12,6 +12,9 @@ A graph makes the launches that it has captured again, with the same arguments: 
 
 The first batch of a shape is computed launch by launch, which compiles kernels and takes memory; then its launches are
 captured, which computes nothing. Nothing may be allocated meanwhile: the pool would give that memory to others later.
+
+Memory: all shapes share one workspace, whose arrays have room for every batch of as many captions. Where a larger batch
+takes arrays anew, the graphs that refer to the old ones are discarded, so that there is one workspace at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
-from capgpu.kernels.cuda.pinned import ALIGNED, PinnedMemory
+from capgpu.kernels.cuda.pinned import ALIGNED
 from capgpu.kernels.cuda.plan import Layout, Plan, lay_out
 from capgpu.kernels.cuda.softmax import SCORE_BYTES
 from capgpu.kernels.cuda.whole import caption_gradients_into
@@ -53,7 +56,7 @@ class CaptureError(RuntimeError):
 
 @dataclass
 class _Shape:
-    """What belongs to batches of one shape: the memory that they are brought to, and the graph, once there is one."""
+    """What belongs to batches of one shape: the memory that they are brought to, and two graphs, once captured."""
 
     settings: Any
     numbers: Any  # the keys of dropout, then the layout
@@ -61,8 +64,9 @@ class _Shape:
     plan: Plan
     options: LossOptions
     room: int  # most rows of such batches
-    graph: Any = None
-    memory: tuple[Any, ...] = ()
+    gradients: Any = None  # the two graphs, once there are any
+    update: Any = None
+    memory: tuple[Any, ...] = ()  # what they refer to
 
 
 class StepGraphs:
@@ -87,7 +91,7 @@ class StepGraphs:
     states : list of list of array
         The running states that steps update in place.
     failed : bool
-        Whether capturing has failed; steps are then refused.
+        Whether capturing has failed; steps are then launched one by one, and have the same bits.
 
     Raises
     ------
@@ -109,7 +113,6 @@ class StepGraphs:
         self._dtype = dtype = next(iter(params.values())).dtype
         self._space = Workspace()
         self._stream = cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
-        self._sending = PinnedMemory()
         self.params = {name: _copy(array, f"the parameter {name}") for name, array in params.items()}
         self.states = [[_copy(array, "a running state") for array in state] for state in states]
         self._grads = {
@@ -122,12 +125,12 @@ class StepGraphs:
         self.failed = False
 
     def step(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> Any | None:
-        """Make a whole step: one copy of what is new, one of the features, one launch.
+        """Make a whole step: one copy of what is new, one of the features, two launches.
 
         Parameters
         ----------
         features, captions, null, options
-            As for `capgpu.kernels.reference.whole.caption_gradients`. A dropout's mask is that of the padded batch.
+            As for `capgpu.kernels.reference.whole.caption_gradients`.
         settings : numpy.ndarray of float, shape (P, 8) or less
             The update rule's numbers for each parameter.
 
@@ -140,18 +143,12 @@ class StepGraphs:
         shape = self._prepare(features, captions, null, options, settings)
         if shape is None:
             return None
-        loss = self._space.scalar(self._sums)
-        if shape.graph is not None:
-            record("graph")
-            shape.graph.launch()
-        else:
-            self._launch_gradients(shape)
-            self._launch_update(shape)
-            self._capture(shape)
-        return self._copied_loss(loss)
+        loss = self._make_gradients(shape)
+        self._make_update(shape)
+        return loss
 
     def gradients(self, features: Any, captions: Any, null: int, options: LossOptions) -> Any | None:
-        """Make the first half of a step, loss and gradients, launch by launch; `update` makes the other.
+        """Make the first half of a step, loss and gradients; `update` makes the other.
 
         Parameters
         ----------
@@ -164,11 +161,7 @@ class StepGraphs:
             As from `step`, with the same bits.
         """
         self._current = self._prepare(features, captions, null, options, None)
-        if self._current is None:
-            return None
-        loss = self._space.scalar(self._sums)
-        self._launch_gradients(self._current)
-        return self._copied_loss(loss)
+        return None if self._current is None else self._make_gradients(self._current)
 
     def update(self, settings: Any) -> None:
         """Make the second half of a step, after `gradients`.
@@ -181,34 +174,37 @@ class StepGraphs:
         shape, self._current = self._current, None
         if shape is None:
             raise RuntimeError("expected gradients() before update(): there are no gradients to update by.")
-        self._sending.send([(shape.settings, self._padded(settings))])
-        self._launch_update(shape)
+        self._space.pinned.send([(shape.settings, self._padded(settings))])
+        self._make_update(shape)
 
     def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
         """Copy a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
         vocabulary = self.params["W_embed"].shape[0]
-        layout = None if self.failed else lay_out(captions, null, vocabulary, padded=True)
-        if layout is None or layout.targets.size == 0 or not self._can_be_captured(layout.shape):
+        layout = lay_out(captions, null, vocabulary, padded=True)
+        if layout is None or layout.targets.size == 0:
             return None
         check_device(features=features)
         dropouts = options.feature_dropout, options.output_dropout
         rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
         key = (*layout.shape, captions.shape[1], options.smoothing, options.tied, *rates)
         shape = self._shapes.get(key)
+        if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
+            return None
         if shape is None:
             shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
             if len(self._shapes) > MOST_GRAPHS:
-                self._shapes.popitem(last=False)
+                self._discard([next(iter(self._shapes))])
         self._shapes.move_to_end(key)
         words = np.zeros(_WORDS, np.uint32)
-        masks = features.size, layout.targets.size * self.params["Wh"].shape[0]
-        for number, (dropout, size) in enumerate(zip(dropouts, masks, strict=True)):
+        for number, dropout in enumerate(dropouts):
             if dropout is not None:
+                # the mask of the batch as it is: the rows that padding has added have no part in it
+                size = features.size if number == 0 else layout.caption_rows * self.params["Wh"].shape[0]
                 words[2 * number : 2 * number + 2] = mask_rule(dropout.key, dropout.rate, size)[:2]
-        sent = [(shape.numbers, np.concatenate([words.view(np.int32), layout.numbers()]))]
+        sent = [(shape.numbers, layout.numbers([words.view(np.int32)]))]
         if settings is not None:
             sent.insert(0, (shape.settings, self._padded(settings)))
-        self._sending.send(sent)
+        self._space.pinned.send(sent)
         record("copy")
         if features.flags.c_contiguous:
             shape.features.data.copy_from_device_async(features.data, features.nbytes)
@@ -234,21 +230,24 @@ class StepGraphs:
         """Take the memory that batches of a shape are brought to, with room for all that have as many captions."""
         count, room = features.shape[0], features.shape[0] * width
         numbers = _WORDS + sum(part.size for part in layout)
-        most = _WORDS + width + count + 3 * room + 2 * min(room, self.params["W_embed"].shape[0]) + 1
+        most = _WORDS + width + count + 4 * room + 2 * min(room, self.params["W_embed"].shape[0]) + 1
         settings_bytes = len(self.params) * SETTINGS * self._sums.itemsize
         lead, itemsize = -(-settings_bytes // ALIGNED) * ALIGNED, np.dtype(np.int32).itemsize
         there = self._space.take("what is new", (lead + numbers * itemsize,), np.uint8, lead + most * itemsize)
         numbers_there = there[lead:].view(np.int32)
         words = numbers_there[:_WORDS].view(np.uint32)
+        plan = Plan.of(layout, numbers_there[_WORDS:])
         feature, output = (
-            None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2])
-            for number, dropout in enumerate((options.feature_dropout, options.output_dropout))
+            None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2], rows)
+            for number, (dropout, rows) in enumerate(
+                ((options.feature_dropout, None), (options.output_dropout, plan.row_numbers))
+            )
         )
         return _Shape(
             there[:settings_bytes].view(self._sums).reshape(len(self.params), SETTINGS),
             numbers_there,
             self._space.take("features", tuple(features.shape), self._dtype),
-            Plan.of(layout, numbers_there[_WORDS:]),
+            plan,
             replace(options, feature_dropout=feature, output_dropout=output),
             room,
         )
@@ -276,31 +275,62 @@ class StepGraphs:
                 scale = self._factor
             launch_update(self._rule, (params, grads, first, second, params), shape.settings, scale)
 
-    def _copied_loss(self, loss: Any) -> Any:
+    def _make_gradients(self, shape: _Shape) -> Any:
+        """Make the first half of a step; return the loss, which is the caller's to keep."""
+        loss = self._space.scalar(self._sums)
+        if shape.gradients is not None:
+            record("graph")
+            shape.gradients.launch()
+        else:
+            self._launch_gradients(shape)
         record("copy")
         loss.data.copy_from_device_async(self._loss.data, loss.nbytes)
         return loss
 
+    def _make_update(self, shape: _Shape) -> None:
+        """Make the second half of a step; capture both where that has not been done."""
+        if shape.update is not None:
+            record("graph")
+            shape.update.launch()
+        else:
+            self._launch_update(shape)
+            self._capture(shape)
+
     def _capture(self, shape: _Shape) -> None:
         """Capture the launches of a step that has just been made, so that all is compiled and all memory is there."""
         plan = shape.plan
-        if not self._can_be_captured((plan.order.size, len(plan.steps.counts), plan.rows, plan.distinct)):
-            return  # the driver has just refused the persistent recurrence
+        sizes = plan.order.size, len(plan.steps.counts), plan.rows, plan.distinct
+        if self.failed or not self._can_be_captured(sizes):  # the driver may just have refused the recurrence
+            self._shapes.clear()
+            return
         try:
-            with _capturing(self._stream) as graph:
+            with _capturing(self._stream) as gradients:
                 self._launch_gradients(shape)
+            with _capturing(self._stream) as update:
                 self._launch_update(shape)
         except (RuntimeError, MemoryError) as error:
             self.failed = True
             self._shapes.clear()
             warnings.warn(
-                f"the training step cannot be captured in a CUDA graph ({error}). Steps are launched one by one from "
-                "now on. Unset CAPGPU_CUDA_GRAPHS to have them so from the beginning.",
+                f"the training step cannot be captured in a CUDA graph ({error}). Its launches are made one by one, "
+                "which is slower for small batches, with the same results. CAPGPU_CUDA_GRAPHS=0 does not try.",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return
-        shape.graph, shape.memory = graph[0], self._space.memory()
+        shape.memory = self._space.memory()
+        shape.gradients, shape.update = gradients[0], update[0]
+        here = set(map(id, shape.memory))
+        self._discard([key for key, other in self._shapes.items() if not here.issuperset(map(id, other.memory))])
+
+    def _discard(self, keys: Sequence[Any]) -> None:
+        """Discard shapes with their graphs, none of which is still running."""
+        if keys:
+            import cupy
+
+            cupy.cuda.get_current_stream().synchronize()
+        for key in keys:
+            del self._shapes[key]
 
 
 def _copy(array: Any, what: str) -> Any:

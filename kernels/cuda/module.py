@@ -206,12 +206,12 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     """
     import cupy
 
-    # keyed by what the caller has: the name of a dtype is slow to ask for
-    key = (name, dtype, tuple(sorted(defines.items())) if defines else (), cupy.cuda.runtime.getDevice())
+    # keyed by what the caller has: the name of a dtype, and the order of macros, take long to find
+    key = (name, dtype, tuple(defines.items()), cupy.cuda.runtime.getDevice())
     found = _kernels.get(key)
     if found is None:
         refuse_fork()
-        by_name = (name, getattr(dtype, "name", dtype), *key[2:])
+        by_name = (name, getattr(dtype, "name", dtype), tuple(sorted(defines.items())), key[3])
         found = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
     return found
 
@@ -303,7 +303,7 @@ class Kernel:
         grid, block : int
             Blocks, and threads of each, a multiple of 32.
         args : sequence
-            Device arrays, NumPy scalars of the exact types, and NumPy arrays for structures passed by value.
+            Device arrays, NumPy scalars of the exact types, and NumPy arrays of size 1 for structures passed by value.
         shared : int
             Bytes of dynamic shared memory of a block.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,17 @@ class PinnedMemory:
     """Pinned memory of the host, from which copies to the device are made without waiting for them."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[Any, Any]] = []  # arrays of bytes, and the events that follow their copies
+        # arrays of bytes, their addresses, and the events that follow their copies
+        self._pieces: list[tuple[Any, ctypes.c_void_p, Any]] = []
+
+    def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
+        with suppress(RuntimeError):  # nothing is copied on a device that is lost
+            for _, _, event in self._pieces:
+                if not event.done:
+                    # CuPy's pool would give the memory to others while the copy reads from it
+                    event.synchronize()
 
     def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
         """Copy arrays to the device, all in one copy.
@@ -35,24 +47,24 @@ class PinnedMemory:
 
         first = arrays[0][0].data
         size = arrays[-1][0].data.ptr - first.ptr + arrays[-1][1].nbytes
-        host, event = self._free(size)
+        host, address, event = self._free(size)
         for there, values in arrays:
             begin = there.data.ptr - first.ptr
             host[begin : begin + values.nbytes] = values.reshape(-1).view(np.uint8)
         record("copy")
-        first.copy_from_host_async(ctypes.c_void_p(host.ctypes.data), size)
+        first.copy_from_host_async(address, size)
         event.record(cupy.cuda.get_current_stream())
 
-    def _free(self, size: int) -> tuple[Any, Any]:
-        """Return a piece that no copy reads from any more, and the event that follows its copies."""
+    def _free(self, size: int) -> tuple[Any, ctypes.c_void_p, Any]:
+        """Return a piece that no copy reads from any more."""
         import cupy
 
-        for number, (host, event) in enumerate(self._pieces):
-            if host.size >= size and event.done:
+        for number, piece in enumerate(self._pieces):
+            if piece[0].size >= size and piece[2].done:
                 # those that have waited longest come first
                 self._pieces.append(self._pieces.pop(number))
-                return host, event
+                return piece
         # twice the size: the next batch may be a little larger
         host = np.frombuffer(cupy.cuda.alloc_pinned_memory(2 * size), np.uint8, 2 * size)
-        self._pieces.append((host, cupy.cuda.Event(disable_timing=True)))
+        self._pieces.append((host, ctypes.c_void_p(host.ctypes.data), cupy.cuda.Event(disable_timing=True)))
         return self._pieces[-1]

@@ -9,14 +9,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from capgpu.kernels import host_kernels
-from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.recurrence import Steps
+from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
 
@@ -43,6 +44,8 @@ class Plan:
         Packed rows, those of the same word together, in their order.
     starts : array of int32, shape (U + 1,)
         Where each word's rows begin in `by_word`.
+    row_numbers : array of int32, shape (M,), or None
+        As in `Layout`; None where the layout is not padded.
     """
 
     rows: int
@@ -54,6 +57,7 @@ class Plan:
     targets: Any
     by_word: Any
     starts: Any
+    row_numbers: Any = None
 
     @staticmethod
     def of(layout: Layout, there: Any) -> Plan:
@@ -62,8 +66,11 @@ class Plan:
         for part in layout:
             views.append(there[begin : begin + part.size])
             begin += part.size
-        steps = Steps(tuple(layout.batch_sizes.tolist()), views[0])
-        return Plan(layout.targets.size, layout.words.size, steps, *views[1:])
+        sizes, order, words, word_of_row, targets, by_word, starts, row_numbers = views
+        steps = Steps(tuple(layout.batch_sizes.tolist()), sizes)
+        numbers = row_numbers if row_numbers.size else None
+        counts = layout.targets.size, layout.words.size
+        return Plan(*counts, steps, order, words, word_of_row, targets, by_word, starts, numbers)
 
 
 class Layout(NamedTuple):
@@ -75,6 +82,9 @@ class Layout(NamedTuple):
         Captions alive at each step.
     order, words, word_of_row, targets, by_word, starts : numpy.ndarray
         As in `Plan`.
+    row_numbers : numpy.ndarray, shape (M,) or (0,)
+        Number of each row among those of the captions, -1 for a row that was added; empty where the layout is not
+        padded.
     """
 
     batch_sizes: Any
@@ -84,15 +94,21 @@ class Layout(NamedTuple):
     targets: Any
     by_word: Any
     starts: Any
+    row_numbers: Any
+
+    @property
+    def caption_rows(self) -> int:
+        """Rows of the captions themselves."""
+        return int(self.row_numbers.max()) + 1 if self.row_numbers.size else self.targets.size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Captions, steps, rows and distinct words: what the launches of a step depend on."""
         return self.order.size, self.batch_sizes.size, self.targets.size, self.words.size
 
-    def numbers(self) -> Any:
-        """Return all numbers, one after the other, as the kernels read them: of int32."""
-        return np.concatenate(self, dtype=np.int32, casting="same_kind")
+    def numbers(self, before: Sequence[Any] = ()) -> Any:
+        """Return all numbers, one after the other, as the kernels read them: of int32; behind other arrays."""
+        return np.concatenate((*before, *self), dtype=np.int32, casting="same_kind")
 
 
 def _size(count: int) -> int:
@@ -109,63 +125,86 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     captions, null, vocabulary_size
         As for `plan_captions`.
     padded : bool
-        True gives the layout one of few shapes, where there is any row. All captions are then alive at the first step.
-        Loss and gradients are the same but for rounding: what is added adds zeros to sums.
+        True gives the layout one of few shapes, where there is any row: with rows behind those of a step, and with the
+        first words that do not occur. All captions are then alive at the first step. Loss and gradients are the same
+        but for rounding: what is added adds zeros to sums.
 
     Returns
     -------
     Layout or None
         None where an id is out of range.
     """
-    packed = host_kernels().pack_captions(captions, null, vocabulary_size)
+    kernels = host_kernels()
+    packed = kernels.pack_captions(captions, null, vocabulary_size)
     if packed is None:
         return None
     order, batch_sizes, words, word_of_row, targets = packed
-    if padded and targets.size:
-        batch_sizes, word_of_row, targets = _with_rows(captions, batch_sizes, word_of_row, targets)
-        words, word_of_row = _with_words(words, word_of_row, vocabulary_size)
+    if not padded or targets.size == 0:
+        by_word, starts = _sorted(word_of_row, words.size)
+        return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts, np.zeros(0, np.int64))
+    padded_sizes = _padded_sizes(captions.shape, batch_sizes)
+    arrange = _arranged if kernels.name == "cpu" else _arranged_by_numpy
+    arranged = arrange(packed[1:], padded_sizes, min(_size(words.size), vocabulary_size), vocabulary_size)
+    return Layout(padded_sizes, order, *arranged)
+
+
+def _sorted(word_of_row: Any, distinct: int) -> tuple[Any, Any]:
+    """Return `by_word` and `starts` of a layout."""
     # NumPy sorts 16 bits by counting digits, stable and several times as fast
-    keys = word_of_row.astype(np.uint16) if words.size <= 2**16 else word_of_row
-    by_word = np.argsort(keys, kind="stable")
-    starts = np.zeros(words.size + 1, np.int64)
-    np.cumsum(np.bincount(word_of_row, minlength=words.size), out=starts[1:])
-    return Layout(batch_sizes, order, words, word_of_row, targets, by_word, starts)
+    keys = word_of_row.astype(np.uint16) if distinct <= 2**16 else word_of_row
+    starts = np.zeros(distinct + 1, np.int64)
+    np.cumsum(np.bincount(word_of_row, minlength=distinct), out=starts[1:])
+    return np.argsort(keys, kind="stable"), starts
 
 
-def _with_rows(captions: Any, batch_sizes: Any, word_of_row: Any, targets: Any) -> tuple[Any, Any, Any]:
-    """Return a layout's rows with others between them, which have no target and the word of the first."""
-    count, width = captions.shape
-    rows, steps = targets.size, min(-(-batch_sizes.size // _STEPS) * _STEPS, width - 1)
-    wanted = min(_size(rows + count - int(batch_sizes[0])), count * steps)
-    # the first steps are filled, so that sizes never rise
-    sizes, padded_sizes, missing = batch_sizes.tolist(), [], wanted - rows
+def _padded_sizes(shape: tuple[int, int], batch_sizes: Any) -> Any:
+    """Return a layout's batch sizes with rows added to the first steps, so that sizes never rise."""
+    count, width = shape
+    sizes = batch_sizes.tolist()
+    rows, steps = sum(sizes), min(-(-len(sizes) // _STEPS) * _STEPS, width - 1)
+    missing = min(_size(rows + count - sizes[0]), count * steps) - rows
+    padded_sizes = []
     for size in sizes + [0] * (steps - len(sizes)):
         added = min(count - size, missing)
-        padded_sizes.append(size + added)
         missing -= added
-    padded_words, padded_targets = np.zeros(wanted, np.int64), np.full(wanted, -1)
-    start = padded_start = 0
-    for size, padded_size in zip(sizes, padded_sizes, strict=False):
-        place = slice(padded_start, padded_start + size)
-        padded_words[place] = word_of_row[start : start + size]
-        padded_targets[place] = targets[start : start + size]
-        start, padded_start = start + size, padded_start + padded_size
-    return np.array(padded_sizes), padded_words, padded_targets
+        padded_sizes.append(size + added)
+    return np.array(padded_sizes)
 
 
-def _with_words(words: Any, word_of_row: Any, vocabulary_size: int) -> tuple[Any, Any]:
-    """Return a layout's words with others that occur in no row, all rising."""
-    wanted = min(_size(words.size), vocabulary_size)
-    absent = np.ones(vocabulary_size, bool)
-    absent[words] = False
-    taken = np.flatnonzero(absent)[: wanted - words.size]
-    all_words = np.concatenate([words, taken])
-    all_words.sort()
-    return all_words, all_words.searchsorted(words)[word_of_row]
+def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
+    """Lay packed captions out with so many rows at each step, and so many words, by compiled code.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        `words`, `word_of_row`, `targets`, `by_word`, `starts` and `row_numbers` of the layout.
+    """
+    from capgpu.kernels.cpu.captions import arrange
+
+    sizes = distinct, *[int(batch_sizes.sum())] * 3, distinct + 1, int(batch_sizes.sum())
+    arranged = tuple([np.empty(size, np.int64) for size in sizes])
+    arrange(packed, batch_sizes, vocabulary_size, arranged)
+    return arranged
+
+
+def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
+    """Do the same where there is no compiled code."""
+    own_sizes, words, word_of_row, targets = packed
+    own_sizes = np.pad(own_sizes, (0, batch_sizes.size - own_sizes.size))
+    ends = np.cumsum(own_sizes)
+    behind = ends - own_sizes - np.cumsum(batch_sizes) + batch_sizes
+    row_numbers = np.arange(batch_sizes.sum()) + np.repeat(behind, batch_sizes)
+    row_numbers[row_numbers >= np.repeat(ends, batch_sizes)] = -1
+    # row -1 is one more at the end, with the first word and without a target
+    word_of_row, targets = np.append(word_of_row, 0)[row_numbers], np.append(targets, -1)[row_numbers]
+    missing = np.setdiff1d(np.arange(vocabulary_size), words)[: distinct - words.size]
+    all_words = np.sort(np.concatenate([words, missing]))
+    word_of_row = np.searchsorted(all_words, words)[word_of_row]
+    return all_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
 
 
 def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None:
-    """Lay captions out and copy the layout to the current device, without waiting for it.
+    """Lay captions out and copy the layout to the workspace, without waiting for it: the next call writes there again.
 
     Parameters
     ----------
@@ -181,11 +220,12 @@ def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None
     Plan or None
         None where an id is out of range.
     """
-    import cupy
-
     layout = lay_out(captions, null, vocabulary_size)
     if layout is None:
         return None
-    # CuPy copies through pinned memory of its own and does not wait
-    record("copy")
-    return Plan.of(layout, cupy.asarray(layout.numbers()))
+    space, numbers = workspace(), layout.numbers()
+    # every row and word at most, and whatever else there is of steps and captions
+    there = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
+    if numbers.size:
+        space.pinned.send([(there, numbers)])
+    return Plan.of(layout, there)

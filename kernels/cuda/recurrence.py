@@ -66,7 +66,8 @@ def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_siz
     total, size = int(batch_sizes.sum()), h0.shape[1]
     hidden, cell = (empty((total, size), h0.dtype, f"the {what} states") for what in ("hidden", "cell"))
     gates = empty((total, 4 * size), h0.dtype, "the gates")
-    lstm_forward_into(projected, rows, h0, c0, Wh, Steps.of(batch_sizes), hidden, cell, gates)
+    projected, h0, c0, Wh = _contiguous(projected, h0, c0, Wh)
+    lstm_forward_into(projected, _indices(rows), h0, c0, Wh, Steps.of(batch_sizes), hidden, cell, gates)
     return hidden, cell, gates
 
 
@@ -78,6 +79,7 @@ def lstm_backward(
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
     dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
     dh0, dc0 = (empty((alive, cell.shape[1]), cell.dtype, f"the gradient of {what}") for what in ("h0", "c0"))
+    dhidden, dcell, gates, cell, c0, Wh = _contiguous(dhidden, dcell, gates, cell, c0, Wh)
     lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, Steps.of(batch_sizes), dgates, dh0, dc0)
     return dgates, dh0, dc0
 
@@ -86,7 +88,8 @@ def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
     check_device(projected=projected, rows=rows, h0=h0, Wh=Wh)
     hidden = empty((int(batch_sizes.sum()), h0.shape[1]), h0.dtype, "the hidden states")
-    rnn_forward_into(projected, rows, h0, Wh, Steps.of(batch_sizes), hidden)
+    projected, h0, Wh = _contiguous(projected, h0, Wh)
+    rnn_forward_into(projected, _indices(rows), h0, Wh, Steps.of(batch_sizes), hidden)
     return hidden
 
 
@@ -96,6 +99,7 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
     dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
     dh0 = empty((alive, hidden.shape[1]), hidden.dtype, "the gradient of h0")
+    dhidden, hidden, Wh = _contiguous(dhidden, hidden, Wh)
     rnn_backward_into(dhidden, hidden, Wh, Steps.of(batch_sizes), dprojected, dh0)
     return dprojected, dh0
 
@@ -142,6 +146,9 @@ def lstm_forward_into(
 ) -> None:
     """Run an LSTM over packed sequences into given arrays.
 
+    All arrays, those that are read as well, must be C-contiguous: a training step has none that are not, and looking
+    at each of them at every launch takes the host longer than the launch. Indices are of int32.
+
     Parameters
     ----------
     projected, rows, h0, c0, Wh
@@ -149,7 +156,7 @@ def lstm_forward_into(
     steps : Steps
         Rows of each step.
     hidden, cell : array, shape (M, H)
-        Written: states after each step. C-contiguous, as are all arrays that are written.
+        Written: states after each step.
     gates : array, shape (M, 4H), or None
         Written where given: activated gates.
     bias : array, shape (4H,), optional
@@ -180,8 +187,8 @@ def lstm_forward_into(
             gates[...] = activated
         _write_previous(previous, hidden, h0, steps)
         return
-    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, c0, _indices(order), Wh, steps.sizes)
-    arguments = (*inputs, *_outputs(hidden, previous, cell, gates), _barriers(plan), np.int32(h0.shape[1]))
+    inputs = _or_null(projected, rows, bias, h0, h0_bias, c0, order, Wh, steps.sizes)
+    arguments = (*inputs, *_or_null(hidden, previous, cell, gates), _barriers(plan), np.int32(h0.shape[1]))
     _forward("lstm_forward", plan, h0, steps, arguments)
 
 
@@ -209,8 +216,8 @@ def rnn_forward_into(
         hidden[...] = reference.rnn_forward(_biased(projected, bias), rows, h0, Wh, np.array(steps.counts))
         _write_previous(previous, hidden, h0, steps)
         return
-    inputs = _inputs(projected, _indices(rows), bias, h0, h0_bias, _indices(order), Wh, steps.sizes)
-    arguments = (*inputs, *_outputs(hidden, previous), _barriers(plan), np.int32(h0.shape[1]))
+    inputs = _or_null(projected, rows, bias, h0, h0_bias, order, Wh, steps.sizes)
+    arguments = (*inputs, *_or_null(hidden, previous), _barriers(plan), np.int32(h0.shape[1]))
     _forward("rnn_forward", plan, h0, steps, arguments)
 
 
@@ -230,7 +237,7 @@ def lstm_backward_into(
     order: Any = None,
     plan: tiers.Plan | None = None,
 ) -> None:
-    """Run the LSTM's recurrence backward into given arrays.
+    """Run the LSTM's recurrence backward into given arrays, C-contiguous as for `lstm_forward_into`.
 
     Parameters
     ----------
@@ -263,8 +270,8 @@ def lstm_backward_into(
         _write_initial(dh0, dh, order)
         _write_initial(dc0, dc, order)
         return
-    inputs = _inputs(dhidden, dcell, gates, cell, c0, _indices(order), Wh, steps.sizes)
-    arguments = (*inputs, *_outputs(dgates, dh0, dc0), _barriers(plan), np.int32(dh0.shape[1]))
+    inputs = _or_null(dhidden, dcell, gates, cell, c0, order, Wh, steps.sizes)
+    arguments = (*inputs, dgates, dh0, dc0, _barriers(plan), np.int32(dh0.shape[1]))
     _backward("lstm_backward", plan, dh0, steps, arguments)
 
 
@@ -289,8 +296,8 @@ def rnn_backward_into(
         dprojected[...], dh = reference.rnn_backward(dhidden, hidden, Wh, np.array(steps.counts))
         _write_initial(dh0, dh, order)
         return
-    inputs = _inputs(dhidden, hidden, _indices(order), Wh, steps.sizes)
-    arguments = (*inputs, *_outputs(dprojected, dh0), _barriers(plan), np.int32(dh0.shape[1]))
+    inputs = _or_null(dhidden, hidden, order, Wh, steps.sizes)
+    arguments = (*inputs, dprojected, dh0, _barriers(plan), np.int32(dh0.shape[1]))
     _backward("rnn_backward", plan, dh0, steps, arguments)
 
 
@@ -336,11 +343,11 @@ def _persistent(kernel: Kernel, plan: tiers.Plan, arguments: Sequence[Any]) -> N
         raise
 
 
-def _inputs(*arrays: Any) -> list[Any]:
-    return [NULL if a is None else contiguous(a) for a in arrays]
+def _contiguous(*arrays: Any) -> list[Any]:
+    return [None if a is None else contiguous(a) for a in arrays]
 
 
-def _outputs(*arrays: Any) -> list[Any]:
+def _or_null(*arrays: Any) -> list[Any]:
     return [NULL if a is None else a for a in arrays]
 
 

@@ -183,15 +183,16 @@ def linear_cross_entropy_into(
         apply_dropout(hidden, dropout, kept)
         hidden = kept
     for start in range(0, max(count, 1), most):
-        rows = slice(start, min(start + most, count))
-        first = start == 0
-        taken = hidden[rows]
+        first, rows = start == 0, slice(start, start + most)
+        taken, taken_targets, taken_losses = hidden, targets, losses
+        if count > most:
+            taken, taken_targets, taken_losses = hidden[rows], targets[rows], losses[rows]
         scores = space.take("scores", (taken.shape[0], size), W.dtype, min(max(room, count), most) * size)
         product(taken, W, scores)
-        cross_entropy_rows(scores, b, targets[rows], losses[rows], scale, smoothing)
+        cross_entropy_rows(scores, b, taken_targets, taken_losses, scale, smoothing)
         if dW is None:
             continue
-        product(scores, W.T, dhidden[rows])
+        product(scores, W.T, dhidden[rows] if count > most else dhidden)
         product(taken.T, scores, dW if first else part_W)
         if count > most:
             sum_columns(space, [(scores, db if first else part_b)], most)

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from capgpu.kernels.cuda.arrays import empty
+from capgpu.kernels.cuda.pinned import PinnedMemory
 
 __all__ = ["Workspace", "forget", "using", "workspace"]
 
@@ -38,6 +39,8 @@ class Workspace:
         self._views: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._scalars: dict[str, tuple[Any, int]] = {}
         self._counters: Any = None
+        #: For copies from the host, on this workspace's stream.
+        self.pinned = PinnedMemory()
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int = 0) -> Any:
         """Return an uninitialised array, the same memory at each call by the same name.

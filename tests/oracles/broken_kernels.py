@@ -254,6 +254,7 @@ _OTHERS = [
     Mutation("dropout", "a pack too many", "start + PACK <= count", "start <= count", ADDRESS),
     Mutation("dropout", "packs at odd places", " && aligned16(in, 0) && aligned16(out, 0)", "", FAULT),
     Mutation("dropout", "one mask for all of a pack", "(unsigned)start + p)", "(unsigned)start)", RESULTS),
+    Mutation("dropout", "the array's row for the mask's", "(unsigned)rows[row] * width", "row * width", RESULTS),
     Mutation("dropout", "one round of the hash", "hash32(hash32(i ^ first) ^ second)", "hash32(i ^ first)", RESULTS),
     Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
     Mutation("scatter_rows", "a row too many", "if (k >= count) return;", "if (k > count) return;", ADDRESS),

@@ -15,7 +15,7 @@ import capgpu
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import KERNELS, embedding, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
-from capgpu.kernels.cuda.dropout import apply_dropout
+from capgpu.kernels.cuda.dropout import StoredDropout, apply_dropout
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
@@ -139,6 +139,9 @@ def dropout(device: Any, dtype: str) -> None:
         array = device.asarray(np.random.default_rng(7).standard_normal(size).astype(dtype))
         apply_dropout(array, Dropout(5, 0.4), device.empty(size, dtype))
         apply_dropout(array[1:], Dropout(5, 0.4), array[1:])
+    words, rows = device.asarray(np.array([5, 6], np.uint32)), device.asarray(np.array([0, 2, 1, 4], np.int32))
+    array = device.asarray(np.random.default_rng(7).standard_normal((4, 37)).astype(dtype))
+    apply_dropout(array, StoredDropout(0, 0.4, words, rows), device.empty(array.shape, dtype))
 
 
 def others(device: Any, dtype: str) -> None:

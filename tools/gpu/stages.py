@@ -134,6 +134,7 @@ STAGES = (
             *(f"tests/{name}" for name in ("layers", "model", "optim", "decode")),
         ),
     ),
+    Stage("host", "B", 15, 60, 140, lambda context: _module("tools.gpu.host")),
     # CuPy asks for attributes that a driver may not have and handles the error: calls are not what is checked
     Stage("memcheck", "B", 50, 90, 12, _sanitizer("memcheck", "--report-api-errors=no")),
     Stage("racecheck", "B", 50, 90, 12, _sanitizer("racecheck")),

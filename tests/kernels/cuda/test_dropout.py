@@ -8,7 +8,7 @@ import pytest
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import module
 from capgpu.kernels.cuda.arrays import NULL
-from capgpu.kernels.cuda.dropout import apply_dropout
+from capgpu.kernels.cuda.dropout import StoredDropout, apply_dropout
 from capgpu.random import dropout_mask, mask_rule
 
 DTYPES = ("float16", "float32", "float64")
@@ -48,6 +48,19 @@ def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_arr
     assert launches == ["dropout"]
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 37])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_stored_key_draws_the_rows_of_the_mask_that_it_names(device, dtype, width):
+    values = draw(50 * width, dtype).reshape(50, width)
+    rows = np.sort(np.random.default_rng(1).permutation(60)[:50]).astype(np.int32)
+    rule = mask_rule(5, 0.4, 60 * width)
+    words = device.asarray(np.array([rule.first, rule.second], np.uint32))
+    out = device.empty(values.shape, dtype)
+    apply_dropout(device.asarray(values), StoredDropout(0, 0.4, words, device.asarray(rows)), out)
+    want = values * dropout_mask(5, 0.4, (60, width), values)[rows]
+    assert (bits(out.get()) == bits(want)).all()
+
+
 @pytest.mark.parametrize(("odd_in", "odd_out"), [(1, 0), (0, 1), (1, 1)])
 def test_memory_that_begins_between_packs_is_taken_element_by_element(device, odd_in, odd_out):
     values = draw(1030, "float32")
@@ -68,8 +81,9 @@ def test_bfloat16_has_the_same_mask(device):
     values = np.full(300, 0x3F80, np.uint16)  # 1.0
     out = device.empty(300, np.uint16)
     rule = mask_rule(5, 0.5, 300)
-    words = (np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold))
-    module.kernel("dropout", "bfloat16")(1, 256, (device.asarray(values), out, *words, np.float32(rule.factor), NULL))
+    words = [np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold)]
+    arguments = device.asarray(values), out, *words, np.float32(rule.factor), NULL, NULL, np.uint32(300)
+    module.kernel("dropout", "bfloat16")(1, 256, arguments)
     want = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
     assert ((out.get().astype(np.uint32) << 16).view(np.float32) == want).all()
 

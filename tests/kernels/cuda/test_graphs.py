@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import replace
 
@@ -41,6 +42,18 @@ def batch(seed, count=9, dtype="float32", longest=WIDTH):
     return random.standard_normal((count, D)).astype(dtype), captions
 
 
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Train by steps that are prepared for graphs, and never captured."""
+
+    def run(*args, **settings):
+        with monkeypatch.context() as patch:
+            patch.setattr(graphs.StepGraphs, "_capture", lambda self, shape: None)
+            return trained(*args, **settings)
+
+    return run
+
+
 def trained(device, steps, batches, whole, cell="lstm", dtype="float32", rule="adam", clip_norm=None, **options):
     """Return losses and parameters after each of some steps."""
     model = captioner(cell, dtype, **options)
@@ -51,24 +64,25 @@ def trained(device, steps, batches, whole, cell="lstm", dtype="float32", rule="a
         key = 100 + number if model.feature_dropout or model.output_dropout else None
         loss = made.loss(device.asarray(features), captions, 1.0 / (1 + number), whole=whole, dropout_key=key)
         made.update(1.0 / (1 + number))
-        found.append((float(loss), {name: array.get() for name, array in model.params.items()}))
+        found.append((float(loss), {name: capgpu.to_numpy(array).copy() for name, array in model.params.items()}))
     return found
 
 
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize(("rule", "clip_norm"), [("adam", None), ("adam", 0.5), ("sgd_momentum", None), ("sgd", 0.1)])
-def test_replayed_steps_have_the_bits_of_halves_launch_by_launch_and_the_values_of_plain_ones(
-    device, cell, dtype, rule, clip_norm
+def test_replayed_steps_have_the_bits_of_steps_launch_by_launch_and_the_values_of_plain_ones(
+    device, one_by_one, cell, dtype, rule, clip_norm
 ):
-    batches = [batch(seed, 9 + seed % 2, dtype, WIDTH - seed % 5) for seed in range(8)]
+    batches = [batch(seed, 10 - seed % 2, dtype, WIDTH - seed % 5) for seed in range(8)]
     settings = {"cell": cell, "dtype": dtype, "rule": rule, "clip_norm": clip_norm}
     with module.counting() as launches:
         graphed = trained(device, GraphedSteps, batches, True, **settings)
-    assert 3 <= launches.count("graph") < len(batches)
+    assert 2 <= launches.count("graph") / 2 < len(batches)
     halves = trained(device, GraphedSteps, batches, False, **settings)
-    plain = trained(device, TrainingSteps, batches, True, **settings)
     assert frozen(graphed) == frozen(halves)
+    assert frozen(graphed) == frozen(one_by_one(device, GraphedSteps, batches, False, **settings))
+    plain = trained(device, TrainingSteps, batches, True, **settings)
     for (loss, params), (plain_loss, plain_params) in zip(graphed, plain, strict=True):
         assert distance(loss, plain_loss) < TOLERANCE[dtype]["gradient"]
         for name, array in params.items():
@@ -86,26 +100,23 @@ def test_replayed_steps_have_the_bits_of_halves_launch_by_launch_and_the_values_
     ids=str,
 )
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_all_options_of_the_loss_are_replayed_and_each_step_has_masks_of_its_own(device, cell, options):
-    features, captions = batch(5)
+def test_all_options_of_the_loss_are_replayed_with_the_masks_of_plain_steps_and_of_the_host(
+    device, one_by_one, cell, options
+):
+    batches = [batch(5), batch(5), batch(6, longest=4), batch(6, longest=4)]
     with module.counting() as launches:
-        graphed = trained(device, GraphedSteps, [(features, captions)] * 4, True, cell, **options)
-    assert launches.count("graph") == 3
-    assert frozen(graphed) == frozen(trained(device, GraphedSteps, [(features, captions)] * 4, False, cell, **options))
-    if "label_smoothing" in options and len(options) == 1:
-        plain = trained(device, TrainingSteps, [(features, captions)] * 4, True, cell, **options)
-        assert distance([loss for loss, _ in graphed], [loss for loss, _ in plain]) < 1e-5
-
-
-def test_a_mask_is_the_plain_models_where_the_batch_needs_no_padding(device):
-    captions = np.full((8, 5), 3)  # 8 captions of 4 steps: 32 rows
-    features = batch(0, 8)[0]
-    options = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
-    graphed, plain = (
-        trained(device, steps, [(features, captions)] * 3, True, **options) for steps in (GraphedSteps, TrainingSteps)
-    )
-    for (loss, _), (plain_loss, _) in zip(graphed, plain, strict=True):
-        assert distance(loss, plain_loss) < 1e-5
+        graphed = trained(device, GraphedSteps, batches, True, cell, **options)
+    assert launches.count("graph") == 4
+    assert frozen(graphed) == frozen(trained(device, GraphedSteps, batches, False, cell, **options))
+    assert frozen(graphed) == frozen(one_by_one(device, GraphedSteps, batches, True, cell, **options))
+    losses = [loss for loss, _ in graphed]
+    plain = trained(device, TrainingSteps, batches, True, cell, **options)
+    assert distance(losses, [loss for loss, _ in plain]) < 1e-5
+    with capgpu.use_backend("numpy"):
+        host = trained(np, TrainingSteps, batches, True, cell, **options)
+    assert distance(losses, [loss for loss, _ in host]) < 1e-4
+    # one mask for all steps would show
+    assert distance([losses[0]], [losses[1]]) > 1e-3
 
 
 def test_tied_weights_are_replayed(device):
@@ -125,7 +136,7 @@ def test_tied_weights_are_replayed(device):
     assert distance(graphed[0], plain[0]) < 1e-5
 
 
-def test_a_replayed_step_is_one_launch_and_three_copies_and_waits_for_nothing(device, real_device):
+def test_a_replayed_step_is_two_launches_and_three_copies_and_waits_for_nothing(device, real_device):
     model = captioner(feature_dropout=0.3, output_dropout=0.2, label_smoothing=0.1)
     steps = GraphedSteps(model, Optimizer("adam", {}, model.params), 1.0)
     features, captions = batch(0)
@@ -135,24 +146,29 @@ def test_a_replayed_step_is_one_launch_and_three_copies_and_waits_for_nothing(de
     with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
         steps.loss(there, captions, 1.0, whole=True, dropout_key=2)
         steps.update(1.0)
-    assert launches == ["copy", "copy", "graph", "copy"]
+    assert launches == ["copy", "copy", "graph", "copy", "graph"]
     assert real_device or cupy_standin.counters().host_to_device_copies == 1
     assert cupy_standin.counters().allocations == 0
 
 
-def test_a_graph_keeps_its_memory_where_larger_batches_take_the_workspace_anew(device):
+def test_graphs_of_memory_that_larger_batches_have_outgrown_are_discarded_with_it_and_made_anew(device, real_device):
     model = captioner()
     steps = GraphedSteps(model, Optimizer("sgd", {"learning_rate": 1e-9}, model.params), 1.0)
-    small, large = batch(0), batch(1, 90)
-    first = [float(steps.loss(device.asarray(small[0]), small[1], 1.0, whole=True)) for _ in range(2)]
-    space = steps._graphs._space
-    before = {memory.data.ptr for memory in space.memory()}
-    steps.loss(device.asarray(large[0]), large[1], 1.0, whole=True)
-    assert len(before - {memory.data.ptr for memory in space.memory()}) > 8  # which only the graph needs now
-    with module.counting() as launches:
-        again = float(steps.loss(device.asarray(small[0]), small[1], 1.0, whole=True))
-    assert launches.count("graph") == 1
-    assert distance(again, first[0]) < 1e-5
+    small, large = ((device.asarray(features), captions) for features, captions in (batch(0), batch(1, 90)))
+    first = [float(steps.loss(*small, 1.0, whole=True)) for _ in range(2)]
+    steps.loss(*large, 1.0, whole=True)
+    gc.collect()
+    pool = device.get_default_memory_pool()
+    grown, replays = pool.used_bytes(), []
+    for features, captions in (small, small, large, small, large):
+        with module.counting() as launches:
+            loss = float(steps.loss(features, captions, 1.0, whole=True))
+        replays.append(launches.count("graph"))
+        if captions is small[1]:
+            assert distance(loss, first[0]) < 1e-5
+    assert replays == [0, 2, 2, 2, 2]
+    gc.collect()
+    assert real_device or pool.used_bytes() <= grown + 4096  # the losses of a step apart
 
 
 def test_few_shapes_are_kept_and_those_that_were_not_used_go(device, monkeypatch):
@@ -160,12 +176,12 @@ def test_few_shapes_are_kept_and_those_that_were_not_used_go(device, monkeypatch
     model = captioner()
     steps = GraphedSteps(model, Optimizer("adam", {}, model.params), None)
     counts = []
-    for count in (5, 6, 5, 7, 5, 6):
+    for count in (7, 6, 7, 5, 7, 6):
         features, captions = batch(0, count)
         with module.counting() as launches:
             steps.loss(device.asarray(features), captions, 1.0, whole=True)
         counts.append(launches.count("graph"))
-    assert counts == [0, 0, 1, 0, 1, 0]
+    assert counts == [0, 0, 2, 0, 2, 0]
 
 
 def test_parameters_and_state_that_somebody_replaces_are_taken_over(device):
@@ -193,7 +209,9 @@ def test_parameters_and_state_that_somebody_replaces_are_taken_over(device):
 # --- fallbacks ----------------------------------------------------------------------------------------------
 
 
-def test_where_capturing_fails_steps_are_plain_ones_after_one_warning(device, monkeypatch):
+def test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_with_the_same_bits(
+    device, one_by_one, monkeypatch
+):
     monkeypatch.setattr(direct, "_open", lambda: (_ for _ in ()).throw(OSError("no cuBLAS here")))
     direct.forget()  # CuPy makes the products, and raises while a stream captures
     batches = [batch(seed) for seed in range(4)]
@@ -204,8 +222,7 @@ def test_where_capturing_fails_steps_are_plain_ones_after_one_warning(device, mo
         graphed = trained(device, GraphedSteps, batches, True)
     assert len(told) == 1
     assert "graph" not in launches
-    plain = trained(device, TrainingSteps, batches, True)
-    assert distance([loss for loss, _ in graphed], [loss for loss, _ in plain]) < 1e-5
+    assert frozen(graphed) == frozen(one_by_one(device, GraphedSteps, batches, True))
 
 
 def test_memory_that_is_asked_for_while_launches_are_captured_ends_the_capture(device):
@@ -274,9 +291,11 @@ def test_memory_that_a_copy_still_reads_is_not_written_to(device, monkeypatch):
     there = device.zeros(8, "int32")
     memory.send([(there, np.arange(8, dtype=np.int32))])
     (first,) = memory._pieces
+    device.cuda.runtime.deviceSynchronize()  # the copy has ended
     memory.send([(there, np.arange(8, dtype=np.int32) + 1)])
-    assert memory._pieces == [first]
-    monkeypatch.setattr(device.cuda.Event, "done", False)
+    assert len(memory._pieces) == 1
+    assert memory._pieces[0] is first
+    monkeypatch.setattr(device.cuda.Event, "done", False)  # from here on no copy ends that anybody hears of
     kept = first[0].copy()
     memory.send([(there, np.arange(8, dtype=np.int32) + 2)])
     assert (there.get() == np.arange(8) + 2).all()
@@ -307,19 +326,28 @@ def solved(print_every=1000, **options):
     return solver
 
 
-def test_a_solver_replays_its_steps_when_asked_and_has_the_bits_of_one_that_looks_at_every_loss(device, monkeypatch):
-    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "1")
-    with module.counting() as launches:
-        graphed = solved()
-    assert launches.count("graph") >= 6
-    with module.counting() as launches:
-        looking = solved(print_every=1)
-    assert "graph" not in launches
+def test_a_solver_replays_its_steps_and_has_the_bits_of_one_that_looks_at_every_loss(device):
+    for print_every in (1000, 1):
+        with module.counting() as launches:
+            solver = solved(print_every=print_every)
+        assert launches.count("graph") >= 12
+        if print_every == 1000:
+            graphed = solver
+    looking = solver
     assert frozen((graphed.model.params, graphed.loss_history)) == frozen((looking.model.params, looking.loss_history))
 
 
-def test_a_solver_resumes_with_the_bits_of_a_run_that_never_stopped(device, monkeypatch, tmp_path):
-    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "1")
+@pytest.mark.parametrize("graphed", [True, False], ids=["graphed", "plain"])
+def test_a_solver_s_losses_are_those_of_the_host(device, monkeypatch, graphed):
+    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", str(int(graphed)))
+    with module.counting() as launches:
+        losses = solved().loss_history
+    assert ("graph" in launches) == graphed
+    with capgpu.use_backend("numpy"):
+        assert distance(losses, solved().loss_history) < 1e-4
+
+
+def test_a_solver_resumes_with_the_bits_of_a_run_that_never_stopped(device, tmp_path):
     whole = solved()
     part = CaptioningSolver(
         captioner(output_dropout=0.2), data_of(60), "adam", {"learning_rate": 1e-2}, batch_size=10, num_epochs=3,
@@ -332,8 +360,7 @@ def test_a_solver_resumes_with_the_bits_of_a_run_that_never_stopped(device, monk
     assert frozen((whole.model.params, whole.loss_history)) == frozen((resumed.model.params, resumed.loss_history))
 
 
-def test_a_loss_that_is_not_finite_leaves_the_last_good_parameters(device, monkeypatch):
-    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "1")
+def test_a_loss_that_is_not_finite_leaves_the_last_good_parameters(device):
     data = data_of(60)
     model = captioner()
     solver = CaptioningSolver(model, data, "sgd", {"learning_rate": 1e-3}, batch_size=10, verbose=False, seed=1)
@@ -352,8 +379,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_parameters(device, monke
         (lambda: (captioner(), "rmsprop"), "the update rule 'rmsprop' has no kernel"),
     ],
 )
-def test_what_cannot_be_graphed_is_said_and_trained_as_ever(device, monkeypatch, caplog, make, reason):
-    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "1")
+def test_what_cannot_be_graphed_is_said_and_trained_as_ever(device, caplog, make, reason):
     model, rule = make()
     with caplog.at_level(logging.INFO, "capgpu"):
         steps = training_steps(model, Optimizer(rule, {}, model.params), None)
@@ -361,10 +387,12 @@ def test_what_cannot_be_graphed_is_said_and_trained_as_ever(device, monkeypatch,
     assert reason in caplog.text
 
 
-def test_nobody_gets_graphs_who_does_not_ask_for_them(device, monkeypatch):
+def test_everybody_gets_graphs_who_does_not_forbid_them(device, monkeypatch):
     model = captioner()
     optimizer = Optimizer("adam", {}, model.params)
-    for setting, kind in (("", TrainingSteps), ("0", TrainingSteps), ("1", GraphedSteps)):
+    monkeypatch.delenv("CAPGPU_CUDA_GRAPHS", raising=False)
+    assert type(training_steps(model, optimizer, None)) is GraphedSteps
+    for setting, kind in (("", GraphedSteps), ("0", TrainingSteps), ("1", GraphedSteps)):
         monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", setting)
         assert type(training_steps(model, optimizer, None)) is kind
     monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "yes")
@@ -372,10 +400,56 @@ def test_nobody_gets_graphs_who_does_not_ask_for_them(device, monkeypatch):
         training_steps(model, optimizer, None)
 
 
-def test_host_parameters_are_never_graphed(monkeypatch, caplog):
-    capgpu.set_backend("numpy")
-    monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", "1")
+def test_the_reference_kernels_are_never_graphed(device, monkeypatch, caplog):
+    monkeypatch.setenv("CAPGPU_KERNELS", "reference")
     model = captioner()
     with caplog.at_level(logging.INFO, "capgpu"):
         assert type(training_steps(model, Optimizer("adam", {}, model.params), None)) is TrainingSteps
     assert "served by the reference kernels" in caplog.text
+
+
+def test_host_parameters_are_never_graphed_which_is_not_worth_a_word(caplog):
+    capgpu.set_backend("numpy")
+    model = captioner()
+    with caplog.at_level(logging.DEBUG, "capgpu"):
+        assert type(training_steps(model, Optimizer("adam", {}, model.params), None)) is TrainingSteps
+    assert not caplog.text
+
+
+def test_two_models_in_one_process_have_graphs_of_their_own(device):
+    def run(*seeds):
+        """Train models in turn; return the parameters of each."""
+        models = [CaptioningRNN(WORDS, D, W, H, "lstm", seed=seed) for seed in seeds]
+        steps = [GraphedSteps(model, Optimizer("adam", {}, model.params), None) for model in models]
+        for number in range(4):
+            for seed, made in zip(seeds, steps, strict=True):
+                features, captions = batch(10 * seed + number % 2)
+                made.loss(device.asarray(features), captions, 1.0, whole=True)
+                made.update(1.0)
+        return [frozen(model.params) for model in models]
+
+    assert run(1, 2) == [*run(1), *run(2)]
+
+
+def test_an_interrupt_while_launches_are_captured_ends_the_capture(device, monkeypatch):
+    model = captioner()
+    steps = GraphedSteps(model, Optimizer("adam", {}, model.params), None)
+    features, captions = batch(0)
+    there = device.asarray(features)
+    launch = graphs.StepGraphs._launch_update
+
+    def interrupted(self, shape):
+        if device.cuda.get_current_stream().is_capturing():
+            raise KeyboardInterrupt
+        launch(self, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs.StepGraphs, "_launch_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            steps.loss(there, captions, 1.0, whole=True)
+    assert not steps._graphs._stream.is_capturing()
+    assert device.cuda.get_current_stream() == device.cuda.Stream.null
+    with module.counting() as launches:
+        for _ in range(2):
+            assert np.isfinite(float(steps.loss(there, captions, 1.0, whole=True)))
+    assert launches.count("graph") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import capgpu
 from capgpu.kernels.cuda.plan import lay_out
 
 
@@ -35,6 +36,13 @@ def test_a_padded_layout_has_the_same_words_and_targets(seed):
     plain, padded = lay_out(captions, 0, vocabulary), lay_out(captions, 0, vocabulary, padded=True)
     assert words_and_targets(padded) == words_and_targets(plain)
     np.testing.assert_array_equal(padded.order, plain.order)
+    assert plain.row_numbers.size == 0
+    assert padded.caption_rows == plain.caption_rows == plain.targets.size
+    # the rows of the captions, in their order, are where their numbers say
+    own = padded.row_numbers >= 0
+    np.testing.assert_array_equal(padded.row_numbers[own], np.arange(plain.targets.size))
+    np.testing.assert_array_equal(padded.targets[own], plain.targets)
+    assert (padded.targets[~own] == -1).all()
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -55,6 +63,17 @@ def test_a_padded_layout_is_one_that_the_kernels_can_take(seed):
     np.testing.assert_array_equal(np.repeat(np.arange(words), sizes), layout.word_of_row[layout.by_word])
     assert all((np.diff(part) > 0).all() for part in np.split(layout.by_word, layout.starts[1:-1]))
     assert layout.numbers().dtype == np.int32
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_compiled_code_and_numpy_make_the_same_layout(seed):
+    captions, vocabulary = draw(seed)
+    layouts = []
+    for backend in ("numpy", "cpu"):
+        with capgpu.use_backend(backend):
+            layouts.append(lay_out(captions, 0, vocabulary, padded=True))
+    for name, by_numpy, compiled in zip(layouts[0]._fields, *layouts, strict=True):
+        np.testing.assert_array_equal(compiled, by_numpy, err_msg=name)
 
 
 def test_batches_of_one_size_have_few_shapes_with_little_added():

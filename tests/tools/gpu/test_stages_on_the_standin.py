@@ -21,7 +21,7 @@ from emulator.runner import EmulatorRunner, Launch
 from oracles import kernel_launches
 from standin import cupy_standin
 from standin.cupy_standin.state import STATE
-from tools.gpu import checked, compile_all, profiled, tables, times, training
+from tools.gpu import checked, compile_all, host, profiled, tables, times, training
 from tools.gpu.stages import NO_DEVICE
 from tools.gpu.tables import Findings, LeftOutError, Part
 
@@ -260,6 +260,36 @@ def test_a_plan_that_the_driver_refuses_is_a_row_without_a_time(standin):
     rows = [dict(zip(part.columns, row, strict=True)) for row in part.rows()]
     assert {row["tier"] for row in rows if "refuses a cooperative launch" in str(row["ms"])} == {"persistent"}
     assert {row["tier"] for row in rows if row["us a step"] != ""} == {"step", "matmul"}
+
+
+# --- host -------------------------------------------------------------------------------------------
+
+LINE = re.compile(r" *(\d+\.\d) +(\d+\.\d) +(\d+\.\d)  (.+)")
+
+
+def test_the_host_s_share_of_a_step_is_profiled_in_both_ways(standin, capsys):
+    assert host.main(["--size", TINY, "--steps", "5", "--calls", "5", "--lines", "500"]) == 0
+    out = capsys.readouterr().out
+    assert "a stand-in computes" in out
+    calls, *ways = re.split(r"\n.*, LSTM, Adam, ", out)
+    assert re.search(r"\d us  product, ours\n", calls)
+    for way, (name, launch) in zip(
+        ways,
+        (("launched one by one", "kernels/cuda/product.py:"), ("CUDA graphs", "kernels/cuda/graphs.py:")),
+        strict=True,
+    ):
+        assert re.match(rf"{name}: host \d+\.\d+ ms a step, wall \d+\.\d+ ms\n", way)
+        for text, column in zip(way.split("\nby ")[1:], (1, 2), strict=True):
+            rows = [line.groups() for line in map(LINE.fullmatch, text.splitlines()) if line]
+            times = [float(row[column]) for row in rows]
+            assert times == sorted(times, reverse=True)
+            assert any(launch in row[3] for row in rows), text
+
+
+def test_without_a_device_the_host_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert host.main([]) == NO_DEVICE
+    assert "nothing to time: backend 'cuda'" in capsys.readouterr().err
 
 
 # --- counters, train --------------------------------------------------------------------------------
