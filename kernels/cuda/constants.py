@@ -82,9 +82,22 @@ def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
     return LANE_ROWS * (4 if size == 8 or (resident and (backward or units >= 16)) else 8)
 
 
-def stages(size: int, resident: bool) -> int:
-    """Return the chunks that a warp's copies to shared memory are ahead; the step tier's float64 has room for one."""
-    return 1 if size == 8 and not resident else 2
+def stages(size: int, resident: bool, tile: int) -> int:
+    """Return the chunks of the left factor that a warp of a recurrence fetches at once.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a stored number.
+    resident : bool
+        Whether the weights are resident (persistent tier): as many as make 8 loads of 16 bytes a thread. Otherwise
+        chunks are copied one after the other, 2 of them at once, where float64 has room for one only.
+    tile : int
+        Rows of a chunk.
+    """
+    if resident:
+        return 8 * WARP * PACK_BYTES // (tile * DEPTH * size)
+    return 1 if size == 8 else 2
 
 
 def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
@@ -118,11 +131,12 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size = real_size(dtype)
+    tile = tile_rows(size, bool(resident), bool(backward), units)
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,
         "WARPS": WARPS[bool(resident)],
-        "TILE_ROWS": tile_rows(size, bool(resident), bool(backward), units),
-        "STAGES": stages(size, bool(resident)),
+        "TILE_ROWS": tile,
+        "STAGES": stages(size, bool(resident), tile),
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

@@ -84,15 +84,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
 #pragma unroll
     for (int k = 0; k < 4; ++k) biases[k] = bias != nullptr && mine ? to_acc(bias[k * H + unit]) : acc(0);
     REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
+    if (RESIDENT) {
+        step.load_slab();
+        // what the steps will announce; nobody waits for the last one
+        for (int t = first, begin = start; t + 1 < first + steps; begin += batch_sizes[t++]) {
+            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
+                const long long place = (long long)(begin + group + row * groups) * H + unit;
+                if (mine) reinterpret_cast<real_bits*>(hidden)[place] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t < first + steps; ++t) {
         const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
         const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int count = owned(alive, group, groups);
         if (count == 0) break;
-        const Rows rows_before = t == 0 ? Rows(h0, order, h0_bias, H, group, groups)
-                                        : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups);
+        const Rows rows_before =
+            t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
+                   : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
             acc inputs[PAIRS][4];
@@ -105,10 +117,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
 #pragma unroll
                 for (int k = 0; k < 4; ++k) inputs[pair][k] = to_acc(from[k * H]) + biases[k];
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (t > first)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete
+            if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            if (tile == 0 && t == first + 1)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
             step.multiply(left);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
@@ -137,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                 c = f * c + i * g;
                 const real h = to_real(o * hyperbolic_tangent(c));
                 if (RESIDENT) *kept = c;
-                hidden[place] = h;
+                announce(hidden + place, h);
                 cell[place] = to_real(c);
                 if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
                 if (gates != nullptr) {
@@ -149,8 +160,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                 }
             }
         }
-        if (t + 1 < first + steps && owned(alive_after, group, groups) > 0)
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         start += alive;
     }
 }
@@ -184,16 +193,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const Step step = {memory, Wh, H, 4 * H, block * UNITS};
     acc* carried = step.rest();  // [rows of the group][UNITS] dc, sent on by the step after
     REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
-    bool arrived = false;
+    bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
+    if (RESIDENT) {
+        step.load_slab();
+        for (int t = first, end = stop; t >= 0 && t > first - steps; end -= batch_sizes[t--]) {
+            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
+                real_bits* to = reinterpret_cast<real_bits*>(dgates) + (long long)(end - batch_sizes[t] + group + row * groups) * 4 * H + unit;
+                if (mine) to[0] = to[H] = to[2 * H] = to[3 * H] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t > first - steps; --t) {
         const int alive = batch_sizes[max(t, 0)], alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int start = t < 0 ? 0 : stop - alive, alive_before = t > 0 ? batch_sizes[t - 1] : 0;
         const int count = owned(alive, group, groups), returning = owned(alive_after, group, groups);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
-            const Rows left = Rows(dgates, nullptr, nullptr, 4 * H, stop + group, groups).tile(tile, returning);
+            const Rows left = Rows(dgates, nullptr, nullptr, 4 * H, stop + group, groups, RESIDENT).tile(tile, returning);
             acc gate[PAIRS][4], c[PAIRS], c_before[PAIRS], dh_here[PAIRS], dc_here[PAIRS];
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -213,10 +232,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 dh_here[pair] = to_acc(dhidden[place]);
                 dc_here[pair] = dcell == nullptr ? acc(0) : to_acc(dcell[place]);
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (arrived)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete
+            if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            if (!filled && left.count > 0) {
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
+                filled = true;
+            }
             if (left.count > 0) step.multiply(left);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
@@ -239,10 +259,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 dh += dh_here[pair];
                 dc += dc_here[pair] + dh * o * (acc(1) - squashed * squashed);
                 real* to = dgates + (long long)(start + rank) * 4 * H + unit;
-                to[0] = to_real(dc * g * i * (acc(1) - i));
-                to[H] = to_real(dc * c_before[pair] * f * (acc(1) - f));
-                to[2 * H] = to_real(dh * squashed * o * (acc(1) - o));
-                to[3 * H] = to_real(dc * i * (acc(1) - g * g));
+                announce(to, to_real(dc * g * i * (acc(1) - i)));
+                announce(to + H, to_real(dc * c_before[pair] * f * (acc(1) - f)));
+                announce(to + 2 * H, to_real(dh * squashed * o * (acc(1) - o)));
+                announce(to + 3 * H, to_real(dc * i * (acc(1) - g * g)));
                 if (RESIDENT)
                     *kept = dc * f;
                 else
@@ -255,9 +275,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 const long long initial = (long long)(order == nullptr ? rank : order[rank]) * H + unit;
                 if (mine) dh0[initial] = dc0[initial] = to_real(acc(0));
             }
-        } else if (t - 1 > first - steps && count > 0) {
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
-            arrived = true;
         }
         stop = start;
     }

@@ -22,6 +22,17 @@ __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigne
     return emulated_add_release(address, value);
 }
 
+template <class T>
+__device__ __forceinline__ T load_relaxed(const T* address) { return emulated_load_relaxed(address); }
+template <class T>
+__device__ __forceinline__ void store_relaxed(T* address, T value) { emulated_store_relaxed(address, value); }
+template <class T>
+__device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], const T* from) {
+    T numbers[16 / sizeof(T)];
+    for (int k = 0; k < (int)(16 / sizeof(T)); ++k) numbers[k] = emulated_load_relaxed(from + k);
+    memcpy(words, numbers, 16);
+}
+
 __device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
     emulated_copy_16_bytes(to, from, there);
 }
@@ -115,6 +126,45 @@ __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigne
     return before;
 }
 
+// Loads and stores of numbers, as bits, that other blocks store or load meanwhile: in no order with anything else, but
+// whole, and past the multiprocessor's own cache. The loads of 16 bytes are those of their numbers, in any order.
+__device__ __forceinline__ unsigned short load_relaxed(const unsigned short* address) {
+    unsigned short bits;
+    asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ unsigned load_relaxed(const unsigned* address) {
+    unsigned bits;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ unsigned long long load_relaxed(const unsigned long long* address) {
+    unsigned long long bits;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ void store_relaxed(unsigned short* address, unsigned short bits) {
+    asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" : : "l"(address), "h"(bits) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(unsigned* address, unsigned bits) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" : : "l"(address), "r"(bits) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(unsigned long long* address, unsigned long long bits) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(address), "l"(bits) : "memory");
+}
+template <class T>
+__device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], const T* from) {
+    if constexpr (sizeof(T) == 8) {
+        unsigned long long first, second;
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from));
+        words[0] = (unsigned)first, words[1] = (unsigned)(first >> 32);
+        words[2] = (unsigned)second, words[3] = (unsigned)(second >> 32);
+    } else {
+        asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
+    }
+}
+
 // Copies 16 aligned bytes from global to shared memory, past the multiprocessor's own cache, which is not kept coherent
 // with other blocks' writes; zeros where the source is not `there` (`from` is an address of the same array all the
 // same). From sm_80 on the copy goes on beside computing: end_copies() closes a batch, wait_for_copies<n>() waits until
@@ -143,10 +193,11 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 #if TENSOR_CORES && __CUDA_ARCH__ >= 800
+// A NaN whose payload lies in the bits that are dropped would become an infinity.
 __device__ __forceinline__ unsigned round_to_tf32(float x) {
     unsigned word;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
-    return word;
+    return x != x ? 0x7fffffffu : word;
 }
 
 // Loads 2 or 4 matrices of 8 rows of 16 bytes from shared memory, 8 x 8 halves or 8 x 4 float32. Lane 8 m + r gives the
@@ -213,6 +264,29 @@ __device__ __forceinline__ __nv_bfloat16 to_real(float x) { return __float2bfloa
 #else
 __device__ __forceinline__ real to_real(acc x) { return x; }
 #endif
+
+// A number as its bits.
+template <int SIZE>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+    typedef unsigned short type;
+};
+template <>
+struct BitsOf<4> {
+    typedef unsigned type;
+};
+template <>
+struct BitsOf<8> {
+    typedef unsigned long long type;
+};
+typedef BitsOf<sizeof(real)>::type real_bits;
+
+__device__ __forceinline__ real_bits to_bits(real x) {
+    real_bits bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
 
 // CUDA has no INFINITY without headers. The lowest finite number starts a maximum just as well: exp of the distance
 // to it is 0.

@@ -1,4 +1,4 @@
-// What the recurrences share: the product of a step, and the barrier of the blocks that wait for each other.
+// What the recurrences share: the product of a step.
 //
 //     sums [rows of a tile][COLUMNS] = left [rows of a tile][K] . right [K][COLUMNS of this block]
 //
@@ -11,10 +11,13 @@
 // Registers. What a lane keeps of the sums is the business of lanes.cuh (multiply-adds) or, with TENSOR_CORES 1,
 // of fragments.cuh (matrix instructions).
 //
-// Shared memory. Each warp has STAGES buffers of left chunks, filled by asynchronous copies (cp.async; plain loads
-// before sm_80) while it multiplies the chunk before; afterwards its partial sums lie there. The right factor is
-//   RESIDENT 1   a slab of all its chunks, loaded once a launch (persistent tier), or
-//   RESIDENT 0   staged chunk by chunk beside the left one (one launch a step).
+// Shared memory. Each warp has STAGES buffers of left chunks; afterwards its partial sums lie there.
+//   RESIDENT 1   (persistent tier) The right factor is a slab of all its chunks, loaded once a launch. The left one is
+//                what other blocks compute meanwhile (exchange.cuh): a warp loads STAGES chunks into registers, all at
+//                once, since each way to the L2 cache costs as much as multiplying them; again what is not there yet;
+//                then puts them into its buffers, and loads the next ones while it multiplies these.
+//   RESIDENT 0   (one launch a step) Both factors are copied chunk by chunk (cp.async; plain loads before sm_80) while
+//                the warp multiplies the chunk before.
 // A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
 // is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH], so that both are read along
 // contiguous memory of Wh; the numbers of a line are permuted by its number (`right_place`: no bank conflicts, no padding),
@@ -36,7 +39,6 @@
 #define MOST_TILE (TILE_ROWS / LANE_ROWS)
 #define THREADS (WARPS * WARP)
 static_assert(MOST_TILE == 8 || MOST_TILE == 4, "Product::multiply has a case for each number of rows of a lane");
-static_assert(STAGES == 1 || STAGES == 2, "a warp's buffers take turns");
 
 // (row, unit) pairs of a tile that one thread turns from sums into states: its unit is always the same.
 #define PAIRS (TILE_ROWS * UNITS > THREADS ? TILE_ROWS * UNITS / THREADS : 1)
@@ -83,6 +85,7 @@ __device__ __forceinline__ void store_pair(acc* address, acc first, acc second) 
 #else
 #include "lanes.cuh"
 #endif
+#include "exchange.cuh"
 
 // Rows of a matrix [.][width]: first, first + stride, ...; where `order` is given, it is looked up there which row is
 // meant. What is added to a row, if anything, is in `bias` [width].
@@ -94,11 +97,13 @@ struct Rows {
     int first;
     int stride;
     int count;
-    bool vector;  // every row begins at a multiple of 16 bytes, and nothing is to be added
+    bool vector;   // every row begins at a multiple of 16 bytes, and nothing is to be added
+    bool awaited;  // other blocks announce the numbers (exchange.cuh)
 
-    __device__ __forceinline__ Rows(const real* base, const int* order, const real* bias, int width, int first, int stride)
+    __device__ __forceinline__ Rows(const real* base, const int* order, const real* bias, int width, int first, int stride,
+                                    bool awaited)
         : base(base), order(order), bias(bias), width(width), first(first), stride(stride), count(0),
-          vector(bias == nullptr && aligned16(base, width)) {}
+          vector(bias == nullptr && aligned16(base, width)), awaited(awaited) {}
 
     // The tile that begins `skipped` rows on, where there are `all` rows in all.
     __device__ __forceinline__ Rows tile(int skipped, int all) const {
@@ -173,8 +178,143 @@ struct Product {
         }
     }
 
+    // Each warp loads the chunks of the slab that it will multiply, so that no other warp has to wait for it. In two
+    // halves, so that something else is done meanwhile.
+    __device__ __forceinline__ void load_slab() const {
+        for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) copy_right(slab() + chunk * RIGHT_CHUNK, chunk);
+        end_copies();
+    }
+    __device__ __forceinline__ void await_slab() const {
+        wait_for_copies<0>();
+#if FRAGMENTS
+        round_slab();
+#endif
+    }
+
+#if FRAGMENTS
+    // Rounds the weights to what the matrix instructions take, once a launch; those of half types are it.
+    __device__ __forceinline__ void round_slab() const {
+        if constexpr (sizeof(real) == 4) {
+            const int lane = threadIdx.x % WARP;
+            __syncwarp();  // the chunks are there, whichever lane has copied what
+            for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) {
+                for (int pack = lane; pack < RIGHT_CHUNK / PACK; pack += WARP) {
+                    real* place = slab() + chunk * RIGHT_CHUNK + pack * PACK;
+                    Pack four = load_pack(place);
+#pragma unroll
+                    for (int k = 0; k < PACK; ++k) four.at[k] = __uint_as_float(matrix_word(__float_as_uint(four.at[k])));
+                    store_pack(place, four);
+                }
+            }
+        }
+    }
+#endif
+
+#if RESIDENT
+    // A warp's share of STAGES chunks, WARPS apart, of TILE * LANE_ROWS rows of the left factor, on its way through the
+    // registers. Numbers past the edges are zeros.
+    template <int TILE>
+    struct Batch {
+        static constexpr int ACROSS = DEPTH / PACK, CHUNK = TILE * LANE_ROWS * ACROSS, PACKS = STAGES * CHUNK;
+        static constexpr int ROUNDS = (PACKS + WARP - 1) / WARP;
+        Loaded packs[ROUNDS];
+
+        // Which pack of the batch a lane takes in a round: its chunk, row, and place along the depth.
+        static __device__ __forceinline__ int pack(int round) { return round * WARP + threadIdx.x % WARP; }
+        static __device__ __forceinline__ int stage(int round) { return pack(round) / CHUNK; }
+        static __device__ __forceinline__ int row(int round) { return pack(round) / ACROSS % (TILE * LANE_ROWS); }
+        static __device__ __forceinline__ int place(int round) { return pack(round) % ACROSS * PACK; }
+
+        // Where it comes from; null past the edges.
+        static __device__ __forceinline__ const real* source(int round, int chunk, const Rows& rows, int K) {
+            const int depth = (chunk + stage(round) * WARPS) * DEPTH + place(round);
+            const bool there = pack(round) < PACKS && row(round) < rows.count && depth < K;
+            return there ? rows.at(row(round)) + depth : nullptr;
+        }
+
+        __device__ __forceinline__ void load(int chunk, const Rows& rows, int K) {
+#pragma unroll
+            for (int round = 0; round < ROUNDS; ++round) {
+                const real* from = source(round, chunk, rows, K);
+                packs[round] = {{0, 0, 0, 0}};
+                if (from != nullptr) packs[round].load(from);
+            }
+        }
+
+        // Loads again what was not there, until it is.
+        __device__ __forceinline__ void await(int chunk, const Rows& rows, int K) {
+            if (!rows.awaited) return;
+            for (;;) {
+                bool complete = true;
+#pragma unroll
+                for (int round = 0; round < ROUNDS; ++round) complete = complete && packs[round].complete();
+                if (complete) return;
+                SPIN();
+#pragma unroll
+                for (int round = 0; round < ROUNDS; ++round) {
+                    if (!packs[round].complete()) packs[round].load(source(round, chunk, rows, K));
+                }
+            }
+        }
+
+        __device__ __forceinline__ void store(real* buffers) const {
+#pragma unroll
+            for (int round = 0; round < ROUNDS; ++round) {
+                if (PACKS % WARP != 0 && pack(round) >= PACKS) break;
+                real* to = buffers + stage(round) * STAGE + row(round) * LEFT_STRIDE + place(round);
+                *reinterpret_cast<Loaded*>(to) = packs[round];
+            }
+        }
+    };
+
+    // The same number by number, where rows do not begin at multiples of 16 bytes, or something is to be added.
+    template <int TILE>
+    __device__ __forceinline__ void fetch_singly(real* buffers, int chunk, const Rows& rows) const {
+        constexpr int CHUNK = TILE * LANE_ROWS * DEPTH;
+        for (int element = threadIdx.x % WARP; element < STAGES * CHUNK; element += WARP) {
+            const int stage = element / CHUNK, row = element / DEPTH % (TILE * LANE_ROWS), place = element % DEPTH;
+            const int depth = (chunk + stage * WARPS) * DEPTH + place;
+            real value = to_real(acc(0));
+            if (row < rows.count && depth < K) {
+                const real* from = rows.at(row) + depth;
+                value = rows.awaited ? awaited(from) : *from;
+                if (rows.bias != nullptr) value = to_real(to_acc(value) + to_acc(rows.bias[depth]));
+            }
+            buffers[stage * STAGE + row * LEFT_STRIDE + place] = value;
+        }
+    }
+
+    template <int TILE>
+    __device__ __forceinline__ void multiply_tile(const Rows& rows) const {
+        const int warp = threadIdx.x / WARP;
+        real* buffers = reinterpret_cast<real*>(memory + warp * WARP_BYTES);
+        Sums<COLUMNS, TRANSPOSED, TILE> sums;
+        Batch<TILE> batch;
+        sums.clear();
+        if (rows.vector) batch.load(warp, rows, K);
+        for (int chunk = warp; chunk < chunks(); chunk += STAGES * WARPS) {
+            if (rows.vector) {
+                batch.await(chunk, rows, K);
+                __syncwarp();  // all lanes have read the buffers before they are overwritten
+                batch.store(buffers);
+            } else {
+                __syncwarp();  // likewise
+                fetch_singly<TILE>(buffers, chunk, rows);
+            }
+            __syncwarp();  // what every lane has fetched is there
+            if (rows.vector && chunk + STAGES * WARPS < chunks()) batch.load(chunk + STAGES * WARPS, rows, K);
+#pragma unroll
+            for (int stage = 0; stage < STAGES; ++stage) {
+                const int at = chunk + stage * WARPS;
+                if (at < chunks()) sums.add(buffers + stage * STAGE, slab() + at * RIGHT_CHUNK);
+            }
+        }
+        __syncwarp();  // all lanes have read the buffers before the sums take their place
+        sums.store(partial(warp));
+    }
+#else
     // One warp copies a chunk of TILE * LANE_ROWS rows of the left factor.
-    // Other blocks have written them a moment ago: they are read past the multiprocessor's own cache.
+    // Other launches have written them a moment ago: they are read past the multiprocessor's own cache.
     template <int TILE>
     __device__ __forceinline__ void copy_left(real* to, int chunk, const Rows& rows) const {
         const int lane = threadIdx.x % WARP, depth = chunk * DEPTH;
@@ -202,41 +342,12 @@ struct Product {
         }
     }
 
-    // Each warp loads the chunks of the slab that it will multiply, so that no other warp has to wait for it.
-    __device__ __forceinline__ void load_slab() const {
-        for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) copy_right(slab() + chunk * RIGHT_CHUNK, chunk);
-        end_copies();
-        wait_for_copies<0>();
-#if FRAGMENTS
-        round_slab();
-#endif
-    }
-
-#if FRAGMENTS
-    // Rounds the weights to what the matrix instructions take, once a launch; those of half types are it.
-    __device__ __forceinline__ void round_slab() const {
-        if constexpr (sizeof(real) == 4) {
-            const int lane = threadIdx.x % WARP;
-            __syncwarp();  // the chunks are there, whichever lane has copied what
-            for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) {
-                for (int pack = lane; pack < RIGHT_CHUNK / PACK; pack += WARP) {
-                    real* place = slab() + chunk * RIGHT_CHUNK + pack * PACK;
-                    Pack four = load_pack(place);
-#pragma unroll
-                    for (int k = 0; k < PACK; ++k) four.at[k] = __uint_as_float(matrix_word(__float_as_uint(four.at[k])));
-                    store_pack(place, four);
-                }
-            }
-        }
-    }
-#endif
-
     template <int TILE>
     __device__ __forceinline__ void start(int chunk, int stage, const Rows& rows) const {
         if (chunk < chunks()) {
             real* to = reinterpret_cast<real*>(memory + threadIdx.x / WARP * WARP_BYTES) + stage * STAGE;
             copy_left<TILE>(to, chunk, rows);
-            if (!RESIDENT) copy_right(to + LEFT_CHUNK, chunk);
+            copy_right(to + LEFT_CHUNK, chunk);
         }
         end_copies();  // a batch a chunk, empty past the last one: what is waited for is counted in batches
     }
@@ -252,13 +363,14 @@ struct Product {
             wait_for_copies<STAGES - 1>();
             __syncwarp();  // every lane's copies of this chunk have arrived
             const real* left = reinterpret_cast<const real*>(memory + warp * WARP_BYTES) + stage * STAGE;
-            sums.add(left, RESIDENT ? slab() + chunk * RIGHT_CHUNK : left + LEFT_CHUNK);
+            sums.add(left, left + LEFT_CHUNK);
             __syncwarp();  // all lanes have read this buffer before copies overwrite it
             start<TILE>(chunk + STAGES * WARPS, stage, rows);
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
         sums.store(partial(warp));  // the buffers are this warp's own, and it has read the last of them
     }
+#endif
 
     // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier.
     __device__ __forceinline__ void multiply(const Rows& rows) const {
@@ -280,35 +392,3 @@ struct Product {
         return total;
     }
 };
-
-// --- blocks that wait for each other --------------------------------------------------------------------------------
-//
-// The rows of a batch are dealt out to groups of blocks, row r to group r % groups: sequences are independent, so only
-// the blocks of a group wait for each other, and as sequences end all groups shrink alike. Between two steps stands
-// one barrier of the group, in two halves: what needs nothing of the other blocks is done between them.
-
-// Rows among the first `count` that belong to a group.
-__device__ __forceinline__ int owned(int count, int group, int groups) {
-    return count > group ? (count - group + groups - 1) / groups : 0;
-}
-
-// The barrier needs no reset and no base: the group's first block adds what flips the highest bit once all others have
-// added 1, which leaves the bits below at zero. The counter starts at zero when it is allocated.
-__device__ __forceinline__ unsigned group_arrive(unsigned* counter, bool leader, int blocks) {
-    __syncthreads();  // this block's results come before its arrival
-    unsigned before = 0;
-    if (threadIdx.x == 0) {
-        __threadfence();
-        before = fetch_add_release(counter, leader ? 0x80000000u - (unsigned)(blocks - 1) : 1u);
-    }
-    return before;  // for group_wait, in thread 0
-}
-
-__device__ __forceinline__ void group_wait(unsigned* counter, unsigned before) {
-    REQUIRE_COOPERATIVE();
-    if (threadIdx.x == 0) {
-        while (((load_acquire(counter) ^ before) & 0x80000000u) == 0) SPIN();
-        __threadfence();
-    }
-    __syncthreads();  // no thread goes on before all blocks of the group have arrived
-}

@@ -54,15 +54,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     const Step step = {memory, Wh, H, H, block * UNITS};
     const acc added = bias != nullptr && mine ? to_acc(bias[unit]) : acc(0);
     REQUIRE_SHARED(step.bytes(0));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
+    if (RESIDENT) {
+        step.load_slab();
+        // what the steps will announce; nobody waits for the last one
+        for (int t = first, begin = start; t + 1 < first + steps; begin += batch_sizes[t++]) {
+            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
+                const long long place = (long long)(begin + group + row * groups) * H + unit;
+                if (mine) reinterpret_cast<real_bits*>(hidden)[place] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t < first + steps; ++t) {
         const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
         const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int count = owned(alive, group, groups);
         if (count == 0) break;
-        const Rows rows_before = t == 0 ? Rows(h0, order, h0_bias, H, group, groups)
-                                        : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups);
+        const Rows rows_before =
+            t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
+                   : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
             acc inputs[PAIRS];
@@ -73,10 +85,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                 const int packed = start + group + (tile + row) * groups;
                 inputs[pair] = to_acc(projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit]) + added;
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (t > first)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete
+            if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            if (tile == 0 && t == first + 1)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
             step.multiply(left);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
@@ -90,12 +101,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     previous[place] = h0_bias == nullptr ? h : to_real(to_acc(h) + to_acc(h0_bias[unit]));
                 }
                 const real h = to_real(hyperbolic_tangent(inputs[pair] + step.sum(row, threadIdx.x % UNITS)));
-                hidden[place] = h;
+                announce(hidden + place, h);
                 if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
             }
         }
-        if (t + 1 < first + steps && owned(alive_after, group, groups) > 0)
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         start += alive;
     }
 }
@@ -124,16 +133,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
     REQUIRE_SHARED(step.bytes(0));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
-    bool arrived = false;
+    bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
+    if (RESIDENT) {
+        step.load_slab();
+        for (int t = first, end = stop; t >= 0 && t > first - steps; end -= batch_sizes[t--]) {
+            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
+                const long long place = (long long)(end - batch_sizes[t] + group + row * groups) * H + unit;
+                if (mine) reinterpret_cast<real_bits*>(dprojected)[place] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t > first - steps; --t) {
         const int alive = batch_sizes[max(t, 0)], alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int start = t < 0 ? 0 : stop - alive;
         const int count = owned(alive, group, groups), returning = owned(alive_after, group, groups);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
-            const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups).tile(tile, returning);
+            const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups, RESIDENT).tile(tile, returning);
             acc h[PAIRS], dh_here[PAIRS];
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -143,10 +162,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 h[pair] = to_acc(hidden[place]);
                 dh_here[pair] = to_acc(dhidden[place]);
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (arrived)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete
+            if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            if (!filled && left.count > 0) {
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
+                filled = true;
+            }
             if (left.count > 0) step.multiply(left);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
@@ -160,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                     dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(dh);
                 } else {
                     const acc da = (dh + dh_here[pair]) * (acc(1) - h[pair] * h[pair]);
-                    dprojected[(long long)(start + rank) * H + unit] = to_real(da);
+                    announce(dprojected + (long long)(start + rank) * H + unit, to_real(da));
                 }
             }
         }
@@ -169,9 +189,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 const int rank = group + row * groups;
                 if (mine) dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(acc(0));
             }
-        } else if (t - 1 > first - steps && count > 0) {
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
-            arrived = true;
         }
         stop = start;
     }

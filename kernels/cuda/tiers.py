@@ -339,7 +339,7 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
     kind, resident = PASSES[name], tier == "persistent"
     columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units)
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    stage = stages(size, resident) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
+    stage = stages(size, resident, tile) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps
