@@ -15,6 +15,7 @@ __all__ = [
     "DEPTH",
     "HELD_SCORES",
     "LANE_ROWS",
+    "LOADS",
     "MATRICES",
     "PACK_BYTES",
     "ROW_THREADS",
@@ -24,6 +25,7 @@ __all__ = [
     "WARP",
     "WARPS",
     "WARP_ROWS",
+    "left_lines",
     "macros",
     "real_size",
     "stages",
@@ -59,6 +61,8 @@ DEPTH = 16
 LANE_ROWS = 4
 WARPS = {True: 8, False: 4}
 COUNTER_STRIDE = 32
+#: 16-byte loads that a thread of the persistent tier has under way at most.
+LOADS = 8
 
 
 def real_size(dtype: str) -> int:
@@ -66,7 +70,7 @@ def real_size(dtype: str) -> int:
     return {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
-def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
+def tile_rows(size: int, resident: bool, backward: bool, units: int, tensor_cores: bool = False) -> int:
     """Return the rows of the batch that a block of a recurrence multiplies at once.
 
     A float64 takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward
@@ -76,28 +80,33 @@ def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
     ----------
     size : int
         Bytes of a stored number.
-    resident, backward, units
-        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block.
+    resident, backward, units, tensor_cores
+        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block, products by
+        the tensor cores, which keep fewer numbers in registers.
     """
-    return LANE_ROWS * (4 if size == 8 or (resident and (backward or units >= 16)) else 8)
+    few = size == 8 or (resident and (backward or (units >= 16 and not tensor_cores)))
+    return LANE_ROWS * (4 if few else 8)
 
 
-def stages(size: int, resident: bool, tile: int) -> int:
-    """Return the chunks of the left factor that a warp of a recurrence fetches at once.
+def stages(size: int, resident: bool) -> int:
+    """Return the chunks that a warp's copies to shared memory are ahead; the step tier's float64 has room for one."""
+    return 1 if size == 8 and not resident else 2
+
+
+def left_lines(size: int, resident: bool, tile: int) -> int:
+    """Return how many rows of chunks of the left factor a warp of a recurrence has room for in shared memory.
 
     Parameters
     ----------
     size : int
         Bytes of a stored number.
     resident : bool
-        Whether the weights are resident (persistent tier): as many as make 8 loads of 16 bytes a thread. Otherwise
-        chunks are copied one after the other, 2 of them at once, where float64 has room for one only.
+        Whether the weights are resident (persistent tier): as many as `LOADS` of every thread bring. Otherwise those of
+        `stages` chunks.
     tile : int
         Rows of a chunk.
     """
-    if resident:
-        return 8 * WARP * PACK_BYTES // (tile * DEPTH * size)
-    return 1 if size == 8 else 2
+    return LOADS * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
 
 
 def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
@@ -131,12 +140,13 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size = real_size(dtype)
-    tile = tile_rows(size, bool(resident), bool(backward), units)
+    tile = tile_rows(size, bool(resident), bool(backward), units, bool(defines["TENSOR_CORES"]))
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,
         "WARPS": WARPS[bool(resident)],
         "TILE_ROWS": tile,
-        "STAGES": stages(size, bool(resident), tile),
+        "STAGES": stages(size, bool(resident)),
+        "LOADS": LOADS,
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

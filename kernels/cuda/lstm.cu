@@ -107,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                    : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
-            acc inputs[PAIRS][4];
+            real inputs[PAIRS][4];  // converted where they are needed: nobody waits for them here
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
                 const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                 const int packed = start + group + (tile + row) * groups;
                 const real* from = projected + (long long)(rows == nullptr ? packed : rows[packed]) * 4 * H + unit;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) inputs[pair][k] = to_acc(from[k * H]) + biases[k];
+                for (int k = 0; k < 4; ++k) inputs[pair][k] = from[k * H];
             }
             if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
@@ -141,10 +141,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     c = RESIDENT ? *kept : to_acc(cell[place - (long long)alive_before * H]);
                 }
                 const int column = threadIdx.x % UNITS;
-                const acc i = sigmoid(inputs[pair][0] + step.sum(row, column));
-                const acc f = sigmoid(inputs[pair][1] + step.sum(row, column + UNITS));
-                const acc o = sigmoid(inputs[pair][2] + step.sum(row, column + 2 * UNITS));
-                const acc g = hyperbolic_tangent(inputs[pair][3] + step.sum(row, column + 3 * UNITS));
+                const acc i = sigmoid(to_acc(inputs[pair][0]) + biases[0] + step.sum(row, column));
+                const acc f = sigmoid(to_acc(inputs[pair][1]) + biases[1] + step.sum(row, column + UNITS));
+                const acc o = sigmoid(to_acc(inputs[pair][2]) + biases[2] + step.sum(row, column + 2 * UNITS));
+                const acc g = hyperbolic_tangent(to_acc(inputs[pair][3]) + biases[3] + step.sum(row, column + 3 * UNITS));
                 c = f * c + i * g;
                 const real h = to_real(o * hyperbolic_tangent(c));
                 if (RESIDENT) *kept = c;

@@ -11,13 +11,13 @@
 // Registers. What a lane keeps of the sums is the business of lanes.cuh (multiply-adds) or, with TENSOR_CORES 1,
 // of fragments.cuh (matrix instructions).
 //
-// Shared memory. Each warp has STAGES buffers of left chunks; afterwards its partial sums lie there.
+// Shared memory. Each warp has buffers for some left chunks; afterwards its partial sums lie there.
 //   RESIDENT 1   (persistent tier) The right factor is a slab of all its chunks, loaded once a launch. The left one is
-//                what other blocks compute meanwhile (exchange.cuh): a warp loads STAGES chunks into registers, all at
+//                what other blocks compute meanwhile (exchange.cuh): a warp loads several chunks into registers, all at
 //                once, since each way to the L2 cache costs as much as multiplying them; again what is not there yet;
 //                then puts them into its buffers, and loads the next ones while it multiplies these.
-//   RESIDENT 0   (one launch a step) Both factors are copied chunk by chunk (cp.async; plain loads before sm_80) while
-//                the warp multiplies the chunk before.
+//   RESIDENT 0   (one launch a step) Both factors are copied chunk by chunk into STAGES buffers (cp.async; plain loads
+//                before sm_80) while the warp multiplies the chunk before.
 // A chunk of the left factor is [row][DEPTH + PACK]: the padding spreads rows over the banks. A chunk of the right one
 // is [DEPTH][COLUMNS], or, for the transposed weights of the backward pass, [COLUMNS][DEPTH], so that both are read along
 // contiguous memory of Wh; the numbers of a line are permuted by its number (`right_place`: no bank conflicts, no padding),
@@ -33,8 +33,8 @@
 #endif
 
 #if !defined(DEPTH) || !defined(LANE_ROWS) || !defined(WARPS) || !defined(TILE_ROWS) || !defined(STAGES) || \
-    !defined(COUNTER_STRIDE)
-#error "capgpu.kernels.cuda.constants gives DEPTH, LANE_ROWS, WARPS, TILE_ROWS, STAGES, COUNTER_STRIDE"
+    !defined(LOADS) || !defined(COUNTER_STRIDE)
+#error "capgpu.kernels.cuda.constants gives DEPTH, LANE_ROWS, WARPS, TILE_ROWS, STAGES, LOADS, COUNTER_STRIDE"
 #endif
 #define MOST_TILE (TILE_ROWS / LANE_ROWS)
 #define THREADS (WARPS * WARP)
@@ -125,7 +125,8 @@ struct Product {
     static constexpr int LEFT_CHUNK = TILE_ROWS * LEFT_STRIDE;
     static constexpr int RIGHT_CHUNK = DEPTH * COLUMNS;
     static constexpr int STAGE = LEFT_CHUNK + (RESIDENT ? 0 : RIGHT_CHUNK);
-    static constexpr int STAGE_BYTES = STAGES * STAGE * (int)sizeof(real);
+    static constexpr int LINES = LOADS * WARP * PACK / DEPTH;  // rows of chunks that a warp fetches at once, at most
+    static constexpr int STAGE_BYTES = (RESIDENT ? LINES * LEFT_STRIDE : STAGES * STAGE) * (int)sizeof(real);
     static constexpr int PARTIAL_BYTES = TILE_ROWS * COLUMNS * (int)sizeof(acc);
     static constexpr int WARP_BYTES = STAGE_BYTES > PARTIAL_BYTES ? STAGE_BYTES : PARTIAL_BYTES;
 
@@ -211,11 +212,14 @@ struct Product {
 #endif
 
 #if RESIDENT
-    // A warp's share of STAGES chunks, WARPS apart, of TILE * LANE_ROWS rows of the left factor, on its way through the
-    // registers. Numbers past the edges are zeros.
+    // Chunks of the left factor, WARPS apart, of TILE * LANE_ROWS rows, on their way through a warp's registers: more of
+    // them where rows are fewer. Numbers past the edges are zeros.
     template <int TILE>
     struct Batch {
-        static constexpr int ACROSS = DEPTH / PACK, CHUNK = TILE * LANE_ROWS * ACROSS, PACKS = STAGES * CHUNK;
+        // wide tiles keep more sums: half of the registers
+        static constexpr int CHUNKS = (TILE > 4 ? LINES / 2 : LINES) / (TILE * LANE_ROWS);
+        static constexpr int BUFFER = TILE * LANE_ROWS * LEFT_STRIDE;
+        static constexpr int ACROSS = DEPTH / PACK, CHUNK = TILE * LANE_ROWS * ACROSS, PACKS = CHUNKS * CHUNK;
         static constexpr int ROUNDS = (PACKS + WARP - 1) / WARP;
         Loaded packs[ROUNDS];
 
@@ -261,7 +265,7 @@ struct Product {
 #pragma unroll
             for (int round = 0; round < ROUNDS; ++round) {
                 if (PACKS % WARP != 0 && pack(round) >= PACKS) break;
-                real* to = buffers + stage(round) * STAGE + row(round) * LEFT_STRIDE + place(round);
+                real* to = buffers + stage(round) * BUFFER + row(round) * LEFT_STRIDE + place(round);
                 *reinterpret_cast<Loaded*>(to) = packs[round];
             }
         }
@@ -271,7 +275,7 @@ struct Product {
     template <int TILE>
     __device__ __forceinline__ void fetch_singly(real* buffers, int chunk, const Rows& rows) const {
         constexpr int CHUNK = TILE * LANE_ROWS * DEPTH;
-        for (int element = threadIdx.x % WARP; element < STAGES * CHUNK; element += WARP) {
+        for (int element = threadIdx.x % WARP; element < Batch<TILE>::CHUNKS * CHUNK; element += WARP) {
             const int stage = element / CHUNK, row = element / DEPTH % (TILE * LANE_ROWS), place = element % DEPTH;
             const int depth = (chunk + stage * WARPS) * DEPTH + place;
             real value = to_real(acc(0));
@@ -280,7 +284,7 @@ struct Product {
                 value = rows.awaited ? awaited(from) : *from;
                 if (rows.bias != nullptr) value = to_real(to_acc(value) + to_acc(rows.bias[depth]));
             }
-            buffers[stage * STAGE + row * LEFT_STRIDE + place] = value;
+            buffers[stage * Batch<TILE>::BUFFER + row * LEFT_STRIDE + place] = value;
         }
     }
 
@@ -292,7 +296,7 @@ struct Product {
         Batch<TILE> batch;
         sums.clear();
         if (rows.vector) batch.load(warp, rows, K);
-        for (int chunk = warp; chunk < chunks(); chunk += STAGES * WARPS) {
+        for (int chunk = warp; chunk < chunks(); chunk += Batch<TILE>::CHUNKS * WARPS) {
             if (rows.vector) {
                 batch.await(chunk, rows, K);
                 __syncwarp();  // all lanes have read the buffers before they are overwritten
@@ -302,11 +306,11 @@ struct Product {
                 fetch_singly<TILE>(buffers, chunk, rows);
             }
             __syncwarp();  // what every lane has fetched is there
-            if (rows.vector && chunk + STAGES * WARPS < chunks()) batch.load(chunk + STAGES * WARPS, rows, K);
-#pragma unroll
-            for (int stage = 0; stage < STAGES; ++stage) {
+            if (rows.vector && chunk + Batch<TILE>::CHUNKS * WARPS < chunks()) batch.load(chunk + Batch<TILE>::CHUNKS * WARPS, rows, K);
+#pragma unroll 1
+            for (int stage = 0; stage < Batch<TILE>::CHUNKS; ++stage) {
                 const int at = chunk + stage * WARPS;
-                if (at < chunks()) sums.add(buffers + stage * STAGE, slab() + at * RIGHT_CHUNK);
+                if (at < chunks()) sums.add(buffers + stage * Batch<TILE>::BUFFER, slab() + at * RIGHT_CHUNK);
             }
         }
         __syncwarp();  // all lanes have read the buffers before the sums take their place
@@ -384,11 +388,11 @@ struct Product {
             multiply_tile<FRAGMENTS ? 4 : 1>(rows);
     }
 
-    // One number of the product: the warps' shares, always added in the same order.
+    // One number of the product: the warps' shares, always added in the same order. A warp without chunks has stored zeros.
     __device__ __forceinline__ acc sum(int row, int column) const {
-        const int used = chunks() < WARPS ? chunks() : WARPS;
         acc total = acc(0);
-        for (int warp = 0; warp < used; ++warp) total += partial(warp)[partial_place<COLUMNS>(row, column)];
+#pragma unroll 4
+        for (int warp = 0; warp < WARPS; ++warp) total += partial(warp)[partial_place<COLUMNS>(row, column)];
         return total;
     }
 };

@@ -77,13 +77,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                    : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
-            acc inputs[PAIRS];
+            real inputs[PAIRS];  // converted where they are needed: nobody waits for them here
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
                 const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
                 if (row >= left.count || !mine) break;
                 const int packed = start + group + (tile + row) * groups;
-                inputs[pair] = to_acc(projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit]) + added;
+                inputs[pair] = projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit];
             }
             if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     const real h = h0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
                     previous[place] = h0_bias == nullptr ? h : to_real(to_acc(h) + to_acc(h0_bias[unit]));
                 }
-                const real h = to_real(hyperbolic_tangent(inputs[pair] + step.sum(row, threadIdx.x % UNITS)));
+                const real h = to_real(hyperbolic_tangent(to_acc(inputs[pair]) + added + step.sum(row, threadIdx.x % UNITS)));
                 announce(hidden + place, h);
                 if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
             }

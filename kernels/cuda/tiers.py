@@ -29,6 +29,7 @@ from capgpu.kernels.cuda.constants import (
     PACK_BYTES,
     WARP,
     WARPS,
+    left_lines,
     real_size,
     stages,
     tile_rows,
@@ -241,7 +242,8 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         With the grid and the shared memory that follow.
     """
     kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
-    tensor_cores, tile = _tensor_cores_serve(dtype), tile_rows(size, True, kind.backward, units)
+    tensor_cores = _tensor_cores_serve(dtype)
+    tile = tile_rows(size, True, kind.backward, units, tensor_cores)
     step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, tensor_cores)
     return Plan(
         tier="persistent",
@@ -249,7 +251,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         groups=groups,
         grid=groups * blocks,
         block=WARP * WARPS[True],
-        shared=_shared_bytes(name, size, units, H, rows, "persistent"),
+        shared=_shared_bytes(name, size, units, H, rows, "persistent", tensor_cores),
         step_us=cost.persistent_us(_machine(), step),
         tensor_cores=tensor_cores,
     )
@@ -315,7 +317,9 @@ def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
 
 
-def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
+def _shared_bytes(
+    name: str, size: int, units: int, H: int, rows: int, tier: str, tensor_cores: bool = False
+) -> int:
     """Compute the shared memory of a block, by the layout in recurrence.cuh.
 
     Parameters
@@ -330,6 +334,8 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Rows of the batch that a block works on (persistent tier).
     tier : str
         ``"persistent"`` or ``"step"``.
+    tensor_cores : bool
+        Whether the products are the tensor cores'.
 
     Returns
     -------
@@ -337,9 +343,10 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units)
+    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores)
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    stage = stages(size, resident, tile) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
+    left = left_lines(size, resident, tile) * (DEPTH + pack) * size
+    stage = left + (0 if resident else stages(size, resident) * right * size)
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps
