@@ -113,8 +113,8 @@ class Step:
         Bytes of a stored number.
     tile : int
         Rows that a block multiplies at once.
-    tensor_cores : bool
-        Whether matrix instructions compute it.
+    matrix_products : int
+        How many products by matrix instructions make it; none where multiply-adds compute it.
     """
 
     rows: int
@@ -122,7 +122,7 @@ class Step:
     columns: int
     size: int
     tile: int = 1
-    tensor_cores: bool = False
+    matrix_products: int = 0
 
 
 def persistent_us(machine: Machine, step: Step) -> float:
@@ -153,8 +153,8 @@ def _block_clocks(machine: Machine, step: Step, fetched: float, warps: int) -> f
     computed = loaded = stored = 0.0
     for rows in _tiles(step):
         products = rows * step.depth * step.columns
-        if step.tensor_cores:
-            computed += products / ((rate.half if step.size == 2 else rate.tf32) * _OF_TENSOR_PEAK)
+        if step.matrix_products:
+            computed += step.matrix_products * products / ((rate.half if step.size == 2 else rate.tf32) * _OF_TENSOR_PEAK)
             loaded += (rows + step.columns) * step.depth * step.size / _SHARED_BYTES
         else:
             # lanes.cuh: for 4 terms a lane loads `height` + 4 quads fours, for 16 `height` quads multiply-adds
@@ -174,5 +174,5 @@ def _tiles(step: Step) -> list[int]:
     tiles = [step.tile] * whole
     if left:
         height = 1 << (-(-left // LANE_ROWS) - 1).bit_length()
-        tiles.append(LANE_ROWS * (max(4, height) if step.tensor_cores else height))
+        tiles.append(LANE_ROWS * (max(4, height) if step.matrix_products else height))
     return tiles

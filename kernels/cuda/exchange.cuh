@@ -41,8 +41,8 @@ __device__ __forceinline__ real awaited(const real* address) {
 struct alignas(16) Loaded {
     unsigned words[4];
 
-    __device__ __forceinline__ void load(const real* from) {
-        load_16_bytes_relaxed(words, reinterpret_cast<const real_bits*>(from));
+    __device__ __forceinline__ void load(const real* from, bool wanted) {
+        load_16_bytes_relaxed(words, reinterpret_cast<const real_bits*>(from), wanted);
     }
     __device__ __forceinline__ bool complete() const {
         bool all = true;

@@ -34,7 +34,10 @@
 
 #include "recurrence.cuh"
 
-#if TENSOR_CORES
+#if TENSOR_CORES == 2
+#define FORWARD lstm_forward_split
+#define BACKWARD_PASS lstm_backward_split
+#elif TENSOR_CORES
 #define FORWARD lstm_forward_tensor
 #define BACKWARD_PASS lstm_backward_tensor
 #elif RESIDENT
@@ -108,19 +111,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
             real inputs[PAIRS][4];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (row >= left.count || !mine) break;
-                const int packed = start + group + (tile + row) * groups;
-                const real* from = projected + (long long)(rows == nullptr ? packed : rows[packed]) * 4 * H + unit;
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (row >= left.count || !mine) break;
+                    const int packed = start + group + (tile + row) * groups;
+                    const real* from = projected + (long long)(rows == nullptr ? packed : rows[packed]) * 4 * H + unit;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) inputs[pair][k] = from[k * H];
-            }
+                    for (int k = 0; k < 4; ++k) inputs[pair][k] = from[k * H];
+                }
+            };
             if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
-            step.multiply(left);
+            step.multiply(left, fetch_inputs);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -213,31 +218,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
             const Rows left = Rows(dgates, nullptr, nullptr, 4 * H, stop + group, groups, RESIDENT).tile(tile, returning);
-            acc gate[PAIRS][4], c[PAIRS], c_before[PAIRS], dh_here[PAIRS], dc_here[PAIRS];
+            // converted where they are needed: nobody waits for them here
+            real gate[PAIRS][4], c[PAIRS], c_before[PAIRS], dh_here[PAIRS], dc_here[PAIRS];
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (t < 0 || row >= height || !mine) break;
-                const int rank = group + (tile + row) * groups;
-                const long long place = (long long)(start + rank) * H + unit;
-                const real* from = gates + (long long)(start + rank) * 4 * H + unit;
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (t < 0 || row >= height || !mine) break;
+                    const int rank = group + (tile + row) * groups;
+                    const long long place = (long long)(start + rank) * H + unit;
+                    const real* from = gates + (long long)(start + rank) * 4 * H + unit;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) gate[pair][k] = to_acc(from[k * H]);
-                c[pair] = to_acc(cell[place]);
-                c_before[pair] = acc(0);
-                if (t > 0)
-                    c_before[pair] = to_acc(cell[place - (long long)alive_before * H]);
-                else if (c0 != nullptr)
-                    c_before[pair] = to_acc(c0[(long long)(order == nullptr ? rank : order[rank]) * H + unit]);
-                dh_here[pair] = to_acc(dhidden[place]);
-                dc_here[pair] = dcell == nullptr ? acc(0) : to_acc(dcell[place]);
-            }
+                    for (int k = 0; k < 4; ++k) gate[pair][k] = from[k * H];
+                    c[pair] = cell[place];
+                    c_before[pair] = to_real(acc(0));
+                    if (t > 0)
+                        c_before[pair] = cell[place - (long long)alive_before * H];
+                    else if (c0 != nullptr)
+                        c_before[pair] = c0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
+                    dh_here[pair] = dhidden[place];
+                    dc_here[pair] = dcell == nullptr ? to_real(acc(0)) : dcell[place];
+                }
+            };
             if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
             if (!filled && left.count > 0) {
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
                 filled = true;
             }
-            if (left.count > 0) step.multiply(left);
+            if (left.count > 0)
+                step.multiply(left, fetch_inputs);
+            else
+                fetch_inputs();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -254,13 +265,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                     if (RESIDENT) dc0[initial] = to_real(dc);
                     continue;
                 }
-                const acc i = gate[pair][0], f = gate[pair][1], o = gate[pair][2], g = gate[pair][3];
-                const acc squashed = hyperbolic_tangent(c[pair]);
-                dh += dh_here[pair];
-                dc += dc_here[pair] + dh * o * (acc(1) - squashed * squashed);
+                const acc i = to_acc(gate[pair][0]), f = to_acc(gate[pair][1]), o = to_acc(gate[pair][2]);
+                const acc g = to_acc(gate[pair][3]), squashed = hyperbolic_tangent(to_acc(c[pair]));
+                dh += to_acc(dh_here[pair]);
+                dc += to_acc(dc_here[pair]) + dh * o * (acc(1) - squashed * squashed);
                 real* to = dgates + (long long)(start + rank) * 4 * H + unit;
                 announce(to, to_real(dc * g * i * (acc(1) - i)));
-                announce(to + H, to_real(dc * c_before[pair] * f * (acc(1) - f)));
+                announce(to + H, to_real(dc * to_acc(c_before[pair]) * f * (acc(1) - f)));
                 announce(to + 2 * H, to_real(dh * squashed * o * (acc(1) - o)));
                 announce(to + 3 * H, to_real(dc * i * (acc(1) - g * g)));
                 if (RESIDENT)

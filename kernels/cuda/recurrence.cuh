@@ -45,6 +45,9 @@ static_assert(MOST_TILE == 8 || MOST_TILE == 4, "Product::multiply has a case fo
 
 #define LEFT_STRIDE (DEPTH + PACK)
 
+// Matrix instructions have little to do in a chunk: several are computed side by side.
+#define UNROLLED_CHUNKS (FRAGMENTS ? 4 : 1)
+
 // Where the element `place` of a line of a right chunk lies. Transposed, fours of neighbouring lines are put into
 // different banks; in half precision 16 bytes are two fours, which stay together. Otherwise a line is a row of the
 // product's columns: multiply-adds read one line at a time, matrix instructions 4 (float32) or 8 (half types) lines at
@@ -97,13 +100,13 @@ struct Rows {
     int first;
     int stride;
     int count;
-    bool vector;   // every row begins at a multiple of 16 bytes, and nothing is to be added
+    bool vector;   // every row begins at a multiple of 16 bytes, none is to be looked up, and nothing is to be added
     bool awaited;  // other blocks announce the numbers (exchange.cuh)
 
     __device__ __forceinline__ Rows(const real* base, const int* order, const real* bias, int width, int first, int stride,
                                     bool awaited)
         : base(base), order(order), bias(bias), width(width), first(first), stride(stride), count(0),
-          vector(bias == nullptr && aligned16(base, width)), awaited(awaited) {}
+          vector(bias == nullptr && order == nullptr && aligned16(base, width)), awaited(awaited) {}
 
     // The tile that begins `skipped` rows on, where there are `all` rows in all.
     __device__ __forceinline__ Rows tile(int skipped, int all) const {
@@ -195,7 +198,7 @@ struct Product {
 #if FRAGMENTS
     // Rounds the weights to what the matrix instructions take, once a launch; those of half types are it.
     __device__ __forceinline__ void round_slab() const {
-        if constexpr (sizeof(real) == 4) {
+        if constexpr (sizeof(real) == 4 && TENSOR_CORES == 1) {
             const int lane = threadIdx.x % WARP;
             __syncwarp();  // the chunks are there, whichever lane has copied what
             for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) {
@@ -229,24 +232,25 @@ struct Product {
         static __device__ __forceinline__ int row(int round) { return pack(round) / ACROSS % (TILE * LANE_ROWS); }
         static __device__ __forceinline__ int place(int round) { return pack(round) % ACROSS * PACK; }
 
-        // Where it comes from; null past the edges.
-        static __device__ __forceinline__ const real* source(int round, int chunk, const Rows& rows, int K) {
-            const int depth = (chunk + stage(round) * WARPS) * DEPTH + place(round);
-            const bool there = pack(round) < PACKS && row(round) < rows.count && depth < K;
-            return there ? rows.at(row(round)) + depth : nullptr;
+        // Where it comes from.
+        static __device__ __forceinline__ int depth(int round, int chunk) {
+            return (chunk + stage(round) * WARPS) * DEPTH + place(round);
+        }
+        static __device__ __forceinline__ const real* source(int round, int chunk, const Rows& rows) {
+            return rows.base + (long long)(rows.first + row(round) * rows.stride) * rows.width + depth(round, chunk);
         }
 
         __device__ __forceinline__ void load(int chunk, const Rows& rows, int K) {
 #pragma unroll
             for (int round = 0; round < ROUNDS; ++round) {
-                const real* from = source(round, chunk, rows, K);
                 packs[round] = {{0, 0, 0, 0}};
-                if (from != nullptr) packs[round].load(from);
+                packs[round].load(source(round, chunk, rows),
+                                  pack(round) < PACKS && row(round) < rows.count && depth(round, chunk) < K);
             }
         }
 
         // Loads again what was not there, until it is.
-        __device__ __forceinline__ void await(int chunk, const Rows& rows, int K) {
+        __device__ __forceinline__ void await(int chunk, const Rows& rows) {
             if (!rows.awaited) return;
             for (;;) {
                 bool complete = true;
@@ -256,7 +260,7 @@ struct Product {
                 SPIN();
 #pragma unroll
                 for (int round = 0; round < ROUNDS; ++round) {
-                    if (!packs[round].complete()) packs[round].load(source(round, chunk, rows, K));
+                    packs[round].load(source(round, chunk, rows), !packs[round].complete());
                 }
             }
         }
@@ -271,10 +275,11 @@ struct Product {
         }
     };
 
-    // The same number by number, where rows do not begin at multiples of 16 bytes, or something is to be added.
+    // The same number by number, where rows do not begin at multiples of 16 bytes, are looked up, or have something added.
     template <int TILE>
     __device__ __forceinline__ void fetch_singly(real* buffers, int chunk, const Rows& rows) const {
         constexpr int CHUNK = TILE * LANE_ROWS * DEPTH;
+#pragma unroll 4
         for (int element = threadIdx.x % WARP; element < Batch<TILE>::CHUNKS * CHUNK; element += WARP) {
             const int stage = element / CHUNK, row = element / DEPTH % (TILE * LANE_ROWS), place = element % DEPTH;
             const int depth = (chunk + stage * WARPS) * DEPTH + place;
@@ -288,17 +293,18 @@ struct Product {
         }
     }
 
-    template <int TILE>
-    __device__ __forceinline__ void multiply_tile(const Rows& rows) const {
+    template <int TILE, class Meanwhile>
+    __device__ __forceinline__ void multiply_tile(const Rows& rows, Meanwhile meanwhile) const {
         const int warp = threadIdx.x / WARP;
         real* buffers = reinterpret_cast<real*>(memory + warp * WARP_BYTES);
         Sums<COLUMNS, TRANSPOSED, TILE> sums;
         Batch<TILE> batch;
         sums.clear();
         if (rows.vector) batch.load(warp, rows, K);
+        meanwhile();
         for (int chunk = warp; chunk < chunks(); chunk += Batch<TILE>::CHUNKS * WARPS) {
             if (rows.vector) {
-                batch.await(chunk, rows, K);
+                batch.await(chunk, rows);
                 __syncwarp();  // all lanes have read the buffers before they are overwritten
                 batch.store(buffers);
             } else {
@@ -306,12 +312,13 @@ struct Product {
                 fetch_singly<TILE>(buffers, chunk, rows);
             }
             __syncwarp();  // what every lane has fetched is there
-            if (rows.vector && chunk + Batch<TILE>::CHUNKS * WARPS < chunks()) batch.load(chunk + Batch<TILE>::CHUNKS * WARPS, rows, K);
-#pragma unroll 1
-            for (int stage = 0; stage < Batch<TILE>::CHUNKS; ++stage) {
-                const int at = chunk + stage * WARPS;
-                if (at < chunks()) sums.add(buffers + stage * Batch<TILE>::BUFFER, slab() + at * RIGHT_CHUNK);
-            }
+            if (rows.vector && chunk + Batch<TILE>::CHUNKS * WARPS < chunks())
+                batch.load(chunk + Batch<TILE>::CHUNKS * WARPS, rows, K);
+            // past the last chunk the buffers hold zeros, and there is no slab
+            const int count = min(Batch<TILE>::CHUNKS, (chunks() - chunk + WARPS - 1) / WARPS);
+#pragma unroll UNROLLED_CHUNKS
+            for (int stage = 0; stage < count; ++stage)
+                sums.add(buffers + stage * Batch<TILE>::BUFFER, slab() + (chunk + stage * WARPS) * RIGHT_CHUNK);
         }
         __syncwarp();  // all lanes have read the buffers before the sums take their place
         sums.store(partial(warp));
@@ -356,11 +363,12 @@ struct Product {
         end_copies();  // a batch a chunk, empty past the last one: what is waited for is counted in batches
     }
 
-    template <int TILE>
-    __device__ __forceinline__ void multiply_tile(const Rows& rows) const {
+    template <int TILE, class Meanwhile>
+    __device__ __forceinline__ void multiply_tile(const Rows& rows, Meanwhile meanwhile) const {
         const int warp = threadIdx.x / WARP;
         Sums<COLUMNS, TRANSPOSED, TILE> sums;
         sums.clear();
+        meanwhile();
         for (int stage = 0; stage < STAGES; ++stage) start<TILE>(warp + stage * WARPS, stage, rows);
         int stage = 0;
         for (int chunk = warp; chunk < chunks(); chunk += WARPS) {
@@ -376,22 +384,24 @@ struct Product {
     }
 #endif
 
-    // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier.
-    __device__ __forceinline__ void multiply(const Rows& rows) const {
+    // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier. Between asking for the first
+    // numbers and waiting for them it calls `meanwhile`, for what else has to be fetched.
+    template <class Meanwhile>
+    __device__ __forceinline__ void multiply(const Rows& rows, Meanwhile meanwhile) const {
         if (rows.count > 4 * LANE_ROWS)
-            multiply_tile<MOST_TILE>(rows);
+            multiply_tile<MOST_TILE>(rows, meanwhile);
         else if (FRAGMENTS || rows.count > 2 * LANE_ROWS)
-            multiply_tile<4>(rows);
+            multiply_tile<4>(rows, meanwhile);
         else if (rows.count > LANE_ROWS)
-            multiply_tile<FRAGMENTS ? 4 : 2>(rows);
+            multiply_tile<FRAGMENTS ? 4 : 2>(rows, meanwhile);
         else
-            multiply_tile<FRAGMENTS ? 4 : 1>(rows);
+            multiply_tile<FRAGMENTS ? 4 : 1>(rows, meanwhile);
     }
 
     // One number of the product: the warps' shares, always added in the same order. A warp without chunks has stored zeros.
     __device__ __forceinline__ acc sum(int row, int column) const {
         acc total = acc(0);
-#pragma unroll 4
+#pragma unroll
         for (int warp = 0; warp < WARPS; ++warp) total += partial(warp)[partial_place<COLUMNS>(row, column)];
         return total;
     }

@@ -10,7 +10,10 @@
 
 #include "recurrence.cuh"
 
-#if TENSOR_CORES
+#if TENSOR_CORES == 2
+#define FORWARD rnn_forward_split
+#define BACKWARD_PASS rnn_backward_split
+#elif TENSOR_CORES
 #define FORWARD rnn_forward_tensor
 #define BACKWARD_PASS rnn_backward_tensor
 #elif RESIDENT
@@ -78,17 +81,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
             real inputs[PAIRS];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (row >= left.count || !mine) break;
-                const int packed = start + group + (tile + row) * groups;
-                inputs[pair] = projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit];
-            }
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (row >= left.count || !mine) break;
+                    const int packed = start + group + (tile + row) * groups;
+                    inputs[pair] = projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit];
+                }
+            };
             if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
-            step.multiply(left);
+            step.multiply(left, fetch_inputs);
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -153,21 +158,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
             const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups, RESIDENT).tile(tile, returning);
-            acc h[PAIRS], dh_here[PAIRS];
+            real h[PAIRS], dh_here[PAIRS];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (t < 0 || row >= height || !mine) break;
-                const long long place = (long long)(start + group + (tile + row) * groups) * H + unit;
-                h[pair] = to_acc(hidden[place]);
-                dh_here[pair] = to_acc(dhidden[place]);
-            }
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (t < 0 || row >= height || !mine) break;
+                    const long long place = (long long)(start + group + (tile + row) * groups) * H + unit;
+                    h[pair] = hidden[place];
+                    dh_here[pair] = dhidden[place];
+                }
+            };
             if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
             if (!filled && left.count > 0) {
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
                 filled = true;
             }
-            if (left.count > 0) step.multiply(left);
+            if (left.count > 0)
+                step.multiply(left, fetch_inputs);
+            else
+                fetch_inputs();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -179,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 if (t < 0) {
                     dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(dh);
                 } else {
-                    const acc da = (dh + dh_here[pair]) * (acc(1) - h[pair] * h[pair]);
+                    const acc own = to_acc(h[pair]), da = (dh + to_acc(dh_here[pair])) * (acc(1) - own * own);
                     announce(dprojected + (long long)(start + rank) * H + unit, to_real(da));
                 }
             }

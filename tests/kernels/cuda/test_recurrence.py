@@ -73,7 +73,7 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
 
 
 def test_every_kernel_of_a_recurrence_is_among_the_variants():
-    suffixes = {"persistent": ("", "_tensor"), "step": ("_step",), "matmul": ()}
+    suffixes = {"persistent": ("", "_tensor", "_split"), "step": ("_step",), "matmul": ()}
     tested = {(f"{name}{suffix}", units) for tier, name, units in VARIANTS for suffix in suffixes[tier]}
     entries = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
     assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
@@ -134,19 +134,25 @@ ON_TENSOR_CORES = {**TOLERANCE, "float32": {"forward": 1e-3, "gradient": 3e-3}}
     ],
     ids=["ragged", "numbers", "packs", "tiles", "tiles of numbers", "chunks"],
 )
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize(
+    ("dtype", "setting"), [("float32", "1"), ("float32", ""), *((half, "") for half in HALVES)], ids=" ".join
+)
 @pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
-def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
-    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
+def test_tensor_cores_agree_with_the_loops_within_their_precision(
+    cuda, monkeypatch, name, units, dtype, setting, extents
+):
+    split = dtype == "float32" and not setting
+    tolerance = TOLERANCE[dtype] if split else ON_TENSOR_CORES[dtype]
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     in_tier(monkeypatch, "persistent", units, groups=2)
     for case in CASES:
         if case.operation == name:
             arguments, wanted = example(case, extents, dtype)
             with module.counting() as launches:
                 results = run(case, arguments)
-            assert f"{name}_tensor" in launches
+            assert f"{name}_{'split' if split else 'tensor'}" in launches
             for got, want, kind in zip(results, wanted, case.kinds, strict=True):
-                assert distance(got, want) < ON_TENSOR_CORES[dtype][kind]
+                assert distance(got, want) < tolerance[kind]
 
 
 @pytest.mark.parametrize("groups", [1, 3, 7])
