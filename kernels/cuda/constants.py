@@ -15,7 +15,6 @@ __all__ = [
     "DEPTH",
     "HELD_SCORES",
     "LANE_ROWS",
-    "LOADS",
     "MATRICES",
     "PACK_BYTES",
     "ROW_THREADS",
@@ -26,6 +25,7 @@ __all__ = [
     "WARPS",
     "WARP_ROWS",
     "left_lines",
+    "loads",
     "macros",
     "real_size",
     "stages",
@@ -61,8 +61,6 @@ DEPTH = 16
 LANE_ROWS = 4
 WARPS = {True: 8, False: 4}
 COUNTER_STRIDE = 32
-#: 16-byte loads that a thread of the persistent tier has under way at most.
-LOADS = 8
 
 
 def real_size(dtype: str) -> int:
@@ -93,6 +91,11 @@ def stages(size: int, resident: bool) -> int:
     return 1 if size == 8 and not resident else 2
 
 
+def loads(size: int) -> int:
+    """Return the 16-byte loads that a thread of the persistent tier has under way; sums of float64 need the registers."""
+    return 4 if size == 8 else 8
+
+
 def left_lines(size: int, resident: bool, tile: int) -> int:
     """Return how many rows of chunks of the left factor a warp of a recurrence has room for in shared memory.
 
@@ -101,12 +104,12 @@ def left_lines(size: int, resident: bool, tile: int) -> int:
     size : int
         Bytes of a stored number.
     resident : bool
-        Whether the weights are resident (persistent tier): as many as `LOADS` of every thread bring. Otherwise those of
+        Whether the weights are resident (persistent tier): as many as the `loads` of every thread bring. Otherwise those of
         `stages` chunks.
     tile : int
         Rows of a chunk.
     """
-    return LOADS * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
+    return loads(size) * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
 
 
 def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
@@ -147,6 +150,6 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         "WARPS": WARPS[bool(resident)],
         "TILE_ROWS": tile,
         "STAGES": stages(size, bool(resident)),
-        "LOADS": LOADS,
+        "LOADS": loads(size),
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

@@ -154,7 +154,9 @@ def _block_clocks(machine: Machine, step: Step, fetched: float, warps: int) -> f
     for rows in _tiles(step):
         products = rows * step.depth * step.columns
         if step.matrix_products:
-            computed += step.matrix_products * products / ((rate.half if step.size == 2 else rate.tf32) * _OF_TENSOR_PEAK)
+            computed += (
+                step.matrix_products * products / ((rate.half if step.size == 2 else rate.tf32) * _OF_TENSOR_PEAK)
+            )
             loaded += (rows + step.columns) * step.depth * step.size / _SHARED_BYTES
         else:
             # lanes.cuh: for 4 terms a lane loads `height` + 4 quads fours, for 16 `height` quads multiply-adds

@@ -18,14 +18,13 @@
 //                                 neighbouring columns of line t of a part at once, one for each of SPREAD instructions:
 //                                 column n of instruction j is SPREAD n + j % SPREAD of their 8 SPREAD columns
 //
-// TENSOR_CORES 1: float32 is rounded to TF32, the right factor's numbers when they are loaded (Product::round_slab), the
+// TENSOR_CORES 1: float32 is rounded to TF32, the right factor's numbers when they are loaded (Product::prepare_slab), the
 // left one's here. TENSOR_CORES 2: each float32 is split into a high and a low TF32, whose sum has 22 bits of its 24. Three
 // products, low high + high low + high high, leave out the low low one, 2^-22 of the whole: as precise as sums in float32.
+// An infinite left number makes NaN of what would be infinite.
 
 // A word as the matrix instructions take it.
-__device__ __forceinline__ unsigned matrix_word(unsigned word) {
-    return sizeof(real) == 4 ? round_to_tf32(__uint_as_float(word)) : word;
-}
+__device__ __forceinline__ unsigned matrix_word(unsigned word) { return sizeof(real) == 4 ? nearest_tf32(word) : word; }
 
 template <int COUNT>
 struct alignas(4 * COUNT) Words {
@@ -99,12 +98,9 @@ struct Sums {
     struct Halves {
         unsigned high, low;
 
-        // A NaN in either half stays one; an infinity has nothing beyond its high half.
         __device__ __forceinline__ explicit Halves(unsigned word) {
-            const float x = __uint_as_float(word);
-            high = nearest_tf32(x);
-            const float above = __uint_as_float(high);
-            low = x == above ? 0u : __float_as_uint(x - above);
+            high = nearest_tf32(word) & ~0x1fffu;
+            low = __float_as_uint(__uint_as_float(word) - __uint_as_float(high));
         }
     };
 

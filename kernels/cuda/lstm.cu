@@ -91,20 +91,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     if (RESIDENT) {
         step.load_slab();
         // what the steps will announce; nobody waits for the last one
-        for (int t = first, begin = start; t + 1 < first + steps; begin += batch_sizes[t++]) {
-            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
-                const long long place = (long long)(begin + group + row * groups) * H + unit;
-                if (mine) reinterpret_cast<real_bits*>(hidden)[place] = FILLER;
+#pragma unroll 4
+        for (int t = first, begin = start; t + 1 < first + steps; ++t) {
+            const int alive = batch_sizes[t];
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(hidden)[(long long)(begin + rank) * H + unit] = FILLER;
             }
+            begin += alive;
         }
         ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         step.await_slab();
     }
+    int alive = batch_sizes[first], alive_before = first > 0 ? batch_sizes[first - 1] : 0;
+    int later = first + 1 < T ? batch_sizes[first + 1] : 0;
     for (int t = first; t < first + steps; ++t) {
-        const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
-        const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
-        const int count = owned(alive, group, groups);
+        const int alive_after = later, count = owned(alive, group, groups);
         if (count == 0) break;
+        later = t + 2 < T ? batch_sizes[t + 2] : 0;  // read a step before it is needed
         const Rows rows_before =
             t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
                    : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
@@ -122,10 +125,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     for (int k = 0; k < 4; ++k) inputs[pair][k] = from[k * H];
                 }
             };
-            if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
-            step.multiply(left, fetch_inputs);
+            step.multiply(left, [&] {
+                fetch_inputs();
+                if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            });
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -166,6 +171,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
             }
         }
         start += alive;
+        alive_before = alive;
+        alive = alive_after;
     }
 }
 
@@ -202,9 +209,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
     if (RESIDENT) {
         step.load_slab();
-        for (int t = first, end = stop; t >= 0 && t > first - steps; end -= batch_sizes[t--]) {
-            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
-                real_bits* to = reinterpret_cast<real_bits*>(dgates) + (long long)(end - batch_sizes[t] + group + row * groups) * 4 * H + unit;
+#pragma unroll 4
+        for (int t = first, end = stop; t >= 0 && t > first - steps; --t) {
+            const int alive = batch_sizes[t];
+            end -= alive;
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                real_bits* to = reinterpret_cast<real_bits*>(dgates) + (long long)(end + rank) * 4 * H + unit;
                 if (mine) to[0] = to[H] = to[2 * H] = to[3 * H] = FILLER;
             }
         }
@@ -240,15 +250,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                     dc_here[pair] = dcell == nullptr ? to_real(acc(0)) : dcell[place];
                 }
             };
-            if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
             if (!filled && left.count > 0) {
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
                 filled = true;
             }
-            if (left.count > 0)
-                step.multiply(left, fetch_inputs);
-            else
+            const auto meanwhile = [&] {
                 fetch_inputs();
+                if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            };
+            if (left.count > 0)
+                step.multiply(left, meanwhile);
+            else
+                meanwhile();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {

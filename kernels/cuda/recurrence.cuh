@@ -191,14 +191,14 @@ struct Product {
     __device__ __forceinline__ void await_slab() const {
         wait_for_copies<0>();
 #if FRAGMENTS
-        round_slab();
+        prepare_slab();
 #endif
     }
 
 #if FRAGMENTS
-    // Rounds the weights to what the matrix instructions take, once a launch; those of half types are it.
-    __device__ __forceinline__ void round_slab() const {
-        if constexpr (sizeof(real) == 4 && TENSOR_CORES == 1) {
+    // Makes of the weights what the matrix instructions take, once a launch; those of half types are it.
+    __device__ __forceinline__ void prepare_slab() const {
+        if constexpr (sizeof(real) == 4) {
             const int lane = threadIdx.x % WARP;
             __syncwarp();  // the chunks are there, whichever lane has copied what
             for (int chunk = threadIdx.x / WARP; chunk < chunks(); chunk += WARPS) {
@@ -206,7 +206,10 @@ struct Product {
                     real* place = slab() + chunk * RIGHT_CHUNK + pack * PACK;
                     Pack four = load_pack(place);
 #pragma unroll
-                    for (int k = 0; k < PACK; ++k) four.at[k] = __uint_as_float(matrix_word(__float_as_uint(four.at[k])));
+                    for (int k = 0; k < PACK; ++k) {
+                        const unsigned word = sane(__float_as_uint(four.at[k]));
+                        four.at[k] = __uint_as_float(TENSOR_CORES == 1 ? nearest_tf32(word) & ~0x1fffu : word);
+                    }
                     store_pack(place, four);
                 }
             }
@@ -251,7 +254,18 @@ struct Product {
 
         // Loads again what was not there, until it is.
         __device__ __forceinline__ void await(int chunk, const Rows& rows) {
-            if (!rows.awaited) return;
+            if (!rows.awaited) {
+#if FRAGMENTS
+                if (sizeof(real) == 4) {  // nobody has announced them, so that they may hold anything
+#pragma unroll
+                    for (int round = 0; round < ROUNDS; ++round) {
+#pragma unroll
+                        for (int k = 0; k < 4; ++k) packs[round].words[k] = sane(packs[round].words[k]);
+                    }
+                }
+#endif
+                return;
+            }
             for (;;) {
                 bool complete = true;
 #pragma unroll
@@ -288,6 +302,9 @@ struct Product {
                 const real* from = rows.at(row) + depth;
                 value = rows.awaited ? awaited(from) : *from;
                 if (rows.bias != nullptr) value = to_real(to_acc(value) + to_acc(rows.bias[depth]));
+#if FRAGMENTS
+                if constexpr (sizeof(real) == 4) value = __uint_as_float(sane(__float_as_uint(value)));
+#endif
             }
             buffers[stage * Batch<TILE>::BUFFER + row * LEFT_STRIDE + place] = value;
         }
@@ -385,7 +402,7 @@ struct Product {
 #endif
 
     // Multiplies rows.count rows, at least one; the sums are there after the caller's barrier. Between asking for the first
-    // numbers and waiting for them it calls `meanwhile`, for what else has to be fetched.
+    // numbers and waiting for them, before it writes to shared memory, it calls `meanwhile`.
     template <class Meanwhile>
     __device__ __forceinline__ void multiply(const Rows& rows, Meanwhile meanwhile) const {
         if (rows.count > 4 * LANE_ROWS)
@@ -401,7 +418,7 @@ struct Product {
     // One number of the product: the warps' shares, always added in the same order. A warp without chunks has stored zeros.
     __device__ __forceinline__ acc sum(int row, int column) const {
         acc total = acc(0);
-#pragma unroll
+#pragma unroll (sizeof(acc) == 8 ? 2 : WARPS)
         for (int warp = 0; warp < WARPS; ++warp) total += partial(warp)[partial_place<COLUMNS>(row, column)];
         return total;
     }

@@ -61,20 +61,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     if (RESIDENT) {
         step.load_slab();
         // what the steps will announce; nobody waits for the last one
-        for (int t = first, begin = start; t + 1 < first + steps; begin += batch_sizes[t++]) {
-            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
-                const long long place = (long long)(begin + group + row * groups) * H + unit;
-                if (mine) reinterpret_cast<real_bits*>(hidden)[place] = FILLER;
+#pragma unroll 4
+        for (int t = first, begin = start; t + 1 < first + steps; ++t) {
+            const int alive = batch_sizes[t];
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(hidden)[(long long)(begin + rank) * H + unit] = FILLER;
             }
+            begin += alive;
         }
         ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         step.await_slab();
     }
+    int alive = batch_sizes[first], alive_before = first > 0 ? batch_sizes[first - 1] : 0;
+    int later = first + 1 < T ? batch_sizes[first + 1] : 0;
     for (int t = first; t < first + steps; ++t) {
-        const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
-        const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
-        const int count = owned(alive, group, groups);
+        const int alive_after = later, count = owned(alive, group, groups);
         if (count == 0) break;
+        later = t + 2 < T ? batch_sizes[t + 2] : 0;  // read a step before it is needed
         const Rows rows_before =
             t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
                    : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
@@ -90,10 +93,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     inputs[pair] = projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit];
                 }
             };
-            if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
             if (tile == 0 && t == first + 1)
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
-            step.multiply(left, fetch_inputs);
+            step.multiply(left, [&] {
+                fetch_inputs();
+                if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            });
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -111,6 +116,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
             }
         }
         start += alive;
+        alive_before = alive;
+        alive = alive_after;
     }
 }
 
@@ -142,10 +149,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
     if (RESIDENT) {
         step.load_slab();
-        for (int t = first, end = stop; t >= 0 && t > first - steps; end -= batch_sizes[t--]) {
-            for (int row = threadIdx.x / UNITS; row < owned(batch_sizes[t], group, groups); row += THREADS / UNITS) {
-                const long long place = (long long)(end - batch_sizes[t] + group + row * groups) * H + unit;
-                if (mine) reinterpret_cast<real_bits*>(dprojected)[place] = FILLER;
+#pragma unroll 4
+        for (int t = first, end = stop; t >= 0 && t > first - steps; --t) {
+            const int alive = batch_sizes[t];
+            end -= alive;
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(dprojected)[(long long)(end + rank) * H + unit] = FILLER;
             }
         }
         ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
@@ -169,15 +178,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                     dh_here[pair] = dhidden[place];
                 }
             };
-            if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
             if (!filled && left.count > 0) {
                 group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
                 filled = true;
             }
-            if (left.count > 0)
-                step.multiply(left, fetch_inputs);
-            else
+            const auto meanwhile = [&] {
                 fetch_inputs();
+                if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            };
+            if (left.count > 0)
+                step.multiply(left, meanwhile);
+            else
+                meanwhile();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {

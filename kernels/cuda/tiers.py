@@ -330,9 +330,7 @@ def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
 
 
-def _shared_bytes(
-    name: str, size: int, units: int, H: int, rows: int, tier: str, tensor_cores: bool = False
-) -> int:
+def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str, tensor_cores: bool = False) -> int:
     """Compute the shared memory of a block, by the layout in recurrence.cuh.
 
     Parameters

@@ -135,7 +135,9 @@ ON_TENSOR_CORES = {**TOLERANCE, "float32": {"forward": 1e-3, "gradient": 3e-3}}
     ids=["ragged", "numbers", "packs", "tiles", "tiles of numbers", "chunks"],
 )
 @pytest.mark.parametrize(
-    ("dtype", "setting"), [("float32", "1"), ("float32", ""), *((half, "") for half in HALVES)], ids=" ".join
+    ("dtype", "setting"),
+    [("float32", "1"), ("float32", ""), *((half, "") for half in HALVES)],
+    ids=["tf32", "float32", "float16", "bfloat16"],
 )
 @pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
 def test_tensor_cores_agree_with_the_loops_within_their_precision(
