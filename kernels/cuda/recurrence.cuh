@@ -25,7 +25,7 @@
 // past the edge of a matrix are zeros in shared memory. tests/kernels/cuda/test_banks.py counts the bank conflicts of
 // every load and store of these.
 
-// Asked for by TENSOR_CORES; before sm_80 there are no such instructions, and the plain product stands in.
+// Asked for by TENSOR_CORES; before sm_80 there are no such instructions.
 #if TENSOR_CORES && (defined(CAPGPU_EMULATED) || __CUDA_ARCH__ >= 800)
 #define FRAGMENTS 1
 #else
@@ -405,6 +405,9 @@ struct Product {
     // numbers and waiting for them, before it writes to shared memory, it calls `meanwhile`.
     template <class Meanwhile>
     __device__ __forceinline__ void multiply(const Rows& rows, Meanwhile meanwhile) const {
+#if TENSOR_CORES && !FRAGMENTS
+        __trap();  // compiled for every device, launched on those that have such instructions
+#else
         if (rows.count > 4 * LANE_ROWS)
             multiply_tile<MOST_TILE>(rows, meanwhile);
         else if (FRAGMENTS || rows.count > 2 * LANE_ROWS)
@@ -413,6 +416,7 @@ struct Product {
             multiply_tile<FRAGMENTS ? 4 : 2>(rows, meanwhile);
         else
             multiply_tile<FRAGMENTS ? 4 : 1>(rows, meanwhile);
+#endif
     }
 
     // One number of the product: the warps' shares, always added in the same order. A warp without chunks has stored zeros.

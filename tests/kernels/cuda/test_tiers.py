@@ -134,12 +134,12 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
 @pytest.mark.parametrize(
     ("setting", "architecture", "taken"),
     [
-        (None, "sm_80", {"float16", "bfloat16"}),
-        ("", "sm_90", {"float16", "bfloat16"}),
-        ("1", "sm_80", {"float16", "bfloat16", "float32"}),
-        ("0", "sm_90", set()),
-        (None, "sm_75", set()),
-        ("1", "sm_75", set()),
+        (None, "sm_80", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.SPLIT}),
+        ("", "sm_90", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.SPLIT}),
+        ("1", "sm_80", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.ROUNDED}),
+        ("0", "sm_90", {}),
+        (None, "sm_75", {}),
+        ("1", "sm_75", {}),
     ],
 )
 def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypatch, setting, architecture, taken):
@@ -151,7 +151,7 @@ def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypa
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         plan = tiers.plan("lstm_forward", dtype, 64, 8, 5)
         assert plan.tier == "persistent"
-        assert plan.tensor_cores == (dtype in taken)
+        assert plan.tensor_cores == taken.get(dtype, tiers.PLAIN)
 
 
 def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
@@ -389,8 +389,8 @@ def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_
         return set(launches)
 
     STATE.cooperative_refusal = status
-    with pytest.warns(RuntimeWarning, match=rf"kernel {name}: the driver refuses a cooperative launch") as said:
-        assert run() == {name, f"{name}_step"}
+    with pytest.warns(RuntimeWarning, match=rf"kernel {name}_split: the driver refuses a cooperative launch") as said:
+        assert run() == {f"{name}_split", f"{name}_step"}
     assert len(said) == 1
     assert not module.device_limits().cooperative
     with warnings.catch_warnings():
