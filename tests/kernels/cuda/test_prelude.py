@@ -28,7 +28,8 @@ def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
     x = np.concatenate([values, ties]).astype(np.float32)
     code = """
     extern "C" __global__ void f(const float* x, float* y) {
-        for (int i = threadIdx.x; i < 96; i += 32) y[i] = __uint_as_float(nearest_tf32(__float_as_uint(x[i])) & ~0x1fffu);
+        for (int i = threadIdx.x; i < 96; i += 32)
+            y[i] = __uint_as_float(nearest_tf32(__float_as_uint(x[i])) & ~0x1fffu);
     }"""
     _, got = launch(device, code, x, np.empty_like(x))
     fraction, exponent = np.frexp(np.float64(x))
