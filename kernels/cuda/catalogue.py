@@ -115,7 +115,9 @@ ENTRIES: tuple[Entry, ...] = (
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 
-def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...] = ()) -> tuple[str, ...]:
+def compiler_options(
+    file: str, dtype: str, defines: tuple[tuple[str, int], ...] = (), roomy: bool = True
+) -> tuple[str, ...]:
     """Return the options of the compiler for one source file, storage type and variant.
 
     Parameters
@@ -126,6 +128,8 @@ def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...]
         Key of `REALS`.
     defines : tuple of (str, int)
         Macros of the variant.
+    roomy : bool
+        What `capgpu.kernels.cuda.constants.roomy` says of the device.
 
     Returns
     -------
@@ -135,7 +139,7 @@ def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...]
     """
     real, acc, told = REALS[dtype]
     types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{told}"] if told else [])]
-    numbers = {**dict(defines), **macros(file, dtype, dict(defines))}
+    numbers = {**dict(defines), **macros(file, dtype, dict(defines), roomy)}
     return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in numbers.items()))
 
 

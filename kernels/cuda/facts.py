@@ -40,9 +40,9 @@ def device_facts() -> dict[str, str]:
 def _tensor_cores() -> str:
     """Return which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
     words = {tiers.PLAIN: "off", tiers.ROUNDED: "on", tiers.SPLIT: "on, each number split in two"}
-    single = tiers.tensor_cores_wanted("float32")
+    single = tiers.tensor_cores_used("float32")
     allowed = {
-        "recurrences of half types": words[tiers.tensor_cores_wanted("float16")],
+        "recurrences of half types": words[tiers.tensor_cores_used("float16")],
         "recurrences of float32": "on, rounded to TF32" if single == tiers.ROUNDED else words[single],
         "products of float32": "on, rounded to TF32" if os.environ.get("CUPY_TF32") == "1" else "off",
     }

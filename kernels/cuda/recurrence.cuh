@@ -222,8 +222,9 @@ struct Product {
     // them where rows are fewer. Numbers past the edges are zeros.
     template <int TILE>
     struct Batch {
-        // wide tiles keep more sums: half of the registers
-        static constexpr int CHUNKS = (TILE > 4 ? LINES / 2 : LINES) / (TILE * LANE_ROWS);
+        // wide tiles keep more sums: half of the registers, but one chunk at least
+        static constexpr int FITTING = (TILE > 4 ? LINES / 2 : LINES) / (TILE * LANE_ROWS);
+        static constexpr int CHUNKS = FITTING < 1 ? 1 : FITTING;
         static constexpr int BUFFER = TILE * LANE_ROWS * LEFT_STRIDE;
         static constexpr int ACROSS = DEPTH / PACK, CHUNK = TILE * LANE_ROWS * ACROSS, PACKS = CHUNKS * CHUNK;
         static constexpr int ROUNDS = (PACKS + WARP - 1) / WARP;

@@ -13,9 +13,9 @@ loads the weights first. Fitting is computed, not assumed: one block a multiproc
 once, by its own limits and the driver's occupancy.
 
 With compute capability 8.0 and newer the persistent tier multiplies with the tensor cores. Products of half types are
-exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as precise
-as one of float32 (`SPLIT`); where ``CAPGPU_TENSOR_CORES=1`` asks for it, it is rounded to one instead (`ROUNDED`): 10 bits
-behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor cores off for every type.
+exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as
+precise as one of float32 (`SPLIT`), on devices where they take less time; where ``CAPGPU_TENSOR_CORES=1`` asks for it,
+it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor cores off for every type.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from capgpu.kernels.cuda.constants import (
     WARPS,
     left_lines,
     real_size,
+    roomy,
     stages,
     tile_rows,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "persistent",
     "plan",
     "step_grid",
+    "tensor_cores_used",
     "tensor_cores_wanted",
 ]
 
@@ -251,8 +253,8 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         With the grid and the shared memory that follow.
     """
     kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
-    tensor_cores = _tensor_cores_serve(dtype)
-    tile = tile_rows(size, True, kind.backward, units, tensor_cores > PLAIN)
+    tensor_cores = tensor_cores_used(dtype)
+    tile = tile_rows(size, True, kind.backward, units, tensor_cores > PLAIN, _roomy())
     passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
     step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, passes)
     return Plan(
@@ -296,8 +298,21 @@ def tensor_cores_wanted(dtype: str) -> int:
     return SPLIT if size == 4 and setting == "" else ROUNDED
 
 
-def _tensor_cores_serve(dtype: str) -> int:
-    return tensor_cores_wanted(dtype) if module.device_limits().compute_capability >= (8, 0) else PLAIN
+def tensor_cores_used(dtype: str) -> int:
+    """Return how the persistent recurrences of a type use the tensor cores of the current device.
+
+    As `tensor_cores_wanted` says where there are such instructions, from compute capability 8.0 on. Numbers are split
+    where three products of TF32 take less time than one of float32, which they do not with 8.6, 8.9 and 12.0.
+    """
+    capability, wanted = module.device_limits().compute_capability, tensor_cores_wanted(dtype)
+    rates = cost.rates(capability)
+    if capability < (8, 0) or (wanted == SPLIT and rates.tf32 <= 3 * rates.single):
+        return PLAIN
+    return wanted
+
+
+def _roomy() -> bool:
+    return roomy(module.device_limits().compute_capability)
 
 
 def _machine() -> cost.Machine:
@@ -354,9 +369,9 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores)
+    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores, _roomy())
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    left = left_lines(size, resident, tile) * (DEPTH + pack) * size
+    left = left_lines(size, resident, tile, _roomy()) * (DEPTH + pack) * size
     stage = left + (0 if resident else stages(size, resident) * right * size)
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:

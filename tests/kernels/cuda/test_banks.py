@@ -19,6 +19,7 @@ import pytest
 
 from capgpu.kernels.cuda import module, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options, variants_of
+from capgpu.kernels.cuda.constants import roomy
 
 #: The traced kernels call the emulator.
 pytestmark = pytest.mark.standin
@@ -144,7 +145,8 @@ def conflicts(
         plan = next(plan for plan in tiers.candidates(name, dtype, H, rows) if plan.tier == "step")
         slab = plan.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
-        code=traced_source(entry.file, change), options=compiler_options(entry.file, dtype, defines)
+        code=traced_source(entry.file, change),
+        options=compiler_options(entry.file, dtype, defines, roomy(module.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
     kernel.max_dynamic_shared_size_bytes = plan.shared
