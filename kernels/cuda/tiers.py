@@ -15,7 +15,8 @@ once, by its own limits and the driver's occupancy.
 With compute capability 8.0 and newer the persistent tier multiplies with the tensor cores. Products of half types are
 exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as
 precise as one of float32 (`SPLIT`), on devices where they take less time; where ``CAPGPU_TENSOR_CORES=1`` asks for it,
-it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor cores off for every type.
+it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor
+cores off for every type.
 """
 
 from __future__ import annotations
