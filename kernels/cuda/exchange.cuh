@@ -22,7 +22,10 @@ __device__ __forceinline__ int owned(int count, int group, int groups) {
 
 #define FILLER ((real_bits)-1)
 // The NaN that stands for all others: half of its mantissa's bits are zeros, so that rounding up cannot carry it away.
-#define QUIET_NAN (sizeof(real) == 8 ? (real_bits)0x7ff8000000000000ull : sizeof(real) == 4 ? (real_bits)0x7fc00000u : (real_bits)0x7fe0u)
+#define QUIET_NAN                                                                             \
+    (sizeof(real) == 8   ? (real_bits)0x7ff8000000000000ull                                   \
+     : sizeof(real) == 4 ? (real_bits)0x7fc00000u                                             \
+                         : (real_bits)0x7fe0u)
 
 // A number as it is handed on: any NaN becomes that one, which is not the filler.
 __device__ __forceinline__ void announce(real* address, real value) {

@@ -215,7 +215,7 @@ PRODUCTS = [
     *(("float32", setting) for setting in ("0", "1", "")),
     ("float64", ""),
     ("float16", ""),
-    pytest.param("bfloat16", "", marks=BFLOAT16.marks),
+    pytest.param(("bfloat16", ""), marks=BFLOAT16.marks),
 ]
 #: Rows in packs of 16 bytes, and number by number.
 ALIGNED = (Extents((4, 3, 3, 1), 24, 3), Extents((4, 3, 3, 1), 11, 3))
