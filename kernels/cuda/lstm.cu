@@ -20,7 +20,7 @@
 //   bound           measured on an H100 at H = 512, 64 rows, UNITS = 16, in clocks of a step at 1.98 GHz. Forward, float32
 //                   split: 10,200, of which 2,300 until the first numbers of h are in shared memory, 5,500 for the
 //                   product (plain 6,800, half types 1,250), 2,500 for sums, gates and stores. Backward 16,800, of which
-//                   four times 3,200 for 32 KB of da from the L2 cache. Estimates: capgpu.kernels.cuda.cost. Wh is read
+//                   three times 3,200 for 32 KB more of da from the L2 cache. Estimates: capgpu.kernels.cuda.cost. Wh is read
 //                   from memory once a launch, where a step at a time reads it T times.
 //
 // RESIDENT 0, the per-step tier: the same text, one ordinary launch a step (backward: and one more for dh0). Wh comes
