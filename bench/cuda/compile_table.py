@@ -23,6 +23,7 @@ from bench.cuda import nvrtc, resources
 from bench.process import ROOT
 from bench.report import write_atomically
 from capgpu.kernels.cuda.catalogue import ENTRIES, Entry, compiler_options, variants_of
+from capgpu.kernels.cuda.constants import roomy
 from capgpu.kernels.cuda.module import source
 
 __all__ = ["ARCHITECTURES", "Job", "Line", "compile_all", "digest", "jobs", "main", "read"]
@@ -54,6 +55,10 @@ class Job:
             for entry in ENTRIES
             if entry.file == self.file and (self.dtype, self.defines) in variants_of(entry)
         )
+
+    def options(self) -> tuple[str, ...]:
+        """Return what the compiler is handed, but for the architecture."""
+        return compiler_options(self.file, self.dtype, self.defines, roomy(divmod(self.architecture, 10)))
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def compile_one(job: Job) -> list[Line]:
 def _compiled(job: Job) -> tuple[str, int]:
     """Return the compiler's log and the bytes of machine code."""
     compiler = nvrtc.find()
-    text, options = source(job.file), compiler_options(job.file, job.dtype, job.defines)
+    text, options = source(job.file), job.options()
     key = hashlib.sha256(repr((text, options, job.architecture, compiler.version)).encode()).hexdigest()[:32]
     kept = KEPT / f"{key}.log"
     if kept.exists():
@@ -152,9 +157,7 @@ def digest() -> str:
     """Return what tells the sources, the options and the list of kernels from any other."""
     text = hashlib.sha256()
     for job in jobs():
-        text.update(
-            repr((job, job.names, source(job.file), compiler_options(job.file, job.dtype, job.defines))).encode()
-        )
+        text.update(repr((job, job.names, source(job.file), job.options())).encode())
     text.update(repr([(entry.name, entry.block, entry.shared) for entry in ENTRIES]).encode())
     return text.hexdigest()[:16]
 

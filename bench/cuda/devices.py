@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from capgpu.kernels.cuda.cost import BARRIER_US, rates
+from capgpu.kernels.cuda.cost import rates
 
 __all__ = ["BARRIER_US", "DEVICES", "LAUNCH_US", "Device", "reported"]
 
 #: Microseconds that a kernel costs beyond its work, where the queue is never empty. An assumption, for all devices.
 LAUNCH_US = 2.0
+#: Microseconds that blocks which wait for each other cost beyond their work, each time. An assumption likewise.
+BARRIER_US = 1.5
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, ROW_THREADS, THREADS, WARP, WARP_ROWS, WARPS, macros
 
-__all__ = ["CATALOGUE", "REALS", "Entry", "compiler_options", "variants_of"]
+__all__ = ["CATALOGUE", "REALS", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
 
 #: Storage type of each dtype in CUDA C++, the type that sums are kept in, and what tells the preprocessor of it.
 REALS = {
@@ -53,17 +53,21 @@ class Entry:
     cooperative: bool = False
 
 
+#: What the macro of that name says for the ends of kernels' names: factors as they are or rounded, or split.
+TENSOR_CORES = {"_tensor": 1, "_split": 2}
+
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
 
 def _recurrence(cell: str, backward: bool, tier: str, units: tuple[int, ...]) -> Entry:
     """Describe one direction of a recurrence in one tier: persistent blocks keep as much as the device lets them."""
-    resident, tensor = tier != "_step", tier == "_tensor"
-    macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", int(tensor)))
+    resident = tier != "_step"
+    macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", TENSOR_CORES.get(tier, 0)))
+    dtypes = {"_tensor": tuple(dtype for dtype in ALL if dtype != "float64"), "_split": ("float32",)}
     return Entry(
         name=f"{cell}_{'backward' if backward else 'forward'}{tier}",
         file=f"{cell}.cu",
-        dtypes=tuple(dtype for dtype in ALL if dtype != "float64") if tensor else ALL,
+        dtypes=dtypes.get(tier, ALL),
         block=WARP * WARPS[resident],
         variants=tuple((*macros, ("UNITS", u)) for u in units),
         shared=227 * 1024 if resident else 48 * 1024,
@@ -84,6 +88,10 @@ ENTRIES: tuple[Entry, ...] = (
     _recurrence("lstm", True, "_tensor", (8, 16, 32)),
     _recurrence("rnn", False, "_tensor", (8, 16, 32)),
     _recurrence("rnn", True, "_tensor", (8, 16, 32)),
+    _recurrence("lstm", False, "_split", (4, 8, 16)),
+    _recurrence("lstm", True, "_split", (8, 16, 32)),
+    _recurrence("rnn", False, "_split", (8, 16, 32)),
+    _recurrence("rnn", True, "_split", (8, 16, 32)),
     Entry("softmax_warps", "softmax.cu", ALL, WARP * WARP_ROWS),
     Entry("softmax_registers", "softmax.cu", tuple(dtype for dtype in ALL if dtype != "float64"), ROW_THREADS),
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
@@ -107,7 +115,9 @@ ENTRIES: tuple[Entry, ...] = (
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 
-def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...] = ()) -> tuple[str, ...]:
+def compiler_options(
+    file: str, dtype: str, defines: tuple[tuple[str, int], ...] = (), roomy: bool = True
+) -> tuple[str, ...]:
     """Return the options of the compiler for one source file, storage type and variant.
 
     Parameters
@@ -118,6 +128,8 @@ def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...]
         Key of `REALS`.
     defines : tuple of (str, int)
         Macros of the variant.
+    roomy : bool
+        What `capgpu.kernels.cuda.constants.roomy` says of the device.
 
     Returns
     -------
@@ -127,7 +139,7 @@ def compiler_options(file: str, dtype: str, defines: tuple[tuple[str, int], ...]
     """
     real, acc, told = REALS[dtype]
     types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{told}"] if told else [])]
-    numbers = {**dict(defines), **macros(file, dtype, dict(defines))}
+    numbers = {**dict(defines), **macros(file, dtype, dict(defines), roomy)}
     return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in numbers.items()))
 
 

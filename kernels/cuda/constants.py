@@ -24,8 +24,11 @@ __all__ = [
     "WARP",
     "WARPS",
     "WARP_ROWS",
+    "left_lines",
+    "loads",
     "macros",
     "real_size",
+    "roomy",
     "stages",
     "tile_rows",
 ]
@@ -66,7 +69,9 @@ def real_size(dtype: str) -> int:
     return {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
-def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
+def tile_rows(
+    size: int, resident: bool, backward: bool, units: int, tensor_cores: bool = False, roomy: bool = True
+) -> int:
     """Return the rows of the batch that a block of a recurrence multiplies at once.
 
     A float64 takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward
@@ -76,10 +81,14 @@ def tile_rows(size: int, resident: bool, backward: bool, units: int) -> int:
     ----------
     size : int
         Bytes of a stored number.
-    resident, backward, units
-        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block.
+    resident, backward, units, tensor_cores
+        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block, products by
+        the tensor cores, which keep fewer numbers in registers.
+    roomy : bool
+        What `roomy` says of the device.
     """
-    return LANE_ROWS * (4 if size == 8 or (resident and (backward or units >= 16)) else 8)
+    few = size == 8 or (resident and (backward or (units >= 16 and not (tensor_cores and roomy))))
+    return LANE_ROWS * (4 if few else 8)
 
 
 def stages(size: int, resident: bool) -> int:
@@ -87,7 +96,39 @@ def stages(size: int, resident: bool) -> int:
     return 1 if size == 8 and not resident else 2
 
 
-def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
+def roomy(capability: tuple[int, int]) -> bool:
+    """Return whether a block has 227 KB of shared memory, not 163 or fewer: with compute capability 9.0 and 10.x."""
+    return capability[0] in (9, 10)
+
+
+def loads(size: int, roomy: bool) -> int:
+    """Return the 16-byte loads that a thread of the persistent tier has under way.
+
+    They pass through shared memory, where 8 for each thread take 40 KB: too much beside 128 KB of weights on an A100.
+    float64 needs the registers for its sums.
+    """
+    return 8 if roomy and size < 8 else 4
+
+
+def left_lines(size: int, resident: bool, tile: int, roomy: bool) -> int:
+    """Return how many rows of chunks of the left factor a warp of a recurrence has room for in shared memory.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a stored number.
+    resident : bool
+        Whether the weights are resident (persistent tier): as many as the `loads` of every thread bring. Otherwise
+        those of `stages` chunks.
+    tile : int
+        Rows of a chunk.
+    roomy : bool
+        What `roomy` says of the device.
+    """
+    return loads(size, roomy) * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
+
+
+def macros(file: str, dtype: str, defines: Mapping[str, int], roomy: bool = True) -> dict[str, int]:
     """Return the macros that a source file is compiled with, besides its variant's.
 
     Parameters
@@ -98,6 +139,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         Storage type.
     defines : mapping of str to int
         Macros of the variant.
+    roomy : bool
+        What `roomy` says of the device.
 
     Returns
     -------
@@ -118,11 +161,13 @@ def macros(file: str, dtype: str, defines: Mapping[str, int]) -> dict[str, int]:
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size = real_size(dtype)
+    tile = tile_rows(size, bool(resident), bool(backward), units, bool(defines["TENSOR_CORES"]), roomy)
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,
         "WARPS": WARPS[bool(resident)],
-        "TILE_ROWS": tile_rows(size, bool(resident), bool(backward), units),
+        "TILE_ROWS": tile,
         "STAGES": stages(size, bool(resident)),
+        "LOADS": loads(size, roomy),
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

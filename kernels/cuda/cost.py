@@ -1,8 +1,9 @@
 """Estimated times of a recurrence's steps, by which `capgpu.kernels.cuda.tiers` chooses where nothing was measured.
 
 The work of a step is counted exactly: multiply-adds, bytes through the L2 cache, bytes through shared memory, launches.
-What a device does in a clock is taken from the sources below, and what none of them states is assumed. **None of these
-constants was measured on a GPU by this project; they are estimates** until `capgpu tune` has measured a shape.
+What a device does in a clock is taken from the sources below. What none of them states was fitted to the persistent
+tier on an H100 SXM at 1.98 GHz (`tools/gpu/time_recurrences.py`: H = 512, 64 and 128 sequences, every plan, all ways to
+multiply). **Other devices were not measured.** tests/kernels/cuda/test_cost.py holds the times and compares.
 
 - Multiply-adds of float32 and float64 a clock and multiprocessor: CUDA C++ Programming Guide, "Arithmetic
   Instructions", throughput of native instructions by compute capability.
@@ -11,13 +12,15 @@ constants was measured on a GPU by this project; they are estimates** until `cap
   and 71; RTX 4090 82.6 and 165; RTX 5090 104.8 and 209.5. For compute capability 10.0, whose peaks need instructions
   that these kernels do not use, those of 9.0 are assumed.
 - Shared memory: 128 bytes a clock and multiprocessor, 32 banks of 4.
-- Bytes a clock and multiprocessor from the L2 cache while all read: 24. Published microbenchmarks of an H100 find about
-  5.5 TB/s in all; assumed for every device.
-- Assumed: half of the peak for ``mma.sync`` (on Hopper, which reaches its peak with ``wgmma`` alone, published
-  microbenchmarks find about 0.6), 0.7 for the other products of these kernels, 0.8 for cuBLAS.
-- Assumed: fetching, loading from shared memory and multiplying overlap, but for a quarter of the two shorter ones.
-- Assumed: 2.5 us a step for a barrier among blocks (1.5) and the first fetch and the gates after it (1), whatever is
-  computed; 4 us of the host for a launch through CuPy, which a step of one short kernel waits for.
+- Fitted: 1.85 us from one step to the next, whatever is computed: storing, waiting for the numbers of the step before,
+  adding up the warps' sums, the gates.
+- Fitted: 11 bytes a clock and multiprocessor from the L2 cache while all load, with what a block has under way (32 KB
+  at most). Of a tile of matrix instructions, rows that do not exist take 0.82 of the time of others.
+- Fitted: 256 multiply-adds of TF32, or 512 of half types, a clock and multiprocessor by ``mma.sync``, a quarter of the
+  peak; assumed: no more than half of the peak of other devices. Fitted: 0.7 of the peak for the other products.
+- Fitted: loading, reading shared memory and multiplying overlap, but for a quarter of the two shorter ones.
+- Assumed: 0.8 of the peak for cuBLAS; 4 us of the host for a launch through CuPy, which a step of one short kernel
+  waits for (without the host, the H100 took 2 to 4 us for each kernel of the matmul tier).
 """
 
 from __future__ import annotations
@@ -26,21 +29,21 @@ from dataclasses import dataclass
 
 from capgpu.kernels.cuda.constants import LANE_ROWS, WARPS
 
-__all__ = ["BARRIER_US", "Machine", "Rates", "Step", "matmul_us", "persistent_us", "rates", "step_us"]
+__all__ = ["HOST_LAUNCH_US", "STEP_US", "Machine", "Rates", "Step", "matmul_us", "persistent_us", "rates", "step_us"]
 
-#: Microseconds that a barrier over all blocks costs.
-BARRIER_US = 1.5
-#: Microseconds from a barrier to the first numbers of the step before, and from the last sums to their gates.
-FETCH_US = 1.0
+#: Microseconds from one step of the persistent tier to the next, besides the product.
+STEP_US = 1.85
 #: Microseconds of the host for one launch.
 HOST_LAUNCH_US = 4.0
 
-_L2_BYTES = 24
+_L2_BYTES = 11
 _SHARED_BYTES = 128
 _OF_TENSOR_PEAK = 0.5
+_MOST_TF32 = 256
 _OF_PEAK = 0.7
 _OF_CUBLAS = 0.8
 _NOT_HIDDEN = 0.25
+_EMPTY = 0.82
 #: Clock of a device that does not report one.
 _CLOCK_HZ = 1.5e9
 
@@ -113,8 +116,8 @@ class Step:
         Bytes of a stored number.
     tile : int
         Rows that a block multiplies at once.
-    tensor_cores : bool
-        Whether matrix instructions compute it.
+    matrix_products : int
+        How many products by matrix instructions make it; none where multiply-adds compute it.
     """
 
     rows: int
@@ -122,13 +125,14 @@ class Step:
     columns: int
     size: int
     tile: int = 1
-    tensor_cores: bool = False
+    matrix_products: int = 0
 
 
 def persistent_us(machine: Machine, step: Step) -> float:
     """Estimate a step of the persistent tier: a block's clocks, and the latency."""
-    fetched = step.rows * step.depth * step.size / _L2_BYTES
-    return BARRIER_US + FETCH_US + machine.microseconds(_block_clocks(machine, step, fetched, WARPS[True]))
+    empty = sum(_tiles(step)) - step.rows if step.matrix_products else 0
+    fetched = (step.rows + _EMPTY * empty) * step.depth * step.size / _L2_BYTES
+    return STEP_US + machine.microseconds(_block_clocks(machine, step, fetched, WARPS[True]))
 
 
 def step_us(machine: Machine, step: Step, blocks: int) -> float:
@@ -153,8 +157,9 @@ def _block_clocks(machine: Machine, step: Step, fetched: float, warps: int) -> f
     computed = loaded = stored = 0.0
     for rows in _tiles(step):
         products = rows * step.depth * step.columns
-        if step.tensor_cores:
-            computed += products / ((rate.half if step.size == 2 else rate.tf32) * _OF_TENSOR_PEAK)
+        if step.matrix_products:
+            reached = min(_MOST_TF32, rate.tf32 * _OF_TENSOR_PEAK) * (2 if step.size == 2 else 1)
+            computed += step.matrix_products * products / reached
             loaded += (rows + step.columns) * step.depth * step.size / _SHARED_BYTES
         else:
             # lanes.cuh: for 4 terms a lane loads `height` + 4 quads fours, for 16 `height` quads multiply-adds
@@ -174,5 +179,5 @@ def _tiles(step: Step) -> list[int]:
     tiles = [step.tile] * whole
     if left:
         height = 1 << (-(-left // LANE_ROWS) - 1).bit_length()
-        tiles.append(LANE_ROWS * (max(4, height) if step.tensor_cores else height))
+        tiles.append(LANE_ROWS * (max(4, height) if step.matrix_products else height))
     return tiles

@@ -39,12 +39,14 @@ def device_facts() -> dict[str, str]:
 
 def _tensor_cores() -> str:
     """Return which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
+    words = {tiers.PLAIN: "off", tiers.ROUNDED: "on", tiers.SPLIT: "on, each number split in two"}
+    single = tiers.tensor_cores_used("float32")
     allowed = {
-        "recurrences of half types": tiers.tensor_cores_wanted("float16"),
-        "recurrences of float32": tiers.tensor_cores_wanted("float32"),
-        "products of float32": os.environ.get("CUPY_TF32") == "1",
+        "recurrences of half types": words[tiers.tensor_cores_used("float16")],
+        "recurrences of float32": "on, rounded to TF32" if single == tiers.ROUNDED else words[single],
+        "products of float32": "on, rounded to TF32" if os.environ.get("CUPY_TF32") == "1" else "off",
     }
-    return ", ".join(f"{where}: {'on' if on else 'off'}" for where, on in allowed.items())
+    return "; ".join(f"{where}: {state}" for where, state in allowed.items())
 
 
 def _version(number: int) -> str:

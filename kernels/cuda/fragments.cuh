@@ -18,12 +18,13 @@
 //                                 neighbouring columns of line t of a part at once, one for each of SPREAD instructions:
 //                                 column n of instruction j is SPREAD n + j % SPREAD of their 8 SPREAD columns
 //
-// The right factor's float32 have been rounded when they were loaded (Product::round_slab), the left one's are here.
+// TENSOR_CORES 1: float32 is rounded to TF32, the right factor's numbers when they are loaded (Product::prepare_slab), the
+// left one's here. TENSOR_CORES 2: each float32 is split into a high and a low TF32, whose sum has 22 bits of its 24. Three
+// products, low high + high low + high high, leave out the low low one, 2^-22 of the whole: as precise as sums in float32.
+// An infinite left number makes NaN of what would be infinite.
 
 // A word as the matrix instructions take it.
-__device__ __forceinline__ unsigned matrix_word(unsigned word) {
-    return sizeof(real) == 4 ? round_to_tf32(__uint_as_float(word)) : word;
-}
+__device__ __forceinline__ unsigned matrix_word(unsigned word) { return sizeof(real) == 4 ? nearest_tf32(word) : word; }
 
 template <int COUNT>
 struct alignas(4 * COUNT) Words {
@@ -93,6 +94,45 @@ struct Sums {
         }
     }
 
+#if TENSOR_CORES == 2
+    struct Halves {
+        unsigned high, low;
+
+        __device__ __forceinline__ explicit Halves(unsigned word) {
+            high = nearest_tf32(word) & ~0x1fffu;
+            low = __float_as_uint(__uint_as_float(word) - __uint_as_float(high));
+        }
+    };
+
+    __device__ __forceinline__ void add(const real* left, const real* right) {
+        unsigned b[COLUMN_BLOCKS][PARTS];
+        load_right(b, right);
+#pragma unroll
+        for (int part = 0; part < PARTS; part += 2) {
+            unsigned high[ROW_BLOCKS][4], low[ROW_BLOCKS][4];
+#pragma unroll
+            for (int i = 0; i < ROW_BLOCKS; ++i) {
+                unsigned a[4];
+                load_matrices<false>(a, left + (16 * i + lane() % 16) * LEFT_STRIDE + PACK * (part + lane() / 16));
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    const Halves halves(a[k]);
+                    high[i][k] = halves.high, low[i][k] = halves.low;
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < COLUMN_BLOCKS; ++j) {
+                const Halves first(b[j][part]), second(b[j][part + 1]);
+#pragma unroll
+                for (int i = 0; i < ROW_BLOCKS; ++i) {
+                    multiply_matrices(sums[i][j], low[i], first.high, second.high);
+                    multiply_matrices(sums[i][j], high[i], first.low, second.low);
+                    multiply_matrices(sums[i][j], high[i], first.high, second.high);
+                }
+            }
+        }
+    }
+#else
     __device__ __forceinline__ void add(const real* left, const real* right) {
         unsigned b[COLUMN_BLOCKS][PARTS];
         load_right(b, right);
@@ -109,6 +149,7 @@ struct Sums {
             }
         }
     }
+#endif
 
     __device__ __forceinline__ void store(float* to) {
 #pragma unroll

@@ -8,33 +8,36 @@
 //
 // RESIDENT 1, the persistent tier: one cooperative launch for all steps. Block (group, b) owns the units
 // [b UNITS, (b + 1) UNITS) with all their gates, for the rows r = group, group + groups, ... Its columns of Wh stay in
-// shared memory from the first step to the last, its cells too. Per step it reads its rows of h (complete, written by
-// the other blocks of its group, from the L2 cache), multiplies, applies the gates, and writes its units of h where
-// the result is wanted anyway: the hidden output is what passes h on. One barrier of the group between two steps, T - 1
-// forward and T backward; the backward pass multiplies da of the step after by the transposed rows of Wh (K = 4H).
-//   shared memory   forward 16 H UNITS real (H rounded up to 16) + 8 warps of 2 x 32 x (16 + PACK) real (or their
-//                   partial sums, if larger) + rows of a group x UNITS acc: for float32, H = 512, UNITS = 8 and 64 rows
-//                   in 2 groups, 64 KiB + 40 KiB + 1 KiB, and the same backward.
+// shared memory from the first step to the last, its cells too. Per step it loads its rows of h from the L2 cache as
+// the blocks of its group announce them (exchange.cuh), multiplies, applies the gates, and announces its units of h
+// where the result is wanted anyway: the hidden output is what passes h on. The backward pass multiplies da of the step
+// after by the transposed rows of Wh (K = 4H), and dgates is what passes da on. One barrier of the group a launch.
+//   shared memory   4 H UNITS real (H rounded up to 16) + 8 warps of LOADS x 32 x PACK numbers, padded (or their partial
+//                   sums, if larger) + rows of a group x UNITS acc: for float32, H = 512, UNITS = 8, LOADS = 8 and 64
+//                   rows in 2 groups, 64 KiB + 40 KiB + 1 KiB, and the same backward.
 //   L2 reads        a step: blocks x rows of a group x K reals, e.g. 128 blocks x 32 x 512 x 4 = 8 MiB forward and 32 MiB
 //                   backward, to 2 x 64 x 512 x 2048 = 134 MFLOP
-//   bound           float32: loads from shared memory and multiply-adds, with few units a block the L2 reads; for few
-//                   rows the latency of barrier + fetch + sum, some microseconds a step whatever the size (estimates:
-//                   capgpu.kernels.cuda.cost). Wh is read from memory once a launch, where a step at a time reads it
-//                   T times.
+//   bound           measured on an H100 at H = 512, 64 rows, UNITS = 16, in clocks of a step at 1.98 GHz. Forward, float32
+//                   split: 10,200, of which 2,300 until the first numbers of h are in shared memory, 5,500 for the
+//                   product (plain 6,800, half types 1,250), 2,500 for sums, gates and stores. Backward 16,800, of which
+//                   three times 3,200 for 32 KB more of da from the L2 cache. Estimates: capgpu.kernels.cuda.cost. Wh is read
+//                   from memory once a launch, where a step at a time reads it T times.
 //
 // RESIDENT 0, the per-step tier: the same text, one ordinary launch a step (backward: and one more for dh0). Wh comes
 // through the L2 cache chunk by chunk, the cell from the array of cells; the end of a launch is the barrier.
 //
-// TENSOR_CORES 1: the persistent tier with matrix instructions for the product (fragments.cuh), half types exactly and
-// float32 rounded to TF32: the weights once, when they are loaded, h or da at each step. The bound is then the reads of
-// L2 and shared memory, and the latency.
+// TENSOR_CORES: the persistent tier with matrix instructions for the product (fragments.cuh). 1: half types exactly, and
+// float32 rounded to TF32, the weights once, when they are loaded, h or da at each step. 2: float32 in three products.
 //
 // A pointer to what other blocks write during the launch is never declared __restrict__ and const: the compiler might
 // read it through a cache that is not kept coherent.
 
 #include "recurrence.cuh"
 
-#if TENSOR_CORES
+#if TENSOR_CORES == 2
+#define FORWARD lstm_forward_split
+#define BACKWARD_PASS lstm_backward_split
+#elif TENSOR_CORES
 #define FORWARD lstm_forward_tensor
 #define BACKWARD_PASS lstm_backward_tensor
 #elif RESIDENT
@@ -84,32 +87,50 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
 #pragma unroll
     for (int k = 0; k < 4; ++k) biases[k] = bias != nullptr && mine ? to_acc(bias[k * H + unit]) : acc(0);
     REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
+    if (RESIDENT) {
+        step.load_slab();
+        // what the steps will announce; nobody waits for the last one
+#pragma unroll 4
+        for (int t = first, begin = start; t + 1 < first + steps; ++t) {
+            const int alive = batch_sizes[t];
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(hidden)[(long long)(begin + rank) * H + unit] = FILLER;
+            }
+            begin += alive;
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
+    int alive = batch_sizes[first], alive_before = first > 0 ? batch_sizes[first - 1] : 0;
+    int later = first + 1 < T ? batch_sizes[first + 1] : 0;
     for (int t = first; t < first + steps; ++t) {
-        const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
-        const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
-        const int count = owned(alive, group, groups);
+        const int alive_after = later, count = owned(alive, group, groups);
         if (count == 0) break;
-        const Rows rows_before = t == 0 ? Rows(h0, order, h0_bias, H, group, groups)
-                                        : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups);
+        later = t + 2 < T ? batch_sizes[t + 2] : 0;  // read a step before it is needed
+        const Rows rows_before =
+            t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
+                   : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
-            acc inputs[PAIRS][4];
+            real inputs[PAIRS][4];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (row >= left.count || !mine) break;
-                const int packed = start + group + (tile + row) * groups;
-                const real* from = projected + (long long)(rows == nullptr ? packed : rows[packed]) * 4 * H + unit;
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (row >= left.count || !mine) break;
+                    const int packed = start + group + (tile + row) * groups;
+                    const real* from = projected + (long long)(rows == nullptr ? packed : rows[packed]) * 4 * H + unit;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) inputs[pair][k] = to_acc(from[k * H]) + biases[k];
-            }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (t > first)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete
-            step.multiply(left);
+                    for (int k = 0; k < 4; ++k) inputs[pair][k] = from[k * H];
+                }
+            };
+            if (tile == 0 && t == first + 1)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
+            step.multiply(left, [&] {
+                fetch_inputs();
+                if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            });
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -130,14 +151,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     c = RESIDENT ? *kept : to_acc(cell[place - (long long)alive_before * H]);
                 }
                 const int column = threadIdx.x % UNITS;
-                const acc i = sigmoid(inputs[pair][0] + step.sum(row, column));
-                const acc f = sigmoid(inputs[pair][1] + step.sum(row, column + UNITS));
-                const acc o = sigmoid(inputs[pair][2] + step.sum(row, column + 2 * UNITS));
-                const acc g = hyperbolic_tangent(inputs[pair][3] + step.sum(row, column + 3 * UNITS));
+                const acc i = sigmoid(to_acc(inputs[pair][0]) + biases[0] + step.sum(row, column));
+                const acc f = sigmoid(to_acc(inputs[pair][1]) + biases[1] + step.sum(row, column + UNITS));
+                const acc o = sigmoid(to_acc(inputs[pair][2]) + biases[2] + step.sum(row, column + 2 * UNITS));
+                const acc g = hyperbolic_tangent(to_acc(inputs[pair][3]) + biases[3] + step.sum(row, column + 3 * UNITS));
                 c = f * c + i * g;
                 const real h = to_real(o * hyperbolic_tangent(c));
                 if (RESIDENT) *kept = c;
-                hidden[place] = h;
+                announce(hidden + place, h);
                 cell[place] = to_real(c);
                 if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
                 if (gates != nullptr) {
@@ -149,9 +170,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                 }
             }
         }
-        if (t + 1 < first + steps && owned(alive_after, group, groups) > 0)
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         start += alive;
+        alive_before = alive;
+        alive = alive_after;
     }
 }
 
@@ -184,40 +205,63 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const Step step = {memory, Wh, H, 4 * H, block * UNITS};
     acc* carried = step.rest();  // [rows of the group][UNITS] dc, sent on by the step after
     REQUIRE_SHARED(step.bytes(owned(batch_sizes[0], 0, groups) * UNITS));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
-    bool arrived = false;
+    bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
+    if (RESIDENT) {
+        step.load_slab();
+#pragma unroll 4
+        for (int t = first, end = stop; t >= 0 && t > first - steps; --t) {
+            const int alive = batch_sizes[t];
+            end -= alive;
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                real_bits* to = reinterpret_cast<real_bits*>(dgates) + (long long)(end + rank) * 4 * H + unit;
+                if (mine) to[0] = to[H] = to[2 * H] = to[3 * H] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t > first - steps; --t) {
         const int alive = batch_sizes[max(t, 0)], alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int start = t < 0 ? 0 : stop - alive, alive_before = t > 0 ? batch_sizes[t - 1] : 0;
         const int count = owned(alive, group, groups), returning = owned(alive_after, group, groups);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
-            const Rows left = Rows(dgates, nullptr, nullptr, 4 * H, stop + group, groups).tile(tile, returning);
-            acc gate[PAIRS][4], c[PAIRS], c_before[PAIRS], dh_here[PAIRS], dc_here[PAIRS];
+            const Rows left = Rows(dgates, nullptr, nullptr, 4 * H, stop + group, groups, RESIDENT).tile(tile, returning);
+            // converted where they are needed: nobody waits for them here
+            real gate[PAIRS][4], c[PAIRS], c_before[PAIRS], dh_here[PAIRS], dc_here[PAIRS];
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (t < 0 || row >= height || !mine) break;
-                const int rank = group + (tile + row) * groups;
-                const long long place = (long long)(start + rank) * H + unit;
-                const real* from = gates + (long long)(start + rank) * 4 * H + unit;
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (t < 0 || row >= height || !mine) break;
+                    const int rank = group + (tile + row) * groups;
+                    const long long place = (long long)(start + rank) * H + unit;
+                    const real* from = gates + (long long)(start + rank) * 4 * H + unit;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) gate[pair][k] = to_acc(from[k * H]);
-                c[pair] = to_acc(cell[place]);
-                c_before[pair] = acc(0);
-                if (t > 0)
-                    c_before[pair] = to_acc(cell[place - (long long)alive_before * H]);
-                else if (c0 != nullptr)
-                    c_before[pair] = to_acc(c0[(long long)(order == nullptr ? rank : order[rank]) * H + unit]);
-                dh_here[pair] = to_acc(dhidden[place]);
-                dc_here[pair] = dcell == nullptr ? acc(0) : to_acc(dcell[place]);
+                    for (int k = 0; k < 4; ++k) gate[pair][k] = from[k * H];
+                    c[pair] = cell[place];
+                    c_before[pair] = to_real(acc(0));
+                    if (t > 0)
+                        c_before[pair] = cell[place - (long long)alive_before * H];
+                    else if (c0 != nullptr)
+                        c_before[pair] = c0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
+                    dh_here[pair] = dhidden[place];
+                    dc_here[pair] = dcell == nullptr ? to_real(acc(0)) : dcell[place];
+                }
+            };
+            if (!filled && left.count > 0) {
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
+                filled = true;
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (arrived)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete
-            if (left.count > 0) step.multiply(left);
+            const auto meanwhile = [&] {
+                fetch_inputs();
+                if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            };
+            if (left.count > 0)
+                step.multiply(left, meanwhile);
+            else
+                meanwhile();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -234,15 +278,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                     if (RESIDENT) dc0[initial] = to_real(dc);
                     continue;
                 }
-                const acc i = gate[pair][0], f = gate[pair][1], o = gate[pair][2], g = gate[pair][3];
-                const acc squashed = hyperbolic_tangent(c[pair]);
-                dh += dh_here[pair];
-                dc += dc_here[pair] + dh * o * (acc(1) - squashed * squashed);
+                const acc i = to_acc(gate[pair][0]), f = to_acc(gate[pair][1]), o = to_acc(gate[pair][2]);
+                const acc g = to_acc(gate[pair][3]), squashed = hyperbolic_tangent(to_acc(c[pair]));
+                dh += to_acc(dh_here[pair]);
+                dc += to_acc(dc_here[pair]) + dh * o * (acc(1) - squashed * squashed);
                 real* to = dgates + (long long)(start + rank) * 4 * H + unit;
-                to[0] = to_real(dc * g * i * (acc(1) - i));
-                to[H] = to_real(dc * c_before[pair] * f * (acc(1) - f));
-                to[2 * H] = to_real(dh * squashed * o * (acc(1) - o));
-                to[3 * H] = to_real(dc * i * (acc(1) - g * g));
+                announce(to, to_real(dc * g * i * (acc(1) - i)));
+                announce(to + H, to_real(dc * to_acc(c_before[pair]) * f * (acc(1) - f)));
+                announce(to + 2 * H, to_real(dh * squashed * o * (acc(1) - o)));
+                announce(to + 3 * H, to_real(dc * i * (acc(1) - g * g)));
                 if (RESIDENT)
                     *kept = dc * f;
                 else
@@ -255,9 +299,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 const long long initial = (long long)(order == nullptr ? rank : order[rank]) * H + unit;
                 if (mine) dh0[initial] = dc0[initial] = to_real(acc(0));
             }
-        } else if (t - 1 > first - steps && count > 0) {
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
-            arrived = true;
         }
         stop = start;
     }

@@ -19,6 +19,7 @@ from typing import Any
 
 from capgpu import kernel_cache
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
+from capgpu.kernels.cuda.constants import roomy
 
 __all__ = [
     "CooperativeLaunchError",
@@ -222,7 +223,7 @@ def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: i
     entry = CATALOGUE[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
         raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
-    options = compiler_options(entry.file, dtype, defines)
+    options = compiler_options(entry.file, dtype, defines, roomy(device_limits().compute_capability))
     key = (entry.file, dtype, defines, entry.cooperative, device)
     module = _modules.get(key)
     try:

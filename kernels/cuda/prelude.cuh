@@ -22,6 +22,18 @@ __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigne
     return emulated_add_release(address, value);
 }
 
+template <class T>
+__device__ __forceinline__ T load_relaxed(const T* address) { return emulated_load_relaxed(address); }
+template <class T>
+__device__ __forceinline__ void store_relaxed(T* address, T value) { emulated_store_relaxed(address, value); }
+template <class T>
+__device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], const T* from, bool wanted) {
+    if (!wanted) return;
+    T numbers[16 / sizeof(T)];
+    for (int k = 0; k < (int)(16 / sizeof(T)); ++k) numbers[k] = emulated_load_relaxed(from + k);
+    memcpy(words, numbers, 16);
+}
+
 __device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
     emulated_copy_16_bytes(to, from, there);
 }
@@ -31,10 +43,9 @@ __device__ __forceinline__ void wait_for_copies() {
     emulated_wait_for_copies(PENDING);
 }
 
-// Every NaN becomes the canonical one: what nobody has written, or waited for, must not turn into a number.
-__device__ __forceinline__ unsigned round_to_tf32(float x) {
-    return x != x ? 0x7fffffffu : (__float_as_uint(x) + 0x1000u) & ~0x1fffu;
-}
+
+// The nearest TF32, see below. What nobody has written, or waited for, must not turn into a number.
+__device__ __forceinline__ unsigned nearest_tf32(unsigned word) { return word == 0xffffffffu ? word : word + 0x1000u; }
 
 // The numbers that a word of a matrix holds, one or two.
 #if defined(REAL_HALF)
@@ -49,7 +60,8 @@ __device__ __forceinline__ float word_term(unsigned word, int term) {
 }
 #else
 #define WORD_TERMS 1
-__device__ __forceinline__ float word_term(unsigned word, int) { return __uint_as_float(word); }
+// The matrix instructions ignore what a TF32 does not have.
+__device__ __forceinline__ float word_term(unsigned word, int) { return __uint_as_float(word & ~0x1fffu); }
 #endif
 
 // ldmatrix: lane 8 m + r gives the address of row r of matrix m; lane 4 g + t receives word t of row g, or TRANSPOSED
@@ -115,6 +127,52 @@ __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigne
     return before;
 }
 
+// Loads and stores of numbers, as bits, that other blocks store or load meanwhile: in no order with anything else, but
+// whole, and past the multiprocessor's own cache. The loads of 16 bytes are those of their numbers, in any order; what is
+// not `wanted` keeps its words. That is a predicate of the instruction: around a branch the compiler would copy the
+// words, and wait for each load before the next.
+__device__ __forceinline__ unsigned short load_relaxed(const unsigned short* address) {
+    unsigned short bits;
+    asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ unsigned load_relaxed(const unsigned* address) {
+    unsigned bits;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ unsigned long long load_relaxed(const unsigned long long* address) {
+    unsigned long long bits;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(bits) : "l"(address));
+    return bits;
+}
+__device__ __forceinline__ void store_relaxed(unsigned short* address, unsigned short bits) {
+    asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" : : "l"(address), "h"(bits) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(unsigned* address, unsigned bits) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" : : "l"(address), "r"(bits) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(unsigned long long* address, unsigned long long bits) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(address), "l"(bits) : "memory");
+}
+template <class T>
+__device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], const T* from, bool wanted) {
+    if constexpr (sizeof(T) == 8) {
+        unsigned long long first = words[0] | (unsigned long long)words[1] << 32;
+        unsigned long long second = words[2] | (unsigned long long)words[3] << 32;
+        asm volatile("{ .reg .pred wanted; setp.ne.u32 wanted, %3, 0;\n"
+                     "@wanted ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2]; }"
+                     : "+l"(first), "+l"(second) : "l"(from), "r"((unsigned)wanted));
+        words[0] = (unsigned)first, words[1] = (unsigned)(first >> 32);
+        words[2] = (unsigned)second, words[3] = (unsigned)(second >> 32);
+    } else {
+        asm volatile("{ .reg .pred wanted; setp.ne.u32 wanted, %5, 0;\n"
+                     "@wanted ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+                     : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
+                     : "l"(from), "r"((unsigned)wanted));
+    }
+}
+
 // Copies 16 aligned bytes from global to shared memory, past the multiprocessor's own cache, which is not kept coherent
 // with other blocks' writes; zeros where the source is not `there` (`from` is an address of the same array all the
 // same). From sm_80 on the copy goes on beside computing: end_copies() closes a batch, wait_for_copies<n>() waits until
@@ -143,11 +201,9 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 #if TENSOR_CORES && __CUDA_ARCH__ >= 800
-__device__ __forceinline__ unsigned round_to_tf32(float x) {
-    unsigned word;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
-    return word;
-}
+// The nearest TF32, ties away from zero, of a float32's word: the matrix instructions ignore the 13 bits below. Not
+// cvt.rna, which is slow. Of sane numbers only.
+__device__ __forceinline__ unsigned nearest_tf32(unsigned word) { return word + 0x1000u; }
 
 // Loads 2 or 4 matrices of 8 rows of 16 bytes from shared memory, 8 x 8 halves or 8 x 4 float32. Lane 8 m + r gives the
 // 16-byte aligned address of row r of matrix m (for 2 matrices, lanes from 16 on repeat those below). Lane 4 g + t
@@ -181,7 +237,7 @@ __device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const vo
 #define MATRIX_TYPES "m16n8k8.row.col.f32.tf32.tf32.f32"
 #endif
 __device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned." MATRIX_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned." MATRIX_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -193,6 +249,13 @@ __device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned 
     type* name = reinterpret_cast<type*>(capgpu_dynamic_shared)
 
 #endif
+
+// A number as nearest_tf32 takes it: a NaN becomes one that no carry takes away, and an infinity, or what would become
+// one, the largest TF32.
+__device__ __forceinline__ unsigned sane(unsigned word) {
+    const unsigned size = word & 0x7fffffffu;
+    return size > 0x7f800000u ? 0x7fc00000u : size > 0x7f7fe000u ? (word & 0x80000000u) | 0x7f7fe000u : word;
+}
 
 // --- numbers --------------------------------------------------------------------------------------------------------
 
@@ -214,6 +277,29 @@ __device__ __forceinline__ __nv_bfloat16 to_real(float x) { return __float2bfloa
 __device__ __forceinline__ real to_real(acc x) { return x; }
 #endif
 
+// A number as its bits.
+template <int SIZE>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+    typedef unsigned short type;
+};
+template <>
+struct BitsOf<4> {
+    typedef unsigned type;
+};
+template <>
+struct BitsOf<8> {
+    typedef unsigned long long type;
+};
+typedef BitsOf<sizeof(real)>::type real_bits;
+
+__device__ __forceinline__ real_bits to_bits(real x) {
+    real_bits bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 // CUDA has no INFINITY without headers. The lowest finite number starts a maximum just as well: exp of the distance
 // to it is 0.
 __device__ __forceinline__ float lowest(float) { return -3.402823466e38f; }
@@ -225,11 +311,25 @@ __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 __device__ __forceinline__ float root(float x) { return sqrtf(x); }
 __device__ __forceinline__ double root(double x) { return sqrt(x); }
-__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
 __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
-
 // The form with tanh cannot overflow, whatever the sign.
-__device__ __forceinline__ acc sigmoid(acc x) { return acc(0.5) * hyperbolic_tangent(acc(0.5) * x) + acc(0.5); }
+__device__ __forceinline__ double sigmoid(double x) { return 0.5 * tanh(0.5 * x) + 0.5; }
+
+// In float32 without branches, so that the gates of a cell are computed side by side: within 4 units in the last place, of
+// the sigmoid below 1/8 those of 1/8 (tests/kernels/cuda/test_prelude.py). An exponential that overflows gives the limit.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ __forceinline__ float hyperbolic_tangent(float x) {
+    const float size = fabsf(x), square = size * size;
+    const float far = 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * size));
+    // (tanh(x) / x - 1) / x^2 below 0.55: a polynomial in x^2 fitted to the least largest relative error, 1e-9
+    float near = -6.2741935e-3f;
+    near = near * square + 2.1071644e-2f;
+    near = near * square - 5.3852301e-2f;
+    near = near * square + 1.3332586e-1f;
+    near = near * square - 3.3333316e-1f;
+    near = near * square * size + size;
+    return copysignf(size < 0.55f ? near : far, x);
+}
 
 // --- 16 bytes at a time ---------------------------------------------------------------------------------------------
 

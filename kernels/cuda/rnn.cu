@@ -1,16 +1,19 @@
 // The vanilla RNN's recurrence over a packed sequence, forward and backward: h' = tanh(projected + bias + h Wh).
 //
-// Layout, tiers and barriers are the LSTM's (lstm.cu), with one column a unit in both directions and K = H; nothing but
+// Layout, tiers and exchange are the LSTM's (lstm.cu), with one column a unit in both directions and K = H; nothing but
 // h is saved. One gate has a quarter of the LSTM's multiply-adds for the same rows of h, so blocks own more units and
 // fewer rows.
-//   shared memory   H UNITS real and the warps' buffers: for float32, H = 512 and UNITS = 32, 64 KiB + 20 KiB
+//   shared memory   H UNITS real and the warps' buffers: for float32, H = 512, UNITS = 32 and LOADS = 8, 64 KiB + 40 KiB
 //   L2 reads        a step: blocks x rows of a group x H reals, e.g. 16 x 8 blocks x 8 rows x 512 x 4 = 2 MiB, to
 //                   2 x 64 x 512 x 512 = 34 MFLOP
-//   bound           the latency of barrier + fetch + sum, some microseconds a step
+//   bound           the latency from one step to the next: on an H100 2.4 us a step with 4 rows, 3.4 with 64
 
 #include "recurrence.cuh"
 
-#if TENSOR_CORES
+#if TENSOR_CORES == 2
+#define FORWARD rnn_forward_split
+#define BACKWARD_PASS rnn_backward_split
+#elif TENSOR_CORES
 #define FORWARD rnn_forward_tensor
 #define BACKWARD_PASS rnn_backward_tensor
 #elif RESIDENT
@@ -54,30 +57,48 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
     const Step step = {memory, Wh, H, H, block * UNITS};
     const acc added = bias != nullptr && mine ? to_acc(bias[unit]) : acc(0);
     REQUIRE_SHARED(step.bytes(0));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
+    if (RESIDENT) {
+        step.load_slab();
+        // what the steps will announce; nobody waits for the last one
+#pragma unroll 4
+        for (int t = first, begin = start; t + 1 < first + steps; ++t) {
+            const int alive = batch_sizes[t];
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(hidden)[(long long)(begin + rank) * H + unit] = FILLER;
+            }
+            begin += alive;
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
+    int alive = batch_sizes[first], alive_before = first > 0 ? batch_sizes[first - 1] : 0;
+    int later = first + 1 < T ? batch_sizes[first + 1] : 0;
     for (int t = first; t < first + steps; ++t) {
-        const int alive = batch_sizes[t], alive_before = t > 0 ? batch_sizes[t - 1] : 0;
-        const int alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
-        const int count = owned(alive, group, groups);
+        const int alive_after = later, count = owned(alive, group, groups);
         if (count == 0) break;
-        const Rows rows_before = t == 0 ? Rows(h0, order, h0_bias, H, group, groups)
-                                        : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups);
+        later = t + 2 < T ? batch_sizes[t + 2] : 0;  // read a step before it is needed
+        const Rows rows_before =
+            t == 0 ? Rows(h0, order, h0_bias, H, group, groups, false)
+                   : Rows(hidden, nullptr, nullptr, H, start - alive_before + group, groups, RESIDENT);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const Rows left = rows_before.tile(tile, count);
-            acc inputs[PAIRS];
+            real inputs[PAIRS];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (row >= left.count || !mine) break;
-                const int packed = start + group + (tile + row) * groups;
-                inputs[pair] = to_acc(projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit]) + added;
-            }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (t > first)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete
-            step.multiply(left);
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (row >= left.count || !mine) break;
+                    const int packed = start + group + (tile + row) * groups;
+                    inputs[pair] = projected[(long long)(rows == nullptr ? packed : rows[packed]) * H + unit];
+                }
+            };
+            if (tile == 0 && t == first + 1)
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for an h
+            step.multiply(left, [&] {
+                fetch_inputs();
+                if (tile > 0 || t > first) __syncthreads();  // the sums of the tile before have been read
+            });
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -89,14 +110,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) FORWARD(
                     const real h = h0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
                     previous[place] = h0_bias == nullptr ? h : to_real(to_acc(h) + to_acc(h0_bias[unit]));
                 }
-                const real h = to_real(hyperbolic_tangent(inputs[pair] + step.sum(row, threadIdx.x % UNITS)));
-                hidden[place] = h;
+                const real h = to_real(hyperbolic_tangent(to_acc(inputs[pair]) + added + step.sum(row, threadIdx.x % UNITS)));
+                announce(hidden + place, h);
                 if (previous != nullptr && rank < alive_after) previous[place + (long long)alive * H] = h;
             }
         }
-        if (t + 1 < first + steps && owned(alive_after, group, groups) > 0)
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
         start += alive;
+        alive_before = alive;
+        alive = alive_after;
     }
 }
 
@@ -124,30 +145,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
     const bool mine = unit < H;
     const Step step = {memory, Wh, H, H, block * UNITS};
     REQUIRE_SHARED(step.bytes(0));
-    if (RESIDENT) step.load_slab();
     unsigned ticket = 0;
-    bool arrived = false;
+    bool filled = !RESIDENT;  // whether all blocks of the group have filled what they will announce
+    if (RESIDENT) {
+        step.load_slab();
+#pragma unroll 4
+        for (int t = first, end = stop; t >= 0 && t > first - steps; --t) {
+            const int alive = batch_sizes[t];
+            end -= alive;
+            for (int rank = group + threadIdx.x / UNITS * groups; rank < alive; rank += THREADS / UNITS * groups) {
+                if (mine) reinterpret_cast<real_bits*>(dprojected)[(long long)(end + rank) * H + unit] = FILLER;
+            }
+        }
+        ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
+        step.await_slab();
+    }
     for (int t = first; t > first - steps; --t) {
         const int alive = batch_sizes[max(t, 0)], alive_after = t + 1 < T ? batch_sizes[t + 1] : 0;
         const int start = t < 0 ? 0 : stop - alive;
         const int count = owned(alive, group, groups), returning = owned(alive_after, group, groups);
         for (int tile = 0; tile < count; tile += TILE_ROWS) {
             const int height = min(TILE_ROWS, count - tile);
-            const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups).tile(tile, returning);
-            acc h[PAIRS], dh_here[PAIRS];
+            const Rows left = Rows(dprojected, nullptr, nullptr, H, stop + group, groups, RESIDENT).tile(tile, returning);
+            real h[PAIRS], dh_here[PAIRS];  // converted where they are needed: nobody waits for them here
+            const auto fetch_inputs = [&] {
 #pragma unroll
-            for (int pair = 0; pair < PAIRS; ++pair) {
-                const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
-                if (t < 0 || row >= height || !mine) break;
-                const long long place = (long long)(start + group + (tile + row) * groups) * H + unit;
-                h[pair] = to_acc(hidden[place]);
-                dh_here[pair] = to_acc(dhidden[place]);
+                for (int pair = 0; pair < PAIRS; ++pair) {
+                    const int row = threadIdx.x / UNITS + pair * (THREADS / UNITS);
+                    if (t < 0 || row >= height || !mine) break;
+                    const long long place = (long long)(start + group + (tile + row) * groups) * H + unit;
+                    h[pair] = hidden[place];
+                    dh_here[pair] = dhidden[place];
+                }
+            };
+            if (!filled && left.count > 0) {
+                group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for a da
+                filled = true;
             }
-            if (tile > 0)
-                __syncthreads();  // the sums of the tile before have been read
-            else if (arrived)
-                group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete
-            if (left.count > 0) step.multiply(left);
+            const auto meanwhile = [&] {
+                fetch_inputs();
+                if (tile > 0 || t < first) __syncthreads();  // the sums of the tile before have been read
+            };
+            if (left.count > 0)
+                step.multiply(left, meanwhile);
+            else
+                meanwhile();
             __syncthreads();  // the sums of all warps are there
 #pragma unroll
             for (int pair = 0; pair < PAIRS; ++pair) {
@@ -159,8 +201,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 if (t < 0) {
                     dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(dh);
                 } else {
-                    const acc da = (dh + dh_here[pair]) * (acc(1) - h[pair] * h[pair]);
-                    dprojected[(long long)(start + rank) * H + unit] = to_real(da);
+                    const acc own = to_acc(h[pair]), da = (dh + to_acc(dh_here[pair])) * (acc(1) - own * own);
+                    announce(dprojected + (long long)(start + rank) * H + unit, to_real(da));
                 }
             }
         }
@@ -169,9 +211,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) BACKWARD_PASS(
                 const int rank = group + row * groups;
                 if (mine) dh0[(long long)(order == nullptr ? rank : order[rank]) * H + unit] = to_real(acc(0));
             }
-        } else if (t - 1 > first - steps && count > 0) {
-            ticket = group_arrive(counters + group * COUNTER_STRIDE, block == 0, blocks);
-            arrived = true;
         }
         stop = start;
     }

@@ -12,10 +12,11 @@ step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* 
 loads the weights first. Fitting is computed, not assumed: one block a multiprocessor, all of them on the device at
 once, by its own limits and the driver's occupancy.
 
-With compute capability 8.0 and newer the persistent tier can multiply with the tensor cores. Half types do by default:
-their products are exact in the float32 that sums are kept in. float32 does where ``CAPGPU_TENSOR_CORES=1`` asks for it:
-it is rounded to TF32 before it is multiplied, 10 bits behind the point instead of 23. ``CAPGPU_TENSOR_CORES=0`` turns
-the tensor cores off for every type.
+With compute capability 8.0 and newer the persistent tier multiplies with the tensor cores. Products of half types are
+exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as
+precise as one of float32 (`SPLIT`), on devices where they take less time; where ``CAPGPU_TENSOR_CORES=1`` asks for it,
+it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor
+cores off for every type.
 """
 
 from __future__ import annotations
@@ -24,18 +25,24 @@ import os
 from dataclasses import dataclass, field
 
 from capgpu.kernels.cuda import choices, cost, module
+from capgpu.kernels.cuda.catalogue import TENSOR_CORES
 from capgpu.kernels.cuda.constants import (
     DEPTH,
     PACK_BYTES,
     WARP,
     WARPS,
+    left_lines,
     real_size,
+    roomy,
     stages,
     tile_rows,
 )
 
 __all__ = [
     "PASSES",
+    "PLAIN",
+    "ROUNDED",
+    "SPLIT",
     "TIERS",
     "Pass",
     "Plan",
@@ -44,8 +51,14 @@ __all__ = [
     "persistent",
     "plan",
     "step_grid",
+    "tensor_cores_used",
     "tensor_cores_wanted",
 ]
+
+#: How the products are computed: by multiply-adds; by the tensor cores, of factors as they are or rounded to TF32; of
+#: factors split into two TF32 numbers. The values are those of the macro TENSOR_CORES.
+PLAIN, ROUNDED, SPLIT = 0, 1, 2
+_SUFFIXES = {PLAIN: "", **{value: suffix for suffix, value in TENSOR_CORES.items()}}
 
 TIERS = ("persistent", "step", "matmul")
 
@@ -110,8 +123,8 @@ class Plan:
         Bytes of dynamic shared memory of a block.
     step_us : float
         Estimated microseconds of a step of all rows, by which plans are chosen.
-    tensor_cores : bool
-        Whether the products are the tensor cores' (persistent tier).
+    tensor_cores : int
+        `PLAIN`, `ROUNDED` or `SPLIT` (persistent tier).
     """
 
     tier: str
@@ -121,22 +134,22 @@ class Plan:
     block: int = 0
     shared: int = 0
     step_us: float = field(default=0.0, compare=False)
-    tensor_cores: bool = False
+    tensor_cores: int = PLAIN
 
     def kernel(self, name: str, dtype: str) -> module.Kernel:
         """Return the kernel of a pass in this plan's tier and variant."""
         resident = self.tier == "persistent"
         return module.kernel(
-            f"{name}{'_tensor' if self.tensor_cores else '' if resident else '_step'}",
+            f"{name}{_SUFFIXES[self.tensor_cores] if resident else '_step'}",
             dtype,
             BACKWARD=int(PASSES[name].backward),
             RESIDENT=int(resident),
-            TENSOR_CORES=int(self.tensor_cores),
+            TENSOR_CORES=self.tensor_cores,
             UNITS=self.units,
         )
 
 
-_plans: dict[tuple[int, str, str, int, int, bool, bool], Plan] = {}
+_plans: dict[tuple[int, str, str, int, int, bool, int], Plan] = {}
 
 
 def forget() -> None:
@@ -241,22 +254,24 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
         With the grid and the shared memory that follow.
     """
     kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
-    tensor_cores, tile = _tensor_cores_serve(dtype), tile_rows(size, True, kind.backward, units)
-    step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, tensor_cores)
+    tensor_cores = tensor_cores_used(dtype)
+    tile = tile_rows(size, True, kind.backward, units, tensor_cores > PLAIN, _roomy())
+    passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
+    step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, passes)
     return Plan(
         tier="persistent",
         units=units,
         groups=groups,
         grid=groups * blocks,
         block=WARP * WARPS[True],
-        shared=_shared_bytes(name, size, units, H, rows, "persistent"),
+        shared=_shared_bytes(name, size, units, H, rows, "persistent", tensor_cores > PLAIN),
         step_us=cost.persistent_us(_machine(), step),
         tensor_cores=tensor_cores,
     )
 
 
-def tensor_cores_wanted(dtype: str) -> bool:
-    """Return whether the persistent recurrences of a type may use the tensor cores.
+def tensor_cores_wanted(dtype: str) -> int:
+    """Return how the persistent recurrences of a type may use the tensor cores.
 
     Parameters
     ----------
@@ -265,9 +280,10 @@ def tensor_cores_wanted(dtype: str) -> bool:
 
     Returns
     -------
-    bool
-        What ``CAPGPU_TENSOR_CORES`` says, ``1`` or ``0``; where it is unset or empty, True for the half types only.
-        Always False for float64, which the kernels have no matrix instructions for.
+    int
+        `PLAIN`: not at all, as ``CAPGPU_TENSOR_CORES=0`` says, and always for float64, which they have no products of.
+        Otherwise `ROUNDED` for half types (they are exact), and for float32 where the setting is ``1``; `SPLIT` for
+        float32 where it is unset or empty.
 
     Raises
     ------
@@ -278,11 +294,26 @@ def tensor_cores_wanted(dtype: str) -> bool:
     if setting not in ("", "0", "1"):
         raise ValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
     size = real_size(dtype)
-    return size < 8 and (setting == "1" if setting else size == 2)
+    if size == 8 or setting == "0":
+        return PLAIN
+    return SPLIT if size == 4 and setting == "" else ROUNDED
 
 
-def _tensor_cores_serve(dtype: str) -> bool:
-    return tensor_cores_wanted(dtype) and module.device_limits().compute_capability >= (8, 0)
+def tensor_cores_used(dtype: str) -> int:
+    """Return how the persistent recurrences of a type use the tensor cores of the current device.
+
+    As `tensor_cores_wanted` says where there are such instructions, from compute capability 8.0 on. Numbers are split
+    where three products of TF32 take less time than one of float32, which they do not with 8.6, 8.9 and 12.0.
+    """
+    capability, wanted = module.device_limits().compute_capability, tensor_cores_wanted(dtype)
+    rates = cost.rates(capability)
+    if capability < (8, 0) or (wanted == SPLIT and rates.tf32 <= 3 * rates.single):
+        return PLAIN
+    return wanted
+
+
+def _roomy() -> bool:
+    return roomy(module.device_limits().compute_capability)
 
 
 def _machine() -> cost.Machine:
@@ -315,7 +346,7 @@ def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
 
 
-def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str) -> int:
+def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str, tensor_cores: bool = False) -> int:
     """Compute the shared memory of a block, by the layout in recurrence.cuh.
 
     Parameters
@@ -330,6 +361,8 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Rows of the batch that a block works on (persistent tier).
     tier : str
         ``"persistent"`` or ``"step"``.
+    tensor_cores : bool
+        Whether the products are the tensor cores'.
 
     Returns
     -------
@@ -337,9 +370,10 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
         Buffers of the warps, slab of the weights, and an LSTM's carried cells.
     """
     kind, resident = PASSES[name], tier == "persistent"
-    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units)
+    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores, _roomy())
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    stage = stages(size, resident) * (tile * (DEPTH + pack) + (0 if resident else right)) * size
+    left = left_lines(size, resident, tile, _roomy()) * (DEPTH + pack) * size
+    stage = left + (0 if resident else stages(size, resident) * right * size)
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps

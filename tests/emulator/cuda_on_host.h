@@ -168,6 +168,16 @@ inline T emulated_add_release(T* address, T value) {
     emulator::after_atomic(address, true);
     return old;
 }
+// ld.relaxed and st.relaxed: whole numbers, in no order with anything else.
+template <class T>
+inline T emulated_load_relaxed(const T* address) {
+    return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+template <class T>
+inline void emulated_store_relaxed(T* address, T value) {
+    __atomic_store_n(address, value, __ATOMIC_RELAXED);
+    emulator::after_atomic(address, true);
+}
 // cp.async of PTX. A copy may be made at any time until it is waited for: until then nothing but NaN is there, and the
 // source is read at the last moment.
 inline void emulated_copy_16_bytes(void* to, const void* from, bool there) {

@@ -99,6 +99,18 @@ extern "C" __global__ void f(int* x, int* y, unsigned* counter) {
 """.replace("*(volatile unsigned*)counter", "atomicAdd(counter, 0u)")
 
 
+ANNOUNCE = """
+extern "C" __global__ void f(unsigned* x, unsigned* y) {
+    emulated_require_cooperative();
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x, n = gridDim.x * blockDim.x;
+    emulated_store_relaxed(x + i, i + 1u);
+    unsigned other;
+    while ((other = emulated_load_relaxed(x + (i + 40u) % n)) == 0u) __nanosleep(0);
+    y[i] = other;
+}
+"""
+
+
 def ints(count):
     return np.arange(count, dtype=np.int32)
 
@@ -114,6 +126,7 @@ LAUNCHES = {
         (np.full(192, -7, np.int32), np.full(288, -7, np.int32), np.zeros(1, np.uint32)),
         {"grid": 3, "cooperative": True},
     ),
+    ANNOUNCE: ((np.zeros(192, np.uint32), np.zeros(192, np.uint32)), {"grid": 3, "block": 64, "cooperative": True}),
 }
 NAMES = {
     ROTATE: "rotate",
@@ -123,6 +136,7 @@ NAMES = {
     ALONG: "along",
     ATOMIC: "atomic",
     GRID: "grid",
+    ANNOUNCE: "announce",
 }
 SANITIZERS = {ADDRESS: build.ADDRESS, THREAD: build.THREAD}
 
@@ -189,6 +203,21 @@ MUTATIONS = [
     (GRID, Mutation("f", "no meeting", "meet(counter, gridDim.x * (step + 1));", "__syncthreads();", THREAD)),
     (GRID, Mutation("f", "waits for too many", "(step + 1));", "(step + 1) + 1);", FAULT)),
     (GRID, Mutation("f", "one buffer", "x[step % 2 * n + i] =", "x[n + i] =", RESULTS)),
+    (ANNOUNCE, Mutation("f", "a plain store", "emulated_store_relaxed(x + i, i + 1u)", "x[i] = i + 1u", THREAD)),
+    (ANNOUNCE, Mutation("f", "a plain load", "emulated_load_relaxed(x + (i + 40u) % n)", "x[(i + 40u) % n]", THREAD)),
+    (ANNOUNCE, Mutation("f", "no waiting", "while ((other = emul", "if ((other = emul", RESULTS)),
+    (
+        ANNOUNCE,
+        Mutation(
+            "f", "what is announced orders nothing else", "y[i] = other", "y[i] = other; y[(i + 40u) % n] = 0u", THREAD
+        ),
+    ),
+    (
+        ANNOUNCE,
+        Mutation(
+            "f", "one number never comes", "emulated_store_relaxed(x + i", "if (i) emulated_store_relaxed(x + i", FAULT
+        ),
+    ),
     (GRID, Mutation("f", "one block stays away", "for (int step", "if (blockIdx.x == 1) return; for (int step", FAULT)),
 ]
 

@@ -12,35 +12,75 @@ PASSES = ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward")
 
 _SUMS = "__syncthreads();  // the sums of all warps are there\n"
 _TILE = "__syncthreads();  // the sums of the tile before have been read"
-_ARRIVED = "__syncwarp();  // every lane's copies of this chunk have arrived"
-_READ = "__syncwarp();  // all lanes have read this buffer before copies overwrite it"
-_WAIT = "wait_for_copies<STAGES - 1>();"
-_EDGE = "for (int chunk = warp; chunk < chunks(); chunk += WARPS) {"
 _LANES = "sums[i][c] += __shfl_xor_sync(ALL_LANES, sums[i][c], distance);"
-_STEP = {"forward": "group_wait(counters + group * COUNTER_STRIDE, ticket);  // h of the step before is complete"}
-_STEP["backward"] = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // da of the step after is complete"
+_STEPS_EDGE = "for (int chunk = warp; chunk < chunks(); chunk += WARPS) {"
+_EDGE = "for (int chunk = warp; chunk < chunks(); chunk += Batch<TILE>::CHUNKS * WARPS) {"
+_WAIT = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for "
+_ANNOUNCED = (
+    "store_relaxed(reinterpret_cast<real_bits*>(address), to_acc(value) != to_acc(value) ? QUIET_NAN : to_bits(value));"
+)
 
 
-def _of_a_product(kernel: str) -> list[Mutation]:
+def _of_the_step_tier(kernel: str) -> list[Mutation]:
     return [
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
-        Mutation(kernel, "copies read that nobody waits for", _WAIT, "", RESULTS),
-        Mutation(kernel, "copies read that other lanes wait for", _ARRIVED, "", THREAD),
-        Mutation(kernel, "the last terms of the sums left out", _EDGE, _EDGE.replace("chunks()", "K / DEPTH"), RESULTS),
+        Mutation(kernel, "copies read that nobody waits for", "wait_for_copies<STAGES - 1>();", "", RESULTS),
+        Mutation(
+            kernel,
+            "copies read that other lanes wait for",
+            "__syncwarp();  // every lane's copies of this chunk have arrived",
+            "",
+            THREAD,
+        ),
+        Mutation(kernel, "the last terms left out", _STEPS_EDGE, _STEPS_EDGE.replace("chunks()", "K / DEPTH"), RESULTS),
+    ]
+
+
+def _of_resident_weights(kernel: str) -> list[Mutation]:
+    return [
+        Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", RESULTS, 2),
+        Mutation(kernel, "weights read that nobody waits for", "wait_for_copies<0>();", "", RESULTS),
+        Mutation(
+            kernel,
+            "numbers read that other lanes fetch",
+            "__syncwarp();  // what every lane has fetched is there",
+            "",
+            THREAD,
+        ),
+        Mutation(kernel, "the last terms left out", _EDGE, _EDGE.replace("chunks()", "K / DEPTH"), RESULTS),
     ]
 
 
 def _of_a_pass(kernel: str) -> list[Mutation]:
-    direction = kernel.partition("_")[2]
+    old = "an h" if kernel.endswith("forward") else "a da"
     return [
-        *_of_a_product(kernel),
+        *_of_resident_weights(kernel),
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
         Mutation(kernel, "sums overwritten before they are read", _TILE, ";", THREAD, 2),
-        Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", RESULTS),
-        Mutation(kernel, "no waiting for the other blocks", _STEP[direction], ";", THREAD),
         Mutation(
             kernel,
-            "arrival before the block's results",
+            "sums put where other lanes still read",
+            "__syncwarp();  // all lanes have read the buffers before the sums take their place",
+            "",
+            THREAD,
+        ),
+        Mutation(kernel, "packs that are not waited for", "if (complete) return;", "return;", RESULTS),
+        Mutation(kernel, "numbers that are not waited for", "rows.awaited ? awaited(from) : *from", "*from", RESULTS),
+        Mutation(kernel, "numbers that are not waited for", "rows.awaited ? awaited(from) : *from", "*from", THREAD),
+        Mutation(kernel, "numbers stored as if nobody waited", _ANNOUNCED, "*address = value;", THREAD),
+        Mutation(kernel, "old numbers left in place", "= FILLER;", "; FILLER;", RESULTS, 2),
+        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{old}", ";", RESULTS),
+        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{old}", ";", THREAD),
+        Mutation(
+            kernel,
+            "a NaN that looks as if it were not there",
+            "to_acc(value) != to_acc(value) ? QUIET_NAN : to_bits(value)",
+            "to_bits(value)",
+            FAULT,
+        ),
+        Mutation(
+            kernel,
+            "arrival before the block has filled",
             "__syncthreads();  // this block's results come before its arrival",
             "",
             THREAD,
@@ -75,8 +115,8 @@ _BARRIER = [
     Mutation(
         "lstm_forward",
         "weights that another warp has loaded",
-        "slab() + chunk * RIGHT_CHUNK : left",
-        "slab() + (chunk ^ 1) * RIGHT_CHUNK : left",
+        "slab() + (chunk + stage * WARPS) * RIGHT_CHUNK",
+        "slab() + ((chunk + stage * WARPS) ^ 1) * RIGHT_CHUNK",
         RESULTS,
     ),
     Mutation(
@@ -88,6 +128,13 @@ _BARRIER = [
     ),
     Mutation(
         "rnn_forward",
+        "16 bytes past the row's end",
+        "row(round) < rows.count && depth(round, chunk) < K",
+        "row(round) < rows.count && depth(round, chunk) <= K",
+        ADDRESS,
+    ),
+    Mutation(
+        "rnn_forward_step",
         "16 bytes past the row's end",
         "const bool there = row < rows.count && depth + place < K;",
         "const bool there = row < rows.count && depth + place <= K;",
@@ -113,6 +160,7 @@ _BARRIER = [
         "LEFT_STRIDE + PACK * (part + lane() / 16)",
         "LEFT_STRIDE + PACK * (part + 1 - lane() / 16)",
         RESULTS,
+        2,
     ),
     Mutation(
         "rnn_forward_tensor",
@@ -120,6 +168,7 @@ _BARRIER = [
         "(16 * i + lane() % 16) * LEFT_STRIDE",
         "(16 * i + lane() % 8 * 2 + lane() / 8 % 2) * LEFT_STRIDE",
         RESULTS,
+        2,
     ),
     Mutation(
         "lstm_forward_tensor",
@@ -162,7 +211,7 @@ _BARRIER = [
         )
         for dtype in ("float32", "float16")
     ),
-    Mutation("lstm_forward_tensor", "weights that are not rounded", "round_slab();\n#endif", "#endif", RESULTS),
+    Mutation("lstm_forward_tensor", "weights that are not rounded", "prepare_slab();\n#endif", "#endif", RESULTS),
     Mutation(
         "lstm_forward_tensor",
         "weights rounded before other lanes have copied them",
@@ -185,7 +234,7 @@ _BARRIER = [
         RESULTS,
     ),
     Mutation(
-        "lstm_forward_tensor",
+        "lstm_forward_step",
         "numbers past the edge of a chunk left as they are",
         "copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
         "if (there) copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
@@ -198,11 +247,63 @@ _BARRIER = [
     ),
     Mutation("lstm_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
     Mutation("lstm_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
-    Mutation("lstm_backward", "a buffer overwritten before it is read", _READ, "", THREAD),
-    Mutation("lstm_backward_step", "a buffer overwritten before it is read", _READ, "", THREAD),
+    Mutation(
+        "lstm_backward_step",
+        "a buffer overwritten before it is read",
+        "__syncwarp();  // all lanes have read this buffer before copies overwrite it",
+        "",
+        THREAD,
+    ),
+    Mutation(
+        "lstm_backward",
+        "buffers overwritten before they are read",
+        "__syncwarp();  // all lanes have read the buffers before they are overwritten",
+        "",
+        THREAD,
+    ),
+    Mutation(
+        "lstm_forward_tensor",
+        "numbers past the edge of a chunk that are not zeros",
+        "packs[round] = {{0, 0, 0, 0}};",
+        "packs[round] = {{0x7fc00000u, 0x7fc00000u, 0x7fc00000u, 0x7fc00000u}};",
+        RESULTS,
+    ),
+    Mutation(
+        "rnn_forward",
+        "packs taken from the rows of another chunk",
+        "(chunk + stage(round) * WARPS) * DEPTH + place(round)",
+        "(chunk + stage(round)) * DEPTH + place(round)",
+        RESULTS,
+    ),
+    Mutation(
+        "lstm_forward_split",
+        "the low halves of the left numbers left out",
+        "multiply_matrices(sums[i][j], low[i], first.high, second.high);",
+        "",
+        RESULTS,
+    ),
+    Mutation(
+        "rnn_backward_split",
+        "the low halves of the weights left out",
+        "multiply_matrices(sums[i][j], high[i], first.low, second.low);",
+        "",
+        RESULTS,
+    ),
+    *(
+        Mutation(
+            f"{kernel}_{products}",
+            "a NaN that rounding makes a number",
+            "packs[round].words[k] = sane(packs[round].words[k]);",
+            ";",
+            RESULTS,
+        )
+        for kernel in ("lstm_forward", "rnn_forward")
+        for products in ("tensor", "split")
+    ),
     Mutation("rnn_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
     Mutation("rnn_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
-    Mutation("rnn_backward", "a depth too many", "place < K) {", "place <= K) {", ADDRESS),
+    Mutation("rnn_backward", "a depth too many", "rows.count && depth < K) {", "rows.count && depth <= K) {", ADDRESS),
+    Mutation("rnn_backward_step", "a depth too many", "place < K) {", "place <= K) {", ADDRESS),
 ]
 
 _FIRST = "__syncthreads();  // the sums of all warps are there before any warp adds them up"
@@ -318,7 +419,13 @@ _OTHERS = [
 
 MUTATIONS = [
     *(mutation for kernel in PASSES for mutation in _of_a_pass(kernel)),
-    *(mutation for kernel in PASSES for tier in ("step", "tensor") for mutation in _of_a_product(f"{kernel}_{tier}")),
+    *(mutation for kernel in PASSES for mutation in _of_the_step_tier(f"{kernel}_step")),
+    *(
+        mutation
+        for kernel in PASSES
+        for products in ("tensor", "split")
+        for mutation in _of_resident_weights(f"{kernel}_{products}")
+    ),
     *_BARRIER,
     *_OTHERS,
 ]

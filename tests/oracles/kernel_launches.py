@@ -25,8 +25,11 @@ from oracles.kernel_cases import KERNEL_CASES, Extents, example
 #: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
 #: with more than one round of chunks in the backward pass.
 RECURRENCES = (Extents((4, 3, 3, 1), 11, 7), Extents((3, 3, 2, 1, 1), 40, 7))
-#: So many terms in the sums of the LSTM's backward pass that every buffer of a warp is filled more than once.
-DEEP = Extents((2, 2, 1), 72, 7)
+#: So many rows of one group, and so many terms, that a warp fills its buffers more than once in a step.
+DEEP = Extents((2,) * 20, 136, 3)
+#: Two sequences begin, or end, with every bit set and with every bit but the sign's: the first is what numbers that are
+#: not there yet look like, and arithmetic makes it of the second.
+NANS = Extents((4, 3, 1), 24, 5)
 #: More than one tile of rows in a group.
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 #: ThreadSanitizer holds 8128 threads, fibers included.
@@ -74,7 +77,7 @@ def variants(dtype: str) -> set[str]:
     }
 
 
-def _spread(entries: list[Recording], most: int = 4) -> list[Recording]:
+def _spread(entries: list[Recording], most: int = 5) -> list[Recording]:
     """Keep the first, the last and some between: the order of the work below goes from plain to special."""
     if len(entries) <= most:
         return entries
@@ -85,24 +88,43 @@ def recurrences(dtype: str) -> None:
     """Run the recurrences in both tiers of kernels and all variants, tensor cores included, rows in two groups."""
     for name, kind in tiers.PASSES.items():
         case = [case for case in KERNEL_CASES if case.operation == name][-1]
-        for extents in (*RECURRENCES, *([DEEP] if kind.depth(1) == 4 else []), TILES):
-            N, H = len(extents.lengths), extents.H
+        for extents in (*RECURRENCES, DEEP, NANS, TILES):
+            N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
             step = next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == "step")
             plans = [step]
-            for setting in "01":
+            for setting in {"float32": ("0", "1", ""), "float64": ("0",)}.get(dtype, ("0", "1")):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
-                plans += [tiers.persistent(name, dtype, H, N, units, 2) for units in kind.units]
+                plans += [tiers.persistent(name, dtype, H, N, units, groups) for units in kind.units]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:
-                _with_plan(plan, name, on_device(example(case, extents, dtype)[0]))
+                arguments = dict(example(case, extents, dtype)[0])
+                if extents is NANS:
+                    given = "dhidden" if kind.backward else "h0"
+                    arguments[given] = _with_nans(arguments[given])
+                _with_plan(plan, name, on_device(arguments))
+
+
+def _with_nans(array: Any) -> Any:
+    words = array.view(f"u{array.dtype.itemsize}").copy()
+    words[0] = np.iinfo(words.dtype).max
+    words[1] = words[0] >> 1
+    return words.view(array.dtype)
 
 
 def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
-    choose, tiers.plan = tiers.plan, lambda *given: plan
+    """Run a pass; where its results go, memory holds numbers that could be an earlier launch's."""
+
+    def used(shape: Any, dtype: Any, what: str) -> Any:
+        array = empty(shape, dtype, what)
+        array.fill(0.25)
+        return array
+
+    choose, empty = tiers.plan, recurrence.empty
+    tiers.plan, recurrence.empty = lambda *given: plan, used
     try:
         getattr(recurrence, name)(**arguments)
     finally:
-        tiers.plan = choose
+        tiers.plan, recurrence.empty = choose, empty
 
 
 def on_device(arguments: dict[str, Any]) -> dict[str, Any]:

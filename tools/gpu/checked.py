@@ -71,7 +71,7 @@ class Launcher:
         for name, kind in tiers.PASSES.items():
             candidates = tiers.candidates(name, self.name, H, COUNTS[0])
             plans = [plan for plan in candidates if plan.tier == "step"]
-            for setting in "01":
+            for setting in ("0", "1", ""):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
                 laid_out = (tiers.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units)
                 plans += [plan for plan in laid_out if plan not in plans]

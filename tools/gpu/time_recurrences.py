@@ -27,9 +27,9 @@ def shown(elapsed: Elapsed) -> Any:
 
 
 @contextmanager
-def _tensor_cores(wanted: bool) -> Iterator[None]:
+def _tensor_cores(setting: str) -> Iterator[None]:
     before = os.environ.get("CAPGPU_TENSOR_CORES")
-    os.environ["CAPGPU_TENSOR_CORES"] = str(int(wanted))
+    os.environ["CAPGPU_TENSOR_CORES"] = setting
     tiers.forget()
     try:
         yield
@@ -55,9 +55,9 @@ def _require(dtype: str) -> None:
 
 def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
     """Time every plan that fits, forward and backward, all captions equally long."""
-    dtype = "float32" if precision == "tf32" else precision
+    dtype, setting = {"plain float32": ("float32", "0"), "tf32": ("float32", "1")}.get(precision, (precision, ""))
     _require(dtype)
-    with _tensor_cores(precision != "float32"):
+    with _tensor_cores(setting):
         for cell in CELLS:
             for N, T in shapes:
                 for name, run in tuning.passes(cell, dtype, H, N, T).items():
@@ -132,6 +132,7 @@ def parts(H: int, shapes: Any, steps: tuple[int, int], batches: int) -> list[Par
     return [
         of_plans("float32"),
         Part("cuDNN's layers", cudnn_columns, lambda: _cudnn(H, shapes, batches)),
+        of_plans("plain float32"),
         of_plans("tf32"),
         of_plans("float16"),
         of_plans("bfloat16"),

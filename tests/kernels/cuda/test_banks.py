@@ -19,6 +19,7 @@ import pytest
 
 from capgpu.kernels.cuda import module, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options, variants_of
+from capgpu.kernels.cuda.constants import roomy
 
 #: The traced kernels call the emulator.
 pytestmark = pytest.mark.standin
@@ -27,7 +28,7 @@ Macros = tuple[tuple[str, int], ...]
 
 H = 64
 BANKS, BANK_BYTES, WARP = 32, 4, 32
-ACCESSES = ("load", "matrices", "round", "copy", "store", "sum")
+ACCESSES = ("load", "matrices", "prepare", "copy", "put", "store", "sum")
 SPACE = 2048
 
 TRACER = f"""
@@ -51,8 +52,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) trace_step(
     DYNAMIC_SHARED(unsigned char, memory);
     traced = to;
     const Step step = {memory, Wh, H, K, 0};
-    if (RESIDENT) step.load_slab();
-    step.multiply(Rows(left, nullptr, nullptr, K, 0, 1).tile(0, rows));
+    if (RESIDENT) {
+        step.load_slab();
+        step.await_slab();
+    }
+    step.multiply(Rows(left, nullptr, nullptr, K, 0, 1, false).tile(0, rows), [] {});
     __syncthreads();
     for (int row = threadIdx.x / UNITS; row < min(rows, TILE_ROWS); row += THREADS / UNITS)
         for (int column = threadIdx.x % UNITS; column < columns; column += UNITS) step.sum(row, column);
@@ -68,11 +72,12 @@ FRAGMENTS = (
     ("return *reinterpret_cast<const Words<COUNT>*>(address);", "load", "address", "sizeof(Words<COUNT>)"),
     ("const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;\n    for (int matrix", "matrices",
      "row", "threadIdx.x % 32 < 8 * COUNT ? 16 : 0"),
-    ("Pack four = load_pack(place);", "round", "place", "sizeof(Pack)"),
-    ("store_pack(place, four);", "round", "place", "sizeof(Pack)"),
+    ("Pack four = load_pack(place);", "prepare", "place", "sizeof(Pack)"),
+    ("store_pack(place, four);", "prepare", "place", "sizeof(Pack)"),
 )  # fmt: skip
 BOTH = (
     ("emulated_copy_16_bytes(to, from, there);", "copy", "to", "16"),
+    ("*reinterpret_cast<Loaded*>(to) = packs[round];", "put", "to", "sizeof(Loaded)"),
     ("*reinterpret_cast<Pair*>(address) = {{first, second}};", "store", "address", "sizeof(Pair)"),
     ("total += partial(warp)[partial_place<COLUMNS>(row, column)];", "sum",
      "&partial(warp)[partial_place<COLUMNS>(row, column)]", "sizeof(acc)"),
@@ -86,7 +91,7 @@ def traced_source(file: str, change: Callable[[str], str]) -> str:
         assert code.count(text) == 1, text
         code = code.replace(text, f"trace(TRACED_{access}, {address}, {size}); {text}")
     # a loop's single statement has become two
-    for loop in ("for (int c = 0; c < 4; ++c) trace(", "for (int warp = 0; warp < used; ++warp) trace("):
+    for loop in ("for (int c = 0; c < 4; ++c) trace(", "for (int warp = 0; warp < WARPS; ++warp) trace("):
         assert code.count(loop) == 1
         line = next(line for line in code.splitlines() if loop in line)
         head, body = line.split(") trace(")
@@ -140,7 +145,8 @@ def conflicts(
         plan = next(plan for plan in tiers.candidates(name, dtype, H, rows) if plan.tier == "step")
         slab = plan.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
-        code=traced_source(entry.file, change), options=compiler_options(entry.file, dtype, defines)
+        code=traced_source(entry.file, change),
+        options=compiler_options(entry.file, dtype, defines, roomy(module.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
     kernel.max_dynamic_shared_size_bytes = plan.shared
@@ -168,12 +174,12 @@ def test_no_access_to_shared_memory_waits_for_a_bank(device, entry, dtype, defin
     for rows in (4, 8, 16, 32):  # a tile of rows, and what is computed of one as sequences end
         found = conflicts(device, entry, dtype, defines, rows)
         loads = {"matrices buffers"} if dict(defines)["TENSOR_CORES"] else {"load buffers"}
-        assert loads | {"copy buffers", "store buffers", "sum"} <= set(found)
+        assert loads | {"put buffers" if entry.cooperative else "copy buffers", "store buffers", "sum"} <= set(found)
         if dtype == "float64":
             assert max(found.values()) <= 2  # 8 bytes a number: twice the banks of float32 for the same layout
         else:
-            # copies of the left factor, whose rows are padded for the loads: L2 is slower than half of the banks
-            assert found.pop("copy buffers") <= 2
+            # the left factor on its way in, whose rows are padded for the loads: L2 is slower than half of the banks
+            assert found.pop("put buffers" if entry.cooperative else "copy buffers") <= 2
             assert set(found.values()) == {1}
 
 

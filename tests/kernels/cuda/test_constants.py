@@ -76,4 +76,4 @@ def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
     ):
         run(**given)
     tiers.forget()
-    assert launches == [name if tier == "persistent" else f"{name}_step"]
+    assert launches == [f"{name}_split" if tier == "persistent" else f"{name}_step"]

@@ -28,7 +28,8 @@ def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
     x = np.concatenate([values, ties]).astype(np.float32)
     code = """
     extern "C" __global__ void f(const float* x, float* y) {
-        for (int i = threadIdx.x; i < 96; i += 32) y[i] = __uint_as_float(round_to_tf32(x[i]));
+        for (int i = threadIdx.x; i < 96; i += 32)
+            y[i] = __uint_as_float(nearest_tf32(__float_as_uint(x[i])) & ~0x1fffu);
     }"""
     _, got = launch(device, code, x, np.empty_like(x))
     fraction, exponent = np.frexp(np.float64(x))
@@ -37,15 +38,50 @@ def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
     assert (np.signbit(got) == np.signbit(x)).all()
 
 
-def test_tf32_leaves_infinities_and_every_nan_what_they_are(device):
-    bits = np.array([0x7F800000, 0xFF800000, 0xFFFFFFFF, 0x7F800001, 0x7FC00000, 0xFF800001], np.uint32)
-    x = np.resize(bits, 32).view(np.float32)
+def test_sane_numbers_are_rounded_to_numbers_and_nan_stays_nan(device):
+    largest = 0x7F7FE000  # of TF32
+    cases = {
+        **dict.fromkeys((0xFFFFFFFE, 0x7FFFFFFF, 0x7F800001, 0x7FC00000, 0xFF800001), 0x7FC00000),  # each NaN
+        **{
+            0x7F800000: largest,
+            0xFF800000: 0x80000000 | largest,
+            0x7F7FFFFF: largest,
+            0xFF7FF000: 0x80000000 | largest,
+        },
+        **{word: word for word in (largest, 0x80000000 | largest, 0, 0x80000000, 0x3F800000, 1)},
+    }
+    x = np.resize(np.array(list(cases), np.uint32), 32).view(np.float32)
+    code = """
+    extern "C" __global__ void f(const float* x, unsigned* sound, float* rounded) {
+        sound[threadIdx.x] = sane(__float_as_uint(x[threadIdx.x]));
+        rounded[threadIdx.x] = __uint_as_float(nearest_tf32(sound[threadIdx.x]) & ~0x1fffu);
+    }"""
+    _, sound, rounded = launch(device, code, x, np.zeros(32, np.uint32), np.zeros(32, np.float32))
+    np.testing.assert_array_equal(sound, np.resize(np.array(list(cases.values()), np.uint32), 32))
+    assert (np.isnan(rounded) == np.isnan(x)).all()
+    assert not np.isinf(rounded).any()
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "hyperbolic_tangent"])
+def test_squashing_functions_are_within_four_units_in_the_last_place(device, name):
+    random = np.random.default_rng(0)
+    spread = random.standard_normal(4096) * 10.0 ** random.uniform(-6, 2, 4096)
+    x = np.concatenate([spread, random.uniform(0.5, 0.6, 500), [0, -0.0, np.inf, -np.inf, np.nan, 3e38, 1e-40]])
+    x = np.resize(x, 4608).astype(np.float32)
     code = """
     extern "C" __global__ void f(const float* x, float* y) {
-        y[threadIdx.x] = __uint_as_float(round_to_tf32(x[threadIdx.x]));
-    }"""
-    _, got = launch(device, code, x, np.zeros(32, np.float32))
-    np.testing.assert_array_equal(got, x)
+        for (int i = threadIdx.x; i < 4608; i += 32) y[i] = FUNCTION(x[i]);
+    }""".replace("FUNCTION", name)
+    _, got = launch(device, code, x, np.empty_like(x))
+    exact = np.float64(x)
+    with np.errstate(over="ignore"):
+        want = np.tanh(exact) if name == "hyperbolic_tangent" else 1 / (1 + np.exp(-exact))
+    # the exponential of a large negative number is that of a rounded one
+    unit = np.spacing(np.maximum(np.abs(want), 0.125 if name == "sigmoid" else 0).astype(np.float32))
+    there = ~np.isnan(x)
+    assert np.isnan(got[~there]).all()
+    assert (np.abs(got[there] - want[there]) <= 4 * unit[there] + 1e-37).all()
+    assert (np.signbit(got[there]) == np.signbit(np.float32(want[there]))).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

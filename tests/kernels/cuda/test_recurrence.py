@@ -9,11 +9,13 @@ import capgpu
 from capgpu.kernels.cuda import module, recurrence, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
 from emulator.runner import ORDERS, Order
-from oracles.halves import ALL, HALVES
+from oracles.halves import ALL, BFLOAT16
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
 from oracles.snapshots import frozen
+from standin.cupy_standin.architecture import ARCHITECTURES
+from standin.cupy_standin.state import STATE
 
 CASES = [case for case in KERNEL_CASES if case.operation in tiers.PASSES]
 VARIANTS = [
@@ -54,11 +56,26 @@ def check(case, dtype, extents):
         assert distance(got, want) < TOLERANCE[dtype][kind]
 
 
+def become(architecture):
+    """Make the stand-in a device of an architecture."""
+    STATE.architecture = ARCHITECTURES[architecture]
+    module.forget()
+    tiers.forget()
+
+
 @pytest.fixture
-def cuda(device):
-    tiers.forget()
+def cuda(device, real_device):
+    """The device, or an H100 emulated: its kernels have the most numbers under way."""
+    before = STATE.architecture
+    if real_device:
+        tiers.forget()
+    else:
+        become("sm_90")
     yield device
+    STATE.architecture = before
     tiers.forget()
+    if not real_device:
+        module.forget()
 
 
 @pytest.mark.parametrize("extents", SHAPES, ids=range(len(SHAPES)))
@@ -73,7 +90,7 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
 
 
 def test_every_kernel_of_a_recurrence_is_among_the_variants():
-    suffixes = {"persistent": ("", "_tensor"), "step": ("_step",), "matmul": ()}
+    suffixes = {"persistent": ("", "_tensor", "_split"), "step": ("_step",), "matmul": ()}
     tested = {(f"{name}{suffix}", units) for tier, name, units in VARIANTS for suffix in suffixes[tier]}
     entries = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
     assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
@@ -105,13 +122,14 @@ def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeyp
     assert ran
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "setting"), [("float32", "0"), ("float32", ""), ("float64", "")])
 @pytest.mark.parametrize(("tier", "name", "units"), [variant for variant in VARIANTS if variant[0] != "matmul"])
-def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, units, dtype):
-    # 400 terms are 25 chunks for 8 or 4 warps of 2 buffers, in the LSTM's backward pass 100
-    extents = Extents((3, 3, 2, 1, 1), 400, 1)
+def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, units, dtype, setting):
+    # 528 terms are 33 chunks for 8 warps that fetch 4 of 16 rows at most at once, or 4 warps of 2 buffers
+    extents = Extents((2,) * 17, 528, 1)
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     case = next(case for case in CASES if case.operation == name)
-    plan = plan_of(tier, name, units, dtype, 400, 5, 1)
+    plan = plan_of(tier, name, units, dtype, 528, 17, 1)
     if plan.shared > module.device_limits().shared_per_block:
         with pytest.raises(module.LaunchError, match="shared memory"):
             plan.kernel(name, dtype)(plan.grid, plan.block, (), plan.shared)
@@ -134,19 +152,170 @@ ON_TENSOR_CORES = {**TOLERANCE, "float32": {"forward": 1e-3, "gradient": 3e-3}}
     ],
     ids=["ragged", "numbers", "packs", "tiles", "tiles of numbers", "chunks"],
 )
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize(
+    ("dtype", "setting"),
+    [("float32", "1"), ("float32", ""), ("float16", ""), pytest.param("bfloat16", "", marks=BFLOAT16.marks)],
+    ids=["tf32", "float32", "float16", "bfloat16"],
+)
 @pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
-def test_tensor_cores_agree_with_the_loops_within_their_precision(cuda, monkeypatch, name, units, dtype, extents):
-    monkeypatch.setenv("CAPGPU_TENSOR_CORES", "1")
+def test_tensor_cores_agree_with_the_loops_within_their_precision(
+    cuda, monkeypatch, name, units, dtype, setting, extents
+):
+    split = dtype == "float32" and not setting
+    tolerance = TOLERANCE[dtype] if split else ON_TENSOR_CORES[dtype]
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     in_tier(monkeypatch, "persistent", units, groups=2)
     for case in CASES:
         if case.operation == name:
             arguments, wanted = example(case, extents, dtype)
             with module.counting() as launches:
                 results = run(case, arguments)
-            assert f"{name}_tensor" in launches
+            assert f"{name}_{'split' if split else 'tensor'}" in launches
             for got, want, kind in zip(results, wanted, case.kinds, strict=True):
-                assert distance(got, want) < ON_TENSOR_CORES[dtype][kind]
+                assert distance(got, want) < tolerance[kind]
+
+
+@pytest.mark.standin
+@pytest.mark.parametrize(("dtype", "setting"), [("float32", "0"), ("float32", ""), ("float16", "")])
+@pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
+def test_devices_with_less_shared_memory_compute_the_same_bits(cuda, monkeypatch, name, units, dtype, setting):
+    # their blocks take fewer rows at once, and have fewer loads under way
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+    case = next(case for case in CASES if case.operation == name)
+    arguments, _ = example(case, SHAPES[-1], dtype)
+    in_tier(monkeypatch, "persistent", units, groups=2)
+    results = []
+    for architecture in ("sm_90", "sm_80"):
+        become(architecture)
+        results.append(frozen(run(case, arguments)))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("dtype", "setting"), [("float32", "1"), ("float32", "")], ids=["tf32", "half split"])
+def test_products_without_the_low_halves_are_not_precise_enough(cuda, monkeypatch, dtype, setting):
+    """The tolerance tells split products from rounded ones, and from ones where the low halves of one factor lack."""
+    source = module.source
+    lacking = "multiply_matrices(sums[i][j], low[i], first.high, second.high);"
+    assert source("rnn.cu").count(lacking) == 1
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+    monkeypatch.setattr(module, "source", lambda file: source(file).replace(lacking, ""))
+    module.forget()
+    in_tier(monkeypatch, "persistent", 16, groups=2)
+    case = next(case for case in CASES if case.operation == "rnn_forward")
+    arguments, wanted = example(case, SHAPES[-2], dtype)
+    (got,) = run(case, arguments)
+    module.forget()
+    assert distance(got, wanted[0]) > 2 * TOLERANCE[dtype]["forward"]
+
+
+# --- numbers that announce themselves ---------------------------------------------------------------
+
+#: Storage types and ways to multiply.
+PRODUCTS = [
+    *(("float32", setting) for setting in ("0", "1", "")),
+    ("float64", ""),
+    ("float16", ""),
+    pytest.param(("bfloat16", ""), marks=BFLOAT16.marks),
+]
+#: Rows in packs of 16 bytes, and number by number.
+ALIGNED = (Extents((4, 3, 3, 1), 24, 3), Extents((4, 3, 3, 1), 11, 3))
+
+
+def words(dtype):
+    return np.dtype(f"u{np.dtype(dtype).itemsize}")
+
+
+def rows_of(extents, sequence):
+    """Return the packed rows of a sequence."""
+    alive = [sum(length > t for length in extents.lengths) for t in range(max(extents.lengths))]
+    starts = np.cumsum([0, *alive])
+    return [int(starts[t]) + sequence for t in range(extents.lengths[sequence])]
+
+
+@pytest.fixture(params=PRODUCTS, ids=lambda product: f"{product[0]}{product[1]}")
+def multiplied(request, monkeypatch):
+    """Storage type, products set."""
+    dtype, setting = request.param
+    monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
+    return dtype
+
+
+@pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
+@pytest.mark.parametrize("name", tiers.PASSES)
+def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multiplied, name, extents):
+    case = [case for case in CASES if case.operation == name][-1]
+    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[0], groups=2)
+    arguments, _ = example(case, extents, multiplied)
+    bits = words(multiplied)
+    ones = np.array(np.iinfo(bits).max, bits)
+    plausible = np.array(0.25, multiplied).view(bits)
+    empty, results = recurrence.empty, []
+    for content in (plausible, ones, ones >> 1, np.array(0, bits)):
+
+        def used(shape, dtype, what, content=content):
+            array = empty(shape, dtype, what)
+            array.view(bits).fill(content[()])
+            return array
+
+        monkeypatch.setattr(recurrence, "empty", used)
+        results.append(frozen(run(case, arguments)))
+    assert results[1:] == results[:1] * 3
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
+@pytest.mark.parametrize("name", tiers.PASSES)
+def test_a_nan_of_all_bits_stays_in_its_sequence(cuda, monkeypatch, multiplied, name, extents, sign):
+    case = [case for case in CASES if case.operation == name][-1]
+    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[0], groups=2)
+    arguments, _ = example(case, extents, multiplied)
+    clean = run(case, arguments)
+    bits, rows = words(multiplied), rows_of(extents, 1)
+    given, row = ("dhidden", rows[-1]) if tiers.PASSES[name].backward else ("h0", 1)
+    arguments[given] = arguments[given].copy()
+    arguments[given].view(bits)[row] = np.iinfo(bits).max >> sign
+    for got, without in zip(run(case, arguments), clean, strict=True):
+        mine = np.zeros(len(got), bool)
+        mine[rows if len(got) == sum(extents.lengths) else [1]] = True
+        assert np.isnan(got[mine].astype(np.float64)).all()
+        np.testing.assert_array_equal(got[~mine], without[~mine])
+
+
+def not_finite(case, dtype, extents, given, place, value):
+    """Return the results of a case where one number is not finite, and the loops'."""
+    arguments, _ = example(case, extents, dtype)
+    arguments[given] = arguments[given].copy()
+    arguments[given][place] = value
+    floats = {
+        key: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == np.dtype(dtype) else value
+        for key, value in arguments.items()
+    }
+    with np.errstate(all="ignore"):
+        return run(case, arguments), case.plain(floats, extents)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("given", ["h0", "Wh"])
+@pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
+@pytest.mark.parametrize("name", ["lstm_forward", "rnn_forward"])
+def test_an_infinite_number_saturates_what_it_is_multiplied_into(
+    cuda, monkeypatch, multiplied, name, extents, given, value
+):
+    case = [case for case in CASES if case.operation == name][-1]
+    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[0], groups=2)
+    for got, want, kind in zip(*not_finite(case, multiplied, extents, given, (1, 2), value), case.kinds, strict=True):
+        assert distance(got, want) < ON_TENSOR_CORES[multiplied][kind]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
+@pytest.mark.parametrize("name", ["lstm_backward", "rnn_backward"])
+def test_an_infinite_gradient_leaves_no_finite_one_before_it(cuda, monkeypatch, multiplied, name, extents, value):
+    case = [case for case in CASES if case.operation == name][-1]
+    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[0], groups=2)
+    last = rows_of(extents, 1)[-1]
+    for got, want in zip(*not_finite(case, multiplied, extents, "dhidden", (last, 2), value), strict=True):
+        np.testing.assert_array_equal(np.isfinite(got.astype(np.float64)), np.isfinite(want))
 
 
 @pytest.mark.parametrize("groups", [1, 3, 7])
