@@ -444,7 +444,7 @@ class CaptioningRNN:
         """Turn gradients of the eight operands into those of the parameters."""
         if self.tie_weights:
             dW_vocab = grads.pop("W_vocab")
-            grads["W_embed"] = grads["W_embed"] + array_namespace(dW_vocab).matrix_transpose(dW_vocab)
+            grads["W_embed"] += array_namespace(dW_vocab).matrix_transpose(dW_vocab)
         return grads
 
     def _index(self, index: Any, xp: Any) -> Array:

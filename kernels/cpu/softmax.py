@@ -20,6 +20,7 @@ from capgpu.kernels import Dropout
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
 from capgpu.kernels.cpu.elementary import exponential, maximum
+from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.task_code import describe_job
@@ -157,33 +158,47 @@ def linear_cross_entropy(
     dropout: Dropout | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients behind a projection; see `capgpu.kernels.reference.linear_cross_entropy`."""
-    hidden, W, b = (contiguous(a) for a in (hidden, W, b))
+    # of tied weights, W is the transpose of a matrix, which is read, and whose gradient is made, as it lies
+    transposed = not W.flags.c_contiguous and W.flags.f_contiguous
+    hidden, W, b = (contiguous(a) for a in (hidden, W.T if transposed else W, b))
     targets = contiguous(targets, dtype=np.int64)
-    count, size = hidden.shape[0], W.shape[1]
+    count, size = hidden.shape[0], b.size
     block = max(1, min(count, BLOCK_BYTES // (size * hidden.itemsize)))
     # equal blocks: a small last one would run its products at poor speed
     block = -(-count // -(-count // block)) if count else 1
     loss = 0.0
     dhidden = np.empty_like(hidden) if gradients else None
-    # the bias's gradient is one row more of the product that makes the weights'
-    dWb = (np.empty if count else np.zeros)((W.shape[0] + 1, size), dtype=W.dtype) if gradients else None
+    dW = db = None
+    if gradients:
+        new = np.empty if count else np.zeros
+        # the bias's gradient is one row more of the product that makes the weights', unless that is transposed
+        dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + 1, size), dtype=W.dtype)
+        db = new(size, dtype=W.dtype) if transposed else dW[-1]
     memory = scratch("scores", (block, size), hidden.dtype)
     rule = rule_of(dropout, hidden.size)
-    kept = None if dropout is None else scratch("hidden states after dropout", (block, W.shape[0]), hidden.dtype)
+    kept = None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = memory[: rows.shape[0]]
         if kept is not None:
             drop_into(rows, start, rule, kept[: rows.shape[0]])
             rows = kept[: rows.shape[0]]
-        product_into(scores, rows, W, b)
+        product_into(scores, rows, W, b, transpose_b=transposed)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale, smoothing)
-        if dhidden is not None and dWb is not None:
-            drows = dhidden[start : start + block]
-            product_into(drows, scores, W, transpose_b=True)
-            if kept is not None:
-                drop_in_place(drows, start, rule)
-            product_into(dWb, rows, scores, transpose_a=True, accumulate=start > 0)
-    if dWb is None:
-        return hidden.dtype.type(loss), None, None, None
-    return hidden.dtype.type(loss), dhidden, dWb[:-1], dWb[-1]
+        if dhidden is None or dW is None or db is None:
+            continue
+        drows = dhidden[start : start + block]
+        product_into(drows, scores, W, transpose_b=not transposed)
+        if kept is not None:
+            drop_in_place(drows, start, rule)
+        if not transposed:
+            product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
+            continue
+        product_into(dW, scores, rows, transpose_a=True, accumulate=start > 0)
+        if start == 0:
+            db[:] = column_sums(scores)
+        else:
+            db += column_sums(scores)
+    if dW is not None:
+        dW = dW.T if transposed else dW[:-1]
+    return hidden.dtype.type(loss), dhidden, dW, db
