@@ -133,7 +133,7 @@ def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
 def _loss_and_gradient(scores: Any, targets: Any, scale: float, smoothing: float) -> float:
     losses = np.empty(scores.shape[0])
     n_tasks = POOL.n_threads if scores.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_rows, scores, targets, scale, smoothing, losses)
+    POOL.run(n_tasks, _launch_rows, scores, targets, scale, float(smoothing), losses)
     return float(losses.sum()) * scale
 
 
