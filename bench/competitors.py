@@ -24,6 +24,8 @@ class Competitor:
         Whether it needs the interpreter that has PyTorch and JAX.
     jobs : tuple of str
         The kinds of job it takes part in: ``loss``, ``adam``, ``sample``.
+    dropout : bool
+        Whether it takes part in jobs with dropout.
     """
 
     label: str
@@ -32,6 +34,11 @@ class Competitor:
     kind: str
     peer_python: bool = False
     jobs: tuple[str, ...] = ("loss", "adam", "sample")
+    dropout: bool = True
+
+    def takes_part(self, job: str) -> bool:
+        """Return whether it does a job."""
+        return kind_of_job(job) in self.jobs and (self.dropout or not split_job(job)[1])
 
 
 ORACLE = Competitor("oracle", "exercise", "float64", "oracle")
@@ -39,7 +46,7 @@ ORACLE = Competitor("oracle", "exercise", "float64", "oracle")
 COMPETITORS = (
     Competitor("capgpu cpu", "ours", "cpu", "ours"),
     Competitor("capgpu numpy", "ours", "numpy", "own"),
-    Competitor("exercise", "exercise", "float32", "peer"),
+    Competitor("exercise", "exercise", "float32", "peer", dropout=False),
     Competitor("torch padded", "torch_peer", "padded", "peer", peer_python=True),
     Competitor("torch packed", "torch_peer", "packed", "peer", peer_python=True, jobs=("loss", "adam")),
     Competitor("torch compiled", "torch_peer", "compiled", "peer", peer_python=True),

@@ -37,7 +37,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated; S1:T=32;N=8 is a size beside S1")
     parser.add_argument("--cells", default=",".join(CELLS))
-    parser.add_argument("--jobs", default=",".join(JOBS), help="loss, adam, sample (100 and 1), sample100, sample1")
+    parser.add_argument(
+        "--jobs", default=",".join(JOBS), help="of adam-dropout, adam, loss, sample (100 and 1), sample100, sample1"
+    )
     parser.add_argument("--parts", help=f"of {', '.join(PARTS)}; all, or with --quick timing and memory")
     parser.add_argument("--only", help="competitors whose label contains one of these comma-separated words")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (21; with --quick 3)")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 NULL, START, END, UNK = 0, 1, 2, 3
 CELLS = ("lstm", "rnn")
-JOBS = ("loss", "adam", "sample100", "sample1")
+#: What the host's benchmark times, `capgpu train`'s defaults first.
+JOBS = ("adam-dropout", "adam", "loss", "sample100", "sample1")
 SAMPLE_LENGTH = 30
 #: What ``-dropout`` behind a job stands for: `capgpu train`'s default, on the features and before the vocabulary.
 DROPOUT = 0.3

@@ -15,7 +15,7 @@ from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
-from capgpu.random import Generator, dropout_mask, fold_key
+from capgpu.random import Generator, fold_key
 
 __all__ = ["CaptioningRNN", "DecodingState"]
 
@@ -229,21 +229,16 @@ class CaptioningRNN:
             return whole
         plan = self._plan(features, ids)
         f = self._forward(plan, features, options.feature_dropout)
-        xp, kernels, batch_sizes = f.xp, f.kernels, plan.packing.batch_sizes
-        scored, output_mask = f.hidden, None
-        if options.output_dropout is not None:
-            output_mask = _mask(options.output_dropout, f.hidden)
-            scored = f.hidden * output_mask
-        projection = self._weights()["W_vocab"], p["b_vocab"]
-        targets, scale = self._index(plan.targets, xp), 1.0 / features.shape[0]
-        if self.label_smoothing > 0:
-            loss, dhidden, dW_vocab, db_vocab = kernels.smoothed_cross_entropy(
-                scored, *projection, targets, scale, self.label_smoothing
-            )
-        else:
-            loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(scored, *projection, targets, scale)
-        if output_mask is not None:
-            dhidden = dhidden * output_mask
+        kernels, batch_sizes = f.kernels, plan.packing.batch_sizes
+        loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
+            f.hidden,
+            self._weights()["W_vocab"],
+            p["b_vocab"],
+            self._index(plan.targets, f.xp),
+            1.0 / features.shape[0],
+            smoothing=options.smoothing,
+            dropout=options.output_dropout,
+        )
         if f.cell is not None:
             dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
         else:
@@ -424,13 +419,11 @@ class CaptioningRNN:
         p = self.params
         xp = array_namespace(features)
         kernels = kernels_for(p["Wh"])
-        if dropout is not None:
-            features = features * _mask(dropout, features)
         packing = plan.packing
-        features = xp.take(features, self._index(packing.order[: packing.alive], xp), axis=0)
+        features = kernels.take_rows(features, self._index(packing.order[: packing.alive], xp), dropout)
         h0 = kernels.matmul(features, p["W_proj"], p["b_proj"])
         words, word_of_row = self._index(plan.words, xp), self._index(plan.word_of_row, xp)
-        embedded = xp.take(p["W_embed"], words, axis=0)
+        embedded = kernels.take_rows(p["W_embed"], words)
         projected = kernels.matmul(embedded, p["Wx"], p["b"])
         cell = gates = None
         if self.cell_type == "lstm":
@@ -451,7 +444,7 @@ class CaptioningRNN:
         """Turn gradients of the eight operands into those of the parameters."""
         if self.tie_weights:
             dW_vocab = grads.pop("W_vocab")
-            grads["W_embed"] = grads["W_embed"] + array_namespace(dW_vocab).matrix_transpose(dW_vocab)
+            grads["W_embed"] += array_namespace(dW_vocab).matrix_transpose(dW_vocab)
         return grads
 
     def _index(self, index: Any, xp: Any) -> Array:
@@ -562,10 +555,6 @@ class CaptioningRNN:
         if index is None or index >= self._shapes["W_embed"][0]:
             raise ValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
         return index
-
-
-def _mask(dropout: Dropout, array: Array) -> Array:
-    return dropout_mask(dropout.key, dropout.rate, tuple(array.shape), array)
 
 
 def to_dtype_name(dtype: Any) -> str:

@@ -99,9 +99,10 @@ class Kernels:
     top_words : callable
         The most probable words of rows of scores, and their log-probabilities.
     softmax_cross_entropy, linear_cross_entropy : callable
-        Loss and gradient from scores, and from hidden states through the vocabulary projection.
-    smoothed_cross_entropy : callable
-        The latter with smoothed labels.
+        Loss and gradient from scores, and from hidden states through the vocabulary projection; the latter with
+        smoothed labels and dropout.
+    take_rows : callable
+        Rows of a matrix, with dropout.
     embedding_gradient, column_sums : callable
         Rows summed by token, and all of them, in a fixed order.
     adam_update, momentum_update, gradient_norm : callable
@@ -123,7 +124,7 @@ class Kernels:
     top_words: Callable[..., Any]
     softmax_cross_entropy: Callable[..., Any]
     linear_cross_entropy: Callable[..., Any]
-    smoothed_cross_entropy: Callable[..., Any]
+    take_rows: Callable[..., Any]
     embedding_gradient: Callable[..., Any]
     column_sums: Callable[..., Any]
     adam_update: Callable[..., Any]

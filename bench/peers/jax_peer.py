@@ -1,6 +1,7 @@
 """JAX on the CPU: one jitted function per job, `lax.scan` over time, buffers donated where they are replaced.
 
-The input projection and the vocabulary projection stand outside the scan, as one large product each.
+The input projection and the vocabulary projection stand outside the scan, as one large product each. Dropout draws its
+masks from the "rbg" generator, the fastest of JAX's on a CPU.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from bench.workloads import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPS,
+    DROPOUT,
     NULL,
     SAMPLE_LENGTH,
     START,
     Workload,
     sample_count,
+    split_job,
 )
 
 SMALL_HIDDEN = 64
@@ -41,9 +44,19 @@ def cell_step(a: jax.Array, h: jax.Array, c: jax.Array, lstm: bool) -> tuple[jax
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def caption_loss(p: Params, features: jax.Array, captions: jax.Array, lstm: bool) -> jax.Array:
-    """Masked cross-entropy of (T+1, N) captions, summed and divided by N."""
-    h0 = features @ p["W_proj"] + p["b_proj"]
+def dropped(x: jax.Array, key: jax.Array | None, number: int) -> jax.Array:
+    """Return `x` with inverted dropout; as it is without a key. Each use has a number."""
+    if key is None:
+        return x
+    kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - DROPOUT, x.shape)
+    return jnp.where(kept, x / (1 - DROPOUT), 0)
+
+
+def caption_loss(
+    p: Params, features: jax.Array, captions: jax.Array, lstm: bool, key: jax.Array | None = None
+) -> jax.Array:
+    """Masked cross-entropy of (T+1, N) captions, summed and divided by N; with dropout where there is a key."""
+    h0 = dropped(features, key, 0) @ p["W_proj"] + p["b_proj"]
     projected = p["W_embed"][captions[:-1]] @ p["Wx"] + p["b"]
 
     def advance(state: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
@@ -54,21 +67,29 @@ def caption_loss(p: Params, features: jax.Array, captions: jax.Array, lstm: bool
     # The loop's own cost shows at tiny sizes only; unrolling elsewhere made no difference or a small loss.
     unroll = projected.shape[0] if h0.shape[1] <= SMALL_HIDDEN else 1
     _, hidden = jax.lax.scan(advance, (h0, jnp.zeros_like(h0)), projected, unroll=unroll)
-    logits = hidden @ p["W_vocab"] + p["b_vocab"]
+    logits = dropped(hidden, key, 1) @ p["W_vocab"] + p["b_vocab"]
     targets = captions[1:]
     wanted = jnp.take_along_axis(logits, targets[..., None], axis=2)[..., 0]
     nll = jax.nn.logsumexp(logits, axis=2) - wanted
     return jnp.sum(jnp.where(targets != NULL, nll, 0.0)) / features.shape[0]
 
 
-@partial(jax.jit, static_argnames="lstm")
-def loss_and_grads(p: Params, features: jax.Array, captions: jax.Array, lstm: bool) -> tuple[jax.Array, Params]:
+def key_of_step(step: jax.Array) -> jax.Array:
+    """Return the key of a step's masks."""
+    return jax.random.fold_in(jax.random.key(0, impl="rbg"), step)
+
+
+@partial(jax.jit, static_argnames=("lstm", "dropout"))
+def loss_and_grads(
+    p: Params, features: jax.Array, captions: jax.Array, step: jax.Array, lstm: bool, dropout: bool
+) -> tuple[jax.Array, Params]:
     """Return the loss and the gradients of all parameters."""
-    loss, grads = jax.value_and_grad(caption_loss)(p, features, captions, lstm)
+    key = key_of_step(step) if dropout else None
+    loss, grads = jax.value_and_grad(caption_loss)(p, features, captions, lstm, key)
     return loss, grads
 
 
-@partial(jax.jit, static_argnames="lstm", donate_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnames=("lstm", "dropout"), donate_argnums=(0, 1, 2))
 def adam_step(
     p: Params,
     m: Params,
@@ -78,9 +99,11 @@ def adam_step(
     features: jax.Array,
     captions: jax.Array,
     lstm: bool,
+    dropout: bool,
 ) -> tuple[Params, Params, Params, jax.Array]:
     """Return parameters and moments after one step."""
-    grads = jax.grad(caption_loss)(p, features, captions, lstm)
+    key = key_of_step(count.astype(jnp.int32)) if dropout else None
+    grads = jax.grad(caption_loss)(p, features, captions, lstm, key)
     count = count + 1
     m = jax.tree.map(lambda old, g: ADAM_BETA1 * old + (1 - ADAM_BETA1) * g, m, grads)
     v = jax.tree.map(lambda old, g: ADAM_BETA2 * old + (1 - ADAM_BETA2) * g * g, v, grads)
@@ -109,6 +132,8 @@ class JaxTask:
     """One job, compiled for its shapes."""
 
     def __init__(self, work: Workload, job: str) -> None:
+        job, self.dropout = split_job(job)
+        self.steps = jnp.int32(0)
         self.job, self.lstm = job, work.cell == "lstm"
         self.params = {name: jnp.array(array) for name, array in work.params.items()}
         self.features = jnp.array(work.features)
@@ -125,10 +150,20 @@ class JaxTask:
     def build(self) -> None:
         """Compile ahead of the first step."""
         if self.job == "loss":
-            lowered = loss_and_grads.lower(self.params, self.features, self.captions, self.lstm)
+            lowered = loss_and_grads.lower(
+                self.params, self.features, self.captions, self.steps, self.lstm, self.dropout
+            )
         elif self.job == "adam":
             lowered = adam_step.lower(
-                self.params, self.m, self.v, self.count, self.rate, self.features, self.captions, self.lstm
+                self.params,
+                self.m,
+                self.v,
+                self.count,
+                self.rate,
+                self.features,
+                self.captions,
+                self.lstm,
+                self.dropout,
             )
         else:
             lowered = decode.lower(self.params, self.features, self.lstm)
@@ -147,7 +182,8 @@ class JaxTask:
         if self.compiled is None:
             self.build()
         if self.job == "loss":
-            self.out = self.compiled(self.params, self.features, self.captions)
+            self.out = self.compiled(self.params, self.features, self.captions, self.steps)
+            self.steps = self.steps + 1
         elif self.job == "adam":
             self.params, self.m, self.v, self.count = self.compiled(
                 self.params, self.m, self.v, self.count, self.rate, self.features, self.captions

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 import capgpu
-from bench.workloads import ADAM_BETA1, ADAM_BETA2, ADAM_EPS, SAMPLE_LENGTH, Workload, sample_count
+from bench.workloads import (
+    ADAM_BETA1,
+    ADAM_BETA2,
+    ADAM_EPS,
+    DROPOUT,
+    SAMPLE_LENGTH,
+    Workload,
+    sample_count,
+    split_job,
+)
 from capgpu.backend import asarray, set_backend, synchronize, to_numpy
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
@@ -102,4 +111,5 @@ class OurTask:
 
 def make_task(mode: str, work: Workload, job: str) -> OurTask:
     """Return the task on backend `mode`."""
-    return OurTask(mode, work, job)
+    job, dropout = split_job(job)
+    return OurTask(mode, work, job, dropout=DROPOUT if dropout else 0.0)

@@ -31,11 +31,13 @@ from bench.workloads import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPS,
+    DROPOUT,
     NULL,
     SAMPLE_LENGTH,
     START,
     Workload,
     sample_count,
+    split_job,
 )
 
 
@@ -270,4 +272,5 @@ class TorchTask:
 
 def make_task(mode: str, work: Workload, job: str) -> TorchTask:
     """Return the task of `mode`: padded, packed or compiled."""
-    return TorchTask(mode, work, job)
+    job, dropout = split_job(job)
+    return TorchTask(mode, work, job, dropout=DROPOUT if dropout else 0.0)

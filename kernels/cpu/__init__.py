@@ -7,6 +7,7 @@ from capgpu.kernels import Kernels
 from capgpu.kernels.cpu.captions import pack_captions
 from capgpu.kernels.cpu.compile_notice import notice
 from capgpu.kernels.cpu.decode import decode_step
+from capgpu.kernels.cpu.dropout import take_rows
 from capgpu.kernels.cpu.embedding import column_sums, embedding_gradient
 from capgpu.kernels.cpu.greedy import greedy_captions
 from capgpu.kernels.cpu.lstm import lstm_backward, lstm_forward
@@ -16,7 +17,6 @@ from capgpu.kernels.cpu.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.cpu.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cpu.whole import caption_gradients
 from capgpu.kernels.cpu.words import top_words
-from capgpu.kernels.reference.softmax import smoothed_cross_entropy
 
 __all__ = ["KERNELS", "notice"]
 
@@ -32,7 +32,7 @@ KERNELS = Kernels(
     top_words=top_words,
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
-    smoothed_cross_entropy=smoothed_cross_entropy,
+    take_rows=take_rows,
     embedding_gradient=embedding_gradient,
     column_sums=column_sums,
     adam_update=adam_update,

@@ -35,6 +35,8 @@ DEPTH = 640
 GROUP, STRIP = 16, 2
 #: Rows of a transposed A that are packed together.
 RUN = 16
+#: Most columns of a transposed A (rows of C) that are packed at once: otherwise the packed A would be as large as A.
+CHUNK = 2048
 #: Below this many multiply-adds, waking a second thread costs more than it gains.
 WORTH_SHARING = 5_000_000
 #: What a product is added to.
@@ -246,48 +248,50 @@ def _share(
     elif k == 0 and start == NOTHING:
         C[row_start:row_stop, left:right] = 0
     lda = A.shape[1]
-    rows = row_stop - row_start
+    most = min(row_stop - row_start, CHUNK) if a_transposed else row_stop - row_start
     blocks = _blocks(k)
     deepest = (k + blocks - 1) // blocks if blocks else 0
     group = min(GROUP, panel_stop - panel_start)
     packed = aligned(group * deepest * lanes, C)
-    columns = aligned(deepest * rows if a_transposed else 1, C)
+    columns = aligned(deepest * most if a_transposed else 1, C)
     edge = aligned(ROWS * lanes, C)
     size = C.itemsize
-    tiles = _tiles(rows)
-    for block in range(blocks):
-        top = k * block // blocks
-        depth = k * (block + 1) // blocks - top
-        accumulate = 0 if start == NOTHING and block == 0 else 1
-        if a_transposed:
-            _pack_columns(A, top, depth, row_start, rows, columns)
-            # Numba's addresses are unsigned and sums with them are not; of both types it would make float64
-            a = columns.ctypes.data + 0
-        else:
-            a = A.ctypes.data + (row_start * lda + top) * size
-        # a group of panels and a strip of rows share the second cache level
-        for first in range(panel_start, panel_stop, group):
-            last = min(first + group, panel_stop)
-            pack_panels(B, b_transposed, top, depth, 0, n, first, last, packed, 0)
-            for strip in range(0, tiles, STRIP):
-                for p in range(first, last):
-                    _rows_by_panel(
-                        A,
-                        a_transposed,
-                        a,
-                        lda,
-                        rows,
-                        strip,
-                        min(strip + STRIP, tiles),
-                        depth,
-                        packed.ctypes.data + (p - first) * depth * lanes * size,
-                        C,
-                        C.ctypes.data + (row_start * n + p * lanes) * size,
-                        n,
-                        min(lanes, n - p * lanes),
-                        accumulate,
-                        edge,
-                    )
+    for row in range(row_start, row_stop, most):
+        rows = min(most, row_stop - row)
+        tiles = _tiles(rows)
+        for block in range(blocks):
+            top = k * block // blocks
+            depth = k * (block + 1) // blocks - top
+            accumulate = 0 if start == NOTHING and block == 0 else 1
+            if a_transposed:
+                _pack_columns(A, top, depth, row, rows, columns)
+                # Numba's addresses are unsigned and sums with them are not; of both types it would make float64
+                a = columns.ctypes.data + 0
+            else:
+                a = A.ctypes.data + (row * lda + top) * size
+            # a group of panels and a strip of rows share the second cache level
+            for first in range(panel_start, panel_stop, group):
+                last = min(first + group, panel_stop)
+                pack_panels(B, b_transposed, top, depth, 0, n, first, last, packed, 0)
+                for strip in range(0, tiles, STRIP):
+                    for p in range(first, last):
+                        _rows_by_panel(
+                            A,
+                            a_transposed,
+                            a,
+                            lda,
+                            rows,
+                            strip,
+                            min(strip + STRIP, tiles),
+                            depth,
+                            packed.ctypes.data + (p - first) * depth * lanes * size,
+                            C,
+                            C.ctypes.data + (row * n + p * lanes) * size,
+                            n,
+                            min(lanes, n - p * lanes),
+                            accumulate,
+                            edge,
+                        )
 
 
 _describe_share = describe_job(_share)
@@ -388,7 +392,8 @@ def product_into(
     start = KEEP if accumulate else NOTHING if bias is None else BIAS
     offsets = out[0] if bias is None else bias
     n_tasks = POOL.n_threads if m * n * k >= WORTH_SHARING else 1
-    by_rows = n < 4 * (PANEL_BYTES // out.itemsize) * n_tasks and m > n
+    # by rows where columns are too few to share, and where each task would pack all of a transposed A again
+    by_rows = m > n and (n < 4 * (PANEL_BYTES // out.itemsize) * n_tasks or (transpose_a and m > 4 * n))
     POOL.run(n_tasks, _launch_share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
 
 

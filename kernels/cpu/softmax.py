@@ -2,7 +2,12 @@
 
 Behind the projection, rows are taken in blocks whose scores fit `BLOCK_BYTES` of scratch, so that the scores of all
 rows are never in memory at once; within a block: scores, loss and gradient in place, then the products for the
-hidden states and the weights.
+hidden states and the weights. Dropout is applied to a block of hidden states, and to their gradient, beside the block's
+products.
+
+    loss = log sum exp(s) - (1 - smoothing) s[target] - smoothing mean(s);  ds = softmax(s) - its labels
+
+The mean is that of the differences from the greatest score, summed in the loop that exponentiates them.
 """
 
 from __future__ import annotations
@@ -11,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels import Dropout
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
 from capgpu.kernels.cpu.elementary import exponential, maximum
+from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.product import product_into
 from capgpu.kernels.cpu.task_code import describe_job
@@ -39,22 +47,37 @@ def greatest(row: Any) -> Any:
 
 @compiled(fastmath=frozenset({"reassoc"}), inline=True, allocates=False)
 def _exponentiate(row: Any, shift: Any) -> Any:
-    total = row.dtype.type(0)
+    total = below = row.dtype.type(0)
     for j in range(row.size):
-        value = exponential(row[j] - shift)
+        difference = row[j] - shift
+        value = exponential(difference)
         row[j] = value
         total += value
-    return total
+        below += difference
+    return total, below
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
 def _exponentiate_long(row: Any, shift: Any) -> Any:
     whole_vectors()
-    return _exponentiate(row, shift)
+    total, _ = _exponentiate(row, shift)
+    return total
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
 def _exponentiate_short(row: Any, shift: Any) -> Any:
+    total, _ = _exponentiate(row, shift)
+    return total
+
+
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+def _exponentiate_and_sum_long(row: Any, shift: Any) -> Any:
+    whole_vectors()
+    return _exponentiate(row, shift)
+
+
+@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+def _exponentiate_and_sum_short(row: Any, shift: Any) -> Any:
     return _exponentiate(row, shift)
 
 
@@ -65,15 +88,22 @@ def exponentiate(row: Any, shift: Any) -> Any:
 
 
 @compiled(allocates=False)
-def _scale(row: Any, factor: Any) -> None:
-    for j in range(row.size):
-        row[j] *= factor
+def _exponentiate_and_sum(row: Any, shift: Any) -> Any:
+    """Do what `exponentiate` does, and return also the sum of ``row - shift``."""
+    return _exponentiate_and_sum_short(row, shift) if row.size < LONG else _exponentiate_and_sum_long(row, shift)
 
 
 @compiled(allocates=False)
-def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losses: Any) -> None:
+def _scale(row: Any, factor: Any, offset: Any) -> None:
+    for j in range(row.size):
+        row[j] = row[j] * factor - offset
+
+
+@compiled(allocates=False)
+def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, smoothing: float, losses: Any) -> None:
     """Replace a share of the rows of scores by their gradients, and note each row's loss."""
     rows = scores.shape[0]
+    even = smoothing / max(scores.shape[1], 1)
     for m in range(rows * index // count, rows * (index + 1) // count):
         row, target = scores[m], targets[m]
         if target < 0:
@@ -81,10 +111,15 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, losse
             losses[m] = 0.0
             continue
         top, score = greatest(row), row[target]
-        total = exponentiate(row, top)
-        losses[m] = np.log(np.float64(total)) - np.float64(score - top)
-        _scale(row, row.dtype.type(scale / total))
-        row[target] -= row.dtype.type(scale)
+        if smoothing > 0:
+            total, below = _exponentiate_and_sum(row, top)
+            loss = np.log(np.float64(total)) - (1 - smoothing) * np.float64(score - top) - even * np.float64(below)
+        else:
+            total = exponentiate(row, top)
+            loss = np.log(np.float64(total)) - np.float64(score - top)
+        losses[m] = loss
+        _scale(row, row.dtype.type(scale / total), row.dtype.type(scale * even))
+        row[target] -= row.dtype.type(scale * (1 - smoothing))
 
 
 _describe_rows = describe_job(_rows)
@@ -95,10 +130,10 @@ def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_rows(arguments))
 
 
-def _loss_and_gradient(scores: Any, targets: Any, scale: float) -> float:
+def _loss_and_gradient(scores: Any, targets: Any, scale: float, smoothing: float) -> float:
     losses = np.empty(scores.shape[0])
     n_tasks = POOL.n_threads if scores.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_rows, scores, targets, scale, losses)
+    POOL.run(n_tasks, _launch_rows, scores, targets, scale, float(smoothing), losses)
     return float(losses.sum()) * scale
 
 
@@ -108,33 +143,62 @@ def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any,
     if not logits.flags.writeable:  # the gradient is written into it
         logits = logits.copy()
     targets = contiguous(targets, dtype=np.int64)
-    loss = _loss_and_gradient(logits, targets, scale)
+    loss = _loss_and_gradient(logits, targets, scale, 0.0)
     return logits.dtype.type(loss), logits
 
 
 def linear_cross_entropy(
-    hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True
+    hidden: Any,
+    W: Any,
+    b: Any,
+    targets: Any,
+    scale: float,
+    gradients: bool = True,
+    smoothing: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients behind a projection; see `capgpu.kernels.reference.linear_cross_entropy`."""
-    hidden, W, b = (contiguous(a) for a in (hidden, W, b))
+    # of tied weights, W is the transpose of a matrix, which is read, and whose gradient is made, as it lies
+    transposed = not W.flags.c_contiguous and W.flags.f_contiguous
+    hidden, W, b = (contiguous(a) for a in (hidden, W.T if transposed else W, b))
     targets = contiguous(targets, dtype=np.int64)
-    count, size = hidden.shape[0], W.shape[1]
+    count, size = hidden.shape[0], b.size
     block = max(1, min(count, BLOCK_BYTES // (size * hidden.itemsize)))
     # equal blocks: a small last one would run its products at poor speed
     block = -(-count // -(-count // block)) if count else 1
     loss = 0.0
     dhidden = np.empty_like(hidden) if gradients else None
-    # the bias's gradient is one row more of the product that makes the weights'
-    dWb = (np.empty if count else np.zeros)((W.shape[0] + 1, size), dtype=W.dtype) if gradients else None
+    dW = db = None
+    if gradients:
+        new = np.empty if count else np.zeros
+        # the bias's gradient is one row more of the product that makes the weights', unless that is transposed
+        dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + 1, size), dtype=W.dtype)
+        db = new(size, dtype=W.dtype) if transposed else dW[-1]
     memory = scratch("scores", (block, size), hidden.dtype)
+    rule = rule_of(dropout, hidden.size)
+    kept = None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = memory[: rows.shape[0]]
-        product_into(scores, rows, W, b)
-        loss += _loss_and_gradient(scores, targets[start : start + block], scale)
-        if dhidden is not None and dWb is not None:
-            product_into(dhidden[start : start + block], scores, W, transpose_b=True)
-            product_into(dWb, rows, scores, transpose_a=True, accumulate=start > 0)
-    if dWb is None:
-        return hidden.dtype.type(loss), None, None, None
-    return hidden.dtype.type(loss), dhidden, dWb[:-1], dWb[-1]
+        if kept is not None:
+            drop_into(rows, start, rule, kept[: rows.shape[0]])
+            rows = kept[: rows.shape[0]]
+        product_into(scores, rows, W, b, transpose_b=transposed)
+        loss += _loss_and_gradient(scores, targets[start : start + block], scale, smoothing)
+        if dhidden is None or dW is None or db is None:
+            continue
+        drows = dhidden[start : start + block]
+        product_into(drows, scores, W, transpose_b=not transposed)
+        if kept is not None:
+            drop_in_place(drows, start, rule)
+        if not transposed:
+            product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
+            continue
+        product_into(dW, scores, rows, transpose_a=True, accumulate=start > 0)
+        if start == 0:
+            db[:] = column_sums(scores)
+        else:
+            db += column_sums(scores)
+    if dW is not None:
+        dW = dW.T if transposed else dW[:-1]
+    return hidden.dtype.type(loss), dhidden, dW, db

@@ -1,7 +1,7 @@
 """A captioner's loss and all its gradients in one compiled call, for batches so small that calls are all the cost.
 
 The passes are those of `capgpu.model`, over the same kernels, each on one thread: packing, projection, embedding,
-recurrence, scores, loss, and back.
+recurrence, scores, loss, and back, with dropout and smoothed labels where the options ask for them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ from capgpu.kernels import LossOptions
 from capgpu.kernels.cpu import lstm, rnn
 from capgpu.kernels.cpu.captions import layout_arrays, pack
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.dropout import (
+    NO_DROPOUT,
+    drop_rows,
+    drop_rows_into,
+    key_of,
+    rule_for,
+    rule_of,
+    take_rows_into,
+)
 from capgpu.kernels.cpu.embedding import _add_rows as add_rows
 from capgpu.kernels.cpu.product import BIAS, NOTHING
 from capgpu.kernels.cpu.product import _share as product
@@ -41,12 +50,9 @@ def _finite(array: Any) -> bool:
 
 
 @compiled()
-def _gather(table: Any, rows: Any) -> Any:
+def _gather(table: Any, rows: Any, rule: Any) -> Any:
     out = np.empty((rows.size, table.shape[1]), table.dtype)
-    for m in range(rows.size):
-        source, target = table[rows[m]], out[m]
-        for j in range(target.size):
-            target[j] = source[j]
+    take_rows_into(0, 1, table, rows, rule, out)
     return out
 
 
@@ -95,6 +101,10 @@ def _whole(
     features: Any,
     captions: Any,
     null: int,
+    feature_rule: Any,
+    output_rule: Any,
+    output_key: Any,
+    smoothing: float,
     gradients: Any,
     W_embed: Any,
     W_proj: Any,
@@ -122,9 +132,9 @@ def _whole(
     size = Wh.shape[0]
     is_lstm = Wh.shape[1] == 4 * size
 
-    taken = _gather(features, order[:alive])
+    taken = _gather(features, order[:alive], feature_rule)
     h0 = _times(taken, False, W_proj, False, b_proj, BIAS)
-    embedded = _gather(W_embed, words)
+    embedded = _gather(W_embed, words, NO_DROPOUT)
     projected = _times(embedded, False, Wx, False, b, BIAS)
     rows = targets.size
     hidden = np.empty((rows, size), Wh.dtype)
@@ -138,12 +148,19 @@ def _whole(
     else:
         _rnn_forward(0, 1, no_slot, projected, word_of_row, h0, Wh, weights, batch_sizes, hidden)
 
-    scores = _times(hidden, False, W_vocab, False, b_vocab, BIAS)
+    scored = hidden
+    output_rule = rule_for(output_rule, output_key, hidden.size)
+    if output_rule[3] > 0:
+        scored = np.empty_like(hidden)
+        drop_rows_into(0, 1, hidden, 0, output_rule, scored)
+    scores = _times(scored, False, W_vocab, False, b_vocab, BIAS)
     losses = np.empty(rows)
     scale = 1.0 / features.shape[0]
-    softmax_rows(0, 1, scores, targets, scale, losses)
+    softmax_rows(0, 1, scores, targets, scale, smoothing, losses)
     dhidden = _times(scores, False, W_vocab, True, b, NOTHING)
-    _multiply(hidden, True, scores, False, b, NOTHING, dW_vocab)
+    if output_rule[3] > 0:
+        drop_rows(0, 1, dhidden, 0, output_rule)
+    _multiply(scored, True, scores, False, b, NOTHING, dW_vocab)
     _column_sums(scores, db_vocab)
 
     dh0 = np.empty((alive, size), Wh.dtype)
@@ -170,12 +187,7 @@ def _whole(
 def caption_gradients(
     features: Any, captions: Any, null: int, params: dict[str, Any], options: LossOptions
 ) -> tuple[Any, Any] | None:
-    """Compute a small batch's loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`.
-
-    None for dropout and for label smoothing.
-    """
-    if options.feature_dropout or options.output_dropout or options.smoothing:
-        return None
+    """Compute a small batch's loss and gradients; see `capgpu.kernels.reference.whole.caption_gradients`."""
     Wh, W_vocab = params["Wh"], params["W_vocab"]
     work = captions.size * Wh.shape[0] * (Wh.shape[1] + W_vocab.shape[1])
     if work > SMALL or features.shape[1] * Wh.shape[0] * features.shape[0] > SMALL:
@@ -183,7 +195,9 @@ def caption_gradients(
     arrays = [contiguous(array) for array in params.values()]
     ids = contiguous(captions, dtype=np.int64)
     gradients = tuple(np.empty_like(array) for array in arrays)
-    sound, loss = _whole(contiguous(features), ids, null, gradients, *arrays)
+    rules = rule_of(options.feature_dropout, features.size), rule_of(options.output_dropout, 0)
+    key, smoothing = key_of(options.output_dropout), float(options.smoothing)
+    sound, loss = _whole(contiguous(features), ids, null, *rules, key, smoothing, gradients, *arrays)
     if not sound:
         return None
     grads = dict(zip(params, gradients, strict=True))

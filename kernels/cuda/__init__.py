@@ -11,7 +11,7 @@ from capgpu.kernels.cuda.embedding import column_sums, embedding_gradient
 from capgpu.kernels.cuda.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.cuda.product import matmul
 from capgpu.kernels.cuda.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from capgpu.kernels.cuda.softmax import linear_cross_entropy, smoothed_cross_entropy, softmax_cross_entropy
+from capgpu.kernels.cuda.softmax import linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.cuda.whole import caption_gradients
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import KERNELS as REFERENCE
@@ -30,7 +30,7 @@ KERNELS = Kernels(
     top_words=in_float32(REFERENCE.top_words),
     softmax_cross_entropy=softmax_cross_entropy,
     linear_cross_entropy=linear_cross_entropy,
-    smoothed_cross_entropy=smoothed_cross_entropy,
+    take_rows=REFERENCE.take_rows,
     embedding_gradient=embedding_gradient,
     column_sums=column_sums,
     adam_update=adam_update,

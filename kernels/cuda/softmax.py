@@ -20,7 +20,6 @@ __all__ = [
     "cross_entropy_rows",
     "linear_cross_entropy",
     "linear_cross_entropy_into",
-    "smoothed_cross_entropy",
     "softmax_cross_entropy",
     "sum_losses",
 ]
@@ -100,12 +99,19 @@ def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any,
 
 
 def linear_cross_entropy(
-    hidden: Any, W: Any, b: Any, targets: Any, scale: float, gradients: bool = True, smoothing: float = 0.0
+    hidden: Any,
+    W: Any,
+    b: Any,
+    targets: Any,
+    scale: float,
+    gradients: bool = True,
+    smoothing: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients; see `capgpu.kernels.reference.softmax.linear_cross_entropy`.
 
     At most `SCORE_BYTES` of scores are kept at once: more rows are taken in blocks, whose gradients of the weights
-    are added in order. For `smoothing` see `smoothed_cross_entropy`.
+    are added in order.
     """
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     dtype = hidden.dtype
@@ -116,17 +122,11 @@ def linear_cross_entropy(
         dW, db = empty(W.shape, dtype, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
     space = workspace()
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
-    left = linear_cross_entropy_into(space, hidden, W, b, targets, scale, loss, dhidden, dW, db, smoothing=smoothing)
+    options: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout}
+    left = linear_cross_entropy_into(space, hidden, W, b, targets, scale, loss, dhidden, dW, db, **options)
     if left:
         sum_columns(space, left)
     return loss, dhidden, dW, db
-
-
-def smoothed_cross_entropy(
-    hidden: Any, W: Any, b: Any, targets: Any, scale: float, smoothing: float
-) -> tuple[Any, Any, Any, Any]:
-    """Compute loss and gradients; see `capgpu.kernels.reference.softmax.smoothed_cross_entropy`."""
-    return linear_cross_entropy(hidden, W, b, targets, scale, True, smoothing)
 
 
 def linear_cross_entropy_into(
@@ -160,7 +160,7 @@ def linear_cross_entropy_into(
     room : int
         Rows to make room for, where later calls may have more.
     smoothing : float
-        As for `smoothed_cross_entropy`.
+        As for `linear_cross_entropy`.
     dropout : Dropout, optional
         Applied to `hidden` before the projection, and to `dhidden`; `hidden` itself is not written. One launch more
         for each of the two.

@@ -1,10 +1,12 @@
-"""The oracle of sums of rows: the gradients of an embedding and of biases."""
+"""The oracle of rows taken by index, and of their sums: the gradients of an embedding and of biases."""
 
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels import Dropout
+from capgpu.random import dropout_mask
 
-__all__ = ["column_sums", "embedding_gradient"]
+__all__ = ["column_sums", "embedding_gradient", "take_rows"]
 
 
 def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
@@ -60,3 +62,26 @@ def column_sums(rows: Array) -> Array:
         ``sum(rows)``, in their dtype.
     """
     return array_namespace(rows).sum(rows, axis=0)
+
+
+def take_rows(table: Array, rows: Array, dropout: Dropout | None = None) -> Array:
+    """Take rows of a matrix, with dropout.
+
+    Parameters
+    ----------
+    table : array, shape (K, W)
+        The matrix.
+    rows : array of int, shape (M,)
+        Which rows, in ``[0, K)``; any may come several times.
+    dropout : Dropout, optional
+        Applied to the whole matrix before rows are taken.
+
+    Returns
+    -------
+    array, shape (M, W)
+        ``(table * mask)[rows]``.
+    """
+    xp = array_namespace(table, rows)
+    if dropout is not None:
+        table = table * dropout_mask(dropout.key, dropout.rate, tuple(table.shape), table)
+    return xp.take(table, rows, axis=0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import widened
+from capgpu.kernels import Dropout
+from capgpu.random import dropout_mask
 
-__all__ = ["linear_cross_entropy", "smoothed_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:
@@ -43,7 +45,14 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
 
 
 def linear_cross_entropy(
-    hidden: Array, W: Array, b: Array, targets: Array, scale: float, gradients: bool = True
+    hidden: Array,
+    W: Array,
+    b: Array,
+    targets: Array,
+    scale: float,
+    gradients: bool = True,
+    smoothing: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
     """Project hidden states to scores and compute their cross-entropy and its gradients, never keeping the scores.
 
@@ -59,6 +68,12 @@ def linear_cross_entropy(
         Factor of the sum.
     gradients : bool
         False computes the loss alone; the gradients are then None.
+    smoothing : float
+        In ``[0, 1)``. The true distribution of each row is ``1 - smoothing`` on its target and `smoothing` spread
+        evenly over all classes, the target among them (Szegedy et al. 2016, "Rethinking the Inception Architecture for
+        Computer Vision", section 7).
+    dropout : Dropout, optional
+        Applied to the hidden states before the projection.
 
     Returns
     -------
@@ -68,44 +83,32 @@ def linear_cross_entropy(
         Gradients, shaped like `hidden`, `W`, `b`.
     """
     xp = array_namespace(hidden, W, b, targets)
-    loss, dlogits = softmax_cross_entropy(hidden @ W + b, targets, scale)
+    mask = None
+    if dropout is not None:
+        mask = dropout_mask(dropout.key, dropout.rate, tuple(hidden.shape), hidden)
+        hidden = hidden * mask
+    logits = hidden @ W + b
+    if smoothing > 0:
+        loss, dlogits = _smoothed_cross_entropy(logits, targets, scale, smoothing)
+    else:
+        loss, dlogits = softmax_cross_entropy(logits, targets, scale)
     if not gradients:
         return loss, None, None, None
     dhidden = dlogits @ xp.matrix_transpose(W)
+    if mask is not None:
+        dhidden = dhidden * mask
     return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)
 
 
-def smoothed_cross_entropy(
-    hidden: Array, W: Array, b: Array, targets: Array, scale: float, smoothing: float
-) -> tuple[Array, Array, Array, Array]:
-    """Do what `linear_cross_entropy` does, with smoothed labels.
-
-    The true distribution of each row is ``1 - smoothing`` on its target and `smoothing` spread evenly over all classes,
-    the target among them (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7).
-
-    Parameters
-    ----------
-    hidden, W, b, targets, scale
-        As for `linear_cross_entropy`.
-    smoothing : float
-        In ``[0, 1)``.
-
-    Returns
-    -------
-    loss, dhidden, dW, db
-        As for `linear_cross_entropy`.
-    """
-    xp = array_namespace(hidden, W, b, targets)
-    logits = hidden @ W + b
+def _smoothed_cross_entropy(logits: Array, targets: Array, scale: float, smoothing: float) -> tuple[Array, Array]:
+    """Mix the loss and the gradient of the true classes with those of all classes alike."""
+    xp = array_namespace(logits, targets)
     counted = (targets >= 0)[:, None]
-    loss, dlogits = softmax_cross_entropy(xp.asarray(logits, copy=True), targets, scale)
+    loss, dlogits = softmax_cross_entropy(logits, targets, scale)
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
     nothing = xp.zeros_like(logits)
     # a sum over all classes would leave the range of half precision
     evenly = -scale * xp.sum(widened(xp.mean(xp.where(counted, log_probs, nothing), axis=1)))
     devenly = xp.where(counted, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, nothing)
-    dlogits = (1 - smoothing) * dlogits + smoothing * devenly
-    dhidden = dlogits @ xp.matrix_transpose(W)
-    loss = (1 - smoothing) * loss + smoothing * evenly
-    return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)
+    return (1 - smoothing) * loss + smoothing * evenly, (1 - smoothing) * dlogits + smoothing * devenly

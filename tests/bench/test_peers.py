@@ -11,10 +11,11 @@ import pytest
 from bench import stats
 from bench.breakdown import PARTS, REST, parts_of_step
 from bench.peers import exercise, gemm_limit
-from bench.workloads import CELLS, JOBS, PARAMETERS, Workload, make_workload, parse_size
+from bench.workloads import CELLS, DROPOUT, JOBS, PARAMETERS, Workload, make_workload, parse_size, split_job
 from capgpu.backend import use_backend
 
 TINY = "S4:N=5,D=4,W=3,H=6,V=12,T=7"
+PLAIN_JOBS = [job for job in JOBS if not split_job(job)[1]]
 
 
 def result(module: Any, mode: str, work: Workload, job: str) -> dict[str, np.ndarray]:
@@ -50,7 +51,7 @@ def test_oracle_gradients_are_slopes_of_its_loss(cell: str, name: str) -> None:
     assert float((grads[name] * direction).sum()) == pytest.approx(slope, rel=1e-6)
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", PLAIN_JOBS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_exercise_in_float32_stays_float32_and_agrees(cell: str, job: str) -> None:
     work = make_workload(parse_size(TINY), cell)
@@ -59,7 +60,7 @@ def test_exercise_in_float32_stays_float32_and_agrees(cell: str, job: str) -> No
     assert_agrees(got, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", PLAIN_JOBS)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 def test_capgpu_does_the_oracles_step(backend: str, cell: str, job: str) -> None:
@@ -69,7 +70,7 @@ def test_capgpu_does_the_oracles_step(backend: str, cell: str, job: str) -> None
     assert_agrees(got, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", PLAIN_JOBS)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("mode", ["padded", "packed"])
 def test_torch_does_the_oracles_step(mode: str, cell: str, job: str) -> None:
@@ -79,13 +80,42 @@ def test_torch_does_the_oracles_step(mode: str, cell: str, job: str) -> None:
     assert_agrees(got, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", PLAIN_JOBS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
     pytest.importorskip("jax")
     work = make_workload(parse_size("S4"), cell)
     got = result(importlib.import_module("bench.peers.jax_peer"), "scan", work, job)
     assert_agrees(got, result(exercise, "float64", work, job), job)
+
+
+@pytest.mark.parametrize(
+    ("peer", "mode"),
+    [
+        ("ours", "cpu"),
+        ("ours", "numpy"),
+        *(("torch_peer", mode) for mode in ("padded", "packed")),
+        ("jax_peer", "scan"),
+    ],
+)
+def test_dropout_has_the_commands_rate_in_every_competitor(peer: str, mode: str) -> None:
+    if peer != "ours":
+        pytest.importorskip(peer.removesuffix("_peer"))
+    module = importlib.import_module(f"bench.peers.{peer}")
+    # of one caption of one word, what is dropped takes part in no gradient
+    work = make_workload(parse_size("S4:N=1,D=2000,T=1,H=2000,V=8"), "rnn")
+    with use_backend("numpy"):
+        task = module.make_task(mode, work, "loss-dropout")
+        found = []
+        for _ in range(2):
+            task.step()
+            grads = task.result()
+            dropped = [~grads["W_proj"].any(axis=1), ~grads["W_vocab"].any(axis=1)]
+            for places in dropped:
+                assert abs(places.mean() - DROPOUT) < 4 * (DROPOUT * (1 - DROPOUT) / places.size) ** 0.5
+            found.append(dropped)
+    for before, after in zip(*found, strict=True):
+        assert (before != after).any()
 
 
 @pytest.mark.parametrize("way", ["greedy", "beam5"])

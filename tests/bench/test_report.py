@@ -12,9 +12,11 @@ from bench.measure import Measurement, Record
 from bench.run import arguments
 
 
-def record(label: str, kind: str, milliseconds: float, status: str = "ok", size: str = "S1") -> Record:
+def record(
+    label: str, kind: str, milliseconds: float, status: str = "ok", size: str = "S1", job: str = "loss"
+) -> Record:
     slices = [] if status == "absent" else [[milliseconds], [milliseconds * 1.5]]
-    return Record(size, "lstm", "loss", label, kind, status=status, slices=slices)
+    return Record(size, "lstm", job, label, kind, status=status, slices=slices)
 
 
 @pytest.fixture
@@ -80,6 +82,15 @@ def test_tables_show_absent_and_disagreeing_peers(records: list[Record], tmp_pat
     assert "| torch padded | disagrees |" in page
     assert "a machine" in page
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "results.md"}
+
+
+def test_what_the_command_does_by_default_comes_first(records: list[Record]) -> None:
+    defaults = [record("capgpu cpu", "ours", 9.0, job="adam-dropout"), record("jax", "peer", 18.0, job="adam-dropout")]
+    page = report.markdown(report.Results({}, [Measurement(records, 2, 2), Measurement(defaults, 2, 2)]))
+    own = page.index("| S1 | lstm | adam-dropout |")
+    assert page.index("## What `capgpu train` does by default") < own < page.index("## Ours, the fastest peer")
+    assert "| jax 22.5 | 0.5 | 0.6 |" in page[own:].splitlines()[0]
+    assert page.index("| S1 | lstm | loss |") > page.index("## Ours, the fastest peer")
 
 
 def test_a_peak_above_half_of_torchs_is_told(records: list[Record]) -> None:

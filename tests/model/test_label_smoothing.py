@@ -68,7 +68,7 @@ def test_it_is_pytorchs(smoothing):
     random = np.random.default_rng(0)
     hidden, W, b = (random.standard_normal(shape) for shape in ((9, 5), (5, 7), (7,)))
     targets = np.array([0, 3, -1, 6, 6, 2, -1, 1, 4])
-    got = KERNELS.smoothed_cross_entropy(hidden, W, b, targets, 0.25, smoothing)
+    got = KERNELS.linear_cross_entropy(hidden, W, b, targets, 0.25, smoothing=smoothing)
     leaves = [torch.tensor(array, requires_grad=True) for array in (hidden, W, b)]
     loss = 0.25 * torch.nn.functional.cross_entropy(
         leaves[0] @ leaves[1] + leaves[2],

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from capgpu.kernels import Dropout
 from oracles import recurrences
+from oracles.masks import plain_mask
 from oracles.packing import batch_sizes_of, packed, unpacked
 from oracles.recurrences import Floats
 
 Arguments = dict[str, Any]
+DROPOUT = Dropout(-12345678901234567890, 0.4)
 
 
 class Extents(NamedTuple):
@@ -216,7 +219,14 @@ def _softmax_arguments(random: np.random.Generator, e: Extents, dtype: str) -> A
     }
 
 
-def _linear_arguments(random: np.random.Generator, e: Extents, dtype: str, gradients: bool) -> Arguments:
+def _linear_arguments(
+    random: np.random.Generator,
+    e: Extents,
+    dtype: str,
+    gradients: bool = True,
+    smoothing: float = 0.0,
+    dropout: Dropout | None = None,
+) -> Arguments:
     return {
         "hidden": _draw(random, dtype, sum(e.lengths), e.H),
         "W": _draw(random, dtype, e.H, e.V),
@@ -224,32 +234,43 @@ def _linear_arguments(random: np.random.Generator, e: Extents, dtype: str, gradi
         "targets": _targets(random, e),
         "scale": 0.25,
         "gradients": gradients,
+        "smoothing": smoothing,
+        "dropout": dropout,
     }
 
 
 def _linear(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    loss, dlogits = recurrences.cross_entropy(a["hidden"] @ a["W"] + a["b"], a["targets"], a["scale"])
+    mask = plain_mask(a["dropout"], a["hidden"].shape)
+    hidden = a["hidden"] * mask
+    loss, dlogits = _mixed(hidden @ a["W"] + a["b"], a["targets"], a["scale"], a["smoothing"])
     if not a["gradients"]:
         return loss, None, None, None
-    return loss, dlogits @ a["W"].T, a["hidden"].T @ dlogits, dlogits.sum(axis=0)
+    return loss, dlogits @ a["W"].T * mask, hidden.T @ dlogits, dlogits.sum(axis=0)
 
 
-def _smoothed_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
-    arguments = _linear_arguments(random, e, dtype, True)
-    del arguments["gradients"]
-    return {**arguments, "smoothing": 0.3}
-
-
-def _smoothed(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    """Mix the losses of the true class and of every class in turn."""
-    logits, classes = a["hidden"] @ a["W"] + a["b"], len(a["b"])
-    parts = [(1 - a["smoothing"], recurrences.cross_entropy(logits, a["targets"], a["scale"]))]
+def _mixed(logits: Floats, labels: Any, scale: float, smoothing: float) -> tuple[Any, Floats]:
+    """Mix the losses of the true class and, with smoothed labels, of every class in turn."""
+    loss, dlogits = recurrences.cross_entropy(logits, labels, scale)
+    if smoothing == 0:
+        return loss, dlogits
+    loss, dlogits, classes = (1 - smoothing) * loss, (1 - smoothing) * dlogits, logits.shape[1]
     for label in range(classes):
-        targets = np.where(a["targets"] < 0, -1, label)
-        parts.append((a["smoothing"] / classes, recurrences.cross_entropy(logits, targets, a["scale"])))
-    loss = sum(weight * part[0] for weight, part in parts)
-    dlogits = sum((weight * part[1] for weight, part in parts), np.zeros_like(logits))
-    return loss, dlogits @ a["W"].T, a["hidden"].T @ dlogits, dlogits.sum(axis=0)
+        part, dpart = recurrences.cross_entropy(logits, np.where(labels < 0, -1, label), scale)
+        loss, dlogits = loss + smoothing / classes * part, dlogits + smoothing / classes * dpart
+    return loss, dlogits
+
+
+def _take_arguments(random: np.random.Generator, e: Extents, dtype: str, dropout: Dropout | None) -> Arguments:
+    return {
+        "table": _draw(random, dtype, e.V, e.H),
+        "rows": random.integers(0, e.V, sum(e.lengths)),
+        "dropout": dropout,
+    }
+
+
+def _take(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    table = a["table"] * plain_mask(a["dropout"], a["table"].shape)
+    return (np.array([table[row] for row in a["rows"]]).reshape(-1, e.H),)
 
 
 def _embedding_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
@@ -333,18 +354,33 @@ def _cases() -> tuple[KernelCase, ...]:
             ("forward", "gradient"),
         )
     )
+    options: dict[str, dict[str, Any]] = {
+        "gradients": {},
+        "loss_alone": {"gradients": False},
+        "smoothed": {"smoothing": 0.3},
+        "dropout": {"dropout": DROPOUT},
+        "smoothed_dropout": {"smoothing": 0.3, "dropout": DROPOUT},
+        "smoothed_dropout_loss_alone": {"smoothing": 0.3, "dropout": DROPOUT, "gradients": False},
+    }
     out.extend(
         KernelCase(
             "linear_cross_entropy",
-            "gradients" if gradients else "loss_alone",
-            lambda r, e, d, gradients=gradients: _linear_arguments(r, e, d, gradients),
+            variant,
+            lambda r, e, d, given=given: _linear_arguments(r, e, d, **given),
             _linear,
             ("forward", "gradient", "gradient", "gradient"),
         )
-        for gradients in (True, False)
+        for variant, given in options.items()
     )
-    out.append(
-        KernelCase("smoothed_cross_entropy", "", _smoothed_arguments, _smoothed, ("forward", *("gradient",) * 3))
+    out.extend(
+        KernelCase(
+            "take_rows",
+            "dropout" if dropout else "",
+            lambda r, e, d, dropout=dropout: _take_arguments(r, e, d, dropout),
+            _take,
+            ("forward",),
+        )
+        for dropout in (None, DROPOUT)
     )
     out.append(KernelCase("embedding_gradient", "", _embedding_arguments, _embedding, ("gradient",)))
     return tuple(out)

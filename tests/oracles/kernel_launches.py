@@ -144,13 +144,13 @@ def softmax_rows(device: Any, dtype: str) -> None:
             targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
             KERNELS.softmax_cross_entropy(scores, targets, 0.5)
         for size in smooth:
-            KERNELS.smoothed_cross_entropy(
+            KERNELS.linear_cross_entropy(
                 device.asarray(random.standard_normal((5, 4)).astype(dtype)),
                 device.asarray(random.standard_normal((4, size)).astype(dtype)),
                 device.asarray(random.standard_normal(size).astype(dtype)),
                 device.asarray(np.array([3, -1, 0, 32, 2])),
                 0.5,
-                0.25,
+                smoothing=0.25,
             )
     softmax.ROW_THREADS = most
 

@@ -225,7 +225,7 @@ def test_dropout_is_a_mask_on_the_hidden_states_and_on_their_gradient(device, mo
     there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, rows).astype(np.int32))]
     dropout = Dropout(11, 0.4)
     mask = dropout_mask(dropout.key, dropout.rate, hidden.shape, there[0])
-    want = KERNELS.smoothed_cross_entropy(there[0] * mask, *there[1:], 0.25, smoothing)
+    want = KERNELS.linear_cross_entropy(there[0] * mask, *there[1:], 0.25, smoothing=smoothing)
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
     out = [device.empty(shape) for shape in ((), (rows, 5), (5, 40), (40,))]
     left = softmax.linear_cross_entropy_into(
