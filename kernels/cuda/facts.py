@@ -39,7 +39,7 @@ def device_facts() -> dict[str, str]:
 
 def _tensor_cores() -> str:
     """Return which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
-    words = {tiers.PLAIN: "off", tiers.ROUNDED: "on", tiers.SPLIT: "on, each number split in two"}
+    words = {tiers.PLAIN: "off", tiers.ROUNDED: "on", tiers.SPLIT: "split in two"}
     single = tiers.tensor_cores_used("float32")
     allowed = {
         "recurrences of half types": words[tiers.tensor_cores_used("float16")],

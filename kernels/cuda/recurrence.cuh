@@ -304,7 +304,9 @@ struct Product {
                 value = rows.awaited ? awaited(from) : *from;
                 if (rows.bias != nullptr) value = to_real(to_acc(value) + to_acc(rows.bias[depth]));
 #if FRAGMENTS
-                if constexpr (sizeof(real) == 4) value = __uint_as_float(sane(__float_as_uint(value)));
+                if constexpr (sizeof(real) == 4) {
+                    if (!rows.awaited) value = __uint_as_float(sane(__float_as_uint(value)));
+                }
 #endif
             }
             buffers[stage * Batch<TILE>::BUFFER + row * LEFT_STRIDE + place] = value;

@@ -59,7 +59,7 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
     assert told["kernel cache"] == str(tmp_path / "kernels")
     assert told["tensor cores"] == (
-        "recurrences of half types: on; recurrences of float32: on, each number split in two; products of float32: off"
+        "recurrences of half types: on; recurrences of float32: split in two; products of float32: off"
     )
     assert told["tiers"] == "by the rule (capgpu tune measures them)"
     assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")

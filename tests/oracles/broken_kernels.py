@@ -269,7 +269,7 @@ _BARRIER = [
         RESULTS,
     ),
     Mutation(
-        "rnn_forward",
+        "lstm_backward",
         "packs taken from the rows of another chunk",
         "(chunk + stage(round) * WARPS) * DEPTH + place(round)",
         "(chunk + stage(round)) * DEPTH + place(round)",

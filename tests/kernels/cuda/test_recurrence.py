@@ -268,7 +268,7 @@ def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multip
 def test_a_nan_of_all_bits_stays_in_its_sequence(cuda, monkeypatch, multiplied, name, extents, sign):
     case = [case for case in CASES if case.operation == name][-1]
     in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[0], groups=2)
-    arguments, _ = example(case, extents, multiplied)
+    arguments = dict(example(case, extents, multiplied)[0])
     clean = run(case, arguments)
     bits, rows = words(multiplied), rows_of(extents, 1)
     given, row = ("dhidden", rows[-1]) if tiers.PASSES[name].backward else ("h0", 1)
@@ -283,7 +283,7 @@ def test_a_nan_of_all_bits_stays_in_its_sequence(cuda, monkeypatch, multiplied, 
 
 def not_finite(case, dtype, extents, given, place, value):
     """Return the results of a case where one number is not finite, and the loops'."""
-    arguments, _ = example(case, extents, dtype)
+    arguments = dict(example(case, extents, dtype)[0])
     arguments[given] = arguments[given].copy()
     arguments[given][place] = value
     floats = {
