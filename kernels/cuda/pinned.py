@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,15 +24,8 @@ class PinnedMemory:
     def __init__(self) -> None:
         # arrays of bytes, their addresses, and the events that follow their copies
         self._pieces: list[tuple[Any, ctypes.c_void_p, Any]] = []
-
-    def __del__(self) -> None:
-        if sys.is_finalizing():
-            return
-        with suppress(RuntimeError):  # nothing is copied on a device that is lost
-            for _, _, event in self._pieces:
-                if not event.done:
-                    # CuPy's pool would give the memory to others while the copy reads from it
-                    event.synchronize()
+        # not __del__: the collector of cycles may have destroyed the events before it is called
+        weakref.finalize(self, _wait_for_copies, self._pieces).atexit = False
 
     def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
         """Copy arrays to the device, all in one copy.
@@ -68,3 +61,11 @@ class PinnedMemory:
         host = np.frombuffer(cupy.cuda.alloc_pinned_memory(2 * size), np.uint8, 2 * size)
         self._pieces.append((host, ctypes.c_void_p(host.ctypes.data), cupy.cuda.Event(disable_timing=True)))
         return self._pieces[-1]
+
+
+def _wait_for_copies(pieces: Sequence[tuple[Any, ctypes.c_void_p, Any]]) -> None:
+    """Wait until no copy reads from pieces: CuPy's pool would give their memory to others meanwhile."""
+    with suppress(RuntimeError):  # nothing is copied on a device that is lost
+        for _, _, event in pieces:
+            if not event.done:
+                event.synchronize()

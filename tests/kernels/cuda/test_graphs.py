@@ -303,6 +303,31 @@ def test_memory_that_a_copy_still_reads_is_not_written_to(device, monkeypatch):
     assert (first[0] == kept).all()
 
 
+def test_the_collector_of_cycles_destroys_no_event_that_is_still_asked(device):
+    asked = []
+
+    class Event:  # as CuPy's, it is destroyed in __del__, which the collector calls in any order
+        destroyed = False
+
+        @property
+        def done(self):
+            asked.append(self.destroyed)
+            return True
+
+        def __del__(self):
+            self.destroyed = True
+
+    cycle = [Event()]
+    cycle.append(cycle)
+    memory = PinnedMemory()
+    memory._pieces.append((np.empty(1, np.uint8), None, cycle[0]))
+    cycle.append(memory)
+    memory.cycle = cycle
+    del memory, cycle
+    gc.collect()
+    assert asked == [False]
+
+
 # --- the solver ---------------------------------------------------------------------------------------------
 
 
