@@ -150,9 +150,10 @@ def has_interpreter_lock() -> bool:
 
 def compilation_disabled() -> bool:
     """Return whether Numba is told not to compile, by ``NUMBA_DISABLE_JIT`` or by its own configuration."""
-    numba = sys.modules.get("numba")
-    if numba is not None:
-        return bool(numba.config.DISABLE_JIT)
+    settings = sys.modules.get("numba.core.config")
+    disabled = getattr(settings, "DISABLE_JIT", None)  # None until it is imported
+    if disabled is not None:
+        return bool(disabled)
     try:
         return bool(int(os.environ.get("NUMBA_DISABLE_JIT") or 0))
     except ValueError:  # Numba ignores it, too

@@ -24,6 +24,7 @@ from capgpu.backend import (
 )
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.half import kernels_in_float32
+from capgpu.kernels.loading import undisturbed
 
 __all__ = [
     "COMPILED_FROM",
@@ -182,12 +183,28 @@ def host_kernels() -> Kernels:
     if kernels_setting() == "fused":
         backend = current_backend().name
         if backend == "cpu" or (backend == "cuda" and _numba_usable()):
-            from capgpu.kernels.cpu import KERNELS as fused
-
-            return fused
+            return _compiled_kernels()
     from capgpu.kernels.reference import KERNELS as reference
 
     return reference
+
+
+def _compiled_kernels() -> Kernels:
+    """Return the ``cpu`` backend's kernels."""
+    global _compiled
+    if _compiled is None:
+        _compiled = undisturbed(_import_compiled_kernels)
+    return _compiled
+
+
+def _import_compiled_kernels() -> Kernels:
+    from capgpu.kernels.cpu import KERNELS as fused
+
+    return fused
+
+
+#: The ``cpu`` backend's kernels once they have been imported.
+_compiled: Kernels | None = None
 
 
 def compile_seconds() -> float:
@@ -198,8 +215,9 @@ def compile_seconds() -> float:
     float
         Seconds; code that is loaded from disk does not count.
     """
-    loaded = sys.modules.get("capgpu.kernels.cpu")
-    return 0.0 if loaded is None else float(loaded.notice.seconds)
+    loaded = sys.modules.get("capgpu.kernels.cpu.compile_notice")
+    notice = getattr(loaded, "notice", None)  # None while it is imported
+    return 0.0 if notice is None else float(notice.seconds)
 
 
 @functools.cache

@@ -39,11 +39,14 @@ from typing import Any
 import llvmlite
 import numba
 import numba.core.ccallback
+import numba.core.compiler_lock
 import numba.core.errors
 import numpy as np
 from numba.core import config
 
-__all__ = ["compiled_callback", "described", "folder", "keep_on_disk", "symbols"]
+from capgpu.kernels.loading import holds_compiler_lock, undisturbed
+
+__all__ = ["compiled_callback", "described", "folder", "keep_on_disk", "load_undisturbed", "symbols"]
 
 logger = logging.getLogger("capgpu")
 
@@ -71,6 +74,9 @@ UNUSABLE = (
 #: Symbols that code may call (`capgpu.kernels.cpu.symbols`), and what gives them their addresses: LLVM ends the process
 #: where it finds none.
 symbols: dict[str, Callable[[], None]] = {}
+
+with contextlib.suppress(AttributeError):
+    holds_compiler_lock[:] = [numba.core.compiler_lock.global_compiler_lock.is_locked]
 
 _UNKNOWN_NUMBA = "Numba {} is not known to work ({}). Install a version that capgpu's requirements name."
 
@@ -131,6 +137,20 @@ def keep_on_disk(dispatcher: Any) -> None:
             dispatcher._cache = _Cache(function)
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
+
+
+def load_undisturbed(dispatcher: Any) -> None:
+    """Let no exception from outside interrupt what precedes a function's first call for some types of arguments.
+
+    Parameters
+    ----------
+    dispatcher : numba.core.dispatcher.Dispatcher
+        A compiled function. Its code is loaded or compiled by `capgpu.kernels.loading.undisturbed` from now on.
+    """
+    try:
+        dispatcher._compile_for_args = functools.partial(undisturbed, dispatcher._compile_for_args)
+    except AttributeError as error:
+        logger.info("capgpu: exceptions can interrupt the loading of kernels: %s", error)
 
 
 def compiled_callback(function: Callable[..., None], signature: Any) -> Any:

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 from numba import njit, types
 from numba.core import config
 
-from capgpu.kernels.cpu.code_cache import keep_on_disk
+from capgpu.kernels.cpu.code_cache import keep_on_disk, load_undisturbed
 
 __all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled"]
 
@@ -55,6 +55,7 @@ def compiled(
         wrapped: F = njit(**options)(function)
         _take_literals_as_values(wrapped)
         keep_on_disk(wrapped)
+        load_undisturbed(wrapped)
         return wrapped
 
     return decorate

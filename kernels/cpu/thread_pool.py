@@ -21,6 +21,7 @@ import numpy as np
 
 from capgpu.kernels.cpu import job_slot
 from capgpu.kernels.cpu.system_calls import HAS_POSIX_THREADS
+from capgpu.kernels.loading import undisturbed
 from capgpu.threads import thread_count, usable_processors
 
 __all__ = ["POOL", "ThreadPool"]
@@ -121,8 +122,11 @@ class ThreadPool:
         """
         # the array together with its address: it keeps the slot alive in the child, if a signal handler forks here
         words, slot = self._memory
-        if n_tasks > 1 and not self._closed and words[job_slot.SERVING // 8] < self.n_threads - 1:
-            self._start_workers()
+        missing = n_tasks > 1 and not self._closed and words[job_slot.SERVING // 8] < self.n_threads - 1
+        if missing and monotonic() >= self._retry_at:
+            # by a thread that no asynchronous exception is sent to: a worker that is just being started has the number
+            # of the thread that starts it, and could receive that one's exception
+            undisturbed(self._start_workers)
         if launch(slot, n_tasks, args):
             raise MemoryError(
                 "expected memory for the temporary arrays of a parallel kernel, got none. Use smaller batches, or "
@@ -143,7 +147,7 @@ class ThreadPool:
 
     def _start_workers(self) -> None:
         """Start those workers that are not there: at first, and after a thread has ended or could not be started."""
-        if monotonic() < self._retry_at or not threading.main_thread().is_alive():
+        if not threading.main_thread().is_alive():
             return
         with self._starting:
             words, slot = self._memory

@@ -13,6 +13,10 @@ import pytest
 #: Interrupts of each kind. ``CAPGPU_INTERRUPTS=10000`` for a thorough run (ten minutes).
 COUNT = int(os.environ.get("CAPGPU_INTERRUPTS", "400"))
 SCRIPT = Path(__file__).with_name("interrupted.py")
+FIRST_CALL = Path(__file__).with_name("first_call.py")
+#: Processes whose first call is interrupted, of each kind. Unprotected, a quarter of them (signals) to two thirds
+#: (asynchronous exceptions) lost the exception, or could not call kernels afterwards.
+PROCESSES = max(10, COUNT // 40)
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="this system has no such signals"),
@@ -60,3 +64,12 @@ def test_interrupts_with_freed_memory_poisoned():
         variables["LD_PRELOAD"] = library
     raised, _, _ = interrupt("repeated", COUNT, 2, **variables)
     assert raised > COUNT // 4
+
+
+@pytest.mark.parametrize("kind", ["alarm", "async"])
+def test_interrupts_of_the_first_call_of_a_process_reach_the_caller_and_leave_sound_kernels(kind):
+    done = subprocess.run(
+        [sys.executable, str(FIRST_CALL), kind, str(PROCESSES), "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(" s ")[1] == f"raised {PROCESSES}\n", done.stderr

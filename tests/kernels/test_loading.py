@@ -1,0 +1,184 @@
+"""What is loaded in a helper thread goes on when the thread that waits is interrupted, and no thread waits for ever."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from capgpu.kernels import loading
+from capgpu.kernels.loading import undisturbed
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="this system has no such signals")
+
+
+def run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_results_and_errors_come_back():
+    assert undisturbed(divmod, 7, 3) == (2, 1)
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(divmod, 7, 0)
+
+
+def test_another_thread_does_it_in_the_callers_context():
+    variable = contextvars.ContextVar("variable", default=0)
+    variable.set(5)
+    thread, value = undisturbed(lambda: (threading.get_ident(), variable.get()))
+    assert thread != threading.get_ident()
+    assert value == 5
+
+
+def test_a_helper_serves_several_calls_and_calls_inside_of_calls():
+    threads = {undisturbed(threading.get_ident) for _ in range(20)}
+    assert len(threads) == 1
+    assert undisturbed(lambda: undisturbed(threading.get_ident) == threading.get_ident())
+
+
+def test_a_helper_that_ends_is_replaced(monkeypatch):
+    monkeypatch.setattr(loading, "LINGER", 0.01)
+    monkeypatch.setattr(loading, "_idle", [])
+    for _ in range(5):
+        assert undisturbed(abs, -1) == 1
+        time.sleep(0.03)
+    assert not loading._idle
+
+
+@POSIX
+def test_an_exception_is_raised_at_once_and_the_loading_goes_on():
+    assert (
+        run("""
+        import signal, threading, time
+        from capgpu.kernels.loading import undisturbed
+        def stop(number, frame): raise TimeoutError
+        signal.signal(signal.SIGALRM, stop)
+        done = []
+        def slow():
+            while not done:
+                time.sleep(0.01)
+            done.append(2)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            undisturbed(slow)
+        except TimeoutError:
+            done.append(1)
+        while len(done) < 2:
+            time.sleep(0.01)
+        print(done)
+    """)
+        == "[1, 2]"
+    )
+
+
+@POSIX
+def test_a_handler_may_load_while_the_interrupted_thread_waits():
+    assert (
+        run("""
+        import signal, time
+        from capgpu.kernels.loading import undisturbed
+        seen = []
+        signal.signal(signal.SIGALRM, lambda number, frame: seen.append(undisturbed(abs, -3)))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        undisturbed(time.sleep, 0.4)
+        print(seen)
+    """)
+        == "[3]"
+    )
+
+
+def test_a_helper_that_never_begins_does_not_stop_the_caller(monkeypatch):
+    # a thread that is being started can receive the asynchronous exception of the one that starts it, and ends
+    monkeypatch.setattr(loading, "START", 0.05)
+    monkeypatch.setattr(loading, "_idle", [])
+    monkeypatch.setattr(loading._Helper, "work", lambda helper: None)
+    assert undisturbed(threading.get_ident) == threading.get_ident()
+
+
+def test_without_threads_the_caller_does_it(monkeypatch):
+    def refuse(function, args):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(loading, "_idle", [])
+    monkeypatch.setattr(loading._thread, "start_new_thread", refuse)
+    assert undisturbed(threading.get_ident) == threading.get_ident()
+
+
+def test_a_thread_in_the_midst_of_an_import_does_it_itself(tmp_path, monkeypatch):
+    (tmp_path / "loads_at_import.py").write_text(
+        "import threading\nfrom capgpu.kernels.loading import undisturbed\n"
+        "SAME = undisturbed(threading.get_ident) == threading.get_ident()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import loads_at_import
+
+    assert loads_at_import.SAME
+
+
+def test_a_thread_that_compiles_does_it_itself():
+    pytest.importorskip("numba")
+    from numba.core.compiler_lock import global_compiler_lock
+
+    from capgpu.kernels.cpu import code_cache
+
+    assert code_cache.holds_compiler_lock
+    with global_compiler_lock:
+        assert undisturbed(threading.get_ident) == threading.get_ident()
+    assert undisturbed(threading.get_ident) != threading.get_ident()
+
+
+FORKS = """
+import os, signal, sys, time
+from capgpu.kernels.loading import undisturbed
+{handler}
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+children = []
+done = []
+def slow():
+    time.sleep(0.5)
+    done.append(os.getpid())
+try:
+    undisturbed(slow)
+except TimeoutError:
+    children.append(os.fork())
+assert done, "forked while a helper worked"
+assert undisturbed(abs, -2) == 2
+if children[0] == 0:
+    os._exit(0)
+assert os.waitpid(children[0], 0)[1] == 0
+"""
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "handler",
+    ["def handle(n, f): raise TimeoutError", "def handle(n, f): children.append(os.fork())"],
+    ids=["after", "inside"],
+)
+def test_a_process_forks_when_helpers_have_ended_and_the_child_can_load(handler):
+    run(FORKS.format(handler=handler + "\nsignal.signal(signal.SIGALRM, handle)"))
+
+
+@POSIX
+def test_at_the_end_of_the_process_a_long_loading_is_stopped():
+    started = time.monotonic()
+    run("""
+        import signal, time
+        from capgpu.kernels.loading import undisturbed
+        def stop(number, frame): raise SystemExit
+        signal.signal(signal.SIGALRM, stop)
+        def slow():
+            while True:
+                time.sleep(0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        undisturbed(slow)
+    """)
+    assert time.monotonic() - started < 50
