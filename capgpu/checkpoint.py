@@ -38,6 +38,7 @@ __all__ = [
 MODEL_FILE = "model.safetensors"
 
 _FORMAT = "capgpu-model-1"
+_OPENS_FOLDERS = os.name != "nt"
 
 
 class CheckpointError(RuntimeError):
@@ -72,12 +73,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode is {mode!r}; wanted 'wb' or 'w'.")
-    encoding = None if mode == "wb" else "utf-8"
+    encoding, newline = (None, None) if mode == "wb" else ("utf-8", "\n")  # the same bytes on every system
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a folder; wanted the name of a file", os.fspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
         # to put a file in the place of a device would harm the whole system
-        with open(path, mode, encoding=encoding) as file:
+        with open(path, mode, encoding=encoding, newline=newline) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
@@ -87,7 +88,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from error
     try:
-        with open(descriptor, mode, encoding=encoding) as file:
+        with open(descriptor, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -99,7 +100,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on the disk, so that it outlives a power cut."""
+    """Put the rename itself on the disk, so that it outlives a power cut. Windows opens no folders."""
+    if not _OPENS_FOLDERS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

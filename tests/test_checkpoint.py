@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -69,6 +70,32 @@ def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
         file.write("x")
     (tmp_path / "plain").write_text("x")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_on_windows_no_folder_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuse_folders(path: Any, *args: Any, **kwargs: Any) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", path)  # as there
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr("capgpu.checkpoint.os.open", refuse_folders)
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "here", "w") as file:
+        file.write("one")  # the simulation bites
+    monkeypatch.setattr("capgpu.checkpoint._OPENS_FOLDERS", False)
+    with atomic_write(tmp_path / "there", "w") as file:
+        file.write("one")
+    assert (tmp_path / "there").read_text() == "one"
+
+
+def test_text_has_the_same_bytes_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as on Windows, where a file without `newline` gets the system's own line ends
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: io.open(*args, **{"newline": "\r\n", **kwargs}))
+    with atomic_write(tmp_path / "text", "w") as file:
+        file.write("one\ntwo\n")
+    monkeypatch.undo()
+    assert (tmp_path / "text").read_bytes() == b"one\ntwo\n"
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _caption_split(
     from rich.text import Text
 
     from capgpu.cli.console import console
-    from capgpu.cli.judge import MARKS, spread, verdict
+    from capgpu.cli.judge import mark, spread, verdict
     from capgpu.evaluation.captioning import write_captions
 
     settings = run.settings()
@@ -101,7 +101,7 @@ def _caption_split(
         table.add_column(heading, overflow="fold", ratio=1)
     table.add_column("picture", justify="right")
     for index, text in zip(indices, captions, strict=True):
-        sign, style = MARKS[verdict(text, truths[index], dataset.base_name)]
+        sign, style = mark(verdict(text, truths[index], dataset.base_name))
         table.add_row(Text(sign, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
     out = console()
     out.print(f"{split}: {note}" if note else split, style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,13 @@ from capgpu.vocabulary import tokenize
 if TYPE_CHECKING:
     from capgpu.report.contact_sheet import Verdict
 
-__all__ = ["MARKS", "VERDICT_NAMES", "spread", "verdict"]
+__all__ = ["VERDICT_NAMES", "mark", "spread", "verdict"]
 
-#: The sign and the style of each verdict in a table.
-MARKS: dict[Verdict, tuple[str, str]] = {
-    "right": ("✓", "blue"),
-    "near": ("≈", "yellow"),
-    "wrong": ("✗", "red"),
+#: The sign of each verdict in a table, the one for files and terminals that cannot have it, and the style.
+_MARKS: dict[Verdict, tuple[str, str, str]] = {
+    "right": ("✓", "+", "blue"),
+    "near": ("≈", "~", "yellow"),
+    "wrong": ("✗", "-", "red"),
 }
 
 VERDICT_NAMES: dict[Verdict, str] = {
@@ -24,6 +25,28 @@ VERDICT_NAMES: dict[Verdict, str] = {
     "near": "right base name, wrong variant",
     "wrong": "wrong",
 }
+
+
+def mark(verdict: Verdict) -> tuple[str, str]:
+    """Return the sign of a verdict on standard output, and its style.
+
+    Parameters
+    ----------
+    verdict : {"right", "near", "wrong"}
+        As `verdict` returns it.
+
+    Returns
+    -------
+    sign, style : str
+        The signs are ``+``, ``~`` and ``-`` where the encoding lacks one of the usual ones, as that of a pipe on Windows
+        does (cp1252).
+    """
+    sign, plain, style = _MARKS[verdict]
+    try:
+        "".join(signs[0] for signs in _MARKS.values()).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        sign = plain
+    return sign, style
 
 
 def verdict(caption: str, truths: Sequence[str], base_name: Callable[[str], str] | None = None) -> Verdict:

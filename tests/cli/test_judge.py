@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
-from capgpu.cli.judge import spread, verdict
+from capgpu.cli.judge import mark, spread, verdict
 from capgpu.data import emoji
 
 
@@ -24,3 +27,12 @@ def test_spread_chooses_distinct_indices_from_end_to_end(total: int, count: int)
     assert chosen[0] <= total // len(chosen)
     assert total - 1 - chosen[-1] <= total // len(chosen)
     assert all(0 <= index < total for index in chosen)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "cp437"])
+def test_three_verdicts_have_three_signs_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    signs = [mark(kind)[0] for kind in ("right", "near", "wrong")]
+    assert len(set(signs)) == 3
+    assert "".join(signs).encode(encoding)
+    assert signs == (["✓", "≈", "✗"] if encoding == "utf-8" else ["+", "~", "-"])

@@ -37,7 +37,7 @@ EXPECTED = {
     "async": LookupError,
 }
 #: Seconds until a child process is killed.
-PATIENCE = 120
+PATIENCE = 240
 
 
 def make_loss():
