@@ -25,6 +25,7 @@ from capgpu.backend import (
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.half import kernels_in_float32
 from capgpu.kernels.loading import undisturbed
+from capgpu.kernels.reserve import IMPORTING, require_memory
 
 __all__ = [
     "COMPILED_FROM",
@@ -198,6 +199,8 @@ def _compiled_kernels() -> Kernels:
 
 
 def _import_compiled_kernels() -> Kernels:
+    if "capgpu.kernels.cpu" not in sys.modules:
+        require_memory(IMPORTING, "import Numba")
     from capgpu.kernels.cpu import KERNELS as fused
 
     return fused

@@ -60,18 +60,17 @@ class _Call:
         """Call the function, unless that has begun."""
         if not self._begun.acquire(blocking=False):
             return
-        self._thread = _thread.get_ident()
-        _running.add(self)
-        run, function, args = self._call
         try:
+            self._thread = _thread.get_ident()
+            _running.add(self)
+            run, function, args = self._call
             self.result = run(function, *args)
-        except BaseException as error:
+        except BaseException as error:  # also a MemoryError: the caller waits
             self.error = error
         finally:
-            del self._call, run, function, args
             self.done = True
-            _running.discard(self)
             self._ended.release()
+            _running.discard(self)
 
     def stop(self) -> None:
         """Let the function end soon, by an exception. What it loads cannot be used afterwards."""

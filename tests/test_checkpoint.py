@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
@@ -91,7 +90,8 @@ def test_on_windows_no_folder_is_opened(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_text_has_the_same_bytes_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # as on Windows, where a file without `newline` gets the system's own line ends
-    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: io.open(*args, **{"newline": "\r\n", **kwargs}))
+    of_python = open
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: of_python(*args, **{"newline": "\r\n", **kwargs}))
     with atomic_write(tmp_path / "text", "w") as file:
         file.write("one\ntwo\n")
     monkeypatch.undo()

@@ -38,8 +38,8 @@ def mark(verdict: Verdict) -> tuple[str, str]:
     Returns
     -------
     sign, style : str
-        The signs are ``+``, ``~`` and ``-`` where the encoding lacks one of the usual ones, as that of a pipe on Windows
-        does (cp1252).
+        The signs are ``+``, ``~`` and ``-`` where the encoding lacks one of the usual ones, as cp1252 does, that of a
+        pipe on Windows.
     """
     sign, plain, style = _MARKS[verdict]
     try:

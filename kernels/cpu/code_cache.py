@@ -45,6 +45,7 @@ import numpy as np
 from numba.core import config
 
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
+from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
 
 __all__ = ["compiled_callback", "described", "folder", "keep_on_disk", "load_undisturbed", "symbols"]
 
@@ -199,7 +200,17 @@ class _Cache:
         """Do nothing: an entry never becomes wrong."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return the compiled function for some types of arguments, or None where there is none to be trusted."""
+        """Return the compiled function for some types of arguments, or None where there is none to be trusted.
+
+        Raises MemoryError where there is not enough memory to load it, or to compile it afterwards.
+        """
+        require_memory(LOADING, "load a kernel")
+        found = self._load(signature, target)
+        if found is None:
+            require_memory(COMPILING, "compile a kernel")
+        return found
+
+    def _load(self, signature: Any, target: Any) -> Any:
         target.refresh()
         try:
             key = self._key(signature, target.codegen())

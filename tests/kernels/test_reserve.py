@@ -1,0 +1,72 @@
+"""Where memory is short, kernels raise MemoryError before LLVM ends the process, and work once there is more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import capgpu
+from capgpu.kernels.reserve import require_memory
+
+resource = pytest.importorskip("resource", reason="this system has no limits on address space")
+
+SCRIPT = """
+import resource
+import sys
+import numpy as np
+import capgpu
+from capgpu.kernels import kernels_for
+from capgpu.kernels.loading import undisturbed
+
+capgpu.set_backend("cpu")
+rows, tokens = np.ones((2, 3), np.float32), np.array([1, 1])
+if sys.argv[1] != "import":
+    kernels_for(rows)
+    undisturbed(abs, -1)  # a thread has its own heap
+if sys.argv[1] == "load":
+    kernels_for(rows).embedding_gradient(rows.astype(np.float64), tokens, 2)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20, hard))
+try:
+    kernels_for(rows).embedding_gradient(rows, tokens, 2)
+except MemoryError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print(kernels_for(rows).embedding_gradient(rows, tokens, 2).tolist())
+"""
+
+
+def test_memory_that_is_there_is_not_refused():
+    for _ in range(100):
+        require_memory(64 << 20, "test")
+
+
+def test_a_refusal_says_what_is_needed_and_what_helps():
+    with pytest.raises(MemoryError, match=r"expected 1073741824 MiB of free address space to test.*ulimit -v.*numpy"):
+        require_memory(1 << 50, "test")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not show its address space")
+@pytest.mark.parametrize(("moment", "room"), [("import", 150), ("load", 30), ("compile", 100)])
+def test_kernels_ask_before_they_import_load_and_compile(moment, room, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, moment, str(room)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(capgpu.__file__).parents[1]),
+            "NUMBA_CACHE_DIR": str(tmp_path),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    refusal, result = done.stdout.splitlines()
+    assert f" to {moment} " in refusal
+    assert result == "[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]"
