@@ -14,7 +14,7 @@ OUT ?= build/gpu-run
 SOURCES := capgpu kernels tests bench examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour test test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo tour test test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictu
 
 test: env ## Run every test that needs no GPU, one process a core (ARGS="-k solver" for some, in one process)
 	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)
+
+test-minima: ## Run some tests with the oldest packages that are allowed (ARGS=tests for all, PYTHON=python3.11)
+	$(PYTHON) -m tools.minima $(ARGS)
 
 test-gpu: ## Run the tests on the CUDA device of this machine, then NVIDIA's checkers (PY=python3, OUT=DIR)
 	$(PY) -m tools.gpu.run --out $(OUT) --stages env,kernels,contract,memcheck,racecheck,synccheck $(ARGS)

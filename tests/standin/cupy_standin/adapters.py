@@ -54,7 +54,11 @@ def _diag(v: Any, k: int = 0) -> Any:
 
 
 def _reshape(a: Any, newshape: Any, order: Any = "C", *, copy: bool | None = None) -> Any:
-    return np.reshape(a, newshape, order=order, copy=copy)
+    # NumPy 2.0 has no `copy`
+    out = np.reshape(np.array(a, copy=True) if copy else a, newshape, order=order)
+    if copy is False and a.size and not np.may_share_memory(out, a):
+        raise ValueError("Unable to avoid creating a copy while reshaping.")
+    return out
 
 
 def _put(a: Any, ind: Any, v: Any, mode: Any = "wrap") -> None:
