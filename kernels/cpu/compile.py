@@ -49,6 +49,8 @@ def compiled(
         "fastmath": set(fastmath) | {"contract"},
         "inline": "always" if inline else "never",
         "_nrt": allocates,
+        # nothing takes these functions for C functions; 6% of the processor time of compiling an LSTM's loss
+        "no_cfunc_wrapper": True,
     }
 
     def decorate(function: F) -> F:

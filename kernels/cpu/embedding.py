@@ -24,13 +24,17 @@ WORTH_SHARING = 100_000
 
 @compiled()
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
+    # one allocation: what a task holds when it raises is never freed
+    size = out.shape[0]
+    scratch = np.empty(2 * size + 1 + rows.size, np.int64)
+    starts, place, order = scratch[: size + 1], scratch[size + 1 : 2 * size + 1], scratch[2 * size + 1 :]
     # rows of one index follow each other, in rising order: each sum is made while it is in the cache
-    starts = np.zeros(out.shape[0] + 1, np.int64)
+    starts[:] = 0
     for m in range(rows.size):
         starts[rows[m] + 1] += 1
     for k in range(out.shape[0]):
         starts[k + 1] += starts[k]
-    order, place = np.empty(rows.size, np.int64), starts[:-1].copy()
+    place[:] = starts[:-1]
     for m in range(rows.size):
         order[place[rows[m]]] = m
         place[rows[m]] += 1

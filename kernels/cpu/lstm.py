@@ -186,9 +186,12 @@ def _backward(
     dc: Any,
 ) -> None:
     size = cell.shape[1]
-    edge = aligned(ROWS * (PANEL_BYTES // cell.itemsize), cell)
-    tanh_c = np.empty(size, cell.dtype)
-    nothing = np.zeros(size, cell.dtype)
+    # one allocation: what a task holds when it raises is never freed
+    edge_size = ROWS * (PANEL_BYTES // cell.itemsize)
+    scratch = aligned(edge_size + 2 * size, cell)
+    edge, tanh_c = scratch[:edge_size], scratch[edge_size : edge_size + size]
+    nothing = scratch[edge_size + size :]
+    nothing[:] = 0
     left, right = owned_units(index, count, size, cell.itemsize)
     own = left * 4 * size
     pack_columns_whole(Wh, True, left, right - left, packed, own)

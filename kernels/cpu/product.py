@@ -252,9 +252,10 @@ def _share(
     blocks = _blocks(k)
     deepest = (k + blocks - 1) // blocks if blocks else 0
     group = min(GROUP, panel_stop - panel_start)
-    packed = aligned(group * deepest * lanes, C)
-    columns = aligned(deepest * most if a_transposed else 1, C)
-    edge = aligned(ROWS * lanes, C)
+    # one allocation: what a task holds when it raises is never freed
+    ends = group * deepest * lanes, (group * deepest + ROWS) * lanes
+    scratch = aligned(ends[1] + (deepest * most if a_transposed else 1), C)
+    packed, edge, columns = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] :]
     size = C.itemsize
     for row in range(row_start, row_stop, most):
         rows = min(most, row_stop - row)

@@ -28,7 +28,8 @@ def describe_job(task: Any, *, barriers: bool = False) -> Any:
     task : compiled function
         ``task(index, count, *arguments)``, or with barriers ``task(index, count, slot, *arguments)``. It must give
         the same result for every count and, unless it has barriers, in any order of its tasks. It may allocate; the
-        only exception that it may raise is MemoryError.
+        only exception that it may raise is MemoryError. Arrays that it holds then are never freed: it makes them all
+        in one allocation.
     barriers : bool
         Whether tasks call `barrier`.
 

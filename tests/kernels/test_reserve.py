@@ -70,3 +70,41 @@ def test_kernels_ask_before_they_import_load_and_compile(moment, room, tmp_path)
     refusal, result = done.stdout.splitlines()
     assert f" to {moment} " in refusal
     assert result == "[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]"
+
+
+LEAKS = """
+import resource
+import numpy as np
+from numba.core.runtime import _nrt_python as nrt, rtsys
+from capgpu.kernels.cpu import embedding
+
+nrt.memsys_enable_stats()
+rows, tokens, size = np.ones((2, 1), np.float32), np.array([1, 1]), 20_000_000
+embedding.embedding_gradient(rows, tokens, 2)
+before = rtsys.get_allocation_stats()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+# for the result (80 MB) and three quarters of the 320 MB that the task wants besides; the heap has some that is free
+resource.setrlimit(resource.RLIMIT_AS, (used + 320 * 10**6, hard))
+try:
+    embedding.embedding_gradient(rows, tokens, size)
+except MemoryError as error:
+    print(error)
+after = rtsys.get_allocation_stats()
+print(after.mi_alloc - before.mi_alloc - (after.mi_free - before.mi_free))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not show its address space")
+def test_a_task_without_memory_leaks_none():
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKS],
+        env={**os.environ, "PYTHONPATH": str(Path(capgpu.__file__).parents[1]), "CAPGPU_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    refusal, leaked = done.stdout.splitlines()
+    assert "expected memory for the temporary arrays" in refusal
+    assert leaked == "0"
