@@ -28,7 +28,7 @@ RECURRENCES = (Extents((4, 3, 3, 1), 11, 7), Extents((3, 3, 2, 1, 1), 40, 7))
 #: So many rows of one group, and so many terms, that a warp fills its buffers more than once in a step.
 DEEP = Extents((2,) * 20, 136, 3)
 #: Two sequences begin, or end, with every bit set and with every bit but the sign's: the first is what numbers that are
-#: not there yet look like, and arithmetic makes it of the second.
+#: not there yet look like, and arithmetic makes it of the second. A third one has an infinite number.
 NANS = Extents((4, 3, 1), 24, 5)
 #: More than one tile of rows in a group.
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
@@ -100,15 +100,17 @@ def recurrences(dtype: str) -> None:
                 arguments = dict(example(case, extents, dtype)[0])
                 if extents is NANS:
                     given = "dhidden" if kind.backward else "h0"
-                    arguments[given] = _with_nans(arguments[given])
+                    arguments[given] = _not_finite(arguments[given])
                 _with_plan(plan, name, on_device(arguments))
 
 
-def _with_nans(array: Any) -> Any:
+def _not_finite(array: Any) -> Any:
     words = array.view(f"u{array.dtype.itemsize}").copy()
     words[0] = np.iinfo(words.dtype).max
     words[1] = words[0] >> 1
-    return words.view(array.dtype)
+    changed = words.view(array.dtype)
+    changed[2, 0] = np.inf
+    return changed
 
 
 def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
