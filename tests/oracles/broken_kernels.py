@@ -53,6 +53,8 @@ def _of_resident_weights(kernel: str) -> list[Mutation]:
 
 def _of_a_pass(kernel: str) -> list[Mutation]:
     old = "an h" if kernel.endswith("forward") else "a da"
+    # four gates of float32 are packs of 16 bytes, whatever their number
+    singly = "float16" if kernel == "lstm_backward" else "float32"
     return [
         *_of_resident_weights(kernel),
         Mutation(kernel, "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
@@ -65,8 +67,22 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
             THREAD,
         ),
         Mutation(kernel, "packs that are not waited for", "if (complete) return;", "return;", RESULTS),
-        Mutation(kernel, "numbers that are not waited for", "rows.awaited ? awaited(from) : *from", "*from", RESULTS),
-        Mutation(kernel, "numbers that are not waited for", "rows.awaited ? awaited(from) : *from", "*from", THREAD),
+        Mutation(
+            kernel,
+            "numbers that are not waited for",
+            "rows.awaited ? awaited(from) : *from",
+            "*from",
+            RESULTS,
+            dtype=singly,
+        ),
+        Mutation(
+            kernel,
+            "numbers that are not waited for",
+            "rows.awaited ? awaited(from) : *from",
+            "*from",
+            THREAD,
+            dtype=singly,
+        ),
         Mutation(kernel, "numbers stored as if nobody waited", _ANNOUNCED, "*address = value;", THREAD),
         Mutation(kernel, "old numbers left in place", "= FILLER;", "; FILLER;", RESULTS, 2),
         Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{old}", ";", RESULTS),
