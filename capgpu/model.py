@@ -176,6 +176,11 @@ class CaptioningRNN:
             self.params[name] = random.normal(shape, 0.0 if len(shape) == 1 else scale, self.dtype)
 
     @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The entries of `params`, in the order of the kernels' contract, whatever the order in the dictionary."""
+        return tuple(self._shapes)
+
+    @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments but for the vocabulary and the seed, as JSON can hold them."""
         return {

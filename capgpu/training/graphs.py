@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from capgpu.backend import Array, is_host_array
@@ -87,6 +87,7 @@ class GraphedSteps(TrainingSteps):
     def __init__(self, model: CaptioningRNN, optimizer: Optimizer, clip_norm: float | None) -> None:
         super().__init__(model, optimizer, clip_norm)
         self._rule = RULES[optimizer.rule]
+        self._names = model.parameter_names
         self._graphs: Any = None
         self._to_update: Callable[[float], None] = super().update
 
@@ -103,11 +104,12 @@ class GraphedSteps(TrainingSteps):
 
         The two halves have the bits of the whole. The update is made at once where it may be.
         """
-        features, ids, options = self._model.loss_inputs(features, captions, dropout_key)
-        batch = features, ids, self._model.null, options
-        self._move()
+        checked, ids, options = self._model.loss_inputs(features, captions, dropout_key)
+        batch = checked, ids, self._model.null, options
         loss: Array | None
-        if whole:
+        if not self._move():
+            loss = None
+        elif whole:
             loss = self._graphs.step(*batch, self._settings(learning_rate_scale))
             self._to_update = self._count
         else:
@@ -131,24 +133,28 @@ class GraphedSteps(TrainingSteps):
             for config in self._configs():
                 config["t"] += 1
 
-    def _move(self) -> None:
-        """Copy parameters and running state to the memory of the graphs."""
+    def _move(self) -> bool:
+        """Copy parameters and running state to the memory of the graphs; False where there are other parameters."""
         from capgpu.kernels.cuda.graphs import StepGraphs
 
-        params, configs = self._model.params, self._configs()
+        entries = self._model.params
+        params = {name: entries[name] for name in self._names}
+        if len(entries) != len(params):
+            return False
+        configs = self._configs()
         complete_configs(self._optimizer.rule, list(params.values()), configs)
         if self._graphs is None:
             states = [[config[slot] for config in configs] for slot in self._rule.slots]
             self._graphs = StepGraphs(params, self._rule.kernel, states, self._clip_norm)
-        for name, own in self._graphs.params.items():
-            _take_over(params, name, own)
+        places: list[tuple[Any, str, Array]] = [(entries, name, own) for name, own in self._graphs.params.items()]
         for slot, state in zip(self._rule.slots, self._graphs.states, strict=True):
-            for config, own in zip(configs, state, strict=True):
-                _take_over(config, slot, own)
+            places += [(config, slot, own) for config, own in zip(configs, state, strict=True)]
+        _take_over(places)
+        return True
 
     def _configs(self) -> list[dict[str, Any]]:
         configs = self._optimizer.configs
-        return [configs.setdefault(name, dict(self._optimizer.config)) for name in self._model.params]
+        return [configs.setdefault(name, dict(self._optimizer.config)) for name in self._names]
 
     def _settings(self, learning_rate_scale: float) -> Any:
         configs = self._configs()
@@ -157,8 +163,14 @@ class GraphedSteps(TrainingSteps):
         return self._rule.settings(configs, rates)
 
 
-def _take_over(entries: Any, key: str, own: Array) -> None:
-    """Replace an array by the graphs' own, with the same values."""
-    if entries[key] is not own:
-        own[...] = entries[key]
+def _take_over(places: Sequence[tuple[Any, str, Array]]) -> None:
+    """Replace entries of dictionaries by the graphs' own arrays, with the same values."""
+    replaced = [(entries, key, own, entries[key]) for entries, key, own in places if entries[key] is not own]
+    if not replaced:
+        return
+    # entries may have been exchanged: none is overwritten before it has been read
+    all_own = {id(own) for _, _, own in places}
+    values = [array.copy() if id(array) in all_own else array for *_, array in replaced]
+    for (entries, key, own, _), value in zip(replaced, values, strict=True):
+        own[...] = value
         entries[key] = own

@@ -206,6 +206,55 @@ def test_parameters_and_state_that_somebody_replaces_are_taken_over(device):
     assert (given.get() == 0.25).all()  # the caller's array is not written into
 
 
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_parameters_are_found_by_name_whatever_their_order(device, cell, step):
+    features, captions = batch(0)
+    ends = []
+    for changed in (False, True):
+        model = captioner(cell)
+        optimizer = Optimizer("adam", {"learning_rate": 1e-2}, model.params)
+        steps = GraphedSteps(model, optimizer, None)
+        for number in range(4):
+            if changed and number == step:
+                # in an RNN, b_proj and b have one shape: exchanged, nothing would stop
+                names = [*model.params]
+                names[2], names[5] = names[5], names[2]
+                model.params = {name: model.params[name] for name in reversed(names)}
+            steps.loss(device.asarray(features), captions, 1.0, whole=True)
+            steps.update(1.0)
+        ends.append(frozen([(model.params[name], optimizer.configs[name]) for name in sorted(model.params)]))
+    assert ends[0] == ends[1]
+
+
+def test_parameters_that_are_exchanged_have_each_other_s_values(device):
+    model = captioner("rnn")
+    steps = GraphedSteps(model, Optimizer("sgd", {"learning_rate": 1e-9}, model.params), None)
+    features, captions = batch(0)
+    params = model.params
+    params["b"], params["b_proj"] = device.full(H, 1, "float32"), device.full(H, 2, "float32")
+    for _ in range(2):
+        steps.loss(device.asarray(features), captions, 1.0, whole=True)
+        params["b"], params["b_proj"] = params["b_proj"], params["b"]
+    steps.loss(device.asarray(features), captions, 1.0, whole=True)
+    assert distance(params["b"].get(), np.full(H, 1)) < 1e-5
+    assert distance(params["b_proj"].get(), np.full(H, 2)) < 1e-5
+
+
+def test_a_parameter_too_many_is_refused_as_by_a_plain_step(device):
+    features, captions = batch(0)
+    for before in (0, 2):
+        model = captioner()
+        steps = GraphedSteps(model, Optimizer("sgd", {}, model.params), None)
+        for _ in range(before):
+            steps.loss(device.asarray(features), captions, 1.0, whole=True)
+            steps.update(1.0)
+        model.params["scale"] = device.ones(3, "float32")
+        steps.loss(device.asarray(features), captions, 1.0, whole=True)
+        with pytest.raises(ValueError, match="grads has no entry 'scale'"):
+            steps.update(1.0)
+
+
 # --- fallbacks ----------------------------------------------------------------------------------------------
 
 
