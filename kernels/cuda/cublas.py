@@ -141,6 +141,7 @@ class _Handle:
         memory = workspace().take("cuBLAS", self._workspace, np.uint8)
         if self._bound is not None and self._bound[0] == stream and self._bound[1] is memory:
             return
+        self._bound = None  # whatever stops one of the calls: the next product tells the handle both
         self._check("cublasSetStream_v2", self._cublas.cublasSetStream_v2(self.pointer, stream))
         # setting a stream takes the memory away
         status = self._cublas.cublasSetWorkspace_v2(self.pointer, memory.data.ptr, memory.nbytes)

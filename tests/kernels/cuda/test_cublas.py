@@ -138,6 +138,18 @@ def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(
     assert len(cublas.contexts) == 1
 
 
+def test_a_handle_that_was_told_half_is_told_all_before_the_next_product(device, cublas):
+    x = device.ones((4, 4))
+    product.product(x, x)
+    cublas.fails["cublasSetWorkspace_v2"] = 7
+    with device.cuda.Stream(non_blocking=True), pytest.raises(direct.CublasError, match="cublasSetWorkspace_v2"):
+        product.product(x, x)
+    del cublas.fails["cublasSetWorkspace_v2"]
+    product.product(x, x)
+    before, after = [(gemm.stream, gemm.workspace) for gemm in cublas.products]
+    assert before == after
+
+
 def told_of(told, name, function):
     class Observed:
         argtypes = restype = None
