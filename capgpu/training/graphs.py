@@ -76,7 +76,7 @@ class GraphedSteps(TrainingSteps):
 
     Parameters, and the optimiser's running state, are moved to memory of the graphs at the first step and updated in
     place from then on. Entries of ``model.params`` that are replaced are copied there before the next step. A step that
-    cannot be made as a graph is a plain one.
+    cannot be made as a graph is a plain one, as is one of a model that has been moved to the host.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class GraphedSteps(TrainingSteps):
         checked, ids, options = self._model.loss_inputs(features, captions, dropout_key)
         batch = checked, ids, self._model.null, options
         loss: Array | None
-        if not self._move():
+        if is_host_array(checked) or not self._move():
             loss = None
         elif whole:
             loss = self._graphs.step(*batch, self._settings(learning_rate_scale))

@@ -127,7 +127,8 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     padded : bool
         True gives the layout one of few shapes, where there is any row: with rows behind those of a step, and with the
         first words that do not occur. All captions are then alive at the first step. Loss and gradients are the same
-        but for rounding: what is added adds zeros to sums.
+        but for rounding: what is added adds zeros to sums, as long as the embeddings of words that do not occur are
+        finite. One that is not makes the gradient of Wx one that is not, though the loss is finite.
 
     Returns
     -------

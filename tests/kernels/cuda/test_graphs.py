@@ -255,6 +255,21 @@ def test_a_parameter_too_many_is_refused_as_by_a_plain_step(device):
             steps.update(1.0)
 
 
+def test_a_model_that_has_been_moved_to_the_host_is_trained_there(device):
+    model = captioner()
+    steps = GraphedSteps(model, Optimizer("sgd", {"learning_rate": 1e-2}, model.params), None)
+    features, captions = batch(0)
+    first = float(steps.loss(device.asarray(features), captions, 1.0, whole=True))
+    steps.update(1.0)
+    with capgpu.use_backend("numpy"):
+        model.params = {name: capgpu.to_numpy(array) for name, array in model.params.items()}
+        second = float(steps.loss(features, captions, 1.0, whole=True))
+        steps.update(1.0)
+        assert all(type(array) is np.ndarray for array in model.params.values())
+        third = float(steps.loss(features, captions, 1.0, whole=True))
+    assert first > second > third
+
+
 # --- fallbacks ----------------------------------------------------------------------------------------------
 
 
