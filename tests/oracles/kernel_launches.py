@@ -13,7 +13,7 @@ import numpy as np
 
 import capgpu
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda import KERNELS, embedding, recurrence, softmax, stopwatch, tiers
+from capgpu.kernels.cuda import KERNELS, embedding, module, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
 from capgpu.kernels.cuda.dropout import StoredDropout, apply_dropout
 from capgpu.model import CaptioningRNN
@@ -97,6 +97,8 @@ def recurrences(dtype: str) -> None:
                 plans += [tiers.persistent(name, dtype, H, N, units, groups) for units in kind.units]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:
+                if plan.shared > module.device_limits().shared_per_block:
+                    continue  # many units of float64, beside so many terms
                 arguments = dict(example(case, extents, dtype)[0])
                 if extents is NANS:
                     given = "dhidden" if kind.backward else "h0"

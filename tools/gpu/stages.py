@@ -101,7 +101,7 @@ def _counters(context: Context) -> list[str]:
 
 
 STAGES = (
-    Stage("env", "A", 15, 60, 45, lambda context: _module("tools.gpu.machine"), kernels=False),
+    Stage("env", "A", 10, 60, 45, lambda context: _module("tools.gpu.machine"), kernels=False),
     Stage(
         "info",
         "A",
@@ -112,37 +112,37 @@ STAGES = (
     Stage(
         "compile",
         "A",
-        *(20, 120, 8),
+        *(16, 120, 8),
         lambda context: _module("tools.gpu.compile_all", "--out", str(context.out / "compile.csv")),
         ("compile.csv",),
         kernels=False,
     ),
-    Stage("kernels", "A", 70, 150, 25, lambda context: _pytest("tests/kernels/cuda")),
+    Stage("kernels", "A", 60, 150, 25, lambda context: _pytest("tests/kernels/cuda")),
     Stage(
         "times",
         "A",
-        *(110, 170, 130),
+        *(62, 170, 130),
         lambda context: _module("tools.gpu.times", "--out", str(context.out)),
         ("times.json", "times.md"),
     ),
     Stage(
         "contract",
         "A",
-        *(90, 120, 25),
+        *(31, 120, 25),
         lambda context: _pytest(
             *("tests/kernels", "--ignore=tests/kernels/cuda"),
             *(f"tests/{name}" for name in ("layers", "model", "optim", "decode")),
         ),
     ),
-    Stage("host", "B", 15, 60, 140, lambda context: _module("tools.gpu.host")),
+    Stage("host", "B", 17, 60, 140, lambda context: _module("tools.gpu.host")),
     # CuPy asks for attributes that a driver may not have and handles the error: calls are not what is checked
-    Stage("memcheck", "B", 50, 90, 12, _sanitizer("memcheck", "--report-api-errors=no")),
+    Stage("memcheck", "B", 35, 90, 12, _sanitizer("memcheck", "--report-api-errors=no")),
     Stage("racecheck", "B", 50, 90, 12, _sanitizer("racecheck")),
     Stage("synccheck", "B", 30, 60, 12, _sanitizer("synccheck")),
     Stage(
         "train",
         "B",
-        *(30, 75, 15),
+        *(45, 120, 15),
         lambda context: _module("tools.gpu.training", "--folder", str(context.scratch / "train")),
     ),
     Stage("counters", "B", 50, 75, 150, _counters),
