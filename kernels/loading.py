@@ -183,8 +183,11 @@ def _may_not_wait() -> bool:
 
 
 def _finish() -> None:
-    """Wait for helpers, unless they could wait for this thread."""
-    if not _may_not_wait():
+    """Wait until no helper works, unless one could wait for this thread."""
+    if _may_not_wait():
+        return
+    # another thread that has waited for the same call may have the next one begun meanwhile
+    while _running:
         for call in list(_running):
             call.wait()
 

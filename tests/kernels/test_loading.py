@@ -182,3 +182,29 @@ def test_at_the_end_of_the_process_a_long_loading_is_stopped():
         undisturbed(slow)
     """)
     assert time.monotonic() - started < 50
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_no_fork_falls_into_the_next_of_several_calls() -> None:
+    busy: list[int] = []
+
+    def load() -> None:
+        busy.append(1)
+        time.sleep(0.12)
+        busy.pop()
+
+    def load_several() -> None:
+        for _ in range(8):
+            undisturbed(load)
+
+    thread = threading.Thread(target=load_several)
+    thread.start()
+    states = []
+    while thread.is_alive():
+        time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            os._exit(len(busy))
+        states.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    thread.join()
+    assert set(states) == {0}
