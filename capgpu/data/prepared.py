@@ -164,12 +164,17 @@ def verify_prepared(folder: str | os.PathLike[str]) -> list[str]:
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
+        # what has changed without a trace must not pass for unchanged when the folder is opened next
+        with suppress(OSError):
+            (path / _CHECKED).unlink(missing_ok=True)
         raise CheckpointError("\n".join(problems))
     return list(files)
 
 
 def _manifest(path: Path) -> tuple[Manifest, _Files]:
     if not is_prepared(path):
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{path} is a file; wanted the prepared folder, which holds {MANIFEST}.")
         kind = "is no prepared data set" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {kind}: it has no {MANIFEST}. Make one with: capgpu prepare SOURCE -o {path}")
     try:

@@ -178,6 +178,22 @@ def test_a_change_that_leaves_no_trace_is_found_by_comparing_all(tmp_path: Path)
     assert "train.json is missing" in str(load.value)
 
 
+def test_a_change_that_has_been_found_does_not_pass_for_unchanged_afterwards(tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
+    changed(tmp_path / "val_features.npy", unnoticed=True)
+    load_prepared(tmp_path)
+    with pytest.raises(CheckpointError, match="checksum"):
+        verify_prepared(tmp_path)
+    with pytest.raises(CheckpointError, match="checksum"):
+        load_prepared(tmp_path)
+
+
+def test_a_file_is_no_prepared_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="is a file; wanted the prepared folder"):
+        verify_prepared(tmp_path / "file")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "another"}', '{"format": "capgpu-prepared-1"}'])
 def test_a_damaged_manifest_is_named(text: str, tmp_path: Path) -> None:
     prepared_folder(tmp_path)
