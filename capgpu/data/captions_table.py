@@ -131,9 +131,11 @@ def printed_list(cell: str, where: str) -> list[str] | None:
     Raises
     ------
     DataFileError
-        For what looks like a list, but holds something else than texts, or was printed in part.
+        For what looks like a list, but holds nothing or something else than texts, or was printed in part.
     """
     text = cell.strip()
+    if text in ("[]", "()"):
+        raise DataFileError(f"{where} is an empty list; wanted a caption at least. Take the row out.")
     if not _LIKE_LIST.fullmatch(text):
         return None
     with suppress(ValueError, RecursionError):

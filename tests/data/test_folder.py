@@ -126,6 +126,14 @@ def test_a_printed_list_that_cannot_be_read_is_refused(cell: str, tmp_path: Path
         captions(tmp_path / "a.csv", f'image,caption\na.jpg,"{cell}"\n')
 
 
+@pytest.mark.parametrize("cell", ["[]", " () "])
+def test_a_printed_list_without_a_caption_is_refused(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(f"image,caption\na.jpg,{cell}\n")
+    with pytest.raises(DataFileError, match="line 2, column caption is an empty list"):
+        folder_source(path, None)
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
