@@ -220,7 +220,7 @@ def test_a_run_that_is_terminated_ends_its_stage(tmp_path):
         "run.choose = lambda names: [slow]\n"
         "sys.exit(run.main(sys.argv[1:]))\n"
     )
-    words = [sys.executable, "-c", program, *command(tmp_path)[3:]]
+    words = [sys.executable, "-c", program, *command(tmp_path)[3:], "--wheels", str(tmp_path)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
     log = tmp_path / "out" / run.LOG
     pid = None
