@@ -319,7 +319,6 @@ _BARRIER = [
     Mutation("rnn_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
     Mutation("rnn_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
     Mutation("rnn_backward", "a depth too many", "rows.count && depth < K) {", "rows.count && depth <= K) {", ADDRESS),
-    Mutation("rnn_backward_step", "a depth too many", "place < K) {", "place <= K) {", ADDRESS),
 ]
 
 _FIRST = "__syncthreads();  // the sums of all warps are there before any warp adds them up"

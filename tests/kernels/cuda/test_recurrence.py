@@ -462,7 +462,7 @@ def test_gates_are_optional_where_no_gradient_is_wanted(cuda, tier):
     outputs = []
     for gates in (None, cuda.empty((rows, 4 * batch.H))):
         hidden, cell = cuda.empty((rows, batch.H)), cuda.empty((rows, batch.H))
-        inputs = (put(batch.table), put(batch.rows), put(batch.h0[:5]), None, put(batch.Wh))
+        inputs = (put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0[:5]), None, put(batch.Wh))
         plan = plan_of(tier, "lstm_forward", 4, "float64", batch.H, 5, 2)
         recurrence.lstm_forward_into(*inputs, recurrence.Steps.of(batch.counts), hidden, cell, gates, plan=plan)
         outputs.append(frozen((hidden, cell)))
