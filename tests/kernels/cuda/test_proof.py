@@ -26,8 +26,9 @@ def representative(variant):
 def worthwhile(dtype, variant, hunter):
     """Whether a hunt finds what no other does, for the minutes that all take: orders cost little, sanitizers much.
 
-    Addresses and orders depend on sizes, so that all of float32's are hunted; races depend neither on sizes nor, but for
-    the buffers of float64, on types. CI hunts with the sanitizers in float32; CAPGPU_HUNTS=all adds the other types.
+    Addresses and orders depend on sizes, so that all of float32's are hunted; races depend neither on sizes nor, but
+    for the buffers of float64, on types. CI hunts with the sanitizers in float32; CAPGPU_HUNTS=all adds the other
+    types.
     """
     if hunter in (RESULTS, ADDRESS) and dtype == "float32":
         return True
