@@ -94,8 +94,8 @@ def recurrences(dtype: str) -> None:
             plans = [step]
             for setting in {"float32": ("0", "1", ""), "float64": ("0",)}.get(dtype, ("0", "1")):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
-                # how many units a block has makes no difference to what these two are there for
-                sizes = kind.units[1:2] if extents in (DEEP, NANS) else kind.units
+                # how many units a block has makes no difference to what this one is there for
+                sizes = kind.units[1:2] if extents is DEEP else kind.units
                 plans += [tiers.persistent(name, dtype, H, N, units, groups) for units in sizes]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:
