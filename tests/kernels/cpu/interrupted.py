@@ -92,22 +92,29 @@ class Interrupter(threading.Thread):
 
 
 class Alarm:
-    """A timer whose handler raises, in the call under test only."""
+    """A timer whose handler raises, in the call under test only.
+
+    The handler sets the next alarm: a timer that repeats by itself would fill a slow machine with handlers that
+    interrupt each other, until Python's stack is full.
+    """
 
     def __init__(self, times, under_test):
         self.times, self.remaining, self.under_test = times, 0, under_test
         signal.signal(signal.SIGALRM, self.handle)
 
     def handle(self, signum, frame):
+        self.remaining -= 1
         while frame is not None and frame.f_code is not self.under_test.__code__:
             frame = frame.f_back
-        if frame is not None and self.remaining:
-            self.remaining -= 1
-            raise TimeoutError
+        if frame is None:
+            return
+        if self.remaining > 0:
+            signal.setitimer(signal.ITIMER_REAL, 2e-5)
+        raise TimeoutError
 
     def start(self, delay):
         self.remaining = self.times
-        signal.setitimer(signal.ITIMER_REAL, delay, 2e-5 if self.times > 1 else 0)
+        signal.setitimer(signal.ITIMER_REAL, delay)
 
     def stop(self):
         signal.setitimer(signal.ITIMER_REAL, 0)
