@@ -12,7 +12,7 @@ import numpy as np
 from capgpu.cli.datasets import Dataset
 from capgpu.evaluation.neighbours import nearest_neighbours
 from capgpu.metrics import MetricScore, caption_scores, exact_match
-from capgpu.metrics.java import check_java_metric, meteor, spice
+from capgpu.metrics.meteor_spice import check_java_metric, meteor, spice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,7 @@ def java_metrics(*, meteor: bool, spice: bool) -> list[str]:
     Raises
     ------
     MissingExtraError, OSError
-        As `capgpu.metrics.java.check_java_metric`.
+        As `capgpu.metrics.meteor_spice.check_java_metric`.
     """
     names = [name for name, wanted in (("METEOR", meteor), ("SPICE", spice)) if wanted]
     for name in names:

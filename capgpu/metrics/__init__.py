@@ -1,15 +1,15 @@
-"""How good captions are, against one or more true captions of the same picture.
+"""Caption metrics: captions against one or more reference captions of the same picture.
 
-Captions are lists of words here. With the words of `capgpu.tokens.coco_tokenize`, BLEU, ROUGE-L and CIDEr-D are the
-figures of COCO's evaluation.
+Captions are lists of words. With the words of `capgpu.tokens.coco_tokenize`, BLEU, ROUGE-L and CIDEr-D equal the
+scores of COCO's evaluation.
 """
 
+from capgpu.metrics.bleu import BleuScore, bleu, corpus_bleu
+from capgpu.metrics.cider import cider, cider_d
 from capgpu.metrics.coco import caption_scores, coco_scores
-from capgpu.metrics.consensus import cider, cider_d
 from capgpu.metrics.corpus import MetricScore
 from capgpu.metrics.exact import exact_match
-from capgpu.metrics.precision import BleuScore, bleu, corpus_bleu
-from capgpu.metrics.subsequence import rouge_l
+from capgpu.metrics.rouge import rouge_l
 
 __all__ = [
     "BleuScore",

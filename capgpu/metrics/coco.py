@@ -1,4 +1,4 @@
-"""The figures of COCO's caption evaluation, together."""
+"""All scores of COCO's caption evaluation in one pass."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.metrics.consensus import Cosines, weighted_ngrams
-from capgpu.metrics.corpus import Corpus, MetricScore, Words, read_corpus, split_words
-from capgpu.metrics.precision import clipped_matches, score_matches
-from capgpu.metrics.subsequence import score_rouge_l
+from capgpu.metrics.bleu import clipped_matches, score_matches
+from capgpu.metrics.cider import Cosines, weighted_ngrams
+from capgpu.metrics.corpus import Corpus, MetricScore, Words, encode_corpus, split_words
+from capgpu.metrics.rouge import score_rouge_l
 
 __all__ = ["caption_scores", "coco_scores", "score_corpus"]
 
@@ -21,7 +21,7 @@ def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     Parameters
     ----------
     captions, references
-        As for `corpus_bleu`; split with `capgpu.tokens.coco_tokenize` for the figures of COCO.
+        As for `corpus_bleu`; split with `capgpu.tokens.coco_tokenize` for the scores of COCO's evaluation.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]
 
 
 def caption_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:
-    """Compute the figures of `coco_scores` and CIDEr, with n-grams that are counted once for all of them.
+    """Compute the scores of `coco_scores` and CIDEr, counting n-grams once for all of them.
 
     Parameters
     ----------
@@ -49,23 +49,23 @@ def caption_scores(captions: Sequence[Words], references: Sequence[Sequence[Word
     Returns
     -------
     dict of str to MetricScore
-        Those of `coco_scores`, then ``"CIDEr"``.
+        The scores of `coco_scores`, then ``"CIDEr"``.
 
     Raises
     ------
     TypeError, ValueError
         As for `corpus_bleu`.
     """
-    return score_corpus(read_corpus(captions, references))
+    return score_corpus(encode_corpus(captions, references))
 
 
 def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
-    """Compute the figures of `caption_scores` of a corpus that is read.
+    """Compute the scores of `caption_scores` for an encoded corpus.
 
     Parameters
     ----------
     corpus : Corpus
-        As from `read_corpus`.
+        As from `encode_corpus`.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
     """
     rouge = score_rouge_l(corpus)
     plain = split_words(corpus)
-    del corpus  # it may be a large part of the memory, and what follows takes more
+    del corpus  # may be large; the next steps allocate more
     matches, cosines = [], Cosines(plain)
     for ngrams in weighted_ngrams(plain):
         matches.append(clipped_matches(plain, ngrams.shared))

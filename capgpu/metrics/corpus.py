@@ -1,9 +1,9 @@
-"""A corpus of captions and references as arrays of whole numbers, and the n-grams in it.
+"""A corpus of captions and references as integer arrays, and the keys of its n-grams.
 
-All sentences lie one after the other in one array, the captions to judge first and then the references of each. An
-n-gram is known by the place of its first word. It can be shared by two sentences only where the two shorter n-grams
-that it is made of are shared, so that most places drop out early: what is left is numbered by sorting pairs of the
-numbers that the shorter ones were given.
+All sentences are concatenated in one array, the captions to evaluate first, then the references of each. An n-gram is
+identified by the position of its first word. Two sentences can share an n-gram only if they share both of its
+(n-1)-grams, so that most positions are discarded early; the others are numbered by sorting pairs of the (n-1)-grams'
+numbers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = [
     "Ints",
     "MetricScore",
     "Words",
-    "check_captions",
+    "check_corpus",
     "look_up",
-    "pair_up",
-    "read_corpus",
+    "ngram_keys",
+    "encode_corpus",
     "split_words",
 ]
 
@@ -40,9 +40,9 @@ class MetricScore(NamedTuple):
     Attributes
     ----------
     corpus : float
-        The metric of all captions together.
+        Score of all captions together.
     captions : numpy.ndarray of float64, shape (N,)
-        That of each.
+        Score of each caption.
     """
 
     corpus: float
@@ -51,7 +51,7 @@ class MetricScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """N captions and R references; the S = N + R sentences have W words together.
+    """N captions and R references: S = N + R sentences with W words in total.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Corpus:
     lengths : numpy.ndarray of int64, shape (S,)
         Words in each sentence; sentences 0 to N - 1 are the captions.
     image : numpy.ndarray of int64, shape (S,)
-        The caption that each sentence is, or is a reference of.
+        Index of the caption that each sentence is, or is a reference of.
     """
 
     count: int
@@ -80,29 +80,29 @@ class Corpus:
 
     @functools.cached_property
     def image_words(self) -> Ints:
-        """A number of each word, shape (W,), that equal words have in common only where they are of one caption."""
+        """Key of each word, shape (W,): equal for equal words of one caption or its references only."""
         return self.image[self.sentence] * len(self.vocabulary) + self.words
 
     @property
-    def own(self) -> int:
-        """Words of the captions: those of the references follow."""
+    def n_caption_words(self) -> int:
+        """Number of words of the captions; the words of the references follow."""
         return int(self.lengths[: self.count].sum())
 
     @property
-    def firsts(self) -> Ints:
-        """The first reference of each caption, shape (N,), counted from 0: they lie one after the other."""
+    def first_references(self) -> Ints:
+        """Index of the first reference of each caption among the R references, shape (N,)."""
         return np.searchsorted(self.image[self.count :], np.arange(self.count))
 
     def fits(self, n: int) -> npt.NDArray[np.bool_]:
-        """Tell at which of the W places an n-gram begins that ends within its sentence."""
+        """Return a mask of the positions where an n-gram begins that ends within its sentence, shape (W,)."""
         inside = np.zeros(len(self.words), np.bool_)
         count = max(len(inside) - n + 1, 0)
         np.equal(self.sentence[:count], self.sentence[n - 1 :], out=inside[:count])
         return inside
 
 
-def read_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> Corpus:
-    """Give every word of captions and references its number.
+def encode_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> Corpus:
+    """Encode captions and references as word numbers.
 
     Parameters
     ----------
@@ -112,18 +112,18 @@ def read_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     Returns
     -------
     Corpus
-        All of them.
+        The encoded corpus.
 
     Raises
     ------
     TypeError, ValueError
-        As `check_captions`.
+        As `check_corpus`.
     """
-    check_captions(captions, references)
+    check_corpus(captions, references)
     sentences = [*captions, *chain.from_iterable(references)]
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     numbers: defaultdict[str, int] = defaultdict()
-    numbers.default_factory = numbers.__len__  # a word that is new takes the next number
+    numbers.default_factory = numbers.__len__  # a new word gets the next number
     all_words = chain.from_iterable(sentences)
     words = np.fromiter(map(numbers.__getitem__, all_words), np.int64, int(lengths.sum()))
     first = np.arange(len(captions))
@@ -132,71 +132,71 @@ def read_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]]
 
 
 def split_words(corpus: Corpus) -> Corpus:
-    r"""Put the parts of words that hold white space in their place.
+    r"""Split words that contain white space.
 
     Parameters
     ----------
     corpus : Corpus
-        Its words may hold white space, as ``"1\u00a01/2"`` does, one word to COCO's tokens and two to its n-grams.
+        Words may contain white space: COCO's tokenizer makes one word of ``"1\u00a01/2"``, its n-grams count two.
 
     Returns
     -------
     Corpus
-        Without white space and empty words; the same object where there are none.
+        A corpus without white space and empty words; the same object if nothing is split.
     """
     if " ".join(corpus.vocabulary).split() == corpus.vocabulary:
         return corpus
     numbers = {word: number for number, word in enumerate(corpus.vocabulary)}
     parts = {number: word.split() for word, number in numbers.items() if word.split() != [word]}
     sizes = np.ones(len(numbers), np.int64)
-    sizes[list(parts)] = [len(own) for own in parts.values()]
+    sizes[list(parts)] = [len(pieces) for pieces in parts.values()]
     sizes = sizes[corpus.words]
     ends = np.cumsum(sizes)
     words = np.repeat(corpus.words, sizes)
-    for number, own in parts.items():
+    for number, pieces in parts.items():
         starts = (ends - sizes)[corpus.words == number]
-        for offset, part in enumerate(own):
+        for offset, part in enumerate(pieces):
             words[starts + offset] = numbers.setdefault(part, len(numbers))
     lengths = np.diff(np.concatenate([[0], ends])[np.cumsum(corpus.lengths)], prepend=0)
     return Corpus(corpus.count, words, list(numbers), lengths, corpus.image)
 
 
-def pair_up(corpus: Corpus, ranks: Ints) -> tuple[Ints, Ints]:
-    """Make candidates for n-grams of the (n-1)-grams that have a number.
+def ngram_keys(corpus: Corpus, ranks: Ints) -> tuple[Ints, Ints]:
+    """Return positions and keys of the n-grams both of whose (n-1)-grams are numbered.
 
     Parameters
     ----------
     corpus : Corpus
         The sentences.
     ranks : numpy.ndarray of int64, shape (W,)
-        The number of the (n-1)-gram that begins at each place, -1 for one that needs none.
+        Number of the (n-1)-gram that begins at each position, -1 if it is discarded.
 
     Returns
     -------
-    places : numpy.ndarray of int64, shape (P,)
-        Where n-grams begin both of whose (n-1)-grams have a number, increasing.
+    positions : numpy.ndarray of int64, shape (P,)
+        Increasing positions of the n-grams.
     keys : numpy.ndarray of int64, shape (P,)
-        Equal for equal pairs of numbers.
+        Equal for equal n-grams.
     """
     together = (ranks[:-1] >= 0) & (ranks[1:] >= 0) & (corpus.sentence[:-1] == corpus.sentence[1:])
-    places = np.flatnonzero(together)
-    return places, ranks[places] * (ranks.max(initial=0) + 1) + ranks[places + 1]
+    positions = np.flatnonzero(together)
+    return positions, ranks[positions] * (ranks.max(initial=0) + 1) + ranks[positions + 1]
 
 
 def look_up(table: Ints, keys: Ints) -> Ints:
-    """Find keys in a table.
+    """Look up keys in a sorted table.
 
     Parameters
     ----------
     table : numpy.ndarray of int64, shape (T,)
-        Sorted, each number once.
+        Increasing.
     keys : numpy.ndarray of int64, shape (K,)
-        What to find.
+        Keys to find.
 
     Returns
     -------
     numpy.ndarray of int64, shape (K,)
-        The index of each, -1 for those that are not there.
+        Index of each key in `table`, -1 if it is missing.
     """
     if len(table) == 0:
         return np.full(len(keys), -1)
@@ -204,8 +204,8 @@ def look_up(table: Ints, keys: Ints) -> Ints:
     return np.where(table[at] == keys, at, -1)
 
 
-def check_captions(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
-    """Refuse what no metric can judge.
+def check_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
+    """Validate captions and references.
 
     Parameters
     ----------
@@ -215,20 +215,19 @@ def check_captions(captions: Sequence[Words], references: Sequence[Sequence[Word
     Raises
     ------
     TypeError
-        For a caption that is a string: it would be judged letter by letter.
+        For a caption that is a string: it would be evaluated letter by letter.
     ValueError
-        For no captions, unequal numbers, or a picture without references.
+        For no captions, unequal lengths, or a picture without references.
     """
     if len(captions) == 0:
-        raise ValueError("captions is empty; there is nothing to judge.")
+        raise ValueError("captions: expected at least one caption, got none.")
     if len(captions) != len(references):
         raise ValueError(
-            f"there are {len(captions)} captions and references for {len(references)}; wanted one list of "
-            "references a caption."
+            f"references: expected one list of references for each of {len(captions)} captions, got {len(references)}."
         )
     if 0 in map(len, references):
         empty = next(i for i, truths in enumerate(references) if len(truths) == 0)
-        raise ValueError(f"references[{empty}] is empty; wanted at least one true caption.")
+        raise ValueError(f"references[{empty}]: expected at least one caption, got none.")
     kinds = set(map(type, captions)).union(*(map(type, truths) for truths in references))
     if any(issubclass(kind, str) for kind in kinds):
         _refuse_string("captions", captions)
@@ -240,5 +239,6 @@ def _refuse_string(name: str, captions: Sequence[Words]) -> None:
     for i, words in enumerate(captions):
         if isinstance(words, str):
             raise TypeError(
-                f"{name}[{i}] is the string {words!r}; wanted a list of words. Split it with capgpu.tokens.tokenize."
+                f"{name}[{i}]: expected a list of words, got the string {words!r}. Split it with "
+                "capgpu.tokens.tokenize."
             )

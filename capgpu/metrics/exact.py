@@ -1,16 +1,16 @@
-"""Exact match: the share of captions that equal a reference."""
+"""Exact match: the fraction of captions equal to a reference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capgpu.metrics.corpus import Words, check_captions
+from capgpu.metrics.corpus import Words, check_corpus
 
 __all__ = ["exact_match"]
 
 
 def exact_match(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """Tell which share of the captions equals one of its references word for word.
+    """Compute the fraction of captions equal to one of their references, word for word.
 
     Parameters
     ----------
@@ -27,6 +27,6 @@ def exact_match(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     TypeError, ValueError
         As for `corpus_bleu`.
     """
-    check_captions(captions, references)
+    check_corpus(captions, references)
     pairs = zip(captions, references, strict=True)
     return sum(any(list(caption) == list(truth) for truth in truths) for caption, truths in pairs) / len(captions)

@@ -37,12 +37,12 @@ def test_each_metric_by_itself_is_the_one_of_the_evaluation():
         np.testing.assert_array_equal(together[name].captions, metric(CAPTIONS, REFERENCES).captions)
 
 
-@pytest.mark.parametrize("judged", [0, 3])
-def test_scores_of_two_thousand_real_captions_equal_pycocoevalcaps(judged):
+@pytest.mark.parametrize("candidate", [0, 3])
+def test_scores_of_two_thousand_real_captions_equal_pycocoevalcaps(candidate):
     pytest.importorskip("pycocoevalcap.bleu.bleu")
     tokens = [[coco_tokenize(caption) for caption in own] for own in list(coco_captions().values())[:2000]]
-    captions = [own[judged] for own in tokens]
-    references = [own[:judged] + own[judged + 1 :] for own in tokens]
+    captions = [own[candidate] for own in tokens]
+    references = [own[:candidate] + own[candidate + 1 :] for own in tokens]
     scores = coco_scores(captions, references)
     for name, (corpus, each) in pycocoevalcap_scores(captions, references).items():
         assert scores[name].corpus == pytest.approx(corpus, abs=1e-9), name

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from capgpu.extras import MissingExtraError
-from capgpu.metrics.java import check_java_metric, meteor, spice
+from capgpu.metrics.meteor_spice import check_java_metric, meteor, spice
 
 CAPTIONS = [["a", "dog"], ["two", "cats"]]
 REFERENCES = [[["a", "dog"], ["the", "dog"]], [["cats"]]]
@@ -64,13 +64,13 @@ def test_a_missing_package_names_the_extra(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["METEOR", "SPICE"])
 def test_a_missing_java_is_told(name: str, package: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "java").unlink()
-    with pytest.raises(OSError, match=f"{name} is a Java program, and there is no java on PATH"):
+    with pytest.raises(OSError, match=f"{name}: expected a java program on PATH, got none"):
         check_java_metric(name)
 
 
 def test_language_models_are_asked_for_and_never_fetched(package: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "lib" / "stanford-corenlp-3.6.0.jar").unlink()
-    with pytest.raises(OSError, match=r"needs Stanford CoreNLP 3\.6\.0.*get_stanford_models"):
+    with pytest.raises(OSError, match=r"Stanford CoreNLP 3\.6\.0 is missing.*get_stanford_models"):
         spice(CAPTIONS, REFERENCES)
 
 
@@ -131,5 +131,5 @@ def test_no_word_can_part_a_sentence(package: Any) -> None:
 
 @pytest.mark.parametrize("metric", [meteor, spice])
 def test_bad_captions_are_refused_before_anything_is_run(metric: Any) -> None:
-    with pytest.raises(ValueError, match=r"references\[1\] is empty"):
+    with pytest.raises(ValueError, match=r"references\[1\]: expected at least one caption"):
         metric(CAPTIONS, [REFERENCES[0], []])

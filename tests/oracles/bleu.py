@@ -1,11 +1,11 @@
-"""BLEU counted with dictionaries, one caption after the other: the second opinion on `capgpu.metrics`."""
+"""BLEU counted with dictionaries, one caption after the other: reference results for `capgpu.metrics`."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 
-from oracles.consensus import ngrams
+from oracles.cider import ngrams
 
 
 def plain_bleu(captions: list[list[str]], references: list[list[list[str]]], max_n: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""CIDEr and CIDEr-D written out from the paper, one n-gram at a time: the second opinion on `capgpu.metrics`."""
+"""CIDEr and CIDEr-D written out from the paper, one n-gram at a time: reference results for `capgpu.metrics`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def ngrams(words: list[str], n: int) -> Counter[Gram]:
     return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
-def consensus(
+def plain_cider(
     captions: list[list[str]], references: list[list[list[str]]], *, clipped: bool, sigma: float | None
 ) -> list[float]:
     """Vedantam et al. 2015, times 10: equations 1 to 3 plain, equation 4 with `clipped` and a `sigma`."""

@@ -1,4 +1,4 @@
-"""METEOR and SPICE, which exist as Java programs: run through the package pycocoevalcap."""
+"""METEOR and SPICE: Java programs, run through the package pycocoevalcap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.extras import require
-from capgpu.metrics.corpus import MetricScore, Words, check_captions
+from capgpu.metrics.corpus import MetricScore, Words, check_corpus
 
 __all__ = ["check_java_metric", "meteor", "spice"]
 
@@ -18,7 +18,7 @@ _MODULES = {"METEOR": "pycocoevalcap.meteor.meteor", "SPICE": "pycocoevalcap.spi
 
 
 def check_java_metric(name: str) -> Any:
-    """Make sure that a metric can run, before anything else is done.
+    """Check that a metric's program can run on this machine.
 
     Parameters
     ----------
@@ -28,30 +28,30 @@ def check_java_metric(name: str) -> Any:
     Returns
     -------
     module
-        The module of pycocoevalcap that runs it.
+        The module of pycocoevalcap that runs the program.
 
     Raises
     ------
     MissingExtraError
-        Without the package pycocoevalcap.
+        If pycocoevalcap is not installed.
     OSError
-        Without a Java runtime, or, for SPICE, the language models that it does not come with.
+        If there is no Java runtime or, for SPICE, if its language models are missing.
     """
     module = require(_MODULES[name], "coco-metrics", name)
     if shutil.which("java") is None:
-        raise OSError(f"{name} is a Java program, and there is no java on PATH. Install a Java runtime (8 for SPICE).")
+        raise OSError(f"{name}: expected a java program on PATH, got none. Install a Java runtime (8 for SPICE).")
     if name == "SPICE":
         folder = Path(module.__file__).parent
         if not (folder / "lib" / "stanford-corenlp-3.6.0.jar").is_file():
             raise OSError(
-                "SPICE needs Stanford CoreNLP 3.6.0, which pycocoevalcap does not bring. Fetch it (some 400 MB) "
+                "SPICE: Stanford CoreNLP 3.6.0 is missing; pycocoevalcap does not include it. Fetch it (400 MB) "
                 f"with: cd {folder} && python get_stanford_models.py"
             )
     return module
 
 
 def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
-    """Compute METEOR with its program, version 1.5, as COCO's caption evaluation does.
+    """Compute METEOR with its reference program, version 1.5, as COCO's caption evaluation does.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     Raises
     ------
     MissingExtraError, OSError
-        As `check_java_metric`, and where the program fails.
+        As `check_java_metric`, and if the program fails.
     TypeError, ValueError
         As for `capgpu.metrics.corpus_bleu`.
 
@@ -75,11 +75,11 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     M. Denkowski and A. Lavie, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language",
     2014.
     """
-    check_captions(captions, references)
+    check_corpus(captions, references)
     scorer = check_java_metric("METEOR").Meteor()
     try:
-        corpus, values = scorer.compute_score(*(_on_lines(texts) for texts in _joined(captions, references)))
-    except (OSError, ValueError) as error:  # its program ended, or said something that is no number
+        corpus, values = scorer.compute_score(*(_without_separators(texts) for texts in _joined(captions, references)))
+    except (OSError, ValueError) as error:  # the program ended, or printed something that is not a number
         raise OSError(
             f"METEOR's Java program failed ({error}). It needs 2 GB of memory and Java 8 or newer."
         ) from error
@@ -87,14 +87,14 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         program = scorer.meteor_p
         program.kill()
         program.communicate()
-        # pycocoevalcap keeps its lock when it fails, and then waits for it without end when the scorer is let go of
+        # after a failure pycocoevalcap still holds its lock, and the scorer's destructor would wait for it forever
         if scorer.lock.locked():
             scorer.lock.release()
     return MetricScore(corpus, np.array(values))
 
 
 def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
-    """Compute SPICE with its program, version 1.0, as COCO's caption evaluation does.
+    """Compute SPICE with its reference program, version 1.0, as COCO's caption evaluation does.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     Raises
     ------
     MissingExtraError, OSError
-        As `check_java_metric`, and where the program fails.
+        As `check_java_metric`, and if the program fails.
     TypeError, ValueError
         As for `capgpu.metrics.corpus_bleu`.
 
@@ -119,7 +119,7 @@ def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     """
     import subprocess
 
-    check_captions(captions, references)
+    check_corpus(captions, references)
     try:
         corpus, values = check_java_metric("SPICE").Spice().compute_score(*_joined(captions, references))
     except subprocess.CalledProcessError as error:
@@ -130,12 +130,12 @@ def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
 def _joined(
     captions: Sequence[Words], references: Sequence[Sequence[Words]]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Hand truths and captions over as pycocoevalcap takes them."""
-    truths = {i: [" ".join(words) for words in own] for i, own in enumerate(references)}
-    return truths, {i: [" ".join(words)] for i, words in enumerate(captions)}
+    """Return references and captions as pycocoevalcap's dictionaries of texts."""
+    texts = {i: [" ".join(words) for words in truths] for i, truths in enumerate(references)}
+    return texts, {i: [" ".join(words)] for i, words in enumerate(captions)}
 
 
-def _on_lines(texts: dict[int, list[str]]) -> dict[int, list[str]]:
-    """Take out what parts sentences in METEOR's protocol of lines."""
-    parted = str.maketrans("\n\r", "  ")
-    return {i: [text.translate(parted).replace("|||", " ") for text in own] for i, own in texts.items()}
+def _without_separators(texts: dict[int, list[str]]) -> dict[int, list[str]]:
+    """Replace the separators of METEOR's line protocol by spaces."""
+    line_ends = str.maketrans("\n\r", "  ")
+    return {i: [text.translate(line_ends).replace("|||", " ") for text in group] for i, group in texts.items()}

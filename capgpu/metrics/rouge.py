@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, look_up, read_corpus
+from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, encode_corpus, look_up
 
 __all__ = ["rouge_l", "score_rouge_l"]
 
@@ -17,9 +17,9 @@ _BITS = 64
 def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
     """Compute ROUGE-L as COCO's caption evaluation does.
 
-    With the longest common subsequences of a caption and each of its references: the F-measure of the largest
-    precision and the largest recall, which may come from two references, recall weighing 1.2 times as much; the
-    mean over captions.
+    The score of a caption is the F-measure (beta = 1.2) of its largest precision and its largest recall over the
+    references, which may come from different references; precision and recall are the length of the longest common
+    subsequence divided by that of the caption and of the reference. The corpus score is the mean over captions.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
     Returns
     -------
     MetricScore
-        From 0 to 1. An empty caption counts as right where a reference is empty, too.
+        From 0 to 1. An empty caption scores 1 if a reference is empty.
 
     Raises
     ------
@@ -38,19 +38,20 @@ def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
 
     Notes
     -----
-    C.-Y. Lin, "ROUGE: a Package for Automatic Evaluation of Summaries", 2004. All subsequences are computed at once,
-    each with the bits of one number: H. Hyyrö, "Bit-parallel LCS-length computation revisited", 2004.
+    C.-Y. Lin, "ROUGE: a Package for Automatic Evaluation of Summaries", 2004. The subsequences of all pairs are
+    computed together, each in the bits of one integer: H. Hyyrö, "Bit-parallel LCS-length computation revisited",
+    2004.
     """
-    return score_rouge_l(read_corpus(captions, references))
+    return score_rouge_l(encode_corpus(captions, references))
 
 
 def score_rouge_l(corpus: Corpus) -> MetricScore:
-    """Compute ROUGE-L, see `rouge_l`, of a corpus that is read.
+    """Compute ROUGE-L (see `rouge_l`) of an encoded corpus.
 
     Parameters
     ----------
     corpus : Corpus
-        As from `read_corpus`.
+        As from `encode_corpus`.
 
     Returns
     -------
@@ -59,10 +60,10 @@ def score_rouge_l(corpus: Corpus) -> MetricScore:
     """
     common = _common_lengths(corpus)
     image, lengths = corpus.image[corpus.count :], np.maximum(corpus.lengths, 1)
-    precision = np.maximum.reduceat(common / lengths[image], corpus.firsts)
-    recall = np.maximum.reduceat(common / lengths[corpus.count :], corpus.firsts)
-    above, below = (1 + _BETA**2) * precision * recall, recall + _BETA**2 * precision
-    scores = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    precision = np.maximum.reduceat(common / lengths[image], corpus.first_references)
+    recall = np.maximum.reduceat(common / lengths[corpus.count :], corpus.first_references)
+    numerator, denominator = (1 + _BETA**2) * precision * recall, recall + _BETA**2 * precision
+    scores = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
     return MetricScore(float(scores.mean()), scores)
 
 
@@ -70,15 +71,15 @@ def _common_lengths(corpus: Corpus) -> Ints:
     """Compute the length of the longest common subsequence of each reference and its caption, shape (R,)."""
     image, lengths = corpus.image[corpus.count :], corpus.lengths[corpus.count :]
     first = np.cumsum(corpus.lengths) - corpus.lengths
-    bits = np.arange(corpus.own) - first[corpus.sentence[: corpus.own]]
+    bits = np.arange(corpus.n_caption_words) - first[corpus.sentence[: corpus.n_caption_words]]
     keys = corpus.image_words
-    table, own = np.unique(keys[: corpus.own], return_inverse=True)
-    masks = np.zeros(len(table) + 1, np.uint64)  # of each word of a caption: where it stands; the last for no word
+    table, word_of_bit = np.unique(keys[: corpus.n_caption_words], return_inverse=True)
+    masks = np.zeros(len(table) + 1, np.uint64)  # positions of each caption word; the last entry is for unknown words
     short = bits < _BITS
-    np.bitwise_or.at(masks, own[short], np.left_shift(np.uint64(1), bits[short].astype(np.uint64)))
-    masks = masks[look_up(table, keys[corpus.own :])]
+    np.bitwise_or.at(masks, word_of_bit[short], np.left_shift(np.uint64(1), bits[short].astype(np.uint64)))
+    masks = masks[look_up(table, keys[corpus.n_caption_words :])]
     order = np.argsort(-lengths, kind="stable")
-    starts = first[corpus.count :][order] - corpus.own
+    starts = first[corpus.count :][order] - corpus.n_caption_words
     active = np.searchsorted(-lengths[order], -np.arange(lengths.max(initial=0)), side="left")
     states = np.full(len(lengths), ~np.uint64(0))
     for step, count in enumerate(active.tolist()):
@@ -87,7 +88,7 @@ def _common_lengths(corpus: Corpus) -> Ints:
         states[:count] = (state + matched) | (state - matched)
     common = np.empty(len(lengths), np.int64)
     width = np.minimum(corpus.lengths[image[order]], _BITS)
-    # a shift by all 64 bits is undefined: an empty caption is cleared below
+    # a shift by all 64 bits is undefined: pairs with an empty caption are set below
     low = ~np.uint64(0) >> (_BITS - np.maximum(width, 1)).astype(np.uint64)
     common[order] = np.bitwise_count(~states & low)
     common[corpus.lengths[image] == 0] = 0
@@ -99,7 +100,7 @@ def _common_lengths(corpus: Corpus) -> Ints:
 
 
 def _common_length(one: list[int], other: list[int]) -> int:
-    """Do the same for one pair of any length, with a number of as many bits as `one` has words."""
+    """Compute the same for one pair of any length, in a Python integer of ``len(one)`` bits."""
     masks: dict[int, int] = {}
     for bit, word in enumerate(one):
         masks[word] = masks.get(word, 0) | 1 << bit

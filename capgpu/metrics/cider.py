@@ -1,4 +1,4 @@
-"""CIDEr and CIDEr-D: n-grams that tell pictures apart count more."""
+"""CIDEr and CIDEr-D: cosine similarity of n-gram counts weighted by inverse document frequency (idf)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, pair_up, read_corpus, split_words
-from capgpu.metrics.shared import Shared, shared_ngrams
+from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, encode_corpus, ngram_keys, split_words
+from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
 __all__ = ["Cosines", "WeightedNgrams", "cider", "cider_d", "weighted_ngrams"]
 
@@ -17,14 +17,14 @@ Floats = npt.NDArray[np.float64]
 
 _MAX_N = 4
 _WORDS_AT_ONCE = 1 << 20  # limits the memory of what is computed word by word
-_SCALE = 10.0  # the authors' code, and the paper for CIDEr-D: figures of the size of other metrics'
+_SCALE = 10.0  # as in the authors' code, and in the paper for CIDEr-D
 
 
 def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
-    """Compute CIDEr: the cosine between a caption's weighted n-grams and its references'.
+    """Compute CIDEr: the cosine between the weighted n-gram counts of a caption and of its references.
 
-    An n-gram weighs its count times log(pictures / pictures that have it in a reference); the mean over
-    references and over n = 1 to 4, times 10.
+    The weight of an n-gram is its count times its idf, log(pictures / pictures with the n-gram in a reference). The
+    score is the mean over references and over n = 1 to 4, times 10.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     Returns
     -------
     MetricScore
-        From 0 to 10. All of them are 0 for a single picture: nothing tells it apart.
+        From 0 to 10. All are 0 for a single picture, since every idf is 0.
 
     Raises
     ------
@@ -46,26 +46,26 @@ def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> M
     R. Vedantam, C. L. Zitnick and D. Parikh, "CIDEr: Consensus-based Image Description Evaluation", 2015,
     equations 1 to 3, times 10 as in the authors' code, and without the stemming of words, which that code leaves out.
     """
-    return _cosines(split_words(read_corpus(captions, references))).cider()
+    return _cosines(split_words(encode_corpus(captions, references))).cider()
 
 
 def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = 6.0) -> MetricScore:
-    """Compute CIDEr-D, the CIDEr of COCO's evaluation: harder to game by length and repetition.
+    """Compute CIDEr-D, the CIDEr of COCO's evaluation, with penalties for repetition and for differences in length.
 
-    As `cider`, but an n-gram counts at most as often as the reference has it, and a difference in length costs a
-    factor exp(-difference² / (2 sigma²)).
+    As `cider`, but counts are clipped to those of the reference, and the cosine is multiplied by
+    exp(-difference² / (2 sigma²)), where difference is that of the lengths.
 
     Parameters
     ----------
     captions, references
         As for `corpus_bleu`.
     sigma : float
-        The difference in length that costs 40%, in words.
+        Standard deviation of the Gaussian length penalty, in words.
 
     Returns
     -------
     MetricScore
-        From 0 to 10. All of them are 0 for a single picture: nothing tells it apart.
+        From 0 to 10. All are 0 for a single picture, since every idf is 0.
 
     Raises
     ------
@@ -81,31 +81,31 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *,
     lengths are counted in pairs of words.
     """
     if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}; wanted a length above 0, in words.")
-    return _cosines(split_words(read_corpus(captions, references))).cider_d(sigma)
+        raise ValueError(f"sigma: expected a length in words above 0, got {sigma}.")
+    return _cosines(split_words(encode_corpus(captions, references))).cider_d(sigma)
 
 
 @dataclass(frozen=True)
 class WeightedNgrams:
-    """The n-grams of one length that captions share with their references, and the weights of CIDEr.
+    """The n-grams of one length shared by captions and their references, with the weights of CIDEr.
 
     Attributes
     ----------
-    shared : Shared
+    shared : SharedNgrams
         G n-grams.
-    rarity : numpy.ndarray of float64, shape (G,)
-        The weight of each: log(pictures / pictures that have it in a reference).
+    idf : numpy.ndarray of float64, shape (G,)
+        Weight of each: log(pictures / pictures with the n-gram in a reference).
     squares : numpy.ndarray of float64, shape (S,)
         The squared length of each sentence's vector of weighted counts.
     """
 
-    shared: Shared
-    rarity: Floats
+    shared: SharedNgrams
+    idf: Floats
     squares: Floats
 
 
 def weighted_ngrams(corpus: Corpus) -> Iterator[WeightedNgrams]:
-    """Find and weigh the n-grams that captions share with their own references.
+    """Find and weight the n-grams that captions share with their references.
 
     Parameters
     ----------
@@ -117,16 +117,15 @@ def weighted_ngrams(corpus: Corpus) -> Iterator[WeightedNgrams]:
     WeightedNgrams
         For n = 1, 2, 3, 4.
     """
-    rarities, repetitions = _rarities(corpus), _repetitions(corpus)
+    idfs, repetitions = _idf_by_length(corpus), _repetitions(corpus)
     for n, shared in enumerate(shared_ngrams(corpus, _MAX_N), start=1):
-        rarity = next(rarities)
-        own = rarity[shared.place]
-        yield WeightedNgrams(shared, own, _squares(corpus, n, rarity, *next(repetitions)))
-        del rarity  # not held while the next is computed
+        idf = next(idfs)
+        yield WeightedNgrams(shared, idf[shared.position], _squares(corpus, n, idf, *next(repetitions)))
+        del idf  # freed before the next is computed
 
 
 class Cosines:
-    """The sums of which CIDEr and CIDEr-D are made: both need the same n-grams.
+    """Accumulated cosines of CIDEr and CIDEr-D, which use the same n-grams.
 
     Parameters
     ----------
@@ -144,9 +143,10 @@ class Cosines:
         corpus, shared = self._corpus, ngrams.shared
         first = corpus.count
         norms = np.sqrt(ngrams.squares[first:] * ngrams.squares[corpus.image[first:]])
-        weights = shared.found * ngrams.rarity[shared.gram] ** 2
-        own = shared.counts[shared.gram]
-        for sums, counts in ((self._plain, own), (self._clipped, np.minimum(own, shared.found))):
+        weights = shared.found * ngrams.idf[shared.gram] ** 2
+        caption_counts = shared.counts[shared.gram]
+        clipped_counts = np.minimum(caption_counts, shared.found)
+        for sums, counts in ((self._plain, caption_counts), (self._clipped, clipped_counts)):
             products = np.bincount(shared.sentence, weights=counts * weights, minlength=len(corpus.lengths))[first:]
             sums += np.divide(products, norms, out=np.zeros_like(sums), where=norms > 0)
 
@@ -172,68 +172,68 @@ def _cosines(corpus: Corpus) -> Cosines:
 def _mean(corpus: Corpus, values: Floats) -> MetricScore:
     """Average over each caption's references, then over the captions."""
     references = np.bincount(corpus.image[corpus.count :])
-    scores = _SCALE * np.add.reduceat(values, corpus.firsts) / references
+    scores = _SCALE * np.add.reduceat(values, corpus.first_references) / references
     return MetricScore(float(scores.mean()), scores)
 
 
-def _squares(corpus: Corpus, n: int, rarity: Floats, repeated: Ints, times: Ints) -> Floats:
+def _squares(corpus: Corpus, n: int, idf: Floats, repeated: Ints, times: Ints) -> Floats:
     """Compute the squared length of each sentence's vector of n-grams, shape (S,)."""
     squares = np.zeros(len(corpus.lengths))
     inside, sentence = corpus.fits(n), corpus.sentence
     for start in range(0, len(sentence), _WORDS_AT_ONCE):
         part = slice(start, start + _WORDS_AT_ONCE)
-        weights = rarity[part] ** 2
-        some = slice(*np.searchsorted(repeated, (start, start + _WORDS_AT_ONCE)))
-        # a count of two stands at two places: each adds one of the two times the weight
-        weights[repeated[some] - start] *= times[some]
+        weights = idf[part] ** 2
+        in_part = slice(*np.searchsorted(repeated, (start, start + _WORDS_AT_ONCE)))
+        # count² idf² of an n-gram is spread over its `count` positions: each adds count idf²
+        weights[repeated[in_part] - start] *= times[in_part]
         squares += np.bincount(sentence[part], weights=weights * inside[part], minlength=len(squares))
     return squares
 
 
-def _rarities(corpus: Corpus) -> Iterator[Floats]:
-    """Weigh the n-gram at each place, n = 1, 2, ...: log(pictures / pictures with it), shape (W,).
+def _idf_by_length(corpus: Corpus) -> Iterator[Floats]:
+    """Compute the idf of the n-gram at each position, n = 1, 2, ...: log(pictures / pictures with it), shape (W,).
 
-    An n-gram that no reference has weighs as much as one that the references of one picture have.
+    An n-gram without a reference has the idf of an n-gram in the references of one picture.
     """
-    places, number, total = np.arange(len(corpus.words)), corpus.words, len(corpus.vocabulary)
+    positions, number, total = np.arange(len(corpus.words)), corpus.words, len(corpus.vocabulary)
     while True:
-        pictures = _pictures(corpus, places, number, total)
-        yield _spread(corpus, places, np.log(np.maximum(pictures, 1))[number])
+        pictures = _pictures(corpus, positions, number, total)
+        yield _idf_by_position(corpus, positions, np.log(np.maximum(pictures, 1))[number])
         wanted = (pictures > 1)[number]
-        places, keys = pair_up(corpus, _keep(corpus, places[wanted], number[wanted]))
+        positions, keys = ngram_keys(corpus, _ranks_by_position(corpus, positions[wanted], number[wanted]))
         grams, number = np.unique(keys, return_inverse=True)
         total = len(grams)
         del keys, grams, wanted
 
 
-def _pictures(corpus: Corpus, places: Ints, number: Ints, total: int) -> Ints:
-    """Count the pictures that have each n-gram in a reference, shape (total,)."""
-    theirs = int(np.searchsorted(places, corpus.own))
-    pairs = number[theirs:] * corpus.count + corpus.image[corpus.sentence[places[theirs:]]]
+def _pictures(corpus: Corpus, positions: Ints, number: Ints, total: int) -> Ints:
+    """Count the pictures with each n-gram in a reference, shape (total,)."""
+    first = int(np.searchsorted(positions, corpus.n_caption_words))  # of the references
+    pairs = number[first:] * corpus.count + corpus.image[corpus.sentence[positions[first:]]]
     pairs.sort()
     pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     pairs //= corpus.count
     return np.bincount(pairs, minlength=total)
 
 
-def _spread(corpus: Corpus, places: Ints, logs: Floats) -> Floats:
-    rarity = np.full(len(corpus.words), np.log(corpus.count))
-    rarity[places] -= logs
-    return rarity
+def _idf_by_position(corpus: Corpus, positions: Ints, logs: Floats) -> Floats:
+    idf = np.full(len(corpus.words), np.log(corpus.count))
+    idf[positions] -= logs
+    return idf
 
 
 def _repetitions(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
-    """Find where an n-gram stands that its sentence has several times, n = 1, 2, ...: places, rising, and times."""
+    """Find the n-grams repeated within a sentence, n = 1, 2, ...: increasing positions, and counts."""
     found = [_repeated(*block) for block in _word_blocks(corpus)]
-    places, keys, times = (np.concatenate(part) for part in zip(*found, strict=True))
+    positions, keys, times = (np.concatenate(part) for part in zip(*found, strict=True))
     while True:
-        yield places, times
+        yield positions, times
         _, number = np.unique(keys, return_inverse=True)
-        places, keys, times = _repeated(*pair_up(corpus, _keep(corpus, places, number)))
+        positions, keys, times = _repeated(*ngram_keys(corpus, _ranks_by_position(corpus, positions, number)))
 
 
 def _word_blocks(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
-    """Go through places and numbers of words, equal only within a sentence, in blocks of whole sentences."""
+    """Yield positions and keys of words, keys equal only within a sentence, in blocks of whole sentences."""
     ends = np.cumsum(corpus.lengths)
     start = 0
     while start == 0 or start < len(corpus.words):
@@ -244,15 +244,15 @@ def _word_blocks(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
         start = max(stop, 1)
 
 
-def _repeated(places: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
-    """Keep the places whose keys occur several times: places, keys and the times."""
+def _repeated(positions: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return the positions whose keys occur several times, the keys, and how often each occurs."""
     _, number, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     times = sizes[number]
     several = times > 1
-    return places[several], keys[several], times[several]
+    return positions[several], keys[several], times[several]
 
 
-def _keep(corpus: Corpus, places: Ints, number: Ints) -> Ints:
+def _ranks_by_position(corpus: Corpus, positions: Ints, number: Ints) -> Ints:
     ranks = np.full(len(corpus.words), -1)
-    ranks[places] = number
+    ranks[positions] = number
     return ranks

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capgpu.metrics import bleu, cider, cider_d, coco_scores, corpus_bleu, exact_match, rouge_l
-from oracles.precision import plain_bleu
+from oracles.bleu import plain_bleu
 
 words = st.lists(st.sampled_from("abcd"), min_size=4, max_size=9)
 
@@ -63,7 +63,7 @@ def test_without_a_match_the_score_is_all_but_zero() -> None:
 
 
 @pytest.mark.parametrize("captions", [[[]], [[], ["a"]]])
-def test_empty_captions_are_judged_not_refused(captions: list[list[str]]) -> None:
+def test_empty_captions_are_scored_not_refused(captions: list[list[str]]) -> None:
     scores = corpus_bleu(captions, [split("a b c d e")] * len(captions))
     assert all(0 <= score < 0.01 for score in scores)
 
@@ -114,12 +114,17 @@ def test_exact_match_compares_words_whatever_holds_them() -> None:
 @pytest.mark.parametrize(
     ("captions", "references", "error", "says"),
     [
-        ([], [], ValueError, "nothing to judge"),
-        (split("a"), [], ValueError, "1 captions and references for 0"),
-        (split("a"), [[]], ValueError, r"references\[0\] is empty"),
+        ([], [], ValueError, "expected at least one caption, got none"),
+        (split("a"), [], ValueError, "each of 1 captions, got 0"),
+        (split("a"), [[]], ValueError, r"references\[0\]: expected at least one caption"),
         (["a cat"], [split("a cat")], TypeError, "tokenize"),
-        (split("a cat"), [["a cat"]], TypeError, r"references\[0\]\[0\] is the string 'a cat'.*tokenize"),
-        (split("a", "b"), [[["a"]], [["b"], "b"]], TypeError, r"references\[1\]\[1\] is the string"),
+        (split("a cat"), [["a cat"]], TypeError, r"references\[0\]\[0\]: expected .* got the string 'a cat'.*tokenize"),
+        (
+            split("a", "b"),
+            [[["a"]], [["b"], "b"]],
+            TypeError,
+            r"references\[1\]\[1\]: expected a list of words, got the string",
+        ),
     ],
 )
 def test_bad_input_is_refused(metric, captions, references, error, says) -> None:  # type: ignore[no-untyped-def]
@@ -128,5 +133,5 @@ def test_bad_input_is_refused(metric, captions, references, error, says) -> None
 
 
 def test_bleu_of_no_ngrams_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_n is 0"):
+    with pytest.raises(ValueError, match="max_n: expected at least 1, got 0"):
         corpus_bleu(split("a"), [split("a")], max_n=0)
