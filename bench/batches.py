@@ -29,7 +29,7 @@ from capgpu.backend import asarray, current_backend, synchronize
 from capgpu.checks import checked_data
 from capgpu.data.arrays import Minibatch
 from capgpu.data.batches import epoch_batches
-from capgpu.data.prepared import load_prepared
+from capgpu.data.prepared_dataset import load_prepared
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 

@@ -14,7 +14,7 @@ from capgpu.backend import Array, asarray
 from capgpu.checks import check_count, check_positive, checked_data
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import epoch_batches, iterations_per_epoch
-from capgpu.data.placement import place_features
+from capgpu.data.device_cache import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
@@ -46,7 +46,7 @@ class CaptioningSolver:
         and ``loss`` gets a ``dropout_key`` if ``feature_dropout`` or ``output_dropout`` is above 0.
     data : dict
         The course's data dictionary, see `capgpu.data.arrays`. While `train` runs, a device holds a copy of the
-        features that fit, see `capgpu.data.placement`.
+        features that fit, see `capgpu.data.device_cache`.
     update_rule : str
         One of `capgpu.optim.UPDATE_RULES`.
     optim_config : dict, optional

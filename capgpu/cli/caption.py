@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capgpu.cli.datasets import open_dataset
 from capgpu.cli.decoding import decoding_options
 from capgpu.cli.options import backend_option, refuse_unwritable, run_option, use_backend_option
 from capgpu.cli.picture_captions import caption_files
-from capgpu.cli.runs import Run
+from capgpu.data.datasets import open_dataset
+from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from capgpu.decode import Decoding
@@ -58,13 +58,13 @@ def caption(
     """
     if pictures:
         _refuse_with_pictures(ctx)
-        run = Run(folder)
+        run = RunFolder(folder)
         refuse_unwritable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
         use_backend_option(backend)
         ctx.exit(caption_files(run, pictures, decoding, json_file))
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json judges those of a split.")
-    _caption_split(Run(folder), split, count, indices, decoding, backend)
+    _caption_split(RunFolder(folder), split, count, indices, decoding, backend)
 
 
 def _refuse_with_pictures(ctx: click.Context) -> None:
@@ -74,7 +74,7 @@ def _refuse_with_pictures(ctx: click.Context) -> None:
 
 
 def _caption_split(
-    run: Run, split: str, count: int, indices: list[int] | None, decoding: Decoding, backend: str | None
+    run: RunFolder, split: str, count: int, indices: list[int] | None, decoding: Decoding, backend: str | None
 ) -> None:
     from rich.table import Table
     from rich.text import Text

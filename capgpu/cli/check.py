@@ -17,7 +17,7 @@ def check(folder: Path) -> None:
     Other commands read features only if their file has changed since it was last compared: an error of the disk that
     leaves no trace in the file's time and size is found here.
     """
-    from capgpu.data.prepared import verify_prepared
+    from capgpu.data.prepared_dataset import verify_prepared
 
     names = verify_prepared(folder)
     size = sum((folder / name).stat().st_size for name in names)

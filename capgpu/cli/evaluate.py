@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.checkpoint import atomic_write
-from capgpu.cli.datasets import Dataset, open_dataset
 from capgpu.cli.decoding import decoding_options
 from capgpu.cli.options import backend_option, refuse_unwritable, run_option, use_backend_option
-from capgpu.cli.runs import Run
 from capgpu.cli.scores import (
     Scores,
     java_metrics,
@@ -26,7 +24,9 @@ from capgpu.cli.scores import (
 )
 from capgpu.cli.sheets import check_drawable, draw_ranked_sheet, draw_spread_sheet
 from capgpu.data.coco_results import write_coco_results
+from capgpu.data.datasets import Dataset, open_dataset
 from capgpu.tokens import detokenize, interned
+from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from capgpu.decode import Decoding
@@ -68,7 +68,7 @@ def evaluate(
     """
     from capgpu.evaluation.captioning import write_captions
 
-    run = Run(folder)
+    run = RunFolder(folder)
     refuse_unwritable(json_file, results, sheet, ranked_sheet, inputs=run.files())
     java = java_metrics(meteor=meteor, spice=spice)
     settings = run.settings()
@@ -142,7 +142,7 @@ def _print(dataset: Dataset, split: str, count: int, scores: dict[str, Scores], 
 
 def _write_report(
     path: Path,
-    run: Run,
+    run: RunFolder,
     split: str,
     decoding: Decoding,
     writable: float,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from capgpu.cli.options import refuse_unwritable, run_option
-from capgpu.cli.runs import Run
+from capgpu.training.run_folder import RunFolder
 
 __all__ = ["export"]
 
@@ -26,7 +26,7 @@ def export(folder: Path, form: str, out: Path) -> None:
     from capgpu.backend import set_backend
     from capgpu.interchange import BEGIN_FILE, export_onnx, save_torch_safetensors
 
-    run = Run(folder)
+    run = RunFolder(folder)
     if form == "torch":
         refuse_unwritable(out, inputs=run.files())
     elif out.exists() and not out.is_dir():

@@ -13,21 +13,21 @@ import click
 from capgpu.checkpoint import CheckpointError, atomic_write
 
 if TYPE_CHECKING:
-    from capgpu.cli.runs import Run
     from capgpu.decode import Decoding
     from capgpu.evaluation.captioning import Caption
+    from capgpu.training.run_folder import RunFolder
 
 __all__ = ["caption_files"]
 
 _SMALLEST_PERCENTAGE = 0.001
 
 
-def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding, json_file: str | None) -> int:
+def caption_files(run: RunFolder, paths: Sequence[Path], decoding: Decoding, json_file: str | None) -> int:
     """Caption picture files; print a table, or write JSON.
 
     Parameters
     ----------
-    run : Run
+    run : RunFolder
         The run whose model writes.
     paths : sequence of N paths
         The pictures, one at least.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
-from capgpu.data.open_source import KINDS
+from capgpu.data.detect_format import KINDS
 from capgpu.tokens import TOKENIZERS
 
 if TYPE_CHECKING:
-    from capgpu.data.preparation import Preparation
+    from capgpu.data.prepare import PrepareResult
 
 __all__ = ["prepare"]
 
@@ -53,25 +53,25 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     token.txt. Interrupted, it goes on where it stopped when it is started again.
     """
     from capgpu.data.cs231n_coco import is_cs231n_coco
+    from capgpu.data.detect_format import read_source
     from capgpu.data.feature_files import open_features
-    from capgpu.data.open_source import open_source
-    from capgpu.data.preparation import Wanted
-    from capgpu.data.preparation import prepare as make
-    from capgpu.data.workplace import check_folder
+    from capgpu.data.prepare import PrepareConfig
+    from capgpu.data.prepare import prepare as make
+    from capgpu.data.staging import check_output_folder
 
     if is_cs231n_coco(source):
         raise ValueError(
             f"{source} is the cs231n course's COCO set, which needs no preparing. Train on it with: capgpu train "
             f"--data {source}"
         )
-    check_folder(out, force)
-    wanted = Wanted(
+    check_output_folder(out, force)
+    config = PrepareConfig(
         **{name: options[name] for name in ("tokens", "min_count", "max_words", "max_length", "val", "test", "seed")},
         pca=options["pca"],
     )
     encoding = {name: options[name] for name in ENCODER_SETTINGS}
     features = None if options["features"] is None else open_features(options["features"])
-    captioned = open_source(source, kind, options["images"])
+    captioned = read_source(source, kind, options["images"])
 
     def open_encoder() -> Any:
         from capgpu.vision import open_encoder
@@ -94,7 +94,7 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
         done = make(
             captioned,
             out,
-            wanted,
+            config,
             features,
             open_encoder,
             settings={**where, **({} if features else encoding)},
@@ -138,7 +138,7 @@ class _Bar:
         self._progress.update(self._task, completed=done)
 
 
-def _print(done: Preparation) -> None:
+def _print(done: PrepareResult) -> None:
     from rich.table import Table
 
     from capgpu.cli.console import console

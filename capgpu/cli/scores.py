@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from capgpu.cli.datasets import Dataset
+from capgpu.data.datasets import Dataset
 from capgpu.evaluation.neighbours import nearest_neighbours
 from capgpu.metrics import MetricScore, caption_scores, exact_match
 from capgpu.metrics.meteor_spice import check_java_metric, meteor, spice

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capgpu.cli.datasets import Dataset
 from capgpu.cli.judge import VERDICT_NAMES, spread, verdict
+from capgpu.data.datasets import Dataset
 from capgpu.evaluation.ranking import attainment
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.checkpoint import CheckpointError
-from capgpu.cli.datasets import DATASETS, Dataset, open_dataset
 from capgpu.cli.options import backend_option, use_backend_option
-from capgpu.cli.runs import Run
 from capgpu.data.arrays import splits_of
+from capgpu.data.datasets import DATASETS, Dataset, open_dataset
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
+from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from capgpu.solver import CaptioningSolver
@@ -99,7 +99,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the step at
     hand; --resume goes on from there and ends with the same bits.
     """
-    run = Run(options["out"] or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
+    run = RunFolder(options["out"] or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     if options["resume"]:
         if options["force"]:
@@ -125,7 +125,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     _train(run, solver, settings)
 
 
-def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+def _resumed(ctx: click.Context, run: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
     """Take the settings of the run to go on with, and refuse options that contradict them."""
     stored = {**_NEWER, **run.settings()}
     missing = [name for name in settings if name not in stored]
@@ -144,7 +144,7 @@ def _resumed(ctx: click.Context, run: Run, settings: dict[str, Any]) -> dict[str
     return stored
 
 
-def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> None:
+def _check_same_data(run: RunFolder, dataset: Dataset, settings: dict[str, Any]) -> None:
     """Refuse to go on with a run on data that have changed since it was started."""
     if dataset.identity != settings.get("data_identity"):
         raise ValueError(
@@ -153,7 +153,7 @@ def _check_same_data(run: Run, dataset: Dataset, settings: dict[str, Any]) -> No
         )
 
 
-def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) -> CaptioningSolver:
+def _solver(run: RunFolder, dataset: Dataset, settings: dict[str, Any], resume: bool) -> CaptioningSolver:
     from capgpu.model import CaptioningRNN
     from capgpu.solver import CaptioningSolver
 
@@ -188,7 +188,7 @@ def _solver(run: Run, dataset: Dataset, settings: dict[str, Any], resume: bool) 
     )
 
 
-def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
+def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
     from capgpu.backend import current_backend
     from capgpu.checkpoint import save_model
     from capgpu.kernels import compile_seconds
@@ -226,7 +226,7 @@ def _train(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None
     )
 
 
-def _plot(run: Run, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
+def _plot(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
     from capgpu.report.loss_curve import plot_loss
 
     captions = solver.data["train_captions"]

@@ -14,7 +14,7 @@ import numpy as np
 from capgpu.backend import is_host_array
 from capgpu.checks import check_count
 from capgpu.data.arrays import Minibatch, split_arrays
-from capgpu.data.placement import take_batches
+from capgpu.data.device_cache import take_batches
 from capgpu.data.prefetch import prefetch
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
@@ -77,9 +77,9 @@ def epoch_batches(
     Returns
     -------
     generator of (captions, features, image_idxs)
-        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features are taken
-        where they live (`capgpu.data.placement`); from a mapped file they are read ahead on a thread, which ends with
-        the generator: close it where a loop may be left early.
+        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features are
+        gathered where they are stored (`capgpu.data.device_cache`). Those of a mapped file are read ahead by a thread
+        that ends with the generator: close it if a loop may be left early.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capgpu.checkpoint import load_model
-from capgpu.cli.datasets import open_dataset
+from capgpu.data.datasets import open_dataset
 from oracles.commands import done, refused, run
 from oracles.course_files import WORDS, course_arrays, write_course_files
 from oracles.folders import prepared_folder

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import capgpu.backend
 from capgpu.cli import main
-from capgpu.data.prepared import save_prepared
+from capgpu.data.prepared_dataset import save_prepared
 from capgpu.tokens import coco_tokenize
 from capgpu.vocabulary import Vocabulary
 

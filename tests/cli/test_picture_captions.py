@@ -13,9 +13,9 @@ from PIL import Image
 
 from capgpu.checkpoint import save_model
 from capgpu.cli import main
-from capgpu.cli.runs import Run
 from capgpu.data import emoji
 from capgpu.model import CaptioningRNN
+from capgpu.training.run_folder import RunFolder
 from capgpu.vision import Projection, open_encoder
 from oracles.networks import tiny_network
 
@@ -29,7 +29,7 @@ def caption(*args: object) -> Result:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Make a run whose data have gone, as of a folder of pictures that was prepared."""
-    folder = Run(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.start({"data": str(tmp_path / "gone")})
     words = {word: i for i, word in enumerate(WORDS)}
     model = CaptioningRNN(words, input_dim=5, wordvec_dim=4, hidden_dim=6, cell_type="lstm", seed=2)
@@ -53,7 +53,7 @@ def test_each_picture_gets_a_caption_and_its_probability(run: Path, pictures: li
     assert result.exit_code == 0, result.output
     entries = json.loads(result.stdout)
     assert [entry["picture"] for entry in entries] == [str(path) for path in pictures]
-    model, features = Run(run).load_model(), Run(run).load_encoder().encode(pictures).features
+    model, features = RunFolder(run).load_model(), RunFolder(run).load_encoder().encode(pictures).features
     for entry, row in zip(entries, features, strict=True):
         ids = [1, *(WORDS.index(word) for word in entry["caption"].split()), 2]
         nll, _ = model.nll(row[None], np.array([ids]))
@@ -131,7 +131,7 @@ def test_an_encoder_of_another_length_is_refused(run: Path, pictures: list[Path]
 
 def test_the_demos_model_takes_pictures_of_any_size(tmp_path: Path) -> None:
     data = emoji.load()
-    folder = Run(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.start({"data": "emoji"})
     save_model(folder.path, CaptioningRNN(data["word_to_idx"], input_dim=256, wordvec_dim=8, hidden_dim=8, seed=0))
     wide = Image.new("RGBA", (300, 100), (0, 0, 0, 0))
@@ -166,7 +166,7 @@ def test_an_output_that_lacks_letters_gets_marks_or_escapes(run: Path, pictures:
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "load_model", lambda self: pytest.fail("work was done"))
+    monkeypatch.setattr(RunFolder, "load_model", lambda self: pytest.fail("work was done"))
     result = caption("--run", run, *pictures, "--json", tmp_path)
     assert (result.exit_code, result.stderr) == (
         2,

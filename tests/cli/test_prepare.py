@@ -14,7 +14,7 @@ from PIL import Image
 
 import capgpu.backend
 import capgpu.data.feature_journal
-from capgpu.data.prepared import load_prepared, read_manifest
+from capgpu.data.prepared_dataset import load_prepared, read_manifest
 from oracles.commands import refused, run
 from oracles.folders import coco_annotations, write_json
 from oracles.networks import tiny_network

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.data.division import divide
 from capgpu.data.source import UNSPLIT, Pictures, Source, by_split, split_name
+from capgpu.data.split import split_pictures
 from capgpu.data.text_files import DataFileError
 
 
@@ -66,30 +66,30 @@ def test_division_parts_the_pictures_or_says_why_not(count: int, val: float, tes
     source = Source("folder", Path("captions.csv"), {UNSPLIT: some(count)})
     if sum(max(round(share * count), share > 0) for share in (val, test)) >= count:
         with pytest.raises(ValueError, match="none is left to train on"):
-            divide(source, val, test, seed)
+            split_pictures(source, val, test, seed)
         return
-    splits = divide(source, val, test, seed)
+    splits = split_pictures(source, val, test, seed)
     assert next(iter(splits)) == "train"
     assert set(splits) == {"train"} | {name for name, share in (("val", val), ("test", test)) if share}
     assert sorted(i for pictures in splits.values() for i in pictures.image_ids) == list(range(count))
     assert all(pictures.image_ids == sorted(pictures.image_ids) for pictures in splits.values())
-    again = divide(source, val, test, seed)
+    again = split_pictures(source, val, test, seed)
     assert {name: own.image_ids for name, own in again.items()} == {name: own.image_ids for name, own in splits.items()}
 
 
 def test_another_seed_divides_otherwise() -> None:
     source = Source("folder", Path("captions.csv"), {UNSPLIT: some(33)})
-    assert divide(source, 0.3, 0, 0)["val"].image_ids != divide(source, 0.3, 0, 1)["val"].image_ids
+    assert split_pictures(source, 0.3, 0, 0)["val"].image_ids != split_pictures(source, 0.3, 0, 1)["val"].image_ids
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_shares_that_are_none_are_refused(share: float) -> None:
     with pytest.raises(ValueError, match=r"test is .*wanted a share"):
-        divide(Source("folder", Path("captions.csv"), {UNSPLIT: some(5)}), 0.1, share, 0)
+        split_pictures(Source("folder", Path("captions.csv"), {UNSPLIT: some(5)}), 0.1, share, 0)
 
 
 def test_splits_of_the_source_are_kept_and_one_is_for_training() -> None:
     splits = {"val": some(2), "train": some(3)}
-    assert list(divide(Source("folder", Path("captions.csv"), splits), 0.5, 0.5, 0)) == ["train", "val"]
+    assert list(split_pictures(Source("folder", Path("captions.csv"), splits), 0.5, 0.5, 0)) == ["train", "val"]
     with pytest.raises(DataFileError, match=r"captions.csv has the splits val; wanted one named train"):
-        divide(Source("folder", Path("captions.csv"), {"val": some(2)}), 0, 0, 0)
+        split_pictures(Source("folder", Path("captions.csv"), {"val": some(2)}), 0, 0, 0)

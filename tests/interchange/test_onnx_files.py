@@ -111,7 +111,7 @@ def test_half_precision_is_refused(tmp_path):
 
 def test_the_command_writes_both_forms(tmp_path, monkeypatch):
     model = model_of("lstm", "float32")
-    monkeypatch.setattr("capgpu.cli.runs.Run.load_model", lambda self: model)
+    monkeypatch.setattr("capgpu.training.run_folder.RunFolder.load_model", lambda self: model)
     run = CliRunner()
     for form, out in (("onnx", tmp_path / "networks"), ("torch", tmp_path / "captioner.safetensors")):
         result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", form, "-o", str(out)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from tiny_captioner import dataset
 
-from capgpu.data.prepared import save_prepared
+from capgpu.data.prepared_dataset import save_prepared
 
 
 def coco_annotations(captions: dict[Any, list[str]], file_name: str = "{}.png") -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_features_that_fit_are_copied_once_and_only_indices_go_to_the_device_aft
     epochs, rows, length = 2, {"train": 50, "val": 17}, 4 * 48
 
     def run(free):
-        monkeypatch.setattr("capgpu.data.placement.free_device_memory", lambda: free)
+        monkeypatch.setattr("capgpu.data.device_cache.free_device_memory", lambda: free)
         model = CaptioningRNN(data["word_to_idx"], 48, 5, 6, "lstm", "float32", seed=0)
         trainer = CaptioningSolver(model, data, "adam", batch_size=10, num_epochs=epochs, verbose=False, seed=1)
         cupy_standin.reset_counters()

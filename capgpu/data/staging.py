@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import atomic_write
-from capgpu.data.prepared import ENCODER_FILES, MANIFEST, is_prepared
+from capgpu.data.prepared_dataset import ENCODER_FILES, MANIFEST, is_prepared
 from capgpu.data.text_files import DataFileError, read_json
 
-__all__ = ["check_folder", "put_in_place", "take_up"]
+__all__ = ["check_output_folder", "open_staging", "publish"]
 
 _WORK = "preparing"
 _SETTINGS = "settings.json"
 
 
-def check_folder(folder: Path, force: bool) -> None:
+def check_output_folder(folder: Path, force: bool) -> None:
     """Check that a data set may be prepared in a folder.
 
     Parameters
@@ -49,7 +49,7 @@ def check_folder(folder: Path, force: bool) -> None:
             raise ValueError(f"{folder} holds something else ({', '.join(other[:3])}). Name a new or an empty folder.")
 
 
-def take_up(folder: Path, settings: Mapping[str, Any], force: bool) -> Path:
+def open_staging(folder: Path, settings: Mapping[str, Any], force: bool) -> Path:
     """Begin a preparation, or take up the one that was interrupted.
 
     Parameters
@@ -69,11 +69,11 @@ def take_up(folder: Path, settings: Mapping[str, Any], force: bool) -> Path:
     Raises
     ------
     ValueError
-        As `check_folder`, and, without `force`, for a preparation with other settings, naming them.
+        As `check_output_folder`, and, without `force`, for a preparation with other settings, naming them.
     OSError
         As the system gives it.
     """
-    check_folder(folder, force)
+    check_output_folder(folder, force)
     work = folder / _WORK
     noted = work / _SETTINGS
     wanted = json.loads(json.dumps(settings))
@@ -103,7 +103,7 @@ def _noted(path: Path) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
-def put_in_place(finished: Path, folder: Path) -> None:
+def publish(finished: Path, folder: Path) -> None:
     """Move a finished data set into its folder, in the place of the one there.
 
     Parameters

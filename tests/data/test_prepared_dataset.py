@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import capgpu.data.prepared
+import capgpu.data.prepared_dataset
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import validate_data
-from capgpu.data.prepared import is_prepared, load_prepared, read_manifest, save_prepared, verify_prepared
+from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest, save_prepared, verify_prepared
 from oracles.folders import prepared_folder
 
 
@@ -35,7 +35,7 @@ def test_what_was_saved_comes_back_mapped_from_its_files(tmp_path: Path) -> None
 
 
 def test_large_features_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capgpu.data.prepared, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(capgpu.data.prepared_dataset, "_ROWS_AT_ONCE", 4)
     saved = prepared_folder(tmp_path, train=23, val=8)
     np.testing.assert_array_equal(load_prepared(tmp_path)["train_features"], saved["train_features"])
 
@@ -90,14 +90,14 @@ def changed(file: Path, *, unnoticed: bool = False) -> None:
 def summed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files of features whose checksum was computed."""
     names: list[str] = []
-    compute = capgpu.data.prepared._crc32
+    compute = capgpu.data.prepared_dataset._crc32
 
     def recording(path: Path) -> str:
         if path.name.endswith("_features.npy"):
             names.append(path.name)
         return compute(path)
 
-    monkeypatch.setattr(capgpu.data.prepared, "_crc32", recording)
+    monkeypatch.setattr(capgpu.data.prepared_dataset, "_crc32", recording)
     return names
 
 

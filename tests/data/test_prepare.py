@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 
 import capgpu.data.feature_journal
-import capgpu.data.preparation
+import capgpu.data.prepare
 from capgpu.data.arrays import validate_data
+from capgpu.data.detect_format import read_source
 from capgpu.data.feature_files import FeatureFile, open_features
-from capgpu.data.open_source import open_source
-from capgpu.data.preparation import Preparation, Wanted, prepare
-from capgpu.data.prepared import is_prepared, load_prepared, read_manifest
+from capgpu.data.prepare import PrepareConfig, PrepareResult, prepare
+from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError
 from capgpu.vocabulary import SPECIAL_WORDS
 from oracles.encoders import CountingEncoder, picture_files
 
 COUNT = 20
-ANYTHING = Wanted(min_count=1)
+ANYTHING = PrepareConfig(min_count=1)
 
 
 def captions_of(picture: int) -> list[str]:
@@ -46,7 +46,7 @@ def write_source(folder: Path, split: Callable[[int], str] | None = None, count:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    return open_source(write_source(tmp_path / "source"))
+    return read_source(write_source(tmp_path / "source"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +55,11 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nobody cuts the power
 
 
-def make(source: Source, folder: Path, wanted: Wanted = ANYTHING, encoder: Any = None, **more: Any) -> Preparation:
+def make(
+    source: Source, folder: Path, config: PrepareConfig = ANYTHING, encoder: Any = None, **more: Any
+) -> PrepareResult:
     encoder = encoder or CountingEncoder()
-    return prepare(source, folder, wanted, None, lambda: encoder, **more)
+    return prepare(source, folder, config, None, lambda: encoder, **more)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -95,14 +97,14 @@ def test_what_is_made_is_what_the_source_holds(source: Source, tmp_path: Path) -
 
 
 def test_words_are_those_of_training_captions_of_pictures_that_can_be_seen(tmp_path: Path) -> None:
-    source = open_source(write_source(tmp_path / "source", lambda i: "val" if i < 5 else "train"))
+    source = read_source(write_source(tmp_path / "source", lambda i: "val" if i < 5 else "train"))
     make(source, tmp_path / "out")
     words = load_prepared(tmp_path / "out")["idx_to_word"]
     assert set(words[len(SPECIAL_WORDS) :]) == {"a", "dog", "two", "cats", *(f"number{i}" for i in range(5, COUNT - 1))}
 
 
 def test_limits_of_words_and_lengths_hold(source: Source, tmp_path: Path) -> None:
-    report = make(source, tmp_path / "out", Wanted(min_count=2, max_words=6, max_length=2)).report
+    report = make(source, tmp_path / "out", PrepareConfig(min_count=2, max_words=6, max_length=2)).report
     data = load_prepared(tmp_path / "out")
     assert len(data["idx_to_word"]) == report["vocabulary"] == 6
     assert data["train_captions"].shape[1] == 4
@@ -113,7 +115,7 @@ def test_limits_of_words_and_lengths_hold(source: Source, tmp_path: Path) -> Non
 def test_the_same_preparation_gives_the_same_bytes(source: Source, tmp_path: Path) -> None:
     for name in "ab":
         make(source, tmp_path / name)
-    make(source, tmp_path / "c", Wanted(min_count=1, seed=1))
+    make(source, tmp_path / "c", PrepareConfig(min_count=1, seed=1))
     assert contents(tmp_path / "a") == contents(tmp_path / "b") != contents(tmp_path / "c")
     assert "preparing/settings.json" not in contents(tmp_path / "a")
 
@@ -123,20 +125,20 @@ def test_captions_without_words_are_told_and_left_out(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '\n3.png,"..."\n0.png,!\n')
     picture_files(tmp_path / "source", 21)
     path.write_text(path.read_text() + "20.png,?\n")
-    done = make(open_source(path), tmp_path / "out", Wanted(min_count=1, val=0, test=0))
+    done = make(read_source(path), tmp_path / "out", PrepareConfig(min_count=1, val=0, test=0))
     assert sorted(done.wordless) == ["0.png: !", "20.png: ?", "3.png: ..."]
     data = load_prepared(tmp_path / "out")
     assert data["train_image_ids"] == [f"{i}.png" for i in range(20)]
     assert len(data["train_texts"]) == 40
     # the tokeniser that keeps marks keeps the captions
-    assert make(open_source(path), tmp_path / "plain", Wanted(tokens="plain", min_count=1)).wordless == []
+    assert make(read_source(path), tmp_path / "plain", PrepareConfig(tokens="plain", min_count=1)).wordless == []
 
 
 @pytest.mark.parametrize("split", [None, lambda i: ["train", "val", "x"][i % 3]])
 def test_rows_of_a_feature_file_stand_with_their_pictures(split: Any, tmp_path: Path) -> None:
     path = write_source(tmp_path / "source", split)
     path.write_text(path.read_text() + f"\nwordless.png,...{',train' if split else ''}\n")
-    source = open_source(path)
+    source = read_source(path)
     order = np.random.default_rng(0).permutation(COUNT)
     np.savez(tmp_path / "f.npz", features=order[:, None] * np.ones(3), image_ids=[f"{i}.png" for i in order])
     np.save(tmp_path / "f.npy", np.arange(COUNT + 1.0)[:, None] * np.ones(3))
@@ -162,7 +164,7 @@ def test_features_of_a_file_have_no_encoder_not_even_an_old_one(source: Source, 
 
 
 def test_components_are_fitted_to_training_pictures(source: Source, tmp_path: Path) -> None:
-    make(source, tmp_path / "out", Wanted(min_count=1, pca=2))
+    make(source, tmp_path / "out", PrepareConfig(min_count=1, pca=2))
     data = load_prepared(tmp_path / "out")
     assert {data[f"{split}_features"].shape[1] for split in ("train", "val", "test")} == {2}
     assert abs(data["train_features"].mean(axis=0)).max() < 1e-5
@@ -173,24 +175,24 @@ def test_components_are_fitted_to_training_pictures(source: Source, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("config", "says"),
     [
-        (Wanted(tokens="french"), "tokens is 'french'; wanted one of plain, coco"),
-        (Wanted(min_count=0), "min_count is 0; wanted at least 1"),
-        (Wanted(max_words=4), "max_words is 4; wanted at least 5: the 4 special words count"),
-        (Wanted(max_length=0), "max_length is 0"),
-        (Wanted(seed=-1), "seed is -1"),
-        (Wanted(val=0.5, test=0.5), "none is left to train on"),
-        (Wanted(min_count=500), "no word occurs 500 times in the 32 training captions"),
-        (Wanted(min_count=1, pca=5), "pca is 5, but 4 features of 16 training pictures have at most 4"),
+        (PrepareConfig(tokens="french"), "tokens is 'french'; wanted one of plain, coco"),
+        (PrepareConfig(min_count=0), "min_count is 0; wanted at least 1"),
+        (PrepareConfig(max_words=4), "max_words is 4; wanted at least 5: the 4 special words count"),
+        (PrepareConfig(max_length=0), "max_length is 0"),
+        (PrepareConfig(seed=-1), "seed is -1"),
+        (PrepareConfig(val=0.5, test=0.5), "none is left to train on"),
+        (PrepareConfig(min_count=500), "no word occurs 500 times in the 32 training captions"),
+        (PrepareConfig(min_count=1, pca=5), "pca is 5, but 4 features of 16 training pictures have at most 4"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_done(
-    wanted: Wanted, says: str, source: Source, tmp_path: Path
+    config: PrepareConfig, says: str, source: Source, tmp_path: Path
 ) -> None:
     encoder = CountingEncoder()
     with pytest.raises(ValueError, match=says):
-        make(source, tmp_path / "out", wanted, encoder)
+        make(source, tmp_path / "out", config, encoder)
     assert encoder.seen == []
     assert not (tmp_path / "out").exists()
 
@@ -198,19 +200,19 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_done(
 def test_a_source_that_gives_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     path = write_source(tmp_path / "source", lambda i: "val" if i else "train")
     with pytest.raises(DataFileError, match=r"nothing to see: .*--images.*--features"):
-        prepare(open_source(path), tmp_path / "out", ANYTHING)
+        prepare(read_source(path), tmp_path / "out", ANYTHING)
     path.write_text("image,caption\n0.png,...\n1.png,a dog\n")
     with pytest.raises(DataFileError, match=r"no caption of the split .* has a word; the first is '...'"):
-        make(open_source(path), tmp_path / "out", Wanted(min_count=1, val=0.5, test=0))
+        make(read_source(path), tmp_path / "out", PrepareConfig(min_count=1, val=0.5, test=0))
     path.write_text("image,caption\n0.png,a dog\n")
     with pytest.raises(ValueError, match="1 and 1 of 1 pictures, so none is left"):
-        make(open_source(path), tmp_path / "out")
-    make(open_source(path), tmp_path / "out", Wanted(min_count=1, val=0, test=0))
+        make(read_source(path), tmp_path / "out")
+    make(read_source(path), tmp_path / "out", PrepareConfig(min_count=1, val=0, test=0))
     assert read_manifest(tmp_path / "out").splits == ["train"]
 
 
 def test_pictures_none_of_which_can_be_read_leave_nothing_behind(source: Source, tmp_path: Path) -> None:
-    elsewhere = open_source(source.path, folder=tmp_path / "elsewhere")
+    elsewhere = read_source(source.path, folder=tmp_path / "elsewhere")
     with pytest.raises(
         DataFileError, match=r"no training picture of .*captions.csv could be read. The first: .*no pict"
     ):
@@ -236,17 +238,17 @@ def test_a_folder_that_holds_something_else_is_not_touched(force: bool, source: 
 
 
 def test_a_finished_folder_stays_as_it_is_unless_it_may_go(source: Source, tmp_path: Path) -> None:
-    make(source, tmp_path / "out", Wanted(min_count=1, test=0.3))
+    make(source, tmp_path / "out", PrepareConfig(min_count=1, test=0.3))
     (tmp_path / "out" / "notes.txt").touch()
     before = contents(tmp_path / "out")
-    for wanted in (Wanted(min_count=1, test=0.3), ANYTHING, Wanted(min_count=500)):
+    for config in (PrepareConfig(min_count=1, test=0.3), ANYTHING, PrepareConfig(min_count=500)):
         with pytest.raises(ValueError, match=r"holds a finished data set.*--force"):
-            make(source, tmp_path / "out", wanted)
+            make(source, tmp_path / "out", config)
     with pytest.raises(ValueError, match="no word occurs 500 times"):
-        make(source, tmp_path / "out", Wanted(min_count=500), force=True)
+        make(source, tmp_path / "out", PrepareConfig(min_count=500), force=True)
     assert contents(tmp_path / "out") == before
-    make(source, tmp_path / "out", Wanted(min_count=1, test=0), force=True)
-    make(source, tmp_path / "new", Wanted(min_count=1, test=0))
+    make(source, tmp_path / "out", PrepareConfig(min_count=1, test=0), force=True)
+    make(source, tmp_path / "new", PrepareConfig(min_count=1, test=0))
     assert contents(tmp_path / "out") == {**contents(tmp_path / "new"), "notes.txt": b""}  # and no test_features.npy
 
 
@@ -288,13 +290,13 @@ def unfinished(source: Source, folder: Path) -> None:
         make(source, folder, progress=stop)
 
 
-@pytest.mark.parametrize("before", [None, Wanted(min_count=2, test=0)])
+@pytest.mark.parametrize("before", [None, PrepareConfig(min_count=2, test=0)])
 def test_killed_anywhere_it_ends_with_the_same_bytes_and_computes_nothing_twice(
-    before: Wanted | None, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: PrepareConfig | None, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, force = tmp_path / "out", before is not None
-    make(source, tmp_path / "wanted")
-    wanted = contents(tmp_path / "wanted")
+    make(source, tmp_path / "expected")
+    expected = contents(tmp_path / "expected")
     if before is not None:
         make(source, tmp_path / "old", before)
     states = []
@@ -311,14 +313,14 @@ def test_killed_anywhere_it_ends_with_the_same_bytes_and_computes_nothing_twice(
         found = {name: content for name, content in contents(out).items() if "preparing" not in name}
         if is_prepared(out):
             load_prepared(out)
-            assert found == wanted or (force and found == contents(tmp_path / "old"))
-            state = {"unfinished": "new" if found == wanted else "old"}.get(state, state)
+            assert found == expected or (force and found == contents(tmp_path / "old"))
+            state = {"unfinished": "new" if found == expected else "old"}.get(state, state)
         if state in ("unfinished", "old"):
             pieces = list(out.glob("preparing/piece-*.bin"))
             encoder = CountingEncoder()
             make(source, out, encoder=encoder, force=is_prepared(out))
             assert len(encoder.seen) == COUNT - 4 * len(pieces)
-            assert contents(out) == wanted
+            assert contents(out) == expected
         shutil.rmtree(out, ignore_errors=True)
         states.append(state)
     # in this order: nothing that was good is lost before the new is there
@@ -332,14 +334,14 @@ def test_a_process_that_is_killed_outright_leaves_what_another_takes_up(source: 
 import os, signal, sys
 from pathlib import Path
 import capgpu.data.feature_journal
-from capgpu.data.open_source import open_source
-from capgpu.data.preparation import Wanted, prepare
+from capgpu.data.detect_format import read_source
+from capgpu.data.prepare import PrepareConfig, prepare
 from oracles.encoders import CountingEncoder
 
 capgpu.data.feature_journal.PIECE = 4
 source, out = map(Path, sys.argv[1:])
 show = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done >= 8 else None
-prepare(open_source(source), out, Wanted(min_count=1), None, CountingEncoder, progress=show)
+prepare(read_source(source), out, PrepareConfig(min_count=1), None, CountingEncoder, progress=show)
 """
     paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", code, str(source.path), str(tmp_path / "out")]
@@ -347,8 +349,8 @@ prepare(open_source(source), out, Wanted(min_count=1), None, CountingEncoder, pr
     encoder = CountingEncoder()
     make(source, tmp_path / "out", encoder=encoder)
     assert len(encoder.seen) == COUNT - 8
-    make(source, tmp_path / "wanted")
-    assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
+    make(source, tmp_path / "expected")
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -356,7 +358,7 @@ def test_a_full_disk_leaves_the_last_good_state(
     force: bool, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if force:
-        make(source, tmp_path / "out", Wanted(min_count=2))
+        make(source, tmp_path / "out", PrepareConfig(min_count=2))
     before = contents(tmp_path / "out")
 
     def full(*_: object, **__: object) -> None:
@@ -377,13 +379,13 @@ def test_other_settings_are_refused_by_name_and_may_start_over(source: Source, t
     unfinished(source, tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(ValueError, match=r"unfinished preparation with other settings \(min_count, seed\).*--force"):
-        make(source, tmp_path / "out", Wanted(min_count=2, seed=1))
+        make(source, tmp_path / "out", PrepareConfig(min_count=2, seed=1))
     source.path.write_text(source.path.read_text() + "\n0.png,a cow\n")
     with pytest.raises(ValueError, match=r"other settings \(source's sha256\)"):
-        make(open_source(source.path), tmp_path / "out")
+        make(read_source(source.path), tmp_path / "out")
     assert contents(tmp_path / "out") == before
     encoder = CountingEncoder()
-    make(open_source(source.path), tmp_path / "out", encoder=encoder, force=True)
+    make(read_source(source.path), tmp_path / "out", encoder=encoder, force=True)
     assert len(encoder.seen) == COUNT
 
 
@@ -397,7 +399,7 @@ def test_settings_that_are_damaged_are_other_settings(text: str, source: Source,
 
 
 def test_an_interrupted_overwriting_goes_on_too(source: Source, tmp_path: Path) -> None:
-    make(source, tmp_path / "out", Wanted(min_count=2))
+    make(source, tmp_path / "out", PrepareConfig(min_count=2))
     with pytest.raises(KeyboardInterrupt):
         make(
             source,
@@ -426,7 +428,7 @@ def test_features_that_changed_since_are_refused(
         return open_features(tmp_path / "f.npy")
 
     with monkeypatch.context() as patched:
-        patched.setattr(capgpu.data.preparation, "save_prepared", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patched.setattr(capgpu.data.prepare, "save_prepared", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path / "out", ANYTHING, file(1))
     with pytest.raises(ValueError, match=r"other settings \(features' sha256\)"):

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, load_model
-from capgpu.data.prepared import ENCODER_FILES
+from capgpu.data.prepared_dataset import ENCODER_FILES
 
 if TYPE_CHECKING:
-    from capgpu.cli.datasets import Dataset
+    from capgpu.data.datasets import Dataset
     from capgpu.model import CaptioningRNN
     from capgpu.vision import PictureEncoder
 
-__all__ = ["Run"]
+__all__ = ["RunFolder"]
 
 _FORMAT = "capgpu-run-1"
 
 
-class Run:
+class RunFolder:
     """The folder of a training run.
 
     Parameters
@@ -186,7 +186,7 @@ class Run:
         MissingExtraError
             If a package of the extra ``vision`` is not installed.
         """
-        from capgpu.cli.datasets import DATASETS, open_dataset
+        from capgpu.data.datasets import DATASETS, open_dataset
         from capgpu.vision import PictureEncoder
 
         data = self.settings()["data"]

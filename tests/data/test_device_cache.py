@@ -10,8 +10,8 @@ import pytest
 
 import capgpu
 from capgpu.backend import free_device_memory, is_host_array, to_numpy
-from capgpu.data import placement
-from capgpu.data.placement import place_features, take_batches
+from capgpu.data import device_cache
+from capgpu.data.device_cache import place_features, take_batches
 from oracles.device_memory import little_memory
 
 
@@ -44,7 +44,7 @@ def test_on_the_host_nothing_is_copied(backend: Any) -> None:
 def test_placed_features_have_the_values_and_the_dtype_they_had(
     backend: Any, rows: int, dtype: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(device_cache, "_ROWS_AT_ONCE", 5)
     given = data(rows, dtype)
     wanted = given["train_features"].copy()
     if kept == "in a mapped file":
@@ -75,7 +75,7 @@ def test_placed_features_have_the_values_and_the_dtype_they_had(
 def test_splits_take_half_of_what_is_free_one_after_the_other(
     backend: Any, free: int, wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "free_device_memory", lambda: free)
+    monkeypatch.setattr(device_cache, "free_device_memory", lambda: free)
     assert placed_splits(data()) == wanted  # 240 bytes and 168
 
 
@@ -109,7 +109,7 @@ def test_what_is_free_is_the_devices_and_the_pools_within_its_limit(standin: Any
 def test_a_device_that_refuses_all_the_same_leaves_features_on_the_host(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "free_device_memory", lambda: 10**9)
+    monkeypatch.setattr(device_cache, "free_device_memory", lambda: 10**9)
     given = data(rows=10_000)
     with little_memory(device, 512):
         assert placed_splits(given) == []

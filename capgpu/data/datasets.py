@@ -16,7 +16,7 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import split_arrays, splits_of
 from capgpu.data.cs231n_coco import coco_identity, has_pca_features, is_cs231n_coco, load_coco_data
 from capgpu.data.pictures import thumbnail
-from capgpu.data.prepared import is_prepared, load_prepared, read_manifest
+from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest
 from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import UNK, caption_text, detokenize, tokenize
 

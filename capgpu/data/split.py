@@ -7,10 +7,10 @@ import numpy as np
 from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.text_files import DataFileError
 
-__all__ = ["divide"]
+__all__ = ["split_pictures"]
 
 
-def divide(source: Source, val: float, test: float, seed: int) -> dict[str, Pictures]:
+def split_pictures(source: Source, val: float, test: float, seed: int) -> dict[str, Pictures]:
     """Divide a source's pictures into splits, all captions of a picture in one.
 
     Parameters

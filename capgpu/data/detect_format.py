@@ -11,12 +11,12 @@ from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError, read_json
 
-__all__ = ["KINDS", "open_source"]
+__all__ = ["KINDS", "read_source"]
 
 KINDS = ("coco", "karpathy", "folder")
 
 
-def open_source(path: Path, kind: str | None = None, folder: Path | None = None) -> Source:
+def read_source(path: Path, kind: str | None = None, folder: Path | None = None) -> Source:
     """Read captioned pictures, whatever form they have.
 
     Parameters

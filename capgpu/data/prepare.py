@@ -1,7 +1,7 @@
 """From captioned pictures in whatever form to a prepared folder: split, words, vocabulary, token ids, features.
 
 The vocabulary is made from the training captions only. While a preparation is under way its folder holds
-``preparing/`` with the settings and the features computed so far (`capgpu.data.workplace`); the same preparation
+``preparing/`` with the settings and the features computed so far (`capgpu.data.staging`); the same preparation
 started again goes on from there. What was in the folder before goes when the new data set is whole.
 """
 
@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capgpu.data.arrays import HostArray
-from capgpu.data.division import divide
 from capgpu.data.feature_files import FeatureFile
-from capgpu.data.prepared import save_prepared
+from capgpu.data.prepared_dataset import save_prepared
 from capgpu.data.source import Pictures, Source
+from capgpu.data.split import split_pictures
 from capgpu.data.split_features import attach_features, gather_features, project_features
+from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
-from capgpu.data.workplace import check_folder, put_in_place, take_up
 from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import SPECIAL_WORDS, UNK, Vocabulary
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
 
-__all__ = ["Preparation", "Wanted", "fingerprint", "prepare"]
+__all__ = ["PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PrepareConfig:
     """What a preparation is asked for.
 
     Attributes
@@ -67,7 +67,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PrepareResult:
     """What a preparation found and made.
 
     Attributes
@@ -97,14 +97,14 @@ def fingerprint(path: Path) -> str:
 def prepare(
     source: Source,
     folder: Path,
-    wanted: Wanted,
+    config: PrepareConfig,
     features: FeatureFile | None = None,
     open_encoder: Callable[[], PictureEncoder] | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Preparation:
+) -> PrepareResult:
     """Make a prepared folder.
 
     Parameters
@@ -114,7 +114,7 @@ def prepare(
     folder : path
         What to make. A preparation that was interrupted there, with the same settings, is taken up: features that were
         computed are not computed again, but of pictures that have changed.
-    wanted : Wanted
+    config : PrepareConfig
         How.
     features : FeatureFile, optional
         The pictures' features.
@@ -130,7 +130,7 @@ def prepare(
 
     Returns
     -------
-    Preparation
+    PrepareResult
         What was found.
 
     Raises
@@ -143,8 +143,8 @@ def prepare(
     OSError
         As the system gives it.
     """
-    _check_wanted(wanted)
-    if wanted.pca is not None and features is not None:
+    _check_config(config)
+    if config.pca is not None and features is not None:
         raise ValueError("pca reduces the features of pictures; those of a file are taken as they are.")
     if features is None and (
         open_encoder is None or any(pictures.files is None for pictures in source.splits.values())
@@ -153,29 +153,29 @@ def prepare(
             f"{source.path} gives captions, but nothing to see: name the folder of its pictures (--images), or a file "
             "of features (--features)."
         )
-    check_folder(folder, force)
-    splits = divide(source, wanted.val, wanted.test, wanted.seed)
-    words, wordless = _tokenise(splits, wanted)
+    check_output_folder(folder, force)
+    splits = split_pictures(source, config.val, config.test, config.seed)
+    words, wordless = _tokenise(splits, config)
     counts = _counted(words["train"])
     _vocabulary(
-        counts, sum(map(len, words["train"])), wanted
+        counts, sum(map(len, words["train"])), config
     )  # what is wrong with it shows before the features are computed
-    everything = {**asdict(wanted), **(settings or {}), "source's sha256": fingerprint(source.path)}
+    everything = {**asdict(config), **(settings or {}), "source's sha256": fingerprint(source.path)}
     encoder = None
     if features is None:
         assert open_encoder is not None
         encoder = open_encoder()
         everything["network's sha256"] = encoder.sha256
         most = min(encoder.network_dim, len(splits["train"]) - 1)
-        if wanted.pca is not None and wanted.pca > most:
+        if config.pca is not None and config.pca > most:
             raise ValueError(
-                f"pca is {wanted.pca}, but {encoder.network_dim} features of {len(splits['train'])} training pictures "
+                f"pca is {config.pca}, but {encoder.network_dim} features of {len(splits['train'])} training pictures "
                 f"have at most {most} principal components."
             )
     else:
         everything["features' sha256"] = fingerprint(features.path)
         splits = attach_features(splits, source, features)
-    work = take_up(folder, everything, force)
+    work = open_staging(folder, everything, force)
 
     def tell(done: int) -> None:
         progress(done, sum(map(len, splits.values())))
@@ -189,12 +189,12 @@ def prepare(
     held = set(kept["train"])
     counts -= _counted([own for place, own in enumerate(words["train"]) if place not in held])
     words = {name: [words[name][place] for place in places] for name, places in kept.items()}
-    vocabulary = _vocabulary(counts, sum(map(len, words["train"])), wanted)
-    if wanted.pca is not None:
+    vocabulary = _vocabulary(counts, sum(map(len, words["train"])), config)
+    if config.pca is not None:
         from capgpu.vision.projection import fit_projection
 
         assert encoder is not None
-        encoder = encoder.with_projection(fit_projection(rows["train"], wanted.pca))
+        encoder = encoder.with_projection(fit_projection(rows["train"], config.pca))
         rows = project_features(encoder, rows, work)
 
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
@@ -204,7 +204,7 @@ def prepare(
         pictures = splits[name].take(places)
         own = words[name]
         flat = [caption for captions in own for caption in captions]
-        captions = vocabulary.encode_all(flat, None if wanted.max_length is None else wanted.max_length + 2)
+        captions = vocabulary.encode_all(flat, None if config.max_length is None else config.max_length + 2)
         data[f"{name}_captions"] = captions
         data[f"{name}_image_idxs"] = np.repeat(np.arange(len(own)), [len(captions) for captions in own])
         data[f"{name}_features"] = rows[name]
@@ -218,18 +218,18 @@ def prepare(
     shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed
     if encoder is not None:
         encoder.save(finished)
-    save_prepared(finished, data, tokens=wanted.tokens, settings=everything, report=report)
-    put_in_place(finished, folder)
+    save_prepared(finished, data, tokens=config.tokens, settings=everything, report=report)
+    publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)  # the data set is whole, whatever becomes of the rest
-    return Preparation(report, broken, wordless)
+    return PrepareResult(report, broken, wordless)
 
 
-def _check_wanted(wanted: Wanted) -> None:
-    if wanted.tokens not in TOKENIZERS:
-        raise ValueError(f"tokens is {wanted.tokens!r}; wanted one of {', '.join(TOKENIZERS)}.")
+def _check_config(config: PrepareConfig) -> None:
+    if config.tokens not in TOKENIZERS:
+        raise ValueError(f"tokens is {config.tokens!r}; wanted one of {', '.join(TOKENIZERS)}.")
     least = {"min_count": 1, "max_words": len(SPECIAL_WORDS) + 1, "max_length": 1, "seed": 0, "pca": 1}
     for name, limit in least.items():
-        value = getattr(wanted, name)
+        value = getattr(config, name)
         if value is not None and value < limit:
             special = f": the {len(SPECIAL_WORDS)} special words count" if name == "max_words" else ""
             raise ValueError(f"{name} is {value}; wanted at least {limit}{special}.")
@@ -244,20 +244,20 @@ def _counted(words: list[list[list[str]]]) -> Counter[str]:
     return counts
 
 
-def _vocabulary(counts: Counter[str], captions: int, wanted: Wanted) -> Vocabulary:
+def _vocabulary(counts: Counter[str], captions: int, config: PrepareConfig) -> Vocabulary:
     """Choose the vocabulary among the words of the training pictures' captions."""
-    vocabulary = Vocabulary.from_counts(counts, min_count=wanted.min_count, max_size=wanted.max_words)
+    vocabulary = Vocabulary.from_counts(counts, min_count=config.min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise ValueError(
-            f"no word occurs {wanted.min_count} times in the {captions:,} training captions, so all would be "
+            f"no word occurs {config.min_count} times in the {captions:,} training captions, so all would be "
             f"{UNK}: lower min_count."
         )
     return vocabulary
 
 
-def _tokenise(splits: dict[str, Pictures], wanted: Wanted) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
+def _tokenise(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
     """Split all captions into words; those without any, and pictures left without one, are taken out of `splits`."""
-    tokenize = interned(TOKENIZERS[wanted.tokens])
+    tokenize = interned(TOKENIZERS[config.tokens])
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):
