@@ -18,12 +18,13 @@ import capgpu
 from capgpu.checkpoint import load_model, save_model
 from capgpu.data import emoji
 from capgpu.data.arrays import split_arrays
-from capgpu.decode import Decoded, beam_search, greedy, sample
-from capgpu.evaluation.neighbours import nearest_neighbours
+from capgpu.decode import DecodeResult, beam_search, greedy, sample
+from capgpu.evaluation.match import Match
+from capgpu.evaluation.nearest_neighbour import nearest_neighbours
 from capgpu.gradcheck import eval_numerical_gradient_array, rel_error
 from capgpu.layers import lstm_backward, lstm_forward
 from capgpu.metrics import coco_scores, exact_match
-from capgpu.report.contact_sheet import Cell, Verdict, draw_contact_sheet
+from capgpu.report.contact_sheet import Cell, draw_contact_sheet
 from capgpu.report.loss_curve import plot_loss
 from capgpu.sequence import Packing, pack
 from capgpu.vocabulary import caption_text, tokenize
@@ -150,10 +151,10 @@ def judge(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
     for i in range(0, len(written), len(written) // 24):
         name = data["test_names"][i].lower()
         near = emoji.base_name(written[i]) == emoji.base_name(name)
-        verdict: Verdict = "right" if written[i] == name else "near" if near else "wrong"
-        cells.append(Cell(emoji.thumbnail("test", i), written[i], name, verdict))
-    names: dict[Verdict, str] = {"right": "right", "near": "right base name, wrong variant", "wrong": "wrong"}
-    draw_contact_sheet(out / "captions.png", cells[:24], title="Held-out variants, every seventh", verdict_names=names)
+        match: Match = "right" if written[i] == name else "near" if near else "wrong"
+        cells.append(Cell(emoji.thumbnail("test", i), written[i], name, match))
+    legend: dict[Match, str] = {"right": "right", "near": "right base name, wrong variant", "wrong": "wrong"}
+    draw_contact_sheet(out / "captions.png", cells[:24], title="Held-out variants, every seventh", legend=legend)
 
 
 def keep_it(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
@@ -186,7 +187,7 @@ def texts(ids: Any, data: dict[str, Any]) -> list[str]:
     return list(caption_text(capgpu.to_numpy(ids), data["idx_to_word"]))
 
 
-def alternatives(decoded: Decoded, data: dict[str, Any]) -> list[tuple[str, float]]:
+def alternatives(decoded: DecodeResult, data: dict[str, Any]) -> list[tuple[str, float]]:
     """Give the captions of a single picture, best first, with their probabilities."""
     log_probs = capgpu.to_numpy(decoded.log_probs)[0].sum(axis=-1)
     return list(zip(texts(decoded.ids[0], data), np.exp(log_probs).tolist(), strict=True))

@@ -31,7 +31,7 @@ STOREYS = (
     "kernels",
     "layers",
     "model",
-    ("solver", "training", "decode", "data", "evaluation", "vision", "interchange"),
+    ("solver", "training", "decode", "data", "evaluation", "vision", "interchange", "report"),
     "cli",
 )
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.

@@ -10,7 +10,7 @@ import numpy as np
 from bench.peers.ours import OurTask, versions
 from bench.workloads import SAMPLE_LENGTH, Workload
 from capgpu.backend import synchronize, to_numpy
-from capgpu.decode import Decoded, beam_search, greedy, sample
+from capgpu.decode import DecodeResult, beam_search, greedy, sample
 
 __all__ = ["DecodingTask", "make_task", "versions"]
 
@@ -47,7 +47,7 @@ class DecodingTask(OurTask):
 
     def result(self) -> dict[str, np.ndarray]:
         """Return the log-probability of each caption, or words where those are all there is."""
-        if not isinstance(self.decoded, Decoded):
+        if not isinstance(self.decoded, DecodeResult):
             return {"words": to_numpy(self.decoded)}
         return {"scores": to_numpy(self.decoded.scores)[:, 0]}
 

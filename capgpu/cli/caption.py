@@ -1,22 +1,27 @@
-"""capgpu caption: what a trained model writes, for picture files or beside the truth."""
+"""capgpu caption: caption picture files, or pictures of a split beside their true captions."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from capgpu.cli.decoding import decoding_options
-from capgpu.cli.options import backend_option, refuse_unwritable, run_option, use_backend_option
-from capgpu.cli.picture_captions import caption_files
+from capgpu.checkpoint import atomic_write
+from capgpu.cli.generation_options import generation_options
+from capgpu.cli.options import backend_option, check_writable, run_option, use_backend_option
 from capgpu.data.datasets import open_dataset
+from capgpu.errors import InvalidValueError
 from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from capgpu.decode import Decoding
+    from capgpu.decode import GenerationConfig
+    from capgpu.evaluation.captioning import Caption
 
 __all__ = ["caption"]
+
+_SMALLEST_PERCENTAGE = 0.001
 
 
 class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -26,17 +31,17 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
         try:
             return [int(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers such as 0,5,17.", param, ctx)
+            self.fail(f"expected integers such as 0,5,17, got {value!r}.", param, ctx)
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, type=click.Path(path_type=Path), metavar="[PICTURE]...")
 @run_option
-@click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs here; - is standard output.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs as JSON; - is stdout.")
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
-@click.option("--count", type=click.IntRange(min=1), default=20, help="Pictures, spread evenly over the split.")
-@click.option("--indices", type=_Indices(), help="These pictures instead.")
-@decoding_options
+@click.option("--count", type=click.IntRange(min=1), default=20, help="Number of pictures, evenly spaced in the split.")
+@click.option("--indices", type=_Indices(), help="Indices of the pictures, instead of --count.")
+@generation_options
 @backend_option
 @click.pass_context
 def caption(
@@ -47,62 +52,107 @@ def caption(
     split: str,
     count: int,
     indices: list[int] | None,
-    decoding: Decoding,
+    config: GenerationConfig,
     backend: str | None,
 ) -> None:
-    """Caption picture files, or pictures of a split with the truth beside.
+    """Caption picture files, or pictures of a split beside their true captions.
 
-    For each PICTURE, a file in any common format, the caption is printed with the probability that the model gives
-    it. A file that cannot be read is told on standard error and skipped; the exit status is then 1, and 2 if no file
-    could be read.
+    For each PICTURE, a file in any common format, the caption is printed with its probability under the model. Files
+    that cannot be read are reported on standard error and skipped; the exit status is then 1, or 2 if no file could
+    be read.
     """
+    run = RunFolder(folder)
     if pictures:
-        _refuse_with_pictures(ctx)
-        run = RunFolder(folder)
-        refuse_unwritable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
+        _reject_split_options(ctx)
+        check_writable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
         use_backend_option(backend)
-        ctx.exit(caption_files(run, pictures, decoding, json_file))
+        ctx.exit(_caption_files(run, pictures, config, json_file))
     if json_file is not None:
-        raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json judges those of a split.")
-    _caption_split(RunFolder(folder), split, count, indices, decoding, backend)
+        raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json writes those of a split.")
+    _caption_split(run, split, count, indices, config, backend)
 
 
-def _refuse_with_pictures(ctx: click.Context) -> None:
+def _reject_split_options(ctx: click.Context) -> None:
     for name in ("split", "count", "indices"):
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} chooses pictures of a data set: leave it out, or the PICTUREs.")
+            raise click.UsageError(f"--{name} chooses pictures of a data set: omit it, or the PICTUREs.")
 
 
-def _caption_split(
-    run: RunFolder, split: str, count: int, indices: list[int] | None, decoding: Decoding, backend: str | None
-) -> None:
+def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None) -> int:
+    """Print or write the captions of picture files; return the exit status."""
+    from capgpu.evaluation.captioning import caption_pictures
+
+    model = run.load_model()
+    result = caption_pictures(model, run.load_encoder(), paths, config)
+    for message in result.errors.values():
+        click.echo(f"capgpu: skipped {message}", err=True)
+    if not result.captions:
+        raise InvalidValueError(f"expected at least one readable picture, got none in {len(paths)} files.")
+    if json_file == "-":
+        click.echo(_json(result.as_json(paths), sys.stdout.encoding))
+    elif json_file is not None:
+        with atomic_write(json_file, "w") as file:
+            file.write(_json(result.as_json(paths), "utf-8") + "\n")
+    if json_file != "-":
+        _print([(paths[i], caption) for i, caption in result.captions.items()])
+    return 1 if result.errors else 0
+
+
+def _json(value: Any, encoding: str) -> str:
+    from capgpu.cli.console import encodable_json
+
+    return encodable_json(value, encoding)
+
+
+def _print(captions: list[tuple[Path, Caption]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from capgpu.cli.console import console
-    from capgpu.cli.judge import mark, spread, verdict
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("caption", overflow="fold", ratio=2)
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("picture", overflow="fold", ratio=1)
+    for path, caption in captions:
+        table.add_row(Text(caption.text), _percentage(caption.probability), Text(str(path)))
+    console().print(table)
+
+
+def _percentage(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= _SMALLEST_PERCENTAGE else f"{probability:.0e}"
+
+
+def _caption_split(
+    run: RunFolder, split: str, count: int, indices: list[int] | None, config: GenerationConfig, backend: str | None
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from capgpu.cli.console import console, match_mark
     from capgpu.evaluation.captioning import write_captions
+    from capgpu.evaluation.match import match_caption
+    from capgpu.evaluation.selection import linspace_indices
 
     settings = run.settings()
     use_backend_option(backend)
     dataset = open_dataset(settings["data"])
     features, truths = dataset.features(split), dataset.truths(split)
     if indices is None:
-        indices = spread(len(features), count)
+        indices = linspace_indices(len(features), count)
     for index in indices:
         if not 0 <= index < len(features):
-            raise ValueError(f"--indices: {split} has the pictures 0 to {len(features) - 1}, got {index}.")
+            raise InvalidValueError(f"--indices: expected indices 0 to {len(features) - 1} of {split}, got {index}.")
     model = run.load(dataset)
-    captions = [caption.text for caption in write_captions(model, features[indices], decoding)]
-    note = dataset.notes.get(split)
+    captions = [caption.text for caption in write_captions(model, features[indices], config)]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in ("caption", "truth"):
         table.add_column(heading, overflow="fold", ratio=1)
     table.add_column("picture", justify="right")
     for index, text in zip(indices, captions, strict=True):
-        sign, style = mark(verdict(text, truths[index], dataset.base_name))
-        table.add_row(Text(sign, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
+        mark, style = match_mark(match_caption(text, truths[index], dataset.base_name))
+        table.add_row(Text(mark, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
     out = console()
-    out.print(f"{split}: {note}" if note else split, style="bold")
+    out.print(dataset.title(split), style="bold")
     out.print(table)

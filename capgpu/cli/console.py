@@ -1,27 +1,109 @@
-"""Where tables are printed."""
+"""Console output that several subcommands share: tables, marks and JSON."""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["console"]
+    from capgpu.evaluation.match import Match
+    from capgpu.evaluation.scores import Scores
+
+__all__ = ["console", "encodable_json", "match_mark", "score_table", "tokens_note"]
 
 _WIDTH_OF_FILES = 120
 
+#: The mark of each match in a table, its ASCII substitute, and the style.
+_MARKS: dict[Match, tuple[str, str, str]] = {
+    "right": ("✓", "+", "blue"),
+    "near": ("≈", "~", "yellow"),
+    "wrong": ("✗", "-", "red"),
+}
+
 
 def console() -> Console:
-    """Make a console on standard output, as wide as the terminal, or of a fixed width for files and pipes.
+    """Return a console on standard output, as wide as the terminal; 120 columns for files and pipes.
 
     Returns
     -------
     rich.console.Console
-        It prints text as it stands: no markup, no emoji codes.
+        It prints text unchanged: no markup, no emoji codes.
     """
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def match_mark(match: Match) -> tuple[str, str]:
+    """Return the mark of a match for standard output, and its style.
+
+    Parameters
+    ----------
+    match : {"right", "near", "wrong"}
+        As from `capgpu.evaluation.match.match_caption`.
+
+    Returns
+    -------
+    mark, style : str
+        ``+``, ``~`` and ``-`` if the encoding lacks one of the usual marks, as cp1252 does.
+    """
+    mark, substitute, style = _MARKS[match]
+    try:
+        "".join(marks[0] for marks in _MARKS.values()).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        mark = substitute
+    return mark, style
+
+
+def score_table(scores: Mapping[str, Scores]) -> Table:
+    """Lay out scores with one row per metric and one column per captioner.
+
+    Parameters
+    ----------
+    scores : mapping of str to Scores
+        By the captioner's name; at least one.
+
+    Returns
+    -------
+    rich.table.Table
+        The table; without a header if the only name is empty.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(scores))
+    table.add_column("", no_wrap=True)
+    for name in scores:
+        table.add_column(name, justify="right")
+    columns = list(scores.values())
+    for name in columns[0].metrics:
+        table.add_row(name, *(f"{column.metrics[name].corpus:.3f}" for column in columns))
+    table.add_row("exact", *(f"{column.exact:.1%}" for column in columns))
+    if columns[0].base is not None:
+        table.add_row("right base name", *(f"{column.base:.1%}" for column in columns if column.base is not None))
+    return table
+
+
+def tokens_note(tokenizer: str) -> str:
+    """Return a line that says which words were compared, by the name of the tokenizer."""
+    if tokenizer == "coco":
+        return "Words as in COCO's evaluation, which calls CIDEr-D CIDEr."
+    return "Words and punctuation as in the data: the scores are not comparable with those of COCO's evaluation."
+
+
+def encodable_json(value: Any, encoding: str) -> str:
+    """Return indented JSON, with ASCII escapes if the encoding cannot represent a character.
+
+    UTF-8 cannot represent undecodable bytes of file names either.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2, allow_nan=False)
+    return text

@@ -1,4 +1,4 @@
-"""capgpu export: a trained captioner for other programs."""
+"""capgpu export: a trained captioner as ONNX networks or as a PyTorch state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from capgpu.cli.options import refuse_unwritable, run_option
+from capgpu.cli.options import check_writable, run_option
+from capgpu.errors import InvalidValueError
 from capgpu.training.run_folder import RunFolder
 
 __all__ = ["export"]
@@ -14,26 +15,26 @@ __all__ = ["export"]
 
 @click.command()
 @run_option
-@click.option("--to", "form", type=click.Choice(["onnx", "torch"]), required=True, help="What to write.")
+@click.option("--to", "form", type=click.Choice(["onnx", "torch"]), required=True, help="Format.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder (onnx) or file (torch).")
 def export(folder: Path, form: str, out: Path) -> None:
-    """Write a run's captioner for other programs.
+    """Write a run's model for other programs.
 
-    onnx: a folder with begin.onnx (features to the first state) and step.onnx (word and state to the next word's
-    log-probabilities and state). torch: a safetensors file with the names and the layout of an equivalent PyTorch
-    module, which capgpu.interchange describes. Both hold the vocabulary.
+    onnx: a folder with begin.onnx (from features to the initial state) and step.onnx (from a word and a state to the
+    log-probabilities of the next word and the next state). torch: a safetensors file with the names and the layout
+    of an equivalent PyTorch module, described in capgpu.interchange. Both contain the vocabulary.
     """
     from capgpu.backend import set_backend
     from capgpu.interchange import BEGIN_FILE, export_onnx, save_torch_safetensors
 
     run = RunFolder(folder)
     if form == "torch":
-        refuse_unwritable(out, inputs=run.files())
+        check_writable(out, inputs=run.files())
     elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; wanted a folder for two networks.")
+        raise InvalidValueError(f"{out}: expected a folder for two networks, got a file.")
     else:
-        refuse_unwritable(out / BEGIN_FILE if out.exists() else out)
-    set_backend("numpy")  # files are written from the host
+        check_writable(out / BEGIN_FILE if out.exists() else out)
+    set_backend("numpy")  # the files are written from host arrays
     model = run.load_model()
     files = [out]
     if form == "onnx":

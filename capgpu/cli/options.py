@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
-__all__ = ["backend_option", "refuse_unwritable", "run_option", "use_backend_option"]
+from capgpu.errors import InvalidValueError
+
+__all__ = ["backend_option", "check_writable", "run_option", "use_backend_option"]
 
 backend_option = click.option(
     "--backend",
     metavar="NAME",
-    help="Where to compute, see capgpu --help.  [default: CAPGPU_BACKEND, else auto]",
+    help="Backend, see capgpu --help.  [default: CAPGPU_BACKEND, else auto]",
 )
 
 run_option = click.option(
@@ -26,12 +28,12 @@ run_option = click.option(
 
 
 def use_backend_option(name: str | None) -> None:
-    """Choose the backend now, so that one that cannot run is told before any work is done.
+    """Choose the backend now: an unavailable one is an error before any work is done.
 
     Parameters
     ----------
     name : str or None
-        The option's value; None leaves it to ``CAPGPU_BACKEND``.
+        Value of the option; None for the backend of ``CAPGPU_BACKEND``.
 
     Raises
     ------
@@ -46,35 +48,34 @@ def use_backend_option(name: str | None) -> None:
         set_backend(name)
 
 
-def refuse_unwritable(*files: Path | None, inputs: Iterable[Path] = ()) -> None:
-    """Make sure that files can be written, and that nothing is lost by it, before the work for them is done.
+def check_writable(*files: Path | None, inputs: Iterable[Path] = ()) -> None:
+    """Check that files can be written and replace no input, before any work is done.
 
     Parameters
     ----------
     *files : path or None
-        Values of options; None for an option that was not given.
+        Values of options; None for an option without a value.
     inputs : iterable of path
         Files that the command reads.
 
     Raises
     ------
     ValueError
-        For a file whose folder does not exist or may not be written into, or which is a folder itself; that is read,
-        too, or stands there twice.
+        For a file in a folder that does not exist or is not writable, a folder, an input, or a file given twice.
     """
-    taken = {os.path.realpath(file): f"{file} is what is read" for file in inputs}
+    reserved = {os.path.realpath(file): f"{file} is an input" for file in inputs}
     for file in files:
         if file is None:
             continue
-        place = os.path.realpath(file)
-        if place in taken and (file.is_file() or not file.exists()):
-            raise ValueError(f"{taken[place]}: it would be overwritten. Name another file to write.")
-        taken[place] = f"{file} is given twice"
+        target = os.path.realpath(file)
+        if target in reserved and (file.is_file() or not file.exists()):
+            raise InvalidValueError(f"{reserved[target]}: it would be overwritten. Name another file to write.")
+        reserved[target] = f"{file} is given twice"
         if not file.parent.is_dir():
-            raise ValueError(f"the folder of {file} does not exist; make it first.")
+            raise InvalidValueError(f"{file}: expected a file in an existing folder. Create {file.parent} first.")
         if file.is_dir():
-            raise ValueError(f"{file} is a folder; wanted the name of a file.")
-        # a file is replaced, a device or a pipe written into
+            raise InvalidValueError(f"{file}: expected the name of a file, got a folder.")
+        # a file is replaced, a device or a pipe is written to
         written = file if file.exists() and not file.is_file() else file.parent
         if not os.access(written, os.W_OK):
-            raise ValueError(f"{file} cannot be written: no permission for {written}.")
+            raise InvalidValueError(f"{file}: expected permission to write to {written}.")

@@ -1,4 +1,4 @@
-"""capgpu score: a results file of anyone against COCO's annotations."""
+"""capgpu score: scores of a results file against COCO's annotations."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from pathlib import Path
 import click
 
 from capgpu.checkpoint import atomic_write
-from capgpu.cli.options import refuse_unwritable
-from capgpu.cli.scores import (
-    Scores,
-    java_metrics,
-    java_options,
-    score_captions,
-    score_table,
-    scores_as_json,
-    tokens_note,
-)
+from capgpu.cli.metric_options import java_options
+from capgpu.cli.options import check_writable
 from capgpu.data.coco_json import read_coco_captions
 from capgpu.data.coco_results import match_results, read_coco_results
+from capgpu.evaluation.scores import Scores, score_captions
 from capgpu.tokens import TOKENIZERS, interned
 
 __all__ = ["score"]
@@ -30,35 +23,33 @@ _FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("results", type=_FILE)
 @click.argument("annotations", type=_FILE)
-@click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="How captions become words.")
-@click.option("--subset", is_flag=True, help="Score the pictures in the results alone, not all that are annotated.")
-@click.option("--allow-empty", is_flag=True, help="Score empty captions as wrong, instead of refusing the file.")
+@click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
+@click.option("--subset", is_flag=True, help="Score only the pictures in RESULTS, not all annotated ones.")
+@click.option("--allow-empty", is_flag=True, help="Score empty captions as wrong, instead of rejecting the file.")
 @java_options
-@click.option("--json", "json_file", type=_FILE, help="Write scores, of all and of each caption, to this file.")
+@click.option("--json", "json_file", type=_FILE, help="Write the scores, of all and of each caption, to this file.")
 def score(
     results: Path,
     annotations: Path,
     tokens: str,
     subset: bool,
     allow_empty: bool,
-    meteor: bool,
-    spice: bool,
+    java: list[str],
     json_file: Path | None,
 ) -> None:
     """Score captions in COCO's results format against an annotation file.
 
-    RESULTS is a JSON list of {"image_id": ..., "caption": ...}, one entry a picture, from whatever wrote it;
-    ANNOTATIONS a file such as captions_val2017.json.
+    RESULTS is a JSON list of {"image_id": ..., "caption": ...}, one entry per picture; ANNOTATIONS is a file such as
+    captions_val2017.json.
     """
-    from capgpu.cli.console import console
+    from capgpu.cli.console import console, score_table, tokens_note
 
-    refuse_unwritable(json_file, inputs=(results, annotations))
-    java = java_metrics(meteor=meteor, spice=spice)
+    check_writable(json_file, inputs=(results, annotations))
     captions = read_coco_results(results, allow_empty=allow_empty)
     truths = match_results(captions, read_coco_captions(annotations), results_name=str(results), subset=subset)
     tokenize = interned(TOKENIZERS[tokens])
     words = [tokenize(caption) for caption in captions.values()]
-    scores = score_captions(words, [[tokenize(truth) for truth in own] for own in truths], java=java)
+    scores = score_captions(words, [[tokenize(truth) for truth in group] for group in truths], java=java)
     out = console()
     out.print(f"{results}: {len(words)} pictures, {sum(map(len, truths))} true captions", style="bold")
     out.print(score_table({"": scores}))
@@ -76,7 +67,7 @@ def _write(
         "annotations": str(annotations),
         "tokens": tokens,
         "pictures": len(captions),
-        "scores": {name: value for name, value in scores_as_json(scores).items() if value is not None},
+        "scores": {name: value for name, value in scores.as_json().items() if value is not None},
         "captions": [
             {
                 "image_id": image_id,

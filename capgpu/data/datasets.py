@@ -1,4 +1,4 @@
-"""The data sets that the command knows by name, and those it finds in folders."""
+"""Data sets by name or folder, as the commands use them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from capgpu.data.arrays import split_arrays, splits_of
 from capgpu.data.cs231n_coco import coco_identity, has_pca_features, is_cs231n_coco, load_coco_data
 from capgpu.data.pictures import thumbnail
 from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest
+from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import UNK, caption_text, detokenize, tokenize
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "Dataset", "open_dataset"]
 
-#: A word of a true caption that the data do not tell. No model writes it.
-_UNTOLD = "<unknown>"
+#: Replaces <UNK> in true captions of data without texts. No model generates it.
+_UNKNOWN_WORD = "<unknown>"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Captioned pictures, and how to show and judge them.
+    """A data set of captioned pictures, with what is needed to show and to evaluate it.
 
     Attributes
     ----------
@@ -40,20 +41,20 @@ class Dataset:
     data : dict
         The course's data dictionary, see `capgpu.data.arrays`.
     notes : mapping of str to str
-        What a split holds, in words, for those where it isn't plain.
+        Descriptions of splits, for display.
     base_name : callable or None
-        Tells what a caption shows without the variant.
+        Returns a caption without its variant; None for data sets without variants.
     thumbnail : callable or None
-        ``thumbnail(split, image) -> numpy.ndarray`` of uint8, shape (height, width, 3): the picture, for
-        display. ValueError for a split without pictures.
+        ``thumbnail(split, image) -> numpy.ndarray`` of uint8, shape (height, width, 3): the picture, for display. It
+        raises ValueError for a split without pictures.
     tokenize : callable
-        How a caption of this set becomes words.
+        Splits a caption into words.
     encoder : callable or None
-        Loads what made the features, for pictures from elsewhere; None where that isn't known.
+        Opens the encoder of the features; None if it is unknown.
     encoder_folder : pathlib.Path or None
-        Where that encoder is kept.
+        The folder of that encoder.
     identity : str or None
-        Differs between data sets of different contents; None for those that cannot change.
+        Differs between data sets of different contents; None for constant data sets.
     """
 
     name: str
@@ -65,6 +66,11 @@ class Dataset:
     encoder: Callable[[], PictureEncoder] | None = None
     encoder_folder: Path | None = None
     identity: str | None = None
+
+    def title(self, split: str) -> str:
+        """Return the name of a split with its description."""
+        note = self.notes.get(split)
+        return f"{split}: {note}" if note else split
 
     def features(self, split: str) -> npt.NDArray[Any]:
         """Return the features of a split's images, shape (N, D)."""
@@ -79,9 +85,9 @@ class Dataset:
     def true_words(self, split: str) -> list[list[list[str]]]:
         """Return the true captions of each image of a split as the words that metrics compare.
 
-        ``<split>_texts`` is read where the data have it (``<split>_names`` for emoji): unlike the token ids it holds
-        words that the vocabulary lacks. Where there are token ids alone, ``<unknown>`` takes the place of ``<UNK>``.
-        Either way, no ``<UNK>`` that a model writes can count as right. An image without captions has an empty list.
+        Words are those of ``<split>_texts`` (``<split>_names`` for emoji), which include words outside of the
+        vocabulary. If the data contain token ids only, ``<unknown>`` replaces ``<UNK>``. In both cases a generated
+        ``<UNK>`` never matches. The list of an image without captions is empty.
         """
         images = self.captioned_images(split)
         words: list[list[list[str]]] = [[] for _ in range(len(self.features(split)))]
@@ -90,24 +96,24 @@ class Dataset:
         return words
 
     def truths(self, split: str) -> list[list[str]]:
-        """Return the true captions of each image of a split as texts, in lower case, words set evenly."""
-        return [[detokenize(words) for words in own] for own in self.true_words(split)]
+        """Return the true captions of each image of a split as texts, in lower case and evenly spaced."""
+        return [[detokenize(words) for words in captions] for captions in self.true_words(split)]
 
-    def caption_texts(self, split: str, places: npt.NDArray[np.integer]) -> list[str]:
-        """Return some of a split's captions, by their places, as `truths` writes them; no other is tokenized."""
-        return [detokenize(words) for words in self._caption_words(split, places.tolist())]
+    def caption_texts(self, split: str, indices: npt.NDArray[np.integer]) -> list[str]:
+        """Return the captions of a split at some indices, formatted as by `truths`; only these are tokenized."""
+        return [detokenize(words) for words in self._caption_words(split, indices.tolist())]
 
-    def _caption_words(self, split: str, places: Sequence[int]) -> list[list[str]]:
+    def _caption_words(self, split: str, indices: Sequence[int]) -> list[list[str]]:
         texts = self.data.get(f"{split}_texts", self.data.get(f"{split}_names"))
         if texts is None:
-            known = [_UNTOLD if word == UNK else word for word in self.data["idx_to_word"]]
-            chosen = caption_text(split_arrays(self.data, split)[0][np.asarray(places, np.intp)], known)
+            known = [_UNKNOWN_WORD if word == UNK else word for word in self.data["idx_to_word"]]
+            chosen = caption_text(split_arrays(self.data, split)[0][np.asarray(indices, np.intp)], known)
         else:
-            chosen = [texts[place] for place in places]
+            chosen = [texts[index] for index in indices]
         return list(map(interned(self.tokenize), chosen))
 
     def image_ids(self, split: str) -> list[int | str]:
-        """Return the ids of a split's images as their source gives them, else their places, counted from 0."""
+        """Return the ids of a split's images in their source, or else their indices, from 0."""
         ids = self.data.get(f"{split}_image_ids")
         return list(range(len(self.features(split)))) if ids is None else list(ids)
 
@@ -127,8 +133,8 @@ def _open_prepared(folder: Path) -> Dataset:
     manifest = read_manifest(folder)
     if manifest.tokens not in TOKENIZERS:
         raise CheckpointError(
-            f"{folder} was prepared with the tokeniser {manifest.tokens!r}; known: {', '.join(TOKENIZERS)}. "
-            "Prepare the data anew."
+            f"{folder}: expected data prepared with the tokenizer {' or '.join(TOKENIZERS)}, got {manifest.tokens!r}. "
+            "Prepare the data again."
         )
     data = load_prepared(folder)
 
@@ -158,11 +164,11 @@ def _open_cs231n_coco(folder: Path) -> Dataset:
 def _thumbnail_of_file(data: Mapping[str, Any], split: str, image: int) -> npt.NDArray[np.uint8]:
     files = data.get(f"{split}_files")
     if files is None:
-        raise ValueError(f"the {split!r} split has no pictures, only their features: there is nothing to draw.")
+        raise InvalidValueError(f"{split}: expected a split with picture files to draw, got features only.")
     return thumbnail(files[image])
 
 
-#: How to open each data set that has a name.
+#: The functions that open the named data sets.
 DATASETS: dict[str, Callable[[], Dataset]] = {"emoji": _open_emoji}
 
 
@@ -172,19 +178,19 @@ def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
     Parameters
     ----------
     name_or_folder : str or path
-        One of `DATASETS`, a folder that ``capgpu prepare`` wrote, or that of the cs231n course's COCO set.
+        A name in `DATASETS`, a folder written by ``capgpu prepare``, or that of the cs231n course's COCO set.
 
     Returns
     -------
     Dataset
-        Freshly opened; the arrays of a folder are mapped into memory.
+        A new object; the arrays of a folder are memory-mapped.
 
     Raises
     ------
     ValueError
-        For what is neither.
+        For an unknown name, or a folder that does not exist.
     CheckpointError
-        For a prepared folder that is incomplete, damaged or has changed.
+        For a prepared folder that is incomplete, damaged or modified.
     FileNotFoundError, DataFileError
         As `capgpu.data.cs231n_coco.load_coco_data`.
     """
@@ -192,9 +198,9 @@ def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:
     if name in DATASETS:
         return DATASETS[name]()
     if not Path(name).exists():
-        raise ValueError(
-            f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder that is there. "
-            "capgpu prepare makes a folder to train on."
+        raise InvalidValueError(
+            f"data set: expected {', '.join(DATASETS)} or an existing folder, got {name!r}. capgpu prepare makes a "
+            "folder to train on."
         )
     folder = Path(name)
     if is_cs231n_coco(folder) and not is_prepared(folder):

@@ -1,13 +1,14 @@
-"""Writing captions with a trained model: greedily, by beam search, or by sampling.
+"""Captions from a trained model: greedy decoding, beam search and sampling.
 
-Batched, and backend-free: everything follows the arrays of the model. NULL and START are never written. What is
-reported as a word's log-probability is the model's own, whatever rules and temperature the choice was made by: the
-sum over a caption is the negative of `CaptioningRNN.nll` of the same caption.
+Decoding is batched and runs on any backend: all computations follow the arrays of the model. NULL and START are never
+chosen. The reported log-probability of a word is the model's, independent of masks and temperature: the sum over a
+caption is the negative of `CaptioningRNN.nll` of the same caption.
 """
 
 from capgpu.decode.beam import beam_search
-from capgpu.decode.decoding import Decoding
-from capgpu.decode.rules import Decoded
-from capgpu.decode.tracks import greedy, sample
+from capgpu.decode.generation_config import GenerationConfig
+from capgpu.decode.greedy import greedy
+from capgpu.decode.result import DecodeResult
+from capgpu.decode.sampling import sample
 
-__all__ = ["Decoded", "Decoding", "beam_search", "greedy", "sample"]
+__all__ = ["DecodeResult", "GenerationConfig", "beam_search", "greedy", "sample"]

@@ -1,1 +1,1 @@
-"""How a trained captioner is judged: its captions, its likelihood, and the trivial guess beside it."""
+"""Evaluation of trained captioners: captions, likelihood, scores, and a nearest-neighbour baseline."""

@@ -24,9 +24,9 @@ __all__ = [
     "MetricScore",
     "Words",
     "check_corpus",
+    "encode_corpus",
     "look_up",
     "ngram_keys",
-    "encode_corpus",
     "split_words",
 ]
 

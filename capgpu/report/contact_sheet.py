@@ -1,4 +1,4 @@
-"""Captioned pictures side by side, as a PNG that a person can judge at a glance."""
+"""Contact sheets: a grid of captioned pictures, as a PNG."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import atomic_write
+from capgpu.evaluation.match import Match
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
 
-__all__ = ["Cell", "Verdict", "draw_contact_sheet"]
+__all__ = ["Cell", "draw_contact_sheet"]
 
-Verdict = Literal["right", "near", "wrong"]
-
-# blue, amber and vermillion differ for every kind of colour vision; the mark tells it without any colour
-_MARKS: dict[Verdict, tuple[str, str]] = {
+# blue, amber and vermillion differ for every kind of colour vision, and the mark does not need colour
+_MARKS: dict[Match, tuple[str, str]] = {
     "right": ("✓", "#0072B2"),
     "near": ("≈", "#B47A00"),
     "wrong": ("✗", "#D55E00"),
@@ -42,17 +41,17 @@ class Cell:
     picture : numpy.ndarray of uint8, shape (height, width, 3) or (height, width, 4)
         The picture, RGB or RGBA.
     caption : str
-        What the model wrote.
+        The generated caption.
     truth : str
-        What is right.
-    verdict : {"right", "near", "wrong"}
-        How the caption is marked.
+        A true caption.
+    match : {"right", "near", "wrong"}
+        How the caption matches the true ones; determines its mark.
     """
 
     picture: npt.NDArray[np.uint8]
     caption: str
     truth: str
-    verdict: Verdict
+    match: Match
 
 
 def draw_contact_sheet(
@@ -60,14 +59,14 @@ def draw_contact_sheet(
     cells: Sequence[Cell],
     *,
     title: str,
-    verdict_names: dict[Verdict, str] | None = None,
+    legend: dict[Match, str] | None = None,
     columns: int = 6,
     headings: Mapping[int, str] | None = None,
 ) -> None:
     """Draw captioned pictures in a grid and write them as a PNG.
 
-    Each card shows the picture, a mark, the caption, and the truth where it differs. Rows are as high as
-    their longest text: nothing is cut off.
+    Each card shows the picture, a mark, the caption, and the true caption if it differs. Rows are as high as their
+    longest text: nothing is cut off.
 
     Parameters
     ----------
@@ -76,11 +75,11 @@ def draw_contact_sheet(
     cells : sequence of Cell
         The pictures, row by row.
     title : str
-        A line above them.
-    verdict_names : dict, optional
-        The words of the legend; a verdict that is not in it is left out of the legend.
+        Title of the sheet.
+    legend : dict, optional
+        Text of the legend for each mark shown in it; by default ``"right"`` and ``"wrong"``.
     columns : int
-        Cards in a row.
+        Cards per row.
     headings : mapping of int to str, optional
         Lines above the cards with these indices; such a card begins a new row.
 
@@ -93,8 +92,8 @@ def draw_contact_sheet(
 
     _check(cells, columns)
     headings = headings or {}
-    if verdict_names is None:
-        verdict_names = {"right": "right", "wrong": "wrong"}
+    if legend is None:
+        legend = {"right": "right", "wrong": "wrong"}
     font, bold = _font("DejaVuSans.ttf", _SIZE), _font("DejaVuSans-Bold.ttf", _SIZE)
     heading = _font("DejaVuSans-Bold.ttf", 20)
     columns = min(columns, len(cells))
@@ -105,23 +104,25 @@ def draw_contact_sheet(
     texts = [_lines(cell, font, bold, text_width) for cell in cells]
     rows = _rows(len(cells), columns, headings)
     heights = [2 * _PAD + _PICTURE + 8 + _LINE * max(len(texts[i]) for i in row) for row in rows]
-    spoken = {row[0]: _wrap(headings[row[0]], bold, width - 2 * _GAP) for row in rows if row[0] in headings}
-    lines = sum(map(len, spoken.values()))
-    sheet = Image.new("RGB", (width, top + sum(heights) + _GAP * (len(rows) + len(spoken)) + _LINE * lines), _PAPER)
+    heading_lines = {row[0]: _wrap(headings[row[0]], bold, width - 2 * _GAP) for row in rows if row[0] in headings}
+    lines = sum(map(len, heading_lines.values()))
+    sheet = Image.new(
+        "RGB", (width, top + sum(heights) + _GAP * (len(rows) + len(heading_lines)) + _LINE * lines), _PAPER
+    )
     pen = ImageDraw.Draw(sheet)
     for i, line in enumerate(title_lines):
         pen.text((_GAP, _GAP + 26 * i), line, fill=_INK, font=heading)
-    _draw_legend(pen, top - 30, verdict_names, font, bold)
+    _draw_legend(pen, top - 30, legend, font, bold)
     y = top
     for row, height in zip(rows, heights, strict=True):
-        if row[0] in spoken:
-            for line in spoken[row[0]]:
+        if row[0] in heading_lines:
+            for line in heading_lines[row[0]]:
                 pen.text((_GAP, y), line, fill=_INK, font=bold)
                 y += _LINE
             y += _GAP
         for column, i in enumerate(row):
             x = _GAP + column * (_CARD_WIDTH + _GAP)
-            mark, colour = _MARKS[cells[i].verdict]
+            mark, colour = _MARKS[cells[i].match]
             pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + height), 8, fill=_CARD)
             pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + 5), 2, fill=colour)
             pen.text((x + _CARD_WIDTH - _PAD, y + _PAD), mark, fill=colour, font=heading, anchor="ra")
@@ -134,7 +135,7 @@ def draw_contact_sheet(
 
 
 def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
-    """Deal cards out to rows; one with a heading begins a new row."""
+    """Distribute cards over rows; a card with a heading begins a new row."""
     starts = sorted({0, count, *(i for i in headings if 0 <= i < count)})
     return [
         range(start, min(start + columns, end))
@@ -145,19 +146,19 @@ def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
 
 def _check(cells: Sequence[Cell], columns: int) -> None:
     if len(cells) == 0:
-        raise ValueError("cells is empty; a contact sheet needs at least one picture.")
+        raise ValueError("cells: expected at least one picture, got none.")
     if columns < 1:
-        raise ValueError(f"columns is {columns}; wanted at least 1.")
+        raise ValueError(f"columns: expected at least 1, got {columns}.")
     for i, cell in enumerate(cells):
         shape, dtype = cell.picture.shape, cell.picture.dtype
         if dtype != np.uint8:
-            raise TypeError(f"the picture of cells[{i}] has dtype {dtype}; wanted uint8, 0 to 255.")
+            raise TypeError(f"cells[{i}].picture: expected dtype uint8, 0 to 255, got {dtype}.")
         if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
-            raise ValueError(f"the picture of cells[{i}] has shape {shape}; wanted (height, width, 3 or 4).")
+            raise ValueError(f"cells[{i}].picture: expected shape (height, width, 3 or 4), got {shape}.")
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """Load a font that comes with matplotlib: it has the marks and accented letters on every machine."""
+    """Load a font that matplotlib includes: it has the marks and accented letters on every machine."""
     import matplotlib
     from PIL import ImageFont
 
@@ -165,14 +166,14 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _lines(cell: Cell, font: Any, bold: Any, width: int) -> list[tuple[str, Any, str]]:
-    lines = [(line, bold, _MARKS[cell.verdict][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)]
+    lines = [(line, bold, _MARKS[cell.match][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)]
     if cell.caption != cell.truth:
         lines += [(line, font, _FAINT) for line in _wrap(f"truth: {cell.truth}", font, width)]
     return lines
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Break a text between words, and inside words that are too long for a line by themselves."""
+    """Break a text between words, and inside words that are longer than a line."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -190,10 +191,10 @@ def _wrap(text: str, font: Any, width: int) -> list[str]:
     return [*lines, line]
 
 
-def _draw_legend(pen: ImageDraw.ImageDraw, y: int, names: dict[Verdict, str], font: Any, bold: Any) -> None:
+def _draw_legend(pen: ImageDraw.ImageDraw, y: int, names: dict[Match, str], font: Any, bold: Any) -> None:
     x = float(_GAP)
-    for verdict, name in names.items():
-        mark, colour = _MARKS[verdict]
+    for match, name in names.items():
+        mark, colour = _MARKS[match]
         pen.text((x, y), mark, fill=colour, font=bold)
         x += bold.getlength(mark) + 5
         pen.text((x, y), name, fill=_INK, font=font)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capgpu.cli.judge import spread
 from capgpu.data import emoji
+from capgpu.evaluation.selection import linspace_indices
 from oracles.commands import refused, run
 
 
@@ -25,7 +25,7 @@ def test_captions_stand_beside_their_truths(finished: Path) -> None:
 def test_count_spreads_pictures_over_the_split(finished: Path) -> None:
     result = run("caption", "--run", finished, "--count", "3")
     shown = [int(line.split()[-1]) for line in result.stdout.splitlines() if line.split()[-1].isdigit()]
-    assert shown == spread(187, 3) == [31, 93, 155]
+    assert shown == linspace_indices(187, 3) == [31, 93, 155]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capgpu.cli.judge import spread
 from capgpu.data import emoji
 from capgpu.data.coco_results import read_coco_results
-from capgpu.evaluation.ranking import attainment
+from capgpu.evaluation.relative_cider import relative_cider
+from capgpu.evaluation.selection import linspace_indices
 from capgpu.metrics import cider, coco_scores, corpus_bleu, exact_match
 from capgpu.vocabulary import tokenize
 from oracles.commands import refused, run
@@ -60,7 +60,7 @@ def test_a_contact_sheet_shows_the_pictures(finished: Path, tmp_path: Path) -> N
         drawn = np.asarray(sheet.convert("RGB")).astype(int)
         width = sheet.width
     assert width == 6 * 242 + 10
-    thumbnail = emoji.thumbnail("test", spread(187, 7)[0])
+    thumbnail = emoji.thumbnail("test", linspace_indices(187, 7)[0])
     expected = np.asarray(Image.fromarray(thumbnail).resize((112, 112), Image.Resampling.LANCZOS)).astype(int)
     first_picture = drawn[:, 70 : 70 + 112]
     assert any((first_picture[top : top + 112] == expected).all() for top in range(200))
@@ -80,7 +80,7 @@ def test_a_ranked_sheet_shows_the_best_first_and_the_worst_last(finished: Path, 
     )
     assert result.exit_code == 0, result.output
     captions = json.loads((tmp_path / "s.json").read_text())["captions"]
-    ranks = attainment(
+    ranks = relative_cider(
         [tokenize(entry["LSTM, 8 units"]) for entry in captions],
         [[tokenize(truth) for truth in entry["truth"]] for entry in captions],
     )

@@ -94,7 +94,9 @@ def test_broken_pictures_are_told_and_cost_no_other_its_caption(run: Path, pictu
 def test_nothing_but_broken_pictures_is_an_error(run: Path, tmp_path: Path) -> None:
     result = caption("--run", run, tmp_path, tmp_path / "missing.png")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "capgpu: error: no picture can be read (2 given)."
+    assert (
+        result.stderr.splitlines()[-1] == "capgpu: error: expected at least one readable picture, got none in 2 files."
+    )
     assert result.stdout == ""
 
 
@@ -104,7 +106,7 @@ def test_nothing_but_broken_pictures_is_an_error(run: Path, tmp_path: Path) -> N
         (["PICTURE", "--split", "val"], "--split chooses pictures of a data set"),
         (["PICTURE", "--indices", "1"], "--indices chooses pictures of a data set"),
         (["PICTURE", "--count", "20"], "--count chooses pictures of a data set"),
-        (["PICTURE", "--json", "gone/x.json"], "the folder of gone/x.json does not exist"),
+        (["PICTURE", "--json", "gone/x.json"], "gone/x.json: expected a file in an existing folder"),
         (["--json", "x.json"], "--json is for captions of PICTUREs"),
     ],
 )
@@ -126,7 +128,7 @@ def test_an_encoder_of_another_length_is_refused(run: Path, pictures: list[Path]
     open_encoder(tmp_path / "tiny.onnx", output="pooled", projection=projection).save(run)
     result = caption("--run", run, *pictures)
     assert result.exit_code == 2
-    assert "takes features of length 5, its encoder gives 3" in result.stderr
+    assert "expected features of length 5, as the model's, got 3" in result.stderr
 
 
 def test_the_demos_model_takes_pictures_of_any_size(tmp_path: Path) -> None:
@@ -170,12 +172,12 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     result = caption("--run", run, *pictures, "--json", tmp_path)
     assert (result.exit_code, result.stderr) == (
         2,
-        f"capgpu: error: {tmp_path} is a folder; wanted the name of a file.\n",
+        f"capgpu: error: {tmp_path}: expected the name of a file, got a folder.\n",
     )
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     result = caption("--run", run, *pictures, "--json", tmp_path / "captions.json")
     assert result.exit_code == 2
-    assert f"no permission for {tmp_path}" in result.stderr
+    assert f"expected permission to write to {tmp_path}" in result.stderr
 
 
 def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tm
     for target in (pictures[0], tmp_path / "link.json", run / "model.safetensors"):
         result = caption("--run", run, *pictures, "--json", target)
         assert result.exit_code == 2
-        assert "is what is read: it would be overwritten" in result.stderr
+        assert "is an input: it would be overwritten" in result.stderr
     result = CliRunner().invoke(
         main, ["export", "--run", str(run), "--to", "torch", "-o", str(run / "model.safetensors")]
     )

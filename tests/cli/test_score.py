@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from capgpu.cli import main
-from capgpu.cli.scores import score_captions, score_table
+from capgpu.cli.console import score_table
+from capgpu.evaluation.scores import score_captions
 from capgpu.metrics import cider, coco_scores
 from capgpu.tokens import TOKENIZERS
 

@@ -110,3 +110,13 @@ def plain_beam(
         if early_stop and len(ended) >= n_best:
             break
     return ended[:n_best]
+
+
+def ids_of(backend, decoded):
+    """Return the best caption of each picture as word ids, NULL after its end."""
+    return backend.to_numpy(decoded.ids)[:, 0]
+
+
+def without_null(row):
+    """Return the words of a row of ids before the padding."""
+    return tuple(word for word in row.tolist() if word != 0)

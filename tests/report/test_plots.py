@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capgpu.report.contact_sheet import Cell, Verdict, draw_contact_sheet
+from capgpu.evaluation.match import Match
+from capgpu.report.contact_sheet import Cell, draw_contact_sheet
 from capgpu.report.loss_curve import plot_loss
 
 BLUE, VERMILLION, AMBER = (0, 114, 178), (213, 94, 0), (180, 122, 0)
@@ -68,26 +69,26 @@ def test_no_loss_to_draw_is_refused_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "colour", "others"),
+    ("match", "colour", "others"),
     [
         ("right", BLUE, (VERMILLION, AMBER)),
         ("near", AMBER, (BLUE, VERMILLION)),
         ("wrong", VERMILLION, (BLUE, AMBER)),
     ],
 )
-def test_a_verdict_is_marked_in_its_colour(
-    verdict: Verdict, colour: tuple[int, int, int], others: tuple[tuple[int, int, int], ...], tmp_path: Path
+def test_a_match_is_marked_in_its_colour(
+    match: Match, colour: tuple[int, int, int], others: tuple[tuple[int, int, int], ...], tmp_path: Path
 ) -> None:
-    picture = sheet(tmp_path / "sheet.png", Cell(GREEN, "a cat", "a dog", verdict), verdict_names={})
+    picture = sheet(tmp_path / "sheet.png", Cell(GREEN, "a cat", "a dog", match), legend={})
     assert count(picture, colour) > 800
     assert [count(picture, other) for other in others] == [0, 0]
 
 
-def test_verdicts_differ_without_any_colour(tmp_path: Path) -> None:
-    verdicts: tuple[Verdict, ...] = ("right", "near", "wrong")
+def test_matches_differ_without_any_colour(tmp_path: Path) -> None:
+    matches: tuple[Match, ...] = ("right", "near", "wrong")
     shapes = set()
-    for verdict in verdicts:
-        picture = sheet(tmp_path / "sheet.png", Cell(GREEN, "", "", verdict), verdict_names={})
+    for match in matches:
+        picture = sheet(tmp_path / "sheet.png", Cell(GREEN, "", "", match), legend={})
         corner = picture[picture.shape[0] - 200 :, -50:-10]  # the mark's place on the card
         inked = corner.min(axis=2) < 230
         shapes.add(inked[np.ix_(inked.any(axis=1), inked.any(axis=0))].tobytes())

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capgpu.cli.scores import neighbour_captions
 from capgpu.data.datasets import Dataset
+from capgpu.evaluation.nearest_neighbour import neighbour_captions
 from capgpu.tokens import tokenize
 
 FEATURES = np.eye(4, 3, dtype=np.float32)  # the last is zero: no picture's neighbour

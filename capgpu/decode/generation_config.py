@@ -1,4 +1,4 @@
-"""All decoders behind one face: settings that say how captions are written, as options and files hold them."""
+"""One configuration for all decoders, as command-line options and files hold it."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array
 from capgpu.decode.beam import beam_search
-from capgpu.decode.rules import Decoded
-from capgpu.decode.tracks import greedy, sample
+from capgpu.decode.greedy import greedy
+from capgpu.decode.result import DecodeResult
+from capgpu.decode.sampling import sample
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["Decoding"]
+__all__ = ["GenerationConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How to write captions: greedily, unless a beam or a temperature is given.
+class GenerationConfig:
+    """Settings of caption generation: greedy decoding, unless a beam, a temperature, top-k or top-p is given.
 
     Attributes
     ----------
     beam : int
-        Above 1: beam search of this width, see `beam_search`.
+        Width of the beam search, see `beam_search`; 1 for none.
     length_penalty : float
-        Of the beam search.
+        Length penalty of the beam search.
     temperature : float or None
-        Sampling, see `sample`.
+        Temperature of the sampling, see `sample`.
     top_k, top_p : int or None, float or None
-        Of the sampling; either of them alone samples with temperature 1.
+        Truncation of the sampling; without a temperature, the temperature is 1.
     seed : int
-        Of the sampling.
+        Seed of the sampling.
     max_length, min_length, no_repeat_ngram, suppress_unk
         As for `greedy`.
 
     Raises
     ------
     ValueError
-        For settings that exclude each other.
+        For settings that contradict each other.
     """
 
     beam: int = 1
@@ -54,38 +55,43 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.samples and self.beam != 1:
-            raise ValueError("a beam search leaves nothing to chance: give a beam, or temperature, top_k and top_p.")
+            raise ValueError(
+                f"beam: expected 1 with temperature, top_k or top_p, got {self.beam}. Beam search does not sample: "
+                "give one or the other."
+            )
         if self.length_penalty != 0 and self.beam == 1:
-            raise ValueError("length_penalty ranks the captions of a beam search: give a beam above 1 with it.")
+            raise ValueError(
+                f"length_penalty: expected 0 without beam search, got {self.length_penalty}. Give a beam above 1."
+            )
 
     @property
     def samples(self) -> bool:
-        """Whether words are drawn at random."""
+        """Whether words are sampled."""
         return any(value is not None for value in (self.temperature, self.top_k, self.top_p))
 
-    def __call__(self, model: CaptioningRNN, features: Array, first: int = 0) -> Decoded:
-        """Write captions.
+    def __call__(self, model: CaptioningRNN, features: Array, first: int = 0) -> DecodeResult:
+        """Generate captions.
 
         Parameters
         ----------
         model : CaptioningRNN
-            Its vocabulary needs ``<START>`` and ``<END>``.
+            A model whose vocabulary contains ``<START>`` and ``<END>``.
         features : array, shape (N, D)
-            Image features, in the library of the parameters.
+            Image features, in the array library of the parameters.
         first : int
-            Number of the first picture, where `features` is a batch of many.
+            Index of the first picture in the data set of which `features` is a batch.
 
         Returns
         -------
-        Decoded
-            One caption a picture (K = 1).
+        DecodeResult
+            One caption per picture (K = 1).
 
         Raises
         ------
         TypeError, ValueError
             As `greedy`, `beam_search` and `sample`.
         """
-        rules: dict[str, Any] = {
+        constraints: dict[str, Any] = {
             name: getattr(self, name) for name in ("max_length", "min_length", "no_repeat_ngram", "suppress_unk")
         }
         if self.samples:
@@ -97,8 +103,8 @@ class Decoding:
                 top_p=self.top_p,
                 seed=self.seed,
                 first=first,
-                **rules,
+                **constraints,
             )
         if self.beam != 1:
-            return beam_search(model, features, self.beam, length_penalty=self.length_penalty, **rules)
-        return greedy(model, features, **rules)
+            return beam_search(model, features, self.beam, length_penalty=self.length_penalty, **constraints)
+        return greedy(model, features, **constraints)

@@ -1,0 +1,71 @@
+"""The options of caption generation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+__all__ = ["generation_options"]
+
+_COUNT = click.IntRange(min=1)
+
+_OPTIONS = (
+    click.option("--beam", type=_COUNT, default=1, help="Width of the beam search; 1 is greedy decoding."),
+    click.option(
+        "--length-penalty",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Length penalty of the beam search: above 0 favours longer captions; 0.6 to 0.7 is common.",
+    ),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Sample words at this temperature: below 1 probable words are drawn more often.",
+    ),
+    click.option("--top-k", type=_COUNT, help="Sample from the K most probable words only."),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Sample from the fewest most probable words with this probability in total.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the sampling."),
+    click.option("--max-length", type=_COUNT, default=30, help="Maximum number of words, END included."),
+    click.option("--min-length", type=click.IntRange(min=0), default=0, help="Minimum number of words, without END."),
+    click.option(
+        "--no-repeat-ngram",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Do not repeat n-grams of this length; 0 allows repetitions.",
+    ),
+    click.option("--suppress-unk", is_flag=True, help="Do not generate <UNK>."),
+)
+
+
+def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `capgpu.decode.GenerationConfig` to a command, which receives them as ``config``.
+
+    Parameters
+    ----------
+    command : callable
+        The function of a click command.
+
+    Returns
+    -------
+    callable
+        The function with the options.
+    """
+
+    @functools.wraps(command)
+    def decorated(*args: Any, **options: Any) -> Any:
+        from capgpu.decode import GenerationConfig
+
+        settings = {field.name: options.pop(field.name) for field in fields(GenerationConfig)}
+        return command(*args, config=GenerationConfig(**settings), **options)
+
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated

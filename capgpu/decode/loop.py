@@ -1,0 +1,78 @@
+"""The decoding loop of one caption per picture, shared by greedy decoding and sampling, and its step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capgpu.backend import Array, array_namespace
+from capgpu.decode.result import DecodeResult, check_finite_scores
+from capgpu.decode.token_masks import TokenMasks
+from capgpu.dtypes import sum_dtype, widened
+
+if TYPE_CHECKING:
+    from capgpu.model import CaptioningRNN, DecodingState
+
+__all__ = ["ChooseWords", "decode_single", "next_logits"]
+
+#: (step, logits, mask, repeated) -> id and log-probability of the next word of each row; masks as in `TokenMasks`.
+ChooseWords = Callable[[int, Array, Array, Array | None], tuple[Array, Array]]
+
+
+def next_logits(
+    model: CaptioningRNN, state: DecodingState, words: Array, parents: Array | None = None
+) -> tuple[Array, DecodingState]:
+    """Compute the logits of the next words, as `CaptioningRNN.step`; those of half precision in float32.
+
+    Sums over a vocabulary or a caption, and random numbers, are too coarse in 16 bits.
+    """
+    logits, state = model.step(state, words, parents)
+    return widened(logits), state
+
+
+def decode_single(model: CaptioningRNN, features: Array, masks: TokenMasks, choose: ChooseWords) -> DecodeResult:
+    """Decode one caption per picture until all have ended.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        The model.
+    features : array, shape (N, D)
+        Image features.
+    masks : TokenMasks
+        The words that may not be chosen.
+    choose : callable
+        Chooses the next words.
+
+    Returns
+    -------
+    DecodeResult
+        One caption per picture (K = 1).
+
+    Raises
+    ------
+    FloatingPointError
+        For parameters that are not finite.
+    """
+    xp = array_namespace(features)
+    count = features.shape[0]
+    state = model.begin(features, count * masks.max_length)
+    device = features.device
+    words = xp.full((count,), masks.start, dtype=xp.int32, device=device)
+    null = xp.full((count,), masks.null, dtype=xp.int32, device=device)
+    ended = xp.zeros((count,), dtype=xp.bool, device=device)
+    ids = xp.zeros((count, 0), dtype=xp.int32, device=device)
+    log_probs = xp.zeros((count, 0), dtype=sum_dtype(state.h.dtype, xp), device=device)
+    for step in range(masks.max_length):
+        logits, state = next_logits(model, state, words)
+        words, word_log_probs = choose(step, logits, masks.step_mask(step), masks.repeated_words(ids))
+        zeros = xp.zeros_like(word_log_probs)
+        ids = xp.concat([ids, xp.where(ended, null, words)[:, None]], axis=1)
+        log_probs = xp.concat([log_probs, xp.where(ended, zeros, word_log_probs)[:, None]], axis=1)
+        ended = ended | (words == masks.end)
+        if bool(xp.all(ended)):
+            break
+    padding = count, masks.max_length - ids.shape[1]
+    ids = xp.concat([ids, xp.full(padding, masks.null, dtype=xp.int32, device=device)], axis=1)
+    log_probs = xp.concat([log_probs, xp.zeros(padding, dtype=log_probs.dtype, device=device)], axis=1)
+    return check_finite_scores(DecodeResult(ids[:, None, :], log_probs[:, None, :], xp.sum(log_probs, axis=1)[:, None]))

@@ -1,0 +1,59 @@
+"""The result of all decoders."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from capgpu.backend import Array, array_namespace
+
+__all__ = ["DecodeResult", "check_finite_scores"]
+
+
+class DecodeResult(NamedTuple):
+    """K captions of each of N pictures, the best first.
+
+    Log-probabilities and scores have the model's dtype; float32 for models in half precision.
+
+    Attributes
+    ----------
+    ids : array of int32, shape (N, K, T)
+        Words without START; NULL after END. T is `max_length`.
+    log_probs : array, shape (N, K, T)
+        The model's log-probability of each word, END included, in nats; 0 for NULL.
+    scores : array, shape (N, K)
+        The captions are ordered by score: the sum of the log-probabilities, divided by the length penalty of a beam
+        search. -inf, with NULL for all words, if fewer than K captions exist.
+    """
+
+    ids: Array
+    log_probs: Array
+    scores: Array
+
+
+def check_finite_scores(result: DecodeResult) -> DecodeResult:
+    """Return a result if the best caption of each picture has a finite score.
+
+    Parameters
+    ----------
+    result : DecodeResult
+        The result of a decoder.
+
+    Returns
+    -------
+    DecodeResult
+        The same object.
+
+    Raises
+    ------
+    FloatingPointError
+        If the score of a best caption is NaN or infinite.
+    """
+    xp = array_namespace(result.scores)
+    invalid = int(xp.sum(xp.astype(~xp.isfinite(result.scores[:, 0]), xp.int64)))
+    if invalid:
+        raise FloatingPointError(
+            f"scores: expected finite log-probabilities, got NaN or infinity for the captions of {invalid} of "
+            f"{result.scores.shape[0]} pictures. The model's parameters are not finite, or far too large: load "
+            "another file, or train again."
+        )
+    return result

@@ -1,0 +1,232 @@
+"""A training run from settings: checks before it starts, solver, training, and the files it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from capgpu.checkpoint import CheckpointError, save_model
+from capgpu.data.arrays import splits_of
+from capgpu.data.datasets import Dataset
+from capgpu.errors import InvalidValueError
+from capgpu.model import CaptioningRNN
+from capgpu.solver import CaptioningSolver
+from capgpu.training.run_folder import RunFolder
+from capgpu.vocabulary import NULL
+
+__all__ = ["TrainingResult", "check_dataset", "make_solver", "resumed_settings", "train_run"]
+
+#: Settings that runs of earlier versions lack, and the values they were trained with.
+_DEFAULTS_OF_EARLIER_RUNS = {"tie_weights": False, "label_smoothing": 0.0, "group_by_length": False}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The outcome of `train_run`.
+
+    Attributes
+    ----------
+    finished : bool
+        False if training was interrupted: the run can be resumed.
+    seconds, compile_seconds : float
+        Time of training, and of compiling kernels in addition.
+    """
+
+    finished: bool
+    seconds: float
+    compile_seconds: float
+
+
+def resumed_settings(run: RunFolder, given: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings of an unfinished run, and reject given settings that differ.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run to resume.
+    given : mapping
+        Settings that the user gave explicitly.
+    known : tuple of str
+        The names of all settings.
+
+    Returns
+    -------
+    dict
+        The stored settings.
+
+    Raises
+    ------
+    CheckpointError
+        If the run's configuration is missing or incomplete.
+    ValueError
+        If the run has finished, or a given setting differs from the stored one.
+    """
+    stored = {**_DEFAULTS_OF_EARLIER_RUNS, **run.settings()}
+    missing = [name for name in known if name not in stored]
+    if missing:
+        raise CheckpointError(
+            f"{run.config}: expected the settings {', '.join(missing)}, got none of them. Start over with --force."
+        )
+    if run.summary.exists():
+        raise InvalidValueError(f"{run.path}: expected an unfinished run to resume, got a finished one.")
+    for name, value in given.items():
+        if value != stored[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidValueError(
+                f"{option}: expected {stored[name]}, with which the run in {run.path} was started, got {value}. A "
+                f"resumed run keeps its settings: omit {option}."
+            )
+    return stored
+
+
+def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Check that a data set can be trained on, and is unchanged if a run is resumed.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    dataset : Dataset
+        The data set.
+    settings : mapping
+        The settings of the run.
+    resume : bool
+        Whether the run is resumed.
+
+    Raises
+    ------
+    ValueError
+        If the data set has no split ``val``, or is not the one that the run was started with.
+    """
+    if "val" not in splits_of(dataset.data):
+        raise InvalidValueError(
+            f"{dataset.name}: expected a split val, by which the best epoch is chosen, got "
+            f"{', '.join(splits_of(dataset.data))}. Prepare the data with --val above 0, or with such a split."
+        )
+    if resume and dataset.identity != settings.get("data_identity"):
+        raise InvalidValueError(
+            f"{dataset.name}: expected the data that the run in {run.path} was started with, got data that have "
+            "changed since. Start over with --force, or name another folder with --out."
+        )
+
+
+def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> CaptioningSolver:
+    """Make the model and the solver of a run.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run, whose history the solver writes.
+    dataset : Dataset
+        The data set.
+    settings : mapping
+        The settings of ``capgpu train``.
+    resume : bool
+        Whether to continue from the run's checkpoint.
+
+    Returns
+    -------
+    CaptioningSolver
+        Without a checkpoint folder unless `resume`: nothing is written before training starts.
+
+    Raises
+    ------
+    ValueError, CheckpointError
+        For settings that contradict each other, or a checkpoint that is missing or damaged.
+    """
+    model = CaptioningRNN(
+        dataset.data["word_to_idx"],
+        input_dim=dataset.features("train").shape[1],
+        wordvec_dim=settings["wordvec"],
+        hidden_dim=settings["hidden"],
+        cell_type=settings["cell"],
+        dtype=settings["dtype"],
+        seed=settings["seed"],
+        feature_dropout=settings["dropout"],
+        output_dropout=settings["dropout"],
+        tie_weights=settings["tie_weights"],
+        label_smoothing=settings["label_smoothing"],
+    )
+    return CaptioningSolver(
+        model,
+        dataset.data,
+        update_rule=settings["update_rule"],
+        optim_config={"learning_rate": settings["learning_rate"]},
+        batch_size=settings["batch_size"],
+        num_epochs=settings["epochs"],
+        print_every=50,
+        seed=settings["seed"],
+        schedule=settings["schedule"],
+        group_by_length=settings["group_by_length"],
+        keep_best=True,
+        history=run.history,
+        checkpoint=run.checkpoint if resume else None,
+        resume=resume,
+    )
+
+
+def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, Any]) -> TrainingResult:
+    """Train, and write model, loss curve and summary unless training is interrupted.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    solver : CaptioningSolver
+        As from `make_solver`.
+    settings : mapping
+        The settings of the run.
+
+    Returns
+    -------
+    TrainingResult
+        Times, and whether training finished.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss becomes NaN or infinite.
+    OSError
+        If a file cannot be written.
+    """
+    from capgpu.backend import current_backend
+    from capgpu.kernels import compile_seconds
+    from capgpu.training.reporting import clock
+
+    start, compiling = clock(), compile_seconds()
+    solver.train()
+    seconds, compiling = clock() - start, compile_seconds() - compiling
+    if not solver.interrupted:
+        save_model(run.model, solver.model)
+        _plot_losses(run, solver, settings)
+        run.finish(
+            {
+                "epochs": solver.epoch,
+                "steps": solver.step,
+                "best epoch": solver.best_epoch,
+                "validation loss per word": solver.best_val_loss,
+                "seconds": round(seconds, 1),
+                "backend": current_backend().name,
+            }
+        )
+    return TrainingResult(not solver.interrupted, seconds, compiling)
+
+
+def _plot_losses(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, Any]) -> None:
+    from capgpu.report.loss_curve import plot_loss
+
+    captions = solver.data["train_captions"]
+    # the solver's loss is a sum over the words of a caption, the validation loss a mean over words
+    words_per_caption = (captions[:, 1:] != solver.model.word_to_idx[NULL]).sum() / len(captions)
+    plot_loss(
+        run.plot,
+        [
+            (step / solver.iterations_per_epoch, loss / words_per_caption)
+            for step, loss in enumerate(solver.loss_history, start=1)
+        ],
+        list(enumerate(solver.val_loss_history, start=1)),
+        title=f"{settings['cell'].upper()}, {settings['hidden']} units, on {Path(settings['data']).name}",
+        training_label="training, with dropout" if settings["dropout"] > 0 else "training",
+    )
