@@ -26,12 +26,12 @@ from bench.process import ROOT, wait_until_quiet
 from bench.report import table, write_atomically
 from bench.stats import paired_ratio, summarise
 from capgpu.backend import asarray, current_backend, synchronize
-from capgpu.checks import checked_data
 from capgpu.data.arrays import Minibatch
 from capgpu.data.batches import epoch_batches
 from capgpu.data.prepared_dataset import load_prepared
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
+from capgpu.validation import checked_data
 
 Data = dict[str, Any]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from capgpu.backend import Array, asarray, to_numpy
 from capgpu.dtypes import is_bfloat16
-from capgpu.extras import MissingExtraError, require
+from capgpu.optional_deps import MissingExtraError, require
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN

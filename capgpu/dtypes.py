@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.extras import require
+from capgpu.optional_deps import require
 
 __all__ = ["floating_dtype", "is_bfloat16", "is_floating", "is_half", "named_dtype", "sum_dtype", "widened"]
 

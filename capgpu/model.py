@@ -10,12 +10,12 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 from capgpu.captions import PackedCaptions, check_captions
-from capgpu.checks import check_finite
 from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
 from capgpu.random import Generator, fold_key
+from capgpu.validation import check_finite
 
 __all__ = ["CaptioningRNN", "DecodingState"]
 

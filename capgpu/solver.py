@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from capgpu.backend import Array, asarray
-from capgpu.checks import check_count, check_positive, checked_data
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import epoch_batches, iterations_per_epoch
 from capgpu.data.device_cache import place_features
@@ -25,6 +24,7 @@ from capgpu.training.interrupt import InterruptGuard
 from capgpu.training.losses import LossRecord, copy_arrays, divergence
 from capgpu.training.reporting import Reporter
 from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
+from capgpu.validation import check_count, check_positive, checked_data
 
 __all__ = ["CaptioningSolver"]
 

@@ -35,7 +35,7 @@ STOREYS = (
     "cli",
 )
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.
-BACKEND_FREE = ("checks", "decode", "layers", "model", "optim", "solver", "training.losses")
+BACKEND_FREE = ("decode", "layers", "model", "optim", "solver", "training.losses", "validation")
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.
 FROM_NUMPY = {"capgpu.model": {"dtype", "float32", "integer"}, "capgpu.optim.rules": {"array"}}
 
@@ -118,7 +118,7 @@ def test_the_whole_library_is_read():
         sources()
     )
     assert "capgpu.kernels.cpu.lstm" in sources()
-    assert edges()["capgpu.layers.lstm"] >= {"capgpu.backend", "capgpu.checks", "capgpu.kernels"}
+    assert edges()["capgpu.layers.lstm"] >= {"capgpu.backend", "capgpu.validation", "capgpu.kernels"}
 
 
 def test_arrays_run_down_only():

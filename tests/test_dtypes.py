@@ -10,8 +10,8 @@ import pytest
 import capgpu
 from capgpu import CaptioningRNN
 from capgpu.dtypes import floating_dtype, is_floating, is_half, sum_dtype, widened
-from capgpu.extras import MissingExtraError
 from capgpu.layers import affine_forward
+from capgpu.optional_deps import MissingExtraError
 from oracles.halves import ALL, HALVES, sums
 
 

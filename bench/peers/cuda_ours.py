@@ -18,9 +18,9 @@ from bench.peers import NoDeviceError
 from bench.peers.ours import OurTask
 from bench.workloads import DROPOUT, Workload, split_job
 from capgpu.backend import BackendUnavailableError, array_namespace, set_backend
-from capgpu.checks import check_finite, checked_data
 from capgpu.random import fold_key
 from capgpu.training.graphs import GraphedSteps
+from capgpu.validation import check_finite, checked_data
 
 #: The environment of a process whose precision is not float32.
 TENSOR_CORES = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1"}

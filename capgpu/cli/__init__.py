@@ -22,7 +22,7 @@ from capgpu.cli.score import score
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
-from capgpu.extras import MissingExtraError
+from capgpu.optional_deps import MissingExtraError
 
 __all__ = ["main"]
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from capgpu.checks import check_count
+from capgpu.validation import check_count
 
 __all__ = ["Minibatch", "known_finite", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
 

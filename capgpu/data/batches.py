@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from capgpu.backend import is_host_array
-from capgpu.checks import check_count
 from capgpu.data.arrays import Minibatch, split_arrays
 from capgpu.data.device_cache import take_batches
 from capgpu.data.prefetch import prefetch
+from capgpu.validation import check_count
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
 

@@ -25,10 +25,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from capgpu.checks import check_count
 from capgpu.data.arrays import HostArray, split_arrays
 from capgpu.data.feature_files import map_dataset, open_features, open_h5
 from capgpu.data.text_files import DataFileError, check_text, read_json, read_text
+from capgpu.validation import check_count
 from capgpu.vocabulary import Vocabulary, decode_captions
 
 __all__ = [

@@ -25,7 +25,7 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray
 from capgpu.data.text_files import DataFileError
-from capgpu.extras import require
+from capgpu.optional_deps import require
 
 __all__ = ["FeatureFile", "map_dataset", "open_features", "open_h5"]
 

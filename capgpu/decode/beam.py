@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_count, check_positive
 from capgpu.decode.loop import next_logits
 from capgpu.decode.result import DecodeResult, check_finite_scores
 from capgpu.decode.token_masks import TokenMasks
 from capgpu.dtypes import sum_dtype
 from capgpu.kernels import kernels_for
+from capgpu.validation import check_count, check_positive
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN

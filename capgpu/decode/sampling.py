@@ -6,12 +6,12 @@ import secrets
 from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_count, check_positive
 from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.token_masks import TokenMasks
 from capgpu.kernels.reference.words import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
+from capgpu.validation import check_count, check_positive
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_count
+from capgpu.validation import check_count
 from capgpu.vocabulary import END, NULL, START, UNK
 
 if TYPE_CHECKING:

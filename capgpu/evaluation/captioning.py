@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import CheckpointError
-from capgpu.checks import check_count
 from capgpu.decode import GenerationConfig
+from capgpu.validation import check_count
 from capgpu.vocabulary import caption_text
 
 if TYPE_CHECKING:

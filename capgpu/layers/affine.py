@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
+from capgpu.validation import check_arrays
 
 __all__ = [
     "affine_backward",

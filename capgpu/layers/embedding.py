@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_arrays, check_token_ids
 from capgpu.kernels import kernels_for
+from capgpu.validation import check_arrays, check_token_ids
 
 __all__ = ["word_embedding_backward", "word_embedding_forward"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.checks import check_arrays
 from capgpu.kernels import kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
 from capgpu.sequence import Packing
+from capgpu.validation import check_arrays
 
 __all__ = ["rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_arrays, check_mask, check_token_ids
 from capgpu.kernels import kernels_for
+from capgpu.validation import check_arrays, check_mask, check_token_ids
 
 __all__ = ["temporal_softmax_loss"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.extras import require
 from capgpu.metrics.corpus import MetricScore, Words, check_corpus
+from capgpu.optional_deps import require
 
 __all__ = ["check_java_metric", "meteor", "spice"]
 

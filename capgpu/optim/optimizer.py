@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
-from capgpu.checks import check_positive
 from capgpu.dtypes import is_half
 from capgpu.kernels import kernels_for
 from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
+from capgpu.validation import check_positive
 
 __all__ = ["Optimizer", "clip_gradients"]
 

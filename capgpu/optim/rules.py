@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
-from capgpu.checks import check_same_dtype
 from capgpu.dtypes import is_half, sum_dtype, widened
 from capgpu.kernels import kernels_for
+from capgpu.validation import check_same_dtype
 
 __all__ = [
     "RULES",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TypeAlias
 
-from capgpu.checks import check_count, check_positive
+from capgpu.validation import check_count, check_positive
 
 __all__ = [
     "SCHEDULES",

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import atomic_write
-from capgpu.extras import require
+from capgpu.optional_deps import require
 from capgpu.vision.cache import cache_folder
 from capgpu.vision.state_dict import read_state_dict
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.checks import check_count
+from capgpu.validation import check_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image

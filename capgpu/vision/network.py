@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.extras import require
+from capgpu.optional_deps import require
 
 __all__ = ["Network", "network_sha256"]
 

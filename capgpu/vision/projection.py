@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.checks import check_count
+from capgpu.validation import check_count
 
 __all__ = ["Projection", "fit_projection"]
 

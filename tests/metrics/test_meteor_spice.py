@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from capgpu.extras import MissingExtraError
 from capgpu.metrics.meteor_spice import check_java_metric, meteor, spice
+from capgpu.optional_deps import MissingExtraError
 
 CAPTIONS = [["a", "dog"], ["two", "cats"]]
 REFERENCES = [[["a", "dog"], ["the", "dog"]], [["cats"]]]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from capgpu.data import emoji
-from capgpu.extras import MissingExtraError
+from capgpu.optional_deps import MissingExtraError
 from capgpu.vision import efficientnet_lite0, open_encoder
 from capgpu.vision.framing import load_picture
 from capgpu.vision.state_dict import read_state_dict

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.checks import checked_data
 from capgpu.kernels.cuda import cublas as direct
 from capgpu.kernels.cuda import graphs, module, tiers
 from capgpu.kernels.cuda.pinned import PinnedMemory
@@ -19,6 +18,7 @@ from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
 from capgpu.training.graphs import GraphedSteps, training_steps
 from capgpu.training.steps import TrainingSteps
+from capgpu.validation import checked_data
 from oracles.halves import ALL
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen

@@ -11,13 +11,13 @@ import capgpu
 from bench.cuda import ours
 from bench.cuda.parts import extents
 from bench.workloads import SIZES, make_workload
-from capgpu.checks import checked_data
 from capgpu.data import emoji
 from capgpu.kernels.cuda import module
 from capgpu.kernels.cuda.arrays import DeviceMemoryError
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
+from capgpu.validation import checked_data
 from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance, numeric_gradient

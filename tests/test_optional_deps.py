@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import capgpu
 from capgpu.cli import main
-from capgpu.extras import MissingExtraError, require
+from capgpu.optional_deps import MissingExtraError, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +35,7 @@ def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):
     def fail(*_: object) -> int:
         raise MissingExtraError("Seeing needs a package.")
 
-    monkeypatch.setattr(sys.modules["capgpu.cli.caption"], "caption_files", fail)
+    monkeypatch.setattr(sys.modules["capgpu.cli.caption"], "_caption_files", fail)
     result = CliRunner().invoke(main, ["caption", "--run", str(tmp_path), "--backend", "numpy", "picture.png"])
     assert (result.exit_code, result.stderr) == (2, "capgpu: error: Seeing needs a package.\n")
 
