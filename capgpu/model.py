@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
-from capgpu.captions import PackedCaptions, check_captions
 from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
+from capgpu.pack_captions import PackedCaptions, check_captions
 from capgpu.random import Generator, fold_key
 from capgpu.validation import check_finite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from capgpu.ptb import coco_tokenize
+from capgpu.ptb_tokenizer import coco_tokenize
 
 __all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "interned", "tokenize"]
 

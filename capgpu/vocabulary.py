@@ -26,6 +26,7 @@ __all__ = [
     "decode_captions",
     "detokenize",
     "tokenize",
+    "words_in_order",
 ]
 
 NULL, START, END, UNK = "<NULL>", "<START>", "<END>", "<UNK>"
@@ -116,6 +117,34 @@ def caption_text(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[
             row = row[: row.index(END)]
         texts.append(detokenize(word for word in row if word not in (NULL, START)))
     return texts[0] if single else texts
+
+
+def words_in_order(word_to_idx: Mapping[str, int]) -> list[str]:
+    """Return the words of a vocabulary in the order of their ids; special tokens may have any ids.
+
+    Parameters
+    ----------
+    word_to_idx : mapping of str to int
+        Ids from 0 to ``len(word_to_idx) - 1``, each once.
+
+    Returns
+    -------
+    list of str
+        The words.
+
+    Raises
+    ------
+    TypeError
+        If `word_to_idx` is not a mapping.
+    ValueError
+        If ids are missing or repeated.
+    """
+    if not isinstance(word_to_idx, Mapping):
+        raise TypeError(f"word_to_idx: expected a mapping of words to ids, got {type(word_to_idx).__name__}.")
+    count = len(word_to_idx)
+    if sorted(word_to_idx.values()) != list(range(count)):
+        raise ValueError(f"word_to_idx: expected the ids 0 to {count - 1}, each once, for its {count} words.")
+    return sorted(word_to_idx, key=lambda word: word_to_idx[word])
 
 
 class Vocabulary:
@@ -233,11 +262,7 @@ class Vocabulary:
         ValueError
             If the ids leave gaps or repeat, or the special words are missing or elsewhere.
         """
-        if sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
-            raise ValueError(
-                f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, each once"
-            )
-        return cls(sorted(word_to_idx, key=lambda word: word_to_idx[word]))
+        return cls(words_in_order(word_to_idx))
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:

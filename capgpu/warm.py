@@ -13,6 +13,7 @@ from capgpu.decode import beam_search
 from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES, Optimizer
+from capgpu.vocabulary import END, NULL, START
 
 __all__ = ["warm"]
 
@@ -57,7 +58,7 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -
 def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
     # as many recurrent weights as it takes for float64 to be compiled
     hidden = 16 if dtype == np.float32 else {"rnn": 256, "lstm": 128}[cell_type]
-    vocabulary = {word: k for k, word in enumerate(("<NULL>", "<START>", "<END>", *map(str, range(words - 3))))}
+    vocabulary = {word: k for k, word in enumerate((NULL, START, END, *map(str, range(words - 3))))}
     return CaptioningRNN(vocabulary, 8, 16, hidden, cell_type, dtype, seed=0, output_dropout=0.5)  # type: ignore[arg-type]
 
 

@@ -27,7 +27,7 @@ from capgpu.metrics import coco_scores, exact_match
 from capgpu.report.contact_sheet import Cell, draw_contact_sheet
 from capgpu.report.loss_curve import plot_loss
 from capgpu.sequence import Packing, pack
-from capgpu.vocabulary import caption_text, tokenize
+from capgpu.vocabulary import NULL, caption_text, tokenize
 
 
 def station(number: int, title: str) -> None:
@@ -62,7 +62,7 @@ def padding_is_work_not_done() -> None:
 
 def words_per_caption(data: dict[str, Any]) -> float:
     captions = data["train_captions"]
-    return float((captions[:, 1:] != data["word_to_idx"]["<NULL>"]).sum() / len(captions))
+    return float((captions[:, 1:] != data["word_to_idx"][NULL]).sum() / len(captions))
 
 
 def learn_fifty_by_heart(data: dict[str, Any], epochs: int, out: Path) -> None:

@@ -32,7 +32,7 @@ QUICK = (
     "tests/layers/test_course_values.py",
     "tests/report",
     "tests/standin/test_standin.py",
-    "tests/vision/test_framing.py",
+    "tests/vision/test_preprocessing.py",
 )
 
 

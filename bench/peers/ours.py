@@ -22,6 +22,7 @@ from capgpu.backend import asarray, set_backend, synchronize, to_numpy
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.random import fold_key
+from capgpu.vocabulary import SPECIAL_WORDS
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +52,7 @@ class OurTask:
         set_backend(mode)
         size = work.size
         self.job = job
-        words = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"word{index}" for index in range(4, size.V))]
+        words = [*SPECIAL_WORDS, *(f"word{index}" for index in range(4, size.V))]
         self.model = CaptioningRNN(
             {word: index for index, word in enumerate(words)},
             input_dim=size.D,

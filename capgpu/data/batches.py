@@ -16,6 +16,7 @@ from capgpu.data.arrays import Minibatch, split_arrays
 from capgpu.data.device_cache import take_batches
 from capgpu.data.prefetch import prefetch
 from capgpu.validation import check_count
+from capgpu.vocabulary import NULL
 
 __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
 
@@ -93,7 +94,7 @@ def epoch_batches(
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(count)
     if group_by_length:
-        null = data.get("word_to_idx", {}).get("<NULL>", 0)
+        null = data.get("word_to_idx", {}).get(NULL, 0)
         selections = _grouped(order, _lengths(captions, null), number, random.permutation(number))
     else:
         selections = np.array_split(order, number)

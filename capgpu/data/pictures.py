@@ -34,7 +34,7 @@ def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.N
     OSError
         As the system gives it: no such file, no permission.
     """
-    from capgpu.vision.framing import load_picture, strict_pillow
+    from capgpu.vision.preprocessing import load_picture, strict_pillow
 
     try:
         with strict_pillow():

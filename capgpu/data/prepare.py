@@ -26,7 +26,7 @@ from capgpu.data.split_features import attach_features, gather_features, project
 from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
 from capgpu.tokens import TOKENIZERS, interned
-from capgpu.vocabulary import SPECIAL_WORDS, UNK, Vocabulary
+from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, Vocabulary
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
@@ -285,7 +285,7 @@ def _figures(words: list[list[str]], pictures: int, captions: HostArray, vocabul
     """Count what a split holds."""
     lengths = np.array([len(caption) for caption in words])
     ids = vocabulary.word_to_idx
-    kept = int((captions > ids["<END>"]).sum())  # words, and UNK, which is behind END
+    kept = int((captions > ids[END]).sum())  # words and UNK: the only ids above that of END
     return {
         "pictures": pictures,
         "captions": len(words),

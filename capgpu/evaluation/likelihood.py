@@ -9,6 +9,7 @@ from typing import Any, overload
 from capgpu.backend import asarray
 from capgpu.data.batches import evaluation_batches
 from capgpu.training.losses import to_floats
+from capgpu.vocabulary import NULL
 
 __all__ = ["loss_per_token"]
 
@@ -58,7 +59,7 @@ def loss_per_token(
     ValueError
         If the data lack the split, or its captions have no words.
     """
-    null = getattr(model, "word_to_idx", {}).get("<NULL>", 0)
+    null = getattr(model, "word_to_idx", {}).get(NULL, 0)
     totals: list[Any] = []
     tokens = 0
     with closing(evaluation_batches(data, batch_size, split)) as batches:

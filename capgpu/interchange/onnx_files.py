@@ -16,8 +16,8 @@ import numpy as np
 
 from capgpu.backend import to_numpy
 from capgpu.checkpoint import atomic_write
-from capgpu.interchange.words import words_in_order
 from capgpu.optional_deps import require
+from capgpu.vocabulary import words_in_order
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN

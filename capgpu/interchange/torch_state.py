@@ -31,7 +31,7 @@ import numpy.typing as npt
 from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import load_weights, save_weights
 from capgpu.dtypes import is_bfloat16
-from capgpu.interchange.words import words_in_order
+from capgpu.vocabulary import words_in_order
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.cache_folder import cache_folder
 from capgpu.checkpoint import atomic_write
 from capgpu.optional_deps import require
-from capgpu.vision.cache import cache_folder
 from capgpu.vision.state_dict import read_state_dict
 
 __all__ = ["DIM", "MEAN", "SIZE", "STD", "build_network", "network_file", "weights_file"]
@@ -97,6 +97,7 @@ def network_file() -> tuple[Path, str]:
             return found, sha256
     content = build_network(read_state_dict(weights))
     target = cache_folder() / _checked_name(stem, content)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as file:
         file.write(content)
     return target, sha256

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from capgpu.checkpoint import CheckpointError
 from capgpu.threads import thread_count
 from capgpu.vision import efficientnet_lite0
-from capgpu.vision.description import Description
-from capgpu.vision.framing import Channels, Fit, Framing, strict_pillow
+from capgpu.vision.encoder_config import EncoderConfig
 from capgpu.vision.network import Network, network_sha256
+from capgpu.vision.preprocessing import Channels, Fit, Preprocessing, strict_pillow
 from capgpu.vision.projection import Projection
 
 __all__ = ["Encoded", "PictureEncoder", "open_encoder"]
@@ -57,7 +57,7 @@ class PictureEncoder:
         Of the network's weights, or of the ONNX file and the files of weights beside it.
     network : Network
         Runs it.
-    framing : Framing
+    preprocessing : Preprocessing
         How pixels are prepared.
     network_dim : int
         Length of the network's output.
@@ -68,7 +68,7 @@ class PictureEncoder:
     name: str
     sha256: str
     network: Network
-    framing: Framing
+    preprocessing: Preprocessing
     network_dim: int
     projection: Projection | None = None
 
@@ -102,7 +102,7 @@ class PictureEncoder:
         ValueError
             If the projection is for features of another length.
         """
-        return PictureEncoder(self.name, self.sha256, self.network, self.framing, self.network_dim, projection)
+        return PictureEncoder(self.name, self.sha256, self.network, self.preprocessing, self.network_dim, projection)
 
     def encode(self, paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None) -> Encoded:
         """Compute the features of pictures.
@@ -149,7 +149,7 @@ class PictureEncoder:
     def _encode_one(self, path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | str:
         """Return the network's output, or why there is none."""
         try:
-            pixels = self.framing.pixels(path)
+            pixels = self.preprocessing.pixels(path)
         except Exception as error:  # Pillow meets damaged files with errors of any kind
             return _cause(error)
         vector = self.network(pixels)
@@ -168,7 +168,7 @@ class PictureEncoder:
         OSError
             As the system gives it.
         """
-        Description(self.name, self.sha256, self.network.output, self.framing, self.projection, self.dim).save(
+        EncoderConfig(self.name, self.sha256, self.network.output, self.preprocessing, self.projection, self.dim).save(
             Path(folder)
         )
 
@@ -195,8 +195,8 @@ class PictureEncoder:
         MissingExtraError
             If a package is not installed.
         """
-        stored = Description.load(Path(folder))
-        encoder = _open(_find(stored.network, Path(folder)), stored.output, stored.framing, stored.projection)
+        stored = EncoderConfig.load(Path(folder))
+        encoder = _open(_find(stored.network, Path(folder)), stored.output, stored.preprocessing, stored.projection)
         if encoder.sha256 != stored.sha256 or encoder.dim != stored.dim:
             raise CheckpointError(
                 f"the features of {folder} were computed by {stored.network} with SHA-256 {stored.sha256}, but what is "
@@ -265,7 +265,7 @@ def open_encoder(
     channels : {"RGB", "BGR"}
         The order of the input's channels (and of `mean` and `std`).
     fit : {"stretch", "crop", "pad"}
-        What becomes of a picture that is not square, see `Framing`.
+        What becomes of a picture that is not square, see `Preprocessing`.
     background : str
         The colour under transparent pixels and beside padded pictures.
     projection : Projection, optional
@@ -300,7 +300,7 @@ def open_encoder(
     means = _three("mean", _IMAGENET_MEAN if mean is None else mean)
     stds = _three("std", _IMAGENET_STD if std is None else std)
     _check_scale(means, stds)
-    return _open(name, output, Framing(size, means, stds, channels, fit, background), projection)
+    return _open(name, output, Preprocessing(size, means, stds, channels, fit, background), projection)
 
 
 def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
@@ -318,7 +318,7 @@ def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
-def _open(name: str, output: str | None, framing: Framing, projection: Projection | None) -> PictureEncoder:
+def _open(name: str, output: str | None, preprocessing: Preprocessing, projection: Projection | None) -> PictureEncoder:
     if name == EFFICIENTNET_LITE0:
         path, sha256 = efficientnet_lite0.network_file()
         network = Network(path, output)
@@ -327,5 +327,5 @@ def _open(name: str, output: str | None, framing: Framing, projection: Projectio
         name = str(path)
         network = Network(path, output)
         sha256 = network_sha256(path)
-    blank = network(np.zeros((3, framing.size, framing.size), np.float32))
-    return PictureEncoder(name, sha256, network, framing, len(blank), projection)
+    blank = network(np.zeros((3, preprocessing.size, preprocessing.size), np.float32))
+    return PictureEncoder(name, sha256, network, preprocessing, len(blank), projection)

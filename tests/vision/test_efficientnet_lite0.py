@@ -9,7 +9,7 @@ from PIL import Image
 from capgpu.data import emoji
 from capgpu.optional_deps import MissingExtraError
 from capgpu.vision import efficientnet_lite0, open_encoder
-from capgpu.vision.framing import load_picture
+from capgpu.vision.preprocessing import load_picture
 from capgpu.vision.state_dict import read_state_dict
 from oracles.efficientnet_lite0 import pooled_outputs
 

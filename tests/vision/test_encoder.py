@@ -74,7 +74,7 @@ def test_values_for_pixels_from_0_to_1_are_refused_with_those_wanted(network, me
 
 def test_pixels_may_be_taken_as_they_are(network):
     for mean, std in ((0, 1), ((103.939, 116.779, 123.68), 1), (127.5, 127.5), (0, 255)):
-        assert open_encoder(network, mean=mean, std=std).framing.std == (std,) * 3
+        assert open_encoder(network, mean=mean, std=std).preprocessing.std == (std,) * 3
 
 
 def test_broken_files_are_told_and_skipped(network, pictures, tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_saved_encoder_gives_the_same_features(network, pictures, tmp_path, pr
     encoder.save(tmp_path / "kept" / "here")
     loaded = PictureEncoder.load(tmp_path / "kept" / "here")
     np.testing.assert_array_equal(loaded.encode(pictures).features, wanted)
-    assert loaded.framing == encoder.framing
+    assert loaded.preprocessing == encoder.preprocessing
     stored = json.loads((tmp_path / "kept" / "here" / "encoder.json").read_text())
     assert stored["network"] == str(network)
     assert stored["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
@@ -229,7 +229,7 @@ def test_a_network_of_any_size_needs_one(tmp_path):
     path = tiny_network(tmp_path / "open.onnx", shape=("N", 3, "H", "W"))
     with pytest.raises(ValueError, match="leaves the size of its pictures open: give size"):
         open_encoder(path)
-    assert open_encoder(path, size=6).framing.size == 6
+    assert open_encoder(path, size=6).preprocessing.size == 6
 
 
 def test_the_number_of_threads_is_checked(network, monkeypatch):

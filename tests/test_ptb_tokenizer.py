@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.ptb import _scan
+from capgpu.ptb_tokenizer import _scan
 from capgpu.tokens import TOKENIZERS, coco_tokenize
 from capgpu.vocabulary import SPECIAL_WORDS
 from oracles.shared_data import coco_captions

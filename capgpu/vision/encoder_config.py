@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
-from capgpu.vision.framing import Framing
+from capgpu.vision.preprocessing import Preprocessing
 from capgpu.vision.projection import Projection
 
-__all__ = ["ENCODER_FILE", "Description"]
+__all__ = ["ENCODER_FILE", "EncoderConfig"]
 
 #: The file that describes the encoder of a folder's features.
 ENCODER_FILE = "encoder.json"
@@ -20,19 +20,19 @@ _FORMAT = "capgpu-encoder-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Description:
+class EncoderConfig:
     """What has to be known to open an encoder again, and to tell that it is the same.
 
     Attributes
     ----------
-    network, sha256, output, framing, projection, dim
+    network, sha256, output, preprocessing, projection, dim
         As the attributes of `capgpu.vision.PictureEncoder` and its `Network`.
     """
 
     network: str
     sha256: str
     output: str
-    framing: Framing
+    preprocessing: Preprocessing
     projection: Projection | None
     dim: int
 
@@ -57,7 +57,7 @@ class Description:
             "network": self.network,
             "sha256": self.sha256,
             "output": self.output,
-            "framing": asdict(self.framing),
+            "framing": asdict(self.preprocessing),
             "projection": None if self.projection is None else _PROJECTION_FILE,
             "dim": self.dim,
         }
@@ -65,7 +65,7 @@ class Description:
             file.write(json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Description:
+    def load(cls, folder: Path) -> EncoderConfig:
         """Read the files of a folder.
 
         Parameters
@@ -75,7 +75,7 @@ class Description:
 
         Returns
         -------
-        Description
+        EncoderConfig
             What `save` wrote.
 
         Raises
@@ -95,7 +95,7 @@ class Description:
                 str(stored["network"]),
                 str(stored["sha256"]),
                 str(stored["output"]),
-                Framing(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}),
+                Preprocessing(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}),
                 None if stored["projection"] is None else Projection(**load_weights(folder / _PROJECTION_FILE)[0]),
                 int(stored["dim"]),
             )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-import capgpu.captions
-from capgpu.captions import PackedCaptions
+import capgpu.pack_captions
 from capgpu.kernels import host_kernels
+from capgpu.pack_captions import PackedCaptions
 from oracles.scenes import CAPTIONS, WORDS
 
 
@@ -17,7 +17,7 @@ from oracles.scenes import CAPTIONS, WORDS
 def host(request):
     """The plain layout and the compiled one."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(capgpu.captions, "host_kernels", lambda: kernels_of(request.param))
+    patch.setattr(capgpu.pack_captions, "host_kernels", lambda: kernels_of(request.param))
     yield
     patch.undo()
 

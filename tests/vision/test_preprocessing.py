@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capgpu.vision import Framing, load_picture
-from capgpu.vision.framing import strict_pillow
+from capgpu.vision import Preprocessing, load_picture
+from capgpu.vision.preprocessing import strict_pillow
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -117,11 +117,11 @@ def test_one_pixel_is_a_picture(tmp_path):
 
 def test_channels_are_scaled_in_their_order(tmp_path):
     path = saved(Image.new("RGB", (2, 2), (10, 20, 30)), tmp_path / "grey.png")
-    scaled = Framing(4, (10.0, 10.0, 10.0), (10.0, 5.0, 2.0)).pixels(path)
+    scaled = Preprocessing(4, (10.0, 10.0, 10.0), (10.0, 5.0, 2.0)).pixels(path)
     assert scaled.shape == (3, 4, 4)
     assert scaled.dtype == np.float32
     assert scaled[:, 0, 0].tolist() == [0, 2, 10]
-    turned = Framing(4, (0.0, 0.0, 0.0), (30.0, 20.0, 10.0), channels="BGR").pixels(path)
+    turned = Preprocessing(4, (0.0, 0.0, 0.0), (30.0, 20.0, 10.0), channels="BGR").pixels(path)
     assert turned[:, 0, 0].tolist() == [1, 1, 1]
 
 
@@ -188,4 +188,4 @@ def test_more_pixels_than_pillows_limit_are_refused(tmp_path, monkeypatch):
 )
 def test_settings_that_mean_nothing_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
-        Framing(**{"size": 8, **PLAIN, **setting})
+        Preprocessing(**{"size": 8, **PLAIN, **setting})

@@ -17,7 +17,7 @@ from capgpu.validation import check_count
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Framing", "load_picture", "strict_pillow"]
+__all__ = ["Preprocessing", "load_picture", "strict_pillow"]
 
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
@@ -29,7 +29,7 @@ _SIXTEEN_BIT = 65535
 
 
 @dataclass(frozen=True)
-class Framing:
+class Preprocessing:
     """How pixels are prepared: a network's features mean something only for pictures prepared as in its training.
 
     Attributes
@@ -133,7 +133,7 @@ def load_picture(
     size : int
         Width and height of the result, in pixels.
     fit : {"stretch", "crop", "pad"}
-        What becomes of a picture that is not square, see `Framing`.
+        What becomes of a picture that is not square, see `Preprocessing`.
     background : str
         The colour under transparent pixels and beside padded pictures.
 

@@ -1,0 +1,27 @@
+"""The user's cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capgpu.cache_folder import cache_folder
+
+
+@pytest.mark.parametrize("setting", [None, "", "relative/folder"])
+def test_without_an_absolute_xdg_cache_home_it_is_in_the_home_folder(
+    setting: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if setting is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", setting)
+    assert cache_folder() == tmp_path / ".cache" / "capgpu"
+    assert not cache_folder().exists()
+
+
+def test_an_absolute_xdg_cache_home_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "capgpu"
