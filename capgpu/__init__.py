@@ -21,6 +21,7 @@ from capgpu.backend import (
     to_numpy,
     use_backend,
 )
+from capgpu.errors import CapgpuError
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailableError",
+    "CapgpuError",
     "CaptioningRNN",
     "CaptioningSolver",
     "array_namespace",

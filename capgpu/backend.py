@@ -25,6 +25,7 @@ import numpy as np
 
 from capgpu import kernel_cache
 from capgpu.dtypes import named_dtype
+from capgpu.errors import CapgpuError, InvalidTypeError, InvalidValueError
 
 __all__ = [
     "Array",
@@ -51,7 +52,7 @@ AUTO = ("cuda", "cpu")
 NAMES = ("numpy", "cpu", "cuda")
 
 
-class BackendUnavailableError(RuntimeError):
+class BackendUnavailableError(CapgpuError, RuntimeError):
     """The backend that was asked for cannot run here; the message says why and what would mend it."""
 
 
@@ -240,16 +241,18 @@ _KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
     parts = choice.split(",") if isinstance(choice, str) else choice
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise TypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
+        raise InvalidTypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
     names = [part.strip().lower() for part in parts if part.strip()]
     if not names:
-        raise ValueError(f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'.")
+        raise InvalidValueError(
+            f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'."
+        )
     out: list[str] = []
     for name in names:
         if name != "auto" and name not in NAMES:
             near = get_close_matches(name, (*NAMES, "auto"), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
+            raise InvalidValueError(
                 f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in "
                 "order of preference such as 'cuda,cpu', or 'auto'."
             )
@@ -399,7 +402,7 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     import array_api_compat
 
     if not arrays and not named:
-        raise TypeError("array_namespace needs at least one array.")
+        raise InvalidTypeError("array_namespace needs at least one array.")
     first_name, first_space, first_type = "", None, None
     for place, array in enumerate((*arrays, *named.values())):
         if type(array) is first_type:
@@ -407,8 +410,8 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
         name = f"argument {place + 1}" if place < len(arrays) else list(named)[place - len(arrays)]
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
-                raise TypeError(f"{name} is None; wanted an array.")
-            raise TypeError(
+                raise InvalidTypeError(f"{name}: expected an array, got None.")
+            raise InvalidTypeError(
                 f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
                 f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
             )
@@ -416,7 +419,7 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
         if first_space is None:
             first_name, first_space, first_array, first_type = name, space, array, type(array)
         elif space is not first_space:
-            raise TypeError(_mixture(first_name, first_array, name, array))
+            raise InvalidTypeError(_mixture(first_name, first_array, name, array))
     return first_space
 
 
@@ -589,5 +592,7 @@ def kernels_setting() -> str:
     """
     setting = os.environ.get("CAPGPU_KERNELS", "fused") or "fused"
     if setting not in ("fused", "reference"):
-        raise ValueError(f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it.")
+        raise InvalidValueError(
+            f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it."
+        )
     return setting

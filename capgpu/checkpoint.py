@@ -19,6 +19,7 @@ import numpy as np
 
 from capgpu.backend import Array, asarray, to_numpy
 from capgpu.dtypes import is_bfloat16
+from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import MissingExtraError, require
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _FORMAT = "capgpu-model-1"
 _OPENS_FOLDERS = os.name != "nt"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(CapgpuError, RuntimeError):
     """A file of weights or state is missing, damaged, or of another kind; the message names it."""
 
 
@@ -72,10 +73,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         As the system gives it: no such folder, no permission, no space, or the target is a folder.
     """
     if mode not in ("wb", "w"):
-        raise ValueError(f"mode is {mode!r}; wanted 'wb' or 'w'.")
+        raise InvalidValueError(f"mode: expected 'wb' or 'w', got {mode!r}.")
     encoding, newline = (None, None) if mode == "wb" else ("utf-8", "\n")  # the same bytes on every system
     if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "is a folder; wanted the name of a file", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", os.fspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
         # to put a file in the place of a device would harm the whole system
         with open(path, mode, encoding=encoding, newline=newline) as file:
@@ -184,8 +185,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
-        kind = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise CheckpointError(f"{os.fspath(path)} {kind}; wanted a .safetensors file.")
+        found = "a folder" if os.path.isdir(path) else "no such file"
+        raise CheckpointError(f"{os.fspath(path)}: expected a .safetensors file, got {found}.")
     try:
         with safe_open(path, framework="numpy") as file:
             stored = file.metadata() or {}
@@ -284,8 +285,8 @@ def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
     if wanted != found:
         names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise CheckpointError(
-            f"{target} does not hold the weights of the model it describes: {names[0]} is "
-            f"{found.get(names[0], 'missing')}, wanted {wanted.get(names[0], 'none of that name')}."
+            f"{target}: expected the weights of the model it describes, with {names[0]} "
+            f"{wanted.get(names[0], 'absent')}, got {found.get(names[0], 'none')}."
         )
     for name, array in params.items():
         model.params[name] = asarray(array)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.errors import InvalidTypeError
 from capgpu.optional_deps import require
 
 __all__ = ["floating_dtype", "is_bfloat16", "is_floating", "is_half", "named_dtype", "sum_dtype", "widened"]
@@ -41,7 +42,7 @@ def floating_dtype(dtype: Any) -> np.dtype[Any]:
     """
     found = named_dtype(dtype)
     if found.kind != "f" and not is_bfloat16(found):
-        raise TypeError(f"dtype: expected a floating dtype such as numpy.float32, got {found}.")
+        raise InvalidTypeError(f"dtype: expected a floating dtype such as numpy.float32, got {found}.")
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.dtypes import is_floating
+from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "check_model",
@@ -31,7 +32,7 @@ Index: TypeAlias = tuple[int, ...]
 def _check_point(x: Array) -> Any:
     xp = array_namespace(x=x)
     if not is_floating(x.dtype, xp):
-        raise TypeError(f"x has dtype {x.dtype}; a numeric gradient needs floating numbers, best float64.")
+        raise InvalidTypeError(f"x has dtype {x.dtype}; a numeric gradient needs floating numbers, best float64.")
     return xp
 
 
@@ -40,7 +41,7 @@ def _differences(
 ) -> Iterator[tuple[Index, Any, Any]]:
     """Yield (index, f(x + h), f(x - h)) for entries of x (all of them), perturbed in place and put back."""
     if not (math.isfinite(h) and h > 0):
-        raise ValueError(f"h is {h!r}; wanted a positive finite step such as 1e-5.")
+        raise InvalidValueError(f"h: expected a positive finite step such as 1e-5, got {h!r}.")
     for index in product(*map(range, x.shape)) if indices is None else indices:
         before = float(x[index])
         try:
@@ -169,7 +170,7 @@ def relative_error_norm(x: Any, y: Any) -> float:
     """
     a, b = _on_host(x), _on_host(y)
     if a.shape != b.shape:
-        raise ValueError(f"x has shape {a.shape} and y {b.shape}; they must have the same shape.")
+        raise InvalidValueError(f"x has shape {a.shape} and y {b.shape}; they must have the same shape.")
     larger = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
     return float(np.linalg.norm(a - b)) / larger if larger else 0.0
 
@@ -221,14 +222,14 @@ def check_model(
         For an unknown parameter or `samples` below 1.
     """
     if samples < 1:
-        raise ValueError(f"samples is {samples}; wanted at least 1.")
+        raise InvalidValueError(f"samples: expected at least 1, got {samples}.")
     names = list(model.params) if parameters is None else list(parameters)
     for name in names:
         if name not in model.params:
-            raise ValueError(f"the model has no parameter {name!r}; it has {', '.join(model.params)}.")
+            raise InvalidValueError(f"the model has no parameter {name!r}; it has {', '.join(model.params)}.")
         dtype = model.params[name].dtype
         if dtype != array_namespace(model.params[name]).float64:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"params[{name!r}] has dtype {dtype}; numeric gradients need float64: make the model with "
                 "dtype=numpy.float64."
             )

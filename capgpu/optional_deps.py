@@ -1,19 +1,25 @@
-"""Packages that only some parts of the library need: imported when they are, with an error that names the extra."""
+"""Optional dependencies: packages imported when they are needed, with an error that names the extra to install."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-__all__ = ["MissingExtraError", "require"]
+from capgpu.errors import CapgpuError
+
+__all__ = ["MissingExtraError", "MissingPackageError", "require"]
 
 
-class MissingExtraError(ImportError):
-    """A package that an extra of capgpu installs is not there; the message gives the command."""
+class MissingPackageError(CapgpuError, ImportError):
+    """An optional package is not installed, or cannot be imported."""
+
+
+class MissingExtraError(MissingPackageError):
+    """A package of one of capgpu's extras is missing; the message contains the command that installs it."""
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import a package that the plain installation does not bring.
+    """Import a package that is not a required dependency.
 
     Parameters
     ----------
@@ -22,7 +28,7 @@ def require(module: str, extra: str, purpose: str) -> Any:
     extra : str
         The extra of capgpu that installs it.
     purpose : str
-        What it is needed for, as the beginning of a sentence: "Reading picture files".
+        What the package is needed for, as the beginning of a sentence: "Reading picture files".
 
     Returns
     -------
@@ -32,7 +38,7 @@ def require(module: str, extra: str, purpose: str) -> Any:
     Raises
     ------
     MissingExtraError
-        If it is not installed, or does not import.
+        If the package is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import Kernels, host_kernels
 from capgpu.sequence import Packing
 
@@ -78,9 +79,8 @@ class PackedCaptions:
         plan = (kernels or host_kernels()).pack_captions(captions, null, vocabulary_size)
         if plan is None:
             row, column = (int(k) for k in np.argwhere((captions < 0) | (captions >= vocabulary_size))[0])
-            raise ValueError(
-                f"captions[{row}, {column}] is {captions[row, column]}, but the vocabulary has {vocabulary_size} "
-                f"words: ids must be in 0..{vocabulary_size - 1}."
+            raise InvalidValueError(
+                f"captions[{row}, {column}]: expected an id in 0..{vocabulary_size - 1}, got {captions[row, column]}."
             )
         order, batch_sizes, words, word_of_row, targets = plan
         return cls(Packing(order, batch_sizes), words, word_of_row, targets)
@@ -102,11 +102,11 @@ def check_captions(captions: Array) -> None:
         For another rank, an empty batch, or fewer than two columns.
     """
     if not array_namespace(captions).isdtype(captions.dtype, "integral"):
-        raise TypeError(
-            f"captions has dtype {captions.dtype}; wanted integer word ids. Convert: captions.astype(numpy.int64)."
+        raise InvalidTypeError(
+            f"captions: expected integer word ids, got dtype {captions.dtype}. Convert: captions.astype(numpy.int64)."
         )
     if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
-        raise ValueError(
-            f"captions has shape {tuple(captions.shape)}; wanted (N, T + 1) with N >= 1 captions of at least "
-            "two words (an input and a target)."
+        raise InvalidValueError(
+            "captions: expected shape (N, T + 1) with N >= 1 and T >= 1 (an input and a target), got "
+            f"{tuple(captions.shape)}."
         )

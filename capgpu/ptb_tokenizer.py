@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import re
 
+from capgpu.errors import InvalidTypeError
+
 __all__ = ["coco_tokenize"]
 
 _LETTER = r"[^\W\d_]"
@@ -134,7 +136,9 @@ def coco_tokenize(text: str) -> list[str]:
     Of characters beyond the Basic Multilingual Plane (emoji) nothing is kept, as there.
     """
     if not isinstance(text, str):
-        raise TypeError(f"coco_tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
+        raise InvalidTypeError(
+            f"coco_tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself"
+        )
     if _PLAIN.fullmatch(text):
         words = text.lower().replace(",", " ").replace(".", " ").split()
         if _SAID_IN_ONE.isdisjoint(words) and words[-1] not in _WITH_PERIOD:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
+from capgpu.errors import InvalidValueError
 
 __all__ = ["Packing", "pack", "unpack"]
 
@@ -61,11 +62,11 @@ class Packing:
         """
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-            raise ValueError(
+            raise InvalidValueError(
                 f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype {lengths.dtype}."
             )
         if lengths.size and lengths.min() < 0:
-            raise ValueError(f"lengths must not be negative; the least is {lengths.min()}.")
+            raise InvalidValueError(f"lengths must not be negative; the least is {lengths.min()}.")
         order = np.argsort(-lengths.astype(np.int64), kind="stable")
         longest = int(lengths.max(initial=0))
         ended = np.bincount(lengths.astype(np.int64), minlength=longest + 1)
@@ -133,7 +134,7 @@ def pack(padded: Array, packing: Packing) -> Array:
     xp = array_namespace(padded=padded)
     count, steps = padded.shape[:2]
     if count != packing.order.size or steps < packing.batch_sizes.size:
-        raise ValueError(
+        raise InvalidValueError(
             f"padded has shape {tuple(padded.shape)}; the packing is of {packing.order.size} sequences of up "
             f"to {packing.batch_sizes.size} steps."
         )
@@ -163,9 +164,9 @@ def unpack(packed: Array, packing: Packing, steps: int | None = None) -> Array:
     longest = packing.batch_sizes.size
     steps = longest if steps is None else steps
     if packed.shape[0] != packing.rows:
-        raise ValueError(f"packed has {packed.shape[0]} rows; the packing has {packing.rows}.")
+        raise InvalidValueError(f"packed has {packed.shape[0]} rows; the packing has {packing.rows}.")
     if steps < longest:
-        raise ValueError(f"steps is {steps}, but the longest sequence has {longest}.")
+        raise InvalidValueError(f"steps is {steps}, but the longest sequence has {longest}.")
     count = packing.order.size
     source = np.full(count * steps, packing.rows, dtype=np.int64)
     source[packing.sequence_of_row * steps + packing.step_of_row] = np.arange(packing.rows)

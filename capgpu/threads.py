@@ -7,6 +7,8 @@ import os
 import warnings
 from pathlib import Path
 
+from capgpu.errors import InvalidValueError
+
 __all__ = ["thread_count", "usable_processors"]
 
 
@@ -33,7 +35,7 @@ def thread_count() -> int:
     if own:
         count = _positive(own)
         if count is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"CAPGPU_THREADS: expected a number of threads, at least 1, got {own!r}. "
                 "Unset it to use all processors."
             )

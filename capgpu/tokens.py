@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from capgpu.errors import InvalidTypeError
 from capgpu.ptb_tokenizer import coco_tokenize
 
 __all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "interned", "tokenize"]
@@ -36,7 +37,7 @@ def tokenize(text: str) -> list[str]:
         If text is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(f"tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
+        raise InvalidTypeError(f"tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
     tokens: list[str] = []
     for chunk in text.lower().split():
         first, last = 0, len(chunk)

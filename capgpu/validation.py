@@ -1,6 +1,6 @@
-"""Checks of what callers hand in, before anything is computed.
+"""Validation of arguments before anything is computed.
 
-An error names the argument, says what came and what was wanted, and how to mend it.
+A message names the argument, what was expected and what was given, and a remedy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace, is_host_array
 from capgpu.dtypes import is_floating
+from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "check_arrays",
@@ -30,19 +31,18 @@ _data_checked: ContextVar[bool] = ContextVar("data_checked", default=False)
 
 
 def check_arrays(**specification: tuple[Array, str]) -> Any:
-    """Check ranks, dimensions and dtypes of floating arrays against symbols, and return their namespace.
+    """Validate ranks, dimensions and dtypes of floating-point arrays against symbolic shapes; return their namespace.
 
     Parameters
     ----------
     **specification : (array, str)
-        Each argument by its name, with its shape in symbols, e.g. ``x=(x, "N T D")``. A symbol stands for one
-        extent everywhere; ``4H`` is four times H; ``...`` as the second symbol stands for any number of
-        extents.
+        Each argument by its name, with its symbolic shape, e.g. ``x=(x, "N T D")``. A symbol stands for the same
+        extent in all shapes; ``4H`` is four times H; ``...`` as the second symbol stands for any number of extents.
 
     Returns
     -------
     module
-        The array namespace that serves all of them.
+        The array namespace of all arguments.
 
     Raises
     ------
@@ -59,39 +59,40 @@ def check_arrays(**specification: tuple[Array, str]) -> Any:
         symbols = shape.split()
         if "..." in symbols:
             if array.ndim < len(symbols):
-                raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}): at least "
-                    f"{len(symbols)} dimensions."
+                raise InvalidValueError(
+                    f"{name}: expected shape ({', '.join(symbols)}), at least {len(symbols)} dimensions, got "
+                    f"{tuple(array.shape)}."
                 )
             symbols = [symbols[0]]
         elif array.ndim != len(symbols):
-            raise ValueError(
-                f"{name} has shape {tuple(array.shape)}, {array.ndim} dimension{'s' * (array.ndim != 1)}; "
-                f"wanted ({', '.join(symbols)}), {len(symbols)}."
+            raise InvalidValueError(
+                f"{name}: expected shape ({', '.join(symbols)}), {len(symbols)} "
+                f"dimension{'s' * (len(symbols) != 1)}, got {tuple(array.shape)}."
             )
         for axis, symbol in enumerate(symbols):
             extent = array.shape[axis]
             if extent == 0:
-                raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: its dimension {symbol} is empty. Pass at least one."
+                raise InvalidValueError(
+                    f"{name}: expected a dimension {symbol} of at least 1, got shape {tuple(array.shape)}."
                 )
             times = int(symbol[:-1]) if symbol[:-1].isdigit() else 1
             if extent % times:
-                raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}: dimension {axis} must be {symbol}, a multiple of {times}."
+                raise InvalidValueError(
+                    f"{name}: expected dimension {axis} to be {symbol}, a multiple of {times}, got shape "
+                    f"{tuple(array.shape)}."
                 )
             letter = symbol[-1] if times > 1 else symbol
             value, owner = extents.setdefault(letter, (extent // times, name))
             if value != extent // times:
-                raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}; wanted ({', '.join(symbols)}) with {letter} = "
-                    f"{value}, as {owner} has it: dimension {axis} should be {value * times}, not {extent}."
+                raise InvalidValueError(
+                    f"{name}: expected shape ({', '.join(symbols)}) with {letter} = {value}, as in {owner}, got "
+                    f"{tuple(array.shape)}: dimension {axis} must be {value * times}."
                 )
     return xp
 
 
 def check_same_dtype(xp: Any, **arrays: Array) -> None:
-    """Check that all arrays have one floating dtype, so that nothing is promoted on the way.
+    """Check that all arrays have the same floating-point dtype, so that no operation promotes one.
 
     Parameters
     ----------
@@ -103,27 +104,27 @@ def check_same_dtype(xp: Any, **arrays: Array) -> None:
     Raises
     ------
     TypeError
-        Naming the two arguments that differ, or the one that is not floating.
+        If two arrays differ in dtype, or one is not floating-point.
     """
     first_name, first = "", None
     for name, array in arrays.items():
         if first is None or array.dtype != first:
             if not is_floating(array.dtype, xp):
-                raise TypeError(
-                    f"{name} has dtype {array.dtype}; wanted a floating dtype. Convert it: "
+                raise InvalidTypeError(
+                    f"{name}: expected a floating-point dtype, got {array.dtype}. Convert: "
                     f"{name}.astype(numpy.float32)."
                 )
             if first is None:
                 first_name, first = name, array.dtype
             else:
-                raise TypeError(
-                    f"{first_name} has dtype {first} and {name} has dtype {array.dtype}: one call works in "
-                    f"one dtype. Convert one: {name}.astype({first_name}.dtype)."
+                raise InvalidTypeError(
+                    f"{name}: expected dtype {first}, as {first_name}, got {array.dtype}. Convert: "
+                    f"{name}.astype({first_name}.dtype)."
                 )
 
 
 def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "the vocabulary") -> None:
-    """Check that ids are integers in ``[0, limit)`` (on a device this waits for the answer).
+    """Check that ids are integers in ``[0, limit)``; on a device this synchronizes.
 
     Parameters
     ----------
@@ -132,7 +133,7 @@ def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "th
     ids : array
         Token ids of any shape.
     limit : int
-        Number of rows that can be addressed.
+        Number of valid ids.
     xp : module
         The namespace of `ids`.
     owner : str
@@ -143,17 +144,19 @@ def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "th
     TypeError
         For a dtype that is not an integer.
     ValueError
-        For an id out of range, which on a GPU would read foreign memory.
+        For an id out of range, with which a GPU would read other memory.
     """
     if not xp.isdtype(ids.dtype, "integral"):
-        raise TypeError(f"{name} has dtype {ids.dtype}; wanted integer token ids. Convert: {name}.astype(numpy.int64).")
+        raise InvalidTypeError(
+            f"{name}: expected integer token ids, got dtype {ids.dtype}. Convert: {name}.astype(numpy.int64)."
+        )
     if ids.size == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
     if low < 0 or high >= limit:
         bad = low if low < 0 else high
-        raise ValueError(
-            f"{name} holds the token id {bad}, but {owner} has {limit} entries: ids must be in 0..{limit - 1}."
+        raise InvalidValueError(
+            f"{name}: expected ids in 0..{limit - 1} for the {limit} entries of {owner}, got {bad}."
         )
 
 
@@ -167,7 +170,7 @@ def check_mask(name: str, mask: Array, shape: tuple[int, ...], xp: Any) -> None:
     mask : array
         The mask.
     shape : tuple of int
-        The shape wanted.
+        The expected shape.
     xp : module
         The namespace of `mask`.
 
@@ -179,18 +182,18 @@ def check_mask(name: str, mask: Array, shape: tuple[int, ...], xp: Any) -> None:
         For another shape.
     """
     if not xp.isdtype(mask.dtype, "bool"):
-        raise TypeError(f"{name} has dtype {mask.dtype}; wanted bool. Convert it: {name} != 0.")
+        raise InvalidTypeError(f"{name}: expected dtype bool, got {mask.dtype}. Convert: {name} != 0.")
     if tuple(mask.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(mask.shape)}; wanted {shape}.")
+        raise InvalidValueError(f"{name}: expected shape {shape}, got {tuple(mask.shape)}.")
 
 
 @contextmanager
 def checked_data() -> Iterator[None]:
-    """Spare a device the waiting in a ``with`` block whose data have been checked before, all of them.
+    """Skip the device-side finiteness check, and its synchronization, in a ``with`` block.
 
-    A training loop checks its data once (`capgpu.data.arrays.validate_data`): to look at each minibatch again would
-    mean waiting for the device at every step. `check_finite` then looks at arrays on the host alone. A value that
-    is not finite all the same is not lost sight of: it makes the loss one that is not.
+    A training loop validates its data once (`capgpu.data.arrays.validate_data`): checking every minibatch would
+    synchronize the device at every step. `check_finite` then checks host arrays only. A value that is not finite is
+    still detected: it makes the loss NaN or infinite.
     """
     token = _data_checked.set(True)
     try:
@@ -200,7 +203,7 @@ def checked_data() -> Iterator[None]:
 
 
 def check_finite(name: str, array: Array, xp: Any = None) -> None:
-    """Check that no entry is NaN or infinite (on a device this waits for the answer, but see `checked_data`).
+    """Check that no entry is NaN or infinite; on a device this synchronizes, unless inside of `checked_data`.
 
     Parameters
     ----------
@@ -209,12 +212,12 @@ def check_finite(name: str, array: Array, xp: Any = None) -> None:
     array : array
         A floating array.
     xp : module, optional
-        Its namespace; looked for where None, and only if the array is looked at.
+        The namespace of `array`; determined if None and needed.
 
     Raises
     ------
     ValueError
-        Saying how many entries are not finite, and where the first one is.
+        With the number of entries that are not finite, and the index of the first.
     """
     if _data_checked.get() and not is_host_array(array):
         return
@@ -228,35 +231,35 @@ def check_finite(name: str, array: Array, xp: Any = None) -> None:
     for extent in reversed(array.shape):
         where.append(position % extent)
         position //= extent
-    raise ValueError(
-        f"{name} holds {count} value{'s' * (count != 1)} that {'are' if count != 1 else 'is'} NaN or "
-        f"infinite, the first at {tuple(reversed(where))}. Clean or drop those rows before training."
+    raise InvalidValueError(
+        f"{name}: expected finite values, got {count} NaN or infinite value{'s' * (count != 1)}, the first at "
+        f"{tuple(reversed(where))}. Remove those rows."
     )
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Check that a setting is a whole number.
+    """Check that a setting is an integer of at least `least`.
 
     Parameters
     ----------
     name : str
         The argument's name.
     value : object
-        What was given.
+        The value.
     least : int
-        The smallest value allowed.
+        The smallest valid value.
 
     Raises
     ------
     TypeError
         For anything but an integer.
     ValueError
-        For one below `least`.
+        For a value below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} is {value!r}; wanted a whole number.")
+        raise InvalidTypeError(f"{name}: expected an integer, got {value!r}.")
     if int(value) < least:
-        raise ValueError(f"{name} is {value}; wanted at least {least}.")
+        raise InvalidValueError(f"{name}: expected at least {least}, got {value}.")
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -267,7 +270,7 @@ def check_positive(name: str, value: Any) -> None:
     name : str
         The argument's name.
     value : object
-        What was given.
+        The value.
 
     Raises
     ------
@@ -277,6 +280,6 @@ def check_positive(name: str, value: Any) -> None:
         For zero, a negative number, NaN or infinity.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}; wanted a number.")
+        raise InvalidTypeError(f"{name}: expected a number, got {value!r}.")
     if not (math.isfinite(value) and float(value) > 0):
-        raise ValueError(f"{name} is {value!r}; wanted a positive finite number.")
+        raise InvalidValueError(f"{name}: expected a positive finite number, got {value!r}.")

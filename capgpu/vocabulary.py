@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.tokens import detokenize, tokenize
 
 __all__ = [
@@ -39,13 +40,13 @@ def _words_of(captions: npt.ArrayLike, idx_to_word: IdxToWord, *, caller: str) -
     """Look every id up; gives the words row by row and whether a single caption was given."""
     ids = np.asarray(captions)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"{caller} takes integer token ids, got dtype {ids.dtype}")
+        raise InvalidTypeError(f"{caller} takes integer token ids, got dtype {ids.dtype}")
     if ids.ndim not in (1, 2):
-        raise ValueError(f"{caller} takes one caption (T,) or several (N, T), got shape {ids.shape}")
+        raise InvalidValueError(f"{caller} takes one caption (T,) or several (N, T), got shape {ids.shape}")
     known = idx_to_word if isinstance(idx_to_word, Mapping) else range(len(idx_to_word))
     unknown = [int(i) for i in np.unique(ids) if int(i) not in known]
     if unknown:
-        raise ValueError(
+        raise InvalidValueError(
             f"{caller} got the token ids {unknown[:5]}, which idx_to_word with its {len(idx_to_word)} words "
             "does not hold: decode with the vocabulary that the captions were encoded with"
         )
@@ -140,10 +141,10 @@ def words_in_order(word_to_idx: Mapping[str, int]) -> list[str]:
         If ids are missing or repeated.
     """
     if not isinstance(word_to_idx, Mapping):
-        raise TypeError(f"word_to_idx: expected a mapping of words to ids, got {type(word_to_idx).__name__}.")
+        raise InvalidTypeError(f"word_to_idx: expected a mapping of words to ids, got {type(word_to_idx).__name__}.")
     count = len(word_to_idx)
     if sorted(word_to_idx.values()) != list(range(count)):
-        raise ValueError(f"word_to_idx: expected the ids 0 to {count - 1}, each once, for its {count} words.")
+        raise InvalidValueError(f"word_to_idx: expected the ids 0 to {count - 1}, each once, for its {count} words.")
     return sorted(word_to_idx, key=lambda word: word_to_idx[word])
 
 
@@ -167,15 +168,15 @@ class Vocabulary:
         words = list(idx_to_word)
         wrong = next((word for word in words if not isinstance(word, str)), None)
         if wrong is not None:
-            raise TypeError(f"a vocabulary holds strings, got {wrong!r} of type {type(wrong).__name__}")
+            raise InvalidTypeError(f"a vocabulary holds strings, got {wrong!r} of type {type(wrong).__name__}")
         if tuple(words[:4]) != SPECIAL_WORDS:
-            raise ValueError(
+            raise InvalidValueError(
                 f"a vocabulary starts with the special words {list(SPECIAL_WORDS)}, got {words[:4]}: "
                 "put them first, or use Vocabulary.build"
             )
         twice = [word for word, count in Counter(words).items() if count > 1]
         if twice:
-            raise ValueError(f"a vocabulary holds each word once, these stand there more often: {twice[:5]}")
+            raise InvalidValueError(f"a vocabulary holds each word once, these stand there more often: {twice[:5]}")
         self._words = tuple(words)
         self._ids = {word: i for i, word in enumerate(words)}
 
@@ -207,7 +208,7 @@ class Vocabulary:
             If min_count is below 1, max_size below 4, or a token list holds a special word.
         """
         if isinstance(captions, str):
-            raise TypeError("Vocabulary.build takes several captions, got one string: put it into a list")
+            raise InvalidTypeError("Vocabulary.build takes several captions, got one string: put it into a list")
         counts: Counter[str] = Counter()
         for caption in captions:
             counts.update(_plain_tokens(caption, caller="Vocabulary.build"))
@@ -235,9 +236,9 @@ class Vocabulary:
             If min_count is below 1, max_size below 4, or a special word is counted.
         """
         if min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {min_count}")
+            raise InvalidValueError(f"min_count must be at least 1, got {min_count}")
         if max_size is not None and max_size < len(SPECIAL_WORDS):
-            raise ValueError(f"max_size counts the {len(SPECIAL_WORDS)} special words too, got {max_size}")
+            raise InvalidValueError(f"max_size counts the {len(SPECIAL_WORDS)} special words too, got {max_size}")
         kept = [word for word, count in counts.items() if count >= min_count]
         kept.sort(key=lambda word: (-counts[word], word))
         room = None if max_size is None else max_size - len(SPECIAL_WORDS)
@@ -285,7 +286,7 @@ class Vocabulary:
         """
         words = json.loads(text)
         if not isinstance(words, list):
-            raise ValueError(f"a vocabulary in JSON is an array of words, got a {type(words).__name__}")
+            raise InvalidValueError(f"a vocabulary in JSON is an array of words, got a {type(words).__name__}")
         return cls(words)
 
     def to_json(self) -> str:
@@ -339,7 +340,9 @@ class Vocabulary:
             If max_length is below 2, or a token list holds a special word.
         """
         if max_length is not None and max_length < 2:
-            raise ValueError(f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}")
+            raise InvalidValueError(
+                f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}"
+            )
         tokens = _plain_tokens(caption, caller="Vocabulary.encode")
         room = len(tokens) if max_length is None else max_length - 2
         unk = self._ids[UNK]
@@ -385,5 +388,7 @@ def _plain_tokens(caption: str | Sequence[str], *, caller: str) -> list[str]:
     tokens = tokenize(caption) if isinstance(caption, str) else list(caption)
     special = [token for token in tokens if token in SPECIAL_WORDS]
     if special:
-        raise ValueError(f"{caller} sets the special words itself, but the caption holds {special}: leave them out")
+        raise InvalidValueError(
+            f"{caller} sets the special words itself, but the caption holds {special}: leave them out"
+        )
     return tokens

@@ -176,6 +176,27 @@ def test_numpy_gives_dtypes_and_host_settings_and_no_arithmetic():
         assert used <= allowed, name
 
 
+def test_errors_raised_on_purpose_derive_from_capgpus_base():
+    """What the command shows as a user's error is raised as such; OSError and MemoryError are the system's."""
+    plain = {
+        "ArithmeticError",
+        "Exception",
+        "FloatingPointError",
+        "ImportError",
+        "RuntimeError",
+        "TypeError",
+        "ValueError",
+    }
+    raised = {
+        f"{name}: {node.exc.func.id}"
+        for name, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+        if node.exc.func.id in plain
+    }
+    assert raised == set()
+
+
 def test_nothing_is_pickled():
     for name, tree in sources().items():
         if name == "capgpu.kernels.cpu.code_cache":

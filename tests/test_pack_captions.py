@@ -82,7 +82,7 @@ def test_captions_may_be_a_read_only_view():
     [
         (np.zeros((2, 3)), TypeError, r"captions has dtype float64; .*captions\.astype\(numpy\.int64\)"),
         (np.zeros((2, 3), bool), TypeError, "captions has dtype bool"),
-        (np.zeros(3, int), ValueError, r"captions has shape \(3,\); wanted \(N, T \+ 1\)"),
+        (np.zeros(3, int), ValueError, r"captions: expected \(N, T \+ 1\).*got .*\(3,\)"),
         (np.zeros((0, 3), int), ValueError, r"captions has shape \(0, 3\).*N >= 1"),
         (np.zeros((3, 1), int), ValueError, r"captions has shape \(3, 1\).*two words"),
         (np.array([[0, 1], [9, 1]]), ValueError, r"captions\[1, 0\] is 9, .*7 words: ids must be in 0\.\.6"),

@@ -1,8 +1,9 @@
-"""The capgpu command: one module a subcommand, imported with nothing heavier than NumPy and click."""
+"""The capgpu command: one module per subcommand. Importing it loads nothing heavier than NumPy and click."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 import click
 
 from capgpu import __version__
-from capgpu.backend import BackendUnavailableError
-from capgpu.checkpoint import CheckpointError
 from capgpu.cli.caption import caption
 from capgpu.cli.check import check
 from capgpu.cli.evaluate import evaluate
@@ -22,29 +21,29 @@ from capgpu.cli.score import score
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
-from capgpu.optional_deps import MissingExtraError
+from capgpu.errors import CapgpuError
 
 __all__ = ["main"]
 
-#: What a user can mend: told in one line. Anything else is a defect and shows its traceback.
-_USER_ERRORS = (
-    BackendUnavailableError,
-    CheckpointError,
-    FloatingPointError,
-    MemoryError,
-    MissingExtraError,
-    OSError,
-    TypeError,
-    ValueError,
-)
+#: Errors that the user can correct, shown in one line: those that the library raises on purpose, and what the system
+#: reports of files and memory. Any other exception is a bug and shows its traceback.
+_USER_ERRORS = (CapgpuError, OSError, MemoryError)
 
 
 class _UserError(click.ClickException):
     exit_code = 2
 
 
+def _message(error: BaseException) -> str:
+    """Return the message of an error in one line."""
+    text = str(error)
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"  # not "[Errno 2] ..."
+    return " ".join(text.split()) or type(error).__name__
+
+
 class _Command(click.Group):
-    """The group of all subcommands: user errors come out as one line on stderr and exit status 2."""
+    """The group of all subcommands: user errors are printed in one line on stderr, with exit status 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,12 +51,12 @@ class _Command(click.Group):
         except _USER_ERRORS as error:
             if ctx.params["debug"]:
                 raise
-            raise _UserError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise _UserError(_message(error)) from error
 
     def main(self, *args: Any, **extra: Any) -> Any:
         run: Callable[..., Any] = super().main
         for stream in (sys.stdout, sys.stderr):
-            # a mark that the terminal or a file cannot have is no reason to fail
+            # replace characters that the encoding of the output cannot represent
             if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
                 stream.reconfigure(errors="replace")
         try:
@@ -83,8 +82,8 @@ class _Command(click.Group):
 def main(ctx: click.Context, debug: bool) -> None:
     """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
 
-    CAPGPU_BACKEND chooses where to compute: numpy, cpu, cuda, a list in order of preference such as
-    cuda,cpu, or auto (the default).
+    CAPGPU_BACKEND selects the backend: numpy, cpu, cuda, a list in order of preference such as cuda,cpu, or auto (the
+    default).
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

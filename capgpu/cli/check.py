@@ -1,4 +1,4 @@
-"""capgpu check: whether a prepared folder is as it was written."""
+"""capgpu check: verify the checksums of a prepared folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["check"]
 def check(folder: Path) -> None:
     """Compare every file of a prepared folder with its checksum.
 
-    Other commands read features only if their file has changed since it was last compared: an error of the disk that
-    leaves no trace in the file's time and size is found here.
+    Other commands verify feature files only if their size or modification time has changed. This command also detects
+    disk errors that change neither.
     """
     from capgpu.data.prepared_dataset import verify_prepared
 
     names = verify_prepared(folder)
     size = sum((folder / name).stat().st_size for name in names)
-    click.echo(f"{folder}: {len(names)} files, {size / 1e6:,.1f} MB, all as they were written.")
+    click.echo(f"{folder}: {len(names)} files, {size / 1e6:,.1f} MB, all checksums match.")

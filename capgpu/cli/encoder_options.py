@@ -1,4 +1,4 @@
-"""Options that say how pictures become features."""
+"""The options of picture encoders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ENCODER_SETTINGS", "encoder_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: The options' names as `capgpu.vision.open_encoder` has them: ``open_encoder(**settings)``.
+#: The names of the options, which are parameters of `capgpu.vision.open_encoder`.
 ENCODER_SETTINGS = ("network", "output", "size", "mean", "std", "channels", "fit", "background")
 
 
@@ -24,7 +24,7 @@ class _Channels(click.ParamType):  # type: ignore[type-arg] # generic from click
         except ValueError:
             numbers = []
         if len(numbers) not in (1, 3):
-            self.fail(f"{value!r} is neither one number nor three parted by commas.", param, ctx)
+            self.fail(f"expected one number, or three separated by commas, got {value!r}.", param, ctx)
         return numbers * (3 // len(numbers))
 
 
@@ -33,30 +33,32 @@ _OPTIONS = (
         "--network",
         metavar="NAME",
         default="efficientnet-lite0",
-        help="What computes features: efficientnet-lite0, or the .onnx file of a network.",
+        help="Network that computes features: efficientnet-lite0, or an .onnx file.",
     ),
-    click.option("--output", metavar="NAME", help="Of an .onnx file: the value to take.  [default: its first output]"),
-    click.option("--size", type=click.IntRange(min=1), help="Of its input, in pixels.  [default: what the file says]"),
-    click.option("--mean", type=_Channels(), help="Taken off the channels, 0 to 255.  [default: ImageNet's]"),
-    click.option("--std", type=_Channels(), help="The channels are divided by it.  [default: ImageNet's]"),
-    click.option("--channels", type=click.Choice(["RGB", "BGR"]), default="RGB", help="The order of the channels."),
+    click.option("--output", metavar="NAME", help="Value of an .onnx file to use.  [default: its first output]"),
+    click.option("--size", type=click.IntRange(min=1), help="Size of its input, in pixels.  [default: as in the file]"),
+    click.option("--mean", type=_Channels(), help="Mean of the channels, 0 to 255.  [default: ImageNet's]"),
+    click.option("--std", type=_Channels(), help="Standard deviation of the channels.  [default: ImageNet's]"),
+    click.option("--channels", type=click.Choice(["RGB", "BGR"]), default="RGB", help="Order of the channels."),
     click.option(
         "--fit",
         type=click.Choice(["stretch", "crop", "pad"]),
         default="stretch",
-        help="What becomes of pictures that are not square.",
+        help="How pictures become square.",
     ),
-    click.option("--background", metavar="COLOUR", default="white", help="Under transparency, and of padding."),
+    click.option(
+        "--background", metavar="COLOUR", default="white", help="Colour under transparent pixels and of the padding."
+    ),
 )
 
 
 def encoder_options(command: Command) -> Command:
-    """Give a command the options of `capgpu.vision.open_encoder`, named as in `ENCODER_SETTINGS`.
+    """Add the options of `capgpu.vision.open_encoder` to a command, named as in `ENCODER_SETTINGS`.
 
     Parameters
     ----------
     command : callable
-        A click command's function.
+        The function of a click command.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""capgpu info: what is installed, what was chosen and why."""
+"""capgpu info: installed packages, the selected backend, and why it was selected."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["info"]
 @click.command()
 @click.pass_context
 def info(ctx: click.Context) -> None:
-    """Show what is installed, which backend is chosen and why.
+    """Show installed packages, the selected backend, and why it was selected.
 
-    Exit status 1 says that no backend could be chosen.
+    The exit status is 1 if no backend could be selected.
     """
     from rich.table import Table
     from rich.text import Text
@@ -26,7 +26,7 @@ def info(ctx: click.Context) -> None:
     table.add_column(overflow="fold")
     if facts["error"] is None:
         table.add_row("backend", Text(facts["backend"], style="bold green"))
-        # what follows the first semicolon is said again beside each backend
+        # the part after the first semicolon is repeated for each backend below
         table.add_row("why", Text(facts["reason"].split("; ")[0]))
         table.add_row("device", Text(facts["device"]))
         table.add_row("kernels", Text(facts["kernels"]))

@@ -1,4 +1,4 @@
-"""capgpu prepare: captioned pictures from anywhere, made into a folder to train on."""
+"""capgpu prepare: prepare a folder for training from captioned pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
 from capgpu.data.detect_format import KINDS
+from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS
 
 if TYPE_CHECKING:
@@ -17,52 +18,56 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 _COUNT = click.IntRange(min=1)
-_SHARE = click.FloatRange(0, 1, max_open=True)
-_SHOWN = 5
+_FRACTION = click.FloatRange(0, 1, max_open=True)
+_N_SHOWN = 5
 
 
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="What to make.")
-@click.option("--kind", type=click.Choice(KINDS), help="The form of SOURCE.  [default: told from what it holds]")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Output folder.")
+@click.option("--kind", type=click.Choice(KINDS), help="Format of SOURCE.  [default: detected]")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder of the pictures that SOURCE names.",
+    help="Folder of the pictures named in SOURCE.",
 )
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Features that are there already: .npy, or .npz or .h5 with features and image_ids.",
+    help="Existing features: .npy, or .npz or .h5 with features and image_ids.",
 )
-@click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="How captions become words.")
+@click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
 @click.option("--min-count", type=_COUNT, default=5, help="Rarer words of the training captions become <UNK>.")
-@click.option("--max-words", type=click.IntRange(min=5), help="The most words of the vocabulary.  [default: any]")
-@click.option("--max-length", type=_COUNT, help="Captions are cut off after so many words.  [default: never]")
-@click.option("--val", type=_SHARE, default=0.1, help="Share of the pictures to validate on, if SOURCE has no splits.")
-@click.option("--test", type=_SHARE, default=0.1, help="Share of the pictures to test on, likewise.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of that division.")
+@click.option("--max-words", type=click.IntRange(min=5), help="Maximum vocabulary size.  [default: unlimited]")
+@click.option("--max-length", type=_COUNT, help="Maximum number of words per caption.  [default: unlimited]")
+@click.option(
+    "--val", type=_FRACTION, default=0.1, help="Fraction of the pictures for validation, if SOURCE has no splits."
+)
+@click.option(
+    "--test", type=_FRACTION, default=0.1, help="Fraction of the pictures for testing, if SOURCE has no splits."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the random split.")
 @click.option("--pca", type=_COUNT, metavar="N", help="Reduce the pictures' features to N principal components.")
 @encoder_options
-@click.option("--force", is_flag=True, help="Overwrite what was prepared in --out.")
+@click.option("--force", is_flag=True, help="Overwrite the data set in --out.")
 def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: Any) -> None:
-    """Make a folder to train on: words, vocabulary, token ids and features.
+    """Prepare a folder for training: words, vocabulary, token ids and features.
 
     SOURCE is COCO's annotation file (captions_*.json), a file of Karpathy's splits (dataset_*.json), or a folder with
-    pictures and a file of their captions: CSV, TSV or JSONL with image, caption and maybe split, or Flickr8k's
-    token.txt. Interrupted, it goes on where it stopped when it is started again.
+    pictures and a file of captions: CSV, TSV or JSONL with image, caption and optionally split, or Flickr8k's
+    token.txt. An interrupted preparation resumes when it is started again.
     """
     from capgpu.data.cs231n_coco import is_cs231n_coco
     from capgpu.data.detect_format import read_source
     from capgpu.data.feature_files import open_features
     from capgpu.data.prepare import PrepareConfig
-    from capgpu.data.prepare import prepare as make
+    from capgpu.data.prepare import prepare as prepare_folder
     from capgpu.data.staging import check_output_folder
 
     if is_cs231n_coco(source):
-        raise ValueError(
-            f"{source} is the cs231n course's COCO set, which needs no preparing. Train on it with: capgpu train "
-            f"--data {source}"
+        raise InvalidValueError(
+            f"{source}: expected a source to prepare, got the cs231n course's COCO set, which does not need "
+            f"preparation. Train on it with: capgpu train --data {source}"
         )
     check_output_folder(out, force)
     config = PrepareConfig(
@@ -71,7 +76,7 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     )
     encoding = {name: options[name] for name in ENCODER_SETTINGS}
     features = None if options["features"] is None else open_features(options["features"])
-    captioned = read_source(source, kind, options["images"])
+    captions = read_source(source, kind, options["images"])
 
     def open_encoder() -> Any:
         from capgpu.vision import open_encoder
@@ -79,20 +84,20 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
         return open_encoder(**encoding)
 
     where = {"path": str(source.absolute()), "images": str(options["images"] and options["images"].absolute())}
-    pictures = sum(map(len, captioned.splits.values()))
-    click.echo(f"{captioned.path}: {pictures:,} pictures, kind {captioned.kind}")
-    for note in captioned.notes:
-        click.echo(f"{captioned.path}: {note}")
+    pictures = sum(map(len, captions.splits.values()))
+    click.echo(f"{captions.path}: {pictures:,} pictures, kind {captions.kind}")
+    for note in captions.notes:
+        click.echo(f"{captions.path}: {note}")
     if features is not None:
         whose = (
             f"ids from its entry {features.ids_entry}"
             if features.ids_entry
-            else "no ids: rows are taken in the order of the captions' file"
+            else "no ids: rows are in the order of the captions' file"
         )
         click.echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
     with _Bar() as bar:
-        done = make(
-            captioned,
+        result = prepare_folder(
+            captions,
             out,
             config,
             features,
@@ -101,16 +106,16 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
             force=force,
             progress=bar.show,
         )
-    _print(done)
+    _print(result)
     click.echo(f"Prepared: {out}")
-    if "val" in done.report["splits"]:
+    if "val" in result.report["splits"]:
         click.echo(f"Train on it with: capgpu train --data {out}")
     else:
-        click.echo("It has no split val: capgpu train, which needs one, cannot train on it.", err=True)
+        click.echo("It has no split val, which capgpu train needs.", err=True)
 
 
 class _Bar:
-    """A progress bar on standard error, for pictures that take a while."""
+    """A progress bar on standard error, shown only if there is work left after the first update."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -124,7 +129,7 @@ class _Bar:
             self._progress.stop()
 
     def show(self, done: int, total: int) -> None:
-        """Show how far the work is, from the first step on that leaves some."""
+        """Show the number of finished pictures."""
         if self._progress is None:
             if done >= total:
                 return
@@ -138,31 +143,31 @@ class _Bar:
         self._progress.update(self._task, completed=done)
 
 
-def _print(done: PrepareResult) -> None:
+def _print(result: PrepareResult) -> None:
     from rich.table import Table
 
     from capgpu.cli.console import console
 
-    out, report = console(), done.report
+    out, report = console(), result.report
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("split")
     for heading in ("pictures", "captions", "words", "unknown", "cut off", "words a caption"):
         table.add_column(heading, justify="right")
-    for name, own in report["splits"].items():
-        lengths = own["words a caption"]
-        spread = f"{lengths['least']} to {lengths['most']}, median {lengths['median']:g}"
-        unknown = f"{own['unknown words'] / max(own['words'], 1):.2%}"
-        counts = (f"{own[key]:,}" for key in ("pictures", "captions", "words"))
-        table.add_row(name, *counts, unknown, f"{own['words cut off']:,}", spread)
+    for name, statistics in report["splits"].items():
+        lengths = statistics["words a caption"]
+        length_range = f"{lengths['least']} to {lengths['most']}, median {lengths['median']:g}"
+        unknown = f"{statistics['unknown words'] / max(statistics['words'], 1):.2%}"
+        counts = (f"{statistics[key]:,}" for key in ("pictures", "captions", "words"))
+        table.add_row(name, *counts, unknown, f"{statistics['words cut off']:,}", length_range)
     out.print(table)
     words = report["words in training captions"]
     out.print(
         f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."
     )
-    for what, items in (("Pictures that cannot be read", done.broken), ("Captions without a word", done.wordless)):
+    for what, items in (("Unreadable pictures", result.broken), ("Captions without words", result.wordless)):
         if items:
-            click.echo(f"{what}, left out: {len(items):,}", err=True)
-            for item in items[:_SHOWN]:
+            click.echo(f"{what}, omitted: {len(items):,}", err=True)
+            for item in items[:_N_SHOWN]:
                 click.echo(f"  {item}", err=True)
-            if len(items) > _SHOWN:
-                click.echo(f"  and {len(items) - _SHOWN:,} more: see report in prepared.json", err=True)
+            if len(items) > _N_SHOWN:
+                click.echo(f"  and {len(items) - _N_SHOWN:,} more: see report in prepared.json", err=True)

@@ -1,4 +1,4 @@
-"""capgpu tune: measure the ways a recurrence can take on this GPU, and keep the fastest."""
+"""capgpu tune: measure the tiers of a recurrence on this GPU, and store the fastest."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ __all__ = ["tune"]
 
 
 @click.command()
-@click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Cell of the recurrence.")
-@click.option("--hidden", "H", type=click.IntRange(1), default=512, help="Hidden units.")
-@click.option("--batch", "N", type=click.IntRange(1), default=64, help="Captions of a minibatch.")
-@click.option("--steps", "T", type=click.IntRange(2), default=16, help="Words of a caption.")
+@click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Recurrent cell.")
+@click.option("--hidden", "H", type=click.IntRange(1), default=512, help="Size of the hidden state.")
+@click.option("--batch", "N", type=click.IntRange(1), default=64, help="Captions per minibatch.")
+@click.option("--steps", "T", type=click.IntRange(2), default=16, help="Words per caption.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
     default="float32",
     help="Element type of the model.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes of each way.")
+@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes per tier.")
 def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
     """Measure the tiers of the recurrence on this GPU and store the fastest.
 
-    Without a stored choice for its shape, a recurrence follows a fixed rule. The choice is kept by device, cell,
-    dtype, hidden units and captions, in capgpu/tuning.json of the user's cache folder (XDG_CACHE_HOME).
+    Without a stored choice for its shape, a recurrence uses a fixed rule. Choices are stored by device, cell, dtype,
+    hidden units and captions, in capgpu/tuning.json of the user's cache folder (XDG_CACHE_HOME).
     """
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
         )
     console().print(table)
     if not all(entry.queued for entry in measured):
-        click.echo("* includes time of the host, which could not launch the work before the device was ready for it")
+        click.echo("* includes time of the host: the device was idle before the work was launched")
     path = tuning.store(measured, dtype, H, N)
     if path is not None:
         click.echo(f"stored the fastest in {path}")

@@ -1,4 +1,4 @@
-"""capgpu warm: compile the kernels of the host before they are needed."""
+"""capgpu warm: compile the CPU kernels in advance."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["warm"]
     "--dtype",
     type=click.Choice(["float32", "float64"]),
     default="float32",
-    help="Element type of the models that will be used.",
+    help="Dtype of the models.",
 )
 def warm(dtype: str) -> None:
-    """Compile all kernels of the backend cpu, and keep them on disk.
+    """Compile all kernels of the backend cpu, and store them on disk.
 
-    Otherwise each is compiled at the first call that needs it. Compiled kernels are kept until the version of capgpu,
-    Python, NumPy, Numba or llvmlite changes, in the folder that is shown (NUMBA_CACHE_DIR, or XDG_CACHE_HOME).
+    Otherwise each kernel is compiled at its first call. Compiled kernels are valid until the version of capgpu, Python,
+    NumPy, Numba or llvmlite changes. Their folder (NUMBA_CACHE_DIR, or XDG_CACHE_HOME) is shown.
     """
     from capgpu.warm import warm as compile_all
 

@@ -1,1 +1,1 @@
-"""Data sets, one file a source; each gives the dictionary of arrays that the solver takes."""
+"""Data sets: one module per source, each with the dictionary of arrays that the solver accepts."""

@@ -1,8 +1,8 @@
-"""The course's data dictionary: its parts, its checks, and the course's way to draw from it.
+"""The cs231n course's data dictionary: access, validation, and the course's random minibatches.
 
 The dictionary holds, for each split ("train", "val", ...), ``<split>_captions`` (integers, one caption a row,
 padded with 0), ``<split>_image_idxs`` (the image of each caption) and ``<split>_features`` (one image a row),
-all NumPy arrays on the host, beside ``word_to_idx`` and ``idx_to_word``. What training draws is in
+all NumPy arrays on the host, and ``word_to_idx`` and ``idx_to_word``. The minibatches of training are in
 `capgpu.data.batches`.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
 
 __all__ = ["Minibatch", "known_finite", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
@@ -23,18 +24,18 @@ HostArray: TypeAlias = np.ndarray[Any, Any]
 #: Captions (N, T), features (N, D), and the image index of each caption (N,).
 Minibatch: TypeAlias = tuple[HostArray, HostArray, HostArray]
 
-#: Arrays whose entries are known to be finite, by their id: an array that is made of one of them is another.
+#: Arrays with known finite entries, by their id: views and copies of them are not included.
 _finite: weakref.WeakValueDictionary[int, HostArray] = weakref.WeakValueDictionary()
 
 _PARTS = ("captions", "image_idxs", "features")
 _ROWS_AT_ONCE = 8192
 
 
-# --- checks -----------------------------------------------------------------------------------------------
+# --- access and validation ---------------------------------------------------------------------------------
 
 
 def splits_of(data: Mapping[str, Any]) -> list[str]:
-    """Name the splits a data dictionary holds.
+    """Return the names of the splits in a data dictionary.
 
     Parameters
     ----------
@@ -50,38 +51,37 @@ def splits_of(data: Mapping[str, Any]) -> list[str]:
 
 
 def split_arrays(data: Mapping[str, Any], split: str) -> Minibatch:
-    """Take the arrays of one split out of a data dictionary.
+    """Return the arrays of one split of a data dictionary.
 
     Parameters
     ----------
     data : dict
         The course's data dictionary.
     split : str
-        ``"train"``, ``"val"``, or another split it holds.
+        ``"train"``, ``"val"``, or another split.
 
     Returns
     -------
     captions, features, image_idxs : numpy.ndarray
-        Of shapes (Nc, T), (Ni, D) and (Nc,).
+        Arrays of shapes (Nc, T), (Ni, D) and (Nc,).
 
     Raises
     ------
     TypeError
-        If `data` is no dictionary.
+        If `data` is not a dictionary.
     ValueError
-        For a missing entry, naming it and the splits that are there.
+        For a missing entry.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"data is a {type(data).__name__}; wanted a dict with train_captions and so on.")
+        raise InvalidTypeError(f"data: expected a dict with train_captions and so on, got {type(data).__name__}.")
     missing = [f"{split}_{part}" for part in _PARTS if f"{split}_{part}" not in data]
     if missing:
         have = splits_of(data)
         near = get_close_matches(split, have, n=1)
         hint = f" Did you mean {near[0]!r}?" if near and near[0] != split else ""
-        wanted = ", ".join(f"{split}_{part}" for part in _PARTS)
-        raise ValueError(
-            f"data has no {', '.join(missing)}: the {split!r} split needs {wanted}.{hint} "
-            f"Splits with captions: {', '.join(have) or 'none'}."
+        raise InvalidValueError(
+            f"data: expected the entries {', '.join(missing)} of the split {split!r}, got none of them.{hint} Splits "
+            f"with captions: {', '.join(have) or 'none'}."
         )
     return data[f"{split}_captions"], data[f"{split}_features"], data[f"{split}_image_idxs"]
 
@@ -93,7 +93,7 @@ def validate_data(
     vocab_size: int | None = None,
     feature_dim: int | None = None,
 ) -> None:
-    """Check a data dictionary before anything is computed with it.
+    """Validate a data dictionary before anything is computed with it.
 
     Parameters
     ----------
@@ -102,18 +102,18 @@ def validate_data(
     splits : sequence of str
         The splits to check.
     vocab_size : int, optional
-        Number of token ids a model knows; by default that of ``idx_to_word`` or ``word_to_idx``.
+        Vocabulary size of the model; by default that of ``idx_to_word`` or ``word_to_idx``.
     feature_dim : int, optional
-        Length of the feature vectors a model takes; by default any.
+        Length of the model's feature vectors; by default any.
 
     Raises
     ------
     TypeError
-        For captions or image indices that are not integers, features that are not floating, or anything that
-        is not a NumPy array.
+        For captions or image indices that are not integers, features that are not floating-point, or entries that are
+        not NumPy arrays.
     ValueError
-        For missing entries, wrong ranks, lengths that differ, an empty split, image indices or token ids out
-        of range, features that are not finite or not of length `feature_dim`.
+        For missing entries, wrong ranks, different lengths, an empty split, image indices or token ids out of range,
+        and features that are not finite or not of length `feature_dim`.
     """
     if vocab_size is None:
         vocab_size = _vocabulary_size(data)
@@ -123,18 +123,18 @@ def validate_data(
         _check_array(f"{split}_image_idxs", image_idxs, 1, "(captions,)", np.integer)
         _check_array(f"{split}_features", features, 2, "(images, feature length)", np.floating)
         if captions.shape[1] < 2:
-            raise ValueError(
-                f"{split}_captions has shape {captions.shape}: a caption needs at least 2 steps, <START> and a word."
+            raise InvalidValueError(
+                f"{split}_captions: expected at least 2 steps, <START> and a word, got shape {captions.shape}."
             )
         if image_idxs.shape[0] != captions.shape[0]:
-            raise ValueError(
-                f"{split}_image_idxs names the images of {image_idxs.shape[0]} captions, {split}_captions "
-                f"holds {captions.shape[0]}; every caption needs one image."
+            raise InvalidValueError(
+                f"{split}_image_idxs: expected one image for each of {captions.shape[0]} captions, got "
+                f"{image_idxs.shape[0]}."
             )
         if feature_dim is not None and features.shape[1] != feature_dim:
-            raise ValueError(
-                f"{split}_features has vectors of length {features.shape[1]}, the model takes {feature_dim}: "
-                f"make the model with input_dim={features.shape[1]}."
+            raise InvalidValueError(
+                f"{split}_features: expected vectors of length {feature_dim}, as the model's input_dim, got "
+                f"{features.shape[1]}. Create the model with input_dim={features.shape[1]}."
             )
         _check_range(f"{split}_image_idxs", image_idxs, features.shape[0], f"rows of {split}_features")
         if vocab_size is not None:
@@ -152,17 +152,21 @@ def _vocabulary_size(data: Mapping[str, Any]) -> int | None:
 
 def _check_array(name: str, array: Any, ndim: int, shape: str, kind: type) -> None:
     if not isinstance(array, np.ndarray):
-        raise TypeError(
-            f"{name} is a {type(array).__module__}.{type(array).__qualname__}; wanted a NumPy array on the "
-            "host. Convert it: numpy.asarray(...), or capgpu.to_numpy(...) for a device array."
+        raise InvalidTypeError(
+            f"{name}: expected a NumPy array on the host, got {type(array).__module__}.{type(array).__qualname__}. "
+            "Convert it: numpy.asarray(...), or capgpu.to_numpy(...) for a device array."
         )
     if not np.issubdtype(array.dtype, kind):
-        wanted, mend = ("integers", "int32") if kind is np.integer else ("floating numbers", "float32")
-        raise TypeError(f"{name} has dtype {array.dtype}; wanted {wanted}: {name}.astype(numpy.{mend}).")
+        expected, dtype = ("integers", "int32") if kind is np.integer else ("floating-point numbers", "float32")
+        raise InvalidTypeError(
+            f"{name}: expected {expected}, got dtype {array.dtype}. Convert: {name}.astype(numpy.{dtype})."
+        )
     if array.ndim != ndim:
-        raise ValueError(f"{name} has shape {array.shape}; wanted {ndim} dimensions: {shape}.")
+        raise InvalidValueError(f"{name}: expected shape {shape}, got {array.shape}.")
     if array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}: the split is empty. Leave it out or fill it.")
+        raise InvalidValueError(
+            f"{name}: expected at least one entry, got shape {array.shape}. Remove the empty split."
+        )
 
 
 def _check_range(name: str, ids: HostArray, limit: int, what: str) -> None:
@@ -170,16 +174,16 @@ def _check_range(name: str, ids: HostArray, limit: int, what: str) -> None:
     if low < 0 or high >= limit:
         bad = low if low < 0 else high
         row = int(np.argwhere(ids == bad)[0][0])
-        raise ValueError(f"{name} holds {bad} in row {row}, but there are {limit} {what}: 0..{limit - 1}.")
+        raise InvalidValueError(f"{name}: expected 0..{limit - 1} for {limit} {what}, got {bad} in row {row}.")
 
 
 def known_finite(array: HostArray) -> HostArray:
-    """Note that all entries of an array are known to be finite, so that `validate_data` need not read them.
+    """Mark an array as finite, so that `validate_data` does not read it.
 
     Parameters
     ----------
     array : numpy.ndarray
-        Read-only. What is known holds for this object alone, not for views, copies or what is computed from it.
+        A read-only array. The mark is that of this object, not of views and copies.
 
     Returns
     -------
@@ -189,10 +193,10 @@ def known_finite(array: HostArray) -> HostArray:
     Raises
     ------
     ValueError
-        For an array that can be written to.
+        For a writable array.
     """
     if array.flags.writeable:
-        raise ValueError("array: expected a read-only array, got one that can be written to: its entries may change.")
+        raise InvalidValueError("array: expected a read-only array, got a writable one, whose entries may change.")
     _finite[id(array)] = array
     return array
 
@@ -200,11 +204,13 @@ def known_finite(array: HostArray) -> HostArray:
 def _check_finite(name: str, features: HostArray) -> None:
     if _finite.get(id(features)) is features and not features.flags.writeable:
         return
-    for start in range(0, features.shape[0], _ROWS_AT_ONCE):  # in parts: no mask as large as the whole array
+    for start in range(0, features.shape[0], _ROWS_AT_ONCE):  # in parts, without a mask as large as the array
         finite = np.isfinite(features[start : start + _ROWS_AT_ONCE]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise ValueError(f"{name} holds NaN or infinite values, first in row {row}. Drop those images.")
+            raise InvalidValueError(
+                f"{name}: expected finite values, got NaN or infinity in row {row}. Remove those images."
+            )
 
 
 # --- the course's minibatches -----------------------------------------------------------------------------
@@ -216,27 +222,27 @@ def sample_minibatch(
     split: str = "train",
     rng: np.random.Generator | int | None = None,
 ) -> Minibatch:
-    """Draw captions at random, with replacement, and the features of their images.
+    """Sample captions with replacement, and the features of their images.
 
     Parameters
     ----------
     data : dict
         The course's data dictionary.
     batch_size : int
-        Captions to draw.
+        Number of captions.
     split : str
-        The split to draw from.
+        The split.
     rng : numpy.random.Generator or int, optional
-        The generator, or a seed for one; by default fresh entropy.
+        A generator, or a seed; by default entropy from the system.
 
     Returns
     -------
     captions : numpy.ndarray of int, shape (batch_size, T)
-        The captions drawn.
+        The captions.
     features : numpy.ndarray, shape (batch_size, D)
         The features of their images.
     image_idxs : numpy.ndarray of int, shape (batch_size,)
-        The rows of ``<split>_features`` they came from.
+        Their rows in ``<split>_features``.
 
     Raises
     ------

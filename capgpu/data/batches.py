@@ -1,7 +1,7 @@
-"""Minibatches of a split: which captions, in which order, and the features of their pictures.
+"""Minibatches of a split: captions in random or given order, with the features of their pictures.
 
-The order is a pure function of (seed, epoch): a run that stops anywhere can be continued with the same batches, and
-there is no generator state to save.
+The order is a pure function of (seed, epoch): a run can be resumed at any minibatch without saving the state of a
+generator.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
 
 HostInts: TypeAlias = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
-#: Minibatches among which captions are sorted by length: enough to find captions of one length for each of them, few
-#: enough that a caption meets other ones in every epoch.
+#: Minibatches whose captions are sorted by length together: enough for uniform lengths within a minibatch, few enough
+#: that minibatches differ between epochs.
 _POOL = 32
 
 
 def iterations_per_epoch(count: int, batch_size: int) -> int:
-    """Tell how many minibatches an epoch of training has.
+    """Return the number of minibatches per training epoch.
 
     Parameters
     ----------
     count : int
         Captions in the split.
     batch_size : int
-        Captions wanted in a minibatch.
+        Captions per minibatch.
 
     Returns
     -------
@@ -56,24 +56,24 @@ def epoch_batches(
     start: int = 0,
     group_by_length: bool = False,
 ) -> Generator[Minibatch, None, None]:
-    """Go once through a split in a shuffled order, every caption once.
+    """Yield the minibatches of an epoch: every caption of a split once, in random order.
 
     Parameters
     ----------
     data : dict
         The course's data dictionary.
     batch_size : int
-        Captions wanted in a minibatch. What it leaves over is dealt out evenly: the first minibatches may hold a
-        little more, and one holds everything where `batch_size` is larger than the split.
+        Captions per minibatch. The remainder is distributed evenly: the first minibatches may be slightly larger, and
+        there is a single one if `batch_size` is larger than the split.
     split : str
-        The split to go through.
+        The split.
     seed, epoch : int
         Non-negative; the same pair gives the same order.
     start : int
-        Minibatches to skip, for continuing within an epoch.
+        Minibatches to skip, to resume within an epoch.
     group_by_length : bool
-        Whether captions of like lengths share a minibatch. The order of the minibatches is shuffled all the same.
-        Packed captions have no padding to save; what is saved are steps of the recurrence, which are then fuller.
+        Whether captions of similar lengths share a minibatch. The order of the minibatches is still random. Packed
+        captions have no padding; grouping reduces the number of steps of the recurrence.
 
     Returns
     -------
@@ -102,34 +102,34 @@ def epoch_batches(
 
 
 def _lengths(captions: HostInts, null: int) -> HostInts:
-    """Count the steps of each caption: to its last word that is not NULL."""
+    """Return the number of steps of each caption, up to its last word that is not NULL."""
     columns = np.arange(captions.shape[1], dtype=np.int32)
     return np.asarray(((captions != null) * columns).max(axis=1))
 
 
-def _grouped(order: HostInts, lengths: HostInts, number: int, places: HostInts) -> list[HostInts]:
-    """Cut a shuffled order into minibatches of like lengths; the k-th to be cut comes at the k-th place."""
-    share, rest = divmod(order.size, number)
-    sizes = share + (places < rest)  # those of array_split: one more in the first
+def _grouped(order: HostInts, lengths: HostInts, number: int, positions: HostInts) -> list[HostInts]:
+    """Split a random order into minibatches of similar lengths; minibatch k is yielded at position ``positions[k]``."""
+    size, remainder = divmod(order.size, number)
+    sizes = size + (positions < remainder)  # as array_split: one more in the first ones
     pool = np.repeat(np.arange(number) // _POOL, sizes)
     order = order[np.lexsort((lengths[order], pool))]
-    cut = np.split(order, np.cumsum(sizes)[:-1])
-    return [cut[k] for k in np.argsort(places)]
+    batches = np.split(order, np.cumsum(sizes)[:-1])
+    return [batches[k] for k in np.argsort(positions)]
 
 
 def evaluation_batches(
     data: Mapping[str, Any], batch_size: int, split: str = "val"
 ) -> Generator[Minibatch, None, None]:
-    """Go through a whole split in its own order, the last minibatch as short as it comes.
+    """Yield the minibatches of a split in its order; the last one may be shorter.
 
     Parameters
     ----------
     data : dict
         The course's data dictionary.
     batch_size : int
-        Captions in a minibatch.
+        Captions per minibatch.
     split : str
-        The split to go through.
+        The split.
 
     Returns
     -------
@@ -148,8 +148,8 @@ def evaluation_batches(
 
 
 def _take(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
-    # Rows of a mapped file may have to come from a disk. Those in memory are gathered sooner than a thread is told to;
-    # and where they go to a device, that is at work on its queue meanwhile, anyway.
+    # Rows of a mapped file may be read from a disk, rows in memory are gathered faster than a thread is notified. With
+    # a device, gathering already overlaps with the work in its queue.
     batches = _gather(arrays, selections)
     return prefetch(batches) if isinstance(arrays[1], np.memmap) else batches
 
@@ -162,6 +162,6 @@ def _gather(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch
             yield captions[chosen], features[images], images
         return
     selections = list(selections)
-    taken = take_batches(features, [image_idxs[chosen] for chosen in selections])
-    for chosen, (images, rows) in zip(selections, taken, strict=True):
+    gathered = take_batches(features, [image_idxs[chosen] for chosen in selections])
+    for chosen, (images, rows) in zip(selections, gathered, strict=True):
         yield captions[chosen], rows, images

@@ -1,4 +1,4 @@
-"""Tables of captions: cells, the columns of pictures and captions, and lists that were printed into a cell."""
+"""Tables of captions: cells, columns of pictures and captions, and lists printed into cells."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from capgpu.data.text_files import DataFileError
 
 __all__ = ["CAPTION_NAMES", "Columns", "choose_columns", "image_names", "is_caption", "printed_list", "read_cells"]
 
-#: Names of a column of pictures; of several the one whose pictures are there, then the first of these.
+#: Names of a column of pictures; of several, the one whose pictures exist, then the first of these.
 _IMAGE = (
     *("image", "image_name", "image_path", "image_file", "img", "file", "file_name", "filename", "file_path"),
     *("filepath", "picture", "path", "name", "image_id"),
 )
-#: Names of a column of captions, the first that is there; each may be in the plural, and numbered.
+#: Names of a column of captions; the first that occurs is used. Each may be in the plural, and numbered.
 CAPTION_NAMES = ("caption", "comment", "text", "description", "sentence", "title")
 _SPLIT = ("split", "subset", "set")
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-#: A cell in quotation marks, as programs write it.
+#: A quoted cell, as programs write it.
 _QUOTED_CELL = re.compile('"(?:[^"]|"")*"')
 _ITEM = re.compile(_QUOTED, re.DOTALL)
-#: What Python, JSON (with commas) and NumPy (without) print for a list or a tuple of texts.
+#: A list or a tuple of texts as printed by Python, JSON (with commas) and NumPy (without).
 _LIST = re.compile(rf"[\[(]\s*{_QUOTED}(?:(?:\s*,\s*|\s+){_QUOTED})*\s*,?\s*[\])]", re.DOTALL)
 
-#: What looks like one, be it read or not.
+#: Anything similar to a list.
 _LIKE_LIST = re.compile(r"[\[(]\s*['\"].*(?:['\"]|None|nan|null|\.\.\.)\s*,?\s*[\])]", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that are used.
+    """Indices of the used columns of a table.
 
     Attributes
     ----------
     image : int
-        That of the pictures.
+        Column of the pictures.
     captions : list of int
-        Those of captions, one at least.
+        Columns of captions, at least one.
     split : int or None
-        That of the splits.
+        Column of the splits.
     note : str or None
-        Which are used and which are not, where there are others.
+        Which columns are used and which are not, if there are others.
     """
 
     image: int
@@ -59,12 +59,12 @@ class Columns:
 
 
 def is_caption(name: str, kind: str) -> bool:
-    """Tell whether a column's name is that of captions of a kind, one of `CAPTION_NAMES`."""
+    """Return whether a name is that of a column of captions; `kind` is one of `CAPTION_NAMES`."""
     return re.fullmatch(rf"{kind}s?(?:[ _.-]?\d+)?", name) is not None
 
 
 def image_names(names: Iterable[str]) -> list[str]:
-    """Return those of some names that may be of a column of pictures, the likeliest first."""
+    """Return the names that may be those of a column of pictures, the most likely first."""
     present = set(names)
     return [name for name in _IMAGE if name in present]
 
@@ -79,110 +79,113 @@ def choose_columns(where: str, names: Sequence[str], found: Callable[[int], int]
     names : sequence of str
         The header, in lower case.
     found : callable
-        Tells how many of the first pictures that a column names are there.
+        Returns how many of the first pictures named in a column exist.
 
     Returns
     -------
     Columns
-        The choice.
+        The chosen columns.
 
     Raises
     ------
     DataFileError
-        If there is no column of pictures or none of captions, or two columns of pictures or of splits have one name.
+        If there is no column of pictures or of captions, or two columns of pictures or splits have the same name.
     """
     images = [names.index(name) for name in image_names(names)]
     kind = next((kind for kind in CAPTION_NAMES if any(is_caption(name, kind) for name in names)), None)
     if not images or kind is None:
         raise DataFileError(
-            f"{where}: the header names {', '.join(map(ascii, names))[:80]}; wanted columns image and caption "
-            "(and split, at will), or lines such as name.jpg#0, a tab, the caption."
+            f"{where}: expected a header with image and caption (and optionally split), or lines such as name.jpg#0, a "
+            f"tab, the caption, got {', '.join(map(ascii, names))[:80]}."
         )
-    image = max(images, key=found) if len(images) > 1 else images[0]  # the first of those with as many
+    image = max(images, key=found) if len(images) > 1 else images[0]  # the first of the maxima
     captions = [column for column, name in enumerate(names) if is_caption(name, kind)]
     split = next((names.index(name) for name in _SPLIT if name in names), None)
     for column in (image, split):
         if column is not None and names.count(names[column]) > 1:
-            raise DataFileError(f"{where}: two columns are named {names[column]!a}. Give one of them another name.")
+            raise DataFileError(f"{where}: expected one column {names[column]!a}, got two. Rename one of them.")
     used = {image, *captions, split}
     others = [name for column, name in enumerate(names) if column not in used]
     note = None
     if others or len(captions) > 1:
-        note = f"pictures from the column {names[image]}, captions from {', '.join(names[own] for own in captions)}"
+        note = (
+            f"pictures from the column {names[image]}, captions from {', '.join(names[column] for column in captions)}"
+        )
         note += f"; not used: {', '.join(map(ascii, others))}" if others else ""
     return Columns(image, captions, split, note)
 
 
 def printed_list(cell: str, where: str) -> list[str] | None:
-    """Read a list of texts that Python, JSON or NumPy has printed into a cell.
+    """Parse a list of texts that Python, JSON or NumPy printed into a cell.
 
     Parameters
     ----------
     cell : str
         Such as ``['one', 'two']``.
     where : str
-        File and place, for the message.
+        File and position, for the message.
 
     Returns
     -------
     list of str or None
-        The texts; None for a cell that holds no such list.
+        The texts; None for a cell without such a list.
 
     Raises
     ------
     DataFileError
-        For what looks like a list, but holds nothing or something else than texts, or was printed in part.
+        For a list that is empty, abbreviated, or contains something else than texts.
     """
     text = cell.strip()
     if text in ("[]", "()"):
-        raise DataFileError(f"{where} is an empty list; wanted a caption at least. Take the row out.")
+        raise DataFileError(f"{where}: expected at least one caption, got an empty list. Remove the row.")
     if not _LIKE_LIST.fullmatch(text):
         return None
     with suppress(ValueError, RecursionError):
         texts = json.loads(text)
-        if isinstance(texts, list) and texts and all(isinstance(own, str) for own in texts):
+        if isinstance(texts, list) and texts and all(isinstance(item, str) for item in texts):
             return texts
     if _LIST.fullmatch(text):
-        # an escape that is none, or a line break inside of the quotation marks, is refused below
+        # an invalid escape, or a line break inside of quotation marks, is an error below
         with suppress(ValueError, SyntaxError):
             return [str(ast.literal_eval(item)) for item in _ITEM.findall(text)]
     raise DataFileError(
-        f"{where} looks like a printed list, but is none of texts: {ascii(text)[:60]}. Write a row for each caption."
+        f"{where}: expected a printed list of texts, got {ascii(text)[:60]}. Write one row per caption."
     )
 
 
 def read_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Go through the rows of a table that are not blank.
+    """Yield the rows of a table that are not blank.
 
     Parameters
     ----------
     path : path
         The file, for messages.
     text : str
-        What it holds.
+        Content of the file.
     delimiter : str
-        What parts columns. Only with commas and semicolons does a quotation mark mean by itself that one may follow.
+        Separator of columns. With commas and semicolons, cells may be quoted; with others, only if a program has
+        quoted them.
 
     Yields
     ------
     where : str
-        File and line; the first of a row that takes several.
+        File and line; the first line of a row of several lines.
     cells : list of str
         The row.
 
     Raises
     ------
     DataFileError
-        For quotation marks that cannot be right.
+        For invalid quotation marks.
     """
     return _cells(path, text, delimiter, True) if delimiter in ",;" else _unquoted_cells(path, text, delimiter)
 
 
 def _unquoted_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Go through the rows of a table in which a quotation mark means nothing, unless a program has quoted cells.
+    """Yield the rows of a table in which quotation marks are text, unless a program has quoted cells.
 
-    Such a program writes a mark inside of a cell twice. Line ends in cells are read only where the lines by themselves
-    are no rows: a mark that somebody forgot to close takes no other line into its cell.
+    Such a program doubles quotation marks inside of cells. Line ends in cells are accepted only if the lines are not
+    rows themselves: an unclosed quotation mark does not extend a cell over other lines.
     """
     rows = list(_cells(path, text, delimiter, False))
     if len({len(cells) for _, cells in rows}) > 1:
@@ -191,15 +194,15 @@ def _unquoted_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str
             if len({len(cells) for _, cells in quoted}) == 1:
                 yield from quoted
                 return
-    everything = bool(rows) and all(_QUOTED_CELL.fullmatch(cell.strip()) for cell in rows[0][1])
+    all_quoted = bool(rows) and all(_QUOTED_CELL.fullmatch(cell.strip()) for cell in rows[0][1])
     for where, cells in rows:
-        yield where, [_unquoted(cell, everything) for cell in cells]
+        yield where, [_unquoted(cell, all_quoted) for cell in cells]
 
 
-def _unquoted(cell: str, everything: bool) -> str:
-    """Take off the quotation marks of a cell, of all or of those that show that a program has put them there."""
+def _unquoted(cell: str, all_quoted: bool) -> str:
+    """Remove the quotation marks of a cell, if all cells are quoted or it contains doubled quotation marks."""
     text = cell.strip()
-    if _QUOTED_CELL.fullmatch(text) and (everything or '""' in text[1:-1]):
+    if _QUOTED_CELL.fullmatch(text) and (all_quoted or '""' in text[1:-1]):
         return text[1:-1].replace('""', '"')
     return cell
 
@@ -213,8 +216,8 @@ def _cells(path: Path, text: str, delimiter: str, quotes: bool) -> Iterator[tupl
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            # the csv module's words for a quotation mark that is never closed
-            cause = "a quotation mark is opened and never closed" if "end of data" in str(error) else error
+            # the message of the csv module for an unclosed quotation mark
+            cause = "a quotation mark is not closed" if "end of data" in str(error) else error
             raise DataFileError(f"{where}: {cause}.") from error
         if cells and any(cell.strip() for cell in cells):
             yield where, cells

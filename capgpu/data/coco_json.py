@@ -22,9 +22,9 @@ class CocoCaptions:
     image_ids : list of I int or str
         In the order of ``images``.
     file_names : list of I (str or None)
-        ``file_name`` of each picture, where the file gives one.
+        ``file_name`` of each picture, or None.
     captions : list of I lists of str
-        The captions of each picture, in the order of ``annotations``, white space at both ends cut off.
+        The captions of each picture, in the order of ``annotations``, without leading and trailing white space.
     """
 
     image_ids: list[int | str]
@@ -38,83 +38,87 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
     Parameters
     ----------
     path : path
-        Such as ``captions_val2017.json``: an object with ``images`` (each with ``id`` and, at will, ``file_name``) and
-        ``annotations`` (each with ``image_id`` and ``caption``).
+        A file such as ``captions_val2017.json``: an object with ``images`` (each with ``id`` and optionally
+        ``file_name``) and ``annotations`` (each with ``image_id`` and ``caption``).
 
     Returns
     -------
     CocoCaptions
-        All its pictures; each has a caption at least.
+        All pictures; each has at least one caption.
 
     Raises
     ------
     DataFileError
-        For bytes that are not UTF-8, JSON cut short or of another form, an image id that stands there twice, a caption
-        that is empty or of a picture that is not there, and pictures without a caption: naming file and place.
+        For a damaged file or another format, an image id that occurs twice, a caption that is empty or of an unknown
+        picture, and pictures without a caption.
     OSError
-        As the system gives it.
+        If the file cannot be read.
     """
     return parse_coco(read_json(path), os.fspath(path))
 
 
 def parse_coco(content: Any, name: str) -> CocoCaptions:
-    """Take captions out of what a JSON file held; as `read_coco_captions`, whose `name` it has."""
-    place: dict[int | str, int] = {}
+    """Parse the content of a JSON file called `name`; otherwise as `read_coco_captions`."""
+    index: dict[int | str, int] = {}
     file_names: list[str | None] = []
     for where, image in entries_of(content, "images", name):
         image_id = id_of(image, "id", where)
-        if image_id in place:
+        if image_id in index:
             raise DataFileError(
-                f"{where} has the id {image_id!r}, as images[{place[image_id]}] has: take one of the two out."
+                f"{where}: expected each id once, got {image_id!r}, as in images[{index[image_id]}]. Remove one of the "
+                "two."
             )
-        place[image_id] = len(file_names)
+        index[image_id] = len(file_names)
         file_name = image.get("file_name")
         file_names.append(None if file_name is None else check_text(file_name, f"{where}.file_name"))
     captions: list[list[str]] = [[] for _ in file_names]
     for where, annotation in entries_of(content, "annotations", name):
         image_id = id_of(annotation, "image_id", where)
-        if image_id not in place:
-            raise DataFileError(f"{where} describes the image {image_id!r}, which images does not list.")
+        if image_id not in index:
+            raise DataFileError(f"{where}: expected an image_id of images, got {image_id!r}.")
         if "caption" not in annotation:
-            raise DataFileError(f"{where} has no caption. Wanted a file of captions, such as captions_val2017.json.")
-        captions[place[image_id]].append(check_text(annotation["caption"], f"{where}.caption"))
-    bare = [image_id for image_id, row in place.items() if not captions[row]]
-    if bare:
+            raise DataFileError(
+                f"{where}: expected a caption, got none. Use a file of captions, such as captions_val2017.json."
+            )
+        captions[index[image_id]].append(check_text(annotation["caption"], f"{where}.caption"))
+    uncaptioned = [image_id for image_id, row in index.items() if not captions[row]]
+    if uncaptioned:
+        first = uncaptioned[0]
         raise DataFileError(
-            f"{name}: {len(bare)} of {len(place)} images have no caption, the first images[{place[bare[0]]}] with the "
-            f"id {bare[0]!r}. Take them out of images, or add their annotations."
+            f"{name}: expected captions of {len(index)} images, got none of {len(uncaptioned)}, the first "
+            f"images[{index[first]}] with the id {first!r}. Remove them from images, or add their annotations."
         )
-    return CocoCaptions(list(place), file_names, captions)
+    return CocoCaptions(list(index), file_names, captions)
 
 
 def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
-    """Take the captioned pictures out of COCO's annotation format.
+    """Return the captioned pictures of a file in COCO's annotation format.
 
     Parameters
     ----------
     content : object
-        What the JSON file held.
+        Content of the JSON file.
     path : path
         The file.
     folder : path or None
-        Where the pictures are that it names.
+        The folder of the pictures.
 
     Returns
     -------
     Source
-        Without splits: COCO has a file a split.
+        Without splits: COCO has one file per split.
 
     Raises
     ------
     DataFileError
-        As `read_coco_captions`, and, where `folder` is given, for a picture without a file name and two of one file.
+        As `read_coco_captions`, and, with a `folder`, for a picture without a file name and two pictures of one file.
     """
     read = parse_coco(content, str(path))
     files = None
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]
         if nameless:
-            raise DataFileError(f"{path}: images[{nameless[0]}] has no file_name, so no picture can be found for it.")
+            raise DataFileError(f"{path}: images[{nameless[0]}]: expected a file_name, got none.")
         files = [folder / str(name) for name in read.file_names]
         check_distinct(files, str(path))
     return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)})

@@ -1,4 +1,4 @@
-"""Any source of captioned pictures, by its path."""
+"""Read a source of captioned pictures, whose format is detected."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from capgpu.data.folder import captions_file, folder_source
 from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError, read_json
+from capgpu.errors import InvalidValueError
 
 __all__ = ["KINDS", "read_source"]
 
@@ -17,16 +18,16 @@ KINDS = ("coco", "karpathy", "folder")
 
 
 def read_source(path: Path, kind: str | None = None, folder: Path | None = None) -> Source:
-    """Read captioned pictures, whatever form they have.
+    """Read captioned pictures in any supported format.
 
     Parameters
     ----------
     path : path
-        COCO's or Karpathy's JSON file, a file of captions (see `capgpu.data.folder`), or a folder that holds one.
+        COCO's or Karpathy's JSON file, a file of captions (see `capgpu.data.folder`), or a folder that contains one.
     kind : {"coco", "karpathy", "folder"}, optional
-        The form; by default told from the path and, of a ``.json`` file, from what it holds.
+        The format; by default detected from the path and, for a ``.json`` file, from its content.
     folder : path, optional
-        Where the pictures are.
+        The folder of the pictures.
 
     Returns
     -------
@@ -36,27 +37,27 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
     Raises
     ------
     DataFileError
-        For a file that is damaged or of another form, naming file and place.
+        For a file that is damaged or has another format.
     OSError
-        As the system gives it.
+        If a file cannot be read.
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; wanted one of {', '.join(KINDS)}.")
+        raise InvalidValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
     if path.is_dir():
         path = captions_file(path)
     if kind == "folder" or (kind is None and path.suffix.lower() != ".json"):
         return folder_source(path, folder)
     content = read_json(path)
-    kind = kind or _kind_of(content, path)
+    kind = kind or _detect_kind(content, path)
     return (coco_source if kind == "coco" else karpathy_source)(content, path, folder)
 
 
-def _kind_of(content: Any, path: Path) -> str:
+def _detect_kind(content: Any, path: Path) -> str:
     images = content.get("images") if isinstance(content, dict) else None
     if isinstance(content, dict) and "annotations" in content:
         return "coco"
     if isinstance(images, list) and images and isinstance(images[0], dict) and "sentences" in images[0]:
         return "karpathy"
     raise DataFileError(
-        f"{path} is neither COCO's annotation format (images and annotations) nor Karpathy's (images with sentences)."
+        f"{path}: expected COCO's annotation format (images and annotations) or Karpathy's (images with sentences)."
     )

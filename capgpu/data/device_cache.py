@@ -1,6 +1,6 @@
-"""Features on the device: copied there once where they fit, so that a minibatch takes its rows there.
+"""Features in device memory: copied once if they fit, so that minibatches gather their rows on the device.
 
-Otherwise every row crosses the bus once for each caption of its picture, in every epoch.
+Otherwise each row is transferred for every caption of its picture in every epoch.
 """
 
 from __future__ import annotations
@@ -15,73 +15,73 @@ from capgpu.backend import Array, array_namespace, asarray, current_backend, fre
 
 __all__ = ["place_features", "take_batches"]
 
-#: Part of the free memory that features may take: the rest is for steps and the optimiser's state, not yet there.
-_SHARE = 0.5
+#: Fraction of the free memory for features; steps and the optimizer state, allocated later, need the rest.
+_FRACTION = 0.5
 _ROWS_AT_ONCE = 1024
 
 
 def place_features(data: Mapping[str, Any], splits: Sequence[str]) -> dict[str, Any]:
-    """Copy features to the current backend's device where there is room.
+    """Copy features to the current backend's device if they fit.
 
     Parameters
     ----------
     data : dict
         The course's data dictionary.
     splits : sequence of str
-        The splits to place, the most used first.
+        The splits to copy, the most used first.
 
     Returns
     -------
     dict
-        The same entries; ``<split>_features`` is an array on the device where it takes at most half of the memory that
-        is free there, after the splits before it. On the host's backends nothing is copied.
+        The same entries; ``<split>_features`` is a device array if it fits into half of the free device memory together
+        with earlier splits. On the host's backends nothing is copied.
 
     Notes
     -----
-    Where the device refuses all the same, because its free memory is in pieces or another program was faster, the
-    features stay where they are.
+    If the allocation fails, because the free memory is fragmented or another program uses it, the features stay on the
+    host.
     """
     placed = dict(data)
-    room = free_device_memory()
-    if room is None:
+    capacity = free_device_memory()
+    if capacity is None:
         return placed
-    room = int(room * _SHARE)
+    capacity = int(capacity * _FRACTION)
     for split in splits:
         features = data[f"{split}_features"]
-        if features.nbytes <= room:
+        if features.nbytes <= capacity:
             with suppress(MemoryError):
                 placed[f"{split}_features"] = _copied(features)
-                room -= features.nbytes
+                capacity -= features.nbytes
     return placed
 
 
 def _copied(features: np.ndarray[Any, Any]) -> Array:
-    """Copy an array to the device some rows at a time: a mapped file may be larger than the host's memory."""
+    """Copy an array to the device in parts: a mapped file may be larger than the host's memory."""
     xp = current_backend().xp
-    there = xp.empty(features.shape, dtype=getattr(xp, features.dtype.name))
+    dev_array = xp.empty(features.shape, dtype=getattr(xp, features.dtype.name))
     for start in range(0, features.shape[0], _ROWS_AT_ONCE):
-        there[start : start + _ROWS_AT_ONCE, :] = asarray(features[start : start + _ROWS_AT_ONCE])
-    return there
+        dev_array[start : start + _ROWS_AT_ONCE, :] = asarray(features[start : start + _ROWS_AT_ONCE])
+    return dev_array
 
 
 def take_batches(
     features: Array, batches: Sequence[np.ndarray[Any, Any]]
 ) -> Iterator[tuple[np.ndarray[Any, Any], Array]]:
-    """Take the rows of minibatch after minibatch on a device, with one copy of indices for all of them.
+    """Gather the rows of minibatches on a device, with one transfer of indices for all of them.
 
     Parameters
     ----------
     features : array, shape (I, D)
         On a device.
     batches : sequence of numpy.ndarray of int
-        Rows of each minibatch, on the host; they are not checked.
+        Rows of each minibatch, on the host; not validated.
 
     Yields
     ------
     rows : numpy.ndarray of int, shape (N,)
         An entry of `batches`.
-    taken : array, shape (N, D)
-        Those rows of `features`, beside `features`.
+    gathered : array, shape (N, D)
+        Those rows of `features`, on the same device.
     """
     if not batches:
         return

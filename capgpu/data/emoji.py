@@ -1,18 +1,18 @@
 """The embedded set of real pictures: Noto emoji, each captioned with its Unicode CLDR short name.
 
-A picture is stored as its features: the 1,280 pooled outputs of EfficientNet-Lite0, projected onto 256
-principal components of the training part. Four parts:
+A picture is stored as its features: the 1,280 pooled outputs of EfficientNet-Lite0, projected onto 256 principal
+components of the training part. There are four parts:
 
 train
-    What a captioner may see.
+    Pictures for training.
 val, test
-    Held-out variants of emoji that train holds in others: "woman firefighter" is known in four skin tones,
-    the fifth is asked for.
+    Held-out variants of emoji in train: for example, train contains "woman firefighter" in four skin tones, test the
+    fifth.
 unseen
-    Whole emoji that train does not hold in any tone, gender, direction or hair.
+    Emoji without any variant (tone, gender, direction or hair) in train.
 
-Credits and licences of pictures, names and network weights are in the NOTICE file.
-``tools/build_emoji.py`` in the source repository makes the files.
+Credits and licences of pictures, names and network weights are in the NOTICE file. The files are built by
+``tools/build_emoji.py`` in the source repository.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.vocabulary import detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = ["PARTS", "base_name", "encoder", "exact_and_base", "load", "project",
 
 PARTS = ("train", "val", "test", "unseen")
 
-# How tools/build_emoji.py lays the sprite out: row by row, the parts one after the other.
+# Layout of the sprite by tools/build_emoji.py: row by row, the parts in this order.
 SPRITE_PARTS = ("val", "test", "unseen")
 SPRITE_COLUMNS = 32
 THUMBNAIL_SIZE = 64
@@ -48,28 +49,28 @@ def _read_npz(name: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def load() -> dict[str, Any]:
-    """Read the set into the data dictionary of the cs231n exercises.
+    """Return the set as the data dictionary of the cs231n exercises.
 
     Returns
     -------
     dict
-        For each part P of `PARTS`, with N pictures of one caption each:
+        For each part P of `PARTS`, with N pictures with one caption each:
 
         ``P_captions`` (N, T) int32
             ``<START>``, words, ``<END>``, padded with ``<NULL>``.
         ``P_image_idxs`` (N,) int64
             0 to N - 1: the row of ``P_features`` that each caption describes.
         ``P_features`` (N, 256) float32
-            Features, mean square about one.
+            Features, of mean square about one.
         ``P_names`` list of N str
-            The short names as CLDR writes them.
+            The short names as in CLDR.
         ``P_base`` list of N str
-            Their base names, see `base_name`.
+            The base names, see `base_name`.
         ``P_characters`` list of N str
-            The emoji themselves, without variation selectors.
+            The emoji, without variation selectors.
 
-        Also ``idx_to_word`` (list of str) and ``word_to_idx`` (dict), made from the training captions only.
-        Everything is fresh at each call and may be modified.
+        Also ``idx_to_word`` (list of str) and ``word_to_idx`` (dict), built from the training captions only. All
+        objects are new at each call and may be modified.
     """
     stored = _read_npz("emoji.npz")
     words: list[str] = stored["idx_to_word"].tolist()
@@ -86,16 +87,15 @@ def load() -> dict[str, Any]:
 
 
 def base_name(caption: str) -> str:
-    """Say what a caption shows, without the variant.
+    """Return a caption without its variant.
 
-    CLDR puts all that tells variants apart (skin tones, hair, direction, the members of a couple or family)
-    behind a colon: the base name is what stands before the first one. Gender is part of it, as in "woman
-    firefighter".
+    CLDR writes variants (skin tones, hair, direction, the members of a couple or family) after a colon: the base name
+    is the part before the first one. Gender is part of it, as in "woman firefighter".
 
     Parameters
     ----------
     caption : str
-        A short name, or a caption that a model wrote.
+        A short name, or a generated caption.
 
     Returns
     -------
@@ -107,27 +107,29 @@ def base_name(caption: str) -> str:
 
 
 def exact_and_base(captions: Sequence[str], names: Sequence[str]) -> tuple[float, float]:
-    """Score captions against true names.
+    """Compute the fractions of captions with the right name and the right base name.
 
     Parameters
     ----------
     captions : sequence of N str
-        What a model wrote, see `capgpu.vocabulary.caption_text`.
+        Generated captions, see `capgpu.vocabulary.caption_text`.
     names : sequence of N str
-        True names; case does not count.
+        True names; case is ignored.
 
     Returns
     -------
     exact, base : float
-        The parts, from 0 to 1, of captions that are the whole name, and that have the right base name.
+        Fractions of captions that equal the name, and that have the right base name.
 
     Raises
     ------
     ValueError
-        If there are no captions, or not as many as names.
+        If there are no captions, or their number differs from that of names.
     """
     if not captions or len(captions) != len(names):
-        raise ValueError(f"scores need one caption for each name, got {len(captions)} and {len(names)}")
+        raise InvalidValueError(
+            f"captions: expected one for each of {len(names)} names, at least one, got {len(captions)}."
+        )
     pairs = list(zip(captions, names, strict=True))
     exact = sum(tokenize(caption) == tokenize(name) for caption, name in pairs)
     base = sum(base_name(caption) == base_name(name) for caption, name in pairs)
@@ -135,12 +137,12 @@ def exact_and_base(captions: Sequence[str], names: Sequence[str]) -> tuple[float
 
 
 def encoder() -> PictureEncoder:
-    """Open the encoder that gives pictures features of the kind that `load` gives.
+    """Open the encoder of the features.
 
     Returns
     -------
     PictureEncoder
-        EfficientNet-Lite0 and the stored projection; pictures are laid on white, and padded to a square.
+        EfficientNet-Lite0 and the stored projection; pictures are composited with white and padded to a square.
 
     Raises
     ------
@@ -155,13 +157,12 @@ def encoder() -> PictureEncoder:
 
 
 def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-    """Turn EfficientNet-Lite0's pooled outputs into features of the kind that `load` gives.
+    """Project pooled outputs of EfficientNet-Lite0 to features as from `load`.
 
     Parameters
     ----------
     pooled : numpy.ndarray of float, shape (N, 1280)
-        Outputs of the last convolution averaged over a picture of 224 x 224 pixels, whose values were scaled
-        as (x - 127) / 128.
+        Outputs of the last convolution, averaged over a picture of 224 x 224 pixels scaled as (x - 127) / 128.
 
     Returns
     -------
@@ -171,20 +172,20 @@ def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     Raises
     ------
     ValueError
-        If the shape is another.
+        For an array of another shape.
     """
     return _projection().apply(pooled)
 
 
 def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
-    """Cut one picture out of the sprite, for display.
+    """Return one picture of the sprite, for display.
 
     Parameters
     ----------
     part : {"val", "test", "unseen"}
-        The training pictures are not in the sprite.
+        The part; training pictures are not in the sprite.
     index : int
-        A value of the part's ``image_idxs``.
+        Index of the picture in the part.
 
     Returns
     -------
@@ -194,15 +195,17 @@ def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If the part is not in the sprite, or has no such picture.
+        If the part is not in the sprite, or the index is out of range.
     """
     if part not in SPRITE_PARTS:
-        raise ValueError(f"of the emoji only the splits {', '.join(SPRITE_PARTS)} have pictures to show, got {part!r}")
+        raise InvalidValueError(
+            f"part: expected one of {', '.join(SPRITE_PARTS)}, whose pictures are in the sprite, got {part!r}."
+        )
     counts = _part_sizes()
     if not 0 <= index < counts[part]:
-        raise ValueError(f"the part {part} has the pictures 0 to {counts[part] - 1}, got {index}")
-    place = index + sum(counts[earlier] for earlier in SPRITE_PARTS[: SPRITE_PARTS.index(part)])
-    row, column = divmod(place, SPRITE_COLUMNS)
+        raise InvalidValueError(f"index: expected 0 to {counts[part] - 1} for the part {part}, got {index}.")
+    position = index + sum(counts[earlier] for earlier in SPRITE_PARTS[: SPRITE_PARTS.index(part)])
+    row, column = divmod(position, SPRITE_COLUMNS)
     top, left = row * THUMBNAIL_SIZE, column * THUMBNAIL_SIZE
     return _sprite()[top : top + THUMBNAIL_SIZE, left : left + THUMBNAIL_SIZE].copy()
 

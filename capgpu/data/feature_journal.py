@@ -1,4 +1,4 @@
-"""Features of many pictures, computed piece by piece and kept: a run that was killed goes on where it stopped."""
+"""Features of many pictures, computed in stored pieces: after a kill, the computation resumes with the next piece."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PIECE", "collect_features"]
 
-#: Pictures in a piece: what a kill costs at most.
+#: Pictures per piece: at most so many are computed again after a kill.
 PIECE = 64
 
 
@@ -28,59 +28,59 @@ def collect_features(
     folder: Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[npt.NDArray[np.float32], list[int], list[str]]:
-    """Compute the features of pictures, and keep every piece of the work.
+    """Compute the features of pictures, and store every piece.
 
     Parameters
     ----------
     encoder : PictureEncoder
-        What computes them.
+        Computes the features.
     files : sequence of N paths
         The pictures.
     folder : path
-        Where pieces are kept, and found again; it must exist, and belong to these files and this encoder alone. A piece
-        with a picture that has changed since is made anew.
+        Existing folder of the pieces, used for these files and this encoder only. Pieces with a picture that has
+        changed are computed again.
     progress : callable
-        Called with the number of pictures that are done, also with those of earlier runs.
+        Called with the number of finished pictures, including those of earlier runs.
 
     Returns
     -------
     features : numpy.memmap of float32, shape (M, D)
-        Of the pictures that could be read, mapped from a file in the folder.
+        Features of the readable pictures, mapped from a file in the folder.
     kept : list of M int
-        Their places in `files`, rising.
+        Their increasing indices in `files`.
     broken : list of N - M str
-        The other pictures: path and cause.
+        Path and cause for each other picture.
 
     Raises
     ------
     OSError
-        As the system gives it; finished pieces stay.
+        If a file cannot be written; finished pieces are kept.
     """
     kept: list[int] = []
     broken: list[str] = []
     rows = folder / "features.f32"
     with open(rows, "wb") as out:
         for start in range(0, len(files), PIECE):
-            some = files[start : start + PIECE]
+            part = files[start : start + PIECE]
             piece = folder / f"piece-{start:08d}.bin"
-            state = [_state(file) for file in some]
+            state = [_state(file) for file in part]
             stored = _read(piece, state, encoder.dim)
             if stored is None:
-                encoded = encoder.encode(some)
+                encoded = encoder.encode(part)
                 stored = encoded.features, encoded.kept, [message for _, message in encoded.broken]
                 _write(piece, state, *stored)
-            features, own, messages = stored
+            features, readable, messages = stored
             out.write(features.data)
-            kept.extend(start + place for place in own)
+            kept.extend(start + index for index in readable)
             broken.extend(messages)
-            progress(start + len(some))
+            progress(start + len(part))
     if not kept:
         return np.empty((0, encoder.dim), np.float32), kept, broken
     return np.memmap(rows, np.float32, "r", shape=(len(kept), encoder.dim)), kept, broken
 
 
 def _state(file: Path) -> list[int]:
-    """Tell what a change of the file would change."""
+    """Return size, time and mode of a file, which change with its content; nothing for a missing file."""
     try:
         stat = file.stat()
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def _write(
 
 
 def _read(path: Path, state: list[list[int]], dim: int) -> tuple[npt.NDArray[np.float32], list[int], list[str]] | None:
-    """Read a piece; None if it is not there, not whole, of files in another state, or of another length of features."""
+    """Read a piece; None if it is missing or damaged, or of files or features that have changed."""
     try:
         checksum, _, content = path.read_bytes().partition(b"\n")
     except OSError:

@@ -1,9 +1,9 @@
-"""A plain folder: pictures, and a file with a caption a line in one of the usual forms.
+"""A plain folder: pictures, and a file of captions in one of the common formats.
 
-- CSV, TSV, or columns parted by ``;`` or ``|``, with a header that names ``image``, ``caption`` and, at will,
-  ``split``; Flickr8k's ``captions.txt`` and Flickr30k's ``results.csv`` are of this kind. There may be several columns
-  of captions (``caption_0``, ``caption_1``, or two named ``caption``), and lists that were printed into a cell.
-- JSONL: an object a line, with ``image``, ``caption`` (or ``captions``, a list) and, at will, ``split``.
+- CSV, TSV, or columns separated by ``;`` or ``|``, with a header that contains ``image``, ``caption`` and optionally
+  ``split``, such as Flickr8k's ``captions.txt`` and Flickr30k's ``results.csv``. There may be several columns of
+  captions (``caption_0``, ``caption_1``, or two named ``caption``), and lists printed into cells.
+- JSONL: one object per line, with ``image``, ``caption`` (or ``captions``, a list) and optionally ``split``.
 - Flickr8k's ``Flickr8k.token.txt``: ``name.jpg#0``, a tab, the caption; without a header.
 """
 
@@ -33,8 +33,8 @@ __all__ = ["captions_file", "folder_source"]
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
-#: Pictures that are looked for to find out where they are.
-_LOOKED_FOR = 100
+#: Number of pictures searched for to find their folder.
+_N_SEARCHED = 100
 
 
 class _Row(NamedTuple):
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
 
 
 def captions_file(path: Path) -> Path:
-    """Find the file of captions in a folder.
+    """Return the file of captions in a folder.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def captions_file(path: Path) -> Path:
         return found[0]
     names = ", ".join(file.name for file in found) or "none"
     raise DataFileError(
-        f"{path}: which file holds the captions? Found: {names}. Wanted one captions.csv, .tsv, .jsonl or .txt. Or "
-        "name the file itself, of captions or of COCO's or Karpathy's form, instead of the folder."
+        f"{path}: expected one file of captions (captions.csv, .tsv, .jsonl or .txt), got {names}. Or name the file "
+        "itself, of captions or in COCO's or Karpathy's format, instead of the folder."
     )
 
 
@@ -87,20 +87,20 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     path : path
         The file of captions.
     folder : path or None
-        Where the pictures are; by default beside the file, or in a folder ``images`` or ``Images`` there.
+        The folder of the pictures; by default that of the file, or a folder ``images`` or ``Images`` in it.
 
     Returns
     -------
     Source
-        With splits where the file has them.
+        With splits if the file has them.
 
     Raises
     ------
     DataFileError
-        For a file of another form, rows with too few or too many columns, anything empty, a caption number given
-        twice, pictures whose split is missing or not one: naming file and line.
+        For a file of another format, rows with too few or too many columns, empty entries, a caption number that occurs
+        twice, and pictures whose split is missing or ambiguous.
     OSError
-        As the system gives it.
+        If the file cannot be read.
     """
     text = read_text(path)
     first = next((line for _, line in lines_of(text) if line.strip()), "")
@@ -111,21 +111,24 @@ def folder_source(path: Path, folder: Path | None) -> Source:
         rows = _token_rows(path, text)
     else:
         rows = _column_rows(path, text, first, folder, notes)
-    names: dict[str, str] = {}  # the first of those that mean one file
+    names: dict[str, str] = {}  # the first name of each file
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
     for row in rows:
         image = names.setdefault(plain_name(row.image), row.image)
         captions.setdefault(image, []).extend(row.captions)
         if splits.setdefault(image, row.split) != row.split:
-            here, above = (f"the split {split}" if split else "no split" for split in (row.split, splits[image]))
-            raise DataFileError(f"{row.where}: {row.image} is in {here} here, in {above} above.")
+            found, first = (f"the split {split}" if split else "no split" for split in (row.split, splits[image]))
+            raise DataFileError(f"{row.where}: expected {first} of {row.image}, as in an earlier row, got {found}.")
     if not captions:
-        raise DataFileError(f"{path} holds no captions.")
+        raise DataFileError(f"{path}: expected at least one caption, got none.")
     without = [image for image, split in splits.items() if split is None]
     if without and len(without) < len(splits):
-        raise DataFileError(f"{path}: {without[0]} has no split, others have one. Give every picture one, or none.")
-    home = folder or _home(path.parent, list(islice(captions, _LOOKED_FOR)))
+        raise DataFileError(
+            f"{path}: expected a split for {without[0]}, as for other pictures, got none. Give every picture a split, "
+            "or none."
+        )
+    home = folder or _home(path.parent, list(islice(captions, _N_SEARCHED)))
     _merge_links(path, home, captions, splits, notes)
     pictures = Pictures(list(captions), list(captions.values()), [home / image for image in captions])
     named = [split for split in splits.values() if split is not None]
@@ -135,7 +138,7 @@ def folder_source(path: Path, folder: Path | None) -> Source:
 def _merge_links(
     path: Path, home: Path, captions: dict[str, list[str]], splits: dict[str, str | None], notes: list[str]
 ) -> None:
-    """Make one picture of names that lead to one file."""
+    """Merge pictures whose names are links to the same file."""
     images = list(captions)
     merged = [
         (image, images[k]) for image, k in zip(images, first_names([home / image for image in images]), strict=True)
@@ -144,24 +147,25 @@ def _merge_links(
         if image != first:
             if splits[image] != splits[first]:
                 raise DataFileError(
-                    f"{path}: {first} and {image} are one file, in the splits {splits[first]} and {splits[image]}. "
-                    "Put both names in one split."
+                    f"{path}: expected one split for {first} and {image}, which are the same file, got {splits[first]} "
+                    f"and {splits[image]}."
                 )
             captions[first] += captions.pop(image)
             del splits[image]
     others = [pair for pair in merged if pair[0] != pair[1]]
     if others:
         notes.append(
-            f"names of pictures that have another name, too, and count once: {len(others):,}, the first {others[0][0]}"
+            f"names of pictures that are links to other pictures, merged: {len(others):,}, the first {others[0][0]}"
         )
 
 
 def _home(beside: Path, images: list[str]) -> Path:
-    """Find the folder that the pictures are in: the first that holds any of them."""
-    return next((place for place in _places(beside) if any(_is_file(place / image) for image in images)), beside)
+    """Return the first candidate folder that contains any of the pictures."""
+    candidates = _candidate_folders(beside)
+    return next((folder for folder in candidates if any(_is_file(folder / image) for image in images)), beside)
 
 
-def _places(beside: Path) -> tuple[Path, ...]:
+def _candidate_folders(beside: Path) -> tuple[Path, ...]:
     return beside, beside / "images", beside / "Images"
 
 
@@ -173,10 +177,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
-    """Count the names, of the first of some, that are of files."""
-    places = (folder,) if folder else _places(path.parent)
-    some = [image.strip() for image in islice(images, _LOOKED_FOR)]
-    return sum(any(_is_file(place / image) for place in places) for image in some if image)
+    """Count how many of the first names are those of files."""
+    candidates = (folder,) if folder else _candidate_folders(path.parent)
+    names = [image.strip() for image in islice(images, _N_SEARCHED)]
+    return sum(any(_is_file(candidate / name) for candidate in candidates) for name in names if name)
 
 
 def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes: list[str]) -> Iterator[_Row]:
@@ -185,7 +189,7 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
     where, cells = next(rows, (f"{path}, line 1", []))
     names = [cell.strip().lower() for cell in cells]
     several = len(image_names(names)) > 1
-    kept = list(rows) if several else []  # which of several columns names pictures that are there?
+    kept = list(rows) if several else []  # to find the column whose pictures exist
 
     def found(column: int) -> int:
         return _count_files(path, folder, (cells[column] for _, cells in kept if column < len(cells)))
@@ -196,16 +200,16 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
     lists = 0
     for where, cells in kept if several else rows:
         if len(cells) != len(names):
-            wrong = "a column is missing" if len(cells) < len(names) else _too_many(delimiter)
-            raise DataFileError(f"{where} has {len(cells)} columns, the header {len(names)}: {wrong}.")
+            cause = "a column is missing" if len(cells) < len(names) else _too_many(delimiter)
+            raise DataFileError(f"{where}: expected {len(names)} columns, as in the header, got {len(cells)}: {cause}.")
         captions: list[str] = []
-        # of several captions some may be missing
+        # some of several captions may be missing
         filled = [column for column in columns.captions if cells[column].strip()] or columns.captions[:1]
         for column in filled:
-            place = f"{where}, column {names[column]}"
-            printed = printed_list(cells[column], place)
+            position = f"{where}, column {names[column]}"
+            printed = printed_list(cells[column], position)
             lists += printed is not None
-            captions += [check_text(own, place) for own in ([cells[column]] if printed is None else printed)]
+            captions += [check_text(text, position) for text in ([cells[column]] if printed is None else printed)]
         yield _Row(
             where,
             check_text(cells[columns.image], f"{where}, column {names[columns.image]}"),
@@ -215,13 +219,13 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
             else split_name(cells[columns.split], f"{where}, column {names[columns.split]}"),
         )
     if lists:
-        notes.append(f"cells that hold a printed list, each text of which is a caption: {lists:,}")
+        notes.append(f"cells with a printed list of captions: {lists:,}")
 
 
 def _too_many(delimiter: str) -> str:
     if delimiter in ",;":
-        return f'put captions that hold a {delimiter!a} in quotation marks, "like this"'
-    return f"a caption must not hold a {delimiter!a}"
+        return f'put captions that contain {delimiter!a} in quotation marks, "like this"'
+    return f"a caption must not contain {delimiter!a}"
 
 
 def _token_rows(path: Path, text: str) -> Iterator[_Row]:
@@ -231,10 +235,10 @@ def _token_rows(path: Path, text: str) -> Iterator[_Row]:
             continue
         where = f"{path}, line {number}"
         if not _TOKEN.match(line):
-            raise DataFileError(f"{where} is {ascii(line)[:40]}; wanted name.jpg#0, a tab, the caption.")
+            raise DataFileError(f"{where}: expected name.jpg#0, a tab, the caption, got {ascii(line)[:40]}.")
         key, caption = line.split("\t", 1)
         if key in lines:
-            raise DataFileError(f"{where} gives {key} anew; it stands in line {lines[key]} already.")
+            raise DataFileError(f"{where}: expected each caption once, got {key}, as in line {lines[key]}.")
         lines[key] = number
         yield _Row(
             where, check_text(key.rpartition("#")[0], where), [check_text(caption, f"{where}, the caption")], None
@@ -242,7 +246,7 @@ def _token_rows(path: Path, text: str) -> Iterator[_Row]:
 
 
 class _Entry(dict[str, Any]):
-    """An object of JSON that knows the keys that stand in it several times."""
+    """A JSON object that keeps duplicate keys."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -253,7 +257,7 @@ def _jsonl_rows(path: Path, text: str, folder: Path | None) -> Iterator[_Row]:
     entries = list(_jsonl_entries(path, text))
     keys = image_names({key for _, entry in entries for key in entry})
     if len(keys) > 1:
-        # of several keys the one whose pictures are there
+        # of several keys the one whose pictures exist
         counts = {
             key: _count_files(path, folder, (entry[key] for _, entry in entries if isinstance(entry.get(key), str)))
             for key in keys
@@ -264,21 +268,23 @@ def _jsonl_rows(path: Path, text: str, folder: Path | None) -> Iterator[_Row]:
         kind = next((kind for kind in CAPTION_NAMES if any(is_caption(key, kind) for key in entry)), None)
         split = next((key for key in _SPLIT if key in entry), None)
         if image is None or kind is None:
-            raise DataFileError(f"{where} has the keys {', '.join(map(ascii, entry))[:80]}; wanted image and caption.")
+            raise DataFileError(
+                f"{where}: expected the keys image and caption, got {', '.join(map(ascii, entry))[:80]}."
+            )
         for key in (image, split):
-            if key is not None and sum(own == key for own, _ in entry.pairs) > 1:
-                raise DataFileError(f"{where} has the key {key!a} twice. Take one of the two out.")
+            if key is not None and sum(other == key for other, _ in entry.pairs) > 1:
+                raise DataFileError(f"{where}: expected the key {key!a} once, got it twice. Remove one of the two.")
         captions: list[str] = []
         for key, value in entry.pairs:
             if is_caption(key, kind):
-                own = value if isinstance(value, list) else [value]
+                texts = value if isinstance(value, list) else [value]
                 if isinstance(value, str):
-                    own = printed_list(value, f"{where}: {key}") or own
-                if not own:
-                    raise DataFileError(f"{where}: {key} is an empty list; wanted a caption at least.")
-                new = [check_text(one, f"{where}: {key}") for one in own]
-                # a caption may stand beside the list that holds it
-                captions += [one for one in new if one not in captions] if captions else new
+                    texts = printed_list(value, f"{where}: {key}") or texts
+                if not texts:
+                    raise DataFileError(f"{where}: {key}: expected at least one caption, got an empty list.")
+                new = [check_text(text, f"{where}: {key}") for text in texts]
+                # a caption may also be part of the list
+                captions += [text for text in new if text not in captions] if captions else new
         yield _Row(
             where,
             check_text(entry[image], f"{where}: {image}"),
@@ -295,9 +301,9 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[tuple[str, _Entry]]:
         try:
             entry = json.loads(line, object_pairs_hook=_Entry)
         except json.JSONDecodeError as error:
-            raise DataFileError(f"{where}, column {error.colno}: no valid JSON ({error.msg}).") from error
+            raise DataFileError(f"{where}, column {error.colno}: expected valid JSON, got {error.msg}.") from error
         except (ValueError, RecursionError) as error:
-            raise DataFileError(f"{where} is JSON that cannot be read: {error}.") from error
+            raise DataFileError(f"{where}: expected a JSON object, got {error}.") from error
         if not isinstance(entry, _Entry):
-            raise DataFileError(f"{where} is a {type(entry).__name__}; wanted an object with image and caption.")
+            raise DataFileError(f"{where}: expected an object with image and caption, got {type(entry).__name__}.")
         yield where, entry

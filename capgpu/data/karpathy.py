@@ -12,17 +12,17 @@ __all__ = ["karpathy_source"]
 
 
 def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
-    """Take the captioned pictures out of a file of Karpathy's.
+    """Return the captioned pictures of one of Karpathy's files.
 
     Parameters
     ----------
     content : object
-        What the JSON file held: ``images``, each with ``split``, ``filename``, at will ``filepath``, ``cocoid`` or
+        Content of the JSON file: ``images``, each with ``split``, ``filename``, optionally ``filepath``, ``cocoid`` or
         ``imgid``, and ``sentences``, each with ``raw``.
     path : path
         The file.
     folder : path or None
-        Where the pictures are.
+        The folder of the pictures.
 
     Returns
     -------
@@ -32,8 +32,7 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     Raises
     ------
     DataFileError
-        For anything missing, empty or of another form, ids that stand there twice, and two pictures of one file,
-        naming file and place.
+        For missing, empty or invalid entries, ids that occur twice, and two pictures of one file.
     """
     name = str(path)
     rows: dict[int | str, int] = {}
@@ -44,7 +43,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         image_id = id_of(image, "cocoid" if "cocoid" in image else "imgid", where)
         if image_id in rows:
             raise DataFileError(
-                f"{where} has the id {image_id!r}, as images[{rows[image_id]}] has: take one of the two out."
+                f"{where}: expected each id once, got {image_id!r}, as in images[{rows[image_id]}]. Remove one of the "
+                "two."
             )
         rows[image_id] = len(rows)
         splits.append(split_name(check_text(image.get("split"), f"{where}.split"), f"{where}.split"))
@@ -54,8 +54,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
             files.append(folder.joinpath(*(check_text(image.get(key), f"{where}.{key}") for key in parts)))
         captions.append(
             [
-                check_text(sentence.get("raw"), f"{place}.raw")
-                for place, sentence in entries_of(image, "sentences", where)
+                check_text(sentence.get("raw"), f"{position}.raw")
+                for position, sentence in entries_of(image, "sentences", where)
             ]
         )
     check_distinct(files, name)

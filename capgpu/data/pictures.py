@@ -1,4 +1,4 @@
-"""Picture files, small enough to be shown."""
+"""Thumbnails of picture files."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ import os
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
+
 __all__ = ["thumbnail"]
 
 THUMBNAIL_SIZE = 128
 
 
 def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.NDArray[np.uint8]:
-    """Read a picture for display.
+    """Read a picture as a thumbnail.
 
     Parameters
     ----------
     path : path
-        A picture file of any kind that Pillow reads, of no more pixels than its limit against decompression bombs.
+        A picture file in one of the common formats, with at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
     size : int
         Height and width of the result, in pixels.
 
     Returns
     -------
     numpy.ndarray of uint8, shape (size, size, 3)
-        The whole picture in RGB, its proportions kept, transparent parts and margins white.
+        The picture in RGB with its aspect ratio, on a white background.
 
     Raises
     ------
     ValueError
-        If the file is no picture, cut short, or too large.
+        If the file is not a picture, truncated, or too large.
     OSError
-        As the system gives it: no such file, no permission.
+        If the file cannot be read.
     """
     from capgpu.vision.preprocessing import load_picture, strict_pillow
 
     try:
         with strict_pillow():
             return load_picture(path, size, fit="pad", background="white")
-    except Exception as error:  # Pillow meets damaged files with errors of any kind
+    except Exception as error:  # Pillow raises exceptions of any type for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{os.fspath(path)} is no picture that can be read: {error}") from error
+        raise InvalidValueError(f"{os.fspath(path)}: expected a readable picture, got: {error}") from error

@@ -1,4 +1,4 @@
-"""The next items are made on a thread while the present one is used."""
+"""Prefetching: a thread computes the next items while the current one is used."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _END: Any = object()
 
 
 def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
-    """Go through items that a thread makes ahead of their use, at most two of them.
+    """Yield items that a thread computes in advance, at most two of them.
 
     Parameters
     ----------
     items : iterable
-        Only the thread touches it, one item at a time, from the first request on.
+        Only the thread iterates over it, one item at a time, beginning with the first request.
 
     Yields
     ------
     item
-        The same ones, in their order. What making one raises comes out in its place, with its traceback.
+        The same items in the same order. An exception raised by an item is raised in its place, with its traceback.
 
     Notes
     -----
-    The thread lives as long as the generator: until it is exhausted or closed, or an error has come out of it. Closing
-    waits for the item at hand, and no other is begun. Use ``contextlib.closing`` where a loop may be left early.
+    The thread ends with the generator: when it is exhausted, closed, or raises. Closing waits for the item in progress;
+    no other is started. Use ``contextlib.closing`` if a loop may be left early.
     """
     source = iter(items)
     pool = ThreadPoolExecutor(1, thread_name_prefix="capgpu-prefetch")

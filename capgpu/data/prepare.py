@@ -1,8 +1,8 @@
-"""From captioned pictures in whatever form to a prepared folder: split, words, vocabulary, token ids, features.
+"""Preparation of a data set: splits, words, vocabulary, token ids and features of captioned pictures in any format.
 
-The vocabulary is made from the training captions only. While a preparation is under way its folder holds
-``preparing/`` with the settings and the features computed so far (`capgpu.data.staging`); the same preparation
-started again goes on from there. What was in the folder before goes when the new data set is whole.
+The vocabulary is built from the training captions only. During a preparation, the output folder contains
+``preparing/`` with the settings and the features computed so far (`capgpu.data.staging`), from which the same
+preparation resumes. Earlier contents are replaced when the new data set is complete.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from capgpu.data.split import split_pictures
 from capgpu.data.split_features import attach_features, gather_features, project_features
 from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
+from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, Vocabulary
 
@@ -36,24 +37,24 @@ __all__ = ["PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What a preparation is asked for.
+    """Settings of a preparation.
 
     Attributes
     ----------
     tokens : str
-        The tokeniser, one of `capgpu.tokens.TOKENIZERS`.
+        The tokenizer, one of `capgpu.tokens.TOKENIZERS`.
     min_count : int
         Words that occur fewer times in the training captions become ``<UNK>``.
     max_words : int or None
-        The most words of the vocabulary, the special words included.
+        Maximum vocabulary size, special tokens included.
     max_length : int or None
-        Longer captions lose their last words.
+        Maximum number of words per caption; longer captions are truncated.
     val, test : float
-        Shares of the pictures for these splits, where the source has no splits.
+        Fractions of the pictures for these splits, if the source has no splits.
     seed : int
-        Of that division.
+        Seed of the random split.
     pca : int or None
-        Principal components to reduce the features to.
+        Number of principal components of the features.
     """
 
     tokens: str = "coco"
@@ -68,16 +69,16 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What a preparation found and made.
+    """Result of a preparation.
 
     Attributes
     ----------
     report : dict
-        Figures, as JSON can hold them: vocabulary, and for each split pictures, captions, words and their lengths.
+        Statistics, as JSON can hold them: vocabulary, and for each split pictures, captions, words and their lengths.
     broken : list of str
-        Pictures that could not be read: path and cause. They are left out.
+        Path and cause for each picture that could not be read; they are omitted.
     wordless : list of str
-        Captions without a word, by their pictures. They are left out.
+        Captions without words, with their pictures; they are omitted.
     """
 
     report: dict[str, Any]
@@ -105,90 +106,92 @@ def prepare(
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PrepareResult:
-    """Make a prepared folder.
+    """Create a prepared folder.
 
     Parameters
     ----------
     source : Source
         The captioned pictures.
     folder : path
-        What to make. A preparation that was interrupted there, with the same settings, is taken up: features that were
-        computed are not computed again, but of pictures that have changed.
+        The output folder. An interrupted preparation in it with the same settings is resumed: only features of
+        pictures that have changed are computed again.
     config : PrepareConfig
-        How.
+        Settings.
     features : FeatureFile, optional
-        The pictures' features.
+        The features of the pictures.
     open_encoder : callable, optional
-        Opens what computes them from the source's picture files, where `features` is not given.
+        Opens the encoder that computes features from the source's picture files, if `features` is not given.
     settings : mapping, optional
-        What else the preparation was asked for, as JSON can hold it: kept in the manifest, and compared with that of an
-        interrupted preparation.
+        Further settings, as JSON can hold them: stored in the manifest, and compared with those of an interrupted
+        preparation.
     force : bool
-        Whether what was prepared in the folder, finished or not, may go: it does when the new is whole.
+        Whether an earlier data set or preparation in the folder may be replaced.
     progress : callable
         ``progress(done, total)``, in pictures.
 
     Returns
     -------
     PrepareResult
-        What was found.
+        Statistics and omitted pictures and captions.
 
     Raises
     ------
     ValueError
-        For a folder that holds something else, or another preparation, and for settings that cannot work, or leave no
-        word but ``<UNK>``.
+        For a folder with other files or another preparation, for invalid settings, and if all words would be
+        ``<UNK>``.
     DataFileError
-        For pictures without features or files, and where no picture could be read or no caption has a word.
+        For pictures without features or files, and if no picture could be read or no caption has words.
     OSError
-        As the system gives it.
+        If a file cannot be read or written.
     """
     _check_config(config)
     if config.pca is not None and features is not None:
-        raise ValueError("pca reduces the features of pictures; those of a file are taken as they are.")
+        raise InvalidValueError(f"pca: expected None with a file of features, got {config.pca}. Omit pca.")
     if features is None and (
         open_encoder is None or any(pictures.files is None for pictures in source.splits.values())
     ):
         raise DataFileError(
-            f"{source.path} gives captions, but nothing to see: name the folder of its pictures (--images), or a file "
-            "of features (--features)."
+            f"{source.path}: expected pictures or features, got captions only. Name the folder of the pictures "
+            "(--images), or a file of features (--features)."
         )
     check_output_folder(folder, force)
     splits = split_pictures(source, config.val, config.test, config.seed)
-    words, wordless = _tokenise(splits, config)
+    words, wordless = _tokenize(splits, config)
     counts = _counted(words["train"])
     _vocabulary(
         counts, sum(map(len, words["train"])), config
-    )  # what is wrong with it shows before the features are computed
+    )  # errors of the vocabulary are raised before features are computed
     everything = {**asdict(config), **(settings or {}), "source's sha256": fingerprint(source.path)}
     encoder = None
     if features is None:
         assert open_encoder is not None
         encoder = open_encoder()
         everything["network's sha256"] = encoder.sha256
-        most = min(encoder.network_dim, len(splits["train"]) - 1)
-        if config.pca is not None and config.pca > most:
-            raise ValueError(
-                f"pca is {config.pca}, but {encoder.network_dim} features of {len(splits['train'])} training pictures "
-                f"have at most {most} principal components."
+        max_components = min(encoder.network_dim, len(splits["train"]) - 1)
+        if config.pca is not None and config.pca > max_components:
+            raise InvalidValueError(
+                f"pca: expected at most {max_components} components of {encoder.network_dim} features of "
+                f"{len(splits['train'])} training pictures, got {config.pca}."
             )
     else:
         everything["features' sha256"] = fingerprint(features.path)
         splits = attach_features(splits, source, features)
     work = open_staging(folder, everything, force)
 
-    def tell(done: int) -> None:
+    def report_progress(done: int) -> None:
         progress(done, sum(map(len, splits.values())))
 
-    kept, rows, broken = gather_features(splits, encoder, work, tell)
+    kept, rows, broken = gather_features(splits, encoder, work, report_progress)
     if "train" not in kept:
         if not kept:
-            shutil.rmtree(work)  # there is nothing to go on with
-        raise DataFileError(f"no training picture of {source.path} could be read. The first: {broken[0]}.")
-    # of pictures that have features: a word that stands with others alone could not be learnt
-    held = set(kept["train"])
-    counts -= _counted([own for place, own in enumerate(words["train"]) if place not in held])
-    words = {name: [words[name][place] for place in places] for name, places in kept.items()}
+            shutil.rmtree(work)  # nothing to resume
+        raise DataFileError(
+            f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
+        )
+    # only words of pictures with features: the others cannot be learnt
+    readable = set(kept["train"])
+    counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
+    words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
     vocabulary = _vocabulary(counts, sum(map(len, words["train"])), config)
     if config.pca is not None:
         from capgpu.vision.projection import fit_projection
@@ -200,89 +203,93 @@ def prepare(
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
     report["words in training captions"] = len(counts)
-    for name, places in kept.items():
-        pictures = splits[name].take(places)
-        own = words[name]
-        flat = [caption for captions in own for caption in captions]
+    for name, indices in kept.items():
+        pictures = splits[name].take(indices)
+        picture_words = words[name]
+        flat = [caption for captions in picture_words for caption in captions]
         captions = vocabulary.encode_all(flat, None if config.max_length is None else config.max_length + 2)
         data[f"{name}_captions"] = captions
-        data[f"{name}_image_idxs"] = np.repeat(np.arange(len(own)), [len(captions) for captions in own])
+        data[f"{name}_image_idxs"] = np.repeat(
+            np.arange(len(picture_words)), [len(captions) for captions in picture_words]
+        )
         data[f"{name}_features"] = rows[name]
         data[f"{name}_texts"] = [text for texts in pictures.captions for text in texts]
         data[f"{name}_image_ids"] = pictures.image_ids
         if pictures.files is not None:
             data[f"{name}_files"] = [str(file.absolute()) for file in pictures.files]
-        report["splits"][name] = _figures(flat, len(own), captions, vocabulary)
+        report["splits"][name] = _statistics(flat, len(picture_words), captions, vocabulary)
     report["unreadable pictures"], report["captions without words"] = broken, wordless
     finished = work / "finished"
-    shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(finished, ignore_errors=True)  # of a killed process
     if encoder is not None:
         encoder.save(finished)
     save_prepared(finished, data, tokens=config.tokens, settings=everything, report=report)
     publish(finished, folder)
-    shutil.rmtree(work, ignore_errors=True)  # the data set is whole, whatever becomes of the rest
+    shutil.rmtree(work, ignore_errors=True)  # the data set is complete, even if this fails
     return PrepareResult(report, broken, wordless)
 
 
 def _check_config(config: PrepareConfig) -> None:
     if config.tokens not in TOKENIZERS:
-        raise ValueError(f"tokens is {config.tokens!r}; wanted one of {', '.join(TOKENIZERS)}.")
-    least = {"min_count": 1, "max_words": len(SPECIAL_WORDS) + 1, "max_length": 1, "seed": 0, "pca": 1}
-    for name, limit in least.items():
+        raise InvalidValueError(f"tokens: expected one of {', '.join(TOKENIZERS)}, got {config.tokens!r}.")
+    minima = {"min_count": 1, "max_words": len(SPECIAL_WORDS) + 1, "max_length": 1, "seed": 0, "pca": 1}
+    for name, limit in minima.items():
         value = getattr(config, name)
         if value is not None and value < limit:
-            special = f": the {len(SPECIAL_WORDS)} special words count" if name == "max_words" else ""
-            raise ValueError(f"{name} is {value}; wanted at least {limit}{special}.")
+            special = f" with the {len(SPECIAL_WORDS)} special tokens" if name == "max_words" else ""
+            raise InvalidValueError(f"{name}: expected at least {limit}{special}, got {value}.")
 
 
 def _counted(words: list[list[list[str]]]) -> Counter[str]:
     """Count the words of the captions of some pictures."""
     counts: Counter[str] = Counter()
-    for own in words:
-        for caption in own:
+    for captions in words:
+        for caption in captions:
             counts.update(caption)
     return counts
 
 
 def _vocabulary(counts: Counter[str], captions: int, config: PrepareConfig) -> Vocabulary:
-    """Choose the vocabulary among the words of the training pictures' captions."""
+    """Build the vocabulary of the training captions."""
     vocabulary = Vocabulary.from_counts(counts, min_count=config.min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
-        raise ValueError(
-            f"no word occurs {config.min_count} times in the {captions:,} training captions, so all would be "
-            f"{UNK}: lower min_count."
+        raise InvalidValueError(
+            f"min_count: expected a count that a word reaches in the {captions:,} training captions, got "
+            f"{config.min_count}: all words would be {UNK}. Lower min_count."
         )
     return vocabulary
 
 
-def _tokenise(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
-    """Split all captions into words; those without any, and pictures left without one, are taken out of `splits`."""
+def _tokenize(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
+    """Tokenize all captions; captions without words, and pictures without captions, are removed from `splits`."""
     tokenize = interned(TOKENIZERS[config.tokens])
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):
-        own = [[tokenize(text) for text in texts] for texts in pictures.captions]
-        for place, texts in enumerate(pictures.captions):
+        tokenized = [[tokenize(text) for text in texts] for texts in pictures.captions]
+        for index, texts in enumerate(pictures.captions):
             wordless += [
-                f"{pictures.image_ids[place]}: {text}"
-                for text, found in zip(texts, own[place], strict=True)
-                if not found
+                f"{pictures.image_ids[index]}: {text}"
+                for text, tokens in zip(texts, tokenized[index], strict=True)
+                if not tokens
             ]
-        places = [place for place, captions in enumerate(own) if any(captions)]
-        if not places:
-            raise DataFileError(f"no caption of the split {name} has a word; the first is {pictures.captions[0][0]!r}.")
-        left = pictures.take(places)
+        indices = [index for index, captions in enumerate(tokenized) if any(captions)]
+        if not indices:
+            raise DataFileError(
+                f"{name}: expected a caption with words, got none; the first is {pictures.captions[0][0]!r}."
+            )
+        chosen = pictures.take(indices)
         with_words = [
-            [text for text, found in zip(pictures.captions[place], own[place], strict=True) if found]
-            for place in places
+            [text for text, tokens in zip(pictures.captions[index], tokenized[index], strict=True) if tokens]
+            for index in indices
         ]
-        splits[name] = Pictures(left.image_ids, with_words, left.files, left.features, left.rows)
-        words[name] = [[caption for caption in own[place] if caption] for place in places]
+        splits[name] = Pictures(chosen.image_ids, with_words, chosen.files, chosen.features, chosen.rows)
+        words[name] = [[caption for caption in tokenized[index] if caption] for index in indices]
     return words, wordless
 
 
-def _figures(words: list[list[str]], pictures: int, captions: HostArray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Count what a split holds."""
+def _statistics(words: list[list[str]], pictures: int, captions: HostArray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Compute the statistics of a split."""
     lengths = np.array([len(caption) for caption in words])
     ids = vocabulary.word_to_idx
     kept = int((captions > ids[END]).sum())  # words and UNK: the only ids above that of END

@@ -1,23 +1,23 @@
-"""A prepared folder: a data set as training maps it into memory, written whole or not at all.
+"""A prepared folder: a data set in memory-mapped files, written atomically.
 
-The folder holds
+Its files are
 
 prepared.json
-    The manifest, written last: its presence says that all else is there. Format, tokeniser, settings and report of the
+    The manifest, written last: its presence marks a complete folder. Format, tokenizer, settings and report of the
     preparation, and size and checksum of every other file.
 vocabulary.json
     All words in the order of their ids.
 SPLIT_captions.npy, SPLIT_image_idxs.npy, SPLIT_features.npy
     The arrays of the course's data dictionary.
 SPLIT.json
-    ``texts`` (the raw captions), ``image_ids`` and, where the pictures are files, ``files``.
+    ``texts`` (the raw captions), ``image_ids`` and, for picture files, ``files``.
 encoder.json, encoder.safetensors
-    The encoder that made the features, where one did: what a picture from elsewhere has to go through.
+    The encoder of the features, if it is known: used for other pictures.
 checked.json
-    Size, time of the last change and inode of each file of features when it matched its checksum: only one that has
-    changed since is read again when the folder is opened. It is no part of the data, and may be deleted.
+    Size, modification time and inode of each feature file when it last matched its checksum: only files that have
+    changed since are read again when the folder is opened. Not part of the data; may be deleted.
 
-Features are finite when they are written, so that those that match their checksum need no further check.
+Features are validated as finite when they are written; files that match their checksums are not validated again.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import numpy as np
 from capgpu.checkpoint import CheckpointError, atomic_write
 from capgpu.data.arrays import known_finite, splits_of, validate_data
 from capgpu.data.text_files import DataFileError, read_json, read_text
+from capgpu.errors import InvalidValueError
 
 __all__ = [
     "ENCODER_FILES",
@@ -49,12 +50,12 @@ __all__ = [
     "verify_prepared",
 ]
 
-#: The file whose presence makes a folder a prepared one.
+#: The manifest; its presence marks a prepared folder.
 MANIFEST = "prepared.json"
-#: What an encoder is saved as; not all encoders have the second.
+#: The files of an encoder; the second exists for encoders with a projection.
 ENCODER_FILES = ("encoder.json", "encoder.safetensors")
 
-#: What is known of the state of the other files.
+#: The states of the feature files when they matched their checksums.
 _CHECKED = "checked.json"
 _FORMAT = "capgpu-prepared-1"
 _ARRAYS = ("captions", "image_idxs", "features")
@@ -67,18 +68,18 @@ _Files = dict[str, tuple[int, str]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder says of itself.
+    """The manifest of a prepared folder.
 
     Attributes
     ----------
     tokens : str
-        The tokeniser, one of `capgpu.tokens.TOKENIZERS`.
+        The tokenizer, one of `capgpu.tokens.TOKENIZERS`.
     splits : list of str
-        The splits it holds.
+        The splits.
     settings, report : dict
-        What the preparation was asked for, and what it found.
+        Settings and statistics of the preparation.
     encoder : bool
-        Whether the folder holds the encoder of its features.
+        Whether the folder contains the encoder of its features.
     identity : str
         Differs between folders of different contents.
     """
@@ -92,14 +93,14 @@ class Manifest:
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder holds a prepared data set, complete."""
+    """Return whether a folder contains a complete prepared data set."""
     return (Path(folder) / MANIFEST).is_file()
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read a prepared folder's manifest, and check that its files are there and unchanged.
+    """Read the manifest of a prepared folder, and check that its files exist and are unchanged.
 
-    Files of features, which may be large, are read only where they have changed since they last matched their checksum.
+    Feature files, which may be large, are read only if they have changed since they last matched their checksum.
 
     Parameters
     ----------
@@ -109,12 +110,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     Returns
     -------
     Manifest
-        What it says.
+        The manifest.
 
     Raises
     ------
     CheckpointError
-        If the folder is missing, no prepared one or damaged, or a file is missing or not as it was written.
+        If the folder is missing, not a prepared one or damaged, or a file is missing or modified.
     """
     path = Path(folder)
     manifest, files = _manifest(path)
@@ -125,12 +126,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         if not name.endswith("_features.npy"):
             _check_contents(path / name, checksum)
             continue
-        # taken before the file is read: what changes meanwhile is read again next time
+        # recorded before the file is read: a concurrent change is detected next time
         fresh[name] = _state(path / name)
         if known.get(name) != fresh[name]:
             _check_contents(path / name, checksum)
     if fresh != known:
-        with suppress(OSError):  # a folder that cannot be written is checked every time
+        with suppress(OSError):  # without write permission the files are checked every time
             _write_json(path / _CHECKED, fresh)
     return manifest
 
@@ -146,13 +147,12 @@ def verify_prepared(folder: str | os.PathLike[str]) -> list[str]:
     Returns
     -------
     list of str
-        The names of the files, the manifest's not among them.
+        The names of the files, without the manifest.
 
     Raises
     ------
     CheckpointError
-        If the folder is missing, no prepared one or damaged, naming every file that is missing or not as it was
-        written.
+        If the folder is missing, not a prepared one or damaged, with every file that is missing or modified.
     """
     path = Path(folder)
     files = _manifest(path)[1]
@@ -164,7 +164,7 @@ def verify_prepared(folder: str | os.PathLike[str]) -> list[str]:
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
-        # what has changed without a trace must not pass for unchanged when the folder is opened next
+        # a change without a new modification time must be detected when the folder is opened next
         with suppress(OSError):
             (path / _CHECKED).unlink(missing_ok=True)
         raise CheckpointError("\n".join(problems))
@@ -174,14 +174,17 @@ def verify_prepared(folder: str | os.PathLike[str]) -> list[str]:
 def _manifest(path: Path) -> tuple[Manifest, _Files]:
     if not is_prepared(path):
         if path.exists() and not path.is_dir():
-            raise CheckpointError(f"{path} is a file; wanted the prepared folder, which holds {MANIFEST}.")
-        kind = "is no prepared data set" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {kind}: it has no {MANIFEST}. Make one with: capgpu prepare SOURCE -o {path}")
+            raise CheckpointError(f"{path}: expected a prepared folder, which contains {MANIFEST}, got a file.")
+        found = "a folder without it" if path.is_dir() else "no such folder"
+        raise CheckpointError(
+            f"{path}: expected a prepared data set with {MANIFEST}, got {found}. Create one with: capgpu prepare "
+            f"SOURCE -o {path}"
+        )
     try:
         text = read_text(path / MANIFEST)
         stored = json.loads(text)
         if stored["format"] != _FORMAT:
-            raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
+            raise InvalidValueError(f"format: expected {_FORMAT!r}, got {stored['format']!r}")
         files = {str(name): (int(entry["bytes"]), str(entry["crc32"])) for name, entry in stored["files"].items()}
         manifest = Manifest(
             tokens=stored["tokens"],
@@ -192,30 +195,32 @@ def _manifest(path: Path) -> tuple[Manifest, _Files]:
             identity=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}. Prepare the data anew.") from error
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}. Prepare the data again.") from error
     return manifest, files
 
 
 def _check_size(file: Path, size: int) -> None:
     found = file.stat().st_size if file.is_file() else None
     if found != size:
-        state = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
-        raise CheckpointError(f"{file} {state}: the prepared folder has changed. Prepare the data anew.")
+        got = "no such file" if found is None else f"{found} bytes"
+        raise CheckpointError(
+            f"{file}: expected {size} bytes, got {got}: the prepared folder has changed. Prepare the data again."
+        )
 
 
 def _check_contents(file: Path, checksum: str) -> None:
     if _crc32(file) != checksum:
-        raise CheckpointError(f"{file} is damaged: it does not match its checksum. Prepare the data anew.")
+        raise CheckpointError(f"{file} is damaged: it does not match its checksum. Prepare the data again.")
 
 
 def _state(file: Path) -> list[int]:
-    """Describe a file by what a change of its contents changes, too."""
+    """Return size, modification time and inode of a file, which change with its content."""
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read the states in which files matched their checksums; nothing where none are noted."""
+    """Read the states in which files matched their checksums; empty if there are none."""
     try:
         stored = read_json(path / _CHECKED)
     except (DataFileError, OSError):
@@ -234,14 +239,14 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        For each split, ``<split>_captions`` (N, T) int32 and ``<split>_image_idxs`` (N,) int64, mapped from their
-        files; ``<split>_features`` (I, D) float32, a read-only numpy.memmap; ``<split>_texts``, ``<split>_image_ids``
-        and, where the pictures are files, ``<split>_files``; and ``idx_to_word`` and ``word_to_idx``.
+        For each split, ``<split>_captions`` (N, T) int32 and ``<split>_image_idxs`` (N,) int64, memory-mapped;
+        ``<split>_features`` (I, D) float32, a read-only numpy.memmap; ``<split>_texts``, ``<split>_image_ids`` and, for
+        picture files, ``<split>_files``; and ``idx_to_word`` and ``word_to_idx``.
 
     Raises
     ------
     CheckpointError
-        As `read_manifest`, and for files that are damaged.
+        As `read_manifest`, and for damaged files.
     """
     path = Path(folder)
     manifest = read_manifest(path)
@@ -251,11 +256,11 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
         for split in manifest.splits:
             for part in _ARRAYS:
                 mapped = np.load(path / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
-                # compiled code takes plain arrays; a memmap it stays where only rows are taken
+                # compiled code needs plain arrays; features stay a memmap since only rows are gathered
                 data[f"{split}_{part}"] = known_finite(mapped) if part == "features" else mapped.view(np.ndarray)
             data |= {f"{split}_{part}": values for part, values in read_json(path / f"{split}.json").items()}
     except (DataFileError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error} Prepare the data anew.") from error
+        raise CheckpointError(f"{path} is damaged: {error} Prepare the data again.") from error
     return data
 
 
@@ -272,21 +277,21 @@ def save_prepared(
     Parameters
     ----------
     folder : path
-        Made if it is missing. An encoder to be kept with the data is saved there before.
+        The folder; created if it does not exist. An encoder must be saved in it before.
     data : dict
-        The course's data dictionary; ``<split>_texts``, ``<split>_image_ids`` and ``<split>_files`` are kept where
-        they are there. Features are written in float32, some rows at a time.
+        The course's data dictionary, optionally with ``<split>_texts``, ``<split>_image_ids`` and ``<split>_files``.
+        Features are written in float32, in parts.
     tokens : str
-        The tokeniser of the captions, one of `capgpu.tokens.TOKENIZERS`.
+        The tokenizer of the captions, one of `capgpu.tokens.TOKENIZERS`.
     settings, report : mapping, optional
-        What the preparation was asked for and what it found, as JSON can hold it.
+        Settings and statistics of the preparation, as JSON can hold them.
 
     Raises
     ------
     TypeError, ValueError
-        For data that `validate_data` refuses: nothing is written.
+        For invalid data (see `validate_data`); nothing is written.
     OSError
-        As the system gives it: the folder is then no prepared one.
+        If a file cannot be written: the folder is then not a prepared one.
     """
     splits = splits_of(data)
     validate_data(data, splits)

@@ -1,4 +1,4 @@
-"""What every source of captioned pictures gives, whatever file it comes from."""
+"""The common form of all sources of captioned pictures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from capgpu.data.text_files import DataFileError
 
 __all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "plain_name", "split_name"]
 
-#: The name of the one split of a source that does not divide its pictures.
+#: The name of the only split of a source without splits.
 UNSPLIT = "all"
 
-#: The files of a prepared folder that are no split's.
-_TAKEN = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder", "checked"})
+#: Names of files in a prepared folder, which splits must not have.
+_RESERVED_NAMES = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder", "checked"})
 _OTHER_NAMES = {"restval": "train", "training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
@@ -30,15 +30,15 @@ class Pictures:
     Attributes
     ----------
     image_ids : list of I int or str
-        As the source names them; each once.
+        Distinct ids of the source.
     captions : list of I lists of str
-        The raw captions of each picture, one at least.
+        The raw captions of each picture, at least one.
     files : list of I paths, or None
-        The picture files, which need not be there; None where the source names none.
+        The picture files, which need not exist; None for a source without files.
     features : numpy.ndarray or numpy.memmap, shape (R, D), or None
-        Feature vectors, of these pictures and maybe others.
+        Feature vectors of these and possibly other pictures.
     rows : numpy.ndarray of int64, shape (I,), or None
-        The row of `features` of each picture.
+        Row of each picture in `features`.
     """
 
     image_ids: list[int | str]
@@ -51,7 +51,7 @@ class Pictures:
         return len(self.image_ids)
 
     def take(self, chosen: Sequence[int]) -> Pictures:
-        """Take some of the pictures, in the order given."""
+        """Return the pictures at the given indices, in their order."""
         return Pictures(
             [self.image_ids[i] for i in chosen],
             [self.captions[i] for i in chosen],
@@ -63,18 +63,18 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Source:
-    """Captioned pictures from one place.
+    """Captioned pictures of one source.
 
     Attributes
     ----------
     kind : str
-        What the place is: ``"coco"``, ``"karpathy"`` or ``"folder"``.
+        The format: ``"coco"``, ``"karpathy"`` or ``"folder"``.
     path : pathlib.Path
         The file that was read.
     splits : mapping of str to Pictures
-        ``"train"``, ``"val"``, ...; or all pictures as the split `UNSPLIT`.
+        ``"train"``, ``"val"``, ...; or all pictures in the split `UNSPLIT`.
     notes : tuple of str
-        What its reader should know of how the place was understood.
+        How the file was interpreted, for the user.
     """
 
     kind: str
@@ -84,79 +84,80 @@ class Source:
 
 
 def split_name(name: str, where: str) -> str:
-    """Bring the name of a split to the form used here.
+    """Return the normalized name of a split.
 
     Parameters
     ----------
     name : str
-        As the source has it: ``"Validation"`` is ``"val"``, Karpathy's ``"restval"`` belongs to ``"train"``.
+        Name in the source: ``"Validation"`` becomes ``"val"``, Karpathy's ``"restval"`` becomes ``"train"``.
     where : str
-        File and place, for the message.
+        File and position, for the message.
 
     Returns
     -------
     str
-        The name, fit to be part of a file's.
+        A name that can be part of a file name.
 
     Raises
     ------
     DataFileError
-        For a name that is none.
+        For an invalid name.
     """
     plain = name.strip().lower()
     plain = _OTHER_NAMES.get(plain, plain)
-    if plain in _TAKEN or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
-        raise DataFileError(f"{where} is {ascii(name)[:40]}; wanted a split such as train, val or test.")
+    if plain in _RESERVED_NAMES or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
+        raise DataFileError(f"{where}: expected a split such as train, val or test, got {ascii(name)[:40]}.")
     return plain
 
 
 def plain_name(name: str) -> str:
-    """Take out of a file's name what changes nothing: ``./a//b.jpg`` is ``a/b.jpg``."""
+    """Return a normalized file name: ``./a//b.jpg`` becomes ``a/b.jpg``."""
     return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def first_names(files: Sequence[Path]) -> list[int]:
-    """Find files that have several names.
+    """Find paths of the same file.
 
     Parameters
     ----------
     files : sequence of N paths
-        They need not be there.
+        The files need not exist.
 
     Returns
     -------
     list of N int
-        For each the place of the first that is the same file: through a link, too.
+        Index of the first path of the same file, also through links, for each path.
     """
     first: dict[object, int] = {}
-    places = []
-    for place, file in enumerate(files):
+    indices = []
+    for index, file in enumerate(files):
         key: object = plain_name(str(file))
         try:
             stat = file.stat()
             key = (stat.st_dev, stat.st_ino) if stat.st_ino else key
         except (OSError, ValueError):
             pass
-        places.append(first.setdefault(key, place))
-    return places
+        indices.append(first.setdefault(key, index))
+    return indices
 
 
 def check_distinct(files: Sequence[Path], name: str) -> None:
-    """Refuse images of a JSON file, called `name`, that have one file's name: it might be trained and tested on."""
+    """Reject images of the JSON file `name` with the same file, which could be in both training and test data."""
     first: dict[str, int] = {}
-    for place, file in enumerate(files):
-        other = first.setdefault(plain_name(str(file)), place)
-        if other != place:
+    for index, file in enumerate(files):
+        other = first.setdefault(plain_name(str(file)), index)
+        if other != index:
             raise DataFileError(
-                f"{name}: images[{other}] and images[{place}] are one file, {file}. Take one of the two out."
+                f"{name}: expected distinct files, got {file} for images[{other}] and images[{index}]. Remove one of "
+                "the two."
             )
 
 
 def by_split(pictures: Pictures, splits: Sequence[str] | None) -> dict[str, Pictures]:
-    """Divide pictures by the split of each; all of them are `UNSPLIT` where none is given."""
+    """Group pictures by the split of each; all are in `UNSPLIT` if `splits` is None."""
     if splits is None:
         return {UNSPLIT: pictures}
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(splits):
-        places.setdefault(name, []).append(place)
-    return {name: pictures.take(chosen) for name, chosen in places.items()}
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(splits):
+        indices.setdefault(name, []).append(index)
+    return {name: pictures.take(chosen) for name, chosen in indices.items()}

@@ -1,4 +1,4 @@
-"""Pictures into splits, by chance but reproducibly."""
+"""Reproducible random split of pictures into train, val and test."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import numpy as np
 
 from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.text_files import DataFileError
+from capgpu.errors import InvalidValueError
 
 __all__ = ["split_pictures"]
 
 
 def split_pictures(source: Source, val: float, test: float, seed: int) -> dict[str, Pictures]:
-    """Divide a source's pictures into splits, all captions of a picture in one.
+    """Split a source's pictures; all captions of a picture are in the same split.
 
     Parameters
     ----------
     source : Source
-        The pictures; where they have splits, these are kept.
+        The pictures; existing splits are kept.
     val, test : float
-        Shares of the pictures for these splits, in [0, 1); each above 0 gets a picture at least.
+        Fractions of the pictures for these splits, in [0, 1); each fraction above 0 gives at least one picture.
     seed : int
-        The same seed divides the same pictures in the same way.
+        Seed of the permutation.
 
     Returns
     -------
@@ -30,28 +31,28 @@ def split_pictures(source: Source, val: float, test: float, seed: int) -> dict[s
     Raises
     ------
     ValueError
-        For shares that leave nothing to train on.
+        For fractions that leave no training pictures.
     DataFileError
-        For a source whose splits lack ``train``.
+        For a source with splits but without ``train``.
     """
     if UNSPLIT not in source.splits:
         if "train" not in source.splits:
-            raise DataFileError(f"{source.path} has the splits {', '.join(source.splits)}; wanted one named train.")
+            raise DataFileError(f"{source.path}: expected a split named train, got {', '.join(source.splits)}.")
         usual = [name for name in ("train", "val", "test") if name in source.splits]
         return {name: source.splits[name] for name in (*usual, *sorted(set(source.splits) - set(usual)))}
     pictures = source.splits[UNSPLIT]
     counts = {}
-    for name, share in (("val", val), ("test", test)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} is {share!r}; wanted a share of the pictures, in [0, 1).")
-        counts[name] = max(round(share * len(pictures)), 1) if share > 0 else 0
+    for name, fraction in (("val", val), ("test", test)):
+        if not 0 <= fraction < 1:
+            raise InvalidValueError(f"{name}: expected a fraction of the pictures in [0, 1), got {fraction!r}.")
+        counts[name] = max(round(fraction * len(pictures)), 1) if fraction > 0 else 0
     held_out = sum(counts.values())
     if held_out >= len(pictures):
-        raise ValueError(
-            f"val {val:g} and test {test:g} are {counts['val']} and {counts['test']} of {len(pictures)} pictures, so "
-            "none is left to train on: lower them, or set one to 0."
+        raise InvalidValueError(
+            f"val, test: expected fractions that leave training pictures, got {val:g} and {test:g}: {counts['val']} "
+            f"and {counts['test']} of {len(pictures)} pictures. Lower them, or set one to 0."
         )
     order = np.random.default_rng(seed).permutation(len(pictures))
     chosen = {"train": order[held_out:], "val": order[: counts["val"]], "test": order[counts["val"] : held_out]}
-    # in the order of the source: only which split a picture is in is left to chance
-    return {name: pictures.take(np.sort(places).tolist()) for name, places in chosen.items() if len(places)}
+    # each split in the order of the source
+    return {name: pictures.take(np.sort(indices).tolist()) for name, indices in chosen.items() if len(indices)}

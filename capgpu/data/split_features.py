@@ -1,4 +1,4 @@
-"""The features of each split's pictures, from a feature file or from the pictures themselves."""
+"""The features of each split's pictures, from a feature file or computed from the pictures."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ROWS_AT_ONCE = 4096
 
 
 def attach_features(splits: dict[str, Pictures], source: Source, features: FeatureFile) -> dict[str, Pictures]:
-    """Give each picture its row of a feature file.
+    """Assign each picture its row of a feature file.
 
     Parameters
     ----------
     splits : dict of str to Pictures
         The pictures.
     source : Source
-        Where they come from: a file without ids has a row a picture in this order.
+        Their source: a file without ids has one row per picture in this order.
     features : FeatureFile
-        The file.
+        The feature file.
 
     Returns
     -------
@@ -43,16 +43,16 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
     Raises
     ------
     DataFileError
-        If the row of a picture is missing, or cannot be told.
+        If the row of a picture is missing or unknown.
     """
     if features.image_ids is None and len(source.splits) > 1:
         raise DataFileError(
-            f"{features.path} has no image_ids, but {source.path} has splits: which row is whose cannot be told. Store "
-            "image_ids beside features, in .npz or .h5."
+            f"{features.path}: expected image_ids, since {source.path} has splits, got none. Store image_ids with the "
+            "features, in .npz or .h5."
         )
     described = source.splits if features.image_ids is None else splits
-    everyone = [image for pictures in described.values() for image in pictures.image_ids]
-    row = dict(zip(everyone, features.rows_of(everyone).tolist(), strict=True))
+    all_ids = [image for pictures in described.values() for image in pictures.image_ids]
+    row = dict(zip(all_ids, features.rows_of(all_ids).tolist(), strict=True))
     return {
         name: replace(pictures, features=features.rows, rows=np.array([row[image] for image in pictures.image_ids]))
         for name, pictures in splits.items()
@@ -60,34 +60,34 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
 
 
 def gather_features(
-    splits: dict[str, Pictures], encoder: PictureEncoder | None, work: Path, tell: Callable[[int], None]
+    splits: dict[str, Pictures], encoder: PictureEncoder | None, work: Path, progress: Callable[[int], None]
 ) -> tuple[dict[str, list[int]], dict[str, HostArray], list[str]]:
-    """Gather the features of each split.
+    """Gather or compute the features of each split.
 
     Parameters
     ----------
     splits : dict of str to Pictures
-        With picture files, or with features where there is no encoder.
+        With picture files, or with features if `encoder` is None.
     encoder : PictureEncoder or None
-        What computes features.
+        Computes features.
     work : path
-        Where to keep them.
-    tell : callable
-        Called with the number of pictures that are done.
+        Folder of the results.
+    progress : callable
+        Called with the number of finished pictures.
 
     Returns
     -------
     kept : dict of str to list of int
-        The places of each split's pictures that have features; splits without any are left out.
+        Indices of each split's pictures with features; splits without any are omitted.
     rows : dict of str to numpy.memmap of float32
         Their features.
     broken : list of str
-        The other pictures: path and cause.
+        Path and cause for each other picture.
 
     Raises
     ------
     OSError
-        As the system gives it.
+        If a file cannot be written.
     """
     kept: dict[str, list[int]] = {}
     rows: dict[str, HostArray] = {}
@@ -98,17 +98,17 @@ def gather_features(
             assert chosen is not None
             kept[name] = list(range(len(pictures)))
             shape = len(pictures), features.shape[1]
-            rows[name] = _written(work / f"{name}.f32", (features[some] for some in _parts(chosen)), shape)
+            rows[name] = _written(work / f"{name}.f32", (features[part] for part in _parts(chosen)), shape)
         return kept, rows, []
-    tell(0)
+    progress(0)
     files = [file for pictures in splits.values() for file in pictures.files or ()]
-    computed, places, broken = collect_features(encoder, files, work, tell)
+    computed, readable, broken = collect_features(encoder, files, work, progress)
     first = row = 0
     for name, pictures in splits.items():
-        own = [place - first for place in places if first <= place < first + len(pictures)]
-        if own:
-            kept[name], rows[name] = own, computed[row : row + len(own)]
-        first, row = first + len(pictures), row + len(own)
+        indices = [index - first for index in readable if first <= index < first + len(pictures)]
+        if indices:
+            kept[name], rows[name] = indices, computed[row : row + len(indices)]
+        first, row = first + len(pictures), row + len(indices)
     return kept, rows, broken
 
 
@@ -117,19 +117,21 @@ def project_features(encoder: PictureEncoder, rows: dict[str, HostArray], work: 
     projection = encoder.projection
     assert projection is not None
     return {
-        name: _written(work / f"{name}.f32", (projection.apply(some) for some in _parts(own)), (len(own), encoder.dim))
-        for name, own in rows.items()
+        name: _written(
+            work / f"{name}.f32", (projection.apply(part) for part in _parts(array)), (len(array), encoder.dim)
+        )
+        for name, array in rows.items()
     }
 
 
 def _parts(array: HostArray) -> Iterator[HostArray]:
-    """Go through the rows of an array some at a time."""
+    """Yield the rows of an array in parts."""
     for start in range(0, len(array), _ROWS_AT_ONCE):
         yield array[start : start + _ROWS_AT_ONCE]
 
 
 def _written(path: Path, parts: Iterable[HostArray], shape: tuple[int, int]) -> HostArray:
-    """Write rows into a file, part by part, and map it."""
+    """Write rows to a file in parts, and map it."""
     with open(path, "wb") as file:
         for part in parts:
             file.write(np.ascontiguousarray(part, np.float32).data)

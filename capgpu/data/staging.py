@@ -1,7 +1,8 @@
-"""Where a preparation works: ``preparing/``, in the folder that it makes.
+"""The staging folder ``preparing/`` of a preparation, inside of its output folder.
 
-It holds the settings, the features computed so far, and at last the finished data set, whose files are then moved up.
-A kill leaves the data set that was there before, or the new one, or a preparation that the same settings take up.
+It contains the settings, the features computed so far, and finally the finished data set, whose files are then moved to
+the output folder. A killed process leaves the earlier data set, the new one, or a preparation that can be resumed with
+the same settings.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 from capgpu.checkpoint import atomic_write
 from capgpu.data.prepared_dataset import ENCODER_FILES, MANIFEST, is_prepared
 from capgpu.data.text_files import DataFileError, read_json
+from capgpu.errors import InvalidValueError
 
 __all__ = ["check_output_folder", "open_staging", "publish"]
 
-_WORK = "preparing"
+_STAGING = "preparing"
 _SETTINGS = "settings.json"
 
 
@@ -29,73 +31,79 @@ def check_output_folder(folder: Path, force: bool) -> None:
     Parameters
     ----------
     folder : path
-        It need not be there.
+        The output folder; it need not exist.
     force : bool
-        Whether what was prepared there may go.
+        Whether a prepared data set in it may be replaced.
 
     Raises
     ------
     ValueError
-        If it holds a finished data set, without `force`, or something else.
+        If the folder contains a finished data set and `force` is false, or other files.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Name a folder.")
+        raise InvalidValueError(f"{folder}: expected a folder, got a file.")
     if is_prepared(folder):
         if not force:
-            raise ValueError(f"{folder} holds a finished data set. Name another folder, or overwrite it with --force.")
-    elif folder.exists() and not (folder / _WORK / _SETTINGS).is_file():
-        other = sorted(entry.name for entry in folder.iterdir() if entry.name != _WORK)
+            raise InvalidValueError(
+                f"{folder}: expected a folder without a finished data set. Name another one, or overwrite it with "
+                "--force."
+            )
+    elif folder.exists() and not (folder / _STAGING / _SETTINGS).is_file():
+        other = sorted(entry.name for entry in folder.iterdir() if entry.name != _STAGING)
         if other:
-            raise ValueError(f"{folder} holds something else ({', '.join(other[:3])}). Name a new or an empty folder.")
+            raise InvalidValueError(
+                f"{folder}: expected a new, an empty or a prepared folder, got one with {', '.join(other[:3])}."
+            )
 
 
 def open_staging(folder: Path, settings: Mapping[str, Any], force: bool) -> Path:
-    """Begin a preparation, or take up the one that was interrupted.
+    """Create the staging folder of a preparation, or open that of an interrupted one.
 
     Parameters
     ----------
     folder : path
-        What is to be made.
+        The output folder.
     settings : mapping
-        All that the result depends on, as JSON can hold it.
+        Everything that the result depends on, as JSON can hold it.
     force : bool
-        Whether what was prepared there may go, finished or not. What was computed with the same settings stays.
+        Whether a data set or a preparation with other settings in it may be replaced. Features computed with the same
+        settings are kept.
 
     Returns
     -------
     pathlib.Path
-        The folder to work in.
+        The staging folder.
 
     Raises
     ------
     ValueError
-        As `check_output_folder`, and, without `force`, for a preparation with other settings, naming them.
+        As `check_output_folder`, and, without `force`, for a preparation with other settings.
     OSError
-        As the system gives it.
+        If a file cannot be read or written.
     """
     check_output_folder(folder, force)
-    work = folder / _WORK
-    noted = work / _SETTINGS
-    wanted = json.loads(json.dumps(settings))
-    if noted.is_file():
-        stored = _noted(noted)
-        if stored == wanted:
+    work = folder / _STAGING
+    settings_file = work / _SETTINGS
+    requested = json.loads(json.dumps(settings))
+    if settings_file.is_file():
+        stored = _stored_settings(settings_file)
+        if stored == requested:
             return work
         if not force:
-            names = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
-            raise ValueError(
-                f"{folder} holds an unfinished preparation with other settings ({', '.join(names)}). Go on with the "
-                "same ones, or start over with --force."
+            names = sorted(name for name in stored.keys() | requested.keys() if stored.get(name) != requested.get(name))
+            raise InvalidValueError(
+                f"{folder}: expected the settings of the unfinished preparation, got others ({', '.join(names)}). "
+                "Resume it with the same settings, or start over with --force."
             )
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    with atomic_write(noted, "w") as file:
-        json.dump(wanted, file)
+    with atomic_write(settings_file, "w") as file:
+        json.dump(requested, file)
     return work
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _stored_settings(path: Path) -> dict[str, Any]:
     try:
         stored = read_json(path)
     except DataFileError:
@@ -104,22 +112,22 @@ def _noted(path: Path) -> dict[str, Any]:
 
 
 def publish(finished: Path, folder: Path) -> None:
-    """Move a finished data set into its folder, in the place of the one there.
+    """Move a finished data set to its output folder, replacing the data set in it.
 
     Parameters
     ----------
     finished : path
-        The folder that holds it, beside the settings of its preparation.
+        The folder of the data set, inside of the staging folder.
     folder : path
-        Where it belongs, on the same file system.
+        The output folder, on the same file system.
 
     Raises
     ------
     OSError
-        As the system gives it.
+        If a file cannot be moved.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
-    for captions in list(folder.glob("*_captions.npy")):  # the old splits may have had other names
+    for captions in list(folder.glob("*_captions.npy")):  # earlier splits may have had other names
         split = captions.name.removesuffix("_captions.npy")
         for name in (f"{split}.json", f"{split}_image_idxs.npy", f"{split}_features.npy", captions.name):
             (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Text and JSON as data sets bring them: read whole, with errors that name the file and the place."""
+"""Text and JSON files of data sets, with errors that name the file and the position."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from capgpu.errors import CapgpuError
+
 __all__ = ["DataFileError", "check_text", "entries_of", "id_of", "lines_of", "read_json", "read_text"]
 
 
-#: NUL, and halves of pairs.
+#: Characters that are not text: NUL and surrogates.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-#: What is left of a text that ends inside of a word, a number or an escape.
-_TORN = re.compile(r"\s*(?:[\w.\\+-]+\s*)?")
+#: The rest of a JSON text that ends inside of a word, a number or an escape.
+_TRUNCATED = re.compile(r"\s*(?:[\w.\\+-]+\s*)?")
 
 
-class DataFileError(ValueError):
-    """A file of a data set is damaged or of another form; the message names the file and the place."""
+class DataFileError(CapgpuError, ValueError):
+    """A file of a data set is damaged or has another format; the message names the file and the position."""
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -31,19 +33,19 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     path : path
-        The file; a byte-order mark at its front is skipped.
+        The file; a leading byte-order mark is skipped.
 
     Returns
     -------
     str
-        Its text, with the line ends it has.
+        The text, with its line ends unchanged.
 
     Raises
     ------
     DataFileError
-        For bytes that are not UTF-8, naming their line.
+        For bytes that are not UTF-8.
     OSError
-        As the system gives it: no such file, no permission.
+        If the file cannot be read.
     """
     content = Path(path).read_bytes()
     try:
@@ -51,17 +53,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         if error.reason == "unexpected end of data":
-            mend = "The file ends inside of a letter: it is cut short. Fetch or write it anew."
+            remedy = "The file ends inside of a character: it is truncated. Download or write it again."
         else:
             coding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
-            mend = f"Convert the file, for instance: iconv -f {coding} -t utf-8."
+            remedy = f"Convert the file, for example: iconv -f {coding} -t utf-8."
         raise DataFileError(
-            f"{os.fspath(path)}, line {line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8. {mend}"
+            f"{os.fspath(path)}, line {line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8. {remedy}"
         ) from error
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    r"""Go through the lines of a text, numbered from 1; they end as in editors, with ``\n``, ``\r\n`` or ``\r``."""
+    r"""Yield the lines of a text, numbered from 1; lines end with ``\n``, ``\r\n`` or ``\r``."""
     yield from enumerate((line.rstrip("\n") for line in io.StringIO(text, newline=None)), start=1)
 
 
@@ -76,107 +78,106 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     object
-        What it holds.
+        The decoded content.
 
     Raises
     ------
     DataFileError
-        For bytes that are not UTF-8, and for text that is no JSON (cut short, for instance), naming line and column.
+        For bytes that are not UTF-8, and for text that is not valid JSON (a truncated file, for example).
     OSError
-        As the system gives it.
+        If the file cannot be read.
     """
     text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        cut = error.msg.startswith("Unterminated") or _TORN.fullmatch(text, error.pos)
-        end = " The text ends before it is complete: it is cut short." if cut else ""
+        cut = error.msg.startswith("Unterminated") or _TRUNCATED.fullmatch(text, error.pos)
+        end = " The file is truncated." if cut else ""
         raise DataFileError(
-            f"{os.fspath(path)}, line {error.lineno}, column {error.colno}: no valid JSON ({error.msg}).{end} "
-            "Fetch or write the file anew."
+            f"{os.fspath(path)}, line {error.lineno}, column {error.colno}: expected valid JSON, got {error.msg}.{end} "
+            "Download or write the file again."
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataFileError(
-            f"{os.fspath(path)} is JSON that cannot be read: {error}. Wanted a plain file of objects, lists, texts and "
-            "numbers."
+            f"{os.fspath(path)}: expected JSON of objects, lists, texts and numbers, got {error}."
         ) from error
 
 
 def check_text(value: object, where: str) -> str:
-    """Check that a value is a text with something in it, which UTF-8 can hold.
+    """Check that a value is a non-empty text that UTF-8 can encode.
 
     Parameters
     ----------
     value : object
-        What was found.
+        The value.
     where : str
-        File and place, for the message.
+        File and position, for the message.
 
     Returns
     -------
     str
-        The text, white space at both ends cut off.
+        The text without leading and trailing white space.
 
     Raises
     ------
     DataFileError
-        For anything else.
+        For any other value.
     """
     if not isinstance(value, str):
-        raise DataFileError(f"{where} is {_short(value)}; wanted a text.")
+        raise DataFileError(f"{where}: expected a text, got {_short(value)}.")
     text = value.strip()
     if not text:
-        raise DataFileError(f"{where} is empty. Write a text there, or take the entry out.")
+        raise DataFileError(f"{where}: expected a text, got an empty one. Write a text, or remove the entry.")
     if _NO_TEXT.search(text):
-        raise DataFileError(f"{where} is {_short(text)}, which holds characters that no text has (NUL or half a pair).")
+        raise DataFileError(f"{where}: expected a text without NUL and surrogates, got {_short(text)}.")
     return text
 
 
 def entries_of(content: Any, key: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Go through the objects that a JSON file lists under a key.
+    """Yield the objects of a list in a JSON file.
 
     Parameters
     ----------
     content : object
-        What the file held.
+        Content of the file.
     key : str
-        The key.
+        Key of the list.
     name : str
-        The file, for messages.
+        Name of the file, for messages.
 
     Yields
     ------
     where : str
-        File and place of the object.
+        File and position of the object.
     entry : dict
         The object.
 
     Raises
     ------
     DataFileError
-        If there is no such list, it is empty, or holds something else.
+        If there is no such list, or it is empty or contains something else than objects.
     """
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         found = (
             f"keys {', '.join(map(ascii, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
         )
-        raise DataFileError(f"{name} has no list of {key} (found: {found}). Wanted a file of captions in JSON.")
+        raise DataFileError(f"{name}: expected a non-empty list {key} of captions in JSON, got {found}.")
     for row, entry in enumerate(entries):
         where = f"{name}: {key}[{row}]"
         if not isinstance(entry, dict):
-            raise DataFileError(f"{where} is a {type(entry).__name__}; wanted an object.")
+            raise DataFileError(f"{where}: expected an object, got {type(entry).__name__}.")
         yield where, entry
 
 
 def id_of(entry: dict[str, Any], key: str, where: str) -> int | str:
-    """Take an id, a whole number or a text, out of an object of a JSON file; DataFileError for anything else."""
+    """Return an id, an integer or a text, from an object of a JSON file; DataFileError for any other value."""
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataFileError(f"{where}.{key} is {_short(value)}; wanted a whole number or a text.")
+        raise DataFileError(f"{where}.{key}: expected an integer or a text, got {_short(value)}.")
     return value if isinstance(value, int) else check_text(value, f"{where}.{key}")
 
 
 def _short(value: object) -> str:
-    words = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
-    return words if len(words) <= 40 else f"{words[:37]}..."
+    text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 40 else f"{text[:37]}..."

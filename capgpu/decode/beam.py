@@ -21,6 +21,7 @@ from capgpu.decode.loop import next_logits
 from capgpu.decode.result import DecodeResult, check_finite_scores
 from capgpu.decode.token_masks import TokenMasks
 from capgpu.dtypes import sum_dtype
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_count, check_positive
 
@@ -80,12 +81,12 @@ def beam_search(
     check_count("width", width, 1)
     check_count("n_best", n_best, 1)
     if n_best > width:
-        raise ValueError(f"n_best: expected at most width = {width}, got {n_best}. Increase width.")
+        raise InvalidValueError(f"n_best: expected at most width = {width}, got {n_best}. Increase width.")
     if length_penalty != 0:
         check_positive("length_penalty", length_penalty)
     check_count("max_length", max_length, 1)
     if length_penalty * math.log((5 + max_length) / 6) > _LARGEST_LOG_PENALTY:
-        raise ValueError(
+        raise InvalidValueError(
             f"length_penalty: expected a penalty by which log-probabilities of {max_length} words can be divided, got "
             f"{length_penalty!r}. Wu et al. use 0.6 to 0.7."
         )

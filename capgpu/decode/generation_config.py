@@ -10,6 +10,7 @@ from capgpu.decode.beam import beam_search
 from capgpu.decode.greedy import greedy
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.sampling import sample
+from capgpu.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -55,12 +56,12 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.samples and self.beam != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"beam: expected 1 with temperature, top_k or top_p, got {self.beam}. Beam search does not sample: "
                 "give one or the other."
             )
         if self.length_penalty != 0 and self.beam == 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"length_penalty: expected 0 without beam search, got {self.length_penalty}. Give a beam above 1."
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from capgpu.backend import Array, array_namespace
+from capgpu.errors import NonFiniteError
 
 __all__ = ["DecodeResult", "check_finite_scores"]
 
@@ -51,7 +52,7 @@ def check_finite_scores(result: DecodeResult) -> DecodeResult:
     xp = array_namespace(result.scores)
     invalid = int(xp.sum(xp.astype(~xp.isfinite(result.scores[:, 0]), xp.int64)))
     if invalid:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"scores: expected finite log-probabilities, got NaN or infinity for the captions of {invalid} of "
             f"{result.scores.shape[0]} pictures. The model's parameters are not finite, or far too large: load "
             "another file, or train again."

@@ -9,6 +9,7 @@ from capgpu.backend import Array, array_namespace
 from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.token_masks import TokenMasks
+from capgpu.errors import InvalidValueError
 from capgpu.kernels.reference.words import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
 from capgpu.validation import check_count, check_positive
@@ -71,7 +72,7 @@ def sample(
     if top_p is not None:
         check_positive("top_p", top_p)
         if top_p > 1:
-            raise ValueError(f"top_p: expected a probability in (0, 1], got {top_p!r}.")
+            raise InvalidValueError(f"top_p: expected a probability in (0, 1], got {top_p!r}.")
     check_count("first", first, 0)
     key = secrets.randbits(64) if seed is None else seed
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
+from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
 from capgpu.vocabulary import END, NULL, START, UNK
 
@@ -45,14 +46,16 @@ class TokenMasks:
         check_count("min_length", min_length, 0)
         check_count("no_repeat_ngram", no_repeat_ngram, 0)
         if min_length > max_length:
-            raise ValueError(
+            raise InvalidValueError(
                 f"min_length: expected at most max_length = {max_length}, got {min_length}. Lower min_length, or raise "
                 "max_length."
             )
         size = len(model.word_to_idx)
         for word in (START, END):
             if model.word_to_idx.get(word, size) >= size:
-                raise ValueError(f"word_to_idx: expected an id of {word} below {size}, got none. Decoding needs it.")
+                raise InvalidValueError(
+                    f"word_to_idx: expected an id of {word} below {size}, got none. Decoding needs it."
+                )
         self.max_length, self.min_length, self.ngram = max_length, min_length, no_repeat_ngram
         self.null, self.start, self.end = (model.word_to_idx[word] for word in (NULL, START, END))
         excluded = {self.null, self.start}
@@ -61,7 +64,7 @@ class TokenMasks:
         n_allowed = len(set(model.word_to_idx.values()) - excluded - {self.end})
         # with fewer words, a caption could reach a step at which every word and END are excluded
         if min_length > (n_allowed if no_repeat_ngram else min_length * n_allowed):
-            raise ValueError(
+            raise InvalidValueError(
                 f"min_length: expected at most {n_allowed if no_repeat_ngram else 0} with {n_allowed} allowed words"
                 + (f" and no repeated {no_repeat_ngram}-gram" if no_repeat_ngram else "")
                 + f", got {min_length}. Lower min_length."

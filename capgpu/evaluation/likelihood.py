@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from capgpu.backend import asarray
 from capgpu.data.batches import evaluation_batches
+from capgpu.errors import InvalidValueError
 from capgpu.training.losses import to_floats
 from capgpu.vocabulary import NULL
 
@@ -74,5 +75,5 @@ def loss_per_token(
             totals.append(total)
             tokens += int(counted)
     if tokens == 0:
-        raise ValueError(f"{split}_captions holds no words to score: every step after the first is <NULL>.")
+        raise InvalidValueError(f"{split}_captions holds no words to score: every step after the first is <NULL>.")
     return sum(to_floats(totals)) / tokens

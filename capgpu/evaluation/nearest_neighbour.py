@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
 
@@ -47,14 +49,14 @@ def nearest_neighbours(
         For an unknown metric, shapes that do not match, or no rows to choose from.
     """
     if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"metric: expected 'cosine' or 'euclidean', got {metric!r}.")
+        raise InvalidValueError(f"metric: expected 'cosine' or 'euclidean', got {metric!r}.")
     if queries.ndim != 2 or base.ndim != 2 or queries.shape[1] != base.shape[1] or base.shape[0] == 0:
-        raise ValueError(
+        raise InvalidValueError(
             f"queries, base: expected shapes (Q, D) and (B, D) with B >= 1, got {queries.shape} and {base.shape}."
         )
     rows = np.arange(base.shape[0]) if rows is None else rows
     if rows.size == 0:
-        raise ValueError("rows: expected at least one row to choose from, got none.")
+        raise InvalidValueError("rows: expected at least one row to choose from, got none.")
     best = np.full(queries.shape[0], -np.inf, dtype=np.float32)
     nearest = np.zeros(queries.shape[0], dtype=np.int64)
     base_step = min(max(1, _BLOCK_BYTES // (4 * base.shape[1])), rows.size)

@@ -16,6 +16,7 @@ import numpy as np
 
 from capgpu.backend import to_numpy
 from capgpu.checkpoint import atomic_write
+from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
 from capgpu.vocabulary import words_in_order
 
@@ -62,7 +63,9 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     """
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     if model.dtype.name not in ("float32", "float64"):
-        raise ValueError(f"the model's dtype is {model.dtype}; ONNX networks are written in float32 and float64.")
+        raise InvalidValueError(
+            f"the model's dtype is {model.dtype}; ONNX networks are written in float32 and float64."
+        )
     words = words_in_order(model.word_to_idx)
     graphs = _Graphs(onnx, model)
     target = Path(folder)

@@ -31,6 +31,8 @@ import numpy.typing as npt
 from capgpu.backend import asarray, to_numpy
 from capgpu.checkpoint import load_weights, save_weights
 from capgpu.dtypes import is_bfloat16
+from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.optional_deps import MissingPackageError
 from capgpu.vocabulary import words_in_order
 
 if TYPE_CHECKING:
@@ -102,22 +104,22 @@ def to_torch(model: CaptioningRNN) -> dict[str, Any]:
 
     Raises
     ------
-    ImportError
-        Without PyTorch; `torch_arrays` does without.
+    MissingPackageError
+        If PyTorch is not installed; `torch_arrays` does not need it.
     TypeError
         For a model in bfloat16, which PyTorch does not take from NumPy arrays.
     """
     if is_bfloat16(model.dtype):
-        raise TypeError(
+        raise InvalidTypeError(
             "to_torch: expected a model in float16, float32 or float64, got bfloat16. Write a file with "
             "save_torch_safetensors and load it with safetensors.torch.load_file."
         )
     try:
         import torch
     except ImportError as error:
-        raise ImportError(
-            f"to_torch makes PyTorch's tensors, but PyTorch cannot be imported ({error}). Install it, or take the "
-            "NumPy arrays of torch_arrays."
+        raise MissingPackageError(
+            f"to_torch needs the package torch, which cannot be imported ({error}). Install it, or use the NumPy "
+            "arrays of torch_arrays."
         ) from error
     return {name: torch.from_numpy(array) for name, array in torch_arrays(model).items()}
 
@@ -160,40 +162,42 @@ def from_torch(
     from capgpu.model import CaptioningRNN
 
     if not isinstance(state, Mapping):
-        raise TypeError(f"state is a {type(state).__name__}; wanted a state dictionary, as module.state_dict() gives.")
+        raise InvalidTypeError(
+            f"state: expected a state dictionary, as module.state_dict() gives, got {type(state).__name__}."
+        )
     words_in_order(word_to_idx)
     called = {module: (names or {}).get(module, module) for module in _MODULES}
     unknown = sorted(set(names or {}) - set(_MODULES))
     if unknown:
-        raise ValueError(f"names has {', '.join(unknown)}; wanted some of {', '.join(_MODULES)}.")
+        raise InvalidValueError(f"names: expected keys among {', '.join(_MODULES)}, got {', '.join(unknown)}.")
     keys = {entry: f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}" for entry in _ENTRIES}
     _refuse_other_recurrences(state, called["rnn"])
     missing = [key for key in keys.values() if key not in state]
     if missing:
-        raise ValueError(
+        raise InvalidValueError(
             f"the state dictionary has no {', '.join(missing)}; it has {', '.join(list(state)[:12])}. Say with names "
             "what the modules are called."
         )
     extra = sorted(set(state) - set(keys.values()))
     if extra:
-        raise ValueError(
+        raise InvalidValueError(
             f"the state dictionary has {', '.join(extra[:8])}, too, which no captioner here has a place for."
         )
     s = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
     dtypes = {array.dtype for array in s.values()}
     if len(dtypes) > 1:
-        raise TypeError(f"the state dictionary mixes the dtypes {', '.join(sorted(map(str, dtypes)))}; wanted one.")
+        raise InvalidTypeError(f"state: expected one dtype, got {', '.join(sorted(map(str, dtypes)))}.")
     hidden, gates = _matrix(keys, s, "rnn.weight_hh_l0")[1], len(s["rnn.weight_hh_l0"])
     cells = {1: "rnn", 4: "lstm"}
     if hidden == 0 or gates % hidden or gates // hidden not in cells:
-        raise ValueError(
-            f"{keys['rnn.weight_hh_l0']} has shape {s['rnn.weight_hh_l0'].shape}; wanted (4 H, H) of an LSTM or "
-            "(H, H) of an RNN (a GRU has (3 H, H): there is no such cell here)."
+        raise InvalidValueError(
+            f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM or (H, H) of an RNN, got "
+            f"{s['rnn.weight_hh_l0'].shape}. A GRU, (3 H, H), is not supported."
         )
     cell = cells[gates // hidden]
     vectors, inputs = _matrix(keys, s, "embed.weight")[1], _matrix(keys, s, "project.weight")[1]
     words = len(word_to_idx)
-    wanted = {
+    shapes = {
         "project.weight": (hidden, inputs),
         "project.bias": (hidden,),
         "embed.weight": (words, vectors),
@@ -204,14 +208,13 @@ def from_torch(
         "vocab.weight": (words, hidden),
         "vocab.bias": (words,),
     }
-    for entry, shape in wanted.items():
+    for entry, shape in shapes.items():
         if s[entry].shape != shape:
-            raise ValueError(
-                f"{keys[entry]} has shape {s[entry].shape}; wanted {shape}, for a vocabulary of {words} words and H = "
-                f"{hidden}."
+            raise InvalidValueError(
+                f"{keys[entry]}: expected shape {shape} for {words} words and H = {hidden}, got {s[entry].shape}."
             )
     if tie_weights and not np.array_equal(s["embed.weight"], s["vocab.weight"]):
-        raise ValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
+        raise InvalidValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
     order = _GATE_ORDER[cell]
     params: Arrays = {
         "W_embed": s["embed.weight"],
@@ -284,10 +287,12 @@ def load_torch_safetensors(
     """
     arrays, metadata = load_weights(path)
     if "word_to_idx" in metadata:
-        raise ValueError(f"{os.fspath(path)} is a model with the names of this library: capgpu.checkpoint.load_model.")
+        raise InvalidValueError(
+            f"{os.fspath(path)} is a model with the names of this library: capgpu.checkpoint.load_model."
+        )
     if word_to_idx is None:
         if _WORDS not in metadata:
-            raise ValueError(f"{os.fspath(path)} holds no vocabulary: give word_to_idx.")
+            raise InvalidValueError(f"{os.fspath(path)} holds no vocabulary: give word_to_idx.")
         word_to_idx = {word: i for i, word in enumerate(metadata[_WORDS])}
     tied = bool(metadata.get("tie_weights", False)) if tie_weights is None else tie_weights
     return from_torch(arrays, word_to_idx, names=names, tie_weights=tied)
@@ -313,22 +318,22 @@ def _refuse_other_recurrences(state: Mapping[str, Any], rnn: str) -> None:
         ("has several layers", [key for key in own if key.startswith("weight_ih_l") and key != "weight_ih_l0"]),
     ):
         if found:
-            raise ValueError(f"{rnn} {what} ({rnn}.{found[0]}): there is no such captioner here.")
+            raise InvalidValueError(f"{rnn} {what} ({rnn}.{found[0]}): there is no such captioner here.")
 
 
 def _array(key: str, value: Any) -> npt.NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if "bfloat16" in str(value.dtype):
-            raise TypeError(f"{key} is bfloat16, which NumPy lacks; convert the module: module.float().")
+            raise InvalidTypeError(f"{key} is bfloat16, which NumPy lacks; convert the module: module.float().")
     array = np.asarray(value)
     if array.dtype.kind != "f" and not is_bfloat16(array.dtype):
-        raise TypeError(f"{key} has dtype {array.dtype}; wanted floating numbers.")
+        raise InvalidTypeError(f"{key}: expected floating numbers, got dtype {array.dtype}.")
     return array
 
 
 def _matrix(keys: Mapping[str, str], state: Arrays, entry: str) -> tuple[int, int]:
     if state[entry].ndim != 2:
-        raise ValueError(f"{keys[entry]} has shape {state[entry].shape}; wanted a matrix.")
+        raise InvalidValueError(f"{keys[entry]}: expected a matrix, got shape {state[entry].shape}.")
     rows, columns = state[entry].shape
     return rows, columns

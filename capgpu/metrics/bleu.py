@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.metrics.corpus import Corpus, Ints, Words, encode_corpus, split_words
 from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
@@ -87,7 +88,7 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]], max_n
         As for `corpus_bleu`.
     """
     if max_n < 1:
-        raise ValueError(f"max_n: expected at least 1, got {max_n}.")
+        raise InvalidValueError(f"max_n: expected at least 1, got {max_n}.")
     corpus = split_words(encode_corpus(captions, references))
     return score_matches(corpus, [clipped_matches(corpus, shared) for shared in shared_ngrams(corpus, max_n)])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, encode_corpus, ngram_keys, split_words
 from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
@@ -81,7 +82,7 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *,
     lengths are counted in pairs of words.
     """
     if not sigma > 0:
-        raise ValueError(f"sigma: expected a length in words above 0, got {sigma}.")
+        raise InvalidValueError(f"sigma: expected a length in words above 0, got {sigma}.")
     return _cosines(split_words(encode_corpus(captions, references))).cider_d(sigma)
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidTypeError, InvalidValueError
+
 __all__ = [
     "Corpus",
     "Ints",
@@ -220,14 +222,14 @@ def check_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]
         For no captions, unequal lengths, or a picture without references.
     """
     if len(captions) == 0:
-        raise ValueError("captions: expected at least one caption, got none.")
+        raise InvalidValueError("captions: expected at least one caption, got none.")
     if len(captions) != len(references):
-        raise ValueError(
+        raise InvalidValueError(
             f"references: expected one list of references for each of {len(captions)} captions, got {len(references)}."
         )
     if 0 in map(len, references):
         empty = next(i for i, truths in enumerate(references) if len(truths) == 0)
-        raise ValueError(f"references[{empty}]: expected at least one caption, got none.")
+        raise InvalidValueError(f"references[{empty}]: expected at least one caption, got none.")
     kinds = set(map(type, captions)).union(*(map(type, truths) for truths in references))
     if any(issubclass(kind, str) for kind in kinds):
         _refuse_string("captions", captions)
@@ -238,7 +240,7 @@ def check_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]
 def _refuse_string(name: str, captions: Sequence[Words]) -> None:
     for i, words in enumerate(captions):
         if isinstance(words, str):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"{name}[{i}]: expected a list of words, got the string {words!r}. Split it with "
                 "capgpu.tokens.tokenize."
             )

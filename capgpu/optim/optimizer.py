@@ -7,6 +7,7 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
 from capgpu.dtypes import is_half
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 from capgpu.validation import check_positive
@@ -42,7 +43,7 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     """
     check_positive("max_norm", max_norm)
     if not grads:
-        raise ValueError("grads is empty; there is nothing to clip.")
+        raise InvalidValueError("grads is empty; there is nothing to clip.")
     array_namespace(*grads.values())
     norm, scale = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()), max_norm)
     clipped = {name: gradient * scale for name, gradient in grads.items()}
@@ -84,7 +85,7 @@ class Optimizer:
         self.config: Config = dict(definition.defaults) | dict(config or {})
         for key in self.config:
             if key not in definition.defaults:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{rule}: {key} is the running state of one parameter and cannot be set for all. "
                     f"Leave it out; it belongs into configs[name][{key!r}]."
                 )
@@ -127,7 +128,7 @@ class Optimizer:
         for name, w in params.items():
             dw = grads.get(name)
             if dw is None:
-                raise ValueError(f"grads has no entry {name!r}; every parameter needs a gradient.")
+                raise InvalidValueError(f"grads has no entry {name!r}; every parameter needs a gradient.")
             if dw.shape != w.shape or dw.dtype != w.dtype:
                 check_pair(self.rule, w, dw, f"params[{name!r}]", f"grads[{name!r}]")
             config = self.configs.get(name)
@@ -172,7 +173,7 @@ class Optimizer:
             For the state of another rule, or values that are none of this rule's.
         """
         if state["rule"] != self.rule:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the state belongs to the update rule {state['rule']!r}, this optimiser runs {self.rule!r}. "
                 "Make the optimiser with the same rule."
             )

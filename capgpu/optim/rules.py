@@ -17,6 +17,7 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import is_half, sum_dtype, widened
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_same_dtype
 
@@ -176,25 +177,25 @@ def find_rule(name: str) -> Rule:
     except (KeyError, TypeError):
         near = get_close_matches(str(name), RULES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown update rule {name!r}.{hint} Known: {', '.join(sorted(RULES))}.") from None
+        raise InvalidValueError(f"unknown update rule {name!r}.{hint} Known: {', '.join(sorted(RULES))}.") from None
 
 
 def check_config(name: str, config: Mapping[str, Any]) -> None:
     """Refuse unknown keys and values out of range: a misspelt learning rate must not pass in silence."""
     if not isinstance(config, dict):
         kind = type(config).__name__
-        raise TypeError(f"{name}: config is a {kind}; wanted a dict such as {{'learning_rate': 1e-3}}.")
+        raise InvalidTypeError(f"{name}: config: expected a dict such as {{'learning_rate': 1e-3}}, got {kind}.")
     known = RULES[name].known
     for key, value in config.items():
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             names = ", ".join(sorted(known))
-            raise ValueError(f"{name}: unknown config entry {key!r}.{hint} Known: {names}.")
+            raise InvalidValueError(f"{name}: unknown config entry {key!r}.{hint} Known: {names}.")
         if key in RULES[name].slots:
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: {key} is {value!r}; wanted a number.")
+            raise InvalidTypeError(f"{name}: {key}: expected a number, got {value!r}.")
         number, wanted = float(value), ""
         if key in ("learning_rate", "epsilon"):
             wanted = "" if math.isfinite(number) and number > 0 else "positive and finite"
@@ -205,17 +206,17 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
         elif not 0 <= number < 1:
             wanted = "in [0, 1)"
         if wanted:
-            raise ValueError(f"{name}: {key} is {value!r}; it must be {wanted}.")
+            raise InvalidValueError(f"{name}: {key} is {value!r}; it must be {wanted}.")
 
 
 def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "dw") -> None:
     """Check that two arrays of an update have one shape and one dtype."""
     if tuple(w.shape) != tuple(dw.shape):
-        raise ValueError(
+        raise InvalidValueError(
             f"{owner}: {name} has shape {tuple(w.shape)} and {dname} {tuple(dw.shape)}; they must have the same shape."
         )
     if w.dtype != dw.dtype:
-        raise TypeError(
+        raise InvalidTypeError(
             f"{owner}: {name} has dtype {w.dtype} and {dname} {dw.dtype}; an update works in one dtype. "
             f"Convert one of them."
         )

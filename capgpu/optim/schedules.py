@@ -11,6 +11,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TypeAlias
 
+from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count, check_positive
 
 __all__ = [
@@ -174,7 +175,7 @@ def find_schedule(name: str) -> Schedule:
     except (KeyError, TypeError):
         near = get_close_matches(str(name), SCHEDULES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
+        raise InvalidValueError(
             f"unknown schedule {name!r}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
             "schedule(step, total_steps) -> factor."
         ) from None

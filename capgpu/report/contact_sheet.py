@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import atomic_write
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.match import Match
 
 if TYPE_CHECKING:
@@ -146,15 +147,15 @@ def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
 
 def _check(cells: Sequence[Cell], columns: int) -> None:
     if len(cells) == 0:
-        raise ValueError("cells: expected at least one picture, got none.")
+        raise InvalidValueError("cells: expected at least one picture, got none.")
     if columns < 1:
-        raise ValueError(f"columns: expected at least 1, got {columns}.")
+        raise InvalidValueError(f"columns: expected at least 1, got {columns}.")
     for i, cell in enumerate(cells):
         shape, dtype = cell.picture.shape, cell.picture.dtype
         if dtype != np.uint8:
-            raise TypeError(f"cells[{i}].picture: expected dtype uint8, 0 to 255, got {dtype}.")
+            raise InvalidTypeError(f"cells[{i}].picture: expected dtype uint8, 0 to 255, got {dtype}.")
         if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
-            raise ValueError(f"cells[{i}].picture: expected shape (height, width, 3 or 4), got {shape}.")
+            raise InvalidValueError(f"cells[{i}].picture: expected shape (height, width, 3 or 4), got {shape}.")
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:

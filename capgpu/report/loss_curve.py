@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from capgpu.checkpoint import atomic_write
+from capgpu.errors import InvalidValueError
 
 __all__ = ["plot_loss"]
 
@@ -51,7 +52,7 @@ def plot_loss(
 
     steps, checks = _finite(training), _finite(validation)
     if not steps:
-        raise ValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")
+        raise InvalidValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""The folder of a training run: what is in it, and when it may be written into."""
+"""The folder of a training run: its files, and checks before they are written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, load_model
 from capgpu.data.prepared_dataset import ENCODER_FILES
+from capgpu.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
@@ -28,17 +29,17 @@ class RunFolder:
     Parameters
     ----------
     path : path
-        The folder; it need not exist yet.
+        The folder; it need not exist.
 
     Attributes
     ----------
     path : pathlib.Path
         The folder.
     config, history, model, plot, summary : pathlib.Path
-        ``config.json`` (the settings), ``history.jsonl``, ``model.safetensors`` (the best parameters, sizes
-        and vocabulary), ``loss.png`` and ``summary.json``, which only a finished run has.
+        ``config.json`` (the settings), ``history.jsonl``, ``model.safetensors`` (the best parameters, sizes and
+        vocabulary), ``loss.png`` and ``summary.json``, which exists for finished runs only.
     checkpoint : pathlib.Path
-        The folder with the state to resume from.
+        The folder of the state to resume from.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -51,44 +52,47 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
 
     def files(self) -> list[Path]:
-        """Name the files that make the run what it is."""
+        """Return the paths of the run's files."""
         names = (self.config, self.history, self.model, self.plot, self.summary)
         return [*names, *(self.path / name for name in ENCODER_FILES)]
 
     def check_new(self, force: bool) -> None:
-        """Refuse a folder that a new run would damage.
+        """Check that a new run may be written to the folder.
 
         Parameters
         ----------
         force : bool
-            Whether a run that is there may go.
+            Whether an existing run may be replaced.
 
         Raises
         ------
         ValueError
-            If the folder holds a run and `force` is False, or holds something that is no run.
+            If the folder contains a run and `force` is False, or other files.
         """
         if self.config.exists():
             if force:
                 return
             if self.summary.exists():
-                raise ValueError(
-                    f"{self.path} holds a finished run. Name another folder with --out, or overwrite it with --force."
+                raise InvalidValueError(
+                    f"{self.path}: expected a folder without a run, got a finished run. Name another folder with "
+                    "--out, or overwrite it with --force."
                 )
-            raise ValueError(
-                f"{self.path} holds a run that has not finished. Go on with --resume, start over with "
-                "--force, or name another folder with --out."
+            raise InvalidValueError(
+                f"{self.path}: expected a folder without a run, got an unfinished run. Continue it with --resume, "
+                "start over with --force, or name another folder with --out."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValueError(f"{self.path} exists and is no run folder. Name another folder with --out.")
+            raise InvalidValueError(
+                f"{self.path}: expected a run folder or a new folder, got other files. Name another folder with --out."
+            )
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Begin a new run: remove the files of an earlier one and write the settings.
+        """Start a new run: remove the files of an earlier one and write the settings.
 
         Parameters
         ----------
         settings : mapping
-            What the run was asked for, as JSON can hold it.
+            The settings, as JSON can hold them.
         """
         for file in (self.summary, self.config, self.history, self.model, self.plot):
             file.unlink(missing_ok=True)
@@ -97,12 +101,12 @@ class RunFolder:
         _write_json(self.config, {"format": _FORMAT, "settings": dict(settings)})
 
     def keep_encoder(self, folder: Path | None) -> None:
-        """Copy the encoder of the features into the run, so that the run alone can caption a picture.
+        """Copy the encoder of the features into the run, so that pictures can be captioned without the data set.
 
         Parameters
         ----------
         folder : path or None
-            Where the data set keeps it; None for a set without one.
+            The folder of the encoder; None for a data set without one.
         """
         for name in ENCODER_FILES:
             (self.path / name).unlink(missing_ok=True)
@@ -116,73 +120,73 @@ class RunFolder:
         Parameters
         ----------
         summary : mapping
-            Its results, as JSON can hold them.
+            The results, as JSON can hold them.
         """
         _write_json(self.summary, summary)
 
     def settings(self) -> dict[str, Any]:
-        """Read the settings the run was started with.
+        """Read the settings with which the run was started.
 
         Returns
         -------
         dict
-            As they were given to `start`.
+            The settings given to `start`.
 
         Raises
         ------
         CheckpointError
-            If this is no run folder, or its settings are damaged.
+            If the folder is not a run folder, or its settings are damaged.
         """
         if not self.config.is_file():
             raise CheckpointError(
-                f"{self.path} is no run folder: it has no {self.config.name}. Wanted a folder that capgpu train wrote."
+                f"{self.path}: expected a run folder, written by capgpu train, with {self.config.name}, got none."
             )
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.config} is damaged: {error}. Train again with --force.") from error
         if not isinstance(config, dict) or config.get("format") != _FORMAT:
-            raise CheckpointError(f"{self.config} was not written by capgpu train, or by another version of it.")
+            raise CheckpointError(f"{self.config}: expected format {_FORMAT!r}, as capgpu train writes it.")
         settings: Any = config.get("settings")
         if not isinstance(settings, dict) or not isinstance(settings.get("data"), str):
-            raise CheckpointError(f"{self.config} is damaged: it does not say on what was trained. Train again.")
+            raise CheckpointError(f"{self.config} is damaged: expected settings with the data set's name. Train again.")
         return settings
 
     def load_model(self) -> CaptioningRNN:
-        """Load the run's model onto the current backend, for pictures from anywhere.
+        """Load the run's model onto the current backend.
 
         Returns
         -------
         CaptioningRNN
-            With the best parameters.
+            The model with the best parameters.
 
         Raises
         ------
         CheckpointError
-            If the run has no model yet, or it is damaged.
+            If the model does not exist yet or is damaged.
         """
         self.settings()
         if not self.model.exists():
             raise CheckpointError(
-                f"{self.path} has no {self.model.name} yet: its training was stopped early. "
-                f"Go on with: capgpu train --resume --out {self.path}"
+                f"{self.path}: expected {self.model.name}, got none: training was interrupted. Resume it with: capgpu "
+                f"train --resume --out {self.path}"
             )
         return load_model(self.model)
 
     def load_encoder(self) -> PictureEncoder:
-        """Open the encoder that made the features which the run learnt from.
+        """Open the encoder of the features that the model was trained on.
 
         Returns
         -------
         PictureEncoder
-            The one kept in the run, or that of the data set.
+            The encoder in the run, or that of the data set.
 
         Raises
         ------
         CheckpointError
-            If the run is none or damaged, or its encoder is.
+            If the run or its encoder is missing or damaged.
         ValueError
-            If the features came from elsewhere.
+            If the encoder is unknown.
         MissingExtraError
             If a package of the extra ``vision`` is not installed.
         """
@@ -192,37 +196,37 @@ class RunFolder:
         data = self.settings()["data"]
         if (self.path / ENCODER_FILES[0]).is_file():
             return PictureEncoder.load(self.path)
-        known = open_dataset(data).encoder if data in DATASETS else None
-        if known is None:
-            raise ValueError(
-                f"{self.path} was trained on features of {data} that were computed elsewhere: nothing tells how to "
-                "compute those of a picture. Prepare the data from their pictures and train again."
+        open_encoder = open_dataset(data).encoder if data in DATASETS else None
+        if open_encoder is None:
+            raise InvalidValueError(
+                f"{self.path}: expected a run with the encoder of its features, got features of {data} that were "
+                "computed elsewhere. Prepare the data from their pictures and train again."
             )
-        return known()
+        return open_encoder()
 
     def load(self, dataset: Dataset) -> CaptioningRNN:
-        """Load the run's model onto the current backend, for its own data.
+        """Load the run's model onto the current backend, and check that it fits the data set.
 
         Parameters
         ----------
         dataset : Dataset
-            The pictures it is for.
+            The data set.
 
         Returns
         -------
         CaptioningRNN
-            With the best parameters.
+            The model with the best parameters.
 
         Raises
         ------
         CheckpointError
-            If the run has no model yet, or it is damaged, or does not fit the data.
+            If the model does not exist yet, is damaged, or does not fit the data.
         """
         model = self.load_model()
         if model.word_to_idx != dataset.data["word_to_idx"]:
             raise CheckpointError(
-                f"{self.model} has another vocabulary than the data set {dataset.name}. It was trained on "
-                "other data, or on another version of them: train again."
+                f"{self.model}: expected the vocabulary of the data set {dataset.name}, got another vocabulary. The "
+                "model was trained on other data: train again."
             )
         return model
 

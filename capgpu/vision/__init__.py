@@ -1,4 +1,4 @@
-"""Pictures to feature vectors: a convolutional network run by onnxruntime, and a projection."""
+"""Feature vectors of pictures: a convolutional network run by onnxruntime, and a projection."""
 
 from capgpu.vision.encoder import Encoded, PictureEncoder, open_encoder
 from capgpu.vision.encoder_config import ENCODER_FILE

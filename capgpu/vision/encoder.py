@@ -1,4 +1,4 @@
-"""Picture files to feature vectors, and the encoder's place in a folder."""
+"""Encoders: from picture files to feature vectors, saved to and loaded from folders."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
+from capgpu.errors import InvalidValueError
 from capgpu.threads import thread_count
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.encoder_config import EncoderConfig
@@ -23,21 +24,21 @@ from capgpu.vision.projection import Projection
 __all__ = ["Encoded", "PictureEncoder", "open_encoder"]
 
 EFFICIENTNET_LITE0 = "efficientnet-lite0"
-#: Mean and standard deviation of ImageNet's pixels, 0 to 255: what most published networks were trained with.
+#: Mean and standard deviation of ImageNet's pixels, 0 to 255, with which most published networks were trained.
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Encoded(NamedTuple):
-    """The features of those pictures that could be read.
+    """The features of the pictures that could be read.
 
     Attributes
     ----------
     features : numpy.ndarray of float32, shape (M, D)
-        One row for each index in `kept`.
+        One row per index in `kept`.
     kept : list of M int
-        Rising indices of the paths that were given.
+        Increasing indices of the given paths.
     broken : list of (int, str)
-        The other indices, and for each the path and the cause.
+        The other indices, each with path and cause.
     """
 
     features: npt.NDArray[np.float32]
@@ -47,22 +48,22 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PictureEncoder:
-    """A network and what comes before and behind it; `open_encoder` makes one.
+    """A network with its preprocessing and projection; `open_encoder` creates one.
 
     Attributes
     ----------
     name : str
         The network: ``efficientnet-lite0`` or the path of an ONNX file.
     sha256 : str
-        Of the network's weights, or of the ONNX file and the files of weights beside it.
+        SHA-256 of the network's weights, or of the ONNX file and its external weight files.
     network : Network
-        Runs it.
+        The network.
     preprocessing : Preprocessing
-        How pixels are prepared.
+        Settings of the preprocessing.
     network_dim : int
         Length of the network's output.
     projection : Projection or None
-        What is applied to that output.
+        Projection of the output.
     """
 
     name: str
@@ -74,9 +75,9 @@ class PictureEncoder:
 
     def __post_init__(self) -> None:
         if self.projection is not None and len(self.projection.mean) != self.network_dim:
-            raise ValueError(
-                f"the projection takes features of length {len(self.projection.mean)}, but {self.network.output} of "
-                f"{self.name} has length {self.network_dim}."
+            raise InvalidValueError(
+                f"projection: expected one of features of length {self.network_dim}, as {self.network.output} of "
+                f"{self.name}, got one of length {len(self.projection.mean)}."
             )
 
     @property
@@ -95,7 +96,7 @@ class PictureEncoder:
         Returns
         -------
         PictureEncoder
-            It shares the network.
+            An encoder with the same network object.
 
         Raises
         ------
@@ -107,35 +108,35 @@ class PictureEncoder:
     def encode(self, paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None) -> Encoded:
         """Compute the features of pictures.
 
-        A file that is missing, no picture, damaged, or larger than Pillow's limit is reported and skipped. A
-        picture's features do not depend on the other pictures, nor on the number of threads.
+        Files that are missing, not pictures, damaged, or larger than Pillow's limit are reported and skipped. The
+        features of a picture do not depend on other pictures or on the number of threads.
 
         Parameters
         ----------
         paths : sequence of N paths
             The files.
         threads : int, optional
-            Pictures worked on at a time; ``CAPGPU_THREADS`` or the number of cores if not given.
+            Number of threads; by default that of `capgpu.threads.thread_count`.
 
         Returns
         -------
         Encoded
-            Features, and the files that were skipped. All may be: the caller says whether that is an error.
+            Features, and the skipped files, which may be all files.
 
         Raises
         ------
         ValueError
-            If `threads` is below 1, or ``CAPGPU_THREADS`` is no number of threads.
+            If `threads` is below 1, or ``CAPGPU_THREADS`` is invalid.
         """
         count = thread_count() if threads is None else threads
         if count < 1:
-            raise ValueError(f"threads is {threads}; wanted at least 1.")
+            raise InvalidValueError(f"threads: expected at least 1, got {threads}.")
         pool = ThreadPoolExecutor(count)
         try:
             with strict_pillow():
                 results = list(pool.map(self._encode_one, paths))
         finally:
-            # after Ctrl-C only the pictures at hand are finished
+            # after Ctrl-C only pictures in progress are finished
             pool.shutdown(cancel_futures=True)
         kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
         broken = [
@@ -147,26 +148,26 @@ class PictureEncoder:
         return Encoded(features if self.projection is None else self.projection.apply(features), kept, broken)
 
     def _encode_one(self, path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | str:
-        """Return the network's output, or why there is none."""
+        """Return the network's output, or the cause of an error."""
         try:
             pixels = self.preprocessing.pixels(path)
-        except Exception as error:  # Pillow meets damaged files with errors of any kind
+        except Exception as error:  # Pillow raises exceptions of any type for damaged files
             return _cause(error)
         vector = self.network(pixels)
-        return vector if np.isfinite(vector).all() else "the network gives numbers that are not finite"
+        return vector if np.isfinite(vector).all() else "the network's output is not finite"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the encoder's description into a folder: ``encoder.json``, and the projection beside it.
+        """Write the encoder's configuration into a folder: ``encoder.json`` and the projection.
 
         Parameters
         ----------
         folder : path
-            The folder; made if it is missing. An ONNX file is not copied: its path and SHA-256 are noted.
+            The folder; created if it does not exist. ONNX files are not copied: path and SHA-256 are stored.
 
         Raises
         ------
         OSError
-            As the system gives it.
+            If a file cannot be written.
         """
         EncoderConfig(self.name, self.sha256, self.network.output, self.preprocessing, self.projection, self.dim).save(
             Path(folder)
@@ -174,9 +175,9 @@ class PictureEncoder:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PictureEncoder:
-        """Open the encoder that `save` described.
+        """Open the encoder that `save` wrote.
 
-        An ONNX file is looked for at its path, then by its name in the folder.
+        An ONNX file is searched at its path, then by its name in the folder.
 
         Parameters
         ----------
@@ -186,12 +187,12 @@ class PictureEncoder:
         Returns
         -------
         PictureEncoder
-            It gives the same features.
+            An encoder with the same features.
 
         Raises
         ------
         CheckpointError
-            If the description is missing or damaged, or the network is another by now.
+            If the configuration is missing or damaged, or the network has changed.
         MissingExtraError
             If a package is not installed.
         """
@@ -199,9 +200,8 @@ class PictureEncoder:
         encoder = _open(_find(stored.network, Path(folder)), stored.output, stored.preprocessing, stored.projection)
         if encoder.sha256 != stored.sha256 or encoder.dim != stored.dim:
             raise CheckpointError(
-                f"the features of {folder} were computed by {stored.network} with SHA-256 {stored.sha256}, but what is "
-                f"there now has {encoder.sha256}: the model would see other features. Restore that file, or prepare "
-                "again."
+                f"{stored.network}: expected SHA-256 {stored.sha256}, with which the features of {folder} were "
+                f"computed, got {encoder.sha256}. Restore that file, or prepare the data again."
             )
         return encoder
 
@@ -212,18 +212,18 @@ def _find(name: str, folder: Path) -> str:
     beside = folder / Path(name).name
     if not beside.is_file():
         raise CheckpointError(
-            f"the network {name}, which computed the features of {folder}, is missing: put it back, or copy it to "
-            f"{beside}."
+            f"{name}: expected the network that computed the features of {folder}, got no such file. Restore it, or "
+            f"copy it to {beside}."
         )
     return str(beside)
 
 
 def _cause(error: Exception) -> str:
-    """Put an error into words, without the path that is told anyway."""
+    """Return the message of an error without the path, which the caller adds."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "is no picture in a format that is known"
+        return "not a picture in a supported format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
@@ -234,7 +234,7 @@ def _three(name: str, values: float | Sequence[float]) -> tuple[float, float, fl
         red, green, blue = (values, values, values) if isinstance(values, (int, float)) else values
         return float(red), float(green), float(blue)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {values!r}; wanted one number or three.") from error
+        raise InvalidValueError(f"{name}: expected one number or three, got {values!r}.") from error
 
 
 def open_encoder(
@@ -249,54 +249,54 @@ def open_encoder(
     background: str = "white",
     projection: Projection | None = None,
 ) -> PictureEncoder:
-    """Open a network as an encoder of pictures.
+    """Open a network as a picture encoder.
 
     Parameters
     ----------
     network : str or path
         ``"efficientnet-lite0"`` (1,280 pooled features), or an ONNX file with one input of pictures.
     output : str, optional
-        The value of an ONNX network to take, by its name; one of shape (1, D, height, width) is averaged over its
-        places. The network's first output if not given. Features for captions lie before the classifier.
+        Name of the value of an ONNX network to use; a value of shape (1, D, height, width) is averaged over height and
+        width. By default the first output. Features for captions are computed before the classifier.
     size : int, optional
-        Width and height of the input, in pixels; what the network says if not given.
+        Width and height of the input, in pixels; by default as the network defines it.
     mean, std : float or 3 floats, optional
-        The network gets ``(pixel - mean) / std`` of pixels from 0 to 255. ImageNet's values if not given.
+        The input is ``(pixel - mean) / std`` for pixels from 0 to 255; by default ImageNet's values.
     channels : {"RGB", "BGR"}
-        The order of the input's channels (and of `mean` and `std`).
+        Order of the channels of the input, of `mean` and of `std`.
     fit : {"stretch", "crop", "pad"}
-        What becomes of a picture that is not square, see `Preprocessing`.
+        How a picture becomes square, see `Preprocessing`.
     background : str
-        The colour under transparent pixels and beside padded pictures.
+        Colour under transparent pixels and of the padding.
     projection : Projection, optional
-        Applied to the network's output.
+        Projection of the network's output.
 
     Returns
     -------
     PictureEncoder
-        Ready: the network has run once.
+        The encoder; the network has been run once.
 
     Raises
     ------
     MissingExtraError
         If a package of the extra ``vision`` is not installed.
     OSError
-        If the network's file cannot be read, or the cache folder cannot be written into.
+        If the network's file cannot be read, or the cache folder cannot be written.
     ValueError
-        For a network that is none of pictures, an unknown output, a size that does not fit, a setting that
-        ``efficientnet-lite0`` fixes, or a mean or deviation of pixels from 0 to 1.
+        For a network without an input of pictures, an unknown output, a size that the network does not accept, a
+        setting that ``efficientnet-lite0`` fixes, or a mean or standard deviation of pixels from 0 to 1.
     """
     name = os.fspath(network)
     if name == EFFICIENTNET_LITE0:
         fixed = {"output": output, "size": size, "mean": mean, "std": std}
         given = [key for key, value in fixed.items() if value is not None]
         if given or channels != "RGB":
-            raise ValueError(f"{name} fixes {', '.join(given) or 'channels'}: leave it out, or name an ONNX file.")
+            raise InvalidValueError(f"{name} fixes {', '.join(given) or 'channels'}: omit it, or name an ONNX file.")
         size, mean, std = efficientnet_lite0.SIZE, efficientnet_lite0.MEAN, efficientnet_lite0.STD
     else:
         size = Network(name, output).size if size is None else size
         if size is None:
-            raise ValueError(f"{name} leaves the size of its pictures open: give size, in pixels.")
+            raise InvalidValueError(f"size: expected a number of pixels, which {name} does not define, got None.")
     means = _three("mean", _IMAGENET_MEAN if mean is None else mean)
     stds = _three("std", _IMAGENET_STD if std is None else std)
     _check_scale(means, stds)
@@ -304,7 +304,7 @@ def open_encoder(
 
 
 def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse a mean and deviations of pixels from 0 to 1, as torchvision has them: features would mean nothing."""
+    """Reject means and deviations of pixels from 0 to 1, as torchvision's: features would be meaningless."""
     if any(0 < value < 1 for value in mean) or any(0 < value < 1 for value in std):
         means, stds = (", ".join(f"{value:g}" for value in values) for values in (mean, std))
         remedy = " and ".join(
@@ -312,7 +312,7 @@ def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
             for name, values in (("mean", mean), ("std", std))
             if max(values) <= 1
         )
-        raise ValueError(
+        raise InvalidValueError(
             f"mean and std: expected values for pixels from 0 to 255, got {means} and {stds}, for pixels from "
             f"0 to 1. Multiply them by 255: {remedy}."
         )

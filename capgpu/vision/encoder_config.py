@@ -1,4 +1,4 @@
-"""An encoder's description in a folder: ``encoder.json``, and its projection in ``encoder.safetensors``."""
+"""The stored configuration of an encoder: ``encoder.json``, and its projection in ``encoder.safetensors``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
+from capgpu.errors import InvalidValueError
 from capgpu.vision.preprocessing import Preprocessing
 from capgpu.vision.projection import Projection
 
 __all__ = ["ENCODER_FILE", "EncoderConfig"]
 
-#: The file that describes the encoder of a folder's features.
+#: The file with the configuration of the encoder of a folder's features.
 ENCODER_FILE = "encoder.json"
 _PROJECTION_FILE = "encoder.safetensors"
 _FORMAT = "capgpu-encoder-1"
@@ -21,7 +22,7 @@ _FORMAT = "capgpu-encoder-1"
 
 @dataclass(frozen=True, eq=False)
 class EncoderConfig:
-    """What has to be known to open an encoder again, and to tell that it is the same.
+    """What is needed to open an encoder again and to verify that it is the same.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class EncoderConfig:
     dim: int
 
     def save(self, folder: Path) -> None:
-        """Write the files into a folder, which is made if it is missing.
+        """Write the files into a folder, which is created if it does not exist.
 
         Parameters
         ----------
@@ -47,7 +48,7 @@ class EncoderConfig:
         Raises
         ------
         OSError
-            As the system gives it.
+            If a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if self.projection is not None:
@@ -57,7 +58,7 @@ class EncoderConfig:
             "network": self.network,
             "sha256": self.sha256,
             "output": self.output,
-            "framing": asdict(self.preprocessing),
+            "framing": asdict(self.preprocessing),  # the key of this format
             "projection": None if self.projection is None else _PROJECTION_FILE,
             "dim": self.dim,
         }
@@ -85,11 +86,13 @@ class EncoderConfig:
         """
         path = folder / ENCODER_FILE
         if not path.is_file():
-            raise CheckpointError(f"{path} does not exist: nothing tells how the features of {folder} were computed.")
+            raise CheckpointError(
+                f"{path}: expected the configuration of the encoder of {folder}'s features, got no such file."
+            )
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["format"] != _FORMAT:
-                raise ValueError(f"its format is {stored['format']!r}, wanted {_FORMAT!r}")
+                raise InvalidValueError(f"format: expected {_FORMAT!r}, got {stored['format']!r}")
             settings: dict[str, Any] = dict(stored["framing"])
             return cls(
                 str(stored["network"]),

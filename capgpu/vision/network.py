@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
 
 __all__ = ["Network", "network_sha256"]
@@ -22,30 +23,30 @@ _QUIET = 3  # errors only: they come as exceptions, too
 class Network:
     """A network that maps a picture to a vector.
 
-    It runs on one thread and sees one picture at a time: a picture's vector depends neither on the pictures it comes
-    with nor on the number of threads. Several threads may call it at once.
+    It runs on one thread with one picture per batch: the vector of a picture depends neither on other pictures nor on
+    the number of threads. It may be called by several threads concurrently.
 
     Parameters
     ----------
     path : path
         The ONNX file: one input of shape (N, 3, H, W) or (N, H, W, 3).
     output : str, optional
-        The name of the output, or of any value inside the network; values behind it are then not computed. The
-        network's first output if not given.
+        Name of the output, or of any value inside the network; later values are then not computed. By default the
+        first output.
 
     Attributes
     ----------
     size : int or None
-        Width and height of the input; None where the network leaves it open.
+        Width and height of the input; None if the network does not define them.
 
     Raises
     ------
     MissingExtraError
-        If onnxruntime, or for a value inside the network onnx, is not installed.
+        If onnxruntime is not installed, or onnx for a value inside the network.
     OSError
         If the file cannot be read.
     ValueError
-        If it is no ONNX network, its input is none of pictures, or it has no value of that name.
+        If the file is not an ONNX network, has no input of pictures, or no value of that name.
     """
 
     def __init__(self, path: str | os.PathLike[str], output: str | None = None) -> None:
@@ -53,7 +54,7 @@ class Network:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"{self.path} is no file; wanted efficientnet-lite0, or the path of a network in an .onnx file."
+                f"{self.path}: expected efficientnet-lite0, or the path of an .onnx file, got no such file."
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -62,8 +63,8 @@ class Network:
         def open_session(source: str | bytes) -> Any:
             try:
                 return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # onnxruntime's kinds of error share no narrower base
-                raise ValueError(f"{self.path} cannot be run as an ONNX network: {error}") from error
+            except Exception as error:  # onnxruntime's exceptions have no narrower common base
+                raise InvalidValueError(f"{self.path} cannot be run as an ONNX network: {error}") from error
 
         self._session = open_session(str(self.path))
         names = [value.name for value in self._session.get_outputs()]
@@ -85,9 +86,9 @@ class Network:
             or len(set(sides)) > 1
             or inputs[0].type not in _DTYPES
         ):
-            raise ValueError(
-                f"{self.path} has the input {found}; wanted a single one of float32 or float16 and of shape "
-                "(N, 3, H, W) or (N, H, W, 3), H = W."
+            raise InvalidValueError(
+                f"{self.path}: expected one input of float32 or float16 and shape (N, 3, H, W) or (N, H, W, 3) with "
+                f"H = W, got {found}."
             )
         return inputs[0].name, last, sides[0] if sides else None, _DTYPES[inputs[0].type]
 
@@ -102,24 +103,26 @@ class Network:
         Returns
         -------
         numpy.ndarray of float32, shape (D,)
-            The output; one of shape (1, D, height, width) is averaged over its places.
+            The output; one of shape (1, D, height, width) is averaged over height and width.
 
         Raises
         ------
         ValueError
-            If the network cannot take such a picture, or its output has another shape.
+            If the network rejects the picture, or its output has another shape.
         """
         given = pixels.transpose(1, 2, 0) if self._channels_last else pixels
         batch = np.ascontiguousarray(given[None].astype(self._dtype))
         try:
             (out,) = self._session.run([self.output], {self._input: batch})
-        except Exception as error:  # onnxruntime's kinds of error share no narrower base
-            raise ValueError(f"{self.path} cannot take a picture of shape {batch.shape}: {error}") from error
+        except Exception as error:  # onnxruntime's exceptions have no narrower common base
+            raise InvalidValueError(
+                f"{self.path}: the network rejects a picture of shape {batch.shape}: {error}"
+            ) from error
         if not isinstance(out, np.ndarray) or out.dtype.kind != "f" or out.ndim not in (2, 4) or len(out) != 1:
             kind = f"shape {out.shape} and dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ValueError(
-                f"{self.path} gives {self.output} with {kind} for one picture; wanted floating numbers of shape "
-                "(1, D) or (1, D, height, width). Name another output."
+            raise InvalidValueError(
+                f"{self.path}: {self.output}: expected floating-point numbers of shape (1, D) or (1, D, height, width) "
+                f"for one picture, got {kind}. Name another output."
             )
         vector: npt.NDArray[np.float32] = out.astype(np.float32).reshape(out.shape[1], -1).mean(axis=1)
         return vector
@@ -136,7 +139,7 @@ def network_sha256(path: Path) -> str:
     Returns
     -------
     str
-        The SHA-256 of the bytes of all files, one after the other, in hexadecimal.
+        The SHA-256 of the concatenated files, in hexadecimal.
 
     Raises
     ------
@@ -163,18 +166,18 @@ def network_sha256(path: Path) -> str:
 
 
 def _cut(path: Path, output: str) -> bytes:
-    """Make a value inside a network its only output, and drop the nodes that it does not need."""
+    """Make a value inside a network its only output, and remove the nodes that it does not depend on."""
     onnx = require("onnx", "vision", "Taking a value inside of a network as its output")
     model = onnx.load(path)
     graph = model.graph
     if not any(output in node.output for node in graph.node):
         known = [name for node in list(graph.node)[-12:] for name in node.output if name]
-        raise ValueError(f"{path} has no value {output!r}; the last ones are {', '.join(known)}.")
-    wanted, kept = {output}, []
+        raise InvalidValueError(f"output: expected a value of {path} such as {', '.join(known)}, got {output!r}.")
+    needed, kept = {output}, []
     for node in reversed(graph.node):
-        if wanted & set(node.output):
+        if needed & set(node.output):
             kept.append(node)
-            wanted.update(_names_read(node))
+            needed.update(_input_names(node))
     del graph.node[:]
     graph.node.extend(reversed(kept))
     del graph.output[:]
@@ -183,10 +186,10 @@ def _cut(path: Path, output: str) -> bytes:
     return content
 
 
-def _names_read(node: Any) -> Iterable[str]:
-    """Name the values that a node reads, in the bodies of branches and loops, too."""
+def _input_names(node: Any) -> Iterable[str]:
+    """Yield the names of a node's inputs, including those in the bodies of branches and loops."""
     yield from node.input
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
             for inner in body.node:
-                yield from _names_read(inner)
+                yield from _input_names(inner)

@@ -1,4 +1,4 @@
-"""A picture file as a network wants it: upright, opaque, RGB or BGR, square, scaled."""
+"""Preprocessing of picture files for a network: orientation, transparency, channels, shape and scale."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Preprocessing", "load_picture", "strict_pillow"]
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
 
-#: What is opened. Pillow knows more, among them EPS, which it hands to another program to execute.
+#: The formats that are opened. Pillow also reads others, such as EPS, which it passes to another program to execute.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = 65535
@@ -30,28 +31,28 @@ _SIXTEEN_BIT = 65535
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels are prepared: a network's features mean something only for pictures prepared as in its training.
+    """Settings of the preprocessing, which must be those of the network's training.
 
     Attributes
     ----------
     size : int
         Width and height of the network's input, in pixels.
     mean, std : tuple of 3 float
-        Of the channels in their order; the network gets ``(pixel - mean) / std``, pixels from 0 to 255.
+        Per channel, in the order of `channels`; the input is ``(pixel - mean) / std`` for pixels from 0 to 255.
     channels : {"RGB", "BGR"}
-        The order of the channels.
+        Order of the channels.
     fit : {"stretch", "crop", "pad"}
-        What becomes of a picture that is not square: its proportions are given up, what lies outside of the middle
-        square is cut off, or background is added on both sides.
+        How a picture becomes square: resize without its aspect ratio, crop to the central square, or pad with
+        background on both sides.
     background : str
-        The colour under transparent pixels and beside padded pictures, as Pillow names colours.
+        Colour under transparent pixels and of the padding, as Pillow names colours.
 
     Raises
     ------
     ValueError
-        For a value that is none of these.
+        For an invalid value.
     TypeError
-        For a size that is no whole number.
+        If `size` is not an integer.
     """
 
     size: int
@@ -68,21 +69,21 @@ class Preprocessing:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not np.isfinite(values).all():
-                raise ValueError(f"{name} is {values!r}; wanted three finite numbers, one a channel.")
+                raise InvalidValueError(f"{name}: expected three finite numbers, one per channel, got {values!r}.")
         if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std!r}; wanted numbers above 0.")
+            raise InvalidValueError(f"std: expected numbers above 0, got {self.std!r}.")
         for name, known in (("channels", get_args(Channels)), ("fit", get_args(Fit))):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; wanted one of {', '.join(known)}.")
+                raise InvalidValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}.")
         try:
             ImageColor.getrgb(self.background)
         except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"background is {self.background!r}; wanted a colour such as white or #ffeedd ({error})."
+            raise InvalidValueError(
+                f"background: expected a colour such as white or #ffeedd, got {self.background!r} ({error})."
             ) from error
 
     def pixels(self, path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
-        """Read a picture as the network's input.
+        """Read a picture as input of the network.
 
         Parameters
         ----------
@@ -109,7 +110,7 @@ class Preprocessing:
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Make Pillow's warning about decompression bombs an error, and silence its others, for all threads."""
+    """Turn Pillow's decompression-bomb warning into an error and suppress its other warnings, in all threads."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -123,8 +124,8 @@ def load_picture(
 ) -> npt.NDArray[np.uint8]:
     """Read a picture file.
 
-    The picture is turned as its EXIF data say and laid on the background where it is transparent. Of an animation
-    the first frame is taken; 16-bit greys are brought to 8 bits.
+    The picture is rotated by its EXIF orientation and composited with the background. Of an animation the first frame
+    is read; 16-bit greys are converted to 8 bits.
 
     Parameters
     ----------
@@ -133,25 +134,25 @@ def load_picture(
     size : int
         Width and height of the result, in pixels.
     fit : {"stretch", "crop", "pad"}
-        What becomes of a picture that is not square, see `Preprocessing`.
+        How the picture becomes square, see `Preprocessing`.
     background : str
-        The colour under transparent pixels and beside padded pictures.
+        Colour under transparent pixels and of the padding.
 
     Returns
     -------
     numpy.ndarray of uint8, shape (size, size, 3)
-        RGB, bicubically scaled.
+        RGB, resized bicubically.
 
     Raises
     ------
     OSError, ValueError and others
-        For a file that is missing, is no picture, is damaged, or has more pixels than Pillow's limit
-        ``PIL.Image.MAX_IMAGE_PIXELS``. Pillow raises many kinds for damaged files.
+        For a file that is missing, not a picture, damaged, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        Pillow raises exceptions of many types for damaged files.
     """
     from PIL import Image
 
     if not os.path.isfile(path) and os.path.exists(path):
-        # a pipe, say, would keep its reader waiting for ever
+        # reading a pipe, for example, could block forever
         raise IsADirectoryError("is a folder") if os.path.isdir(path) else OSError("is no regular file")
     with Image.open(path, formats=_openable()) as opened:
         width, height = opened.size
@@ -159,8 +160,8 @@ def load_picture(
             raise Image.DecompressionBombError(
                 f"{width} x {height} pixels exceed the limit of {Image.MAX_IMAGE_PIXELS} pixels"
             )
-        # a JPEG file is decoded at an eighth, a quarter or half of its size while that is twice what is wanted: a
-        # photograph of 12 megapixels takes a fifth of the time
+        # decode a JPEG file at 1/8, 1/4 or 1/2 of its size if that is at least twice the target size: a photograph of
+        # 12 megapixels takes a fifth of the time
         opened.draft(None, (2 * size, 2 * size))  # None: the mode stays
         upright = _upright(opened)
         picture = _on_background(_eight_bit(upright), background)
@@ -168,7 +169,7 @@ def load_picture(
 
 
 def _openable() -> list[str]:
-    """List the formats that this build of Pillow can open."""
+    """Return the formats that this build of Pillow can open."""
     from PIL import Image
 
     Image.init()
@@ -182,14 +183,16 @@ def _upright(picture: Image) -> Image:
 
 
 def _eight_bit(picture: Image) -> Image:
-    """Scale wide greys: Pillow's own conversion cuts them off at 255."""
+    """Scale 16-bit greys to 8 bits; Pillow's conversion clips them at 255."""
     from PIL import Image
 
     if not picture.mode.startswith(("I", "F")):
         return picture
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BIT:
-        raise ValueError(f"pixels of mode {picture.mode} have no range that says what is white; wanted 8 or 16 bits")
+        raise InvalidValueError(
+            f"expected pixels of 8 or 16 bits, got mode {picture.mode}, whose white level is undefined"
+        )
     return Image.fromarray((values // 257).astype(np.uint8))
 
 
@@ -209,10 +212,10 @@ def _square(picture: Image, size: int, fit: Fit, background: str) -> Image:
     if fit == "crop":
         return ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     if fit == "pad":
-        # as ImageOps.pad, but of a picture as thin as a thread something is left
+        # as ImageOps.pad, but at least one pixel wide and high
         width, height = (max(round(side / max(picture.size) * size), 1) for side in picture.size)
         square = Image.new("RGB", (size, size), background)
-        place = (round((size - width) / 2), round((size - height) / 2))
-        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), place)
+        corner = (round((size - width) / 2), round((size - height) / 2))
+        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), corner)
         return square
     return picture.resize((size, size), Image.Resampling.BICUBIC)

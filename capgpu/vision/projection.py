@@ -1,4 +1,4 @@
-"""Features to fewer features: principal components, half-way whitened."""
+"""Projection of features onto principal components, with partial whitening."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
 
 __all__ = ["Projection", "fit_projection"]
 
-#: Rows that are in memory at a time as float64.
+#: Rows converted to float64 at a time.
 _CHUNK = 4096
-#: Directions whose spread is less than this part of the largest hold rounding errors, not pictures.
+#: Directions whose standard deviation, relative to the largest, is at most this contain rounding errors only.
 _NEGLIGIBLE = 1e-5
 
 
@@ -23,21 +24,21 @@ class Projection(NamedTuple):
     Attributes
     ----------
     mean : numpy.ndarray of float, shape (D,)
-        What is taken away.
+        Mean of the features.
     components : numpy.ndarray of float, shape (D, K)
-        The directions, scaled.
+        Scaled principal axes.
     """
 
     mean: npt.NDArray[np.floating[Any]]
     components: npt.NDArray[np.floating[Any]]
 
     def apply(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Project features, each row by itself: a row's result does not depend on the others.
+        """Project features; the result of a row does not depend on other rows.
 
         Parameters
         ----------
         features : numpy.ndarray of float, shape (N, D)
-            The features; they may be mapped from a file.
+            The features; they may be memory-mapped.
 
         Returns
         -------
@@ -47,14 +48,16 @@ class Projection(NamedTuple):
         Raises
         ------
         ValueError
-            For another shape.
+            For features of another shape.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ValueError(f"features has shape {features.shape}; wanted (N, {len(self.mean)}), as in the fit.")
+            raise InvalidValueError(
+                f"features: expected shape (N, {len(self.mean)}), as in the fit, got {features.shape}."
+            )
         mean, components = self.mean.astype(np.float32), self.components.astype(np.float32)
         projected = np.empty((len(features), components.shape[1]), np.float32)
         for row, out in zip(features, projected, strict=True):
-            # a product of all rows sums in an order that depends on their number
+            # row by row: in a product of all rows, the order of summation depends on their number
             np.matmul(row.astype(np.float32) - mean, components, out=out)
         return projected
 
@@ -62,16 +65,16 @@ class Projection(NamedTuple):
 def fit_projection(features: npt.NDArray[np.floating[Any]], dim: int) -> Projection:
     """Fit a projection onto principal components.
 
-    Each component is divided by the square root of its standard deviation. That is half way to whitening: the small
-    components, which tell variants apart, gain weight, and noise isn't blown up to the size of the signal. All is
-    scaled such that the features' mean square is one.
+    Each component is divided by the square root of its standard deviation, halfway between none and whitening: small
+    components, in which variants differ, gain weight, but noise is not amplified to the size of the signal. The mean
+    square of the projected training features is one.
 
     Parameters
     ----------
     features : numpy.ndarray of float, shape (N, D)
-        Features of the training pictures only; they may be mapped from a file, and are read in parts.
+        Features of the training pictures only; they may be memory-mapped, and are read in parts.
     dim : int
-        K, the components to keep.
+        K, the number of components.
 
     Returns
     -------
@@ -81,34 +84,33 @@ def fit_projection(features: npt.NDArray[np.floating[Any]], dim: int) -> Project
     Raises
     ------
     TypeError
-        For a `dim` that is no whole number.
+        If `dim` is not an integer.
     ValueError
-        For another shape, features that are not finite, or more components than directions in which the features
-        vary.
+        For features of another shape or that are not finite, or more components than directions in which they vary.
     """
     check_count("dim", dim, 1)
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features has shape {features.shape}; wanted (N, D) with at least 2 rows.")
+        raise InvalidValueError(f"features: expected shape (N, D) with at least 2 rows, got {features.shape}.")
     count, size = features.shape
     chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
     mean = sum((features[rows].sum(axis=0, dtype=np.float64) for rows in chunks), np.zeros(size)) / count
     if not np.isfinite(mean).all():
-        raise ValueError("features holds values that are not finite; wanted finite ones.")
+        raise InvalidValueError("features: expected finite values, got NaN or infinity.")
     covariance = np.zeros((size, size))
     for rows in chunks:
         centred = features[rows].astype(np.float64) - mean
         covariance += centred.T @ centred
     variance, axes = np.linalg.eigh(covariance / count)
-    # eigh gives the smallest first
+    # eigh returns increasing eigenvalues
     deviation, axes = np.sqrt(np.maximum(variance[::-1], 0)), axes[:, ::-1]
-    found = int((deviation > _NEGLIGIBLE * deviation[0]).sum()) if deviation[0] > 0 else 0
+    found = int((deviation > _NEGLIGIBLE * deviation[0]).sum())
     if dim > found:
-        raise ValueError(
-            f"dim is {dim}, but the {count} features vary in {found} directions only: ask for at most {found}, "
-            "or give more pictures."
+        raise InvalidValueError(
+            f"dim: expected at most {found}, the number of directions in which the {count} features vary, got {dim}. "
+            "Lower dim, or use more pictures."
         )
     deviation, axes = deviation[:dim], axes[:, :dim]
-    # the sign of an axis is arbitrary: fix it, so that every LAPACK gives the same features
+    # the sign of an axis is arbitrary: fix it, so that all LAPACKs give the same features
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dim)])
     components = axes / np.sqrt(deviation) / np.sqrt(deviation.mean())
     return Projection(mean.astype(np.float32), components.astype(np.float32))

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.errors import InvalidValueError
+
 __all__ = ["read_state_dict"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -234,12 +236,14 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]
     try:
         return _read(content)
     except _RefusedError as refused:
-        raise ValueError(
+        raise InvalidValueError(
             f"{os.fspath(path)} cannot be read as a PyTorch file: it has {refused}. Wanted a plain dictionary of "
             "tensors in the layout before PyTorch 1.6. Nothing of it was executed."
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read as a PyTorch file: it is damaged ({error}).") from error
+        raise InvalidValueError(
+            f"{os.fspath(path)} cannot be read as a PyTorch file: it is damaged ({error})."
+        ) from error
 
 
 def _read(content: bytes) -> dict[str, npt.NDArray[Any]]:

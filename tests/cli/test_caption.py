@@ -31,7 +31,7 @@ def test_count_spreads_pictures_over_the_split(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--indices", "187"], "0 to 186, got 187"),
+        (["--indices", "187"], "expected indices 0 to 186 of test, got 187"),
         (["--indices", "-1"], "got -1"),
         (["--indices", "1,x"], "1,x"),
         (["--split", "tset"], "'test'"),

@@ -89,17 +89,25 @@ def test_a_resumed_run_goes_on_with_the_same_contents_alone(trained: Path, data:
     arrays = course_arrays()
     arrays["train_features"][3] += 1
     write_course_files(data, arrays)
-    refused(run("train", "--resume", "--out", trained), "not those that the run")
+    refused(run("train", "--resume", "--out", trained), "got data that have changed since")
 
 
 def test_features_draw_no_sheets(trained: Path, tmp_path: Path) -> None:
-    refused(run("eval", "--run", trained, "--split", "val", "--sheet", tmp_path / "s.png"), "no pictures to draw")
-    refused(run("eval", "--run", trained, "--split", "val", "--ranked-sheet", tmp_path / "s.png"), "no pictures")
+    refused(
+        run("eval", "--run", trained, "--split", "val", "--sheet", tmp_path / "s.png"),
+        "expected a data set with pictures to draw",
+    )
+    refused(
+        run("eval", "--run", trained, "--split", "val", "--ranked-sheet", tmp_path / "s.png"),
+        "expected a data set with pictures",
+    )
 
 
 def test_no_picture_can_be_captioned_without_the_network_of_the_features(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
-    refused(run("caption", "--run", trained, tmp_path / "picture.png"), "nothing tells how to compute")
+    refused(
+        run("caption", "--run", trained, tmp_path / "picture.png"), "expected a run with the encoder of its features"
+    )
 
 
 def test_the_set_has_no_test_split_and_says_what_it_has(trained: Path) -> None:
@@ -110,7 +118,7 @@ def test_the_set_has_no_test_split_and_says_what_it_has(trained: Path) -> None:
 def test_preparing_it_says_that_it_can_be_trained_on(data: Path, tmp_path: Path) -> None:
     refused(
         run("prepare", data, "-o", tmp_path / "out"),
-        f"needs no preparing. Train on it with: capgpu train --data {data}",
+        f"does not need preparation. Train on it with: capgpu train --data {data}",
     )
     assert not (tmp_path / "out").exists()
 
@@ -119,7 +127,7 @@ def test_preparing_it_says_that_it_can_be_trained_on(data: Path, tmp_path: Path)
 def test_a_file_that_has_gone_is_named(command: str, trained: Path, data: Path) -> None:
     (data / "val2014_urls.txt").unlink()
     args = ["--data", data, "--out", data.with_name("new")] if command == "train" else ["--run", trained]
-    refused(run(command, *args), f"{data} has no val2014_urls.txt")
+    refused(run(command, *args), "got none named val2014_urls.txt")
     assert not data.with_name("new").exists()
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from capgpu.backend import BackendUnavailableError
+from capgpu.errors import InvalidTypeError, InvalidValueError, NonFiniteError
 from capgpu.model import CaptioningRNN
 from oracles.commands import run
 
@@ -15,16 +20,50 @@ from oracles.commands import run
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     result = run("--debug", "caption", "--run", tmp_path)
     assert result.exception is not None
-    assert "no run folder" in str(result.exception)
+    assert "expected a run folder" in str(result.exception)
     assert not isinstance(result.exception, SystemExit)
 
 
-def test_a_defect_is_not_passed_off_as_a_user_error(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise ZeroDivisionError("a defect")
+def failing(error: BaseException) -> Callable[..., NoReturn]:
+    """Return a function that raises the error, whatever its arguments."""
 
-    monkeypatch.setattr(CaptioningRNN, "step", broken)
-    assert isinstance(run("caption", "--run", finished).exception, ZeroDivisionError)
+    def fail(*args: object, **kwargs: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("bug"), TypeError("bug"), ValueError("bug"), RuntimeError("bug"), KeyError("bug")]
+)
+def test_a_bug_is_shown_with_its_traceback(error: Exception, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CaptioningRNN, "step", failing(error))
+    result = run("caption", "--run", finished)
+    assert result.exception is error
+    assert "capgpu: error" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (InvalidValueError("beam: expected 1, got 2."), "beam: expected 1, got 2."),
+        (InvalidTypeError("beam: expected an integer."), "beam: expected an integer."),
+        (NonFiniteError("the loss is NaN."), "the loss is NaN."),
+        (BackendUnavailableError("no\nGPU."), "no GPU."),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a file"), "a file: No such file or directory"),
+        (OSError("no java on PATH."), "no java on PATH."),
+        (MemoryError("Unable to allocate 8 GiB"), "Unable to allocate 8 GiB"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=repr,
+)
+def test_errors_that_a_user_can_correct_are_one_line(
+    error: Exception, says: str, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CaptioningRNN, "step", failing(error))
+    result = run("caption", "--run", finished)
+    assert (result.exit_code, result.stderr) == (2, f"capgpu: error: {says}\n")
+    assert run("--debug", "caption", "--run", finished).exception is error
 
 
 def test_no_command_shows_the_help() -> None:

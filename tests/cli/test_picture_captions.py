@@ -83,7 +83,7 @@ def test_broken_pictures_are_told_and_cost_no_other_its_caption(run: Path, pictu
     result = caption("--run", run, pictures[0], text, tmp_path / "missing.png", pictures[1], "--json", "-")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        f"capgpu: skipped {text}: is no picture in a format that is known",
+        f"capgpu: skipped {text}: not a picture in a supported format",
         f"capgpu: skipped {tmp_path / 'missing.png'}: No such file or directory",
     ]
     entries = json.loads(result.stdout)

@@ -76,8 +76,8 @@ def test_every_form_of_a_source_becomes_a_folder_to_train_on(
     result = prepare(*sources(form, tmp_path, pictures), *network, "-o", tmp_path / "out")
     assert f"{COUNT} pictures, kind {'folder' if form in ('token', 'csv') else form}" in result.stdout
     assert f"Train on it with: capgpu train --data {tmp_path / 'out'}" in result.stdout
-    assert "Pictures that cannot be read, left out: 1\n" in result.stderr
-    assert "11.png: is no picture in a format that is known" in result.stderr
+    assert "Unreadable pictures, omitted: 1\n" in result.stderr
+    assert "11.png: not a picture in a supported format" in result.stderr
     data = load_prepared(tmp_path / "out")
     files = [Path(file) for split in ("train", "val", "test") for file in data[f"{split}_files"]]
     assert sorted(int(file.stem) for file in files) == list(range(COUNT - 1))
@@ -111,7 +111,7 @@ def test_what_is_printed_is_what_was_made(pictures: Path, network: tuple[str, ..
         assert rows[split][:3] == [str(own[key]) for key in ("pictures", "captions", "words")]
         assert rows[split][3] == f"{own['unknown words'] / own['words']:.2%}"
     assert manifest.splits == ["train", "val"]
-    assert "Captions without a word, left out: 1\n  1/1.png: ...\n" in result.stderr
+    assert "Captions without words, omitted: 1\n  1/1.png: ...\n" in result.stderr
 
 
 def test_real_annotations_are_counted_as_they_are(tmp_path: Path) -> None:
@@ -143,7 +143,10 @@ def test_an_interrupted_preparation_goes_on(
         result = run("prepare", *arguments)
     assert result.exit_code == 130
     assert "capgpu: interrupted" in result.stderr
-    refused(run("prepare", *arguments, "--fit", "pad"), "unfinished preparation with other settings (fit)")
+    refused(
+        run("prepare", *arguments, "--fit", "pad"),
+        "expected the settings of the unfinished preparation, got others (fit)",
+    )
     prepare(*arguments)
 
 
@@ -153,7 +156,7 @@ def test_a_folder_without_a_split_to_validate_on_says_that_it_cannot_be_trained_
     result = prepare(pictures, *network, "--val", 0, "-o", tmp_path / "out")
     assert "no split val" in result.stderr
     assert "Train on it" not in result.stdout
-    refused(run("train", "--data", tmp_path / "out", "--out", tmp_path / "run"), "has no split val")
+    refused(run("train", "--data", tmp_path / "out", "--out", tmp_path / "run"), "expected a split val")
     assert not (tmp_path / "run").exists()
 
 
@@ -167,20 +170,23 @@ def test_what_cannot_be_is_refused_in_one_line(pictures: Path, network: tuple[st
     (tmp_path / "file").touch()
     for arguments, says in (
         ((tmp_path / "nowhere",), "does not exist"),
-        ((tmp_path / "many",), "Found: a.csv, b.csv"),
+        ((tmp_path / "many",), "got a.csv, b.csv"),
         ((coco,), "--images"),
         (
             (coco, "--features", tmp_path / "two.npy", "--min-count", 1),
-            "holds the features of 2 images, the captions are of 3",
+            "expected one row for each of 3 images",
         ),
-        ((coco, "--features", coco), "is no file of features that is known here"),
-        ((pictures, "--min-count", 50), "no word occurs 50 times"),
-        ((pictures, "--val", "nan"), "val is nan"),
+        ((coco, "--features", coco), "expected a file of features"),
+        ((pictures, "--min-count", 50), "expected a count that a word reaches"),
+        ((pictures, "--val", "nan"), "val: expected a fraction of the pictures"),
         ((pictures, "--val", 1), "--val"),
-        ((pictures, "--pca", 9), "pca is 9"),
-        ((pictures, "--network", "no.onnx"), "no.onnx is no file"),
-        ((pictures, "-o", pictures), "holds something else (Flickr8k.token.txt, images)"),
-        ((pictures, "-o", pictures, "--force"), "holds something else"),
+        ((pictures, "--pca", 9), "pca: expected at most"),
+        ((pictures, "--network", "no.onnx"), "no.onnx: expected"),
+        (
+            (pictures, "-o", pictures),
+            "expected a new, an empty or a prepared folder, got one with Flickr8k.token.txt, images",
+        ),
+        ((pictures, "-o", pictures, "--force"), "expected a new, an empty or a prepared folder"),
         ((pictures, "-o", tmp_path / "file"), "is a file"),
         ((pictures, "-o", tmp_path / "file" / "out"), "Not a directory"),
     ):
@@ -196,14 +202,18 @@ def test_pictures_none_of_which_can_be_read_are_refused_behind_the_progress_bar(
     coco = write_json(tmp_path / "coco.json", coco_annotations({1: ["A dog."], 2: ["A cat."], 3: ["A cow."]}))
     result = run("prepare", *network, "-o", tmp_path / "out", coco, "--images", tmp_path, "--min-count", 1)
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith(f"capgpu: error: no training picture of {coco} could be read")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"capgpu: error: {coco}: expected at least one readable training picture"
+    )
     assert "Traceback" not in result.output
     assert not list((tmp_path / "out").glob("*"))
 
 
 def test_the_folder_may_lie_in_that_of_the_source(pictures: Path, network: tuple[str, ...]) -> None:
     prepare(pictures, *network, "-o", pictures / "prepared")
-    refused(run("prepare", pictures, *network, "-o", pictures / "prepared"), "holds a finished data set")
+    refused(
+        run("prepare", pictures, *network, "-o", pictures / "prepared"), "expected a folder without a finished data set"
+    )
     assert "Prepared:" in prepare(pictures, *network, "-o", pictures / "prepared", "--force").stdout
 
 
@@ -214,7 +224,7 @@ def test_whose_features_a_row_is_taken_for_is_printed(tmp_path: Path) -> None:
     np.savez(tmp_path / "named.npz", features=rows, image_id=np.array([4, 6, 9]))
     options = ("--min-count", 1, "--val", 0, "--test", 0)
     result = prepare(source, "--features", tmp_path / "rows.npy", *options, "-o", tmp_path / "by-order")
-    assert "no ids: rows are taken in the order of the captions' file" in result.stdout
+    assert "no ids: rows are in the order of the captions' file" in result.stdout
     assert load_prepared(tmp_path / "by-order")["train_features"].tolist() == rows.tolist()
     result = prepare(source, "--features", tmp_path / "named.npz", *options, "-o", tmp_path / "by-id")
     assert "ids from its entry image_id" in result.stdout

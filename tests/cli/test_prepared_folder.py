@@ -47,7 +47,10 @@ def test_a_split_of_the_folder_is_captioned_and_scored(trained: Path) -> None:
 
 
 def test_features_alone_make_no_contact_sheet(trained: Path, tmp_path: Path) -> None:
-    refused(run("eval", "--run", trained, "--split", "val", "--sheet", tmp_path / "sheet.png"), "no pictures to draw")
+    refused(
+        run("eval", "--run", trained, "--split", "val", "--sheet", tmp_path / "sheet.png"),
+        "expected a data set with pictures to draw",
+    )
 
 
 def test_the_encoder_goes_into_the_run(data: Path, tmp_path: Path) -> None:
@@ -62,16 +65,16 @@ def test_the_encoder_goes_into_the_run(data: Path, tmp_path: Path) -> None:
 def test_no_run_goes_on_with_data_that_have_changed(data: Path, trained: Path) -> None:
     (trained / "summary.json").unlink()
     prepared_folder(data, seed=1)
-    refused(run("train", "--resume", "--out", trained), "not those that the run")
+    refused(run("train", "--resume", "--out", trained), "got data that have changed since")
 
 
 @pytest.mark.parametrize("command", [("train", "--resume", "--out"), ("eval", "--run"), ("caption", "--run")])
 def test_data_that_are_gone_or_damaged_are_named(command: tuple[str, ...], data: Path, trained: Path) -> None:
     (trained / "summary.json").unlink()
     (data / "val_features.npy").unlink()
-    refused(run(*command, trained), "val_features.npy is missing")
+    refused(run(*command, trained), "val_features.npy: expected")
     (data / "prepared.json").unlink()
-    refused(run(*command, trained), "is no prepared data set")
+    refused(run(*command, trained), "expected a prepared data set")
     data.rename(data.with_name("elsewhere"))
     refused(run(*command, trained), str(data))
 

@@ -13,15 +13,15 @@ from oracles.commands import refused, run
 
 @pytest.mark.parametrize("command", ["caption", "eval"])
 def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
-    refused(run(command, "--run", tmp_path), "no run folder")
-    refused(run(command, "--run", tmp_path / "nowhere"), "no run folder")
+    refused(run(command, "--run", tmp_path), "expected a run folder")
+    refused(run(command, "--run", tmp_path / "nowhere"), "expected a run folder")
     (tmp_path / "config.json").write_text('{"format": "capgpu-run-1", "settings": {"da')
     refused(run(command, "--run", tmp_path), "config.json is damaged")
     (tmp_path / "config.json").write_text('{"format": "something else"}')
-    refused(run(command, "--run", tmp_path), "was not written by capgpu train")
+    refused(run(command, "--run", tmp_path), "as capgpu train writes it")
     for damaged in ("", ', "settings": [1]', ', "settings": {"data": 5}'):
         (tmp_path / "config.json").write_text(f'{{"format": "capgpu-run-1"{damaged}}}')
-        refused(run(command, "--run", tmp_path), "does not say on what was trained")
+        refused(run(command, "--run", tmp_path), "expected settings with the data set's name")
     (tmp_path / "config.json").write_text("[" * 100_000)
     refused(run(command, "--run", tmp_path), "config.json is damaged")
 

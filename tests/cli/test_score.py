@@ -84,7 +84,9 @@ def test_the_two_files_in_the_wrong_order_are_told(files: tuple[Path, Path]) -> 
 
 def test_files_that_are_not_there_are_named(files: tuple[Path, Path]) -> None:
     assert "nowhere.json" in run("nowhere.json", files[1]).stderr
-    assert "make it first" in run(*files, "--json", files[0].parent / "no" / "scores.json").stderr
+    assert (
+        "expected a file in an existing folder" in run(*files, "--json", files[0].parent / "no" / "scores.json").stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["meteor", "spice"])
@@ -114,7 +116,7 @@ def test_neither_file_is_overwritten(files: tuple[Path, Path]) -> None:
     for file in files:
         result = run(*files, "--json", file)
         assert result.exit_code == 2
-        assert f"{file} is what is read" in result.stderr
+        assert f"{file} is an input" in result.stderr
     assert [file.read_bytes() for file in files] == before
 
 

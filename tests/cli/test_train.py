@@ -6,11 +6,13 @@ import json
 import signal
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from capgpu.checkpoint import load_model, load_weights
+from capgpu.cli.train import train
 from capgpu.data import emoji
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
@@ -89,7 +91,7 @@ def test_force_overwrites_a_run_and_only_a_run(tmp_path: Path) -> None:
     other = tmp_path / "letters"
     other.mkdir()
     (other / "letter.txt").write_text("keep me")
-    refused(run("train", "--out", other, *TINY, "--force"), "no run folder")
+    refused(run("train", "--out", other, *TINY, "--force"), "expected a run folder")
     assert contents(other) == {"letter.txt": b"keep me"}
 
 
@@ -113,11 +115,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    train = CaptioningSolver.train
+    train_solver = CaptioningSolver.train
 
     def train_until_ctrl_c(solver: CaptioningSolver) -> None:
         solver.callbacks = (lambda _solver, _record: signal.raise_signal(signal.SIGINT),)
-        train(solver)
+        train_solver(solver)
 
     with monkeypatch.context() as patch:
         patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
@@ -127,9 +129,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert not (folder / "summary.json").exists()
 
     refused(run("caption", "--run", folder), "--resume")
-    refused(run("train", "--out", folder, *TINY), "has not finished")
-    refused(run("train", "--resume", "--out", folder, "--hidden", "16"), "--hidden is 16")
-    refused(run("train", "--resume", "--out", folder, "--group-by-length"), "--group-by-length is True")
+    refused(run("train", "--out", folder, *TINY), "an unfinished run")
+    refused(run("train", "--resume", "--out", folder, "--hidden", "16"), "--hidden: expected 8")
+    refused(run("train", "--resume", "--out", folder, "--group-by-length"), "--group-by-length: expected False")
     config = json.loads((folder / "config.json").read_text())
     del config["settings"]["group_by_length"]  # as an earlier version has written it
     (folder / "config.json").write_text(json.dumps(config))
@@ -141,9 +143,56 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
 
 
 def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> None:
-    refused(run("train", "--resume", "--out", finished), "nothing to resume")
-    refused(run("train", "--resume", "--out", tmp_path), "no run folder")
+    refused(run("train", "--resume", "--out", finished), "expected an unfinished run to resume")
+    refused(run("train", "--resume", "--out", tmp_path), "expected a run folder")
     refused(run("train", "--resume", "--force", "--out", finished), "one of them")
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    """A run without options trains as the README says: a changed default would change every such run."""
+    assert train.make_context("train", []).params == {
+        "data": "emoji",
+        "out": None,
+        "cell": "lstm",
+        "hidden": 256,
+        "wordvec": 256,
+        "epochs": 60,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "update_rule": "adam",
+        "schedule": "cosine",
+        "dropout": 0.3,
+        "label_smoothing": 0.0,
+        "tie_weights": False,
+        "group_by_length": False,
+        "seed": 0,
+        "dtype": "float32",
+        "backend": None,
+        "resume": False,
+        "force": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "accepted", "refused_value"),
+    [
+        ("--hidden", "1", "0"),
+        ("--wordvec", "1", "0"),
+        ("--epochs", "1", "0"),
+        ("--batch-size", "1", "0"),
+        ("--seed", "0", "-1"),
+        ("--dropout", "0", "-0.001"),
+        ("--dropout", "0.999", "1"),
+        ("--label-smoothing", "0", "-0.001"),
+        ("--label-smoothing", "0.999", "1"),
+        ("--learning-rate", "5e-324", "0"),
+    ],
+)
+def test_options_accept_their_minima_and_nothing_below(option: str, accepted: str, refused_value: str) -> None:
+    name = option.removeprefix("--").replace("-", "_")
+    assert train.make_context("train", [option, accepted]).params[name] == float(accepted)
+    with pytest.raises(click.BadParameter, match=refused_value):
+        train.make_context("train", [option, refused_value])
 
 
 @pytest.mark.parametrize(
@@ -177,11 +226,14 @@ def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
     for name in ("tie_weights", "label_smoothing"):
         del config["settings"][name]
     (folder / "config.json").write_text(json.dumps(config))
-    refused(run("train", "--resume", "--out", folder, "--label-smoothing", "0.1"), "was started with 0.0")
+    refused(
+        run("train", "--resume", "--out", folder, "--label-smoothing", "0.1"),
+        "--label-smoothing: expected 0.0, with which the run",
+    )
     result = run("train", "--resume", "--out", folder, "--label-smoothing", "0")
     assert result.exit_code == 0, result.output
     del config["settings"]["hidden"], config["settings"]["cell"]
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "summary.json").unlink()
-    refused(run("train", "--resume", "--out", folder), "it has no cell, hidden")
+    refused(run("train", "--resume", "--out", folder), "expected the settings cell, hidden")
     assert run("eval", "--run", folder).exit_code == 0

@@ -30,43 +30,75 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return {**dictionary(), key: value}
 
 
+def test_the_smallest_and_largest_valid_entries_are_accepted() -> None:
+    one = dictionary(captions=1, images=1)
+    one["train_captions"] = np.array([[0, 9]])  # two steps, the first and the last of 10 ids
+    one["train_features"] = np.array([[np.finfo(np.float32).max]], dtype=np.float32)
+    validate_data(one, vocab_size=10, feature_dim=1)
+    last = dictionary()
+    last["train_image_idxs"] = np.array([0, 3, 3, 3, 3, 3, 3])
+    validate_data(last)
+
+
+@pytest.mark.parametrize("steps", [1, 0])
+def test_captions_of_less_than_two_steps_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"train_captions: expected at least .*got shape \\(7, {steps}\\)"):
+        validate_data(changed("train_captions", np.ones((7, steps), dtype=int)))
+
+
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (None, TypeError, "data is a NoneType"),
-        ({}, ValueError, "no train_captions, train_image_idxs, train_features"),
+        (None, TypeError, "data: expected a dict .* got NoneType"),
+        ({}, ValueError, "expected the entries train_captions, train_image_idxs, train_features"),
         (
             {k: v for k, v in dictionary().items() if k != "train_features"},
             ValueError,
-            "data has no train_features.*Splits with captions: train",
+            "data: expected the entries train_features of the split 'train'.*Splits with captions: train",
         ),
         (
             changed("train_captions", dictionary()["train_captions"].tolist()),
             TypeError,
-            "builtins.list.*NumPy",
+            "expected a NumPy array.*got builtins.list",
         ),
-        (changed("train_captions", np.ones((7, 3))), TypeError, "float64; wanted integers"),
-        (changed("train_captions", np.ones(7, dtype=int)), ValueError, r"shape \(7,\); wanted 2 dimensions"),
-        (changed("train_captions", np.ones((0, 3), dtype=int)), ValueError, "split is empty"),
+        (changed("train_captions", np.ones((7, 3))), TypeError, "expected integers, got dtype float64"),
+        (
+            changed("train_captions", np.ones(7, dtype=int)),
+            ValueError,
+            r"expected shape \(captions, steps\), got \(7,\)",
+        ),
+        (changed("train_captions", np.ones((0, 3), dtype=int)), ValueError, "Remove the empty split"),
         (changed("train_captions", np.ones((7, 1), dtype=int)), ValueError, "at least 2 steps"),
-        (changed("train_captions", np.full((7, 3), 10)), ValueError, "holds 10 in row 0.*10 token ids"),
-        (changed("train_captions", np.full((7, 3), -1)), ValueError, "holds -1"),
-        (changed("train_image_idxs", np.zeros(6, dtype=int)), ValueError, "images of 6 captions.*holds 7"),
-        (changed("train_image_idxs", np.zeros(7)), TypeError, "train_image_idxs has dtype float64"),
+        (
+            changed("train_captions", np.full((7, 3), 10)),
+            ValueError,
+            r"expected 0\.\.9 for 10 token ids.* got 10 in row 0",
+        ),
+        (changed("train_captions", np.full((7, 3), -1)), ValueError, r"expected 0\.\.9 .* got -1"),
+        (
+            changed("train_image_idxs", np.zeros(6, dtype=int)),
+            ValueError,
+            "expected one image for each of 7 captions, got 6",
+        ),
+        (changed("train_image_idxs", np.zeros(7)), TypeError, "train_image_idxs: expected integers, got dtype float64"),
         (
             changed("train_image_idxs", np.full(7, 4)),
             ValueError,
-            "holds 4 in row 0.*4 rows of train_features",
+            r"expected 0\.\.3 for 4 rows of train_features, got 4 in row 0",
         ),
         (changed("train_features", np.zeros((4, 3), dtype=int)), TypeError, "floating"),
-        (changed("train_features", np.zeros((4, 3, 1))), ValueError, "wanted 2 dimensions"),
-        (changed("train_features", np.zeros((0, 3))), ValueError, "split is empty"),
-        (changed("train_features", np.zeros((4, 5))), ValueError, "length 5, the model takes 3"),
+        (changed("train_features", np.zeros((4, 3, 1))), ValueError, r"expected shape \(images, feature length\)"),
+        (changed("train_features", np.zeros((0, 3))), ValueError, "Remove the empty split"),
+        (
+            changed("train_features", np.zeros((4, 5))),
+            ValueError,
+            "expected vectors of length 3, as the model's input_dim, got 5",
+        ),
         (changed("train_features", np.array([[0.0, 0, 0]] * 3 + [[0, np.nan, 0]])), ValueError, "row 3"),
         (
             changed("train_features", np.full((4, 3), np.inf)),
             ValueError,
-            "NaN or infinite values, first in row 0",
+            "expected finite values, got NaN or infinity in row 0",
         ),
     ],
 )
@@ -100,7 +132,7 @@ def test_only_the_splits_asked_for_are_checked() -> None:
     data = {**dictionary(), "val_captions": "nonsense"}
     validate_data(data)
     assert splits_of(data) == ["train", "val"]
-    with pytest.raises(ValueError, match="no val_image_idxs, val_features"):
+    with pytest.raises(ValueError, match="expected the entries val_image_idxs, val_features"):
         validate_data(data, ("train", "val"))
 
 
@@ -116,7 +148,7 @@ def test_sampling_pairs_captions_with_their_images_and_repeats_with_its_seed() -
 
 
 def test_a_batch_has_at_least_one_caption() -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         sample_minibatch(dictionary(), 0)
 
 

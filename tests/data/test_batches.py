@@ -151,9 +151,9 @@ def test_evaluation_goes_through_everything_in_order(batch_size: int, sizes: lis
 
 
 def test_a_batch_has_at_least_one_caption() -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         evaluation_batches(dictionary(), 0, "train")
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         epoch_batches(dictionary(), 0, seed=0, epoch=0)
 
 

@@ -34,18 +34,33 @@ def test_captions_stand_with_their_pictures_in_the_order_of_the_file(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda c: c["images"].append({"id": "x"}), "images[3] has the id 'x', as images[1] has"),
-        (lambda c: c["images"].append({"id": 4}), "1 of 4 images have no caption, the first images[3] with the id 4"),
-        (lambda c: c["annotations"][1].update(caption=" \n"), "annotations[1].caption is empty"),
-        (lambda c: c["annotations"][1].update(caption=None), "annotations[1].caption is None"),
-        (lambda c: c["annotations"][1].update(caption="\ud800"), "annotations[1].caption is '\\ud800'"),
-        (lambda c: c["annotations"][1].pop("caption"), "annotations[1] has no caption"),
-        (lambda c: c["annotations"][2].update(image_id=8), "annotations[2] describes the image 8"),
-        (lambda c: c["annotations"][2].update(image_id=True), "annotations[2].image_id is True"),
-        (lambda c: c["images"][0].pop("id"), "images[0].id is None"),
-        (lambda c: c["images"].insert(0, "cat"), "images[0] is a str"),
-        (lambda c: c.pop("annotations"), "no list of annotations (found: keys 'images')"),
-        (lambda c: c.update(images=[]), "no list of images"),
+        (lambda c: c["images"].append({"id": "x"}), "images[3]: expected each id once, got 'x', as in images[1]"),
+        (
+            lambda c: c["images"].append({"id": 4}),
+            "expected captions of 4 images, got none of 1, the first images[3] with the id 4",
+        ),
+        (
+            lambda c: c["annotations"][1].update(caption=" \n"),
+            "annotations[1].caption: expected a text, got an empty one",
+        ),
+        (lambda c: c["annotations"][1].update(caption=None), "annotations[1].caption: expected a text, got None"),
+        (
+            lambda c: c["annotations"][1].update(caption="\ud800"),
+            "annotations[1].caption: expected a text without NUL and surrogates, got '\\ud800'",
+        ),
+        (lambda c: c["annotations"][1].pop("caption"), "annotations[1]: expected a caption, got none"),
+        (lambda c: c["annotations"][2].update(image_id=8), "annotations[2]: expected an image_id of images, got 8"),
+        (
+            lambda c: c["annotations"][2].update(image_id=True),
+            "annotations[2].image_id: expected an integer or a text, got True",
+        ),
+        (lambda c: c["images"][0].pop("id"), "images[0].id: expected an integer or a text, got None"),
+        (lambda c: c["images"].insert(0, "cat"), "images[0]: expected an object, got str"),
+        (
+            lambda c: c.pop("annotations"),
+            "expected a non-empty list annotations of captions in JSON, got keys 'images'",
+        ),
+        (lambda c: c.update(images=[]), "expected a non-empty list images"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change: Any, place: str, tmp_path: Path) -> None:
@@ -60,7 +75,7 @@ def test_a_file_cut_short_is_named_with_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
     text = json.dumps(CONTENT, indent=1)
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(DataFileError, match=r"captions.json, line \d+, column \d+: .*cut short"):
+    with pytest.raises(DataFileError, match=r"captions.json, line \d+, column \d+: .*truncated"):
         read_coco_captions(path)
 
 
@@ -120,5 +135,5 @@ def test_one_file_under_two_ids_is_refused(tmp_path: Path) -> None:
     content = coco_annotations({1: ["a dog"], 2: ["a cat"], 3: ["a cow"]})
     content["images"][2]["file_name"] = "./1.png"
     coco_source(content, tmp_path / "c.json", None)
-    with pytest.raises(DataFileError, match=r"images\[0\] and images\[2\] are one file, .*1.png"):
+    with pytest.raises(DataFileError, match=r"expected distinct files, got .*1.png for images\[0\] and images\[2\]"):
         coco_source(content, tmp_path / "c.json", tmp_path)

@@ -56,20 +56,20 @@ def test_any_file_is_read_or_refused_by_name(tmp_path, value, cut, noise):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b'[{"image_id": 1, "caption": "a dog"}, {"image_id"', r"line 1, column 50.*cut short"),
+        (b'[{"image_id": 1, "caption": "a dog"}, {"image_id"', r"line 1, column 50.*truncated"),
         (b'[\n{"image_id": 1, "caption": "a d\xf6g"}\n]', r"line 2: byte 33 \(0xf6\) is not UTF-8"),
-        (b'{"images": [], "annotations": []}', "holds a dict; wanted a list.*looks like an annotation file"),
-        (b"[]", "holds no captions"),
-        (b'[{"image_id": 1, "caption": "a"}, ["b"]]', r"entry \[1\] is a list; wanted an object"),
-        (b'[{"caption": "a"}]', r"entry \[0\] has no image_id"),
-        (b'[{"id": 3}]', r"entry \[0\] has no image_id and no caption"),
-        (b'[{"image_id": 1.5, "caption": "a"}]', r"entry \[0\].image_id is 1.5; wanted a whole number"),
-        (b'[{"image_id": true, "caption": "a"}]', r"entry \[0\].image_id is True"),
-        (b'[{"image_id": 1, "caption": ["a"]}]', r"entry \[0\].caption is \['a'\]; wanted a text"),
-        (b'[{"image_id": 1, "caption": " "}]', r"entry \[0\].caption is empty"),
+        (b'{"images": [], "annotations": []}', "expected a list of .* got dict.*looks like an annotation file"),
+        (b"[]", "expected at least one caption"),
+        (b'[{"image_id": 1, "caption": "a"}, ["b"]]', r"entry \[1\]: expected an object.*got .*list"),
+        (b'[{"caption": "a"}]', r"entry \[0\]: expected image_id and caption, got no image_id"),
+        (b'[{"id": 3}]', r"entry \[0\]: expected image_id and caption, got no image_id and no caption"),
+        (b'[{"image_id": 1.5, "caption": "a"}]', r"entry \[0\].image_id: expected an integer or a text, got 1.5"),
+        (b'[{"image_id": true, "caption": "a"}]', r"entry \[0\].image_id: expected an integer or a text, got True"),
+        (b'[{"image_id": 1, "caption": ["a"]}]', r"entry \[0\].caption: expected a text.*got .*\['a'\]"),
+        (b'[{"image_id": 1, "caption": " "}]', r"entry \[0\].caption: expected a text, got an empty one"),
         (
             b'[{"image_id": 7, "caption": "a"}, {"image_id": 8, "caption": "a"}, {"image_id": 7, "caption": "b"}]',
-            r"entry \[2\] captions the image 7, as entry \[0\] does",
+            r"entry \[2\]: expected each image_id once, got 7, as in entry \[0\]",
         ),
     ],
 )
@@ -85,9 +85,9 @@ def test_empty_captions_are_read_where_that_is_asked_for(tmp_path):
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="2 image ids and 1 captions"):
+    with pytest.raises(ValueError, match="captions: expected one for each of 2 image ids, got 1"):
         write_coco_results(tmp_path / "r.json", [1, 2], ["a"])
-    with pytest.raises(ValueError, match="image id 5 stands in image_ids twice"):
+    with pytest.raises(ValueError, match="image_ids: expected each id once, got 5 twice"):
         write_coco_results(tmp_path / "r.json", [5, 6, 5], ["a", "b", "c"])
     assert not list(tmp_path.iterdir())
 
@@ -95,7 +95,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
 @pytest.mark.timeout(30)
 def test_many_entries_take_no_longer_than_they_must(tmp_path):
     ids = list(range(100_000))
-    with pytest.raises(ValueError, match="image id 99999 stands in image_ids twice"):
+    with pytest.raises(ValueError, match="image_ids: expected each id once, got 99999 twice"):
         write_coco_results(tmp_path / "r.json", [*ids, 99_999], ["a"] * 100_001)
     write_coco_results(tmp_path / "r.json", ids, ["a"] * len(ids))
     results = read_coco_results(tmp_path / "r.json")
@@ -117,8 +117,11 @@ def test_truths_come_in_the_order_of_the_results():
 @pytest.mark.parametrize(
     ("results", "says"),
     [
-        ({1: "a", 2: "b"}, "r.json has no caption of 1 of 3 annotated images, the first with id 3.*--subset"),
-        ({1: "a", 9: "b", 8: "c"}, r"2 of 3 captions are of images without annotation, the first entry \[1\].*id 9"),
+        (
+            {1: "a", 2: "b"},
+            "r.json: expected a caption of each of 3 annotated images, got none of 1, the first with id 3.*--subset",
+        ),
+        ({1: "a", 9: "b", 8: "c"}, r"got 2 of 3 of other images, the first in entry \[1\] with image_id 9"),
         ({"1": "a"}, "image_id '1'. The annotations have ids of another type"),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_missing_file_is_named_with_the_script_that_brings_it(name: str, folde
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match="get_datasets") as error:
         load_coco_data(folder)
-    assert f"{folder} has no {name}:" in str(error.value)
+    assert f"{folder}: expected all files" in str(error.value)
     assert "cs231n/datasets/coco_captioning" in str(error.value)
 
 
@@ -273,49 +273,85 @@ def urls(content: bytes) -> Callable[[Path, Arrays], None]:
 IDS = {word: i for i, word in enumerate(WORDS)}
 
 HARMS: dict[str, tuple[Callable[[Path, Arrays], None], str]] = {
-    "no such captions": (captions(val_captions=None), "captions.h5 has no numbers named 'val_captions'; it holds "),
+    "no such captions": (captions(val_captions=None), "captions.h5: expected a numeric dataset 'val_captions', got "),
     "an id beyond the words": (
         captions(train_captions=put((4, 2), 12)),
-        r"captions.h5: train_captions\[4, 2\] is 12, but there are 12 words in .*coco2014_vocab.json: wanted 0 to 11",
+        r"captions.h5: train_captions\[4, 2\]: expected 0 to 11 for 12 words in .*coco2014_vocab.json, got 12",
     ),
-    "a negative id": (captions(val_captions=put((0, 1), -1)), r"val_captions\[0, 1\] is -1"),
+    "a negative id": (captions(val_captions=put((0, 1), -1)), r"val_captions\[0, 1\]: expected 0 to 11 .* got -1"),
     "a picture beyond the features": (
         captions(val_image_idxs=put(5, 3)),
-        r"captions.h5: val_image_idxs\[5\] is 3, but there are 3 rows in .*val2014_vgg16_fc7_pca.h5",
+        r"captions.h5: val_image_idxs\[5\]: expected 0 to 2 for 3 rows in .*val2014_vgg16_fc7_pca.h5, got 3",
     ),
-    "a negative picture": (captions(train_image_idxs=put(1, -2)), r"train_image_idxs\[1\] is -2"),
-    "an empty caption": (captions(train_captions=put(6, 0)), r"train_captions\[6\] is empty"),
-    "no captions": (captions(val_captions=lambda a: a[:0]), r"val_captions has shape \(0, 17\)"),
-    "captions of one step": (captions(val_captions=lambda a: a[:, :1]), r"val_captions has shape \(9, 1\)"),
-    "captions in floats": (captions(val_captions=lambda a: a.astype(float)), "dtype float64; wanted token ids"),
-    "captions in a row": (captions(val_captions=lambda a: a[0]), r"val_captions has shape \(17,\)"),
-    "captions in words": (captions(val_captions=lambda a: [b"a", b"b"]), "no numbers named 'val_captions'"),
+    "a negative picture": (captions(train_image_idxs=put(1, -2)), r"train_image_idxs\[1\]: expected .* got -2"),
+    "an empty caption": (captions(train_captions=put(6, 0)), r"train_captions\[6\]: expected at least one word"),
+    "no captions": (
+        captions(val_captions=lambda a: a[:0]),
+        r"val_captions: expected integer token ids .* got shape \(0, 17\)",
+    ),
+    "captions of one step": (
+        captions(val_captions=lambda a: a[:, :1]),
+        r"val_captions: expected integer token ids .* got shape \(9, 1\)",
+    ),
+    "captions in floats": (
+        captions(val_captions=lambda a: a.astype(float)),
+        "expected integer token ids .* dtype float64",
+    ),
+    "captions in a row": (
+        captions(val_captions=lambda a: a[0]),
+        r"val_captions: expected integer token ids .* got shape \(17,\)",
+    ),
+    "captions in words": (captions(val_captions=lambda a: [b"a", b"b"]), "expected a numeric dataset 'val_captions'"),
     "fewer pictures than captions": (
         captions(val_image_idxs=lambda a: a[:-1]),
-        r"val_image_idxs has shape \(8,\) and dtype int32; wanted the picture of each caption.*\(9,\)",
+        r"val_image_idxs: expected one integer for each caption, shape \(9,\), got shape \(8,\) and dtype int32",
     ),
-    "pictures in floats": (captions(val_image_idxs=lambda a: a.astype("f4")), "val_image_idxs has .* float32"),
-    "features of fewer pictures": (features(lambda a: a[:-1]), r"val_image_idxs\[\d+\] is 2, but there are 2 rows"),
-    "features by another name": (features(lambda a: a, "fc7"), "pca.h5 has no numbers named 'features'; it holds fc7"),
-    "features in whole numbers": (features(lambda a: a.astype(int)), "val2014_vgg16_fc7_pca.h5: .* int64; wanted"),
+    "pictures in floats": (
+        captions(val_image_idxs=lambda a: a.astype("f4")),
+        "val_image_idxs: expected one integer .* float32",
+    ),
+    "features of fewer pictures": (
+        features(lambda a: a[:-1]),
+        r"val_image_idxs\[\d+\]: expected 0 to 1 for 2 rows .* got 2",
+    ),
+    "features by another name": (
+        features(lambda a: a, "fc7"),
+        "pca.h5: expected a numeric dataset 'features', got fc7",
+    ),
+    "features in whole numbers": (
+        features(lambda a: a.astype(int)),
+        "val2014_vgg16_fc7_pca.h5: features: expected floats .* int64",
+    ),
     "features in a row": (features(lambda a: a[0]), r"val2014_vgg16_fc7_pca.h5: .* shape \(6,\)"),
-    "features that are not finite": (features(put((2, 1), np.nan)), "val2014_vgg16_fc7_pca.h5: row 2 of features"),
+    "features that are not finite": (
+        features(put((2, 1), np.nan)),
+        "val2014_vgg16_fc7_pca.h5: features: expected .* got others in row 2",
+    ),
     "features of another length": (
         features(lambda a: a[:, :5]),
-        "val2014_vgg16_fc7_pca.h5 holds vectors of length 5, train2014_vgg16_fc7_pca.h5 of length 6",
+        "val2014_vgg16_fc7_pca.h5: expected vectors of length 6, as in train2014_vgg16_fc7_pca.h5, got 5",
     ),
-    "words in a text": (vocabulary("words", IDS), "vocab.json holds no idx_to_word"),
-    "no ids": (vocabulary(WORDS, None), "vocab.json holds no idx_to_word"),
+    "words in a text": (vocabulary("words", IDS), "vocab.json: expected idx_to_word"),
+    "no ids": (vocabulary(WORDS, None), "vocab.json: expected idx_to_word"),
     "other special words": (vocabulary(WORDS[::-1], IDS), "vocab.json: idx_to_word: .*special words"),
-    "a word that is none": (vocabulary([*WORDS, 5], IDS), r"vocab.json: idx_to_word\[12\] is 5; wanted a text"),
+    "a word that is none": (vocabulary([*WORDS, 5], IDS), r"vocab.json: idx_to_word\[12\]: expected a text.*got .*5"),
     "a word twice": (vocabulary([*WORDS, "dog"], IDS), "vocab.json: idx_to_word: .*'dog'"),
     "an id of another word": (
         vocabulary(WORDS, {**IDS, "man": 6, "on": 5}),
-        r"vocab.json: idx_to_word\[5\] is 'man', but word_to_idx gives 'man' the id 6",
+        r"vocab.json: word_to_idx: expected the id 5 of 'man', as in idx_to_word, got 6",
     ),
-    "a word without an id": (vocabulary([*WORDS, "cat"], IDS), r"idx_to_word\[12\] is 'cat', .* the id None"),
-    "an id without a word": (vocabulary(WORDS, {**IDS, "cat": 12}), "the word 'cat', which idx_to_word lacks"),
-    "fewer addresses than pictures": (urls(b"a\nb\n"), "val2014_urls.txt has 2 lines, .* of 3 pictures"),
+    "a word without an id": (
+        vocabulary([*WORDS, "cat"], IDS),
+        r"word_to_idx: expected the id 12 of 'cat', as in idx_to_word, got None",
+    ),
+    "an id without a word": (
+        vocabulary(WORDS, {**IDS, "cat": 12}),
+        "word_to_idx: expected the words of idx_to_word, got 'cat'",
+    ),
+    "fewer addresses than pictures": (
+        urls(b"a\nb\n"),
+        "val2014_urls.txt: expected one line for each of 3 pictures with features, got 2",
+    ),
     "addresses in another encoding": (urls(b"a\nb\xe4\nc\n"), "val2014_urls.txt, line 2: .* is not UTF-8"),
 }
 
@@ -337,7 +373,7 @@ def test_features_that_were_never_written_are_no_zeros(chunks: Any, folder: Path
         rows = file.create_dataset("features", (3, 6), "f4", chunks=chunks)
         if chunks:
             rows[:2] = arrays["val_features"][:2]
-    with pytest.raises(DataFileError, match=r"pca.h5: /features of shape \(3, 6\) is not all there"):
+    with pytest.raises(DataFileError, match=r"pca.h5: /features: expected a complete dataset of shape \(3, 6\)"):
         load_coco_data(folder)
 
 
@@ -398,10 +434,10 @@ def test_a_minibatch_needs_addresses_and_a_split(folder: Path) -> None:
     data = load_coco_data(folder)
     with pytest.raises(ValueError, match="batch_size"):
         sample_coco_minibatch(data, 0)
-    with pytest.raises(ValueError, match="'test' split"):
+    with pytest.raises(ValueError, match="split 'test'"):
         sample_coco_minibatch(data, 2, "test")
     del data["val_urls"]
-    with pytest.raises(ValueError, match="no val_urls"):
+    with pytest.raises(ValueError, match="expected the entry val_urls"):
         sample_coco_minibatch(data, 2, "val")
 
 

@@ -122,7 +122,7 @@ def test_quotation_marks_that_a_program_has_written_are_read(
 
 @pytest.mark.parametrize("cell", ["['one', None]", "['one', nan]", "['one' ...]", "['a'b']", "['one', 3, 'two']"])
 def test_a_printed_list_that_cannot_be_read_is_refused(cell: str, tmp_path: Path) -> None:
-    with pytest.raises(DataFileError, match="line 2, column caption looks like a printed list"):
+    with pytest.raises(DataFileError, match="line 2, column caption: expected a printed list of texts"):
         captions(tmp_path / "a.csv", f'image,caption\na.jpg,"{cell}"\n')
 
 
@@ -130,7 +130,7 @@ def test_a_printed_list_that_cannot_be_read_is_refused(cell: str, tmp_path: Path
 def test_a_printed_list_without_a_caption_is_refused(cell: str, tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     path.write_text(f"image,caption\na.jpg,{cell}\n")
-    with pytest.raises(DataFileError, match="line 2, column caption is an empty list"):
+    with pytest.raises(DataFileError, match="line 2, column caption: expected at least one caption, got an empty list"):
         folder_source(path, None)
 
 
@@ -166,7 +166,7 @@ def test_columns_and_lists_that_are_read_or_not_are_noted(tmp_path: Path) -> Non
     source = folder_source(written(tmp_path / "a.csv", table), None)
     assert source.notes == (
         "pictures from the column path, captions from caption; not used: 'name', 'title'",
-        "cells that hold a printed list, each text of which is a caption: 1",
+        "cells with a printed list of captions: 1",
     )
     assert folder_source(written(tmp_path / "a.csv", "image,caption\na,x\n"), None).notes == ()
 
@@ -181,75 +181,89 @@ def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
     table = "image,caption\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
     assert captions(tmp_path / "a.csv", table) == {"./a.jpg": list("012345"), "b.jpg": ["6", "7"]}
     assert folder_source(tmp_path / "a.csv", None).notes == (
-        "names of pictures that have another name, too, and count once: 4, the first sub/../a.jpg",
+        "names of pictures that are links to other pictures, merged: 4, the first sub/../a.jpg",
     )
     # also where no file is there, as far as the names tell
     assert captions(tmp_path / "a.csv", "image,caption\nx,one\n./x,two\n") == {"x": ["one", "two"]}
     split = "image,caption,split\na.jpg,x,train\nlink.jpg,y,val\n"
-    with pytest.raises(DataFileError, match=r"a.jpg and link.jpg are one file, in the splits train and val"):
+    with pytest.raises(
+        DataFileError, match=r"expected one split for a.jpg and link.jpg, which are the same file, got train and val"
+    ):
         captions(tmp_path / "a.csv", split, "train")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", "image,image,caption\na,b,x\n", "line 1: two columns are named 'image'"),
-        ("a.csv", "image,caption,split,split\na,x,train,val\n", "line 1: two columns are named 'split'"),
-        ("a.csv", "image,caption_0,caption_1\na, , \n", "line 2, column caption_0 is empty"),
-        ("a.jsonl", '{"image": "a", "image": "b", "caption": "x"}', "line 1 has the key 'image' twice"),
-        ("a.csv", "", "line 1: the header names"),
-        ("a.csv", "image,caption\n", "holds no captions"),
-        ("a.csv", "\n\nimage,words\na.jpg,x\n", "line 3: the header names 'image', 'words'; wanted columns"),
-        ("a.csv", "a.jpg,a dog\n", "line 1: the header names 'a.jpg'"),
-        ("a.csv", 'image,caption\na.jpg,"x\n\ny"\nb.jpg,p,q\n', "line 5 has 3 columns, the header 2.*quotation marks"),
-        ("a.csv", 'image,caption\na.jpg,"x\n\ny",z\n', "line 2 has 3 columns"),
-        ("a.csv", 'image,caption\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "line 3: a quotation mark is opened and never"),
+        ("a.csv", "image,image,caption\na,b,x\n", "line 1: expected one column 'image', got two"),
+        ("a.csv", "image,caption,split,split\na,x,train,val\n", "line 1: expected one column 'split', got two"),
+        ("a.csv", "image,caption_0,caption_1\na, , \n", "line 2, column caption_0: expected a text, got an empty one"),
+        ("a.jsonl", '{"image": "a", "image": "b", "caption": "x"}', "line 1: expected the key 'image' once"),
+        ("a.csv", "", "line 1: expected a header"),
+        ("a.csv", "image,caption\n", "expected at least one caption"),
+        ("a.csv", "\n\nimage,words\na.jpg,x\n", "line 3: expected a header .* got 'image', 'words'"),
+        ("a.csv", "a.jpg,a dog\n", "line 1: expected a header .* got 'a.jpg'"),
+        (
+            "a.csv",
+            'image,caption\na.jpg,"x\n\ny"\nb.jpg,p,q\n',
+            "line 5: expected 2 columns, as in the header, got 3.*quotation marks",
+        ),
+        ("a.csv", 'image,caption\na.jpg,"x\n\ny",z\n', "line 2: expected 2 columns, as in the header, got 3"),
+        ("a.csv", 'image,caption\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "line 3: a quotation mark is not closed"),
         ("a.csv", 'image,caption\na.jpg,"x" y\n', "line 2: ',' expected after '\"'"),
-        ("a.csv", "image,caption\na.jpg,x\nb.jpg, \n", "line 3, column caption is empty"),
-        ("a.csv", "image,caption\n,x\n", "line 2, column image is empty"),
-        ("a.csv", "image,caption\na.jpg,a\x00b\n", "line 2, column caption is 'a.x00b'"),
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg, \n", "line 3, column caption: expected a text, got an empty one"),
+        ("a.csv", "image,caption\n,x\n", "line 2, column image: expected a text, got an empty one"),
+        (
+            "a.csv",
+            "image,caption\na.jpg,a\x00b\n",
+            "line 2, column caption: expected a text without NUL and surrogates, got 'a.x00b'",
+        ),
         ("a.csv", "image,caption\na.jpg," + "x" * 200_000, "line 2: field larger"),
         (
             "a.csv",
             "image,caption,split\na,x,train\na,y,val\n",
-            "line 3: a is in the split val here, in the split train",
+            "line 3: expected the split train of a, as in an earlier row, got the split val",
         ),
-        ("a.csv", "image,caption,split\na,x,train\nb,y,\n", "line 3, column split is ''"),
-        ("a.csv", "image,caption,split\na,x,all\n", "line 2, column split is 'all'"),
+        ("a.csv", "image,caption,split\na,x,train\nb,y,\n", "line 3, column split: expected a split .* got ''"),
+        ("a.csv", "image,caption,split\na,x,all\n", "line 2, column split: expected a split .* got 'all'"),
         ("a.csv", b"image,caption\na.jpg,\xe4\n", "line 2: byte 20 .0xe4. is not UTF-8"),
         # as in Flickr30k's file
         (
             "results.csv",
             "image_name| comment_number| comment\n1.jpg| 0| a\n4199.jpg| 4   dog runs\n",
-            "line 3 has 2 co",
+            "line 3: expected 3 columns",
         ),
         (
             "a.tsv",
             "image\tcaption\na.jpg\tx\ty\n",
-            r"line 2 has 3 columns, the header 2: a caption must not hold a '.t'",
+            r"line 2: expected 2 columns, as in the header, got 3: a caption must not contain '.t'",
         ),
-        ("a.jsonl", '{"image": "a", "caption": "x"}\n{"image": "a", "caption"}', "line 2, column 25: no valid JSON"),
-        ("a.jsonl", "[1]", "line 1 is a list; wanted an object"),
-        ("a.jsonl", '{"caption": "x"}', "line 1 has the keys 'caption'; wanted image"),
-        ("a.jsonl", '{"image": 7, "caption": "x"}', "line 1: image is 7; wanted a text"),
-        ("a.jsonl", '{"image": "a", "caption": NaN}', "line 1: caption is nan; wanted a text"),
-        ("a.jsonl", '{"image": "a", "captions": []}', "line 1: captions is an empty list"),
-        ("a.jsonl", '{"image": "a", "captions": ["x", ""]}', "line 1: captions is empty"),
-        ("a.jsonl", '{"image": ' + "1" * 5000 + "}", "line 1 is JSON that cannot be read"),
-        ("a.jsonl", '{"image": ' + "[" * 5000, "line 1 is JSON that cannot be read"),
+        (
+            "a.jsonl",
+            '{"image": "a", "caption": "x"}\n{"image": "a", "caption"}',
+            "line 2, column 25: expected valid JSON",
+        ),
+        ("a.jsonl", "[1]", "line 1: expected an object.*got .*list"),
+        ("a.jsonl", '{"caption": "x"}', "line 1: expected the keys image and caption, got 'caption'"),
+        ("a.jsonl", '{"image": 7, "caption": "x"}', "line 1: image: expected a text.*got .*7"),
+        ("a.jsonl", '{"image": "a", "caption": NaN}', "line 1: caption: expected a text.*got .*nan"),
+        ("a.jsonl", '{"image": "a", "captions": []}', "line 1: captions: expected at least one caption"),
+        ("a.jsonl", '{"image": "a", "captions": ["x", ""]}', "line 1: captions: expected a text, got an empty one"),
+        ("a.jsonl", '{"image": ' + "1" * 5000 + "}", "line 1: expected a JSON object"),
+        ("a.jsonl", '{"image": ' + "[" * 5000, "line 1: expected a JSON object"),
         (
             "a.jsonl",
             '{"image": "a", "caption": "x", "split": "val"}\n{"image": "a", "caption": "y"}',
-            "line 2: a is in no split here, in the split val above",
+            "line 2: expected the split val of a, as in an earlier row, got no split",
         ),
         (
             "a.jsonl",
             '{"image": "a", "caption": "x", "split": "val"}\n{"image": "b", "caption": "y"}',
-            "b has no split, others have one",
+            "expected a split for b, as for other pictures",
         ),
-        ("x.token.txt", "a.jpg#0\tx\na.jpg#0\ty\n", "line 2 gives a.jpg#0 anew; it stands in line 1"),
-        ("x.token.txt", "a.jpg#0\tx\n\nb.jpg\ty\n", r"line 3 is 'b.jpg.ty'; wanted name.jpg#0"),
-        ("x.token.txt", "a.jpg#0\tx\nb.jpg#0\t \n", "line 2, the caption is empty"),
+        ("x.token.txt", "a.jpg#0\tx\na.jpg#0\ty\n", "line 2: expected each caption once, got a.jpg#0, as in line 1"),
+        ("x.token.txt", "a.jpg#0\tx\n\nb.jpg\ty\n", r"line 3: expected name.jpg#0.*got .*'b.jpg.ty'"),
+        ("x.token.txt", "a.jpg#0\tx\nb.jpg#0\t \n", "line 2, the caption: expected a text, got an empty one"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(name: str, content: str | bytes, says: str, tmp_path: Path) -> None:
@@ -300,7 +314,7 @@ def test_the_file_of_captions_is_found_or_asked_for(names: list[str], chosen: st
     if chosen in names:
         assert captions_file(tmp_path) == tmp_path / chosen
     else:
-        with pytest.raises(DataFileError, match=f"which file holds the captions. Found: {chosen}"):
+        with pytest.raises(DataFileError, match=rf"expected one file of captions .*, got {chosen}"):
             captions_file(tmp_path)
 
 

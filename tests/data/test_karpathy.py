@@ -53,17 +53,26 @@ def test_flickrs_files_have_neither_cocoid_nor_filepath(filepath: str) -> None:
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda images: images[1].update(cocoid=391895), "images[1] has the id 391895, as images[0] has"),
-        (lambda images: images[1].update(cocoid=None), "images[1].cocoid is None"),
-        (lambda images: images[1].pop("split"), "images[1].split is None"),
-        (lambda images: images[1].update(split="a b"), "images[1].split is 'a b'"),
-        (lambda images: images[1].pop("filename"), "images[1].filename is None"),
-        (lambda images: images[1].update(filepath=None), "images[1].filepath is None"),
-        (lambda images: images[1].update(filepath=["a"]), "images[1].filepath is ['a']"),
-        (lambda images: images[1].update(sentences=[]), "images[1] has no list of sentences"),
-        (lambda images: images[1]["sentences"].append("a"), "images[1]: sentences[1] is a str"),
-        (lambda images: images[1]["sentences"][0].update(raw=" "), "images[1]: sentences[0].raw is empty"),
-        (lambda images: images[1]["sentences"][0].pop("raw"), "images[1]: sentences[0].raw is None"),
+        (
+            lambda images: images[1].update(cocoid=391895),
+            "images[1]: expected each id once, got 391895, as in images[0]",
+        ),
+        (lambda images: images[1].update(cocoid=None), "images[1].cocoid: expected an integer or a text, got None"),
+        (lambda images: images[1].pop("split"), "images[1].split: expected a text, got None"),
+        (
+            lambda images: images[1].update(split="a b"),
+            "images[1].split: expected a split such as train, val or test, got 'a b'",
+        ),
+        (lambda images: images[1].pop("filename"), "images[1].filename: expected a text, got None"),
+        (lambda images: images[1].update(filepath=None), "images[1].filepath: expected a text, got None"),
+        (lambda images: images[1].update(filepath=["a"]), "images[1].filepath: expected a text, got ['a']"),
+        (lambda images: images[1].update(sentences=[]), "images[1]: expected a non-empty list sentences"),
+        (lambda images: images[1]["sentences"].append("a"), "images[1]: sentences[1]: expected an object, got str"),
+        (
+            lambda images: images[1]["sentences"][0].update(raw=" "),
+            "images[1]: sentences[0].raw: expected a text, got an empty one",
+        ),
+        (lambda images: images[1]["sentences"][0].pop("raw"), "images[1]: sentences[0].raw: expected a text, got None"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change: Any, place: str) -> None:
@@ -94,5 +103,5 @@ def test_one_file_under_two_ids_is_refused(tmp_path: Path) -> None:
     content = karpathy_annotations({1: "train", 2: "test"})
     for image in content["images"]:
         image["filename"] = "same.jpg"
-    with pytest.raises(DataFileError, match=r"images\[0\] and images\[1\] are one file, .*same.jpg"):
+    with pytest.raises(DataFileError, match=r"expected distinct files, got .*same.jpg for images\[0\] and images\[1\]"):
         karpathy_source(content, tmp_path / "k.json", tmp_path)

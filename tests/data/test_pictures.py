@@ -56,7 +56,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # Pillow would hand such a file to another program
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     for name in ("bomb.png", "cut.png", "text.png", "empty.png", "drawing.eps"):
-        with pytest.raises(ValueError, match=rf"{name} is no picture that can be read"):
+        with pytest.raises(ValueError, match=rf"{name}: expected a readable picture"):
             thumbnail(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         thumbnail(tmp_path / "missing.png")

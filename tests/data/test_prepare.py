@@ -144,7 +144,7 @@ def test_rows_of_a_feature_file_stand_with_their_pictures(split: Any, tmp_path: 
     np.save(tmp_path / "f.npy", np.arange(COUNT + 1.0)[:, None] * np.ones(3))
     for name in ("f.npz", "f.npy"):
         if split and name == "f.npy":
-            with pytest.raises(DataFileError, match=r"f.npy has no image_ids, but .*captions.csv has splits"):
+            with pytest.raises(DataFileError, match=r"f.npy: expected image_ids, since .*captions.csv has splits"):
                 prepare(source, tmp_path / "out", ANYTHING, open_features(tmp_path / name), force=True)
             continue
         prepare(source, tmp_path / "out", ANYTHING, open_features(tmp_path / name), force=True)
@@ -177,14 +177,20 @@ def test_components_are_fitted_to_training_pictures(source: Source, tmp_path: Pa
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (PrepareConfig(tokens="french"), "tokens is 'french'; wanted one of plain, coco"),
-        (PrepareConfig(min_count=0), "min_count is 0; wanted at least 1"),
-        (PrepareConfig(max_words=4), "max_words is 4; wanted at least 5: the 4 special words count"),
-        (PrepareConfig(max_length=0), "max_length is 0"),
-        (PrepareConfig(seed=-1), "seed is -1"),
-        (PrepareConfig(val=0.5, test=0.5), "none is left to train on"),
-        (PrepareConfig(min_count=500), "no word occurs 500 times in the 32 training captions"),
-        (PrepareConfig(min_count=1, pca=5), "pca is 5, but 4 features of 16 training pictures have at most 4"),
+        (PrepareConfig(tokens="french"), "tokens: expected one of plain, coco.*got .*'french'"),
+        (PrepareConfig(min_count=0), "min_count: expected at least 1.*got .*0"),
+        (PrepareConfig(max_words=4), "max_words: expected at least 5 with the 4 special tokens, got 4"),
+        (PrepareConfig(max_length=0), "max_length: expected at least 1, got 0"),
+        (PrepareConfig(seed=-1), "seed: expected at least 0, got -1"),
+        (PrepareConfig(val=0.5, test=0.5), "expected fractions that leave training pictures"),
+        (
+            PrepareConfig(min_count=500),
+            "min_count: expected a count that a word reaches in the 32 training captions, got 500",
+        ),
+        (
+            PrepareConfig(min_count=1, pca=5),
+            "pca: expected at most 4 components of 4 features of 16 training pictures, got 5",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_done(
@@ -199,13 +205,13 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_done(
 
 def test_a_source_that_gives_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     path = write_source(tmp_path / "source", lambda i: "val" if i else "train")
-    with pytest.raises(DataFileError, match=r"nothing to see: .*--images.*--features"):
+    with pytest.raises(DataFileError, match=r"expected pictures or features, got captions only.*--images.*--features"):
         prepare(read_source(path), tmp_path / "out", ANYTHING)
     path.write_text("image,caption\n0.png,...\n1.png,a dog\n")
-    with pytest.raises(DataFileError, match=r"no caption of the split .* has a word; the first is '...'"):
+    with pytest.raises(DataFileError, match=r"val: expected a caption with words, got none; the first is '...'"):
         make(read_source(path), tmp_path / "out", PrepareConfig(min_count=1, val=0.5, test=0))
     path.write_text("image,caption\n0.png,a dog\n")
-    with pytest.raises(ValueError, match="1 and 1 of 1 pictures, so none is left"):
+    with pytest.raises(ValueError, match="1 and 1 of 1 pictures"):
         make(read_source(path), tmp_path / "out")
     make(read_source(path), tmp_path / "out", PrepareConfig(min_count=1, val=0, test=0))
     assert read_manifest(tmp_path / "out").splits == ["train"]
@@ -214,7 +220,7 @@ def test_a_source_that_gives_nothing_to_learn_from_is_refused(tmp_path: Path) ->
 def test_pictures_none_of_which_can_be_read_leave_nothing_behind(source: Source, tmp_path: Path) -> None:
     elsewhere = read_source(source.path, folder=tmp_path / "elsewhere")
     with pytest.raises(
-        DataFileError, match=r"no training picture of .*captions.csv could be read. The first: .*no pict"
+        DataFileError, match=r"captions.csv: expected at least one readable training picture, got none. The first: .*: "
     ):
         make(elsewhere, tmp_path / "out", settings={"images": "elsewhere"})
     make(source, tmp_path / "out", settings={"images": "here"})
@@ -227,9 +233,9 @@ def test_a_folder_that_holds_something_else_is_not_touched(force: bool, source: 
     (tmp_path / "out" / "notes.txt").touch()
     (tmp_path / "file").touch()
     for folder, says in (
-        (tmp_path / "out", r"holds something else \(notes.txt\)"),
-        (tmp_path / "file", "is a file"),
-        (source.path.parent, "holds something else"),
+        (tmp_path / "out", r"expected a new, an empty or a prepared folder, got one with notes.txt"),
+        (tmp_path / "file", "expected a folder, got a file"),
+        (source.path.parent, "expected a new, an empty or a prepared folder"),
     ):
         before = contents(tmp_path)
         with pytest.raises(ValueError, match=says):
@@ -242,9 +248,9 @@ def test_a_finished_folder_stays_as_it_is_unless_it_may_go(source: Source, tmp_p
     (tmp_path / "out" / "notes.txt").touch()
     before = contents(tmp_path / "out")
     for config in (PrepareConfig(min_count=1, test=0.3), ANYTHING, PrepareConfig(min_count=500)):
-        with pytest.raises(ValueError, match=r"holds a finished data set.*--force"):
+        with pytest.raises(ValueError, match=r"expected a folder without a finished data set.*--force"):
             make(source, tmp_path / "out", config)
-    with pytest.raises(ValueError, match="no word occurs 500 times"):
+    with pytest.raises(ValueError, match="expected a count that a word reaches"):
         make(source, tmp_path / "out", PrepareConfig(min_count=500), force=True)
     assert contents(tmp_path / "out") == before
     make(source, tmp_path / "out", PrepareConfig(min_count=1, test=0), force=True)
@@ -378,10 +384,13 @@ def test_a_full_disk_leaves_the_last_good_state(
 def test_other_settings_are_refused_by_name_and_may_start_over(source: Source, tmp_path: Path) -> None:
     unfinished(source, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"unfinished preparation with other settings \(min_count, seed\).*--force"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected the settings of the unfinished preparation, got others \(min_count, seed\).*--force",
+    ):
         make(source, tmp_path / "out", PrepareConfig(min_count=2, seed=1))
     source.path.write_text(source.path.read_text() + "\n0.png,a cow\n")
-    with pytest.raises(ValueError, match=r"other settings \(source's sha256\)"):
+    with pytest.raises(ValueError, match=r"got others \(source's sha256\)"):
         make(read_source(source.path), tmp_path / "out")
     assert contents(tmp_path / "out") == before
     encoder = CountingEncoder()
@@ -393,7 +402,7 @@ def test_other_settings_are_refused_by_name_and_may_start_over(source: Source, t
 def test_settings_that_are_damaged_are_other_settings(text: str, source: Source, tmp_path: Path) -> None:
     unfinished(source, tmp_path / "out")
     (tmp_path / "out" / "preparing" / "settings.json").write_text(text, encoding="latin1")
-    with pytest.raises(ValueError, match="with other settings"):
+    with pytest.raises(ValueError, match="expected the settings of the unfinished preparation"):
         make(source, tmp_path / "out")
     make(source, tmp_path / "out", force=True)
 
@@ -431,7 +440,7 @@ def test_features_that_changed_since_are_refused(
         patched.setattr(capgpu.data.prepare, "save_prepared", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path / "out", ANYTHING, file(1))
-    with pytest.raises(ValueError, match=r"other settings \(features' sha256\)"):
+    with pytest.raises(ValueError, match=r"got others \(features' sha256\)"):
         prepare(source, tmp_path / "out", ANYTHING, file(2))
     prepare(source, tmp_path / "out", ANYTHING, file(1))
     assert (load_prepared(tmp_path / "out")["train_features"] == 1).all()

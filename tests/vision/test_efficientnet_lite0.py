@@ -86,7 +86,7 @@ def test_a_built_network_that_was_damaged_is_built_again(cache, monkeypatch, tmp
 
 def test_weights_of_another_network_are_refused(weights):
     lacking = {name: array for name, array in weights.items() if name != "_blocks.7._bn1.bias"}
-    with pytest.raises(ValueError, match=r"lack '_blocks\.7\._bn1\.bias'"):
+    with pytest.raises(ValueError, match=r"got none named '_blocks\.7\._bn1\.bias'"):
         efficientnet_lite0.build_network(lacking)
 
 

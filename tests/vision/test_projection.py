@@ -55,14 +55,46 @@ def test_a_row_projects_the_same_in_any_company(features):
 
 
 def test_more_components_than_directions_are_refused(features):
-    with pytest.raises(ValueError, match="vary in 8 directions only: ask for at most 8"):
+    assert fit_projection(features, 8).components.shape == (12, 8)
+    with pytest.raises(ValueError, match=r"dim: expected at most 8, .* got 9"):
         fit_projection(features, 9)
-    with pytest.raises(ValueError, match="vary in 0 directions"):
+    with pytest.raises(ValueError, match=r"dim: expected at most 0, .* got 1"):
         fit_projection(np.ones((5, 3), np.float32), 1)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 1.0, 2.0, 1e3])
+def test_a_single_dominant_direction_can_be_kept_and_no_second_one(scale):
+    rng = np.random.default_rng(4)
+    direction = np.array([0.0, 0.6, 0.0, 0.8])
+    # the other directions vary by rounding errors only
+    features = scale * (rng.normal(size=(50, 1)) * direction + 1e-9 * rng.normal(size=(50, 4)))
+    mean, components = fit_projection(features, 1)
+    assert components.shape == (4, 1)
+    np.testing.assert_allclose(components[:, 0] / np.linalg.norm(components), direction, atol=1e-5)
+    np.testing.assert_allclose((Projection(mean, components).apply(features) ** 2).mean(), 1, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"dim: expected at most 1, .* got 2"):
+        fit_projection(features, 2)
+
+
+@pytest.mark.parametrize("features", [[[1.0, 0.0], [-1.0, 0.0]], [[1.0], [-1.0]]])
+def test_features_that_vary_in_exactly_one_direction_have_one_component(features):
+    assert fit_projection(np.array(features), 1).components.shape == (len(features[0]), 1)
+    with pytest.raises(ValueError, match=r"dim: expected at most 1, .* got 2"):
+        fit_projection(np.array(features), 2)
+
+
+@pytest.mark.parametrize(("ratio", "found"), [(1.01e-5, 2), (0.99e-5, 1)])
+def test_directions_above_a_hundred_thousandth_of_the_largest_count(ratio, found):
+    # orthogonal directions of deviations 1 and `ratio`
+    features = np.array([[1, ratio], [1, -ratio], [-1, ratio], [-1, -ratio]])
+    assert fit_projection(features, found).components.shape == (2, found)
+    with pytest.raises(ValueError, match=f"dim: expected at most {found}"):
+        fit_projection(features, found + 1)
+
+
 @pytest.mark.parametrize(
-    ("shape", "dim", "message"), [((1, 3), 1, "at least 2 rows"), ((3,), 1, "at least 2 rows"), ((3, 3), 0, "dim is 0")]
+    ("shape", "dim", "message"),
+    [((1, 3), 1, "at least 2 rows"), ((3,), 1, "at least 2 rows"), ((3, 3), 0, "dim: expected at least 1, got 0")],
 )
 def test_what_cannot_be_fitted_is_refused(shape, dim, message):
     with pytest.raises(ValueError, match=message):
@@ -73,5 +105,5 @@ def test_features_that_are_not_finite_or_of_another_length_are_refused(features)
     with pytest.raises(ValueError, match=r"\(N, 12\)"):
         fit_projection(features, 2).apply(features[:, :5])
     features[3, 4] = np.nan
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="expected finite values, got NaN"):
         fit_projection(features, 2)
