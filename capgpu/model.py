@@ -10,6 +10,7 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 from capgpu.dtypes import floating_dtype, is_floating
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import recurrent_gradient
@@ -123,14 +124,14 @@ class CaptioningRNN:
         label_smoothing: float = 0.0,
     ) -> None:
         if cell_type not in _GATES:
-            raise ValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
+            raise InvalidValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
         for name, size in (
             ("input_dim", input_dim),
             ("wordvec_dim", wordvec_dim),
             ("hidden_dim", hidden_dim),
         ):
             if not isinstance(size, (int, np.integer)) or size < 1:
-                raise ValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
+                raise InvalidValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
         # config is written as JSON, which knows no integers but Python's
         input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
         for name, rate in (
@@ -139,14 +140,16 @@ class CaptioningRNN:
             ("label_smoothing", label_smoothing),
         ):
             if not 0 <= rate < 1:
-                raise ValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
+                raise InvalidValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
         if tie_weights and wordvec_dim != hidden_dim:
-            raise ValueError(
+            raise InvalidValueError(
                 f"tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
                 f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
             )
         if "<NULL>" not in word_to_idx:
-            raise ValueError('word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.')
+            raise InvalidValueError(
+                'word_to_idx has no "<NULL>" entry: captions are padded with it. Add one, usually id 0.'
+            )
         self.cell_type: Literal["rnn", "lstm"] = cell_type
         self.dtype = floating_dtype(dtype)
         self.word_to_idx = dict(word_to_idx)
@@ -320,7 +323,7 @@ class CaptioningRNN:
             For a vocabulary without START (or END, to stop at), or bad features.
         """
         if max_length < 1:
-            raise ValueError(f"max_length is {max_length}; wanted at least 1.")
+            raise InvalidValueError(f"max_length is {max_length}; wanted at least 1.")
         start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
         features = self._checked_features(features)
         xp, p = array_namespace(features), self._weights()
@@ -495,12 +498,12 @@ class CaptioningRNN:
         """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""
         features = self._checked_features(features)
         if not hasattr(captions, "dtype"):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one."
             )
         check_captions(captions)
         if captions.shape[0] != features.shape[0]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
                 "vector a caption. Repeat a picture's features for each of its captions."
             )
@@ -513,13 +516,13 @@ class CaptioningRNN:
         self._check_params()
         xp = array_namespace(features=features, params=self.params["W_embed"])
         if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
             )
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:
             if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
-                raise TypeError(f"features has dtype {features.dtype}; wanted real numbers.")
+                raise InvalidTypeError(f"features has dtype {features.dtype}; wanted real numbers.")
             features = xp.astype(features, dtype)
         return features
 
@@ -535,22 +538,22 @@ class CaptioningRNN:
             return
         for name, shape in self._shapes.items():
             if name not in self.params:
-                raise ValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
+                raise InvalidValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
         array_namespace(**{f"params[{name!r}]": self.params[name] for name in self._shapes})
         dtype = None
         for name, shape in self._shapes.items():
             array = self.params[name]
             if tuple(array.shape) != shape:
-                raise ValueError(f"params[{name!r}] has shape {tuple(array.shape)}; wanted {shape}.")
+                raise InvalidValueError(f"params[{name!r}] has shape {tuple(array.shape)}; wanted {shape}.")
             if dtype is None:
                 dtype = array.dtype
                 if to_dtype_name(dtype) != self.dtype.name:
-                    raise TypeError(
+                    raise InvalidTypeError(
                         f"params[{name!r}] has dtype {dtype}; the model's is {self.dtype}. Convert it: "
                         f"params[{name!r}] = array.astype({self.dtype})."
                     )
             elif array.dtype != dtype:
-                raise TypeError(
+                raise InvalidTypeError(
                     f"params[{name!r}] has dtype {array.dtype}; the model's is {self.dtype}. Convert it: "
                     f"params[{name!r}] = array.astype({self.dtype})."
                 )
@@ -558,7 +561,7 @@ class CaptioningRNN:
     def _special(self, word: str) -> int:
         index = self.word_to_idx.get(word)
         if index is None or index >= self._shapes["W_embed"][0]:
-            raise ValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
+            raise InvalidValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
         return index
 
 

@@ -14,6 +14,7 @@ from capgpu.backend import Array, asarray
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import epoch_batches, iterations_per_epoch
 from capgpu.data.device_cache import place_features
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
@@ -137,7 +138,7 @@ class CaptioningSolver:
         callbacks: Sequence[EpochCallback] = (),
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
-            raise TypeError(f"model is a {type(model).__name__} without params and loss(features, captions).")
+            raise InvalidTypeError(f"model is a {type(model).__name__} without params and loss(features, captions).")
         check_count("batch_size", batch_size, 1)
         check_count("num_epochs", num_epochs, 1)
         check_count("print_every", print_every, 1)
@@ -147,9 +148,9 @@ class CaptioningSolver:
         check_positive("clip_norm", 1.0 if clip_norm is None else clip_norm)
         for function in (metric, *callbacks):
             if function is not None and not callable(function):
-                raise TypeError(f"metric and callbacks must be functions; {function!r} is none.")
+                raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
         if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint, the folder that holds the state.")
+            raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
         self._optimizer = Optimizer(update_rule, optim_config, model.params)
         self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
         train_count = len(split_arrays(data, "train")[0])
@@ -157,7 +158,7 @@ class CaptioningSolver:
         self._validation_skipped = validate is None and val_count > _VALIDATION_LIMIT * train_count
         self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
         if keep_best and not self.validate:
-            raise ValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+            raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
         self._splits = ("train", "val") if self.validate else ("train",)
         sizes = {name: tuple(array.shape) for name, array in model.params.items()}
         validate_data(

@@ -110,13 +110,16 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_or_a_mode_that_appends_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "file"):
         pass
-    with pytest.raises(ValueError, match="mode is 'a'"), atomic_write(tmp_path / "file", "a"):
+    with pytest.raises(ValueError, match="mode: expected 'wb' or 'w', got 'a'"), atomic_write(tmp_path / "file", "a"):
         pass
 
 
 def test_errors_name_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "file", tmp_path):
-        with pytest.raises(OSError, match=r"wanted the name of a file|cannot be written") as caught, atomic_write(path):
+        with (
+            pytest.raises(OSError, match=r"expected the name of a file|cannot be written") as caught,
+            atomic_write(path),
+        ):
             pass
         assert caught.value.filename == str(path)
     assert files(tmp_path) == []
@@ -212,7 +215,7 @@ def test_no_changed_byte_goes_unnoticed(saved: Path) -> None:
     assert taken_for_foreign <= len("__metadata__capgpu")
 
 
-@pytest.mark.parametrize(("make", "words"), [(None, "does not exist"), (os.mkdir, "is a folder")])
+@pytest.mark.parametrize(("make", "words"), [(None, "got no such file"), (os.mkdir, "got a folder")])
 def test_a_file_that_is_none_is_named(tmp_path: Path, make: Any, words: str) -> None:
     path = tmp_path / "w.safetensors"
     if make is not None:
@@ -252,7 +255,7 @@ def test_weights_that_do_not_fit_their_sizes_are_refused(tmp_path: Path) -> None
     model = CaptioningRNN(WORDS, seed=1, **SETTINGS)
     model.params["Wh"] = model.params["Wh"][:, :-1]
     del model.params["b"]
-    with pytest.raises(CheckpointError, match=r"Wh is|b is missing"):
+    with pytest.raises(CheckpointError, match=r"expected the weights of the model .*with (Wh|b) "):
         load_model(save_model(tmp_path, model))
 
 

@@ -386,7 +386,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"lr_decay": "slow"}, TypeError, "lr_decay is 'slow'"),
         ({"clip_norm": math.inf}, ValueError, "clip_norm is inf"),
         ({"seed": -1}, ValueError, "seed is -1"),
-        ({"warmup": -1}, ValueError, "warmup is -1"),
+        ({"warmup": -1}, ValueError, "warmup: expected at least 0, got -1"),
         ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
         ({"metric": 3}, TypeError, "must be functions; 3 is none"),
         ({"callbacks": [None, "x"]}, TypeError, "must be functions; 'x' is none"),

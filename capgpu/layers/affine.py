@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_arrays
 
@@ -46,7 +47,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), b=(b, "M"))
     flat = xp.reshape(x, (x.shape[0], -1))
     if flat.shape[1] != w.shape[0]:
-        raise ValueError(
+        raise InvalidValueError(
             f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} "
             f"and wants {w.shape[0]}."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_arrays, check_token_ids
 
@@ -38,7 +39,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
     check_arrays(W=(W, "V D"))
     xp = array_namespace(x=x, W=W)
     if x.ndim != 2 or x.size == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; wanted (N, T) token ids, at least one.")
+        raise InvalidValueError(f"x has shape {tuple(x.shape)}; wanted (N, T) token ids, at least one.")
     check_token_ids("x", x, W.shape[0], xp, "W")
     out = xp.take(W, xp.reshape(x, (-1,)), axis=0)
     return xp.reshape(out, (*x.shape, W.shape[1])), (x, W.shape[0])
@@ -63,7 +64,9 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
     xp = check_arrays(dout=(dout, "N T D"))
     array_namespace(dout=dout, x=x)
     if tuple(dout.shape[:2]) != tuple(x.shape):
-        raise ValueError(f"dout has shape {tuple(dout.shape)}; wanted ({x.shape[0]}, {x.shape[1]}, D), as x had it.")
+        raise InvalidValueError(
+            f"dout has shape {tuple(dout.shape)}; wanted ({x.shape[0]}, {x.shape[1]}, D), as x had it."
+        )
     rows = xp.reshape(dout, (-1, dout.shape[2]))
     gradient: Array = kernels_for(dout).embedding_gradient(rows, xp.reshape(x, (-1,)), count)
     return gradient

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.layers.affine import affine_gradients
 from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
@@ -116,7 +117,7 @@ def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Ar
     xp = check_arrays(h0=(cache[2], "N H"), dh=(dh, "N T H"))
     count = dh.shape[0]
     if dh.shape[1] * count != cache[1].shape[0]:
-        raise ValueError(f"dh has {dh.shape[1]} steps; the forward pass had {cache[1].shape[0] // count}.")
+        raise InvalidValueError(f"dh has {dh.shape[1]} steps; the forward pass had {cache[1].shape[0] // count}.")
     dx, dh0, _, dWx, dWh, db = _backward(to_time_major(dh, xp), None, cache)
     return from_time_major(dx, count, xp), dh0, dWx, dWh, db
 

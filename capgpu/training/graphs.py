@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from capgpu.backend import Array, is_host_array
+from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
@@ -34,7 +35,9 @@ def graphs_wanted() -> bool:
     """
     setting = os.environ.get("CAPGPU_CUDA_GRAPHS", "1") or "1"
     if setting not in ("0", "1"):
-        raise ValueError(f"CAPGPU_CUDA_GRAPHS: expected 1 or 0, got {setting!r}. Set it to one of these, or unset it.")
+        raise InvalidValueError(
+            f"CAPGPU_CUDA_GRAPHS: expected 1 or 0, got {setting!r}. Set it to one of these, or unset it."
+        )
     return setting == "1"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import atomic_write
+from capgpu.errors import InvalidValueError
 
 __all__ = ["HistoryWriter", "plain", "read_history", "rewind_history"]
 
@@ -57,7 +58,7 @@ def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
         if record is None:
-            raise ValueError(f"{os.fspath(path)}: line {number} is no JSON object; the file is damaged.")
+            raise InvalidValueError(f"{os.fspath(path)}: line {number} is no JSON object; the file is damaged.")
         records.append(record)
     last = _parse(tail)
     return records if last is None else [*records, last]

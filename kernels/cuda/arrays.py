@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.errors import CapgpuError, InvalidValueError
+
 __all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices", "sum_dtype"]
 
 #: What a kernel gets in the place of an array that is not given: versions of CuPy differ in what they pass for None.
 NULL = np.uint64(0)
 
 
-class DeviceMemoryError(MemoryError):
+class DeviceMemoryError(CapgpuError, MemoryError):
     """The device has no room for an array; the message says for which, and how large it is."""
 
 
@@ -39,7 +41,7 @@ def check_device(**arrays: Any) -> None:
     current = runtime.getDevice()
     for name, array in _named(arrays):
         if array.device.id != current:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name} lives on device {array.device.id}, but the current device is {current}. Work inside "
                 f"'with cupy.cuda.Device({array.device.id}):', or move it with cupy.asarray inside the other."
             )

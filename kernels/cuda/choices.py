@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from capgpu.errors import InvalidValueError
+
 __all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
 
 _FORMAT = 1
@@ -156,7 +158,7 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
 
 def _understood(content: Any) -> dict[str, dict[str, tuple[str, int]]]:
     if content["format"] != _FORMAT:
-        raise ValueError(f"format {content['format']!r}; wanted {_FORMAT}")
+        raise InvalidValueError(f"format {content['format']!r}; wanted {_FORMAT}")
     return {
         device: {key: (str(choice["tier"]), int(choice["units"])) for key, choice in shapes.items()}
         for device, shapes in content["devices"].items()

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from capgpu.errors import InvalidValueError
 from capgpu.kernels.cuda.arrays import dtype_name
 from capgpu.kernels.cuda.module import LaunchError, device_limits, refuse_fork
 from capgpu.kernels.cuda.workspace import workspace
@@ -208,7 +209,7 @@ def _call(
     (rows, terms), columns, itemsize = a_shape, b_shape[1], dtype.itemsize
     out = _layout(out_shape, out_strides, itemsize)
     if b_shape[0] != terms or out_shape != (rows, columns) or (out is None and rows * columns):
-        raise ValueError(
+        raise InvalidValueError(
             f"expected factors (m, k) and (k, n), and out (m, n) that is row-major or column-major, got shapes "
             f"{a_shape}, {b_shape} and {out_shape}, strides {out_strides} of out, {dtype}."
         )
@@ -218,7 +219,7 @@ def _call(
         return _Call(False, (0, 0, 0, 0, 0), (0, 0, 0), name, a is None or b is None, terms, elements)
     leading = b.leading, a.leading, out.leading
     if max(rows, columns, terms, *leading) >= 2**31:
-        raise ValueError(f"expected sizes below 2**31, got a product of {a_shape} by {b_shape}.")
+        raise InvalidValueError(f"expected sizes below 2**31, got a product of {a_shape} by {b_shape}.")
     # row-major is transposed to cuBLAS
     if out.transposed:
         operations, leading = (

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.errors import CapgpuError
 from capgpu.kernels import LossOptions
 from capgpu.kernels.cuda import tiers
 from capgpu.kernels.cuda.arrays import check_device, dtype_name, empty, sum_dtype
@@ -50,7 +51,7 @@ MOST_GRAPHS = 64
 _WORDS = 4
 
 
-class CaptureError(RuntimeError):
+class CaptureError(CapgpuError, RuntimeError):
     """Something asked for memory while launches were captured."""
 
 

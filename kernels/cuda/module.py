@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu import kernel_cache
+from capgpu.errors import CapgpuError
 from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
 from capgpu.kernels.cuda.constants import roomy
 
@@ -46,11 +47,11 @@ _REFUSALS = (720, 801)
 _INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
 
-class KernelCompilationError(RuntimeError):
+class KernelCompilationError(CapgpuError, RuntimeError):
     """A kernel does not compile for this device; the message holds the architecture, the options and the log."""
 
 
-class LaunchError(RuntimeError):
+class LaunchError(CapgpuError, RuntimeError):
     """A launch that this device cannot take, or that cannot be made from this process."""
 
 

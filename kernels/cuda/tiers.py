@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from capgpu.errors import InvalidValueError
 from capgpu.kernels.cuda import choices, cost, module
 from capgpu.kernels.cuda.catalogue import TENSOR_CORES
 from capgpu.kernels.cuda.constants import (
@@ -292,7 +293,7 @@ def tensor_cores_wanted(dtype: str) -> int:
     """
     setting = os.environ.get("CAPGPU_TENSOR_CORES", "")
     if setting not in ("", "0", "1"):
-        raise ValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
+        raise InvalidValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
     size = real_size(dtype)
     if size == 8 or setting == "0":
         return PLAIN

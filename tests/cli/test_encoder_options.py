@@ -37,4 +37,4 @@ def test_channels_are_given_together_or_one_by_one():
 
 @pytest.mark.parametrize("value", ["much", "1,2", "1,2,3,4", ""])
 def test_other_numbers_of_channels_are_refused(value):
-    assert "neither one number nor three" in given("--mean", value)[1]
+    assert "expected one number, or three separated by commas" in given("--mean", value)[1]

@@ -121,7 +121,7 @@ def test_the_command_writes_both_forms(tmp_path, monkeypatch):
     assert (tmp_path / "captioner.safetensors").stat().st_size > 0
     (tmp_path / "file").write_text("mine")
     for form, out, says in (
-        ("torch", tmp_path / "no" / "file", "make it first"),
+        ("torch", tmp_path / "no" / "file", "expected a file in an existing folder"),
         ("torch", tmp_path / "networks", "is a folder"),
         ("onnx", tmp_path / "file", "is a file; wanted a folder"),
     ):

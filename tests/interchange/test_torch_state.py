@@ -148,9 +148,12 @@ def with_entry(key, value):
         (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "several layers"),
         (with_entry("rnn.weight_ih_l0_reverse", np.zeros((2, 2))), "both directions"),
         (with_entry("rnn.weight_hr_l0", np.zeros((2, 2))), "projects its hidden state"),
-        (with_entry("rnn.weight_hh_l0", np.zeros((15, 5), np.float32)), "a GRU has"),
-        (with_entry("vocab.weight", np.zeros((3, 5), np.float32)), r"vocab.weight has shape \(3, 5\)"),
-        (with_entry("embed.weight", np.zeros(7, np.float32)), "wanted a matrix"),
+        (with_entry("rnn.weight_hh_l0", np.zeros((15, 5), np.float32)), "A GRU, .* is not supported"),
+        (
+            with_entry("vocab.weight", np.zeros((3, 5), np.float32)),
+            r"vocab.weight: expected shape \(7, 5\) .* got \(3, 5\)",
+        ),
+        (with_entry("embed.weight", np.zeros(7, np.float32)), "embed.weight: expected a matrix"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -160,19 +163,19 @@ def test_states_of_other_modules_are_refused(change, words):
 
 
 def test_entries_of_other_dtypes_are_refused():
-    with pytest.raises(TypeError, match="mixes the dtypes"):
+    with pytest.raises(TypeError, match="state: expected one dtype"):
         from_torch(with_entry("vocab.bias", np.zeros(len(WORDS)))(arrays_of()), WORDS)
-    with pytest.raises(TypeError, match=r"vocab\.bias has dtype int64"):
+    with pytest.raises(TypeError, match=r"vocab\.bias: expected floating numbers, got dtype int64"):
         from_torch(with_entry("vocab.bias", np.zeros(len(WORDS), np.int64))(arrays_of()), WORDS)
 
 
 def test_what_is_no_state_or_no_vocabulary_is_refused():
     with pytest.raises(TypeError, match=r"state: expected a state dictionary, as module\.state_dict\(\).*got .*object"):
         from_torch(object(), WORDS)
-    with pytest.raises(TypeError, match="word_to_idx is a list"):
+    with pytest.raises(TypeError, match="word_to_idx: expected a mapping of words to ids, got list"):
         from_torch(arrays_of(), list(WORDS))
     for ids in (range(1, len(WORDS) + 1), [0] * len(WORDS)):
-        with pytest.raises(ValueError, match="the ids 0 to 6 for them, each once"):
+        with pytest.raises(ValueError, match="the ids 0 to 6, each once"):
             from_torch(arrays_of(), dict(zip(WORDS, ids, strict=True)))
 
 
@@ -217,7 +220,7 @@ def test_a_tie_that_is_none_and_names_that_mean_nothing_are_refused():
     arrays = torch_arrays(CaptioningRNN(WORDS, **sizes, seed=0))
     with pytest.raises(ValueError, match="differ"):
         from_torch(arrays, WORDS, tie_weights=True)
-    with pytest.raises(ValueError, match="names has decoder"):
+    with pytest.raises(ValueError, match=r"names: expected keys among .* got decoder"):
         from_torch(arrays, WORDS, names={"decoder": "rnn"})
 
 
@@ -232,7 +235,7 @@ def test_files_with_pytorchs_names(tmp_path, tied):
     assert again.word_to_idx == WORDS
     assert again.tie_weights is tied
     assert frozen(again.params) == frozen(model.params)
-    with pytest.raises(ValueError, match="vocabulary of 2 words"):
+    with pytest.raises(ValueError, match=r"expected shape \(2, 5\) for 2 words"):
         load_torch_safetensors(file, {"<NULL>": 0, "cat": 1})
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="cut short"):

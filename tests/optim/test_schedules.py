@@ -43,9 +43,9 @@ def test_an_unknown_schedule_lists_the_known_ones() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="warmup is -1"):
+    with pytest.raises(ValueError, match="warmup: expected at least 0, got -1"):
         with_warmup(linear, -1)
-    with pytest.raises(TypeError, match=r"warmup is 2\.5"):
+    with pytest.raises(TypeError, match=r"warmup: expected an integer, got 2\.5"):
         with_warmup(linear, 2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="factor is 0"):
         step_decay(0.0, 3)

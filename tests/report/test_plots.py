@@ -140,8 +140,8 @@ def test_the_truth_is_written_only_where_it_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "options", "error", "says"),
     [
-        ([], {}, ValueError, "cells is empty"),
-        ([Cell(GREEN, "", "", "right")], {"columns": 0}, ValueError, "columns is 0"),
+        ([], {}, ValueError, "cells: expected at least one picture"),
+        ([Cell(GREEN, "", "", "right")], {"columns": 0}, ValueError, "columns: expected at least 1, got 0"),
         ([Cell(GREEN.astype(np.float32), "", "", "right")], {}, TypeError, "float32"),
         ([Cell(GREEN[..., 0], "", "", "right")], {}, ValueError, r"\(48, 48\)"),
     ],
