@@ -122,8 +122,8 @@ def test_the_command_writes_both_forms(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     for form, out, says in (
         ("torch", tmp_path / "no" / "file", "expected a file in an existing folder"),
-        ("torch", tmp_path / "networks", "is a folder"),
-        ("onnx", tmp_path / "file", "is a file; wanted a folder"),
+        ("torch", tmp_path / "networks", "got a folder"),
+        ("onnx", tmp_path / "file", "expected a folder for two networks, got a file"),
     ):
         result = run.invoke(main, ["export", "--run", str(tmp_path), "--to", form, "-o", str(out)])
         assert result.exit_code == 2

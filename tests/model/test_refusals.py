@@ -27,28 +27,28 @@ REFUSED = {
     "one NaN": (
         with_value(np.nan, 1, 2),
         GOOD,
-        r"features holds 1 value that is NaN or infinite.*\(1, 2\).*drop",
+        r"features: expected finite values, got 1 NaN or infinite value, .*\(1, 2\)",
     ),
-    "infinities": (with_value(np.inf, 2), GOOD, r"features holds 3 values that are NaN .* first at \(2, 0\)"),
-    "captions rank": (FEATURES, GOOD[0], r"captions has shape \(5,\); wanted \(N, T \+ 1\)"),
-    "no captions": (FEATURES, GOOD[:0], r"captions has shape \(0, 5\); wanted .*N >= 1"),
-    "one column": (FEATURES, GOOD[:, :1], r"captions has shape \(3, 1\).*at least two words"),
+    "infinities": (with_value(np.inf, 2), GOOD, r"features: expected finite values, got 3 NaN .* first at \(2, 0\)"),
+    "captions rank": (FEATURES, GOOD[0], r"captions: expected shape \(N, T \+ 1\).* got \(5,\)"),
+    "no captions": (FEATURES, GOOD[:0], r"captions: expected .*N >= 1.* got \(0, 5\)"),
+    "one column": (FEATURES, GOOD[:, :1], r"captions: expected .*T >= 1.* got \(3, 1\)"),
     "counts": (FEATURES, GOOD[:2], r"features has 3 rows and captions 2.*Repeat a picture's features"),
     "id too high": (
         FEATURES,
         np.where(GOOD == 6, 7, GOOD),
-        r"captions\[1, 1\] is 7.*has 7 words: ids must be in 0\.\.6",
+        r"captions\[1, 1\]: expected an id in 0\.\.6, got 7",
     ),
-    "id below zero": (FEATURES, np.where(GOOD == 6, -1, GOOD), r"captions\[1, 1\] is -1.*0\.\.6"),
+    "id below zero": (FEATURES, np.where(GOOD == 6, -1, GOOD), r"captions\[1, 1\]: expected an id in 0\.\.6, got -1"),
 }
 
 REFUSED_TYPES = {
     "float captions": (
         FEATURES,
         GOOD.astype(float),
-        r"captions has dtype float64.*captions\.astype\(numpy\.int64\)",
+        r"captions: expected integer .* float64.*captions\.astype\(numpy\.int64\)",
     ),
-    "bool captions": (FEATURES, GOOD > 0, "captions has dtype bool; wanted integer word ids"),
+    "bool captions": (FEATURES, GOOD > 0, "captions: expected integer word ids, got dtype bool"),
     "listed captions": (FEATURES, GOOD.tolist(), r"captions is a list; wanted an integer array.*asarray"),
     "no captions": (FEATURES, None, "captions is a NoneType"),
     "listed features": (
@@ -56,7 +56,7 @@ REFUSED_TYPES = {
         GOOD,
         r"features is a builtins\.list.*capgpu\.asarray\(features\)",
     ),
-    "no features": (None, GOOD, "features is None; wanted an array"),
+    "no features": (None, GOOD, "features: expected an array, got None"),
     "bool features": (FEATURES > 0, GOOD, "features has dtype .*bool; wanted real numbers"),
     "complex features": (FEATURES + 1j, GOOD, "features has dtype .*complex64; wanted real numbers"),
 }
@@ -136,7 +136,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
     model.params[name] = backend.to_numpy(good).tolist()
     refused(TypeError, rf"params\['{name}'\] is a builtins\.list, not an array")
     model.params[name] = None
-    refused(TypeError, rf"params\['{name}'\] is None; wanted an array")
+    refused(TypeError, rf"params\['{name}'\]: expected an array, got None")
     del model.params[name]
     refused(ValueError, rf"params has no entry '{name}'; wanted an array of shape")
     model.params[name] = good

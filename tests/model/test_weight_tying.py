@@ -168,5 +168,5 @@ def stop_in_third_epoch(solver, record):
 def test_a_solver_sees_a_vocabulary_that_does_not_fit():
     capgpu.set_backend("numpy")
     model = CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2}, 6, 8, 8, "lstm", tie_weights=True)
-    with pytest.raises(ValueError, match="there are 3 token ids of the vocabulary"):
+    with pytest.raises(ValueError, match="for 3 token ids of the vocabulary"):
         CaptioningSolver(model, dataset(), verbose=False)

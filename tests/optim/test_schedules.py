@@ -47,7 +47,7 @@ def test_settings_out_of_range_are_refused() -> None:
         with_warmup(linear, -1)
     with pytest.raises(TypeError, match=r"warmup: expected an integer, got 2\.5"):
         with_warmup(linear, 2.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="factor is 0"):
+    with pytest.raises(ValueError, match="factor: expected a positive finite number, got 0"):
         step_decay(0.0, 3)
-    with pytest.raises(ValueError, match="every is 0"):
+    with pytest.raises(ValueError, match="every: expected at least 1, got 0"):
         step_decay(0.5, 0)

@@ -341,7 +341,9 @@ def test_an_id_out_of_range_is_refused_before_anything_is_launched(device, bad):
 def test_features_that_are_not_finite_are_named_where_nobody_has_checked_and_seen_where_somebody_has(device):
     model, features = captioner(), device.ones((5, 7))
     features[2, 3] = np.nan
-    with pytest.raises(ValueError, match=r"features holds 1 value that is NaN or infinite, the first at \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"features: expected finite values, got 1 NaN or infinite value, the first at \(2, 3\)"
+    ):
         model.loss(features, CAPTIONS)
     with checked_data():
         loss, _ = model.loss(features, CAPTIONS)
