@@ -134,15 +134,15 @@ def write_captions(model: capgpu.CaptioningRNN, data: dict[str, Any]) -> None:
             print(f"    {probability:6.1%}  {text}")
 
 
-def judge(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
-    """Score the test split beside the trivial guess, and draw it."""
+def evaluate(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
+    """Score the test split beside the nearest-neighbour baseline, and draw it."""
     station(6, "How good is it?")
     ids = beam_search(model, capgpu.asarray(data["test_features"]), 5).ids[:, 0]
     written = texts(ids, data)
     nearest = nearest_neighbours(data["test_features"], data["train_features"])
-    guesses = [data["train_names"][i] for i in nearest.tolist()]
+    baseline = [data["train_names"][i] for i in nearest.tolist()]
     truths = [[tokenize(name)] for name in data["test_names"]]
-    for who, captions in (("model", written), ("nearest training picture", guesses)):
+    for who, captions in (("model", written), ("nearest training picture", baseline)):
         words = [tokenize(caption) for caption in captions]
         scores = {name: score.corpus for name, score in coco_scores(words, truths).items()}
         shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"))
@@ -187,7 +187,7 @@ def texts(ids: Any, data: dict[str, Any]) -> list[str]:
     return list(caption_text(capgpu.to_numpy(ids), data["idx_to_word"]))
 
 
-def alternatives(decoded: DecodeResult, data: dict[str, Any]) -> list[tuple[str, float]]:
+def alternatives(result: DecodeResult, data: dict[str, Any]) -> list[tuple[str, float]]:
     """Give the captions of a single picture, best first, with their probabilities."""
     log_probs = capgpu.to_numpy(decoded.log_probs)[0].sum(axis=-1)
     return list(zip(texts(decoded.ids[0], data), np.exp(log_probs).tolist(), strict=True))
@@ -206,7 +206,7 @@ def main() -> None:
     learn_fifty_by_heart(data, arguments.by_heart_epochs, arguments.out)
     model = train_a_captioner(data, arguments.epochs, arguments.out)
     write_captions(model, data)
-    judge(model, data, arguments.out)
+    evaluate(model, data, arguments.out)
     keep_it(model, data, arguments.out)
     print(f"\nPictures: {', '.join(sorted(path.name for path in arguments.out.glob('*.png')))} in {arguments.out}")
 
