@@ -1,8 +1,8 @@
 """Image captioning with recurrent networks: one layer code on NumPy and CuPy, with fused kernels.
 
-``CAPGPU_BACKEND`` (``numpy``, ``cpu``, ``cuda``, a list in order of preference, or ``auto``) says where new
-arrays are born; functions follow the arrays they are handed. Importing this package loads nothing heavier
-than NumPy and probes no device.
+``CAPGPU_BACKEND`` (``numpy``, ``cpu``, ``cuda``, a list in order of preference, or ``auto``) selects the backend of new
+arrays; functions compute where their arguments are. Importing this package loads nothing heavier than NumPy and probes
+no device.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where arrays live: choose a backend, create arrays on it, move them, wait for it.
+"""Backends: selection, creation and transfer of arrays, synchronization.
 
-A backend is a kind of array plus a set of kernels. ``CAPGPU_BACKEND`` (read at first use), `set_backend` and
-`use_backend` choose where *new* arrays are born; every function follows the arrays it is handed, through
-`array_namespace`. This is the only module outside ``capgpu.kernels`` that may import CuPy.
+A backend is an array library with a set of kernels. ``CAPGPU_BACKEND`` (read at first use), `set_backend` and
+`use_backend` select the backend of *new* arrays; every function computes with the library of its arguments, through
+`array_namespace`. This is the only module outside of ``capgpu.kernels`` that may import CuPy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NAMES = ("numpy", "cpu", "cuda")
 
 
 class BackendUnavailableError(CapgpuError, RuntimeError):
-    """The backend that was asked for cannot run here; the message says why and what would mend it."""
+    """The requested backend cannot run on this machine; the message contains the cause and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Backend:
     kernels : str
         The kernels its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
     reason : str
-        Why this backend was taken, in words.
+        Why this backend was selected.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _compat(library: str, backend: str) -> ModuleType:
     library : {"numpy", "cupy"}
         Which namespace.
     backend : str
-        Backend that needs it, for the error.
+        The backend that needs it, for the error.
 
     Raises
     ------
@@ -145,12 +145,12 @@ def _open_cpu() -> ModuleType:
 
 
 def has_interpreter_lock() -> bool:
-    """Return whether threads of this process share an interpreter lock: not so in free-threaded Python."""
+    """Return whether the interpreter has a global lock, which free-threaded Python has not."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def compilation_disabled() -> bool:
-    """Return whether Numba is told not to compile, by ``NUMBA_DISABLE_JIT`` or by its own configuration."""
+    """Return whether Numba's compilation is disabled, by ``NUMBA_DISABLE_JIT`` or its configuration."""
     settings = sys.modules.get("numba.core.config")
     disabled = getattr(settings, "DISABLE_JIT", None)  # None until it is imported
     if disabled is not None:
@@ -163,7 +163,7 @@ def compilation_disabled() -> bool:
 
 def _open_cuda() -> ModuleType:
     try:
-        # an empty folder of that name imports too, as a namespace package: the attribute tells
+        # an empty folder of that name can also be imported, as a namespace package without this attribute
         runtime = _import_cupy().cuda.runtime
     except ModuleNotFoundError as error:
         if error.name != "cupy":
@@ -175,7 +175,7 @@ def _open_cuda() -> ModuleType:
             "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
             "or pip install 'capgpu[cuda12]' (CUDA 12); without a GPU choose CAPGPU_BACKEND=cpu."
         ) from error
-    except Exception as error:  # a broken install can fail in any way; its own words are the cause
+    except Exception as error:  # a broken installation can fail in any way; the exception is the cause
         raise BackendUnavailableError(
             f"backend 'cuda': CuPy is installed but does not import: {type(error).__name__}: {error}. "
             "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
@@ -201,10 +201,10 @@ def _import_cupy() -> Any:
 
 
 def _device_problem(runtime: Any, error: Exception) -> str:
-    """Tell a missing driver, an old one and a missing device apart: the runtime words two of them alike."""
-    words = str(error)
-    if "InsufficientDriver" in words:
-        wanted = _cuda_version(runtime.runtimeGetVersion())
+    """Distinguish a missing driver, an old driver and a missing device; the runtime's messages are ambiguous."""
+    message = str(error)
+    if "InsufficientDriver" in message:
+        required = _cuda_version(runtime.runtimeGetVersion())
         try:
             version = runtime.driverGetVersion()
         except runtime.CUDARuntimeError:
@@ -212,19 +212,19 @@ def _device_problem(runtime: Any, error: Exception) -> str:
         if version == 0:
             return (
                 "backend 'cuda': no CUDA device: no NVIDIA driver is installed here. Without a GPU choose "
-                f"CAPGPU_BACKEND=cpu. CuPy's words: {words}"
+                f"CAPGPU_BACKEND=cpu. CuPy's message: {message}"
             )
         return (
             f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
-            f"installed CuPy needs CUDA {wanted}. Update the driver, or install the extra of an older CUDA "
-            f"(capgpu[cuda12]). CuPy's words: {words}"
+            f"installed CuPy needs CUDA {required}. Update the driver, or install the extra of an older CUDA "
+            f"(capgpu[cuda12]). CuPy's message: {message}"
         )
-    if "NoDevice" in words:
+    if "NoDevice" in message:
         return (
             "backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; without a GPU "
-            f"choose CAPGPU_BACKEND=cpu. CuPy's words: {words}"
+            f"choose CAPGPU_BACKEND=cpu. CuPy's message: {message}"
         )
-    return f"backend 'cuda': the CUDA device cannot be used. CuPy's words: {words}"
+    return f"backend 'cuda': the CUDA device cannot be used. CuPy's message: {message}"
 
 
 def _cuda_version(number: int) -> str:
@@ -280,17 +280,17 @@ def _resolve(choice: str | Sequence[str], source: str) -> Backend:
 
 
 def current_backend() -> Backend:
-    """Return the backend where new arrays are born, resolving ``CAPGPU_BACKEND`` at the first call.
+    """Return the backend of new arrays, resolving ``CAPGPU_BACKEND`` at the first call.
 
     Returns
     -------
     Backend
-        The choice in force in this process.
+        The current backend of this process.
 
     Raises
     ------
     BackendUnavailableError
-        If the backend asked for cannot run here (the message says why).
+        If the requested backend cannot run on this machine.
     ValueError
         If ``CAPGPU_BACKEND`` names no backend.
     """
@@ -309,7 +309,7 @@ def current_backend() -> Backend:
 
 
 def set_backend(name: str | Sequence[str]) -> Backend:
-    """Choose the backend of the whole process, overriding ``CAPGPU_BACKEND``.
+    """Set the backend of the process, overriding ``CAPGPU_BACKEND``.
 
     Parameters
     ----------
@@ -319,12 +319,12 @@ def set_backend(name: str | Sequence[str]) -> Backend:
     Returns
     -------
     Backend
-        The backend taken.
+        The selected backend.
 
     Raises
     ------
     BackendUnavailableError
-        If none of the names can run here. The choice in force before stays.
+        If none of the names can run on this machine; the current backend is unchanged.
     ValueError
         If a name is unknown.
     """
@@ -337,7 +337,7 @@ def set_backend(name: str | Sequence[str]) -> Backend:
 
 @contextmanager
 def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
-    """Choose a backend for the duration of a ``with`` block (process-wide, like `set_backend`).
+    """Set the backend within a ``with`` block (process-wide, like `set_backend`).
 
     Parameters
     ----------
@@ -347,7 +347,7 @@ def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
     Yields
     ------
     Backend
-        The backend taken.
+        The selected backend.
     """
     global _current
     before = _current
@@ -363,17 +363,17 @@ def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
 
 
 def is_host_array(array: object) -> bool:
-    """Tell whether an array lives in host memory as a NumPy array."""
+    """Return whether an array is a NumPy array in host memory."""
     return isinstance(array, np.ndarray)
 
 
 def array_namespace(*arrays: Array, **named: Array) -> Any:
-    """Return the namespace that serves all the given arrays, and refuse a mixture.
+    """Return the common array namespace of arrays, and reject arrays of different libraries.
 
     Parameters
     ----------
     *arrays, **named : array
-        Arrays of one library. Pass them by keyword to have them named in the error.
+        Arrays of one library. Errors contain the names of those passed by keyword.
 
     Returns
     -------
@@ -383,7 +383,7 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
     Raises
     ------
     TypeError
-        If the arrays belong to different libraries (host and device), or something is no array.
+        If the arrays belong to different libraries (host and device), or an argument is not an array.
     """
     for array in arrays:
         if type(array) is not np.ndarray:
@@ -446,14 +446,14 @@ def _kind(array: Array) -> str:
 
 
 def asarray(obj: Any, dtype: Any = None) -> Array:
-    """Bring data to the current backend.
+    """Convert data to an array of the current backend.
 
     Parameters
     ----------
     obj : array or nested sequence of numbers
-        Data on the host or on the device. An array that is there already is returned as it is.
+        Data on the host or on the device. An array of the backend is returned unchanged.
     dtype : dtype, optional
-        The dtype wanted, named as NumPy names it; by default the data's own.
+        The dtype, as NumPy names it; by default that of the data.
 
     Returns
     -------
@@ -471,7 +471,7 @@ def asarray(obj: Any, dtype: Any = None) -> Array:
 
 
 def to_numpy(array: Any) -> np.ndarray[Any, Any]:
-    """Copy an array to the host as a NumPy array (waits for the device; a NumPy array is returned as it is).
+    """Copy an array to the host as a NumPy array; synchronizes the device. A NumPy array is returned unchanged.
 
     Parameters
     ----------
@@ -494,19 +494,18 @@ def to_numpy(array: Any) -> np.ndarray[Any, Any]:
 
 
 def synchronize() -> None:
-    """Wait until the current backend's device has finished its work (nothing to wait for on the host)."""
+    """Wait until the device of the current backend has finished its work; returns at once on the host."""
     if current_backend().name == "cuda":
         importlib.import_module("cupy").cuda.get_current_stream().synchronize()
 
 
 def free_device_memory() -> int | None:
-    """Tell how much memory new arrays of the current backend can have on its device.
+    """Return the device memory available for new arrays of the current backend.
 
     Returns
     -------
     int or None
-        Bytes: what the device has free, and what CuPy's pool holds without using it, within the pool's limit. None
-        where arrays live on the host.
+        Bytes: the device's free memory and unused blocks of CuPy's pool, within the pool's limit. None on the host.
     """
     if current_backend().name != "cuda":
         return None
@@ -517,7 +516,7 @@ def free_device_memory() -> int | None:
     return min(free, max(limit - pool.used_bytes(), 0)) if limit else free
 
 
-# --- telling ---------------------------------------------------------------------------------------
+# --- information ------------------------------------------------------------------------------------
 
 
 def _version(*distributions: str) -> str | None:
@@ -530,14 +529,14 @@ def _version(*distributions: str) -> str | None:
 
 
 def backend_info() -> dict[str, Any]:
-    """Describe what is installed, what was chosen and why, the device, and the kernels in use.
+    """Return installed packages, the selected backend with its reason, the device, and the kernels in use.
 
     Returns
     -------
     dict
-        ``backend`` (name or None), ``reason``, ``error`` (what is wrong with the settings or the machine, or
-        None), ``kernels``, ``device``, ``setting`` (the environment), ``installed`` (versions or None) and
-        ``available`` (backend name -> ``"yes"`` or the cause why not).
+        ``backend`` (name or None), ``reason``, ``error`` (of the settings or the machine, or None), ``kernels``,
+        ``device``, ``setting`` (environment variables), ``installed`` (versions or None) and ``available`` (backend
+        name -> ``"yes"`` or the cause).
     """
     available: dict[str, str] = {}
     for name, opener in _OPENERS.items():

@@ -137,7 +137,7 @@ def coco_tokenize(text: str) -> list[str]:
     """
     if not isinstance(text, str):
         raise InvalidTypeError(
-            f"coco_tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself"
+            f"coco_tokenize: expected one string, got {type(text).__name__}. Tokenize each caption separately."
         )
     if _PLAIN.fullmatch(text):
         words = text.lower().replace(",", " ").replace(".", " ").split()

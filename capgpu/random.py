@@ -1,8 +1,8 @@
-"""Random numbers that are the same on every backend.
+"""Random numbers that are equal on every backend.
 
-Parameters are drawn on the host, once, and moved. Masks that change at every step (dropout) come from a
-counter-based generator evaluated where the data lives: a pure function of (key, position), so that a mask
-needs no transfer, no state, and has the same bits on a CPU and on a GPU.
+Parameters are drawn once on the host and transferred. Masks that change at every step (dropout) are computed by a
+counter-based generator on the device of the data: a pure function of (key, position), without transfer or state, and
+with the same bits on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class Generator:
-    """Seeded normal numbers, born on the current backend, equal on all of them.
+    """Generator of seeded normal numbers, created on the current backend and equal on all backends.
 
     Parameters
     ----------

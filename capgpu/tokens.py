@@ -1,4 +1,4 @@
-"""Captions to words and marks, and back."""
+"""Tokenizers: captions to words and punctuation, and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def tokenize(text: str) -> list[str]:
         If text is not a string.
     """
     if not isinstance(text, str):
-        raise InvalidTypeError(f"tokenize takes one string, got {type(text).__name__}: tokenize each caption by itself")
+        raise InvalidTypeError(
+            f"tokenize: expected one string, got {type(text).__name__}. Tokenize each caption separately."
+        )
     tokens: list[str] = []
     for chunk in text.lower().split():
         first, last = 0, len(chunk)

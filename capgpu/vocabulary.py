@@ -1,7 +1,6 @@
-"""Words and token ids: tokenise, build a vocabulary, encode, decode.
+"""Words, token ids and special tokens: build a vocabulary, encode, decode.
 
-Everything here is text and small integer arrays, so it works on the host, in NumPy, whatever the backend.
-Bring ids over with `capgpu.to_numpy` first.
+Texts and token ids are processed on the host, in NumPy, for every backend: convert ids with `capgpu.to_numpy`.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ __all__ = [
     "words_in_order",
 ]
 
+#: The special tokens: padding, first and last token of a caption, and any word outside of the vocabulary.
 NULL, START, END, UNK = "<NULL>", "<START>", "<END>", "<UNK>"
 SPECIAL_WORDS = (NULL, START, END, UNK)
 
@@ -37,27 +37,26 @@ IdxToWord = Sequence[str] | Mapping[int, str]
 
 
 def _words_of(captions: npt.ArrayLike, idx_to_word: IdxToWord, *, caller: str) -> tuple[list[list[str]], bool]:
-    """Look every id up; gives the words row by row and whether a single caption was given."""
+    """Return the words of ids row by row, and whether `captions` is a single caption."""
     ids = np.asarray(captions)
     if ids.dtype.kind not in "iu":
-        raise InvalidTypeError(f"{caller} takes integer token ids, got dtype {ids.dtype}")
+        raise InvalidTypeError(f"{caller}: expected integer token ids, got dtype {ids.dtype}.")
     if ids.ndim not in (1, 2):
-        raise InvalidValueError(f"{caller} takes one caption (T,) or several (N, T), got shape {ids.shape}")
+        raise InvalidValueError(f"{caller}: expected one caption (T,) or several (N, T), got shape {ids.shape}.")
     known = idx_to_word if isinstance(idx_to_word, Mapping) else range(len(idx_to_word))
     unknown = [int(i) for i in np.unique(ids) if int(i) not in known]
     if unknown:
         raise InvalidValueError(
-            f"{caller} got the token ids {unknown[:5]}, which idx_to_word with its {len(idx_to_word)} words "
-            "does not hold: decode with the vocabulary that the captions were encoded with"
+            f"{caller}: expected ids of idx_to_word with its {len(idx_to_word)} words, got {unknown[:5]}. Decode with "
+            "the vocabulary with which the captions were encoded."
         )
     return [[idx_to_word[i] for i in row] for row in np.atleast_2d(ids).tolist()], ids.ndim == 1
 
 
 def decode_captions(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[str]:
-    """Turn token ids into text as the cs231n exercises do.
+    """Convert token ids to text as in the cs231n exercises.
 
-    ``<NULL>`` is skipped, ``<END>`` is written and ends the caption, every other word, ``<START>`` too, is
-    written as it stands.
+    ``<NULL>`` is skipped, ``<END>`` is included and ends the caption; every other word, also ``<START>``, is included.
 
     Parameters
     ----------
@@ -69,14 +68,14 @@ def decode_captions(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | li
     Returns
     -------
     str or list of str
-        One string for a single caption (T,), a list of N strings otherwise.
+        A string for a single caption (T,), otherwise a list of N strings.
 
     Raises
     ------
     TypeError
         If the ids are not integers.
     ValueError
-        If the shape has another rank, or an id is not in idx_to_word.
+        For an array of another rank, or an id that is not in idx_to_word.
     """
     rows, single = _words_of(captions, idx_to_word, caller="decode_captions")
     texts = []
@@ -88,9 +87,9 @@ def decode_captions(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | li
 
 
 def caption_text(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[str]:
-    """Turn token ids into text for people: no ``<NULL>``, ``<START>``, ``<END>``, punctuation attached.
+    """Convert token ids to readable text, without ``<NULL>``, ``<START>`` and ``<END>``, punctuation attached.
 
-    ``<UNK>`` is kept: without it a caption with an unknown word would read like another, right one.
+    ``<UNK>`` is kept: without it, a caption with an unknown word could equal a different, correct caption.
 
     Parameters
     ----------
@@ -102,14 +101,14 @@ def caption_text(captions: npt.ArrayLike, idx_to_word: IdxToWord) -> str | list[
     Returns
     -------
     str or list of str
-        One string for a single caption (T,), a list of N strings otherwise.
+        A string for a single caption (T,), otherwise a list of N strings.
 
     Raises
     ------
     TypeError
         If the ids are not integers.
     ValueError
-        If the shape has another rank, or an id is not in idx_to_word.
+        For an array of another rank, or an id that is not in idx_to_word.
     """
     rows, single = _words_of(captions, idx_to_word, caller="caption_text")
     texts = []
@@ -161,22 +160,22 @@ class Vocabulary:
     TypeError
         If an entry is not a string.
     ValueError
-        If the special words are missing or elsewhere, or a word stands there twice.
+        If the special tokens are not the first four words, or a word occurs twice.
     """
 
     def __init__(self, idx_to_word: Sequence[str]) -> None:
         words = list(idx_to_word)
         wrong = next((word for word in words if not isinstance(word, str)), None)
         if wrong is not None:
-            raise InvalidTypeError(f"a vocabulary holds strings, got {wrong!r} of type {type(wrong).__name__}")
+            raise InvalidTypeError(f"idx_to_word: expected strings, got {wrong!r} of type {type(wrong).__name__}.")
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise InvalidValueError(
-                f"a vocabulary starts with the special words {list(SPECIAL_WORDS)}, got {words[:4]}: "
-                "put them first, or use Vocabulary.build"
+                f"idx_to_word: expected the special words {list(SPECIAL_WORDS)} first, got {words[:4]}. Use "
+                "Vocabulary.build."
             )
         twice = [word for word, count in Counter(words).items() if count > 1]
         if twice:
-            raise InvalidValueError(f"a vocabulary holds each word once, these stand there more often: {twice[:5]}")
+            raise InvalidValueError(f"idx_to_word: expected each word once, got more of {twice[:5]}.")
         self._words = tuple(words)
         self._ids = {word: i for i, word in enumerate(words)}
 
@@ -184,31 +183,31 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[str | Sequence[str]], *, min_count: int = 1, max_size: int | None = None
     ) -> Vocabulary:
-        """Collect the words of captions, the most frequent first, equals in the order of the alphabet.
+        """Build the vocabulary of captions, the most frequent words first, ties in alphabetical order.
 
         Parameters
         ----------
         captions : iterable of str or of sequences of str
             Texts, or token lists.
         min_count : int
-            A word that occurs fewer times is left out.
+            Words that occur fewer times are omitted.
         max_size : int, optional
-            The largest number of words, the four special words included.
+            Maximum number of words, the four special tokens included.
 
         Returns
         -------
         Vocabulary
-            The special words and the words that were kept.
+            The special tokens and the chosen words.
 
         Raises
         ------
         TypeError
             If captions is itself a string.
         ValueError
-            If min_count is below 1, max_size below 4, or a token list holds a special word.
+            If min_count is below 1, max_size below 4, or a token list contains a special token.
         """
         if isinstance(captions, str):
-            raise InvalidTypeError("Vocabulary.build takes several captions, got one string: put it into a list")
+            raise InvalidTypeError("captions: expected several captions, got one string. Put it into a list.")
         counts: Counter[str] = Counter()
         for caption in captions:
             counts.update(_plain_tokens(caption, caller="Vocabulary.build"))
@@ -216,7 +215,7 @@ class Vocabulary:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], *, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
-        """Take the most frequent of words that are counted, equals in the order of the alphabet.
+        """Build a vocabulary from word counts, the most frequent words first, ties in alphabetical order.
 
         Parameters
         ----------
@@ -228,7 +227,7 @@ class Vocabulary:
         Returns
         -------
         Vocabulary
-            The special words and the words that were kept.
+            The special tokens and the chosen words.
 
         Raises
         ------
@@ -236,17 +235,19 @@ class Vocabulary:
             If min_count is below 1, max_size below 4, or a special word is counted.
         """
         if min_count < 1:
-            raise InvalidValueError(f"min_count must be at least 1, got {min_count}")
+            raise InvalidValueError(f"min_count: expected at least 1, got {min_count}.")
         if max_size is not None and max_size < len(SPECIAL_WORDS):
-            raise InvalidValueError(f"max_size counts the {len(SPECIAL_WORDS)} special words too, got {max_size}")
+            raise InvalidValueError(
+                f"max_size: expected at least {len(SPECIAL_WORDS)}, the number of special words, got {max_size}."
+            )
         kept = [word for word, count in counts.items() if count >= min_count]
         kept.sort(key=lambda word: (-counts[word], word))
-        room = None if max_size is None else max_size - len(SPECIAL_WORDS)
-        return cls([*SPECIAL_WORDS, *kept[:room]])
+        max_words = None if max_size is None else max_size - len(SPECIAL_WORDS)
+        return cls([*SPECIAL_WORDS, *kept[:max_words]])
 
     @classmethod
     def from_word_to_idx(cls, word_to_idx: Mapping[str, int]) -> Vocabulary:
-        """Take over the dictionary form of the cs231n exercises.
+        """Create a vocabulary from the dictionary of the cs231n exercises.
 
         Parameters
         ----------
@@ -261,7 +262,7 @@ class Vocabulary:
         Raises
         ------
         ValueError
-            If the ids leave gaps or repeat, or the special words are missing or elsewhere.
+            If ids are missing or repeated, or the special tokens do not have the ids 0 to 3.
         """
         return cls(words_in_order(word_to_idx))
 
@@ -286,7 +287,7 @@ class Vocabulary:
         """
         words = json.loads(text)
         if not isinstance(words, list):
-            raise InvalidValueError(f"a vocabulary in JSON is an array of words, got a {type(words).__name__}")
+            raise InvalidValueError(f"text: expected a JSON array of words, got {type(words).__name__}.")
         return cls(words)
 
     def to_json(self) -> str:
@@ -319,7 +320,7 @@ class Vocabulary:
         return f"Vocabulary({len(self)} words)"
 
     def encode(self, caption: str | Sequence[str], max_length: int | None = None) -> npt.NDArray[np.int32]:
-        """Turn a caption into ids: ``<START>``, its words (unknown ones as ``<UNK>``), ``<END>``.
+        """Encode a caption: ``<START>``, its words (unknown words as ``<UNK>``), ``<END>``.
 
         Parameters
         ----------
@@ -340,13 +341,11 @@ class Vocabulary:
             If max_length is below 2, or a token list holds a special word.
         """
         if max_length is not None and max_length < 2:
-            raise InvalidValueError(
-                f"max_length must leave room for {START} and {END}, so at least 2, got {max_length}"
-            )
+            raise InvalidValueError(f"max_length: expected at least 2, for {START} and {END}, got {max_length}.")
         tokens = _plain_tokens(caption, caller="Vocabulary.encode")
-        room = len(tokens) if max_length is None else max_length - 2
+        max_words = len(tokens) if max_length is None else max_length - 2
         unk = self._ids[UNK]
-        words = [self._ids.get(token, unk) for token in tokens[:room]]
+        words = [self._ids.get(token, unk) for token in tokens[:max_words]]
         encoded = np.full(max_length or len(words) + 2, self._ids[NULL], dtype=np.int32)
         encoded[: len(words) + 2] = [self._ids[START], *words, self._ids[END]]
         return encoded
@@ -388,7 +387,5 @@ def _plain_tokens(caption: str | Sequence[str], *, caller: str) -> list[str]:
     tokens = tokenize(caption) if isinstance(caption, str) else list(caption)
     special = [token for token in tokens if token in SPECIAL_WORDS]
     if special:
-        raise InvalidValueError(
-            f"{caller} sets the special words itself, but the caption holds {special}: leave them out"
-        )
+        raise InvalidValueError(f"{caller}: expected a caption without special words, got {special}. Omit them.")
     return tokens

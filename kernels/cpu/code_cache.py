@@ -44,6 +44,7 @@ import numba.core.errors
 import numpy as np
 from numba.core import config
 
+from capgpu.cache_folder import cache_folder
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
 from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
 
@@ -96,9 +97,7 @@ def folder() -> Path:
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
         return Path(given).absolute() / (f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu")
-    # a relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path(os.path.expanduser("~")) / ".cache") / "capgpu" / "kernels"
+    return cache_folder() / "kernels"
 
 
 def described() -> str:

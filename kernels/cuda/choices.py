@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from capgpu.cache_folder import cache_folder
 from capgpu.errors import InvalidValueError
 
 __all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
@@ -25,10 +26,7 @@ _devices: dict[str, dict[str, tuple[str, int]]] | None = None
 
 def path() -> Path:
     """Return where the choices are kept."""
-    # a relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
-    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    folder = told if told.is_absolute() else Path(os.path.expanduser("~")) / ".cache"
-    return folder / "capgpu" / "tuning.json"
+    return cache_folder() / "tuning.json"
 
 
 def shape_key(name: str, dtype: str, H: int, N: int) -> str:
