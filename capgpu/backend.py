@@ -404,10 +404,10 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
     if not arrays and not named:
         raise InvalidTypeError("array_namespace needs at least one array.")
     first_name, first_space, first_type = "", None, None
-    for place, array in enumerate((*arrays, *named.values())):
+    for index, array in enumerate((*arrays, *named.values())):
         if type(array) is first_type:
             continue  # of one class, of one library
-        name = f"argument {place + 1}" if place < len(arrays) else list(named)[place - len(arrays)]
+        name = f"argument {index + 1}" if index < len(arrays) else list(named)[index - len(arrays)]
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
                 raise InvalidTypeError(f"{name}: expected an array, got None.")

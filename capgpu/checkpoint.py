@@ -1,7 +1,7 @@
-"""Weights, models and training states on disk: safetensors files that are whole or not there.
+"""Weights, models and training states on disk, in safetensors files written atomically.
 
-Every file is written beside its target, flushed to the disk and renamed over it: whatever kills the process,
-the target holds the last good state. Contents carry a checksum, and nothing read here can execute code.
+Every file is written to a temporary name, flushed to the disk and renamed: if the process is killed, the target still
+contains its last complete state. Contents have a checksum, and loading never executes code.
 """
 
 from __future__ import annotations
@@ -43,34 +43,33 @@ _OPENS_FOLDERS = os.name != "nt"
 
 
 class CheckpointError(CapgpuError, RuntimeError):
-    """A file of weights or state is missing, damaged, or of another kind; the message names it."""
+    """A file of weights or state is missing or damaged, or has another format."""
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Write a file that appears whole or not at all.
+    """Write a file atomically.
 
     Parameters
     ----------
     path : path
-        The target. Its folder must exist; a link is followed. A device or a pipe (``/dev/stdout``) is written into as
-        it stands.
+        The target. Its folder must exist; links are followed. Devices and pipes (``/dev/stdout``) are written directly.
     mode : {"wb", "w"}
         Bytes, or UTF-8 text.
 
     Yields
     ------
     file
-        Open for writing, under a temporary name in the target's folder. When the block ends the data are on
-        the disk and the target is replaced; when it raises, the temporary file is gone and the target is as
-        it was. (A process that is killed outright can leave the temporary file behind, never half a target.)
+        A file with a temporary name in the target's folder. At the end of the block, the data are flushed to the disk
+        and the target is replaced; if the block raises, the temporary file is removed and the target is unchanged. (A
+        killed process can leave the temporary file, but never a truncated target.)
 
     Raises
     ------
     ValueError
         For another mode.
     OSError
-        As the system gives it: no such folder, no permission, no space, or the target is a folder.
+        If the file cannot be written, or the target is a folder.
     """
     if mode not in ("wb", "w"):
         raise InvalidValueError(f"mode: expected 'wb' or 'w', got {mode!r}.")
@@ -78,7 +77,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", os.fspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
-        # to put a file in the place of a device would harm the whole system
+        # replacing a device by a file would damage the system
         with open(path, mode, encoding=encoding, newline=newline) as file:
             yield file
         return
@@ -101,7 +100,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on the disk, so that it outlives a power cut. Windows opens no folders."""
+    """Flush the rename itself to the disk, against power failures. Windows does not open folders."""
     if not _OPENS_FOLDERS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -116,7 +115,7 @@ def _checksum(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)
-        # bfloat16 cannot be in a buffer of its own
+        # bfloat16 arrays do not support the buffer protocol
         stored = array.view(np.uint16) if is_bfloat16(array.dtype) else array
         value = zlib.crc32(stored.data if array.size else b"", value)
     return f"{value:08x}"
@@ -125,35 +124,35 @@ def _checksum(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
 def save_weights(
     path: str | os.PathLike[str], params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Save arrays, and what belongs to them, in one safetensors file.
+    """Save arrays with metadata in one safetensors file.
 
     Parameters
     ----------
     path : path
-        The file; replaced whole if it exists.
+        The file; replaced if it exists.
     params : mapping of str to array
-        The arrays; they may live on a device.
+        The arrays, on any backend.
     metadata : mapping, optional
-        Anything JSON can hold; it comes back from `load_weights`.
+        JSON-serializable metadata, returned by `load_weights`.
 
     Raises
     ------
     TypeError, ValueError
         For metadata that JSON cannot hold.
     OSError
-        As the system gives it; the file that was there before is unharmed.
+        If the file cannot be written; an existing file is unchanged.
     """
     from safetensors.numpy import save
 
     text = json.dumps(dict(metadata or {}), ensure_ascii=False, allow_nan=False)
     host = {name: np.array(to_numpy(array), order="C", copy=None) for name, array in params.items()}
-    content = _settled(save(host, metadata={"capgpu": text, "crc32": _checksum(text, host)}))
+    content = _with_sorted_header(save(host, metadata={"capgpu": text, "crc32": _checksum(text, host)}))
     with atomic_write(path) as file:
         file.write(content)
 
 
-def _settled(content: bytes) -> bytes:
-    """Bring the entries of a safetensors header into one order: the library leaves that of metadata to chance."""
+def _with_sorted_header(content: bytes) -> bytes:
+    """Sort the entries of a safetensors header: the library writes metadata in random order."""
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     line = header.encode()
@@ -162,7 +161,7 @@ def _settled(content: bytes) -> bytes:
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Load what `save_weights` saved, or the arrays of any other safetensors file.
+    """Load a file of `save_weights`, or the arrays of any other safetensors file.
 
     Parameters
     ----------
@@ -174,13 +173,13 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
     params : dict of str to numpy.ndarray
         The arrays, on the host; bfloat16 in the dtype of the package ml_dtypes.
     metadata : dict
-        As it was given to `save_weights`; empty for a file that something else wrote.
+        As given to `save_weights`; empty for other files.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, is no safetensors file, is cut short, does not hold what was saved, or holds numbers
-        which NumPy lacks: those of 8 bits, and bfloat16 without the package ml_dtypes.
+        If the file is missing, truncated, damaged or not a safetensors file, or contains dtypes that NumPy lacks: those
+        of 8 bits, and bfloat16 without the package ml_dtypes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -201,11 +200,11 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
             f"{os.fspath(path)} cannot be read as a safetensors file: it is damaged, cut short or of another "
             f"kind ({error}). Restore it from a copy, or train again."
         ) from error
-    except (TypeError, AttributeError) as error:  # what the library makes of 8 bits
+    except (TypeError, AttributeError) as error:  # raised by the library for dtypes of 8 bits
         raise CheckpointError(_foreign(path, str(error))) from error
-    # where another package has taught NumPy such numbers, they are of the kind V
+    # dtypes that another package has registered with NumPy have the kind V
     known = {name: array.dtype.kind in "biufc" or is_bfloat16(array.dtype) for name, array in params.items()}
-    foreign = next((name for name, there in known.items() if not there), None)
+    foreign = next((name for name, is_known in known.items() if not is_known), None)
     if foreign is not None:
         raise CheckpointError(_foreign(path, f"{foreign} is {params[foreign].dtype}"))
     if "capgpu" not in stored:
@@ -231,19 +230,19 @@ def save_model(path: str | os.PathLike[str], model: CaptioningRNN) -> Path:
     Parameters
     ----------
     path : path
-        A ``.safetensors`` file, or a folder (made if it is missing) that gets a ``model.safetensors``.
+        A ``.safetensors`` file, or a folder (created if it does not exist) for ``model.safetensors``.
     model : CaptioningRNN
         The model.
 
     Returns
     -------
     pathlib.Path
-        The file written.
+        The file.
 
     Raises
     ------
     OSError
-        As the system gives it; a file that was there before is unharmed.
+        If the file cannot be written; an existing file is unchanged.
     """
     target = _model_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -258,17 +257,17 @@ def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
     Parameters
     ----------
     path : path
-        The file, or the folder, that was given to `save_model`.
+        The file or folder given to `save_model`.
 
     Returns
     -------
     CaptioningRNN
-        With the saved sizes, vocabulary and weights, bit for bit.
+        The model with the saved sizes, vocabulary and weights, bit for bit.
 
     Raises
     ------
     CheckpointError
-        If the file is missing or damaged, holds no model, or its weights do not fit its sizes.
+        If the file is missing or damaged, is not a model, or its weights do not fit its sizes.
     """
     from capgpu.model import CaptioningRNN
 
@@ -280,13 +279,13 @@ def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
         model = CaptioningRNN(metadata["word_to_idx"], **metadata["config"], seed=0)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
-    wanted = {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}
+    expected = {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}
     found = {name: (array.shape, array.dtype) for name, array in params.items()}
-    if wanted != found:
-        names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if expected != found:
+        names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(
             f"{target}: expected the weights of the model it describes, with {names[0]} "
-            f"{wanted.get(names[0], 'absent')}, got {found.get(names[0], 'none')}."
+            f"{expected.get(names[0], 'absent')}, got {found.get(names[0], 'none')}."
         )
     for name, array in params.items():
         model.params[name] = asarray(array)

@@ -1,11 +1,11 @@
-"""The folder in which CuPy keeps compiled kernels: one that this user can write and shares with nobody.
+"""CuPy's folder of compiled kernels: a folder that only this user can write.
 
-CuPy reads ``CUPY_CACHE_DIR`` once, when it is imported, and its import fails where it cannot create the folder. Its
-files are readable by their owner only, so that in a folder of several users each fails on the files of the others. Here
-the folder is tried and, where needed, replaced for the time of the import; the environment is then as it was before.
+CuPy reads ``CUPY_CACHE_DIR`` once, when it is imported, and its import fails if it cannot create the folder. Its files
+are readable by their owner only, so that users of a shared folder fail on each other's files. This module checks the
+folder and, if necessary, replaces it during the import; the environment is restored afterwards.
 
-CuPy renames complete files into place, and recognizes truncated ones by a digest at their beginning and compiles again:
-processes that compile at once, and a process that was killed, do no harm.
+CuPy writes files atomically, and detects truncated files by a digest at their beginning and compiles again: concurrent
+and killed processes are harmless.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def folder() -> str:
     str
         What was chosen when CuPy was imported. Where that was done elsewhere: ``CUPY_CACHE_DIR`` or CuPy's default.
     """
-    wanted = _wanted()
-    return _chosen.get(wanted, wanted)
+    setting = _setting()
+    return _chosen.get(setting, setting)
 
 
 @contextmanager
@@ -48,10 +48,10 @@ def provided() -> Iterator[None]:
     that lasts as long as the process, with a warning in the log.
     """
     with _lock:
-        wanted = _wanted()
-        if wanted not in _chosen:
-            _chosen[wanted] = _choose(wanted)
-        with _environment("CUPY_CACHE_DIR", _chosen[wanted]):
+        setting = _setting()
+        if setting not in _chosen:
+            _chosen[setting] = _choose(setting)
+        with _environment("CUPY_CACHE_DIR", _chosen[setting]):
             yield
 
 
@@ -78,38 +78,38 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _wanted() -> str:
+def _setting() -> str:
     return os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
 
 
-def _choose(wanted: str) -> str:
+def _choose(setting: str) -> str:
     global _temporary
     try:
-        place = Path(wanted)
-        place.mkdir(parents=True, exist_ok=True)
-        if not _own(place):
-            place = place / f"user-{os.geteuid()}"
-            place.mkdir(mode=0o700, exist_ok=True)
-            if not _own(place):
-                raise PermissionError(f"{place} belongs to another user")
-        with tempfile.TemporaryFile(dir=place):
-            return str(place)
+        chosen = Path(setting)
+        chosen.mkdir(parents=True, exist_ok=True)
+        if not _is_private(chosen):
+            chosen = chosen / f"user-{os.geteuid()}"
+            chosen.mkdir(mode=0o700, exist_ok=True)
+            if not _is_private(chosen):
+                raise PermissionError(f"{chosen} belongs to another user")
+        with tempfile.TemporaryFile(dir=chosen):
+            return str(chosen)
     except OSError as error:
         if _temporary is None:
             _temporary = tempfile.TemporaryDirectory(prefix="capgpu-kernels-")
         logger.warning(
             "CuPy cannot keep compiled kernels in %s (%s): this process compiles them for itself alone, into %s. Set "
             "CUPY_CACHE_DIR to a folder that can be written.",
-            wanted,
+            setting,
             error,
             _temporary.name,
         )
         return _temporary.name
 
 
-def _own(place: Path) -> bool:
-    """Return whether a folder is this user's and nobody else can put files there."""
+def _is_private(path: Path) -> bool:
+    """Return whether a folder belongs to this user and is not writable by all."""
     if not hasattr(os, "geteuid"):
         return True
-    status = place.stat()
+    status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o002

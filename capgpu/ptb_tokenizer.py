@@ -103,7 +103,7 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("–—―", " -- "),
         "…": " ... ",
         **dict.fromkeys("\u00ad\u2010\u2011", ""),
-        **{sign: f"  {own}  " for sign, own in _IN_ASCII.items()},
+        **{sign: f"  {ascii_text}  " for sign, ascii_text in _IN_ASCII.items()},
         **{sign: f" {sign} " for sign in "¹²³⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"},
     }
 )

@@ -1,4 +1,4 @@
-"""Compile the host's kernels beforehand, instead of at the first call that needs each."""
+"""Compile the CPU kernels in advance, instead of at their first calls."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from capgpu.vocabulary import END, NULL, START
 
 __all__ = ["warm"]
 
-#: Words of the vocabularies: few, and enough for a table of embeddings and a projection that are computed in shares.
-_FEW, _MANY = 4, 4096
+#: Vocabulary sizes: a small one, and one whose embedding and projection are computed by several threads.
+_SMALL, _LARGE = 4, 4096
 
 
 def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -> float:
-    """Compile all kernels that models of a dtype use on the host, and keep them on disk.
+    """Compile all CPU kernels for models of a dtype, and store them on disk.
 
-    Small models are trained for a step by each update rule and write a few captions, on the backend ``cpu``.
+    Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``.
 
     Parameters
     ----------
     dtype : dtype
-        float32 or float64, of the models' parameters.
+        Dtype of the parameters, float32 or float64.
     cell_types : sequence of str
-        Of ``"rnn"`` and ``"lstm"``.
+        ``"rnn"``, ``"lstm"``, or both.
 
     Returns
     -------
     float
-        Seconds taken.
+        Elapsed seconds.
 
     Raises
     ------
     BackendUnavailableError
-        If the backend ``cpu`` cannot be used.
+        If the backend ``cpu`` is unavailable.
     """
     start, kind = time.perf_counter(), np.dtype(dtype)
     with use_backend("cpu"):
-        # a product large enough for several threads, which compiles what they run
+        # a product large enough for several threads, to compile their kernels
         square = np.ones((256, 256), kind)
         kernels_for(square).matmul(square, square)
         for cell_type in cell_types:
-            # a small batch is computed by one kernel of its own, a large one by others
-            for words, captions in ((_FEW, 2), (_MANY, 256)):
+            # small and large batches are computed by different kernels
+            for words, captions in ((_SMALL, 2), (_LARGE, 256)):
                 _use(_model(kind, cell_type, words), captions)
     return time.perf_counter() - start
 
 
 def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
-    # as many recurrent weights as it takes for float64 to be compiled
+    # enough recurrent weights for the float64 kernels to be compiled
     hidden = 16 if dtype == np.float32 else {"rnn": 256, "lstm": 128}[cell_type]
     vocabulary = {word: k for k, word in enumerate((NULL, START, END, *map(str, range(words - 3))))}
     return CaptioningRNN(vocabulary, 8, 16, hidden, cell_type, dtype, seed=0, output_dropout=0.5)  # type: ignore[arg-type]

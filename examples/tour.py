@@ -124,13 +124,13 @@ def write_captions(model: capgpu.CaptioningRNN, data: dict[str, Any]) -> None:
     station(5, "Greedy, beam, chance")
     picture = capgpu.asarray(data["test_features"][:1])
     print(f"The picture is: {data['test_names'][0]}")
-    for way, decoded in (
+    for way, result in (
         ("greedy", greedy(model, picture)),
         ("beam of 5", beam_search(model, picture, 5, n_best=3)),
         ("sampled, temperature 1", sample(model, picture, seed=1)),
     ):
         print(f"  {way}:")
-        for text, probability in alternatives(decoded, data):
+        for text, probability in alternatives(result, data):
             print(f"    {probability:6.1%}  {text}")
 
 
@@ -189,8 +189,8 @@ def texts(ids: Any, data: dict[str, Any]) -> list[str]:
 
 def alternatives(result: DecodeResult, data: dict[str, Any]) -> list[tuple[str, float]]:
     """Give the captions of a single picture, best first, with their probabilities."""
-    log_probs = capgpu.to_numpy(decoded.log_probs)[0].sum(axis=-1)
-    return list(zip(texts(decoded.ids[0], data), np.exp(log_probs).tolist(), strict=True))
+    log_probs = capgpu.to_numpy(result.log_probs)[0].sum(axis=-1)
+    return list(zip(texts(result.ids[0], data), np.exp(log_probs).tolist(), strict=True))
 
 
 def main() -> None:

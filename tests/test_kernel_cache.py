@@ -52,8 +52,8 @@ def test_in_the_folder_of_another_user_this_user_has_a_folder(wanted, monkeypatc
     mine = os.geteuid()
     entries = [wanted / f"user-{mine}"]
     # the folder belongs to another user than the one who asks; what is created in it does not
-    own = kernel_cache._own
-    monkeypatch.setattr(kernel_cache, "_own", lambda place: place != wanted and own(place))
+    own = kernel_cache._is_private
+    monkeypatch.setattr(kernel_cache, "_is_private", lambda place: place != wanted and own(place))
     assert seen_at_import() == kernel_cache.folder() == str(entries[0])
     assert stat.S_IMODE(entries[0].stat().st_mode) == 0o700
     assert os.environ["CUPY_CACHE_DIR"] == str(wanted)
@@ -67,17 +67,17 @@ def test_in_a_folder_that_all_can_write_this_user_has_a_folder(wanted):
 
 def test_a_folder_belongs_to_its_owner_unless_all_can_write_it(wanted, monkeypatch):
     wanted.mkdir()
-    assert kernel_cache._own(wanted)
+    assert kernel_cache._is_private(wanted)
     wanted.chmod(0o777)
-    assert not kernel_cache._own(wanted)
+    assert not kernel_cache._is_private(wanted)
     wanted.chmod(0o755)
     monkeypatch.setattr(os, "geteuid", lambda: wanted.stat().st_uid + 1)
-    assert not kernel_cache._own(wanted)
+    assert not kernel_cache._is_private(wanted)
 
 
 def test_a_folder_that_another_user_has_put_in_this_users_place_is_not_used(wanted, monkeypatch, caplog):
     wanted.mkdir()
-    monkeypatch.setattr(kernel_cache, "_own", lambda place: False)
+    monkeypatch.setattr(kernel_cache, "_is_private", lambda place: False)
     used = seen_at_import()
     assert not used.startswith(str(wanted))
     assert os.access(used, os.W_OK)

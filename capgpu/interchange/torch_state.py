@@ -147,7 +147,7 @@ def from_torch(
     Returns
     -------
     CaptioningRNN
-        On the current backend, in the dtype of the embedding; the cell is told from the shapes. (A ``torch.nn.RNN``
+        On the current backend, in the dtype of the embedding; the cell follows from the shapes. (A ``torch.nn.RNN``
         has to have the nonlinearity tanh, which its state does not tell.)
 
     Raises

@@ -96,8 +96,8 @@ def _adam_rows(configs: list[Config], rates: list[float]) -> Any:
             row, before = _adam_settings(*here), here
         rows.append(row)
     # most often one configuration serves all parameters
-    alike = all(other is row for other in rows)
-    return np.array([row]).repeat(len(rows), axis=0) if alike else np.array(rows)
+    identical = all(other is row for other in rows)
+    return np.array([row]).repeat(len(rows), axis=0) if identical else np.array(rows)
 
 
 def _momentum_rows(configs: list[Config], rates: list[float]) -> Any:

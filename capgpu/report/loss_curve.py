@@ -14,7 +14,7 @@ __all__ = ["plot_loss"]
 
 Points = Sequence[tuple[float, float]]
 
-# two colours of Okabe and Ito's palette, told apart with every kind of colour vision
+# two colours of Okabe and Ito's palette, which differ for every kind of colour vision
 _BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#555555"
 
 

@@ -98,10 +98,10 @@ class _Machine:
             _STEPS[opcode.name](self, argument)
 
     def pop_to_mark(self) -> list[Any]:
-        for place in range(len(self.stack) - 1, -1, -1):
-            if isinstance(self.stack[place], _Mark):
-                popped = self.stack[place + 1 :]
-                del self.stack[place:]
+        for position in range(len(self.stack) - 1, -1, -1):
+            if isinstance(self.stack[position], _Mark):
+                popped = self.stack[position + 1 :]
+                del self.stack[position:]
                 return popped
         raise _RefusedError("an opcode without its mark")
 
