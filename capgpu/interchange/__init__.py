@@ -1,4 +1,4 @@
-"""Captioners for other programs, and from them: PyTorch's state dictionaries, and ONNX."""
+"""Conversion of captioners to and from PyTorch's state dictionaries, and export to ONNX."""
 
 from capgpu.interchange.onnx_files import BEGIN_FILE, STEP_FILE, export_onnx
 from capgpu.interchange.torch_state import (

@@ -1,7 +1,6 @@
-"""A captioner as two ONNX networks: from features to the first state, and from one word to the next.
+"""Export of a captioner as two ONNX networks: from features to the initial state, and from one word to the next.
 
-A loop over words is the caller's: it chooses words greedily, by a beam or by chance, and stops where it likes. So one
-network would not do, and two small ones do for every decoder.
+The decoding loop (greedy, beam search or sampling) is that of the caller; the two networks serve every decoder.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BEGIN_FILE", "STEP_FILE", "export_onnx"]
 
-#: Features to the state before START is read.
+#: From features to the state before START.
 BEGIN_FILE = "begin.onnx"
-#: A word and the state before it, to the log-probabilities of the next word and the state after it.
+#: From a word and the state before it to the log-probabilities of the next word and the next state.
 STEP_FILE = "step.onnx"
 
-# the oldest that has all operators used here in the forms used here
+# the oldest operator set with all operators used here
 _OPSET, _IR_VERSION = 17, 8
 
 
@@ -40,9 +39,9 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     Parameters
     ----------
     model : CaptioningRNN
-        In float32 or float64, on any backend.
+        A model in float32 or float64, on any backend.
     folder : path
-        Gets ``begin.onnx`` and ``step.onnx``; made if it is missing.
+        Folder of ``begin.onnx`` and ``step.onnx``; created if it does not exist.
 
     Returns
     -------
@@ -55,21 +54,19 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     Raises
     ------
     MissingExtraError
-        Without the package onnx.
+        If the package onnx is not installed.
     ValueError
-        For another dtype, or a vocabulary whose ids leave gaps or repeat.
+        For another dtype, or a vocabulary with missing or repeated ids.
     OSError
-        As the system gives it; files that were there before are unharmed.
+        If a file cannot be written; existing files are unchanged.
     """
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     if model.dtype.name not in ("float32", "float64"):
-        raise InvalidValueError(
-            f"the model's dtype is {model.dtype}; ONNX networks are written in float32 and float64."
-        )
+        raise InvalidValueError(f"model: expected dtype float32 or float64, got {model.dtype}.")
     words = words_in_order(model.word_to_idx)
     graphs = _Graphs(onnx, model)
     target = Path(folder)
-    facts = {
+    properties = {
         "idx_to_word": json.dumps(words, ensure_ascii=False),
         "cell_type": model.cell_type,
         "weights": graphs.checksum(),
@@ -82,7 +79,7 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
             ir_version=_IR_VERSION,
             opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         )
-        onnx.helper.set_model_props(network, facts)
+        onnx.helper.set_model_props(network, properties)
         onnx.checker.check_model(network, full_check=True)
         contents[target / name] = network.SerializeToString(deterministic=True)
     target.mkdir(parents=True, exist_ok=True)

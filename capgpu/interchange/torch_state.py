@@ -1,4 +1,4 @@
-"""Parameters under the names, and in the layout, of an equivalent PyTorch module.
+"""Parameters with the names and the layout of an equivalent PyTorch module.
 
 The module is::
 
@@ -15,8 +15,8 @@ The module is::
             state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN
             return self.vocab(self.rnn(self.embed(words), state)[0])
 
-PyTorch keeps matrices transposed, has its gates in the order i, f, g, o (here: i, f, o, g), and two biases whose sum
-counts: on the way out the second one is zero, on the way in they are added.
+PyTorch stores transposed matrices, has the gate order i, f, g, o (here: i, f, o, g), and two biases that are added: on
+export the second one is zero, on import they are summed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["from_torch", "load_torch_safetensors", "save_torch_safetensors", "to
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-#: Where PyTorch's block of gates k lies here; the order is its own inverse.
+#: Position of PyTorch's gate block k in this library; the permutation is its own inverse.
 _GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,)}
 _MODULES = ("project", "embed", "rnn", "vocab")
 _ENTRIES = (
@@ -60,7 +60,7 @@ _WORDS = "capgpu.idx_to_word"
 
 
 def torch_arrays(model: CaptioningRNN) -> Arrays:
-    """Return a model's parameters as PyTorch's module would hold them, in NumPy arrays: PyTorch is not needed.
+    """Return a model's parameters as the state of the PyTorch module, in NumPy arrays; does not need PyTorch.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
     Returns
     -------
     dict of str to numpy.ndarray
-        The state dictionary of the module at the top, in its order; fresh arrays of the model's dtype.
+        The state dictionary of the module above, in its order; new arrays of the model's dtype.
     """
     p = {name: to_numpy(value) for name, value in model.params.items()}
     order = _GATE_ORDER[model.cell_type]
@@ -90,7 +90,7 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
 
 
 def to_torch(model: CaptioningRNN) -> dict[str, Any]:
-    """Return a model's parameters as the state dictionary of a PyTorch module, see the module's text.
+    """Return a model's parameters as the state dictionary of the PyTorch module above.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def to_torch(model: CaptioningRNN) -> dict[str, Any]:
     MissingPackageError
         If PyTorch is not installed; `torch_arrays` does not need it.
     TypeError
-        For a model in bfloat16, which PyTorch does not take from NumPy arrays.
+        For a model in bfloat16, which PyTorch does not convert from NumPy arrays.
     """
     if is_bfloat16(model.dtype):
         raise InvalidTypeError(
@@ -131,16 +131,16 @@ def from_torch(
     names: Mapping[str, str] | None = None,
     tie_weights: bool = False,
 ) -> CaptioningRNN:
-    """Make a model of the parameters of a PyTorch module, see the module's text.
+    """Create a model from the state dictionary of a PyTorch module as above.
 
     Parameters
     ----------
     state : mapping of str to torch.Tensor or array
-        Its state dictionary.
+        The state dictionary.
     word_to_idx : mapping of str to int
-        The vocabulary that its embedding's rows stand for: ids from 0 on, each once.
+        The vocabulary of the embedding's rows: ids from 0, each once.
     names : mapping of str to str, optional
-        What the modules ``project``, ``embed``, ``rnn`` and ``vocab`` are called there, where it is something else.
+        Other names of the modules ``project``, ``embed``, ``rnn`` and ``vocab``.
     tie_weights : bool
         Whether ``embed.weight`` and ``vocab.weight`` are one matrix.
 
@@ -175,13 +175,13 @@ def from_torch(
     missing = [key for key in keys.values() if key not in state]
     if missing:
         raise InvalidValueError(
-            f"the state dictionary has no {', '.join(missing)}; it has {', '.join(list(state)[:12])}. Say with names "
-            "what the modules are called."
+            f"state: expected the entries {', '.join(missing)}, got {', '.join(list(state)[:12])}. Give other names of "
+            "the modules as names."
         )
     extra = sorted(set(state) - set(keys.values()))
     if extra:
         raise InvalidValueError(
-            f"the state dictionary has {', '.join(extra[:8])}, too, which no captioner here has a place for."
+            f"state: expected no other entries than those of a captioner, got {', '.join(extra[:8])}."
         )
     s = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
     dtypes = {array.dtype for array in s.values()}
@@ -240,16 +240,16 @@ def save_torch_safetensors(path: str | os.PathLike[str], model: CaptioningRNN) -
     Parameters
     ----------
     path : path
-        The file; replaced whole if it exists. The vocabulary is kept in its metadata.
+        The file; replaced if it exists. The vocabulary is stored in its metadata.
     model : CaptioningRNN
         On any backend.
 
     Raises
     ------
     ValueError
-        For a vocabulary whose ids leave gaps or repeat.
+        For a vocabulary with missing or repeated ids.
     OSError
-        As the system gives it.
+        If the file cannot be written.
     """
     words = words_in_order(model.word_to_idx)
     save_weights(path, torch_arrays(model), {_WORDS: words, "tie_weights": model.tie_weights})
@@ -269,9 +269,9 @@ def load_torch_safetensors(
     path : path
         The file, of `save_torch_safetensors` or of PyTorch.
     word_to_idx : mapping of str to int, optional
-        The vocabulary; needed where the file does not hold it.
+        The vocabulary; required if the file does not contain it.
     names, tie_weights
-        As for `from_torch`; by default the file says whether weights are tied.
+        As for `from_torch`; by default `tie_weights` is that of the file.
 
     Returns
     -------
@@ -292,30 +292,32 @@ def load_torch_safetensors(
         )
     if word_to_idx is None:
         if _WORDS not in metadata:
-            raise InvalidValueError(f"{os.fspath(path)} holds no vocabulary: give word_to_idx.")
+            raise InvalidValueError(
+                f"word_to_idx: expected a vocabulary, which {os.fspath(path)} does not contain, got None."
+            )
         word_to_idx = {word: i for i, word in enumerate(metadata[_WORDS])}
     tied = bool(metadata.get("tie_weights", False)) if tie_weights is None else tie_weights
     return from_torch(arrays, word_to_idx, names=names, tie_weights=tied)
 
 
 def _reordered(array: npt.NDArray[Any], order: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Bring the blocks of gates along the last axis into another order."""
+    """Permute the gate blocks along the last axis."""
     blocks = np.split(array, len(order), axis=-1)
     return np.concatenate([blocks[k] for k in order], axis=-1)
 
 
 def _sum(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Add two biases; adding 0 changes no bit, that of a negative zero's sign neither."""
+    """Add two biases; adding 0 changes no bit, not even the sign of a negative zero."""
     total: npt.NDArray[Any] = np.where(other == 0, one, one + other)
     return total
 
 
 def _refuse_other_recurrences(state: Mapping[str, Any], rnn: str) -> None:
-    own = [key.removeprefix(f"{rnn}.") for key in state if key.startswith(f"{rnn}.")]
+    entries = [key.removeprefix(f"{rnn}.") for key in state if key.startswith(f"{rnn}.")]
     for what, found in (
-        ("runs in both directions", [key for key in own if key.endswith("_reverse")]),
-        ("projects its hidden state", [key for key in own if key.startswith("weight_hr")]),
-        ("has several layers", [key for key in own if key.startswith("weight_ih_l") and key != "weight_ih_l0"]),
+        ("runs in both directions", [key for key in entries if key.endswith("_reverse")]),
+        ("projects its hidden state", [key for key in entries if key.startswith("weight_hr")]),
+        ("has several layers", [key for key in entries if key.startswith("weight_ih_l") and key != "weight_ih_l0"]),
     ):
         if found:
             raise InvalidValueError(f"{rnn} {what} ({rnn}.{found[0]}): there is no such captioner here.")

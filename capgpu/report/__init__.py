@@ -1,1 +1,1 @@
-"""Pictures for people: loss curves and contact sheets."""
+"""Plots: loss curves and contact sheets."""

@@ -33,14 +33,13 @@ def plot_loss(
     path : path
         The file; replaced whole if it exists.
     training : sequence of (epoch, loss)
-        The loss of each minibatch, a word: drawn faintly, with its running mean on top. Losses that are not
-        finite are left out.
+        The loss per word of each minibatch, drawn with its running mean. Losses that are not finite are omitted.
     validation : sequence of (epoch, loss)
-        The loss of each validation pass, a word; the smallest is marked.
+        The loss per word of each validation pass; the smallest is marked.
     title : str
         The figure's title.
     training_label : str
-        What the legend calls the training losses.
+        Label of the training losses in the legend.
 
     Raises
     ------

@@ -100,7 +100,7 @@ def test_the_module_computes_the_same(cell, tied):
 def test_the_module_of_the_documentation_can_be_copied_and_run(cell):
     torch = pytest.importorskip("torch")
     capgpu.set_backend("numpy")
-    text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nPyTorch keeps")[0]
+    text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nPyTorch stores")[0]
     if cell == "rnn":
         text = text.replace("torch.nn.LSTM(", "torch.nn.RNN(").replace("(h0, torch.zeros_like(h0))", "h0")
     scope = {"torch": torch}
@@ -143,8 +143,8 @@ def with_entry(key, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without("vocab.bias"), "no vocab.bias"),
-        (with_entry("attention.weight", np.zeros((2, 2))), "attention.weight, too"),
+        (without("vocab.bias"), "expected the entries vocab.bias"),
+        (with_entry("attention.weight", np.zeros((2, 2))), "expected no other entries .* got attention.weight"),
         (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "several layers"),
         (with_entry("rnn.weight_ih_l0_reverse", np.zeros((2, 2))), "both directions"),
         (with_entry("rnn.weight_hr_l0", np.zeros((2, 2))), "projects its hidden state"),
