@@ -35,7 +35,7 @@ test: env ## Run the tests that need no GPU, one process a core (ARGS="-k solver
 	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)
 
 test-nightly: env ## Run those that take long as well: all kernels, dtypes and broken copies (half an hour and more)
-	$(BIN)/python -m pytest --nightly $(or $(ARGS),--numprocesses=auto --dist=loadfile)
+	CAPGPU_INTERRUPTS=$${CAPGPU_INTERRUPTS:-400} $(BIN)/python -m pytest --nightly $(or $(ARGS),--numprocesses=auto --dist=loadfile)
 
 test-minima: ## Run some tests with the oldest packages that are allowed (ARGS=tests for all, PYTHON=python3.11)
 	$(PYTHON) -m tools.minima $(ARGS)

@@ -10,8 +10,8 @@ Tests of CUDA ask for one of these fixtures:
 - `standin` or `emulator` (or the mark ``standin``): something that only the stand-in for CuPy can answer, such as
   counters, other devices or orders of threads. With a real device the test is skipped.
 
-What takes the emulator or a compiler long has the mark ``nightly`` and runs with ``--nightly``, or on a real device. In
-other runs a sample of it stays: the parameters for which the mark's `unless` holds, a function of the test's parameters.
+What takes the emulator or a compiler long has the mark ``nightly`` and runs with ``--nightly``, or on a real device.
+In other runs a sample of it stays: where the mark's `unless`, a function of the test's parameters, holds.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def in_new_process() -> Callable[..., str]:
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr

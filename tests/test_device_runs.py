@@ -61,7 +61,7 @@ ON_A_DEVICE = 1400
 
 
 def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
-    done = run(*AS_DEVICE, "-m", "gpu", "--collect-only", "-q", "tests/kernels/cuda")
+    done = run(*AS_DEVICE, "--nightly", "-m", "gpu", "--collect-only", "-q", "tests/kernels/cuda")
     assert done.returncode == 0, done.stdout
     selected = re.search(r"^(\d+)/\d+ tests collected", done.stdout, re.MULTILINE)
     assert selected is not None, done.stdout
@@ -84,14 +84,21 @@ def test_tests_of_every_kind_pass_on_a_device(run: Run) -> None:
         "tests/kernels/cuda/test_optimizer.py",
         "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
         "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
-        "tests/kernels/cuda/test_training.py",
-        "tests/data/test_device_cache.py",
+        *(
+            f"tests/kernels/cuda/test_training.py::test_{name}"
+            for name in (
+                "clipping_takes_two_launches_more_and_waits_for_nothing",
+                "no_result_is_overwritten_by_the_next_step_and_no_argument_by_any",
+                "a_solvers_step_waits_for_nothing_and_needs_no_new_memory",
+                "a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller_one_works",
+            )
+        ),
+        "tests/data/test_placement.py",
         "tests/layers/test_refusals.py",
         "tests/optim",
         SMALL,
     )
-    # full sizes take the emulator minutes
-    settings = ("-m", "gpu", "-k", "not full_size", "-q", "-n", "2")
+    settings = ("-m", "gpu", "-q", "-n", "2")
     done = run(*AS_DEVICE, *settings, *chosen, CAPGPU_BACKEND="cuda")
     assert done.returncode == 0, done.stdout
     told = re.search(r"^cuda: .* 9\.0: (\d+) tests ran on it; (\d+) examine", done.stdout, re.MULTILINE)

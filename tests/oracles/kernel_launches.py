@@ -36,9 +36,7 @@ TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 MOST_THREADS = 6144
 
 
-def recorded(
-    device: Any, emulator: EmulatorRunner, dtype: str, every: bool = True
-) -> dict[str, list[Recording]]:
+def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = True) -> dict[str, list[Recording]]:
     """Launch everything that a dtype has.
 
     Parameters

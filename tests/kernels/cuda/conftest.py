@@ -54,9 +54,9 @@ def hunted(
             hunt = getattr(item, "callspec", None) and item.callspec.params.get("hunt")
             if isinstance(hunt, Hunt) and hunt.missing() is None:
                 launches = recordings(hunt.dtype)
-                # only this variant of a recurrence is recorded with rows that fill a warp's buffers more than once
-                standing = (name for name in launches if kernel_launches.representative(name))
-                variant = next((name for name in standing if name.split()[0] == hunt.variant), hunt.variant)
-                started[hunt] = pool.submit(hunt.run, launches[variant], emulator.workshop)
+                # where no variant is named, each has launches that the others lack: DEEP ones, or more blocks
+                chosen = [name for name in launches if hunt.variant in (name, name.split()[0])]
+                recorded = [launch for name in chosen for launch in launches[name]]
+                started[hunt] = pool.submit(hunt.run, recorded, emulator.workshop)
         yield lambda hunt: started[hunt].result()
         pool.shutdown(cancel_futures=True)
