@@ -164,6 +164,7 @@ def test_damaged_files_are_compiled_anew_and_replaced(compiled):
     assert run(compiled) == "1"
 
 
+@pytest.mark.nightly
 def test_entries_that_numba_cannot_use_are_compiled_anew(compiled):
     payloads = [pickle.dumps(()), b"no pickle", pickle.dumps(tuple(range(9)))]
     for k, file in enumerate(stored(compiled)):
@@ -265,6 +266,7 @@ def test_a_full_disk_costs_compilation_and_one_warning(tmp_path):
     assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.nightly
 def test_a_folder_that_cannot_be_made_costs_compilation_and_one_warning(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
