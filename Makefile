@@ -14,7 +14,7 @@ OUT ?= build/gpu-run
 SOURCES := capgpu kernels tests bench examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour test test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo tour test test-nightly test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictures (a minute)
 	$(BIN)/python examples/tour.py --out runs/tour
 
-test: env ## Run every test that needs no GPU, one process a core (ARGS="-k solver" for some, in one process)
+test: env ## Run the tests that need no GPU, one process a core (ARGS="-k solver" for some, in one process)
 	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=loadfile)
+
+test-nightly: env ## Run those that take long as well: all kernels, dtypes and broken copies (half an hour and more)
+	CAPGPU_INTERRUPTS=$${CAPGPU_INTERRUPTS:-400} $(BIN)/python -m pytest --nightly $(or $(ARGS),--numprocesses=auto --dist=loadfile)
 
 test-minima: ## Run some tests with the oldest packages that are allowed (ARGS=tests for all, PYTHON=python3.11)
 	$(PYTHON) -m tools.minima $(ARGS)

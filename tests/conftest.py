@@ -9,6 +9,9 @@ Tests of CUDA ask for one of these fixtures:
 - `cupy` or `device`: the CUDA device, real or not. On a real one the test is marked ``gpu``.
 - `standin` or `emulator` (or the mark ``standin``): something that only the stand-in for CuPy can answer, such as
   counters, other devices or orders of threads. With a real device the test is skipped.
+
+What takes the emulator or a compiler long has the mark ``nightly`` and runs with ``--nightly``, or on a real device.
+In other runs a sample of it stays: where the mark's `unless`, a function of the test's parameters, holds.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -57,8 +61,14 @@ WATCH = cuda_device.Watch()
 OF_THE_STANDIN = {"cublas", "emulator", "standin"}
 STANDIN_FOLDERS = {Path(__file__).parent / name for name in OF_THE_STANDIN}
 COUNT = pytest.StashKey[int]()
+LEFT = pytest.StashKey[int]()
 #: What the report of a test says that ran on a device. Its keywords would also name folders.
 ON_DEVICE = ("device", FOUND.name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for the tests that take long."""
+    parser.addoption("--nightly", action="store_true", help="run the tests marked nightly, too")
 
 
 # --- which tests run on a device --------------------------------------------------------------------
@@ -107,6 +117,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="examines the stand-in for CuPy: not on a real device"))
         elif _uses_cuda(item):
             item.add_marker(pytest.mark.gpu)
+    left = [] if config.getoption("--nightly") else [item for item in items if _is_for_the_night(item, config)]
+    config.stash[LEFT] = len(left)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        kept = set(items) - set(left)
+        items[:] = [item for item in items if item in kept]
+
+
+def _is_for_the_night(item: pytest.Item, config: pytest.Config) -> bool:
+    marker = item.get_closest_marker("nightly")
+    if marker is None:
+        return False
+    if item.get_closest_marker("gpu") and not config.pluginmanager.has_plugin("tests.standin_as_device"):
+        return False  # a device needs no minutes for it
+    unless = marker.kwargs.get("unless")
+    return unless is None or not unless(SimpleNamespace(**item.callspec.params))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -134,19 +160,23 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the count of a worker of pytest-xdist to the process that reports."""
+    """Hand the counts of a worker of pytest-xdist to the process that reports."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["standin"] = session.config.stash.get(COUNT, 0)
+        session.config.workeroutput["left"] = session.config.stash.get(LEFT, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take a worker's count; all workers collect the same tests."""
-    node.config.stash[COUNT] = getattr(node, "workeroutput", {}).get("standin", 0)
+    """Take a worker's counts; all workers collect the same tests."""
+    told = getattr(node, "workeroutput", {})
+    node.config.stash[COUNT], node.config.stash[LEFT] = told.get("standin", 0), told.get("left", 0)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Tell how many tests ran on which device; printed under ``-q``, too."""
+    """Tell how many tests ran on which device, and how many were left; printed under ``-q``, too."""
+    if config.stash.get(LEFT, 0):
+        terminalreporter.write_line(f"{config.stash[LEFT]} tests were left for the night: --nightly runs them, too")
     if FOUND.name is None:
         if config.get_verbosity() < 0:  # then there is no header
             terminalreporter.write_line(str(FOUND))
@@ -314,7 +344,7 @@ def in_new_process() -> Callable[..., str]:
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr

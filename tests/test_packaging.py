@@ -25,13 +25,19 @@ MODULES = {"pillow": "PIL"}
 EXTRAS = {"cupy", "torch"}
 
 
+#: The environment without folders where modules would be found that are not installed.
+WITHOUT_PATHS = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+#: The wheel's kernels are compiled anew: half a minute, and on a machine with much else to do many times that.
+pytestmark = pytest.mark.timeout(1200)
+
+
 def call(*command: object, **options: object) -> str:
     done = subprocess.run(  # type: ignore[call-overload]
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
+        **{"env": WITHOUT_PATHS, **options},
     )
     assert done.returncode == 0, done.stdout
     return str(done.stdout)

@@ -284,6 +284,7 @@ def test_the_training_loss_of_an_epoch_weighs_each_minibatch_by_its_captions(gro
     assert records == pytest.approx(totals / words, rel=1e-12)
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 @pytest.mark.parametrize("leaves", ["finishes", "is interrupted", "fails"])
 def test_training_on_a_mapped_file_has_the_bits_of_memory_and_leaves_no_thread(leaves: str, tmp_path: Path) -> None:
     def leave(call: int) -> None:

@@ -127,6 +127,7 @@ def test_real_annotations_are_counted_as_they_are(tmp_path: Path) -> None:
     assert "5,000 pictures, kind coco" in result.stdout
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_an_interrupted_preparation_goes_on(
     pictures: Path, network: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -407,6 +407,7 @@ def test_settings_that_are_damaged_are_other_settings(text: str, source: Source,
     make(source, tmp_path / "out", force=True)
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_an_interrupted_overwriting_goes_on_too(source: Source, tmp_path: Path) -> None:
     make(source, tmp_path / "out", PrepareConfig(min_count=2))
     with pytest.raises(KeyboardInterrupt):
@@ -429,6 +430,7 @@ def test_progress_counts_all_pictures_those_of_earlier_runs_too(source: Source, 
     assert told == [(done, COUNT) for done in range(0, COUNT + 1, 4)]
 
 
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_features_that_changed_since_are_refused(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

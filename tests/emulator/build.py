@@ -174,7 +174,7 @@ class Workshop:
         flags = [
             *(
                 "-std=c++17",
-                "-O1",
+                "-Og",
                 "-fPIC",
                 "-shared",
                 "-ffp-contract=off",

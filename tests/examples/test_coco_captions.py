@@ -30,7 +30,7 @@ def test_from_annotations_to_scores(tmp_path):
     annotation_file(tmp_path / "captions.json")
     settings = ["--out", tmp_path / "out", "--epochs", "3", "--hidden", "32"]
     done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "captions.json", *settings], capture_output=True, text=True, timeout=240
+        [sys.executable, SCRIPT, tmp_path / "captions.json", *settings], capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stderr
     assert "the scores below say nothing about seeing" in done.stdout

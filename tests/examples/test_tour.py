@@ -13,7 +13,7 @@ def test_the_tour_can_be_taken(tmp_path):
     from PIL import Image
 
     command = [sys.executable, TOUR, "--out", tmp_path / "tour", "--epochs", "2", "--by-heart-epochs", "60"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     for number in range(1, 8):
         assert f"\n{number}. " in done.stdout

@@ -61,7 +61,7 @@ def start(folder: Path, script: str = SCRIPT, dtype: str = "float64", cache: Pat
 
 
 def finish(process) -> tuple[str, str]:
-    out, errors = process.communicate(timeout=280)
+    out, errors = process.communicate(timeout=800)
     assert process.returncode == 0, errors
     return out.strip(), errors
 
@@ -81,20 +81,33 @@ def copy_package(folder: Path) -> None:
     shutil.copytree(kernels, folder / "capgpu" / "kernels", ignore=ignore, dirs_exist_ok=True)
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compiled")
+    assert run(folder) == "0"
+    return folder
+
+
+@pytest.fixture
+def compiled(compiled_once, tmp_path) -> Path:
+    """A folder of the test's own where the kernel of `SCRIPT` has been compiled and stored."""
+    shutil.copytree(compiled_once / "cache", tmp_path / "cache")
+    return tmp_path
+
+
 # --- what decides an entry --------------------------------------------------------------------------
 
 
-def test_contents_of_the_sources_decide_and_time_stamps_do_not(tmp_path):
-    copy_package(tmp_path)
-    assert run(tmp_path) == "0"
-    for file in (tmp_path / "capgpu" / "kernels" / "cpu").glob("*.py"):
+def test_contents_of_the_sources_decide_and_time_stamps_do_not(compiled):
+    copy_package(compiled)
+    for file in (compiled / "capgpu" / "kernels" / "cpu").glob("*.py"):
         os.utime(file, (1, 1))
-    assert run(tmp_path) == "1"
+    assert run(compiled) == "1"
     # same size, same time: another number of a file that is compiled in
-    units = tmp_path / "capgpu" / "kernels" / "cpu" / "units.py"
+    units = compiled / "capgpu" / "kernels" / "cpu" / "units.py"
     units.write_text(units.read_text().replace("def ", "def  ", 1).rstrip("\n"))
     os.utime(units, (1, 1))
-    assert run(tmp_path) == "0"
+    assert run(compiled) == "0"
 
 
 def test_code_from_the_disk_gives_the_bits_of_code_that_was_just_compiled(tmp_path):
@@ -123,8 +136,9 @@ def test_each_processor_has_entries_of_its_own(monkeypatch):
 # --- processes at once ------------------------------------------------------------------------------
 
 
-def test_processes_that_compile_at_once_do_not_mix_their_entries(tmp_path):
-    dtypes = ["float32", "float64"] * 2
+@pytest.mark.parametrize("of_each", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_processes_that_compile_at_once_do_not_mix_their_entries(tmp_path, of_each):
+    dtypes = ["float32", "float64"] * of_each
     for process in [start(tmp_path, dtype=dtype) for dtype in dtypes]:
         finish(process)  # each has compared its results
     files = stored(tmp_path)
@@ -136,29 +150,28 @@ def test_processes_that_compile_at_once_do_not_mix_their_entries(tmp_path):
 # --- damaged files ----------------------------------------------------------------------------------
 
 
-def test_damaged_files_are_compiled_anew_and_replaced(tmp_path):
-    assert run(tmp_path) == "0"
+def test_damaged_files_are_compiled_anew_and_replaced(compiled):
     damages = [
         lambda data: b"",
         lambda data: data[: len(data) // 2],
         lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
         lambda data: pickle.dumps({}),
     ]
-    assert len(stored(tmp_path)) >= len(damages)
-    for k, file in enumerate(stored(tmp_path)):
+    assert len(stored(compiled)) >= len(damages)
+    for k, file in enumerate(stored(compiled)):
         file.write_bytes(damages[k % len(damages)](file.read_bytes()))
-    assert run(tmp_path) == "0"
-    assert run(tmp_path) == "1"
+    assert run(compiled) == "0"
+    assert run(compiled) == "1"
 
 
-def test_entries_that_numba_cannot_use_are_compiled_anew(tmp_path):
-    assert run(tmp_path) == "0"
+@pytest.mark.nightly
+def test_entries_that_numba_cannot_use_are_compiled_anew(compiled):
     payloads = [pickle.dumps(()), b"no pickle", pickle.dumps(tuple(range(9)))]
-    for k, file in enumerate(stored(tmp_path)):
+    for k, file in enumerate(stored(compiled)):
         key = file.read_bytes()[code_cache.HEADER :][: len(KEY)].decode()
         code_cache._write(file, key, payloads[k % len(payloads)])
-    assert run(tmp_path) == "0"
-    assert run(tmp_path) == "1"
+    assert run(compiled) == "0"
+    assert run(compiled) == "1"
 
 
 @pytest.fixture
@@ -213,16 +226,15 @@ class TestOtherUsers:
         os.mkfifo(other)
         assert code_cache._read(other, KEY) is None
 
-    def test_what_others_could_have_written_is_not_unpickled(self, tmp_path):
-        assert run(tmp_path) == "0"
-        mark = tmp_path / "executed"
-        for file in stored(tmp_path):
+    def test_what_others_could_have_written_is_not_unpickled(self, compiled):
+        mark = compiled / "executed"
+        for file in stored(compiled):
             key = file.read_bytes()[code_cache.HEADER :][: len(KEY)].decode()
             code_cache._write(file, key, pickle.dumps(Attack(mark)))
             file.chmod(0o666)
-        assert run(tmp_path) == "0"
+        assert run(compiled) == "0"
         assert not mark.exists()
-        assert run(tmp_path) == "1", "the files were replaced by this user's own"
+        assert run(compiled) == "1", "the files were replaced by this user's own"
 
     def test_written_files_and_folders_are_the_users_own(self, entry):
         assert entry.stat().st_mode & 0o777 == 0o600
@@ -254,6 +266,7 @@ def test_a_full_disk_costs_compilation_and_one_warning(tmp_path):
     assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.nightly
 def test_a_folder_that_cannot_be_made_costs_compilation_and_one_warning(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -90,7 +90,7 @@ def multiply(tmp_path):
 
     def run():
         done = subprocess.run(
-            [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, timeout=280, check=True
+            [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, timeout=800, check=True
         )
         return done.stdout.splitlines()
 

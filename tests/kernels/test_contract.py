@@ -54,6 +54,7 @@ def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, exten
     check(backend, case, dtype, *example(case, extents, dtype))
 
 
+@pytest.mark.nightly(unless=lambda p: p.extents is RAGGED)
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("extents", [RAGGED, EXTENTS[0], EXTENTS[2]], ids=["ragged", "one", "wide"])
 @pytest.mark.parametrize("dtype", HALVES)
@@ -75,6 +76,7 @@ def test_any_batch_agrees_with_the_loops(backend, case, lengths, size, words, se
     check(backend, case, "float64", arguments, case.plain(arguments, extents))
 
 
+@pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or not p.case.operation.startswith("lstm"))
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_large_batch_agrees_with_the_loops(backend, case, dtype):
@@ -100,6 +102,7 @@ def test_arguments_are_left_as_they_were(backend, case, dtype):
         assert frozen(there[name]) == frozen(arguments[name]), name
 
 
+@pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or not p.case.operation.startswith("lstm"))
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_two_runs_give_the_same_bits(backend, case, dtype):

@@ -64,7 +64,7 @@ def test_kernels_ask_before_they_import_load_and_compile(moment, room, tmp_path)
         },
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     refusal, result = done.stdout.splitlines()
@@ -106,7 +106,7 @@ def test_a_task_without_memory_leaks_none(tmp_path):
     # compiled by another process: compiling leaves much free memory on the heap
     for script in (LEAKS.partition("before =")[0], LEAKS):
         done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=280
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=800
         )
         assert done.returncode == 0, done.stderr
     refusal, leaked = done.stdout.splitlines()

@@ -36,8 +36,19 @@ TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 MOST_THREADS = 6144
 
 
-def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, list[Recording]]:
+def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = True) -> dict[str, list[Recording]]:
     """Launch everything that a dtype has.
+
+    Parameters
+    ----------
+    device : module
+        The stand-in for CuPy.
+    emulator : EmulatorRunner
+        Executes the kernels.
+    dtype : str
+        Of the arrays.
+    every : bool
+        Whether every variant of a recurrence is recorded, not only those that are `representative`.
 
     Returns
     -------
@@ -53,7 +64,7 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str) -> dict[str, lis
         return launch.grid * launch.block <= MOST_THREADS and key not in seen and not seen.add(key)
 
     with recording(emulator, small_and_new) as launches:
-        recurrences(dtype)
+        recurrences(dtype, every)
         for work in (softmax_rows, dropout, others):
             work(device, dtype)
     for entry in launches:
@@ -77,6 +88,14 @@ def variants(dtype: str) -> set[str]:
     }
 
 
+def representative(variant: str) -> bool:
+    """Return whether a variant stands for its kernel where not all are recorded: of several sizes the middle one."""
+    name, *given = variant.split()
+    units = [macro for macro in given if macro.startswith("UNITS=")]
+    sizes = [dict(macros)["UNITS"] for macros in CATALOGUE[name].variants] if units else []
+    return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
+
+
 def _spread(entries: list[Recording], most: int = 5) -> list[Recording]:
     """Keep the first, the last and some between: the order of the work below goes from plain to special."""
     if len(entries) <= most:
@@ -84,18 +103,23 @@ def _spread(entries: list[Recording], most: int = 5) -> list[Recording]:
     return [entries[k * (len(entries) - 1) // (most - 1)] for k in range(most)]
 
 
-def recurrences(dtype: str) -> None:
-    """Run the recurrences in both tiers of kernels and all variants, tensor cores included, rows in two groups."""
+def recurrences(dtype: str, every: bool = True) -> None:
+    """Run the recurrences in both tiers of kernels, tensor cores included, rows in two groups.
+
+    In all variants, or, where `every` is false, in one of each kernel, and the largest batches for the RNN only.
+    """
     for name, kind in tiers.PASSES.items():
         case = [case for case in KERNEL_CASES if case.operation == name][-1]
         for extents in (*RECURRENCES, DEEP, NANS, TILES):
+            if not every and name.startswith("lstm") and extents in (DEEP, TILES):
+                continue  # seconds in every order of threads, and the RNN's show the same
             N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
             step = next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == "step")
-            plans = [step]
+            plans, middle = [step], kind.units[len(kind.units) // 2]
             for setting in {"float32": ("0", "1", ""), "float64": ("0",)}.get(dtype, ("0", "1")):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
-                # how many units a block has makes no difference to what this one is there for
-                sizes = kind.units[1:2] if extents is DEEP else kind.units
+                # how many units a block has makes no difference to what DEEP is there for
+                sizes = kind.units if every and extents is not DEEP else (middle,)
                 plans += [tiers.persistent(name, dtype, H, N, units, groups) for units in sizes]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:

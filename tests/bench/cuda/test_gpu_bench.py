@@ -33,7 +33,7 @@ def time_on_the_standin(folder: Path, *arguments: str, **variables: str) -> subp
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), **variables},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-#: Interrupts of each kind. ``CAPGPU_INTERRUPTS=10000`` for a thorough run (ten minutes).
-COUNT = int(os.environ.get("CAPGPU_INTERRUPTS", "400"))
+#: Interrupts of each kind: 400 at night, ``CAPGPU_INTERRUPTS=10000`` for a thorough run (ten minutes).
+COUNT = int(os.environ.get("CAPGPU_INTERRUPTS", "150"))
 SCRIPT = Path(__file__).with_name("interrupted.py")
 FIRST_CALL = Path(__file__).with_name("first_call.py")
 #: Processes whose first call is interrupted, of each kind. Unprotected, a quarter of them (signals) to two thirds
 #: (asynchronous exceptions) lost the exception, or could not call kernels afterwards.
-PROCESSES = max(10, COUNT // 40)
+PROCESSES = max(6, COUNT // 40)
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="this system has no such signals"),

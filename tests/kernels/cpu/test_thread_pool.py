@@ -365,7 +365,7 @@ def run_script(code, *arguments):
         env={**os.environ, "CAPGPU_THREADS": "2"},
         capture_output=True,
         text=True,
-        timeout=280,  # compiles, where the cache is empty
+        timeout=800,  # compiles, where the cache is empty
         check=False,
     )
 

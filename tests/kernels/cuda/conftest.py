@@ -24,17 +24,18 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 
 @pytest.fixture(scope="session")
-def recordings(emulator: Any) -> Callable[[str], dict[str, list[Recording]]]:
-    """Give, for a dtype, launches of every kernel that it has; made once."""
+def recordings(emulator: Any, pytestconfig: pytest.Config) -> Callable[[str], dict[str, list[Recording]]]:
+    """Give, for a dtype, launches of every kernel that it has, with --nightly of every variant; made once."""
     from capgpu.kernels.cuda import module, tiers, workspace
 
+    every = pytestconfig.getoption("--nightly")
     made: dict[str, dict[str, list[Recording]]] = {}
 
     def of(dtype: str) -> dict[str, list[Recording]]:
         if dtype not in made:
             with cupy_standin.installed() as device, capgpu.use_backend("cuda"):
                 cupy_standin.set_kernel_runner(emulator)
-                made[dtype] = kernel_launches.recorded(device, emulator, dtype)
+                made[dtype] = kernel_launches.recorded(device, emulator, dtype, every)
             for part in (module, tiers, workspace):
                 part.forget()
         return made[dtype]
@@ -53,7 +54,9 @@ def hunted(
             hunt = getattr(item, "callspec", None) and item.callspec.params.get("hunt")
             if isinstance(hunt, Hunt) and hunt.missing() is None:
                 launches = recordings(hunt.dtype)
-                variant = next(name for name in launches if hunt.variant in (name, name.split()[0]))
-                started[hunt] = pool.submit(hunt.run, launches[variant], emulator.workshop)
+                # where no variant is named, each has launches that the others lack: DEEP ones, or more blocks
+                chosen = [name for name in launches if hunt.variant in (name, name.split()[0])]
+                recorded = [launch for name in chosen for launch in launches[name]]
+                started[hunt] = pool.submit(hunt.run, recorded, emulator.workshop)
         yield lambda hunt: started[hunt].result()
         pool.shutdown(cancel_futures=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from capgpu.kernels.cuda.catalogue import CATALOGUE
@@ -12,30 +10,25 @@ from emulator.mutations import ADDRESS, RESULTS, THREAD
 from oracles import kernel_launches
 from oracles.broken_kernels import MUTATIONS
 
+#: Recording and hunting compile for minutes where nothing is compiled yet, and all hunts share the processors.
+pytestmark = pytest.mark.timeout(1800)
+
 DTYPES = ("float32", "float64", "float16")
 
 
-def representative(variant):
-    """Whether a variant stands for its kernel where not all are compiled once more: of several sizes the middle one."""
-    name, *macros = variant.split()
-    units = [macro for macro in macros if macro.startswith("UNITS=")]
-    sizes = [dict(macros)["UNITS"] for macros in CATALOGUE[name].variants] if units else []
-    return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
+#: Cheap kernels, one of each file: the sanitizers are set on them at every run, on all others at night.
+CHEAP = ("rnn_forward", "softmax_warps", "dropout", "scatter_rows", "square_sums", "choose_words", "spin")
 
 
 def worthwhile(dtype, variant, hunter):
-    """Whether a hunt finds what no other does, for the minutes that all take: orders cost little, sanitizers much.
+    """Whether a hunt finds what no other does.
 
     Addresses and orders depend on sizes, so that all of float32's are hunted; races depend neither on sizes nor, but
-    for the buffers of float64, on types. CI hunts with the sanitizers in float32; CAPGPU_HUNTS=all adds the other
-    types.
+    for the buffers of float64, on types.
     """
     if hunter in (RESULTS, ADDRESS) and dtype == "float32":
         return True
-    if hunter == RESULTS and representative(variant):
-        return True
-    chosen = dtype == "float32" or os.environ.get("CAPGPU_HUNTS") == "all"
-    return chosen and representative(variant) and (hunter, dtype) != (THREAD, "float16")
+    return kernel_launches.representative(variant) and (hunter, dtype) != (THREAD, "float16")
 
 
 SOUND = [
@@ -45,20 +38,35 @@ SOUND = [
     for hunter in (RESULTS, ADDRESS, THREAD)
     if worthwhile(dtype, variant, hunter)
 ]
-BROKEN = [
-    Hunt(mutation.dtype, mutation.kernel, mutation.caught_by, mutation)
-    for mutation in MUTATIONS
-    # what the barriers of these are for, the kernels without tensor cores show: it is the same text
-    if os.environ.get("CAPGPU_HUNTS") == "all"
-    or not (mutation.caught_by == THREAD and mutation.kernel.endswith(("_tensor", "_split")))
-]
+BROKEN = [Hunt(mutation.dtype, mutation.kernel, mutation.caught_by, mutation) for mutation in MUTATIONS]
+#: For every hunter the first broken copy of each file that it catches; of the recurrences the RNN's, the cheaper one.
+OFTEN_BROKEN = list(
+    {
+        (CATALOGUE[hunt.variant].file, hunt.hunter): hunt
+        for hunt in reversed(BROKEN)
+        if CATALOGUE[hunt.variant].file != "lstm.cu"
+    }.values()
+)
 
 
+def often(hunt):
+    """Whether a hunt for nothing is worth its time at every run: each kernel by its results, some by the sanitizers."""
+    if hunt.dtype != "float32" or not kernel_launches.representative(hunt.variant):
+        return False
+    return hunt.hunter == RESULTS or hunt.variant.split()[0] in CHEAP
+
+
+@pytest.mark.nightly(unless=lambda p: p.dtype == "float32")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_kernel_and_variant_is_launched(recordings, dtype):
-    assert set(recordings(dtype)) == kernel_launches.variants(dtype)
+def test_every_kernel_and_variant_is_launched(recordings, dtype, pytestconfig):
+    launched, variants = set(recordings(dtype)), kernel_launches.variants(dtype)
+    if pytestconfig.getoption("--nightly"):
+        assert launched == variants
+    else:
+        assert launched >= {variant for variant in variants if kernel_launches.representative(variant)}
 
 
+@pytest.mark.nightly(unless=lambda p: often(p.hunt))
 @pytest.mark.parametrize("hunt", SOUND, ids=str)
 def test_nothing_is_found(hunted, hunt):
     if hunt.missing():
@@ -70,6 +78,11 @@ def test_every_kernel_has_broken_copies():
     assert {mutation.kernel for mutation in MUTATIONS} == set(CATALOGUE)
 
 
+def test_every_hunter_is_tried_at_every_run():
+    assert {hunt.hunter for hunt in OFTEN_BROKEN} == {hunt.hunter for hunt in BROKEN}
+
+
+@pytest.mark.nightly(unless=lambda p: p.hunt in OFTEN_BROKEN)
 @pytest.mark.parametrize("hunt", BROKEN, ids=str)
 def test_a_broken_copy_is_caught(hunted, hunt):
     if hunt.missing():

@@ -89,6 +89,7 @@ def expected(cell, options, tied=False):
     return launches
 
 
+@pytest.mark.nightly(unless=lambda p: p.size == "S1" or (p.cell, p.tied) == ("lstm", False))
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize(("size", "dtype"), [("S1", "float32"), ("S3", "float32"), ("S1", "float16")])
@@ -118,6 +119,7 @@ def test_a_step_at_full_size_takes_no_more_than_24_launches(
         assert real_device or cupy_standin.counters().host_to_device_copies == 1
 
 
+@pytest.mark.nightly(unless=lambda p: p.options in ({}, OPTIONS["both"]) and (p.dtype == "float32" or p.cell == "rnn"))
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize(("W", "H", "V"), [(5, 5, 9), (8, 8, 12), (33, 33, 601)], ids=str)
@@ -143,6 +145,7 @@ def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H
         assert distance(gradient.get(), results["numpy"][1][key]) < TOLERANCE[dtype]["gradient"], key
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell == "rnn")
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_gradients_are_derivatives_of_the_loss(device, cell, options):
@@ -220,6 +223,7 @@ def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, real_d
     assert len(set(held[steps // 2 if real_device else 1 :])) == 1
 
 
+@pytest.mark.nightly(unless=lambda p: p.free > 0)
 @pytest.mark.parametrize(("free", "placed"), [(0, ()), (4000, ("train",)), (10**9, ("train", "val"))])
 def test_features_that_fit_are_copied_once_and_only_indices_go_to_the_device_after_that(
     device, real_device, monkeypatch, free, placed
@@ -288,6 +292,11 @@ def trained(data, cell, dtype, rule="adam", learning_rate=2e-2):
     return model, solver
 
 
+#: At every run each cell, dtype and rule once.
+SHORT = [("rnn", "float16", "sgd_momentum"), ("rnn", "bfloat16", "rmsprop"), ("lstm", "float16", "adam")]
+
+
+@pytest.mark.nightly(unless=lambda p: (p.cell, p.dtype, p.rule) in SHORT)
 @pytest.mark.parametrize(("rule", "rate"), [("adam", 2e-2), ("rmsprop", 1e-2), ("sgd_momentum", 0.05)])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
