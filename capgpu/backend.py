@@ -308,6 +308,29 @@ def current_backend() -> Backend:
     return backend
 
 
+def host_choice() -> str:
+    """Return the name of the backend by which kernels for host arrays are chosen, without opening a device.
+
+    Returns
+    -------
+    str
+        The backend in force; ``"cuda"`` where that would have to be opened first, or ``"numpy"`` where the setting
+        names it, and not ``"cpu"``, behind ``"cuda"``.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If only a host backend is asked for, and it cannot run here.
+    ValueError
+        If ``CAPGPU_BACKEND`` names no backend.
+    """
+    if _current is None:
+        names = _parse(os.environ.get("CAPGPU_BACKEND", "auto"), "CAPGPU_BACKEND")
+        if names[0] == "cuda":
+            return "numpy" if "numpy" in names and "cpu" not in names else "cuda"
+    return current_backend().name
+
+
 def set_backend(name: str | Sequence[str]) -> Backend:
     """Set the backend of the process, overriding ``CAPGPU_BACKEND``.
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
+from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
-from capgpu.kernels import Dropout, Kernels, LossOptions, kernels_for
-from capgpu.layers.affine import affine_gradients
-from capgpu.layers.recurrence import recurrent_gradient
-from capgpu.pack_captions import PackedCaptions, check_captions
+from capgpu.kernels import CaptionBatch, Dropout, LossOptions, kernels_for
+from capgpu.layers.recurrence import CELLS, Cell, Recurrence, recurrent_backward, recurrent_forward
 from capgpu.random import Generator, fold_key
-from capgpu.validation import check_finite
+from capgpu.validation import check_captions, check_finite
 
-__all__ = ["CaptioningRNN", "DecodingState"]
+if TYPE_CHECKING:
+    from capgpu.kernels.reference import Kernels
 
-_GATES = {"rnn": 1, "lstm": 4}
+__all__ = ["CaptioningRNN", "DecodingState", "captioner_gradients"]
 
 
 class DecodingState(NamedTuple):
@@ -41,19 +40,106 @@ class DecodingState(NamedTuple):
     table: Array | None
 
 
-class _Forward(NamedTuple):
-    """What the forward pass leaves for the backward pass."""
+def captioner_gradients(
+    cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch, options: LossOptions
+) -> tuple[Array, dict[str, Array]]:
+    """Compute a captioner's loss and its gradients: the whole mathematics of training.
 
-    xp: Any
-    kernels: Kernels
-    features: Array
-    h0: Array
-    words: Array
-    word_of_row: Array
-    embedded: Array
-    hidden: Array
-    cell: Array | None
-    gates: Array | None
+    Parameters
+    ----------
+    cell : Cell
+        The recurrent cell.
+    params : mapping of str to array
+        As `CaptioningRNN.params`; without W_vocab, words are scored by their own vectors.
+    features : array, shape (N, D)
+        Image features, in the dtype of the parameters.
+    batch : CaptionBatch
+        The captions, where the parameters live.
+    options : LossOptions
+        Dropout and label smoothing.
+
+    Returns
+    -------
+    loss : array, shape ()
+        Cross-entropy summed over the words that count, divided by N.
+    grads : dict of str to array
+        Gradient with respect to each parameter.
+    """
+    kernels = kernels_for(params["Wh"])
+    with kernels.joint_column_sums():
+        return _gradients(kernels, cell, params, features, batch, options)
+
+
+def _gradients(
+    kernels: Kernels,
+    cell: Cell,
+    p: Mapping[str, Array],
+    features: Array,
+    batch: CaptionBatch,
+    options: LossOptions,
+) -> tuple[Array, dict[str, Array]]:
+    tied = "W_vocab" not in p
+    W_vocab = p["W_embed"].T if tied else p["W_vocab"]
+
+    # features -> h0; distinct words -> vectors; both -> hidden states -> scores -> loss
+    if options.feature_dropout is not None:
+        features = kernels.apply_dropout(features, options.feature_dropout)
+    h0 = kernels.matmul(features, p["W_proj"])
+    embedded = kernels.take_rows(p["W_embed"], batch.words)
+    forward = _recur(kernels, cell, p, embedded, h0, batch)
+    loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
+        forward.states.hidden,
+        W_vocab,
+        p["b_vocab"],
+        batch.targets,
+        1.0 / features.shape[0],
+        smoothing=options.smoothing,
+        dropout=options.output_dropout,
+    )
+    # mypy: gradients were asked for
+    assert dhidden is not None
+    assert dW_vocab is not None
+    assert db_vocab is not None
+
+    # and back
+    dembedded, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, forward)
+    if tied:
+        dW_embed = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
+    else:
+        dW_embed = kernels.scatter_rows(dembedded, batch.words, p["W_embed"].shape[0])
+    grads = {
+        "W_embed": dW_embed,
+        "W_proj": kernels.matmul(features, dh0, transpose_a=True),
+        "b_proj": kernels.column_sums(dh0),
+        "Wx": dWx,
+        "Wh": dWh,
+        "b": db,
+        "W_vocab": dW_vocab,
+        "b_vocab": db_vocab,
+    }
+    if tied:
+        del grads["W_vocab"]
+    return loss, grads
+
+
+def _recur(
+    kernels: Kernels, cell: Cell, p: Mapping[str, Array], embedded: Array, h0: Array, batch: CaptionBatch
+) -> Recurrence:
+    return recurrent_forward(
+        cell,
+        embedded,
+        h0,
+        None,
+        p["Wx"],
+        p["Wh"],
+        p["b"],
+        batch.batch_sizes,
+        rows=batch.word_of_row,
+        groups=batch.groups,
+        h0_bias=p["b_proj"],
+        order=batch.order,
+        kernels=kernels,
+    )
 
 
 class CaptioningRNN:
@@ -123,8 +209,8 @@ class CaptioningRNN:
         tie_weights: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        if cell_type not in _GATES:
-            raise InvalidValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, _GATES))}.")
+        if cell_type not in CELLS:
+            raise InvalidValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, CELLS))}.")
         for name, size in (
             ("input_dim", input_dim),
             ("wordvec_dim", wordvec_dim),
@@ -159,7 +245,7 @@ class CaptioningRNN:
         self.tie_weights = bool(tie_weights)
         self.label_smoothing = float(label_smoothing)
         self._null = self.word_to_idx["<NULL>"]
-        gates = _GATES[cell_type] * hidden_dim
+        gates = CELLS[cell_type].n_gates * hidden_dim
         self._shapes: dict[str, tuple[int, ...]] = {
             "W_embed": (len(self.word_to_idx), wordvec_dim),
             "W_proj": (input_dim, hidden_dim),
@@ -177,6 +263,11 @@ class CaptioningRNN:
         for name, shape in self._shapes.items():
             scale = 0.01 if name == "W_embed" else 1 / math.sqrt(shape[0])
             self.params[name] = random.normal(shape, 0.0 if len(shape) == 1 else scale, self.dtype)
+
+    @property
+    def cell(self) -> Cell:
+        """The recurrent cell."""
+        return CELLS[self.cell_type]
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -228,48 +319,8 @@ class CaptioningRNN:
         ValueError
             For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
         """
-        p = self.params
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
-        whole: tuple[Array, dict[str, Array]] | None = kernels_for(p["Wh"]).caption_gradients(
-            features, ids, self._null, self._weights(), options
-        )
-        if whole is not None:
-            return whole
-        plan = self._plan(features, ids)
-        f = self._forward(plan, features, options.feature_dropout)
-        kernels, batch_sizes = f.kernels, plan.packing.batch_sizes
-        loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
-            f.hidden,
-            self._weights()["W_vocab"],
-            p["b_vocab"],
-            self._index(plan.targets, f.xp),
-            1.0 / features.shape[0],
-            smoothing=options.smoothing,
-            dropout=options.output_dropout,
-        )
-        if f.cell is not None:
-            dprojected, dh0, _ = kernels.lstm_backward(dhidden, None, f.gates, f.cell, None, p["Wh"], batch_sizes)
-        else:
-            dprojected, dh0 = kernels.rnn_backward(dhidden, f.hidden, p["Wh"], batch_sizes)
-        # what is let go of here makes room for the gradient of the embedding, at the end the largest
-        f = f._replace(cell=None, gates=None)
-        del dhidden
-        dWh = recurrent_gradient(dprojected, f.hidden, f.h0, batch_sizes)
-        # sums over equal words first: the products that follow have one row a distinct word, not a token
-        dtable = kernels.embedding_gradient(dprojected, f.word_of_row, plan.words.size)
-        del dprojected
-        dembedded, dWx, db = affine_gradients(dtable, f.embedded, p["Wx"])
-        grads = {
-            "W_embed": kernels.embedding_gradient(dembedded, f.words, p["W_embed"].shape[0]),
-            "W_proj": kernels.matmul(f.features, dh0, transpose_a=True),
-            "b_proj": kernels.column_sums(dh0),
-            "Wx": dWx,
-            "Wh": dWh,
-            "b": db,
-            "W_vocab": dW_vocab,
-            "b_vocab": db_vocab,
-        }
-        return loss, self._tied(grads)
+        return captioner_gradients(self.cell, self.params, features, self._batch(ids), options)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.
@@ -287,17 +338,12 @@ class CaptioningRNN:
             Number of those words.
         """
         features, ids = self._checked(features, captions)
-        plan = self._plan(features, ids)
-        f = self._forward(plan, features, None)
-        total, *_ = f.kernels.linear_cross_entropy(
-            f.hidden,
-            self._weights()["W_vocab"],
-            self.params["b_vocab"],
-            self._index(plan.targets, f.xp),
-            1.0,
-            False,
-        )
-        return total, plan.tokens
+        p, kernels, batch = self._weights(), kernels_for(self.params["Wh"]), self._batch(ids)
+        h0 = kernels.matmul(features, p["W_proj"])
+        embedded = kernels.take_rows(p["W_embed"], batch.words)
+        hidden = _recur(kernels, self.cell, p, embedded, h0, batch).states.hidden
+        total, *_ = kernels.linear_cross_entropy(hidden, p["W_vocab"], p["b_vocab"], batch.targets, 1.0, False)
+        return total, int(np.count_nonzero(ids[:, 1:] != self._null))
 
     def sample(self, features: Array, max_length: int = 30, stop_at_end: bool = False) -> Array:
         """Write captions greedily: the most probable word at each step.
@@ -326,30 +372,10 @@ class CaptioningRNN:
             raise InvalidValueError(f"max_length is {max_length}; wanted at least 1.")
         start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
         features = self._checked_features(features)
-        xp, p = array_namespace(features), self._weights()
-        check_finite("features", features, xp)
-        kernels = kernels_for(p["Wh"])
-        whole: Array | None = kernels.greedy_captions(features, max_length, start, end, self._null, p)
-        if whole is not None:
-            return whole
-        count = features.shape[0]
-        state = self._begin(features, count * max_length)
-        words = xp.full((count,), start, dtype=xp.int32, device=features.device)
-        ended = xp.zeros((count,), dtype=xp.bool, device=features.device)
-        null = xp.full((count,), self._null, dtype=xp.int32, device=features.device)
-        steps: list[Array] = []
-        for _ in range(max_length):
-            logits, state = self.step(state, words)
-            words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
-            if stop_at_end:
-                steps.append(xp.where(ended, null, words))
-                ended = ended | (words == end)
-                if bool(xp.all(ended)):
-                    break
-            else:
-                steps.append(words)
-        steps.extend([null] * (max_length - len(steps)))
-        return xp.stack(steps, axis=1)
+        p = self._weights()
+        check_finite("features", features, array_namespace(features))
+        words: Array = kernels_for(p["Wh"]).greedy_captions(features, max_length, start, end, self._null, p)
+        return words
 
     def begin(self, features: Array, reads: int = 0) -> DecodingState:
         """Make the state from which captions are written word by word: for decoders.
@@ -420,25 +446,7 @@ class CaptioningRNN:
             Dropout(fold_key(dropout_key, number), rate) if dropout_key is not None and rate > 0 else None
             for number, rate in enumerate((self.feature_dropout, self.output_dropout))
         )
-        return LossOptions(feature, output, self.label_smoothing, self.tie_weights)
-
-    def _forward(self, plan: PackedCaptions, features: Array, dropout: Dropout | None) -> _Forward:
-        """Run from features and words to hidden states, packed."""
-        p = self.params
-        xp = array_namespace(features)
-        kernels = kernels_for(p["Wh"])
-        packing = plan.packing
-        features = kernels.take_rows(features, self._index(packing.order[: packing.alive], xp), dropout)
-        h0 = kernels.matmul(features, p["W_proj"], p["b_proj"])
-        words, word_of_row = self._index(plan.words, xp), self._index(plan.word_of_row, xp)
-        embedded = kernels.take_rows(p["W_embed"], words)
-        projected = kernels.matmul(embedded, p["Wx"], p["b"])
-        cell = gates = None
-        if self.cell_type == "lstm":
-            hidden, cell, gates = kernels.lstm_forward(projected, word_of_row, h0, None, p["Wh"], packing.batch_sizes)
-        else:
-            hidden = kernels.rnn_forward(projected, word_of_row, h0, p["Wh"], packing.batch_sizes)
-        return _Forward(xp, kernels, features, h0, words, word_of_row, embedded, hidden, cell, gates)
+        return LossOptions(feature, output, self.label_smoothing)
 
     def _weights(self) -> dict[str, Array]:
         """Name all eight operands of the computation in the order of the kernels' contract, tied or not."""
@@ -447,17 +455,6 @@ class CaptioningRNN:
         if self.tie_weights:
             weights["W_vocab"] = array_namespace(p["W_embed"]).matrix_transpose(p["W_embed"])
         return {**weights, "b_vocab": p["b_vocab"]}
-
-    def _tied(self, grads: dict[str, Array]) -> dict[str, Array]:
-        """Turn gradients of the eight operands into those of the parameters."""
-        if self.tie_weights:
-            dW_vocab = grads.pop("W_vocab")
-            grads["W_embed"] += array_namespace(dW_vocab).matrix_transpose(dW_vocab)
-        return grads
-
-    def _index(self, index: Any, xp: Any) -> Array:
-        """Bring host indices to where the parameters live."""
-        return xp.asarray(index, device=self.params["Wh"].device)
 
     @property
     def null(self) -> int:
@@ -486,13 +483,10 @@ class CaptioningRNN:
         features, ids = self._checked(features, captions)
         return features, ids, self._options(dropout_key)
 
-    def _plan(self, features: Array, ids: Any) -> PackedCaptions:
-        """Look at the values of a minibatch whose shapes are right, and lay it out."""
-        kernels = None
-        if is_host_array(features):
-            check_finite("features", features, array_namespace(features))
-            kernels = kernels_for(self.params["Wh"])  # nothing is compiled for a model that the reference serves
-        return PackedCaptions.plan(ids, self._null, self._shapes["W_embed"][0], kernels)
+    def _batch(self, captions: Any) -> CaptionBatch:
+        """Pack host captions, and bring them to where the parameters live."""
+        Wh, vocabulary_size = self.params["Wh"], self._shapes["W_embed"][0]
+        return kernels_for(Wh).caption_batch(captions, self._null, vocabulary_size, Wh)
 
     def _checked(self, features: Array, captions: Array) -> tuple[Array, Any]:
         """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""
@@ -507,9 +501,7 @@ class CaptioningRNN:
                 f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
                 "vector a caption. Repeat a picture's features for each of its captions."
             )
-        # on the host, kernels that make the whole pass look at the values on their way; a device's do not
-        if not is_host_array(features):
-            check_finite("features", features)
+        check_finite("features", features)
         return features, to_numpy(captions)
 
     def _checked_features(self, features: Array) -> Array:
@@ -519,6 +511,8 @@ class CaptioningRNN:
             raise InvalidValueError(
                 f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
             )
+        if features.device != self.params["Wh"].device:
+            raise InvalidValueError(_elsewhere("features", features, self.params["Wh"]))
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:
             if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
@@ -534,6 +528,8 @@ class CaptioningRNN:
             array: Any = self.params.get(name)
             if not numpy_dtypes or type(array) is not kind or array.shape != shape or array.dtype != self.dtype:
                 break
+            if array.device != self.params["Wh"].device:
+                raise InvalidValueError(_elsewhere(f"params[{name!r}]", array, self.params["Wh"]))
         else:
             return
         for name, shape in self._shapes.items():
@@ -563,6 +559,13 @@ class CaptioningRNN:
         if index is None or index >= self._shapes["W_embed"][0]:
             raise InvalidValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
         return index
+
+
+def _elsewhere(name: str, array: Array, like: Array) -> str:
+    return (
+        f"{name}: expected an array on {like.device}, where params['Wh'] is, got one on {array.device}. Copy it there: "
+        f"{name} = capgpu.asarray({name})."
+    )
 
 
 def to_dtype_name(dtype: Any) -> str:

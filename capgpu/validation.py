@@ -18,6 +18,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "check_arrays",
+    "check_captions",
     "check_count",
     "check_finite",
     "check_mask",
@@ -283,3 +284,29 @@ def check_positive(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name}: expected a number, got {value!r}.")
     if not (math.isfinite(value) and float(value) > 0):
         raise InvalidValueError(f"{name}: expected a positive finite number, got {value!r}.")
+
+
+def check_captions(captions: Array) -> None:
+    """Check the dtype and the shape of captions, wherever they live.
+
+    Parameters
+    ----------
+    captions : array
+        Should be integers of shape (N, T + 1), N >= 1, T >= 1.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not an integer.
+    ValueError
+        For another rank, an empty batch, or fewer than two columns.
+    """
+    if not array_namespace(captions).isdtype(captions.dtype, "integral"):
+        raise InvalidTypeError(
+            f"captions: expected integer word ids, got dtype {captions.dtype}. Convert: captions.astype(numpy.int64)."
+        )
+    if captions.ndim != 2 or captions.shape[0] < 1 or captions.shape[1] < 2:
+        raise InvalidValueError(
+            "captions: expected shape (N, T + 1) with N >= 1 and T >= 1 (an input and a target), got "
+            f"{tuple(captions.shape)}."
+        )

@@ -1,38 +1,42 @@
-"""The contract of the kernels: few operations, at the level at which fusing pays.
+"""The kernels: few operations, at the level at which fusing pays.
 
-Every operation has one plain definition in `capgpu.kernels.reference`, which is also its documentation: shapes,
-meaning, what may be overwritten. A target (``cpu``, ``cuda``) replaces single operations by fused ones that must
-give the same results. `kernels_for` is the one place that decides which implementation serves an array.
+The class `capgpu.kernels.reference.Kernels` defines the contract: every operation with its types, its documentation
+(shapes, meaning, what may be overwritten) and one plain implementation. A target (``cpu``, ``cuda``) is a subclass that
+replaces operations by fused ones with the same results. `kernels_for` is the one place that decides which of them
+serves an array.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from capgpu.backend import (
     Array,
     compilation_disabled,
-    current_backend,
     has_interpreter_lock,
+    host_choice,
     is_host_array,
     kernels_setting,
 )
 from capgpu.dtypes import is_bfloat16
+from capgpu.kernels.contract import CaptionBatch, Dropout, LossOptions, RowGroups, States
 from capgpu.kernels.half import kernels_in_float32
 from capgpu.kernels.loading import undisturbed
 from capgpu.kernels.reserve import IMPORTING, require_memory
 
+if TYPE_CHECKING:
+    from capgpu.kernels.reference import Kernels
+
 __all__ = [
     "COMPILED_FROM",
-    "OPERATIONS",
+    "CaptionBatch",
     "Dropout",
-    "Kernels",
     "LossOptions",
+    "RowGroups",
+    "States",
     "compile_seconds",
     "host_kernels",
     "kernels_for",
@@ -42,101 +46,6 @@ __all__ = [
 #: of processor time on a machine that has not done it yet; an LSTM layer of this size takes the reference 10 ms
 #: (N 64, T 16, D 64, H 64, forward and backward), so that thousands of calls would have to follow to gain that back.
 COMPILED_FROM = 2**16
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Inverted dropout of one array: its mask is ``capgpu.random.dropout_mask(key, rate, array.shape, array)``.
-
-    Attributes
-    ----------
-    key : int
-        Decides the mask, on every target alike.
-    rate : float
-        Probability of an element to be dropped, in ``(0, 1)``.
-    """
-
-    key: int
-    rate: float
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """How a captioner's training loss is computed.
-
-    Attributes
-    ----------
-    feature_dropout : Dropout, optional
-        Applied to the features, shape (N, D).
-    output_dropout : Dropout, optional
-        Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
-    smoothing : float
-        Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
-    tied : bool
-        Whether ``W_vocab`` is ``W_embed`` transposed, so that the gradient of ``W_embed`` is the sum of both uses.
-    """
-
-    feature_dropout: Dropout | None = None
-    output_dropout: Dropout | None = None
-    smoothing: float = 0.0
-    tied: bool = False
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """One implementation of every operation of the contract.
-
-    Attributes
-    ----------
-    name : str
-        ``"reference"``, or the target whose fused kernels are in.
-    pack_captions : callable
-        The layout of a minibatch of captions; host integers on every backend.
-    matmul : callable
-        Matrix product with optional transposes and bias.
-    lstm_forward, lstm_backward, rnn_forward, rnn_backward : callable
-        The whole recurrence over a packed sequence.
-    decode_step : callable
-        One step of decoding: cell and vocabulary projection.
-    top_words : callable
-        The most probable words of rows of scores, and their log-probabilities.
-    softmax_cross_entropy, linear_cross_entropy : callable
-        Loss and gradient from scores, and from hidden states through the vocabulary projection; the latter with
-        smoothed labels and dropout.
-    take_rows : callable
-        Rows of a matrix, with dropout.
-    embedding_gradient, column_sums : callable
-        Rows summed by token, and all of them, in a fixed order.
-    adam_update, momentum_update, gradient_norm : callable
-        Update rules over all parameters at once, and the joint norm of their gradients.
-    caption_gradients : callable
-        The model's whole pass in one call, for batches so small that calls are all the cost.
-    greedy_captions : callable
-        Greedy decoding in one call.
-    """
-
-    name: str
-    pack_captions: Callable[..., Any]
-    matmul: Callable[..., Any]
-    lstm_forward: Callable[..., Any]
-    lstm_backward: Callable[..., Any]
-    rnn_forward: Callable[..., Any]
-    rnn_backward: Callable[..., Any]
-    decode_step: Callable[..., Any]
-    top_words: Callable[..., Any]
-    softmax_cross_entropy: Callable[..., Any]
-    linear_cross_entropy: Callable[..., Any]
-    take_rows: Callable[..., Any]
-    embedding_gradient: Callable[..., Any]
-    column_sums: Callable[..., Any]
-    adam_update: Callable[..., Any]
-    momentum_update: Callable[..., Any]
-    gradient_norm: Callable[..., Any]
-    caption_gradients: Callable[..., Any]
-    greedy_captions: Callable[..., Any]
-
-
-OPERATIONS = tuple(name for name in Kernels.__dataclass_fields__ if name != "name")
 
 
 def kernels_for(array: Array) -> Kernels:
@@ -179,10 +88,10 @@ def host_kernels() -> Kernels:
     -------
     Kernels
         The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba is
-        not installed or told not to compile.
+        not installed or told not to compile. No device is opened to find out.
     """
     if kernels_setting() == "fused":
-        backend = current_backend().name
+        backend = host_choice()
         if backend == "cpu" or (backend == "cuda" and _numba_usable()):
             return _compiled_kernels()
     from capgpu.kernels.reference import KERNELS as reference

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import array_namespace
 from capgpu.dtypes import is_bfloat16
 
 if TYPE_CHECKING:
-    from capgpu.kernels import Kernels
+    from capgpu.kernels.reference import Kernels
 
 __all__ = ["in_float32", "kernels_in_float32"]
 
 #: Operations whose definition computes in float32 by itself where it is handed a half type.
 _BY_THEMSELVES = ("adam_update", "momentum_update", "gradient_norm")
+#: Operations without floating results.
+_ON_INTEGERS = ("pack_captions", "caption_batch")
 
 
 def in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,12 +54,13 @@ def in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def kernels_in_float32(kernels: Kernels) -> Kernels:
     """Return kernels whose every operation serves bfloat16 arrays: through `in_float32`, updates by the reference."""
-    from capgpu.kernels.reference import KERNELS as reference
+    from capgpu.kernels.reference import KERNELS, OPERATIONS
 
-    names = kernels.__dataclass_fields__.keys() - {"name", "pack_captions", *_BY_THEMSELVES}
-    changed: dict[str, Any] = {name: in_float32(getattr(kernels, name)) for name in names}
-    changed |= {name: getattr(reference, name) for name in _BY_THEMSELVES}
-    return replace(kernels, **changed)
+    converted = {name: in_float32(getattr(kernels, name)) for name in OPERATIONS if name not in _ON_INTEGERS}
+    converted |= {name: getattr(KERNELS, name) for name in _BY_THEMSELVES}
+    operations = {name: staticmethod(operation) for name, operation in converted.items()}
+    in_float32_kernels: Kernels = type("KernelsInFloat32", (type(kernels),), operations)()
+    return in_float32_kernels
 
 
 def _bfloat16_of(value: Any) -> tuple[Any, Any] | None:
@@ -79,7 +81,8 @@ def _rounded(value: Any, xp: Any, dtype: Any) -> Any:
     if isinstance(value, dict):
         return {name: _rounded(array, xp, dtype) for name, array in value.items()}
     if isinstance(value, tuple):
-        return tuple(_rounded(array, xp, dtype) for array in value)
+        rounded = (_rounded(array, xp, dtype) for array in value)
+        return type(value)(*rounded) if hasattr(value, "_fields") else tuple(rounded)
     if getattr(value, "dtype", None) != xp.float32 or value.ndim == 0:
         return value
     return xp.astype(value, dtype)

@@ -36,7 +36,8 @@ import capgpu.backend
 import capgpu.kernels
 import cuda_device
 from capgpu.dtypes import named_dtype
-from capgpu.kernels import Kernels, kernels_for
+from capgpu.kernels import kernels_for
+from capgpu.kernels.reference import Kernels
 from capgpu.model import CaptioningRNN
 
 hypothesis.settings.register_profile(

@@ -1,4 +1,4 @@
-"""Our training step on a GPU, counted on paper: what it launches, in that order (`capgpu.kernels.cuda.whole`, Adam).
+"""Our training step on a GPU, counted on paper: what it launches, in that order (`capgpu.model`, Adam).
 
 Bytes are what a launch cannot do without: each operand read once, each result written once. What the persistent
 recurrences read again and again comes from the second-level cache and is not in them.

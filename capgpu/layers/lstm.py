@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.errors import InvalidValueError
-from capgpu.kernels import kernels_for
-from capgpu.layers.affine import affine_gradients
-from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
+from capgpu.layers.recurrence import (
+    CELLS,
+    check_hidden_gradient,
+    from_time_major,
+    recurrent_backward,
+    recurrent_forward,
+    to_time_major,
+)
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays
 
@@ -48,7 +52,10 @@ def lstm_step_forward(
         Wh=(Wh, "H 4H"),
         b=(b, "4H"),
     )
-    return _forward(x, prev_h, prev_c, Wx, Wh, b, 1)
+    cache = recurrent_forward(CELLS["lstm"], x, prev_h, prev_c, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    hidden, cell, *_ = cache.states
+    assert cell is not None  # an LSTM has cell states
+    return hidden, cell, cache
 
 
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
@@ -66,8 +73,9 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Arra
     dx, dprev_h, dprev_c, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_arrays(h=(cache[1], "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
-    dx, dh0, dc0, dWx, dWh, db = _backward(dnext_h, dnext_c, cache)
+    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
+    dx, dh0, dc0, dWx, dWh, db = recurrent_backward(dnext_h, dnext_c, cache)
+    assert dc0 is not None  # an LSTM has cell states
     return dx, dh0, dc0, dWx, dWh, db
 
 
@@ -91,8 +99,10 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
         For `lstm_backward`.
     """
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"))
-    hidden, _, cache = _forward(to_time_major(x, xp), h0, None, Wx, Wh, b, x.shape[1])
-    return from_time_major(hidden, x.shape[0], xp), cache
+    count, steps = x.shape[:2]
+    batch_sizes = Packing.full(count, steps).batch_sizes
+    cache = recurrent_forward(CELLS["lstm"], to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
+    return from_time_major(cache.states.hidden, count, xp), cache
 
 
 def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -114,25 +124,6 @@ def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Ar
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    xp = check_arrays(h0=(cache[2], "N H"), dh=(dh, "N T H"))
-    count = dh.shape[0]
-    if dh.shape[1] * count != cache[1].shape[0]:
-        raise InvalidValueError(f"dh has {dh.shape[1]} steps; the forward pass had {cache[1].shape[0] // count}.")
-    dx, dh0, _, dWx, dWh, db = _backward(to_time_major(dh, xp), None, cache)
-    return from_time_major(dx, count, xp), dh0, dWx, dWh, db
-
-
-def _forward(
-    x: Array, h0: Array, c0: Array | None, Wx: Array, Wh: Array, b: Array, steps: int
-) -> tuple[Array, Array, Any]:
-    batch_sizes = Packing.full(h0.shape[0], steps).batch_sizes
-    kernels = kernels_for(x)
-    hidden, cell, gates = kernels.lstm_forward(kernels.matmul(x, Wx, b), None, h0, c0, Wh, batch_sizes)
-    return hidden, cell, (x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes)
-
-
-def _backward(dhidden: Array, dcell: Array | None, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
-    x, hidden, h0, cell, c0, gates, Wx, Wh, batch_sizes = cache
-    dprojected, dh0, dc0 = kernels_for(dhidden).lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes)
-    dx, dWx, db = affine_gradients(dprojected, x, Wx)
-    return dx, dh0, dc0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db
+    xp, dhidden = check_hidden_gradient(dh, cache)
+    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
+    return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db

@@ -1,14 +1,189 @@
-"""What the recurrent layers share: time-major rows, and the recurrent weights' gradient."""
+"""A recurrent layer over packed sequences, whatever its cell: projection of the inputs, recurrence, and back.
+
+    a = x Wx + b + h Wh,  then the cell's pointwise mathematics (`capgpu.kernels.reference.recurrence`)
+
+The functions of the exercise are batch-first views of it (`capgpu.layers.lstm`, `capgpu.layers.rnn`), and the captioner
+is built on it (`capgpu.model`).
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from capgpu.backend import Array, array_namespace
-from capgpu.kernels import kernels_for
+from capgpu.backend import Array
+from capgpu.errors import InvalidValueError
+from capgpu.kernels import RowGroups, States, kernels_for
+from capgpu.validation import check_arrays
 
-__all__ = ["from_time_major", "previous_hidden", "recurrent_gradient", "to_time_major"]
+if TYPE_CHECKING:
+    from capgpu.kernels.reference import Kernels
+
+__all__ = [
+    "CELLS",
+    "Cell",
+    "Recurrence",
+    "check_hidden_gradient",
+    "from_time_major",
+    "recurrent_backward",
+    "recurrent_forward",
+    "to_time_major",
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell.
+
+    Attributes
+    ----------
+    n_gates : int
+        Blocks of H columns of Wx, Wh and b.
+    has_cell_state : bool
+        Whether a cell state c accompanies the hidden state.
+    """
+
+    n_gates: int
+    has_cell_state: bool
+
+
+CELLS = {"rnn": Cell(1, False), "lstm": Cell(4, True)}
+
+
+class Recurrence(NamedTuple):
+    """The operands and results of a forward pass that the backward pass reads."""
+
+    kernels: Kernels
+    x: Array
+    rows: Array | None
+    groups: RowGroups | None
+    order: Array | None
+    c0: Array | None
+    Wx: Array
+    Wh: Array
+    batch_sizes: Any
+    states: States
+
+
+def recurrent_forward(
+    cell: Cell,
+    x: Array,
+    h0: Array,
+    c0: Array | None,
+    Wx: Array,
+    Wh: Array,
+    b: Array,
+    batch_sizes: Any,
+    *,
+    rows: Array | None = None,
+    groups: RowGroups | None = None,
+    h0_bias: Array | None = None,
+    order: Array | None = None,
+    kernels: Kernels | None = None,
+) -> Recurrence:
+    """Run a recurrent layer over packed sequences.
+
+    Parameters
+    ----------
+    cell : Cell
+        Its cell.
+    x : array, shape (M, D), or (U, D) with `rows`
+        Inputs.
+    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
+        Initial hidden states.
+    c0 : array, shaped like `h0`, or None
+        Initial cell states; None is zero.
+    Wx, Wh, b : array, shape (D, G), (H, G), (G,)
+        Input weights, recurrent weights, biases; G = ``cell.n_gates * H``.
+    batch_sizes : numpy.ndarray of int64, shape (T,)
+        Rows of each step; or what `capgpu.kernels.CaptionBatch` has in its place.
+    rows : array of int, shape (M,), optional
+        Row of `x` for each packed row: an input that occurs often is projected once.
+    groups : RowGroups, optional
+        The packed rows grouped by `rows`, where that is known.
+    h0_bias : array, shape (H,), optional
+        Added to `h0`.
+    order : array of int, shape (N,), optional
+        Row of `h0` and `c0` for each sequence.
+    kernels : Kernels, optional
+        What computes; by default what serves `x`.
+
+    Returns
+    -------
+    Recurrence
+        For `recurrent_backward`; its ``states.hidden`` (M, H) is the layer's result.
+    """
+    kernels = kernels or kernels_for(x)
+    projected = kernels.matmul(x, Wx)
+    if cell.has_cell_state:
+        states = kernels.lstm_forward(projected, rows, h0, c0, Wh, batch_sizes, bias=b, h0_bias=h0_bias, order=order)
+    else:
+        states = kernels.rnn_forward(projected, rows, h0, Wh, batch_sizes, bias=b, h0_bias=h0_bias, order=order)
+    return Recurrence(kernels, x, rows, groups, order, c0, Wx, Wh, batch_sizes, states)
+
+
+def recurrent_backward(
+    dhidden: Array, dcell: Array | None, forward: Recurrence
+) -> tuple[Array, Array, Array | None, Array, Array, Array]:
+    """Run a recurrent layer backward.
+
+    Parameters
+    ----------
+    dhidden : array, shape (M, H)
+        Gradient with respect to each hidden state, from outside the recurrence.
+    dcell : array, shape (M, H), or None
+        The same for cell states; None is zero.
+    forward : Recurrence
+        From `recurrent_forward`.
+
+    Returns
+    -------
+    dx : array, shaped like `x`
+        Gradient with respect to the inputs.
+    dh0, dc0 : array, shaped like `h0`
+        Gradients with respect to the initial states; `dc0` is None for a cell without a cell state.
+    dWx, dWh, db : array
+        Gradients with respect to the parameters.
+    """
+    kernels, x, rows, groups, order, c0, Wx, Wh, batch_sizes, states = forward
+    dc0 = None
+    if states.cell is not None:
+        dprojected, dh0, dc0 = kernels.lstm_backward(
+            dhidden, dcell, states.gates, states.cell, c0, Wh, batch_sizes, order=order
+        )
+    else:
+        dprojected, dh0 = kernels.rnn_backward(dhidden, states.hidden, Wh, batch_sizes, order=order)
+    dWh = kernels.matmul(states.previous, dprojected, transpose_a=True)
+    if rows is not None:
+        # sums over equal inputs first: the products that follow have one row a distinct input
+        dprojected = kernels.embedding_gradient(dprojected, rows, x.shape[0], groups)
+    dx = kernels.matmul(dprojected, Wx, transpose_b=True)
+    dWx = kernels.matmul(x, dprojected, transpose_a=True)
+    return dx, dh0, dc0, dWx, dWh, kernels.column_sums(dprojected)
+
+
+def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:
+    """Check the gradient of the hidden states of whole sequences; return its namespace, and its rows, time-major.
+
+    Parameters
+    ----------
+    dh : array, shape (N, T, H)
+        Gradient with respect to the hidden states.
+    cache : Recurrence
+        From the forward pass over N sequences of T steps.
+
+    Raises
+    ------
+    ValueError
+        For a shape that does not fit.
+    """
+    hidden, count = cache.states.hidden, int(cache.batch_sizes[0])
+    xp = check_arrays(h0=(hidden[:count, :], "N H"), dh=(dh, "N T H"))
+    if dh.shape[1] != cache.batch_sizes.size:
+        raise InvalidValueError(
+            f"dh: expected {cache.batch_sizes.size} steps, as the forward pass had, got {dh.shape[1]}."
+        )
+    return xp, to_time_major(dh, xp)
 
 
 def to_time_major(x: Array, xp: Any) -> Array:
@@ -21,53 +196,3 @@ def from_time_major(rows: Array, count: int, xp: Any) -> Array:
     """Undo `to_time_major` for `count` sequences."""
     steps = rows.shape[0] // count
     return xp.permute_dims(xp.reshape(rows, (steps, count, rows.shape[1])), (1, 0, 2))
-
-
-def previous_hidden(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
-    """Return the hidden state that each packed row started from.
-
-    Parameters
-    ----------
-    hidden : array, shape (M, H)
-        State after each packed row.
-    h0 : array, shape (batch_sizes[0], H)
-        Initial state.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-
-    Returns
-    -------
-    array, shape (M, H)
-        State before each packed row.
-    """
-    xp = array_namespace(hidden, h0)
-    counts = batch_sizes.tolist()
-    if not counts:
-        return hidden
-    if counts[0] == counts[-1]:
-        return xp.concat([h0, hidden[: hidden.shape[0] - counts[0], :]], axis=0)
-    parts, start = [h0], 0
-    for before, count in pairwise(counts):
-        parts.append(hidden[start : start + count, :])
-        start += before
-    return xp.concat(parts, axis=0)
-
-
-def recurrent_gradient(dprojected: Array, hidden: Array, h0: Array, batch_sizes: Any) -> Array:
-    """Return the gradient of the recurrent weights, one product over all steps.
-
-    Parameters
-    ----------
-    dprojected : array, shape (M, G)
-        Gradient with respect to the pre-activations.
-    hidden, h0, batch_sizes
-        As for `previous_hidden`.
-
-    Returns
-    -------
-    array, shape (H, G)
-        Gradient with respect to ``Wh``.
-    """
-    before = previous_hidden(hidden, h0, batch_sizes)
-    gradient: Array = kernels_for(dprojected).matmul(before, dprojected, transpose_a=True)
-    return gradient

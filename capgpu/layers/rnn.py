@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.errors import InvalidValueError
-from capgpu.kernels import kernels_for
-from capgpu.layers.affine import affine_gradients
-from capgpu.layers.recurrence import from_time_major, recurrent_gradient, to_time_major
+from capgpu.layers.recurrence import (
+    CELLS,
+    check_hidden_gradient,
+    from_time_major,
+    recurrent_backward,
+    recurrent_forward,
+    to_time_major,
+)
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays
 
@@ -35,7 +39,8 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
         For `rnn_step_backward`.
     """
     check_arrays(x=(x, "N D"), prev_h=(prev_h, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
-    return _forward(x, prev_h, Wx, Wh, b, 1)
+    cache = recurrent_forward(CELLS["rnn"], x, prev_h, None, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    return cache.states.hidden, cache
 
 
 def rnn_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -53,8 +58,9 @@ def rnn_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, 
     dx, dprev_h, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_arrays(h=(cache[1], "N H"), dnext_h=(dnext_h, "N H"))
-    return _backward(dnext_h, cache)
+    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"))
+    dx, dh0, _, dWx, dWh, db = recurrent_backward(dnext_h, None, cache)
+    return dx, dh0, dWx, dWh, db
 
 
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Any]:
@@ -77,8 +83,10 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
         For `rnn_backward`.
     """
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
-    hidden, cache = _forward(to_time_major(x, xp), h0, Wx, Wh, b, x.shape[1])
-    return from_time_major(hidden, x.shape[0], xp), cache
+    count, steps = x.shape[:2]
+    batch_sizes = Packing.full(count, steps).batch_sizes
+    cache = recurrent_forward(CELLS["rnn"], to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
+    return from_time_major(cache.states.hidden, count, xp), cache
 
 
 def rnn_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -100,23 +108,6 @@ def rnn_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Arr
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    xp = check_arrays(h0=(cache[2], "N H"), dh=(dh, "N T H"))
-    count = dh.shape[0]
-    if dh.shape[1] * count != cache[1].shape[0]:
-        raise InvalidValueError(f"dh has {dh.shape[1]} steps; the forward pass had {cache[1].shape[0] // count}.")
-    dx, *others = _backward(to_time_major(dh, xp), cache)
-    return (from_time_major(dx, count, xp), *others)
-
-
-def _forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, steps: int) -> tuple[Array, Any]:
-    batch_sizes = Packing.full(h0.shape[0], steps).batch_sizes
-    kernels = kernels_for(x)
-    hidden = kernels.rnn_forward(kernels.matmul(x, Wx, b), None, h0, Wh, batch_sizes)
-    return hidden, (x, hidden, h0, Wx, Wh, batch_sizes)
-
-
-def _backward(dhidden: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
-    x, hidden, h0, Wx, Wh, batch_sizes = cache
-    dprojected, dh0 = kernels_for(dhidden).rnn_backward(dhidden, hidden, Wh, batch_sizes)
-    dx, dWx, db = affine_gradients(dprojected, x, Wx)
-    return dx, dh0, dWx, recurrent_gradient(dprojected, hidden, h0, batch_sizes), db
+    xp, dhidden = check_hidden_gradient(dh, cache)
+    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
+    return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db

@@ -53,9 +53,9 @@ def _sgd(
 def _sgd_momentum(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
-    velocities = [config["velocity"] for config in configs]
-    updated, velocities = kernels_for(ws[0]).momentum_update(ws, dws, velocities, _momentum_rows(configs, rates), scale)
-    return updated, [{"velocity": velocity} for velocity in velocities]
+    before = [config["velocity"] for config in configs]
+    updated, velocities = kernels_for(ws[0]).momentum_update(ws, dws, before, _momentum_rows(configs, rates), scale)
+    return updated, [{"velocity": velocity} for velocity in velocities or ()]
 
 
 def _rmsprop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from capgpu.backend import Array, is_host_array
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
-from capgpu.model import CaptioningRNN
+from capgpu.model import CaptioningRNN, captioner_gradients
 from capgpu.optim import Optimizer
 from capgpu.optim.rules import RULES, complete_configs
 from capgpu.training.steps import TrainingSteps
@@ -148,7 +149,8 @@ class GraphedSteps(TrainingSteps):
         complete_configs(self._optimizer.rule, list(params.values()), configs)
         if self._graphs is None:
             states = [[config[slot] for config in configs] for slot in self._rule.slots]
-            self._graphs = StepGraphs(params, self._rule.kernel, states, self._clip_norm)
+            compute = functools.partial(captioner_gradients, self._model.cell)
+            self._graphs = StepGraphs(compute, params, self._rule.kernel, states, self._clip_norm)
         places: list[tuple[Any, str, Array]] = [(entries, name, own) for name, own in self._graphs.params.items()]
         for slot, state in zip(self._rule.slots, self._graphs.states, strict=True):
             places += [(config, slot, own) for config, own in zip(configs, state, strict=True)]

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import CaptionBatch, check_word_ids
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.workspace import contiguous
 
-__all__ = ["arrange", "layout_arrays", "pack", "pack_captions"]
+__all__ = ["arrange", "caption_batch", "pack_captions"]
 
 
 def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
-    """Return uninitialized arrays that `pack` fills, for captions of shape (count, width)."""
+    """Return uninitialized arrays that `_pack` fills, for captions of shape (count, width)."""
     steps = max(width - 1, 0)
     rows = count * steps
     return (
@@ -29,14 +30,11 @@ def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
     )
 
 
-layout_arrays = compiled()(_layout_arrays)
-
-
 @compiled()
-def pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[bool, int, int, int]:
+def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[bool, int, int, int]:
     """Fill `arrays` with the layout of captions; return whether all words are valid, and the layout's sizes.
 
-    The arrays are those of `layout_arrays`: order, batch sizes, words, word of each row, target of each row. Their
+    The arrays are those of `_layout_arrays`: order, batch sizes, words, word of each row, target of each row. Their
     sizes are the number of steps, of distinct words and of rows.
     """
     order, batch_sizes, words, word_of_row, targets = arrays
@@ -88,18 +86,26 @@ def pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[b
     return valid, longest, distinct, rows
 
 
-def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any] | None:
-    """Lay captions out for teacher forcing; see `capgpu.kernels.reference.captions.pack_captions`."""
-    captions = contiguous(captions, dtype=np.int64)
-    arrays = _layout_arrays(captions.shape[0], captions.shape[1], vocabulary_size)
-    valid, steps, distinct, rows = pack(captions, null, vocabulary_size, arrays)
+def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any]:
+    """Lay captions out for teacher forcing; see `capgpu.kernels.reference.pack_captions`."""
+    ids = contiguous(captions, dtype=np.int64)
+    arrays = _layout_arrays(ids.shape[0], ids.shape[1], vocabulary_size)
+    valid, steps, distinct, rows = _pack(ids, null, vocabulary_size, arrays)
+    if not valid:
+        check_word_ids(captions, vocabulary_size)
     order, batch_sizes, words, word_of_row, targets = arrays
-    return (order, batch_sizes[:steps], words[:distinct], word_of_row[:rows], targets[:rows]) if valid else None
+    return order, batch_sizes[:steps], words[:distinct], word_of_row[:rows], targets[:rows]
+
+
+def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> CaptionBatch:
+    """Pack captions; see `capgpu.kernels.reference.caption_batch`. The batch is on the host, as `like` is."""
+    order, batch_sizes, words, word_of_row, targets = pack_captions(captions, null, vocabulary_size)
+    return CaptionBatch(batch_sizes, order, words, word_of_row, targets)
 
 
 @compiled()
 def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) -> None:
-    """Fill `arranged` with the layout for a device, see `capgpu.kernels.cuda.plan.Layout`; in one pass.
+    """Fill `arranged` with the layout for a device, see `capgpu.kernels.cuda.caption_batch.Layout`; in one pass.
 
     Parameters
     ----------

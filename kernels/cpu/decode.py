@@ -31,14 +31,17 @@ def _activate(
 ) -> None:
     """Make the states of a share of the captions from the recurrent sums of their parents."""
     captions, size = next_h.shape
-    gates = np.empty(sums.shape[1], sums.dtype)
+    # one allocation: what a task holds when it raises is never freed
+    scratch = np.empty((2, sums.shape[1]), sums.dtype)
+    gates, nothing = scratch[0], scratch[1]
+    nothing[:] = 0  # the input products have their bias
     for n in range(captions * index // count, captions * (index + 1) // count):
         if sums.shape[1] == size:
             next_h[n] = sums[parents[n]]
-            activate_rnn(next_h[n], projected[rows[n]])
+            activate_rnn(next_h[n], projected[rows[n]], nothing)
         else:
             gates[:] = sums[parents[n]]
-            activate_lstm(gates, projected[rows[n]], c[parents[n]], next_c[n], next_h[n], 0, size)
+            activate_lstm(gates, projected[rows[n]], nothing, c[parents[n]], next_c[n], next_h[n], 0, size)
 
 
 _describe_activate = describe_job(_activate)

@@ -7,7 +7,7 @@ This is the mask of `capgpu.random.dropout_mask` bit by bit, and a product with 
 not stored: the backward pass computes it again, which takes 0.5 ns an element on a thread (float32, AVX2; a product
 with a mask in memory takes 0.15 ns, and the mask four bytes an element).
 
-A rule is the tuple (first, second, threshold, factor) of `capgpu.random.mask_rule`; `NO_DROPOUT` stands for none.
+A rule is the tuple (first, second, threshold, factor) of `capgpu.random.mask_rule`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from capgpu.kernels import Dropout
+from capgpu.kernels.contract import Dropout
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.task_code import describe_job
@@ -27,48 +27,18 @@ from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.random import mask_rule
 
-__all__ = [
-    "NO_DROPOUT",
-    "drop_in_place",
-    "drop_into",
-    "drop_rows",
-    "drop_rows_into",
-    "key_of",
-    "rule_for",
-    "rule_of",
-    "take_rows",
-    "take_rows_into",
-]
+__all__ = ["apply_dropout", "drop_in_place", "drop_into", "rule_of"]
 
-#: The rule of no dropout: the factor of every other one is at least 1.
-NO_DROPOUT = 0, 0, 0, 0.0
 #: Below this many elements one thread is faster than two.
 WORTH_SHARING = 50_000
 
 I32 = ir.IntType(32)
 
 
-def rule_of(dropout: Dropout | None, count: int) -> tuple[int, int, int, float]:
+def rule_of(dropout: Dropout, count: int) -> tuple[int, int, int, float]:
     """Return the rule for an array of `count` elements, as compiled code takes it."""
-    if dropout is None:
-        return NO_DROPOUT
     first, second, threshold, factor = mask_rule(dropout.key, dropout.rate, count)
     return first, second, threshold, factor
-
-
-def key_of(dropout: Dropout | None) -> Any:
-    """Return the key as compiled code takes it."""
-    return np.uint64(0 if dropout is None else dropout.key % 2**64)
-
-
-@compiled(allocates=False)
-def rule_for(rule: Any, key: Any, count: int) -> Any:
-    """Return a rule with the words of another count of elements; the key is folded as `capgpu.random.fold_key` does."""
-    z = key + np.uint64(0x9E3779B97F4A7C15) * np.uint64(count + 1)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return np.int64(z & np.uint64(0xFFFFFFFF)), np.int64(z >> np.uint64(32)), rule[2], rule[3]
 
 
 @intrinsic
@@ -107,7 +77,7 @@ def _mask(row: Any, place: int, rule: Any) -> None:
 
 
 @compiled(allocates=False)
-def drop_rows(index: int, count: int, rows: Any, start: int, rule: Any) -> None:
+def _drop_rows(index: int, count: int, rows: Any, start: int, rule: Any) -> None:
     """Multiply a share of rows, the first of which is row `start` of what the mask belongs to, by their mask."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
@@ -115,32 +85,14 @@ def drop_rows(index: int, count: int, rows: Any, start: int, rule: Any) -> None:
 
 
 @compiled(allocates=False)
-def drop_rows_into(index: int, count: int, rows: Any, start: int, rule: Any, out: Any) -> None:
-    """Write what `drop_rows` makes of a share of rows to another array."""
+def _drop_rows_into(index: int, count: int, rows: Any, start: int, rule: Any, out: Any) -> None:
+    """Write what `_drop_rows` makes of a share of rows to another array."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
         _masked(rows[k], (start + k) * width, rule, out[k])
 
 
-@compiled(allocates=False)
-def take_rows_into(index: int, count: int, table: Any, rows: Any, rule: Any, out: Any) -> None:
-    """Copy a share of some rows of a table, times the table's mask."""
-    m, width = out.shape
-    for k in range(m * index // count, m * (index + 1) // count):
-        row = rows[k]
-        source, target = table[row], out[k]
-        if rule[3] == 0:
-            for j in range(target.size):
-                target[j] = source[j]
-        else:
-            _masked(source, row * width, rule, target)
-
-
-_describe_drop, _describe_drop_into, _describe_take = (
-    describe_job(drop_rows),
-    describe_job(drop_rows_into),
-    describe_job(take_rows_into),
-)
+_describe_drop, _describe_drop_into = describe_job(_drop_rows), describe_job(_drop_rows_into)
 
 
 @compiled()
@@ -153,11 +105,6 @@ def _launch_drop_into(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_drop_into(arguments))
 
 
-@compiled()
-def _launch_take(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_take(arguments))
-
-
 def drop_in_place(rows: Any, start: int, rule: tuple[int, int, int, float]) -> None:
     """Multiply contiguous rows, from row `start` on of what the mask belongs to, by their mask."""
     POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _launch_drop, rows, start, rule)
@@ -168,10 +115,9 @@ def drop_into(rows: Any, start: int, rule: tuple[int, int, int, float], out: Any
     POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _launch_drop_into, rows, start, rule, out)
 
 
-def take_rows(table: Any, rows: Any, dropout: Dropout | None = None) -> Any:
-    """Take rows of a matrix, with dropout; see `capgpu.kernels.reference.embedding.take_rows`."""
-    table, rows = contiguous(table), contiguous(rows, dtype=np.int64)
-    out = np.empty((rows.size, table.shape[1]), dtype=table.dtype)
-    n_tasks = POOL.n_threads if out.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_take, table, rows, rule_of(dropout, table.size), out)
+def apply_dropout(array: Any, dropout: Dropout) -> Any:
+    """Multiply an array by a dropout mask; see `capgpu.kernels.reference.apply_dropout`."""
+    array = contiguous(array)
+    out = np.empty_like(array)
+    drop_into(array, 0, rule_of(dropout, array.size), out)
     return out

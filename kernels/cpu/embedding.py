@@ -1,4 +1,4 @@
-"""Rows summed in rising order, by index or all: the gradients of an embedding and of biases.
+"""Rows taken by index, and summed in rising order, by index or all: an embedding, its gradient, and that of biases.
 
 A share is a run of rows of the table, or of columns where all rows are summed: no two threads add to the same element,
 and the order of each sum is fixed.
@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import RowGroups
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
-__all__ = ["column_sums", "embedding_gradient"]
+__all__ = ["add_rows", "column_sums", "embedding_gradient", "scatter_rows", "take_rows"]
 
 #: Below this many elements one thread is faster than two.
 WORTH_SHARING = 100_000
@@ -104,7 +105,42 @@ def column_sums(rows: Any) -> Any:
     return out
 
 
-def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
+@compiled(allocates=False)
+def _take_rows(index: int, count: int, table: Any, rows: Any, out: Any) -> None:
+    for k in range(rows.size * index // count, rows.size * (index + 1) // count):
+        source, target = table[rows[k]], out[k]
+        for j in range(target.size):
+            target[j] = source[j]
+
+
+_describe_take_rows = describe_job(_take_rows)
+
+
+@compiled()
+def _launch_take_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
+    return run_job(slot, n_tasks, _describe_take_rows(arguments))
+
+
+def take_rows(table: Any, rows: Any) -> Any:
+    """Take rows of a matrix; see `capgpu.kernels.reference.take_rows`."""
+    table, rows = contiguous(table), contiguous(rows, dtype=np.int64)
+    out = np.empty((rows.size, table.shape[1]), dtype=table.dtype)
+    POOL.run(POOL.n_threads if out.size >= WORTH_SHARING else 1, _launch_take_rows, table, rows, out)
+    return out
+
+
+def scatter_rows(rows: Any, index: Any, count: int) -> Any:
+    """Spread rows over a table of zeros; see `capgpu.kernels.reference.scatter_rows`."""
+    return embedding_gradient(rows, index, count)
+
+
+def add_rows(table: Any, rows: Any, index: Any) -> Any:
+    """Add rows to rows of a table; see `capgpu.kernels.reference.add_rows`."""
+    table[index] += rows
+    return table
+
+
+def embedding_gradient(drows: Any, index: Any, count: int, groups: RowGroups | None = None) -> Any:
     """Sum rows by index; see `capgpu.kernels.reference.embedding_gradient`."""
     drows = contiguous(drows)
     rows = contiguous(index, dtype=np.int64)

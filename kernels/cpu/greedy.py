@@ -137,10 +137,6 @@ def _decode(
     for step in range(out.shape[1]):
         fresh = _project_new_words(words, slots, used, W_embed, x)
         product_of_gates(x, 0, fresh, packed_x, own_x, kinds, left, right, projections, used, edge)
-        for place in range(used, used + fresh):
-            for kind in range(kinds):
-                inputs = projections[place, kind * size + left : kind * size + right]
-                inputs += b[kind * size + left : kind * size + right]
         used += fresh
         before, after = h[step % 2], h[(step + 1) % 2]
         target = after if kinds == 1 else sums
@@ -148,9 +144,9 @@ def _decode(
         for n in range(captions):
             inputs = projections[slots[words[n]]]
             if kinds == 1:
-                activate_rnn(after[n, left:right], inputs[left:right])
+                activate_rnn(after[n, left:right], inputs[left:right], b[left:right])
             else:
-                activate_lstm(sums[n], inputs, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
+                activate_lstm(sums[n], inputs, b, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
         if not barrier(slot, index, count, 2 * step + 1):
             return
         columns = v_right - v_left
@@ -262,7 +258,7 @@ def _room(weights: Any, kinds: int) -> int:
 
 
 def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
-    """Write captions greedily; see `capgpu.kernels.reference.whole.greedy_captions`."""
+    """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`."""
     W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(a) for a in params.values())
     h0 = matmul(features, W_proj, b_proj)
     (captions, size), dtype = h0.shape, h0.dtype

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import States
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent, multiply_add, sigmoid
+from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.task_code import describe_job
@@ -29,7 +31,7 @@ __all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
 
 @compiled(inline=True, allocates=False)
-def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+def _activate(gates: Any, projected: Any, bias: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
     """Do the work of `activate_lstm`.
 
     Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
@@ -37,17 +39,16 @@ def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: i
     """
     size = c.size
     for kind in range(3):
-        gate, sums = (
-            gates[kind * size + left : kind * size + right],
-            projected[kind * size + left : kind * size + right],
-        )
+        first, last = kind * size + left, kind * size + right
+        gate, sums, offsets = gates[first:last], projected[first:last], bias[first:last]
         for j in range(gate.size):
-            gate[j] = sigmoid(gate[j] + sums[j])
+            gate[j] = sigmoid(gate[j] + (sums[j] + offsets[j]))
     i, f, o = gates[left:right], gates[size + left : size + right], gates[2 * size + left : 2 * size + right]
-    g, g_sums = gates[3 * size + left : 3 * size + right], projected[3 * size + left : 3 * size + right]
+    first, last = 3 * size + left, 3 * size + right
+    g, g_sums, g_offsets = gates[first:last], projected[first:last], bias[first:last]
     before, here, state = c_before[left:right], c[left:right], h[left:right]
     for j in range(g.size):
-        g[j] = hyperbolic_tangent(g[j] + g_sums[j])
+        g[j] = hyperbolic_tangent(g[j] + (g_sums[j] + g_offsets[j]))
     for j in range(g.size):
         here[j] = multiply_add(f[j], before[j], i[j] * g[j])
     for j in range(g.size):
@@ -55,18 +56,18 @@ def _activate(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: i
 
 
 @compiled(allocates=False)
-def _activate_long(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+def _activate_long(gates: Any, projected: Any, bias: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
     whole_vectors()
-    _activate(gates, projected, c_before, c, h, left, right)
+    _activate(gates, projected, bias, c_before, c, h, left, right)
 
 
 @compiled(allocates=False)
-def activate_lstm(gates: Any, projected: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
+def activate_lstm(gates: Any, projected: Any, bias: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
     """Turn units left..right-1 of one row of recurrent sums into activated gates and states."""
     if right - left < LONG:
-        _activate(gates, projected, c_before, c, h, left, right)
+        _activate(gates, projected, bias, c_before, c, h, left, right)
     else:
-        _activate_long(gates, projected, c_before, c, h, left, right)
+        _activate_long(gates, projected, bias, c_before, c, h, left, right)
 
 
 @compiled()
@@ -76,6 +77,7 @@ def _forward(
     slot: int,
     projected: Any,
     rows: Any,
+    bias: Any,
     h0: Any,
     c0: Any,
     Wh: Any,
@@ -84,6 +86,7 @@ def _forward(
     hidden: Any,
     cell: Any,
     gates: Any,
+    previous: Any,
 ) -> None:
     edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
     left, right = owned_units(index, count, h0.shape[1], h0.itemsize)
@@ -96,7 +99,10 @@ def _forward(
         for rank in range(alive):
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[before + rank]
-            activate_lstm(gates[row], projected[rows[row]], c_before, cell[row], hidden[row], left, right)
+            source, target = states[first + rank, left:right], previous[row, left:right]
+            for j in range(target.size):
+                target[j] = source[j]
+            activate_lstm(gates[row], projected[rows[row]], bias, c_before, cell[row], hidden[row], left, right)
         if not barrier(slot, index, count, step + 1):
             return
         before = start
@@ -230,30 +236,43 @@ def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_backward(arguments))
 
 
-def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
+def lstm_forward(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    c0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+) -> States:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
-    projected, h0, Wh, batch_sizes = (contiguous(a) for a in (projected, h0, Wh, batch_sizes))
-    c0 = np.zeros_like(h0) if c0 is None else contiguous(c0)
+    h0, total = initial_states(h0, order, batch_sizes, h0_bias), (projected if rows is None else rows).shape[0]
+    c0 = np.zeros_like(h0) if c0 is None else initial_states(c0, order, batch_sizes)
+    projected, Wh, batch_sizes = (contiguous(a) for a in (projected, Wh, batch_sizes))
     size = h0.shape[1]
-    total = int(batch_sizes.sum())
     rows = np.arange(total) if rows is None else contiguous(rows, dtype=np.int64)
+    bias = np.zeros(4 * size, h0.dtype) if bias is None else contiguous(bias)
     hidden = np.empty((total, size), dtype=h0.dtype)
-    cell = np.empty((total, size), dtype=h0.dtype)
+    cell, previous = np.empty_like(hidden), np.empty_like(hidden)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     n_tasks = POOL.n_threads if total * size * size * 4 >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
-    POOL.run(n_tasks, _launch_forward, projected, rows, h0, c0, Wh, packed, batch_sizes, hidden, cell, gates)
-    return hidden, cell, gates
+    results = States(hidden, cell, gates, previous)
+    POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, *results)
+    return results
 
 
 def lstm_backward(
-    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
+    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any, *, order: Any = None
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
     dhidden, gates, cell, Wh, batch_sizes = (contiguous(a) for a in (dhidden, gates, cell, Wh, batch_sizes))
     size = cell.shape[1]
     alive = int(batch_sizes[0]) if batch_sizes.size else 0
-    c0 = np.zeros((alive, size), dtype=cell.dtype) if c0 is None else contiguous(c0)
+    c0 = np.zeros((alive, size), dtype=cell.dtype) if c0 is None else initial_states(c0, order, batch_sizes)
     has_dcell = dcell is not None
     dcell = contiguous(dcell) if has_dcell else dhidden
     dprojected = np.empty_like(gates)
@@ -276,4 +295,4 @@ def lstm_backward(
         dh,
         dc,
     )
-    return dprojected, dh, dc
+    return dprojected, in_callers_order(dh, order), in_callers_order(dc, order)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import States
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.elementary import hyperbolic_tangent
+from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.task_code import describe_job
@@ -25,24 +27,24 @@ __all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
 
 
 @compiled(inline=True, allocates=False)
-def _activate(h: Any, projected: Any) -> None:
+def _activate(h: Any, projected: Any, bias: Any) -> None:
     for j in range(h.size):
-        h[j] = hyperbolic_tangent(h[j] + projected[j])
+        h[j] = hyperbolic_tangent(h[j] + (projected[j] + bias[j]))
 
 
 @compiled(allocates=False)
-def _activate_long(h: Any, projected: Any) -> None:
+def _activate_long(h: Any, projected: Any, bias: Any) -> None:
     whole_vectors()
-    _activate(h, projected)
+    _activate(h, projected, bias)
 
 
 @compiled(allocates=False)
-def activate_rnn(h: Any, projected: Any) -> None:
+def activate_rnn(h: Any, projected: Any, bias: Any) -> None:
     """Turn one row of recurrent sums, in the place of the state, into the state."""
     if h.size < LONG:
-        _activate(h, projected)
+        _activate(h, projected, bias)
     else:
-        _activate_long(h, projected)
+        _activate_long(h, projected, bias)
 
 
 @compiled()
@@ -52,11 +54,13 @@ def _forward(
     slot: int,
     projected: Any,
     rows: Any,
+    bias: Any,
     h0: Any,
     Wh: Any,
     packed: Any,
     batch_sizes: Any,
     hidden: Any,
+    previous: Any,
 ) -> None:
     edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
     left, right = owned_units(index, count, h0.shape[1], h0.itemsize)
@@ -68,7 +72,10 @@ def _forward(
         product_of_gates(states, first, alive, packed, own, 1, left, right, hidden, start, edge)
         for rank in range(alive):
             row = start + rank
-            activate_rnn(hidden[row, left:right], projected[rows[row], left:right])
+            source, target = states[first + rank, left:right], previous[row, left:right]
+            for j in range(target.size):
+                target[j] = source[j]
+            activate_rnn(hidden[row, left:right], projected[rows[row], left:right], bias[left:right])
         if not barrier(slot, index, count, step + 1):
             return
         before = start
@@ -133,20 +140,31 @@ def _launch_backward(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_backward(arguments))
 
 
-def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
+def rnn_forward(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+) -> States:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
-    projected, h0, Wh, batch_sizes = (contiguous(a) for a in (projected, h0, Wh, batch_sizes))
+    h0, total = initial_states(h0, order, batch_sizes, h0_bias), (projected if rows is None else rows).shape[0]
+    projected, Wh, batch_sizes = (contiguous(a) for a in (projected, Wh, batch_sizes))
     size = h0.shape[1]
-    total = int(batch_sizes.sum())
     rows = np.arange(total) if rows is None else contiguous(rows, dtype=np.int64)
-    hidden = np.empty((total, size), dtype=h0.dtype)
+    bias = np.zeros(size, h0.dtype) if bias is None else contiguous(bias)
+    hidden, previous = np.empty((total, size), h0.dtype), np.empty((total, size), h0.dtype)
     n_tasks = POOL.n_threads if total * size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
-    POOL.run(n_tasks, _launch_forward, projected, rows, h0, Wh, packed, batch_sizes, hidden)
-    return hidden
+    POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, Wh, packed, batch_sizes, hidden, previous)
+    return States(hidden, None, None, previous)
 
 
-def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
+def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order: Any = None) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
     dhidden, hidden, Wh, batch_sizes = (contiguous(a) for a in (dhidden, hidden, Wh, batch_sizes))
     size = hidden.shape[1]
@@ -155,4 +173,4 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[
     n_tasks = POOL.n_threads if dhidden.size * size >= WORTH_SHARING else 1
     packed = scratch("recurrent weights", (weights_size(size, size, 1, hidden.itemsize),), hidden.dtype)
     POOL.run(n_tasks, _launch_backward, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
-    return dprojected, dh
+    return dprojected, in_callers_order(dh, order)

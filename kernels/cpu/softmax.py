@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels import Dropout
+from capgpu.kernels.contract import Dropout
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
 from capgpu.kernels.cpu.elementary import exponential, maximum
@@ -175,12 +175,12 @@ def linear_cross_entropy(
         dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + 1, size), dtype=W.dtype)
         db = new(size, dtype=W.dtype) if transposed else dW[-1]
     memory = scratch("scores", (block, size), hidden.dtype)
-    rule = rule_of(dropout, hidden.size)
+    rule = None if dropout is None else rule_of(dropout, hidden.size)
     kept = None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = memory[: rows.shape[0]]
-        if kept is not None:
+        if rule is not None and kept is not None:
             drop_into(rows, start, rule, kept[: rows.shape[0]])
             rows = kept[: rows.shape[0]]
         product_into(scores, rows, W, b, transpose_b=transposed)
@@ -189,7 +189,7 @@ def linear_cross_entropy(
             continue
         drows = dhidden[start : start + block]
         product_into(drows, scores, W, transpose_b=not transposed)
-        if kept is not None:
+        if rule is not None:
             drop_in_place(drows, start, rule)
         if not transposed:
             product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)

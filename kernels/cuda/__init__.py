@@ -5,37 +5,43 @@ types: what is added up, exponentiated or compared is so in float32. The few ope
 reference's; bfloat16 arrays are converted to float32 for them, since CuPy's own bfloat16 is incomplete.
 """
 
-from capgpu.kernels import Kernels
-from capgpu.kernels.cuda.decode import decode_step, greedy_captions
-from capgpu.kernels.cuda.embedding import column_sums, embedding_gradient
-from capgpu.kernels.cuda.optimizer import adam_update, gradient_norm, momentum_update
-from capgpu.kernels.cuda.product import matmul
-from capgpu.kernels.cuda.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from capgpu.kernels.cuda.softmax import linear_cross_entropy, softmax_cross_entropy
-from capgpu.kernels.cuda.whole import caption_gradients
+from contextlib import AbstractContextManager
+
+from capgpu.kernels.cuda import caption_batch, decode, dropout, embedding, optimizer, product, recurrence, softmax
 from capgpu.kernels.half import in_float32
-from capgpu.kernels.reference import KERNELS as REFERENCE
+from capgpu.kernels.reference import Kernels
 
 __all__ = ["KERNELS"]
 
-KERNELS = Kernels(
-    name="cuda",
-    pack_captions=REFERENCE.pack_captions,  # on the host: captions are host integers
-    matmul=matmul,
-    lstm_forward=lstm_forward,
-    lstm_backward=lstm_backward,
-    rnn_forward=rnn_forward,
-    rnn_backward=rnn_backward,
-    decode_step=decode_step,
-    top_words=in_float32(REFERENCE.top_words),
-    softmax_cross_entropy=softmax_cross_entropy,
-    linear_cross_entropy=linear_cross_entropy,
-    take_rows=REFERENCE.take_rows,
-    embedding_gradient=embedding_gradient,
-    column_sums=column_sums,
-    adam_update=adam_update,
-    momentum_update=momentum_update,
-    gradient_norm=gradient_norm,
-    caption_gradients=caption_gradients,
-    greedy_captions=greedy_captions,
-)
+
+class CudaKernels(Kernels):
+    """The operations on a CUDA device."""
+
+    name = "cuda"
+    caption_batch = staticmethod(caption_batch.caption_batch)
+    matmul = staticmethod(product.matmul)
+    apply_dropout = staticmethod(dropout.apply_dropout)
+    take_rows = staticmethod(embedding.take_rows)
+    scatter_rows = staticmethod(embedding.scatter_rows)
+    add_rows = staticmethod(embedding.add_rows)
+    embedding_gradient = staticmethod(embedding.embedding_gradient)
+    column_sums = staticmethod(embedding.column_sums)
+    lstm_forward = staticmethod(recurrence.lstm_forward)
+    lstm_backward = staticmethod(recurrence.lstm_backward)
+    rnn_forward = staticmethod(recurrence.rnn_forward)
+    rnn_backward = staticmethod(recurrence.rnn_backward)
+    softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
+    linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
+    decode_step = staticmethod(decode.decode_step)
+    top_words = staticmethod(in_float32(Kernels.top_words))
+    greedy_captions = staticmethod(decode.greedy_captions)
+    adam_update = staticmethod(optimizer.adam_update)
+    momentum_update = staticmethod(optimizer.momentum_update)
+    gradient_norm = staticmethod(optimizer.gradient_norm)
+
+    def joint_column_sums(self) -> AbstractContextManager[None]:
+        """Compute sums of columns together, at the end of a ``with`` block: two launches for all."""
+        return embedding.joint_column_sums()
+
+
+KERNELS = CudaKernels()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -10,7 +12,21 @@ import numpy as np
 
 from capgpu.errors import CapgpuError, InvalidValueError
 
-__all__ = ["NULL", "DeviceMemoryError", "check_device", "contiguous", "dtype_name", "empty", "indices", "sum_dtype"]
+__all__ = [
+    "NULL",
+    "DeviceMemoryError",
+    "allocate",
+    "allocating_by",
+    "check_device",
+    "contiguous",
+    "dtype_name",
+    "empty",
+    "indices",
+    "is_allocating_anew",
+    "sum_dtype",
+]
+
+_local = threading.local()
 
 #: What a kernel gets in the place of an array that is not given: versions of CuPy differ in what they pass for None.
 NULL = np.uint64(0)
@@ -84,7 +100,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
-    """Allocate an array that will be overwritten.
+    """Return an uninitialized array for a result: a new one, or, inside `allocating_by`, what that function returns.
 
     Parameters
     ----------
@@ -98,13 +114,40 @@ def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
     Returns
     -------
     cupy.ndarray
-        Uninitialised, on the current device.
+        On the current device.
 
     Raises
     ------
     DeviceMemoryError
         Where there is no room; nothing has changed then.
     """
+    given: Callable[[tuple[int, ...], Any, str], Any] | None = getattr(_local, "allocate", None)
+    return allocate(shape, dtype, what) if given is None else given(shape, dtype, what)
+
+
+def is_allocating_anew() -> bool:
+    """Return whether `empty` returns new arrays in this thread."""
+    return getattr(_local, "allocate", None) is None
+
+
+@contextmanager
+def allocating_by(function: Callable[[tuple[int, ...], Any, str], Any]) -> Iterator[None]:
+    """Let `empty` call a function, in this thread, inside a ``with`` block.
+
+    Parameters
+    ----------
+    function : callable
+        (shape, dtype, what) -> array.
+    """
+    before, _local.allocate = getattr(_local, "allocate", None), function
+    try:
+        yield
+    finally:
+        _local.allocate = before
+
+
+def allocate(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
+    """Allocate an uninitialized array; parameters, result and errors as for `empty`."""
     import cupy
 
     try:

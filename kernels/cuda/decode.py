@@ -33,7 +33,7 @@ def _pointers(*arrays: Any) -> list[Any]:
 def decode_step(
     projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
 ) -> tuple[Any, Any, Any]:
-    """Advance N sequences by one word; see `capgpu.kernels.reference.decode.decode_step`."""
+    """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`."""
     check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
     dtype = h.dtype
     if parents is not None:
@@ -56,7 +56,7 @@ def decode_step(
 
 
 def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
-    """Write captions greedily; see `capgpu.kernels.reference.whole.greedy_captions`.
+    """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`.
 
     Four launches a word, six where the vocabulary is not projected beforehand; the host waits for none of them, so
     that all `max_length` steps are made whether or not every caption has ended.

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels import Dropout
-from capgpu.kernels.cuda.arrays import NULL
+from capgpu.kernels.contract import Dropout
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
 from capgpu.kernels.cuda.constants import PACK_BYTES, THREADS
 from capgpu.kernels.cuda.module import kernel
 from capgpu.random import mask_rule
 
-__all__ = ["StoredDropout", "apply_dropout"]
+__all__ = ["StoredDropout", "apply_dropout", "drop_into"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,19 @@ class StoredDropout(Dropout):
     rows: Any = None
 
 
-def apply_dropout(array: Any, dropout: Dropout, out: Any) -> None:
+def apply_dropout(array: Any, dropout: Dropout) -> Any:
+    """Multiply an array by a dropout mask; see `capgpu.kernels.reference.apply_dropout`. One launch.
+
+    Raises OverflowError for an array of 2**32 elements or more: positions have 32 bits.
+    """
+    check_device(array=array)
+    out = empty(array.shape, array.dtype, "an array after dropout")
+    if out.size:
+        drop_into(contiguous(array), dropout, out)
+    return out
+
+
+def drop_into(array: Any, dropout: Dropout, out: Any) -> None:
     """Multiply an array by its dropout mask, ``out = array * mask``; one launch.
 
     Parameters

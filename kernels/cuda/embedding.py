@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import RowGroups
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WARP
 from capgpu.kernels.cuda.module import kernel, record
@@ -16,12 +18,17 @@ from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = [
     "add_rows",
+    "add_rows_into",
     "column_sums",
     "embedding_gradient",
     "gather_rows",
+    "joint_column_sums",
     "scatter_rows",
+    "scatter_rows_into",
     "segment_sums",
     "sum_columns",
+    "sum_columns_later",
+    "take_rows",
 ]
 
 #: Rows that one block adds up; more rows of a matrix take a second launch. On an H100 the biases of S1 take 8.6 us with
@@ -63,7 +70,16 @@ def gather_rows(table: Any, index: Any, out: Any) -> None:
     )
 
 
-def scatter_rows(rows: Any, index: Any, out: Any) -> None:
+def take_rows(table: Any, rows: Any) -> Any:
+    """Take rows of a matrix; see `capgpu.kernels.reference.take_rows`."""
+    check_device(table=table, rows=rows)
+    out = empty((rows.shape[0], table.shape[1]), table.dtype, "rows of a matrix")
+    if out.size:
+        gather_rows(contiguous(table), indices(rows), out)
+    return out
+
+
+def scatter_rows_into(rows: Any, index: Any, out: Any) -> None:
     """Write rows into a table of zeros, ``out[:] = 0; out[index] = rows``; one launch.
 
     Parameters
@@ -83,7 +99,7 @@ def scatter_rows(rows: Any, index: Any, out: Any) -> None:
     )
 
 
-def add_rows(rows: Any, index: Any, out: Any) -> None:
+def add_rows_into(rows: Any, index: Any, out: Any) -> None:
     """Add rows to those of a table, ``out[index] += rows``; one launch.
 
     Parameters
@@ -99,6 +115,22 @@ def add_rows(rows: Any, index: Any, out: Any) -> None:
     kernel("add_rows", out.dtype)(
         -(-count // COLUMN_WARPS), WARP * COLUMN_WARPS, (rows, index, out, np.int32(count), np.int32(width))
     )
+
+
+def scatter_rows(rows: Any, index: Any, count: int) -> Any:
+    """Spread rows over a table of zeros; see `capgpu.kernels.reference.scatter_rows`."""
+    check_device(rows=rows, index=index)
+    out = empty((count, rows.shape[1]), rows.dtype, "rows spread over a table")
+    scatter_rows_into(contiguous(rows), indices(index), out)
+    return out
+
+
+def add_rows(table: Any, rows: Any, index: Any) -> Any:
+    """Add rows to rows of a table, in place; see `capgpu.kernels.reference.add_rows`."""
+    check_device(table=table, rows=rows, index=index)
+    table = contiguous(table)
+    add_rows_into(contiguous(rows), indices(index), table)
+    return table
 
 
 def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> None:
@@ -133,26 +165,51 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
     )
 
 
-def embedding_gradient(drows: Any, index: Any, count: int) -> Any:
-    """Sum rows by index; see `capgpu.kernels.reference.embedding.embedding_gradient`."""
+def embedding_gradient(drows: Any, index: Any, count: int, groups: RowGroups | None = None) -> Any:
+    """Sum rows by index; see `capgpu.kernels.reference.embedding_gradient`. One launch, where `groups` is given."""
     check_device(drows=drows, index=index)
-    out = empty((count, drows.shape[1]), drows.dtype, "the gradient of the embedding")
+    out = empty((count, drows.shape[1]), drows.dtype, "the gradient of rows of a matrix")
     index = indices(index)
-    record("sort")
-    order = import_module("cupy").argsort(index).astype(np.int32)
-    segment_sums(contiguous(drows), index, order, None, out)
+    if groups is None:
+        record("sort")
+        order, starts = import_module("cupy").argsort(index).astype(np.int32), None
+    else:
+        order, starts = (indices(part) for part in groups)
+    segment_sums(contiguous(drows), index, order, starts, out)
     return out
 
 
 def column_sums(rows: Any) -> Any:
-    """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
+    """Sum the rows of a matrix; see `capgpu.kernels.reference.column_sums`."""
     check_device(rows=rows)
     out = empty(rows.shape[1:], rows.dtype, "the sums of columns")
-    sum_columns(workspace(), [(contiguous(rows), out)])
+    sum_columns_later(workspace(), contiguous(rows), out)
     return out
 
 
-def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int = 0) -> None:
+@contextmanager
+def joint_column_sums() -> Iterator[None]:
+    """Compute sums of columns together; see `capgpu.kernels.reference.Kernels.joint_column_sums`."""
+    space = workspace()
+    space.pending_sums = []
+    try:
+        yield
+        pending, space.pending_sums = space.pending_sums, None
+        for first in range(0, len(pending), MATRICES):
+            sum_columns(space, pending[first : first + MATRICES])
+    finally:
+        space.pending_sums = None
+
+
+def sum_columns_later(space: Workspace, rows: Any, out: Any) -> None:
+    """Sum the rows of a matrix into `out`: at once, or, inside `joint_column_sums`, at the end of its block."""
+    if space.pending_sums is None:
+        sum_columns(space, [(rows, out)])
+    else:
+        space.pending_sums.append((rows, out))
+
+
+def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]]) -> None:
     """Sum the rows of several matrices of one dtype: one launch, or two where one has more than `SLICE` rows.
 
     Parameters
@@ -161,8 +218,6 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
         Where the sums of slices go.
     matrices : sequence of (rows, out)
         Up to 8 matrices without gaps, of shape (M, width), and where their sums go, of shape (width,).
-    room : int
-        Rows to make room for, where later calls may have more.
     """
     dtype = matrices[0][0].dtype
     slices: list[tuple[Any, Any, int]] = []
@@ -173,7 +228,7 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]], room: int
             slices.append((rows, out, SLICE))
             continue
         shape = (-(-count // SLICE), width)
-        partial = space.take(f"sums of slices {k}", shape, sum_dtype(dtype), -(-room // SLICE) * width)
+        partial = space.take(f"sums of slices {k}", shape, sum_dtype(dtype))
         slices.append((rows, partial, SLICE))
         sums.append((partial, out, partial.shape[0]))
     _launch_columns(dtype, slices, of_sums=False)

@@ -2,7 +2,7 @@
 
 A graph makes the launches that it has captured again, with the same arguments: sizes, addresses, numbers by value.
 
-    sizes        captions are padded to one of few shapes (`capgpu.kernels.cuda.plan`), each of which has its graph.
+    sizes        captions are padded to one of few shapes (`capgpu.kernels.cuda.caption_batch`), each with a graph.
                  Padding adds zeros to sums. The persistent recurrences take the rows of each step from the device; the
                  other ways to launch a recurrence take them by value, and are not captured.
     addresses    parameters, running states, gradients, features, and all scratch lie in memory that belongs to these
@@ -21,25 +21,25 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from capgpu.errors import CapgpuError
-from capgpu.kernels import LossOptions
+from capgpu.kernels.contract import CaptionBatch, LossOptions
 from capgpu.kernels.cuda import tiers
-from capgpu.kernels.cuda.arrays import check_device, dtype_name, empty, sum_dtype
+from capgpu.kernels.cuda.arrays import allocate, check_device, dtype_name, sum_dtype
+from capgpu.kernels.cuda.caption_batch import Layout, lay_out
 from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.dropout import StoredDropout
+from capgpu.kernels.cuda.held_results import holding_results
 from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
 from capgpu.kernels.cuda.pinned import ALIGNED
-from capgpu.kernels.cuda.plan import Layout, Plan, lay_out
 from capgpu.kernels.cuda.softmax import SCORE_BYTES
-from capgpu.kernels.cuda.whole import caption_gradients_into
 from capgpu.kernels.cuda.workspace import Workspace, using
 from capgpu.random import mask_rule
 
@@ -49,6 +49,10 @@ __all__ = ["MOST_GRAPHS", "CaptureError", "StepGraphs"]
 MOST_GRAPHS = 64
 # Words of the keys of two dropouts, in 32 bits.
 _WORDS = 4
+
+
+#: (params, features, batch, options) -> loss, gradients: a composition of kernels' operations.
+Gradients = Callable[[Mapping[str, Any], Any, CaptionBatch, LossOptions], tuple[Any, dict[str, Any]]]
 
 
 class CaptureError(CapgpuError, RuntimeError):
@@ -62,9 +66,11 @@ class _Shape:
     settings: Any
     numbers: Any  # the keys of dropout, then the layout
     features: Any
-    plan: Plan
+    batch: CaptionBatch
     options: LossOptions
-    room: int  # most rows of such batches
+    capacities: Mapping[int, int]  # for rows and distinct words of the batch: most of such batches
+    loss: Any = None  # results of the pass, in the workspace
+    grads: Mapping[str, Any] = field(default_factory=dict)
     gradients: Any = None  # the two graphs, once there are any
     update: Any = None
     memory: tuple[Any, ...] = ()  # what they refer to
@@ -75,9 +81,10 @@ class StepGraphs:
 
     Parameters
     ----------
+    compute : callable
+        The model's pass, as `Gradients` describes it.
     params : mapping of str to array
-        The parameters, in the order of `capgpu.kernels.reference.whole.caption_gradients`, W_vocab only where it is
-        not tied; copied.
+        The parameters, as `compute` takes them: those of `capgpu.model.CaptioningRNN`; copied.
     rule : str
         ``"adam"`` or ``"momentum"``, as `capgpu.kernels.cuda.optimizer.launch_update` takes it.
     states : sequence of sequence of array
@@ -97,11 +104,12 @@ class StepGraphs:
     Raises
     ------
     DeviceMemoryError
-        Where there is no room for the copies and the gradients.
+        Where there is no room for the copies.
     """
 
     def __init__(
         self,
+        compute: Gradients,
         params: Mapping[str, Any],
         rule: str,
         states: Sequence[Sequence[Any]],
@@ -110,17 +118,14 @@ class StepGraphs:
         import cupy
 
         check_device(params=params)
-        self._rule, self._clip_norm = rule, clip_norm
+        self._compute, self._rule, self._clip_norm = compute, rule, clip_norm
         self._dtype = dtype = next(iter(params.values())).dtype
         self._space = Workspace()
         self._stream = cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
         self.params = {name: _copy(array, f"the parameter {name}") for name, array in params.items()}
         self.states = [[_copy(array, "a running state") for array in state] for state in states]
-        self._grads = {
-            name: empty(array.shape, dtype, f"the gradient of {name}") for name, array in self.params.items()
-        }
         self._sums = sum_dtype(dtype)
-        self._loss, self._norm, self._factor = (empty((), self._sums, "a number of the step") for _ in range(3))
+        self._norm, self._factor = (allocate((), self._sums, "a number of the step") for _ in range(2))
         self._shapes: OrderedDict[tuple[Any, ...], _Shape] = OrderedDict()
         self._current: _Shape | None = None
         self.failed = False
@@ -131,7 +136,7 @@ class StepGraphs:
         Parameters
         ----------
         features, captions, null, options
-            As for `capgpu.kernels.reference.whole.caption_gradients`.
+            The batch: features of shape (N, D), host captions of shape (N, T + 1), the id of NULL, and options.
         settings : numpy.ndarray of float, shape (P, 8) or less
             The update rule's numbers for each parameter.
 
@@ -140,6 +145,11 @@ class StepGraphs:
         array, shape ()
             The loss before the update; nothing has waited for it. None where the step cannot be made as a graph;
             nothing has changed then.
+
+        Raises
+        ------
+        ValueError
+            For an id out of range.
         """
         shape = self._prepare(features, captions, null, options, settings)
         if shape is None:
@@ -179,15 +189,15 @@ class StepGraphs:
         self._make_update(shape)
 
     def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
-        """Copy a batch to the memory of its shape; None where it has no row, an id out of range, or no graph."""
+        """Copy a batch to the memory of its shape; None where it has no row, or no graph."""
         vocabulary = self.params["W_embed"].shape[0]
         layout = lay_out(captions, null, vocabulary, padded=True)
-        if layout is None or layout.targets.size == 0:
+        if layout.targets.size == 0:
             return None
         check_device(features=features)
         dropouts = options.feature_dropout, options.output_dropout
         rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
-        key = (*layout.shape, captions.shape[1], options.smoothing, options.tied, *rates)
+        key = (*layout.shape, captions.shape[1], options.smoothing, *rates)
         shape = self._shapes.get(key)
         if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
             return None
@@ -237,37 +247,31 @@ class StepGraphs:
         there = self._space.take("what is new", (lead + numbers * itemsize,), np.uint8, lead + most * itemsize)
         numbers_there = there[lead:].view(np.int32)
         words = numbers_there[:_WORDS].view(np.uint32)
-        plan = Plan.of(layout, numbers_there[_WORDS:])
+        batch = layout.on_device(numbers_there[_WORDS:])
         feature, output = (
             None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2], rows)
             for number, (dropout, rows) in enumerate(
-                ((options.feature_dropout, None), (options.output_dropout, plan.row_numbers))
+                ((options.feature_dropout, None), (options.output_dropout, batch.row_numbers))
             )
         )
         return _Shape(
             there[:settings_bytes].view(self._sums).reshape(len(self.params), SETTINGS),
             numbers_there,
             self._space.take("features", tuple(features.shape), self._dtype),
-            plan,
+            batch,
             replace(options, feature_dropout=feature, output_dropout=output),
-            room,
+            {
+                layout.words.size: min(room, self.params["W_embed"].shape[0]),
+                layout.targets.size: room,
+            },
         )
 
     def _launch_gradients(self, shape: _Shape) -> None:
-        with using(self._space):
-            caption_gradients_into(
-                self._space,
-                shape.features,
-                shape.plan,
-                self.params,
-                shape.options,
-                self._loss,
-                self._grads,
-                shape.room,
-            )
+        with holding_results(self._space, shape.capacities):
+            shape.loss, shape.grads = self._compute(self.params, shape.features, shape.batch, shape.options)
 
     def _launch_update(self, shape: _Shape) -> None:
-        params, grads = list(self.params.values()), list(self._grads.values())
+        params, grads = list(self.params.values()), [shape.grads[name] for name in self.params]
         first, second = (*self.states, None, None)[:2]
         scale: Any = 1.0
         with using(self._space):
@@ -285,7 +289,7 @@ class StepGraphs:
         else:
             self._launch_gradients(shape)
         record("copy")
-        loss.data.copy_from_device_async(self._loss.data, loss.nbytes)
+        loss.data.copy_from_device_async(shape.loss.data, loss.nbytes)
         return loss
 
     def _make_update(self, shape: _Shape) -> None:
@@ -299,8 +303,8 @@ class StepGraphs:
 
     def _capture(self, shape: _Shape) -> None:
         """Capture the launches of a step that has just been made, so that all is compiled and all memory is there."""
-        plan = shape.plan
-        sizes = plan.order.size, len(plan.steps.counts), plan.rows, plan.distinct
+        batch = shape.batch
+        sizes = batch.order.size, len(batch.batch_sizes.counts), batch.targets.size, batch.words.size
         if self.failed or not self._can_be_captured(sizes):  # the driver may just have refused the recurrence
             self._shapes.clear()
             return
@@ -335,7 +339,7 @@ class StepGraphs:
 
 
 def _copy(array: Any, what: str) -> Any:
-    copy = empty(array.shape, array.dtype, what)
+    copy = allocate(array.shape, array.dtype, what)
     copy[...] = array
     return copy
 

@@ -44,7 +44,8 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
     """Multiply two matrices; see `capgpu.kernels.reference.product.matmul`."""
     check_device(a=a, b=b, bias=bias)
-    out = product(a.T if transpose_a else a, b.T if transpose_b else b)
+    a, b = a.T if transpose_a else a, b.T if transpose_b else b
+    out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"))
     if bias is not None:
         record("add")
         out += bias

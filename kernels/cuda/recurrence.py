@@ -1,8 +1,8 @@
 """The launcher of the recurrences: lstm.cu and rnn.cu, in the tier that `capgpu.kernels.cuda.tiers` chooses.
 
 `lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. The ``..._into`` functions beside
-them are what the whole training step is made of: they write into memory that the caller keeps, add biases, and take
-the initial states in the captions' order, so that nothing is launched for that.
+them write into memory that the caller keeps. Biases are added, and initial states taken in the captions' order, by the
+kernels, so that nothing is launched for that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from capgpu.kernels.contract import States
 from capgpu.kernels.cuda import tiers
 from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
@@ -55,53 +56,93 @@ class Steps:
 
     @staticmethod
     def of(batch_sizes: Any) -> Steps:
-        """Bring host batch sizes to the device."""
+        """Bring host batch sizes to the device, unless they are there."""
+        if isinstance(batch_sizes, Steps):
+            return batch_sizes
         sizes = import_module("cupy").asarray(np.ascontiguousarray(batch_sizes, dtype=np.int32))
         return Steps(tuple(batch_sizes.tolist()), sizes)
 
 
-def lstm_forward(projected: Any, rows: Any, h0: Any, c0: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any, Any]:
+def lstm_forward(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    c0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+) -> States:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
     check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh)
-    total, size = int(batch_sizes.sum()), h0.shape[1]
-    hidden, cell = (empty((total, size), h0.dtype, f"the {what} states") for what in ("hidden", "cell"))
-    gates = empty((total, 4 * size), h0.dtype, "the gates")
+    steps, size = Steps.of(batch_sizes), h0.shape[1]
+    hidden, cell, previous = _states(steps, h0, "hidden states", "cell states", "previous states")
+    gates = empty((sum(steps.counts), 4 * size), h0.dtype, "the gates")
     projected, h0, c0, Wh = _contiguous(projected, h0, c0, Wh)
-    lstm_forward_into(projected, _indices(rows), h0, c0, Wh, Steps.of(batch_sizes), hidden, cell, gates)
-    return hidden, cell, gates
+    options = _options(bias, h0_bias, order)
+    lstm_forward_into(projected, _indices(rows), h0, c0, Wh, steps, hidden, cell, gates, previous=previous, **options)
+    return States(hidden, cell, gates, previous)
 
 
 def lstm_backward(
-    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any
+    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any, *, order: Any = None
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
     check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh)
-    alive = int(batch_sizes[0]) if batch_sizes.size else 0
+    steps = Steps.of(batch_sizes)
     dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
-    dh0, dc0 = (empty((alive, cell.shape[1]), cell.dtype, f"the gradient of {what}") for what in ("h0", "c0"))
+    dh0, dc0 = (_initial_gradient(steps, cell, order, name) for name in ("h0", "c0"))
     dhidden, dcell, gates, cell, c0, Wh = _contiguous(dhidden, dcell, gates, cell, c0, Wh)
-    lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, Steps.of(batch_sizes), dgates, dh0, dc0)
+    lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, steps, dgates, dh0, dc0, order=_indices(order))
     return dgates, dh0, dc0
 
 
-def rnn_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any) -> Any:
+def rnn_forward(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+) -> States:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
     check_device(projected=projected, rows=rows, h0=h0, Wh=Wh)
-    hidden = empty((int(batch_sizes.sum()), h0.shape[1]), h0.dtype, "the hidden states")
+    steps = Steps.of(batch_sizes)
+    hidden, previous = _states(steps, h0, "hidden states", "previous states")
     projected, h0, Wh = _contiguous(projected, h0, Wh)
-    rnn_forward_into(projected, _indices(rows), h0, Wh, Steps.of(batch_sizes), hidden)
-    return hidden
+    options = _options(bias, h0_bias, order)
+    rnn_forward_into(projected, _indices(rows), h0, Wh, steps, hidden, previous=previous, **options)
+    return States(hidden, None, None, previous)
 
 
-def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any) -> tuple[Any, Any]:
+def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order: Any = None) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
     check_device(dhidden=dhidden, hidden=hidden, Wh=Wh)
-    alive = int(batch_sizes[0]) if batch_sizes.size else 0
+    steps = Steps.of(batch_sizes)
     dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
-    dh0 = empty((alive, hidden.shape[1]), hidden.dtype, "the gradient of h0")
+    dh0 = _initial_gradient(steps, hidden, order, "h0")
     dhidden, hidden, Wh = _contiguous(dhidden, hidden, Wh)
-    rnn_backward_into(dhidden, hidden, Wh, Steps.of(batch_sizes), dprojected, dh0)
+    rnn_backward_into(dhidden, hidden, Wh, steps, dprojected, dh0, order=_indices(order))
     return dprojected, dh0
+
+
+def _states(steps: Steps, like: Any, *names: str) -> list[Any]:
+    return [empty((sum(steps.counts), like.shape[1]), like.dtype, f"the {name}") for name in names]
+
+
+def _options(bias: Any, h0_bias: Any, order: Any) -> dict[str, Any]:
+    bias, h0_bias = _contiguous(bias, h0_bias)
+    return {"bias": bias, "h0_bias": h0_bias, "order": _indices(order)}
+
+
+def _initial_gradient(steps: Steps, like: Any, order: Any, name: str) -> Any:
+    count = order.shape[0] if order is not None else steps.counts[0] if steps.counts else 0
+    return empty((count, like.shape[1]), like.dtype, f"the gradient of {name}")
 
 
 def _without_cooperative_launches(run: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
@@ -180,8 +221,8 @@ def lstm_forward_into(
     plan = plan or _plan("lstm_forward", h0, steps)
     if plan.tier == "matmul":
         h0, c0 = _initial(h0, order, steps, h0_bias), _initial(c0, order, steps)
-        hidden[...], cell[...], activated = reference.lstm_forward(
-            _biased(projected, bias), rows, h0, c0, Wh, np.array(steps.counts)
+        hidden[...], cell[...], activated, _ = reference.lstm_forward(
+            projected, rows, h0, c0, Wh, np.array(steps.counts), bias=bias
         )
         if gates is not None:
             gates[...] = activated
@@ -213,7 +254,7 @@ def rnn_forward_into(
     plan = plan or _plan("rnn_forward", h0, steps)
     if plan.tier == "matmul":
         h0 = _initial(h0, order, steps, h0_bias)
-        hidden[...] = reference.rnn_forward(_biased(projected, bias), rows, h0, Wh, np.array(steps.counts))
+        hidden[...] = reference.rnn_forward(projected, rows, h0, Wh, np.array(steps.counts), bias=bias).hidden
         _write_previous(previous, hidden, h0, steps)
         return
     inputs = _or_null(projected, rows, bias, h0, h0_bias, order, Wh, steps.sizes)
@@ -363,10 +404,6 @@ def _barriers(plan: tiers.Plan) -> Any:
 
 
 # --- what the last tier does with the options of the others ---------------------------------------
-
-
-def _biased(projected: Any, bias: Any) -> Any:
-    return projected if bias is None else projected + bias
 
 
 def _initial(state: Any, order: Any, steps: Steps, bias: Any = None) -> Any:

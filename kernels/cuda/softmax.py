@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels import Dropout
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
+from capgpu.kernels.contract import Dropout
+from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, is_allocating_anew, sum_dtype
 from capgpu.kernels.cuda.constants import HELD_SCORES, PACK_BYTES, ROW_THREADS, THREADS, WARP, WARP_ROWS
-from capgpu.kernels.cuda.dropout import apply_dropout
-from capgpu.kernels.cuda.embedding import sum_columns
+from capgpu.kernels.cuda.dropout import drop_into
+from capgpu.kernels.cuda.embedding import sum_columns, sum_columns_later
 from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.product import product
 from capgpu.kernels.cuda.workspace import Workspace, workspace
@@ -19,7 +19,6 @@ __all__ = [
     "SCORE_BYTES",
     "cross_entropy_rows",
     "linear_cross_entropy",
-    "linear_cross_entropy_into",
     "softmax_cross_entropy",
     "sum_losses",
 ]
@@ -83,16 +82,16 @@ def sum_losses(losses: Any, loss: Any, dtype: Any, scale: float) -> None:
     kernel("sum_losses", dtype)(1, THREADS, (losses, loss, np.int32(losses.size), np.float64(scale)))
 
 
-def _row_losses(space: Workspace, count: int, dtype: Any, room: int) -> Any:
-    return space.take("row losses", (count,), sum_dtype(dtype), room)
+def _row_losses(space: Workspace, count: int, dtype: Any) -> Any:
+    return space.take("row losses", (count,), sum_dtype(dtype))
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any, Any]:
     """Compute loss and gradient; see `capgpu.kernels.reference.softmax.softmax_cross_entropy`."""
     check_device(logits=logits, targets=targets)
     scores = contiguous(logits)
-    losses = _row_losses(workspace(), scores.shape[0], scores.dtype, 0)
-    loss = empty((), losses.dtype, "the loss")
+    losses = _row_losses(workspace(), scores.shape[0], scores.dtype)
+    loss = _empty_loss(workspace(), scores.dtype)
     cross_entropy_rows(scores, None, indices(targets), losses, scale)
     sum_losses(losses, loss, scores.dtype, scale)
     return loss, scores
@@ -108,100 +107,66 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
 ) -> tuple[Any, Any, Any, Any]:
-    """Compute loss and gradients; see `capgpu.kernels.reference.softmax.linear_cross_entropy`.
+    """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`.
 
     At most `SCORE_BYTES` of scores are kept at once: more rows are taken in blocks, whose gradients of the weights
-    are added in order.
+    are added in order. W may be a transposed view; its gradient then lies in memory as it does.
     """
     check_device(hidden=hidden, W=W, b=b, targets=targets)
-    dtype = hidden.dtype
-    loss = empty((), sum_dtype(dtype), "the loss")
-    dhidden = dW = db = None
+    hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
+    space, dtype, (count, size) = workspace(), hidden.dtype, (hidden.shape[0], W.shape[1])
+    # all memory that is returned first: without it, nothing is launched
+    loss = _empty_loss(space, dtype)
+    dhidden: Any = None
+    dW: Any = None
+    db: Any = None
     if gradients:
         dhidden = empty(hidden.shape, dtype, "the gradient of the hidden states")
-        dW, db = empty(W.shape, dtype, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
-    space = workspace()
-    hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
-    options: dict[str, Any] = {"smoothing": smoothing, "dropout": dropout}
-    left = linear_cross_entropy_into(space, hidden, W, b, targets, scale, loss, dhidden, dW, db, **options)
-    if left:
-        sum_columns(space, left)
-    return loss, dhidden, dW, db
-
-
-def linear_cross_entropy_into(
-    space: Workspace,
-    hidden: Any,
-    W: Any,
-    b: Any,
-    targets: Any,
-    scale: float,
-    loss: Any,
-    dhidden: Any,
-    dW: Any,
-    db: Any,
-    room: int = 0,
-    *,
-    smoothing: float = 0.0,
-    dropout: Dropout | None = None,
-) -> list[tuple[Any, Any]]:
-    """Compute loss and gradients into given arrays.
-
-    Parameters
-    ----------
-    space : Workspace
-        Where scores and rows' losses go.
-    hidden, W, b, targets, scale
-        As for `linear_cross_entropy`; hidden and b C-contiguous, targets of int32. W may be a transposed view.
-    loss : array, shape ()
-        Gets the loss; float64 for float64, else float32.
-    dhidden, dW, db : array or None
-        Get the gradients; all None where none are wanted. C-contiguous; dW may be a transposed view.
-    room : int
-        Rows to make room for, where later calls may have more.
-    smoothing : float
-        As for `linear_cross_entropy`.
-    dropout : Dropout, optional
-        Applied to `hidden` before the projection, and to `dhidden`; `hidden` itself is not written. One launch more
-        for each of the two.
-
-    Returns
-    -------
-    list of (rows, out)
-        Sums of columns that are left to the caller, who may have others to make in the same launch: that of `db`,
-        where one block of rows was enough.
-    """
-    (count, width), size = hidden.shape, W.shape[1]
-    most = max(SCORE_BYTES // (size * hidden.dtype.itemsize), 1)
-    losses = _row_losses(space, count, hidden.dtype, room)
+        dW, db = _empty_like(W, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
+    most = max(SCORE_BYTES // (size * dtype.itemsize), 1)
+    losses = _row_losses(space, count, dtype)
     part_W = part_b = None
-    if count > most and dW is not None:
-        part_W = space.take("a block's gradient of W", W.shape, W.dtype)
-        part_b = space.take("a block's gradient of b", b.shape, b.dtype)
+    if count > most and gradients:
+        part_W = space.take("a block's gradient of W", W.shape, dtype)
+        part_b = space.take("a block's gradient of b", b.shape, dtype)
     if dropout is not None:
-        kept = space.take("hidden states after dropout", hidden.shape, hidden.dtype, room * width)
-        apply_dropout(hidden, dropout, kept)
+        kept = space.take("hidden states after dropout", hidden.shape, dtype)
+        drop_into(hidden, dropout, kept)
         hidden = kept
     for start in range(0, max(count, 1), most):
         first, rows = start == 0, slice(start, start + most)
         taken, taken_targets, taken_losses = hidden, targets, losses
         if count > most:
             taken, taken_targets, taken_losses = hidden[rows], targets[rows], losses[rows]
-        scores = space.take("scores", (taken.shape[0], size), W.dtype, min(max(room, count), most) * size)
+        scores = space.take("scores", (taken.shape[0], size), dtype, min(space.capacity(count), most) * size)
         product(taken, W, scores)
         cross_entropy_rows(scores, b, taken_targets, taken_losses, scale, smoothing)
-        if dW is None:
+        if dhidden is None:
             continue
         product(scores, W.T, dhidden[rows] if count > most else dhidden)
         product(taken.T, scores, dW if first else part_W)
-        if count > most:
-            sum_columns(space, [(scores, db if first else part_b)], most)
-            if not first:
-                record("add")
-                dW += part_W
-                record("add")
-                db += part_b
+        if count <= most:
+            sum_columns_later(space, scores, db)
+            continue
+        sum_columns(space, [(scores, db if first else part_b)])
+        if not first:
+            record("add")
+            dW += part_W
+            record("add")
+            db += part_b
     if dropout is not None and dhidden is not None:
-        apply_dropout(dhidden, dropout, dhidden)
-    sum_losses(losses, loss, hidden.dtype, scale)
-    return [(scores, db)] if dW is not None and count <= most else []
+        drop_into(dhidden, dropout, dhidden)
+    sum_losses(losses, loss, dtype, scale)
+    return loss, dhidden, dW, db
+
+
+def _empty_loss(space: Workspace, dtype: Any) -> Any:
+    """Return an array without dimensions; a training run keeps many of them, so that new ones share their memory."""
+    return space.scalar(sum_dtype(dtype)) if is_allocating_anew() else empty((), sum_dtype(dtype), "the loss")
+
+
+def _empty_like(matrix: Any, what: str) -> Any:
+    """Return an uninitialized matrix, transposed in memory where the given one is."""
+    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
+        return empty(matrix.shape[::-1], matrix.dtype, what).T
+    return empty(matrix.shape, matrix.dtype, what)

@@ -13,14 +13,14 @@ stream on which it was captured: keep that Stream object, in the thread that cap
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import empty
+from capgpu.kernels.cuda.arrays import allocate
 from capgpu.kernels.cuda.pinned import PinnedMemory
 
 __all__ = ["Workspace", "forget", "using", "workspace"]
@@ -39,8 +39,16 @@ class Workspace:
         self._views: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._scalars: dict[str, tuple[Any, int]] = {}
         self._counters: Any = None
+        #: For a number of rows, how many to make room for; see `capgpu.kernels.cuda.held_results`.
+        self.capacities: Mapping[int, int] = {}
+        #: Sums of columns that wait for each other: (matrix, where its sums go); None where none wait.
+        self.pending_sums: list[tuple[Any, Any]] | None = None
         #: For copies from the host, on this workspace's stream.
         self.pinned = PinnedMemory()
+
+    def capacity(self, rows: int) -> int:
+        """Return how many rows to make room for, where an array has `rows` of them and later ones may have more."""
+        return self.capacities.get(rows, rows)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int = 0) -> Any:
         """Return an uninitialised array, the same memory at each call by the same name.
@@ -54,7 +62,7 @@ class Workspace:
         dtype : dtype
             Element type.
         room : int
-            Elements to make room for, where later calls may ask for more.
+            Elements to make room for, where later calls may ask for more; at least those of `capacity`.
 
         Returns
         -------
@@ -78,10 +86,12 @@ class Workspace:
             count *= extent
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < count * itemsize:
+            if shape and shape[0]:
+                room = max(room, count // shape[0] * self.capacity(shape[0]))
             views.clear()
             self._buffers.pop(name, None)
             del buffer  # its memory can then be part of the larger one
-            buffer = empty((max(count, room) * itemsize,), np.uint8, f"the scratch of {name}")
+            buffer = allocate((max(count, room) * itemsize,), np.uint8, f"the scratch of {name}")
             self._buffers[name] = buffer
         if len(views) >= _VIEWS:
             views.clear()
@@ -109,7 +119,7 @@ class Workspace:
         dtype = np.dtype(dtype)
         slab, used = self._scalars.get(dtype.char, (None, _SCALARS))
         if used == _SCALARS:
-            slab, used = empty((_SCALARS,), dtype, "the losses"), 0
+            slab, used = allocate((_SCALARS,), dtype, "the losses"), 0
         self._scalars[dtype.char] = slab, used + 1
         return cupy.ndarray((), dtype, memptr=slab.data + used * dtype.itemsize)
 

@@ -1,4 +1,4 @@
-"""The oracle of the layout of captions. It runs on the host whatever the backend: captions are host integers."""
+"""The oracle of the layout of captions. It is computed on the host whatever the backend: captions are host integers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,52 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pack_captions"]
+from capgpu.backend import Array, array_namespace, is_host_array
+from capgpu.kernels.contract import CaptionBatch, check_word_ids
+
+__all__ = ["caption_batch", "pack_captions"]
+
+HostInts = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any] | None:
+def caption_batch(captions: HostInts, null: int, vocabulary_size: int, like: Array) -> CaptionBatch:
+    """Pack a minibatch of captions for teacher forcing.
+
+    Parameters
+    ----------
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Word ids; inputs are all but the last column, targets all but the first.
+    null : int
+        Id of the word that is not counted as a target.
+    vocabulary_size : int
+        Ids must be in ``[0, vocabulary_size)``.
+    like : array
+        Any array of the library and the device that the batch is brought to.
+
+    Returns
+    -------
+    CaptionBatch
+        The batch; a kernel may write the next one to the same memory.
+
+    Raises
+    ------
+    ValueError
+        For an id out of range.
+    """
+    if is_host_array(like):
+        order, batch_sizes, words, word_of_row, targets = pack_captions(captions, null, vocabulary_size)
+        return CaptionBatch(batch_sizes, order, words, word_of_row, targets)
+    from capgpu.kernels import host_kernels
+
+    packed = host_kernels().pack_captions(captions, null, vocabulary_size)
+    xp = array_namespace(like)
+    order, words, word_of_row, targets = (xp.asarray(packed[k], device=like.device) for k in (0, 2, 3, 4))
+    return CaptionBatch(packed[1], order, words, word_of_row, targets)
+
+
+def pack_captions(
+    captions: HostInts, null: int, vocabulary_size: int
+) -> tuple[HostInts, HostInts, HostInts, HostInts, HostInts]:
     """Lay captions out for teacher forcing, without their padding.
 
     Parameters
@@ -35,12 +77,13 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     targets : numpy.ndarray of int64, shape (M,)
         Next word of each packed row, -1 where it is NULL.
 
-    Notes
-    -----
-    None is returned where an id is out of range.
+    Raises
+    ------
+    ValueError
+        For an id out of range.
     """
     if captions.min() < 0 or captions.max() >= vocabulary_size:
-        return None
+        check_word_ids(captions, vocabulary_size)
     count, width = captions.shape
     counted = captions[:, 1:] != null
     lengths = np.where(counted.any(axis=1), width - 1 - np.argmax(counted[:, ::-1], axis=1), 0)

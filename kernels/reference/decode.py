@@ -50,7 +50,7 @@ def decode_step(
         h, c = xp.take(h, parents, axis=0), None if c is None else xp.take(c, parents, axis=0)
     batch_sizes = np.array([h.shape[0]])
     if c is None:
-        h = rnn_forward(projected, rows, h, Wh, batch_sizes)
+        h = rnn_forward(projected, rows, h, Wh, batch_sizes).hidden
     else:
-        h, c, _ = lstm_forward(projected, rows, h, c, Wh, batch_sizes)
+        h, c, *_ = lstm_forward(projected, rows, h, c, Wh, batch_sizes)
     return h @ W_vocab + b_vocab, h, c

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import Dropout
-from capgpu.random import dropout_mask
+from capgpu.kernels.contract import RowGroups
 
-__all__ = ["column_sums", "embedding_gradient", "take_rows"]
+__all__ = ["add_rows", "column_sums", "embedding_gradient", "scatter_rows", "take_rows"]
 
 
-def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
+def embedding_gradient(drows: Array, index: Array, count: int, groups: RowGroups | None = None) -> Array:
     """Sum rows by index, in a fixed order: the gradient of ``table[index]`` with respect to the table.
 
     Parameters
@@ -20,6 +19,8 @@ def embedding_gradient(drows: Array, index: Array, count: int) -> Array:
         Row of the table that each came from, in ``[0, count)``.
     count : int
         Rows of the table.
+    groups : RowGroups, optional
+        The rows grouped by `index`, where that is known; a kernel may use it.
 
     Returns
     -------
@@ -64,8 +65,8 @@ def column_sums(rows: Array) -> Array:
     return array_namespace(rows).sum(rows, axis=0)
 
 
-def take_rows(table: Array, rows: Array, dropout: Dropout | None = None) -> Array:
-    """Take rows of a matrix, with dropout.
+def take_rows(table: Array, rows: Array) -> Array:
+    """Take rows of a matrix.
 
     Parameters
     ----------
@@ -73,15 +74,50 @@ def take_rows(table: Array, rows: Array, dropout: Dropout | None = None) -> Arra
         The matrix.
     rows : array of int, shape (M,)
         Which rows, in ``[0, K)``; any may come several times.
-    dropout : Dropout, optional
-        Applied to the whole matrix before rows are taken.
 
     Returns
     -------
     array, shape (M, W)
-        ``(table * mask)[rows]``.
+        ``table[rows]``.
     """
-    xp = array_namespace(table, rows)
-    if dropout is not None:
-        table = table * dropout_mask(dropout.key, dropout.rate, tuple(table.shape), table)
-    return xp.take(table, rows, axis=0)
+    return array_namespace(table, rows).take(table, rows, axis=0)
+
+
+def scatter_rows(rows: Array, index: Array, count: int) -> Array:
+    """Spread rows over a table of zeros.
+
+    Parameters
+    ----------
+    rows : array, shape (M, W)
+        The rows.
+    index : array of int, shape (M,)
+        Row of the table for each, in ``[0, count)``; rising and distinct.
+    count : int
+        Rows of the table.
+
+    Returns
+    -------
+    array, shape (count, W)
+        ``out[index] = rows``, zeros elsewhere.
+    """
+    return embedding_gradient(rows, index, count)
+
+
+def add_rows(table: Array, rows: Array, index: Array) -> Array:
+    """Add rows to rows of a table.
+
+    Parameters
+    ----------
+    table : array, shape (count, W)
+        A kernel may write into it: hand in an array of your own, and use the one returned.
+    rows : array, shape (M, W)
+        The rows.
+    index : array of int, shape (M,)
+        Row of the table for each, in ``[0, count)``; rising and distinct.
+
+    Returns
+    -------
+    array, shape (count, W)
+        `table`, ``out[index] = table[index] + rows``.
+    """
+    return table + scatter_rows(rows, index, table.shape[0])

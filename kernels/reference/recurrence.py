@@ -5,15 +5,20 @@ next ``batch_sizes[t]`` of the M rows; row r of a step belongs to the same seque
 The pre-activations from the input, ``projected``, are either one row a packed row (``rows`` is None) or a table
 addressed by ``rows`` (M,): a word that occurs often in a batch is projected once.
 Gates lie in the order i, f, o, g along the last axis (input, forget, output, candidate).
+
+Initial states have one row for each sequence of the first step, or, with ``order`` (N,), one for each of N sequences in
+the caller's order: sequence ``order[r]`` is row r of the first step. Their gradients are returned likewise.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels.contract import States
 
-__all__ = ["lstm_backward", "lstm_forward", "rnn_backward", "rnn_forward"]
+__all__ = ["lstm_backward", "lstm_forward", "previous_states", "rnn_backward", "rnn_forward"]
 
 
 def _sigmoid(xp: Any, a: Array) -> Array:
@@ -42,32 +47,80 @@ def _padded_add(xp: Any, long: Array, short: Array) -> Array:
     return xp.concat([long[:count, :] + short, long[count:, :]], axis=0)
 
 
+def _in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
+    """Return the initial states of the sequences of the first step."""
+    if states is None or order is None:
+        return states
+    return xp.take(states, order[: _alive(batch_sizes)], axis=0)
+
+
+def _in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
+    """Undo `_in_rank_order` for a gradient; zero for sequences without any step."""
+    if order is None:
+        return gradient
+    count = order.shape[0] - gradient.shape[0]
+    padding = xp.zeros((count, gradient.shape[1]), dtype=gradient.dtype, device=gradient.device)
+    return xp.take(xp.concat([gradient, padding], axis=0), xp.argsort(order), axis=0)
+
+
+def _alive(batch_sizes: Any) -> int:
+    return int(batch_sizes[0]) if batch_sizes.size else 0
+
+
+def _biased(states: Array, bias: Array | None) -> Array:
+    return states if bias is None else states + bias
+
+
+def previous_states(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
+    """Return the hidden state before each packed row, shape (M, H), from those after it and the initial ones."""
+    xp = array_namespace(hidden, h0)
+    counts = batch_sizes.tolist()
+    parts, start = [h0[: _alive(batch_sizes), :]], 0
+    for before, count in pairwise(counts):
+        parts.append(hidden[start : start + count, :])
+        start += before
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+
 def lstm_forward(
-    projected: Array, rows: Array | None, h0: Array, c0: Array | None, Wh: Array, batch_sizes: Any
-) -> tuple[Array, Array, Array]:
+    projected: Array,
+    rows: Array | None,
+    h0: Array,
+    c0: Array | None,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    bias: Array | None = None,
+    h0_bias: Array | None = None,
+    order: Array | None = None,
+) -> States:
     """Run an LSTM over packed sequences.
 
     Parameters
     ----------
     projected : array, shape (M, 4H), or (U, 4H) with `rows`
-        ``x @ Wx + b``.
+        ``x @ Wx``.
     rows : array of int, shape (M,), or None
         Row of `projected` for each packed row.
-    h0 : array, shape (batch_sizes[0], H)
+    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
         Initial hidden state.
-    c0 : array, shape (batch_sizes[0], H), or None
+    c0 : array, shaped like `h0`, or None
         Initial cell state; None is zero.
     Wh : array, shape (H, 4H)
         Recurrent weights.
     batch_sizes : numpy.ndarray of int64, shape (T,)
         Rows of each step.
+    bias : array, shape (4H,), optional
+        Added to the pre-activations.
+    h0_bias : array, shape (H,), optional
+        Added to `h0`.
+    order : array of int, shape (N,), optional
+        Row of `h0` and `c0` for each sequence.
 
     Returns
     -------
-    hidden, cell : array, shape (M, H)
-        States after each step.
-    gates : array, shape (M, 4H)
-        Activated gates, for the backward pass.
+    States
+        Hidden and cell states, activated gates, and the hidden states before each step.
 
     Notes
     -----
@@ -76,7 +129,10 @@ def lstm_forward(
     """
     xp = array_namespace(projected, h0, Wh)
     size = h0.shape[1]
-    h, c = h0, xp.zeros_like(h0) if c0 is None else c0
+    projected = _biased(projected, bias)
+    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    c = _in_rank_order(xp, c0, order, batch_sizes)
+    c = xp.zeros_like(h) if c is None else c
     hidden_steps: list[Array] = []
     cell_steps: list[Array] = []
     gate_steps: list[Array] = []
@@ -93,11 +149,9 @@ def lstm_forward(
         cell_steps.append(c)
         gate_steps.append(xp.concat([ifo, g], axis=1))
         start += count
-    return (
-        _join(xp, hidden_steps, size, h0),
-        _join(xp, cell_steps, size, h0),
-        _join(xp, gate_steps, 4 * size, h0),
-    )
+    hidden = _join(xp, hidden_steps, size, h0)
+    cell, gates = _join(xp, cell_steps, size, h0), _join(xp, gate_steps, 4 * size, h0)
+    return States(hidden, cell, gates, previous_states(hidden, first, batch_sizes))
 
 
 def lstm_backward(
@@ -108,6 +162,8 @@ def lstm_backward(
     c0: Array | None,
     Wh: Array,
     batch_sizes: Any,
+    *,
+    order: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Run the LSTM's recurrence backward, down to the pre-activations.
 
@@ -121,22 +177,25 @@ def lstm_backward(
         The same for the cell states; None is zero.
     gates, cell : array, shape (M, 4H) and (M, H)
         From the forward pass.
-    c0 : array, shape (batch_sizes[0], H), or None
+    c0 : array, shape (batch_sizes[0], H), or (N, H) with `order`, or None
         Initial cell state; None is zero.
     Wh : array, shape (H, 4H)
         Recurrent weights.
     batch_sizes : numpy.ndarray of int64, shape (T,)
         Rows of each step.
+    order : array of int, shape (N,), optional
+        Row of `c0`, and of the gradients of the initial states, for each sequence.
 
     Returns
     -------
     dprojected : array, shape (M, 4H)
         Gradient with respect to the pre-activations of each packed row.
-    dh0, dc0 : array, shape (batch_sizes[0], H)
-        Gradients with respect to the initial states.
+    dh0, dc0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
+        Gradients with respect to the initial states; zero for sequences without any step.
     """
     xp = array_namespace(dhidden, gates, cell, Wh)
     size = cell.shape[1]
+    c0 = _in_rank_order(xp, c0, order, batch_sizes)
     stop = dhidden.shape[0]
     dh = dc = xp.zeros((0, size), dtype=cell.dtype, device=cell.device)
     out: list[Array] = []
@@ -171,40 +230,60 @@ def lstm_backward(
         dc = dc * f
         dh = da @ xp.matrix_transpose(Wh)
         stop = start
-    return _join(xp, out[::-1], 4 * size, cell), dh, dc
+    dh0, dc0 = (_in_callers_order(xp, gradient, order) for gradient in (dh, dc))
+    return _join(xp, out[::-1], 4 * size, cell), dh0, dc0
 
 
-def rnn_forward(projected: Array, rows: Array | None, h0: Array, Wh: Array, batch_sizes: Any) -> Array:
+def rnn_forward(
+    projected: Array,
+    rows: Array | None,
+    h0: Array,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    bias: Array | None = None,
+    h0_bias: Array | None = None,
+    order: Array | None = None,
+) -> States:
     """Run a vanilla RNN, ``h' = tanh(x Wx + h Wh + b)``, over packed sequences (Elman 1990).
 
     Parameters
     ----------
     projected : array, shape (M, H), or (U, H) with `rows`
-        ``x @ Wx + b``.
+        ``x @ Wx``.
     rows : array of int, shape (M,), or None
         Row of `projected` for each packed row.
-    h0 : array, shape (batch_sizes[0], H)
+    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
         Initial hidden state.
     Wh : array, shape (H, H)
         Recurrent weights.
     batch_sizes : numpy.ndarray of int64, shape (T,)
         Rows of each step.
+    bias, h0_bias : array, shape (H,), optional
+        Added to the pre-activations, and to `h0`.
+    order : array of int, shape (N,), optional
+        Row of `h0` for each sequence.
 
     Returns
     -------
-    hidden : array, shape (M, H)
-        States after each step.
+    States
+        Hidden states, and those before each step; no cell states, no gates.
     """
     xp = array_namespace(projected, h0, Wh)
-    h, steps, start = h0, [], 0
+    projected = _biased(projected, bias)
+    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    steps, start = [], 0
     for count in batch_sizes.tolist():
         h = xp.tanh(_step_rows(xp, projected, rows, start, start + count) + h[:count, :] @ Wh)
         steps.append(h)
         start += count
-    return _join(xp, steps, h0.shape[1], h0)
+    hidden = _join(xp, steps, h0.shape[1], h0)
+    return States(hidden, None, None, previous_states(hidden, first, batch_sizes))
 
 
-def rnn_backward(dhidden: Array, hidden: Array, Wh: Array, batch_sizes: Any) -> tuple[Array, Array]:
+def rnn_backward(
+    dhidden: Array, hidden: Array, Wh: Array, batch_sizes: Any, *, order: Array | None = None
+) -> tuple[Array, Array]:
     """Run the RNN's recurrence backward, down to the pre-activations.
 
     Parameters
@@ -217,13 +296,15 @@ def rnn_backward(dhidden: Array, hidden: Array, Wh: Array, batch_sizes: Any) -> 
         Recurrent weights.
     batch_sizes : numpy.ndarray of int64, shape (T,)
         Rows of each step.
+    order : array of int, shape (N,), optional
+        Row of the initial state's gradient for each sequence.
 
     Returns
     -------
     dprojected : array, shape (M, H)
         Gradient with respect to the pre-activations of each packed row.
-    dh0 : array, shape (batch_sizes[0], H)
-        Gradient with respect to the initial hidden state.
+    dh0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
+        Gradient with respect to the initial hidden state; zero for sequences without any step.
     """
     xp = array_namespace(dhidden, hidden, Wh)
     size = hidden.shape[1]
@@ -237,4 +318,4 @@ def rnn_backward(dhidden: Array, hidden: Array, Wh: Array, batch_sizes: Any) -> 
         out.append(da)
         dh = da @ xp.matrix_transpose(Wh)
         stop = start
-    return _join(xp, out[::-1], size, hidden), dh
+    return _join(xp, out[::-1], size, hidden), _in_callers_order(xp, dh, order)

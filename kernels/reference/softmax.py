@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import widened
-from capgpu.kernels import Dropout
+from capgpu.kernels.contract import Dropout
 from capgpu.random import dropout_mask
 
-__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["apply_dropout", "linear_cross_entropy", "softmax_cross_entropy"]
+
+
+def apply_dropout(array: Array, dropout: Dropout) -> Array:
+    """Multiply an array by a dropout mask (Srivastava et al. 2014; inverted, so that expectations stay).
+
+    Parameters
+    ----------
+    array : array, shape (M, W)
+        What is dropped from.
+    dropout : Dropout
+        Key and rate; the same ones give the same mask for every array of this shape.
+
+    Returns
+    -------
+    array, shape (M, W)
+        ``array * capgpu.random.dropout_mask(dropout.key, dropout.rate, array.shape, array)``.
+    """
+    return array * dropout_mask(dropout.key, dropout.rate, tuple(array.shape), array)
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:

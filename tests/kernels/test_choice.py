@@ -111,6 +111,22 @@ print(h.tobytes().hex(), *(a.tobytes().hex() for a in gradients), float(loss).he
 """
 
 
+HOST_ARRAYS = """
+import sys
+import numpy as np
+from capgpu.layers import affine_forward
+ones = np.ones((2, 2), np.float32)
+out, _ = affine_forward(ones, ones, ones[0])
+print(out.tolist(), "capgpu.kernels.cpu" in sys.modules, "cupy" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("setting", "compiled"), [("cuda", True), ("auto", True), ("cuda,numpy", False)])
+def test_host_arrays_are_served_without_opening_a_device(in_new_process, setting, compiled):
+    found = in_new_process(HOST_ARRAYS, CAPGPU_BACKEND=setting)
+    assert found.strip() == f"[[3.0, 3.0], [3.0, 3.0]] {compiled} False"
+
+
 def test_a_small_float64_computation_loads_no_compiler_and_gives_the_references_bits(in_new_process):
     *compiled, loaded = in_new_process(NEWCOMER, CAPGPU_BACKEND="cpu").split()
     *reference, _ = in_new_process(NEWCOMER, CAPGPU_BACKEND="numpy").split()
@@ -119,8 +135,8 @@ def test_a_small_float64_computation_loads_no_compiler_and_gives_the_references_
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(0, LIMIT), (LIMIT, 0)])
-def test_forward_and_backward_may_be_served_by_different_kernels(random, monkeypatch, forward, backward):
-    # the gradient of the hidden states can have other sizes than the inputs, and so be on the other side of the limit
+def test_the_backward_pass_is_served_by_the_kernels_of_the_forward_pass(random, monkeypatch, forward, backward):
+    # the limit between small and large arrays moves in between
     capgpu.set_backend("cpu")
     arrays = [random.standard_normal(shape) for shape in ((2, 5, 3), (2, 4), (3, 16), (4, 16), (16,))]
     h, cache = lstm_forward(*arrays)

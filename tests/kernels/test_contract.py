@@ -7,26 +7,31 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from capgpu.kernels import OPERATIONS
+from capgpu.kernels import RowGroups
+from capgpu.kernels.reference import OPERATIONS
 from oracles.halves import HALVES, loss_or
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
 
-INDICES = ("rows", "targets", "index")
+INDICES = ("rows", "targets", "index", "order")
+OVERWRITABLE = {"softmax_cross_entropy": {"logits"}, "add_rows": {"table"}}
 RAGGED = Extents((6, 6, 5, 2, 1), 9, 11)
 
 
 def run(backend, case, arguments, bring=None):
     """Call an operation on copies of host arguments; batch sizes are the host's business everywhere."""
     bring = bring or backend.asarray
-    there = {
-        name: bring(value.copy()) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
-        for name, value in arguments.items()
-    }
+    there = {name: value if name == "batch_sizes" else brought(value, bring) for name, value in arguments.items()}
     dtype = next(v.dtype for v in arguments.values() if isinstance(v, np.ndarray) and v.dtype.kind not in "iu")
     results = getattr(backend.kernels(dtype), case.operation)(**there)
     return there, results if isinstance(results, tuple) else (results,)
+
+
+def brought(value, bring):
+    if isinstance(value, np.ndarray):
+        return bring(value.copy())
+    return RowGroups(*(bring(part) for part in value)) if isinstance(value, RowGroups) else value
 
 
 def check(backend, case, dtype, arguments, wanted, bring=None):
@@ -43,7 +48,7 @@ def test_every_operation_has_a_case():
     # held by test_update_contract.py (lists of arrays), test_captions.py (host integers) and the model's tests
     elsewhere = {"adam_update", "momentum_update", "gradient_norm", "column_sums", "pack_captions"}
     # and by test_words.py (what it returns are words, too)
-    elsewhere |= {"caption_gradients", "greedy_captions", "top_words"}
+    elsewhere |= {"caption_batch", "greedy_captions", "top_words"}
     assert {case.operation for case in KERNEL_CASES} | elsewhere == set(OPERATIONS)
 
 
@@ -87,8 +92,8 @@ def test_a_large_batch_agrees_with_the_loops(backend, case, dtype):
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_memory_with_gaps_is_accepted(backend, case, dtype):
-    # scores are the kernel's to overwrite, so they are never read-only
-    bring = backend.asarray if case.operation == "softmax_cross_entropy" else backend.strided
+    # what is the kernel's to overwrite is never read-only
+    bring = backend.asarray if case.operation in OVERWRITABLE else backend.strided
     check(backend, case, dtype, *example(case, RAGGED, dtype), bring)
 
 
@@ -97,7 +102,7 @@ def test_memory_with_gaps_is_accepted(backend, case, dtype):
 def test_arguments_are_left_as_they_were(backend, case, dtype):
     arguments, _ = example(case, RAGGED, dtype)
     there, _ = run(backend, case, arguments)
-    overwritable = {"logits"} if case.operation == "softmax_cross_entropy" else set()
+    overwritable = OVERWRITABLE.get(case.operation, set())
     for name in arguments.keys() - overwritable:
         assert frozen(there[name]) == frozen(arguments[name]), name
 
@@ -122,5 +127,9 @@ def test_no_rows_give_empty_results(backend, case, dtype):
 def test_indices_of_both_widths(backend, dtype):
     for case in KERNEL_CASES:
         arguments, wanted = example(case, RAGGED, "float64")
-        indices = {n: v.astype(dtype) for n, v in arguments.items() if n in INDICES and v is not None}
+        indices = {
+            n: v.astype(dtype)
+            for n, v in arguments.items()
+            if n in INDICES and isinstance(v, np.ndarray) and v.dtype.kind == "i"
+        }
         check(backend, case, "float64", {**arguments, **indices}, wanted)

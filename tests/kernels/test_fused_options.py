@@ -1,4 +1,4 @@
-"""Dropout, smoothed labels and tied weights in the host's fused kernels, one call or composed, beside PyTorch."""
+"""Dropout, smoothed labels and tied weights in the host's fused kernels, beside PyTorch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from hypothesis import strategies
 
 import capgpu
 import capgpu.kernels
-from capgpu.kernels import Dropout, LossOptions
-from capgpu.kernels.cpu import whole
-from capgpu.kernels.cpu.dropout import key_of, rule_for, rule_of
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from oracles.masks import plain_mask
 from oracles.numbers import TOLERANCE, distance
@@ -46,13 +43,9 @@ def batch(words, count, steps, dtype, seed=0):
 
 
 @contextlib.contextmanager
-def compiled(one_call):
-    """Have the compiled kernels serve arrays of any size; as one call for a step, or composed."""
-    with (
-        mock.patch.object(capgpu.kernels, "COMPILED_FROM", 0),
-        mock.patch.object(whole, "SMALL", 10**12 if one_call else -1),
-        capgpu.use_backend("cpu"),
-    ):
+def compiled():
+    """Have the compiled kernels serve arrays of any size."""
+    with mock.patch.object(capgpu.kernels, "COMPILED_FROM", 0), capgpu.use_backend("cpu"):
         yield
 
 
@@ -91,7 +84,6 @@ def wanted(model, features, captions, key):
 
 
 @TIED
-@pytest.mark.parametrize("one_call", [True, False], ids=["one_call", "composed"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
 @hypothesis.given(
@@ -101,11 +93,11 @@ def wanted(model, features, captions, key):
     shape=strategies.tuples(*(strategies.integers(*limits) for limits in ((1, 20), (1, 6), (4, 40), (1, 35)))),
     seed=strategies.integers(0, 2**32),
 )
-def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, one_call, tied, rates, smoothing, key, shape, seed):
+def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, smoothing, key, shape, seed):
     count, steps, words, size = shape
     options = {"feature_dropout": rates[0], "output_dropout": rates[1], "label_smoothing": smoothing}
     features, captions = batch(words, count, steps, dtype, seed)
-    with compiled(one_call):
+    with compiled():
         model = captioner(cell, dtype, words, size, tied, seed, **options)
         loss, grads = model.loss(features, captions, dropout_key=key)
     with capgpu.use_backend("numpy"):
@@ -131,28 +123,10 @@ def test_the_number_of_threads_changes_no_bit(shared_by, cell, dtype, rate, smoo
     results = []
     for threads in (1, 2, 3):
         await_workers(shared_by(threads))
-        with compiled(one_call=False):
+        with compiled():
             model = captioner(cell, dtype, 300, 70, tied, **options)
             results.append(frozen(model.loss(features, captions, dropout_key=5)))
     assert results[1:] == results[:1] * 2
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", CELLS)
-def test_one_call_serves_every_option(cell, dtype):
-    features, captions = batch(9, 4, 5, dtype)
-    options = LossOptions(Dropout(3, 0.5), Dropout(2**64 - 1, 0.25), 0.1, False)
-    with compiled(one_call=True):
-        model = captioner(cell, dtype, 9, 6)
-        found = whole.caption_gradients(features, captions, 0, model.params, options)
-    assert found is not None
-    assert list(found[1]) == list(model.params)
-
-
-@hypothesis.given(key=strategies.integers(-(2**70), 2**70), count=strategies.integers(0, 2**32 - 1))
-def test_compiled_code_folds_a_key_as_python_does(key, count):
-    dropout = Dropout(key, 0.3)
-    assert rule_for(rule_of(dropout, 0), key_of(dropout), count) == rule_of(dropout, count)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -162,7 +136,7 @@ def test_smoothing_keeps_its_digits_where_scores_are_far_from_zero(dtype, size):
     hidden, W = np.zeros((5, 3), dtype), np.zeros((3, size), dtype)
     b = random.integers(-40, 40, size).astype(dtype) / 8
     targets = random.integers(0, size, 5)
-    with compiled(one_call=False):
+    with compiled():
         kernels = capgpu.kernels.kernels_for(W)
         near, far = (
             kernels.linear_cross_entropy(hidden, W, b + shift, targets, 0.2, True, 0.3)
@@ -177,7 +151,7 @@ def test_impossible_words_have_an_infinite_loss_with_smoothing_alone(dtype, size
     b = np.zeros(size, dtype)
     b[3] = -np.inf
     for smoothing, finite in ((0.0, True), (0.1, False)):
-        with compiled(one_call=False):
+        with compiled():
             kernels = capgpu.kernels.kernels_for(b)
             loss, *_ = kernels.linear_cross_entropy(
                 np.zeros((2, 4), dtype), np.zeros((4, size), dtype), b, np.array([0, 2]), 1.0, True, smoothing

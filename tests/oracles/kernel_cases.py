@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from capgpu.kernels import Dropout
+from capgpu.kernels import Dropout, RowGroups
 from oracles import recurrences
 from oracles.masks import plain_mask
 from oracles.packing import batch_sizes_of, packed, unpacked
@@ -94,41 +94,75 @@ def _matmul(a: Arguments, e: Extents) -> tuple[Any, ...]:
 
 
 def _recurrence(
-    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, cell: bool | None
+    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, cell: bool | None, options: bool
 ) -> Arguments:
     rows, count = sum(e.lengths), len(e.lengths)
     distinct = 1 + rows // 2 if table else rows
+    # with options there is a sequence more, without any step
+    sequences = count + options
     arguments: Arguments = {
         "projected": _draw(random, dtype, distinct, gates * e.H),
         "rows": random.integers(0, distinct, rows) if table else None,
-        "h0": _draw(random, dtype, count, e.H),
+        "h0": _draw(random, dtype, sequences, e.H),
     }
     if cell is not None:
-        arguments["c0"] = _draw(random, dtype, count, e.H) if cell else None
+        arguments["c0"] = _draw(random, dtype, sequences, e.H) if cell else None
     arguments["Wh"] = _draw(random, dtype, e.H, gates * e.H)
     arguments["batch_sizes"] = batch_sizes_of(e.lengths)
+    if options:
+        arguments["bias"] = _draw(random, dtype, gates * e.H)
+        arguments["h0_bias"] = _draw(random, dtype, e.H)
+        arguments["order"] = random.permutation(sequences)
     return arguments
 
 
 def _projected_rows(a: Arguments) -> Floats:
-    return a["projected"] if a["rows"] is None else a["projected"][a["rows"]]
+    rows = a["projected"] if a["rows"] is None else a["projected"][a["rows"]]
+    return rows + a.get("bias", 0)
+
+
+def _ranked(a: Arguments, name: str, e: Extents) -> Floats:
+    """Return the initial states of the sequences, longest first; zeros where none are given."""
+    if a.get(name) is None:
+        return np.zeros((len(e.lengths), e.H))
+    states = a[name] if a.get("order") is None else a[name][a["order"]]
+    return states[: len(e.lengths)] + (a.get("h0_bias", 0) if name == "h0" else 0)
+
+
+def _unranked(a: Arguments, rows: list[Floats], e: Extents) -> Floats:
+    """Undo `_ranked` for gradients."""
+    gradients = np.array(rows).reshape(-1, e.H)
+    if a.get("order") is None:
+        return gradients
+    out = np.zeros((a["order"].size, e.H))
+    out[a["order"][: len(rows)]] = gradients
+    return out
+
+
+def _previous(hidden: list[Floats], h0: Floats, e: Extents) -> Floats:
+    return packed([np.concatenate([h[None], run[:-1]]) for h, run in zip(h0, hidden, strict=True)], e.H)
 
 
 def _lstm_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    c0 = np.zeros_like(a["h0"]) if a["c0"] is None else a["c0"]
+    h0, c0 = _ranked(a, "h0", e), _ranked(a, "c0", e)
     runs = [
-        recurrences.lstm_sequence(rows, a["h0"][n], c0[n], a["Wh"])
+        recurrences.lstm_sequence(rows, h0[n], c0[n], a["Wh"])
         for n, rows in enumerate(unpacked(_projected_rows(a), e.lengths))
     ]
-    return tuple(packed([run[k] for run in runs], width) for k, width in enumerate((e.H, e.H, 4 * e.H)))
+    states = (packed([run[k] for run in runs], width) for k, width in enumerate((e.H, e.H, 4 * e.H)))
+    return *states, _previous([run[0] for run in runs], h0, e)
 
 
-def _lstm_backward_arguments(random: np.random.Generator, e: Extents, dtype: str, cell: bool, dcell: bool) -> Arguments:
-    forward = _recurrence(random, e, dtype, 4, False, cell)
-    floats = ("projected", "h0", "c0", "Wh")
-    exact = {k: v if v is None or k not in floats else v.astype(np.float64) for k, v in forward.items()}
-    hidden, states, gates = _lstm_forward(exact, e)
-    return {
+def _lstm_backward_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, cell: bool, dcell: bool, options: bool
+) -> Arguments:
+    forward = _recurrence(random, e, dtype, 4, False, cell, options)
+    exact = {
+        name: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == dtype else value
+        for name, value in forward.items()
+    }
+    hidden, states, gates, _ = _lstm_forward(exact, e)
+    arguments = {
         "dhidden": _draw(random, dtype, *hidden.shape),
         "dcell": _draw(random, dtype, *hidden.shape) if dcell else None,
         "gates": gates.astype(dtype),
@@ -137,44 +171,39 @@ def _lstm_backward_arguments(random: np.random.Generator, e: Extents, dtype: str
         "Wh": forward["Wh"],
         "batch_sizes": forward["batch_sizes"],
     }
+    return {**arguments, "order": forward["order"]} if options else arguments
 
 
 def _lstm_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    c0 = np.zeros((len(e.lengths), e.H)) if a["c0"] is None else a["c0"]
     dcell = np.zeros_like(a["cell"]) if a["dcell"] is None else a["dcell"]
-    parts = zip(*(unpacked(rows, e.lengths) for rows in (a["dhidden"], dcell, a["gates"], a["cell"])), c0, strict=True)
-    runs = [recurrences.lstm_sequence_backward(*part, a["Wh"]) for part in parts]
-    return (
-        packed([run[0] for run in runs], 4 * e.H),
-        np.array([run[1] for run in runs]).reshape(-1, e.H),
-        np.array([run[2] for run in runs]).reshape(-1, e.H),
-    )
+    rows = (unpacked(rows, e.lengths) for rows in (a["dhidden"], dcell, a["gates"], a["cell"]))
+    runs = [recurrences.lstm_sequence_backward(*part, a["Wh"]) for part in zip(*rows, _ranked(a, "c0", e), strict=True)]
+    dh0, dc0 = (_unranked(a, [run[k] for run in runs], e) for k in (1, 2))
+    return packed([run[0] for run in runs], 4 * e.H), dh0, dc0
 
 
 def _rnn_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    sequences = unpacked(_projected_rows(a), e.lengths)
-    return (
-        packed(
-            [recurrences.rnn_sequence(rows, h, a["Wh"]) for rows, h in zip(sequences, a["h0"], strict=True)],
-            e.H,
-        ),
-    )
+    h0 = _ranked(a, "h0", e)
+    sequences = zip(unpacked(_projected_rows(a), e.lengths), h0, strict=True)
+    runs = [recurrences.rnn_sequence(rows, h, a["Wh"]) for rows, h in sequences]
+    return packed(runs, e.H), None, None, _previous(runs, h0, e)
 
 
-def _rnn_backward_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+def _rnn_backward_arguments(random: np.random.Generator, e: Extents, dtype: str, options: bool) -> Arguments:
     shape = (sum(e.lengths), e.H)
-    return {
+    arguments = {
         "dhidden": _draw(random, dtype, *shape),
         "hidden": _draw(random, dtype, *shape),
         "Wh": _draw(random, dtype, e.H, e.H),
         "batch_sizes": batch_sizes_of(e.lengths),
     }
+    return {**arguments, "order": random.permutation(len(e.lengths) + 1)} if options else arguments
 
 
 def _rnn_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     parts = zip(unpacked(a["dhidden"], e.lengths), unpacked(a["hidden"], e.lengths), strict=True)
     runs = [recurrences.rnn_sequence_backward(dhidden, hidden, a["Wh"]) for dhidden, hidden in parts]
-    return packed([run[0] for run in runs], e.H), np.array([run[1] for run in runs]).reshape(-1, e.H)
+    return packed([run[0] for run in runs], e.H), _unranked(a, [run[1] for run in runs], e)
 
 
 def _decode_arguments(
@@ -260,25 +289,47 @@ def _mixed(logits: Floats, labels: Any, scale: float, smoothing: float) -> tuple
     return loss, dlogits
 
 
-def _take_arguments(random: np.random.Generator, e: Extents, dtype: str, dropout: Dropout | None) -> Arguments:
-    return {
-        "table": _draw(random, dtype, e.V, e.H),
-        "rows": random.integers(0, e.V, sum(e.lengths)),
-        "dropout": dropout,
-    }
+def _take_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    return {"table": _draw(random, dtype, e.V, e.H), "rows": random.integers(0, e.V, sum(e.lengths))}
 
 
 def _take(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    table = a["table"] * plain_mask(a["dropout"], a["table"].shape)
-    return (np.array([table[row] for row in a["rows"]]).reshape(-1, e.H),)
+    return (np.array([a["table"][row] for row in a["rows"]]).reshape(-1, e.H),)
 
 
-def _embedding_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+def _dropout_arguments(random: np.random.Generator, e: Extents, dtype: str) -> Arguments:
+    return {"array": _draw(random, dtype, sum(e.lengths), e.H), "dropout": DROPOUT}
+
+
+def _dropout(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    return (a["array"] * plain_mask(a["dropout"], a["array"].shape),)
+
+
+def _spread_arguments(random: np.random.Generator, e: Extents, dtype: str, table: bool) -> Arguments:
     rows = sum(e.lengths)
+    arguments: Arguments = {
+        "rows": _draw(random, dtype, rows, e.H),
+        "index": np.sort(random.permutation(rows + 3)[:rows]),
+    }
+    return {"table": _draw(random, dtype, rows + 3, e.H), **arguments} if table else {**arguments, "count": rows + 3}
+
+
+def _spread(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    table = a["table"].copy() if "table" in a else np.zeros((a["count"], e.H))
+    for row, place in zip(a["rows"], a["index"], strict=True):
+        table[place] += row
+    return (table,)
+
+
+def _embedding_arguments(random: np.random.Generator, e: Extents, dtype: str, grouped: bool) -> Arguments:
+    rows = sum(e.lengths)
+    index = random.integers(0, e.V, rows)
+    order, starts = np.argsort(index, kind="stable"), np.searchsorted(np.sort(index), np.arange(e.V + 3))
     return {
         "drows": _draw(random, dtype, rows, e.H),
-        "index": random.integers(0, e.V, rows),
+        "index": index,
         "count": e.V + 2,
+        "groups": RowGroups(order.astype(np.int32), starts.astype(np.int32)) if grouped else None,
     }
 
 
@@ -303,25 +354,29 @@ def _cases() -> tuple[KernelCase, ...]:
     ]
     for table in (False, True):
         words = "table" if table else "rows"
-        for cell in (False, True):
+        for options in (False, True):
+            suffix = "-options" if options else ""
+            for cell in (False, True):
+                out.append(
+                    KernelCase(
+                        "lstm_forward",
+                        f"{words}-{'c0' if cell else 'no_c0'}{suffix}",
+                        lambda r, e, d, table=table, cell=cell, options=options: _recurrence(
+                            r, e, d, 4, table, cell, options
+                        ),
+                        _lstm_forward,
+                        ("forward",) * 4,
+                    )
+                )
             out.append(
                 KernelCase(
-                    "lstm_forward",
-                    f"{words}-{'c0' if cell else 'no_c0'}",
-                    lambda r, e, d, table=table, cell=cell: _recurrence(r, e, d, 4, table, cell),
-                    _lstm_forward,
-                    ("forward",) * 3,
+                    "rnn_forward",
+                    f"{words}{suffix}",
+                    lambda r, e, d, table=table, options=options: _recurrence(r, e, d, 1, table, None, options),
+                    _rnn_forward,
+                    ("forward",) * 4,
                 )
             )
-        out.append(
-            KernelCase(
-                "rnn_forward",
-                words,
-                lambda r, e, d, table=table: _recurrence(r, e, d, 1, table, None),
-                _rnn_forward,
-                ("forward",),
-            )
-        )
         out.extend(
             KernelCase(
                 "decode_step",
@@ -336,15 +391,24 @@ def _cases() -> tuple[KernelCase, ...]:
     out.extend(
         KernelCase(
             "lstm_backward",
-            f"{'c0' if cell else 'no_c0'}-{'dcell' if dcell else 'no_dcell'}",
-            lambda r, e, d, cell=cell, dcell=dcell: _lstm_backward_arguments(r, e, d, cell, dcell),
+            f"{'c0' if cell else 'no_c0'}-{'dcell' if dcell else 'no_dcell'}{'-order' if order else ''}",
+            lambda r, e, d, cell=cell, dcell=dcell, order=order: _lstm_backward_arguments(r, e, d, cell, dcell, order),
             _lstm_backward,
             ("gradient",) * 3,
         )
         for cell in (False, True)
-        for dcell in (False, True)
+        for dcell, order in ((False, False), (True, False), (False, True))
     )
-    out.append(KernelCase("rnn_backward", "", _rnn_backward_arguments, _rnn_backward, ("gradient",) * 2))
+    out.extend(
+        KernelCase(
+            "rnn_backward",
+            "order" if order else "",
+            lambda r, e, d, order=order: _rnn_backward_arguments(r, e, d, order),
+            _rnn_backward,
+            ("gradient",) * 2,
+        )
+        for order in (False, True)
+    )
     out.append(
         KernelCase(
             "softmax_cross_entropy",
@@ -372,17 +436,24 @@ def _cases() -> tuple[KernelCase, ...]:
         )
         for variant, given in options.items()
     )
+    out.append(KernelCase("take_rows", "", _take_arguments, _take, ("forward",)))
+    out.append(KernelCase("apply_dropout", "", _dropout_arguments, _dropout, ("forward",)))
+    for operation, table in (("scatter_rows", False), ("add_rows", True)):
+        out.append(
+            KernelCase(
+                operation, "", lambda r, e, d, table=table: _spread_arguments(r, e, d, table), _spread, ("forward",)
+            )
+        )
     out.extend(
         KernelCase(
-            "take_rows",
-            "dropout" if dropout else "",
-            lambda r, e, d, dropout=dropout: _take_arguments(r, e, d, dropout),
-            _take,
-            ("forward",),
+            "embedding_gradient",
+            "grouped" if grouped else "",
+            lambda r, e, d, grouped=grouped: _embedding_arguments(r, e, d, grouped),
+            _embedding,
+            ("gradient",),
         )
-        for dropout in (None, DROPOUT)
+        for grouped in (False, True)
     )
-    out.append(KernelCase("embedding_gradient", "", _embedding_arguments, _embedding, ("gradient",)))
     return tuple(out)
 
 

@@ -15,7 +15,7 @@ import capgpu
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import KERNELS, embedding, module, recurrence, softmax, stopwatch, tiers
 from capgpu.kernels.cuda.catalogue import CATALOGUE
-from capgpu.kernels.cuda.dropout import StoredDropout, apply_dropout
+from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
@@ -189,11 +189,11 @@ def dropout(device: Any, dtype: str) -> None:
     """Run dropout over packs and a rest, and between packs."""
     for size in (1, 37, 2400):
         array = device.asarray(np.random.default_rng(7).standard_normal(size).astype(dtype))
-        apply_dropout(array, Dropout(5, 0.4), device.empty(size, dtype))
-        apply_dropout(array[1:], Dropout(5, 0.4), array[1:])
+        drop_into(array, Dropout(5, 0.4), device.empty(size, dtype))
+        drop_into(array[1:], Dropout(5, 0.4), array[1:])
     words, rows = device.asarray(np.array([5, 6], np.uint32)), device.asarray(np.array([0, 2, 1, 4], np.int32))
     array = device.asarray(np.random.default_rng(7).standard_normal((4, 37)).astype(dtype))
-    apply_dropout(array, StoredDropout(0, 0.4, words, rows), device.empty(array.shape, dtype))
+    drop_into(array, StoredDropout(0, 0.4, words, rows), device.empty(array.shape, dtype))
 
 
 def others(device: Any, dtype: str) -> None:
@@ -207,7 +207,7 @@ def others(device: Any, dtype: str) -> None:
     for width in (5, 132):
         KERNELS.embedding_gradient(draw(21, width), index, 8)
         embedding.gather_rows(draw(8, width), index.astype(np.int32), device.empty((21, width), dtype))
-        for work in (embedding.scatter_rows, embedding.add_rows):
+        for work in (embedding.scatter_rows_into, embedding.add_rows_into):
             work(draw(9, width), device.arange(1, 18, 2, dtype=np.int32), draw(19, width))
         KERNELS.column_sums(draw(300, width))
     sizes = (1, 4099, 33, 64)

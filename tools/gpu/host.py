@@ -127,9 +127,8 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     """
     import cupy
 
-    from capgpu.kernels.cuda import module, product, stopwatch, tuning
+    from capgpu.kernels.cuda import KERNELS, module, product, stopwatch, tuning
     from capgpu.kernels.cuda.pinned import PinnedMemory
-    from capgpu.kernels.cuda.plan import plan_captions
     from capgpu.kernels.cuda.tiers import plan
     from capgpu.kernels.cuda.workspace import workspace
 
@@ -166,7 +165,7 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
         "product, ours": lambda: product.product(array, other, out),
         "product, CuPy's": lambda: cupy.matmul(array, other, out=out),
         f"lstm_forward, {resident.tier}": lambda: passes["lstm_forward"](resident),
-        "plan_captions": lambda: plan_captions(work.captions, 0, work.size.V),
+        "caption_batch": lambda: KERNELS.caption_batch(work.captions, 0, work.size.V, array),
         "stopwatch.spin": lambda: stopwatch.spin(1),
     }
     return [(what, _shortest(call, max(count // _BATCHES, 1))) for what, call in calls.items()]

@@ -28,7 +28,7 @@ from collections import Counter
 import numpy as np
 
 import capgpu
-from capgpu.kernels.cpu import embedding, lstm, product, softmax, whole
+from capgpu.kernels.cpu import embedding, lstm, product, softmax
 from capgpu.kernels.cpu.thread_pool import ThreadPool
 
 MODULES = (embedding, lstm, product, softmax)
@@ -42,13 +42,8 @@ EXPECTED = {
 
 
 def force_parallel(n_threads):
-    """Share every job of the host kernels among a number of threads; return their pool.
-
-    With one thread the loss stays the single compiled call that serves small batches.
-    """
+    """Share every job of the host kernels among a number of threads; return their pool."""
     pool = ThreadPool(n_threads, patience=0.02)
-    if n_threads > 1:
-        whole.SMALL = 0
     for module in MODULES:
         module.POOL, module.WORTH_SHARING = pool, 0
     return pool

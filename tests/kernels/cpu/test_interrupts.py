@@ -45,7 +45,7 @@ def test_interrupts_at_random_moments_change_no_later_bit(kind):
     assert shared > COUNT
 
 
-def test_interrupts_of_the_single_call_that_serves_small_batches():
+def test_interrupts_with_one_thread():
     raised, _, _ = interrupt("alarm", COUNT, 1)
     assert raised > COUNT // 4
 

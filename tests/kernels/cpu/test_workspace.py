@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cpu import softmax, whole
+from capgpu.kernels.cpu import softmax
 from capgpu.kernels.cpu.workspace import scratch
 
 
@@ -55,7 +55,6 @@ def gradients(seed):
 
 @pytest.fixture
 def two_models(monkeypatch):
-    monkeypatch.setattr(whole, "SMALL", 0)  # kernel by kernel, as large batches are
     with capgpu.use_backend("cpu"):
         yield gradients(0), gradients(1)
 

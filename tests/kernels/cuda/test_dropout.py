@@ -8,7 +8,7 @@ import pytest
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import module
 from capgpu.kernels.cuda.arrays import NULL
-from capgpu.kernels.cuda.dropout import StoredDropout, apply_dropout
+from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.random import dropout_mask, mask_rule
 
 DTYPES = ("float16", "float32", "float64")
@@ -32,7 +32,7 @@ def test_results_are_the_products_with_the_mask_of_the_host_bit_by_bit(device, d
     values = draw(size, dtype)
     for key, rate in ((0, 0.3), (2**64 - 1, 0.5), (-7, 0.999)):
         out = device.empty(size, dtype)
-        apply_dropout(device.asarray(values), Dropout(key, rate), out)
+        drop_into(device.asarray(values), Dropout(key, rate), out)
         want = values * dropout_mask(key, rate, values.shape, values)
         assert (bits(out.get()) == bits(want)).all()
 
@@ -42,7 +42,7 @@ def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_arr
     values = draw(33 * 21, dtype).reshape(33, 21)
     there = device.asarray(values)
     with module.counting() as launches:
-        apply_dropout(there, Dropout(5, 0.4), there)
+        drop_into(there, Dropout(5, 0.4), there)
     want = values * dropout_mask(5, 0.4, (33, 21), values)
     assert (bits(there.get()) == bits(want)).all()
     assert launches == ["dropout"]
@@ -56,7 +56,7 @@ def test_a_stored_key_draws_the_rows_of_the_mask_that_it_names(device, dtype, wi
     rule = mask_rule(5, 0.4, 60 * width)
     words = device.asarray(np.array([rule.first, rule.second], np.uint32))
     out = device.empty(values.shape, dtype)
-    apply_dropout(device.asarray(values), StoredDropout(0, 0.4, words, device.asarray(rows)), out)
+    drop_into(device.asarray(values), StoredDropout(0, 0.4, words, device.asarray(rows)), out)
     want = values * dropout_mask(5, 0.4, (60, width), values)[rows]
     assert (bits(out.get()) == bits(want)).all()
 
@@ -66,14 +66,14 @@ def test_memory_that_begins_between_packs_is_taken_element_by_element(device, od
     values = draw(1030, "float32")
     there = device.asarray(np.append(np.zeros(odd_in, np.float32), values))[odd_in:]
     out = device.empty(1030 + odd_out, np.float32)[odd_out:]
-    apply_dropout(there, Dropout(5, 0.4), out)
+    drop_into(there, Dropout(5, 0.4), out)
     assert (bits(out.get()) == bits(values * dropout_mask(5, 0.4, (1030,), values))).all()
 
 
 def test_what_is_not_finite_stays_so_where_it_is_dropped(device):
     values = np.full(64, np.nan, np.float32)
     out = device.empty(64, np.float32)
-    apply_dropout(device.asarray(values), Dropout(5, 0.9), out)
+    drop_into(device.asarray(values), Dropout(5, 0.9), out)
     assert np.isnan(out.get()).all()
 
 
@@ -90,7 +90,7 @@ def test_bfloat16_has_the_same_mask(device):
 
 def test_an_array_without_elements_launches_nothing(device):
     with module.counting() as launches:
-        apply_dropout(device.empty((0, 5)), Dropout(5, 0.4), device.empty((0, 5)))
+        drop_into(device.empty((0, 5)), Dropout(5, 0.4), device.empty((0, 5)))
     assert launches == []
 
 
@@ -101,5 +101,5 @@ def test_positions_beyond_32_bits_are_refused(device):
         dtype, size = huge.dtype, 2**32
 
     with module.counting() as launches, pytest.raises(OverflowError):
-        apply_dropout(Huge(), Dropout(5, 0.4), Huge())
+        drop_into(Huge(), Dropout(5, 0.4), Huge())
     assert launches == []

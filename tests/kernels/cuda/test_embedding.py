@@ -59,12 +59,12 @@ def test_segments_told_and_segments_found_give_the_same_bits(device):
 @pytest.mark.parametrize("index", [[], [0], [7], [1, 4, 5], [0, 3, 7], list(range(8))], ids=str)
 def test_rows_are_scattered_over_zeros_or_added(device, dtype, width, index):
     rows, index = draw(len(index), width, dtype), np.array(index, dtype=np.int32)
-    for work in (embedding.scatter_rows, embedding.add_rows):
+    for work in (embedding.scatter_rows_into, embedding.add_rows_into):
         before = draw(8, width, dtype, 1)
         out = device.asarray(before)
         with module.counting() as launches:
             work(device.asarray(rows), device.asarray(index), out)
-        added = work is embedding.add_rows
+        added = work is embedding.add_rows_into
         assert launches == [work.__name__] * (not added or index.size > 0)
         want = before if added else np.zeros_like(before)
         want[index] += rows
@@ -79,7 +79,7 @@ def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
         each[index] += rows
     for odd_rows, odd_out in ((True, False), (False, True)):
         source = device.asarray(np.append(np.zeros(int(odd_rows), np.float32), rows))[int(odd_rows) :].reshape(3, 8)
-        for work, exact in zip((embedding.scatter_rows, embedding.add_rows), want, strict=True):
+        for work, exact in zip((embedding.scatter_rows_into, embedding.add_rows_into), want, strict=True):
             out = device.asarray(np.append(np.zeros(int(odd_out), np.float32), before))[int(odd_out) :].reshape(6, 8)
             work(source, device.asarray(index), out)
             assert (out.get() == exact).all()

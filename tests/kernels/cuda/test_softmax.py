@@ -227,12 +227,7 @@ def test_dropout_is_a_mask_on_the_hidden_states_and_on_their_gradient(device, mo
     mask = dropout_mask(dropout.key, dropout.rate, hidden.shape, there[0])
     want = KERNELS.linear_cross_entropy(there[0] * mask, *there[1:], 0.25, smoothing=smoothing)
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
-    out = [device.empty(shape) for shape in ((), (rows, 5), (5, 40), (40,))]
-    left = softmax.linear_cross_entropy_into(
-        workspace.workspace(), *there, 0.25, *out, smoothing=smoothing, dropout=dropout
-    )
-    if left:
-        softmax.sum_columns(workspace.workspace(), left)
+    out = KERNELS.linear_cross_entropy(*there, 0.25, smoothing=smoothing, dropout=dropout)
     for got, exact in zip(out, (want[0], want[1] * mask, *want[2:]), strict=True):
         assert distance(got.get(), exact.get()) < 1e-13
     assert (there[0].get() == hidden).all()
@@ -245,14 +240,12 @@ def test_a_projection_and_its_gradient_may_be_transposed_views(device, monkeypat
     there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, 7).astype(np.int32))]
     want = KERNELS.linear_cross_entropy(*there, 0.25)
     there[1] = device.asarray(np.ascontiguousarray(W.T)).T
-    out = [device.empty(()), device.empty((7, 5)), device.empty((40, 5)).T, device.empty(40)]
     monkeypatch.setattr(softmax, "SCORE_BYTES", -(-7 // blocks) * 40 * 8)
-    with module.counting() as launches:
-        left = softmax.linear_cross_entropy_into(workspace.workspace(), *there, 0.25, *out)
-        if left:
-            softmax.sum_columns(workspace.workspace(), left)
+    with module.counting() as launches, KERNELS.joint_column_sums():
+        out = KERNELS.linear_cross_entropy(*there, 0.25)
     if blocks == 1:
         assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]
+    assert out[2].T.flags.c_contiguous  # in memory as W is
     assert launches.count("softmax_warps") == blocks
     for got, exact in zip(out, want, strict=True):
         assert distance(got.get(), exact.get()) < 1e-13

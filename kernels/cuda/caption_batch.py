@@ -10,78 +10,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from capgpu.kernels import host_kernels
+from capgpu.kernels.contract import CaptionBatch, RowGroups
+from capgpu.kernels.cuda.arrays import check_device
 from capgpu.kernels.cuda.recurrence import Steps
 from capgpu.kernels.cuda.workspace import workspace
 
-__all__ = ["Layout", "Plan", "lay_out", "plan_captions"]
+__all__ = ["Layout", "caption_batch", "lay_out"]
 
 #: Steps of a padded layout come in multiples of this, and rows and words in 16 sizes to the double, multiples of 32.
 _STEPS = 4
 _SIZES, _LEAST = 16, 32
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A minibatch laid out, as `capgpu.kernels.reference.captions.pack_captions` does it, on the device.
-
-    Attributes
-    ----------
-    rows, distinct : int
-        M packed rows, U distinct input words.
-    steps : Steps
-        Captions alive at each step, on both sides.
-    order : array of int32, shape (N,)
-        Caption at each rank.
-    words, word_of_row, targets : array of int32, shape (U,), (M,), (M,)
-        As `pack_captions` gives them.
-    by_word : array of int32, shape (M,)
-        Packed rows, those of the same word together, in their order.
-    starts : array of int32, shape (U + 1,)
-        Where each word's rows begin in `by_word`.
-    row_numbers : array of int32, shape (M,), or None
-        As in `Layout`; None where the layout is not padded.
-    """
-
-    rows: int
-    distinct: int
-    steps: Steps
-    order: Any
-    words: Any
-    word_of_row: Any
-    targets: Any
-    by_word: Any
-    starts: Any
-    row_numbers: Any = None
-
-    @staticmethod
-    def of(layout: Layout, there: Any) -> Plan:
-        """Return the plan of a layout whose numbers, one after the other, are in an array of int32 on the device."""
-        views, begin = [], 0
-        for part in layout:
-            views.append(there[begin : begin + part.size])
-            begin += part.size
-        sizes, order, words, word_of_row, targets, by_word, starts, row_numbers = views
-        steps = Steps(tuple(layout.batch_sizes.tolist()), sizes)
-        numbers = row_numbers if row_numbers.size else None
-        counts = layout.targets.size, layout.words.size
-        return Plan(*counts, steps, order, words, word_of_row, targets, by_word, starts, numbers)
-
-
 class Layout(NamedTuple):
-    """A minibatch laid out on the host, as `Plan` describes it; arrays of whole numbers.
+    """A minibatch laid out on the host, as `capgpu.kernels.CaptionBatch` describes it; arrays of whole numbers.
 
     Attributes
     ----------
     batch_sizes : numpy.ndarray, shape (T,)
         Captions alive at each step.
-    order, words, word_of_row, targets, by_word, starts : numpy.ndarray
-        As in `Plan`.
+    order, words, word_of_row, targets : numpy.ndarray
+        As in `CaptionBatch`.
+    by_word, starts : numpy.ndarray
+        Its `groups`.
     row_numbers : numpy.ndarray, shape (M,) or (0,)
         Number of each row among those of the captions, -1 for a row that was added; empty where the layout is not
         padded.
@@ -110,6 +66,19 @@ class Layout(NamedTuple):
         """Return all numbers, one after the other, as the kernels read them: of int32; behind other arrays."""
         return np.concatenate((*before, *self), dtype=np.int32, casting="same_kind")
 
+    def on_device(self, numbers: Any) -> CaptionBatch:
+        """Return the batch whose numbers, one after the other, are in an array of int32 on the device."""
+        views, begin = [], 0
+        for part in self:
+            views.append(numbers[begin : begin + part.size])
+            begin += part.size
+        sizes, order, words, word_of_row, targets, by_word, starts, row_numbers = views
+        steps = Steps(tuple(self.batch_sizes.tolist()), sizes)
+        groups = RowGroups(by_word, starts)
+        return CaptionBatch(
+            steps, order, words, word_of_row, targets, groups, row_numbers if row_numbers.size else None
+        )
+
 
 def _size(count: int) -> int:
     """Round a size up to one of `_SIZES` to the double."""
@@ -117,13 +86,13 @@ def _size(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = False) -> Layout | None:
+def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = False) -> Layout:
     """Lay captions out on the host.
 
     Parameters
     ----------
     captions, null, vocabulary_size
-        As for `plan_captions`.
+        As for `capgpu.kernels.reference.caption_batch`.
     padded : bool
         True gives the layout one of few shapes, where there is any row: with rows behind those of a step, and with the
         first words that do not occur. All captions are then alive at the first step. Loss and gradients are the same
@@ -132,13 +101,16 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
 
     Returns
     -------
-    Layout or None
-        None where an id is out of range.
+    Layout
+        The layout.
+
+    Raises
+    ------
+    ValueError
+        For an id out of range.
     """
     kernels = host_kernels()
     packed = kernels.pack_captions(captions, null, vocabulary_size)
-    if packed is None:
-        return None
     order, batch_sizes, words, word_of_row, targets = packed
     if not padded or targets.size == 0:
         by_word, starts = _sorted(word_of_row, words.size)
@@ -204,29 +176,13 @@ def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_
     return all_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
 
 
-def plan_captions(captions: Any, null: int, vocabulary_size: int) -> Plan | None:
-    """Lay captions out and copy the layout to the workspace, without waiting for it: the next call writes there again.
-
-    Parameters
-    ----------
-    captions : numpy.ndarray of int, shape (N, T + 1)
-        Word ids on the host.
-    null : int
-        Id of the word that is not counted as a target.
-    vocabulary_size : int
-        Ids must be in ``[0, vocabulary_size)``.
-
-    Returns
-    -------
-    Plan or None
-        None where an id is out of range.
-    """
-    layout = lay_out(captions, null, vocabulary_size)
-    if layout is None:
-        return None
-    space, numbers = workspace(), layout.numbers()
+def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> CaptionBatch:
+    """Pack captions; see `capgpu.kernels.reference.caption_batch`. One copy, which is not waited for."""
+    check_device(params=like)
+    layout, space = lay_out(captions, null, vocabulary_size), workspace()
+    numbers = layout.numbers()
     # every row and word at most, and whatever else there is of steps and captions
     there = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
     if numbers.size:
         space.pinned.send([(there, numbers)])
-    return Plan.of(layout, there)
+    return layout.on_device(there)

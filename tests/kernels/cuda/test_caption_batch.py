@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda.plan import lay_out
+from capgpu.kernels.cuda.caption_batch import lay_out
 
 
 def draw(seed):
@@ -93,4 +93,5 @@ def test_batches_of_one_size_have_few_shapes_with_little_added():
 def test_what_has_no_row_is_not_padded_and_a_bad_id_is_no_layout():
     empty = lay_out(np.zeros((3, 5), np.int64), 0, 9, padded=True)
     assert empty.targets.size == 0
-    assert lay_out(np.full((3, 5), 9), 0, 9, padded=True) is None
+    with pytest.raises(ValueError, match=r"captions\[0, 0\]: expected an id in 0\.\.8, got 9"):
+        lay_out(np.full((3, 5), 9), 0, 9, padded=True)

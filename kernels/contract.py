@@ -1,0 +1,141 @@
+"""What operations of the contract take and return besides arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from capgpu.backend import Array
+from capgpu.errors import InvalidValueError
+
+__all__ = ["CaptionBatch", "Dropout", "LossOptions", "RowGroups", "States", "check_word_ids"]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout of one array: its mask is ``capgpu.random.dropout_mask(key, rate, array.shape, array)``.
+
+    Attributes
+    ----------
+    key : int
+        Decides the mask, on every target alike.
+    rate : float
+        Probability of an element to be dropped, in ``(0, 1)``.
+    """
+
+    key: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """How a captioner's training loss is computed.
+
+    Attributes
+    ----------
+    feature_dropout : Dropout, optional
+        Applied to the features, shape (N, D).
+    output_dropout : Dropout, optional
+        Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
+    smoothing : float
+        Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
+    """
+
+    feature_dropout: Dropout | None = None
+    output_dropout: Dropout | None = None
+    smoothing: float = 0.0
+
+
+class RowGroups(NamedTuple):
+    """Rows grouped by an index, as a sort of the index gives them.
+
+    Attributes
+    ----------
+    order : array of int, shape (M,)
+        Rows by rising index, equal ones in their order.
+    starts : array of int, shape (U + 1,)
+        First place in `order` of each value of the index, and M.
+    """
+
+    order: Array
+    starts: Array
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionBatch:
+    """A minibatch of captions, packed for teacher forcing without its padding.
+
+    A caption's steps run to its last target that is not NULL. Captions are ranked by falling length, and rows are
+    time-major: step t owns the next ``batch_sizes[t]`` rows, one for each of the first captions in `order`.
+
+    Attributes
+    ----------
+    batch_sizes : numpy.ndarray of int64, shape (T,)
+        Captions alive at each step, never rising. Kernels of a device may keep them there as well, in a type of theirs.
+    order : array of int, shape (N,)
+        Caption at each rank; equal lengths keep their order.
+    words : array of int, shape (U,)
+        Distinct input words, rising.
+    word_of_row : array of int, shape (M,)
+        Place in `words` of each row's input.
+    targets : array of int, shape (M,)
+        Next word of each row; -1 where it is NULL (a step inside a caption that does not count).
+    groups : RowGroups, optional
+        The rows grouped by `word_of_row`, where the kernels use that.
+    row_numbers : array of int, shape (M,), optional
+        Number of each row among those of the captions, where rows were added; -1 for an added one.
+    """
+
+    batch_sizes: Any
+    order: Array
+    words: Array
+    word_of_row: Array
+    targets: Array
+    groups: RowGroups | None = None
+    row_numbers: Array | None = None
+
+
+class States(NamedTuple):
+    """What the forward pass of a recurrence computes for each packed row.
+
+    Attributes
+    ----------
+    hidden : array, shape (M, H)
+        Hidden states after each step.
+    cell : array, shape (M, H), or None
+        Cell states of an LSTM.
+    gates : array, shape (M, 4H), or None
+        Activated gates of an LSTM, in the order i, f, o, g.
+    previous : array, shape (M, H)
+        Hidden state before each step: the other factor of the gradient of the recurrent weights.
+    """
+
+    hidden: Array
+    cell: Array | None
+    gates: Array | None
+    previous: Array
+
+
+def check_word_ids(captions: np.ndarray[Any, Any], vocabulary_size: int) -> None:
+    """Refuse captions with a word id out of range.
+
+    Parameters
+    ----------
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Word ids.
+    vocabulary_size : int
+        Ids must be in ``[0, vocabulary_size)``.
+
+    Raises
+    ------
+    ValueError
+        Naming the first id out of range.
+    """
+    bad = np.argwhere((captions < 0) | (captions >= vocabulary_size))
+    if bad.size:
+        row, column = (int(k) for k in bad[0])
+        raise InvalidValueError(
+            f"captions[{row}, {column}]: expected an id in 0..{vocabulary_size - 1}, got {captions[row, column]}."
+        )
