@@ -343,7 +343,7 @@ class CaptioningRNN:
         embedded = kernels.take_rows(p["W_embed"], batch.words)
         hidden = _recur(kernels, self.cell, p, embedded, h0, batch).states.hidden
         total, *_ = kernels.linear_cross_entropy(hidden, p["W_vocab"], p["b_vocab"], batch.targets, 1.0, False)
-        return total, int(np.count_nonzero(ids[:, 1:] != self._null))
+        return total, int((ids[:, 1:] != self._null).sum())
 
     def sample(self, features: Array, max_length: int = 30, stop_at_end: bool = False) -> Array:
         """Write captions greedily: the most probable word at each step.

@@ -118,7 +118,7 @@ def test_the_whole_library_is_read():
         sources()
     )
     assert "capgpu.kernels.cpu.lstm" in sources()
-    assert edges()["capgpu.layers.lstm"] >= {"capgpu.backend", "capgpu.validation", "capgpu.kernels"}
+    assert edges()["capgpu.layers.recurrence"] >= {"capgpu.backend", "capgpu.validation", "capgpu.kernels"}
 
 
 def test_arrays_run_down_only():

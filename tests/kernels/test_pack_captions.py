@@ -80,14 +80,22 @@ def test_captions_may_be_a_read_only_view(packed):
 @pytest.mark.parametrize(
     ("captions", "error", "words"),
     [
-        (np.zeros((2, 3)), TypeError, r"captions has dtype float64; .*captions\.astype\(numpy\.int64\)"),
-        (np.zeros((2, 3), bool), TypeError, "captions has dtype bool"),
-        (np.zeros(3, int), ValueError, r"captions has shape \(3,\); wanted \(N, T \+ 1\)"),
-        (np.zeros((0, 3), int), ValueError, r"captions has shape \(0, 3\).*N >= 1"),
-        (np.zeros((3, 1), int), ValueError, r"captions has shape \(3, 1\).*two words"),
+        (
+            np.zeros((2, 3)),
+            TypeError,
+            r"captions: expected integer word ids, got dtype float64.*captions\.astype\(numpy\.int64\)",
+        ),
+        (np.zeros((2, 3), bool), TypeError, "captions: expected integer word ids, got dtype bool"),
+        (np.zeros(3, int), ValueError, r"captions: expected shape \(N, T \+ 1\).*got \(3,\)"),
+        (np.zeros((0, 3), int), ValueError, r"captions: expected .*N >= 1.* got \(0, 3\)"),
+        (np.zeros((3, 1), int), ValueError, r"captions: expected .*T >= 1.* got \(3, 1\)"),
         (np.array([[0, 1], [9, 1]]), ValueError, r"captions\[1, 0\]: expected an id in 0\.\.6, got 9"),
-        (np.array([[0, 1], [1, -2]]), ValueError, r"captions\[1, 1\]: .* got -2"),
-        (np.array([[0, 2**63]], dtype=np.uint64), ValueError, rf"captions\[0, 1\]: .* got {2**63}"),
+        (np.array([[0, 1], [1, -2]]), ValueError, r"captions\[1, 1\]: expected an id in 0\.\.6, got -2"),
+        (
+            np.array([[0, 2**63]], dtype=np.uint64),
+            ValueError,
+            rf"captions\[0, 1\]: expected an id in 0\.\.6, got {2**63}",
+        ),
     ],
 )
 def test_bad_captions_are_refused(packed, captions, error, words):
