@@ -93,7 +93,7 @@ MORE = (
     "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
     "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
     "tests/kernels/cuda/test_training.py",
-    "tests/data/test_placement.py",
+    "tests/data/test_device_cache.py",
     "tests/layers/test_refusals.py",
     "tests/optim",
     SMALL,
