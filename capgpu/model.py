@@ -210,14 +210,14 @@ class CaptioningRNN:
         label_smoothing: float = 0.0,
     ) -> None:
         if cell_type not in CELLS:
-            raise InvalidValueError(f"cell_type is {cell_type!r}; wanted one of {', '.join(map(repr, CELLS))}.")
+            raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
         for name, size in (
             ("input_dim", input_dim),
             ("wordvec_dim", wordvec_dim),
             ("hidden_dim", hidden_dim),
         ):
             if not isinstance(size, (int, np.integer)) or size < 1:
-                raise InvalidValueError(f"{name} is {size!r}; wanted a whole number of at least 1.")
+                raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
         # config is written as JSON, which knows no integers but Python's
         input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
         for name, rate in (
@@ -226,7 +226,7 @@ class CaptioningRNN:
             ("label_smoothing", label_smoothing),
         ):
             if not 0 <= rate < 1:
-                raise InvalidValueError(f"{name} is {rate!r}; wanted a rate in [0, 1).")
+                raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
         if tie_weights and wordvec_dim != hidden_dim:
             raise InvalidValueError(
                 f"tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
@@ -369,7 +369,7 @@ class CaptioningRNN:
             For a vocabulary without START (or END, to stop at), or bad features.
         """
         if max_length < 1:
-            raise InvalidValueError(f"max_length is {max_length}; wanted at least 1.")
+            raise InvalidValueError(f"max_length: expected at least 1, got {max_length}.")
         start, end = self._special("<START>"), self._special("<END>") if stop_at_end else -1
         features = self._checked_features(features)
         p = self._weights()
@@ -493,7 +493,7 @@ class CaptioningRNN:
         features = self._checked_features(features)
         if not hasattr(captions, "dtype"):
             raise InvalidTypeError(
-                f"captions is a {type(captions).__name__}; wanted an integer array. numpy.asarray makes one."
+                f"captions: expected an array of integers, got a {type(captions).__name__}. numpy.asarray makes one."
             )
         check_captions(captions)
         if captions.shape[0] != features.shape[0]:
@@ -509,14 +509,14 @@ class CaptioningRNN:
         xp = array_namespace(features=features, params=self.params["W_embed"])
         if features.ndim != 2 or features.shape[1] != self._shapes["W_proj"][0] or features.shape[0] == 0:
             raise InvalidValueError(
-                f"features has shape {tuple(features.shape)}; wanted (N, {self._shapes['W_proj'][0]}) with N >= 1."
+                f"features: expected shape (N, {self._shapes['W_proj'][0]}) with N >= 1, got {tuple(features.shape)}."
             )
         if features.device != self.params["Wh"].device:
             raise InvalidValueError(_elsewhere("features", features, self.params["Wh"]))
         dtype = self.params["W_proj"].dtype
         if features.dtype != dtype:
             if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
-                raise InvalidTypeError(f"features has dtype {features.dtype}; wanted real numbers.")
+                raise InvalidTypeError(f"features: expected real numbers, got dtype {features.dtype}.")
             features = xp.astype(features, dtype)
         return features
 
@@ -534,13 +534,13 @@ class CaptioningRNN:
             return
         for name, shape in self._shapes.items():
             if name not in self.params:
-                raise InvalidValueError(f"params has no entry {name!r}; wanted an array of shape {shape}.")
+                raise InvalidValueError(f"params[{name!r}]: expected an array of shape {shape}, got no such entry.")
         array_namespace(**{f"params[{name!r}]": self.params[name] for name in self._shapes})
         dtype = None
         for name, shape in self._shapes.items():
             array = self.params[name]
             if tuple(array.shape) != shape:
-                raise InvalidValueError(f"params[{name!r}] has shape {tuple(array.shape)}; wanted {shape}.")
+                raise InvalidValueError(f"params[{name!r}]: expected shape {shape}, got {tuple(array.shape)}.")
             if dtype is None:
                 dtype = array.dtype
                 if to_dtype_name(dtype) != self.dtype.name:

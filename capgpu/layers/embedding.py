@@ -39,7 +39,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
     check_arrays(W=(W, "V D"))
     xp = array_namespace(x=x, W=W)
     if x.ndim != 2 or x.size == 0:
-        raise InvalidValueError(f"x has shape {tuple(x.shape)}; wanted (N, T) token ids, at least one.")
+        raise InvalidValueError(f"x: expected shape (N, T) with N, T >= 1, got {tuple(x.shape)}.")
     check_token_ids("x", x, W.shape[0], xp, "W")
     out = xp.take(W, xp.reshape(x, (-1,)), axis=0)
     return xp.reshape(out, (*x.shape, W.shape[1])), (x, W.shape[0])
@@ -65,7 +65,7 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
     array_namespace(dout=dout, x=x)
     if tuple(dout.shape[:2]) != tuple(x.shape):
         raise InvalidValueError(
-            f"dout has shape {tuple(dout.shape)}; wanted ({x.shape[0]}, {x.shape[1]}, D), as x had it."
+            f"dout: expected shape ({x.shape[0]}, {x.shape[1]}, D), as x had it, got {tuple(dout.shape)}."
         )
     rows = xp.reshape(dout, (-1, dout.shape[2]))
     gradient: Array = kernels_for(dout).embedding_gradient(rows, xp.reshape(x, (-1,)), count)

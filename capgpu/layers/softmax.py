@@ -42,7 +42,7 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     xp = array_namespace(x=x, y=y, mask=mask)
     count, steps, size = x.shape
     if tuple(y.shape) != (count, steps):
-        raise InvalidValueError(f"y has shape {tuple(y.shape)}; wanted ({count}, {steps}), as x has it.")
+        raise InvalidValueError(f"y: expected shape ({count}, {steps}), as x has it, got {tuple(y.shape)}.")
     check_mask("mask", mask, (count, steps), xp)
     check_token_ids("y", xp.where(mask, y, xp.zeros_like(y)), size, xp, "the last dimension of x")
     targets = xp.reshape(xp.where(mask, xp.astype(y, xp.int64), xp.asarray(-1, dtype=xp.int64)), (-1,))

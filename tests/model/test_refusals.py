@@ -21,9 +21,9 @@ def with_value(value, *place):
 
 
 REFUSED = {
-    "features rank": (FEATURES[0], GOOD, r"features has shape \(3,\); wanted \(N, 3\)"),
-    "features width": (np.zeros((3, 4), np.float32), GOOD, r"features has shape \(3, 4\); wanted \(N, 3\)"),
-    "no features": (FEATURES[:0], GOOD[:0], r"features has shape \(0, 3\); wanted \(N, 3\) with N >= 1"),
+    "features rank": (FEATURES[0], GOOD, r"features: expected shape \(N, 3\) .*got \(3,\)"),
+    "features width": (np.zeros((3, 4), np.float32), GOOD, r"features: expected shape \(N, 3\) .*got \(3, 4\)"),
+    "no features": (FEATURES[:0], GOOD[:0], r"features: expected shape \(N, 3\) with N >= 1, got \(0, 3\)"),
     "one NaN": (
         with_value(np.nan, 1, 2),
         GOOD,
@@ -49,7 +49,7 @@ REFUSED_TYPES = {
         r"captions: expected integer .* float64.*captions\.astype\(numpy\.int64\)",
     ),
     "bool captions": (FEATURES, GOOD > 0, "captions: expected integer word ids, got dtype bool"),
-    "listed captions": (FEATURES, GOOD.tolist(), r"captions is a list; wanted an integer array.*asarray"),
+    "listed captions": (FEATURES, GOOD.tolist(), r"captions: expected an array of integers, got a list.*asarray"),
     "no captions": (FEATURES, None, "captions is a NoneType"),
     "listed features": (
         FEATURES.tolist(),
@@ -57,8 +57,8 @@ REFUSED_TYPES = {
         r"features is a builtins\.list.*capgpu\.asarray\(features\)",
     ),
     "no features": (None, GOOD, "features: expected an array, got None"),
-    "bool features": (FEATURES > 0, GOOD, "features has dtype .*bool; wanted real numbers"),
-    "complex features": (FEATURES + 1j, GOOD, "features has dtype .*complex64; wanted real numbers"),
+    "bool features": (FEATURES > 0, GOOD, r"features: expected real numbers, got dtype .*bool"),
+    "complex features": (FEATURES + 1j, GOOD, r"features: expected real numbers, got dtype .*complex64"),
 }
 
 
@@ -95,16 +95,16 @@ def test_features_to_sample_from(backend, case):
 
 
 CONSTRUCTION = {
-    "cell": ({"cell_type": "gru"}, ValueError, "cell_type is 'gru'; wanted one of 'rnn', 'lstm'"),
-    "no input": ({"input_dim": 0}, ValueError, "input_dim is 0; wanted a whole number of at least 1"),
+    "cell": ({"cell_type": "gru"}, ValueError, "cell_type: expected one of 'rnn', 'lstm', got 'gru'"),
+    "no input": ({"input_dim": 0}, ValueError, "input_dim: expected an integer of at least 1, got 0"),
     "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim is -5"),
-    "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim is 2\.5; wanted a whole number"),
-    "float": ({"wordvec_dim": 4.0}, ValueError, r"wordvec_dim is 4\.0; wanted a whole number"),
-    "text": ({"hidden_dim": "8"}, ValueError, "hidden_dim is '8'; wanted a whole number"),
+    "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim: expected an integer .*got 2\.5"),
+    "float": ({"wordvec_dim": 4.0}, ValueError, r"wordvec_dim: expected an integer .*got 4\.0"),
+    "text": ({"hidden_dim": "8"}, ValueError, r"hidden_dim: expected an integer .*got '8'"),
     "certain dropout": (
         {"feature_dropout": 1.0},
         ValueError,
-        r"feature_dropout is 1\.0; wanted a rate in \[0, 1\)",
+        r"feature_dropout: expected a rate in \[0, 1\), got 1\.0",
     ),
     "negative dropout": ({"output_dropout": -0.1}, ValueError, r"output_dropout is -0\.1"),
     "unknown dropout": ({"output_dropout": float("nan")}, ValueError, "output_dropout is nan"),
@@ -130,7 +130,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
                 call()
 
     model.params[name] = backend.asarray(np.zeros((*good.shape, 1), np.float32))
-    refused(ValueError, rf"params\['{name}'\] has shape \(.*, 1\); wanted")
+    refused(ValueError, rf"params\['{name}'\]: expected shape .*, got \(.*, 1\)")
     model.params[name] = backend.asarray(np.zeros(good.shape, np.float64))
     refused(TypeError, rf"params\['{name}'\] has dtype .*float64; the model's is float32.*astype\(float32\)")
     model.params[name] = backend.to_numpy(good).tolist()
@@ -138,7 +138,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
     model.params[name] = None
     refused(TypeError, rf"params\['{name}'\]: expected an array, got None")
     del model.params[name]
-    refused(ValueError, rf"params has no entry '{name}'; wanted an array of shape")
+    refused(ValueError, rf"params\['{name}'\]: expected an array of shape")
     model.params[name] = good
     assert np.isfinite(float(model.loss(features, GOOD)[0]))
 

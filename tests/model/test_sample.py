@@ -127,5 +127,5 @@ def test_a_vocabulary_without_end_writes_on(backend):
 @pytest.mark.parametrize("length", [0, -1])
 def test_no_words_at_all_are_refused(length):
     model = capgpu.CaptioningRNN(WORDS, **SIZES)
-    with pytest.raises(ValueError, match=f"max_length is {length}; wanted at least 1"):
+    with pytest.raises(ValueError, match=f"max_length: expected at least 1, got {length}"):
         model.sample(capgpu.asarray(drawn(1, "float32")), length)

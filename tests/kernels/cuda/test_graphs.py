@@ -338,7 +338,7 @@ def test_bad_batches_are_refused_as_ever_and_change_nothing(device):
     for whole in (True, False):
         with pytest.raises(ValueError, match=r"captions\[2, 1\]: .*, got 99"):
             steps.loss(there, bad, 1.0, whole=whole)
-    with pytest.raises(ValueError, match="features has shape"):
+    with pytest.raises(ValueError, match="features: expected shape"):
         steps.loss(there[:, :3], captions, 1.0, whole=True)
     assert frozen((model.params, optimizer.state_dict())) == before
 
