@@ -45,6 +45,7 @@ import numpy as np
 from numba.core import config
 
 from capgpu.cache_folder import cache_folder
+from capgpu.kernels.cpu.late_code import compile_late
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
 from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
 
@@ -172,6 +173,7 @@ def compiled_callback(function: Callable[..., None], signature: Any) -> Any:
     try:
         made = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
         made._cache = _Cache(function)
+        compile_late(made._compiler, made._targetdescr.target_context)
         made.compile()
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
