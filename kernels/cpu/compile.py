@@ -55,15 +55,16 @@ def compiled(
     }
 
     def decorate(function: F) -> F:
-        wrapped: F = njit(**options)(function)
-        inner = njit(**options, no_cpython_wrapper=True)(function)
+        wrapped: Any = njit(**options)(function)
+        inner: Any = njit(**options, no_cpython_wrapper=True)(function)
         _take_literals_as_values(inner)
         _let_callers_compile(wrapped, inner)
         for dispatcher in (wrapped, inner):
             compile_late(dispatcher._compiler, dispatcher.targetctx)
         keep_on_disk(wrapped)
         load_undisturbed(wrapped)
-        return wrapped
+        result: F = wrapped
+        return result
 
     return decorate
 

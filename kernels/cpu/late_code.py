@@ -6,6 +6,8 @@ each function's library is a `LateLibrary`: LLVM code as Numba emitted it. The o
 calls, directly or not, once, and is optimized when an address in it is asked for. That takes half the time, and code
 that is linked has never been optimized before, so that the result does not depend on what else a process has compiled.
 
+The types of operators on numbers are resolved once in a process: Numba tries dozens of templates for each `a + b`.
+
 This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. Where they are missing,
 Numba makes machine code of everything.
 """
@@ -13,11 +15,13 @@ Numba makes machine code of everything.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
+from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
 
@@ -27,6 +31,9 @@ logger = logging.getLogger("capgpu")
 
 #: How the names of variables begin that refer to a function's environment: what it keeps of Python's objects.
 ENVIRONMENT = "_ZN08NumbaEnv"
+NUMBERS = (types.Number, types.Boolean)
+#: Operators' types by their arguments' types; with the operators, whose number is part of the key.
+_resolved: dict[Any, tuple[Any, Any]] = {}
 #: Private names of Numba's libraries.
 NEEDED = ("_ensure_finalized", "_finalize_final_module", "_get_compiled_object", "_get_module_for_linking")
 
@@ -177,18 +184,32 @@ def compile_late(compiler: Any, context: Any) -> None:
 def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
     def compile_with_late_libraries(args: Any, return_type: Any) -> Any:
         context.refresh()  # compiles what belongs to Numba
-        with _late_libraries(context.codegen()):
+        with _changed(context.codegen(), context.typing_context):
             return compile_now(args, return_type)
 
     return compile_with_late_libraries
 
 
 @contextlib.contextmanager
-def _late_libraries(codegen: Any) -> Iterator[None]:
-    """Let the code generator make late libraries; the thread holds the lock of Numba's compiler."""
-    before = codegen._library_class
+def _changed(codegen: Any, typing: Any) -> Iterator[None]:
+    """Have late libraries made, and operators resolved once; the thread holds the lock of Numba's compiler."""
+    if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
+        yield
+        return
     codegen._library_class = LateLibrary
+    typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
     try:
         yield
     finally:
-        codegen._library_class = before
+        del codegen._library_class, typing.resolve_function_type
+
+
+def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:
+    """Resolve the type of a call: of an operator on numbers, from the table."""
+    module = getattr(getattr(function, "typing_key", None), "__module__", "")
+    if module != "_operator" or kws or not all(isinstance(kind, NUMBERS) for kind in args):
+        return resolve(function, args, kws)
+    key = id(function), tuple(args)
+    if key not in _resolved:
+        _resolved[key] = function, resolve(function, args, kws)
+    return _resolved[key][1]
