@@ -154,7 +154,7 @@ def load_undisturbed(dispatcher: Any) -> None:
         logger.info("capgpu: exceptions can interrupt the loading of kernels: %s", error)
 
 
-def compiled_callback(function: Callable[..., None], signature: Any) -> Any:
+def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
     """Compile a function for callers that hold its address, or load it from disk.
 
     Parameters
