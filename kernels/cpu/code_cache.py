@@ -16,7 +16,8 @@ none can be written, kernels are compiled in memory, with one warning.
 Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that nobody else
 can write, in a folder of which the same is true.
 
-This is the only file that uses private names of Numba; where they are missing, kernels are compiled in memory.
+This file and `capgpu.kernels.cpu.late_code` are the only ones that use private names of Numba; where those of this file
+are missing, kernels are compiled in memory.
 """
 
 from __future__ import annotations
