@@ -122,7 +122,7 @@ class _Alone:
     def __init__(self, library: Any) -> None:
         self._library = library
         # what has to be called before its code is loaded; Numba 0.62 keeps that elsewhere
-        self._reload_init = getattr(library, "_reload_init", set())
+        self._reload_init: set[Any] = getattr(library, "_reload_init", set())
 
     def _get_module_for_linking(self) -> Any:
         library = self._library
