@@ -39,9 +39,10 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
     """
     order, batch_sizes, words, word_of_row, targets = arrays
     count, width = captions.shape
-    lengths = np.zeros(count, np.int64)
-    ended = np.zeros(width + 1, np.int64)
-    present = np.zeros(vocabulary_size, np.int64)
+    scratch = np.empty(count + 2 * (width + 1) + vocabulary_size, np.int64)
+    scratch[:] = 0
+    lengths, ended = scratch[:count], scratch[count : count + width + 1]
+    place, present = scratch[count + width + 1 : count + 2 * (width + 1)], scratch[count + 2 * (width + 1) :]
     rows = longest = 0
     valid = True
     for n in range(count):
@@ -57,7 +58,7 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
     distinct = 0
     if valid:
         # first place of each length, the longest first
-        place, before = np.empty(longest + 1, np.int64), 0
+        before = 0
         for length in range(longest, -1, -1):
             place[length] = before
             before += ended[length]
@@ -147,7 +148,8 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
             row += 1
     for word in range(words.size):
         starts[word + 1] += starts[word]
-    place[: words.size] = starts[:-1]
+    for word in range(words.size):
+        place[word] = starts[word]
     for row in range(word_of_row.size):
         word = word_of_row[row]
         by_word[place[word]] = row

@@ -16,7 +16,8 @@ none can be written, kernels are compiled in memory, with one warning.
 Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that nobody else
 can write, in a folder of which the same is true.
 
-This is the only file that uses private names of Numba; where they are missing, kernels are compiled in memory.
+This file and `capgpu.kernels.cpu.late_code` are the only ones that use private names of Numba; where those of this file
+are missing, kernels are compiled in memory.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ import numpy as np
 from numba.core import config
 
 from capgpu.cache_folder import cache_folder
+from capgpu.kernels.cpu.late_code import compile_late
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
 from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
 
@@ -153,7 +155,7 @@ def load_undisturbed(dispatcher: Any) -> None:
         logger.info("capgpu: exceptions can interrupt the loading of kernels: %s", error)
 
 
-def compiled_callback(function: Callable[..., None], signature: Any) -> Any:
+def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
     """Compile a function for callers that hold its address, or load it from disk.
 
     Parameters
@@ -172,6 +174,7 @@ def compiled_callback(function: Callable[..., None], signature: Any) -> Any:
     try:
         made = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
         made._cache = _Cache(function)
+        compile_late(made._compiler, made._targetdescr.target_context)
         made.compile()
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))

@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.core import config
 
 from capgpu.kernels.cpu.code_cache import keep_on_disk, load_undisturbed
+from capgpu.kernels.cpu.late_code import compile_late
 
 __all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled"]
 
@@ -54,13 +55,28 @@ def compiled(
     }
 
     def decorate(function: F) -> F:
-        wrapped: F = njit(**options)(function)
-        _take_literals_as_values(wrapped)
+        wrapped: Any = njit(**options)(function)
+        inner: Any = njit(**options, no_cpython_wrapper=True)(function)
+        _take_literals_as_values(inner)
+        _let_callers_compile(wrapped, inner)
+        for dispatcher in (wrapped, inner):
+            compile_late(dispatcher._compiler, dispatcher.targetctx)
         keep_on_disk(wrapped)
         load_undisturbed(wrapped)
-        return wrapped
+        result: F = wrapped
+        return result
 
     return decorate
+
+
+def _let_callers_compile(dispatcher: Any, inner: Any) -> None:
+    """Let compiled callers use `inner`, a function that cannot be called from Python, in the place of a dispatcher.
+
+    Python's and compiled code's versions of a function are compiled separately: most functions have one of the two.
+    """
+    dispatcher.inner = inner
+    dispatcher.get_call_template = inner.get_call_template
+    dispatcher.get_overload = inner.get_overload
 
 
 def _take_literals_as_values(dispatcher: Any) -> None:

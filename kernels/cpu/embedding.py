@@ -34,8 +34,8 @@ def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     for m in range(rows.size):
         starts[rows[m] + 1] += 1
     for k in range(out.shape[0]):
+        place[k] = starts[k]
         starts[k + 1] += starts[k]
-    place[:] = starts[:-1]
     for m in range(rows.size):
         order[place[rows[m]]] = m
         place[rows[m]] += 1

@@ -57,11 +57,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from capgpu.kernels.cpu import system_calls
 from capgpu.kernels.cpu.atomics import add, compare_exchange, fence, load, pause, store
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.contention import backs_off, note_job
+from capgpu.kernels.cpu.symbols import by_symbol
 from capgpu.kernels.cpu.system_calls import nanoseconds, yield_processor
 from capgpu.kernels.cpu.task_code import call_task
 
@@ -186,8 +188,10 @@ def barrier(slot: int, index: int, count: int, step: int) -> bool:
     others. Values contain the epoch: flags of earlier jobs are lower, and need not be cleared. Every `PERIOD` jobs all
     are cleared and the values begin at 0 again: from 2**39 jobs on they would be negative, and no thread would wait.
     """
-    if count == 1:
-        return True
+    return count == 1 or bool(_call_barrier((slot, index, count, step)))
+
+
+def _barrier(slot: int, index: int, count: int, step: int) -> bool:
     value, part = (load(slot + EPOCH) % PERIOD << STEP_BITS) + step, _part(slot, index)
     distance, flag = 1, FLAGS
     while distance < count:
@@ -200,6 +204,9 @@ def barrier(slot: int, index: int, count: int, step: int) -> bool:
         distance *= 2
         flag += 8
     return True
+
+
+_call_barrier = by_symbol(_barrier, types.boolean(*[types.int64] * 4))
 
 
 @compiled(allocates=False)
@@ -227,6 +234,10 @@ def run_job(slot: int, n_tasks: int, job: Any) -> bool:
         Whether a task failed: results are then missing.
     """
     code, data, barriers = job
+    return bool(_call_run_job((slot, n_tasks, code, data, barriers)))
+
+
+def _run_job(slot: int, n_tasks: int, code: int, data: int, barriers: int) -> bool:
     if n_tasks > 1 and compare_exchange(slot + LOCK, 0, 1):
         tracker, start = slot + TRACKERS + TRACKER_BYTES * barriers, nanoseconds()
         if load(slot + BACK_OFF) == 0 or not backs_off(tracker, start):
@@ -243,6 +254,11 @@ def run_job(slot: int, n_tasks: int, job: Any) -> bool:
         store(slot + LOCK, 0)
     # A single task does everything. It does not touch the slot: another job may be running there.
     return bool(call_task(code, 0, 1, slot, data))
+
+
+# Not linked into every kernel: that took a tenth of the time of compilation. It is the same thread's call, without
+# Python, all the same.
+_call_run_job = by_symbol(_run_job, types.boolean(*[types.int64] * 5))
 
 
 @compiled(allocates=False)

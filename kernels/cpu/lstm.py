@@ -23,7 +23,7 @@ from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.units import owned_units, pack_gates, packed_size, product_of_gates
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
@@ -259,7 +259,7 @@ def lstm_forward(
     cell, previous = np.empty_like(hidden), np.empty_like(hidden)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     n_tasks = POOL.n_threads if total * size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (weights_size(size, size, 4, h0.itemsize),), h0.dtype)
+    packed = scratch("recurrent weights", (packed_size(size, size, 4, h0.itemsize),), h0.dtype)
     results = States(hidden, cell, gates, previous)
     POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, *results)
     return results
@@ -278,7 +278,7 @@ def lstm_backward(
     dprojected = np.empty_like(gates)
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     n_tasks = POOL.n_threads if dhidden.size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (weights_size(size, size, 4, cell.itemsize),), cell.dtype)
+    packed = scratch("recurrent weights", (packed_size(size, size, 4, cell.itemsize),), cell.dtype)
     POOL.run(
         n_tasks,
         _launch_backward,

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.symbols import by_symbol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
@@ -44,44 +46,6 @@ NOTHING, BIAS, KEEP = 0, 1, 2
 
 
 @compiled(allocates=False)
-def pack_panels(
-    B: Any,
-    transposed: bool,
-    row: int,
-    depth: int,
-    left: int,
-    columns: int,
-    first: int,
-    last: int,
-    packed: Any,
-    start: int,
-) -> None:
-    """Copy panels first..last-1 of the `columns` columns of op(B) from `left` on.
-
-    Element (k, j) of panel p goes to ``packed[start + ((p - first) * depth + k) * lanes + j]``; a narrow last panel is
-    filled up with zeros.
-    """
-    size = B.itemsize
-    lanes = PANEL_BYTES // size
-    full = min(last, columns // lanes)
-    target, ld = packed.ctypes.data + start * size, B.shape[1]
-    if transposed:
-        for p in range(first, full):
-            place = start + (p - first) * depth * lanes
-            _pack_transposed(B, row, depth, left + p * lanes, packed[place : place + depth * lanes])
-    else:
-        # row by row, so that memory is read in long runs
-        for k in range(depth):
-            source = B.ctypes.data + ((row + k) * ld + left + first * lanes) * size
-            for p in range(full - first):
-                copy_panel_row(B, target + (p * depth + k) * PANEL_BYTES, source + p * PANEL_BYTES)
-    if full < last:
-        place = start + (full - first) * depth * lanes
-        panel = packed[place : place + depth * lanes]
-        _pack_narrow(B, transposed, row, depth, left + full * lanes, columns - full * lanes, panel)
-
-
-@compiled(allocates=False)
 def _pack_transposed(B: Any, row: int, depth: int, column: int, panel: Any) -> None:
     """Transpose a full panel, a square of vectors at a time."""
     size, ld = B.itemsize, B.shape[1]
@@ -103,6 +67,71 @@ def _pack_narrow(B: Any, transposed: bool, row: int, depth: int, column: int, wi
     for k in range(depth):
         for j in range(width):
             panel[k * lanes + j] = B[column + j, row + k] if transposed else B[row + k, column + j]
+
+
+def _pack_panels(
+    B: Any,
+    transposed: bool,
+    row: int,
+    depth: int,
+    left: int,
+    columns: int,
+    first: int,
+    last: int,
+    packed: Any,
+    start: int,
+) -> None:
+    size = B.itemsize
+    lanes = PANEL_BYTES // size
+    full = min(last, columns // lanes)
+    target, ld = packed.ctypes.data + start * size, B.shape[1]
+    if transposed:
+        for p in range(first, full):
+            place = start + (p - first) * depth * lanes
+            _pack_transposed(B, row, depth, left + p * lanes, packed[place : place + depth * lanes])
+    else:
+        # row by row, so that memory is read in long runs
+        for k in range(depth):
+            source = B.ctypes.data + ((row + k) * ld + left + first * lanes) * size
+            for p in range(full - first):
+                copy_panel_row(B, target + (p * depth + k) * PANEL_BYTES, source + p * PANEL_BYTES)
+    if full < last:
+        place = start + (full - first) * depth * lanes
+        panel = packed[place : place + depth * lanes]
+        _pack_narrow(B, transposed, row, depth, left + full * lanes, columns - full * lanes, panel)
+
+
+def _signatures(*kinds: Any) -> list[Any]:
+    """Return signatures for float32 and float64, in which a number stands for an array of as many dimensions."""
+    return [
+        types.void(*(types.Array(element, kind, "C") if isinstance(kind, int) else kind for kind in kinds))
+        for element in (types.float32, types.float64)
+    ]
+
+
+# What all products and recurrences do is compiled once, not into each of them.
+_call_pack_panels = by_symbol(_pack_panels, *_signatures(2, types.boolean, *[types.int64] * 6, 1, types.int64))
+
+
+@compiled(allocates=False)
+def pack_panels(
+    B: Any,
+    transposed: bool,
+    row: int,
+    depth: int,
+    left: int,
+    columns: int,
+    first: int,
+    last: int,
+    packed: Any,
+    start: int,
+) -> None:
+    """Copy panels first..last-1 of the `columns` columns of op(B) from `left` on.
+
+    Element (k, j) of panel p goes to ``packed[start + ((p - first) * depth + k) * lanes + j]``; a narrow last panel is
+    filled up with zeros.
+    """
+    _call_pack_panels((B, transposed, row, depth, left, columns, first, last, packed, start))
 
 
 @compiled()
@@ -197,9 +226,9 @@ def _rows_by_panel(
 def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int, edge: Any) -> None:
     lanes = PANEL_BYTES // C.itemsize
     first = (c - C.ctypes.data) // C.itemsize
-    flat = C.reshape(C.size)
+    row, column = first // ldc, first % ldc
     for i in range(height):
-        source, target = edge[i * lanes : i * lanes + width], flat[first + i * ldc : first + i * ldc + width]
+        source, target = edge[i * lanes : i * lanes + width], C[row + i, column : column + width]
         if accumulate:
             for j in range(target.size):
                 target[j] += source[j]
@@ -318,8 +347,7 @@ def pack_columns_whole(B: Any, transposed: bool, left: int, columns: int, packed
             pack_panels(B, transposed, top, depth, left, columns, first, min(first + GROUP, panels), packed, place)
 
 
-@compiled(allocates=False)
-def product_with_packed(
+def _product_with_packed(
     A: Any,
     a_row: int,
     rows: int,
@@ -332,7 +360,6 @@ def product_with_packed(
     columns: int,
     edge: Any,
 ) -> None:
-    """Multiply some rows of A by what `pack_columns_whole` packed, into columns of C (which it stores)."""
     size = C.itemsize
     lanes = PANEL_BYTES // size
     panels = (columns + lanes - 1) // lanes
@@ -360,6 +387,29 @@ def product_with_packed(
                 1 if block > 0 else 0,
                 edge,
             )
+
+
+_call_product_with_packed = by_symbol(
+    _product_with_packed, *_signatures(2, *[types.int64] * 2, 1, *[types.int64] * 2, 2, *[types.int64] * 3, 1)
+)
+
+
+@compiled(allocates=False)
+def product_with_packed(
+    A: Any,
+    a_row: int,
+    rows: int,
+    packed: Any,
+    start: int,
+    k: int,
+    C: Any,
+    c_row: int,
+    left: int,
+    columns: int,
+    edge: Any,
+) -> None:
+    """Multiply some rows of A by what `pack_columns_whole` packed, into columns of C (which it stores)."""
+    _call_product_with_packed((A, a_row, rows, packed, start, k, C, c_row, left, columns, edge))
 
 
 def product_into(

@@ -19,7 +19,7 @@ from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
+from capgpu.kernels.cpu.units import owned_units, pack_gates, packed_size, product_of_gates
 from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
@@ -159,7 +159,7 @@ def rnn_forward(
     bias = np.zeros(size, h0.dtype) if bias is None else contiguous(bias)
     hidden, previous = np.empty((total, size), h0.dtype), np.empty((total, size), h0.dtype)
     n_tasks = POOL.n_threads if total * size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (weights_size(size, size, 1, h0.itemsize),), h0.dtype)
+    packed = scratch("recurrent weights", (packed_size(size, size, 1, h0.itemsize),), h0.dtype)
     POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, Wh, packed, batch_sizes, hidden, previous)
     return States(hidden, None, None, previous)
 
@@ -171,6 +171,6 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order:
     dprojected = np.empty_like(hidden)
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
     n_tasks = POOL.n_threads if dhidden.size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (weights_size(size, size, 1, hidden.itemsize),), hidden.dtype)
+    packed = scratch("recurrent weights", (packed_size(size, size, 1, hidden.itemsize),), hidden.dtype)
     POOL.run(n_tasks, _launch_backward, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
     return dprojected, in_callers_order(dh, order)

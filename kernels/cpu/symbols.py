@@ -13,13 +13,55 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.code_cache import compiled_callback, symbols
 
-__all__ = ["called_by_symbol", "provide"]
+__all__ = ["by_symbol", "called_by_symbol", "provide"]
 
 
-def called_by_symbol(function: Callable[..., None], signature: Any) -> str:
+def by_symbol(function: Callable[..., Any], *signatures: Any) -> Any:
+    """Return what compiled code calls in the place of a function: ``call((argument, ...))``.
+
+    Parameters
+    ----------
+    function : callable
+        As for `called_by_symbol`.
+    *signatures : numba.core.typing.Signature
+        Those that are compiled when they are needed; numbers are converted to the types that one of them names.
+
+    Returns
+    -------
+    intrinsic
+        For compiled code. It takes a tuple.
+    """
+    symbols = [called_by_symbol(function, signature, f"_{k}") for k, signature in enumerate(signatures)]
+
+    @intrinsic
+    def call(typingctx: Any, arguments: Any) -> Any:
+        given = tuple(arguments)
+        for symbol, called in zip(symbols, signatures, strict=True):
+            if all(typingctx.can_convert(*kinds) is not None for kinds in zip(given, called.args, strict=True)):
+                return called.return_type(arguments), functools.partial(_emit_call, symbol, called, given)
+        return None
+
+    return call
+
+
+def _emit_call(symbol: str, called: Any, given: Any, context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    provide(symbol)
+    kinds = [context.get_value_type(kind) for kind in (called.return_type, *called.args)]
+    declared = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kinds[0], kinds[1:]), symbol)
+    values = [
+        context.cast(builder, builder.extract_value(args[0], position), kind, wanted)
+        for position, (kind, wanted) in enumerate(zip(given, called.args, strict=True))
+    ]
+    return builder.call(declared, values)
+
+
+def called_by_symbol(function: Callable[..., Any], signature: Any, suffix: str = "") -> str:
     """Register a function that compiled code calls by a symbol.
 
     Parameters
@@ -27,14 +69,16 @@ def called_by_symbol(function: Callable[..., None], signature: Any) -> str:
     function : callable
         Python code that Numba compiles, at the top level of a module; it must not raise.
     signature : numba.core.typing.Signature
-        Types of its arguments, numbers; it returns nothing.
+        Types of its arguments and of its result.
+    suffix : str, optional
+        Of the symbol: another one for each signature of a function.
 
     Returns
     -------
     str
         The symbol: call `provide` with it before emitting a call.
     """
-    symbol = f"capgpu_{function.__module__.rpartition('.')[2]}_{function.__name__}"
+    symbol = f"capgpu_{function.__module__.rpartition('.')[2]}_{function.__name__}{suffix}"
     symbols[symbol] = functools.partial(_make, symbol, function, signature)
     return symbol
 
@@ -49,7 +93,7 @@ def provide(symbol: str) -> None:
 _addresses: dict[str, Any] = {}
 
 
-def _make(symbol: str, function: Callable[..., None], signature: Any) -> None:
+def _make(symbol: str, function: Callable[..., Any], signature: Any) -> None:
     if symbol not in _addresses:
         made = compiled_callback(function, signature)
         llvm.add_symbol(symbol, made.address)

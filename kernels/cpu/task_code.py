@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, typing
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = ["call_task", "describe_job"]
@@ -43,13 +43,8 @@ def describe_job(task: Any, *, barriers: bool = False) -> Any:
 
     @intrinsic
     def describe(typingctx: Any, arguments: Any) -> Any:
-        def unpack(index: Any, count: Any, slot: Any, arguments: Any) -> None:
-            task(index, count, *arguments)
-
-        def unpack_with_slot(index: Any, count: Any, slot: Any, arguments: Any) -> None:
-            task(index, count, slot, *arguments)
-
-        call = typing.signature(types.none, types.int64, types.int64, types.int64, arguments)
+        own = (types.int64,) * (3 if barriers else 2)
+        call = types.Dispatcher(task).get_call_type(typingctx, (*own, *arguments), {})
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             values = _borrowed(context, builder, arguments, args[0])
@@ -59,8 +54,11 @@ def describe_job(task: Any, *, barriers: bool = False) -> Any:
             code.attributes.add("noinline")
             body = ir.IRBuilder(code.append_basic_block("entry"))
             place = body.bitcast(code.args[3], values.type.as_pointer())
-            result = context.compile_subroutine(builder, unpack_with_slot if barriers else unpack, call, caching=False)
-            operands = [*code.args[:3], body.load(place, align=8)]
+            result = getattr(task, "inner", task).overloads[tuple(call.args)]
+            context.active_code_library.add_linking_library(result.library)
+            loaded = body.load(place, align=8)
+            operands = [body.extract_value(loaded, position) for position in range(len(arguments))]
+            operands = [*code.args[: len(own)], *operands]
             status, _ = context.call_internal_no_propagate(body, result.fndesc, call, operands)
             body.ret(body.zext(status.is_error, I32))
 

@@ -13,14 +13,17 @@ from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.product import pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.tile import PANEL_BYTES
 
-__all__ = ["owned_units", "pack_gates", "product_of_gates", "weights_size"]
+__all__ = ["owned_units", "pack_gates", "packed_size", "product_of_gates", "weights_size"]
 
 
-@compiled()
-def weights_size(depth: int, columns: int, kinds: int, itemsize: int) -> int:
+def packed_size(depth: int, columns: int, kinds: int, itemsize: int) -> int:
     """Return the number of elements of weights (depth, kinds * columns), packed for any number of threads."""
     lanes = PANEL_BYTES // itemsize
-    return int((columns + lanes - 1) // lanes * lanes * depth * kinds)
+    return (columns + lanes - 1) // lanes * lanes * depth * kinds
+
+
+#: The same for compiled code.
+weights_size = compiled()(packed_size)
 
 
 @compiled(inline=True)
@@ -35,7 +38,7 @@ def owned_units(index: int, count: int, units: int, itemsize: int) -> tuple[int,
 def pack_gates(weights: Any, kinds: int, left: int, right: int, packed: Any) -> int:
     """Pack the columns of units left..right-1 in each kind of gate; return where they begin in `packed`."""
     depth, units = weights.shape[0], weights.shape[1] // kinds
-    start = int(left * depth * kinds)
+    start: int = left * depth * kinds
     if right - left == units:
         pack_columns_whole(weights, False, 0, kinds * units, packed, start)
     else:

@@ -58,7 +58,8 @@ def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_pro
     weights = np.empty(logits.shape[1], logits.dtype)
     for m in range(rows * index // count, rows * (index + 1) // count):
         top = greatest(logits[m])
-        weights[:] = logits[m]
+        for j in range(weights.size):
+            weights[j] = logits[m, j]
         normaliser = np.log(np.float64(exponentiate(weights, top)))
         own = log_probs[m]
         found = _choose(logits[m], barred, banned[m], own, words[m])

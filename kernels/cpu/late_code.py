@@ -1,0 +1,215 @@
+"""Machine code is made for the functions that Python calls, not for those that only compiled code calls.
+
+Numba optimizes each function that it compiles, makes machine code of it, links its LLVM code into its callers, and
+optimizes it there again; the machine code of the inner functions is never executed. Here, while a kernel is compiled,
+each function's library is a `LateLibrary`: LLVM code as Numba emitted it. The outermost library links all that it
+calls, directly or not, once, and is optimized when an address in it is asked for. That takes half the time, and code
+that is linked has never been optimized before, so that the result does not depend on what else a process has compiled.
+
+The types of operators on numbers are resolved once in a process: Numba tries dozens of templates for each `a + b`.
+
+This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. Where they are missing,
+Numba makes machine code of everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba import types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.environment import lookup_environment
+
+__all__ = ["LateLibrary", "compile_late"]
+
+logger = logging.getLogger("capgpu")
+
+#: How the names of variables begin that refer to a function's environment: what it keeps of Python's objects.
+ENVIRONMENT = "_ZN08NumbaEnv"
+NUMBERS = (types.Number, types.Boolean)
+#: Operators' types by their arguments' types; with the operators, whose number is part of the key.
+_resolved: dict[Any, tuple[Any, Any]] = {}
+#: Private names of Numba's libraries.
+NEEDED = ("_ensure_finalized", "_finalize_final_module", "_get_compiled_object", "_get_module_for_linking")
+
+
+class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have no types here
+    """The LLVM code of one function, and machine code of it and its callees as soon as an address is wanted."""
+
+    _emitted = False
+    _own_module: Any = None
+
+    def finalize(self) -> None:
+        """End the building of the function's own code. Callees are not linked yet."""
+        self._raise_if_finalized()
+        self._finalized = True
+
+    @property
+    def codegen(self) -> Any:
+        """The code generator. It sets no environment of a function that has no address."""
+        return self._codegen if self._emitted else _WithoutEnvironments(self._codegen)
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return the address of a function, 0 if this library has no function of that name."""
+        self._ensure_finalized()
+        if not self._emitted:
+            if not _defines(self._final_module, name):
+                return 0
+            self._emit()
+        address: int = super().get_pointer_to_function(name)
+        return address
+
+    def _emit(self) -> None:
+        """Link, optimize, and make machine code."""
+        # each library once: the base class would have each link its own callees
+        self._linking_libraries = [_Alone(library) for library in self._callees()]
+        self._finalized = False
+        super().finalize()
+        for name in _environments(self._final_module):
+            environment = lookup_environment(name)
+            if environment is not None:
+                self._codegen.set_env(name, environment)
+
+    def _finalize_final_module(self) -> None:
+        super()._finalize_final_module()
+        self._emitted = True  # here, since libraries from the disk come here, too
+
+    def _callees(self) -> list[Any]:
+        """Return the libraries of all functions that this one calls, directly or not, in an order without chance."""
+        found: dict[Any, None] = {}
+        waiting = list(reversed(self._linking_libraries))
+        while waiting:
+            library = waiting.pop()
+            if library not in found:
+                found[library] = None
+                if isinstance(library, LateLibrary) and not library._emitted:
+                    waiting.extend(reversed(library._linking_libraries))
+        return list(found)
+
+    def _alone(self) -> Any:
+        """Return the function's own code, for linking."""
+        if self._own_module is None:
+            self._own_module, self._shared_module = super()._get_module_for_linking(), None
+        return self._own_module
+
+    def _get_module_for_linking(self) -> Any:
+        """Return code with all callees: for libraries of other packages."""
+        if self._emitted:
+            return super()._get_module_for_linking()
+        if self._shared_module is None:
+            module = self._alone().clone()
+            for library in self._callees():
+                module.link_in(_Alone(library)._get_module_for_linking(), preserve=True)
+            self._shared_module = module
+        return self._shared_module
+
+    def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
+        """Return machine code, and a module that has the names in it: no other library links what Python calls."""
+        self._ensure_finalized()
+        if not self._emitted:
+            self._emit()
+        return self.name, "object", (self._get_compiled_object(), _names(self._final_module).as_bitcode())
+
+
+class _Alone:
+    """A library as one that links it without its callees sees it."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        # what has to be called before its code is loaded; Numba 0.62 keeps that elsewhere
+        self._reload_init: set[Any] = getattr(library, "_reload_init", set())
+
+    def _get_module_for_linking(self) -> Any:
+        library = self._library
+        late = isinstance(library, LateLibrary) and not library._emitted
+        return library._alone() if late else library._get_module_for_linking()
+
+
+class _WithoutEnvironments:
+    """A code generator that sets no environments."""
+
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """Do nothing: the library that links the function sets it."""
+
+
+def _defines(module: Any, name: str) -> bool:
+    try:
+        return not module.get_function(name).is_declaration
+    except NameError:
+        return False
+
+
+def _environments(module: Any) -> list[str]:
+    return [variable.name for variable in module.global_variables if variable.name.startswith(ENVIRONMENT)]
+
+
+def _names(module: Any) -> Any:
+    """Return a module that defines the functions and environments that another defines, as nothing."""
+    external = [f.name for f in module.functions if not f.is_declaration and f.linkage == llvm.Linkage.external]
+    lines = [f'define void @"{name}"() {{ ret void }}' for name in external]
+    lines += [f'@"{name}" = common global i8* null' for name in _environments(module)]
+    named = llvm.parse_assembly("\n".join(lines))
+    named.triple, named.data_layout = module.triple, module.data_layout
+    return named
+
+
+def compile_late(compiler: Any, context: Any) -> None:
+    """Let a compiler of Numba make machine code of the outermost functions only.
+
+    Parameters
+    ----------
+    compiler : numba.core.dispatcher._FunctionCompiler
+        Of a function that belongs to this package. It is changed.
+    context : numba.core.cpu.CPUContext
+        The target.
+    """
+    missing = [name for name in NEEDED if not hasattr(JITCodeLibrary, name)]
+    if missing or not hasattr(context.codegen(), "_library_class"):
+        logger.info("capgpu: this version of Numba makes machine code of all functions (%s)", missing)
+        return
+    compiler.compile = _late(compiler.compile, context)
+
+
+def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
+    def compile_with_late_libraries(args: Any, return_type: Any) -> Any:
+        context.refresh()  # compiles what belongs to Numba
+        with _changed(context.codegen(), context.typing_context):
+            return compile_now(args, return_type)
+
+    return compile_with_late_libraries
+
+
+@contextlib.contextmanager
+def _changed(codegen: Any, typing: Any) -> Iterator[None]:
+    """Have late libraries made, and operators resolved once; the thread holds the lock of Numba's compiler."""
+    if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
+        yield
+        return
+    codegen._library_class = LateLibrary
+    typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
+    try:
+        yield
+    finally:
+        del codegen._library_class, typing.resolve_function_type
+
+
+def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:
+    """Resolve the type of a call: of an operator on numbers, from the table."""
+    module = getattr(getattr(function, "typing_key", None), "__module__", "")
+    if module != "_operator" or kws or not all(isinstance(kind, NUMBERS) for kind in args):
+        return resolve(function, args, kws)
+    key = id(function), tuple(args)
+    if key not in _resolved:
+        _resolved[key] = function, resolve(function, args, kws)
+    return _resolved[key][1]
