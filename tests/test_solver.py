@@ -377,7 +377,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
         ({"update_rule": "adamm"}, ValueError, "unknown update rule 'adamm'.*Did you mean 'adam'"),
         ({"optim_config": {"lr": 1e-3}}, ValueError, "unknown config entry 'lr'"),
-        ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate is -1.0"),
+        ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate: expected .* got -1.0"),
         ({"optim_config": 1e-3}, TypeError, "config: expected a dict .* got float"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1.*got .*0"),
         ({"batch_size": 2.5}, TypeError, "batch_size: expected an integer, got 2.5"),
@@ -414,7 +414,7 @@ def test_data_that_do_not_fit_the_model_are_refused() -> None:
     with pytest.raises(ValueError, match="expected vectors of length 5, as the model's input_dim, got 6"):
         solver(CaptioningRNN(data["word_to_idx"], 5, 4, 4, seed=0), data)
     words = {word: i for word, i in data["word_to_idx"].items() if i < 9}
-    with pytest.raises(ValueError, match="there are 9 token ids"):
+    with pytest.raises(ValueError, match="for 9 token ids"):
         solver(CaptioningRNN(words, 6, 4, 4, seed=0), data)
     data["val_features"][2, 3] = math.inf
     with pytest.raises(ValueError, match="val_features: expected finite values, got NaN or infinity in row 2"):

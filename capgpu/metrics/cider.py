@@ -200,11 +200,11 @@ def _idf_by_length(corpus: Corpus) -> Iterator[Floats]:
     while True:
         pictures = _pictures(corpus, positions, number, total)
         yield _idf_by_position(corpus, positions, np.log(np.maximum(pictures, 1))[number])
-        wanted = (pictures > 1)[number]
-        positions, keys = ngram_keys(corpus, _ranks_by_position(corpus, positions[wanted], number[wanted]))
+        repeated = (pictures > 1)[number]
+        positions, keys = ngram_keys(corpus, _ranks_by_position(corpus, positions[repeated], number[repeated]))
         grams, number = np.unique(keys, return_inverse=True)
         total = len(grams)
-        del keys, grams, wanted
+        del keys, grams, repeated
 
 
 def _pictures(corpus: Corpus, positions: Ints, number: Ints, total: int) -> Ints:

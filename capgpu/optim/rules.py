@@ -196,17 +196,17 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
             raise InvalidTypeError(f"{name}: {key}: expected a number, got {value!r}.")
-        number, wanted = float(value), ""
+        number, expected = float(value), ""
         if key in ("learning_rate", "epsilon"):
-            wanted = "" if math.isfinite(number) and number > 0 else "positive and finite"
+            expected = "" if math.isfinite(number) and number > 0 else "that is positive and finite"
         elif key == "t":
-            wanted = "" if number >= 0 and number.is_integer() else "a whole number of steps, 0 or more"
+            expected = "" if number >= 0 and number.is_integer() else "of 0 or more, an integer"
         elif key == "weight_decay":
-            wanted = "" if math.isfinite(number) and number >= 0 else "finite, 0 or more"
+            expected = "" if math.isfinite(number) and number >= 0 else "that is finite, 0 or more"
         elif not 0 <= number < 1:
-            wanted = "in [0, 1)"
-        if wanted:
-            raise InvalidValueError(f"{name}: {key} is {value!r}; it must be {wanted}.")
+            expected = "in [0, 1)"
+        if expected:
+            raise InvalidValueError(f"{name}: {key}: expected a value {expected}, got {value!r}.")
 
 
 def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "dw") -> None:

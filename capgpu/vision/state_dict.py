@@ -237,8 +237,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]
         return _read(content)
     except _RefusedError as refused:
         raise InvalidValueError(
-            f"{os.fspath(path)} cannot be read as a PyTorch file: it has {refused}. Wanted a plain dictionary of "
-            "tensors in the layout before PyTorch 1.6. Nothing of it was executed."
+            f"{os.fspath(path)}: expected a plain dictionary of tensors in the layout before PyTorch 1.6, got "
+            f"{refused}. Nothing of it was executed."
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InvalidValueError(
