@@ -125,7 +125,7 @@ def test_states_wider_than_a_panel_is_deep(operation):
         if case.operation == operation:
             arguments, wanted = example(case, extents, "float32")
             for got, want, kind in zip(run(case, arguments), wanted, case.kinds, strict=True):
-                assert distance(got, want) < TOLERANCE["float32"][kind]
+                assert want is None or distance(got, want) < TOLERANCE["float32"][kind]
 
 
 @pytest.mark.parametrize("rows_a_block", [1, 2, 5, 1000])

@@ -469,3 +469,14 @@ def example(case: KernelCase, extents: Extents, dtype: str) -> tuple[Arguments, 
         for name, value in arguments.items()
     }
     return arguments, case.plain(exact, extents)
+
+
+def usual_case(operation: str) -> KernelCase:
+    """Return the last case of an operation that is given no options."""
+    cases = [case for case in KERNEL_CASES if case.operation == operation]
+    return [case for case in cases if not case.variant.endswith(("options", "order"))][-1]
+
+
+def present(results: Any) -> list[Any]:
+    """Return the results that there are: an RNN has neither cell states nor gates."""
+    return [result for result in results if result is not None]

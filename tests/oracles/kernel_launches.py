@@ -20,7 +20,7 @@ from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
 from oracles.halves import sums
-from oracles.kernel_cases import KERNEL_CASES, Extents, example
+from oracles.kernel_cases import Extents, example, usual_case
 
 #: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
 #: with more than one round of chunks in the backward pass.
@@ -109,7 +109,7 @@ def recurrences(dtype: str, every: bool = True) -> None:
     In all variants, or, where `every` is false, in one of each kernel, and the largest batches for the RNN only.
     """
     for name, kind in tiers.PASSES.items():
-        case = [case for case in KERNEL_CASES if case.operation == name][-1]
+        case = usual_case(name)
         for extents in (*RECURRENCES, DEEP, NANS, TILES):
             if not every and name.startswith("lstm") and extents in (DEEP, TILES):
                 continue  # seconds in every order of threads, and the RNN's show the same
