@@ -10,12 +10,11 @@ from hypothesis import strategies
 from capgpu.kernels import RowGroups
 from capgpu.kernels.reference import OPERATIONS
 from oracles.halves import HALVES, loss_or
-from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example
+from oracles.kernel_cases import EXTENTS, KERNEL_CASES, OVERWRITABLE, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
 
 INDICES = ("rows", "targets", "index", "order")
-OVERWRITABLE = {"softmax_cross_entropy": {"logits"}, "add_rows": {"table"}}
 RAGGED = Extents((6, 6, 5, 2, 1), 9, 11)
 
 

@@ -40,6 +40,10 @@ EXTENTS = (
 )
 
 
+#: Arguments that an operation may write into.
+OVERWRITABLE = {"softmax_cross_entropy": {"logits"}, "add_rows": {"table"}}
+
+
 @dataclass(frozen=True)
 class KernelCase:
     """One operation in one of its variants.
