@@ -70,12 +70,16 @@ class Backend:
         The kernels its arrays go to: ``"reference"``, ``"cpu"`` or ``"cuda"``.
     reason : str
         Why this backend was selected.
+    host_choice : str
+        The backend by which kernels for host arrays are chosen: `name`, or ``"numpy"`` where ``"cuda"`` was selected
+        from names among which ``"numpy"`` is the only one of a host backend.
     """
 
     name: str
     xp: ModuleType
     kernels: str
     reason: str
+    host_choice: str
 
 
 _lock = threading.RLock()
@@ -263,7 +267,7 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
 def _resolve(choice: str | Sequence[str], source: str) -> Backend:
     names = _parse(choice, source)
     if len(names) == 1:
-        return Backend(names[0], _OPENERS[names[0]](), _KERNELS[names[0]], f"asked for by {source}")
+        return Backend(names[0], _OPENERS[names[0]](), _KERNELS[names[0]], f"asked for by {source}", names[0])
     causes: list[str] = []
     for name in names:
         try:
@@ -275,8 +279,13 @@ def _resolve(choice: str | Sequence[str], source: str) -> Backend:
         for cause in causes:
             reason += f"; {cause}"
         logger.info("capgpu backend: %s, %s", name, reason)
-        return Backend(name, namespace, _KERNELS[name], reason)
+        return Backend(name, namespace, _KERNELS[name], reason, _host_choice(name, names))
     raise BackendUnavailableError(f"{source}: none of {', '.join(names)} can run here.\n" + "\n".join(causes))
+
+
+def _host_choice(name: str, names: Sequence[str]) -> str:
+    """Return the backend by which kernels for host arrays are chosen, where `name` was selected from `names`."""
+    return "numpy" if name == "cuda" and "numpy" in names and "cpu" not in names else name
 
 
 def current_backend() -> Backend:
@@ -314,8 +323,8 @@ def host_choice() -> str:
     Returns
     -------
     str
-        The backend in force; ``"cuda"`` where that would have to be opened first, or ``"numpy"`` where the setting
-        names it, and not ``"cpu"``, behind ``"cuda"``.
+        `Backend.host_choice` of the backend in force, or, where the device would have to be opened first, what it would
+        be with the device.
 
     Raises
     ------
@@ -327,8 +336,8 @@ def host_choice() -> str:
     if _current is None:
         names = _parse(os.environ.get("CAPGPU_BACKEND", "auto"), "CAPGPU_BACKEND")
         if names[0] == "cuda":
-            return "numpy" if "numpy" in names and "cpu" not in names else "cuda"
-    return current_backend().name
+            return _host_choice("cuda", names)
+    return current_backend().host_choice
 
 
 def set_backend(name: str | Sequence[str]) -> Backend:
