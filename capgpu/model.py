@@ -12,7 +12,14 @@ from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.dtypes import floating_dtype, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import CaptionBatch, Dropout, LossOptions, kernels_for
-from capgpu.layers.recurrence import CELLS, Cell, Recurrence, recurrent_backward, recurrent_forward
+from capgpu.layers.recurrence import (
+    CELLS,
+    Cell,
+    Recurrence,
+    backward_through_time,
+    projection_gradients,
+    recurrent_forward,
+)
 from capgpu.random import Generator, fold_key
 from capgpu.validation import check_captions, check_finite
 
@@ -102,7 +109,12 @@ def _gradients(
     assert db_vocab is not None
 
     # and back
-    dembedded, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, forward)
+    dprojected, dh0, _ = backward_through_time(dhidden, None, forward)
+    # what nobody reads any more makes room for the gradients of the parameters
+    forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
+    del dhidden
+    dembedded, dWx, dWh, db = projection_gradients(dprojected, forward)
+    del dprojected, forward
     if tied:
         dW_embed = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
     else:
@@ -307,8 +319,8 @@ class CaptioningRNN:
         Returns
         -------
         loss : array, shape ()
-        Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
-        divided by N, in the model's dtype; in float32 for half precision.
+            Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
+            divided by N, in the model's dtype; in float32 for half precision.
         grads : dict of str to array
             Gradient of the loss with respect to each entry of `params`.
 
@@ -320,7 +332,8 @@ class CaptioningRNN:
             For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
-        return captioner_gradients(self.cell, self.params, features, self._batch(ids), options)
+        params = {name: self.params[name] for name in self._shapes}  # a tied model may have been given a W_vocab
+        return captioner_gradients(self.cell, params, features, self._batch(ids), options)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.

@@ -23,8 +23,10 @@ __all__ = [
     "CELLS",
     "Cell",
     "Recurrence",
+    "backward_through_time",
     "check_hidden_gradient",
     "from_time_major",
+    "projection_gradients",
     "recurrent_backward",
     "recurrent_forward",
     "to_time_major",
@@ -145,21 +147,57 @@ def recurrent_backward(
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    kernels, x, rows, groups, order, c0, Wx, Wh, batch_sizes, states = forward
-    dc0 = None
-    if states.cell is not None:
-        dprojected, dh0, dc0 = kernels.lstm_backward(
-            dhidden, dcell, states.gates, states.cell, c0, Wh, batch_sizes, order=order
-        )
-    else:
-        dprojected, dh0 = kernels.rnn_backward(dhidden, states.hidden, Wh, batch_sizes, order=order)
-    dWh = kernels.matmul(states.previous, dprojected, transpose_a=True)
+    dprojected, dh0, dc0 = backward_through_time(dhidden, dcell, forward)
+    dx, dWx, dWh, db = projection_gradients(dprojected, forward)
+    return dx, dh0, dc0, dWx, dWh, db
+
+
+def backward_through_time(
+    dhidden: Array, dcell: Array | None, forward: Recurrence
+) -> tuple[Array, Array, Array | None]:
+    """Run the recurrence alone backward, down to the pre-activations: the first half of `recurrent_backward`.
+
+    Parameters
+    ----------
+    dhidden, dcell, forward
+        As for `recurrent_backward`.
+
+    Returns
+    -------
+    dprojected : array, shape (M, G)
+        Gradient with respect to the pre-activations of each packed row.
+    dh0, dc0
+        As from `recurrent_backward`.
+    """
+    kernels, states, Wh = forward.kernels, forward.states, forward.Wh
+    batch_sizes, order = forward.batch_sizes, forward.order
+    if states.cell is None:
+        return *kernels.rnn_backward(dhidden, states.hidden, Wh, batch_sizes, order=order), None
+    return kernels.lstm_backward(dhidden, dcell, states.gates, states.cell, forward.c0, Wh, batch_sizes, order=order)
+
+
+def projection_gradients(dprojected: Array, forward: Recurrence) -> tuple[Array, Array, Array, Array]:
+    """Return the gradients behind the pre-activations: the second half of `recurrent_backward`.
+
+    Parameters
+    ----------
+    dprojected : array, shape (M, G)
+        From `backward_through_time`.
+    forward : Recurrence
+        From `recurrent_forward`; of its states, those before each step alone are read.
+
+    Returns
+    -------
+    dx, dWx, dWh, db
+        As from `recurrent_backward`.
+    """
+    kernels, x, rows = forward.kernels, forward.x, forward.rows
+    dWh = kernels.matmul(forward.states.previous, dprojected, transpose_a=True)
     if rows is not None:
         # sums over equal inputs first: the products that follow have one row a distinct input
-        dprojected = kernels.embedding_gradient(dprojected, rows, x.shape[0], groups)
-    dx = kernels.matmul(dprojected, Wx, transpose_b=True)
-    dWx = kernels.matmul(x, dprojected, transpose_a=True)
-    return dx, dh0, dc0, dWx, dWh, kernels.column_sums(dprojected)
+        dprojected = kernels.embedding_gradient(dprojected, rows, x.shape[0], forward.groups)
+    dx = kernels.matmul(dprojected, forward.Wx, transpose_b=True)
+    return dx, kernels.matmul(x, dprojected, transpose_a=True), dWh, kernels.column_sums(dprojected)
 
 
 def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:

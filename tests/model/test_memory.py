@@ -1,0 +1,46 @@
+"""What the model holds while it computes: large gradients take the place of what is not read any more."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+
+import capgpu
+import capgpu.model
+from capgpu.kernels.reference import Kernels
+from capgpu.model import CaptioningRNN
+from oracles.scenes import SIZES, WORDS, features_for
+
+ROWS = 40
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_nothing_with_a_row_for_each_word_is_held_while_the_gradient_of_the_embedding_is_made(monkeypatch, cell):
+    made, held = [], []
+
+    def watched(operation):
+        def call(*args, **options):
+            results = operation(*args, **options)
+            made.extend(weakref.ref(array) for array in (*args, *results) if getattr(array, "shape", ())[:1] == (ROWS,))
+            return results
+
+        return staticmethod(call)
+
+    class Watched(Kernels):
+        lstm_forward, rnn_forward = watched(Kernels.lstm_forward), watched(Kernels.rnn_forward)
+        lstm_backward, rnn_backward = watched(Kernels.lstm_backward), watched(Kernels.rnn_backward)
+
+        @staticmethod
+        def scatter_rows(*args):
+            held.extend(array.shape for there in made if (array := there()) is not None and array.ndim == 2)
+            return Kernels.scatter_rows(*args)
+
+    capgpu.set_backend("numpy")
+    monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: Watched())
+    captions = np.tile([[1, 4, 5, 6, 6, 2]], (ROWS // 5, 1))
+    model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
+    model.loss(features_for(captions, "float32"), captions)
+    assert len(made) >= 5  # hidden states, those before each step, both gradients
+    assert held == []
