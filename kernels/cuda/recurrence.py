@@ -76,7 +76,7 @@ def lstm_forward(
     order: Any = None,
 ) -> States:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
-    check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh)
+    check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
     steps, size = Steps.of(batch_sizes), h0.shape[1]
     hidden, cell, previous = _states(steps, h0, "hidden states", "cell states", "previous states")
     gates = empty((sum(steps.counts), 4 * size), h0.dtype, "the gates")
@@ -90,7 +90,7 @@ def lstm_backward(
     dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any, *, order: Any = None
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
-    check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh)
+    check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh, order=order)
     steps = Steps.of(batch_sizes)
     dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
     dh0, dc0 = (_initial_gradient(steps, cell, order, name) for name in ("h0", "c0"))
@@ -111,7 +111,7 @@ def rnn_forward(
     order: Any = None,
 ) -> States:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
-    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh)
+    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
     steps = Steps.of(batch_sizes)
     hidden, previous = _states(steps, h0, "hidden states", "previous states")
     projected, h0, Wh = _contiguous(projected, h0, Wh)
@@ -122,7 +122,7 @@ def rnn_forward(
 
 def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order: Any = None) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
-    check_device(dhidden=dhidden, hidden=hidden, Wh=Wh)
+    check_device(dhidden=dhidden, hidden=hidden, Wh=Wh, order=order)
     steps = Steps.of(batch_sizes)
     dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
     dh0 = _initial_gradient(steps, hidden, order, "h0")

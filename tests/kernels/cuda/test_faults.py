@@ -72,8 +72,12 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
         _, grads = model.loss(features(), GOOD)
         with cupy.cuda.Device(1):
             there = cupy.ones((SIZES["hidden_dim"], weights[1].shape[1]), "f")
-        with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
-            forward(x, h0, weights[0], there, weights[2])
+        arguments = [x, h0, *weights]
+        for place, array in enumerate(arguments):
+            with cupy.cuda.Device(1):
+                elsewhere = cupy.ones(array.shape, "f")
+            with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
+                forward(*arguments[:place], elsewhere, *arguments[place + 1 :])
         optimizer, before = Optimizer("adam"), frozen(model.params)
         with pytest.raises(ValueError, match=r"lives on device 1, but the current device is 0"):
             optimizer.step(model.params, {**grads, "Wh": there})
