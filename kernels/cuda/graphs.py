@@ -201,7 +201,7 @@ class StepGraphs:
         shape = self._shapes.get(key)
         if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
             return None
-        if shape is None:
+        if shape is None or shape.update is None:  # launches one by one take the sizes of steps from the host
             shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
             if len(self._shapes) > MOST_GRAPHS:
                 self._discard([next(iter(self._shapes))])
@@ -260,11 +260,18 @@ class StepGraphs:
             self._space.take("features", tuple(features.shape), self._dtype),
             batch,
             replace(options, feature_dropout=feature, output_dropout=output),
-            {
-                layout.words.size: min(room, self.params["W_embed"].shape[0]),
-                layout.targets.size: room,
-            },
+            self._capacities(layout, room),
         )
+
+    def _capacities(self, layout: Layout, room: int) -> dict[int, int]:
+        """Return for rows and distinct words of a layout, by their numbers, those of most such batches.
+
+        Not for a number that is also an extent of the parameters or the number of captions: arrays that never grow
+        would get room for rows.
+        """
+        extents = {layout.order.size, *(extent for array in self.params.values() for extent in array.shape)}
+        most = {layout.words.size: min(room, self.params["W_embed"].shape[0]), layout.targets.size: room}
+        return {number: capacity for number, capacity in most.items() if number not in extents}
 
     def _launch_gradients(self, shape: _Shape) -> None:
         with holding_results(self._space, shape.capacities):

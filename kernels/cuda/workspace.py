@@ -50,7 +50,7 @@ class Workspace:
         """Return how many rows to make room for, where an array has `rows` of them and later ones may have more."""
         return self.capacities.get(rows, rows)
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int = 0) -> Any:
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int | None = None) -> Any:
         """Return an uninitialised array, the same memory at each call by the same name.
 
         Parameters
@@ -61,8 +61,8 @@ class Workspace:
             Shape wanted.
         dtype : dtype
             Element type.
-        room : int
-            Elements to make room for, where later calls may ask for more; at least those of `capacity`.
+        room : int, optional
+            Elements to make room for, where later calls may ask for more; by default those of `capacity` rows.
 
         Returns
         -------
@@ -86,8 +86,8 @@ class Workspace:
             count *= extent
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < count * itemsize:
-            if shape and shape[0]:
-                room = max(room, count // shape[0] * self.capacity(shape[0]))
+            if room is None:
+                room = count // shape[0] * self.capacity(shape[0]) if count and shape else count
             views.clear()
             self._buffers.pop(name, None)
             del buffer  # its memory can then be part of the larger one

@@ -11,7 +11,7 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import cublas as direct
-from capgpu.kernels.cuda import graphs, module, tiers
+from capgpu.kernels.cuda import graphs, module, softmax, tiers
 from capgpu.kernels.cuda.pinned import PinnedMemory
 from capgpu.model import CaptioningRNN, captioner_gradients
 from capgpu.optim import Optimizer
@@ -171,6 +171,34 @@ def test_graphs_of_memory_that_larger_batches_have_outgrown_are_discarded_with_i
     assert real_device or pool.used_bytes() <= grown + 4096  # the losses of a step apart
 
 
+def held(steps):
+    """Return the size in bytes of each array in the graphs' workspace."""
+    return {name: buffer.nbytes for name, buffer in steps._graphs._space._buffers.items()}
+
+
+def test_scores_get_room_for_later_batches_within_their_limit(device, monkeypatch):
+    limit = 70 * len(WORDS) * 4
+    for module_ in (graphs, softmax):
+        monkeypatch.setattr(module_, "SCORE_BYTES", limit)
+    model = captioner()
+    steps = GraphedSteps(model, Optimizer("sgd", {}, model.params), None)
+    features, captions = batch(0, longest=5)
+    steps.loss(device.asarray(features), captions, 1.0, whole=True)
+    (shape,) = steps._graphs._shapes.values()
+    assert shape.batch.targets.size <= 70 < features.shape[0] * WIDTH
+    assert held(steps)["scores"] == limit
+
+
+def test_gradients_of_parameters_with_as_many_rows_as_a_batch_get_no_room_for_its_rows(device):
+    model = CaptioningRNN(WORDS, D, W, 32, "lstm", "float32", seed=3)
+    steps = GraphedSteps(model, Optimizer("sgd", {}, model.params), None)
+    features, captions = batch(0, longest=3)
+    steps.loss(device.asarray(features), captions, 1.0, whole=True)
+    (shape,) = steps._graphs._shapes.values()
+    assert 32 in (shape.batch.targets.size, shape.batch.words.size)
+    assert held(steps)["the gradient of W (1)"] == model.params["W_vocab"].nbytes
+
+
 def test_few_shapes_are_kept_and_those_that_were_not_used_go(device, monkeypatch):
     monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
     model = captioner()
@@ -312,6 +340,31 @@ def test_a_cooperative_launch_that_only_a_graph_refuses_stays_in_use(device, emu
     with pytest.warns(RuntimeWarning, match=r"cannot be captured in a CUDA graph \(CUDA_ERROR_NOT_SUPPORTED"):
         trained(device, GraphedSteps, [batch(0)] * 2, True)
     assert module.device_limits().cooperative
+
+
+def test_a_refusal_between_two_batches_of_a_shape_without_an_update_is_no_matter(device, emulator, monkeypatch):
+    class RefusedError(RuntimeError):
+        status = 801  # CUDA_ERROR_NOT_SUPPORTED
+
+    def check_launch(self, grid, block, shared, cooperative):
+        if cooperative:
+            raise RefusedError("CUDA_ERROR_NOT_SUPPORTED: operation not supported")
+
+    features, captions = batch(0)
+    first, second = np.zeros_like(captions), np.zeros_like(captions)
+    for given, steps in ((first, [8, 2, 2, 2, 2, 2, 2, 2, 2]), (second, [8, 8, 8, 1, 1, 1, 1, 1, 1])):
+        given[np.arange(WIDTH + 1) <= np.array(steps)[:, None]] = 5
+    model = captioner()
+    wanted = float(
+        TrainingSteps(model, Optimizer("sgd", {}, model.params), None).loss(device.asarray(features), second, 1)
+    )
+    steps = GraphedSteps(model, Optimizer("sgd", {}, model.params), None)
+    steps.loss(device.asarray(features), first, 1.0)
+    monkeypatch.setattr(Function, "check_launch", check_launch)
+    with pytest.warns(RuntimeWarning, match="the driver refuses a cooperative launch"):
+        found = float(steps.loss(device.asarray(features), second, 1.0))
+    tiers.forget()
+    assert distance(found, wanted) < 1e-5
 
 
 def test_recurrences_that_are_launched_step_by_step_are_not_captured(device, monkeypatch):
