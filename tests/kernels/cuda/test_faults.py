@@ -73,17 +73,18 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
         with cupy.cuda.Device(1):
             there = cupy.ones((SIZES["hidden_dim"], weights[1].shape[1]), "f")
         arguments = [x, h0, *weights]
-        for place, array in enumerate(arguments):
+        for place in range(1, len(arguments)):  # x is laid out anew, on the current device
             with cupy.cuda.Device(1):
-                elsewhere = cupy.ones(array.shape, "f")
+                elsewhere = cupy.ones(arguments[place].shape, "f")
             with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
                 forward(*arguments[:place], elsewhere, *arguments[place + 1 :])
         optimizer, before = Optimizer("adam"), frozen(model.params)
         with pytest.raises(ValueError, match=r"lives on device 1, but the current device is 0"):
             optimizer.step(model.params, {**grads, "Wh": there})
         assert frozen(model.params) == before
+        pictures = features()
         with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"lives on device 0, but the current device is 1"):
-            model.sample(features())
+            model.sample(pictures)
     module.forget()
 
 
