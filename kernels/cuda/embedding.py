@@ -191,14 +191,16 @@ def column_sums(rows: Any) -> Any:
 def joint_column_sums() -> Iterator[None]:
     """Compute sums of columns together; see `capgpu.kernels.reference.Kernels.joint_column_sums`."""
     space = workspace()
-    space.pending_sums = []
+    pending: list[tuple[Any, Any]] = []
+    # a signal handler may compute a loss inside another one's block
+    before, space.pending_sums = space.pending_sums, pending
     try:
         yield
-        pending, space.pending_sums = space.pending_sums, None
+        space.pending_sums = before
         for first in range(0, len(pending), MATRICES):
             sum_columns(space, pending[first : first + MATRICES])
     finally:
-        space.pending_sums = None
+        space.pending_sums = before
 
 
 def sum_columns_later(space: Workspace, rows: Any, out: Any) -> None:

@@ -106,6 +106,16 @@ def test_several_matrices_are_summed_in_one_pair_of_launches(device):
         assert distance(sums.get(), rows.astype(np.float64).sum(axis=0)) < 1e-6
 
 
+def test_a_block_of_joint_sums_inside_another_computes_its_own(device):
+    outer, inner = draw(300, 33, "float32"), draw(70, 5, "float32", 1)
+    with KERNELS.joint_column_sums():
+        first = KERNELS.column_sums(device.asarray(outer))
+        with KERNELS.joint_column_sums():
+            second = KERNELS.column_sums(device.asarray(inner))
+        assert distance(second.get(), inner.astype(np.float64).sum(axis=0)) < 1e-6
+    assert distance(first.get(), outer.astype(np.float64).sum(axis=0)) < 1e-6
+
+
 def test_memory_that_begins_between_packs_is_read_number_by_number(device):
     table = draw(9, 8, "float32")
     shifted = device.asarray(np.concatenate([np.zeros(1, np.float32), table.ravel()]))[1:].reshape(9, 8)
