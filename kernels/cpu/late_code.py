@@ -31,6 +31,8 @@ logger = logging.getLogger("capgpu")
 
 #: How the names of variables begin that refer to a function's environment: what it keeps of Python's objects.
 ENVIRONMENT = "_ZN08NumbaEnv"
+#: How the symbols of `capgpu.kernels.cpu.symbols` begin, and the variables that hold addresses of one process.
+SYMBOL, DYNAMIC = "capgpu_", "numba.dynamic.globals"
 NUMBERS = (types.Number, types.Boolean)
 #: Operators' types by their arguments' types; with the operators, whose number is part of the key.
 _resolved: dict[Any, tuple[Any, Any]] = {}
@@ -112,6 +114,10 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
             # Without them an exception whose arguments are computed becomes a RuntimeError there.
             self._codegen._add_module(_parse(_environment_lines(module), module))
             self._set_environments(module)
+            if any(function.is_declaration and function.name.startswith(SYMBOL) for function in module.functions):
+                # Numba keeps no code on disk that has such a variable. Loaded by a process in which the symbol has no
+                # address, it would end the process.
+                module.link_in(_parse([f'@"{DYNAMIC}.capgpu" = common global i8* null'], module))
             self._shared_module = module
         return self._shared_module
 

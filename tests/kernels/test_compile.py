@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cpu import code_cache, compile, late_code, product
+from capgpu.kernels.cpu import code_cache, compile, job_slot, late_code, product
 
 
 def reported(monkeypatch, features, machine):
@@ -85,6 +85,19 @@ def test_exceptions_with_computed_arguments_pass_through_functions_of_other_pack
     with pytest.raises(ValueError, match="expected at most 2") as caught:
         _of_another_package(np.ones(3))
     assert caught.value.args == ("expected at most 2, got", 3)
+
+
+def test_functions_of_other_packages_that_call_a_symbol_are_not_kept_on_disk(tmp_path, monkeypatch):
+    # in the next process, where the symbol has no address, they would end it
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    @numba.njit(cache=True)
+    def waits(count):
+        return job_slot.barrier(0, 0, count, 1)
+
+    with pytest.warns(numba.NumbaWarning, match="dynamic globals"):
+        assert waits(1)
+    assert not list(tmp_path.rglob("*.nbc"))
 
 
 def numba_is_unchanged():
