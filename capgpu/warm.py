@@ -48,11 +48,18 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -
         # a product large enough for several threads, to compile their kernels
         square = np.ones((256, 256), kind)
         kernels_for(square).matmul(square, square)
+        _compile_workers()
         for cell_type in cell_types:
             # small and large batches are computed by different kernels
             for words, captions in ((_SMALL, 2), (_LARGE, 256)):
                 _use(_model(kind, cell_type, words), captions)
     return time.perf_counter() - start
+
+
+def _compile_workers() -> None:
+    from capgpu.kernels.cpu.thread_pool import POOL
+
+    POOL.compile_workers()
 
 
 def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
@@ -66,9 +73,11 @@ def _use(model: CaptioningRNN, count: int) -> None:
     captions = np.tile(np.array([[1, 3, 2], [1, 2, 0]]), (count // 2, 1))
     _, grads = model.loss(np.ones((count, 8), model.dtype), captions, dropout_key=0)
     features = np.ones((2, 8), model.dtype)
-    for rule in UPDATE_RULES:
-        params = dict(model.params)
-        Optimizer(rule, {}, params).step(params, grads, clip_norm=1.0)
+    # the kernels of update rules depend on the number of parameters: tied weights are one less
+    for names in (list(grads), [name for name in grads if name != "W_vocab"]):
+        for rule in UPDATE_RULES:
+            params = {name: model.params[name] for name in names}
+            Optimizer(rule, {}, params).step(params, {name: grads[name] for name in names}, clip_norm=1.0)
     for pictures in (features, features[:1]):
         model.sample(pictures, 3)
     beam_search(model, features, 2, max_length=3)

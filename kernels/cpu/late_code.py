@@ -31,6 +31,8 @@ logger = logging.getLogger("capgpu")
 
 #: How the names of variables begin that refer to a function's environment: what it keeps of Python's objects.
 ENVIRONMENT = "_ZN08NumbaEnv"
+#: How the symbols of `capgpu.kernels.cpu.symbols` begin, and the variables that hold addresses of one process.
+SYMBOL, DYNAMIC = "capgpu_", "numba.dynamic.globals"
 NUMBERS = (types.Number, types.Boolean)
 #: Operators' types by their arguments' types; with the operators, whose number is part of the key.
 _resolved: dict[Any, tuple[Any, Any]] = {}
@@ -70,7 +72,10 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
         self._linking_libraries = [_Alone(library) for library in self._callees()]
         self._finalized = False
         super().finalize()
-        for name in _environments(self._final_module):
+        self._set_environments(self._final_module)
+
+    def _set_environments(self, module: Any) -> None:
+        for name in _environments(module):
             environment = lookup_environment(name)
             if environment is not None:
                 self._codegen.set_env(name, environment)
@@ -105,6 +110,14 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
             module = self._alone().clone()
             for library in self._callees():
                 module.link_in(_Alone(library)._get_module_for_linking(), preserve=True)
+            # The other library sets its own environment only, and shares the variables of one name with this module.
+            # Without them an exception whose arguments are computed becomes a RuntimeError there.
+            self._codegen._add_module(_parse(_environment_lines(module), module))
+            self._set_environments(module)
+            if any(function.is_declaration and function.name.startswith(SYMBOL) for function in module.functions):
+                # Numba keeps no code on disk that has such a variable. Loaded by a process in which the symbol has no
+                # address, it would end the process.
+                module.link_in(_parse([f'@"{DYNAMIC}.capgpu" = common global i8* null'], module))
             self._shared_module = module
         return self._shared_module
 
@@ -158,10 +171,18 @@ def _names(module: Any) -> Any:
     """Return a module that defines the functions and environments that another defines, as nothing."""
     external = [f.name for f in module.functions if not f.is_declaration and f.linkage == llvm.Linkage.external]
     lines = [f'define void @"{name}"() {{ ret void }}' for name in external]
-    lines += [f'@"{name}" = common global i8* null' for name in _environments(module)]
-    named = llvm.parse_assembly("\n".join(lines))
-    named.triple, named.data_layout = module.triple, module.data_layout
-    return named
+    return _parse(lines + _environment_lines(module), module)
+
+
+def _environment_lines(module: Any) -> list[str]:
+    return [f'@"{name}" = common global i8* null' for name in _environments(module)]
+
+
+def _parse(lines: list[str], like: Any) -> Any:
+    """Return a module for the target of another."""
+    module = llvm.parse_assembly("\n".join(lines))
+    module.triple, module.data_layout = like.triple, like.data_layout
+    return module
 
 
 def compile_late(compiler: Any, context: Any) -> None:
@@ -196,12 +217,13 @@ def _changed(codegen: Any, typing: Any) -> Iterator[None]:
     if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
         yield
         return
-    codegen._library_class = LateLibrary
-    typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
-    try:
+    try:  # around the assignments, too: an exception from outside can be raised after any of them
+        codegen._library_class = LateLibrary
+        typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
         yield
     finally:
-        del codegen._library_class, typing.resolve_function_type
+        vars(codegen).pop("_library_class", None)
+        vars(typing).pop("resolve_function_type", None)
 
 
 def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:

@@ -133,6 +133,10 @@ class ThreadPool:
                 "fewer threads (CAPGPU_THREADS)."
             )
 
+    def compile_workers(self) -> None:
+        """Compile what workers run, or load it, without starting any: also where this process has one thread."""
+        _compile_workers(self._memory[1])
+
     def close(self) -> None:
         """Stop the workers. Jobs run on the calling thread alone from now on."""
         self._closed = True
@@ -151,8 +155,7 @@ class ThreadPool:
             return
         with self._starting:
             words, slot = self._memory
-            job_slot.initialize(slot)
-            job_slot.serve(slot, 0)  # compiles it, so that workers need not, and does nothing else
+            _compile_workers(slot)  # so that they need not
             for index in range(1, self.n_threads):
                 thread = self._threads.get(index)
                 if thread is not None and thread.is_alive():
@@ -170,6 +173,12 @@ class ThreadPool:
                     )
                     return
                 self._threads[index] = thread
+
+
+def _compile_workers(slot: int) -> None:
+    job_slot.initialize(slot)
+    job_slot.wake_all(slot)
+    job_slot.serve(slot, 0)  # returns at once
 
 
 def _work(words: Any, index: int) -> None:

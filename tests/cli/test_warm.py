@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -62,4 +67,28 @@ def test_after_warming_a_model_compiles_nothing(random):
     capgpu.CaptioningSolver(model, data, "adam", batch_size=512, num_epochs=1, seed=0, verbose=False).train()
     model.sample(data["test_features"][:5], stop_at_end=True)
     beam_search(model, data["test_features"][:2], 3, max_length=5)
+    tied = capgpu.CaptioningRNN(data["word_to_idx"], 256, 48, 48, "lstm", seed=0, tie_weights=True, label_smoothing=0.1)
+    for rule in ("adam", "sgd_momentum"):
+        capgpu.CaptioningSolver(tied, data, rule, batch_size=512, num_epochs=1, seed=0, verbose=False).train()
     assert compilations() == before
+
+
+WITH_ONE_THREAD = """
+import capgpu.warm
+capgpu.warm._use = lambda model, count: None
+capgpu.warm.warm()
+"""
+
+
+def test_warming_with_one_thread_compiles_what_workers_run(tmp_path):
+    environment = {
+        **os.environ,
+        "CAPGPU_THREADS": "1",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(capgpu.__file__).parents[1]),
+    }
+    subprocess.run(
+        [sys.executable, "-c", WITH_ONE_THREAD], env=environment, capture_output=True, timeout=800, check=True
+    )
+    entries = {file.name.rpartition("-")[0] for file in tmp_path.rglob("*.nbc")}
+    assert {"job_slot.initialize", "job_slot.serve", "job_slot.wake_all"} <= entries

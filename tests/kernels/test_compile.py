@@ -8,11 +8,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numba
+import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cpu import code_cache, compile, product
+from capgpu.kernels.cpu import code_cache, compile, job_slot, late_code, product
 
 
 def reported(monkeypatch, features, machine):
@@ -63,6 +66,68 @@ def _sum(x):
 def test_constants_make_no_versions_of_their_own():
     assert _sum(5) == 6 + 7 + 6
     assert [tuple(map(str, kinds)) for kinds in _add.inner.signatures] == [("int64", "int64"), ("bool", "int64")]
+
+
+@compile.compiled()
+def _first(x):
+    if x.size > 2:
+        raise ValueError("expected at most 2, got", x.size)
+    return x[0]
+
+
+@numba.njit
+def _of_another_package(x):
+    return _first(x)
+
+
+def test_exceptions_with_computed_arguments_pass_through_functions_of_other_packages():
+    assert _of_another_package(np.ones(2)) == 1
+    with pytest.raises(ValueError, match="expected at most 2") as caught:
+        _of_another_package(np.ones(3))
+    assert caught.value.args == ("expected at most 2, got", 3)
+
+
+def test_functions_of_other_packages_that_call_a_symbol_are_not_kept_on_disk(tmp_path, monkeypatch):
+    # in the next process, where the symbol has no address, they would end it
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    @numba.njit(cache=True)
+    def waits(count):
+        return job_slot.barrier(0, 0, count, 1)
+
+    with pytest.warns(numba.NumbaWarning, match="dynamic globals"):
+        assert waits(1)
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+def numba_is_unchanged():
+    codegen, typing = _first.targetctx.codegen(), _first.targetctx.typing_context
+    return "_library_class" not in vars(codegen) and "resolve_function_type" not in vars(typing)
+
+
+@compile.compiled()
+def _fails(x):
+    return _first(x) + x.no_attribute
+
+
+def test_what_is_changed_in_numba_is_restored_when_a_compilation_fails():
+    assert numba_is_unchanged()
+    with pytest.raises(numba.TypingError):
+        _fails(np.ones(2))
+    assert numba_is_unchanged()
+
+
+def test_what_is_changed_in_numba_is_restored_when_the_change_is_interrupted():
+    class Typing:
+        resolve_function_type = None
+
+        def __setattr__(self, name, value):
+            raise KeyboardInterrupt
+
+    codegen = SimpleNamespace()
+    with pytest.raises(KeyboardInterrupt), late_code._changed(codegen, Typing()):
+        pass
+    assert vars(codegen) == {}
 
 
 def test_functions_of_other_packages_are_not_kept_on_disk():
