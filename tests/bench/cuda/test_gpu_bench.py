@@ -141,7 +141,7 @@ def test_a_step_that_outlasts_the_filler_is_marked():
         timed = timing.time_steps(task, warm=1, steps=3, filler_ms=1.0)
         assert timed.queued is not late
         row = report.Timing("S4", "rnn", "adam", "ours", ms=1.0, filled_ms=1.0, wall_ms=1.0, queued=timed.queued)
-        page = report.markdown(report.RunFolder({"device": "d", "emulated": False}, None, [row]))
+        page = report.markdown(report.Run({"device": "d", "emulated": False}, None, [row]))
         assert ("| 1 * |" in page.replace("1.00", "1")) is late
 
 
