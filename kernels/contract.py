@@ -119,7 +119,7 @@ class States(NamedTuple):
 
 
 def check_word_ids(captions: np.ndarray[Any, Any], vocabulary_size: int) -> None:
-    """Refuse captions with a word id out of range.
+    """Validate the word ids of captions.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 def leave_out(scores: Array, barred: Array, banned: Array | None = None) -> Array:
-    """Put -inf in the place of words that must not be chosen; see `top_words`."""
+    """Return scores with -inf for words that must not be chosen; see `top_words`."""
     xp = array_namespace(scores, barred)
     never = xp.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
     left = xp.where(barred[None, :], never, scores)
