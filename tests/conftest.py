@@ -301,7 +301,7 @@ def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def device(cupy: Any) -> Iterator[Any]:
     """The CUDA device as the backend in force; gives the module ``cupy``."""
-    from capgpu.kernels.cuda import cublas, module, workspace
+    from capgpu.kernels.cuda import compile, cublas, workspace
 
     capgpu.set_backend("cuda")
     # library and handles outlast a test on a device: one that takes them away would decide what the next ones use
@@ -309,7 +309,7 @@ def device(cupy: Any) -> Iterator[Any]:
     yield cupy
     cublas.forget()
     if FOUND.name is None:  # kernels and limits are those of the stand-in that goes now
-        module.forget()
+        compile.forget()
     workspace.forget()
 
 

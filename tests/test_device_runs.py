@@ -88,7 +88,7 @@ MORE = (
     "tests/kernels/cuda/test_graphs.py::test_a_replayed_step_is_two_launches_and_three_copies_and_waits_for_nothing",
     "tests/kernels/cuda/test_graphs.py::test_tied_weights_are_replayed",
     "tests/kernels/cuda/test_graphs.py::test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_with_the_same_bits",
-    "tests/kernels/cuda/test_module.py",
+    "tests/kernels/cuda/test_compile.py",
     "tests/kernels/cuda/test_optimizer.py",
     "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
     "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
@@ -116,7 +116,7 @@ def test_tests_of_every_kind_pass_on_a_device(run: Run, chosen: tuple[str, ...])
 
 
 def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
-    file = "tests/kernels/cuda/test_tiers.py"
+    file = "tests/kernels/cuda/test_launch_heuristics.py"
     names = (
         "test_a_device_without_cooperative_launches_takes_a_launch_a_step",
         "test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas",

@@ -14,7 +14,14 @@ def warn(category: type[Warning], module: str) -> None:
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, RuntimeWarning, FutureWarning, ResourceWarning])
 @pytest.mark.parametrize(
     "module",
-    ["capgpu", "capgpu.layers.lstm", "capgpu.kernels.cuda.module", "tests.test_solver", "oracles.numbers", "bench.run"],
+    [
+        "capgpu",
+        "capgpu.layers.lstm",
+        "capgpu.kernels.cuda.compile",
+        "tests.test_solver",
+        "oracles.numbers",
+        "bench.run",
+    ],
 )
 def test_warnings_of_this_project_are_errors(module: str, category: type[Warning]) -> None:
     with pytest.raises(category, match="words"):

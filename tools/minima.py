@@ -28,7 +28,7 @@ QUICK = (
     "tests/test_dtypes.py",
     "tests/data/test_feature_files.py",
     "tests/interchange/test_onnx_files.py",
-    "tests/kernels/test_words.py",
+    "tests/kernels/test_top_k.py",
     "tests/layers/test_course_values.py",
     "tests/report",
     "tests/standin/test_standin.py",

@@ -22,9 +22,9 @@ from pathlib import Path
 from bench.cuda import nvrtc, resources
 from bench.process import ROOT
 from bench.report import write_atomically
-from capgpu.kernels.cuda.catalogue import ENTRIES, Entry, compiler_options, variants_of
+from capgpu.kernels.cuda.compile import source
 from capgpu.kernels.cuda.constants import roomy
-from capgpu.kernels.cuda.module import source
+from capgpu.kernels.cuda.kernel_registry import ENTRIES, Entry, compiler_options, variants_of
 
 __all__ = ["ARCHITECTURES", "Job", "Line", "compile_all", "digest", "jobs", "main", "read"]
 

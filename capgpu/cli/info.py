@@ -35,7 +35,7 @@ def info(ctx: click.Context) -> None:
 
             table.add_row("compiled kernels", Text(described()))
         if facts["backend"] == "cuda":
-            from capgpu.kernels.cuda.facts import device_facts
+            from capgpu.kernels.cuda.diagnostics import device_facts
 
             for name, words in device_facts().items():
                 table.add_row(name, Text(words))

@@ -10,7 +10,7 @@ from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.token_masks import TokenMasks
 from capgpu.errors import InvalidValueError
-from capgpu.kernels.reference.words import leave_out, log_softmax
+from capgpu.kernels.reference.top_k import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
 from capgpu.validation import check_count, check_positive
 

@@ -4,17 +4,17 @@ Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out c
 """
 
 from capgpu.kernels.cpu import (
-    captions,
     decode,
     dropout,
     embedding,
+    gemm,
     greedy,
     lstm,
     optimizer,
-    product,
+    pack_captions,
     rnn,
     softmax,
-    words,
+    top_k,
 )
 from capgpu.kernels.cpu.compile_notice import notice
 from capgpu.kernels.reference import Kernels
@@ -26,9 +26,9 @@ class CpuKernels(Kernels):
     """The operations on the host, compiled."""
 
     name = "cpu"
-    pack_captions = staticmethod(captions.pack_captions)
-    caption_batch = staticmethod(captions.caption_batch)
-    matmul = staticmethod(product.matmul)
+    pack_captions = staticmethod(pack_captions.pack_captions)
+    caption_batch = staticmethod(pack_captions.caption_batch)
+    matmul = staticmethod(gemm.matmul)
     apply_dropout = staticmethod(dropout.apply_dropout)
     take_rows = staticmethod(embedding.take_rows)
     scatter_rows = staticmethod(embedding.scatter_rows)
@@ -42,7 +42,7 @@ class CpuKernels(Kernels):
     softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
     linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
     decode_step = staticmethod(decode.decode_step)
-    top_words = staticmethod(words.top_words)
+    top_words = staticmethod(top_k.top_words)
     greedy_captions = staticmethod(greedy.greedy_captions)
     adam_update = staticmethod(optimizer.adam_update)
     momentum_update = staticmethod(optimizer.momentum_update)

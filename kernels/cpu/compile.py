@@ -32,7 +32,7 @@ def compiled(
     fastmath : set of str
         LLVM fast-math flags beside "contract" (a product and a sum in one rounding), only where a loop needs them to
         vectorise. A sum of two products can be contracted in two ways, with other bits: it is written with
-        `capgpu.kernels.cpu.elementary.multiply_add`.
+        `capgpu.kernels.cpu.fast_math.multiply_add`.
     inline : bool
         Paste the function into its callers before optimising.
     allocates : bool
@@ -82,7 +82,7 @@ def _let_callers_compile(dispatcher: Any, inner: Any) -> None:
 def _take_literals_as_values(dispatcher: Any) -> None:
     """Return a function that compiled callers share, whether they pass constants or variables.
 
-    Numba would compile it for each constant anew (`capgpu.kernels.cpu.product.product_with_packed` 14 times). LLVM sees
+    Numba would compile it for each constant anew (`capgpu.kernels.cpu.gemm.product_with_packed` 14 times). LLVM sees
     the constants all the same where it inlines the function.
     """
     template_for = dispatcher.get_call_template

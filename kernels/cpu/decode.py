@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.gemm import matmul
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
-from capgpu.kernels.cpu.product import matmul
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL

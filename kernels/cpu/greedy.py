@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.gemm import aligned, matmul, pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
-from capgpu.kernels.cpu.product import aligned, matmul, pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.recurrent_gemm import pack_gates, product_of_gates, unit_range, weights_size
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
-from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import owned_units, pack_gates, product_of_gates, weights_size
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["greedy_captions"]
@@ -121,10 +121,10 @@ def _decode(
 ) -> None:
     """Compute some columns of every word; `h` and `c` hold two states, taken in turn."""
     captions, size, words_in_all = h.shape[1], h.shape[2], b_vocab.size
-    kinds = b.size // size
-    left, right = owned_units(index, count, size, h.itemsize)
-    v_left, v_right = owned_units(index, count, words_in_all, h.itemsize)
-    own_x, own_h = pack_gates(Wx, kinds, left, right, packed_x), pack_gates(Wh, kinds, left, right, packed_h)
+    n_gates = b.size // size
+    left, right = unit_range(index, count, size, h.itemsize)
+    v_left, v_right = unit_range(index, count, words_in_all, h.itemsize)
+    own_x, own_h = pack_gates(Wx, n_gates, left, right, packed_x), pack_gates(Wh, n_gates, left, right, packed_h)
     own_vocab = v_left * size
     streamed = packed_vocab.size == 0
     if not streamed:
@@ -136,14 +136,14 @@ def _decode(
     words, ended = np.full(captions, start), np.zeros(captions, np.bool_)
     for step in range(out.shape[1]):
         fresh = _project_new_words(words, slots, used, W_embed, x)
-        product_of_gates(x, 0, fresh, packed_x, own_x, kinds, left, right, projections, used, edge)
+        product_of_gates(x, 0, fresh, packed_x, own_x, n_gates, left, right, projections, used, edge)
         used += fresh
         before, after = h[step % 2], h[(step + 1) % 2]
-        target = after if kinds == 1 else sums
-        product_of_gates(before, 0, captions, packed_h, own_h, kinds, left, right, target, 0, edge)
+        target = after if n_gates == 1 else sums
+        product_of_gates(before, 0, captions, packed_h, own_h, n_gates, left, right, target, 0, edge)
         for n in range(captions):
             inputs = projections[slots[words[n]]]
-            if kinds == 1:
+            if n_gates == 1:
                 activate_rnn(after[n, left:right], inputs[left:right], b[left:right])
             else:
                 activate_lstm(sums[n], inputs, b, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
@@ -177,7 +177,7 @@ def _chosen(tops: Any, words: Any, words_in_all: int, itemsize: int) -> int:
     """Return the best of the shares' best words; of equal scores the first counts."""
     chosen = -1
     for share in range(tops.size):
-        left, right = owned_units(share, tops.size, words_in_all, itemsize)
+        left, right = unit_range(share, tops.size, words_in_all, itemsize)
         if left < right and (chosen < 0 or tops[share] > tops[chosen]):
             chosen = share
     return int(words[chosen])
@@ -211,7 +211,7 @@ def _apart(
     first, last = h0.shape[0] * index // count, h0.shape[0] * (index + 1) // count
     if first == last:
         return
-    captions, size, kinds = last - first, h0.shape[1], b.size // h0.shape[1]
+    captions, size, n_gates = last - first, h0.shape[1], b.size // h0.shape[1]
     h = np.empty((2, captions, size), h0.dtype)
     h[0] = h0[first:last]
     own = np.empty((captions, out.shape[1]), out.dtype)
@@ -221,8 +221,8 @@ def _apart(
         1,
         no_slot,
         h,
-        np.zeros((2, captions, size if kinds > 1 else 0), h0.dtype),
-        np.empty((captions, b.size if kinds > 1 else 0), h0.dtype),
+        np.zeros((2, captions, size if n_gates > 1 else 0), h0.dtype),
+        np.empty((captions, b.size if n_gates > 1 else 0), h0.dtype),
         np.empty((captions, b_vocab.size), h0.dtype),
         np.empty((min(captions * out.shape[1], W_embed.shape[0]), b.size), h0.dtype),
         np.empty((2, 1, captions), h0.dtype),
@@ -233,8 +233,8 @@ def _apart(
         b,
         W_vocab,
         b_vocab,
-        np.empty(weights_size(Wx.shape[0], size, kinds, h0.itemsize), h0.dtype),
-        np.empty(weights_size(size, size, kinds, h0.itemsize), h0.dtype),
+        np.empty(weights_size(Wx.shape[0], size, n_gates, h0.itemsize), h0.dtype),
+        np.empty(weights_size(size, size, n_gates, h0.itemsize), h0.dtype),
         np.empty(weights_size(size, b_vocab.size, 1, h0.itemsize), h0.dtype),
         start,
         end,
@@ -252,9 +252,9 @@ def _launch_apart(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_apart(arguments))
 
 
-def _room(weights: Any, kinds: int) -> int:
+def _room(weights: Any, n_gates: int) -> int:
     depth, columns = weights.shape
-    return weights_size(depth, columns // kinds, kinds, weights.itemsize)
+    return weights_size(depth, columns // n_gates, n_gates, weights.itemsize)
 
 
 def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
@@ -262,7 +262,7 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(a) for a in params.values())
     h0 = matmul(features, W_proj, b_proj)
     (captions, size), dtype = h0.shape, h0.dtype
-    kinds = b.size // size
+    n_gates = b.size // size
     n_tasks = POOL.n_threads if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
     out = np.empty((captions, max_length), dtype=np.int32)
     if captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
@@ -270,13 +270,13 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
         return out
     h = np.empty((2, captions, size), dtype)
     h[0] = h0
-    cells = size if kinds > 1 else 0
+    cells = size if n_gates > 1 else 0
     streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES
     packed = [
         scratch(f"packed {name}", (room,), dtype)
         for name, room in (
-            ("Wx", _room(Wx, kinds)),
-            ("Wh", _room(Wh, kinds)),
+            ("Wx", _room(Wx, n_gates)),
+            ("Wh", _room(Wh, n_gates)),
             ("W_vocab", 0 if streamed else _room(W_vocab, 1)),
         )
     ]
@@ -285,7 +285,7 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
         _launch_decode,
         h,
         np.zeros((2, captions, cells), dtype),
-        np.empty((captions, b.size if kinds > 1 else 0), dtype),
+        np.empty((captions, b.size if n_gates > 1 else 0), dtype),
         scratch("scores", (captions, b_vocab.size), dtype),
         np.empty((min(captions * max_length, W_embed.shape[0]), b.size), dtype),
         np.empty((2, n_tasks, captions), dtype),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.elementary import multiply_add
+from capgpu.kernels.cpu.fast_math import multiply_add
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL

@@ -12,15 +12,15 @@ import numpy as np
 
 from capgpu.kernels.contract import States
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.elementary import hyperbolic_tangent
+from capgpu.kernels.cpu.fast_math import hyperbolic_tangent
+from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
-from capgpu.kernels.cpu.product import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.recurrent_gemm import pack_gates, packed_size, product_of_gates, unit_range
+from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
-from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS
-from capgpu.kernels.cpu.units import owned_units, pack_gates, packed_size, product_of_gates
-from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["activate_rnn", "rnn_backward", "rnn_forward"]
@@ -63,7 +63,7 @@ def _forward(
     previous: Any,
 ) -> None:
     edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
-    left, right = owned_units(index, count, h0.shape[1], h0.itemsize)
+    left, right = unit_range(index, count, h0.shape[1], h0.itemsize)
     own = pack_gates(Wh, 1, left, right, packed)
     start = before = 0
     for step in range(batch_sizes.size):
@@ -113,7 +113,7 @@ def _backward(
 ) -> None:
     size = hidden.shape[1]
     edge = aligned(ROWS * (PANEL_BYTES // hidden.itemsize), hidden)
-    left, right = owned_units(index, count, size, hidden.itemsize)
+    left, right = unit_range(index, count, size, hidden.itemsize)
     own = left * size
     pack_columns_whole(Wh, True, left, right - left, packed, own)
     # dh holds the gradient that later steps send; a sequence that ends at this step has received none

@@ -19,13 +19,13 @@ import numpy as np
 from capgpu.kernels.contract import Dropout
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
-from capgpu.kernels.cpu.elementary import exponential, maximum
 from capgpu.kernels.cpu.embedding import column_sums
+from capgpu.kernels.cpu.fast_math import exponential, maximum
+from capgpu.kernels.cpu.gemm import product_into
 from capgpu.kernels.cpu.job_slot import run_job
-from capgpu.kernels.cpu.product import product_into
+from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
-from capgpu.kernels.cpu.vectors import LONG, whole_vectors
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["exponentiate", "greatest", "linear_cross_entropy", "softmax_cross_entropy"]

@@ -7,7 +7,7 @@ reference's; bfloat16 arrays are converted to float32 for them, since CuPy's own
 
 from contextlib import AbstractContextManager
 
-from capgpu.kernels.cuda import caption_batch, decode, dropout, embedding, optimizer, product, recurrence, softmax
+from capgpu.kernels.cuda import caption_batch, decode, dropout, embedding, gemm, optimizer, recurrence, softmax
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import Kernels
 
@@ -19,7 +19,7 @@ class CudaKernels(Kernels):
 
     name = "cuda"
     caption_batch = staticmethod(caption_batch.caption_batch)
-    matmul = staticmethod(product.matmul)
+    matmul = staticmethod(gemm.matmul)
     apply_dropout = staticmethod(dropout.apply_dropout)
     take_rows = staticmethod(embedding.take_rows)
     scatter_rows = staticmethod(embedding.scatter_rows)

@@ -16,7 +16,7 @@ import numpy as np
 
 from capgpu.kernels import host_kernels
 from capgpu.kernels.contract import CaptionBatch, RowGroups
-from capgpu.kernels.cuda.arrays import check_device
+from capgpu.kernels.cuda.array_checks import check_device
 from capgpu.kernels.cuda.recurrence import Steps
 from capgpu.kernels.cuda.workspace import workspace
 
@@ -152,7 +152,7 @@ def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int
     tuple of numpy.ndarray
         `words`, `word_of_row`, `targets`, `by_word`, `starts` and `row_numbers` of the layout.
     """
-    from capgpu.kernels.cpu.captions import arrange
+    from capgpu.kernels.cpu.pack_captions import arrange
 
     sizes = distinct, *[int(batch_sizes.sum())] * 3, distinct + 1, int(batch_sizes.sum())
     arranged = tuple([np.empty(size, np.int64) for size in sizes])

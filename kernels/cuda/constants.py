@@ -1,7 +1,7 @@
 """Numbers that launchers and kernels share. They are written here only: the compiler receives them as macros.
 
 A source file that is compiled without one of its macros stops at an ``#error``. The shared memory that
-`capgpu.kernels.cuda.tiers` computes is compared with the layout in recurrence.cuh at each emulated launch.
+`capgpu.kernels.cuda.launch_heuristics` computes is compared with the layout in recurrence.cuh at each emulated launch.
 """
 
 from __future__ import annotations

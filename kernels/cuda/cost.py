@@ -1,4 +1,4 @@
-"""Estimated times of a recurrence's steps, by which `capgpu.kernels.cuda.tiers` chooses where nothing was measured.
+"""Estimated times of a recurrence's steps, by which `launch_heuristics` chooses where nothing was measured.
 
 The work of a step is counted exactly: multiply-adds, bytes through the L2 cache, bytes through shared memory, launches.
 What a device does in a clock is taken from the sources below. What none of them states was fitted to the persistent
@@ -162,7 +162,7 @@ def _block_clocks(machine: Machine, step: Step, fetched: float, warps: int) -> f
             computed += step.matrix_products * products / reached
             loaded += (rows + step.columns) * step.depth * step.size / _SHARED_BYTES
         else:
-            # lanes.cuh: for 4 terms a lane loads `height` + 4 quads fours, for 16 `height` quads multiply-adds
+            # simt_mma.cuh: for 4 terms a lane loads `height` + 4 quads fours, for 16 `height` quads multiply-adds
             height, quads = rows // LANE_ROWS, 1 if step.columns < 64 else 2
             fours = products / (16 * height * quads) * (height + 4 * quads)
             converted = 4 * fours if step.size == 2 else 0

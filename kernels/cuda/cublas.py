@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.errors import InvalidValueError
-from capgpu.kernels.cuda.arrays import dtype_name
-from capgpu.kernels.cuda.module import LaunchError, device_limits, refuse_fork
+from capgpu.kernels.cuda.array_checks import dtype_name
+from capgpu.kernels.cuda.compile import LaunchError, device_limits, refuse_fork
 from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["PROTOTYPES", "WORKSPACE_BYTES", "CublasError", "forget", "library", "multiply"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.compile import kernel, record
 from capgpu.kernels.cuda.constants import THREADS
 from capgpu.kernels.cuda.embedding import gather_rows
-from capgpu.kernels.cuda.module import kernel, record
-from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["decode_step", "greedy_captions"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import Dropout
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty
+from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import PACK_BYTES, THREADS
-from capgpu.kernels.cuda.module import kernel
 from capgpu.random import mask_rule
 
 __all__ = ["StoredDropout", "apply_dropout", "drop_into"]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import RowGroups
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, sum_dtype
+from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices, sum_dtype
+from capgpu.kernels.cuda.compile import kernel, record
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WARP
-from capgpu.kernels.cuda.module import kernel, record
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = [

@@ -30,13 +30,13 @@ import numpy as np
 
 from capgpu.errors import CapgpuError
 from capgpu.kernels.contract import CaptionBatch, LossOptions
-from capgpu.kernels.cuda import tiers
-from capgpu.kernels.cuda.arrays import allocate, check_device, dtype_name, sum_dtype
+from capgpu.kernels.cuda import launch_heuristics
+from capgpu.kernels.cuda.array_checks import allocate, check_device, dtype_name, sum_dtype
 from capgpu.kernels.cuda.caption_batch import Layout, lay_out
+from capgpu.kernels.cuda.compile import record
 from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.held_results import holding_results
-from capgpu.kernels.cuda.module import record
 from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
 from capgpu.kernels.cuda.pinned import ALIGNED
 from capgpu.kernels.cuda.softmax import SCORE_BYTES
@@ -233,7 +233,7 @@ class StepGraphs:
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
         passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{way}" for way in ("forward", "backward")]
-        plans = [tiers.plan(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
+        plans = [launch_heuristics.plan(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
         return in_one_block and all(plan.tier == "persistent" for plan in plans)
 

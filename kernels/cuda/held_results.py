@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from capgpu.kernels.cuda.arrays import allocating_by
+from capgpu.kernels.cuda.array_checks import allocating_by
 from capgpu.kernels.cuda.embedding import SLICE
 from capgpu.kernels.cuda.workspace import Workspace, using
 

@@ -26,7 +26,7 @@
 // RESIDENT 0, the per-step tier: the same text, one ordinary launch a step (backward: and one more for dh0). Wh comes
 // through the L2 cache chunk by chunk, the cell from the array of cells; the end of a launch is the barrier.
 //
-// TENSOR_CORES: the persistent tier with matrix instructions for the product (fragments.cuh). 1: half types exactly, and
+// TENSOR_CORES: the persistent tier with matrix instructions for the product (tensor_core_mma.cuh). 1: half types exactly, and
 // float32 rounded to TF32, the weights once, when they are loaded, h or da at each step. 2: float32 in three products.
 //
 // A pointer to what other blocks write during the launch is never declared __restrict__ and const: the compiler might

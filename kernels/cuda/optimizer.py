@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, sum_dtype
+from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, sum_dtype
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import CHUNK, SETTINGS, TENSORS, THREADS
-from capgpu.kernels.cuda.module import kernel
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = ["adam_update", "gradient_norm", "launch_norm", "launch_update", "momentum_update"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.module import record
+from capgpu.kernels.cuda.compile import record
 
 __all__ = ["ALIGNED", "PinnedMemory"]
 

@@ -8,8 +8,8 @@
 // of the other warps until the end. No barrier of the block stands in the loop, each element of `left` is fetched once
 // a block, and the warps' partial sums are added in a fixed order by the threads that go on with them.
 //
-// Registers. What a lane keeps of the sums is the business of lanes.cuh (multiply-adds) or, with TENSOR_CORES, of
-// fragments.cuh (matrix instructions).
+// Registers. What a lane keeps of the sums is the business of simt_mma.cuh (multiply-adds) or, with TENSOR_CORES, of
+// tensor_core_mma.cuh (matrix instructions).
 //
 // Shared memory. Each warp has buffers for some left chunks; afterwards its partial sums lie there.
 //   RESIDENT 1   (persistent tier) The right factor is a slab of all its chunks, loaded once a launch. The left one is
@@ -84,9 +84,9 @@ __device__ __forceinline__ void store_pair(acc* address, acc first, acc second) 
 
 // Sums<COLUMNS, TRANSPOSED, TILE>: a warp's registers, for TILE * LANE_ROWS rows.
 #if FRAGMENTS
-#include "fragments.cuh"
+#include "tensor_core_mma.cuh"
 #else
-#include "lanes.cuh"
+#include "simt_mma.cuh"
 #endif
 #include "exchange.cuh"
 

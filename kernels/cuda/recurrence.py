@@ -1,4 +1,4 @@
-"""The launcher of the recurrences: lstm.cu and rnn.cu, in the tier that `capgpu.kernels.cuda.tiers` chooses.
+"""The launcher of the recurrences: lstm.cu and rnn.cu, in the variant that `launch_heuristics` chooses.
 
 `lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. The ``..._into`` functions beside
 them write into memory that the caller keeps. Biases are added, and initial states taken in the captions' order, by the
@@ -17,10 +17,10 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from capgpu.kernels.contract import States
-from capgpu.kernels.cuda import tiers
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, dtype_name, empty, indices
+from capgpu.kernels.cuda import launch_heuristics
+from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, dtype_name, empty, indices
+from capgpu.kernels.cuda.compile import CooperativeLaunchError, Kernel
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
-from capgpu.kernels.cuda.module import CooperativeLaunchError, Kernel
 from capgpu.kernels.cuda.workspace import workspace
 from capgpu.kernels.reference import recurrence as reference
 
@@ -155,7 +155,7 @@ def _without_cooperative_launches(run: Callable[_Arguments, None]) -> Callable[_
         except CooperativeLaunchError as error:
             if kwargs.get("plan") is not None:
                 raise
-            tiers.forget()
+            launch_heuristics.forget()
             warnings.warn(
                 f"{error}. This process computes the recurrences with one launch a step on this device from now on, "
                 "which is slower.",
@@ -183,7 +183,7 @@ def lstm_forward_into(
     h0_bias: Any = None,
     order: Any = None,
     previous: Any = None,
-    plan: tiers.Plan | None = None,
+    plan: launch_heuristics.LaunchConfig | None = None,
 ) -> None:
     """Run an LSTM over packed sequences into given arrays.
 
@@ -208,7 +208,7 @@ def lstm_forward_into(
         Row of h0 and c0 for each sequence.
     previous : array, shape (M, H), optional
         Written: hidden state before each packed row.
-    plan : Plan, optional
+    plan : LaunchConfig, optional
         Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
 
     Raises
@@ -246,7 +246,7 @@ def rnn_forward_into(
     h0_bias: Any = None,
     order: Any = None,
     previous: Any = None,
-    plan: tiers.Plan | None = None,
+    plan: launch_heuristics.LaunchConfig | None = None,
 ) -> None:
     """Run a vanilla RNN over packed sequences into given arrays; parameters as for `lstm_forward_into`."""
     if not steps.counts:
@@ -276,7 +276,7 @@ def lstm_backward_into(
     dc0: Any,
     *,
     order: Any = None,
-    plan: tiers.Plan | None = None,
+    plan: launch_heuristics.LaunchConfig | None = None,
 ) -> None:
     """Run the LSTM's recurrence backward into given arrays, C-contiguous as for `lstm_forward_into`.
 
@@ -292,7 +292,7 @@ def lstm_backward_into(
         Written: gradients of the initial states, zero for sequences without any step.
     order : array of int32, shape (N,), optional
         Row of c0, dh0 and dc0 for each sequence.
-    plan : Plan, optional
+    plan : LaunchConfig, optional
         Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
 
     Raises
@@ -326,7 +326,7 @@ def rnn_backward_into(
     dh0: Any,
     *,
     order: Any = None,
-    plan: tiers.Plan | None = None,
+    plan: launch_heuristics.LaunchConfig | None = None,
 ) -> None:
     """Run the RNN's recurrence backward into given arrays; parameters as for `lstm_backward_into`."""
     if not steps.counts:
@@ -342,11 +342,13 @@ def rnn_backward_into(
     _backward("rnn_backward", plan, dh0, steps, arguments)
 
 
-def _plan(name: str, like: Any, steps: Steps) -> tiers.Plan:
-    return tiers.plan(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
+def _plan(name: str, like: Any, steps: Steps) -> launch_heuristics.LaunchConfig:
+    return launch_heuristics.plan(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
 
 
-def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
+def _forward(
+    name: str, plan: launch_heuristics.LaunchConfig, like: Any, steps: Steps, arguments: Sequence[Any]
+) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
     kernel = plan.kernel(name, dtype)
     if plan.tier == "persistent":
@@ -354,12 +356,14 @@ def _forward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Se
         return
     start = 0
     for step, alive in enumerate(steps.counts):
-        grid = tiers.step_grid(name, dtype, like.shape[1], alive)
+        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], alive)
         kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
         start += alive
 
 
-def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: Sequence[Any]) -> None:
+def _backward(
+    name: str, plan: launch_heuristics.LaunchConfig, like: Any, steps: Steps, arguments: Sequence[Any]
+) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
     kernel = plan.kernel(name, dtype)
     stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
@@ -370,13 +374,13 @@ def _backward(name: str, plan: tiers.Plan, like: Any, steps: Steps, arguments: S
     # after step 0 comes step -1: what it sends back to the initial states
     for step in range(last, -2, -1):
         alive = steps.counts[max(step, 0)]
-        grid = tiers.step_grid(name, dtype, like.shape[1], alive)
+        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], alive)
         place = (np.int32(step), np.int32(1), np.int32(stop))
         kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
         stop -= alive
 
 
-def _persistent(kernel: Kernel, plan: tiers.Plan, arguments: Sequence[Any]) -> None:
+def _persistent(kernel: Kernel, plan: launch_heuristics.LaunchConfig, arguments: Sequence[Any]) -> None:
     try:
         kernel(plan.grid, plan.block, arguments, plan.shared)
     except BaseException:
@@ -396,7 +400,7 @@ def _indices(array: Any) -> Any:
     return None if array is None else indices(array)
 
 
-def _barriers(plan: tiers.Plan) -> Any:
+def _barriers(plan: launch_heuristics.LaunchConfig) -> Any:
     """Return the counters of the barriers, for the tier that has any."""
     if plan.tier != "persistent":
         return NULL

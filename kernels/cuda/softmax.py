@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import Dropout
-from capgpu.kernels.cuda.arrays import NULL, check_device, contiguous, empty, indices, is_allocating_anew, sum_dtype
+from capgpu.kernels.cuda.array_checks import (
+    NULL,
+    check_device,
+    contiguous,
+    empty,
+    indices,
+    is_allocating_anew,
+    sum_dtype,
+)
+from capgpu.kernels.cuda.compile import kernel, record
 from capgpu.kernels.cuda.constants import HELD_SCORES, PACK_BYTES, ROW_THREADS, THREADS, WARP, WARP_ROWS
 from capgpu.kernels.cuda.dropout import drop_into
 from capgpu.kernels.cuda.embedding import sum_columns, sum_columns_later
-from capgpu.kernels.cuda.module import kernel, record
-from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = [

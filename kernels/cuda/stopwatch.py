@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from capgpu.kernels.cuda.module import kernel
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["Elapsed", "device_time", "fill", "forget", "spin"]

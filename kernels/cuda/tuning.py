@@ -1,4 +1,4 @@
-"""Measuring the tiers of the recurrences on the current device, for `capgpu.kernels.cuda.tiers` to choose by."""
+"""Measure the variants of the recurrences on the current device, for `launch_heuristics` to choose by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.dtypes import named_dtype
-from capgpu.kernels.cuda import choices, module, stopwatch, tiers
+from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, tuning_cache
 from capgpu.kernels.cuda.recurrence import (
     Steps,
     lstm_backward_into,
@@ -35,7 +35,7 @@ class Measured:
     ----------
     name : str
         The pass, a key of `tiers.PASSES`.
-    plan : Plan
+    plan : LaunchConfig
         Tier and variant.
     milliseconds : float
         Device time: median over batches of repeats, see `capgpu.kernels.cuda.stopwatch`.
@@ -44,7 +44,7 @@ class Measured:
     """
 
     name: str
-    plan: tiers.Plan
+    plan: launch_heuristics.LaunchConfig
     milliseconds: float
     queued: bool
 
@@ -72,8 +72,8 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
     batches = min(_BATCHES, repeats)
     for name, run in passes(cell, dtype, H, N, T).items():
         timed = []
-        for plan in tiers.candidates(name, dtype, H, N):
-            with suppress(module.CooperativeLaunchError):
+        for plan in launch_heuristics.candidates(name, dtype, H, N):
+            with suppress(compile.CooperativeLaunchError):
                 elapsed = stopwatch.device_time(partial(run, plan), batches, -(-repeats // batches))
                 timed.append(Measured(name, plan, elapsed.milliseconds, elapsed.queued))
         found.extend(sorted(timed, key=lambda entry: entry.milliseconds))
@@ -81,15 +81,17 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
 
 
 def store(measured: list[Measured], dtype: str, H: int, N: int) -> Any:
-    """Keep the fastest plan of each pass; see `capgpu.kernels.cuda.choices.store`."""
+    """Keep the fastest plan of each pass; see `capgpu.kernels.cuda.tuning_cache.store`."""
     fastest: dict[str, tuple[str, int]] = {}
     for entry in sorted(measured, key=lambda entry: entry.milliseconds):
-        fastest.setdefault(choices.shape_key(entry.name, dtype, H, N), (entry.plan.tier, entry.plan.units))
-    tiers.forget()
-    return choices.store(module.device_limits().name, fastest)
+        fastest.setdefault(tuning_cache.shape_key(entry.name, dtype, H, N), (entry.plan.tier, entry.plan.units))
+    launch_heuristics.forget()
+    return tuning_cache.store(compile.device_limits().name, fastest)
 
 
-def passes(cell: str, dtype: str, H: int, N: int, T: int) -> dict[str, Callable[[tiers.Plan], None]]:
+def passes(
+    cell: str, dtype: str, H: int, N: int, T: int
+) -> dict[str, Callable[[launch_heuristics.LaunchConfig], None]]:
     """Create data of a shape, and return the two passes over them.
 
     Parameters

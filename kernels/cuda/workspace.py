@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from capgpu.kernels.cuda.arrays import allocate
+from capgpu.kernels.cuda.array_checks import allocate
 from capgpu.kernels.cuda.pinned import PinnedMemory
 
 __all__ = ["Workspace", "forget", "using", "workspace"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels.reference.decode import decode_step
-from capgpu.kernels.reference.product import matmul
+from capgpu.kernels.reference.gemm import matmul
 
 __all__ = ["greedy_captions"]
 

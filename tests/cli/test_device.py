@@ -41,7 +41,7 @@ def test_info_tells_why_nothing_can_be_chosen(setting: str, monkeypatch: pytest.
 def test_info_tells_of_the_device_its_kernels_and_their_folders(
     cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from capgpu.kernels.cuda import choices, module
+    from capgpu.kernels.cuda import compile, tuning_cache
 
     monkeypatch.setenv("CAPGPU_BACKEND", "cuda")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
@@ -50,12 +50,12 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     monkeypatch.setattr(capgpu.backend, "_current", None)
     for setting in ("CAPGPU_TENSOR_CORES", "CUPY_TF32"):
         monkeypatch.delenv(setting, raising=False)
-    choices.forget()
+    tuning_cache.forget()
     lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
     told = {name: words.strip() for name, words in lines}
     assert told["kernels"] == "cuda"
     assert told["driver"].startswith("serves CUDA 1")
-    assert told["multiprocessors"].startswith(f"{module.device_limits().multiprocessors},")
+    assert told["multiprocessors"].startswith(f"{compile.device_limits().multiprocessors},")
     assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
     assert told["kernel cache"] == str(tmp_path / "kernels")
     assert told["tensor cores"] == (
@@ -64,10 +64,10 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     assert told["tiers"] == "by the rule (capgpu tune measures them)"
     assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
     device = told["device"].split(", compute")[0]
-    choices.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
+    tuning_cache.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
     measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by the rule"
     assert measured in run("info").stdout
-    choices.forget()
+    tuning_cache.forget()
 
 
 def test_tune_shows_every_tier_and_keeps_the_fastest(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cpu import code_cache, compile, job_slot, late_code, product
+from capgpu.kernels.cpu import code_cache, compile, gemm, job_slot, late_code
 
 
 def reported(monkeypatch, features, machine):
@@ -133,7 +133,7 @@ def test_what_is_changed_in_numba_is_restored_when_the_change_is_interrupted():
 def test_functions_of_other_packages_are_not_kept_on_disk():
     assert _add.py_func.__module__ != "capgpu.kernels.cpu.compile"
     assert type(_add._cache).__name__ == "NullCache"
-    assert isinstance(product.pack_panels._cache, code_cache._Cache)
+    assert isinstance(gemm.pack_panels._cache, code_cache._Cache)
 
 
 PRODUCTS = """

@@ -63,8 +63,8 @@ def test_a_long_compilation_is_one_line(notice, shown):
     notice.on_start(of())
     wait_for(shown)
     assert shown() == "capgpu: compiling the kernels of lstm for this processor, once ..."
-    notice.on_start(of("capgpu.kernels.cpu.product"))  # what it calls
-    notice.on_end(of("capgpu.kernels.cpu.product"))
+    notice.on_start(of("capgpu.kernels.cpu.gemm"))  # what it calls
+    notice.on_end(of("capgpu.kernels.cpu.gemm"))
     assert not shown().endswith("\n")
     notice.on_end(of())
     assert shown() == "capgpu: compiling the kernels of lstm for this processor, once ... 0 s\n"

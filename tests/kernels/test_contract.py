@@ -46,7 +46,7 @@ def check(backend, case, dtype, arguments, wanted, bring=None):
 def test_every_operation_has_a_case():
     # held by test_update_contract.py (lists of arrays), test_pack_captions.py (host integers) and the model's tests
     elsewhere = {"adam_update", "momentum_update", "gradient_norm", "column_sums", "pack_captions"}
-    # and by test_words.py (what it returns are words, too)
+    # and by test_top_k.py (what it returns are words, too)
     elsewhere |= {"caption_batch", "greedy_captions", "top_words"}
     assert {case.operation for case in KERNEL_CASES} | elsewhere == set(OPERATIONS)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies
 
 import capgpu
 from capgpu.kernels.cpu import KERNELS, greedy
-from capgpu.kernels.cpu.product import CHUNK
+from capgpu.kernels.cpu.gemm import CHUNK
 from capgpu.optim import UPDATE_RULES, Optimizer
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance

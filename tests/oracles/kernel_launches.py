@@ -13,9 +13,9 @@ import numpy as np
 
 import capgpu
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda import KERNELS, embedding, module, recurrence, softmax, stopwatch, tiers
-from capgpu.kernels.cuda.catalogue import CATALOGUE
+from capgpu.kernels.cuda import KERNELS, compile, embedding, launch_heuristics, recurrence, softmax, stopwatch
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
+from capgpu.kernels.cuda.kernel_registry import REGISTRY
 from capgpu.model import CaptioningRNN
 from emulator.recording import Recording, recording
 from emulator.runner import EmulatorRunner, Launch
@@ -74,7 +74,7 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = Tr
 
 def variant(launch: Launch) -> str:
     """Name a kernel with the macros of its variant."""
-    names = tuple(f"-D{name}=" for name, _ in CATALOGUE[launch.kernel].variants[0])
+    names = tuple(f"-D{name}=" for name, _ in REGISTRY[launch.kernel].variants[0])
     return " ".join((launch.kernel, *(option[2:] for option in launch.options if option.startswith(names))))
 
 
@@ -82,7 +82,7 @@ def variants(dtype: str) -> set[str]:
     """Name every kernel and variant that the catalogue has for a dtype."""
     return {
         " ".join((entry.name, *(f"{name}={value}" for name, value in macros)))
-        for entry in CATALOGUE.values()
+        for entry in REGISTRY.values()
         if dtype in entry.dtypes
         for macros in entry.variants
     }
@@ -92,7 +92,7 @@ def representative(variant: str) -> bool:
     """Return whether a variant stands for its kernel where not all are recorded: of several sizes the middle one."""
     name, *given = variant.split()
     units = [macro for macro in given if macro.startswith("UNITS=")]
-    sizes = [dict(macros)["UNITS"] for macros in CATALOGUE[name].variants] if units else []
+    sizes = [dict(macros)["UNITS"] for macros in REGISTRY[name].variants] if units else []
     return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
 
 
@@ -108,22 +108,22 @@ def recurrences(dtype: str, every: bool = True) -> None:
 
     In all variants, or, where `every` is false, in one of each kernel, and the largest batches for the RNN only.
     """
-    for name, kind in tiers.PASSES.items():
+    for name, kind in launch_heuristics.PASSES.items():
         case = usual_case(name)
         for extents in (*RECURRENCES, DEEP, NANS, TILES):
             if not every and name.startswith("lstm") and extents in (DEEP, TILES):
                 continue  # seconds in every order of threads, and the RNN's show the same
             N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
-            step = next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == "step")
+            step = next(plan for plan in launch_heuristics.candidates(name, dtype, H, N) if plan.tier == "step")
             plans, middle = [step], kind.units[len(kind.units) // 2]
             for setting in {"float32": ("0", "1", ""), "float64": ("0",)}.get(dtype, ("0", "1")):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
                 # how many units a block has makes no difference to what DEEP is there for
                 sizes = kind.units if every and extents is not DEEP else (middle,)
-                plans += [tiers.persistent(name, dtype, H, N, units, groups) for units in sizes]
+                plans += [launch_heuristics.persistent(name, dtype, H, N, units, groups) for units in sizes]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:
-                if plan.shared > module.device_limits().shared_per_block:
+                if plan.shared > compile.device_limits().shared_per_block:
                     continue  # many units of float64, beside so many terms
                 arguments = dict(example(case, extents, dtype)[0])
                 if extents is NANS:
@@ -149,12 +149,12 @@ def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
         array.fill(0.25)
         return array
 
-    choose, empty = tiers.plan, recurrence.empty
-    tiers.plan, recurrence.empty = lambda *given: plan, used
+    choose, empty = launch_heuristics.plan, recurrence.empty
+    launch_heuristics.plan, recurrence.empty = lambda *given: plan, used
     try:
         getattr(recurrence, name)(**arguments)
     finally:
-        tiers.plan, recurrence.empty = choose, empty
+        launch_heuristics.plan, recurrence.empty = choose, empty
 
 
 def on_device(arguments: dict[str, Any]) -> dict[str, Any]:

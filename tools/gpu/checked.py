@@ -65,15 +65,17 @@ class Launcher:
 
     def recurrences(self, H: int) -> int:
         """Run every pass with every plan that fits the device; return how many."""
-        from capgpu.kernels.cuda import module, tiers
+        from capgpu.kernels.cuda import compile, launch_heuristics
 
-        done, multiprocessors = 0, module.device_limits().multiprocessors
-        for name, kind in tiers.PASSES.items():
-            candidates = tiers.candidates(name, self.name, H, COUNTS[0])
+        done, multiprocessors = 0, compile.device_limits().multiprocessors
+        for name, kind in launch_heuristics.PASSES.items():
+            candidates = launch_heuristics.candidates(name, self.name, H, COUNTS[0])
             plans = [plan for plan in candidates if plan.tier == "step"]
             for setting in ("0", "1", ""):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
-                laid_out = (tiers.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units)
+                laid_out = (
+                    launch_heuristics.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units
+                )
                 plans += [plan for plan in laid_out if plan not in plans]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for plan in plans:
@@ -84,7 +86,9 @@ class Launcher:
                 try:
                     self._pass(name, H, plan)
                     done += 1
-                except module.CooperativeLaunchError as error:  # a checker takes room, of which the driver says nothing
+                except (
+                    compile.CooperativeLaunchError
+                ) as error:  # a checker takes room, of which the driver says nothing
                     self.refused.append(f"H={H}, {error}")
         return done
 
@@ -141,7 +145,7 @@ class Launcher:
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch everything; return 1 where a dtype failed."""
     from capgpu.backend import set_backend, synchronize
-    from capgpu.kernels.cuda import module, stopwatch
+    from capgpu.kernels.cuda import compile, stopwatch
 
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.checked", description=__doc__.splitlines()[0])
     parser.add_argument("--dtypes", default=DTYPES)
@@ -149,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     set_backend("cuda")
     status, passes = 0, 0
-    with module.counting() as launches:
+    with compile.counting() as launches:
         stopwatch.spin(1)
         for name in args.dtypes.split(","):
             try:

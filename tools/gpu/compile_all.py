@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from capgpu.kernels.cuda.catalogue import CATALOGUE, ENTRIES, REALS, variants_of
+from capgpu.kernels.cuda.kernel_registry import ENTRIES, REALS, REGISTRY, variants_of
 
 __all__ = ["Line", "Variant", "groups", "load", "main"]
 
@@ -66,13 +66,13 @@ def groups(kernels: Iterable[str], dtypes: Iterable[str]) -> list[list[Variant]]
 
 def load(variants: Sequence[Variant]) -> list[Line]:
     """Compile and load the variants of one module, and ask the driver about each."""
-    from capgpu.kernels.cuda import module
+    from capgpu.kernels.cuda import compile
 
     lines = []
     for name, dtype, defines in variants:
         words, began = " ".join(f"{key}={value}" for key, value in defines), time.perf_counter()
         try:
-            kernel = module.kernel(name, dtype, **dict(defines))
+            kernel = compile.kernel(name, dtype, **dict(defines))
             found = kernel.attributes
             blocks = kernel.max_blocks_per_multiprocessor(kernel.block, _SHARED if kernel.cooperative else 0)
         except Exception as failure:  # whatever it is, it is what this stage is for
@@ -99,12 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.compile_all", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="CSV file")
     parser.add_argument("--processes", type=int, default=min(14, os.cpu_count() or 1), help="0: in this one")
-    parser.add_argument("--kernels", default=",".join(CATALOGUE))
+    parser.add_argument("--kernels", default=",".join(REGISTRY))
     parser.add_argument("--dtypes", default=",".join(REALS))
     args = parser.parse_args(argv)
     kernels, dtypes = args.kernels.split(","), args.dtypes.split(",")
     for name in (*kernels, *dtypes):
-        if name not in CATALOGUE and name not in REALS:
+        if name not in REGISTRY and name not in REALS:
             parser.error(f"expected kernels of the catalogue and dtypes, got {name!r}")
     wanted = groups(kernels, dtypes)
     began, lines, failed = time.perf_counter(), 0, 0

@@ -127,9 +127,9 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     """
     import cupy
 
-    from capgpu.kernels.cuda import KERNELS, module, product, stopwatch, tuning
+    from capgpu.kernels.cuda import KERNELS, compile, gemm, stopwatch, tuning
+    from capgpu.kernels.cuda.launch_heuristics import plan
     from capgpu.kernels.cuda.pinned import PinnedMemory
-    from capgpu.kernels.cuda.tiers import plan
     from capgpu.kernels.cuda.workspace import workspace
 
     work = make_workload(parse_size(size), "lstm")
@@ -138,7 +138,7 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     array, other = cupy.zeros((64, 512), np.float32), cupy.zeros((512, 512), np.float32)
     out, host = cupy.empty_like(array), np.zeros(3000, np.int32)
     there, pinned = cupy.zeros(3000, np.int32), PinnedMemory()
-    spin, spun = module.kernel("spin", "float32"), cupy.zeros(32, np.uint32)
+    spin, spun = compile.kernel("spin", "float32"), cupy.zeros(32, np.uint32)
     passes = tuning.passes("lstm", "float32", H, N, T)
     resident = plan("lstm_forward", "float32", H, N, T)
     calls: dict[str, Callable[[], object]] = {
@@ -159,10 +159,10 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
         "event.done": lambda: event.done,
         "RawKernel, the shortest": lambda: spin._function((1,), (32,), (spun, np.int32(1))),
         "Kernel, the shortest": lambda: spin(1, 32, (spun, np.int32(1))),
-        "module.kernel": lambda: module.kernel("spin", "float32"),
+        "module.kernel": lambda: compile.kernel("spin", "float32"),
         "tiers.plan": lambda: plan("lstm_forward", "float32", H, N, T),
         "workspace()": workspace,
-        "product, ours": lambda: product.product(array, other, out),
+        "product, ours": lambda: gemm.product(array, other, out),
         "product, CuPy's": lambda: cupy.matmul(array, other, out=out),
         f"lstm_forward, {resident.tier}": lambda: passes["lstm_forward"](resident),
         "caption_batch": lambda: KERNELS.caption_batch(work.captions, 0, work.size.V, array),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda import module, tiers, tuning
+from capgpu.kernels.cuda import compile, launch_heuristics, tuning
 from capgpu.kernels.cuda.stopwatch import Elapsed, device_time
 from tools.gpu.tables import LeftOutError, Part, require_torch
 
@@ -30,7 +30,7 @@ def shown(elapsed: Elapsed) -> Any:
 def _tensor_cores(setting: str) -> Iterator[None]:
     before = os.environ.get("CAPGPU_TENSOR_CORES")
     os.environ["CAPGPU_TENSOR_CORES"] = setting
-    tiers.forget()
+    launch_heuristics.forget()
     try:
         yield
     finally:
@@ -38,7 +38,7 @@ def _tensor_cores(setting: str) -> Iterator[None]:
             del os.environ["CAPGPU_TENSOR_CORES"]
         else:
             os.environ["CAPGPU_TENSOR_CORES"] = before
-        tiers.forget()
+        launch_heuristics.forget()
 
 
 def _require(dtype: str) -> None:
@@ -61,12 +61,12 @@ def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[A
         for cell in CELLS:
             for N, T in shapes:
                 for name, run in tuning.passes(cell, dtype, H, N, T).items():
-                    chosen = tiers.plan(name, dtype, H, N, T)
-                    for plan in tiers.candidates(name, dtype, H, N):
+                    chosen = launch_heuristics.plan(name, dtype, H, N, T)
+                    for plan in launch_heuristics.candidates(name, dtype, H, N):
                         layout = [plan.tier, plan.units, plan.groups, plan.grid, plan.tensor_cores, plan == chosen]
                         try:
                             elapsed = device_time(partial(run, plan), batches)
-                        except module.CooperativeLaunchError as error:  # the driver may refuse one that should fit
+                        except compile.CooperativeLaunchError as error:  # the driver may refuse one that should fit
                             yield [name, N, T, *layout, f"{error}"[:200], ""]
                             continue
                         yield [name, N, T, *layout, shown(elapsed), round(elapsed.milliseconds / T * 1e3, 3)]
@@ -101,7 +101,7 @@ def _latency(H: int, steps: tuple[int, int], batches: int) -> Iterator[list[Any]
     for cell in CELLS:
         few, many = (tuning.passes(cell, "float32", H, 4, T) for T in steps)
         for name in few:
-            for plan in tiers.candidates(name, "float32", H, 4):
+            for plan in launch_heuristics.candidates(name, "float32", H, 4):
                 if plan.tier == "persistent":
                     a = device_time(partial(few[name], plan), batches)
                     b = device_time(partial(many[name], plan), batches)

@@ -61,7 +61,7 @@ def test_a_products_bytes_are_its_operands_and_its_result():
 @pytest.fixture
 def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
     """Ask the launchers which tier they take on a device, with no measured choices."""
-    from capgpu.kernels.cuda import choices, module, tiers
+    from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
     from standin.cupy_standin.architecture import ARCHITECTURES
     from standin.cupy_standin.state import STATE
 
@@ -69,13 +69,13 @@ def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iter
     capgpu.set_backend("cuda")
 
     def forget() -> None:
-        for each in (module, tiers, choices):
+        for each in (compile, launch_heuristics, tuning_cache):
             each.forget()
 
     def tier(capability: int, name: str, H: int, N: int, T: int) -> str:
         STATE.architecture = ARCHITECTURES[f"sm_{capability}"]
         forget()
-        return tiers.plan(name, "float32", H, N, T).tier
+        return launch_heuristics.plan(name, "float32", H, N, T).tier
 
     yield tier
     forget()

@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 @pytest.fixture(scope="session")
 def recordings(emulator: Any, pytestconfig: pytest.Config) -> Callable[[str], dict[str, list[Recording]]]:
     """Give, for a dtype, launches of every kernel that it has, with --nightly of every variant; made once."""
-    from capgpu.kernels.cuda import module, tiers, workspace
+    from capgpu.kernels.cuda import compile, launch_heuristics, workspace
 
     every = pytestconfig.getoption("--nightly")
     made: dict[str, dict[str, list[Recording]]] = {}
@@ -36,7 +36,7 @@ def recordings(emulator: Any, pytestconfig: pytest.Config) -> Callable[[str], di
             with cupy_standin.installed() as device, capgpu.use_backend("cuda"):
                 cupy_standin.set_kernel_runner(emulator)
                 made[dtype] = kernel_launches.recorded(device, emulator, dtype, every)
-            for part in (module, tiers, workspace):
+            for part in (compile, launch_heuristics, workspace):
                 part.forget()
         return made[dtype]
 

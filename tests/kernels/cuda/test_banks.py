@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import module, tiers
-from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options, variants_of
+from capgpu.kernels.cuda import compile, launch_heuristics
 from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options, variants_of
 
 #: The traced kernels call the emulator.
 pytestmark = pytest.mark.standin
@@ -86,7 +86,7 @@ BOTH = (
 
 def traced_source(file: str, change: Callable[[str], str]) -> str:
     """Return a kernel's source, changed, that writes its accesses to shared memory down."""
-    code = change(module.source(file))
+    code = change(compile.source(file))
     for text, access, address, size in (*LANES, *FRAGMENTS, *BOTH):
         assert code.count(text) == 1, text
         code = code.replace(text, f"trace(TRACED_{access}, {address}, {size}); {text}")
@@ -135,18 +135,18 @@ def conflicts(
 ) -> dict[str, int]:
     """Return the most ways of each kind of access in a step of so many rows."""
     name = "_".join(entry.name.split("_")[:2])
-    kind, units = tiers.PASSES[name], dict(defines)["UNITS"]
+    kind, units = launch_heuristics.PASSES[name], dict(defines)["UNITS"]
     if entry.cooperative:
-        plan = tiers.persistent(name, dtype, H, rows, units, 1)
+        plan = launch_heuristics.persistent(name, dtype, H, rows, units, 1)
         real = np.dtype(dtype).itemsize
         carried = rows * units * max(real, 4) if kind.gates == 4 else 0
         slab = plan.shared - kind.depth(H) * kind.columns(units) * real - carried
     else:
-        plan = next(plan for plan in tiers.candidates(name, dtype, H, rows) if plan.tier == "step")
+        plan = next(plan for plan in launch_heuristics.candidates(name, dtype, H, rows) if plan.tier == "step")
         slab = plan.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
         code=traced_source(entry.file, change),
-        options=compiler_options(entry.file, dtype, defines, roomy(module.device_limits().compute_capability)),
+        options=compiler_options(entry.file, dtype, defines, roomy(compile.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
     kernel.max_dynamic_shared_size_bytes = plan.shared
@@ -160,7 +160,7 @@ def conflicts(
     return dict(found)
 
 
-ENTRIES = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
+ENTRIES = [entry for entry in REGISTRY.values() if entry.file in ("lstm.cu", "rnn.cu")]
 VARIANTS = [
     pytest.param(entry, dtype, defines, id=f"{entry.name}-{dict(defines)['UNITS']}-{dtype}")
     for entry in ENTRIES
@@ -199,7 +199,7 @@ PERMUTED = "place ^= 8 * (line / LINES % BLOCKS);"
     ],
 )
 def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dtype, units, kind, wanted):
-    entry = CATALOGUE["lstm_forward_tensor"]
+    entry = REGISTRY["lstm_forward_tensor"]
     defines = next(defines for defines in entry.variants if ("UNITS", units) in defines)
 
     def plain(code: str) -> str:

@@ -1,170 +1,194 @@
-"""Every CUDA kernel becomes machine code for every architecture, and nothing of it lies in slow memory.
-
-Compiled by NVRTC, which needs neither a GPU nor a toolkit. The tests are skipped where the extra ``cuda-compile`` is
-not installed.
-"""
+"""From source to launch: what is compiled and kept, and what is refused, with which words."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import errno
+import os
+import warnings
 
+import numpy as np
 import pytest
 
-from bench.cuda import compile_table, nvrtc, resources
-from bench.cuda.compile_table import ARCHITECTURES, Job, compile_all, compile_one, jobs
-from capgpu.kernels.cuda import module
-from capgpu.kernels.cuda.catalogue import ENTRIES
-
-#: The first test that needs the compiled kernels compiles them: over a minute on two processors that do nothing else.
-pytestmark = pytest.mark.timeout(1200)
-
-#: Turing and Hopper: the oldest, with the least shared memory, and the first with 228 KB. At night the whole matrix is
-#: compiled for these two, about a minute of a processor each.
-WHOLE = (75, 90)
-OFTEN = (("float64", WHOLE[0]), ("float32", WHOLE[1]))
-PACKAGES = Path(module.__file__).parent
+from capgpu.kernels.cuda import compile
+from capgpu.kernels.cuda.compile import KernelCompilationError, LaunchError
+from capgpu.kernels.cuda.kernel_registry import REGISTRY, compiler_options
 
 
-@pytest.fixture(scope="module")
-def compiler() -> nvrtc.Nvrtc:
-    try:
-        return nvrtc.find()
-    except nvrtc.MissingCompilerError as error:
-        pytest.skip(str(error))
+@pytest.fixture
+def losses(device):
+    return device.ones(5, np.float32), device.empty((), np.float32), np.int32(5), np.float64(2)
 
 
-@pytest.fixture(scope="module")
-def lines(compiler: nvrtc.Nvrtc, pytestconfig: pytest.Config) -> list[compile_table.Line]:
-    """Compile everything for two architectures; for the others float64, in each kernel's largest variant.
-
-    At every run float32 for Hopper alone and float64 for Turing, in the largest variants. The rest is in the table,
-    which `make cuda-table` makes whole, and which is held to these sources by their digest.
-    """
-    if pytestconfig.getoption("--nightly"):
-        return compile_all([job for job in jobs() if job.architecture in WHOLE or demanding(job)])
-    return compile_all(
-        [job for job in jobs() if any(demanding(job, dtype) and job.architecture == number for dtype, number in OFTEN)]
-    )
+def test_a_kernel_is_compiled_once_and_kept(device, losses):
+    kernel = compile.kernel("sum_losses", "float32")
+    assert compile.kernel("sum_losses", np.dtype(np.float32)) is kernel
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
 
 
-def demanding(job: Job, dtype: str = "float64") -> bool:
-    largest = {variants[-1] for variants in (entry.variants for entry in ENTRIES if entry.name in job.names)}
-    return job.dtype == dtype and job.defines in largest
+def test_what_is_compiled_begins_with_the_common_header_and_names_its_lines():
+    text = compile.source("softmax.cu")
+    assert text.startswith('#line 1 "common.cuh"\n')
+    assert text.index('#line 1 "softmax.cu"\n') > text.index("block_sum")
 
 
-def test_the_compiler_knows_every_architecture_of_the_table(compiler):
-    assert set(ARCHITECTURES) <= set(compiler.architectures)
-
-
-def test_every_kernel_compiles_and_stays_in_registers(lines, pytestconfig):
-    assert {line.kernel for line in lines} == {entry.name for entry in ENTRIES}
-    compiled_for = ARCHITECTURES if pytestconfig.getoption("--nightly") else WHOLE
-    assert {line.architecture for line in lines} == set(compiled_for)
-    in_memory = [line for line in lines if line.stack or line.spill_stores or line.spill_loads]
-    assert in_memory == []
-
-
-def test_every_kernel_fits_its_architecture(lines):
-    # 65,536 registers a multiprocessor; 48 KB of static shared memory everywhere
-    for line in lines:
-        assert line.registers * line.block <= 65536, line
-        assert line.shared <= 48 * 1024, line
-
-
-def kernels_written(source: str) -> set[str]:
-    """Name the entry points of a source; those that a macro names, by all that it can stand for."""
-    names = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", source)
-    meanings = [re.findall(rf"#define {name} (\w+)", source) or [name] for name in names]
-    return {meaning for found in meanings for meaning in found}
-
-
-def test_the_catalogue_lists_every_kernel_of_the_sources_and_each_source_is_used():
-    written = {
-        (file.name, name)
-        for file in PACKAGES.glob("*.cu")
-        for name in kernels_written(file.read_text(encoding="utf-8"))
-    }
-    assert written == {(entry.file, entry.name) for entry in ENTRIES}
-
-
-def test_the_table_was_made_from_these_sources():
-    made_from, listed = compile_table.read()
-    assert made_from == compile_table.digest(), "run: make cuda-table"
-    assert {(job.architecture, name, job.dtype) for job in jobs() for name in job.names} == {
-        (line.architecture, line.kernel, line.dtype) for line in listed
+@pytest.mark.parametrize(
+    ("dtype", "macros"),
+    [
+        ("float32", {"-DREAL=float", "-DACC=float"}),
+        ("float64", {"-DREAL=double", "-DACC=double"}),
+        ("float16", {"-DREAL=__half", "-DACC=float", "-DREAL_HALF"}),
+        ("bfloat16", {"-DREAL=__nv_bfloat16", "-DACC=float", "-DREAL_BFLOAT16"}),
+    ],
+)
+def test_the_storage_type_decides_the_options(dtype, macros):
+    assert set(compiler_options("decode.cu", dtype, (("LSTM", 1),))) == {
+        *("-std=c++17", "-DLSTM=1", "-DPACK_BYTES=16", "-DTHREADS=256"),
+        *macros,
     }
 
 
-def test_the_table_lists_no_kernel_in_slow_memory():
-    _, listed = compile_table.read()
-    assert [line for line in listed if line.stack or line.spill_stores or line.spill_loads] == []
+def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+    compile.forget()
+    monkeypatch.setattr(compile, "source", lambda file: "#error no such luck\n")
+    with pytest.raises(KernelCompilationError) as error:
+        compile.kernel("sum_losses", "float32")
+    for words in (
+        "sum_losses (softmax.cu, float32)",
+        "sm_{}{}".format(*compile.device_limits().compute_capability),
+        "-DREAL=float",
+        "no such luck",
+        "CAPGPU_KERNELS=reference",
+    ):
+        assert words in str(error.value)
 
 
-def test_the_table_agrees_with_this_compiler(compiler, lines):
-    head = compile_table.CSV.read_text(encoding="utf-8").splitlines()[0]
-    if f"NVRTC {compiler.version}," not in head:
-        pytest.skip(f"the table is of another compiler than {compiler.version}: {head}")
-    _, listed = compile_table.read()
-    assert set(lines) <= set(listed)
+def test_a_variant_that_the_catalogue_lacks_is_refused(device):
+    with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
+        compile.kernel("decode_cell", "float32", LSTM=7)
+    with pytest.raises(KeyError, match=r"lstm_forward_tensor has no variant {.*'UNITS': 8} of float64"):
+        compile.kernel("lstm_forward_tensor", "float64", BACKWARD=0, RESIDENT=1, TENSOR_CORES=1, UNITS=8)
 
 
-GOOD = 'extern "C" __global__ void good(float* x) { x[threadIdx.x] += 1.0f; }'
-LOCAL = """extern "C" __global__ void local(float* x, const int* where, int n) {
-    float kept[64];
-    for (int i = 0; i < 64; ++i) kept[i] = x[i];
-    for (int i = 0; i < n; ++i) kept[where[i] & 63] += kept[where[i + 1] & 63];
-    for (int i = 0; i < 64; ++i) x[i] = kept[i];
-}"""
-SPILLING = """extern "C" __global__ void __launch_bounds__(1024) spilling(float* x) {
-    float kept[96];
-#pragma unroll
-    for (int i = 0; i < 96; ++i) kept[i] = x[threadIdx.x + 1024 * i];
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < 96; ++i) x[threadIdx.x * 96 + i] = kept[95 - i] * kept[i] - kept[i * 29 % 96];
-}"""
+@pytest.mark.parametrize(("grid", "block"), [(1, 33), (1, 512), (1, 0), (-1, 256), (2**31, 256)])
+def test_a_launch_beyond_the_limits_is_refused(device, losses, grid, block):
+    with pytest.raises(LaunchError, match=f"kernel sum_losses: a grid of {grid} blocks of {block} threads"):
+        compile.kernel("sum_losses", "float32")(grid, block, losses)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_local_arrays_and_spills_are_seen(compiler, architecture):
-    text = "\n".join((GOOD, LOCAL, SPILLING))
-    found = resources.parse(compiler.compile(text, ("-std=c++17",), architecture).log)
-    assert found["good"].in_registers
-    assert found["local"].stack >= 256
-    assert found["spilling"].spill_stores > 0
-    assert found["spilling"].spill_loads > 0
+def test_an_empty_grid_launches_nothing(device, losses):
+    with compile.counting() as launches:
+        compile.kernel("sum_losses", "float32")(0, 256, losses)
+    assert launches == []
 
 
-@pytest.mark.parametrize(("header", "kind"), [("cuda_fp16.h", "__half"), ("cuda_bf16.h", "__nv_bfloat16")])
-def test_headers_of_the_half_types_are_there(compiler, header, kind):
-    text = f'#include <{header}>\nextern "C" __global__ void k({kind}* x) {{ x[0] = {kind}(float(x[1]) + 1.0f); }}'
-    assert resources.parse(compiler.compile(text, (), 75).log)["k"].registers > 0
+def test_more_shared_memory_than_the_device_has_is_refused(device, losses):
+    most = compile.device_limits().shared_per_block
+    kernel = compile.kernel("sum_losses", "float32")
+    with pytest.raises(LaunchError, match=f"{most + 1} bytes of shared memory a block; this device has {most}"):
+        kernel(1, 256, losses, most + 1)
+    assert kernel.max_blocks_per_multiprocessor(256, most + 1) == 0
 
 
-def test_shared_memory_is_read_from_the_log(compiler):
-    text = (
-        'extern "C" __global__ void k(float* x) { __shared__ float s[96]; s[threadIdx.x] = x[threadIdx.x];'
-        " __syncthreads(); x[threadIdx.x] = s[95 - threadIdx.x]; }"
-    )
-    found = resources.parse(compiler.compile(text, (), 90).log)["k"]
-    assert (found.shared, found.barriers) == (384, 1)
+def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
+    name = next(entry.name for entry in REGISTRY.values() if entry.cooperative)
+    dtype, defines = REGISTRY[name].dtypes[0], dict(REGISTRY[name].variants[0])
+    kernel = compile.kernel(name, dtype, **defines)
+    fit = kernel.max_blocks_per_multiprocessor(256, 0) * compile.device_limits().multiprocessors
+    with pytest.raises(
+        LaunchError, match=f"a cooperative launch of {fit + 1} blocks .* {fit} are on the device at once"
+    ):
+        kernel(fit + 1, 256, ())
 
 
-def test_a_source_that_is_wrong_fails_with_the_log(compiler):
-    with pytest.raises(nvrtc.CompilationFailedError, match=r"sm_86.*-DREAL=float(.|\n)*undefined"):
-        compiler.compile('extern "C" __global__ void k(float* x) { x[0] = undefined; }', ("-DREAL=float",), 86)
+@pytest.mark.parametrize("setting", [None, "0"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
+    emulator, device, monkeypatch, losses, number, setting
+):
+    compile_module, calls = emulator.compile, []
+
+    def compile_as_cupy_does(raw_module):
+        calls.append(os.environ.get("CUPY_CACHE_IN_MEMORY"))
+        if calls[-1] != "1":
+            raise OSError(number, os.strerror(number), "/root/.cupy/kernel_cache/tmp1")
+        compile_module(raw_module)
+
+    compile.forget()
+    if setting is None:
+        monkeypatch.delenv("CUPY_CACHE_IN_MEMORY", raising=False)
+    else:
+        monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", setting)
+    before = dict(os.environ)
+    monkeypatch.setattr(emulator, "compile", compile_as_cupy_does)
+    with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
+        kernel = compile.kernel("sum_losses", "float32")
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile.kernel("decode_cell", "float32", LSTM=0)
+    assert calls == [setting, "1", "1"]
+    assert dict(os.environ) == before
 
 
-def test_a_kernel_missing_from_its_source_is_named(compiler, monkeypatch):
-    entry = ENTRIES[0]
-    monkeypatch.setattr(compile_table, "source", lambda file: GOOD)
-    with pytest.raises(ValueError, match=f"has no kernel .*{entry.name}"):
-        compile_one(Job(entry.file, entry.dtypes[0], entry.variants[0], 75))
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
+def test_a_child_forked_after_the_first_use_is_told_so(standin, device, losses):
+    kernel = compile.kernel("sum_losses", "float32")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = []
+        for attempt in (lambda: kernel(1, 256, losses), lambda: compile.kernel("adam", "float32")):
+            try:
+                attempt()
+                said.append("nothing")
+            except LaunchError as error:
+                said.append(str(error))
+        os.write(write, "|".join(said).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        words = pipe.read().split("|")
+    os.waitpid(child, 0)
+    assert len(words) == 2
+    assert all("forked" in said and 'set_start_method("spawn")' in said for said in words)
+    kernel(1, 256, losses)
+    assert float(losses[1]) == 10
 
 
-def test_a_log_of_another_form_is_refused():
-    with pytest.raises(ValueError, match="no entry point"):
-        resources.parse("")
-    with pytest.raises(ValueError, match="in no form known here"):
-        resources.parse("ptxas info : Compiling entry function 'k' for 'sm_90'\nptxas info : all well")
+def test_a_child_forked_before_the_first_use_has_the_device_to_itself(standin, device, losses):
+    compile.forget()
+    child = os.fork()
+    if child == 0:
+        try:
+            compile.kernel("sum_losses", "float32")(1, 256, losses)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_only_what_runs_inside_the_block_is_counted(device, losses):
+    kernel = compile.kernel("sum_losses", "float32")
+    with compile.counting() as outer:
+        kernel(1, 256, losses)
+        with compile.counting() as inner:
+            kernel(1, 256, losses)
+            compile.record("matmul")
+    kernel(1, 256, losses)
+    assert (outer, inner) == (["sum_losses"], ["sum_losses", "matmul"])
+
+
+def test_nothing_of_unix_is_needed_to_import_the_launchers(in_new_process, tmp_path):
+    code = """
+import os, sys
+sys.modules["fcntl"] = None
+for name in ("register_at_fork", "fork", "geteuid"):
+    delattr(os, name)
+import capgpu.kernels.cuda
+from capgpu import kernel_cache
+with kernel_cache.provided():
+    print(kernel_cache.folder() == os.environ["CUPY_CACHE_DIR"])
+"""
+    assert in_new_process(code, HOME=str(tmp_path)).strip() == "True"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import constants, module, recurrence, tiers
-from capgpu.kernels.cuda.catalogue import ENTRIES, compiler_options, variants_of
+from capgpu.kernels.cuda import compile, constants, launch_heuristics, recurrence
+from capgpu.kernels.cuda.kernel_registry import ENTRIES, compiler_options, variants_of
 from emulator import build
 from emulator.runner import KernelFaultError
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
@@ -18,7 +18,7 @@ FILES = sorted({entry.file for entry in ENTRIES})
 
 
 def expanded(file: str, options: tuple[str, ...]) -> str:
-    return build.preprocessed(module.source(file), [option for option in options if option.startswith("-D")])
+    return build.preprocessed(compile.source(file), [option for option in options if option.startswith("-D")])
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -47,12 +47,12 @@ def test_a_source_without_one_of_its_numbers_is_not_compiled(file):
 def test_no_source_defines_a_number_that_it_is_given(file):
     entry = next(entry for entry in ENTRIES if entry.file == file)
     names = "|".join(constants.macros(file, "float32", dict(entry.variants[0])))
-    assert not re.search(rf"#\s*define\s+({names})\b", module.source(file))
+    assert not re.search(rf"#\s*define\s+({names})\b", compile.source(file))
 
 
 @pytest.mark.parametrize("difference", [-16, 16])
 @pytest.mark.parametrize("tier", ["persistent", "step"])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
     device, emulator, monkeypatch, name, tier, difference
 ):
@@ -63,17 +63,17 @@ def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
         for key, value in arguments.items()
     }
     run = getattr(recurrence, name)
-    compute = tiers._shared_bytes
+    compute = launch_heuristics._shared_bytes
     if tier == "step":
-        monkeypatch.setattr(tiers, "_resident", lambda *shape: [])
-    tiers.forget()
+        monkeypatch.setattr(launch_heuristics, "_resident", lambda *shape: [])
+    launch_heuristics.forget()
     run(**given)
-    monkeypatch.setattr(tiers, "_shared_bytes", lambda *shape: compute(*shape) + difference)
-    tiers.forget()
+    monkeypatch.setattr(launch_heuristics, "_shared_bytes", lambda *shape: compute(*shape) + difference)
+    launch_heuristics.forget()
     with (
-        module.counting() as launches,
+        compile.counting() as launches,
         pytest.raises(KernelFaultError, match="dynamic shared memory, the layout takes"),
     ):
         run(**given)
-    tiers.forget()
+    launch_heuristics.forget()
     assert launches == [f"{name}_split" if tier == "persistent" else f"{name}_step"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import module, tiers
+from capgpu.kernels.cuda import compile, launch_heuristics
 from standin.cupy_standin.architecture import ARCHITECTURES
 from standin.cupy_standin.state import STATE
 
@@ -50,10 +50,10 @@ half     rnn_forward   128  8:5.42   16:3.22  32:2.90  step:8.3 matmul:9.3
 half     rnn_backward  128  8:7.65   16:4.43  32:3.02  step:7.7 matmul:14.0
 """
 MULTIPLIED = {
-    "plain": ("float32", "0", tiers.PLAIN),
-    "rounded": ("float32", "1", tiers.ROUNDED),
-    "split": ("float32", "", tiers.SPLIT),
-    "half": ("float16", "", tiers.ROUNDED),
+    "plain": ("float32", "0", launch_heuristics.PLAIN),
+    "rounded": ("float32", "1", launch_heuristics.ROUNDED),
+    "split": ("float32", "", launch_heuristics.SPLIT),
+    "half": ("float16", "", launch_heuristics.ROUNDED),
 }
 
 
@@ -71,12 +71,14 @@ def h100(standin, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     capgpu.set_backend("cuda")
     STATE.architecture = ARCHITECTURES["sm_90"]
-    monkeypatch.setattr(tiers, "_fits", lambda *given: True)  # they all did; nothing is compiled to find out
-    module.forget()
-    tiers.forget()
+    monkeypatch.setattr(
+        launch_heuristics, "_fits", lambda *given: True
+    )  # they all did; nothing is compiled to find out
+    compile.forget()
+    launch_heuristics.forget()
     yield
-    module.forget()
-    tiers.forget()
+    compile.forget()
+    launch_heuristics.forget()
 
 
 def key(plan):
@@ -89,7 +91,7 @@ def key(plan):
 def test_the_rule_chooses_what_was_fastest_or_nearly(h100, monkeypatch, multiplied, name, N, times):
     dtype, setting, products = MULTIPLIED[multiplied]
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-    chosen = tiers.plan(name, dtype, 512, N, 16)
+    chosen = launch_heuristics.plan(name, dtype, 512, N, 16)
     assert chosen.tensor_cores == products
     assert times[key(chosen)] <= 1.05 * min(times.values())
 
@@ -99,7 +101,7 @@ def test_estimates_of_the_persistent_tier_are_near_the_measured_times(h100, monk
     for multiplied, name, N, times in measured():
         dtype, setting, _ = MULTIPLIED[multiplied]
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-        found = {key(plan): plan.step_us for plan in tiers._resident(name, dtype, 512, N)}
+        found = {key(plan): plan.step_us for plan in launch_heuristics._resident(name, dtype, 512, N)}
         assert set(found) == set(times) - {"step", "matmul"}
         ratios += [found[units] / times[units] for units in found]
     assert 0.95 < np.median(ratios) < 1.05

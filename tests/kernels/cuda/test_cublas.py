@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import capgpu
+from capgpu.kernels.cuda import compile, gemm, workspace
 from capgpu.kernels.cuda import cublas as direct
-from capgpu.kernels.cuda import module, product, workspace
 from standin import cupy_standin
 from standin.cupy_standin.cublas import Library
 
@@ -45,39 +45,39 @@ def test_products_equal_numpys_and_nothing_is_copied(device, dtype, left, right)
         a = random.integers(-8, 9, (rows, terms)).astype(dtype)
         b = random.integers(-8, 9, (terms, columns)).astype(dtype)
         there_a, there_b = laid_out(device, a, left), laid_out(device, b, right)
-        product.product(device.ones((1, 1), dtype), device.ones((1, 1), dtype))  # the workspace is there
+        gemm.product(device.ones((1, 1), dtype), device.ones((1, 1), dtype))  # the workspace is there
         for gaps in (0, 2):
             out = device.zeros((rows, columns + gaps), dtype)
             cupy_standin.reset_counters()
-            product.product(there_a, there_b, out[:, :columns])
+            gemm.product(there_a, there_b, out[:, :columns])
             assert cupy_standin.counters().allocations == 0, (rows, terms, columns)
             # whole numbers: all sums are exact
             np.testing.assert_array_equal(out[:, :columns].get(), a @ b)
             assert not out[:, columns:].get().any()
             transposed = device.zeros((columns, rows + gaps), dtype)[:, :rows].T
-            product.product(there_a, there_b, transposed)
+            gemm.product(there_a, there_b, transposed)
             np.testing.assert_array_equal(transposed.get(), a @ b)
-        assert (product.product(there_a, there_b).get() == a @ b).all()
+        assert (gemm.product(there_a, there_b).get() == a @ b).all()
 
 
 def test_matrices_with_gaps_both_ways_are_copied_first(device):
     values = np.arange(48.0).reshape(6, 8)
     there = device.asarray(values)
     np.testing.assert_array_equal(
-        product.product(there[::2, ::2], there[:4, ::2]).get(), values[::2, ::2] @ values[:4, ::2]
+        gemm.product(there[::2, ::2], there[:4, ::2]).get(), values[::2, ::2] @ values[:4, ::2]
     )
-    np.testing.assert_array_equal(product.product(there[::-1], there.T).get(), values[::-1] @ values.T)
+    np.testing.assert_array_equal(gemm.product(there[::-1], there.T).get(), values[::-1] @ values.T)
 
 
 def test_sums_of_halves_are_kept_in_float32(device):
     a, b = (device.ones(shape, "float16") for shape in ((1, 4096), (4096, 1)))
     b[1:] = 2**-12  # in float16, 1 + 2**-12 is 1
-    assert product.product(a, b).get() == np.float16(1 + 4095 / 4096)
+    assert gemm.product(a, b).get() == np.float16(1 + 4095 / 4096)
 
 
 def test_reductions_in_float16_are_forbidden(device, cublas):
     x = device.ones((2, 2), "float16")
-    product.product(x, x)
+    gemm.product(x, x)
     (context,) = cublas.contexts.values()
     assert context.math_mode == 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
@@ -106,16 +106,16 @@ def test_bfloat16_is_handed_over_as_such(device, cublas):
 
 def test_empty_products_are_zeros(device):
     out = device.ones((2, 3))
-    assert not product.product(device.ones((2, 0)), device.ones((0, 3)), out).get().any()
-    assert product.product(device.ones((0, 4)), device.ones((4, 3))).shape == (0, 3)
+    assert not gemm.product(device.ones((2, 0)), device.ones((0, 3)), out).get().any()
+    assert gemm.product(device.ones((0, 4)), device.ones((4, 3))).shape == (0, 3)
 
 
 @pytest.mark.parametrize("columns", [3, 4])
 def test_shapes_that_do_not_fit_are_refused(device, columns):
     with pytest.raises(ValueError, match=r"expected factors \(m, k\) and \(k, n\), and out \(m, n\) that is row-major"):
-        product.product(device.ones((2, 5)), device.ones((columns, 2)))
+        gemm.product(device.ones((2, 5)), device.ones((columns, 2)))
     with pytest.raises(ValueError, match="row-major or column-major"):
-        product.product(device.ones((2, 5)), device.ones((5, 3)), device.ones((4, 6))[::2, ::2])
+        gemm.product(device.ones((2, 5)), device.ones((5, 3)), device.ones((4, 6))[::2, ::2])
 
 
 def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(device, cublas, monkeypatch):
@@ -127,7 +127,7 @@ def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(
     x = device.ones((4, 4))
     for stream in (*streams, streams[1], streams[0]):
         with stream:
-            product.product(x, x)
+            gemm.product(x, x)
     used = [(gemm.stream, gemm.workspace) for gemm in cublas.products]
     assert [stream for stream, _ in used] == [streams[k].ptr for k in (0, 1, 1, 0)]
     assert used[0] == used[3]
@@ -140,12 +140,12 @@ def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(
 
 def test_a_handle_that_was_told_half_is_told_all_before_the_next_product(device, cublas):
     x = device.ones((4, 4))
-    product.product(x, x)
+    gemm.product(x, x)
     cublas.fails["cublasSetWorkspace_v2"] = 7
     with device.cuda.Stream(non_blocking=True), pytest.raises(direct.CublasError, match="cublasSetWorkspace_v2"):
-        product.product(x, x)
+        gemm.product(x, x)
     del cublas.fails["cublasSetWorkspace_v2"]
-    product.product(x, x)
+    gemm.product(x, x)
     before, after = [(gemm.stream, gemm.workspace) for gemm in cublas.products]
     assert before == after
 
@@ -163,11 +163,11 @@ def told_of(told, name, function):
 
 def test_each_thread_has_a_handle_which_goes_with_it(device, cublas):
     x = device.ones((2, 2))
-    product.product(x, x)
+    gemm.product(x, x)
     seen = []
 
     def work():
-        product.product(x, x)
+        gemm.product(x, x)
         seen.append(len(cublas.contexts))
 
     thread = threading.Thread(target=work)
@@ -187,10 +187,10 @@ def test_tf32_is_the_users_choice_where_there_are_such_tensor_cores(
     if setting is not None:
         monkeypatch.setenv("CUPY_TF32", setting)
     with cupy_standin.installed(architecture=architecture) as cupy:
-        module.forget()
+        compile.forget()
         for dtype in DTYPES:
-            product.product(cupy.ones((2, 2), dtype), cupy.ones((2, 2), dtype))
-        module.forget()
+            gemm.product(cupy.ones((2, 2), dtype), cupy.ones((2, 2), dtype))
+        compile.forget()
         workspace.forget()
     assert [gemm.compute for gemm in cublas.products] == [68, compute, 70]
 
@@ -199,15 +199,15 @@ def test_a_refusal_names_the_call_and_the_status(device, cublas):
     x = device.ones((2, 3), "float32")
     cublas.fails["cublasGemmEx"] = 13
     with pytest.raises(
-        module.LaunchError,
+        compile.LaunchError,
         match=r"cublasGemmEx \(\(2, 3\) by \(3, 2\), float32\) failed: CUBLAS_STATUS_EXECUTION_FAILED",
     ):
-        product.product(x, x.T)
+        gemm.product(x, x.T)
     cublas.fails["cublasGemmEx"] = 99
     with pytest.raises(direct.CublasError, match="failed: status 99"):
-        product.product(x, x.T)
+        gemm.product(x, x.T)
     del cublas.fails["cublasGemmEx"]
-    assert (product.product(x, x.T).get() == 3).all()
+    assert (gemm.product(x, x.T).get() == 3).all()
 
 
 def test_a_handle_that_cannot_be_made_is_an_error_and_tried_again(device, cublas):
@@ -216,19 +216,19 @@ def test_a_handle_that_cannot_be_made_is_an_error_and_tried_again(device, cublas
     with pytest.raises(
         direct.CublasError, match=r"cublasCreate_v2 failed: CUBLAS_STATUS_NOT_INITIALIZED.*smaller batch"
     ):
-        product.product(x, x)
+        gemm.product(x, x)
     del cublas.fails["cublasCreate_v2"]
-    assert (product.product(x, x).get() == 2).all()
+    assert (gemm.product(x, x).get() == 2).all()
 
 
 def test_after_a_fork_no_handle_is_made_and_none_of_the_parents_is_used(device, monkeypatch):
     x = device.ones((2, 2))
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_forked", True)
-            with pytest.raises(module.LaunchError, match="forked"):
-                product.product(x, x)
-        product.product(x, x)  # makes a handle
+            patch.setattr(compile, "_forked", True)
+            with pytest.raises(compile.LaunchError, match="forked"):
+                gemm.product(x, x)
+        gemm.product(x, x)  # makes a handle
 
 
 @pytest.mark.parametrize("cause", [ImportError("no cublas"), OSError("libcublas.so.13: not found"), None])
@@ -243,7 +243,7 @@ def test_without_the_library_cupy_makes_the_products_and_it_is_said_once(device,
     x = device.asarray(np.arange(6.0).reshape(2, 3))
     with caplog.at_level(logging.INFO, "capgpu"):
         for _ in range(2):
-            np.testing.assert_array_equal(product.product(x, x.T).get(), x.get() @ x.get().T)
+            np.testing.assert_array_equal(gemm.product(x, x.T).get(), x.get() @ x.get().T)
     (entry,) = caplog.records
     assert entry.levelno == logging.INFO
     assert "CuPy makes the matrix products" in entry.getMessage()
@@ -273,9 +273,9 @@ def test_products_are_captured_in_a_graph_and_made_again(device, cublas):
     stream = device.cuda.Stream(non_blocking=True)
     a, out = device.ones((3, 3)), device.zeros((3, 3))
     with stream:
-        product.product(a, a, out)  # memory is there before the capture
+        gemm.product(a, a, out)  # memory is there before the capture
         stream.begin_capture()
-        product.product(a, a, out)
+        gemm.product(a, a, out)
         graph = stream.end_capture()
     a[...] = 2
     assert (out.get() == 3).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import KERNELS, module
+from capgpu.kernels.cuda import KERNELS, compile
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
 from oracles.halves import ALL, HALVES
@@ -90,7 +90,7 @@ def test_the_host_waits_for_no_word(device, cell, V, a_word):
     features = device.ones((3, 5))
     launches = []
     for length in (20, 21):
-        with cupy_standin.forbid_synchronisation(), module.counting() as made:
+        with cupy_standin.forbid_synchronisation(), compile.counting() as made:
             KERNELS.greedy_captions(features, length, START, END, NULL, params)
         launches.append(len(made))
     assert launches[1] - launches[0] == a_word

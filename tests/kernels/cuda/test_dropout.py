@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from capgpu.kernels import Dropout
-from capgpu.kernels.cuda import module
-from capgpu.kernels.cuda.arrays import NULL
+from capgpu.kernels.cuda import compile
+from capgpu.kernels.cuda.array_checks import NULL
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.random import dropout_mask, mask_rule
 
@@ -41,7 +41,7 @@ def test_results_are_the_products_with_the_mask_of_the_host_bit_by_bit(device, d
 def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_array(device, dtype):
     values = draw(33 * 21, dtype).reshape(33, 21)
     there = device.asarray(values)
-    with module.counting() as launches:
+    with compile.counting() as launches:
         drop_into(there, Dropout(5, 0.4), there)
     want = values * dropout_mask(5, 0.4, (33, 21), values)
     assert (bits(there.get()) == bits(want)).all()
@@ -83,13 +83,13 @@ def test_bfloat16_has_the_same_mask(device):
     rule = mask_rule(5, 0.5, 300)
     words = [np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold)]
     arguments = device.asarray(values), out, *words, np.float32(rule.factor), NULL, NULL, np.uint32(300)
-    module.kernel("dropout", "bfloat16")(1, 256, arguments)
+    compile.kernel("dropout", "bfloat16")(1, 256, arguments)
     want = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
     assert ((out.get().astype(np.uint32) << 16).view(np.float32) == want).all()
 
 
 def test_an_array_without_elements_launches_nothing(device):
-    with module.counting() as launches:
+    with compile.counting() as launches:
         drop_into(device.empty((0, 5)), Dropout(5, 0.4), device.empty((0, 5)))
     assert launches == []
 
@@ -100,6 +100,6 @@ def test_positions_beyond_32_bits_are_refused(device):
     class Huge:
         dtype, size = huge.dtype, 2**32
 
-    with module.counting() as launches, pytest.raises(OverflowError):
+    with compile.counting() as launches, pytest.raises(OverflowError):
         drop_into(Huge(), Dropout(5, 0.4), Huge())
     assert launches == []

@@ -1,6 +1,7 @@
 """What goes wrong on a user's machine, seen from the user's side: a clear word, and nothing harmed.
 
-The loader's own refusals are in test_module.py, the training step's in test_training.py, the choices' in test_tiers.py.
+The loader's own refusals are in test_compile.py, the training step's in test_training.py, those of the tuning cache in
+test_launch_heuristics.py.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import pytest
 
 import capgpu
 from capgpu import layers
-from capgpu.kernels.cuda import choices, module, tiers
-from capgpu.kernels.cuda.arrays import DeviceMemoryError
+from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
+from capgpu.kernels.cuda.array_checks import DeviceMemoryError
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from oracles.device_memory import little_memory
@@ -50,7 +51,7 @@ def test_ids_out_of_range_reach_no_kernel(device, bad):
     model, captions = captioner(), np.where(GOOD == 6, bad, GOOD)
     before = frozen(model.params)
     for given in (captions, device.asarray(captions)):
-        with module.counting() as launches, pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {bad}"):
+        with compile.counting() as launches, pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {bad}"):
             model.loss(features(), given)
         assert launches == []
     with pytest.raises(ValueError, match=rf"expected ids in 0\.\.6 for the 7 entries of .*, got {bad}"):
@@ -63,7 +64,7 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
     forward = {"lstm": layers.lstm_forward, "rnn": layers.rnn_forward}[cell]
     with cupy_standin.installed(device_count=2) as cupy:
         cupy_standin.set_kernel_runner(emulator)
-        module.forget()
+        compile.forget()
         capgpu.set_backend("cuda")
         model = captioner(cell)
         x, h0 = cupy.ones((2, 3, SIZES["wordvec_dim"]), "f"), cupy.ones((2, SIZES["hidden_dim"]), "f")
@@ -85,7 +86,7 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
         pictures = features()
         with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"lives on device 0, but the current device is 1"):
             model.sample(pictures)
-    module.forget()
+    compile.forget()
 
 
 def test_host_and_device_arrays_in_one_call_are_named(device):
@@ -162,13 +163,13 @@ def test_decoding_without_room_says_for_what(device):
 def test_where_kernels_do_not_compile_the_reference_still_does(device, monkeypatch):
     model = captioner()
     before = frozen(model.params)
-    module.forget()
-    tiers.forget()
-    architecture = "sm_{}{}".format(*module.device_limits().compute_capability)
+    compile.forget()
+    launch_heuristics.forget()
+    architecture = "sm_{}{}".format(*compile.device_limits().compute_capability)
     words = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
     with monkeypatch.context() as broken:
-        broken.setattr(module, "source", lambda file: "#error this compiler is too old\n")
-        with pytest.raises(module.KernelCompilationError, match=words):
+        broken.setattr(compile, "source", lambda file: "#error this compiler is too old\n")
+        with pytest.raises(compile.KernelCompilationError, match=words):
             model.loss(features(), GOOD)
         assert frozen(model.params) == before
         monkeypatch.setenv("CAPGPU_KERNELS", "reference")
@@ -240,7 +241,7 @@ def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeyp
         "for i in range(30):\n    choices.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-W", "error:::capgpu.kernels.cuda.choices", "-c", code]
+    command = [sys.executable, "-W", "error:::capgpu.kernels.cuda.tuning_cache", "-c", code]
     writers = [
         subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True)
         for name in ("one", "two")
@@ -251,9 +252,9 @@ def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeyp
     assert {device: len(shapes) for device, shapes in devices.items()} == {"one": 30, "two": 30}
     assert [path.name for path in (tmp_path / "capgpu").iterdir()] == ["tuning.json"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    choices.forget()
-    assert choices.lookup("two", "shape 3") == ("step", 3)
-    choices.forget()
+    tuning_cache.forget()
+    assert tuning_cache.lookup("two", "shape 3") == ("step", 3)
+    tuning_cache.forget()
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
@@ -266,7 +267,7 @@ def test_a_forked_worker_of_a_training_process_is_told_what_to_do(standin, devic
         try:
             model.loss(features(), GOOD)
             words = "nothing"
-        except module.LaunchError as error:
+        except compile.LaunchError as error:
             words = str(error)
         os.write(write, words.encode())
         os._exit(0)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import capgpu
+from capgpu.kernels.cuda import compile, graphs, launch_heuristics, softmax
 from capgpu.kernels.cuda import cublas as direct
-from capgpu.kernels.cuda import graphs, module, softmax, tiers
 from capgpu.kernels.cuda.pinned import PinnedMemory
 from capgpu.model import CaptioningRNN, captioner_gradients
 from capgpu.optim import Optimizer
@@ -87,7 +87,7 @@ def test_replayed_steps_have_the_bits_of_steps_launch_by_launch_and_the_values_o
 ):
     batches = [batch(seed, 10 - seed % 2, dtype, WIDTH - seed % 5) for seed in range(8)]
     settings = {"cell": cell, "dtype": dtype, "rule": rule, "clip_norm": clip_norm}
-    with module.counting() as launches:
+    with compile.counting() as launches:
         graphed = trained(device, GraphedSteps, batches, True, **settings)
     assert 2 <= launches.count("graph") / 2 < len(batches)
     halves = trained(device, GraphedSteps, batches, False, **settings)
@@ -116,7 +116,7 @@ def test_all_options_of_the_loss_are_replayed_with_the_masks_of_plain_steps_and_
     device, one_by_one, cell, options
 ):
     batches = [batch(5), batch(5), batch(6, longest=4), batch(6, longest=4)]
-    with module.counting() as launches:
+    with compile.counting() as launches:
         graphed = trained(device, GraphedSteps, batches, True, cell, **options)
     assert launches.count("graph") == 4
     assert frozen(graphed) == frozen(trained(device, GraphedSteps, batches, False, cell, **options))
@@ -155,7 +155,7 @@ def test_a_replayed_step_is_two_launches_and_three_copies_and_waits_for_nothing(
     there = device.asarray(features)
     steps.loss(there, captions, 1.0, whole=True, dropout_key=1)
     cupy_standin.reset_counters()
-    with module.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+    with compile.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
         steps.loss(there, captions, 1.0, whole=True, dropout_key=2)
         steps.update(1.0)
     assert launches == ["copy", "copy", "graph", "copy", "graph"]
@@ -173,7 +173,7 @@ def test_graphs_of_memory_that_larger_batches_have_outgrown_are_discarded_with_i
     pool = device.get_default_memory_pool()
     grown, replays = pool.used_bytes(), []
     for features, captions in (small, small, large, small, large):
-        with module.counting() as launches:
+        with compile.counting() as launches:
             loss = float(steps.loss(features, captions, 1.0, whole=True))
         replays.append(launches.count("graph"))
         if captions is small[1]:
@@ -218,7 +218,7 @@ def test_few_shapes_are_kept_and_those_that_were_not_used_go(device, monkeypatch
     counts = []
     for count in (7, 6, 7, 5, 7, 6):
         features, captions = batch(0, count)
-        with module.counting() as launches:
+        with compile.counting() as launches:
             steps.loss(device.asarray(features), captions, 1.0, whole=True)
         counts.append(launches.count("graph"))
     assert counts == [0, 0, 2, 0, 2, 0]
@@ -320,7 +320,7 @@ def test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_w
     direct.forget()  # CuPy makes the products, and raises while a stream captures
     batches = [batch(seed) for seed in range(4)]
     with (
-        module.counting() as launches,
+        compile.counting() as launches,
         pytest.warns(RuntimeWarning, match="cannot be captured in a CUDA graph") as told,
     ):
         graphed = trained(device, GraphedSteps, batches, True)
@@ -351,7 +351,7 @@ def test_a_cooperative_launch_that_only_a_graph_refuses_stays_in_use(device, emu
     monkeypatch.setattr(Function, "check_launch", check_launch)
     with pytest.warns(RuntimeWarning, match=r"cannot be captured in a CUDA graph \(CUDA_ERROR_NOT_SUPPORTED"):
         trained(device, GraphedSteps, [batch(0)] * 2, True)
-    assert module.device_limits().cooperative
+    assert compile.device_limits().cooperative
 
 
 def test_a_refusal_between_two_batches_of_a_shape_without_an_update_is_no_matter(device, emulator, monkeypatch):
@@ -375,16 +375,16 @@ def test_a_refusal_between_two_batches_of_a_shape_without_an_update_is_no_matter
     monkeypatch.setattr(Function, "check_launch", check_launch)
     with pytest.warns(RuntimeWarning, match="the driver refuses a cooperative launch"):
         found = float(steps.loss(device.asarray(features), second, 1.0))
-    tiers.forget()
+    launch_heuristics.forget()
     assert distance(found, wanted) < 1e-5
 
 
 def test_recurrences_that_are_launched_step_by_step_are_not_captured(device, monkeypatch):
-    monkeypatch.setitem(module._limits, 0, replace(module.device_limits(), cooperative=False))
-    tiers.forget()
-    with module.counting() as launches:
+    monkeypatch.setitem(compile._limits, 0, replace(compile.device_limits(), cooperative=False))
+    launch_heuristics.forget()
+    with compile.counting() as launches:
         found = trained(device, GraphedSteps, [batch(0)] * 2, True)
-    tiers.forget()
+    launch_heuristics.forget()
     assert {"lstm_forward_step", "adam"} <= set(launches)
     assert "graph" not in launches
     assert found[1][0] != found[0][0]
@@ -482,7 +482,7 @@ def solved(print_every=1000, **options):
 
 def test_a_solver_replays_its_steps_and_has_the_bits_of_one_that_looks_at_every_loss(device):
     for print_every in (1000, 1):
-        with module.counting() as launches:
+        with compile.counting() as launches:
             solver = solved(print_every=print_every)
         assert launches.count("graph") >= 12
         if print_every == 1000:
@@ -494,7 +494,7 @@ def test_a_solver_replays_its_steps_and_has_the_bits_of_one_that_looks_at_every_
 @pytest.mark.parametrize("graphed", [True, False], ids=["graphed", "plain"])
 def test_a_solver_s_losses_are_those_of_the_host(device, monkeypatch, graphed):
     monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", str(int(graphed)))
-    with module.counting() as launches:
+    with compile.counting() as launches:
         losses = solved().loss_history
     assert ("graph" in launches) == graphed
     with capgpu.use_backend("numpy"):
@@ -603,7 +603,7 @@ def test_an_interrupt_while_launches_are_captured_ends_the_capture(device, monke
             steps.loss(there, captions, 1.0, whole=True)
     assert not steps._graphs._stream.is_capturing()
     assert device.cuda.get_current_stream() == device.cuda.Stream.null
-    with module.counting() as launches:
+    with compile.counting() as launches:
         for _ in range(2):
             assert np.isfinite(float(steps.loss(there, captions, 1.0, whole=True)))
     assert launches.count("graph") == 2

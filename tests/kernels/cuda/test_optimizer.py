@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import KERNELS, module, optimizer
-from capgpu.kernels.cuda.arrays import DeviceMemoryError
+from capgpu.kernels.cuda import KERNELS, compile, optimizer
+from capgpu.kernels.cuda.array_checks import DeviceMemoryError
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES, sums
@@ -33,7 +33,7 @@ def test_sixteen_parameters_take_one_launch(device, count):
     sizes = [SIZES[k % len(SIZES)] + k for k in range(count)]
     host = arguments(sizes, "float32")
     settings = np.array([ADAM] * count)
-    with module.counting() as launches:
+    with compile.counting() as launches:
         got = KERNELS.adam_update(*([device.asarray(a) for a in arrays] for arrays in host), settings, 0.5)
     assert launches == ["adam"] * -(-count // optimizer.TENSORS)
     want = REFERENCE.adam_update(*host, settings, 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capgpu.kernels.cuda.catalogue import CATALOGUE
+from capgpu.kernels.cuda.kernel_registry import REGISTRY
 from emulator.hunts import Hunt
 from emulator.mutations import ADDRESS, RESULTS, THREAD
 from oracles import kernel_launches
@@ -42,9 +42,9 @@ BROKEN = [Hunt(mutation.dtype, mutation.kernel, mutation.caught_by, mutation) fo
 #: For every hunter the first broken copy of each file that it catches; of the recurrences the RNN's, the cheaper one.
 OFTEN_BROKEN = list(
     {
-        (CATALOGUE[hunt.variant].file, hunt.hunter): hunt
+        (REGISTRY[hunt.variant].file, hunt.hunter): hunt
         for hunt in reversed(BROKEN)
-        if CATALOGUE[hunt.variant].file != "lstm.cu"
+        if REGISTRY[hunt.variant].file != "lstm.cu"
     }.values()
 )
 
@@ -75,7 +75,7 @@ def test_nothing_is_found(hunted, hunt):
 
 
 def test_every_kernel_has_broken_copies():
-    assert {mutation.kernel for mutation in MUTATIONS} == set(CATALOGUE)
+    assert {mutation.kernel for mutation in MUTATIONS} == set(REGISTRY)
 
 
 def test_every_hunter_is_tried_at_every_run():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import module, recurrence, tiers
-from capgpu.kernels.cuda.catalogue import CATALOGUE
+from capgpu.kernels.cuda import compile, launch_heuristics, recurrence
+from capgpu.kernels.cuda.kernel_registry import REGISTRY
 from emulator.runner import ORDERS, Order
 from oracles.halves import ALL, BFLOAT16
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example, present, usual_case
@@ -17,11 +17,11 @@ from oracles.snapshots import frozen
 from standin.cupy_standin.architecture import ARCHITECTURES
 from standin.cupy_standin.state import STATE
 
-CASES = [case for case in KERNEL_CASES if case.operation in tiers.PASSES]
+CASES = [case for case in KERNEL_CASES if case.operation in launch_heuristics.PASSES]
 VARIANTS = [
-    *(("persistent", name, units) for name, kind in tiers.PASSES.items() for units in kind.units),
-    *(("step", name, kind.step_units) for name, kind in tiers.PASSES.items()),
-    *(("matmul", name, 0) for name in tiers.PASSES),
+    *(("persistent", name, units) for name, kind in launch_heuristics.PASSES.items() for units in kind.units),
+    *(("step", name, kind.step_units) for name, kind in launch_heuristics.PASSES.items()),
+    *(("matmul", name, 0) for name in launch_heuristics.PASSES),
 ]
 #: 16-byte copies need whole packs in a row of H numbers; 33 and 7 go number by number. 100 rows are several tiles.
 SHAPES = (*EXTENTS, Extents((4,) * 9 + (2,) * 11, 64, 3), Extents((3,) * 50 + (2,) * 41 + (1,) * 9, 24, 3))
@@ -29,21 +29,24 @@ SHAPES = (*EXTENTS, Extents((4,) * 9 + (2,) * 11, 64, 3), Extents((3,) * 50 + (2
 
 def plan_of(tier, name, units, dtype, H, N, groups):
     if tier == "persistent":
-        return tiers.persistent(name, dtype, H, N, units, min(groups, N))
-    return next(plan for plan in tiers.candidates(name, dtype, H, N) if plan.tier == tier)
+        return launch_heuristics.persistent(name, dtype, H, N, units, min(groups, N))
+    return next(plan for plan in launch_heuristics.candidates(name, dtype, H, N) if plan.tier == tier)
 
 
 def often(p, dtype="float32"):
     """Whether parameters are tested at every run: the middle one of three sizes; types but float32 with the RNN."""
     sized = getattr(p, "tier", "persistent") == "persistent"
-    usual = not sized or p.units == tiers.PASSES[p.name].units[1]
+    usual = not sized or p.units == launch_heuristics.PASSES[p.name].units[1]
     return usual and (dtype == "float32" or (p.name.startswith("rnn") and (sized or dtype != "bfloat16")))
 
 
 def in_tier(monkeypatch, tier, units, groups):
     """Let every recurrence take a tier, whatever the rule says."""
     monkeypatch.setattr(
-        tiers, "plan", lambda name, dtype, H, N, T: plan_of(tier, name, units, dtype, H, N, groups), raising=True
+        launch_heuristics,
+        "plan",
+        lambda name, dtype, H, N, T: plan_of(tier, name, units, dtype, H, N, groups),
+        raising=True,
     )
 
 
@@ -72,8 +75,8 @@ def check(case, dtype, extents):
 def become(architecture):
     """Make the stand-in a device of an architecture."""
     STATE.architecture = ARCHITECTURES[architecture]
-    module.forget()
-    tiers.forget()
+    compile.forget()
+    launch_heuristics.forget()
 
 
 @pytest.fixture
@@ -81,14 +84,14 @@ def cuda(device, real_device):
     """The device, or an H100 emulated: its kernels have the most numbers under way."""
     before = STATE.architecture
     if real_device:
-        tiers.forget()
+        launch_heuristics.forget()
     else:
         become("sm_90")
     yield device
     STATE.architecture = before
-    tiers.forget()
+    launch_heuristics.forget()
     if not real_device:
-        module.forget()
+        compile.forget()
 
 
 @pytest.mark.nightly(unless=lambda p: often(p, p.dtype))
@@ -106,7 +109,7 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
 def test_every_kernel_of_a_recurrence_is_among_the_variants():
     suffixes = {"persistent": ("", "_tensor", "_split"), "step": ("_step",), "matmul": ()}
     tested = {(f"{name}{suffix}", units) for tier, name, units in VARIANTS for suffix in suffixes[tier]}
-    entries = [entry for entry in CATALOGUE.values() if entry.file in ("lstm.cu", "rnn.cu")]
+    entries = [entry for entry in REGISTRY.values() if entry.file in ("lstm.cu", "rnn.cu")]
     assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
 
 
@@ -127,7 +130,7 @@ def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeyp
         arguments, wanted = example(case, extents, "float32")
         if not isinstance(arguments.get(shifted), np.ndarray):
             continue
-        in_tier(monkeypatch, tier, tiers.PASSES[case.operation].units[1], groups=2)
+        in_tier(monkeypatch, tier, launch_heuristics.PASSES[case.operation].units[1], groups=2)
         there = {
             name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
             for name, value in arguments.items()
@@ -151,8 +154,8 @@ def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, uni
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     case = next(case for case in CASES if case.operation == name)
     plan = plan_of(tier, name, units, dtype, 528, 17, 1)
-    if plan.shared > module.device_limits().shared_per_block:
-        with pytest.raises(module.LaunchError, match="shared memory"):
+    if plan.shared > compile.device_limits().shared_per_block:
+        with pytest.raises(compile.LaunchError, match="shared memory"):
             plan.kernel(name, dtype)(plan.grid, plan.block, (), plan.shared)
         return
     in_tier(monkeypatch, tier, units, groups=1)
@@ -190,7 +193,7 @@ def test_tensor_cores_agree_with_the_loops_within_their_precision(
     for case in CASES:
         if case.operation == name:
             arguments, wanted = example(case, extents, dtype)
-            with module.counting() as launches:
+            with compile.counting() as launches:
                 results = run(case, arguments)
             assert f"{name}_{'split' if split else 'tensor'}" in launches
             for got, want in zip(results, present(wanted), strict=True):
@@ -217,17 +220,17 @@ def test_devices_with_less_shared_memory_compute_the_same_bits(cuda, monkeypatch
 @pytest.mark.parametrize(("dtype", "setting"), [("float32", "1"), ("float32", "")], ids=["tf32", "half split"])
 def test_products_without_the_low_halves_are_not_precise_enough(cuda, monkeypatch, dtype, setting):
     """The tolerance tells split products from rounded ones, and from ones where the low halves of one factor lack."""
-    source = module.source
+    source = compile.source
     lacking = "multiply_matrices(sums[i][j], low[i], first.high, second.high);"
     assert source("rnn.cu").count(lacking) == 1
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-    monkeypatch.setattr(module, "source", lambda file: source(file).replace(lacking, ""))
-    module.forget()
+    monkeypatch.setattr(compile, "source", lambda file: source(file).replace(lacking, ""))
+    compile.forget()
     in_tier(monkeypatch, "persistent", 16, groups=2)
     case = next(case for case in CASES if case.operation == "rnn_forward")
     arguments, wanted = example(case, SHAPES[-2], dtype)
     got, _ = run(case, arguments)
-    module.forget()
+    compile.forget()
     assert distance(got, wanted[0]) > 2 * TOLERANCE[dtype]["forward"]
 
 
@@ -265,10 +268,10 @@ def multiplied(request, monkeypatch):
 
 @pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.multiplied == ("float32", "0"))
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multiplied, name, extents):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[1], groups=2)
+    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     arguments, _ = example(case, extents, multiplied)
     bits = words(multiplied)
     ones = np.array(np.iinfo(bits).max, bits)
@@ -289,14 +292,14 @@ def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multip
 @pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.multiplied == ("float32", "0"))
 @pytest.mark.parametrize("sign", [0, 1])
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_a_nan_of_all_bits_stays_in_its_sequence(cuda, monkeypatch, multiplied, name, extents, sign):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[1], groups=2)
+    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     arguments = dict(example(case, extents, multiplied)[0])
     clean = run(case, arguments)
     bits, rows = words(multiplied), rows_of(extents, 1)
-    given, row = ("dhidden", rows[-1]) if tiers.PASSES[name].backward else ("h0", 1)
+    given, row = ("dhidden", rows[-1]) if launch_heuristics.PASSES[name].backward else ("h0", 1)
     arguments[given] = arguments[given].copy()
     arguments[given].view(bits)[row] = np.iinfo(bits).max >> sign
     for got, without in zip(run(case, arguments), clean, strict=True):
@@ -328,7 +331,7 @@ def test_an_infinite_number_saturates_what_it_is_multiplied_into(
     cuda, monkeypatch, multiplied, name, extents, given, value
 ):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[1], groups=2)
+    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     results, wanted = not_finite(case, multiplied, extents, given, (1, 2), value)
     # the last are the states before each step, h0 among them
     for got, want in zip(results[:-1], present(wanted)[:-1], strict=True):
@@ -341,7 +344,7 @@ def test_an_infinite_number_saturates_what_it_is_multiplied_into(
 @pytest.mark.parametrize("name", ["lstm_backward", "rnn_backward"])
 def test_an_infinite_gradient_leaves_no_finite_one_before_it(cuda, monkeypatch, multiplied, name, extents, value):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", tiers.PASSES[name].units[1], groups=2)
+    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     last = rows_of(extents, 1)[-1]
     for got, want in zip(*not_finite(case, multiplied, extents, "dhidden", (last, 2), value), strict=True):
         np.testing.assert_array_equal(np.isfinite(got.astype(np.float64)), np.isfinite(want))
@@ -353,7 +356,7 @@ def test_an_infinite_gradient_leaves_no_finite_one_before_it(cuda, monkeypatch, 
 def test_rows_dealt_out_to_any_number_of_groups_give_the_same_bits(cuda, monkeypatch, case, groups):
     # rows of a tile are multiplied with the same weights in the same order, wherever they lie
     arguments, _ = example(case, SHAPES[-2], "float32")
-    units = tiers.PASSES[case.operation].units[1]
+    units = launch_heuristics.PASSES[case.operation].units[1]
     in_tier(monkeypatch, "persistent", units, 2)
     two = frozen(run(case, arguments))
     in_tier(monkeypatch, "persistent", units, groups)
@@ -368,7 +371,7 @@ def test_rows_dealt_out_to_any_number_of_groups_give_the_same_bits(cuda, monkeyp
 @pytest.mark.parametrize("case", [CASES[1], CASES[-2], CASES[-1]], ids=str)
 def test_no_order_of_threads_and_blocks_changes_a_bit(cuda, emulator, monkeypatch, case, order, tier):
     arguments, _ = example(case, EXTENTS[1], "float64")
-    in_tier(monkeypatch, tier, tiers.PASSES[case.operation].units[1], 2)
+    in_tier(monkeypatch, tier, launch_heuristics.PASSES[case.operation].units[1], 2)
     first = frozen(run(case, arguments))
     monkeypatch.setattr(emulator, "order", order)
     assert frozen(run(case, arguments)) == first
@@ -441,7 +444,7 @@ class Batch:
 @pytest.mark.nightly(unless=lambda p: p.dtype == "float32" or (p.gates == 1 and p.dtype != "bfloat16"))
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("gates", [1, 4])
-@pytest.mark.parametrize("tier", tiers.TIERS)
+@pytest.mark.parametrize("tier", launch_heuristics.TIERS)
 def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates, dtype):
     batch = Batch(gates, dtype)
     put = capgpu.asarray
@@ -453,7 +456,7 @@ def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates
     name = "lstm" if gates == 4 else "rnn"
 
     def plan(direction):
-        kind = tiers.PASSES[f"{name}_{direction}"]
+        kind = launch_heuristics.PASSES[f"{name}_{direction}"]
         return plan_of(tier, f"{name}_{direction}", kind.units[1], dtype, H, len(batch.lengths), 2)
 
     order = put(np.array(ORDER, dtype=np.int32))
@@ -487,7 +490,7 @@ def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates
         assert distance(capgpu.to_numpy(got), want) < TOLERANCE[dtype]["gradient"]
 
 
-@pytest.mark.parametrize("tier", tiers.TIERS)
+@pytest.mark.parametrize("tier", launch_heuristics.TIERS)
 def test_gates_are_optional_where_no_gradient_is_wanted(cuda, tier):
     batch = Batch(4, "float64")
     put, rows = capgpu.asarray, len(batch.dhidden)

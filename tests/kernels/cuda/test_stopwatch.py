@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import module, stopwatch, tuning, workspace
+from capgpu.kernels.cuda import compile, stopwatch, tuning, workspace
 from standin.cupy_standin import stream
 
 
@@ -17,7 +17,7 @@ from standin.cupy_standin import stream
 def log(standin: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """List what happens in order: launches by name, ``event`` and ``wait``. The device is always behind the host."""
     capgpu.set_backend("cuda")
-    module.forget()
+    compile.forget()
     workspace.forget()
     happened: list[str] = []
     synchronised, record = stream.synchronised, stream.Event.record
@@ -35,13 +35,13 @@ def log(standin: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(stream.Event, "done", property(lambda self: False))
     stopwatch.forget()
     yield happened
-    for part in (stopwatch, module, workspace):
+    for part in (stopwatch, compile, workspace):
         part.forget()
 
 
 def measured(log: list[str], run: Callable[[], object], **settings: int) -> tuple[stopwatch.Elapsed, list[str]]:
     """Measure, and return what happened from the first filler of a batch on."""
-    with module.counting(log):
+    with compile.counting(log):
         stopwatch.fill(0.01)  # calibrates
         del log[:]
         elapsed = stopwatch.device_time(run, **settings)
@@ -59,7 +59,7 @@ def test_a_filler_precedes_each_batch_and_nothing_is_waited_for_until_its_end(lo
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_no_plan_of_a_recurrence_waits_within_a_batch(log, cell, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with module.counting(log):
+    with compile.counting(log):
         found = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     assert {entry.plan.tier for entry in found} == {"persistent", "step", "matmul"}
     assert all(entry.queued for entry in found)
@@ -99,6 +99,6 @@ def test_the_spinning_kernel_computes_every_turn(device):
 
 
 def test_a_filler_of_no_length_launches_nothing_and_calibrates_nothing(log):
-    with module.counting(log):
+    with compile.counting(log):
         stopwatch.fill(0.0)
     assert log == []

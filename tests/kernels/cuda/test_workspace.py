@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import recurrence, tiers
+from capgpu.kernels.cuda import launch_heuristics, recurrence
 from capgpu.kernels.cuda.workspace import workspace
 from emulator.runner import KernelFaultError
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
@@ -123,13 +123,13 @@ def test_a_launch_that_failed_leaves_its_counters_to_no_other(device, emulator, 
     wanted = forward()
     space = workspace()
     dirty = space.counters(1)
-    compute = tiers._shared_bytes
-    tiers.forget()
+    compute = launch_heuristics._shared_bytes
+    launch_heuristics.forget()
     with monkeypatch.context() as broken:
-        broken.setattr(tiers, "_shared_bytes", lambda *shape: compute(*shape) + 16)
+        broken.setattr(launch_heuristics, "_shared_bytes", lambda *shape: compute(*shape) + 16)
         with pytest.raises(KernelFaultError):
             forward()
     dirty += 12345  # as a kernel that ends between two barriers leaves them
-    tiers.forget()
+    launch_heuristics.forget()
     assert forward() == wanted
     assert space.counters(1) is not dirty

@@ -16,7 +16,7 @@ import pytest
 import capgpu
 from bench.cuda import report
 from bench.cuda.run import RESULTS
-from capgpu.kernels.cuda import module, stopwatch, tiers, workspace
+from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, workspace
 from emulator.runner import EmulatorRunner, Launch
 from oracles import kernel_launches
 from standin import cupy_standin
@@ -30,7 +30,7 @@ TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
 
 def forget() -> None:
     """Forget what is known of a device that goes: kernels, limits, memory, the length of a turn."""
-    for part in (module, stopwatch, tiers, workspace):
+    for part in (compile, stopwatch, launch_heuristics, workspace):
         part.forget()
 
 
@@ -44,27 +44,25 @@ def nothing_remembered() -> Iterator[None]:
 
 
 def test_every_variant_of_the_catalogue_is_compiled_once_with_those_of_its_module():
-    from capgpu.kernels.cuda.catalogue import CATALOGUE, REALS, variants_of
+    from capgpu.kernels.cuda.kernel_registry import REALS, REGISTRY, variants_of
 
-    groups = compile_all.groups(CATALOGUE, REALS)
+    groups = compile_all.groups(REGISTRY, REALS)
     listed = [variant for group in groups for variant in group]
     assert len(listed) == len(set(listed))
-    assert set(listed) == {(entry.name, *variant) for entry in CATALOGUE.values() for variant in variants_of(entry)}
+    assert set(listed) == {(entry.name, *variant) for entry in REGISTRY.values() for variant in variants_of(entry)}
     for group in groups:
-        assert (
-            len({(CATALOGUE[v.kernel].file, v.dtype, v.defines, CATALOGUE[v.kernel].cooperative) for v in group}) == 1
-        )
+        assert len({(REGISTRY[v.kernel].file, v.dtype, v.defines, REGISTRY[v.kernel].cooperative) for v in group}) == 1
 
 
 def test_what_the_driver_says_is_written_and_failures_are_counted(standin, tmp_path, monkeypatch, capsys):
-    real = module.kernel
+    real = compile.kernel
 
     def kernel(name: str, dtype: str, **defines: int) -> Any:
         if name == "momentum":
-            raise module.KernelCompilationError("error: identifier undefined")
+            raise compile.KernelCompilationError("error: identifier undefined")
         return real(name, dtype, **defines)
 
-    monkeypatch.setattr(module, "kernel", kernel)
+    monkeypatch.setattr(compile, "kernel", kernel)
     asked = ["--processes", "0", "--dtypes", "float32", "--kernels", "momentum,square_sums,spin"]
     assert compile_all.main(["--out", str(tmp_path / "compile.csv"), *asked]) == 1
     with (tmp_path / "compile.csv").open(encoding="utf-8") as file:
@@ -140,7 +138,7 @@ def test_a_launch_that_the_driver_refuses_is_told_and_the_others_are_checked(sta
 
     def refuse(self: Any, name: str, H: int, plan: Any) -> None:
         if plan.tier == "persistent" and plan.units == 16:
-            raise module.CooperativeLaunchError(f"kernel {name}: the driver refuses a cooperative launch")
+            raise compile.CooperativeLaunchError(f"kernel {name}: the driver refuses a cooperative launch")
         made.append(plan)
 
     monkeypatch.setattr(checked.Launcher, "_pass", refuse)
@@ -275,7 +273,7 @@ def test_the_host_s_share_of_a_step_is_profiled_in_both_ways(standin, capsys):
     assert re.search(r"\d us  product, ours\n", calls)
     for way, (name, launch) in zip(
         ways,
-        (("launched one by one", "kernels/cuda/product.py:"), ("CUDA graphs", "kernels/cuda/graphs.py:")),
+        (("launched one by one", "kernels/cuda/gemm.py:"), ("CUDA graphs", "kernels/cuda/graphs.py:")),
         strict=True,
     ):
         assert re.match(rf"{name}: host \d+\.\d+ ms a step, wall \d+\.\d+ ms\n", way)
@@ -296,7 +294,7 @@ def test_without_a_device_the_host_is_not_timed(monkeypatch, capsys):
 
 
 def test_a_step_of_each_size_is_made_for_the_counters(standin, capsys):
-    with module.counting() as launches:
+    with compile.counting() as launches:
         assert profiled.main([TINY]) == 0
     assert any(name.startswith("lstm_forward") for name in launches)
     assert capsys.readouterr().out == f"a step of {TINY}\n"

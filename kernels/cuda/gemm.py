@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.kernels.cuda import cublas
-from capgpu.kernels.cuda.arrays import check_device, empty
-from capgpu.kernels.cuda.module import record
+from capgpu.kernels.cuda.array_checks import check_device, empty
+from capgpu.kernels.cuda.compile import record
 
 __all__ = ["matmul", "product"]
 
@@ -42,7 +42,7 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
 
 
 def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
-    """Multiply two matrices; see `capgpu.kernels.reference.product.matmul`."""
+    """Multiply two matrices; see `capgpu.kernels.reference.gemm.matmul`."""
     check_device(a=a, b=b, bias=bias)
     a, b = a.T if transpose_a else a, b.T if transpose_b else b
     out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"))

@@ -13,12 +13,12 @@ import numpy as np
 from numba import types
 
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
+from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.simd_pack import copy_panel_row, copy_tile_row, transpose_square
 from capgpu.kernels.cpu.symbols import by_symbol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
-from capgpu.kernels.cpu.tile import PANEL_BYTES, ROWS, tile
-from capgpu.kernels.cpu.vectors import copy_panel_row, copy_tile_row, transpose_square
 from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import module
-from capgpu.kernels.cuda.product import product
+from capgpu.kernels.cuda import compile
+from capgpu.kernels.cuda.gemm import product
 
 
 @pytest.mark.parametrize("views", [(a, b, out) for a in (0, 1) for b in (0, 1) for out in (0, 1)], ids=str)
@@ -18,7 +18,7 @@ def test_transposed_views_are_read_and_written_without_a_copy(device, views):
         for x, view in zip(host, views, strict=False)
     )
     out = device.zeros((5, 3)).T if views[2] else device.zeros((3, 5))
-    with module.counting() as launches:
+    with compile.counting() as launches:
         result = product(a, b, out)
     assert result.shape == (3, 5)
     assert result.data.ptr == out.data.ptr

@@ -1,4 +1,4 @@
-// What every kernel stands on. capgpu.kernels.cuda.module puts this text before each .cu file.
+// What every kernel stands on. capgpu.kernels.cuda.compile puts this text before each .cu file.
 //
 // REAL   storage type of arrays: float, double, __half or __nv_bfloat16 (-DREAL=..., with -DREAL_HALF or
 //        -DREAL_BFLOAT16 where it is one of the half types: the preprocessor cannot compare types)
@@ -228,7 +228,7 @@ __device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const vo
     }
 }
 
-// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as fragments.cuh tells.
+// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as tensor_core_mma.cuh tells.
 #if defined(REAL_HALF)
 #define MATRIX_TYPES "m16n8k16.row.col.f32.f16.f16.f32"
 #elif defined(REAL_BFLOAT16)
@@ -316,7 +316,7 @@ __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x);
 __device__ __forceinline__ double sigmoid(double x) { return 0.5 * tanh(0.5 * x) + 0.5; }
 
 // In float32 without branches, so that the gates of a cell are computed side by side: within 4 units in the last place, of
-// the sigmoid below 1/8 those of 1/8 (tests/kernels/cuda/test_prelude.py). An exponential that overflows gives the limit.
+// the sigmoid below 1/8 those of 1/8 (tests/kernels/cuda/test_common_header.py). An exponential that overflows gives the limit.
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float hyperbolic_tangent(float x) {
     const float size = fabsf(x), square = size * size;

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import constants, module
-from capgpu.kernels.cuda.catalogue import compiler_options
+from capgpu.kernels.cuda import compile, constants
+from capgpu.kernels.cuda.kernel_registry import compiler_options
 
-PRELUDE = module._numbered("prelude.cuh")
+HEADER = compile._numbered("common.cuh")
 OPTIONS = (*compiler_options("spin.cu", "float32"), "-DTENSOR_CORES=1")
 
 
 def launch(device, code, *arrays):
-    if module.device_limits().compute_capability < (8, 0):
+    if compile.device_limits().compute_capability < (8, 0):
         pytest.skip("no tensor cores that take TF32")
-    kernel = device.RawModule(code=PRELUDE + code, options=OPTIONS).get_function("f")
+    kernel = device.RawModule(code=HEADER + code, options=OPTIONS).get_function("f")
     there = [device.asarray(array) for array in arrays]
     kernel((1,), (32,), tuple(there))
     return [array.get() for array in there]
@@ -101,7 +101,7 @@ def test_a_copy_that_nobody_has_waited_for_is_nan_in_every_storage_type(device, 
     stored = np.uint16 if dtype == "bfloat16" else dtype
     x = device.asarray(np.full(count, 0x3F80 if dtype == "bfloat16" else 1, stored))
     before, after = device.zeros(count, np.float32), device.zeros(count, np.float32)
-    kernel = device.RawModule(code=PRELUDE + code, options=options).get_function("f")
+    kernel = device.RawModule(code=HEADER + code, options=options).get_function("f")
     kernel((1,), (32,), (x, before, after), shared_mem=512)
     assert np.isnan(before.get()).all()
     assert (after.get() == 1).all()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import capgpu
-from capgpu.kernels.cuda import choices, cost, module, recurrence, tiers, tuning
+from capgpu.kernels.cuda import compile, cost, launch_heuristics, recurrence, tuning, tuning_cache
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example, present
 from oracles.numbers import TOLERANCE, distance
 from standin.cupy_standin.architecture import ARCHITECTURES
@@ -20,9 +20,9 @@ from standin.cupy_standin.state import STATE
 
 
 def forget_everything():
-    module.forget()
-    tiers.forget()
-    choices.forget()
+    compile.forget()
+    launch_heuristics.forget()
+    tuning_cache.forget()
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def device(standin, monkeypatch, tmp_path):
     def become(name):
         STATE.architecture = ARCHITECTURES[name]
         forget_everything()
-        return module.device_limits()
+        return compile.device_limits()
 
     become("sm_80")
     yield become
@@ -56,12 +56,12 @@ def cuda(cupy, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, name, dtype):
     limits = device(architecture)
     for H, N in ((1, 1), (7, 3), (33, 33), (512, 64), (1024, 128)):
-        for plan in tiers.candidates(name, dtype, H, N):
+        for plan in launch_heuristics.candidates(name, dtype, H, N):
             if plan.tier == "persistent":
                 assert plan.grid == plan.groups * -(-H // plan.units) <= limits.multiprocessors
                 assert plan.shared <= limits.shared_per_block
@@ -80,33 +80,33 @@ def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, na
 def test_512_units_stay_on_the_devices_that_have_room(device, architecture, forward, backward):
     # 4 MiB of recurrent weights: a T4 has 40 x 64 KiB
     device(architecture)
-    assert tiers.plan("lstm_forward", "float32", 512, 64, 16).tier == forward
-    assert tiers.plan("lstm_backward", "float32", 512, 64, 16).tier == backward
+    assert launch_heuristics.plan("lstm_forward", "float32", 512, 64, 16).tier == forward
+    assert launch_heuristics.plan("lstm_backward", "float32", 512, 64, 16).tier == backward
 
 
 def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkeypatch):
-    real = module.Kernel.max_blocks_per_multiprocessor
+    real = compile.Kernel.max_blocks_per_multiprocessor
     monkeypatch.setattr(
-        module.Kernel,
+        compile.Kernel,
         "max_blocks_per_multiprocessor",
         lambda kernel, block, shared=0: 0 if kernel.cooperative else real(kernel, block, shared),
     )
-    assert tiers.plan("lstm_forward", "float32", 64, 8, 5).tier == "step"
-    monkeypatch.setattr(module.Kernel, "max_blocks_per_multiprocessor", lambda kernel, block, shared=0: 0)
-    tiers.forget()
-    assert tiers.plan("lstm_forward", "float32", 64, 8, 5).tier == "matmul"
+    assert launch_heuristics.plan("lstm_forward", "float32", 64, 8, 5).tier == "step"
+    monkeypatch.setattr(compile.Kernel, "max_blocks_per_multiprocessor", lambda kernel, block, shared=0: 0)
+    launch_heuristics.forget()
+    assert launch_heuristics.plan("lstm_forward", "float32", 64, 8, 5).tier == "matmul"
 
 
 def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(device):
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 1).tier == "step"
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 2).tier == "persistent"
-    assert tiers.plan("lstm_forward", "float32", 2048, 64, 16) == tiers.Plan("matmul")
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 1).tier == "step"
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 2).tier == "persistent"
+    assert launch_heuristics.plan("lstm_forward", "float32", 2048, 64, 16) == launch_heuristics.LaunchConfig("matmul")
 
 
 def test_a_device_without_cooperative_launches_takes_a_launch_a_step(cuda, monkeypatch):
-    real = module.device_limits()
-    monkeypatch.setattr(module, "device_limits", lambda: module.Limits(**{**vars(real), "cooperative": False}))
-    assert tiers.plan("lstm_backward", "float32", 64, 8, 5).tier == "step"
+    real = compile.device_limits()
+    monkeypatch.setattr(compile, "device_limits", lambda: compile.Limits(**{**vars(real), "cooperative": False}))
+    assert launch_heuristics.plan("lstm_backward", "float32", 64, 8, 5).tier == "step"
 
 
 def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
@@ -114,16 +114,16 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
     wide, narrow = cuda.zeros((7, 4 * H)), cuda.zeros((7, H))
     for tier, forward, backward in (("persistent", 1, 1), ("step", 3, 4)):
         plans = {
-            name: next(p for p in tiers.candidates(name, "float64", H, 3) if p.tier == tier)
+            name: next(p for p in launch_heuristics.candidates(name, "float64", H, 3) if p.tier == tier)
             for name in ("lstm_forward", "lstm_backward")
         }
         args = (cuda.zeros((3, H)), None, cuda.zeros((H, 4 * H)), steps)
-        with module.counting() as launches:
+        with compile.counting() as launches:
             recurrence.lstm_forward_into(
                 wide, None, *args, narrow.copy(), narrow.copy(), wide.copy(), plan=plans["lstm_forward"]
             )
         assert len(launches) == forward
-        with module.counting() as launches:
+        with compile.counting() as launches:
             recurrence.lstm_backward_into(
                 narrow, None, wide, narrow, None, *args[2:], wide.copy(), args[0].copy(), args[0].copy(),
                 plan=plans["lstm_backward"],
@@ -134,12 +134,52 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
 @pytest.mark.parametrize(
     ("setting", "architecture", "taken"),
     [
-        (None, "sm_80", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.SPLIT}),
-        ("", "sm_90", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.SPLIT}),
-        ("1", "sm_80", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.ROUNDED}),
+        (
+            None,
+            "sm_80",
+            {
+                "float16": launch_heuristics.ROUNDED,
+                "bfloat16": launch_heuristics.ROUNDED,
+                "float32": launch_heuristics.SPLIT,
+            },
+        ),
+        (
+            "",
+            "sm_90",
+            {
+                "float16": launch_heuristics.ROUNDED,
+                "bfloat16": launch_heuristics.ROUNDED,
+                "float32": launch_heuristics.SPLIT,
+            },
+        ),
+        (
+            "1",
+            "sm_80",
+            {
+                "float16": launch_heuristics.ROUNDED,
+                "bfloat16": launch_heuristics.ROUNDED,
+                "float32": launch_heuristics.ROUNDED,
+            },
+        ),
         # three products of TF32 take longer there than one of float32
-        ("", "sm_89", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.PLAIN}),
-        ("1", "sm_89", {"float16": tiers.ROUNDED, "bfloat16": tiers.ROUNDED, "float32": tiers.ROUNDED}),
+        (
+            "",
+            "sm_89",
+            {
+                "float16": launch_heuristics.ROUNDED,
+                "bfloat16": launch_heuristics.ROUNDED,
+                "float32": launch_heuristics.PLAIN,
+            },
+        ),
+        (
+            "1",
+            "sm_89",
+            {
+                "float16": launch_heuristics.ROUNDED,
+                "bfloat16": launch_heuristics.ROUNDED,
+                "float32": launch_heuristics.ROUNDED,
+            },
+        ),
         ("0", "sm_90", {}),
         (None, "sm_75", {}),
         ("1", "sm_75", {}),
@@ -152,23 +192,23 @@ def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypa
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     device(architecture)
     for dtype in ("float16", "bfloat16", "float32", "float64"):
-        plan = tiers.plan("lstm_forward", dtype, 64, 8, 5)
+        plan = launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5)
         assert plan.tier == "persistent"
-        assert plan.tensor_cores == taken.get(dtype, tiers.PLAIN)
+        assert plan.tensor_cores == taken.get(dtype, launch_heuristics.PLAIN)
 
 
 def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
     for setting in ("0", "1", "0"):
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
         for dtype in ("float16", "float32"):
-            assert tiers.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores == (setting == "1")
+            assert launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores == (setting == "1")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_another_setting_of_the_tensor_cores_is_refused(device, monkeypatch, dtype):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "yes")
     with pytest.raises(ValueError, match="set it to 1 or 0"):
-        tiers.plan("lstm_forward", dtype, 64, 8, 5)
+        launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5)
 
 
 # --- estimated times --------------------------------------------------------------------------------
@@ -220,22 +260,24 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize(("architecture", "dtype"), CHOICES)
 def test_what_is_chosen_on_an_h100_an_rtx_4090_an_a100_and_a_t4(device, architecture, dtype, name):
     device(architecture)
-    chosen = [tiers.plan(name, dtype, 512, N, 16) for N in (64, 128)]
+    chosen = [launch_heuristics.plan(name, dtype, 512, N, 16) for N in (64, 128)]
     assert [(plan.tier, plan.units, plan.groups) for plan in chosen] == CHOICES[architecture, dtype][name]
 
 
 def every_plan(name, dtype, H, N):
-    kind = tiers.PASSES[name]
-    persistent = (tiers.persistent(name, dtype, H, N, units, groups) for units in kind.units for groups in (1, 2))
-    return [*persistent, tiers._step(name, dtype, H, N), tiers._matmul(name, dtype, H, N)]
+    kind = launch_heuristics.PASSES[name]
+    persistent = (
+        launch_heuristics.persistent(name, dtype, H, N, units, groups) for units in kind.units for groups in (1, 2)
+    )
+    return [*persistent, launch_heuristics._step(name, dtype, H, N), launch_heuristics._matmul(name, dtype, H, N)]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_more_rows_and_more_units_never_take_less_time(device, architecture, name, dtype):
     device(architecture)
@@ -246,13 +288,13 @@ def test_more_rows_and_more_units_never_take_less_time(device, architecture, nam
         assert np.all(np.array(times[-1]) > times[0])
 
 
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
-    slow = module.device_limits()
+    slow = compile.device_limits()
 
     def times(**changed):
         limits = dataclasses.replace(slow, **changed)
-        monkeypatch.setattr(module, "device_limits", lambda: limits)
+        monkeypatch.setattr(compile, "device_limits", lambda: limits)
         return np.array([plan.step_us for plan in every_plan(name, "float32", 512, 64)])
 
     assert np.all(times(clock_hz=2 * slow.clock_hz) < times())
@@ -261,10 +303,10 @@ def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
     assert np.all(times(clock_hz=0.0) == times(clock_hz=cost._CLOCK_HZ))
 
 
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_no_step_takes_less_than_what_no_device_computes_faster(device, name):
     for plan in every_plan(name, "float32", 1, 2):
-        launches = {"persistent": 0, "step": 1, "matmul": tiers.PASSES[name].launches}[plan.tier]
+        launches = {"persistent": 0, "step": 1, "matmul": launch_heuristics.PASSES[name].launches}[plan.tier]
         fixed = launches * cost.HOST_LAUNCH_US or cost.STEP_US
         assert fixed < plan.step_us < fixed + 1
 
@@ -275,7 +317,7 @@ def test_tensor_cores_take_less_time_where_they_are_faster(device, monkeypatch):
         taken = []
         for setting in "01":
             monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-            taken.append(tiers.persistent("lstm_forward", "float32", 512, 64, 16, 4).step_us)
+            taken.append(launch_heuristics.persistent("lstm_forward", "float32", 512, 64, 16, 4).step_us)
         return taken
 
     for architecture in ("sm_80", "sm_90"):
@@ -296,42 +338,47 @@ def test_an_unknown_architecture_is_taken_for_the_one_before_it():
 
 
 def test_a_stored_choice_comes_before_the_rule_on_its_device_alone(device):
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
-    name = module.device_limits().name
-    choices.store(name, {choices.shape_key("rnn_forward", "float32", 64, 8): ("step", 16)})
-    tiers.forget()
-    choices.forget()
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 5).tier == "step"
-    assert tiers.plan("rnn_forward", "float32", 64, 9, 5).tier == "persistent"
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
+    name = compile.device_limits().name
+    tuning_cache.store(name, {tuning_cache.shape_key("rnn_forward", "float32", 64, 8): ("step", 16)})
+    launch_heuristics.forget()
+    tuning_cache.forget()
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "step"
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 9, 5).tier == "persistent"
     device("sm_90")
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
+    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
 
 
 def test_a_stored_choice_that_does_not_fit_any_more_is_passed_over(cuda):
-    choices.store(module.device_limits().name, {choices.shape_key("rnn_forward", "float32", 64, 8): ("persistent", 5)})
-    assert tiers.plan("rnn_forward", "float32", 64, 8, 5).units in tiers.PASSES["rnn_forward"].units
+    tuning_cache.store(
+        compile.device_limits().name, {tuning_cache.shape_key("rnn_forward", "float32", 64, 8): ("persistent", 5)}
+    )
+    assert (
+        launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).units
+        in launch_heuristics.PASSES["rnn_forward"].units
+    )
 
 
 def test_choices_of_other_shapes_and_devices_are_kept(device):
-    choices.store("one", {"a": ("step", 8)})
-    choices.store("two", {"b": ("matmul", 0)})
-    choices.store("one", {"c": ("persistent", 16)})
-    content = json.loads(choices.path().read_text())
+    tuning_cache.store("one", {"a": ("step", 8)})
+    tuning_cache.store("two", {"b": ("matmul", 0)})
+    tuning_cache.store("one", {"c": ("persistent", 16)})
+    content = json.loads(tuning_cache.path().read_text())
     assert {name: set(shapes) for name, shapes in content["devices"].items()} == {"one": {"a", "c"}, "two": {"b"}}
-    assert [path.name for path in choices.path().parent.iterdir()] == ["tuning.json"]
+    assert [path.name for path in tuning_cache.path().parent.iterdir()] == ["tuning.json"]
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": 2, "devices": {}}', '{"format": 1, "devices": {"x": {"y": 3}}}']
 )
 def test_a_file_that_makes_no_sense_is_told_once_and_counts_as_absent(device, text):
-    choices.path().parent.mkdir(parents=True)
-    choices.path().write_text(text)
+    tuning_cache.path().parent.mkdir(parents=True)
+    tuning_cache.path().write_text(text)
     with pytest.warns(RuntimeWarning, match=r"tuning\.json is not used.*capgpu tune writes it anew"):
-        assert choices.lookup("x", "y") is None
+        assert tuning_cache.lookup("x", "y") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choices.lookup("x", "y") is None
+        assert tuning_cache.lookup("x", "y") is None
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_the_choice_holds_in_this_process(device, monkeypatch, tmp_path):
@@ -339,21 +386,21 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_choice_holds_in_this_pr
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.warns(RuntimeWarning, match="XDG_CACHE_HOME"):
-        assert choices.store("device", {"shape": ("step", 8)}) is None
-    assert choices.lookup("device", "shape") == ("step", 8)
+        assert tuning_cache.store("device", {"shape": ("step", 8)}) is None
+    assert tuning_cache.lookup("device", "shape") == ("step", 8)
 
 
 def test_choices_are_kept_where_folders_cannot_be_locked(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    assert choices.store("device", {"shape": ("step", 8)}) == choices.path()
-    choices.forget()
-    assert choices.lookup("device", "shape") == ("step", 8)
+    assert tuning_cache.store("device", {"shape": ("step", 8)}) == tuning_cache.path()
+    tuning_cache.forget()
+    assert tuning_cache.lookup("device", "shape") == ("step", 8)
 
 
 def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    assert choices.path() == tmp_path / ".cache" / "capgpu" / "tuning.json"
+    assert tuning_cache.path() == tmp_path / ".cache" / "capgpu" / "tuning.json"
 
 
 # --- measuring --------------------------------------------------------------------------------------
@@ -366,13 +413,13 @@ def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell)
         name = f"{cell}_{direction}"
         found = [entry.plan for entry in measured if entry.name == name]
         assert {(p.tier, p.units) for p in found} == {
-            (p.tier, p.units) for p in tiers.candidates(name, "float32", 8, 3)
+            (p.tier, p.units) for p in launch_heuristics.candidates(name, "float32", 8, 3)
         }
     slowest_first = sorted(measured, key=lambda entry: -entry.milliseconds)
-    assert tuning.store(slowest_first, "float32", 8, 3) == choices.path()
+    assert tuning.store(slowest_first, "float32", 8, 3) == tuning_cache.path()
     for name in {entry.name for entry in measured}:
         fastest = min((e for e in measured if e.name == name), key=lambda entry: entry.milliseconds).plan
-        chosen = tiers.plan(name, "float32", 8, 3, 2)
+        chosen = launch_heuristics.plan(name, "float32", 8, 3, 2)
         assert (chosen.tier, chosen.units) == (fastest.tier, fastest.units)
 
 
@@ -380,7 +427,7 @@ def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell)
 
 
 @pytest.mark.parametrize("status", [720, 801])
-@pytest.mark.parametrize("name", tiers.PASSES)
+@pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_warning(device, name, status):
     case = next(case for case in KERNEL_CASES if case.operation == name)
     arguments, wanted = example(case, EXTENTS[1], "float32")
@@ -390,7 +437,7 @@ def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_
             key: capgpu.asarray(value) if isinstance(value, np.ndarray) and key != "batch_sizes" else value
             for key, value in arguments.items()
         }
-        with module.counting() as launches:
+        with compile.counting() as launches:
             results = getattr(recurrence, name)(**there)
         for got, want in zip(present(results), present(wanted), strict=True):
             assert distance(capgpu.to_numpy(got), want) < TOLERANCE["float32"]["gradient"]
@@ -400,14 +447,14 @@ def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_
     with pytest.warns(RuntimeWarning, match=rf"kernel {name}_split: the driver refuses a cooperative launch") as said:
         assert run() == {f"{name}_split", f"{name}_step"}
     assert len(said) == 1
-    assert not module.device_limits().cooperative
+    assert not compile.device_limits().cooperative
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run() == {f"{name}_step"}
         # what is known of the device holds when stored choices change
-        tiers.forget()
+        launch_heuristics.forget()
         assert run() == {f"{name}_step"}
-        assert "persistent" not in {plan.tier for plan in tiers.candidates(name, "float32", 64, 8)}
+        assert "persistent" not in {plan.tier for plan in launch_heuristics.candidates(name, "float32", 64, 8)}
 
 
 def test_another_error_of_the_driver_is_passed_on(device):
@@ -419,7 +466,7 @@ def test_another_error_of_the_driver_is_passed_on(device):
             *(capgpu.asarray(np.ones(shape, np.float32)) for shape in [(3, 64), (64, 64)]),
             np.array([3, 3]),
         )
-    assert module.device_limits().cooperative
+    assert compile.device_limits().cooperative
 
 
 def test_a_plan_that_the_driver_refuses_is_not_measured(device):

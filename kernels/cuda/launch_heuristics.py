@@ -25,8 +25,7 @@ import os
 from dataclasses import dataclass, field
 
 from capgpu.errors import InvalidValueError
-from capgpu.kernels.cuda import choices, cost, module
-from capgpu.kernels.cuda.catalogue import TENSOR_CORES
+from capgpu.kernels.cuda import compile, cost, tuning_cache
 from capgpu.kernels.cuda.constants import (
     DEPTH,
     PACK_BYTES,
@@ -38,6 +37,7 @@ from capgpu.kernels.cuda.constants import (
     stages,
     tile_rows,
 )
+from capgpu.kernels.cuda.kernel_registry import TENSOR_CORES
 
 __all__ = [
     "PASSES",
@@ -45,8 +45,8 @@ __all__ = [
     "ROUNDED",
     "SPLIT",
     "TIERS",
+    "LaunchConfig",
     "Pass",
-    "Plan",
     "candidates",
     "forget",
     "persistent",
@@ -107,7 +107,7 @@ PASSES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchConfig:
     """How a recurrence is launched.
 
     Attributes
@@ -137,10 +137,10 @@ class Plan:
     step_us: float = field(default=0.0, compare=False)
     tensor_cores: int = PLAIN
 
-    def kernel(self, name: str, dtype: str) -> module.Kernel:
+    def kernel(self, name: str, dtype: str) -> compile.Kernel:
         """Return the kernel of a pass in this plan's tier and variant."""
         resident = self.tier == "persistent"
-        return module.kernel(
+        return compile.kernel(
             f"{name}{_SUFFIXES[self.tensor_cores] if resident else '_step'}",
             dtype,
             BACKWARD=int(PASSES[name].backward),
@@ -150,7 +150,7 @@ class Plan:
         )
 
 
-_plans: dict[tuple[int, str, str, int, int, bool, int], Plan] = {}
+_plans: dict[tuple[int, str, str, int, int, bool, int], LaunchConfig] = {}
 
 
 def forget() -> None:
@@ -158,7 +158,7 @@ def forget() -> None:
     _plans.clear()
 
 
-def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
+def plan(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
     """Choose the tier of a recurrence by the stored measurement or the rule.
 
     Parameters
@@ -172,7 +172,7 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
 
     Returns
     -------
-    Plan
+    LaunchConfig
         The same object for the same shape on one device.
     """
     import cupy
@@ -184,9 +184,9 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     return found
 
 
-def _choose(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
+def _choose(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
     if T > 1:
-        stored = choices.lookup(module.device_limits().name, choices.shape_key(name, dtype, H, N))
+        stored = tuning_cache.lookup(compile.device_limits().name, tuning_cache.shape_key(name, dtype, H, N))
         if stored is not None:
             for candidate in candidates(name, dtype, H, N):
                 if (candidate.tier, candidate.units) == stored:
@@ -196,7 +196,7 @@ def _choose(name: str, dtype: str, H: int, N: int, T: int) -> Plan:
     return next(plan for plan in sorted(plans, key=lambda plan: plan.step_us) if _fits(plan, name, dtype))
 
 
-def candidates(name: str, dtype: str, H: int, N: int) -> list[Plan]:
+def candidates(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
     """List every plan that fits the current device: each persistent variant at its best grid, step, matmul.
 
     Parameters
@@ -206,38 +206,38 @@ def candidates(name: str, dtype: str, H: int, N: int) -> list[Plan]:
 
     Returns
     -------
-    list of Plan
+    list of LaunchConfig
         Persistent ones by rising estimated time.
     """
     found = [*_resident(name, dtype, H, N), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
     return [candidate for candidate in found if _fits(candidate, name, dtype)]
 
 
-def _fits(candidate: Plan, name: str, dtype: str) -> bool:
+def _fits(candidate: LaunchConfig, name: str, dtype: str) -> bool:
     """Ask device and driver whether a block of the plan runs at all: one is on every multiprocessor then."""
     if candidate.tier == "matmul":
         return True
-    if candidate.shared > module.device_limits().shared_per_block:
+    if candidate.shared > compile.device_limits().shared_per_block:
         return False
     kernel = candidate.kernel(name, dtype)
     return kernel.max_blocks_per_multiprocessor(candidate.block, candidate.shared) > 0
 
 
-def _resident(name: str, dtype: str, H: int, N: int) -> list[Plan]:
-    limits = module.device_limits()
+def _resident(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
+    limits = compile.device_limits()
     found = []
     for units in PASSES[name].units if limits.cooperative else ():
         # rows of different groups never wait for each other, so as many groups as there is room for
         for groups in range(1, min(N, limits.multiprocessors // -(-H // units)) + 1):
             found.append(persistent(name, dtype, H, N, units, groups))
-    best: dict[int, Plan] = {}
+    best: dict[int, LaunchConfig] = {}
     for candidate in sorted(found, key=lambda candidate: (candidate.step_us, candidate.grid)):
         if candidate.shared <= limits.shared_per_block:
             best.setdefault(candidate.units, candidate)
     return list(best.values())
 
 
-def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -> Plan:
+def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -> LaunchConfig:
     """Lay out the persistent tier, whether it fits the device or not.
 
     Parameters
@@ -251,7 +251,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
 
     Returns
     -------
-    Plan
+    LaunchConfig
         With the grid and the shared memory that follow.
     """
     kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
@@ -259,7 +259,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     tile = tile_rows(size, True, kind.backward, units, tensor_cores > PLAIN, _roomy())
     passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
     step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, passes)
-    return Plan(
+    return LaunchConfig(
         tier="persistent",
         units=units,
         groups=groups,
@@ -306,7 +306,7 @@ def tensor_cores_used(dtype: str) -> int:
     As `tensor_cores_wanted` says where there are such instructions, from compute capability 8.0 on. Numbers are split
     where three products of TF32 take less time than one of float32, which they do not with 8.6, 8.9 and 12.0.
     """
-    capability, wanted = module.device_limits().compute_capability, tensor_cores_wanted(dtype)
+    capability, wanted = compile.device_limits().compute_capability, tensor_cores_wanted(dtype)
     rates = cost.rates(capability)
     if capability < (8, 0) or (wanted == SPLIT and rates.tf32 <= 3 * rates.single):
         return PLAIN
@@ -314,19 +314,19 @@ def tensor_cores_used(dtype: str) -> int:
 
 
 def _roomy() -> bool:
-    return roomy(module.device_limits().compute_capability)
+    return roomy(compile.device_limits().compute_capability)
 
 
 def _machine() -> cost.Machine:
-    limits = module.device_limits()
+    limits = compile.device_limits()
     return cost.Machine(limits.compute_capability, limits.multiprocessors, limits.clock_hz)
 
 
-def _step(name: str, dtype: str, H: int, N: int) -> Plan:
+def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
     kind, size = PASSES[name], real_size(dtype)
     units, tile = kind.step_units, tile_rows(size, False, kind.backward, kind.step_units)
     step = cost.Step(min(N, tile), kind.depth(H), kind.columns(units), size, tile)
-    return Plan(
+    return LaunchConfig(
         tier="step",
         units=units,
         block=WARP * WARPS[False],
@@ -335,10 +335,10 @@ def _step(name: str, dtype: str, H: int, N: int) -> Plan:
     )
 
 
-def _matmul(name: str, dtype: str, H: int, N: int) -> Plan:
+def _matmul(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
     kind = PASSES[name]
     step = cost.Step(N, kind.depth(H), kind.columns(H), real_size(dtype))
-    return Plan("matmul", step_us=cost.matmul_us(_machine(), step, kind.launches))
+    return LaunchConfig("matmul", step_us=cost.matmul_us(_machine(), step, kind.launches))
 
 
 def step_grid(name: str, dtype: str, H: int, rows: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, ROW_THREADS, THREADS, WARP, WARP_ROWS, WARPS, macros
 
-__all__ = ["CATALOGUE", "REALS", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
+__all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
 
 #: Storage type of each dtype in CUDA C++, the type that sums are kept in, and what tells the preprocessor of it.
 REALS = {
@@ -112,7 +112,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 #: The kernels by the name of their entry point.
-CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
+REGISTRY: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 
 def compiler_options(

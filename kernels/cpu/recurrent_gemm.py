@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.product import pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.tile import PANEL_BYTES
+from capgpu.kernels.cpu.gemm import pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES
 
-__all__ = ["owned_units", "pack_gates", "packed_size", "product_of_gates", "weights_size"]
+__all__ = ["pack_gates", "packed_size", "product_of_gates", "unit_range", "weights_size"]
 
 
-def packed_size(depth: int, columns: int, kinds: int, itemsize: int) -> int:
-    """Return the number of elements of weights (depth, kinds * columns), packed for any number of threads."""
+def packed_size(depth: int, columns: int, n_gates: int, itemsize: int) -> int:
+    """Return the number of elements of weights (depth, n_gates * columns), packed for any number of threads."""
     lanes = PANEL_BYTES // itemsize
-    return (columns + lanes - 1) // lanes * lanes * depth * kinds
+    return (columns + lanes - 1) // lanes * lanes * depth * n_gates
 
 
 #: The same for compiled code.
@@ -27,7 +27,7 @@ weights_size = compiled()(packed_size)
 
 
 @compiled(inline=True)
-def owned_units(index: int, count: int, units: int, itemsize: int) -> tuple[int, int]:
+def unit_range(index: int, count: int, units: int, itemsize: int) -> tuple[int, int]:
     """Return the first and the last but one unit of a share: whole panels."""
     lanes = PANEL_BYTES // itemsize
     panels = (units + lanes - 1) // lanes
@@ -35,16 +35,16 @@ def owned_units(index: int, count: int, units: int, itemsize: int) -> tuple[int,
 
 
 @compiled(allocates=False)
-def pack_gates(weights: Any, kinds: int, left: int, right: int, packed: Any) -> int:
-    """Pack the columns of units left..right-1 in each kind of gate; return where they begin in `packed`."""
-    depth, units = weights.shape[0], weights.shape[1] // kinds
-    start: int = left * depth * kinds
+def pack_gates(weights: Any, n_gates: int, left: int, right: int, packed: Any) -> int:
+    """Pack the columns of units left..right-1 of each gate; return where they begin in `packed`."""
+    depth, units = weights.shape[0], weights.shape[1] // n_gates
+    start: int = left * depth * n_gates
     if right - left == units:
-        pack_columns_whole(weights, False, 0, kinds * units, packed, start)
+        pack_columns_whole(weights, False, 0, n_gates * units, packed, start)
     else:
-        for kind in range(kinds):
-            place = start + kind * _run(depth, left, right, weights.itemsize)
-            pack_columns_whole(weights, False, kind * units + left, right - left, packed, place)
+        for gate in range(n_gates):
+            place = start + gate * _run(depth, left, right, weights.itemsize)
+            pack_columns_whole(weights, False, gate * units + left, right - left, packed, place)
     return start
 
 
@@ -61,7 +61,7 @@ def product_of_gates(
     rows: int,
     packed: Any,
     start: int,
-    kinds: int,
+    n_gates: int,
     left: int,
     right: int,
     out: Any,
@@ -69,11 +69,11 @@ def product_of_gates(
     edge: Any,
 ) -> None:
     """Multiply rows of states by what `pack_gates` packed, into the same columns of `out`."""
-    depth, units = states.shape[1], out.shape[1] // kinds
+    depth, units = states.shape[1], out.shape[1] // n_gates
     if right - left == units:
-        product_with_packed(states, first, rows, packed, start, depth, out, row, 0, kinds * units, edge)
+        product_with_packed(states, first, rows, packed, start, depth, out, row, 0, n_gates * units, edge)
     else:
-        for kind in range(kinds):
-            place = start + kind * _run(depth, left, right, states.itemsize)
-            column = kind * units + left
+        for gate in range(n_gates):
+            place = start + gate * _run(depth, left, right, states.itemsize)
+            column = gate * units + left
             product_with_packed(states, first, rows, packed, place, depth, out, row, column, right - left, edge)

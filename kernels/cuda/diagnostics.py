@@ -6,9 +6,9 @@ import os
 from importlib import import_module
 
 from capgpu import kernel_cache
-from capgpu.kernels.cuda import choices, tiers
-from capgpu.kernels.cuda.catalogue import ENTRIES, variants_of
-from capgpu.kernels.cuda.module import device_limits
+from capgpu.kernels.cuda import launch_heuristics, tuning_cache
+from capgpu.kernels.cuda.compile import device_limits
+from capgpu.kernels.cuda.kernel_registry import ENTRIES, variants_of
 
 __all__ = ["device_facts"]
 
@@ -32,18 +32,18 @@ def device_facts() -> dict[str, str]:
         "cuda kernels": f"{len(ENTRIES)}, in {sum(len(variants_of(entry)) for entry in ENTRIES)} variants",
         "tensor cores": _tensor_cores(),
         "kernel cache": kernel_cache.folder(),
-        "tiers": _tiers(choices.stored(limits.name)),
-        "tuning file": str(choices.path()),
+        "tiers": _tiers(tuning_cache.stored(limits.name)),
+        "tuning file": str(tuning_cache.path()),
     }
 
 
 def _tensor_cores() -> str:
     """Return which products use tensor cores: the recurrences by our setting, cuBLAS's float32 by CuPy's."""
-    words = {tiers.PLAIN: "off", tiers.ROUNDED: "on", tiers.SPLIT: "split in two"}
-    single = tiers.tensor_cores_used("float32")
+    words = {launch_heuristics.PLAIN: "off", launch_heuristics.ROUNDED: "on", launch_heuristics.SPLIT: "split in two"}
+    single = launch_heuristics.tensor_cores_used("float32")
     allowed = {
-        "recurrences of half types": words[tiers.tensor_cores_used("float16")],
-        "recurrences of float32": "on, rounded to TF32" if single == tiers.ROUNDED else words[single],
+        "recurrences of half types": words[launch_heuristics.tensor_cores_used("float16")],
+        "recurrences of float32": "on, rounded to TF32" if single == launch_heuristics.ROUNDED else words[single],
         "products of float32": "on, rounded to TF32" if os.environ.get("CUPY_TF32") == "1" else "off",
     }
     return "; ".join(f"{where}: {state}" for where, state in allowed.items())

@@ -19,8 +19,8 @@ from typing import Any
 
 from capgpu import kernel_cache
 from capgpu.errors import CapgpuError
-from capgpu.kernels.cuda.catalogue import CATALOGUE, Entry, compiler_options
 from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options
 
 __all__ = [
     "CooperativeLaunchError",
@@ -126,7 +126,7 @@ def forget() -> None:
 
 @cache
 def source(file: str) -> str:
-    """Return what is compiled for a source file: the prelude, then the file.
+    """Return what is compiled for a source file: common.cuh, then the file.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def source(file: str) -> str:
         CUDA C++, with lines numbered as in the files; ``#include`` of a file beside this one is replaced by its text,
         since the compiler is handed a text, not a folder.
     """
-    return _numbered("prelude.cuh") + _numbered(file)
+    return _numbered("common.cuh") + _numbered(file)
 
 
 def _numbered(file: str) -> str:
@@ -188,7 +188,7 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     Parameters
     ----------
     name : str
-        Entry point, see `capgpu.kernels.cuda.catalogue`.
+        Entry point, see `capgpu.kernels.cuda.kernel_registry`.
     dtype : dtype or str
         Storage type of its arrays.
     **defines : int
@@ -221,7 +221,7 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
 def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: int) -> Kernel:
     import cupy
 
-    entry = CATALOGUE[name]
+    entry = REGISTRY[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
         raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
     options = compiler_options(entry.file, dtype, defines, roomy(device_limits().compute_capability))

@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
-from capgpu.kernels.cpu.tile import ROWS, VECTORS
+from capgpu.kernels.cpu.gemm_microkernel import ROWS, VECTORS
 
 __all__ = ["LONG", "copy_panel_row", "copy_tile_row", "transpose_square", "whole_vectors"]
 
