@@ -67,7 +67,17 @@ def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
     assert selected is not None, done.stdout
     assert int(selected[1]) >= ON_A_DEVICE
     tests = {line.split("::")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines() if "::" in line}
-    wanted = ("decode", "embedding", "faults", "module", "optimizer", "recurrence", "softmax", "tiers", "training")
+    wanted = (
+        "decode",
+        "embedding",
+        "faults",
+        "compile",
+        "optimizer",
+        "recurrence",
+        "softmax",
+        "launch_heuristics",
+        "training",
+    )
     assert tests >= {f"test_{subject}.py" for subject in wanted}
 
 

@@ -11,12 +11,12 @@ from capgpu.kernels.cpu import (
     greedy,
     lstm,
     optimizer,
-    pack_captions,
     rnn,
     softmax,
     top_k,
 )
 from capgpu.kernels.cpu.compile_notice import notice
+from capgpu.kernels.cpu.pack_captions import caption_batch, pack_captions
 from capgpu.kernels.reference import Kernels
 
 __all__ = ["KERNELS", "notice"]
@@ -26,8 +26,8 @@ class CpuKernels(Kernels):
     """The operations on the host, compiled."""
 
     name = "cpu"
-    pack_captions = staticmethod(pack_captions.pack_captions)
-    caption_batch = staticmethod(pack_captions.caption_batch)
+    pack_captions = staticmethod(pack_captions)
+    caption_batch = staticmethod(caption_batch)
     matmul = staticmethod(gemm.matmul)
     apply_dropout = staticmethod(dropout.apply_dropout)
     take_rows = staticmethod(embedding.take_rows)
