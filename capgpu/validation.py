@@ -297,10 +297,14 @@ def check_captions(captions: Array) -> None:
     Raises
     ------
     TypeError
-        For a dtype that is not an integer.
+        For what is not an array, or a dtype that is not an integer.
     ValueError
         For another rank, an empty batch, or fewer than two columns.
     """
+    if not hasattr(captions, "dtype"):
+        raise InvalidTypeError(
+            f"captions: expected an array of integers, got a {type(captions).__name__}. numpy.asarray makes one."
+        )
     if not array_namespace(captions).isdtype(captions.dtype, "integral"):
         raise InvalidTypeError(
             f"captions: expected integer word ids, got dtype {captions.dtype}. Convert: captions.astype(numpy.int64)."

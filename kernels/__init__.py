@@ -22,7 +22,7 @@ from capgpu.backend import (
     kernels_setting,
 )
 from capgpu.dtypes import is_bfloat16
-from capgpu.kernels.contract import CaptionBatch, Dropout, LossOptions, RowGroups, States
+from capgpu.kernels.contract import CaptionBatch, DecodingWeights, Dropout, LossOptions, RowGroups, States
 from capgpu.kernels.half import kernels_in_float32
 from capgpu.kernels.loading import undisturbed
 from capgpu.kernels.reserve import IMPORTING, require_memory
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPILED_FROM",
     "CaptionBatch",
+    "DecodingWeights",
     "Dropout",
     "LossOptions",
     "RowGroups",

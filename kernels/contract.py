@@ -10,7 +10,7 @@ import numpy as np
 from capgpu.backend import Array
 from capgpu.errors import InvalidValueError
 
-__all__ = ["CaptionBatch", "Dropout", "LossOptions", "RowGroups", "States", "check_word_ids"]
+__all__ = ["CaptionBatch", "DecodingWeights", "Dropout", "LossOptions", "RowGroups", "States", "check_word_ids"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,27 @@ class LossOptions:
     feature_dropout: Dropout | None = None
     output_dropout: Dropout | None = None
     smoothing: float = 0.0
+
+
+class DecodingWeights(NamedTuple):
+    """What decoding multiplies with.
+
+    Attributes
+    ----------
+    W_embed : array, shape (V, W)
+        Word vectors.
+    Wx, Wh, b : array, shape (W, G), (H, G), (G,)
+        Input weights, recurrent weights, biases; G = H for an RNN, 4H for an LSTM.
+    W_vocab, b_vocab : array, shape (H, V), (V,)
+        Vocabulary projection. With tied weights, W_vocab is a transposed view of W_embed.
+    """
+
+    W_embed: Array
+    Wx: Array
+    Wh: Array
+    b: Array
+    W_vocab: Array
+    b_vocab: Array
 
 
 class RowGroups(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import array_namespace
 from capgpu.dtypes import is_bfloat16
+from capgpu.kernels.contract import DecodingWeights
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -30,7 +31,7 @@ def in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
     Parameters
     ----------
     operation : callable
-        Takes arrays, dictionaries of arrays, and other values.
+        Takes arrays, `DecodingWeights`, and other values.
 
     Returns
     -------
@@ -65,21 +66,19 @@ def kernels_in_float32(kernels: Kernels) -> Kernels:
 
 def _bfloat16_of(value: Any) -> tuple[Any, Any] | None:
     """Return namespace and dtype of the first bfloat16 array in an argument."""
-    for array in value.values() if isinstance(value, dict) else (value,):
+    for array in value if isinstance(value, tuple) else (value,):
         if is_bfloat16(getattr(array, "dtype", None)):
             return array_namespace(array), array.dtype
     return None
 
 
 def _wide(value: Any, xp: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _wide(array, xp) for name, array in value.items()}
+    if isinstance(value, DecodingWeights):
+        return DecodingWeights(*(_wide(array, xp) for array in value))
     return xp.astype(value, xp.float32) if is_bfloat16(getattr(value, "dtype", None)) else value
 
 
 def _rounded(value: Any, xp: Any, dtype: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(array, xp, dtype) for name, array in value.items()}
     if isinstance(value, tuple):
         rounded = (_rounded(array, xp, dtype) for array in value)
         return type(value)(*rounded) if hasattr(value, "_fields") else tuple(rounded)

@@ -11,7 +11,8 @@ from capgpu.decode.token_masks import TokenMasks
 from capgpu.dtypes import sum_dtype, widened
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN, DecodingState
+    from capgpu.captioner import DecodingState
+    from capgpu.model import CaptioningRNN
 
 __all__ = ["ChooseWords", "decode_single", "next_logits"]
 

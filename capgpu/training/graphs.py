@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from capgpu.backend import Array, is_host_array
+from capgpu.captioner import captioner_gradients
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
-from capgpu.model import CaptioningRNN, captioner_gradients
+from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.optim.rules import RULES, complete_configs
 from capgpu.training.steps import TrainingSteps

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import DecodingWeights
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.gemm import aligned, matmul, pack_columns_whole, product_with_packed
+from capgpu.kernels.cpu.gemm import aligned, pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
@@ -257,10 +258,10 @@ def _room(weights: Any, n_gates: int) -> int:
     return weights_size(depth, columns // n_gates, n_gates, weights.itemsize)
 
 
-def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
+def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: int, end: int, null: int) -> Any:
     """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`."""
-    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(a) for a in params.values())
-    h0 = matmul(features, W_proj, b_proj)
+    W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
+    h0 = contiguous(h)
     (captions, size), dtype = h0.shape, h0.dtype
     n_gates = b.size // size
     n_tasks = POOL.n_threads if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
@@ -268,8 +269,8 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     if captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
         POOL.run(n_tasks, _launch_apart, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
         return out
-    h = np.empty((2, captions, size), dtype)
-    h[0] = h0
+    states = np.empty((2, captions, size), dtype)
+    states[0] = h0
     cells = size if n_gates > 1 else 0
     streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES
     packed = [
@@ -283,7 +284,7 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     POOL.run(
         n_tasks,
         _launch_decode,
-        h,
+        states,
         np.zeros((2, captions, cells), dtype),
         np.empty((captions, b.size if n_gates > 1 else 0), dtype),
         scratch("scores", (captions, b_vocab.size), dtype),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import DecodingWeights
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.compile import kernel, record
 from capgpu.kernels.cuda.constants import THREADS
@@ -55,19 +56,19 @@ def decode_step(
     return logits, h_next, c_next
 
 
-def greedy_captions(features: Any, max_length: int, start: int, end: int, null: int, params: dict[str, Any]) -> Any:
-    """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`.
+def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: int, end: int, null: int) -> Any:
+    """Decode the most probable word at each step; see `capgpu.kernels.reference.greedy_captions`.
 
     Four launches a word, six where the vocabulary is not projected beforehand; the host waits for none of them, so
     that all `max_length` steps are made whether or not every caption has ended.
     """
-    check_device(features=features, **params)
-    W_embed, W_proj, b_proj, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in params.values())
-    dtype, count, size = Wh.dtype, features.shape[0], Wh.shape[0]
+    check_device(h=h, **weights._asdict())
+    W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
+    dtype, count, size = Wh.dtype, h.shape[0], Wh.shape[0]
     vocabulary, gates = W_embed.shape[0], Wh.shape[1]
     space = workspace()
     words = empty((count, max_length), np.int32, "the words")
-    h = [space.take(f"decoding: h {k}", (count, size), dtype) for k in range(2)]
+    hidden = [contiguous(h), *(space.take(f"decoding: h {k}", (count, size), dtype) for k in range(2))]
     c: list[Any] = [None, None]
     if gates == 4 * size:
         c = [space.take(f"decoding: c {k}", (count, size), dtype) for k in range(2)]
@@ -77,9 +78,7 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
     word, ended = state[0], state[1]
     word.fill(start)
     ended.fill(0)
-    product(contiguous(features), W_proj, h[0])
-    h[0] += b_proj
-    for name in ("fill", "fill", "add"):
+    for name in ("fill", "fill"):
         record(name)
     # projecting the whole vocabulary once pays when more words will be read than it holds
     tabled = count * max_length >= vocabulary
@@ -91,13 +90,13 @@ def greedy_captions(features: Any, max_length: int, start: int, end: int, null: 
         projected = space.take("decoding: projected words", (count, gates), dtype)
     choose = kernel("choose_words", dtype, LSTM=int(gates == 4 * size))
     for step in range(max_length):
-        before, after = step % 2, (step + 1) % 2
+        before, after = hidden[1 + step % 2 if step else 0], hidden[1 + (step + 1) % 2]
         if not tabled:
             gather_rows(W_embed, word, embedded)
             product(embedded, Wx, projected)
-        product(h[before], Wh, sums)
-        _cell(projected, word if tabled else None, sums, b, c[before] if step else None, h[after], c[after])
-        product(h[after], W_vocab, scores)
+        product(before, Wh, sums)
+        _cell(projected, word if tabled else None, sums, b, c[step % 2] if step else None, after, c[(step + 1) % 2])
+        product(after, W_vocab, scores)
         numbers = (np.int32(value) for value in (vocabulary, max_length, step, end, null))
         choose(count, THREADS, (scores, b_vocab, words, word, ended, *numbers))
     return words

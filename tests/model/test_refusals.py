@@ -132,7 +132,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
     model.params[name] = backend.asarray(np.zeros((*good.shape, 1), np.float32))
     refused(ValueError, rf"params\['{name}'\]: expected shape .*, got \(.*, 1\)")
     model.params[name] = backend.asarray(np.zeros(good.shape, np.float64))
-    refused(TypeError, rf"params\['{name}'\] has dtype .*float64; the model's is float32.*astype\(float32\)")
+    refused(TypeError, rf"params\['{name}'\]: expected dtype float32, the model's, got .*float64.*astype\(float32\)")
     model.params[name] = backend.to_numpy(good).tolist()
     refused(TypeError, rf"params\['{name}'\] is a builtins\.list, not an array")
     model.params[name] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from capgpu.captioner import greedy_captions
 from capgpu.kernels.cuda import KERNELS, compile
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
@@ -61,7 +62,7 @@ def test_of_equal_scores_the_first_counts(device, dtype, V):
     bias = np.zeros(V, dtype)
     bias[[V // 2, V // 2 + 1, V - 1]] = 5
     params |= {"W_vocab": device.zeros_like(params["W_vocab"]), "b_vocab": device.asarray(bias)}
-    words = KERNELS.greedy_captions(device.ones((3, 5), dtype), 4, START, -1, NULL, params)
+    words = greedy_captions(params, device.ones((3, 5), dtype), 4, START, -1, NULL)
     assert (words.get() == V // 2).all()
 
 
@@ -71,8 +72,8 @@ def test_a_caption_that_has_ended_is_filled(device):
     bias[END] = 9
     params |= {"W_vocab": params["W_vocab"] * 0, "b_vocab": device.asarray(bias)}
     features = device.ones((3, 5))
-    assert KERNELS.greedy_captions(features, 3, START, END, NULL, params).get().tolist() == [[END, NULL, NULL]] * 3
-    assert KERNELS.greedy_captions(features, 3, START, -1, NULL, params).get().tolist() == [[END] * 3] * 3
+    assert greedy_captions(params, features, 3, START, END, NULL).get().tolist() == [[END, NULL, NULL]] * 3
+    assert greedy_captions(params, features, 3, START, -1, NULL).get().tolist() == [[END] * 3] * 3
 
 
 def test_a_score_that_is_not_a_number_is_the_greatest(device):
@@ -80,7 +81,7 @@ def test_a_score_that_is_not_a_number_is_the_greatest(device):
     bias = np.zeros(300)
     bias[[70, 203]] = np.nan
     params |= {"b_vocab": device.asarray(bias)}
-    assert (KERNELS.greedy_captions(device.ones((2, 5)), 2, START, -1, NULL, params).get() == 70).all()
+    assert (greedy_captions(params, device.ones((2, 5)), 2, START, -1, NULL).get() == 70).all()
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
@@ -91,7 +92,7 @@ def test_the_host_waits_for_no_word(device, cell, V, a_word):
     launches = []
     for length in (20, 21):
         with cupy_standin.forbid_synchronisation(), compile.counting() as made:
-            KERNELS.greedy_captions(features, length, START, END, NULL, params)
+            greedy_captions(params, features, length, START, END, NULL)
         launches.append(len(made))
     assert launches[1] - launches[0] == a_word
 

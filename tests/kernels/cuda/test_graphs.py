@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import capgpu
+from capgpu.captioner import captioner_gradients
 from capgpu.kernels.cuda import compile, graphs, launch_heuristics, softmax
 from capgpu.kernels.cuda import cublas as direct
 from capgpu.kernels.cuda.pinned import PinnedMemory
-from capgpu.model import CaptioningRNN, captioner_gradients
+from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
 from capgpu.training.graphs import GraphedSteps, training_steps

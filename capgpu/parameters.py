@@ -1,0 +1,172 @@
+"""The parameters of a captioner: their shapes, their initial values, and the checks of those that users replace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from capgpu.backend import Array, array_namespace
+from capgpu.dtypes import is_floating
+from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.random import Generator
+
+__all__ = ["check_parameters", "checked_features", "initial_parameters", "parameter_shapes"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parameter_shapes(
+    vocabulary_size: int, input_dim: int, wordvec_dim: int, hidden_dim: int, n_gates: int, tie_weights: bool
+) -> Shapes:
+    """Return the shape of each parameter, in the order in which parameters are listed everywhere.
+
+    Parameters
+    ----------
+    vocabulary_size, input_dim, wordvec_dim, hidden_dim : int
+        V, D, W, H.
+    n_gates : int
+        Blocks of H columns of Wx, Wh and b.
+    tie_weights : bool
+        Whether words are scored by their own vectors: no W_vocab then.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shapes by name.
+    """
+    gates = n_gates * hidden_dim
+    shapes: Shapes = {
+        "W_embed": (vocabulary_size, wordvec_dim),
+        "W_proj": (input_dim, hidden_dim),
+        "b_proj": (hidden_dim,),
+        "Wx": (wordvec_dim, gates),
+        "Wh": (hidden_dim, gates),
+        "b": (gates,),
+        "W_vocab": (hidden_dim, vocabulary_size),
+        "b_vocab": (vocabulary_size,),
+    }
+    if tie_weights:
+        del shapes["W_vocab"]
+    return shapes
+
+
+def initial_parameters(shapes: Shapes, dtype: Any, seed: int | None) -> dict[str, Array]:
+    """Draw initial parameters, the same on every backend, as the cs231n exercise scales them.
+
+    Parameters
+    ----------
+    shapes : dict
+        From `parameter_shapes`.
+    dtype : dtype
+        Their dtype.
+    seed : int or None
+        Seed of the draw.
+
+    Returns
+    -------
+    dict of str to array
+        Normal values: of standard deviation 0.01 for W_embed, ``1 / sqrt(rows)`` for the other matrices; biases are 0.
+    """
+    random = Generator(seed)
+    params: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        scale = 0.01 if name == "W_embed" else 1 / math.sqrt(shape[0])
+        params[name] = random.normal(shape, 0.0 if len(shape) == 1 else scale, dtype)
+    return params
+
+
+def check_parameters(params: Mapping[str, Array], shapes: Shapes, dtype: np.dtype[Any]) -> None:
+    """Check that parameters, which users may replace, have one library, device and dtype, and the right shapes.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+        The parameters.
+    shapes : dict
+        From `parameter_shapes`.
+    dtype : numpy.dtype
+        The model's dtype.
+
+    Raises
+    ------
+    ValueError
+        For a missing entry, a wrong shape, or arrays on different devices.
+    TypeError
+        For another dtype, or arrays of different libraries.
+    """
+    kind: type[Any] = type(params.get("Wh"))
+    numpy_dtypes = kind.__module__ in ("numpy", "cupy")
+    for name, shape in shapes.items():
+        array: Any = params.get(name)
+        if not numpy_dtypes or type(array) is not kind or array.shape != shape or array.dtype != dtype:
+            break
+        if array.device != params["Wh"].device:
+            raise InvalidValueError(_other_device(f"params[{name!r}]", array, params["Wh"]))
+    else:
+        return
+    for name, shape in shapes.items():
+        if name not in params:
+            raise InvalidValueError(f"params[{name!r}]: expected an array of shape {shape}, got no such entry.")
+    array_namespace(**{f"params[{name!r}]": params[name] for name in shapes})
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        array = params[name]
+        if tuple(array.shape) != shape:
+            raise InvalidValueError(f"params[{name!r}]: expected shape {shape}, got {tuple(array.shape)}.")
+        if array.dtype != params[first].dtype or _dtype_name(array.dtype) != dtype.name:
+            raise InvalidTypeError(
+                f"params[{name!r}]: expected dtype {dtype}, the model's, got {array.dtype}. Convert it: "
+                f"params[{name!r}] = array.astype({dtype})."
+            )
+
+
+def checked_features(features: Array, params: Mapping[str, Array]) -> Array:
+    """Check the library, device, shape and dtype of image features, and convert them to the parameters' dtype.
+
+    Parameters
+    ----------
+    features : array, shape (N, D)
+        Image features.
+    params : mapping of str to array
+        Parameters that `check_parameters` accepts.
+
+    Returns
+    -------
+    array, shape (N, D)
+        The features; not copied where the dtype is right.
+
+    Raises
+    ------
+    ValueError
+        For another shape, or features on another device.
+    TypeError
+        For numbers that are not real, or arrays of different libraries.
+    """
+    W_proj = params["W_proj"]
+    xp = array_namespace(features=features, params=params["W_embed"])
+    if features.ndim != 2 or features.shape[1] != W_proj.shape[0] or features.shape[0] == 0:
+        raise InvalidValueError(
+            f"features: expected shape (N, {W_proj.shape[0]}) with N >= 1, got {tuple(features.shape)}."
+        )
+    if features.device != params["Wh"].device:
+        raise InvalidValueError(_other_device("features", features, params["Wh"]))
+    if features.dtype == W_proj.dtype:
+        return features
+    if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
+        raise InvalidTypeError(f"features: expected real numbers, got dtype {features.dtype}.")
+    return xp.astype(features, W_proj.dtype)
+
+
+def _other_device(name: str, array: Array, like: Array) -> str:
+    return (
+        f"{name}: expected an array on {like.device}, where params['Wh'] is, got one on {array.device}. Copy it there: "
+        f"{name} = capgpu.asarray({name})."
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Return the plain name of a dtype of any array library."""
+    return np.dtype(dtype).name if isinstance(dtype, (type, np.dtype)) else str(dtype).split(".")[-1]
