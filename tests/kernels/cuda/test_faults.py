@@ -211,6 +211,7 @@ def start(folder: Path, then: str = "", **variables: str) -> subprocess.Popen[st
     )
 
 
+@pytest.mark.nightly
 def test_two_processes_that_compile_at_once_do_each_other_no_harm(emulator, tmp_path):
     processes = [start(tmp_path) for _ in range(2)]
     said = [process.communicate(timeout=800) for process in processes]

@@ -164,6 +164,7 @@ def test_pytest_gets_the_plugins_that_are_there_and_marked_tests_only(tmp_path, 
     assert "--timeout=60" not in words
 
 
+@pytest.mark.nightly(unless=lambda p: p.name == "kernels")
 @pytest.mark.parametrize(("name", "least"), [("kernels", 900), ("contract", 1000)])
 def test_the_commands_of_pytest_collect_the_tests_of_a_device(tmp_path, name, least):
     """As on the machine, the stand-in in the device's place: no plugin loads itself, the checkout is on the path."""

@@ -97,6 +97,7 @@ def launched(standin: Any, emulator: EmulatorRunner) -> Iterator[set[str]]:
     emulator.observers.remove(observe)
 
 
+@pytest.mark.nightly
 def test_every_variant_is_launched_for_the_checkers(launched, capsys):
     assert checked.main(["--dtypes", "float32", "--hidden", "8"]) == 0
     assert launched == kernel_launches.variants("float32")
@@ -165,6 +166,7 @@ def timed(emulator: EmulatorRunner, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.mark.nightly
 def test_every_table_is_made_of_whole_rows(timed):
     found = json.loads((timed / "emulated-times.json").read_text(encoding="utf-8"))
     assert set(found["tables"]) == {
@@ -177,6 +179,7 @@ def test_every_table_is_made_of_whole_rows(timed):
         assert all(len(row) == len(table["columns"]) for row in table["rows"]), name
 
 
+@pytest.mark.nightly
 def test_every_plan_of_a_recurrence_is_timed_and_one_is_the_chosen(timed):
     table = json.loads((timed / "emulated-times.json").read_text(encoding="utf-8"))["tables"]["recurrences, float32"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
@@ -186,6 +189,7 @@ def test_every_plan_of_a_recurrence_is_timed_and_one_is_the_chosen(timed):
         assert sum(row["chosen"] for row in mine) == 1
 
 
+@pytest.mark.nightly
 def test_emulated_times_are_marked_in_name_title_and_data(timed):
     assert sorted(file.name for file in timed.iterdir()) == ["emulated-times.json", "emulated-times.md"]
     assert (timed / "emulated-times.md").read_text(encoding="utf-8").startswith(f"# {report.EMULATED}\n")
@@ -265,6 +269,7 @@ def test_a_plan_that_the_driver_refuses_is_a_row_without_a_time(standin):
 LINE = re.compile(r" *(\d+\.\d) +(\d+\.\d) +(\d+\.\d)  (.+)")
 
 
+@pytest.mark.nightly
 def test_the_host_s_share_of_a_step_is_profiled_in_both_ways(standin, capsys):
     assert host.main(["--size", TINY, "--steps", "5", "--calls", "5", "--lines", "500"]) == 0
     out = capsys.readouterr().out
@@ -300,6 +305,7 @@ def test_a_step_of_each_size_is_made_for_the_counters(standin, capsys):
     assert capsys.readouterr().out == f"a step of {TINY}\n"
 
 
+@pytest.mark.nightly
 def test_both_backends_train_and_learn_the_same(tmp_path, capfd):
     small = ["--", "--hidden", "8", "--wordvec", "8"]
     assert training.main(["--folder", str(tmp_path), "--backends", "numpy,cpu", "--epochs", "1", *small]) == 0
