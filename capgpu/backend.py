@@ -2,7 +2,7 @@
 
 A backend is an array library with a set of kernels. ``CAPGPU_BACKEND`` (read at first use), `set_backend` and
 `use_backend` select the backend of *new* arrays; every function computes with the library of its arguments, through
-`array_namespace`. This is the only module outside of ``capgpu.kernels`` that may import CuPy.
+`array_namespace`. How an array library is opened is in `capgpu.array_libraries`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from capgpu import kernel_cache
+from capgpu.array_libraries import (
+    BackendUnavailableError,
+    host_namespace,
+    open_cpu,
+    open_cuda,
+    open_numpy,
+)
 from capgpu.dtypes import named_dtype
-from capgpu.errors import CapgpuError, InvalidTypeError, InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "Array",
@@ -50,10 +55,6 @@ Array: TypeAlias = Any
 
 AUTO = ("cuda", "cpu")
 NAMES = ("numpy", "cpu", "cuda")
-
-
-class BackendUnavailableError(CapgpuError, RuntimeError):
-    """The requested backend cannot run on this machine; the message contains the cause and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -84,158 +85,9 @@ class Backend:
 
 _lock = threading.RLock()
 _current: Backend | None = None
-_numpy_namespace: ModuleType | None = None
 
 
-# --- which backends can run ------------------------------------------------------------------------
-
-
-def _compat(library: str, backend: str) -> ModuleType:
-    """Import array-api-compat's namespace of an array library.
-
-    Parameters
-    ----------
-    library : {"numpy", "cupy"}
-        Which namespace.
-    backend : str
-        The backend that needs it, for the error.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If array-api-compat is not installed or its namespace does not import.
-    """
-    try:
-        return importlib.import_module(f"array_api_compat.{library}")
-    except Exception as error:  # CuPy's namespace is copied at import, which can fail in any way
-        missing = isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("array_api_compat") is None
-        raise BackendUnavailableError(
-            f"backend {backend!r}: the package array-api-compat is not installed. Install it with: "
-            "pip install array-api-compat"
-            if missing
-            else f"backend {backend!r}: array_api_compat.{library} does not import: {type(error).__name__}: {error}. "
-            "Update it with: pip install --upgrade array-api-compat"
-        ) from error
-
-
-def _host_namespace(backend: str = "numpy") -> ModuleType:
-    global _numpy_namespace
-    if _numpy_namespace is None:
-        _numpy_namespace = _compat("numpy", backend)
-    return _numpy_namespace
-
-
-def _open_numpy() -> ModuleType:
-    return _host_namespace()
-
-
-def _open_cpu() -> ModuleType:
-    if importlib.util.find_spec("numba") is None:
-        raise BackendUnavailableError(
-            "backend 'cpu': Numba is not installed. Install it with: pip install numba "
-            "(or choose CAPGPU_BACKEND=numpy, which needs no compiler)."
-        )
-    if not has_interpreter_lock():
-        raise BackendUnavailableError(
-            "backend 'cpu': expected Python with its global interpreter lock, got free-threaded Python, on which these "
-            "kernels have not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
-        )
-    if compilation_disabled():
-        raise BackendUnavailableError(
-            "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose "
-            "CAPGPU_BACKEND=numpy."
-        )
-    return _host_namespace("cpu")
-
-
-def has_interpreter_lock() -> bool:
-    """Return whether the interpreter has a global lock, which free-threaded Python has not."""
-    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
-
-
-def compilation_disabled() -> bool:
-    """Return whether Numba's compilation is disabled, by ``NUMBA_DISABLE_JIT`` or its configuration."""
-    settings = sys.modules.get("numba.core.config")
-    disabled = getattr(settings, "DISABLE_JIT", None)  # None until it is imported
-    if disabled is not None:
-        return bool(disabled)
-    try:
-        return bool(int(os.environ.get("NUMBA_DISABLE_JIT") or 0))
-    except ValueError:  # Numba ignores it, too
-        return False
-
-
-def _open_cuda() -> ModuleType:
-    try:
-        # an empty folder of that name can also be imported, as a namespace package without this attribute
-        runtime = _import_cupy().cuda.runtime
-    except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            raise BackendUnavailableError(
-                f"backend 'cuda': CuPy is installed but does not import: {error}. Reinstall it with: "
-                "pip install --force-reinstall 'capgpu[cuda13]' (CUDA 13) or 'capgpu[cuda12]' (CUDA 12)."
-            ) from error
-        raise BackendUnavailableError(
-            "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
-            "or pip install 'capgpu[cuda12]' (CUDA 12); without a GPU choose CAPGPU_BACKEND=cpu."
-        ) from error
-    except Exception as error:  # a broken installation can fail in any way; the exception is the cause
-        raise BackendUnavailableError(
-            f"backend 'cuda': CuPy is installed but does not import: {type(error).__name__}: {error}. "
-            "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
-            "'capgpu[cuda12]'."
-        ) from error
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        raise BackendUnavailableError(_device_problem(runtime, error)) from error
-    if count < 1:
-        raise BackendUnavailableError(
-            "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
-        )
-    return _compat("cupy", "cuda")
-
-
-def _import_cupy() -> Any:
-    if "cupy" in sys.modules or importlib.util.find_spec("cupy") is None:
-        return importlib.import_module("cupy")
-    with kernel_cache.provided():
-        return importlib.import_module("cupy")
-
-
-def _device_problem(runtime: Any, error: Exception) -> str:
-    """Distinguish a missing driver, an old driver and a missing device; the runtime's messages are ambiguous."""
-    message = str(error)
-    if "InsufficientDriver" in message:
-        required = _cuda_version(runtime.runtimeGetVersion())
-        try:
-            version = runtime.driverGetVersion()
-        except runtime.CUDARuntimeError:
-            version = 0
-        if version == 0:
-            return (
-                "backend 'cuda': no CUDA device: no NVIDIA driver is installed here. Without a GPU choose "
-                f"CAPGPU_BACKEND=cpu. CuPy's message: {message}"
-            )
-        return (
-            f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
-            f"installed CuPy needs CUDA {required}. Update the driver, or install the extra of an older CUDA "
-            f"(capgpu[cuda12]). CuPy's message: {message}"
-        )
-    if "NoDevice" in message:
-        return (
-            "backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; without a GPU "
-            f"choose CAPGPU_BACKEND=cpu. CuPy's message: {message}"
-        )
-    return f"backend 'cuda': the CUDA device cannot be used. CuPy's message: {message}"
-
-
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-_OPENERS = {"numpy": _open_numpy, "cpu": _open_cpu, "cuda": _open_cuda}
+_OPENERS = {"numpy": open_numpy, "cpu": open_cpu, "cuda": open_cuda}
 _KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 
 
@@ -426,7 +278,7 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
                 break
         else:
             if arrays or named:
-                return _host_namespace("numpy")
+                return host_namespace("numpy")
     return _mixed_namespace(arrays, named)
 
 
@@ -493,7 +345,7 @@ def asarray(obj: Any, dtype: Any = None) -> Array:
         An array of the current backend.
     """
     xp = current_backend().xp
-    if xp is _numpy_namespace and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
+    if xp is host_namespace() and not isinstance(obj, (np.ndarray, np.generic, list, tuple, int, float, bool)):
         obj = to_numpy(obj)
     if dtype is not None:
         dtype = named_dtype(dtype)

@@ -26,6 +26,7 @@ from capgpu.training.losses import LossRecord, copy_arrays, divergence
 from capgpu.training.reporting import Reporter
 from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
 from capgpu.validation import check_count, check_positive, checked_data
+from capgpu.vocabulary import NULL
 
 __all__ = ["CaptioningSolver"]
 
@@ -176,7 +177,7 @@ class CaptioningSolver:
         self.history, self.checkpoint = history, checkpoint
         self.seed = secrets.randbits(32) if seed is None else seed
         self.iterations_per_epoch = iterations_per_epoch(train_count, batch_size)
-        null = getattr(model, "word_to_idx", {}).get("<NULL>", 0)
+        null = getattr(model, "word_to_idx", {}).get(NULL, 0)
         self._train_count = train_count
         self._train_tokens = max(int((data["train_captions"][:, 1:] != null).sum()), 1)
         self.epoch = self.step = 0

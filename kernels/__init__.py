@@ -13,14 +13,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from capgpu.backend import (
-    Array,
-    compilation_disabled,
-    has_interpreter_lock,
-    host_choice,
-    is_host_array,
-    kernels_setting,
-)
+from capgpu.array_libraries import compilation_disabled, has_interpreter_lock
+from capgpu.backend import Array, host_choice, is_host_array, kernels_setting
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.contract import CaptionBatch, DecodingWeights, Dropout, LossOptions, RowGroups, States
 from capgpu.kernels.half import kernels_in_float32

@@ -1,4 +1,4 @@
-"""Every test of array code runs once for each home that arrays have here.
+"""Every test of array code runs once for each backend that runs here.
 
 ``numpy`` and ``cpu`` are the host's backends; ``cuda`` is CuPy on a real device where there is one, else the
 stand-in, which forbids what CuPy forbids; ``strict`` hands array-api-strict's arrays, which promise nothing
@@ -194,7 +194,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 @dataclass(frozen=True)
-class Home:
+class BackendCase:
     """A place where arrays live.
 
     Attributes
@@ -213,7 +213,7 @@ class Home:
         return np.array(capgpu.backend.to_numpy(array))
 
     def kernels(self, dtype: str) -> Kernels:
-        """Return the kernels that serve this home's arrays of a dtype."""
+        """Return the kernels that serve the arrays of this case in a dtype."""
         return kernels_for(self.asarray(np.zeros(1, dtype=named_dtype(dtype))))
 
     def strided(self, array: np.ndarray[Any, Any]) -> Any:
@@ -314,8 +314,8 @@ def device(cupy: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(params=["numpy", "cpu", "cuda", "strict"])
-def backend(request: pytest.FixtureRequest) -> Home:
-    """Each home in turn, as the backend in force."""
+def backend(request: pytest.FixtureRequest) -> BackendCase:
+    """Each backend in turn, as the one in force."""
     name = request.param
     if name == "strict":
         library = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
@@ -325,11 +325,11 @@ def backend(request: pytest.FixtureRequest) -> Home:
             return library.asarray(data, dtype=dtype)
 
         capgpu.set_backend("numpy")
-        return Home(name, strict)
+        return BackendCase(name, strict)
     if name == "cuda":
         request.getfixturevalue("cupy")
     capgpu.set_backend(name)
-    return Home(name, capgpu.asarray)
+    return BackendCase(name, capgpu.asarray)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Home
+from conftest import BackendCase
 
 from capgpu.checkpoint import (
     CheckpointError,
@@ -141,7 +141,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
 # --- weights ----------------------------------------------------------------------------------------------
 
 
-def test_weights_come_back_bit_for_bit(backend: Home, tmp_path: Path, random: np.random.Generator) -> None:
+def test_weights_come_back_bit_for_bit(backend: BackendCase, tmp_path: Path, random: np.random.Generator) -> None:
     host = {
         "matrix": random.standard_normal((3, 4)),
         "single": random.standard_normal(5).astype(np.float32),
@@ -230,7 +230,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, make: Any, words: str) -> 
 @pytest.mark.parametrize("name", ["model.safetensors", "folder"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_model_comes_back_as_it_was(
-    backend: Home, tmp_path: Path, name: str, dtype: Any, random: np.random.Generator
+    backend: BackendCase, tmp_path: Path, name: str, dtype: Any, random: np.random.Generator
 ) -> None:
     model = backend.model(WORDS, dtype=dtype, seed=5, **SETTINGS)
     path = save_model(tmp_path / "new" / name, model)

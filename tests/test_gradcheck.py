@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Home
+from conftest import BackendCase
 
 from capgpu.gradcheck import (
     check_model,
@@ -22,7 +22,7 @@ WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3, "dog": 4}
 CAPTIONS = np.array([[1, 3, 4, 2, 0], [1, 4, 2, 0, 0], [1, 3, 0, 3, 2]])
 
 
-def test_the_gradient_of_a_scalar_function(backend: Home, random: np.random.Generator) -> None:
+def test_the_gradient_of_a_scalar_function(backend: BackendCase, random: np.random.Generator) -> None:
     x = random.standard_normal((3, 2))
     there = backend.asarray(x)
     got = eval_numerical_gradient(lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), there)
@@ -37,7 +37,7 @@ def total(point: Any) -> Any:
     return array_api_strict.sum(point**3)
 
 
-def test_the_gradient_through_an_array_function(backend: Home, random: np.random.Generator) -> None:
+def test_the_gradient_through_an_array_function(backend: BackendCase, random: np.random.Generator) -> None:
     x, matrix, df = (
         random.standard_normal((3, 2)),
         random.standard_normal((2, 4)),
@@ -99,7 +99,7 @@ def model() -> CaptioningRNN:
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_models_gradients_are_right(
-    backend: Home, cell_type: str, dropout: float, random: np.random.Generator
+    backend: BackendCase, cell_type: str, dropout: float, random: np.random.Generator
 ) -> None:
     captioner = backend.model(
         WORDS, 6, 5, 4, cell_type, np.float64, seed=3, feature_dropout=dropout, output_dropout=dropout

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import capgpu
+import capgpu.array_libraries
 import capgpu.warm
 from capgpu.cli import main
 from capgpu.data import emoji
@@ -51,7 +52,7 @@ def test_the_command_names_the_time_and_the_folder(cache, monkeypatch, dtype):
 
 
 def test_without_the_backend_cpu_the_command_says_why(monkeypatch):
-    monkeypatch.setattr(capgpu.backend, "compilation_disabled", lambda: True)
+    monkeypatch.setattr(capgpu.array_libraries, "compilation_disabled", lambda: True)
     result = CliRunner().invoke(main, ["warm"])
     assert result.exit_code == 2
     assert "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable" in result.stderr
@@ -74,6 +75,7 @@ def test_after_warming_a_model_compiles_nothing(random):
 
 
 WITH_ONE_THREAD = """
+import capgpu.array_libraries
 import capgpu.warm
 capgpu.warm._use = lambda model, count: None
 capgpu.warm.warm()

@@ -1,4 +1,4 @@
-"""Every operation, in every variant, dtype, home and odd size, against plain loops in float64."""
+"""Every operation, in every variant, dtype, backend and odd size, against plain loops in float64."""
 
 from __future__ import annotations
 

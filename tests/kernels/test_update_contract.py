@@ -48,10 +48,10 @@ def test_adam_updates_all_parameters_as_one_by_one(backend, dtype, shapes):
     ws, gs = (draw(shapes, dtype, seed) for seed in range(2))
     ms, vs = draw(shapes, sums(dtype), 2), [np.square(a) for a in draw(shapes, sums(dtype), 3)]
     settings = adam_settings(len(shapes))
-    home = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, ms, vs)]
-    before = frozen([backend.to_numpy(a) for a in home[0] + home[1]])
-    results = backend.kernels(dtype).adam_update(*home, settings, 0.25)
-    assert frozen([backend.to_numpy(a) for a in home[0] + home[1]]) == before
+    on_backend = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, ms, vs)]
+    before = frozen([backend.to_numpy(a) for a in on_backend[0] + on_backend[1]])
+    results = backend.kernels(dtype).adam_update(*on_backend, settings, 0.25)
+    assert frozen([backend.to_numpy(a) for a in on_backend[0] + on_backend[1]]) == before
     kinds = (dtype, sums(dtype), sums(dtype))
     for k in range(len(shapes)):
         wanted = plain_adam(ws[k], gs[k], ms[k], vs[k], settings[k], 0.25)
@@ -70,11 +70,11 @@ def test_descent_updates_all_parameters_as_one_by_one(backend, dtype, shapes, mo
     ws, gs = (draw(shapes, dtype, seed) for seed in range(2))
     vs = draw(shapes, sums(dtype), 2)
     settings = np.array([[0.1 * (k + 1), 0.9 - 0.1 * k] for k in range(len(shapes))])
-    home = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, vs)]
-    before = frozen([backend.to_numpy(a) for a in home[0] + home[1]])
-    velocities = home[2] if momentum else None
-    updated, speeds = backend.kernels(dtype).momentum_update(home[0], home[1], velocities, settings, 0.5)
-    assert frozen([backend.to_numpy(a) for a in home[0] + home[1]]) == before
+    on_backend = [[backend.asarray(a.copy()) for a in arrays] for arrays in (ws, gs, vs)]
+    before = frozen([backend.to_numpy(a) for a in on_backend[0] + on_backend[1]])
+    velocities = on_backend[2] if momentum else None
+    updated, speeds = backend.kernels(dtype).momentum_update(on_backend[0], on_backend[1], velocities, settings, 0.5)
+    assert frozen([backend.to_numpy(a) for a in on_backend[0] + on_backend[1]]) == before
     for k, (rate, factor) in enumerate(settings):
         speed = (factor * vs[k].astype(np.float64) if momentum else 0.0) - rate * 0.5 * gs[k].astype(np.float64)
         assert backend.to_numpy(updated[k]).dtype == dtype

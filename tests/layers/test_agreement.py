@@ -1,4 +1,4 @@
-"""Every layer, dtype, home and odd size against the float64 oracle."""
+"""Every layer, dtype, backend and odd size against the float64 oracle."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Home
+from conftest import BackendCase
 
 import capgpu
 from capgpu.optim import (
@@ -95,7 +95,7 @@ ADAM_V = [
     ],
 )
 def test_the_published_values_of_the_course_hold(
-    backend: Home, rule: Callable[..., Any], config: dict[str, Any], next_w: Any, state: dict[str, Any]
+    backend: BackendCase, rule: Callable[..., Any], config: dict[str, Any], next_w: Any, state: dict[str, Any]
 ) -> None:
     config = {key: backend.asarray(value) if hasattr(value, "shape") else value for key, value in config.items()}
     got, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
@@ -111,7 +111,7 @@ def test_adam_counts_its_step_before_using_it() -> None:
     assert config["t"] == 6
 
 
-def test_sgd_steps_against_the_gradient(backend: Home) -> None:
+def test_sgd_steps_against_the_gradient(backend: BackendCase) -> None:
     w, _ = sgd(backend.asarray(np.array([1.0, -2.0])), backend.asarray(np.array([0.5, 4.0])), {"learning_rate": 0.1})
     np.testing.assert_allclose(backend.to_numpy(w), [0.95, -2.4], rtol=1e-15)
 
@@ -154,7 +154,7 @@ def test_pytorch_walks_the_same_path(
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dtype_in_is_dtype_out_also_for_numpy_hyper_parameters(backend: Home, rule: str, dtype: str) -> None:
+def test_dtype_in_is_dtype_out_also_for_numpy_hyper_parameters(backend: BackendCase, rule: str, dtype: str) -> None:
     w, dw = backend.asarray(ramp(-0.4, 0.6), dtype=dtype), backend.asarray(ramp(-0.6, 0.4), dtype=dtype)
     config: dict[str, Any] = {"learning_rate": np.float64(1e-2)}
     for _ in range(2):
@@ -164,7 +164,7 @@ def test_dtype_in_is_dtype_out_also_for_numpy_hyper_parameters(backend: Home, ru
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_arrays_handed_in_are_left_alone(backend: Home, rule: str) -> None:
+def test_arrays_handed_in_are_left_alone(backend: BackendCase, rule: str) -> None:
     w, dw = backend.strided(ramp(-0.4, 0.6)), backend.strided(ramp(-0.6, 0.4))
     _, config = update_rule(rule)(w, dw)
     handed = dict(config)
@@ -175,7 +175,7 @@ def test_arrays_handed_in_are_left_alone(backend: Home, rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_an_array_without_dimensions_stays_an_array(backend: Home, rule: str) -> None:
+def test_an_array_without_dimensions_stays_an_array(backend: BackendCase, rule: str) -> None:
     w, config = backend.asarray(np.array(2.0)), None
     for _ in range(2):
         w, config = update_rule(rule)(w, backend.asarray(np.array(0.5)), config)
@@ -241,7 +241,7 @@ def test_an_unknown_rule_lists_the_known_ones() -> None:
 # --- clipping ---------------------------------------------------------------------------------------------
 
 
-def test_gradients_above_the_limit_get_its_norm_and_keep_their_direction(backend: Home) -> None:
+def test_gradients_above_the_limit_get_its_norm_and_keep_their_direction(backend: BackendCase) -> None:
     host = {"a": ramp(-3, 5), "b": np.array([7.0, -1.0])}
     clipped, norm = clip_gradients({name: backend.asarray(value) for name, value in host.items()}, 2.0)
     expected = math.sqrt(sum(float((value**2).sum()) for value in host.values()))
@@ -251,7 +251,7 @@ def test_gradients_above_the_limit_get_its_norm_and_keep_their_direction(backend
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients_below_the_limit_keep_their_bits(backend: Home, dtype: str) -> None:
+def test_gradients_below_the_limit_keep_their_bits(backend: BackendCase, dtype: str) -> None:
     grads = {
         "a": backend.asarray(ramp(-0.3, 0.5), dtype=dtype),
         "zero": backend.asarray(np.zeros(3), dtype=dtype),
@@ -271,7 +271,7 @@ def test_clipping_needs_a_limit_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_optimizer_does_to_each_parameter_what_the_rule_does(backend: Home, rule: str) -> None:
+def test_the_optimizer_does_to_each_parameter_what_the_rule_does(backend: BackendCase, rule: str) -> None:
     params = {"a": backend.asarray(ramp(-0.4, 0.6)), "b": backend.asarray(np.ones(3))}
     alone, configs = dict(params), {"a": {"learning_rate": 0.02}, "b": {"learning_rate": 0.02}}
     optimizer = Optimizer(rule, {"learning_rate": 0.04})
@@ -308,7 +308,7 @@ def test_a_step_that_cannot_be_made_whole_is_not_made(grads: Any, error: type[Ex
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_saved_state_continues_with_the_same_bits(backend: Home, rule: str) -> None:
+def test_a_saved_state_continues_with_the_same_bits(backend: BackendCase, rule: str) -> None:
     grads = {"a": backend.asarray(ramp(-0.6, 0.4))}
     params = {"a": backend.asarray(ramp(-0.4, 0.6))}
     one, other = Optimizer(rule), Optimizer(rule)
@@ -320,7 +320,7 @@ def test_a_saved_state_continues_with_the_same_bits(backend: Home, rule: str) ->
     assert frozen(params) == frozen(continued)
 
 
-def test_a_loaded_state_shares_no_memory_with_the_other_optimizer(backend: Home) -> None:
+def test_a_loaded_state_shares_no_memory_with_the_other_optimizer(backend: BackendCase) -> None:
     one, other = Optimizer("sgd_momentum"), Optimizer("sgd_momentum")
     one.step({"a": backend.asarray(np.ones(3))}, {"a": backend.asarray(np.ones(3))})
     other.load_state_dict(one.state_dict())

@@ -1,0 +1,182 @@
+"""Open the array library of a backend, or say why it cannot be used here.
+
+With `capgpu.backend`, the only module outside of ``capgpu.kernels`` that imports CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from capgpu import kernel_cache
+from capgpu.errors import CapgpuError
+
+__all__ = [
+    "BackendUnavailableError",
+    "compilation_disabled",
+    "has_interpreter_lock",
+    "host_namespace",
+    "open_cpu",
+    "open_cuda",
+    "open_numpy",
+]
+
+
+class BackendUnavailableError(CapgpuError, RuntimeError):
+    """The requested backend cannot run on this machine; the message contains the cause and a remedy."""
+
+
+_numpy_namespace: ModuleType | None = None
+
+
+def _compat(library: str, backend: str) -> ModuleType:
+    """Import array-api-compat's namespace of an array library.
+
+    Parameters
+    ----------
+    library : {"numpy", "cupy"}
+        Which namespace.
+    backend : str
+        The backend that needs it, for the error.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If array-api-compat is not installed or its namespace does not import.
+    """
+    try:
+        return importlib.import_module(f"array_api_compat.{library}")
+    except Exception as error:  # CuPy's namespace is copied at import, which can fail in any way
+        missing = isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("array_api_compat") is None
+        raise BackendUnavailableError(
+            f"backend {backend!r}: the package array-api-compat is not installed. Install it with: "
+            "pip install array-api-compat"
+            if missing
+            else f"backend {backend!r}: array_api_compat.{library} does not import: {type(error).__name__}: {error}. "
+            "Update it with: pip install --upgrade array-api-compat"
+        ) from error
+
+
+def host_namespace(backend: str = "numpy") -> ModuleType:
+    """Return the namespace of NumPy arrays; `backend` is named in the error where it cannot be imported."""
+    global _numpy_namespace
+    if _numpy_namespace is None:
+        _numpy_namespace = _compat("numpy", backend)
+    return _numpy_namespace
+
+
+def open_numpy() -> ModuleType:
+    """Return the namespace of the ``numpy`` backend."""
+    return host_namespace()
+
+
+def open_cpu() -> ModuleType:
+    """Return the namespace of the ``cpu`` backend, after checking that Numba can compile here."""
+    if importlib.util.find_spec("numba") is None:
+        raise BackendUnavailableError(
+            "backend 'cpu': Numba is not installed. Install it with: pip install numba "
+            "(or choose CAPGPU_BACKEND=numpy, which needs no compiler)."
+        )
+    if not has_interpreter_lock():
+        raise BackendUnavailableError(
+            "backend 'cpu': expected Python with its global interpreter lock, got free-threaded Python, on which these "
+            "kernels have not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
+        )
+    if compilation_disabled():
+        raise BackendUnavailableError(
+            "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose "
+            "CAPGPU_BACKEND=numpy."
+        )
+    return host_namespace("cpu")
+
+
+def has_interpreter_lock() -> bool:
+    """Return whether the interpreter has a global lock, which free-threaded Python has not."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def compilation_disabled() -> bool:
+    """Return whether Numba's compilation is disabled, by ``NUMBA_DISABLE_JIT`` or its configuration."""
+    settings = sys.modules.get("numba.core.config")
+    disabled = getattr(settings, "DISABLE_JIT", None)  # None until it is imported
+    if disabled is not None:
+        return bool(disabled)
+    try:
+        return bool(int(os.environ.get("NUMBA_DISABLE_JIT") or 0))
+    except ValueError:  # Numba ignores it, too
+        return False
+
+
+def open_cuda() -> ModuleType:
+    """Return the namespace of the ``cuda`` backend, after checking that CuPy imports and finds a device."""
+    try:
+        # an empty folder of that name can also be imported, as a namespace package without this attribute
+        runtime = _import_cupy().cuda.runtime
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise BackendUnavailableError(
+                f"backend 'cuda': CuPy is installed but does not import: {error}. Reinstall it with: "
+                "pip install --force-reinstall 'capgpu[cuda13]' (CUDA 13) or 'capgpu[cuda12]' (CUDA 12)."
+            ) from error
+        raise BackendUnavailableError(
+            "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
+            "or pip install 'capgpu[cuda12]' (CUDA 12); without a GPU choose CAPGPU_BACKEND=cpu."
+        ) from error
+    except Exception as error:  # a broken installation can fail in any way; the exception is the cause
+        raise BackendUnavailableError(
+            f"backend 'cuda': CuPy is installed but does not import: {type(error).__name__}: {error}. "
+            "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
+            "'capgpu[cuda12]'."
+        ) from error
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise BackendUnavailableError(_device_problem(runtime, error)) from error
+    if count < 1:
+        raise BackendUnavailableError(
+            "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
+        )
+    return _compat("cupy", "cuda")
+
+
+def _import_cupy() -> Any:
+    if "cupy" in sys.modules or importlib.util.find_spec("cupy") is None:
+        return importlib.import_module("cupy")
+    with kernel_cache.provided():
+        return importlib.import_module("cupy")
+
+
+def _device_problem(runtime: Any, error: Exception) -> str:
+    """Distinguish a missing driver, an old driver and a missing device; the runtime's messages are ambiguous."""
+    message = str(error)
+    if "InsufficientDriver" in message:
+        required = _cuda_version(runtime.runtimeGetVersion())
+        try:
+            version = runtime.driverGetVersion()
+        except runtime.CUDARuntimeError:
+            version = 0
+        if version == 0:
+            return (
+                "backend 'cuda': no CUDA device: no NVIDIA driver is installed here. Without a GPU choose "
+                f"CAPGPU_BACKEND=cpu. CuPy's message: {message}"
+            )
+        return (
+            f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
+            f"installed CuPy needs CUDA {required}. Update the driver, or install the extra of an older CUDA "
+            f"(capgpu[cuda12]). CuPy's message: {message}"
+        )
+    if "NoDevice" in message:
+        return (
+            "backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; without a GPU "
+            f"choose CAPGPU_BACKEND=cpu. CuPy's message: {message}"
+        )
+    return f"backend 'cuda': the CUDA device cannot be used. CuPy's message: {message}"
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
