@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ __all__ = [
     "backend_info",
     "current_backend",
     "free_device_memory",
+    "is_device_array",
     "is_host_array",
     "set_backend",
     "synchronize",
@@ -249,6 +251,12 @@ def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
 def is_host_array(array: object) -> bool:
     """Return whether an array is a NumPy array in host memory."""
     return isinstance(array, np.ndarray)
+
+
+def is_device_array(array: object) -> bool:
+    """Return whether an array is a CuPy array, or of a subclass. Does not import CuPy: without it there is none."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, getattr(cupy, "ndarray", ()))
 
 
 def array_namespace(*arrays: Array, **named: Array) -> Any:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from capgpu.array_libraries import compilation_disabled, has_interpreter_lock
-from capgpu.backend import Array, host_choice, is_host_array, kernels_setting
+from capgpu.backend import Array, host_choice, is_device_array, is_host_array, kernels_setting
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.contract import CaptionBatch, DecodingWeights, Dropout, LossOptions, RowGroups, States
 from capgpu.kernels.half import kernels_in_float32
@@ -67,7 +67,7 @@ def kernels_for(array: Array) -> Kernels:
         compiled = dtype.char == "f" or (dtype.char == "d" and array.size >= COMPILED_FROM)
         if compiled and dtype.isnative:
             return host_kernels()
-    elif type(array).__module__ == "cupy" and (bfloat16 or dtype.char in "fde") and kernels_setting() == "fused":
+    elif is_device_array(array) and (bfloat16 or dtype.char in "fde") and kernels_setting() == "fused":
         from capgpu.kernels.cuda import KERNELS as cuda
 
         return cuda

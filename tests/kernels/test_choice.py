@@ -33,6 +33,13 @@ def test_device_arrays_go_to_the_devices_kernels(cupy, dtype):
     assert kernels_for(capgpu.asarray(host(dtype))).name == "cuda"
 
 
+def test_subclasses_of_device_arrays_go_to_the_devices_kernels(standin, cupy):
+    array = cupy.zeros(3, np.float32)
+    named = object.__new__(type("Named", (cupy.ndarray,), {"__module__": "of_a_user", "__slots__": ()}))
+    named._host, named._device_id = array._host, array._device_id
+    assert kernels_for(named) is kernels_for(array)
+
+
 @pytest.mark.parametrize("dtype", [BFLOAT16])
 def test_bfloat16_on_the_host_is_computed_by_the_kernels_of_float32(cupy, dtype):
     for name in ("numpy", "cpu", "cuda"):
