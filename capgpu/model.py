@@ -146,7 +146,7 @@ class CaptioningRNN:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments but for the vocabulary and the seed, as JSON can hold them."""
+        """The constructor's arguments except the vocabulary and the seed, as JSON values."""
         return {
             "input_dim": self._shapes["W_proj"][0],
             "wordvec_dim": self._shapes["W_embed"][1],
@@ -241,7 +241,7 @@ class CaptioningRNN:
         return greedy_captions(self._operands(), features, max_length, start, end, self.null)
 
     def begin(self, features: Array, reads: int = 0) -> DecodingState:
-        """Make the state from which captions are written word by word: for decoders.
+        """Compute the state before START is read, for decoding word by word.
 
         Parameters
         ----------

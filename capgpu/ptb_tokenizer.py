@@ -147,7 +147,7 @@ def coco_tokenize(text: str) -> list[str]:
 
 
 def _scan(text: str) -> list[str]:
-    """Do the same by the rules, for any caption."""
+    """Tokenize any caption by the complete rules."""
     if not text.isascii():
         text = text.translate(_CHARACTERS)
     tokens = []

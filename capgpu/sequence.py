@@ -43,7 +43,7 @@ class Packing:
 
     @classmethod
     def from_lengths(cls, lengths: Any) -> Packing:
-        """Plan the layout of sequences of the given lengths.
+        """Compute the layout of sequences of the given lengths.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Packing:
 
     @classmethod
     def full(cls, count: int, steps: int) -> Packing:
-        """Plan the layout of `count` sequences that all have `steps` steps.
+        """Compute the layout of `count` sequences of `steps` steps each.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class Packing:
 
 
 def pack(padded: Array, packing: Packing) -> Array:
-    """Take the real steps out of a padded batch.
+    """Return the packed rows of a padded batch.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def pack(padded: Array, packing: Packing) -> Array:
 
 
 def unpack(packed: Array, packing: Packing, steps: int | None = None) -> Array:
-    """Put packed rows back into a padded batch, zeros where a sequence has ended.
+    """Return a padded batch of packed rows, zero after the end of each sequence.
 
     Parameters
     ----------

@@ -303,7 +303,7 @@ class CaptioningSolver:
             self.model.params.update(copy_arrays(self.best_params))
 
     def _train_epoch(self, report: Reporter, guard: InterruptGuard) -> None:
-        """Make the updates that are left of an epoch."""
+        """Run the remaining updates of an epoch."""
         model, step, made = self.model, self.step, self._steps
         dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout"))
         done = step - self.epoch * self.iterations_per_epoch

@@ -379,7 +379,7 @@ class Vocabulary:
         return encoded
 
     def decode(self, captions: npt.ArrayLike) -> str | list[str]:
-        """Turn ids into text for people, see `caption_text`."""
+        """Convert ids to readable text, see `caption_text`."""
         return caption_text(captions, self._words)
 
 

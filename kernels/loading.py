@@ -73,7 +73,7 @@ class _Call:
             _running.discard(self)
 
     def stop(self) -> None:
-        """Let the function end soon, by an exception. What it loads cannot be used afterwards."""
+        """Stop the function soon, by an exception. What it loads cannot be used afterwards."""
         late = monotonic() + START
         while not self.done and monotonic() < late:
             self._ended.acquire(timeout=LOOK)
@@ -193,14 +193,14 @@ def _finish() -> None:
 
 
 def _end() -> None:
-    """End what helpers do, which may be a compilation of many seconds, and wait until it has ended."""
+    """Stop what helpers run, which may be a compilation of many seconds, and wait until they have stopped."""
     if not _may_not_wait():
         for call in list(_running):
             call.stop()
 
 
 def _forget() -> None:
-    """Begin without helpers, as a forked child must: it has no such threads."""
+    """Reset to no helpers, in a forked child: it has no such threads."""
     _running.clear()
     _idle.clear()
     _helpers.clear()

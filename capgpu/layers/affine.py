@@ -55,7 +55,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
 
 
 def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
-    """Carry a gradient back through `affine_forward`.
+    """Compute the backward pass of `affine_forward`.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
 
 
 def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
-    """Carry a gradient back through `temporal_affine_forward`.
+    """Compute the backward pass of `temporal_affine_forward`.
 
     Parameters
     ----------

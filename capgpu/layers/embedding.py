@@ -46,7 +46,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
 
 
 def word_embedding_backward(dout: Array, cache: Any) -> Array:
-    """Carry a gradient back through `word_embedding_forward`; the sum over equal words has a fixed order.
+    """Compute the backward pass of `word_embedding_forward`; the sum over equal words has a fixed order.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def lstm_step_forward(
 
 
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Carry gradients back through `lstm_step_forward`.
+    """Compute the backward pass of `lstm_step_forward`.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
 
 
 def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
-    """Carry gradients of all hidden states back through `lstm_forward`.
+    """Compute the backward pass of `lstm_forward`, from the gradients of all hidden states.
 
     Parameters
     ----------

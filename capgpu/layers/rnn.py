@@ -44,7 +44,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 
 
 def rnn_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
-    """Carry a gradient back through `rnn_step_forward`.
+    """Compute the backward pass of `rnn_step_forward`.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
 
 def rnn_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
-    """Carry gradients of all hidden states back through `rnn_forward`.
+    """Compute the backward pass of `rnn_forward`, from the gradients of all hidden states.
 
     Parameters
     ----------

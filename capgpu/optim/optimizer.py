@@ -160,7 +160,7 @@ class Optimizer:
         return {"rule": self.rule, "configs": {name: dict(config) for name, config in self.configs.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of another optimiser of the same rule.
+        """Load the state of another optimizer of the same rule.
 
         Parameters
         ----------

@@ -48,7 +48,7 @@ def constant(step: int, total_steps: int) -> float:
 
 
 def linear(step: int, total_steps: int) -> float:
-    """Fall in a straight line from 1 to 0.
+    """Return the factor of a linear decay from 1 to 0.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def linear(step: int, total_steps: int) -> float:
 
 
 def cosine(step: int, total_steps: int) -> float:
-    """Fall along half a cosine from 1 to 0.
+    """Return the factor of a cosine decay from 1 to 0.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def cosine(step: int, total_steps: int) -> float:
 
 
 def step_decay(factor: float, every: int) -> Schedule:
-    """Make a schedule that multiplies the learning rate by `factor` after every `every` updates.
+    """Return a schedule that multiplies the learning rate by `factor` after every `every` updates.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def step_decay(factor: float, every: int) -> Schedule:
 
 
 def with_warmup(schedule: Schedule, warmup: int) -> Schedule:
-    """Put a linear rise before a schedule.
+    """Prepend a linear warm-up to a schedule.
 
     Parameters
     ----------

@@ -174,7 +174,7 @@ def _lines(cell: Cell, font: Any, bold: Any, width: int) -> list[tuple[str, Any,
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Break a text between words, and inside words that are longer than a line."""
+    """Wrap a text between words, and inside words that are longer than a line."""
     lines: list[str] = []
     line = ""
     for word in text.split():

@@ -114,7 +114,7 @@ def _finite(points: Points) -> list[tuple[float, float]]:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Average over a window of about a hundredth of the run to either side: smooth, and not late."""
+    """Compute a centered moving average over a window of about a fiftieth of the run."""
     reach = len(values) // 100
     sums = [0.0, *accumulate(values)]
     spans = ((max(i - reach, 0), min(i + reach + 1, len(values))) for i in range(len(values)))

@@ -126,7 +126,7 @@ class GraphedSteps(TrainingSteps):
         return loss
 
     def update(self, learning_rate_scale: float) -> None:
-        """Make what is left of the step."""
+        """Run the remaining part of the step."""
         self._to_update(learning_rate_scale)
 
     def _update_from_graphs(self, learning_rate_scale: float) -> None:

@@ -92,7 +92,7 @@ def rewind_history(path: str | os.PathLike[str], step: int, epoch: int) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Make numbers of any library JSON numbers, and NaN and infinities, which JSON lacks, null."""
+    """Convert numbers of any library to JSON numbers; NaN and infinities, which JSON lacks, to null."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ __all__ = ["LossRecord", "copy_arrays", "divergence", "to_floats"]
 
 
 def to_floats(scalars: Sequence[Any]) -> list[float]:
-    """Bring numbers, or arrays without dimensions, to the host: all of them in one transfer.
+    """Copy numbers, or arrays without dimensions, to the host in one transfer.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class LossRecord:
 def divergence(
     step: int, loss: float, good_step: int, learning_rate: float, clip_norm: float | None
 ) -> FloatingPointError:
-    """Make the error that tells of a loss that is not finite.
+    """Return the error for a loss that is not finite.
 
     Parameters
     ----------

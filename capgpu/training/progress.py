@@ -21,7 +21,7 @@ class Progress(Protocol):
         """Show a line that stays."""
 
     def close(self) -> None:
-        """End the display."""
+        """Close the display."""
 
 
 def make_progress(verbose: bool, total: int, done: int = 0) -> Progress:

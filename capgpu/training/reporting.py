@@ -69,7 +69,7 @@ class Reporter:
         return seconds, (step - mark[0]) * self._tokens_per_step / max(seconds, 1e-9)
 
     def step(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
-        """Tell of one step; `epoch` is the one at hand, counted from 1."""
+        """Report one step; `epoch` is the current one, counted from 1."""
         _, speed = self._speed(step, self._step_mark)
         self._step_mark = (step, clock())
         self._progress.step(step, loss, speed)
@@ -82,7 +82,7 @@ class Reporter:
         return {"seconds": seconds, "tokens_per_second": speed}
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Tell of a finished epoch."""
+        """Report a finished epoch."""
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
             text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f}"
@@ -93,7 +93,7 @@ class Reporter:
             self.note(text)
 
     def close(self) -> None:
-        """End the display and put the history on the disk."""
+        """Close the display and write the history to disk."""
         self._progress.close()
         if self._history is not None:
             self._history.close()

@@ -113,7 +113,7 @@ def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any],
 
 
 def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> CaptioningSolver:
-    """Make the model and the solver of a run.
+    """Create the model and the solver of a run.
 
     Parameters
     ----------

@@ -166,7 +166,7 @@ def network_sha256(path: Path) -> str:
 
 
 def _cut(path: Path, output: str) -> bytes:
-    """Make a value inside a network its only output, and remove the nodes that it does not depend on."""
+    """Select a value inside a network as its only output, and remove the nodes that it does not depend on."""
     onnx = require("onnx", "vision", "Taking a value inside of a network as its output")
     model = onnx.load(path)
     graph = model.graph

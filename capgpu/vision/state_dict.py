@@ -81,7 +81,7 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, file: BytesIO) -> Any:
-        """Follow one program to its end, leaving the file behind it, and return what it made."""
+        """Execute one pickle program to its end and return its result; the file is left after it."""
         while True:
             code = file.read(1).decode("latin-1")
             opcode = _OPCODES.get(code)
@@ -262,7 +262,7 @@ def _read(content: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def _arrays(tensors: dict[str, Any], keys: list[Any], content: bytes, start: int) -> dict[str, npt.NDArray[Any]]:
-    """Take the numbers of all tensors out of the rest of the file."""
+    """Read the numbers of all tensors from the rest of the file."""
     for name, view in tensors.items():
         if not isinstance(view, _View):
             raise _RefusedError(f"the entry {name!r}, which is no tensor")

@@ -66,7 +66,7 @@ def column_sums(rows: Array) -> Array:
 
 
 def take_rows(table: Array, rows: Array) -> Array:
-    """Take rows of a matrix.
+    """Return rows of a matrix.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def take_rows(table: Array, rows: Array) -> Array:
 
 
 def scatter_rows(rows: Array, index: Array, count: int) -> Array:
-    """Spread rows over a table of zeros.
+    """Scatter rows into a table of zeros.
 
     Parameters
     ----------

@@ -119,7 +119,7 @@ def linear_cross_entropy(
 
 
 def _smoothed_cross_entropy(logits: Array, targets: Array, scale: float, smoothing: float) -> tuple[Array, Array]:
-    """Mix the loss and the gradient of the true classes with those of all classes alike."""
+    """Apply label smoothing to the loss and the gradient of the true classes."""
     xp = array_namespace(logits, targets)
     counted = (targets >= 0)[:, None]
     loss, dlogits = softmax_cross_entropy(logits, targets, scale)
