@@ -25,7 +25,7 @@ from capgpu.kernels import CaptionBatch, Dropout, LossOptions, kernels_for
 from capgpu.layers.recurrence import CELLS, Cell
 from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
 from capgpu.random import fold_key
-from capgpu.validation import check_captions, check_finite
+from capgpu.validation import check_captions, check_finite, check_rates
 from capgpu.vocabulary import END, NULL, START
 
 __all__ = ["CaptioningRNN"]
@@ -100,23 +100,7 @@ class CaptioningRNN:
     ) -> None:
         if cell_type not in CELLS:
             raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
-        for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
-            if not isinstance(size, (int, np.integer)) or size < 1:
-                raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
-        # config is written as JSON, which knows no integers but Python's
-        input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
-        for name, rate in (
-            ("feature_dropout", feature_dropout),
-            ("output_dropout", output_dropout),
-            ("label_smoothing", label_smoothing),
-        ):
-            if not 0 <= rate < 1:
-                raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
-        if tie_weights and wordvec_dim != hidden_dim:
-            raise InvalidValueError(
-                f"tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
-                f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
-            )
+        check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
         if NULL not in word_to_idx:
             raise InvalidValueError(
                 f'word_to_idx has no "{NULL}" entry: captions are padded with it. Add one, usually id 0.'

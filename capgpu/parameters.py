@@ -36,7 +36,22 @@ def parameter_shapes(
     -------
     dict of str to tuple of int
         Shapes by name.
+
+    Raises
+    ------
+    ValueError
+        For lengths that are not integers of at least 1, or tied weights with W != H.
     """
+    for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
+        if not isinstance(size, (int, np.integer)) or size < 1:
+            raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
+    # shapes are written as JSON, which knows no integers but Python's
+    input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
+    if tie_weights and wordvec_dim != hidden_dim:
+        raise InvalidValueError(
+            "tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
+            f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
+        )
     gates = n_gates * hidden_dim
     shapes: Shapes = {
         "W_embed": (vocabulary_size, wordvec_dim),

@@ -23,6 +23,7 @@ __all__ = [
     "check_finite",
     "check_mask",
     "check_positive",
+    "check_rates",
     "check_same_dtype",
     "check_token_ids",
     "checked_data",
@@ -284,6 +285,24 @@ def check_positive(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name}: expected a number, got {value!r}.")
     if not (math.isfinite(value) and float(value) > 0):
         raise InvalidValueError(f"{name}: expected a positive finite number, got {value!r}.")
+
+
+def check_rates(**rates: Any) -> None:
+    """Check that settings are in [0, 1).
+
+    Parameters
+    ----------
+    **rates : object
+        The values, by the names of the arguments.
+
+    Raises
+    ------
+    ValueError
+        For a value outside the interval.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
 
 
 def check_captions(captions: Array) -> None:

@@ -50,8 +50,8 @@ BACKEND_FREE = (
 SHIM = (("array_libraries", "cupy"), ("backend", "cupy"))
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.
 FROM_NUMPY = {
-    "capgpu.model": {"float32", "integer"},
-    "capgpu.parameters": {"dtype"},
+    "capgpu.model": {"float32"},
+    "capgpu.parameters": {"dtype", "integer"},
     "capgpu.optim.rules": {"array"},
 }
 
