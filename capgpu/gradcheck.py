@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
+from random import randrange
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = [
     "check_model",
     "eval_numerical_gradient",
     "eval_numerical_gradient_array",
+    "eval_numerical_gradient_blobs",
+    "eval_numerical_gradient_net",
+    "grad_check_sparse",
     "rel_error",
     "relative_error_norm",
 ]
@@ -127,6 +131,80 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
     for index, above, below in _differences(f, x, h):
         gradient[index] = float(xp.sum(xp.asarray((above - below) * df))) / (2.0 * h)
     return xp.asarray(gradient, dtype=x.dtype, device=x.device)
+
+
+def eval_numerical_gradient_blobs(
+    f: Callable[..., Any], inputs: Sequence[Any], output: Any, h: float = 1e-5
+) -> list[Array]:
+    """Estimate the gradients with respect to several inputs of a function that writes its result into an object.
+
+    Parameters
+    ----------
+    f : callable
+        Called as ``f(*inputs, output)``; writes ``output.vals``.
+    inputs : sequence of objects
+        Each with an array ``vals``, which is perturbed in place and restored.
+    output : object
+        With arrays ``vals`` and ``diffs``, the gradient with respect to the result.
+    h : float
+        Step of the difference.
+
+    Returns
+    -------
+    list of array
+        For each input the gradient of ``sum(output.vals * output.diffs)``, in the shape and dtype of its ``vals``.
+    """
+
+    def result(_: Array) -> Array:
+        f(*inputs, output)
+        return output.vals
+
+    return [eval_numerical_gradient_array(result, blob.vals, output.diffs, h) for blob in inputs]
+
+
+def eval_numerical_gradient_net(net: Any, inputs: Sequence[Any], output: Any, h: float = 1e-5) -> list[Array]:
+    """Estimate the gradients of a network with respect to its inputs; see `eval_numerical_gradient_blobs`.
+
+    Parameters
+    ----------
+    net : object
+        ``net.forward()`` reads `inputs` and writes `output`.
+    inputs, output, h
+        As for `eval_numerical_gradient_blobs`.
+
+    Returns
+    -------
+    list of array
+        As from `eval_numerical_gradient_blobs`.
+    """
+    return eval_numerical_gradient_blobs(lambda *_: net.forward(), inputs, output, h)
+
+
+def grad_check_sparse(
+    f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5
+) -> None:
+    """Compare random entries of a gradient with central differences, and print each comparison.
+
+    Parameters
+    ----------
+    f : callable
+        Takes `x` and returns one number.
+    x : array, any shape, floating
+        The point; perturbed in place and restored.
+    analytic_grad : array, shape of `x`
+        The gradient to check.
+    num_checks : int
+        Number of entries, drawn by Python's `random`, as in the course.
+    h : float
+        Step of the difference.
+    """
+    _check_point(x)
+    indices = [tuple(randrange(extent) for extent in x.shape) for _ in range(num_checks)]
+    for index, above, below in _differences(f, x, h, indices):
+        numeric, analytic = (above - below) / (2.0 * h), float(analytic_grad[index])
+        scale = abs(numeric) + abs(analytic)
+        error = abs(numeric - analytic) / scale if scale else 0.0
+        print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {error:e}")
 
 
 def _on_host(value: Any) -> np.ndarray[Any, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from capgpu.backend import Array, asarray
-from capgpu.data.arrays import split_arrays, validate_data
+from capgpu.data.arrays import Minibatch, split_arrays, validate_data
 from capgpu.data.batches import epoch_batches, iterations_per_epoch
 from capgpu.data.device_cache import place_features
 from capgpu.errors import InvalidTypeError, InvalidValueError
@@ -100,6 +100,8 @@ class CaptioningSolver:
         Copies of the parameters with the lowest validation loss so far.
     best_epoch : int or None
         Their epoch, counted from 1.
+    best_val_acc, train_acc_history, val_acc_history : float, list, list
+        0.0 and empty, as the course's captioning solver leaves them.
     interrupted : bool
         Whether Ctrl-C ended the last `train`; calling it again goes on from there.
 
@@ -152,7 +154,7 @@ class CaptioningSolver:
                 raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
         if resume and checkpoint is None:
             raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
-        self._optimizer = Optimizer(update_rule, optim_config, model.params)
+        self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
         self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
         train_count = len(split_arrays(data, "train")[0])
         val_count = len(data.get("val_captions", ()))
@@ -168,7 +170,7 @@ class CaptioningSolver:
             vocab_size=sizes["b_vocab"][0] if "b_vocab" in sizes else None,
             feature_dim=sizes["W_proj"][0] if "W_proj" in sizes else None,
         )
-        self.model, self.data, self.update_rule = model, data, update_rule
+        self.data = data
         self._placed = data  # while training, with features on the device
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
         self.print_every, self.verbose, self.clip_norm = print_every, verbose, clip_norm
@@ -180,15 +182,7 @@ class CaptioningSolver:
         null = getattr(model, "word_to_idx", {}).get(NULL, 0)
         self._train_count = train_count
         self._train_tokens = max(int((data["train_captions"][:, 1:] != null).sum()), 1)
-        self.epoch = self.step = 0
-        self.interrupted = self._finished = False
-        self.best_params: dict[str, Array] = {}
-        self.best_epoch: int | None = None
-        self.val_loss_history: list[float] = []
-        self.metric_history: list[Any] = []
-        self._losses = LossRecord()
-        self._steps = training_steps(model, self._optimizer, clip_norm)
-        self._target = num_epochs
+        self._reset()
         self._settings: dict[str, Any] = {
             "update_rule": update_rule,
             "optim_config": {key: float(value) for key, value in self._optimizer.config.items()},
@@ -207,6 +201,48 @@ class CaptioningSolver:
                     "continue it, or name another folder."
                 )
             self._restore(checkpoint, seed)
+
+    # --- the course's names ----------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        """Forget what has been trained, except for the parameters themselves: counters, histories, running averages."""
+        self._optimizer = Optimizer(self.update_rule, self.optim_config, self.model.params)
+        self._steps = training_steps(self.model, self._optimizer, self.clip_norm)
+        self._losses = LossRecord()
+        self._target = self.num_epochs
+        self.epoch = self.step = 0
+        self.interrupted = self._finished = False
+        self.best_params: dict[str, Array] = {}
+        self.best_epoch: int | None = None
+        self.val_loss_history: list[float] = []
+        self.metric_history: list[Any] = []
+        # the course's solver has these and never fills them
+        self.best_val_acc = 0.0
+        self.train_acc_history: list[float] = []
+        self.val_acc_history: list[float] = []
+
+    def _step(self) -> None:
+        """Run one update, on the next minibatch, at the learning rate of the current epoch without a schedule."""
+        if self.step == (self.epoch + 1) * self.iterations_per_epoch:
+            self._begin_next_epoch()
+        with closing(self._batches()) as batches:
+            captions, features, _ = next(batches)
+            self._update(captions, features, 1.0, looked_at=True)
+
+    def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
+        """Return 0.0, as the course's captioning solver does: captions have no accuracy. Use `evaluate` or `metric`.
+
+        Parameters
+        ----------
+        X, y, num_samples, batch_size
+            Not used.
+
+        Returns
+        -------
+        float
+            0.0.
+        """
+        return 0.0
 
     # --- what a run has come to ------------------------------------------------------------------------
 
@@ -304,42 +340,51 @@ class CaptioningSolver:
 
     def _train_epoch(self, report: Reporter, guard: InterruptGuard) -> None:
         """Run the remaining updates of an epoch."""
-        model, step, made = self.model, self.step, self._steps
-        dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout"))
-        done = step - self.epoch * self.iterations_per_epoch
+        step = self.step
         steps = self.num_epochs * self.iterations_per_epoch
         schedule_start = self._target * self.iterations_per_epoch - steps
         first = step  # its loss is looked at, whatever print_every
         report.begin_epoch(step)
-        batches = epoch_batches(
-            self._placed,
-            self.batch_size,
-            seed=self.seed,
-            epoch=self.epoch,
-            start=done,
-            group_by_length=self.group_by_length,
-        )
-        with closing(batches):
+        with closing(self._batches()) as batches:
             for captions, features, _ in batches:
-                key = fold_key(self.seed, step) if dropout else None
                 printed = step % self.print_every == 0
-                looked_at = printed or step == first
                 factor = self._schedule(step - schedule_start, steps)
-                with checked_data():
-                    # a loss that is looked at is looked at before the update
-                    loss = made.loss(asarray(features), captions, factor, whole=not looked_at, dropout_key=key)
-                on_host = self._losses.append(loss)
-                if looked_at:
-                    self._check_losses()
-                    self._losses.keep(step, model.params)
-                elif on_host:
-                    self._check_losses()
-                made.update(factor)
-                step = self.step = step + 1
+                self._update(captions, features, factor, looked_at=printed or step == first)
+                step = self.step
                 if printed:
                     report.step(step, self.epoch + 1, self._losses.values[-1], self._learning_rate() * factor)
                 if guard.requested:
                     return
+
+    def _batches(self) -> Generator[Minibatch, None, None]:
+        """Return the remaining minibatches of the current epoch."""
+        return epoch_batches(
+            self._placed,
+            self.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            start=self.step - self.epoch * self.iterations_per_epoch,
+            group_by_length=self.group_by_length,
+        )
+
+    def _update(self, captions: Any, features: Array, factor: float, *, looked_at: bool) -> None:
+        """Compute loss and gradients of a minibatch, and update the parameters.
+
+        A loss that is looked at is checked before the update.
+        """
+        model, step = self.model, self.step
+        dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout"))
+        key = fold_key(self.seed, step) if dropout else None
+        with checked_data():
+            loss = self._steps.loss(asarray(features), captions, factor, whole=not looked_at, dropout_key=key)
+        on_host = self._losses.append(loss)
+        if looked_at:
+            self._check_losses()
+            self._losses.keep(step, model.params)
+        elif on_host:
+            self._check_losses()
+        self._steps.update(factor)
+        self.step = step + 1
 
     def _end_epoch(self, report: Reporter, guard: InterruptGuard) -> bool:
         """Score, record and save a finished epoch; False if Ctrl-C came before its score was known."""
@@ -366,14 +411,17 @@ class CaptioningSolver:
             self.val_loss_history.append(record["val_loss"])
             if record["best"]:
                 self.best_params, self.best_epoch = copy_arrays(self.model.params), self.epoch + 1
-        self.epoch += 1
-        for config in self.optim_configs.values():
-            config["learning_rate"] *= self.lr_decay
+        self._begin_next_epoch()
         report.epoch(record)
         self._save()
         for callback in self.callbacks:
             callback(self, record)
         return True
+
+    def _begin_next_epoch(self) -> None:
+        self.epoch += 1
+        for config in self.optim_configs.values():
+            config["learning_rate"] *= self.lr_decay
 
     def _learning_rate(self) -> float:
         return float(next(iter(self.optim_configs.values()))["learning_rate"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from capgpu.gradcheck import (
     check_model,
     eval_numerical_gradient,
     eval_numerical_gradient_array,
+    eval_numerical_gradient_blobs,
+    eval_numerical_gradient_net,
+    grad_check_sparse,
     rel_error,
     relative_error_norm,
 )
@@ -47,6 +51,36 @@ def test_the_gradient_through_an_array_function(backend: BackendCase, random: np
     got = eval_numerical_gradient_array(lambda point: point @ matrix_there, there, backend.asarray(df))
     assert relative_error_norm(got, df @ matrix.T) < 1e-9
     assert frozen(there) == frozen(x)
+
+
+def test_gradients_of_objects_with_values_and_differences(random: np.random.Generator) -> None:
+    a, b, out = (SimpleNamespace(vals=random.standard_normal((2, 3)), diffs=np.zeros((2, 3))) for _ in range(3))
+    out.diffs = random.standard_normal((2, 3))
+    before = frozen([a.vals, b.vals])
+
+    def multiply(first: Any, second: Any, result: Any) -> None:
+        result.vals = first.vals * second.vals**2
+
+    net = SimpleNamespace(forward=lambda: multiply(a, b, out))
+    for got in (
+        eval_numerical_gradient_blobs(multiply, (a, b), out),
+        eval_numerical_gradient_net(net, (a, b), out),
+    ):
+        assert relative_error_norm(got[0], out.diffs * b.vals**2) < 1e-8
+        assert relative_error_norm(got[1], out.diffs * a.vals * 2 * b.vals) < 1e-8
+    assert frozen([a.vals, b.vals]) == before
+
+
+def test_random_entries_are_compared_and_printed(
+    capsys: pytest.CaptureFixture[str], random: np.random.Generator
+) -> None:
+    x = random.standard_normal((3, 4))
+    grad_check_sparse(lambda point: (point**2).sum(), x, 2 * x, num_checks=5)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(float(line.rsplit(" ", 1)[1]) < 1e-6 for line in lines)
+    grad_check_sparse(lambda point: (point**2).sum(), x, 3 * x, num_checks=1)
+    assert float(capsys.readouterr().out.rsplit(" ", 1)[1]) == pytest.approx(0.2)
 
 
 def test_a_function_may_read_the_point_from_its_surroundings_and_return_it() -> None:

@@ -140,6 +140,22 @@ def test_the_same_seed_gives_the_same_bits(backend: Any) -> None:
     assert trained(3) != trained(4)
 
 
+def test_single_steps_and_a_reset_as_in_the_course() -> None:
+    whole, single = solver(), solver()
+    whole.train()
+    assert whole.lr_decay == single.lr_decay == 1.0
+    for _ in range(whole.step):
+        single._step()
+    assert single.loss_history == whole.loss_history
+    assert frozen(single.model.params) == frozen(whole.model.params)
+    assert (single.best_val_acc, single.train_acc_history, single.val_acc_history) == (0.0, [], [])
+    assert single.check_accuracy(None, None) == 0.0
+    trained = frozen(single.model.params)
+    single._reset()
+    assert (single.step, single.epoch, single.loss_history) == (0, 0, [])
+    assert frozen(single.model.params) == trained
+
+
 def test_without_a_seed_a_fresh_one_is_taken_and_kept() -> None:
     one, other = solver(seed=None), solver(seed=None)
     assert one.seed != other.seed

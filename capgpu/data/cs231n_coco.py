@@ -18,8 +18,10 @@ Source: cs231n, assignment 3, ``cs231n/coco_utils.py`` and ``cs231n/datasets/get
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +39,7 @@ __all__ = [
     "coco_identity",
     "decode_captions",
     "has_pca_features",
+    "image_from_url",
     "is_cs231n_coco",
     "load_coco_data",
     "sample_coco_minibatch",
@@ -47,6 +50,8 @@ Random: TypeAlias = np.random.Generator | int | None
 _SPLITS = ("train", "val")
 _CAPTIONS = "coco2014_captions.h5"
 _VOCABULARY = "coco2014_vocab.json"
+#: Bytes of a picture that `image_from_url` accepts.
+_LARGEST_PICTURE = 2**26
 #: Number of rows of features in the identity of a data set.
 _N_IDENTITY_ROWS = 256
 
@@ -74,14 +79,18 @@ def has_pca_features(folder: str | os.PathLike[str]) -> bool:
 
 
 def load_coco_data(
-    base_dir: str | os.PathLike[str], max_train: int | None = None, pca_features: bool = True, *, rng: Random = None
+    base_dir: str | os.PathLike[str] = "cs231n/datasets/coco_captioning",
+    max_train: int | None = None,
+    pca_features: bool = True,
+    *,
+    rng: Random = None,
 ) -> dict[str, Any]:
     """Open and validate the course's COCO set.
 
     Parameters
     ----------
     base_dir : path
-        The folder; in the course ``cs231n/datasets/coco_captioning``.
+        The folder; the default is the course's, relative to the working directory.
     max_train : int, optional
         Number of training captions to sample with replacement; by default all captions. Features are unchanged.
     pca_features : bool
@@ -172,6 +181,42 @@ def sample_coco_minibatch(
     chosen = _draw(len(captions), batch_size, rng)
     images = image_idxs[chosen]
     return captions[chosen], features[images], data[f"{split}_urls"][images]
+
+
+def image_from_url(url: str, *, timeout: float = 10.0) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Download a picture. Many of the course's addresses no longer exist.
+
+    Parameters
+    ----------
+    url : str
+        An http or https address.
+    timeout : float
+        Seconds to wait for the server.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width, 3), or None
+        RGB; None, after printing the cause, where the address gives no picture.
+
+    Raises
+    ------
+    ValueError
+        For an address that is not http or https.
+    """
+    from PIL import Image
+
+    if not url.startswith(("http://", "https://")):
+        raise InvalidValueError(f"url: expected an http or https address, got {url!r}.")
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            content = response.read(_LARGEST_PICTURE + 1)
+        if len(content) > _LARGEST_PICTURE:
+            raise OSError(f"expected at most {_LARGEST_PICTURE} bytes, got more")
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as error:
+        print(f"image_from_url: {url}: {error}")
+        return None
 
 
 def _draw(limit: int, count: int, rng: Random) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -85,7 +85,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
 
     Parameters
     ----------
-    x : array, shape (N, T, D)
+    x : array, shape (N, T, D), or (..., D)
         Vectors of a minibatch of sequences.
     w : array, shape (D, M)
         Weights.
@@ -94,15 +94,16 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
 
     Returns
     -------
-    out : array, shape (N, T, M)
+    out : array, shape (N, T, M), or (..., M)
         The result.
     cache : object
         For `temporal_affine_backward`.
     """
-    xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), b=(b, "M"))
-    count, steps, size = x.shape
-    out = kernels_for(x).matmul(xp.reshape(x, (count * steps, size)), w, b)
-    return xp.reshape(out, (count, steps, w.shape[1])), (x, w)
+    xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), b=(b, "M"))
+    if x.shape[-1] != w.shape[0]:
+        raise InvalidValueError(f"x: expected shape (N, T, D) with D = {w.shape[0]}, as in w, got {tuple(x.shape)}.")
+    out = kernels_for(x).matmul(xp.reshape(x, (-1, x.shape[-1])), w, b)
+    return xp.reshape(out, (*x.shape[:-1], w.shape[1])), (x, w)
 
 
 def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
@@ -125,10 +126,14 @@ def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Arr
         Gradient with respect to `b`.
     """
     x, w = cache
-    xp = check_arrays(x=(x, "N T D"), w=(w, "D M"), dout=(dout, "N T M"))
-    count, steps, size = x.shape
-    flat = xp.reshape(dout, (count * steps, w.shape[1]))
-    dx, dw, db = affine_gradients(flat, xp.reshape(x, (count * steps, size)), w)
+    xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), dout=(dout, "N ..."))
+    if tuple(dout.shape) != (*x.shape[:-1], w.shape[1]):
+        raise InvalidValueError(
+            f"dout: expected shape {(*x.shape[:-1], w.shape[1])}, (N, T, M) with M = {w.shape[1]}, got "
+            f"{tuple(dout.shape)}."
+        )
+    flat = xp.reshape(dout, (-1, w.shape[1]))
+    dx, dw, db = affine_gradients(flat, xp.reshape(x, (-1, x.shape[-1])), w)
     return xp.reshape(dx, x.shape), dw, db
 
 

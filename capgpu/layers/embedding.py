@@ -7,7 +7,7 @@ from typing import Any
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
-from capgpu.validation import check_arrays, check_token_ids
+from capgpu.validation import check_arrays, check_same_dtype, check_token_ids
 
 __all__ = ["word_embedding_backward", "word_embedding_forward"]
 
@@ -17,7 +17,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
 
     Parameters
     ----------
-    x : array of int, shape (N, T)
+    x : array or nested list of int, shape (N, T), or any other shape
         Token ids in ``[0, V)``.
     W : array, shape (V, D)
         Word vectors.
@@ -25,7 +25,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
     Returns
     -------
     out : array, shape (N, T, D)
-        ``W[x]``.
+        ``W[x]``: the shape of `x`, and D.
     cache : object
         For `word_embedding_backward`.
 
@@ -36,10 +36,12 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
     ValueError
         For ids out of range.
     """
-    check_arrays(W=(W, "V D"))
-    xp = array_namespace(x=x, W=W)
-    if x.ndim != 2 or x.size == 0:
-        raise InvalidValueError(f"x: expected shape (N, T) with N, T >= 1, got {tuple(x.shape)}.")
+    xp = check_arrays(W=(W, "V D"))
+    if isinstance(x, (int, list, tuple)):
+        x = xp.asarray(x, device=W.device)
+    array_namespace(x=x, W=W)
+    if x.size == 0:
+        raise InvalidValueError(f"x: expected at least one token id, got shape {tuple(x.shape)}.")
     check_token_ids("x", x, W.shape[0], xp, "W")
     out = xp.take(W, xp.reshape(x, (-1,)), axis=0)
     return xp.reshape(out, (*x.shape, W.shape[1])), (x, W.shape[0])
@@ -50,7 +52,7 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
 
     Parameters
     ----------
-    dout : array, shape (N, T, D)
+    dout : array, shape (N, T, D), or that of `x` and D
         Gradient with respect to the looked-up vectors.
     cache : object
         From `word_embedding_forward`.
@@ -61,12 +63,11 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
         Gradient with respect to the table.
     """
     x, count = cache
-    xp = check_arrays(dout=(dout, "N T D"))
-    array_namespace(dout=dout, x=x)
-    if tuple(dout.shape[:2]) != tuple(x.shape):
-        raise InvalidValueError(
-            f"dout: expected shape ({x.shape[0]}, {x.shape[1]}, D), as x had it, got {tuple(dout.shape)}."
-        )
-    rows = xp.reshape(dout, (-1, dout.shape[2]))
+    xp = array_namespace(dout=dout, x=x)
+    check_same_dtype(xp, dout=dout)
+    if tuple(dout.shape[:-1]) != tuple(x.shape) or dout.ndim != x.ndim + 1:
+        expected = ", ".join([*map(str, x.shape), "D"])
+        raise InvalidValueError(f"dout: expected shape ({expected}), as x had it, got {tuple(dout.shape)}.")
+    rows = xp.reshape(dout, (-1, dout.shape[-1]))
     gradient: Array = kernels_for(dout).embedding_gradient(rows, xp.reshape(x, (-1,)), count)
     return gradient

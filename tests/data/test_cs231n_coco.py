@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import io
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import capgpu
 import capgpu.data.feature_files
@@ -21,6 +25,7 @@ from capgpu.data.cs231n_coco import (
     coco_identity,
     decode_captions,
     has_pca_features,
+    image_from_url,
     is_cs231n_coco,
     load_coco_data,
     sample_coco_minibatch,
@@ -468,3 +473,41 @@ def test_a_damaged_file_gives_valid_data_or_a_clear_error(
     finally:
         (folder / name).write_bytes(whole)
     assert not said or str(folder) in said
+
+
+# --- pictures by address -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Serve a picture, a text, and nothing else."""
+    picture = io.BytesIO()
+    Image.new("LA", (3, 2), (200, 255)).save(picture, "PNG")
+    contents = {"/picture.png": picture.getvalue(), "/text": b"no picture"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = contents.get(self.path)
+            self.send_response(200 if content else 404)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picture_is_downloaded_and_a_dead_address_is_none(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (image_from_url(f"{address}/picture.png") == np.full((2, 3, 3), 200, np.uint8)).all()
+    assert image_from_url(f"{address}/gone.jpg") is None
+    assert "gone.jpg: HTTP Error 404" in capsys.readouterr().out
+    assert image_from_url(f"{address}/text") is None
+    assert image_from_url("http://127.0.0.1:9/closed") is None
+    with pytest.raises(ValueError, match=r"url: expected an http or https address, got 'file:///etc/passwd'"):
+        image_from_url("file:///etc/passwd")
