@@ -137,7 +137,9 @@ def _sigmoid(x: Any) -> Any:
     if x == types.float32:
 
         def single(x: Any) -> Any:
-            return float32(1.0) / (float32(1.0) + exponential(-x))
+            value = float32(1.0) / (float32(1.0) + exponential(-x))
+            # a gate at -infinity is 0, not e**-88: times an infinite state it must be NaN, as everywhere else
+            return float32(0.0) if x < float32(-88.0) else value
 
         return single
 

@@ -39,17 +39,17 @@ WORTH_MEETING = 100_000
 
 @compiled(allocates=False)
 def _best(scores: Any, bias: Any) -> int:
-    """Return the first index of the greatest score."""
+    """Return the first index of the greatest score; NaN counts as the greatest, as in `numpy.argmax`."""
     for j in range(scores.size):
         scores[j] += bias[j]
     # the run that holds it is found by vectors, its place in the run one by one
     run, top = 0, greatest(scores[:RUN])
     for start in range(RUN, scores.size, RUN):
         score = greatest(scores[start : start + RUN])
-        if score > top:
+        if score > top or (np.isnan(score) and not np.isnan(top)):
             run, top = start, score
     for j in range(run, min(run + RUN, scores.size)):
-        if scores[j] == top:
+        if scores[j] == top or np.isnan(scores[j]):
             return j
     return 0
 
@@ -175,11 +175,13 @@ def _decode(
 
 @compiled()
 def _chosen(tops: Any, words: Any, words_in_all: int, itemsize: int) -> int:
-    """Return the best of the shares' best words; of equal scores the first counts."""
+    """Return the best of the shares' best words; of equal scores the first counts, as in `_best`."""
     chosen = -1
     for share in range(tops.size):
         left, right = unit_range(share, tops.size, words_in_all, itemsize)
-        if left < right and (chosen < 0 or tops[share] > tops[chosen]):
+        if left < right and (
+            chosen < 0 or tops[share] > tops[chosen] or (np.isnan(tops[share]) and not np.isnan(tops[chosen]))
+        ):
             chosen = share
     return int(words[chosen])
 

@@ -1,0 +1,48 @@
+"""Parameters that are not finite: every backend gives the same loss, gradients of the same kind, and the same words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.model import CaptioningRNN
+
+WORDS = {word: index for index, word in enumerate(["<NULL>", "<START>", "<END>", *"abcdefg"])}
+CAPTIONS = np.array([[1, 3, 4, 5, 2, 0], [1, 6, 7, 2, 0, 0], [1, 8, 9, 3, 4, 2]])
+PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
+
+
+def outcome(cell, name, value, features):
+    model = CaptioningRNN(WORDS, 6, 5, 8, cell, np.float32, seed=1)
+    spoilt = capgpu.to_numpy(model.params[name]).copy()
+    spoilt[(3,) * spoilt.ndim] = value
+    model.params[name] = capgpu.asarray(spoilt)
+    features = capgpu.asarray(features)
+    with np.errstate(all="ignore"):
+        loss, grads = model.loss(features, CAPTIONS)
+        words = model.sample(features, 5)
+    finite = {key: bool(np.isfinite(capgpu.to_numpy(grad)).all()) for key, grad in grads.items()}
+    return float(loss), finite, capgpu.to_numpy(words).tolist()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, random, cell, value):
+    features = random.standard_normal((3, 6)).astype(np.float32)
+    if backend.name == "cpu":
+        from capgpu.kernels.cpu import greedy
+
+        # the words of the vocabulary are shared among threads, as in a large model
+        monkeypatch.setattr(greedy, "FEW_BYTES", 0)
+        monkeypatch.setattr(greedy, "WORTH_MEETING", 0)
+    for name in PARAMETERS:
+        if backend.name == "cuda" and name == "Wh" and np.isinf(value):
+            continue  # tensor cores multiply float32 in parts: an infinite weight is the largest finite number there
+        loss, finite, words = outcome(cell, name, value, features)
+        with capgpu.use_backend("numpy"):
+            wanted, wanted_finite, wanted_words = outcome(cell, name, value, features)
+        assert loss == pytest.approx(wanted, rel=1e-5, nan_ok=True), name
+        assert finite == wanted_finite, name
+        assert words == wanted_words, name
