@@ -34,7 +34,7 @@ def run_as_given(case, arguments):
 
 def test_there_is_something_to_share():
     names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "POOL")}
-    assert {"lstm", "rnn", "product", "softmax", "embedding"} <= names
+    assert {"lstm", "rnn", "gemm", "softmax", "embedding"} <= names
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
