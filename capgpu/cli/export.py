@@ -17,7 +17,8 @@ __all__ = ["export"]
 @run_option
 @click.option("--to", "form", type=click.Choice(["onnx", "torch"]), required=True, help="Format.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder (onnx) or file (torch).")
-def export(folder: Path, form: str, out: Path) -> None:
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+def export(folder: Path, form: str, out: Path, force: bool) -> None:
     """Write a run's model for other programs.
 
     onnx: a folder with begin.onnx (from features to the initial state) and step.onnx (from a word and a state to the
@@ -25,7 +26,7 @@ def export(folder: Path, form: str, out: Path) -> None:
     of an equivalent PyTorch module, described in capgpu.interchange. Both contain the vocabulary.
     """
     from capgpu.backend import set_backend
-    from capgpu.interchange import BEGIN_FILE, export_onnx, save_torch_safetensors
+    from capgpu.interchange import BEGIN_FILE, STEP_FILE, export_onnx, save_torch_safetensors
 
     run = RunFolder(folder)
     if form == "torch":
@@ -34,6 +35,9 @@ def export(folder: Path, form: str, out: Path) -> None:
         raise InvalidValueError(f"{out}: expected a folder for two networks, got a file.")
     else:
         check_writable(out / BEGIN_FILE if out.exists() else out)
+    existing = [file for file in ([out] if form == "torch" else [out / BEGIN_FILE, out / STEP_FILE]) if file.exists()]
+    if existing and not force:
+        raise InvalidValueError(f"{existing[0]} exists. Name another output with -o, or overwrite it with --force.")
     set_backend("numpy")  # the files are written from host arrays
     model = run.load_model()
     files = [out]

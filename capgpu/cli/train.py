@@ -10,6 +10,7 @@ import click
 
 from capgpu.cli.options import backend_option, use_backend_option
 from capgpu.data.datasets import DATASETS, open_dataset
+from capgpu.folder_lock import folder_lock
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
 from capgpu.training.run_folder import RunFolder
@@ -107,16 +108,17 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         settings = resumed_settings(run, given, tuple(settings))
     else:
         run.check_new(options["force"])
-    use_backend_option(options["backend"])
-    dataset = open_dataset(settings["data"])
-    check_dataset(run, dataset, settings, resume=resume)
-    solver = make_solver(run, dataset, settings, resume=resume)
-    # all checks have passed: only now are files of an earlier run removed
-    if not resume:
-        run.start(settings | {"data_identity": dataset.identity})
-        run.keep_encoder(dataset.encoder_folder)
-        solver.checkpoint = run.checkpoint
-    _train(run, solver, settings)
+    with folder_lock(run.path):
+        use_backend_option(options["backend"])
+        dataset = open_dataset(settings["data"])
+        check_dataset(run, dataset, settings, resume=resume)
+        solver = make_solver(run, dataset, settings, resume=resume)
+        # all checks have passed: only now are files of an earlier run removed
+        if not resume:
+            run.start(settings | {"data_identity": dataset.identity})
+            run.keep_encoder(dataset.encoder_folder)
+            solver.checkpoint = run.checkpoint
+        _train(run, solver, settings)
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image
 from capgpu.checkpoint import load_model, load_weights
 from capgpu.cli.train import train
 from capgpu.data import emoji
+from capgpu.folder_lock import folder_lock
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
 from oracles.commands import TINY, refused, run
@@ -81,6 +82,13 @@ def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
 def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
     before = contents(finished)
     refused(run("train", "--out", finished, *TINY), "--force")
+    assert contents(finished) == before
+
+
+def test_a_run_that_another_process_writes_is_refused_and_kept(finished: Path) -> None:
+    before = contents(finished)
+    with folder_lock(finished):
+        refused(run("train", "--out", finished, *TINY, "--force"), "expected a folder that no other process writes")
     assert contents(finished) == before
 
 

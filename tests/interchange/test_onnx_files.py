@@ -119,6 +119,10 @@ def test_the_command_writes_both_forms(tmp_path, monkeypatch):
         assert "MiB" in result.output
     assert {file.name for file in (tmp_path / "networks").iterdir()} == {"begin.onnx", "step.onnx"}
     assert (tmp_path / "captioner.safetensors").stat().st_size > 0
+    for form, out in (("onnx", tmp_path / "networks"), ("torch", tmp_path / "captioner.safetensors")):
+        arguments = ["export", "--run", str(tmp_path), "--to", form, "-o", str(out)]
+        assert "overwrite it with --force" in run.invoke(main, arguments).output
+        assert run.invoke(main, [*arguments, "--force"]).exit_code == 0
     (tmp_path / "file").write_text("mine")
     for form, out, says in (
         ("torch", tmp_path / "no" / "file", "expected a file in an existing folder"),
