@@ -12,7 +12,7 @@ from capgpu.cli.metric_options import java_options
 from capgpu.cli.options import check_writable
 from capgpu.data.coco_json import read_coco_captions
 from capgpu.data.coco_results import match_results, read_coco_results
-from capgpu.evaluation.scores import Scores, score_captions
+from capgpu.evaluation.scores import Scores, has_rare_words, score_captions
 from capgpu.tokens import TOKENIZERS, interned
 
 __all__ = ["score"]
@@ -24,8 +24,8 @@ _FILE = click.Path(path_type=Path)
 @click.argument("results", type=_FILE)
 @click.argument("annotations", type=_FILE)
 @click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
-@click.option("--subset", is_flag=True, help="Score only the pictures in RESULTS, not all annotated ones.")
-@click.option("--allow-empty", is_flag=True, help="Score empty captions as wrong, instead of rejecting the file.")
+@click.option("--subset", is_flag=True, help="Score only the pictures that are in both files, and print how many.")
+@click.option("--allow-empty", is_flag=True, help="Do not mention captions without words. They count as wrong.")
 @java_options
 @click.option("--json", "json_file", type=_FILE, help="Write the scores, of all and of each caption, to this file.")
 def score(
@@ -45,14 +45,27 @@ def score(
     from capgpu.cli.console import console, score_table, tokens_note
 
     check_writable(json_file, inputs=(results, annotations))
-    captions = read_coco_results(results, allow_empty=allow_empty)
-    truths = match_results(captions, read_coco_captions(annotations), results_name=str(results), subset=subset)
+    matched = match_results(
+        read_coco_results(results), read_coco_captions(annotations), results_name=str(results), subset=subset
+    )
+    captions, truths, notes = matched.captions, matched.references, list(matched.notes)
     tokenize = interned(TOKENIZERS[tokens])
     words = [tokenize(caption) for caption in captions.values()]
-    scores = score_captions(words, [[tokenize(truth) for truth in group] for group in truths], java=java)
+    references = [[tokenize(truth) for truth in group] for group in truths]
+    wordless = sum(not own for own in words)
+    if wordless and not allow_empty:
+        notes.append(f"{wordless} of {len(words)} captions have no words; they count as wrong.")
+    scores = score_captions(words, references, java=java)
+    if scores.metrics["CIDEr-D"].corpus == 0 and not has_rare_words(references):
+        notes.append(
+            "CIDEr weighs words by how rare they are among the pictures' true captions. Those of a single picture, "
+            "or of pictures that have the same references, all weigh 0."
+        )
     out = console()
     out.print(f"{results}: {len(words)} pictures, {sum(map(len, truths))} true captions", style="bold")
     out.print(score_table({"": scores}))
+    for note in notes:
+        out.print(note)
     out.print(tokens_note(tokens))
     if json_file is not None:
         _write(json_file, results, annotations, tokens, captions, scores)

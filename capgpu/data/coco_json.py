@@ -44,13 +44,13 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
     Returns
     -------
     CocoCaptions
-        All pictures; each has at least one caption.
+        All pictures, also those without a caption.
 
     Raises
     ------
     DataFileError
-        For a damaged file or another format, an image id that occurs twice, a caption that is empty or of an unknown
-        picture, and pictures without a caption.
+        For a damaged file or another format, an image id that occurs twice, and a caption that is empty or of an
+        unknown picture.
     OSError
         If the file cannot be read.
     """
@@ -81,13 +81,6 @@ def parse_coco(content: Any, name: str) -> CocoCaptions:
                 f"{where}: expected a caption, got none. Use a file of captions, such as captions_val2017.json."
             )
         captions[index[image_id]].append(check_text(annotation["caption"], f"{where}.caption"))
-    uncaptioned = [image_id for image_id, row in index.items() if not captions[row]]
-    if uncaptioned:
-        first = uncaptioned[0]
-        raise DataFileError(
-            f"{name}: expected captions of {len(index)} images, got none of {len(uncaptioned)}, the first "
-            f"images[{index[first]}] with the id {first!r}. Remove them from images, or add their annotations."
-        )
     return CocoCaptions(list(index), file_names, captions)
 
 
@@ -111,9 +104,18 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
     Raises
     ------
     DataFileError
-        As `read_coco_captions`, and, with a `folder`, for a picture without a file name and two pictures of one file.
+        As `read_coco_captions`, for a picture without a caption, and, with a `folder`, for a picture without a file
+        name and two pictures of one file.
     """
     read = parse_coco(content, str(path))
+    uncaptioned = [row for row, own in enumerate(read.captions) if not own]
+    if uncaptioned:
+        first = uncaptioned[0]
+        raise DataFileError(
+            f"{path}: expected captions of {len(read.captions)} images, got no caption of {len(uncaptioned)}, the "
+            f"first images[{first}] with the id {read.image_ids[first]!r}. Remove them from images, or add their "
+            "annotations."
+        )
     files = None
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]

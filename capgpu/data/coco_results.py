@@ -6,35 +6,34 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from capgpu.checkpoint import atomic_write
 from capgpu.data.coco_json import CocoCaptions
 from capgpu.data.text_files import DataFileError, check_text, id_of, read_json
 from capgpu.errors import InvalidValueError
 
-__all__ = ["match_results", "read_coco_results", "write_coco_results"]
+__all__ = ["MatchedResults", "match_results", "read_coco_results", "write_coco_results"]
 
 
-def read_coco_results(path: str | os.PathLike[str], *, allow_empty: bool = False) -> dict[int | str, str]:
+def read_coco_results(path: str | os.PathLike[str]) -> dict[int | str, str]:
     """Read a results file.
 
     Parameters
     ----------
     path : path
         The file, in UTF-8.
-    allow_empty : bool
-        Whether a caption may be empty.
 
     Returns
     -------
     dict of int or str to str
-        The caption of each image id, in the order of the file.
+        The caption of each image id, in the order of the file. A caption may be empty.
 
     Raises
     ------
     DataFileError
         For a damaged file or another format, an image id that occurs twice or is neither an integer nor a text, and a
-        caption that is not a text, or empty.
+        caption that is not a text.
     OSError
         If the file cannot be read.
     """
@@ -63,15 +62,8 @@ def read_coco_results(path: str | os.PathLike[str], *, allow_empty: bool = False
             )
         first[image_id] = i
         caption = entry["caption"]
-        if isinstance(caption, str) and not caption.strip():
-            if not allow_empty:
-                raise DataFileError(
-                    f"{where}.caption: expected a text, got an empty one. Write a text, or score it as wrong with "
-                    "--allow-empty."
-                )
-            captions[image_id] = ""
-        else:
-            captions[image_id] = check_text(caption, f"{where}.caption")
+        blank = isinstance(caption, str) and not caption.strip()
+        captions[image_id] = "" if blank else check_text(caption, f"{where}.caption")
     return captions
 
 
@@ -105,10 +97,32 @@ def write_coco_results(path: str | os.PathLike[str], image_ids: Sequence[int | s
         out.write("[\n" + ",\n".join(entries) + "\n]\n")
 
 
+@dataclass(frozen=True)
+class MatchedResults:
+    """Results beside the true captions of their pictures.
+
+    Attributes
+    ----------
+    captions : dict of image id to str
+        The results that are scored.
+    references : list of lists of str
+        The true captions of each of them.
+    notes : list of str
+        What was left out or converted, as sentences.
+    """
+
+    captions: dict[int | str, str]
+    references: list[list[str]]
+    notes: list[str]
+
+
 def match_results(
     results: Mapping[int | str, str], annotations: CocoCaptions, *, results_name: str, subset: bool = False
-) -> list[list[str]]:
-    """Return the true captions of the pictures in a results file.
+) -> MatchedResults:
+    """Find the true captions of the pictures in a results file.
+
+    Ids are compared as they are; where that finds nothing, as numbers: ``"000000391895"`` is 391895. Annotated pictures
+    without a true caption are left out.
 
     Parameters
     ----------
@@ -119,39 +133,63 @@ def match_results(
     results_name : str
         Name of the results file, for messages.
     subset : bool
-        Whether pictures may be missing from the results.
+        Whether to score the pictures that are in both files, instead of refusing files of different pictures.
 
     Returns
     -------
-    list of lists of str
-        The true captions of each picture, in the order of `results`.
+    MatchedResults
+        In the order of `results`.
 
     Raises
     ------
     DataFileError
-        For results of pictures without annotation, and, without `subset`, for annotated pictures without a result.
+        For no common picture, for two results of one picture, and, without `subset`, for results of pictures without
+        annotation and annotated pictures without a result.
     """
+    captions, notes = dict(results), []
     truths = dict(zip(annotations.image_ids, annotations.captions, strict=True))
-    unknown = [(i, image_id) for i, image_id in enumerate(results) if image_id not in truths]
-    if unknown:
-        i, image_id = unknown[0]
-        hint = " The annotations have ids of another type." if _other_type(image_id) in truths else ""
+    if truths.keys().isdisjoint(captions):
+        numbers = {_number(image_id): image_id for image_id in truths}
+        if len(numbers) == len(truths) and any(_number(image_id) in numbers for image_id in captions):
+            converted: dict[int | str, str] = {}
+            for image_id, caption in captions.items():
+                known = numbers.get(_number(image_id), image_id)
+                if known in converted:
+                    raise DataFileError(f"{results_name}: expected each image_id once, got {image_id!r} a second time.")
+                converted[known] = caption
+            captions = converted
+            notes.append("The ids of the two files differ in type or leading zeros; they were compared as numbers.")
+    uncaptioned = {image_id for image_id, own in truths.items() if not own}
+    if uncaptioned:
+        notes.append(f"{len(uncaptioned)} annotated pictures without a true caption are left out.")
+    unknown = [image_id for image_id in captions if image_id not in truths]
+    if unknown and (not subset or len(unknown) == len(captions)):
+        i = list(captions).index(unknown[0])
         raise DataFileError(
-            f"{results_name}: expected captions of annotated images, got {len(unknown)} of {len(results)} of other "
-            f"images, the first in entry [{i}] with image_id {image_id!r}.{hint} Use the annotation file of these "
-            "results."
+            f"{results_name}: expected captions of annotated images, got {len(unknown)} of {len(captions)} of other "
+            f"images, the first in entry [{i}] with image_id {unknown[0]!r}. Use the annotation file of these results, "
+            "or score only the pictures that are in both files with --subset."
         )
-    missing = [image_id for image_id in truths if image_id not in results]
+    scored = {image_id: text for image_id, text in captions.items() if truths.get(image_id)}
+    if not scored:
+        raise DataFileError(f"{results_name}: expected captions of pictures with true captions, got none.")
+    missing = [image_id for image_id in truths if image_id not in captions and image_id not in uncaptioned]
     if missing and not subset:
         raise DataFileError(
             f"{results_name}: expected a caption of each of {len(truths)} annotated images, got none of "
             f"{len(missing)}, the first with id {missing[0]!r}. Add them, or score only the pictures in the results "
             "with --subset."
         )
-    return [truths[image_id] for image_id in results]
+    if subset:
+        notes.append(
+            f"Subset: {len(scored)} pictures are in both files, {len(unknown)} only in the results, {len(missing)} "
+            "only in the annotations."
+        )
+    return MatchedResults(scored, [truths[image_id] for image_id in scored], notes)
 
 
-def _other_type(image_id: int | str) -> int | str:
-    if isinstance(image_id, int):
-        return str(image_id)
-    return int(image_id) if image_id.isascii() and image_id.isdigit() and len(image_id) < 19 else image_id
+def _number(image_id: int | str) -> int | str:
+    """Return an id as the number that it writes, if it does."""
+    if isinstance(image_id, str) and image_id.isascii() and image_id.isdigit() and len(image_id) < 19:
+        return int(image_id)
+    return image_id

@@ -9,7 +9,7 @@ from typing import Any
 from capgpu.metrics import MetricScore, caption_scores, exact_match
 from capgpu.metrics.meteor_spice import meteor, spice
 
-__all__ = ["JAVA_METRICS", "Scores", "score_captions"]
+__all__ = ["JAVA_METRICS", "Scores", "has_rare_words", "score_captions"]
 
 Words = Sequence[str]
 
@@ -80,3 +80,20 @@ def score_captions(
     metrics |= {name: JAVA_METRICS[name](captions, references) for name in java}
     base = None if right_base is None else sum(right_base) / len(right_base)
     return Scores(metrics, exact_match(captions, references), base)
+
+
+def has_rare_words(references: Sequence[Sequence[Words]]) -> bool:
+    """Return whether some word occurs in the true captions of some pictures, but not of all: CIDEr weighs no others.
+
+    Parameters
+    ----------
+    references : sequence of N sequences of captions
+        The true captions of each picture.
+
+    Returns
+    -------
+    bool
+        False for a single picture.
+    """
+    vocabularies = [{word for caption in group for word in caption} for group in references]
+    return any(words != vocabularies[0] for words in vocabularies)

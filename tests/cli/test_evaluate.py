@@ -106,7 +106,7 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
     result = run("eval", "--run", finished, "--json", tmp_path / "s.json", "--results", tmp_path / "r.json")
     assert result.exit_code == 0, result.output
     captions = json.loads((tmp_path / "s.json").read_text())["captions"]
-    read = read_coco_results(tmp_path / "r.json", allow_empty=True)
+    read = read_coco_results(tmp_path / "r.json")
     assert list(read.items()) == [(i, entry["LSTM, 8 units"]) for i, entry in enumerate(captions)]
 
 

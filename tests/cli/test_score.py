@@ -61,11 +61,34 @@ def test_figures_are_those_of_the_metrics_on_the_files_words(tokens: str, files:
 def test_a_subset_is_scored_where_that_is_asked_for(files: tuple[Path, Path]) -> None:
     entries = json.loads(files[0].read_text())
     files[0].write_text(json.dumps([entries[0], {**entries[1], "caption": ""}]))
-    assert run(*files, "--subset", "--allow-empty").exit_code == 0
-    for missing, says in ((["--subset"], "--allow-empty"), (["--allow-empty"], "--subset")):
-        result = run(*files, *missing)
-        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-        assert says in result.stderr
+    result = run(*files, "--subset")
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 captions have no words; they count as wrong" in " ".join(result.output.split())
+    assert "no words" not in run(*files, "--subset", "--allow-empty").output
+    result = run(*files)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "--subset" in result.stderr
+
+
+@pytest.mark.parametrize("caption", [".", "", "\u200b", "\U0001f600"])
+def test_a_caption_without_words_is_wrong_and_changes_no_other(caption: str, files: tuple[Path, Path]) -> None:
+    entries = json.loads(files[0].read_text())
+    reports = []
+    for text in ("zzz", caption):
+        files[0].write_text(json.dumps([{**entries[0], "caption": text}, *entries[1:]]))
+        result = run(*files, "--json", files[0].parent / "scores.json")
+        assert result.exit_code == 0, result.output
+        reports.append(json.loads((files[0].parent / "scores.json").read_text())["captions"])
+    wrong, wordless = reports
+    assert all(value == 0 for name, value in wordless[0].items() if name not in ("image_id", "caption"))
+    assert wordless[1:] == wrong[1:]
+
+
+def test_a_cider_of_0_for_a_single_picture_is_explained(files: tuple[Path, Path]) -> None:
+    entries = json.loads(files[0].read_text())
+    assert "single picture" not in run(*files).output
+    files[0].write_text(json.dumps([{**entries[1], "caption": "A dog runs on the beach"}]))
+    assert "single picture" in " ".join(run(*files, "--subset").output.split())
 
 
 @pytest.mark.parametrize("damaged", [0, 1])

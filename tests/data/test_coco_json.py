@@ -36,10 +36,6 @@ def test_captions_stand_with_their_pictures_in_the_order_of_the_file(tmp_path: P
     [
         (lambda c: c["images"].append({"id": "x"}), "images[3]: expected each id once, got 'x', as in images[1]"),
         (
-            lambda c: c["images"].append({"id": 4}),
-            "expected captions of 4 images, got none of 1, the first images[3] with the id 4",
-        ),
-        (
             lambda c: c["annotations"][1].update(caption=" \n"),
             "annotations[1].caption: expected a text, got an empty one",
         ),
@@ -107,7 +103,7 @@ entries = st.lists(
 def complaint(path: Path) -> str | None:
     """Say what the reader has against a file, in the one kind of error it may raise."""
     try:
-        assert all(read_coco_captions(path).captions)
+        assert read_coco_captions(path).captions
     except DataFileError as error:
         return str(error)
     return None
