@@ -28,12 +28,49 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DecodingState",
+    "announce_decoding",
+    "announce_training",
     "captioner_gradients",
     "captioner_loss",
     "greedy_captions",
     "initial_decoding_state",
     "next_word_scores",
 ]
+
+_BEFORE = ("caption_batch", "matmul", "take_rows")
+_AFTER = ("embedding_gradient", "column_sums")
+#: What training calls, in this order, without and with cell states.
+_TRAINING = (
+    (*_BEFORE, "rnn_forward", "linear_cross_entropy", "rnn_backward", *_AFTER),
+    (*_BEFORE, "lstm_forward", "linear_cross_entropy", "lstm_backward", *_AFTER),
+)
+
+
+def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) -> None:
+    """Let the kernels know that `captioner_gradients` follows; see `capgpu.kernels.reference.Kernels.announce`.
+
+    Parameters
+    ----------
+    cell, params
+        As for `captioner_gradients`.
+    dropout : bool
+        Whether there is any.
+    """
+    Wh = params["Wh"]
+    operations = _TRAINING[cell.has_cell_state]
+    kernels_for(Wh).announce((*operations, "apply_dropout") if dropout else operations, Wh.dtype)
+
+
+def announce_decoding(params: Mapping[str, Array]) -> None:
+    """Let the kernels know that captions are written step by step, later than anything else.
+
+    Parameters
+    ----------
+    params
+        As for `captioner_gradients`.
+    """
+    Wh = params["Wh"]
+    kernels_for(Wh).announce(("decode_step", "top_words"), Wh.dtype, later=True)
 
 
 def captioner_gradients(

@@ -13,6 +13,7 @@ import numpy as np
 from capgpu.backend import Array, to_numpy
 from capgpu.captioner import (
     DecodingState,
+    announce_training,
     captioner_gradients,
     captioner_loss,
     greedy_captions,
@@ -174,7 +175,10 @@ class CaptioningRNN:
             For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
-        return captioner_gradients(self.cell, self._operands(), features, self._batch(ids), options)
+        operands = self._operands()
+        dropout = options.feature_dropout is not None or options.output_dropout is not None
+        announce_training(self.cell, operands, dropout)
+        return captioner_gradients(self.cell, operands, features, self._batch(ids), options)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.

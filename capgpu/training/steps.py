@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from capgpu.backend import Array
+from capgpu.kernels import kernels_for
 from capgpu.optim import Optimizer
+from capgpu.optim.rules import find_rule
 
 __all__ = ["TrainingSteps"]
 
@@ -27,6 +29,15 @@ class TrainingSteps:
     def __init__(self, model: Any, optimizer: Optimizer, clip_norm: float | None) -> None:
         self._model, self._optimizer, self._clip_norm = model, optimizer, clip_norm
         self._grads: Mapping[str, Array] = {}
+        self._announced = False
+
+    def _announce(self) -> None:
+        """Let the kernels know that updates follow."""
+        params = list(self._model.params.values())
+        kernel = find_rule(self._optimizer.rule).kernel
+        clipping = () if self._clip_norm is None else ("gradient_norm",)
+        operations = (*clipping, f"{kernel}_update") if kernel else clipping
+        kernels_for(params[0]).announce(operations, params[0].dtype, parameters=len(params))
 
     def loss(
         self,
@@ -55,6 +66,9 @@ class TrainingSteps:
         float or array, shape ()
             The loss before the update.
         """
+        if not self._announced:
+            self._announced = True
+            self._announce()
         key = {} if dropout_key is None else {"dropout_key": dropout_key}
         loss, self._grads = self._model.loss(features, captions, **key)
         return loss

@@ -3,7 +3,10 @@
 Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out contiguously where they are not.
 """
 
+from typing import Any
+
 from capgpu.kernels.cpu import (
+    compile_ahead,
     decode,
     dropout,
     embedding,
@@ -47,6 +50,10 @@ class CpuKernels(Kernels):
     adam_update = staticmethod(optimizer.adam_update)
     momentum_update = staticmethod(optimizer.momentum_update)
     gradient_norm = staticmethod(optimizer.gradient_norm)
+
+    def announce(self, operations: tuple[str, ...], dtype: Any, *, parameters: int = 0, later: bool = False) -> None:
+        """Have another process compile what is missing of operations; see `capgpu.kernels.reference.Kernels`."""
+        compile_ahead.announce(operations, dtype, parameters, later)
 
 
 KERNELS = CpuKernels()

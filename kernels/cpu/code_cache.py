@@ -46,11 +46,21 @@ import numpy as np
 from numba.core import config
 
 from capgpu.cache_folder import cache_folder
+from capgpu.kernels.cpu.claims import claim, released
 from capgpu.kernels.cpu.late_code import compile_late
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
 from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
 
-__all__ = ["compiled_callback", "described", "folder", "keep_on_disk", "load_undisturbed", "symbols"]
+__all__ = [
+    "compiled_callback",
+    "described",
+    "folder",
+    "keep_on_disk",
+    "load_undisturbed",
+    "missing",
+    "symbols",
+    "writable",
+]
 
 logger = logging.getLogger("capgpu")
 
@@ -78,6 +88,9 @@ UNUSABLE = (
 #: Symbols that code may call (`capgpu.kernels.cpu.symbols`), and what gives them their addresses: LLVM ends the process
 #: where it finds none.
 symbols: dict[str, Callable[[], None]] = {}
+
+#: Called where a kernel is missing on disk, before it is compiled.
+missing: list[Callable[[], None]] = []
 
 with contextlib.suppress(AttributeError):
     holds_compiler_lock[:] = [numba.core.compiler_lock.global_compiler_lock.is_locked]
@@ -111,6 +124,16 @@ def described() -> str:
     return f"{folder()} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)"
 
 
+def writable() -> bool:
+    """Return whether compiled kernels can be kept on disk."""
+    try:
+        generation = _make_generation()
+        return _trusted(generation.lstat()) and os.access(generation, os.W_OK | os.X_OK)
+    except OSError as error:
+        _raise_if_not_of_the_system(error)
+        return False
+
+
 @functools.cache
 def _generation() -> str:
     """Return a digest of everything that decides the code of all functions alike, except for the processor."""
@@ -137,6 +160,7 @@ def keep_on_disk(dispatcher: Any) -> None:
             return
         if isinstance(dispatcher._cache, numba.core.caching.NullCache):
             dispatcher._cache = _Cache(function)
+            dispatcher.compile = released()(dispatcher.compile)
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
 
@@ -175,7 +199,8 @@ def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
         made = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
         made._cache = _Cache(function)
         compile_late(made._compiler, made._targetdescr.target_context)
-        made.compile()
+        with released():
+            made.compile()
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
         made = numba.cfunc(signature)(function)
@@ -210,7 +235,18 @@ class _Cache:
         found = self._load(signature, target)
         if found is None:
             require_memory(COMPILING, "compile a kernel")
+            for start in missing:
+                start()
+            if self._claim(signature, target):  # another process has compiled it
+                found = self._load(signature, target)
         return found
+
+    def _claim(self, signature: Any, target: Any) -> bool:
+        try:
+            entry = self._path(self._key(signature, target.codegen()))
+        except UNUSABLE:  # as `_load` has reported
+            return False
+        return claim(entry, self._name)
 
     def _load(self, signature: Any, target: Any) -> Any:
         target.refresh()
@@ -290,11 +326,7 @@ def _read(path: Path, key: str) -> bytes | None:
 
 def _write(path: Path, key: str, payload: bytes) -> None:
     """Store an entry: complete, or not at all."""
-    generation = path.parent
-    if not generation.is_dir():
-        generation.parent.mkdir(parents=True, exist_ok=True)
-        generation.mkdir(mode=0o700, exist_ok=True)
-        _remove_old_generations(generation)
+    generation = _make_generation(path.parent)
     if not _trusted(generation.lstat()):
         raise PermissionError(f"expected a folder of this user's that no other can write, got {generation}")
     body = key.encode() + payload
@@ -307,6 +339,16 @@ def _write(path: Path, key: str, payload: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _make_generation(generation: Path | None = None) -> Path:
+    """Make the folder of a generation, by default of this one, unless it is there; return it."""
+    generation = folder() / _generation() if generation is None else generation
+    if not generation.is_dir():
+        generation.parent.mkdir(parents=True, exist_ok=True)
+        generation.mkdir(mode=0o700, exist_ok=True)
+        _remove_old_generations(generation)
+    return generation
 
 
 def _remove_old_generations(current: Path) -> None:

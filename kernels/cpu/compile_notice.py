@@ -1,7 +1,8 @@
 """Compilation made visible: a line on stderr where it takes longer than a second, and its time in all.
 
 Numba announces the begin and the end of each compilation to listeners (`numba.core.event`). A kernel compiles the
-functions that it calls: only the outermost compilation is counted.
+functions that it calls: only the outermost compilation is counted. Waiting for a process that compiles the kernel
+(`capgpu.kernels.cpu.claims`) counts as compiling.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core import event
@@ -42,10 +44,21 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
         function = event.data["dispatcher"].py_func
         if self._depth == 0 and not function.__module__.startswith(f"{__package__}."):
             return
+        self._begin(function.__module__.rpartition(".")[2])
+
+    @contextlib.contextmanager
+    def waiting(self, module: str) -> Iterator[None]:
+        """Count the time of this context, in which another process compiles a kernel of a module."""
+        self._begin(module)
+        try:
+            yield
+        finally:
+            self.on_end(None)
+
+    def _begin(self, name: str) -> None:
         self._depth += 1
         if self._depth == 1:
             self._started, self._written = time.perf_counter(), False
-            name = function.__module__.rpartition(".")[2]
             self._timer = threading.Timer(PATIENCE, self._announce, [name])
             self._timer.daemon = True
             with contextlib.suppress(RuntimeError):  # the thread cannot be started: compile without a notice

@@ -5,8 +5,10 @@ optimizes it there again; the machine code of the inner functions is never execu
 each function's library is a `LateLibrary`: LLVM code as Numba emitted it. The outermost library links all that it
 calls, directly or not, once, and is optimized when an address in it is asked for. That takes half the time, and code
 that is linked has never been optimized before, so that the result does not depend on what else a process has compiled.
+Nor is a function's code optimized before it is linked: the outermost library's passes do the same to it again.
 
-The types of operators on numbers are resolved once in a process: Numba tries dozens of templates for each `a + b`.
+The types of operators on numbers and arrays are resolved once in a process: Numba tries dozens of templates for each
+`a + b` and `a[j]`. So are the sizes of types, for which Numba parses a module each time.
 
 This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. Where they are missing,
 Numba makes machine code of everything.
@@ -33,9 +35,11 @@ logger = logging.getLogger("capgpu")
 ENVIRONMENT = "_ZN08NumbaEnv"
 #: How the symbols of `capgpu.kernels.cpu.symbols` begin, and the variables that hold addresses of one process.
 SYMBOL, DYNAMIC = "capgpu_", "numba.dynamic.globals"
-NUMBERS = (types.Number, types.Boolean)
+OPERANDS = (types.Number, types.Boolean, types.Array, types.SliceType)
 #: Operators' types by their arguments' types; with the operators, whose number is part of the key.
 _resolved: dict[Any, tuple[Any, Any]] = {}
+#: Sizes of LLVM's types by their text.
+_sizes: dict[str, int] = {}
 #: Private names of Numba's libraries.
 NEEDED = ("_ensure_finalized", "_finalize_final_module", "_get_compiled_object", "_get_module_for_linking")
 
@@ -65,6 +69,10 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
             self._emit()
         address: int = super().get_pointer_to_function(name)
         return address
+
+    def _optimize_functions(self, module: Any) -> None:
+        """Leave a function's code as it was emitted: `_emit` optimizes it where it is linked."""
+        module.data_layout = self._codegen._data_layout
 
     def _emit(self) -> None:
         """Link, optimize, and make machine code."""
@@ -205,33 +213,49 @@ def compile_late(compiler: Any, context: Any) -> None:
 def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
     def compile_with_late_libraries(args: Any, return_type: Any) -> Any:
         context.refresh()  # compiles what belongs to Numba
-        with _changed(context.codegen(), context.typing_context):
+        with _changed(context):
             return compile_now(args, return_type)
 
     return compile_with_late_libraries
 
 
 @contextlib.contextmanager
-def _changed(codegen: Any, typing: Any) -> Iterator[None]:
-    """Have late libraries made, and operators resolved once; the thread holds the lock of Numba's compiler."""
+def _changed(context: Any) -> Iterator[None]:
+    """Have late libraries made, and types resolved once; the thread holds the lock of Numba's compiler."""
+    codegen, typing = context.codegen(), context.typing_context
     if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
         yield
         return
     try:  # around the assignments, too: an exception from outside can be raised after any of them
         codegen._library_class = LateLibrary
         typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
+        context.get_abi_sizeof = functools.partial(_size, context.get_abi_sizeof)
         yield
     finally:
         vars(codegen).pop("_library_class", None)
         vars(typing).pop("resolve_function_type", None)
+        vars(context).pop("get_abi_sizeof", None)
+
+
+def _size(size_of: Callable[[Any], int], kind: Any) -> int:
+    """Return the size of an LLVM type, from the table."""
+    key = str(kind)
+    if key not in _sizes:
+        _sizes[key] = size_of(kind)
+    return _sizes[key]
 
 
 def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:
-    """Resolve the type of a call: of an operator on numbers, from the table."""
-    module = getattr(getattr(function, "typing_key", None), "__module__", "")
-    if module != "_operator" or kws or not all(isinstance(kind, NUMBERS) for kind in args):
+    """Resolve the type of a call: of an operator on numbers and arrays, from the table."""
+    operator = getattr(function, "typing_key", None)
+    known = operator is bool or getattr(operator, "__module__", "") == "_operator"
+    if not known or kws or not all(map(_is_operand, args)):
         return resolve(function, args, kws)
     key = id(function), tuple(args)
     if key not in _resolved:
         _resolved[key] = function, resolve(function, args, kws)
     return _resolved[key][1]
+
+
+def _is_operand(kind: Any) -> bool:
+    return all(map(_is_operand, kind)) if isinstance(kind, types.BaseTuple) else isinstance(kind, OPERANDS)

@@ -5,6 +5,7 @@ what they must do, and it serves every dtype and shape that they do not.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.embedding import add_rows, column_sums, embedding_gradient, scatter_rows, take_rows
@@ -67,6 +68,21 @@ class Kernels:
         into what is summed.
         """
         return nullcontext()
+
+    def announce(self, operations: tuple[str, ...], dtype: Any, *, parameters: int = 0, later: bool = False) -> None:
+        """Announce operations that will be called: a target may prepare for them, and does nothing here.
+
+        Parameters
+        ----------
+        operations : tuple of str
+            Their names, in the order in which they are needed.
+        dtype : dtype
+            Dtype of their arrays.
+        parameters : int
+            Number of parameters of an update.
+        later : bool
+            Whether everything else that is announced is needed before.
+        """
 
 
 KERNELS = Kernels()

@@ -1,0 +1,93 @@
+"""The process that compiles ahead: it calls each announced operation on tiny arrays, and ends.
+
+`capgpu.kernels.cpu.compile_ahead` starts it. What another process is compiling it passes over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from capgpu.kernels.cpu import KERNELS, dropout
+from capgpu.kernels.cpu.claims import BusyError, claims
+from capgpu.kernels.cpu.thread_pool import POOL
+
+__all__ = ["main"]
+
+#: Seconds between two looks at the parent.
+LOOK = 0.5
+
+
+def main(parent: int, work: Sequence[tuple[Sequence[str], str, int]]) -> None:
+    """Compile operations, and store them on disk.
+
+    Parameters
+    ----------
+    parent : int
+        The process that has started this one, which ends after it.
+    work : sequence of (operations, dtype, parameters)
+        What has been announced, see `capgpu.kernels.reference.Kernels.announce`. Of each item the last operation is
+        compiled first: the parent begins with the first one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    claims.active = claims.passes_over = True
+    # what compiling leaves behind is small beside what the collector looks through each time
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    for operations, dtype, parameters in work:
+        for operation in reversed(operations):
+            for call in _calls(operation, np.dtype(dtype), parameters):
+                with contextlib.suppress(BusyError):
+                    call()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(0)
+
+
+def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callable[[], Any]]:
+    """Return the calls that compile all kernels of an operation."""
+    one, index = np.ones((1, 1), dtype), np.zeros(1, np.int64)
+    wide, vector = np.ones((1, 4), dtype), np.ones(1, dtype)
+    several = [np.ones((2, 2), dtype) for _ in range(parameters)]
+    kernels = KERNELS
+    calls: dict[str, list[Callable[[], Any]]] = {
+        "caption_batch": [lambda: kernels.caption_batch(np.array([[1, 2]]), 0, 3, one)],
+        "matmul": [lambda: kernels.matmul(one, one), POOL.compile_workers],
+        "apply_dropout": [
+            lambda: dropout.drop_in_place(one.copy(), 0, (0, 0, 0, 1.0)),
+            lambda: dropout.drop_into(one, 0, (0, 0, 0, 1.0), one.copy()),
+        ],
+        "take_rows": [lambda: kernels.take_rows(one, index)],
+        "embedding_gradient": [lambda: kernels.embedding_gradient(one, index, 1)],
+        "column_sums": [lambda: kernels.column_sums(one)],
+        "lstm_forward": [lambda: kernels.lstm_forward(wide, None, one, None, wide, index + 1)],
+        "lstm_backward": [lambda: kernels.lstm_backward(one, None, wide, one, None, wide, index + 1)],
+        "rnn_forward": [lambda: kernels.rnn_forward(one, None, one, one, index + 1)],
+        "rnn_backward": [lambda: kernels.rnn_backward(one, one, one, index + 1)],
+        "linear_cross_entropy": [lambda: kernels.softmax_cross_entropy(one.copy(), index, 1.0)],
+        "decode_step": [lambda: kernels.decode_step(wide, None, one, one, wide, one, vector)],
+        "top_words": [lambda: kernels.top_words(one, 1, np.zeros(1, np.bool_))],
+        "adam_update": [lambda: kernels.adam_update(several, several, several, several, _settings(parameters, 8), 1.0)],
+        "momentum_update": [
+            lambda: kernels.momentum_update(several, several, None, _settings(parameters, 2), 1.0),
+            lambda: kernels.momentum_update(several, several, several, _settings(parameters, 2), 1.0),
+        ],
+        "gradient_norm": [lambda: kernels.gradient_norm(several, 1.0)],
+    }
+    return calls[operation]
+
+
+def _settings(rows: int, columns: int) -> Any:
+    return np.ones((rows, columns))
