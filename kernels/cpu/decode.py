@@ -25,6 +25,13 @@ __all__ = ["decode_step"]
 WORTH_SHARING = 20_000
 
 
+@compiled(allocates=False)
+def _copy(source: Any, target: Any) -> None:
+    """Copy a row. An assignment to a slice takes Numba seconds: it compiles broadcasting, and text for its errors."""
+    for j in range(target.size):
+        target[j] = source[j]
+
+
 @compiled()
 def _activate(
     index: int, count: int, sums: Any, parents: Any, projected: Any, rows: Any, c: Any, next_c: Any, next_h: Any
@@ -37,10 +44,10 @@ def _activate(
     nothing[:] = 0  # the input products have their bias
     for n in range(captions * index // count, captions * (index + 1) // count):
         if sums.shape[1] == size:
-            next_h[n] = sums[parents[n]]
+            _copy(sums[parents[n]], next_h[n])
             activate_rnn(next_h[n], projected[rows[n]], nothing)
         else:
-            gates[:] = sums[parents[n]]
+            _copy(sums[parents[n]], gates)
             activate_lstm(gates, projected[rows[n]], nothing, c[parents[n]], next_c[n], next_h[n], 0, size)
 
 

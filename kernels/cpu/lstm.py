@@ -22,7 +22,7 @@ from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.recurrent_gemm import pack_gates, packed_size, product_of_gates, unit_range
-from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
+from capgpu.kernels.cpu.simd_pack import LONG, pasted, whole_vectors
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
@@ -30,13 +30,14 @@ from capgpu.kernels.cpu.workspace import contiguous, scratch
 __all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
 
 
-@compiled(inline=True, allocates=False)
+@compiled(allocates=False)
 def _activate(gates: Any, projected: Any, bias: Any, c_before: Any, c: Any, h: Any, left: int, right: int) -> None:
     """Do the work of `activate_lstm`.
 
     Short loops over plain slices, so that each one vectorises: an index with an offset might be negative for all that
     the compiler knows, and would be looked at each time.
     """
+    pasted()
     size = c.size
     for kind in range(3):
         first, last = kind * size + left, kind * size + right
@@ -117,7 +118,7 @@ def _launch_forward(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_forward(arguments))
 
 
-@compiled(inline=True, allocates=False)
+@compiled(allocates=False)
 def _differentiate(
     dh: Any,
     dh_later: Any,
@@ -132,6 +133,7 @@ def _differentiate(
     right: int,
 ) -> None:
     """Turn one row's gradients of h and c into those of the pre-activations; `dc` is carried to the step before."""
+    pasted()
     size = c.size
     # typed: an integer literal would lift float32 to float64
     one = c.dtype.type(1)

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.gemm_microkernel import ROWS, VECTORS
 
-__all__ = ["LONG", "copy_panel_row", "copy_tile_row", "transpose_square", "whole_vectors"]
+__all__ = ["LONG", "copy_panel_row", "copy_tile_row", "pasted", "transpose_square", "whole_vectors"]
 
 #: Elements from which on a row is worth loops in the widest vectors; shorter ones lose more at their ends.
 LONG = 128
@@ -97,6 +97,20 @@ def whole_vectors(typingctx: Any) -> Any:
         attributes.add("noinline")
         # past llvmlite's check of the name: it does not know them all
         set.add(attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def pasted(typingctx: Any) -> Any:
+    """Have LLVM paste the calling function into its callers.
+
+    They share what Numba makes of it; ``inline=True`` has Numba infer types and emit code in each of them anew.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("alwaysinline")
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -140,20 +140,20 @@ def test_functions_of_other_packages_are_not_kept_on_disk():
 
 PRODUCTS = """
 import numpy as np
-from capgpu.kernels.cpu import KERNELS, product, tile
+from capgpu.kernels.cpu import KERNELS, gemm, gemm_microkernel
 for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
     depth = shape[0] if transposed else shape[1]
     ones = np.ones(shape, np.float32), np.ones((depth, 33), np.float32)
     assert (KERNELS.matmul(*ones, transpose_a=transposed) == depth).all()
-for function in (product._rows_by_panel, product.pack_panels, tile.tile):
+for function in (gemm._rows_by_panel, gemm.pack_panels, gemm_microkernel.tile):
     print(len(function.inner.signatures), "float64" in str(function.inner.signatures))
 """
 
 #: What a product calls by a symbol; the numbers stand for float32.
 BY_SYMBOL = {
-    "tile._plain_float32": "capgpu_tile__plain_float32",
-    "tile._transposed_float32": "capgpu_tile__transposed_float32",
-    "product._pack_panels": "capgpu_product__pack_panels_0",
+    "gemm_microkernel._plain_float32": "capgpu_gemm_microkernel__plain_float32",
+    "gemm_microkernel._transposed_float32": "capgpu_gemm_microkernel__transposed_float32",
+    "gemm._pack_panels": "capgpu_gemm__pack_panels_0",
     "job_slot._run_job": "capgpu_job_slot__run_job_0",
 }
 
@@ -192,12 +192,12 @@ def test_a_product_compiles_one_version_of_each_part_and_its_loops_once(tmp_path
     assert multiply() == ["1 False"] * 3
     entries = {file.name.rpartition("-")[0]: file for file in tmp_path.rglob("*.nbc")}
     # machine code of what is called by Python or by a symbol, and of nothing else
-    assert set(entries) == {"product._launch_share", *BY_SYMBOL}
-    symbols = elf_symbols(entries["product._launch_share"].read_bytes())
+    assert set(entries) == {"gemm._launch_share", *BY_SYMBOL}
+    symbols = elf_symbols(entries["gemm._launch_share"].read_bytes())
     defined = {name: symbols[symbol] for name, symbol in BY_SYMBOL.items()}
     assert defined == dict.fromkeys(BY_SYMBOL, False), "functions were linked in"
     # callers from the disk, whose symbols have no address yet
-    for name in ("tile._plain_float32", "tile._transposed_float32"):
+    for name in ("gemm_microkernel._plain_float32", "gemm_microkernel._transposed_float32"):
         entries[name].unlink()
     assert multiply()[0] == "0 False", "everything else is loaded"
-    assert entries["tile._plain_float32"].exists()
+    assert entries["gemm_microkernel._plain_float32"].exists()

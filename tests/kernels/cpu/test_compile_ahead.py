@@ -1,0 +1,273 @@
+"""A second process compiles what this one will need; whatever becomes of it, this one computes the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu.errors import InvalidValueError
+from capgpu.kernels.cpu import claims, code_cache, compile_ahead
+from capgpu.threads import usable_processors
+
+pytestmark = pytest.mark.skipif(not claims.CAN_CLAIM, reason="this system has no such locks")
+SEVERAL = pytest.mark.skipif(usable_processors() < 2, reason="one processor: no second process is started")
+
+SHARED = """
+import os
+import numpy as np
+from capgpu.kernels.cpu import KERNELS, compile_ahead, embedding
+ones, first = np.ones((2, 3), np.float32), np.zeros(1, np.int64)
+KERNELS.announce(("take_rows", "column_sums"), np.float32)
+assert compile_ahead._process is None, "nothing is missing yet"
+KERNELS.take_rows(ones, first)
+process = compile_ahead._process
+print(os.getsid(process.pid) == process.pid, process.wait(60))
+assert KERNELS.column_sums(ones).tolist() == [2.0] * 3
+print(sum(embedding._launch_sum_columns.stats.cache_hits.values()))
+"""
+
+PARENT = """
+import numpy as np, os, signal
+from capgpu.kernels.cpu import KERNELS, compile_ahead
+for dtype in (np.float32, np.float64):
+    KERNELS.announce(("lstm_forward", "lstm_backward", "rnn_backward", "take_rows"), dtype)
+KERNELS.column_sums(np.ones((2, 3), np.float32))
+assert compile_ahead._process.poll() is None
+print(compile_ahead._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run(script: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        **({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)}),
+        "PYTHONPATH": str(Path(capgpu.__file__).parents[1]),
+        "CAPGPU_THREADS": "2",
+        "CAPGPU_COMPILE_AHEAD": "1",
+    }
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=600)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:  # ended meanwhile, or no such files here
+        return not Path("/proc/self/stat").exists()
+
+
+@SEVERAL
+def test_what_the_second_process_compiles_is_loaded_by_the_first(tmp_path):
+    done = run(SHARED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    # in a session of its own, it gets no Ctrl-C; it ends by itself
+    assert done.stdout.split() == ["True", "0", "1"]
+    assert not list(tmp_path.rglob("*.lock"))
+    assert "Traceback" not in done.stderr
+
+
+@SEVERAL
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="cannot tell a zombie from a process")
+def test_the_second_process_ends_soon_after_the_first_is_killed(tmp_path):
+    done = run(PARENT, tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    process, end = int(done.stdout), time.monotonic() + 10
+    while is_running(process):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- whether there is one ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Announce an operation to a new state; give a function that starts processes and returns their commands."""
+    commands = []
+
+    class Process:
+        pid = 0
+
+        def __init__(self, command, **options):
+            commands.append((command, options))
+
+        def wait(self):
+            return 0
+
+        def poll(self):
+            return 0
+
+    for name, value in (("_announced", set()), ("_soon", []), ("_later", []), ("_process", None)):
+        monkeypatch.setattr(compile_ahead, name, value)
+    monkeypatch.setattr(claims.claims, "active", False)
+    monkeypatch.setattr(compile_ahead, "usable_processors", lambda: 2)
+    monkeypatch.setattr(compile_ahead, "thread_count", lambda: 2)
+    monkeypatch.delenv("CAPGPU_COMPILE_AHEAD", raising=False)
+    monkeypatch.setattr(subprocess, "Popen", Process)
+
+    def start():
+        compile_ahead.announce(("matmul",), np.float32, 0, False)
+        compile_ahead._start()
+        return commands
+
+    return start
+
+
+def test_a_process_is_started_once_for_what_is_announced(starts):
+    ((command, options),) = starts()
+    assert command[0] == sys.executable
+    assert options["env"]["CAPGPU_COMPILE_AHEAD"] == "0", "none in the child"
+    assert claims.claims.active
+    assert len(starts()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setenv("CAPGPU_COMPILE_AHEAD", "0"),
+        lambda patch: patch.setattr(compile_ahead, "usable_processors", lambda: 1),
+        lambda patch: patch.setattr(compile_ahead, "thread_count", lambda: 1),
+        lambda patch: patch.setenv("NUMBA_CACHE_DIR", __file__),  # where no folder can be made
+    ],
+    ids=["opt-out", "one processor", "one thread", "nothing can be written"],
+)
+def test_no_process_is_started(starts, monkeypatch, change):
+    change(monkeypatch)
+    assert starts() == []
+    assert not claims.claims.active
+
+
+def test_a_folder_that_others_can_write_gets_no_process(starts, monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert code_cache.writable()
+    next(tmp_path.glob("*/*")).chmod(0o777)
+    assert starts() == []
+
+
+def test_a_process_that_cannot_be_started_costs_nothing(starts, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise FileNotFoundError(2, "no such program")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert starts() == []
+    assert not claims.claims.active
+
+
+def test_a_bad_setting_is_refused(starts, monkeypatch):
+    monkeypatch.setenv("CAPGPU_COMPILE_AHEAD", "yes")
+    with pytest.raises(InvalidValueError, match=r"CAPGPU_COMPILE_AHEAD: expected 1 .* or 0, got 'yes'"):
+        starts()
+
+
+# --- who compiles what ------------------------------------------------------------------------------
+
+HOLDER = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); "
+
+
+@pytest.fixture
+def entry(monkeypatch, tmp_path):
+    monkeypatch.setattr(claims.claims, "active", True)
+    return tmp_path / "name.nbc"
+
+
+@pytest.fixture
+def holder(entry):
+    """Start another process that has claimed the entry."""
+    command = [sys.executable, "-S", "-c", HOLDER + "time.sleep(60)", str(entry.with_suffix(".lock"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_claim_of_a_killed_process_is_taken_over(entry, holder):
+    threading.Timer(0.1, holder.kill).start()
+    start = time.monotonic()
+    with claims.released():
+        assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward"), "this process compiles it"
+        assert 0.05 < time.monotonic() - start < claims.LIMIT / 2
+        assert entry.with_suffix(".lock").exists()
+    assert not entry.with_suffix(".lock").exists()
+
+
+def test_what_another_process_has_compiled_is_waited_for(entry, holder):
+    def finish():
+        entry.write_text("code")
+        holder.kill()
+
+    threading.Timer(0.1, finish).start()
+    with claims.released():
+        assert claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+
+
+def test_waiting_for_a_process_that_is_stopped_is_limited(entry, holder, monkeypatch):
+    monkeypatch.setattr(claims, "LIMIT", 0.05)
+    with claims.released():
+        assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+
+
+def test_the_second_process_passes_over_what_is_claimed_unless_it_needs_it(entry, holder, monkeypatch):
+    monkeypatch.setattr(claims.claims, "passes_over", True)
+    with pytest.raises(claims.BusyError):
+        claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+    monkeypatch.setattr(claims, "LIMIT", 0.05)
+    with claims.released():
+        claims.claim(entry.with_name("caller.nbc"), "capgpu.kernels.cpu.lstm._launch_forward")
+        assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+
+
+COVERED = """
+import sys
+import numpy as np
+from capgpu.captioner import announce_decoding, announce_training
+from capgpu.decode import beam_search
+from capgpu.kernels.cpu import code_cache, compile_ahead, compile_process
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+from capgpu.training.steps import TrainingSteps
+
+def loaded():
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith("capgpu.kernels.cpu.")]
+    kernels = {f for m in modules for f in vars(m).values() if isinstance(getattr(f, "_cache", 0), code_cache._Cache)}
+    return {(f.py_func.__module__, f.py_func.__name__, str(signature)) for f in kernels for signature in f.overloads}
+
+work = []
+compile_ahead.announce = lambda *announced: work.append(announced)
+words = {word: k for k, word in enumerate(("<NULL>", "<START>", "<END>", "a"))}
+uses = []
+for cell in ("rnn", "lstm"):
+    model = CaptioningRNN(words, 3, 4, 5, cell, np.float32, seed=0, output_dropout=0.5)
+    announce_training(model.cell, model.params, True)
+    announce_decoding(model.params)
+    for rule in ("adam", "sgd", "sgd_momentum"):
+        steps = TrainingSteps(model, Optimizer(rule, {}, model.params), 1.0)
+        steps._announce()
+        uses.append((model, steps))
+for operations, dtype, parameters, _ in work:
+    for operation in operations:
+        for call in compile_process._calls(operation, np.dtype(dtype), parameters):
+            call()
+before = loaded()
+for model, steps in uses:
+    steps.loss(np.ones((2, 3), np.float32), np.array([[1, 3, 2], [1, 2, 0]]), 1.0, dropout_key=0)
+    steps.update(1.0)
+    beam_search(model, np.ones((2, 3), np.float32), 2, max_length=3)
+print(len(before) > 15, loaded() - before)
+"""
+
+
+def test_what_is_announced_is_all_that_training_and_beam_search_need():
+    done = run(COVERED)
+    assert done.stdout == "True set()\n", done.stderr
