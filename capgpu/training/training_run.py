@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capgpu.captioner import announce_decoding
 from capgpu.checkpoint import CheckpointError, save_model
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import Dataset
@@ -195,6 +196,7 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
     from capgpu.kernels import compile_seconds
     from capgpu.training.reporting import clock
 
+    announce_decoding(solver.model.params)  # whoever trains will have captions written
     start, compiling = clock(), compile_seconds()
     solver.train()
     seconds, compiling = clock() - start, compile_seconds() - compiling

@@ -65,10 +65,11 @@ def compiles_ahead() -> bool:
 
 def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bool) -> None:
     """Note operations that follow; see `capgpu.kernels.reference.Kernels.announce`."""
-    # half types are computed in float32
-    work = operations, "float64" if dtype == "float64" else "float32", parameters
-    if work not in _announced:
-        _announced.add(work)
+    key = operations, dtype, parameters
+    if key not in _announced:  # at each training step
+        _announced.add(key)
+        # half types are computed in float32
+        work = operations, "float64" if dtype == "float64" else "float32", parameters
         (_later if later else _soon).append(work)
 
 
