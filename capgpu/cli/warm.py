@@ -17,7 +17,8 @@ __all__ = ["warm"]
 def warm(dtype: str) -> None:
     """Compile all kernels of the backend cpu, and store them on disk.
 
-    Otherwise each kernel is compiled at its first call. Compiled kernels are valid until the version of capgpu, Python,
+    Otherwise each kernel is compiled at its first call, some of them by a second process
+    (CAPGPU_COMPILE_AHEAD=0 turns it off). Compiled kernels are valid until the version of capgpu, Python,
     NumPy, Numba or llvmlite changes. Their folder (NUMBA_CACHE_DIR, or XDG_CACHE_HOME) is shown.
     """
     from capgpu.warm import warm as compile_all
