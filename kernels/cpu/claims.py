@@ -1,7 +1,8 @@
 """Which process compiles what: one claims an entry of the cache, others wait for it or compile something else.
 
 A claim is a lock (`flock`) on a file beside the entry. The system gives it up when the process ends, however that ends:
-who waits then finds no entry, and compiles it itself. Waiting is limited all the same, since a process can be stopped.
+who waits then finds no entry, compiles it itself, and waits for no other. Waiting is limited all the same, since a
+process can be stopped.
 
 No processes wait for each other in a circle. A process waits only for what it needs to complete what it has claimed,
 and no kernel needs itself.
@@ -95,6 +96,8 @@ def claim(entry: Path, function: str) -> bool:
                 end = time.monotonic() + LIMIT
                 while not _lock(descriptor) and time.monotonic() < end:
                     time.sleep(LOOK)
+            if not entry.exists() and not claims.passes_over:
+                claims.active = False  # the other process has ended, has been stopped, or cannot write
         _own.held.append((descriptor, file))
         descriptor = -1
     finally:

@@ -216,6 +216,7 @@ def test_waiting_for_a_process_that_is_stopped_is_limited(entry, holder, monkeyp
     monkeypatch.setattr(claims, "LIMIT", 0.05)
     with claims.released():
         assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+    assert not claims.claims.active, "there is no second time"
 
 
 def test_the_second_process_passes_over_what_is_claimed_unless_it_needs_it(entry, holder, monkeypatch):
