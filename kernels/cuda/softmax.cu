@@ -223,6 +223,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     __shared__ acc tops[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
+    __shared__ acc true_score;  // used by thread 0 only; in shared memory, since a register for it would spill on sm_100
     const int m = blockIdx.x, thread = threadIdx.x, threads = blockDim.x;
     real* row = scores + (long long)m * V;
     const int front = (int)(-reinterpret_cast<unsigned long long>(row) % PACK_BYTES / sizeof(real));
@@ -257,24 +258,18 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     }
     own.top = single > own.top ? single : own.top;
 
-    const bool possible = 0 <= target && target < V;
-    const acc true_score = possible ? with_bias(row[target], bias, target) : acc(0);
+    if (thread == 0) true_score = 0 <= target && target < V ? with_bias(row[target], bias, target) : acc(0);
 
     acc all_scores = acc(0);  // less the thread's maximum
-    int count = 0;
     if (smoothing > acc(0)) {
 #pragma unroll
         for (int i = 0; i < HELD_PACKS; ++i) {
             if (thread + i * threads < packs) {
 #pragma unroll
                 for (int p = 0; p < PACK; ++p) all_scores += held[i * PACK + p] - own.top;
-                count += PACK;
             }
         }
-        if (column < V) {
-            all_scores += single - own.top;
-            ++count;
-        }
+        if (column < V) all_scores += single - own.top;
     }
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
@@ -304,15 +299,18 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     }
     if (column < V) row[column] = to_real(single * factor - subtracted);
 
-    acc part = confidence * (true_score - seen.top);
     if (smoothing > acc(0)) {
+        // the numbers of this thread, counted late: a register for them would spill on sm_100 and sm_120
+        const int count = (packs > thread ? (packs - thread + threads - 1) / threads * PACK : 0) + (column < V ? 1 : 0);
         if (count > 0) all_scores += acc(count) * (own.top - seen.top);
-        part += even * block_sum(all_scores, parts);
+        all_scores = block_sum(all_scores, parts);
     }
     __syncthreads();  // the row is written before the true class's number is written over
     if (thread == 0) {
         const acc probability = exponential(true_score - seen.top) * share;
-        if (possible) row[target] = to_real(scale * (probability - (confidence + even)));
+        if (target < V) row[target] = to_real(scale * (probability - (confidence + even)));
+        acc part = confidence * (true_score - seen.top);
+        if (smoothing > acc(0)) part += even * all_scores;
         losses[m] = row_loss(seen, part, target, V);
     }
 }
