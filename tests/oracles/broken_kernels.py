@@ -6,7 +6,7 @@ of the block where a warp reads what it has written itself.
 
 from __future__ import annotations
 
-from emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation
+from simulators.emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation
 
 PASSES = ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward")
 

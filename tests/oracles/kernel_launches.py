@@ -17,10 +17,10 @@ from capgpu.kernels.cuda import KERNELS, compile, embedding, launch_heuristics, 
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.kernels.cuda.kernel_registry import REGISTRY
 from capgpu.model import CaptioningRNN
-from emulator.recording import Recording, recording
-from emulator.runner import EmulatorRunner, Launch
 from oracles.halves import sums
 from oracles.kernel_cases import Extents, example, usual_case
+from simulators.emulator.recording import Recording, recording
+from simulators.emulator.runner import EmulatorRunner, Launch
 
 #: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
 #: with more than one round of chunks in the backward pass.

@@ -24,7 +24,7 @@ TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
 
 
 def time_on_the_standin(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    quick = ["--rounds", "2", "--steps", "2", "--warm", "1", "--filler-ms", "0", "--serve", "standin.worker"]
+    quick = ["--rounds", "2", "--steps", "2", "--warm", "1", "--filler-ms", "0", "--serve", "simulators.worker"]
     if "--precisions" not in arguments:
         quick += ["--precisions", "float32"]
     return subprocess.run(

@@ -62,8 +62,8 @@ def test_a_products_bytes_are_its_operands_and_its_result():
 def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
     """Ask the launchers which algorithm they take on a device, with no measured choices."""
     from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
-    from standin.cupy_standin.architecture import ARCHITECTURES
-    from standin.cupy_standin.state import STATE
+    from simulators.cupy_standin.architecture import ARCHITECTURES
+    from simulators.cupy_standin.state import STATE
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     capgpu.set_backend("cuda")
@@ -97,7 +97,7 @@ def test_the_tier_on_paper_is_the_one_that_is_launched(choose, device, size):
 
 
 def test_the_devices_are_those_that_the_stand_in_imitates():
-    from standin.cupy_standin.architecture import ARCHITECTURES
+    from simulators.cupy_standin.architecture import ARCHITECTURES
 
     for device in DEVICES:
         told = ARCHITECTURES[f"sm_{device.capability}"]

@@ -11,9 +11,9 @@ import capgpu
 from capgpu.kernels.cuda import compile, constants, launch_heuristics, recurrence
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.kernel_registry import ENTRIES, compiler_options, variants_of
-from emulator import build
-from emulator.runner import KernelFaultError
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
+from simulators.emulator import build
+from simulators.emulator.runner import KernelFaultError
 
 FILES = sorted({entry.file for entry in ENTRIES})
 

@@ -7,8 +7,8 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, launch_heuristics
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.state import STATE
 
 #: The estimates of that device, whatever device is there.
 pytestmark = pytest.mark.standin

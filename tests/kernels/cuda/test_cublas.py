@@ -18,8 +18,8 @@ import pytest
 import capgpu
 from capgpu.kernels.cuda import compile, gemm, workspace
 from capgpu.kernels.cuda import cublas as direct
-from standin import cupy_standin
-from standin.cupy_standin.cublas import Library
+from simulators import cupy_standin
+from simulators.cupy_standin.cublas import Library
 
 DTYPES = ("float16", "float32", "float64")
 LAYOUTS = ("rows", "columns", "rows with gaps", "columns with gaps")

@@ -12,7 +12,7 @@ from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
 from oracles.halves import ALL, HALVES
 from oracles.numbers import distance
-from standin import cupy_standin
+from simulators import cupy_standin
 
 START, END, NULL = 1, 2, 0
 

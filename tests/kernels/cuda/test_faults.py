@@ -27,7 +27,7 @@ from oracles.device_memory import little_memory
 from oracles.numbers import TOLERANCE, distance
 from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
-from standin import cupy_standin
+from simulators import cupy_standin
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = CAPTIONS["padded"]
@@ -184,8 +184,8 @@ PROGRAM = """
 import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from emulator.runner import EmulatorRunner
-from standin import cupy_standin
+from simulators.emulator.runner import EmulatorRunner
+from simulators import cupy_standin
 cupy_standin.install()
 cupy_standin.set_kernel_runner(EmulatorRunner(Path({folder!r})))
 import numpy as np
@@ -224,23 +224,25 @@ def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
     # no user can make a folder there, not even root
     nowhere = "/proc/nobody"
     store = (
-        "from capgpu.kernels.cuda import choices\n"
-        "print(choices.store('a device', {'a shape': ('step', 8)}), choices.lookup('a device', 'a shape'))"
+        "from capgpu.kernels.cuda import tuning_cache\n"
+        "print(tuning_cache.store('a device', {'a shape': ('step', 8)}), tuning_cache.lookup('a device', 'a shape'))"
     )
-    process = start(Path(emulator.workshop.folder), store, HOME=nowhere, XDG_CACHE_HOME=nowhere, CUPY_CACHE_DIR=nowhere)
+    process = start(
+        Path(emulator.build_cache.folder), store, HOME=nowhere, XDG_CACHE_HOME=nowhere, CUPY_CACHE_DIR=nowhere
+    )
     out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     loss, stored = out.splitlines()
     assert float(loss) > 0
     assert stored == "None ('step', 8)"
-    assert "Set CUPY_CACHE_DIR to a writable folder" in err
+    assert "Set CUPY_CACHE_DIR to a folder that can be written" in err
     assert "Set XDG_CACHE_HOME to a writable folder" in err
 
 
-def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeypatch):
+def test_processes_that_store_measurements_at_once_keep_all_of_them(tmp_path, monkeypatch):
     code = (
-        "import sys\nfrom capgpu.kernels.cuda import choices\n"
-        "for i in range(30):\n    choices.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
+        "import sys\nfrom capgpu.kernels.cuda import tuning_cache\n"
+        "for i in range(30):\n    tuning_cache.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error:::capgpu.kernels.cuda.tuning_cache", "-c", code]

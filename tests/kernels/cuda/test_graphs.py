@@ -24,9 +24,9 @@ from capgpu.validation import checked_data
 from oracles.halves import ALL
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
-from standin import cupy_standin
-from standin.cupy_standin.driver import Function
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.driver import Function
+from simulators.cupy_standin.state import STATE
 
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 40)}}
 D, W, H, WIDTH = 7, 5, 6, 11

@@ -15,9 +15,9 @@ from capgpu.kernels.cuda import compile, cost, launch_heuristics, recurrence, tu
 from capgpu.kernels.cuda.device_calls import counting
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example, present
 from oracles.numbers import TOLERANCE, distance
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.driver import CUDADriverError
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.driver import CUDADriverError
+from simulators.cupy_standin.state import STATE
 
 
 def forget_everything():

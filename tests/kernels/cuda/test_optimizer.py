@@ -13,7 +13,7 @@ from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES, sums
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
-from standin import cupy_standin
+from simulators import cupy_standin
 
 ADAM = [0.01, 0.9, 0.1, 0.99, 0.01, 1.2, 1e-8, 0.97, 0.0][:8]
 SIZES = (1, 3, 4095, 4096, 4097, 0, 33, 9000)

@@ -9,14 +9,14 @@ import capgpu
 from capgpu.kernels.cuda import compile, launch_heuristics, recurrence
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.kernel_registry import REGISTRY
-from emulator.runner import ORDERS, Order
 from oracles.halves import ALL, BFLOAT16
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example, present, usual_case
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
 from oracles.snapshots import frozen
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.state import STATE
+from simulators.emulator.runner import ORDERS, Order
 
 CASES = [case for case in KERNEL_CASES if case.operation in launch_heuristics.PASSES]
 VARIANTS = [

@@ -11,7 +11,7 @@ import pytest
 import capgpu
 from capgpu.kernels.cuda import compile, stopwatch, tuning, workspace
 from capgpu.kernels.cuda.device_calls import counting
-from standin.cupy_standin import stream
+from simulators.cupy_standin import stream
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance, numeric_gradient
 from oracles.snapshots import frozen
-from standin import cupy_standin
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.state import STATE
 
 #: Of a training step: an LSTM's loss and gradients, then Adam.
 LAUNCHES = [

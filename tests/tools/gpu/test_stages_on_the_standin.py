@@ -18,10 +18,10 @@ from bench.cuda import report
 from bench.cuda.run import RESULTS
 from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, workspace
 from capgpu.kernels.cuda.device_calls import counting
-from emulator.runner import EmulatorRunner, Launch
 from oracles import kernel_launches
-from standin import cupy_standin
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.state import STATE
+from simulators.emulator.runner import EmulatorRunner, Launch
 from tools.gpu import checked, compile_all, host, profiled, tables, times, training
 from tools.gpu.stages import NO_DEVICE
 from tools.gpu.tables import Findings, LeftOutError, Part
