@@ -248,8 +248,8 @@ def no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def emulator() -> Any:
     """What runs the CUDA kernels on the CPU; its compiled code stays in build/ from session to session."""
-    from emulator import build
-    from emulator.runner import EmulatorRunner
+    from simulators.emulator import build
+    from simulators.emulator.runner import EmulatorRunner
 
     if build.missing():
         pytest.skip(build.missing())
@@ -260,7 +260,7 @@ def emulator() -> Any:
 def cublas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """cuBLAS on the stand-in's memory, in the place of the library that CuPy would have loaded."""
     from capgpu.kernels.cuda import cublas
-    from standin.cupy_standin.cublas import Library
+    from simulators.cupy_standin.cublas import Library
 
     library = Library()
     monkeypatch.setattr(cublas, "_open", lambda: library)
@@ -272,7 +272,7 @@ def cublas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def standin(emulator: Any, cublas: Any) -> Iterator[Any]:
     """The stand-in for CuPy, in the place of CuPy: one healthy device, counters at zero, kernels on the CPU."""
-    from standin import cupy_standin
+    from simulators import cupy_standin
 
     with cupy_standin.installed():
         cupy_standin.set_kernel_runner(emulator)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-COPIED = ("standin", "emulator")
+COPIED = ("simulators",)
 
 
 def _imported() -> list[str]:
@@ -30,8 +30,8 @@ def _imported() -> list[str]:
 
 def _runner(folder: Path) -> Any:
     """Return what executes kernels, and refuses sources that are written for the emulator alone, as NVRTC does."""
-    emulated = importlib.import_module("emulator.runner").EmulatorRunner
-    refusal = importlib.import_module("standin.cupy_standin.compiler").CompileException
+    emulated = importlib.import_module("simulators.emulator.runner").EmulatorRunner
+    refusal = importlib.import_module("simulators.cupy_standin.compiler").CompileException
 
     class Runner(emulated):
         def compile(self, module: Any) -> None:
@@ -48,14 +48,14 @@ def _install() -> None:
         raise pytest.UsageError(f"{__name__} must be loaded first; {_imported()[0]} has been imported")
     sys.path.insert(0, str(TESTS))
     try:
-        build = importlib.import_module("emulator.build")
+        build = importlib.import_module("simulators.emulator.build")
         if build.missing():
             raise pytest.UsageError(f"{__name__}: {build.missing()}")
-        standin = importlib.import_module("standin.cupy_standin")
+        standin = importlib.import_module("simulators.cupy_standin")
         standin.install(architecture="sm_90")
         standin.set_kernel_runner(_runner(TESTS.parent / "build" / "emulator"))
         # products are made by the stand-in's cuBLAS, as a device's are by the library that CuPy has loaded
-        library = importlib.import_module("standin.cupy_standin.cublas").Library()
+        library = importlib.import_module("simulators.cupy_standin.cublas").Library()
         importlib.import_module("capgpu.kernels.cuda.cublas")._open = lambda: library
         for name in _imported():
             del sys.modules[name]

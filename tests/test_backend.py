@@ -253,7 +253,7 @@ def test_cupy_gets_a_folder_for_its_kernels_where_its_own_cannot_be_made(in_new_
     code = """
 import logging, os, sys
 sys.path.insert(0, TESTS)
-from standin import cupy_standin
+from simulators import cupy_standin
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 with cupy_standin.installed():
     del sys.modules["cupy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from capgpu.backend import BackendUnavailableError, set_backend
-from standin import cupy_standin
+from simulators import cupy_standin
 
 TESTS = str(Path(__file__).parent)
 
@@ -185,7 +185,7 @@ def test_host_arrays_of_a_cuda_program_go_to_the_reference_where_numba_does_not_
 WITHOUT_COMPAT = """
 import sys
 sys.path.insert(0, {tests!r})
-from standin import cupy_standin
+from simulators import cupy_standin
 import capgpu
 with cupy_standin.installed():
     sys.modules["array_api_compat"] = None

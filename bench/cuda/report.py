@@ -97,7 +97,7 @@ class Run:
 
 
 def _parts(size: str, cell: str, job: str, names: list[str] | None = None) -> list[Part]:
-    """Return the step's parts on paper, in the tier that was launched where that is known."""
+    """Return the step's parts on paper, with the algorithm that was launched, where that is known."""
     stepwise = any(name.endswith("_step") for name in names or ())
     work = make_workload(parse_size(size), cell)
     return ours.step(extents(work), persistent=not stepwise, update=job == "adam")

@@ -1,4 +1,4 @@
-"""capgpu tune: measure the tiers of a recurrence on this GPU, and store the fastest."""
+"""capgpu tune: measure the algorithms of a recurrence on this GPU, and store the fastest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["tune"]
     default="float32",
     help="Element type of the model.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes per tier.")
+@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes per algorithm.")
 def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
-    """Measure the tiers of the recurrence on this GPU and store the fastest.
+    """Measure the algorithms of the recurrence on this GPU and store the fastest.
 
-    Without a stored choice for its shape, a recurrence uses a fixed rule. Choices are stored by device, cell, dtype,
-    hidden units and captions, in capgpu/tuning.json of the user's cache folder (XDG_CACHE_HOME).
+    Without a stored measurement for its shape, a recurrence uses heuristics. Measurements are stored by device, cell,
+    dtype, hidden units and captions, in capgpu/tuning.json of the user's cache folder (XDG_CACHE_HOME).
     """
     from rich.table import Table
 
@@ -35,16 +35,16 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
 
     measured = tuning.measure(cell, dtype, H, N, T, repeats)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("pass", "tier", "units a block", "blocks", "milliseconds"):
-        table.add_column(heading, justify="left" if heading in ("pass", "tier") else "right")
+    for heading in ("pass", "algorithm", "units a block", "blocks", "milliseconds"):
+        table.add_column(heading, justify="left" if heading in ("pass", "algorithm") else "right")
     for entry in measured:
-        plan = entry.plan
-        laid_out = plan.tier == "persistent"
+        config = entry.config
+        laid_out = config.algorithm == "persistent"
         table.add_row(
             entry.name,
-            plan.tier,
-            str(plan.units) if plan.units else "",
-            str(plan.grid) if laid_out else "",
+            config.algorithm,
+            str(config.units) if config.units else "",
+            str(config.grid) if laid_out else "",
             f"{entry.milliseconds:.3f}{'' if entry.queued else ' *'}",
         )
     console().print(table)

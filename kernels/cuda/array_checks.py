@@ -1,4 +1,4 @@
-"""What launchers do with arrays before a launch: where they live, how they lie in memory, and new ones."""
+"""Array handling before a launch: device checks, memory layout, allocation."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 
 _local = threading.local()
 
-#: What a kernel gets in the place of an array that is not given: versions of CuPy differ in what they pass for None.
+#: Null pointer, passed for an optional array that is None: versions of CuPy differ in what they pass for None.
 NULL = np.uint64(0)
 
 
 class DeviceMemoryError(CapgpuError, MemoryError):
-    """The device has no room for an array; the message says for which, and how large it is."""
+    """The device has too little memory for an array; the message names the array and its size."""
 
 
 def check_device(**arrays: Any) -> None:
-    """Refuse arrays that do not live on the current device: a kernel would read what is at their addresses there.
+    """Validate that arrays are on the current device; a kernel would read other memory at their addresses.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def check_device(**arrays: Any) -> None:
 
     runtime = cupy.cuda.runtime
     if runtime.getDeviceCount() == 1:
-        return  # there is no other device; a step has dozens of arrays to ask
+        return  # the only device; a step would check dozens of arrays
     current = runtime.getDevice()
     for name, array in _named(arrays):
         if array.device.id != current:
             raise InvalidValueError(
-                f"{name} lives on device {array.device.id}, but the current device is {current}. Work inside "
+                f"{name} is on device {array.device.id}, but the current device is {current}. Work inside "
                 f"'with cupy.cuda.Device({array.device.id}):', or move it with cupy.asarray inside the other."
             )
 
@@ -95,7 +95,7 @@ def indices(array: Any) -> Any:
 
 @cache
 def dtype_name(dtype: Any) -> str:
-    """Return the name of a dtype; NumPy puts it together anew each time."""
+    """Return the name of a dtype; cached, since NumPy composes it at each access."""
     return str(dtype.name)
 
 
@@ -119,7 +119,7 @@ def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
     Raises
     ------
     DeviceMemoryError
-        Where there is no room; nothing has changed then.
+        If the device has too little memory; nothing has changed then.
     """
     given: Callable[[tuple[int, ...], Any, str], Any] | None = getattr(_local, "allocate", None)
     return allocate(shape, dtype, what) if given is None else given(shape, dtype, what)
@@ -132,7 +132,7 @@ def is_allocating_anew() -> bool:
 
 @contextmanager
 def allocating_by(function: Callable[[tuple[int, ...], Any, str], Any]) -> Iterator[None]:
-    """Let `empty` call a function, in this thread, inside a ``with`` block.
+    """Make `empty` call a function, in this thread, inside a ``with`` block.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def allocate(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         free, total = cupy.cuda.runtime.memGetInfo()
         raise DeviceMemoryError(
-            f"the device has no room for {what}: {size:,} bytes, shape {tuple(shape)}, {np.dtype(dtype)}. It has "
-            f"{total:,} bytes, {free:,} of them free. Use a smaller batch, or free what nothing needs any more. "
-            f"CuPy's words: {error}"
+            f"the device has too little memory for {what}: {size:,} bytes, shape {tuple(shape)}, {np.dtype(dtype)}. "
+            f"It has {total:,} bytes, {free:,} of them free. Use a smaller batch, or delete arrays that are not "
+            f"needed. CuPy: {error}"
         ) from error

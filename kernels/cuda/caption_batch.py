@@ -2,7 +2,7 @@
 
 `Layout` is the layout on the host. Padded, it has one of few shapes, so that launches made for one batch serve others:
 
-    rows     captions get more steps, behind their end or between, whose target is left out: they add zeros to every sum
+    rows     captions get more steps, behind their end or between, whose target is skipped: they add zeros to every sum
     words    words that occur in no row
     steps    steps at the end without any row
 """
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     Attributes
     ----------
     batch_sizes : numpy.ndarray, shape (T,)
-        Captions alive at each step.
+        Captions active at each step.
     order, words, word_of_row, targets : numpy.ndarray
         As in `CaptionBatch`.
     by_word, starts : numpy.ndarray
@@ -94,8 +94,8 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     captions, null, vocabulary_size
         As for `capgpu.kernels.reference.caption_batch`.
     padded : bool
-        True gives the layout one of few shapes, where there is any row: with rows behind those of a step, and with the
-        first words that do not occur. All captions are then alive at the first step. Loss and gradients are the same
+        Pad a layout that has any row to one of few shapes: with rows behind those of a step, and with the
+        first words that do not occur. All captions are then active at the first step. Loss and gradients are the same
         but for rounding: what is added adds zeros to sums, as long as the embeddings of words that do not occur are
         finite. One that is not makes the gradient of Wx one that is not, though the loss is finite.
 
@@ -161,11 +161,11 @@ def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int
 
 
 def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
-    """Do the same where there is no compiled code."""
-    own_sizes, words, word_of_row, targets = packed
-    own_sizes = np.pad(own_sizes, (0, batch_sizes.size - own_sizes.size))
-    ends = np.cumsum(own_sizes)
-    behind = ends - own_sizes - np.cumsum(batch_sizes) + batch_sizes
+    """Do the same without compiled code."""
+    packed_sizes, words, word_of_row, targets = packed
+    packed_sizes = np.pad(packed_sizes, (0, batch_sizes.size - packed_sizes.size))
+    ends = np.cumsum(packed_sizes)
+    behind = ends - packed_sizes - np.cumsum(batch_sizes) + batch_sizes
     row_numbers = np.arange(batch_sizes.sum()) + np.repeat(behind, batch_sizes)
     row_numbers[row_numbers >= np.repeat(ends, batch_sizes)] = -1
     # row -1 is one more at the end, with the first word and without a target
@@ -181,8 +181,8 @@ def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> 
     check_device(params=like)
     layout, space = lay_out(captions, null, vocabulary_size), workspace()
     numbers = layout.numbers()
-    # every row and word at most, and whatever else there is of steps and captions
-    there = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
+    # capacity for every row and word, and all steps and captions
+    dev_numbers = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
     if numbers.size:
-        space.pinned.send([(there, numbers)])
-    return layout.on_device(there)
+        space.pinned.send([(dev_numbers, numbers)])
+    return layout.on_device(dev_numbers)

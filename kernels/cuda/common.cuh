@@ -1,4 +1,4 @@
-// What every kernel stands on. capgpu.kernels.cuda.compile puts this text before each .cu file.
+// Definitions that every kernel uses. capgpu.kernels.cuda.compile puts this text before each .cu file.
 //
 // REAL   storage type of arrays: float, double, __half or __nv_bfloat16 (-DREAL=..., with -DREAL_HALF or
 //        -DREAL_BFLOAT16 where it is one of the half types: the preprocessor cannot compare types)
@@ -6,9 +6,9 @@
 // PACK_BYTES, and the numbers that each file asks for: capgpu.kernels.cuda.constants
 //
 // Two compilers read it: NVRTC for a device, and a host compiler for tests, which defines CAPGPU_EMULATED and has
-// included its own meaning of CUDA's words before. Everything that differs between the two is in the first section.
+// included its own definitions of CUDA's names before. All differences between the two are in the first section.
 
-// --- the seam: all inline PTX, each with its meaning in plain C++. Only a GPU can prove the PTX side. ---------------
+// --- inline PTX, each with its equivalent in plain C++; only a run on a GPU tests the PTX ---------------------------
 
 #ifdef CAPGPU_EMULATED
 
@@ -17,7 +17,6 @@
 #define SPIN() __nanosleep(0)
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* address) { return emulated_load_acquire(address); }
-__device__ __forceinline__ void add_release(unsigned* address, unsigned value) { emulated_add_release(address, value); }
 __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
     return emulated_add_release(address, value);
 }
@@ -34,8 +33,8 @@ __device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], cons
     memcpy(words, numbers, 16);
 }
 
-__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
-    emulated_copy_16_bytes(to, from, there);
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool in_bounds) {
+    emulated_copy_16_bytes(to, from, in_bounds);
 }
 __device__ __forceinline__ void end_copies() { emulated_end_copies(); }
 template <int PENDING>
@@ -44,7 +43,7 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 
-// The nearest TF32, see below. What nobody has written, or waited for, must not turn into a number.
+// The nearest TF32, see below. The filler (exchange.cuh) and poisoned memory must not become a number.
 __device__ __forceinline__ unsigned nearest_tf32(unsigned word) { return word == 0xffffffffu ? word : word + 0x1000u; }
 
 // The numbers that a word of a matrix holds, one or two.
@@ -68,26 +67,26 @@ __device__ __forceinline__ float word_term(unsigned word, int) { return __uint_a
 // the halves 2 t and 2 t + 1 of column g.
 template <bool TRANSPOSED, int COUNT>
 __device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const void* row) {
-    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+    const int lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
     for (int matrix = 0; matrix < COUNT; ++matrix) {
         if (TRANSPOSED) {
-            const unsigned short* low = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * place);
-            const unsigned short* high = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * place + 1);
+            const unsigned short* low = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * part);
+            const unsigned short* high = (const unsigned short*)__shfl_sync(0xffffffffu, row, 8 * matrix + 2 * part + 1);
             words[matrix] = low[group] | (unsigned)high[group] << 16;
         } else {
-            words[matrix] = ((const unsigned*)__shfl_sync(0xffffffffu, row, 8 * matrix + group))[place];
+            words[matrix] = ((const unsigned*)__shfl_sync(0xffffffffu, row, 8 * matrix + group))[part];
         }
     }
 }
 
 __device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
+    const int lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
     for (int word = 0; word < 8; ++word) {
         const int k = word / 4, from = word % 4;
         const unsigned rows[2] = {__shfl_sync(0xffffffffu, a[2 * k], 4 * group + from),
                                   __shfl_sync(0xffffffffu, a[2 * k + 1], 4 * group + from)};
-        const unsigned columns[2] = {__shfl_sync(0xffffffffu, k ? b1 : b0, 8 * place + from),
-                                     __shfl_sync(0xffffffffu, k ? b1 : b0, 8 * place + 4 + from)};
+        const unsigned columns[2] = {__shfl_sync(0xffffffffu, k ? b1 : b0, 8 * part + from),
+                                     __shfl_sync(0xffffffffu, k ? b1 : b0, 8 * part + 4 + from)};
         for (int i = 0; i < 4; ++i) {
             for (int term = 0; term < WORD_TERMS; ++term)
                 c[i] += word_term(rows[i / 2], term) * word_term(columns[i % 2], term);
@@ -115,12 +114,8 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
     return value;
 }
 
-// Adds, after everything this thread has written or seen written (through a barrier) is visible on the device.
-__device__ __forceinline__ void add_release(unsigned* address, unsigned value) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(address), "r"(value) : "memory");
-}
-
-// The same, and tells what was there before.
+// Adds, after everything this thread has written or seen written (through a barrier) is visible on the device, and
+// returns the value before.
 __device__ __forceinline__ unsigned fetch_add_release(unsigned* address, unsigned value) {
     unsigned before;
     asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
@@ -174,16 +169,16 @@ __device__ __forceinline__ void load_16_bytes_relaxed(unsigned (&words)[4], cons
 }
 
 // Copies 16 aligned bytes from global to shared memory, past the multiprocessor's own cache, which is not kept coherent
-// with other blocks' writes; zeros where the source is not `there` (`from` is an address of the same array all the
-// same). From sm_80 on the copy goes on beside computing: end_copies() closes a batch, wait_for_copies<n>() waits until
+// with other blocks' writes; zeros where the source is not `in_bounds` (`from` is an address of the same array in any
+// case). From sm_80 on the copy is asynchronous: end_copies() closes a batch, wait_for_copies<n>() waits until
 // at most n batches of this thread are still under way. Other threads see the bytes after a barrier.
-__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool there) {
+__device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool in_bounds) {
 #if __CUDA_ARCH__ >= 800
     const unsigned address = (unsigned)__cvta_generic_to_shared(to);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 : : "r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
+                 : : "r"(address), "l"(from), "r"(in_bounds ? 16 : 0) : "memory");
 #else
-    *static_cast<int4*>(to) = there ? __ldcg(static_cast<const int4*>(from)) : make_int4(0, 0, 0, 0);
+    *static_cast<int4*>(to) = in_bounds ? __ldcg(static_cast<const int4*>(from)) : make_int4(0, 0, 0, 0);
 #endif
 }
 
@@ -202,7 +197,7 @@ __device__ __forceinline__ void wait_for_copies() {
 
 #if TENSOR_CORES && __CUDA_ARCH__ >= 800
 // The nearest TF32, ties away from zero, of a float32's word: the matrix instructions ignore the 13 bits below. Not
-// cvt.rna, which is slow. Of sane numbers only.
+// cvt.rna, which is slow. Only for numbers from bounded_tf32.
 __device__ __forceinline__ unsigned nearest_tf32(unsigned word) { return word + 0x1000u; }
 
 // Loads 2 or 4 matrices of 8 rows of 16 bytes from shared memory, 8 x 8 halves or 8 x 4 float32. Lane 8 m + r gives the
@@ -228,7 +223,8 @@ __device__ __forceinline__ void load_matrices(unsigned (&words)[COUNT], const vo
     }
 }
 
-// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, spread over the lanes of a warp as tensor_core_mma.cuh tells.
+// c += a b for matrices of 16 x 32 bytes and 32 bytes x 8, distributed over the lanes of a warp as tensor_core_mma.cuh
+// describes.
 #if defined(REAL_HALF)
 #define MATRIX_TYPES "m16n8k16.row.col.f32.f16.f16.f32"
 #elif defined(REAL_BFLOAT16)
@@ -243,16 +239,16 @@ __device__ __forceinline__ void multiply_matrices(float (&c)[4], const unsigned 
 }
 #endif
 
-// How many bytes of dynamic shared memory there are is the launch's business.
+// The launch sets the number of bytes of dynamic shared memory.
 #define DYNAMIC_SHARED(type, name)                                    \
     extern __shared__ __align__(16) unsigned char capgpu_dynamic_shared[]; \
     type* name = reinterpret_cast<type*>(capgpu_dynamic_shared)
 
 #endif
 
-// A number as nearest_tf32 takes it: a NaN becomes one that no carry takes away, and an infinity, or what would become
-// one, the largest TF32.
-__device__ __forceinline__ unsigned sane(unsigned word) {
+// A number that nearest_tf32 may round: a NaN becomes one that rounding up keeps a NaN; an infinity, and what rounding
+// would make infinite, becomes the largest TF32.
+__device__ __forceinline__ unsigned bounded_tf32(unsigned word) {
     const unsigned size = word & 0x7fffffffu;
     return size > 0x7f800000u ? 0x7fc00000u : size > 0x7f7fe000u ? (word & 0x80000000u) | 0x7f7fe000u : word;
 }
@@ -388,25 +384,8 @@ __device__ __forceinline__ T block_sum(T x, T* partial) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     x = warp_sum(x);
     if (lane == 0) partial[warp] = x;
-    __syncthreads();  // the sums of all warps are there before any warp adds them up
+    __syncthreads();  // else a warp adds sums that other warps have not written yet
     x = warp_sum(lane < warps ? partial[lane] : T(0));
-    __syncthreads();  // all have read before the next use overwrites
+    __syncthreads();  // else the next use overwrites sums that other warps still read
     return x;
-}
-
-// --- all blocks of a cooperative launch -----------------------------------------------------------------------------
-
-// Waits until every block has come here, and makes what each wrote before visible to all. `counter` only ever grows:
-// the caller raises `target` by gridDim.x from one barrier to the next, starting from the value it found there. It may
-// wrap around, so what is compared is the distance.
-__device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned target) {
-    REQUIRE_COOPERATIVE();
-    __syncthreads();  // this block's writes come before its arrival
-    if (threadIdx.x == 0) {
-        __threadfence();
-        add_release(counter, 1u);
-        while ((int)(load_acquire(counter) - target) < 0) SPIN();
-        __threadfence();
-    }
-    __syncthreads();  // no thread goes on before all blocks have arrived
 }

@@ -1,7 +1,6 @@
-"""From the sources beside this file to kernels that can be launched: compiling, caching, limits, counting.
+"""Compilation and launch of the kernels: sources, compiled modules, device limits, launches.
 
-Compiled code is kept by CuPy in its folder (see `capgpu.kernel_cache`). Where that fails, each process compiles for
-itself.
+CuPy caches compiled code in its folder (see `capgpu.kernel_cache`). Where that fails, each process compiles for itself.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -19,6 +17,7 @@ from typing import Any
 
 from capgpu import kernel_cache
 from capgpu.errors import CapgpuError
+from capgpu.kernels.cuda import device_calls
 from capgpu.kernels.cuda.constants import roomy
 from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options
 
@@ -28,21 +27,19 @@ __all__ = [
     "KernelCompilationError",
     "LaunchError",
     "Limits",
-    "counting",
     "device_limits",
     "forget",
     "kernel",
-    "record",
     "refuse_fork",
     "source",
 ]
 
 #: Dynamic shared memory that a block may have without asking for more, on every architecture.
 _PLAIN_SHARED = 48 * 1024
-#: Launches of a kernel that are remembered as within the limits.
+#: Launches of a kernel that are cached as within the limits.
 _CHECKED = 1024
-#: CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE and CUDA_ERROR_NOT_SUPPORTED: what a part of a device (MIG), or a share of it
-#: (MPS), may say to a launch that fits by the limits that it reports. Nothing has run then.
+#: CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE and CUDA_ERROR_NOT_SUPPORTED: returned by a part of a device (MIG) or a
+#: share of it (MPS) for a launch that fits the limits that it reports. Nothing has run then.
 _REFUSALS = (720, 801)
 _INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
@@ -52,16 +49,16 @@ class KernelCompilationError(CapgpuError, RuntimeError):
 
 
 class LaunchError(CapgpuError, RuntimeError):
-    """A launch that this device cannot take, or that cannot be made from this process."""
+    """A launch that exceeds this device's limits, or that this process cannot make."""
 
 
 class CooperativeLaunchError(LaunchError):
-    """The driver refuses a cooperative launch. From then on `device_limits` says that the device has none."""
+    """The driver refuses a cooperative launch. From then on `device_limits` reports the device as not cooperative."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device offers, as it reports it.
+    """Limits of a device, as it reports them.
 
     Attributes
     ----------
@@ -100,14 +97,13 @@ class Limits:
 _limits: dict[int, Limits] = {}
 _modules: dict[tuple[Any, ...], Any] = {}
 _kernels: dict[tuple[Any, ...], Kernel] = {}
-_log: list[str] | None = None
 _forked = False
 _cached = True
 
 
 def _after_fork() -> None:
     global _forked
-    # a CUDA context does not survive a fork: what the parent had is of no use here
+    # a CUDA context does not survive a fork: the parent's kernels cannot be used here
     _forked = _forked or bool(_modules)
 
 
@@ -116,7 +112,7 @@ if hasattr(os, "register_at_fork"):  # no forks on Windows
 
 
 def forget() -> None:
-    """Forget every compiled kernel and every device's limits (for tests, which change the device)."""
+    """Clear the cached kernels and device limits (for tests, which change the device)."""
     global _cached
     _cached = True
     _limits.clear()
@@ -137,7 +133,7 @@ def source(file: str) -> str:
     -------
     str
         CUDA C++, with lines numbered as in the files; ``#include`` of a file beside this one is replaced by its text,
-        since the compiler is handed a text, not a folder.
+        since the compiler receives a text, not a folder.
     """
     return _numbered("common.cuh") + _numbered(file)
 
@@ -152,7 +148,7 @@ def _numbered(file: str) -> str:
 
 
 def device_limits() -> Limits:
-    """Return the limits of the current device, asked for once.
+    """Return the limits of the current device; cached.
 
     Returns
     -------
@@ -165,25 +161,25 @@ def device_limits() -> Limits:
     number = runtime.getDevice()
     limits = _limits.get(number)
     if limits is None:
-        told = runtime.getDeviceProperties(number)
-        name = told["name"]
+        properties = runtime.getDeviceProperties(number)
+        name = properties["name"]
         limits = _limits[number] = Limits(
             name=name.decode() if isinstance(name, bytes) else str(name),
-            compute_capability=(told["major"], told["minor"]),
-            multiprocessors=told["multiProcessorCount"],
-            shared_per_block=told["sharedMemPerBlockOptin"],
-            shared_per_multiprocessor=told["sharedMemPerMultiprocessor"],
-            threads_per_block=told["maxThreadsPerBlock"],
-            threads_per_multiprocessor=told["maxThreadsPerMultiProcessor"],
-            registers_per_multiprocessor=told["regsPerMultiprocessor"],
-            cooperative=bool(told["cooperativeLaunch"]),
-            clock_hz=1e3 * told.get("clockRate", 0),
+            compute_capability=(properties["major"], properties["minor"]),
+            multiprocessors=properties["multiProcessorCount"],
+            shared_per_block=properties["sharedMemPerBlockOptin"],
+            shared_per_multiprocessor=properties["sharedMemPerMultiprocessor"],
+            threads_per_block=properties["maxThreadsPerBlock"],
+            threads_per_multiprocessor=properties["maxThreadsPerMultiProcessor"],
+            registers_per_multiprocessor=properties["regsPerMultiprocessor"],
+            cooperative=bool(properties["cooperativeLaunch"]),
+            clock_hz=1e3 * properties.get("clockRate", 0),
         )
     return limits
 
 
 def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
-    """Return a kernel, ready to be launched on the current device; compiled when first asked for.
+    """Return a kernel, ready to be launched on the current device; compiled at the first call.
 
     Parameters
     ----------
@@ -208,7 +204,7 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
     """
     import cupy
 
-    # keyed by what the caller has: the name of a dtype, and the order of macros, take long to find
+    # keyed by the caller's objects: the name of a dtype and the order of macros are slow to compute
     key = (name, dtype, tuple(defines.items()), cupy.cuda.runtime.getDevice())
     found = _kernels.get(key)
     if found is None:
@@ -223,7 +219,7 @@ def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: i
 
     entry = REGISTRY[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
-        raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to the catalogue.")
+        raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to kernel_registry.")
     options = compiler_options(entry.file, dtype, defines, roomy(device_limits().compute_capability))
     key = (entry.file, dtype, defines, entry.cooperative, device)
     module = _modules.get(key)
@@ -248,7 +244,7 @@ def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: i
 
 
 def _compile(module: Any) -> None:
-    """Compile a module; in memory, from the first failure on, where CuPy cannot read or write its folder."""
+    """Compile a module; in memory, after a first failure to read or write CuPy's folder."""
     global _cached
     if _cached:
         try:
@@ -257,8 +253,8 @@ def _compile(module: Any) -> None:
         except OSError as error:
             _cached = False
             warnings.warn(
-                f"CuPy cannot keep compiled kernels on disk ({error}): each process compiles for itself. Set "
-                "CUPY_CACHE_DIR to a folder that can be written.",
+                f"CuPy cannot store compiled kernels on disk ({error}): each process compiles for itself. Set "
+                "CUPY_CACHE_DIR to a writable folder.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -322,8 +318,7 @@ class Kernel:
             refuse_fork()
         if (grid, block, shared) not in self._checked:
             self._check(grid, block, shared)
-        if _log is not None:
-            _log.append(self.name)
+        device_calls.report(self.name)
         try:
             self._function((grid,), (block,), args, shared_mem=shared)
         except RuntimeError as error:
@@ -331,7 +326,7 @@ class Kernel:
             if not self.cooperative or getattr(error, "status", None) not in _REFUSALS:
                 raise
             if cuda.get_current_stream().is_capturing():
-                raise  # the graph is refused, which says nothing about launches
+                raise  # a refused capture does not imply that launches are refused
             _limits[cuda.runtime.getDevice()] = replace(device_limits(), cooperative=False)
             raise CooperativeLaunchError(
                 f"kernel {self.name}: the driver refuses a cooperative launch of {grid} blocks of {block} threads and "
@@ -347,21 +342,21 @@ class Kernel:
         if shared > self._shared_opted_in:
             self._opt_in(shared)
         if self.cooperative:
-            most = self.max_blocks_per_multiprocessor(block, shared) * device_limits().multiprocessors
-            if grid > most:
+            max_grid = self.max_blocks_per_multiprocessor(block, shared) * device_limits().multiprocessors
+            if grid > max_grid:
                 # CuPy would shrink the grid with a warning, and blocks would wait forever for others
                 raise LaunchError(
                     f"kernel {self.name}: a cooperative launch of {grid} blocks of {block} threads and {shared} bytes "
-                    f"of shared memory; {most} are on the device at once."
+                    f"of shared memory; {max_grid} are on the device at once."
                 )
         if len(self._checked) >= _CHECKED:
             self._checked.clear()
         self._checked.add((grid, block, shared))
 
     def _opt_in(self, shared: int) -> None:
-        most = device_limits().shared_per_block
-        if shared > most:
-            raise LaunchError(f"kernel {self.name}: {shared} bytes of shared memory a block; this device has {most}.")
+        limit = device_limits().shared_per_block
+        if shared > limit:
+            raise LaunchError(f"kernel {self.name}: {shared} bytes of shared memory a block; this device has {limit}.")
         self._function.max_dynamic_shared_size_bytes = shared
         self._shared_opted_in = shared
 
@@ -371,7 +366,7 @@ class Kernel:
         return dict(self._function.attributes)
 
     def max_blocks_per_multiprocessor(self, block: int, shared: int = 0) -> int:
-        """Ask the driver how many blocks are on a multiprocessor at once.
+        """Return how many blocks fit on a multiprocessor at once, by the driver.
 
         Parameters
         ----------
@@ -395,31 +390,3 @@ class Kernel:
             found = int(driver.occupancyMaxActiveBlocksPerMultiprocessor(self._function.kernel.ptr, block, shared))
             self._occupancy[block, shared] = found
         return found
-
-
-def record(name: str) -> None:
-    """Note a launch that is not one of these kernels (a cuBLAS product, a copy, a memset), if launches are counted."""
-    if _log is not None:
-        _log.append(name)
-
-
-@contextmanager
-def counting(log: list[str] | None = None) -> Iterator[list[str]]:
-    """List the launches made in a ``with`` block: kernels by name, others as ``matmul``, ``copy`` or ``memset``.
-
-    Parameters
-    ----------
-    log : list of str, optional
-        What to append to, in front of each launch; by default a new list.
-
-    Yields
-    ------
-    list of str
-        Grows while the block runs.
-    """
-    global _log
-    before, _log = _log, [] if log is None else log
-    try:
-        yield _log
-    finally:
-        _log = before

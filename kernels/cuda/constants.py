@@ -1,7 +1,8 @@
-"""Numbers that launchers and kernels share. They are written here only: the compiler receives them as macros.
+"""Constants that launchers and kernels share; defined here only, the compiler receives them as macros.
 
 A source file that is compiled without one of its macros stops at an ``#error``. The shared memory that
-`capgpu.kernels.cuda.launch_heuristics` computes is compared with the layout in recurrence.cuh at each emulated launch.
+`capgpu.kernels.cuda.launch_heuristics` computes is compared with the layout in recurrent_gemm.cuh at each
+emulated launch.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ PACK_BYTES = 16
 #: Threads of a block of every kernel that does not say otherwise.
 THREADS = 256
 
-# softmax.cu: rows (warps) of a block of softmax_warps; of softmax_registers the most threads of a block, and the scores
-# that a thread holds, a multiple of 8. On an H100, 1215 rows of 10,000 float32 took 44.2 us with 32, 44.6 with
+# softmax.cu: rows (warps) of a block of softmax_warps; maximum of threads of a block of softmax_registers, and the
+# scores that a thread holds, a multiple of 8. On an H100, 1215 rows of 10,000 float32 took 44.2 us with 32, 44.6 with
 # 24 and 46.2 with 40, behind the product that makes them; read twice 61.9. With 9,999 scores a row: 45.9 and 102.9.
 WARP_ROWS = 4
 ROW_THREADS = 1024
@@ -56,8 +57,8 @@ TENSORS = 16
 CHUNK = 4096
 SETTINGS = 8
 
-# recurrence.cuh: terms of a chunk, rows of a warp's grid of lanes, warps of a block with and without resident weights,
-# 32-bit words from one barrier counter to the next (different lines of the cache)
+# recurrent_gemm.cuh: terms of a chunk, rows of a warp's grid of lanes, warps of a block with and without resident
+# weights, 32-bit words from one barrier counter to the next (different lines of the cache)
 DEPTH = 16
 LANE_ROWS = 4
 WARPS = {True: 8, False: 4}
@@ -65,7 +66,7 @@ COUNTER_STRIDE = 32
 
 
 def real_size(dtype: str) -> int:
-    """Return the bytes of a stored number of a storage type, a key of `catalogue.REALS`."""
+    """Return the bytes of a stored number of a storage type, a key of `kernel_registry.REALS`."""
     return {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
@@ -82,7 +83,7 @@ def tile_rows(
     size : int
         Bytes of a stored number.
     resident, backward, units, tensor_cores
-        The variant: weights resident in shared memory (persistent tier), pass, hidden units of a block, products by
+        The variant: weights resident in shared memory (persistent kernels), pass, hidden units of a block, products by
         the tensor cores, which keep fewer numbers in registers.
     roomy : bool
         What `roomy` says of the device.
@@ -92,7 +93,7 @@ def tile_rows(
 
 
 def stages(size: int, resident: bool) -> int:
-    """Return the chunks that a warp's copies to shared memory are ahead; the step tier's float64 has room for one."""
+    """Return how many chunks a warp copies ahead to shared memory: one for float64 in the step kernels, else two."""
     return 1 if size == 8 and not resident else 2
 
 
@@ -102,7 +103,7 @@ def roomy(capability: tuple[int, int]) -> bool:
 
 
 def loads(size: int, roomy: bool) -> int:
-    """Return the 16-byte loads that a thread of the persistent tier has under way.
+    """Return the 16-byte loads that a thread of the persistent kernels have in flight.
 
     They pass through shared memory, where 8 for each thread take 40 KB: too much beside 128 KB of weights on an A100.
     float64 needs the registers for its sums.
@@ -111,14 +112,14 @@ def loads(size: int, roomy: bool) -> int:
 
 
 def left_lines(size: int, resident: bool, tile: int, roomy: bool) -> int:
-    """Return how many rows of chunks of the left factor a warp of a recurrence has room for in shared memory.
+    """Return how many rows of chunks of the left factor fit in a warp's part of shared memory.
 
     Parameters
     ----------
     size : int
         Bytes of a stored number.
     resident : bool
-        Whether the weights are resident (persistent tier): as many as the `loads` of every thread bring. Otherwise
+        Whether the weights are resident (persistent kernels): as many as the `loads` of every thread fetch. Otherwise
         those of `stages` chunks.
     tile : int
         Rows of a chunk.

@@ -1,9 +1,10 @@
 """Estimated times of a recurrence's steps, by which `launch_heuristics` chooses where nothing was measured.
 
 The work of a step is counted exactly: multiply-adds, bytes through the L2 cache, bytes through shared memory, launches.
-What a device does in a clock is taken from the sources below. What none of them states was fitted to the persistent
-tier on an H100 SXM at 1.98 GHz (`tools/gpu/time_recurrences.py`: H = 512, 64 and 128 sequences, every plan, all ways to
-multiply). **Other devices were not measured.** tests/kernels/cuda/test_cost.py holds the times and compares.
+The throughput of a device is taken from the sources below. What none of them states was fitted to the persistent
+kernels on an H100 SXM at 1.98 GHz (`tools/gpu/time_recurrences.py`: H = 512, 64 and 128 sequences, every
+configuration, all ways to multiply). **Other devices were not measured.** tests/kernels/cuda/test_cost.py holds the
+times and compares.
 
 - Multiply-adds of float32 and float64 a clock and multiprocessor: CUDA C++ Programming Guide, "Arithmetic
   Instructions", throughput of native instructions by compute capability.
@@ -20,7 +21,7 @@ multiply). **Other devices were not measured.** tests/kernels/cuda/test_cost.py 
   peak; assumed: no more than half of the peak of other devices. Fitted: 0.7 of the peak for the other products.
 - Fitted: loading, reading shared memory and multiplying overlap, but for a quarter of the two shorter ones.
 - Assumed: 0.8 of the peak for cuBLAS; 4 us of the host for a launch through CuPy, which a step of one short kernel
-  waits for (without the host, the H100 took 2 to 4 us for each kernel of the matmul tier).
+  waits for (without the host, the H100 took 2 to 4 us for each kernel of the matmul algorithm).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from capgpu.kernels.cuda.constants import LANE_ROWS, WARPS
 
 __all__ = ["HOST_LAUNCH_US", "STEP_US", "Machine", "Rates", "Step", "matmul_us", "persistent_us", "rates", "step_us"]
 
-#: Microseconds from one step of the persistent tier to the next, besides the product.
+#: Microseconds from one step of the persistent kernels to the next, besides the product.
 STEP_US = 1.85
 #: Microseconds of the host for one launch.
 HOST_LAUNCH_US = 4.0
@@ -129,21 +130,21 @@ class Step:
 
 
 def persistent_us(machine: Machine, step: Step) -> float:
-    """Estimate a step of the persistent tier: a block's clocks, and the latency."""
+    """Estimate a step of the persistent kernels: a block's clocks, and the latency."""
     empty = sum(_tiles(step)) - step.rows if step.matrix_products else 0
     fetched = (step.rows + _EMPTY * empty) * step.depth * step.size / _L2_BYTES
     return STEP_US + machine.microseconds(_block_clocks(machine, step, fetched, WARPS[True]))
 
 
 def step_us(machine: Machine, step: Step, blocks: int) -> float:
-    """Estimate a step of the step tier, of so many equal blocks of one tile: a launch, and its rounds of blocks."""
+    """Estimate a step of the step kernels, of so many equal blocks of one tile: a launch, and its rounds of blocks."""
     fetched = (step.rows + step.columns) * step.depth * step.size / _L2_BYTES
     rounds = -(-blocks // machine.multiprocessors)
     return HOST_LAUNCH_US + machine.microseconds(rounds * _block_clocks(machine, step, fetched, WARPS[False]))
 
 
 def matmul_us(machine: Machine, step: Step, launches: int) -> float:
-    """Estimate a step of the matmul tier: cuBLAS on the whole device, and all launches."""
+    """Estimate a step of the matmul algorithm: cuBLAS on the whole device, and all launches."""
     rate = rates(machine.capability)
     peak = rate.half if step.size == 2 else rate.double if step.size == 8 else rate.single
     computed = step.rows * step.depth * step.columns / (peak * _OF_CUBLAS)
@@ -175,9 +176,9 @@ def _block_clocks(machine: Machine, step: Step, fetched: float, warps: int) -> f
 
 def _tiles(step: Step) -> list[int]:
     """Return the rows that each tile computes: rounded up to what lanes or matrix instructions take."""
-    whole, left = divmod(step.rows, step.tile)
+    whole, remainder = divmod(step.rows, step.tile)
     tiles = [step.tile] * whole
-    if left:
-        height = 1 << (-(-left // LANE_ROWS) - 1).bit_length()
+    if remainder:
+        height = 1 << (-(-remainder // LANE_ROWS) - 1).bit_length()
         tiles.append(LANE_ROWS * (max(4, height) if step.matrix_products else height))
     return tiles

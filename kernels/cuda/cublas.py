@@ -4,7 +4,7 @@ The library is the one that CuPy itself has loaded. Each thread has a handle for
 of the current stream's workspace, never in cuBLAS' own pool: a graph can refer to it, and two streams never share it,
 which cuBLAS requires for the same bits at each run. Sums of float16 and bfloat16 are float32 throughout.
 
-Row-major matrices are handed over as what they are to cuBLAS, transposed column-major ones:
+cuBLAS is column-major; a row-major matrix is passed as its transpose:
 
     out = a b    is    out^T = b^T a^T
 
@@ -73,7 +73,7 @@ class CublasError(LaunchError):
 
 
 def _open() -> Any:
-    """Load the library that CuPy calls; ImportError or OSError where there is none."""
+    """Load the library that CuPy calls; raise ImportError or OSError if it is missing."""
     import cupy
 
     # Asked for as an attribute, as CuPy itself does: the package then finds the library, in Python packages, too, and
@@ -89,7 +89,7 @@ def library() -> Any:
     Returns
     -------
     ctypes.CDLL or None
-        None where it cannot be loaded, or lacks a function, which is logged once: CuPy then makes the products.
+        None where it cannot be loaded, or lacks a function, which is logged once: CuPy then computes the products.
     """
     try:
         found = _open()
@@ -97,7 +97,7 @@ def library() -> Any:
             function = getattr(found, name)
             function.restype, function.argtypes = result, parameters
     except (ImportError, OSError, AttributeError) as error:
-        logger.info("cuBLAS cannot be called directly (%s): CuPy makes the matrix products", error)
+        logger.info("cuBLAS cannot be called directly (%s): CuPy computes the matrix products", error)
         return None
     return found
 
@@ -142,7 +142,7 @@ class _Handle:
         memory = workspace().take("cuBLAS", self._workspace, np.uint8)
         if self._bound is not None and self._bound[0] == stream and self._bound[1] is memory:
             return
-        self._bound = None  # whatever stops one of the calls: the next product tells the handle both
+        self._bound = None  # if one of the calls fails, the next product sets both again
         self._check("cublasSetStream_v2", self._cublas.cublasSetStream_v2(self.pointer, stream))
         # setting a stream takes the memory away
         status = self._cublas.cublasSetWorkspace_v2(self.pointer, memory.data.ptr, memory.nbytes)
@@ -150,17 +150,17 @@ class _Handle:
         self._bound = stream, memory
 
     def multiply(self, a: Any, b: Any, out: Any, call: _Call) -> None:
-        """Make a product as `_call` describes it."""
+        """Compute a product as `_call` describes it."""
         real, compute, one, zero = self._types[call.dtype]
-        left, right = (a, b) if call.transposed else (b, a)
+        first, second = (a, b) if call.transposed else (b, a)
         status = self._cublas.cublasGemmEx(
             self.pointer,
             *call.operations_and_sizes,
             one,
-            left.data.ptr,
+            first.data.ptr,
             real,
             call.leading[0],
-            right.data.ptr,
+            second.data.ptr,
             real,
             call.leading[1],
             zero,
@@ -176,15 +176,15 @@ class _Handle:
     def _check(self, call: str, status: int) -> None:
         if status:
             name = self._cublas.cublasGetStatusName(status)
-            words = name.decode() if name else f"status {status}"
+            text = name.decode() if name else f"status {status}"
             raise CublasError(
-                f"{call} failed: {words}. If the device is out of memory, use a smaller batch. "
+                f"{call} failed: {text}. If the device is out of memory, use a smaller batch. "
                 "CAPGPU_KERNELS=reference computes by CuPy's own calls."
             )
 
 
 class _Call(NamedTuple):
-    """What cublasGemmEx is told of a product, but for addresses; the factors are b^T and a^T, or a and b."""
+    """Arguments of cublasGemmEx for a product, without addresses; the factors are b^T and a^T, or a and b."""
 
     transposed: bool  # out is column-major: cuBLAS' own product of a and b
     operations_and_sizes: tuple[int, int, int, int, int]  # of both factors; lines and columns of the result, terms
@@ -283,7 +283,7 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
     if call.copies:
         a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
         call = _call(a.shape, a.strides, b.shape, b.strides, out.shape, out.strides, out.dtype)
-    refuse_fork()  # a child has its parent's handles, and a handle is no use there
+    refuse_fork()  # a child process has its parent's handles, which are invalid there
     device = cupy.cuda.runtime.getDevice()
     handles: dict[int, _Handle] = _local.__dict__.setdefault("handles", {})
     handle = handles.get(device)

@@ -24,24 +24,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_cell(
     real* h,                // [N, H]
     real* c,                // [N, H]
     int N, int H) {
-    const long long place = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (place >= (long long)N * H) return;
-    const int n = (int)(place / H), j = (int)(place % H);
+    const long long element = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (element >= (long long)N * H) return;
+    const int n = (int)(element / H), j = (int)(element % H);
     const int G = LSTM ? 4 * H : H;
     const real* inputs = projected + (long long)(rows ? rows[n] : n) * G;
-    const real* own = sums + (long long)n * G;
+    const real* recurrent = sums + (long long)n * G;
     auto before = [&](int k) {
-        const acc a = to_acc(inputs[k]) + to_acc(own[k]);
+        const acc a = to_acc(inputs[k]) + to_acc(recurrent[k]);
         return bias ? a + to_acc(bias[k]) : a;
     };
 #if LSTM
     const acc i = sigmoid(before(j)), f = sigmoid(before(H + j)), o = sigmoid(before(2 * H + j));
     const acc g = hyperbolic_tangent(before(3 * H + j));
-    const acc state = c_before ? f * to_acc(c_before[place]) + i * g : i * g;
-    c[place] = to_real(state);
-    h[place] = to_real(o * hyperbolic_tangent(state));
+    const acc state = c_before ? f * to_acc(c_before[element]) + i * g : i * g;
+    c[element] = to_real(state);
+    h[element] = to_real(o * hyperbolic_tangent(state));
 #else
-    h[place] = to_real(hyperbolic_tangent(before(j)));
+    h[element] = to_real(hyperbolic_tangent(before(j)));
 #endif
 }
 
@@ -99,15 +99,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose_words(
         top_scores[warp] = best.score;
         top_words[warp] = best.word;
     }
-    __syncthreads();  // the best of every warp is there before the block's is chosen
+    __syncthreads();  // else the first warp reads candidates that other warps have not written yet
     if (warp > 0) return;
     best = lane < warps ? Best{top_scores[lane], top_words[lane]} : Best{lowest(acc(0)), 0x7fffffff};
     best_of_lanes(best);
     if (lane == 0) {
-        const bool over = ended[n] != 0;
+        const bool has_ended = ended[n] != 0;
         // a row of nothing but minus infinities has no greatest but the first
         const int word = best.word < V ? best.word : 0;
-        words[(long long)n * length + step] = over ? null : word;
+        words[(long long)n * length + step] = has_ended ? null : word;
         next[n] = word;
         if (word == end) ended[n] = 1;
     }

@@ -8,8 +8,9 @@ import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
-from capgpu.kernels.cuda.compile import kernel, record
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import THREADS
+from capgpu.kernels.cuda.device_calls import add_into, fill, take_rows
 from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import workspace
@@ -38,9 +39,7 @@ def decode_step(
     check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
     dtype = h.dtype
     if parents is not None:
-        h, c = (None if states is None else states.take(parents, axis=0) for states in (h, c))
-        for _ in range(1 if c is None else 2):
-            record("take")
+        h, c = (None if states is None else take_rows(states, parents) for states in (h, c))
     count = h.shape[0]
     h_next = empty(h.shape, dtype, "the hidden state")
     c_next = None if c is None else empty(h.shape, dtype, "the cell state")
@@ -51,8 +50,7 @@ def decode_step(
     before = None if c is None else contiguous(c)
     _cell(contiguous(projected), rows, sums, None, before, h_next, c_next)
     product(h_next, W_vocab, logits)
-    record("add")
-    logits += b_vocab
+    add_into(logits, b_vocab)
     return logits, h_next, c_next
 
 
@@ -76,10 +74,8 @@ def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: in
     scores = space.take("decoding: scores", (count, vocabulary), dtype)
     state = space.take("decoding: next words, ended", (2, count), np.int32)
     word, ended = state[0], state[1]
-    word.fill(start)
-    ended.fill(0)
-    for name in ("fill", "fill"):
-        record(name)
+    fill(word, start)
+    fill(ended, 0)
     # projecting the whole vocabulary once pays when more words will be read than it holds
     tabled = count * max_length >= vocabulary
     if tabled:

@@ -1,4 +1,4 @@
-"""What `capgpu info` tells of the device, its kernels and what is kept on disk for them."""
+"""The description of device, kernels and cached files that `capgpu info` prints."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def device_facts() -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        What a line of a table is called, and what it says. Nothing is compiled for it.
+        Text by label. Nothing is compiled.
     """
     runtime = import_module("cupy").cuda.runtime
     limits = device_limits()
     free, total = runtime.memGetInfo()
     driver, installed = _version(runtime.driverGetVersion()), _version(runtime.runtimeGetVersion())
     return {
-        "driver": f"serves CUDA {driver}; CuPy brings {installed}",
+        "driver": f"supports CUDA {driver}; CuPy contains {installed}",
         "memory": f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} free",
         "multiprocessors": f"{limits.multiprocessors}, {limits.shared_per_block // 1024} KiB shared memory a block",
         "cuda kernels": f"{len(ENTRIES)}, in {sum(len(variants_of(entry)) for entry in ENTRIES)} variants",
         "tensor cores": _tensor_cores(),
         "kernel cache": kernel_cache.folder(),
-        "tiers": _tiers(tuning_cache.stored(limits.name)),
+        "recurrences": _measured(tuning_cache.stored(limits.name)),
         "tuning file": str(tuning_cache.path()),
     }
 
@@ -53,8 +53,11 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _tiers(stored: dict[str, tuple[str, int]]) -> str:
+def _measured(stored: dict[str, tuple[str, int]]) -> str:
     if not stored:
-        return "by the rule (capgpu tune measures them)"
-    shapes = (f"{key}: {tier}{f' of {units} units' if units else ''}" for key, (tier, units) in sorted(stored.items()))
-    return "measured for " + "; ".join(shapes) + "; others by the rule"
+        return "by heuristics (capgpu tune measures them)"
+    shapes = (
+        f"{key}: {algorithm}{f' of {units} units' if units else ''}"
+        for key, (algorithm, units) in sorted(stored.items())
+    )
+    return "measured for " + "; ".join(shapes) + "; others by heuristics"

@@ -6,7 +6,7 @@
 //     out[i]  = in[i] * mask[i]
 // With `rows`, the mask of element (row, column) is mask[rows[row] * width + column]: the rows of captions that have been
 // padded have the mask that they have without padding. Numbers of added rows, which nothing reads, may be any.
-// This is the mask of capgpu.random.dropout_mask bit by bit, and the product rounded once, as there. A NaN stays a NaN
+// This is the mask of capgpu.random.dropout_mask bit by bit, and the product is rounded once, likewise. A NaN stays a NaN
 // where the mask is 0. The backward pass computes the mask again: some ten integer operations an element cost less than
 // reading it back.
 //

@@ -25,8 +25,8 @@ class StoredDropout(Dropout):
     words : array of uint32, shape (2,)
         ``first`` and ``second`` of `capgpu.random.mask_rule`. `key` is not used.
     rows : array of int32, shape (M,), optional
-        Row of the mask for each row of the array: those of captions that have been padded lie elsewhere. Rows that
-        nothing reads may have any number.
+        Row of the mask for each row of the array: rows of padded captions are at other positions. Rows that
+        are not read may have any number.
     """
 
     words: Any

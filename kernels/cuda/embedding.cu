@@ -56,7 +56,7 @@ __device__ __forceinline__ void sum_rows(
     // a lane's columns are neighbours in packs, and 32 apart without
 #pragma unroll
     for (int p = 0; p < PACK; ++p) sums[warp * TILE + (packed ? lane * PACK + p : p * WARP + lane)] = sum[p];
-    __syncthreads();  // the sums of all warps are there before they are added up
+    __syncthreads();  // else partial sums are added that other warps have not written yet
     for (int j = threadIdx.x; j < TILE && column + j < width; j += WARPS * WARP) {
         acc total = sums[j];
 #pragma unroll
@@ -106,16 +106,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) scatter_rows(
     const int k = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (k >= count) return;
     const int m = lower_bound(index, nullptr, M, k);
-    const bool there = m < M && index[m] == k;
-    const real* source = rows + (long long)m * width;  // read where it is `there`
+    const bool is_source = m < M && index[m] == k;
+    const real* source = rows + (long long)m * width;  // read only if is_source
     real* target = out + (long long)k * width;
     if (aligned16(rows, width) && aligned16(out, width)) {
         Pack zeros;
 #pragma unroll
         for (int p = 0; p < PACK; ++p) zeros.at[p] = to_real(acc(0));
-        for (int j = lane * PACK; j < width; j += TILE) store_pack(target + j, there ? load_pack(source + j) : zeros);
+        for (int j = lane * PACK; j < width; j += TILE) store_pack(target + j, is_source ? load_pack(source + j) : zeros);
     } else {
-        for (int j = lane; j < width; j += WARP) target[j] = there ? source[j] : to_real(acc(0));
+        for (int j = lane; j < width; j += WARP) target[j] = is_source ? source[j] : to_real(acc(0));
     }
 }
 
@@ -181,15 +181,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) column_sums(Column
     const int slice = block / tiles, first = slice * matrix.slice;
     const int last = matrix.M - first < matrix.slice ? matrix.M : first + matrix.slice;
     const int column = block % tiles * TILE;
-    const long long place = (long long)slice * width;
+    const long long offset = (long long)slice * width;
     const real* rows = static_cast<const real*>(matrix.rows);
     real* out = static_cast<real*>(matrix.out);
     const bool half = sizeof(real) < sizeof(acc);  // otherwise both types are one, and so are the three calls
     if (half && matrix.of_sums) {
-        sum_rows(static_cast<const acc*>(matrix.rows), nullptr, first, last, width, column, out + place, sums);
+        sum_rows(static_cast<const acc*>(matrix.rows), nullptr, first, last, width, column, out + offset, sums);
     } else if (half && matrix.to_sums) {
-        sum_rows(rows, nullptr, first, last, width, column, static_cast<acc*>(matrix.out) + place, sums);
+        sum_rows(rows, nullptr, first, last, width, column, static_cast<acc*>(matrix.out) + offset, sums);
     } else {
-        sum_rows(rows, nullptr, first, last, width, column, out + place, sums);
+        sum_rows(rows, nullptr, first, last, width, column, out + offset, sums);
     }
 }

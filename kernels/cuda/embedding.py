@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from capgpu.kernels.contract import RowGroups
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices, sum_dtype
-from capgpu.kernels.cuda.compile import kernel, record
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import COLUMN_WARPS, MATRICES, PACK_BYTES, WARP
+from capgpu.kernels.cuda.device_calls import argsort
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = [
@@ -43,7 +43,7 @@ _COLUMNS = np.dtype(
     align=True,
 )
 _COLUMNS_LIST = np.dtype([("at", _COLUMNS, MATRICES)], align=True)
-# the same bytes without names: to hand them over, CuPy would have NumPy describe all fields, which takes 40 us
+# the same bytes without names: otherwise CuPy makes NumPy describe all fields, which takes 40 us
 _COLUMNS_BYTES = np.dtype((np.void, _COLUMNS_LIST.itemsize))
 
 
@@ -145,9 +145,9 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
     order : array of int32, shape (M,)
         The rows by rising index, equal ones as they came.
     starts : array of int32, shape (count + 1,), or None
-        Where each index begins in `order`; None: the kernel looks for it.
+        Where each index begins in `order`; None: found by a binary search in the kernel.
     out : array, shape (count, width)
-        Gets the sums, zeros where there are none.
+        Written: the sums, zero where there are none.
     """
     count, width = out.shape
     kernel("segment_sums", out.dtype)(
@@ -171,8 +171,7 @@ def embedding_gradient(drows: Any, index: Any, count: int, groups: RowGroups | N
     out = empty((count, drows.shape[1]), drows.dtype, "the gradient of rows of a matrix")
     index = indices(index)
     if groups is None:
-        record("sort")
-        order, starts = import_module("cupy").argsort(index).astype(np.int32), None
+        order, starts = argsort(index).astype(np.int32), None
     else:
         order, starts = (indices(part) for part in groups)
     segment_sums(contiguous(drows), index, order, starts, out)

@@ -1,39 +1,39 @@
-// How the blocks of a group hand on their results from step to step.
+// Exchange of results between the blocks of a group from step to step.
 //
-// The rows of a batch are dealt out to groups of blocks, row r to group r % groups: sequences are independent, so only
-// the blocks of a group wait for each other, and as sequences end all groups shrink alike.
+// The rows of a batch are distributed over groups of blocks, row r to group r % groups: sequences are independent, so only
+// the blocks of a group wait for each other, and as sequences end the groups stay balanced.
 //
-// A number is its own announcement. The array where the results are wanted anyway is filled with a NaN that arithmetic
-// never makes, all bits set, before the first step; a block stores its results over it, and a block that needs them
-// loads them again and again until none is the filler. No fence and no counter stands between a store and the load that
-// sees it: a step costs one way to the L2 cache and one back. That needs of the hardware that numbers of 2, 4 and 8
-// bytes are stored and loaded whole, and nothing of the order among them. The loads are relaxed ones of the whole device;
-// stores that nobody waits for follow behind.
+// The data are their own ready flags. Before the first step the output array is filled with a NaN that arithmetic never
+// produces, all bits set; a block stores its results over it, and a block that needs them loads them repeatedly until
+// none is the filler. There is no fence and no counter between a store and the load that sees it: a step costs one way to
+// the L2 cache and one back. It requires that stores and loads of 2, 4 and 8 bytes are not torn, and no order among them.
+// The loads are relaxed, at device scope.
 //
-// One barrier of the group comes after filling, before the first load that waits, so that nobody takes what an earlier
-// launch has left for results. It has two halves, and the first step is computed between them.
+// One barrier of the group follows the filling and precedes the first load that waits; without it, results of an earlier
+// launch in the same memory would be taken for this one's. It is split into arrival and wait, and the first step is
+// computed between them.
 
 // Rows among the first `count` that belong to a group.
-__device__ __forceinline__ int owned(int count, int group, int groups) {
+__device__ __forceinline__ int rows_of_group(int count, int group, int groups) {
     return count > group ? (count - group + groups - 1) / groups : 0;
 }
 
-// --- numbers that announce themselves -------------------------------------------------------------------------------
+// --- numbers that are their own ready flags -------------------------------------------------------------------------
 
 #define FILLER ((real_bits)-1)
-// The NaN that stands for all others: half of its mantissa's bits are zeros, so that rounding up cannot carry it away.
+// Replaces every other NaN: half of its mantissa's bits are zeros, so that rounding up keeps it a NaN.
 #define QUIET_NAN                                                                             \
     (sizeof(real) == 8   ? (real_bits)0x7ff8000000000000ull                                   \
      : sizeof(real) == 4 ? (real_bits)0x7fc00000u                                             \
                          : (real_bits)0x7fe0u)
 
-// A number as it is handed on: any NaN becomes that one, which is not the filler.
-__device__ __forceinline__ void announce(real* address, real value) {
+// Stores a number for other blocks; any NaN becomes QUIET_NAN, which is not the filler: else they would wait forever.
+__device__ __forceinline__ void publish(real* address, real value) {
     store_relaxed(reinterpret_cast<real_bits*>(address), to_acc(value) != to_acc(value) ? QUIET_NAN : to_bits(value));
 }
 
-// Waits for one number.
-__device__ __forceinline__ real awaited(const real* address) {
+// Waits for one number and returns it.
+__device__ __forceinline__ real wait_for_number(const real* address) {
     real_bits bits;
     while ((bits = load_relaxed(reinterpret_cast<const real_bits*>(address))) == FILLER) SPIN();
     real value;
@@ -41,8 +41,8 @@ __device__ __forceinline__ real awaited(const real* address) {
     return value;
 }
 
-// 16 bytes as they were loaded, some of their numbers perhaps not there yet.
-struct alignas(16) Loaded {
+// 16 bytes as they were loaded; some of their numbers may still be the filler.
+struct alignas(16) LoadedPack {
     unsigned words[4];
 
     __device__ __forceinline__ void load(const real* from, bool wanted) {
@@ -67,23 +67,23 @@ struct alignas(16) Loaded {
 
 // --- the barrier of a group -----------------------------------------------------------------------------------------
 
-// The barrier needs no reset and no base: the group's first block adds what flips the highest bit once all others have
-// added 1, which leaves the bits below at zero. The counter starts at zero when it is allocated.
-__device__ __forceinline__ unsigned group_arrive(unsigned* counter, bool leader, int blocks) {
-    __syncthreads();  // this block's results come before its arrival
+// The barrier needs neither a reset nor a start value: the group's first block adds a number that flips the highest bit
+// once all others have added 1, which leaves the bits below at zero. The counter is zero when it is allocated.
+__device__ __forceinline__ unsigned arrive_at_group_barrier(unsigned* counter, bool leader, int blocks) {
+    __syncthreads();  // else the block arrives before all its threads have written the filler
     unsigned before = 0;
     if (threadIdx.x == 0) {
-        __threadfence();
+        __threadfence();  // else the arrival may become visible before what other threads of the block have written
         before = fetch_add_release(counter, leader ? 0x80000000u - (unsigned)(blocks - 1) : 1u);
     }
-    return before;  // for group_wait, in thread 0
+    return before;  // for wait_at_group_barrier, in thread 0
 }
 
-__device__ __forceinline__ void group_wait(unsigned* counter, unsigned before) {
+__device__ __forceinline__ void wait_at_group_barrier(unsigned* counter, unsigned before) {
     REQUIRE_COOPERATIVE();
     if (threadIdx.x == 0) {
         while (((load_acquire(counter) ^ before) & 0x80000000u) == 0) SPIN();
-        __threadfence();
+        __threadfence();  // else later loads may return what memory held before the arrivals
     }
-    __syncthreads();  // no thread goes on before all blocks of the group have arrived
+    __syncthreads();  // else threads read results before thread 0 has seen every block arrive
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from capgpu.kernels.cuda import cublas
 from capgpu.kernels.cuda.array_checks import check_device, empty
-from capgpu.kernels.cuda.compile import record
+from capgpu.kernels.cuda.device_calls import add_into, report
 
 __all__ = ["matmul", "product"]
 
@@ -26,7 +26,7 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
     array, shape (m, n)
         The result.
     """
-    record("matmul")
+    report("matmul")
     direct = cublas.library()
     if direct is None or a.dtype != b.dtype:
         import cupy
@@ -47,6 +47,5 @@ def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, trans
     a, b = a.T if transpose_a else a, b.T if transpose_b else b
     out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"))
     if bias is not None:
-        record("add")
-        out += bias
+        add_into(out, bias)
     return out

@@ -11,10 +11,10 @@ A graph makes the launches that it has captured again, with the same arguments: 
                  numbers, is one array of bytes there, which one copy from pinned memory writes before the launch.
 
 The first batch of a shape is computed launch by launch, which compiles kernels and takes memory; then its launches are
-captured, which computes nothing. Nothing may be allocated meanwhile: the pool would give that memory to others later.
+captured, which computes nothing. Nothing may be allocated during capture: the pool would reuse that memory later.
 
-Memory: all shapes share one workspace, whose arrays have room for every batch of as many captions. Where a larger batch
-takes arrays anew, the graphs that refer to the old ones are discarded, so that there is one workspace at any time.
+Memory: all shapes share one workspace, whose arrays have capacity for every batch of as many captions. Where a larger
+batch reallocates arrays, the graphs that refer to the old ones are discarded, so that only one workspace exists.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from capgpu.kernels.contract import CaptionBatch, LossOptions
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import allocate, check_device, dtype_name, sum_dtype
 from capgpu.kernels.cuda.caption_batch import Layout, lay_out
-from capgpu.kernels.cuda.compile import record
 from capgpu.kernels.cuda.constants import SETTINGS
+from capgpu.kernels.cuda.device_calls import copy_into, launch_graph
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.held_results import holding_results
 from capgpu.kernels.cuda.optimizer import launch_norm, launch_update
@@ -43,10 +43,10 @@ from capgpu.kernels.cuda.softmax import SCORE_BYTES
 from capgpu.kernels.cuda.workspace import Workspace, using
 from capgpu.random import mask_rule
 
-__all__ = ["MOST_GRAPHS", "CaptureError", "StepGraphs"]
+__all__ = ["MAX_GRAPHS", "CaptureError", "StepGraphs"]
 
-#: Shapes that are kept; the one that was not used for the longest time goes first.
-MOST_GRAPHS = 64
+#: Maximum of shapes that are kept; the least recently used is discarded.
+MAX_GRAPHS = 64
 # Words of the keys of two dropouts, in 32 bits.
 _WORDS = 4
 
@@ -56,7 +56,7 @@ Gradients = Callable[[Mapping[str, Any], Any, CaptionBatch, LossOptions], tuple[
 
 
 class CaptureError(CapgpuError, RuntimeError):
-    """Something asked for memory while launches were captured."""
+    """Memory was requested while launches were captured."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Shape:
     features: Any
     batch: CaptionBatch
     options: LossOptions
-    capacities: Mapping[int, int]  # for rows and distinct words of the batch: most of such batches
+    capacities: Mapping[int, int]  # for rows and distinct words of the batch: the maximum of such batches
     loss: Any = None  # results of the pass, in the workspace
     grads: Mapping[str, Any] = field(default_factory=dict)
     gradients: Any = None  # the two graphs, once there are any
@@ -104,7 +104,7 @@ class StepGraphs:
     Raises
     ------
     DeviceMemoryError
-        Where there is no room for the copies.
+        If the device has too little memory for the copies.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class StepGraphs:
             return None
         if shape is None or shape.update is None:  # launches one by one take the sizes of steps from the host
             shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
-            if len(self._shapes) > MOST_GRAPHS:
+            if len(self._shapes) > MAX_GRAPHS:
                 self._discard([next(iter(self._shapes))])
         self._shapes.move_to_end(key)
         words = np.zeros(_WORDS, np.uint32)
@@ -216,11 +216,7 @@ class StepGraphs:
         if settings is not None:
             sent.insert(0, (shape.settings, self._padded(settings)))
         self._space.pinned.send(sent)
-        record("copy")
-        if features.flags.c_contiguous:
-            shape.features.data.copy_from_device_async(features.data, features.nbytes)
-        else:
-            shape.features[...] = features
+        copy_into(shape.features, features)
         return shape
 
     def _padded(self, settings: Any) -> Any:
@@ -233,21 +229,21 @@ class StepGraphs:
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
         passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{way}" for way in ("forward", "backward")]
-        plans = [launch_heuristics.plan(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
+        configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
-        return in_one_block and all(plan.tier == "persistent" for plan in plans)
+        return in_one_block and all(config.algorithm == "persistent" for config in configs)
 
     def _new_shape(self, layout: Layout, features: Any, options: LossOptions, width: int) -> _Shape:
-        """Take the memory that batches of a shape are brought to, with room for all that have as many captions."""
-        count, room = features.shape[0], features.shape[0] * width
+        """Allocate the memory that batches of a shape are copied to, with capacity for all of as many captions."""
+        count, max_rows = features.shape[0], features.shape[0] * width
         numbers = _WORDS + sum(part.size for part in layout)
-        most = _WORDS + width + count + 4 * room + 2 * min(room, self.params["W_embed"].shape[0]) + 1
+        capacity = _WORDS + width + count + 4 * max_rows + 2 * min(max_rows, self.params["W_embed"].shape[0]) + 1
         settings_bytes = len(self.params) * SETTINGS * self._sums.itemsize
         lead, itemsize = -(-settings_bytes // ALIGNED) * ALIGNED, np.dtype(np.int32).itemsize
-        there = self._space.take("what is new", (lead + numbers * itemsize,), np.uint8, lead + most * itemsize)
-        numbers_there = there[lead:].view(np.int32)
-        words = numbers_there[:_WORDS].view(np.uint32)
-        batch = layout.on_device(numbers_there[_WORDS:])
+        dev_bytes = self._space.take("step inputs", (lead + numbers * itemsize,), np.uint8, lead + capacity * itemsize)
+        dev_numbers = dev_bytes[lead:].view(np.int32)
+        words = dev_numbers[:_WORDS].view(np.uint32)
+        batch = layout.on_device(dev_numbers[_WORDS:])
         feature, output = (
             None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2], rows)
             for number, (dropout, rows) in enumerate(
@@ -255,23 +251,23 @@ class StepGraphs:
             )
         )
         return _Shape(
-            there[:settings_bytes].view(self._sums).reshape(len(self.params), SETTINGS),
-            numbers_there,
+            dev_bytes[:settings_bytes].view(self._sums).reshape(len(self.params), SETTINGS),
+            dev_numbers,
             self._space.take("features", tuple(features.shape), self._dtype),
             batch,
             replace(options, feature_dropout=feature, output_dropout=output),
-            self._capacities(layout, room),
+            self._capacities(layout, max_rows),
         )
 
-    def _capacities(self, layout: Layout, room: int) -> dict[int, int]:
-        """Return for rows and distinct words of a layout, by their numbers, those of most such batches.
+    def _capacities(self, layout: Layout, max_rows: int) -> dict[int, int]:
+        """Return for rows and distinct words of a layout, by their numbers, the maxima over such batches.
 
         Not for a number that is also an extent of the parameters or the number of captions: arrays that never grow
-        would get room for rows.
+        would get capacity for rows.
         """
         extents = {layout.order.size, *(extent for array in self.params.values() for extent in array.shape)}
-        most = {layout.words.size: min(room, self.params["W_embed"].shape[0]), layout.targets.size: room}
-        return {number: capacity for number, capacity in most.items() if number not in extents}
+        maxima = {layout.words.size: min(max_rows, self.params["W_embed"].shape[0]), layout.targets.size: max_rows}
+        return {number: capacity for number, capacity in maxima.items() if number not in extents}
 
     def _launch_gradients(self, shape: _Shape) -> None:
         with holding_results(self._space, shape.capacities):
@@ -291,25 +287,22 @@ class StepGraphs:
         """Make the first half of a step; return the loss, which is the caller's to keep."""
         loss = self._space.scalar(self._sums)
         if shape.gradients is not None:
-            record("graph")
-            shape.gradients.launch()
+            launch_graph(shape.gradients)
         else:
             self._launch_gradients(shape)
-        record("copy")
-        loss.data.copy_from_device_async(shape.loss.data, loss.nbytes)
+        copy_into(loss, shape.loss)
         return loss
 
     def _make_update(self, shape: _Shape) -> None:
         """Make the second half of a step; capture both where that has not been done."""
         if shape.update is not None:
-            record("graph")
-            shape.update.launch()
+            launch_graph(shape.update)
         else:
             self._launch_update(shape)
             self._capture(shape)
 
     def _capture(self, shape: _Shape) -> None:
-        """Capture the launches of a step that has just been made, so that all is compiled and all memory is there."""
+        """Capture the launches of a step that has just been made, so that everything is compiled and allocated."""
         batch = shape.batch
         sizes = batch.order.size, len(batch.batch_sizes.counts), batch.targets.size, batch.words.size
         if self.failed or not self._can_be_captured(sizes):  # the driver may just have refused the recurrence
@@ -357,7 +350,7 @@ def _capturing(stream: Any) -> Iterator[list[Any]]:
     import cupy
 
     def refuse(size: int) -> Any:
-        raise CaptureError(f"{size:,} bytes were asked for meanwhile, which the graph could not keep")
+        raise CaptureError(f"{size:,} bytes were requested during capture, which the graph could not keep")
 
     captured: list[Any] = []
     with stream, cupy.cuda.using_allocator(refuse):

@@ -1,4 +1,4 @@
-"""Operations whose results stay in a workspace: so that a whole pass can be captured in a CUDA graph."""
+"""Operations with results in a workspace, so that a whole pass can be captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["holding_results"]
 
 @contextmanager
 def holding_results(space: Workspace, capacities: Mapping[int, int]) -> Iterator[None]:
-    """Keep the results of this thread's operations in a workspace, inside a ``with`` block.
+    """Allocate the results of this thread's operations in a workspace, inside a ``with`` block.
 
     The same operations in the same order get the same memory at each use.
 
     Parameters
     ----------
     space : Workspace
-        What `workspace` returns meanwhile.
+        Returned by `workspace` inside the block.
     capacities : mapping of int to int
-        For a number of rows, how many rows to make room for: later blocks may have more.
+        Rows to allocate, by number of rows: later blocks may have more.
     """
     uses: Counter[str] = Counter()
 
@@ -33,7 +33,7 @@ def holding_results(space: Workspace, capacities: Mapping[int, int]) -> Iterator
         uses[what] += 1
         return space.take(f"{what} ({uses[what]})", shape, dtype)
 
-    slices = {-(-rows // SLICE): -(-room // SLICE) for rows, room in capacities.items()}
+    slices = {-(-rows // SLICE): -(-capacity // SLICE) for rows, capacity in capacities.items()}
     space.capacities = {**slices, **capacities}
     try:
         with using(space), allocating_by(take):

@@ -11,7 +11,7 @@ from capgpu.kernels.cuda.constants import COLUMN_WARPS, ROW_THREADS, THREADS, WA
 
 __all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
 
-#: Storage type of each dtype in CUDA C++, the type that sums are kept in, and what tells the preprocessor of it.
+#: Storage type of each dtype in CUDA C++, the type that sums are kept in, and its preprocessor macro.
 REALS = {
     "float32": ("float", "float", ""),
     "float64": ("double", "double", ""),
@@ -59,15 +59,15 @@ TENSOR_CORES = {"_tensor": 1, "_split": 2}
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
 
-def _recurrence(cell: str, backward: bool, tier: str, units: tuple[int, ...]) -> Entry:
-    """Describe one direction of a recurrence in one tier: persistent blocks keep as much as the device lets them."""
-    resident = tier != "_step"
-    macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", TENSOR_CORES.get(tier, 0)))
+def _recurrence(cell: str, backward: bool, variant: str, units: tuple[int, ...]) -> Entry:
+    """Describe one direction of a recurrence in one variant; persistent blocks use all shared memory of the device."""
+    resident = variant != "_step"
+    macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", TENSOR_CORES.get(variant, 0)))
     dtypes = {"_tensor": tuple(dtype for dtype in ALL if dtype != "float64"), "_split": ("float32",)}
     return Entry(
-        name=f"{cell}_{'backward' if backward else 'forward'}{tier}",
+        name=f"{cell}_{'backward' if backward else 'forward'}{variant}",
         file=f"{cell}.cu",
-        dtypes=dtypes.get(tier, ALL),
+        dtypes=dtypes.get(variant, ALL),
         block=WARP * WARPS[resident],
         variants=tuple((*macros, ("UNITS", u)) for u in units),
         shared=227 * 1024 if resident else 48 * 1024,
@@ -137,8 +137,8 @@ def compiler_options(
         Options of NVRTC. CuPy adds ``-ftz=true`` (denormal float32 numbers are taken as zero), the architecture,
         and its folders of headers.
     """
-    real, acc, told = REALS[dtype]
-    types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{told}"] if told else [])]
+    real, acc, macro = REALS[dtype]
+    types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{macro}"] if macro else [])]
     numbers = {**dict(defines), **macros(file, dtype, dict(defines), roomy)}
     return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in numbers.items()))
 

@@ -1,4 +1,4 @@
-"""Which of three ways a recurrence takes on the current device, and with which grid.
+"""The algorithm and the launch configuration of a recurrence on the current device.
 
 persistent
     One cooperative launch for all steps; each block keeps its columns of the recurrent weights in shared memory.
@@ -7,12 +7,12 @@ step
 matmul
     One cuBLAS product a step and elementwise operations: the reference's code.
 
-The rule, where `capgpu tune` has stored no measured choice for the shape: the way with the least estimated time of a
-step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* for two steps or more only, since it
-loads the weights first. Fitting is computed, not assumed: one block a multiprocessor, all of them on the device at
-once, by its own limits and the driver's occupancy.
+The heuristic, used unless `capgpu tune` has stored a measurement for the shape: the algorithm with the least estimated
+time of a step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* for two steps or more only,
+since it loads the weights first. Whether a configuration fits (one block a multiprocessor, all resident at once) is
+computed from the device's limits and the driver's occupancy.
 
-With compute capability 8.0 and newer the persistent tier multiplies with the tensor cores. Products of half types are
+With compute capability 8.0 and newer the persistent kernels multiply with the tensor cores. Products of half types are
 exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as
 precise as one of float32 (`SPLIT`), on devices where they take less time; where ``CAPGPU_TENSOR_CORES=1`` asks for it,
 it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor
@@ -40,17 +40,17 @@ from capgpu.kernels.cuda.constants import (
 from capgpu.kernels.cuda.kernel_registry import TENSOR_CORES
 
 __all__ = [
+    "ALGORITHMS",
     "PASSES",
     "PLAIN",
     "ROUNDED",
     "SPLIT",
-    "TIERS",
     "LaunchConfig",
     "Pass",
     "candidates",
+    "choose",
     "forget",
     "persistent",
-    "plan",
     "step_grid",
     "tensor_cores_used",
     "tensor_cores_wanted",
@@ -61,7 +61,7 @@ __all__ = [
 PLAIN, ROUNDED, SPLIT = 0, 1, 2
 _SUFFIXES = {PLAIN: "", **{value: suffix for suffix, value in TENSOR_CORES.items()}}
 
-TIERS = ("persistent", "step", "matmul")
+ALGORITHMS = ("persistent", "step", "matmul")
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,21 @@ class Pass:
     ----------
     gates : int
         Gates of the cell.
+    has_state : bool
+        Whether the cell carries a state c beside h.
     backward : bool
         Whether the weights are transposed.
     units : tuple of int
-        Hidden units of a block in each variant of the persistent tier.
+        Hidden units of a block in each variant of the persistent kernels.
     step_units : int
-        The same in the step tier.
+        The same in the step kernels.
     launches : int
-        Kernels of a step of the matmul tier: one product, and the elementwise operations of
+        Kernels of a step of the matmul algorithm: one product, and the elementwise operations of
         `capgpu.kernels.reference.recurrence`, counted by hand.
     """
 
     gates: int
+    has_state: bool
     backward: bool
     units: tuple[int, ...]
     step_units: int
@@ -99,10 +102,10 @@ class Pass:
 
 
 PASSES = {
-    "lstm_forward": Pass(4, False, (4, 8, 16), 8, 14),
-    "lstm_backward": Pass(4, True, (8, 16, 32), 16, 33),
-    "rnn_forward": Pass(1, False, (8, 16, 32), 16, 3),
-    "rnn_backward": Pass(1, True, (8, 16, 32), 16, 7),
+    "lstm_forward": Pass(4, True, False, (4, 8, 16), 8, 14),
+    "lstm_backward": Pass(4, True, True, (8, 16, 32), 16, 33),
+    "rnn_forward": Pass(1, False, False, (8, 16, 32), 16, 3),
+    "rnn_backward": Pass(1, False, True, (8, 16, 32), 16, 7),
 }
 
 
@@ -112,23 +115,23 @@ class LaunchConfig:
 
     Attributes
     ----------
-    tier : str
-        One of `TIERS`.
+    algorithm : str
+        One of `ALGORITHMS`.
     units : int
         Hidden units of a block.
     groups : int
-        Groups of blocks among which the rows of the batch are dealt out (persistent tier).
+        Groups of blocks over which the rows of the batch are distributed (persistent kernels).
     grid, block : int
         Blocks, and threads of each (of a step the grid depends on its rows: `step_grid`).
     shared : int
         Bytes of dynamic shared memory of a block.
     step_us : float
-        Estimated microseconds of a step of all rows, by which plans are chosen.
+        Estimated microseconds of a step of all rows, by which configurations are chosen.
     tensor_cores : int
-        `PLAIN`, `ROUNDED` or `SPLIT` (persistent tier).
+        `PLAIN`, `ROUNDED` or `SPLIT` (persistent kernels).
     """
 
-    tier: str
+    algorithm: str
     units: int = 0
     groups: int = 0
     grid: int = 0
@@ -138,8 +141,8 @@ class LaunchConfig:
     tensor_cores: int = PLAIN
 
     def kernel(self, name: str, dtype: str) -> compile.Kernel:
-        """Return the kernel of a pass in this plan's tier and variant."""
-        resident = self.tier == "persistent"
+        """Return the kernel of a pass in this algorithm and variant."""
+        resident = self.algorithm == "persistent"
         return compile.kernel(
             f"{name}{_SUFFIXES[self.tensor_cores] if resident else '_step'}",
             dtype,
@@ -150,16 +153,16 @@ class LaunchConfig:
         )
 
 
-_plans: dict[tuple[int, str, str, int, int, bool, int], LaunchConfig] = {}
+_chosen: dict[tuple[int, str, str, int, int, bool, int], LaunchConfig] = {}
 
 
 def forget() -> None:
-    """Forget all plans: the device or the stored choices have changed."""
-    _plans.clear()
+    """Clear the cache of configurations, after the device or the stored measurements have changed."""
+    _chosen.clear()
 
 
-def plan(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
-    """Choose the tier of a recurrence by the stored measurement or the rule.
+def choose(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
+    """Choose the configuration of a recurrence by the stored measurement or the heuristic.
 
     Parameters
     ----------
@@ -178,31 +181,31 @@ def plan(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
     import cupy
 
     key = (cupy.cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted(dtype))
-    found = _plans.get(key)
+    found = _chosen.get(key)
     if found is None:
-        found = _plans[key] = _choose(name, dtype, H, N, T)
+        found = _chosen[key] = _select(name, dtype, H, N, T)
     return found
 
 
-def _choose(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
+def _select(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
     if T > 1:
         stored = tuning_cache.lookup(compile.device_limits().name, tuning_cache.shape_key(name, dtype, H, N))
         if stored is not None:
             for candidate in candidates(name, dtype, H, N):
-                if (candidate.tier, candidate.units) == stored:
+                if (candidate.algorithm, candidate.units) == stored:
                     return candidate
-    plans = [*(_resident(name, dtype, H, N) if T > 1 else []), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
-    # the first that fits: whether one does, is found out by compiling it
-    return next(plan for plan in sorted(plans, key=lambda plan: plan.step_us) if _fits(plan, name, dtype))
+    configs = [*(_resident(name, dtype, H, N) if T > 1 else []), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
+    # lazily: whether a configuration fits is known only after compiling it
+    return next(config for config in sorted(configs, key=lambda config: config.step_us) if _fits(config, name, dtype))
 
 
 def candidates(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
-    """List every plan that fits the current device: each persistent variant at its best grid, step, matmul.
+    """List every configuration that fits the current device: each persistent variant at its best grid, step, matmul.
 
     Parameters
     ----------
     name, dtype, H, N
-        As for `plan`.
+        As for `choose`.
 
     Returns
     -------
@@ -214,8 +217,8 @@ def candidates(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
 
 
 def _fits(candidate: LaunchConfig, name: str, dtype: str) -> bool:
-    """Ask device and driver whether a block of the plan runs at all: one is on every multiprocessor then."""
-    if candidate.tier == "matmul":
+    """Return whether at least one block of a configuration fits a multiprocessor, by device limits and driver."""
+    if candidate.algorithm == "matmul":
         return True
     if candidate.shared > compile.device_limits().shared_per_block:
         return False
@@ -227,7 +230,7 @@ def _resident(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
     limits = compile.device_limits()
     found = []
     for units in PASSES[name].units if limits.cooperative else ():
-        # rows of different groups never wait for each other, so as many groups as there is room for
+        # rows of different groups never wait for each other, so as many groups as fit
         for groups in range(1, min(N, limits.multiprocessors // -(-H // units)) + 1):
             found.append(persistent(name, dtype, H, N, units, groups))
     best: dict[int, LaunchConfig] = {}
@@ -238,12 +241,12 @@ def _resident(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
 
 
 def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -> LaunchConfig:
-    """Lay out the persistent tier, whether it fits the device or not.
+    """Return the configuration of the persistent kernels, whether it fits the device or not.
 
     Parameters
     ----------
     name, dtype, H, N
-        As for `plan`.
+        As for `choose`.
     units : int
         Hidden units of a block: a variant of the pass.
     groups : int
@@ -260,7 +263,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
     step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, passes)
     return LaunchConfig(
-        tier="persistent",
+        algorithm="persistent",
         units=units,
         groups=groups,
         grid=groups * blocks,
@@ -303,7 +306,7 @@ def tensor_cores_wanted(dtype: str) -> int:
 def tensor_cores_used(dtype: str) -> int:
     """Return how the persistent recurrences of a type use the tensor cores of the current device.
 
-    As `tensor_cores_wanted` says where there are such instructions, from compute capability 8.0 on. Numbers are split
+    As `tensor_cores_wanted` says, from compute capability 8.0 on, where such instructions exist. Numbers are split
     where three products of TF32 take less time than one of float32, which they do not with 8.6, 8.9 and 12.0.
     """
     capability, wanted = compile.device_limits().compute_capability, tensor_cores_wanted(dtype)
@@ -327,7 +330,7 @@ def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
     units, tile = kind.step_units, tile_rows(size, False, kind.backward, kind.step_units)
     step = cost.Step(min(N, tile), kind.depth(H), kind.columns(units), size, tile)
     return LaunchConfig(
-        tier="step",
+        algorithm="step",
         units=units,
         block=WARP * WARPS[False],
         shared=_shared_bytes(name, size, units, H, 0, "step"),
@@ -342,13 +345,15 @@ def _matmul(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
 
 
 def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
-    """Return the blocks of one launch of the step tier: a tile of rows and the units of a block each."""
+    """Return the blocks of one launch of the step kernels: a tile of rows and the units of a block each."""
     kind = PASSES[name]
     return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
 
 
-def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str, tensor_cores: bool = False) -> int:
-    """Compute the shared memory of a block, by the layout in recurrence.cuh.
+def _shared_bytes(
+    name: str, size: int, units: int, H: int, rows: int, algorithm: str, tensor_cores: bool = False
+) -> int:
+    """Compute the shared memory of a block, by the layout in recurrent_gemm.cuh.
 
     Parameters
     ----------
@@ -359,8 +364,8 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
     units, H : int
         Hidden units of a block, and in all.
     rows : int
-        Rows of the batch that a block works on (persistent tier).
-    tier : str
+        Rows of the batch that a block works on (persistent kernels).
+    algorithm : str
         ``"persistent"`` or ``"step"``.
     tensor_cores : bool
         Whether the products are the tensor cores'.
@@ -368,15 +373,15 @@ def _shared_bytes(name: str, size: int, units: int, H: int, rows: int, tier: str
     Returns
     -------
     int
-        Buffers of the warps, slab of the weights, and an LSTM's carried cells.
+        Buffers of the warps, resident weights, and the cell's carried states.
     """
-    kind, resident = PASSES[name], tier == "persistent"
+    kind, resident = PASSES[name], algorithm == "persistent"
     columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores, _roomy())
     pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    left = left_lines(size, resident, tile, _roomy()) * (DEPTH + pack) * size
-    stage = left + (0 if resident else stages(size, resident) * right * size)
+    left_bytes = left_lines(size, resident, tile, _roomy()) * (DEPTH + pack) * size
+    stage = left_bytes + (0 if resident else stages(size, resident) * right * size)
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps
-    carried = rows * units * acc if kind.gates == 4 else 0
+    carried = rows * units * acc if kind.has_state else 0
     return warps + -(-kind.depth(H) // DEPTH) * right * size + carried

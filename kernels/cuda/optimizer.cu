@@ -11,9 +11,9 @@
 // m, v and u are of type ACC: in 16 bits, a mean of squares would be lost below 6e-8 (float16), or not move at all, since
 // one gradient is a thousandth of it (bfloat16).
 // Where all of a parameter's arrays begin at multiples of 16 bytes, 16 bytes at a time.
-// Launch: a block of 256 threads takes CHUNK elements of one parameter. What there is to do comes by value as a
-// structure, so that no copy to the device comes before the launch. A CUDA graph would make it with the same numbers
-// each time: there, the numbers that change from step to step, the rule's, come from memory on the device.
+// Launch: a block of 256 threads takes CHUNK elements of one parameter. The parameters are passed by value as a
+// structure, so that no copy to the device precedes the launch. A CUDA graph would launch with the same numbers each
+// time: in a graph, the rule's numbers, which change from step to step, are read from memory on the device.
 // The norm: squares are added in a fixed order, each thread's in ACC, from there on in double; one double a block
 // to `partial`, then one block adds those up.
 
@@ -46,8 +46,8 @@ __device__ __forceinline__ int tensor_of_block(const Tensors& tensors, int count
 template <class Whole, class Single>
 __device__ __forceinline__ void for_share(const Tensor& tensor, Whole whole, Single single) {
     const long long start = (long long)(blockIdx.x - tensor.first_block) * CHUNK;
-    const long long left = tensor.size - start;
-    const int count = left < CHUNK ? (int)left : CHUNK;
+    const long long remaining = tensor.size - start;
+    const int count = remaining < CHUNK ? (int)remaining : CHUNK;
     const int packs = tensor.aligned ? count / PACK : 0;
     for (int i = threadIdx.x; i < packs; i += THREADS) whole(start + (long long)i * PACK);
 #pragma unroll 1  // the few elements behind the packs, or arrays that are not aligned

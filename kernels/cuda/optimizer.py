@@ -19,7 +19,7 @@ __all__ = ["adam_update", "gradient_norm", "launch_norm", "launch_update", "mome
 
 
 def _layout(dtype: Any) -> Any:
-    """Return the structure that tells a launch of its parameters."""
+    """Return the dtype of the structure that describes the parameters of a launch."""
     one = np.dtype(
         {
             # of w, g, first, second, out
@@ -32,21 +32,21 @@ def _layout(dtype: Any) -> Any:
 
 
 _LAYOUTS: dict[str, Any] = {"f": _layout(np.float32), "d": _layout(np.float64)}
-# the same bytes without names: to hand them over, CuPy would have NumPy describe all fields, which takes 40 us
+# the same bytes without names: otherwise CuPy makes NumPy describe all fields, which takes 40 us
 _BYTES = {char: np.dtype((np.void, layout.itemsize)) for char, layout in _LAYOUTS.items()}
 
 
 @lru_cache(maxsize=64)
 def _parts(char: str, sizes: tuple[int, ...]) -> list[tuple[list[int], int, Any]]:
-    """Divide parameters of these sizes among launches: of each their numbers, the blocks, the structure's words."""
-    held = [k for k, size in enumerate(sizes) if size]
+    """Divide parameters among launches; return indices of parameters, blocks, and words of the structure of each."""
+    nonempty = [k for k, size in enumerate(sizes) if size]
     parts = []
-    for first in range(0, len(held), TENSORS):
-        numbers = held[first : first + TENSORS]
+    for first in range(0, len(nonempty), TENSORS):
+        numbers = nonempty[first : first + TENSORS]
         structure, blocks = np.zeros((), _LAYOUTS[char]), 0
-        for place, k in enumerate(numbers):
-            structure["at"]["size"][place] = sizes[k]
-            structure["at"]["first_block"][place] = blocks
+        for slot, k in enumerate(numbers):
+            structure["at"]["size"][slot] = sizes[k]
+            structure["at"]["first_block"][slot] = blocks
             blocks -= -sizes[k] // CHUNK
         parts.append((numbers, blocks, structure.reshape(1).view(np.uint64)))
     return parts
@@ -101,7 +101,7 @@ def _update(
     dtype = params[0].dtype
     named = {"parameter": params, "gradient": grads, "first state": states[0], "second state": states[1]}
     check_device(**named)
-    # all memory is there before anything is changed
+    # all memory is allocated before anything is changed
     out = [empty(w.shape, dtype, "the updated parameters") for w in params]
     columns = ([contiguous(w) for w in params], [contiguous(g) for g in grads], *states, out)
     launch_update(rule, columns, settings, scale)
@@ -132,8 +132,8 @@ def launch_update(rule: str, columns: Sequence[Sequence[Any] | None], settings: 
     by_value = settings if on_host else np.zeros((len(params), SETTINGS))
     done = 0
     for count, blocks, structure in _launches(dtype, columns, by_value):
-        there = NULL if on_host else settings[done : done + count]
-        kernel(rule, dtype)(blocks, THREADS, (structure, np.int32(count), factor, device_factor, there))
+        dev_settings = NULL if on_host else settings[done : done + count]
+        kernel(rule, dtype)(blocks, THREADS, (structure, np.int32(count), factor, device_factor, dev_settings))
         done += count
 
 

@@ -1,4 +1,4 @@
-"""Copies to the device from pinned memory of the host, which nobody waits for."""
+"""Asynchronous copies to the device from pinned host memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cuda.compile import record
+from capgpu.kernels.cuda.device_calls import copy_from_host
 
 __all__ = ["ALIGNED", "PinnedMemory"]
 
-#: What is sent in one copy begins at multiples of this, in bytes: more than any type needs.
+#: Alignment of the arrays of one copy, in bytes: more than any type needs.
 ALIGNED = 256
 
 
 class PinnedMemory:
-    """Pinned memory of the host, from which copies to the device are made without waiting for them."""
+    """Pinned host memory, from which copies to the device are asynchronous."""
 
     def __init__(self) -> None:
         # arrays of bytes, their addresses, and the events that follow their copies
-        self._pieces: list[tuple[Any, ctypes.c_void_p, Any]] = []
+        self._buffers: list[tuple[Any, ctypes.c_void_p, Any]] = []
         # not __del__: the collector of cycles may have destroyed the events before it is called
-        weakref.finalize(self, _wait_for_copies, self._pieces).atexit = False
+        weakref.finalize(self, _wait_for_copies, self._buffers).atexit = False
 
     def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
-        """Copy arrays to the device, all in one copy.
+        """Copy arrays to the device in one copy.
 
         Parameters
         ----------
         arrays : sequence of (array, numpy.ndarray)
-            Where each goes, and what is copied. On the device they must follow each other, each beginning at the next
+            Destination and source of each. On the device they must follow each other, each beginning at the next
             multiple of 256 bytes.
         """
         import cupy
@@ -41,31 +41,30 @@ class PinnedMemory:
         first = arrays[0][0].data
         size = arrays[-1][0].data.ptr - first.ptr + arrays[-1][1].nbytes
         host, address, event = self._free(size)
-        for there, values in arrays:
-            begin = there.data.ptr - first.ptr
+        for target, values in arrays:
+            begin = target.data.ptr - first.ptr
             host[begin : begin + values.nbytes] = values.reshape(-1).view(np.uint8)
-        record("copy")
-        first.copy_from_host_async(address, size)
+        copy_from_host(first, address, size)
         event.record(cupy.cuda.get_current_stream())
 
     def _free(self, size: int) -> tuple[Any, ctypes.c_void_p, Any]:
-        """Return a piece that no copy reads from any more."""
+        """Return a buffer that no pending copy reads."""
         import cupy
 
-        for number, piece in enumerate(self._pieces):
-            if piece[0].size >= size and piece[2].done:
-                # those that have waited longest come first
-                self._pieces.append(self._pieces.pop(number))
-                return piece
+        for number, buffer in enumerate(self._buffers):
+            if buffer[0].size >= size and buffer[2].done:
+                # least recently used first
+                self._buffers.append(self._buffers.pop(number))
+                return buffer
         # twice the size: the next batch may be a little larger
         host = np.frombuffer(cupy.cuda.alloc_pinned_memory(2 * size), np.uint8, 2 * size)
-        self._pieces.append((host, ctypes.c_void_p(host.ctypes.data), cupy.cuda.Event(disable_timing=True)))
-        return self._pieces[-1]
+        self._buffers.append((host, ctypes.c_void_p(host.ctypes.data), cupy.cuda.Event(disable_timing=True)))
+        return self._buffers[-1]
 
 
-def _wait_for_copies(pieces: Sequence[tuple[Any, ctypes.c_void_p, Any]]) -> None:
-    """Wait until no copy reads from pieces: CuPy's pool would give their memory to others meanwhile."""
+def _wait_for_copies(buffers: Sequence[tuple[Any, ctypes.c_void_p, Any]]) -> None:
+    """Wait until no copy reads the buffers: CuPy's pool would reuse their memory too early."""
     with suppress(RuntimeError):  # nothing is copied on a device that is lost
-        for _, _, event in pieces:
+        for _, _, event in buffers:
             if not event.done:
                 event.synchronize()

@@ -1,47 +1,50 @@
-"""The launcher of the recurrences: lstm.cu and rnn.cu, in the variant that `launch_heuristics` chooses.
+"""The launcher of the recurrences: the kernels of recurrence.cuh for each cell, as `launch_heuristics` chooses them.
 
-`lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. The ``..._into`` functions beside
-them write into memory that the caller keeps. Biases are added, and initial states taken in the captions' order, by the
-kernels, so that nothing is launched for that.
+`lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. They create the results and call
+`forward_into` and `backward_into`, which serve every cell. Biases are added, and initial states read in the captions'
+order, by the kernels, so that no further launch is needed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from importlib import import_module
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from capgpu.kernels.contract import States
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, dtype_name, empty, indices
-from capgpu.kernels.cuda.compile import CooperativeLaunchError, Kernel
+from capgpu.kernels.cuda.compile import CooperativeLaunchError
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
+from capgpu.kernels.cuda.launch_heuristics import LaunchConfig
 from capgpu.kernels.cuda.workspace import workspace
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
+    "CELLS",
+    "BackwardInputs",
+    "BackwardOutputs",
+    "Cell",
+    "ForwardInputs",
+    "ForwardOutputs",
     "Steps",
+    "backward_into",
+    "forward_into",
     "lstm_backward",
-    "lstm_backward_into",
     "lstm_forward",
-    "lstm_forward_into",
     "rnn_backward",
-    "rnn_backward_into",
     "rnn_forward",
-    "rnn_forward_into",
 ]
-
-_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a packed batch, on both sides.
+    """The steps of a packed batch, on the host and on the device.
 
     Attributes
     ----------
@@ -56,11 +59,130 @@ class Steps:
 
     @staticmethod
     def of(batch_sizes: Any) -> Steps:
-        """Bring host batch sizes to the device, unless they are there."""
+        """Copy host batch sizes to the device; return an instance of `Steps` as it is."""
         if isinstance(batch_sizes, Steps):
             return batch_sizes
         sizes = import_module("cupy").asarray(np.ascontiguousarray(batch_sizes, dtype=np.int32))
         return Steps(tuple(batch_sizes.tolist()), sizes)
+
+
+class ForwardInputs(NamedTuple):
+    """What a forward pass reads; C-contiguous arrays, indices of int32.
+
+    Attributes
+    ----------
+    projected, rows, h0, c0, Wh, bias, h0_bias, order
+        As for `capgpu.kernels.reference.lstm_forward`; c0 is None for a cell without a state c.
+    """
+
+    projected: Any
+    rows: Any
+    h0: Any
+    c0: Any
+    Wh: Any
+    bias: Any = None
+    h0_bias: Any = None
+    order: Any = None
+
+
+class ForwardOutputs(NamedTuple):
+    """What a forward pass writes; C-contiguous arrays.
+
+    Attributes
+    ----------
+    hidden : array, shape (M, H)
+        Hidden states.
+    cell : array, shape (M, H), or None
+        States c; None for a cell without.
+    gates : array, shape (M, GH), or None
+        Activated gates; None for a cell that does not save them, and where no backward pass follows.
+    previous : array, shape (M, H), or None
+        Hidden state before each packed row.
+    """
+
+    hidden: Any
+    cell: Any = None
+    gates: Any = None
+    previous: Any = None
+
+
+class BackwardInputs(NamedTuple):
+    """What a backward pass reads; C-contiguous arrays, indices of int32.
+
+    Attributes
+    ----------
+    dhidden, dcell, gates, cell, c0, Wh, order
+        As for `capgpu.kernels.reference.lstm_backward`. `gates` are the hidden states for a cell that does not save its
+        gates; dcell, cell and c0 are None for a cell without a state c.
+    """
+
+    dhidden: Any
+    dcell: Any
+    gates: Any
+    cell: Any
+    c0: Any
+    Wh: Any
+    order: Any = None
+
+
+class BackwardOutputs(NamedTuple):
+    """What a backward pass writes; C-contiguous arrays.
+
+    Attributes
+    ----------
+    dgates : array, shape (M, GH)
+        Gradient of the pre-activations.
+    dh0 : array, shape (N, H)
+        Gradient of the initial hidden state, zero for sequences without any step.
+    dc0 : array, shape (N, H), or None
+        The same for c; None for a cell without.
+    """
+
+    dgates: Any
+    dh0: Any
+    dc0: Any = None
+
+
+def _lstm_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
+    projected, rows, h0, c0, Wh, bias, h0_bias, order = inputs
+    return reference.lstm_forward(projected, rows, h0, c0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
+
+
+def _rnn_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
+    projected, rows, h0, _, Wh, bias, h0_bias, order = inputs
+    return reference.rnn_forward(projected, rows, h0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
+
+
+def _lstm_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
+    dhidden, dcell, gates, cell, c0, Wh, order = inputs
+    return reference.lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes, order=order)
+
+
+def _rnn_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
+    return reference.rnn_backward(inputs.dhidden, inputs.gates, inputs.Wh, batch_sizes, order=inputs.order)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell on the device; its kernels are in ``{name}.cu``.
+
+    Attributes
+    ----------
+    name : str
+        Its kernels' names begin with it.
+    reference_forward, reference_backward : callable
+        The passes in array code, where no kernel is launched.
+    """
+
+    name: str
+    reference_forward: Callable[[ForwardInputs, Any], States]
+    reference_backward: Callable[[BackwardInputs, Any], tuple[Any, ...]]
+
+
+CELLS = {
+    "lstm": Cell("lstm", _lstm_reference_forward, _lstm_reference_backward),
+    "rnn": Cell("rnn", _rnn_reference_forward, _rnn_reference_backward),
+}
 
 
 def lstm_forward(
@@ -80,9 +202,8 @@ def lstm_forward(
     steps, size = Steps.of(batch_sizes), h0.shape[1]
     hidden, cell, previous = _states(steps, h0, "hidden states", "cell states", "previous states")
     gates = empty((sum(steps.counts), 4 * size), h0.dtype, "the gates")
-    projected, h0, c0, Wh = _contiguous(projected, h0, c0, Wh)
-    options = _options(bias, h0_bias, order)
-    lstm_forward_into(projected, _indices(rows), h0, c0, Wh, steps, hidden, cell, gates, previous=previous, **options)
+    inputs = ForwardInputs(*_contiguous(projected, rows, h0, c0, Wh, bias, h0_bias, order))
+    forward_into(CELLS["lstm"], inputs, steps, ForwardOutputs(hidden, cell, gates, previous))
     return States(hidden, cell, gates, previous)
 
 
@@ -94,8 +215,8 @@ def lstm_backward(
     steps = Steps.of(batch_sizes)
     dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
     dh0, dc0 = (_initial_gradient(steps, cell, order, name) for name in ("h0", "c0"))
-    dhidden, dcell, gates, cell, c0, Wh = _contiguous(dhidden, dcell, gates, cell, c0, Wh)
-    lstm_backward_into(dhidden, dcell, gates, cell, c0, Wh, steps, dgates, dh0, dc0, order=_indices(order))
+    inputs = BackwardInputs(*_contiguous(dhidden, dcell, gates, cell, c0, Wh, order))
+    backward_into(CELLS["lstm"], inputs, steps, BackwardOutputs(dgates, dh0, dc0))
     return dgates, dh0, dc0
 
 
@@ -114,9 +235,8 @@ def rnn_forward(
     check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
     steps = Steps.of(batch_sizes)
     hidden, previous = _states(steps, h0, "hidden states", "previous states")
-    projected, h0, Wh = _contiguous(projected, h0, Wh)
-    options = _options(bias, h0_bias, order)
-    rnn_forward_into(projected, _indices(rows), h0, Wh, steps, hidden, previous=previous, **options)
+    inputs = ForwardInputs(*_contiguous(projected, rows, h0, None, Wh, bias, h0_bias, order))
+    forward_into(CELLS["rnn"], inputs, steps, ForwardOutputs(hidden, previous=previous))
     return States(hidden, None, None, previous)
 
 
@@ -126,8 +246,8 @@ def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order:
     steps = Steps.of(batch_sizes)
     dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
     dh0 = _initial_gradient(steps, hidden, order, "h0")
-    dhidden, hidden, Wh = _contiguous(dhidden, hidden, Wh)
-    rnn_backward_into(dhidden, hidden, Wh, steps, dprojected, dh0, order=_indices(order))
+    inputs = BackwardInputs(*_contiguous(dhidden, None, hidden, None, None, Wh, order))
+    backward_into(CELLS["rnn"], inputs, steps, BackwardOutputs(dprojected, dh0))
     return dprojected, dh0
 
 
@@ -135,298 +255,175 @@ def _states(steps: Steps, like: Any, *names: str) -> list[Any]:
     return [empty((sum(steps.counts), like.shape[1]), like.dtype, f"the {name}") for name in names]
 
 
-def _options(bias: Any, h0_bias: Any, order: Any) -> dict[str, Any]:
-    bias, h0_bias = _contiguous(bias, h0_bias)
-    return {"bias": bias, "h0_bias": h0_bias, "order": _indices(order)}
-
-
 def _initial_gradient(steps: Steps, like: Any, order: Any, name: str) -> Any:
     count = order.shape[0] if order is not None else steps.counts[0] if steps.counts else 0
     return empty((count, like.shape[1]), like.dtype, f"the gradient of {name}")
 
 
-def _without_cooperative_launches(run: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Wrap a pass: it runs once more, in another tier, where the driver refuses the cooperative launch."""
-
-    @wraps(run)
-    def run_again(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        try:
-            run(*args, **kwargs)
-        except CooperativeLaunchError as error:
-            if kwargs.get("plan") is not None:
-                raise
-            launch_heuristics.forget()
-            warnings.warn(
-                f"{error}. This process computes the recurrences with one launch a step on this device from now on, "
-                "which is slower.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            run(*args, **kwargs)
-
-    return run_again
+def _contiguous(*arrays: Any) -> list[Any]:
+    return [
+        None if array is None else indices(array) if array.dtype.kind in "iu" else contiguous(array) for array in arrays
+    ]
 
 
-@_without_cooperative_launches
-def lstm_forward_into(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    c0: Any,
-    Wh: Any,
-    steps: Steps,
-    hidden: Any,
-    cell: Any,
-    gates: Any,
-    *,
-    bias: Any = None,
-    h0_bias: Any = None,
-    order: Any = None,
-    previous: Any = None,
-    plan: launch_heuristics.LaunchConfig | None = None,
+def forward_into(
+    cell: Cell, inputs: ForwardInputs, steps: Steps, outputs: ForwardOutputs, config: LaunchConfig | None = None
 ) -> None:
-    """Run an LSTM over packed sequences into given arrays.
+    """Run a recurrence over packed sequences into given arrays.
 
-    All arrays, those that are read as well, must be C-contiguous: a training step has none that are not, and looking
-    at each of them at every launch takes the host longer than the launch. Indices are of int32.
+    The arrays are not checked: they must be C-contiguous, and indices of int32. Checking every array would take the
+    host longer than the launch.
 
     Parameters
     ----------
-    projected, rows, h0, c0, Wh
-        As for `lstm_forward`; with `order`, h0 and c0 have N rows, one a caption.
+    cell : Cell
+        One of `CELLS`.
+    inputs : ForwardInputs
+        Read.
     steps : Steps
         Rows of each step.
-    hidden, cell : array, shape (M, H)
-        Written: states after each step.
-    gates : array, shape (M, 4H), or None
-        Written where given: activated gates.
-    bias : array, shape (4H,), optional
-        Added to the pre-activations.
-    h0_bias : array, shape (H,), optional
-        Added to h0.
-    order : array of int32, shape (N,), optional
-        Row of h0 and c0 for each sequence.
-    previous : array, shape (M, H), optional
-        Written: hidden state before each packed row.
-    plan : LaunchConfig, optional
-        Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
+    outputs : ForwardOutputs
+        Written.
+    config : LaunchConfig, optional
+        Chosen where None, and chosen again, with a warning, where the driver refuses the cooperative launch.
 
     Raises
     ------
     CooperativeLaunchError
-        Where the driver refuses the plan that was given.
+        Where the driver refuses the given configuration.
     """
     if not steps.counts:
         return
-    plan = plan or _plan("lstm_forward", h0, steps)
-    if plan.tier == "matmul":
-        h0, c0 = _initial(h0, order, steps, h0_bias), _initial(c0, order, steps)
-        hidden[...], cell[...], activated, _ = reference.lstm_forward(
-            projected, rows, h0, c0, Wh, np.array(steps.counts), bias=bias
+    name, like = f"{cell.name}_forward", inputs.h0
+
+    def launch(config: LaunchConfig) -> None:
+        if config.algorithm == "matmul":
+            states = cell.reference_forward(inputs, np.array(steps.counts))
+            _copy_results(outputs, (states.hidden, states.cell, states.gates, states.previous))
+            return
+        projected, rows, h0, c0, Wh, bias, h0_bias, order = inputs
+        read = (projected, rows, bias, h0, h0_bias, c0, order, Wh, steps.sizes)
+        written = (outputs.hidden, outputs.previous, outputs.cell, outputs.gates)
+        _launch_forward(name, config, like, steps, _pointers(*read, *written))
+
+    _launch_or_fall_back(name, like, steps, config, launch)
+
+
+def backward_into(
+    cell: Cell, inputs: BackwardInputs, steps: Steps, outputs: BackwardOutputs, config: LaunchConfig | None = None
+) -> None:
+    """Run a recurrence backward into given arrays.
+
+    Parameters
+    ----------
+    cell, steps, config
+        As for `forward_into`.
+    inputs : BackwardInputs
+        Read; not checked, as for `forward_into`.
+    outputs : BackwardOutputs
+        Written.
+
+    Raises
+    ------
+    CooperativeLaunchError
+        Where the driver refuses the given configuration.
+    """
+    if not steps.counts:
+        for gradient in (outputs.dh0, outputs.dc0):
+            if gradient is not None:
+                gradient.fill(0)
+        return
+    name, like = f"{cell.name}_backward", outputs.dh0
+
+    def launch(config: LaunchConfig) -> None:
+        if config.algorithm == "matmul":
+            _copy_results(outputs, cell.reference_backward(inputs, np.array(steps.counts)))
+            return
+        dhidden, dcell, gates, states, c0, Wh, order = inputs
+        read = (dhidden, dcell, gates, states, c0, order, Wh, steps.sizes)
+        _launch_backward(name, config, like, steps, _pointers(*read, *outputs))
+
+    _launch_or_fall_back(name, like, steps, config, launch)
+
+
+def _copy_results(outputs: Sequence[Any], results: Sequence[Any]) -> None:
+    """Copy the reference's results to the arrays that were given."""
+    for output, result in zip(outputs, results, strict=False):
+        if output is not None:
+            output[...] = result
+
+
+def _launch_or_fall_back(
+    name: str,
+    like: Any,
+    steps: Steps,
+    config: LaunchConfig | None,
+    launch: Callable[[LaunchConfig], None],
+) -> None:
+    """Launch in the given or the chosen configuration; choose again if the driver refuses a cooperative launch."""
+    if config is not None:
+        launch(config)
+        return
+    try:
+        launch(_choose(name, like, steps))
+    except CooperativeLaunchError as error:
+        launch_heuristics.forget()
+        warnings.warn(
+            f"{error}. This process computes the recurrences with one launch a step on this device from now on, "
+            "which is slower.",
+            RuntimeWarning,
+            stacklevel=4,
         )
-        if gates is not None:
-            gates[...] = activated
-        _write_previous(previous, hidden, h0, steps)
-        return
-    inputs = _or_null(projected, rows, bias, h0, h0_bias, c0, order, Wh, steps.sizes)
-    arguments = (*inputs, *_or_null(hidden, previous, cell, gates), _barriers(plan), np.int32(h0.shape[1]))
-    _forward("lstm_forward", plan, h0, steps, arguments)
+        launch(_choose(name, like, steps))
 
 
-@_without_cooperative_launches
-def rnn_forward_into(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    Wh: Any,
-    steps: Steps,
-    hidden: Any,
-    *,
-    bias: Any = None,
-    h0_bias: Any = None,
-    order: Any = None,
-    previous: Any = None,
-    plan: launch_heuristics.LaunchConfig | None = None,
-) -> None:
-    """Run a vanilla RNN over packed sequences into given arrays; parameters as for `lstm_forward_into`."""
-    if not steps.counts:
-        return
-    plan = plan or _plan("rnn_forward", h0, steps)
-    if plan.tier == "matmul":
-        h0 = _initial(h0, order, steps, h0_bias)
-        hidden[...] = reference.rnn_forward(projected, rows, h0, Wh, np.array(steps.counts), bias=bias).hidden
-        _write_previous(previous, hidden, h0, steps)
-        return
-    inputs = _or_null(projected, rows, bias, h0, h0_bias, order, Wh, steps.sizes)
-    arguments = (*inputs, *_or_null(hidden, previous), _barriers(plan), np.int32(h0.shape[1]))
-    _forward("rnn_forward", plan, h0, steps, arguments)
+def _choose(name: str, like: Any, steps: Steps) -> LaunchConfig:
+    return launch_heuristics.choose(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
 
 
-@_without_cooperative_launches
-def lstm_backward_into(
-    dhidden: Any,
-    dcell: Any,
-    gates: Any,
-    cell: Any,
-    c0: Any,
-    Wh: Any,
-    steps: Steps,
-    dgates: Any,
-    dh0: Any,
-    dc0: Any,
-    *,
-    order: Any = None,
-    plan: launch_heuristics.LaunchConfig | None = None,
-) -> None:
-    """Run the LSTM's recurrence backward into given arrays, C-contiguous as for `lstm_forward_into`.
-
-    Parameters
-    ----------
-    dhidden, dcell, gates, cell, c0, Wh
-        As for `lstm_backward`; with `order`, c0 has N rows, one a caption.
-    steps : Steps
-        Rows of each step.
-    dgates : array, shape (M, 4H)
-        Written: gradient of the pre-activations.
-    dh0, dc0 : array, shape (N, H)
-        Written: gradients of the initial states, zero for sequences without any step.
-    order : array of int32, shape (N,), optional
-        Row of c0, dh0 and dc0 for each sequence.
-    plan : LaunchConfig, optional
-        Tier to take; chosen where None, and chosen anew, with a warning, where the driver refuses the persistent one.
-
-    Raises
-    ------
-    CooperativeLaunchError
-        Where the driver refuses the plan that was given.
-    """
-    if not steps.counts:
-        dh0.fill(0)
-        dc0.fill(0)
-        return
-    plan = plan or _plan("lstm_backward", dh0, steps)
-    if plan.tier == "matmul":
-        c0 = _initial(c0, order, steps)
-        dgates[...], dh, dc = reference.lstm_backward(dhidden, dcell, gates, cell, c0, Wh, np.array(steps.counts))
-        _write_initial(dh0, dh, order)
-        _write_initial(dc0, dc, order)
-        return
-    inputs = _or_null(dhidden, dcell, gates, cell, c0, order, Wh, steps.sizes)
-    arguments = (*inputs, dgates, dh0, dc0, _barriers(plan), np.int32(dh0.shape[1]))
-    _backward("lstm_backward", plan, dh0, steps, arguments)
-
-
-@_without_cooperative_launches
-def rnn_backward_into(
-    dhidden: Any,
-    hidden: Any,
-    Wh: Any,
-    steps: Steps,
-    dprojected: Any,
-    dh0: Any,
-    *,
-    order: Any = None,
-    plan: launch_heuristics.LaunchConfig | None = None,
-) -> None:
-    """Run the RNN's recurrence backward into given arrays; parameters as for `lstm_backward_into`."""
-    if not steps.counts:
-        dh0.fill(0)
-        return
-    plan = plan or _plan("rnn_backward", dh0, steps)
-    if plan.tier == "matmul":
-        dprojected[...], dh = reference.rnn_backward(dhidden, hidden, Wh, np.array(steps.counts))
-        _write_initial(dh0, dh, order)
-        return
-    inputs = _or_null(dhidden, hidden, order, Wh, steps.sizes)
-    arguments = (*inputs, dprojected, dh0, _barriers(plan), np.int32(dh0.shape[1]))
-    _backward("rnn_backward", plan, dh0, steps, arguments)
-
-
-def _plan(name: str, like: Any, steps: Steps) -> launch_heuristics.LaunchConfig:
-    return launch_heuristics.plan(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
-
-
-def _forward(
-    name: str, plan: launch_heuristics.LaunchConfig, like: Any, steps: Steps, arguments: Sequence[Any]
-) -> None:
+def _launch_forward(name: str, config: LaunchConfig, like: Any, steps: Steps, pointers: Sequence[Any]) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
-    kernel = plan.kernel(name, dtype)
-    if plan.tier == "persistent":
-        _persistent(kernel, plan, (*arguments, count, np.int32(0), count, np.int32(0)))
+    kernel, size = config.kernel(name, dtype), np.int32(like.shape[1])
+    if config.algorithm == "persistent":
+        with _barrier_counters(config) as counters:
+            numbers = (size, count, np.int32(0), count, np.int32(0))
+            kernel(config.grid, config.block, (*pointers, counters, *numbers), config.shared)
         return
     start = 0
-    for step, alive in enumerate(steps.counts):
-        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], alive)
-        kernel(grid, plan.block, (*arguments, count, np.int32(step), np.int32(1), np.int32(start)), plan.shared)
-        start += alive
+    for step, active in enumerate(steps.counts):
+        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], active)
+        numbers = (size, count, np.int32(step), np.int32(1), np.int32(start))
+        kernel(grid, config.block, (*pointers, NULL, *numbers), config.shared)
+        start += active
 
 
-def _backward(
-    name: str, plan: launch_heuristics.LaunchConfig, like: Any, steps: Steps, arguments: Sequence[Any]
-) -> None:
+def _launch_backward(name: str, config: LaunchConfig, like: Any, steps: Steps, pointers: Sequence[Any]) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
-    kernel = plan.kernel(name, dtype)
+    kernel, size = config.kernel(name, dtype), np.int32(like.shape[1])
     stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
-    if plan.tier == "persistent":
-        place = (np.int32(last), np.int32(last + 2), np.int32(stop))
-        _persistent(kernel, plan, (*arguments, count, *place, sequences))
+    if config.algorithm == "persistent":
+        with _barrier_counters(config) as counters:
+            numbers = (size, count, np.int32(last), np.int32(last + 2), np.int32(stop), sequences)
+            kernel(config.grid, config.block, (*pointers, counters, *numbers), config.shared)
         return
-    # after step 0 comes step -1: what it sends back to the initial states
+    # after step 0 comes step -1: the gradients of the initial states
     for step in range(last, -2, -1):
-        alive = steps.counts[max(step, 0)]
-        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], alive)
-        place = (np.int32(step), np.int32(1), np.int32(stop))
-        kernel(grid, plan.block, (*arguments, count, *place, sequences), plan.shared)
-        stop -= alive
+        active = steps.counts[max(step, 0)]
+        grid = launch_heuristics.step_grid(name, dtype, like.shape[1], active)
+        numbers = (size, count, np.int32(step), np.int32(1), np.int32(stop), sequences)
+        kernel(grid, config.block, (*pointers, NULL, *numbers), config.shared)
+        stop -= active
 
 
-def _persistent(kernel: Kernel, plan: launch_heuristics.LaunchConfig, arguments: Sequence[Any]) -> None:
+@contextmanager
+def _barrier_counters(config: LaunchConfig) -> Iterator[Any]:
+    """Yield the counters of the groups' barriers; discard them if the launch fails: they may have any value then."""
     try:
-        kernel(plan.grid, plan.block, arguments, plan.shared)
+        yield workspace().counters(config.groups * COUNTER_STRIDE)
     except BaseException:
         workspace().discard_counters()
         raise
 
 
-def _contiguous(*arrays: Any) -> list[Any]:
-    return [None if a is None else contiguous(a) for a in arrays]
-
-
-def _or_null(*arrays: Any) -> list[Any]:
-    return [NULL if a is None else a for a in arrays]
-
-
-def _indices(array: Any) -> Any:
-    return None if array is None else indices(array)
-
-
-def _barriers(plan: launch_heuristics.LaunchConfig) -> Any:
-    """Return the counters of the barriers, for the tier that has any."""
-    if plan.tier != "persistent":
-        return NULL
-    return workspace().counters(plan.groups * COUNTER_STRIDE)
-
-
-# --- what the last tier does with the options of the others ---------------------------------------
-
-
-def _initial(state: Any, order: Any, steps: Steps, bias: Any = None) -> Any:
-    if state is None:
-        return None
-    state = state[: steps.counts[0]] if order is None else state[order[: steps.counts[0]]]
-    return state if bias is None else state + bias
-
-
-def _write_initial(to: Any, gradient: Any, order: Any) -> None:
-    to.fill(0)
-    to[slice(gradient.shape[0]) if order is None else order[: gradient.shape[0]]] = gradient
-
-
-def _write_previous(previous: Any, hidden: Any, h0: Any, steps: Steps) -> None:
-    if previous is None:
-        return
-    previous[: h0.shape[0]] = h0
-    start = 0
-    for before, count in zip(steps.counts, steps.counts[1:], strict=False):
-        previous[start + before : start + before + count] = hidden[start : start + count]
-        start += before
+def _pointers(*arrays: Any) -> list[Any]:
+    return [NULL if array is None else array for array in arrays]

@@ -48,8 +48,8 @@ struct Sums {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     b[j] = TRANSPOSED
-                        ? load_quad(right + right_place<COLUMNS, true>(column() + COLUMN_LANES * j, depth))
-                        : load_quad(right + right_place<COLUMNS, false>(depth + j, 4 * (column() + COLUMN_LANES * q)));
+                        ? load_quad(right + right_offset<COLUMNS, true>(column() + COLUMN_LANES * j, depth))
+                        : load_quad(right + right_offset<COLUMNS, false>(depth + j, 4 * (column() + COLUMN_LANES * q)));
                 }
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
@@ -81,12 +81,12 @@ struct Sums {
             const int to_row = row() + LANE_ROWS * i;
             if (TRANSPOSED) {
 #pragma unroll
-                for (int c = 0; c < 4; ++c) to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];
+                for (int c = 0; c < 4; ++c) to[partial_offset<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];
             } else {
 #pragma unroll
                 for (int c = 0; c < 4 * QUADS; c += 2) {
-                    const int place = 4 * (column() + COLUMN_LANES * (c / 4)) + c % 4;
-                    store_pair(to + partial_place<COLUMNS>(to_row, place), sums[i][c], sums[i][c + 1]);
+                    const int offset = 4 * (column() + COLUMN_LANES * (c / 4)) + c % 4;
+                    store_pair(to + partial_offset<COLUMNS>(to_row, offset), sums[i][c], sums[i][c + 1]);
                 }
             }
         }

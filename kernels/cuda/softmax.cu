@@ -1,4 +1,4 @@
-// Softmax cross-entropy of rows of scores, and its gradient in the scores' place.
+// Softmax cross-entropy of rows of scores, and its gradient, which overwrites the scores.
 //
 // Mathematics, for a row x (scores plus, optionally, a bias of V numbers) with the true class y and the factor k:
 //     m = max x,  s = sum exp(x - m)
@@ -20,50 +20,50 @@
 // begins; the others where every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in
 // whole lines just as well and without the registers that two exponentials of float64 at once take. losses [M], each
 // row's loss without the factor.
-// A row whose target is negative is left out: whatever its scores, its gradient and its loss are 0.
-// A target of V or more gives a loss that is not a number: no such row passes unnoticed.
+// A row whose target is negative is skipped: whatever its scores, its gradient and its loss are 0.
+// A target of V or more gives a loss of NaN, so that it is noticed.
 //
-// Nothing is saved. Sums are kept in ACC; the order of all additions is fixed.
+// Nothing is saved. BiasedScores are kept in ACC; the order of all additions is fixed.
 
 #if !defined(THREADS) || !defined(WARP_ROWS) || !defined(ROW_THREADS) || !defined(HELD)
 #error "capgpu.kernels.cuda.constants gives THREADS, WARP_ROWS, ROW_THREADS and HELD"
 #endif
 
-// Maximum and sum of exponentials of the numbers seen so far.
-struct Online {
-    acc top, sum;
+// Maximum and sum of exponentials of the numbers so far.
+struct OnlineSum {
+    acc max, sum;
 };
 
-__device__ __forceinline__ void see(Online& seen, acc x) {
-    const acc above = x - seen.top;
+__device__ __forceinline__ void accumulate(OnlineSum& total, acc x) {
+    const acc above = x - total.max;
     const acc smaller = exponential(above > acc(0) ? -above : above);  // one exponential, whichever of the two is larger
     if (above > acc(0)) {
-        seen.sum = seen.sum * smaller + acc(1);
-        seen.top = x;
+        total.sum = total.sum * smaller + acc(1);
+        total.max = x;
     } else {
-        seen.sum += smaller;
+        total.sum += smaller;
     }
 }
 
-// What all lanes of a warp have seen, for every lane.
-__device__ __forceinline__ void merge_lanes(Online& seen) {
-    const acc top = warp_max(seen.top);
-    seen.sum = warp_sum(seen.sum * exponential(seen.top - top));
-    seen.top = top;
+// Merges the values of all lanes of a warp, for every lane.
+__device__ __forceinline__ void merge_warp(OnlineSum& total) {
+    const acc max = warp_max(total.max);
+    total.sum = warp_sum(total.sum * exponential(total.max - max));
+    total.max = max;
 }
 
-// What all threads of a block have seen, for every thread; `tops` and `sums` are shared memory for WARP values each.
-__device__ __forceinline__ void merge_threads(Online& seen, acc* tops, acc* sums) {
+// Merges the values of all threads of a block, for every thread; `maxima` and `sums` are shared memory for WARP values.
+__device__ __forceinline__ void merge_block(OnlineSum& total, acc* maxima, acc* sums) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    merge_lanes(seen);
+    merge_warp(total);
     if (lane == 0) {
-        tops[warp] = seen.top;
-        sums[warp] = seen.sum;
+        maxima[warp] = total.max;
+        sums[warp] = total.sum;
     }
-    __syncthreads();  // what each warp has seen is there before any warp puts it together
-    seen.top = lane < warps ? tops[lane] : lowest(acc(0));
-    seen.sum = lane < warps ? sums[lane] : acc(0);
-    merge_lanes(seen);
+    __syncthreads();  // else a warp merges maxima and sums that other warps have not written yet
+    total.max = lane < warps ? maxima[lane] : lowest(acc(0));
+    total.sum = lane < warps ? sums[lane] : acc(0);
+    merge_warp(total);
 }
 
 __device__ __forceinline__ acc with_bias(real score, const real* bias, int j) {
@@ -75,13 +75,13 @@ __device__ __forceinline__ bool can_pack(const real* scores, const real* bias, i
 }
 
 // A pack of scores from column j on, with their bias.
-struct Sums {
+struct BiasedScores {
     acc at[PACK];
 };
 
-__device__ __forceinline__ Sums load_sums(const real* row, const real* bias, int j) {
+__device__ __forceinline__ BiasedScores load_biased(const real* row, const real* bias, int j) {
     const Pack scores = load_pack(row + j);
-    Sums sums;
+    BiasedScores sums;
 #pragma unroll
     for (int i = 0; i < PACK; ++i) sums.at[i] = to_acc(scores.at[i]);
     if (bias) {
@@ -93,38 +93,38 @@ __device__ __forceinline__ Sums load_sums(const real* row, const real* bias, int
 }
 
 // First pass over a row by `threads` threads, of which this is number `thread`.
-__device__ __forceinline__ Online first_pass(
+__device__ __forceinline__ OnlineSum first_pass(
     const real* row, const real* bias, int V, bool packed, int thread, int threads) {
-    Online seen = {lowest(acc(0)), acc(0)};
+    OnlineSum total = {lowest(acc(0)), acc(0)};
     if (packed) {
         for (int j = thread * PACK; j < V; j += threads * PACK) {
-            const Sums scores = load_sums(row, bias, j);
+            const BiasedScores scores = load_biased(row, bias, j);
 #pragma unroll
-            for (int i = 0; i < PACK; ++i) see(seen, scores.at[i]);
+            for (int i = 0; i < PACK; ++i) accumulate(total, scores.at[i]);
         }
     } else {
 #pragma unroll 1  // each copy of the body would hold an exponential
-        for (int j = thread; j < V; j += threads) see(seen, with_bias(row[j], bias, j));
+        for (int j = thread; j < V; j += threads) accumulate(total, with_bias(row[j], bias, j));
     }
-    return seen;
+    return total;
 }
 
 // Second pass: each score is read and overwritten by the same thread. Returns this thread's part of the sum over the
 // classes of (true distribution) (x - m), which the loss subtracts from log s.
 __device__ __forceinline__ acc second_pass(
     real* row, const real* bias, int target, acc scale, acc smoothing, int V, bool packed, int thread, int threads,
-    const Online& seen) {
-    const acc share = acc(1) / seen.sum, confidence = acc(1) - smoothing, even = smoothing / acc(V);
+    const OnlineSum& total) {
+    const acc inverse_sum = acc(1) / total.sum, confidence = acc(1) - smoothing, uniform = smoothing / acc(V);
     acc true_score = acc(0), all_scores = acc(0);
     auto gradient = [&](acc score, int j) {
-        const acc shifted = score - seen.top;
+        const acc shifted = score - total.max;
         all_scores += shifted;
         if (j == target) true_score = shifted;
-        return to_real(scale * (exponential(shifted) * share - (j == target ? confidence + even : even)));
+        return to_real(scale * (exponential(shifted) * inverse_sum - (j == target ? confidence + uniform : uniform)));
     };
     if (packed) {
         for (int j = thread * PACK; j < V; j += threads * PACK) {
-            const Sums scores = load_sums(row, bias, j);
+            const BiasedScores scores = load_biased(row, bias, j);
             Pack out;
 #pragma unroll
             for (int i = 0; i < PACK; ++i) out.at[i] = gradient(scores.at[i], j + i);
@@ -135,14 +135,14 @@ __device__ __forceinline__ acc second_pass(
         for (int j = thread; j < V; j += threads) row[j] = gradient(with_bias(row[j], bias, j), j);
     }
     // without smoothing, a score of -infinity is no part of the loss: 0 times it would be NaN
-    return confidence * true_score + (smoothing > acc(0) ? even * all_scores : acc(0));
+    return confidence * true_score + (smoothing > acc(0) ? uniform * all_scores : acc(0));
 }
 
-__device__ __forceinline__ acc row_loss(const Online& seen, acc subtracted, int target, int V) {
-    return logarithm(target < V ? seen.sum : acc(-1)) - subtracted;
+__device__ __forceinline__ acc row_loss(const OnlineSum& total, acc subtracted, int target, int V) {
+    return logarithm(target < V ? total.sum : acc(-1)) - subtracted;
 }
 
-__device__ __forceinline__ void leave_out(real* row, acc* loss, int V, bool packed, int thread, int threads) {
+__device__ __forceinline__ void skip_row(real* row, acc* loss, int V, bool packed, int thread, int threads) {
     if (packed) {
         Pack zeros;
 #pragma unroll
@@ -166,19 +166,19 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
     if (target < 0) {
-        leave_out(row, losses + m, V, packed, lane, WARP);
+        skip_row(row, losses + m, V, packed, lane, WARP);
         return;
     }
-    Online seen = first_pass(row, bias, V, packed, lane, WARP);
-    merge_lanes(seen);
-    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, lane, WARP, seen);
-    const acc loss = row_loss(seen, warp_sum(part), target, V);
+    OnlineSum total = first_pass(row, bias, V, packed, lane, WARP);
+    merge_warp(total);
+    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, lane, WARP, total);
+    const acc loss = row_loss(total, warp_sum(part), target, V);
     if (lane == 0) losses[m] = loss;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
-    __shared__ acc tops[WARP];
+    __shared__ acc maxima[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
     const int m = blockIdx.x;
@@ -186,13 +186,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
     if (target < 0) {
-        leave_out(row, losses + m, V, packed, threadIdx.x, blockDim.x);
+        skip_row(row, losses + m, V, packed, threadIdx.x, blockDim.x);
         return;
     }
-    Online seen = first_pass(row, bias, V, packed, threadIdx.x, blockDim.x);
-    merge_threads(seen, tops, sums);
-    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, threadIdx.x, blockDim.x, seen);
-    const acc loss = row_loss(seen, block_sum(part, parts), target, V);
+    OnlineSum total = first_pass(row, bias, V, packed, threadIdx.x, blockDim.x);
+    merge_block(total, maxima, sums);
+    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, threadIdx.x, blockDim.x, total);
+    const acc loss = row_loss(total, block_sum(part, parts), target, V);
     if (threadIdx.x == 0) losses[m] = loss;
 }
 
@@ -200,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
 
 #define HELD_PACKS (HELD / PACK)
 
-// What stands where a thread has no score: no maximum, and its exponential is 0.
+// Stands in for a score that a thread does not have: never the maximum, and its exponential is 0.
 __device__ __forceinline__ float no_score() { return __uint_as_float(0xff800000u); }
 
 // 16 bytes, at once where they begin at a multiple of 16.
@@ -216,13 +216,14 @@ __device__ __forceinline__ Pack load_numbers(const real* address, bool aligned) 
 // A row consists of packs from its first multiple of 16 bytes on, of which thread t holds the packs t, t + threads, ...,
 // and of fewer than 2 PACK single numbers in front and behind, of which a thread holds one at most. All loads are under
 // way before the first number is used. Each thread sums exponentials of the distance to its own maximum, so that no
-// thread waits for others before their sums are put together; the exponentials stay where the scores were. They are those
+// thread waits for others before their sums are merged; the exponentials stay where the scores were. They are those
 // of the special function unit, off by less than 2^-21 of the largest: 4 instructions a score instead of 10.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
-    __shared__ acc tops[WARP];
+    __shared__ acc maxima[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
+    __shared__ acc true_score;  // used by thread 0 only; in shared memory, since a register for it would spill on sm_100
     const int m = blockIdx.x, thread = threadIdx.x, threads = blockDim.x;
     real* row = scores + (long long)m * V;
     const int front = (int)(-reinterpret_cast<unsigned long long>(row) % PACK_BYTES / sizeof(real));
@@ -240,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     const int target = targets[m];
 
     acc held[HELD];
-    Online own = {lowest(acc(0)), acc(0)};
+    OnlineSum local = {lowest(acc(0)), acc(0)};
     const bool aligned = aligned16(bias + front, 0);
 #pragma unroll
     for (int i = 0; i < HELD_PACKS; ++i) {
@@ -253,45 +254,39 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
             for (int p = 0; p < PACK; ++p) held[i * PACK + p] += to_acc(added.at[p]);
         }
 #pragma unroll
-        for (int p = 0; p < PACK; ++p) own.top = held[i * PACK + p] > own.top ? held[i * PACK + p] : own.top;
+        for (int p = 0; p < PACK; ++p) local.max = held[i * PACK + p] > local.max ? held[i * PACK + p] : local.max;
     }
-    own.top = single > own.top ? single : own.top;
+    local.max = single > local.max ? single : local.max;
 
-    const bool possible = 0 <= target && target < V;
-    const acc true_score = possible ? with_bias(row[target], bias, target) : acc(0);
+    if (thread == 0) true_score = 0 <= target && target < V ? with_bias(row[target], bias, target) : acc(0);
 
     acc all_scores = acc(0);  // less the thread's maximum
-    int count = 0;
     if (smoothing > acc(0)) {
 #pragma unroll
         for (int i = 0; i < HELD_PACKS; ++i) {
             if (thread + i * threads < packs) {
 #pragma unroll
-                for (int p = 0; p < PACK; ++p) all_scores += held[i * PACK + p] - own.top;
-                count += PACK;
+                for (int p = 0; p < PACK; ++p) all_scores += held[i * PACK + p] - local.max;
             }
         }
-        if (column < V) {
-            all_scores += single - own.top;
-            ++count;
-        }
+        if (column < V) all_scores += single - local.max;
     }
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
-        held[h] = __expf(held[h] - own.top);
-        own.sum += held[h];
+        held[h] = __expf(held[h] - local.max);
+        local.sum += held[h];
     }
-    single = __expf(single - own.top);
-    own.sum += single;
+    single = __expf(single - local.max);
+    local.sum += single;
 
-    Online seen = own;
-    merge_threads(seen, tops, sums);  // no thread writes before every thread has read what it needs
+    OnlineSum total = local;
+    merge_block(total, maxima, sums);  // its barrier: else a row is overwritten before all threads have read the true score
     if (target < 0) {
-        leave_out(row, losses + m, V, can_pack(scores, nullptr, V), thread, threads);
+        skip_row(row, losses + m, V, can_pack(scores, nullptr, V), thread, threads);
         return;
     }
-    const acc share = acc(1) / seen.sum, confidence = acc(1) - smoothing, even = smoothing / acc(V);
-    const acc factor = scale * (exponential(own.top - seen.top) * share), subtracted = scale * even;
+    const acc inverse_sum = acc(1) / total.sum, confidence = acc(1) - smoothing, uniform = smoothing / acc(V);
+    const acc factor = scale * (exponential(local.max - total.max) * inverse_sum), subtracted = scale * uniform;
 #pragma unroll
     for (int i = 0; i < HELD_PACKS; ++i) {
         const int k = thread + i * threads;
@@ -304,16 +299,19 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
     }
     if (column < V) row[column] = to_real(single * factor - subtracted);
 
-    acc part = confidence * (true_score - seen.top);
     if (smoothing > acc(0)) {
-        if (count > 0) all_scores += acc(count) * (own.top - seen.top);
-        part += even * block_sum(all_scores, parts);
+        // the numbers of this thread, counted late: a register for them would spill on sm_100 and sm_120
+        const int count = (packs > thread ? (packs - thread + threads - 1) / threads * PACK : 0) + (column < V ? 1 : 0);
+        if (count > 0) all_scores += acc(count) * (local.max - total.max);
+        all_scores = block_sum(all_scores, parts);
     }
-    __syncthreads();  // the row is written before the true class's number is written over
+    __syncthreads();  // else the thread that holds the true class's number overwrites its gradient
     if (thread == 0) {
-        const acc probability = exponential(true_score - seen.top) * share;
-        if (possible) row[target] = to_real(scale * (probability - (confidence + even)));
-        losses[m] = row_loss(seen, part, target, V);
+        const acc probability = exponential(true_score - total.max) * inverse_sum;
+        if (target < V) row[target] = to_real(scale * (probability - (confidence + uniform)));
+        acc part = confidence * (true_score - total.max);
+        if (smoothing > acc(0)) part += uniform * all_scores;
+        losses[m] = row_loss(total, part, target, V);
     }
 }
 

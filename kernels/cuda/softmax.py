@@ -16,8 +16,9 @@ from capgpu.kernels.cuda.array_checks import (
     is_allocating_anew,
     sum_dtype,
 )
-from capgpu.kernels.cuda.compile import kernel, record
+from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import HELD_SCORES, PACK_BYTES, ROW_THREADS, THREADS, WARP, WARP_ROWS
+from capgpu.kernels.cuda.device_calls import add_into
 from capgpu.kernels.cuda.dropout import drop_into
 from capgpu.kernels.cuda.embedding import sum_columns, sum_columns_later
 from capgpu.kernels.cuda.gemm import product
@@ -33,7 +34,7 @@ __all__ = [
 
 #: Up to this many scores a row, a warp does a row; above, a block, in registers where they hold the row.
 WARP_SCORES = 512
-#: Most bytes of scores kept at once: more rows are taken in blocks.
+#: Maximum of bytes of scores kept at once: more rows are processed in blocks.
 SCORE_BYTES = 256 * 2**20
 
 
@@ -117,8 +118,8 @@ def linear_cross_entropy(
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`.
 
-    At most `SCORE_BYTES` of scores are kept at once: more rows are taken in blocks, whose gradients of the weights
-    are added in order. W may be a transposed view; its gradient then lies in memory as it does.
+    `SCORE_BYTES` of scores are kept at once, or fewer: more rows are processed in blocks, whose gradients of the
+    weights are added in order. W may be a transposed view; its gradient then lies in memory as it does.
     """
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
@@ -131,37 +132,35 @@ def linear_cross_entropy(
     if gradients:
         dhidden = empty(hidden.shape, dtype, "the gradient of the hidden states")
         dW, db = _empty_like(W, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
-    most = max(SCORE_BYTES // (size * dtype.itemsize), 1)
+    max_rows = max(SCORE_BYTES // (size * dtype.itemsize), 1)
     losses = _row_losses(space, count, dtype)
     part_W = part_b = None
-    if count > most and gradients:
+    if count > max_rows and gradients:
         part_W = space.take("a block's gradient of W", W.shape, dtype)
         part_b = space.take("a block's gradient of b", b.shape, dtype)
     if dropout is not None:
         kept = space.take("hidden states after dropout", hidden.shape, dtype)
         drop_into(hidden, dropout, kept)
         hidden = kept
-    for start in range(0, max(count, 1), most):
-        first, rows = start == 0, slice(start, start + most)
-        taken, taken_targets, taken_losses = hidden, targets, losses
-        if count > most:
-            taken, taken_targets, taken_losses = hidden[rows], targets[rows], losses[rows]
-        scores = space.take("scores", (taken.shape[0], size), dtype, min(space.capacity(count), most) * size)
-        product(taken, W, scores)
-        cross_entropy_rows(scores, b, taken_targets, taken_losses, scale, smoothing)
+    for start in range(0, max(count, 1), max_rows):
+        first, rows = start == 0, slice(start, start + max_rows)
+        block, block_targets, block_losses = hidden, targets, losses
+        if count > max_rows:
+            block, block_targets, block_losses = hidden[rows], targets[rows], losses[rows]
+        scores = space.take("scores", (block.shape[0], size), dtype, min(space.capacity(count), max_rows) * size)
+        product(block, W, scores)
+        cross_entropy_rows(scores, b, block_targets, block_losses, scale, smoothing)
         if dhidden is None:
             continue
-        product(scores, W.T, dhidden[rows] if count > most else dhidden)
-        product(taken.T, scores, dW if first else part_W)
-        if count <= most:
+        product(scores, W.T, dhidden[rows] if count > max_rows else dhidden)
+        product(block.T, scores, dW if first else part_W)
+        if count <= max_rows:
             sum_columns_later(space, scores, db)
             continue
         sum_columns(space, [(scores, db if first else part_b)])
         if not first:
-            record("add")
-            dW += part_W
-            record("add")
-            db += part_b
+            add_into(dW, part_W)
+            add_into(db, part_b)
     if dropout is not None and dhidden is not None:
         drop_into(dhidden, dropout, dhidden)
     sum_losses(losses, loss, dtype, scale)

@@ -1,5 +1,5 @@
-// Work whose length the caller chooses, to keep a queue busy: launches behind it wait there, ready to start, while the
-// host launches more.
+// Work whose length the caller chooses, to keep a stream busy: later launches wait in the stream's queue while the host
+// launches more.
 //
 //     x ^= x << 13;  x ^= x >> 17;  x ^= x << 5        (xorshift32, Marsaglia 2003)
 //

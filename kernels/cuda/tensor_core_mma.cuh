@@ -18,7 +18,7 @@
 //                                 neighbouring columns of line t of a part at once, one for each of SPREAD instructions:
 //                                 column n of instruction j is SPREAD n + j % SPREAD of their 8 SPREAD columns
 //
-// TENSOR_CORES 1: float32 is rounded to TF32, the right factor's numbers when they are loaded (Product::prepare_slab), the
+// TENSOR_CORES 1: float32 is rounded to TF32, the right factor's numbers when they are loaded (Product::round_weights), the
 // left one's here. TENSOR_CORES 2: each float32 is split into a high and a low TF32, whose sum has 22 bits of its 24. Three
 // products, low high + high low + high high, leave out the low low one, 2^-22 of the whole: as precise as sums in float32.
 // An infinite left number makes NaN of what would be infinite.
@@ -48,7 +48,7 @@ struct Sums {
 
     static __device__ __forceinline__ int lane() { return threadIdx.x % WARP; }
     static __device__ __forceinline__ int group() { return threadIdx.x % WARP / 4; }
-    static __device__ __forceinline__ int place() { return threadIdx.x % 4; }
+    static __device__ __forceinline__ int lane_in_group() { return threadIdx.x % 4; }
 
     // The column of the product that is column n of the matrix instructions for block j.
     static __device__ __forceinline__ int column(int j, int n) {
@@ -73,8 +73,8 @@ struct Sums {
 #pragma unroll
             for (int first = 0; first < MATRICES; first += COUNT) {
                 const int matrix = first + lane() / 8 % COUNT, block = matrix / PARTS, part = matrix % PARTS;
-                const int at = TRANSPOSED ? right_place<COLUMNS, true>(8 * block + lane() % 8, PACK * part)
-                                          : right_place<COLUMNS, false>(PACK * part + lane() % 8, 8 * block);
+                const int at = TRANSPOSED ? right_offset<COLUMNS, true>(8 * block + lane() % 8, PACK * part)
+                                          : right_offset<COLUMNS, false>(PACK * part + lane() % 8, 8 * block);
                 unsigned words[COUNT];
                 load_matrices<!TRANSPOSED>(words, right + at);
 #pragma unroll
@@ -85,7 +85,7 @@ struct Sums {
             for (int part = 0; part < PARTS; ++part) {
 #pragma unroll
                 for (int first = 0; first < COLUMN_BLOCKS; first += SPREAD) {
-                    const int at = right_place<COLUMNS, false>(PACK * part + place(), column(first, group()));
+                    const int at = right_offset<COLUMNS, false>(PACK * part + lane_in_group(), column(first, group()));
                     const Words<SPREAD> words = load_words<SPREAD>(right + at);
 #pragma unroll
                     for (int k = 0; k < SPREAD; ++k) b[first + k][part] = words.at[k];
@@ -160,7 +160,7 @@ struct Sums {
                 if (SPREAD == 1) {
 #pragma unroll
                     for (int j = 0; j < COLUMN_BLOCKS; ++j) {
-                        const int at = partial_place<COLUMNS>(row, column(j, 2 * place()));
+                        const int at = partial_offset<COLUMNS>(row, column(j, 2 * lane_in_group()));
                         store_pair(to + at, sums[i][j][k], sums[i][j][k + 1]);
                     }
                 } else {
@@ -168,7 +168,7 @@ struct Sums {
                     for (int j = 0; j + 1 < COLUMN_BLOCKS; j += 2) {
 #pragma unroll
                         for (int n = 0; n < 2; ++n) {
-                            const int at = partial_place<COLUMNS>(row, column(j, 2 * place() + n));
+                            const int at = partial_offset<COLUMNS>(row, column(j, 2 * lane_in_group() + n));
                             store_pair(to + at, sums[i][j][k + n], sums[i][j + 1][k + n]);
                         }
                     }

@@ -1,7 +1,7 @@
-"""Measured choices between the tiers of the recurrences, kept as JSON in the user's cache folder.
+"""Measured algorithms of the recurrences, stored as JSON in the user's cache folder.
 
 ``capgpu/tuning.json`` in ``XDG_CACHE_HOME``, or ``~/.cache``:
-``{"format": 1, "devices": {device: {"lstm_forward float32 H=512 N=64": {"tier": "persistent", "units": 8}}}}``.
+``{"format": 2, "devices": {device: {"lstm_forward float32 H=512 N=64": {"algorithm": "persistent", "units": 8}}}}``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from capgpu.errors import InvalidValueError
 
 __all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 _devices: dict[str, dict[str, tuple[str, int]]] | None = None
 
 
 def path() -> Path:
-    """Return where the choices are kept."""
+    """Return the path of the file."""
     return cache_folder() / "tuning.json"
 
 
@@ -35,13 +35,13 @@ def shape_key(name: str, dtype: str, H: int, N: int) -> str:
 
 
 def forget() -> None:
-    """Forget what was read: the file is read again when a choice is next asked for."""
+    """Clear what was read: the next lookup reads the file again."""
     global _devices
     _devices = None
 
 
 def lookup(device: str, key: str) -> tuple[str, int] | None:
-    """Look up a measured choice.
+    """Return the measured algorithm of a shape.
 
     Parameters
     ----------
@@ -53,26 +53,26 @@ def lookup(device: str, key: str) -> tuple[str, int] | None:
     Returns
     -------
     tuple of (str, int) or None
-        Tier and units of a block; None where nothing was measured. A file that cannot be read or understood counts
-        as absent, with a warning once.
+        Algorithm and units of a block; None where nothing was measured. A file that cannot be read or parsed counts
+        as absent, with one warning.
     """
     return _load().get(device, {}).get(key)
 
 
 def stored(device: str) -> dict[str, tuple[str, int]]:
-    """Return all measured choices for a device: tier and units of a block by `shape_key`."""
+    """Return all measurements for a device: algorithm and units of a block by `shape_key`."""
     return dict(_load().get(device, {}))
 
 
 def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
-    """Keep measured choices beside those kept before; they hold in this process in any case.
+    """Add measurements to the file; they apply in this process in any case.
 
     Parameters
     ----------
     device : str
         The device's name.
     measured : dict
-        Tier and units of a block by `shape_key`.
+        Algorithm and units of a block by `shape_key`.
 
     Returns
     -------
@@ -82,14 +82,14 @@ def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
     target = path()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target.parent):
+        with _locked(target.parent):
             forget()  # another process may have stored its own since
-            _keep(target, _updated(device, measured))
+            _write(target, _updated(device, measured))
     except OSError as error:
         _updated(device, measured)
         warnings.warn(
-            f"the measured choices cannot be kept ({error}): they hold in this process alone. Set XDG_CACHE_HOME to "
-            "a folder that can be written.",
+            f"the measurements cannot be stored ({error}): they apply in this process only. Set XDG_CACHE_HOME to "
+            "a writable folder.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -98,10 +98,10 @@ def store(device: str, measured: dict[str, tuple[str, int]]) -> Path | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time read the choices, add to them and write them: no choice of another gets lost.
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder, so that no other process's measurements are lost between reading and writing.
 
-    Where folders cannot be locked (Windows) nothing waits, and of two that write at once the later one's choices stay.
+    Where folders cannot be locked (Windows), of two processes that write at once the later one wins.
     """
     try:
         import fcntl
@@ -122,13 +122,13 @@ def _updated(device: str, measured: dict[str, tuple[str, int]]) -> dict[str, dic
     return devices
 
 
-def _keep(target: Path, devices: dict[str, dict[str, tuple[str, int]]]) -> None:
+def _write(target: Path, devices: dict[str, dict[str, tuple[str, int]]]) -> None:
     from capgpu.checkpoint import atomic_write
 
     content = {
         "format": _FORMAT,
         "devices": {
-            name: {key: {"tier": tier, "units": units} for key, (tier, units) in sorted(shapes.items())}
+            name: {key: {"algorithm": algorithm, "units": units} for key, (algorithm, units) in sorted(shapes.items())}
             for name, shapes in sorted(devices.items())
         },
     }
@@ -141,12 +141,12 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
     global _devices
     if _devices is None:
         try:
-            _devices = _understood(json.loads(path().read_text(encoding="utf-8")))
+            _devices = _parsed(json.loads(path().read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             _devices = {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(
-                f"{path()} is not used: {type(error).__name__}: {error}. capgpu tune writes it anew.",
+                f"{path()} is not used: {type(error).__name__}: {error}. capgpu tune writes a new one.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -154,10 +154,10 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
     return _devices
 
 
-def _understood(content: Any) -> dict[str, dict[str, tuple[str, int]]]:
+def _parsed(content: Any) -> dict[str, dict[str, tuple[str, int]]]:
     if content["format"] != _FORMAT:
-        raise InvalidValueError(f"format {content['format']!r}; wanted {_FORMAT}")
+        raise InvalidValueError(f"expected format {_FORMAT}, got {content['format']!r}")
     return {
-        device: {key: (str(choice["tier"]), int(choice["units"])) for key, choice in shapes.items()}
+        device: {key: (str(entry["algorithm"]), int(entry["units"])) for key, entry in shapes.items()}
         for device, shapes in content["devices"].items()
     }

@@ -1,7 +1,7 @@
-"""Scratch arrays that outlive a call, so that a step allocates nothing once its shape has been seen.
+"""Reused scratch arrays, so that a step allocates nothing after the first one of its shape.
 
 Work on one stream is done in order, so that the next call may write what the last one has read. Each thread and each
-stream has its own scratch. Nothing that a caller keeps lives here.
+stream has its own scratch. Results that a caller keeps are not allocated here, except by `Workspace.scalar`.
 
 A workspace is found by the thread and the Stream object, not by the pointer in it: per-thread default streams share the
 pointer 2 in all threads, and CUDA gives the pointer of a destroyed stream to a new one. It lasts as long as the Stream
@@ -39,18 +39,18 @@ class Workspace:
         self._views: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._scalars: dict[str, tuple[Any, int]] = {}
         self._counters: Any = None
-        #: For a number of rows, how many to make room for; see `capgpu.kernels.cuda.held_results`.
+        #: Capacity by number of rows; see `capgpu.kernels.cuda.held_results`.
         self.capacities: Mapping[int, int] = {}
-        #: Sums of columns that wait for each other: (matrix, where its sums go); None where none wait.
+        #: Deferred column sums as (matrix, output); None outside `joint_column_sums`.
         self.pending_sums: list[tuple[Any, Any]] | None = None
         #: For copies from the host, on this workspace's stream.
         self.pinned = PinnedMemory()
 
     def capacity(self, rows: int) -> int:
-        """Return how many rows to make room for, where an array has `rows` of them and later ones may have more."""
+        """Return the rows to allocate for an array of `rows` rows, of which later batches may have more."""
         return self.capacities.get(rows, rows)
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: Any, room: int | None = None) -> Any:
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any, capacity: int | None = None) -> Any:
         """Return an uninitialised array, the same memory at each call by the same name.
 
         Parameters
@@ -61,8 +61,8 @@ class Workspace:
             Shape wanted.
         dtype : dtype
             Element type.
-        room : int, optional
-            Elements to make room for, where later calls may ask for more; by default those of `capacity` rows.
+        capacity : int, optional
+            Elements to allocate, for later calls that need more; by default those of `self.capacity` rows.
 
         Returns
         -------
@@ -72,7 +72,7 @@ class Workspace:
         Raises
         ------
         DeviceMemoryError
-            Where there is no room.
+            If the device has too little memory.
         """
         views = self._views.setdefault(name, {})
         view = views.get((shape, dtype))
@@ -86,12 +86,12 @@ class Workspace:
             count *= extent
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < count * itemsize:
-            if room is None:
-                room = count // shape[0] * self.capacity(shape[0]) if count and shape else count
+            if capacity is None:
+                capacity = count // shape[0] * self.capacity(shape[0]) if count and shape else count
             views.clear()
             self._buffers.pop(name, None)
             del buffer  # its memory can then be part of the larger one
-            buffer = allocate((max(count, room) * itemsize,), np.uint8, f"the scratch of {name}")
+            buffer = allocate((max(count, capacity) * itemsize,), np.uint8, f"the scratch of {name}")
             self._buffers[name] = buffer
         if len(views) >= _VIEWS:
             views.clear()
@@ -99,10 +99,10 @@ class Workspace:
         return view
 
     def scalar(self, dtype: Any) -> Any:
-        """Return an array without dimensions that is the caller's to keep: its memory is not handed out again.
+        """Return an array without dimensions whose memory is never reused, so that the caller may keep it.
 
-        A training run keeps the loss of every step until somebody looks. One by one each would take 512 bytes, and,
-        now and then, a call of the driver; here one allocation serves `_SCALARS` of them.
+        A training run keeps the loss of every step until it is read. Allocated one by one, each would take 512 bytes
+        and sometimes a call of the driver; here one allocation serves `_SCALARS` of them.
 
         Parameters
         ----------
@@ -117,14 +117,14 @@ class Workspace:
         import cupy
 
         dtype = np.dtype(dtype)
-        slab, used = self._scalars.get(dtype.char, (None, _SCALARS))
+        block, used = self._scalars.get(dtype.char, (None, _SCALARS))
         if used == _SCALARS:
-            slab, used = allocate((_SCALARS,), dtype, "the losses"), 0
-        self._scalars[dtype.char] = slab, used + 1
-        return cupy.ndarray((), dtype, memptr=slab.data + used * dtype.itemsize)
+            block, used = allocate((_SCALARS,), dtype, "the losses"), 0
+        self._scalars[dtype.char] = block, used + 1
+        return cupy.ndarray((), dtype, memptr=block.data + used * dtype.itemsize)
 
     def counters(self, count: int) -> Any:
-        """Return the counters of the barriers between blocks: zero at first, and left ready for the next launch.
+        """Return the counters of the barriers between blocks: zero at first, and reusable after each launch.
 
         Parameters
         ----------
@@ -143,7 +143,7 @@ class Workspace:
         return self._counters
 
     def memory(self) -> tuple[Any, ...]:
-        """Return all memory that was taken so far: who keeps it, keeps it from being given to others."""
+        """Return all memory of this workspace; a reference to it keeps the pool from reusing it."""
         return (*self._buffers.values(), self._counters)
 
     def discard_counters(self) -> None:
@@ -157,7 +157,7 @@ def workspace() -> Workspace:
     Returns
     -------
     Workspace
-        Made at the first call; inside `using`, the one given there.
+        Created at the first call; inside `using`, its argument.
     """
     import cupy
 
@@ -183,7 +183,7 @@ def using(space: Workspace) -> Iterator[None]:
     Parameters
     ----------
     space : Workspace
-        What `workspace` returns meanwhile. All its uses must be in the order of one stream.
+        Returned by `workspace` inside the block. All its uses must be in the order of one stream.
     """
     before, _local.given = _local.__dict__.get("given"), space
     try:
@@ -193,5 +193,5 @@ def using(space: Workspace) -> Iterator[None]:
 
 
 def forget() -> None:
-    """Give this thread's scratch back."""
+    """Free this thread's scratch."""
     _local.__dict__.clear()

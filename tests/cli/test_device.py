@@ -54,18 +54,18 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
     lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
     told = {name: words.strip() for name, words in lines}
     assert told["kernels"] == "cuda"
-    assert told["driver"].startswith("serves CUDA 1")
+    assert told["driver"].startswith("supports CUDA 1")
     assert told["multiprocessors"].startswith(f"{compile.device_limits().multiprocessors},")
     assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
     assert told["kernel cache"] == str(tmp_path / "kernels")
     assert told["tensor cores"] == (
         "recurrences of half types: on; recurrences of float32: split in two; products of float32: off"
     )
-    assert told["tiers"] == "by the rule (capgpu tune measures them)"
+    assert told["recurrences"] == "by heuristics (capgpu tune measures them)"
     assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
     device = told["device"].split(", compute")[0]
     tuning_cache.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
-    measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by the rule"
+    measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by heuristics"
     assert measured in run("info").stdout
     tuning_cache.forget()
 
@@ -77,8 +77,8 @@ def test_tune_shows_every_tier_and_keeps_the_fastest(
     result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch", 3, "--steps", 2, "--repeats", 1)
     assert result.exit_code == 0, result.output
     shown = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:] if line.startswith("rnn")}
-    tiers = ("persistent", "step", "matmul")
-    assert shown == {(f"rnn_{way}", tier) for way in ("forward", "backward") for tier in tiers}
+    algorithms = ("persistent", "step", "matmul")
+    assert shown == {(f"rnn_{way}", algorithm) for way in ("forward", "backward") for algorithm in algorithms}
     (shapes,) = json.loads((tmp_path / "capgpu" / "tuning.json").read_text())["devices"].values()
     assert set(shapes) == {"rnn_forward float32 H=6 N=3", "rnn_backward float32 H=6 N=3"}
 

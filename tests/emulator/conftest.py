@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulator.recording import Recording, recording
+from simulators.emulator.recording import Recording, recording
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def record(run: Callable[..., Any], emulator: Any) -> Callable[..., Recording]:
 @pytest.fixture
 def in_order(emulator: Any) -> Iterator[Callable[..., None]]:
     """Choose the order of threads and blocks, for the length of a test."""
-    from emulator.runner import Order
+    from simulators.emulator.runner import Order
 
     before = emulator.order
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emulator import build
-from emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation, finding
+from simulators.emulator import build
+from simulators.emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation, finding
 
 ROTATE = """
 extern "C" __global__ void f(const int* x, int* y) {
@@ -236,16 +236,16 @@ def recorded(request, record, recordings):
     return recordings[code]
 
 
-def skip_without(hunter):
-    if hunter in SANITIZERS and build.missing_sanitizer(SANITIZERS[hunter]):
-        pytest.skip(build.missing_sanitizer(SANITIZERS[hunter]))
+def skip_without(checker):
+    if checker in SANITIZERS and build.missing_sanitizer(SANITIZERS[checker]):
+        pytest.skip(build.missing_sanitizer(SANITIZERS[checker]))
 
 
-@pytest.mark.parametrize("hunter", [RESULTS, ADDRESS, THREAD])
+@pytest.mark.parametrize("checker", [RESULTS, ADDRESS, THREAD])
 @pytest.mark.parametrize("recorded", LAUNCHES, ids=NAMES.get, indirect=True)
-def test_nothing_is_found_in_a_correct_kernel(recorded, hunter, emulator):
-    skip_without(hunter)
-    assert finding(recorded, emulator.workshop, hunter) == ""
+def test_nothing_is_found_in_a_correct_kernel(recorded, checker, emulator):
+    skip_without(checker)
+    assert finding(recorded, emulator.build_cache, checker) == ""
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_nothing_is_found_in_a_correct_kernel(recorded, hunter, emulator):
 )
 def test_a_broken_copy_is_caught(recorded, mutation, emulator):
     skip_without(mutation.caught_by)
-    assert finding(recorded, emulator.workshop, mutation.caught_by, mutation.apply(recorded.launch.code)) != ""
+    assert finding(recorded, emulator.build_cache, mutation.caught_by, mutation.apply(recorded.launch.code)) != ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emulator.runner import ORDERS
+from simulators.emulator.runner import ORDERS
 
 
 def ints(count):

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from emulator import build
-from emulator.arguments import KernelArgumentError
-from emulator.recording import run_again
-from emulator.runner import KernelFaultError, Order
+from simulators.emulator import build
+from simulators.emulator.arguments import KernelArgumentError
+from simulators.emulator.recording import run_again
+from simulators.emulator.runner import KernelFaultError, Order
 
 SCALE = """
 #define BOUND 64
@@ -148,7 +148,7 @@ def test_only_integers_are_added_atomically(cupy):
 def test_two_that_compile_at_once_do_no_harm(tmp_path):
     code = 'extern "C" __global__ void f(int* x) { *x = 3; }'
     with ThreadPoolExecutor(4) as pool:
-        paths = {*pool.map(lambda _: build.Workshop(tmp_path).kernel(code, ()), range(4))}
+        paths = {*pool.map(lambda _: build.BuildCache(tmp_path).kernel(code, ()), range(4))}
     assert len(paths) == 1
     assert [path.name for path in tmp_path.iterdir()] == [paths.pop().name]
 
@@ -165,6 +165,6 @@ def test_other_machines_switch_stacks_through_the_c_library(record, emulator):
     }"""
     recorded = record(code, np.arange(64, dtype=np.int32), np.zeros(192, np.int32), grid=3, block=64)
     orders = [Order("breadth_first"), Order("random", 4)]
-    outcome = run_again(recorded, emulator.workshop, portable, orders)
+    outcome = run_again(recorded, emulator.build_cache, portable, orders)
     assert outcome.finding == ""
     assert outcome.results == (recorded.result, recorded.result)

@@ -6,16 +6,16 @@ of the block where a warp reads what it has written itself.
 
 from __future__ import annotations
 
-from emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation
+from simulators.emulator.mutations import ADDRESS, FAULT, RESULTS, THREAD, Mutation
 
 PASSES = ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward")
 
-_SUMS = "__syncthreads();  // the sums of all warps are there\n"
-_TILE = "__syncthreads();  // the sums of the tile before have been read"
+_SUMS = "__syncthreads();  // else partial sums are read that other warps have not written yet\n"
+_TILE = "__syncthreads();  // else the next product overwrites sums that are still read"
 _LANES = "sums[i][c] += __shfl_xor_sync(ALL_LANES, sums[i][c], distance);"
 _STEPS_EDGE = "for (int chunk = warp; chunk < chunks(); chunk += WARPS) {"
 _EDGE = "for (int chunk = warp; chunk < chunks(); chunk += Batch<TILE>::CHUNKS * WARPS) {"
-_WAIT = "group_wait(counters + group * COUNTER_STRIDE, ticket);  // nothing old is taken for "
+_WAIT = "wait_at_group_barrier(counter, arrival);  // else an earlier launch's numbers pass for "
 _ANNOUNCED = (
     "store_relaxed(reinterpret_cast<real_bits*>(address), to_acc(value) != to_acc(value) ? QUIET_NAN : to_bits(value));"
 )
@@ -28,7 +28,7 @@ def _of_the_step_tier(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "copies read that other lanes wait for",
-            "__syncwarp();  // every lane's copies of this chunk have arrived",
+            "__syncwarp();  // else a chunk is read that other lanes' copies have not completed",
             "",
             THREAD,
         ),
@@ -43,7 +43,7 @@ def _of_resident_weights(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "numbers read that other lanes fetch",
-            "__syncwarp();  // what every lane has fetched is there",
+            "__syncwarp();  // else numbers are read that other lanes have not stored yet",
             "",
             THREAD,
         ),
@@ -52,7 +52,7 @@ def _of_resident_weights(kernel: str) -> list[Mutation]:
 
 
 def _of_a_pass(kernel: str) -> list[Mutation]:
-    old = "an h" if kernel.endswith("forward") else "a da"
+    state = "h" if kernel.endswith("forward") else "da"
     # four gates of float32 are packs of 16 bytes, whatever their number
     singly = "float16" if kernel == "lstm_backward" else "float32"
     return [
@@ -62,7 +62,7 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "sums put where other lanes still read",
-            "__syncwarp();  // all lanes have read the buffers before the sums take their place",
+            "__syncwarp();  // else partial sums overwrite factors that other lanes still read",
             "",
             THREAD,
         ),
@@ -70,7 +70,7 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "numbers that are not waited for",
-            "rows.awaited ? awaited(from) : *from",
+            "rows.published ? wait_for_number(from) : *from",
             "*from",
             RESULTS,
             dtype=singly,
@@ -78,15 +78,15 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "numbers that are not waited for",
-            "rows.awaited ? awaited(from) : *from",
+            "rows.published ? wait_for_number(from) : *from",
             "*from",
             THREAD,
             dtype=singly,
         ),
         Mutation(kernel, "numbers stored as if nobody waited", _ANNOUNCED, "*address = value;", THREAD),
-        Mutation(kernel, "old numbers left in place", "= FILLER;", "; FILLER;", RESULTS, 2),
-        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{old}", ";", RESULTS),
-        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{old}", ";", THREAD),
+        Mutation(kernel, "old numbers left in place", "= FILLER;", "; FILLER;", RESULTS),
+        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{state}\n", ";\n", RESULTS),
+        Mutation(kernel, "no waiting until all have filled", f"{_WAIT}{state}\n", ";\n", THREAD),
         Mutation(
             kernel,
             "a NaN that looks as if it were not there",
@@ -97,14 +97,14 @@ def _of_a_pass(kernel: str) -> list[Mutation]:
         Mutation(
             kernel,
             "arrival before the block has filled",
-            "__syncthreads();  // this block's results come before its arrival",
+            "__syncthreads();  // else the block arrives before all its threads have written the filler",
             "",
             THREAD,
         ),
         Mutation(
             kernel,
             "going on before the others have arrived",
-            "__syncthreads();  // no thread goes on before all blocks of the group have arrived",
+            "__syncthreads();  // else threads read results before thread 0 has seen every block arrive",
             "",
             THREAD,
         ),
@@ -115,7 +115,8 @@ _BARRIER = [
     Mutation(
         "lstm_forward",
         "an arrival that releases nothing",
-        "__threadfence();\n        before = fetch_add_release(",
+        "__threadfence();  // else the arrival may become visible before what other threads of the block have written\n"
+        "        before = fetch_add_release(",
         "before = atomicAdd(",
         THREAD,
     ),
@@ -131,8 +132,8 @@ _BARRIER = [
     Mutation(
         "lstm_forward",
         "weights that another warp has loaded",
-        "slab() + (chunk + stage * WARPS) * RIGHT_CHUNK",
-        "slab() + ((chunk + stage * WARPS) ^ 1) * RIGHT_CHUNK",
+        "weights() + (chunk + stage * WARPS) * RIGHT_CHUNK",
+        "weights() + ((chunk + stage * WARPS) ^ 1) * RIGHT_CHUNK",
         RESULTS,
     ),
     Mutation(
@@ -152,15 +153,15 @@ _BARRIER = [
     Mutation(
         "rnn_forward_step",
         "16 bytes past the row's end",
-        "const bool there = row < rows.count && depth + place < K;",
-        "const bool there = row < rows.count && depth + place <= K;",
+        "const bool in_bounds = row < rows.count && depth + offset < K;",
+        "const bool in_bounds = row < rows.count && depth + offset <= K;",
         ADDRESS,
     ),
     Mutation(
         "lstm_backward",
         "a gradient of c that no later step has sent",
-        "acc dc = row >= left.count ? acc(0) : RESIDENT",
-        "acc dc = row >= height ? acc(0) : RESIDENT",
+        "dc = row >= left.count ? acc(0) : RESIDENT",
+        "dc = row >= height ? acc(0) : RESIDENT",
         RESULTS,
     ),
     Mutation(
@@ -196,8 +197,8 @@ _BARRIER = [
     Mutation(
         "lstm_backward_tensor",
         "columns of the transposed weights in the wrong lanes",
-        "right_place<COLUMNS, true>(8 * block + lane() % 8, PACK * part)",
-        "right_place<COLUMNS, true>(8 * block + (lane() % 8 ^ 1), PACK * part)",
+        "right_offset<COLUMNS, true>(8 * block + lane() % 8, PACK * part)",
+        "right_offset<COLUMNS, true>(8 * block + (lane() % 8 ^ 1), PACK * part)",
         RESULTS,
     ),
     Mutation(
@@ -227,11 +228,11 @@ _BARRIER = [
         )
         for dtype in ("float32", "float16")
     ),
-    Mutation("lstm_forward_tensor", "weights that are not rounded", "prepare_slab();\n#endif", "#endif", RESULTS),
+    Mutation("lstm_forward_tensor", "weights that are not rounded", "round_weights();\n#endif", "#endif", RESULTS),
     Mutation(
         "lstm_forward_tensor",
         "weights rounded before other lanes have copied them",
-        "__syncwarp();  // the chunks are there, whichever lane has copied what",
+        "__syncwarp();  // else weights are rounded that other lanes have not copied yet",
         "",
         THREAD,
     ),
@@ -245,35 +246,43 @@ _BARRIER = [
     Mutation(
         "lstm_backward",
         "partial sums stored where they are not read",
-        "partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)] =",
-        "partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * (c ^ 1))] =",
+        "partial_offset<COLUMNS>(to_row, column() + COLUMN_LANES * c)] =",
+        "partial_offset<COLUMNS>(to_row, column() + COLUMN_LANES * (c ^ 1))] =",
         RESULTS,
     ),
     Mutation(
         "lstm_forward_step",
         "numbers past the edge of a chunk left as they are",
-        "copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
-        "if (there) copy_16_bytes(to + row * LEFT_STRIDE + place, from, there);",
+        "copy_16_bytes(to + row * LEFT_STRIDE + offset, from, in_bounds);",
+        "if (in_bounds) copy_16_bytes(to + row * LEFT_STRIDE + offset, from, in_bounds);",
         RESULTS,
     ),
-    Mutation("lstm_forward", "a column of the weights too many", "own < H ? Wh", "own <= H ? Wh", ADDRESS),
-    Mutation("lstm_forward", "a depth of the weights too many", "depth < K && own", "depth <= K && own", ADDRESS),
     Mutation(
-        "lstm_forward", "a unit too many", "const bool mine = unit < H;", "const bool mine = unit <= H;", THREAD, 2
+        "lstm_forward", "a column of the weights too many", "owned_unit < H ? Wh", "owned_unit <= H ? Wh", ADDRESS
     ),
-    Mutation("lstm_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
-    Mutation("lstm_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
+    Mutation(
+        "lstm_forward",
+        "a depth of the weights too many",
+        "depth < K && owned_unit",
+        "depth <= K && owned_unit",
+        ADDRESS,
+    ),
+    Mutation("lstm_forward", "a unit too many", "in_range(unit < H)", "in_range(unit <= H)", THREAD),
+    Mutation(
+        "lstm_forward", "a row too many", "row >= left.count || !in_range", "row > left.count || !in_range", ADDRESS, 2
+    ),
+    Mutation("lstm_backward", "a row too many", "row >= height || !in_range", "row > height || !in_range", ADDRESS, 2),
     Mutation(
         "lstm_backward_step",
         "a buffer overwritten before it is read",
-        "__syncwarp();  // all lanes have read this buffer before copies overwrite it",
+        "__syncwarp();  // else copies overwrite a chunk that other lanes still read",
         "",
         THREAD,
     ),
     Mutation(
         "lstm_backward",
         "buffers overwritten before they are read",
-        "__syncwarp();  // all lanes have read the buffers before they are overwritten",
+        "__syncwarp();  // else buffers are overwritten that other lanes still read",
         "",
         THREAD,
     ),
@@ -287,8 +296,8 @@ _BARRIER = [
     Mutation(
         "lstm_backward",
         "packs taken from the rows of another chunk",
-        "(chunk + stage(round) * WARPS) * DEPTH + place(round)",
-        "(chunk + stage(round)) * DEPTH + place(round)",
+        "(chunk + stage(round) * WARPS) * DEPTH + offset(round)",
+        "(chunk + stage(round)) * DEPTH + offset(round)",
         RESULTS,
     ),
     Mutation(
@@ -309,34 +318,42 @@ _BARRIER = [
         Mutation(
             f"{kernel}_{products}",
             "a NaN that rounding makes a number",
-            "packs[round].words[k] = sane(packs[round].words[k]);",
+            "packs[round].words[k] = bounded_tf32(packs[round].words[k]);",
             ";",
             RESULTS,
         )
         for kernel in ("lstm_forward", "rnn_forward")
         for products in ("tensor", "split")
     ),
-    Mutation("rnn_forward", "a row too many", "row >= left.count || !mine", "row > left.count || !mine", ADDRESS, 2),
-    Mutation("rnn_backward", "a row too many", "row >= height || !mine", "row > height || !mine", ADDRESS, 2),
+    Mutation(
+        "rnn_forward", "a row too many", "row >= left.count || !in_range", "row > left.count || !in_range", ADDRESS, 2
+    ),
+    Mutation("rnn_backward", "a row too many", "row >= height || !in_range", "row > height || !in_range", ADDRESS, 2),
     Mutation("rnn_backward", "a depth too many", "rows.count && depth < K) {", "rows.count && depth <= K) {", ADDRESS),
 ]
 
-_FIRST = "__syncthreads();  // the sums of all warps are there before any warp adds them up"
-_ADDED = "__syncthreads();  // the sums of all warps are there before they are added up"
-_ONLINE = "__syncthreads();  // what each warp has seen is there before any warp puts it together"
-_BEST = "__syncthreads();  // the best of every warp is there before the block's is chosen"
+_FIRST = "__syncthreads();  // else a warp adds sums that other warps have not written yet"
+_ADDED = "__syncthreads();  // else partial sums are added that other warps have not written yet"
+_ONLINE = "__syncthreads();  // else a warp merges maxima and sums that other warps have not written yet"
+_BEST = "__syncthreads();  // else the first warp reads candidates that other warps have not written yet"
 _GATHERED = "j < width; j += WARP) target[j] = source"
-_SCATTERED = "j < width; j += WARP) target[j] = there"
+_SCATTERED = "j < width; j += WARP) target[j] = is_source"
 _ADDITION = "j < width; j += WARP) target[j] = to_real"
 _ALIGNED = "if (aligned16(rows, width) && aligned16(out, width))"
 _HALF_MASK = "other = __shfl_xor_sync(0xffffu"
-_TOPS = "(all_scores, tops)"
-_WRITTEN = "__syncthreads();  // the row is written before the true class's number is written over"
+_TOPS = "(all_scores, maxima)"
+_WRITTEN = "__syncthreads();  // else the thread that holds the true class's number overwrites its gradient"
 _SHARE = "i < count; i += THREADS) single"
 
 _OTHERS = [
     Mutation("softmax_warps", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS),
-    Mutation("softmax_warps", "a score too many", "j < V; j += threads) see", "j <= V; j += threads) see", ADDRESS),
+    Mutation(
+        "softmax_warps",
+        "a score too many",
+        "j < V; j += threads) accumulate",
+        "j <= V; j += threads) accumulate",
+        ADDRESS,
+    ),
     Mutation(
         "softmax_warps",
         "a gradient too many",
@@ -351,7 +368,7 @@ _OTHERS = [
     Mutation("softmax_blocks", "a warp too many", "lane < warps ? sums", "lane <= warps ? sums", RESULTS),
     Mutation("softmax_blocks", "a divergent barrier", _ONLINE, "if (warp) __syncthreads();", FAULT),
     Mutation(
-        "softmax_blocks", "parts of the loss where maxima are still read", "(part, parts)", "(part, tops)", THREAD
+        "softmax_blocks", "parts of the loss where maxima are still read", "(part, parts)", "(part, maxima)", THREAD
     ),
     Mutation("softmax_registers", "no barrier", _ONLINE, "", RESULTS),
     Mutation("softmax_registers", "no barrier", _ONLINE, "", THREAD),
@@ -359,7 +376,7 @@ _OTHERS = [
     Mutation("softmax_registers", "a true class written over", _WRITTEN, "", THREAD),
     Mutation("softmax_registers", "a pack too many", "if (k < packs) loaded", "if (k <= packs) loaded", ADDRESS),
     Mutation("softmax_registers", "a number too many", "column < V ? with_bias", "column <= V ? with_bias", ADDRESS),
-    Mutation("softmax_registers", "a number left out", "single = __expf(single - own.top)", "single = 0", RESULTS),
+    Mutation("softmax_registers", "a number left out", "single = __expf(single - local.max)", "single = 0", RESULTS),
     Mutation("softmax_registers", "packs at odd places", "aligned16(bias + front, 0)", "true", FAULT),
     Mutation("softmax_registers", "parts of the loss where maxima are read", "(all_scores, parts)", _TOPS, THREAD),
     Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
@@ -417,8 +434,8 @@ _OTHERS = [
     Mutation(
         "decode_cell",
         "a unit too many",
-        "if (place >= (long long)N * H) return;",
-        "if (place > (long long)N * H) return;",
+        "if (element >= (long long)N * H) return;",
+        "if (element > (long long)N * H) return;",
         ADDRESS,
     ),
     Mutation("choose_words", "no barrier", _BEST, "", RESULTS),

@@ -17,10 +17,10 @@ from capgpu.kernels.cuda import KERNELS, compile, embedding, launch_heuristics, 
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.kernels.cuda.kernel_registry import REGISTRY
 from capgpu.model import CaptioningRNN
-from emulator.recording import Recording, recording
-from emulator.runner import EmulatorRunner, Launch
 from oracles.halves import sums
 from oracles.kernel_cases import Extents, example, usual_case
+from simulators.emulator.recording import Recording, recording
+from simulators.emulator.runner import EmulatorRunner, Launch
 
 #: Ragged, several rows a group, H that is no multiple of anything; and one whose rows are copied 16 bytes at a time,
 #: with more than one round of chunks in the backward pass.
@@ -104,7 +104,7 @@ def _spread(entries: list[Recording], most: int = 5) -> list[Recording]:
 
 
 def recurrences(dtype: str, every: bool = True) -> None:
-    """Run the recurrences in both tiers of kernels, tensor cores included, rows in two groups.
+    """Run the recurrences in persistent and step kernels, tensor cores included, rows in two groups.
 
     In all variants, or, where `every` is false, in one of each kernel, and the largest batches for the RNN only.
     """
@@ -114,22 +114,24 @@ def recurrences(dtype: str, every: bool = True) -> None:
             if not every and name.startswith("lstm") and extents in (DEEP, TILES):
                 continue  # seconds in every order of threads, and the RNN's show the same
             N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
-            step = next(plan for plan in launch_heuristics.candidates(name, dtype, H, N) if plan.tier == "step")
-            plans, middle = [step], kind.units[len(kind.units) // 2]
+            step = next(
+                config for config in launch_heuristics.candidates(name, dtype, H, N) if config.algorithm == "step"
+            )
+            configs, middle = [step], kind.units[len(kind.units) // 2]
             for setting in {"float32": ("0", "1", ""), "float64": ("0",)}.get(dtype, ("0", "1")):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
                 # how many units a block has makes no difference to what DEEP is there for
                 sizes = kind.units if every and extents is not DEEP else (middle,)
-                plans += [launch_heuristics.persistent(name, dtype, H, N, units, groups) for units in sizes]
+                configs += [launch_heuristics.persistent(name, dtype, H, N, units, groups) for units in sizes]
             del os.environ["CAPGPU_TENSOR_CORES"]
-            for plan in plans:
-                if plan.shared > compile.device_limits().shared_per_block:
+            for config in configs:
+                if config.shared > compile.device_limits().shared_per_block:
                     continue  # many units of float64, beside so many terms
                 arguments = dict(example(case, extents, dtype)[0])
                 if extents is NANS:
                     given = "dhidden" if kind.backward else "h0"
                     arguments[given] = _not_finite(arguments[given])
-                _with_plan(plan, name, on_device(arguments))
+                _with_config(config, name, on_device(arguments))
 
 
 def _not_finite(array: Any) -> Any:
@@ -141,7 +143,7 @@ def _not_finite(array: Any) -> Any:
     return changed
 
 
-def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
+def _with_config(config: Any, name: str, arguments: dict[str, Any]) -> None:
     """Run a pass; where its results go, memory holds numbers that could be an earlier launch's."""
 
     def used(shape: Any, dtype: Any, what: str) -> Any:
@@ -149,12 +151,12 @@ def _with_plan(plan: Any, name: str, arguments: dict[str, Any]) -> None:
         array.fill(0.25)
         return array
 
-    choose, empty = launch_heuristics.plan, recurrence.empty
-    launch_heuristics.plan, recurrence.empty = lambda *given: plan, used
+    choose, empty = launch_heuristics.choose, recurrence.empty
+    launch_heuristics.choose, recurrence.empty = lambda *given: config, used
     try:
         getattr(recurrence, name)(**arguments)
     finally:
-        launch_heuristics.plan, recurrence.empty = choose, empty
+        launch_heuristics.choose, recurrence.empty = choose, empty
 
 
 def on_device(arguments: dict[str, Any]) -> dict[str, Any]:

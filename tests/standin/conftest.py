@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from standin import cupy_standin
+from simulators import cupy_standin
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standin import cupy_standin
-from standin.cupy_standin import names
+from simulators import cupy_standin
+from simulators.cupy_standin import names
 
 DTYPES = [np.float32, np.float64, np.int32, np.int64, np.bool_]
 arrays = npst.arrays(

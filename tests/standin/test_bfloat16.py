@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from standin.cupy_standin import bfloat16, names
+from simulators.cupy_standin import bfloat16, names
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 HOST = np.array([[1.5, -2.0, 0.25], [3.0, 0.0, 7.0]], ml_dtypes.bfloat16)

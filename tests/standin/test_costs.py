@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 
-from standin import cupy_standin
-from standin.cupy_standin.memory import POOL
+from simulators import cupy_standin
+from simulators.cupy_standin.memory import POOL
 
 
 def test_computing_neither_waits_nor_copies(cupy):

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from standin import cupy_standin
+from simulators import cupy_standin
 
 
 def test_a_device_answers_for_itself(cupy):

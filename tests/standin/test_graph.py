@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from standin import cupy_standin
+from simulators import cupy_standin
 
 
 class Runner:

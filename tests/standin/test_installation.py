@@ -10,7 +10,7 @@ import array_api_compat
 import numpy as np
 import pytest
 
-from standin import cupy_standin
+from simulators import cupy_standin
 
 
 def cupys() -> set[str]:
@@ -106,10 +106,10 @@ def test_numpy_is_as_before():
 def test_nothing_of_cupy_is_imported_before_it_is_asked_for():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
-        "from standin import cupy_standin; cupy_standin.install();"
+        "from simulators import cupy_standin; cupy_standin.install();"
         "assert 'cupy' not in sys.modules; import cupy; assert 'cupy' in sys.modules"
     )
-    folder = importlib.util.find_spec("standin").submodule_search_locations[0]
+    folder = importlib.util.find_spec("simulators").submodule_search_locations[0]
     subprocess.run([sys.executable, "-c", code, f"{folder}/.."], check=True)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from standin import cupy_standin
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.driver import Attributes
+from simulators import cupy_standin
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.driver import Attributes
 
 
 class Runner:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from standin import cupy_standin
-from standin.cupy_standin import names
-from standin.cupy_standin.methods import METHODS
+from simulators import cupy_standin
+from simulators.cupy_standin import names
+from simulators.cupy_standin.methods import METHODS
 
 
 @pytest.fixture(scope="module")

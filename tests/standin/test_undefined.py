@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import pytest
 
-from standin.cupy_standin import UndefinedOnDeviceError
+from simulators.cupy_standin import UndefinedOnDeviceError
 
 HOST = np.arange(6.0).reshape(2, 3)
 

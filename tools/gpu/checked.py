@@ -64,27 +64,27 @@ class Launcher:
         return asarray((self._random.uniform(-1, 1, shape) / 8).astype(self.dtype))
 
     def recurrences(self, H: int) -> int:
-        """Run every pass with every plan that fits the device; return how many."""
+        """Run every pass with every configuration that fits the device; return how many."""
         from capgpu.kernels.cuda import compile, launch_heuristics
 
         done, multiprocessors = 0, compile.device_limits().multiprocessors
         for name, kind in launch_heuristics.PASSES.items():
             candidates = launch_heuristics.candidates(name, self.name, H, COUNTS[0])
-            plans = [plan for plan in candidates if plan.tier == "step"]
+            configs = [config for config in candidates if config.algorithm == "step"]
             for setting in ("0", "1", ""):
                 os.environ["CAPGPU_TENSOR_CORES"] = setting
                 laid_out = (
                     launch_heuristics.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units
                 )
-                plans += [plan for plan in laid_out if plan not in plans]
+                configs += [config for config in laid_out if config not in configs]
             del os.environ["CAPGPU_TENSOR_CORES"]
-            for plan in plans:
-                most = plan.kernel(name, self.name).max_blocks_per_multiprocessor(plan.block, plan.shared)
-                # all blocks of the persistent tier are on the device at once; a smaller device has no room for some
-                if most == 0 or plan.grid > most * multiprocessors:
+            for config in configs:
+                most = config.kernel(name, self.name).max_blocks_per_multiprocessor(config.block, config.shared)
+                # all blocks of the persistent kernels are on the device at once; a smaller device has no room for some
+                if most == 0 or config.grid > most * multiprocessors:
                     continue
                 try:
-                    self._pass(name, H, plan)
+                    self._pass(name, H, config)
                     done += 1
                 except (
                     compile.CooperativeLaunchError
@@ -92,7 +92,7 @@ class Launcher:
                     self.refused.append(f"H={H}, {error}")
         return done
 
-    def _pass(self, name: str, H: int, plan: Any) -> None:
+    def _pass(self, name: str, H: int, config: Any) -> None:
         """Run one pass with every option that it has."""
         import cupy
 
@@ -102,20 +102,20 @@ class Launcher:
         steps = recurrence.Steps.of(np.array(COUNTS))
         order = cupy.arange(N, dtype=np.int32)[::-1].copy()
         rows = cupy.asarray(self._random.integers(0, 4, M).astype(np.int32))
-        initial = {"bias": self.draw(G), "h0_bias": self.draw(H), "order": order, "previous": self.draw(M, H)}
-        h, c, Wh, wide, out = self.draw(N, H), self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
-        narrow = [self.draw(M, H) for _ in range(3)]
-        if name == "lstm_forward":
-            recurrence.lstm_forward_into(self.draw(4, G), rows, h, c, Wh, steps, *narrow[:2], out, **initial, plan=plan)
-        elif name == "rnn_forward":
-            recurrence.rnn_forward_into(self.draw(4, G), rows, h, Wh, steps, narrow[0], **initial, plan=plan)
-        elif name == "lstm_backward":
-            dh0, dc0 = self.draw(N, H), self.draw(N, H)
-            recurrence.lstm_backward_into(
-                *narrow[:2], wide, narrow[2], c, Wh, steps, out, dh0, dc0, order=order, plan=plan
-            )
+        h, Wh, wide, out = self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
+        narrow = [self.draw(M, H) for _ in range(2)]
+        cell, direction = name.split("_")
+        lstm = cell == "lstm"
+        c, states = (self.draw(N, H), self.draw(M, H)) if lstm else (None, None)
+        if direction == "forward":
+            inputs = recurrence.ForwardInputs(self.draw(4, G), rows, h, c, Wh, self.draw(G), self.draw(H), order)
+            outputs = recurrence.ForwardOutputs(narrow[0], states, out if lstm else None, self.draw(M, H))
+            recurrence.forward_into(recurrence.CELLS[cell], inputs, steps, outputs, config)
         else:
-            recurrence.rnn_backward_into(*narrow[:2], Wh, steps, out, h, order=order, plan=plan)
+            dcell = narrow[1] if lstm else None
+            gradients = recurrence.BackwardInputs(narrow[0], dcell, wide, states, c, Wh, order)
+            results = recurrence.BackwardOutputs(out, h, self.draw(N, H) if lstm else None)
+            recurrence.backward_into(recurrence.CELLS[cell], gradients, steps, results, config)
 
     def steps(self, V: int) -> None:
         """Train models for a step with each rule, with dropout, smoothed labels or tied weights, too, and decode."""
@@ -145,7 +145,8 @@ class Launcher:
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch everything; return 1 where a dtype failed."""
     from capgpu.backend import set_backend, synchronize
-    from capgpu.kernels.cuda import compile, stopwatch
+    from capgpu.kernels.cuda import stopwatch
+    from capgpu.kernels.cuda.device_calls import counting
 
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.checked", description=__doc__.splitlines()[0])
     parser.add_argument("--dtypes", default=DTYPES)
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     set_backend("cuda")
     status, passes = 0, 0
-    with compile.counting() as launches:
+    with counting() as launches:
         stopwatch.spin(1)
         for name in args.dtypes.split(","):
             try:

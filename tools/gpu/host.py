@@ -128,7 +128,7 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     import cupy
 
     from capgpu.kernels.cuda import KERNELS, compile, gemm, stopwatch, tuning
-    from capgpu.kernels.cuda.launch_heuristics import plan
+    from capgpu.kernels.cuda.launch_heuristics import choose
     from capgpu.kernels.cuda.pinned import PinnedMemory
     from capgpu.kernels.cuda.workspace import workspace
 
@@ -140,7 +140,7 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     there, pinned = cupy.zeros(3000, np.int32), PinnedMemory()
     spin, spun = compile.kernel("spin", "float32"), cupy.zeros(32, np.uint32)
     passes = tuning.passes("lstm", "float32", H, N, T)
-    resident = plan("lstm_forward", "float32", H, N, T)
+    resident = choose("lstm_forward", "float32", H, N, T)
     calls: dict[str, Callable[[], object]] = {
         "a call of nothing": lambda: None,
         "cupy.cuda.runtime.getDevice": runtime.getDevice,
@@ -160,11 +160,11 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
         "RawKernel, the shortest": lambda: spin._function((1,), (32,), (spun, np.int32(1))),
         "Kernel, the shortest": lambda: spin(1, 32, (spun, np.int32(1))),
         "module.kernel": lambda: compile.kernel("spin", "float32"),
-        "tiers.plan": lambda: plan("lstm_forward", "float32", H, N, T),
+        "launch_heuristics.choose": lambda: choose("lstm_forward", "float32", H, N, T),
         "workspace()": workspace,
         "product, ours": lambda: gemm.product(array, other, out),
         "product, CuPy's": lambda: cupy.matmul(array, other, out=out),
-        f"lstm_forward, {resident.tier}": lambda: passes["lstm_forward"](resident),
+        f"lstm_forward, {resident.algorithm}": lambda: passes["lstm_forward"](resident),
         "caption_batch": lambda: KERNELS.caption_batch(work.captions, 0, work.size.V, array),
         "stopwatch.spin": lambda: stopwatch.spin(1),
     }

@@ -1,4 +1,4 @@
-"""Tables of the recurrences: every plan that fits, cuDNN's layers, and the latency of a step."""
+"""Tables of the recurrences: every configuration that fits, cuDNN's layers, and the latency of a step."""
 
 from __future__ import annotations
 
@@ -54,18 +54,25 @@ def _require(dtype: str) -> None:
 
 
 def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
-    """Time every plan that fits, forward and backward, all captions equally long."""
+    """Time every configuration that fits, forward and backward, all captions equally long."""
     dtype, setting = {"plain float32": ("float32", "0"), "tf32": ("float32", "1")}.get(precision, (precision, ""))
     _require(dtype)
     with _tensor_cores(setting):
         for cell in CELLS:
             for N, T in shapes:
                 for name, run in tuning.passes(cell, dtype, H, N, T).items():
-                    chosen = launch_heuristics.plan(name, dtype, H, N, T)
-                    for plan in launch_heuristics.candidates(name, dtype, H, N):
-                        layout = [plan.tier, plan.units, plan.groups, plan.grid, plan.tensor_cores, plan == chosen]
+                    chosen = launch_heuristics.choose(name, dtype, H, N, T)
+                    for config in launch_heuristics.candidates(name, dtype, H, N):
+                        layout = [
+                            config.algorithm,
+                            config.units,
+                            config.groups,
+                            config.grid,
+                            config.tensor_cores,
+                            config == chosen,
+                        ]
                         try:
-                            elapsed = device_time(partial(run, plan), batches)
+                            elapsed = device_time(partial(run, config), batches)
                         except compile.CooperativeLaunchError as error:  # the driver may refuse one that should fit
                             yield [name, N, T, *layout, f"{error}"[:200], ""]
                             continue
@@ -101,12 +108,12 @@ def _latency(H: int, steps: tuple[int, int], batches: int) -> Iterator[list[Any]
     for cell in CELLS:
         few, many = (tuning.passes(cell, "float32", H, 4, T) for T in steps)
         for name in few:
-            for plan in launch_heuristics.candidates(name, "float32", H, 4):
-                if plan.tier == "persistent":
-                    a = device_time(partial(few[name], plan), batches)
-                    b = device_time(partial(many[name], plan), batches)
+            for config in launch_heuristics.candidates(name, "float32", H, 4):
+                if config.algorithm == "persistent":
+                    a = device_time(partial(few[name], config), batches)
+                    b = device_time(partial(many[name], config), batches)
                     us = (b.milliseconds - a.milliseconds) / (long - short) * 1e3
-                    yield [name, plan.units, plan.groups, round(us, 4) if a.queued and b.queued else f"{us:.4g} *"]
+                    yield [name, config.units, config.groups, round(us, 4) if a.queued and b.queued else f"{us:.4g} *"]
 
 
 def parts(H: int, shapes: Any, steps: tuple[int, int], batches: int) -> list[Part]:
@@ -123,11 +130,11 @@ def parts(H: int, shapes: Any, steps: tuple[int, int], batches: int) -> list[Par
     batches : int
         Of which each figure is the median.
     """
-    plan_columns = ("pass", "N", "T", "tier", "units", "groups", "blocks", "tensor", "chosen", "ms", "us a step")
+    config_columns = ("pass", "N", "T", "algorithm", "units", "groups", "blocks", "tensor", "chosen", "ms", "us a step")
     cudnn_columns = ("layer", "N", "T", "precision", "forward ms", "forward and backward ms")
 
     def of_plans(precision: str) -> Part:
-        return Part(f"recurrences, {precision}", plan_columns, lambda: _plans(precision, H, shapes, batches))
+        return Part(f"recurrences, {precision}", config_columns, lambda: _plans(precision, H, shapes, batches))
 
     return [
         of_plans("float32"),

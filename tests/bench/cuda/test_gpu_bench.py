@@ -17,14 +17,14 @@ from bench.cuda import contest, report, run, timing
 from bench.cuda.devices import DEVICES, reported
 from bench.peers import cuda_ours
 from bench.workloads import make_workload, parse_size
-from capgpu.kernels.cuda import compile
+from capgpu.kernels.cuda.device_calls import counting
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "S4:N=3,D=4,W=5,H=6,V=12,T=4"
 
 
 def time_on_the_standin(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    quick = ["--rounds", "2", "--steps", "2", "--warm", "1", "--filler-ms", "0", "--serve", "standin.worker"]
+    quick = ["--rounds", "2", "--steps", "2", "--warm", "1", "--filler-ms", "0", "--serve", "simulators.worker"]
     if "--precisions" not in arguments:
         quick += ["--precisions", "float32"]
     return subprocess.run(
@@ -92,7 +92,7 @@ def test_a_timed_step_waits_for_nothing(standin, job):
 def test_a_timed_step_may_be_one_graph(standin, job):
     task = cuda_ours.make_task("graphed", make_workload(parse_size(TINY), "lstm"), job)
     task.launch()
-    with compile.counting() as launches, standin.forbid_synchronisation():
+    with counting() as launches, standin.forbid_synchronisation():
         task.launch()
     assert launches == ["copy", "copy", "graph", "copy", "graph"]
     with pytest.raises(ValueError, match="expected the job adam"):

@@ -60,10 +60,10 @@ def test_a_products_bytes_are_its_operands_and_its_result():
 
 @pytest.fixture
 def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
-    """Ask the launchers which tier they take on a device, with no measured choices."""
+    """Ask the launchers which algorithm they take on a device, with no measured choices."""
     from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
-    from standin.cupy_standin.architecture import ARCHITECTURES
-    from standin.cupy_standin.state import STATE
+    from simulators.cupy_standin.architecture import ARCHITECTURES
+    from simulators.cupy_standin.state import STATE
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     capgpu.set_backend("cuda")
@@ -72,16 +72,16 @@ def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iter
         for each in (compile, launch_heuristics, tuning_cache):
             each.forget()
 
-    def tier(capability: int, name: str, H: int, N: int, T: int) -> str:
+    def algorithm(capability: int, name: str, H: int, N: int, T: int) -> str:
         STATE.architecture = ARCHITECTURES[f"sm_{capability}"]
         forget()
-        return launch_heuristics.plan(name, "float32", H, N, T).tier
+        return launch_heuristics.choose(name, "float32", H, N, T).algorithm
 
-    yield tier
+    yield algorithm
     forget()
 
 
-#: Passes whose weights fit, and which are estimated to take less time in another tier, by a few percent.
+#: Passes whose weights fit, and which are estimated to take less time in another algorithm, by a few percent.
 OTHERWISE = {("RTX 4090", "S3", "lstm", "backward"): "step", ("T4", "S3", "rnn", "forward"): "matmul"}
 
 
@@ -92,12 +92,12 @@ def test_the_tier_on_paper_is_the_one_that_is_launched(choose, device, size):
         e = extents(make_workload(SIZES[size], cell))
         for direction in ("forward", "backward"):
             fitting = OTHERWISE.get((device.name, size, cell, direction), "persistent")
-            tier = choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps)
-            assert tier == (fitting if roofline.fits(e, device) else "step"), (cell, direction)
+            algorithm = choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps)
+            assert algorithm == (fitting if roofline.fits(e, device) else "step"), (cell, direction)
 
 
 def test_the_devices_are_those_that_the_stand_in_imitates():
-    from standin.cupy_standin.architecture import ARCHITECTURES
+    from simulators.cupy_standin.architecture import ARCHITECTURES
 
     for device in DEVICES:
         told = ARCHITECTURES[f"sm_{device.capability}"]

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import capgpu
-from emulator.hunts import Hunt
-from emulator.recording import Recording
 from oracles import kernel_launches
-from standin import cupy_standin
+from simulators import cupy_standin
+from simulators.emulator.recording import Recording
+from simulators.emulator.sanitizer_runs import SanitizerRun
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
@@ -44,19 +44,19 @@ def recordings(emulator: Any, pytestconfig: pytest.Config) -> Callable[[str], di
 
 
 @pytest.fixture(scope="session")
-def hunted(
+def finding_of(
     request: pytest.FixtureRequest, emulator: Any, recordings: Callable[[str], dict[str, list[Recording]]]
-) -> Iterator[Callable[[Hunt], str]]:
-    """Give what a hunt finds. All hunts of the session start together: their compilers and programs use every core."""
+) -> Iterator[Callable[[SanitizerRun], str]]:
+    """Return the finding of a run. All runs of the session start together, so that they use every core."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         started = {}
         for item in request.session.items:
-            hunt = getattr(item, "callspec", None) and item.callspec.params.get("hunt")
-            if isinstance(hunt, Hunt) and hunt.missing() is None:
-                launches = recordings(hunt.dtype)
-                # where no variant is named, each has launches that the others lack: DEEP ones, or more blocks
-                chosen = [name for name in launches if hunt.variant in (name, name.split()[0])]
+            run = getattr(item, "callspec", None) and item.callspec.params.get("run")
+            if isinstance(run, SanitizerRun) and run.missing() is None:
+                launches = recordings(run.dtype)
+                # without a named variant, all of them: each has launches that the others lack
+                chosen = [name for name in launches if run.variant in (name, name.split()[0])]
                 recorded = [launch for name in chosen for launch in launches[name]]
-                started[hunt] = pool.submit(hunt.run, recorded, emulator.workshop)
-        yield lambda hunt: started[hunt].result()
+                started[run] = pool.submit(run.run, recorded, emulator.build_cache)
+        yield lambda run: started[run].result()
         pool.shutdown(cancel_futures=True)

@@ -53,8 +53,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) trace_step(
     traced = to;
     const Step step = {memory, Wh, H, K, 0};
     if (RESIDENT) {
-        step.load_slab();
-        step.await_slab();
+        step.load_weights();
+        step.wait_for_weights();
     }
     step.multiply(Rows(left, nullptr, nullptr, K, 0, 1, false).tile(0, rows), [] {});
     __syncthreads();
@@ -63,31 +63,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) trace_step(
 }
 """
 
-LANES = (
+SIMT_ACCESSES = (
     ("return *reinterpret_cast<const Quad*>(address);", "load", "address", "sizeof(Quad)"),
-    ("to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];", "store",
-     "&to[partial_place<COLUMNS>(to_row, column() + COLUMN_LANES * c)]", "sizeof(acc)"),
+    ("to[partial_offset<COLUMNS>(to_row, column() + COLUMN_LANES * c)] = sums[i][c];", "store",
+     "&to[partial_offset<COLUMNS>(to_row, column() + COLUMN_LANES * c)]", "sizeof(acc)"),
 )  # fmt: skip
-FRAGMENTS = (
+TENSOR_CORE_ACCESSES = (
     ("return *reinterpret_cast<const Words<COUNT>*>(address);", "load", "address", "sizeof(Words<COUNT>)"),
-    ("const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;\n    for (int matrix", "matrices",
+    ("const int lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;\n    for (int matrix", "matrices",
      "row", "threadIdx.x % 32 < 8 * COUNT ? 16 : 0"),
-    ("Pack four = load_pack(place);", "prepare", "place", "sizeof(Pack)"),
-    ("store_pack(place, four);", "prepare", "place", "sizeof(Pack)"),
+    ("Pack four = load_pack(at);", "prepare", "at", "sizeof(Pack)"),
+    ("store_pack(at, four);", "prepare", "at", "sizeof(Pack)"),
 )  # fmt: skip
 BOTH = (
-    ("emulated_copy_16_bytes(to, from, there);", "copy", "to", "16"),
-    ("*reinterpret_cast<Loaded*>(to) = packs[round];", "put", "to", "sizeof(Loaded)"),
+    ("emulated_copy_16_bytes(to, from, in_bounds);", "copy", "to", "16"),
+    ("*reinterpret_cast<LoadedPack*>(to) = packs[round];", "put", "to", "sizeof(LoadedPack)"),
     ("*reinterpret_cast<Pair*>(address) = {{first, second}};", "store", "address", "sizeof(Pair)"),
-    ("total += partial(warp)[partial_place<COLUMNS>(row, column)];", "sum",
-     "&partial(warp)[partial_place<COLUMNS>(row, column)]", "sizeof(acc)"),
+    ("total += partial(warp)[partial_offset<COLUMNS>(row, column)];", "sum",
+     "&partial(warp)[partial_offset<COLUMNS>(row, column)]", "sizeof(acc)"),
 )  # fmt: skip
 
 
 def traced_source(file: str, change: Callable[[str], str]) -> str:
     """Return a kernel's source, changed, that writes its accesses to shared memory down."""
     code = change(compile.source(file))
-    for text, access, address, size in (*LANES, *FRAGMENTS, *BOTH):
+    for text, access, address, size in (*SIMT_ACCESSES, *TENSOR_CORE_ACCESSES, *BOTH):
         assert code.count(text) == 1, text
         code = code.replace(text, f"trace(TRACED_{access}, {address}, {size}); {text}")
     # a loop's single statement has become two
@@ -110,7 +110,7 @@ def ways(access: dict[int, tuple[int, int]]) -> int:
     return max(map(len, words.values()))
 
 
-def accesses(written: np.ndarray, slab: int) -> Iterator[tuple[str, dict[int, tuple[int, int]]]]:
+def accesses(written: np.ndarray, weights: int) -> Iterator[tuple[str, dict[int, tuple[int, int]]]]:
     """Yield each access of a warp: what it is, and offset and size by lane."""
     for number, name in enumerate(ACCESSES):
         for warp in range(256 // WARP):
@@ -119,7 +119,7 @@ def accesses(written: np.ndarray, slab: int) -> Iterator[tuple[str, dict[int, tu
                 line = written[number, warp * WARP + lane]
                 counted: dict[str, int] = defaultdict(int)
                 for offset, size in line[1 : 1 + 2 * line[0]].reshape(-1, 2).tolist():
-                    where = f"{name} {'weights' if offset >= slab else 'buffers'}" if name != "sum" else name
+                    where = f"{name} {'weights' if offset >= weights else 'buffers'}" if name != "sum" else name
                     found[where, counted[where]][lane] = (offset, size)
                     counted[where] += 1
             for (where, _), access in found.items():
@@ -137,25 +137,27 @@ def conflicts(
     name = "_".join(entry.name.split("_")[:2])
     kind, units = launch_heuristics.PASSES[name], dict(defines)["UNITS"]
     if entry.cooperative:
-        plan = launch_heuristics.persistent(name, dtype, H, rows, units, 1)
+        config = launch_heuristics.persistent(name, dtype, H, rows, units, 1)
         real = np.dtype(dtype).itemsize
         carried = rows * units * max(real, 4) if kind.gates == 4 else 0
-        slab = plan.shared - kind.depth(H) * kind.columns(units) * real - carried
+        weights = config.shared - kind.depth(H) * kind.columns(units) * real - carried
     else:
-        plan = next(plan for plan in launch_heuristics.candidates(name, dtype, H, rows) if plan.tier == "step")
-        slab = plan.shared  # the weights are staged in the buffers
+        config = next(
+            config for config in launch_heuristics.candidates(name, dtype, H, rows) if config.algorithm == "step"
+        )
+        weights = config.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
         code=traced_source(entry.file, change),
         options=compiler_options(entry.file, dtype, defines, roomy(compile.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
-    kernel.max_dynamic_shared_size_bytes = plan.shared
+    kernel.max_dynamic_shared_size_bytes = config.shared
     written = cupy.zeros((len(ACCESSES), 256, SPACE), np.int32)
     left, Wh = cupy.ones((rows, kind.depth(H)), dtype), cupy.ones((H, kind.gates * H), dtype)
     scalars = map(np.int32, (H, kind.depth(H), kind.columns(units), rows))
-    kernel((1,), (plan.block,), (left, Wh, written, *scalars), shared_mem=plan.shared)
+    kernel((1,), (config.block,), (left, Wh, written, *scalars), shared_mem=config.shared)
     found: dict[str, int] = defaultdict(int)
-    for where, access in accesses(written.get(), slab):
+    for where, access in accesses(written.get(), weights):
         found[where] = max(found[where], ways(access))
     return dict(found)
 

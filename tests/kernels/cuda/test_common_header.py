@@ -53,7 +53,7 @@ def test_sane_numbers_are_rounded_to_numbers_and_nan_stays_nan(device):
     x = np.resize(np.array(list(cases), np.uint32), 32).view(np.float32)
     code = """
     extern "C" __global__ void f(const float* x, unsigned* sound, float* rounded) {
-        sound[threadIdx.x] = sane(__float_as_uint(x[threadIdx.x]));
+        sound[threadIdx.x] = bounded_tf32(__float_as_uint(x[threadIdx.x]));
         rounded[threadIdx.x] = __uint_as_float(nearest_tf32(sound[threadIdx.x]) & ~0x1fffu);
     }"""
     _, sound, rounded = launch(device, code, x, np.zeros(32, np.uint32), np.zeros(32, np.float32))

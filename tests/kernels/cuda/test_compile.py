@@ -11,6 +11,7 @@ import pytest
 
 from capgpu.kernels.cuda import compile
 from capgpu.kernels.cuda.compile import KernelCompilationError, LaunchError
+from capgpu.kernels.cuda.device_calls import counting, report
 from capgpu.kernels.cuda.kernel_registry import REGISTRY, compiler_options
 
 
@@ -77,7 +78,7 @@ def test_a_launch_beyond_the_limits_is_refused(device, losses, grid, block):
 
 
 def test_an_empty_grid_launches_nothing(device, losses):
-    with compile.counting() as launches:
+    with counting() as launches:
         compile.kernel("sum_losses", "float32")(0, 256, losses)
     assert launches == []
 
@@ -121,7 +122,7 @@ def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
         monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", setting)
     before = dict(os.environ)
     monkeypatch.setattr(emulator, "compile", compile_as_cupy_does)
-    with pytest.warns(RuntimeWarning, match=r"cannot keep compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
+    with pytest.warns(RuntimeWarning, match=r"cannot store compiled kernels on disk .*Set\s+CUPY_CACHE_DIR"):
         kernel = compile.kernel("sum_losses", "float32")
     kernel(1, 256, losses)
     assert float(losses[1]) == 10
@@ -171,11 +172,11 @@ def test_a_child_forked_before_the_first_use_has_the_device_to_itself(standin, d
 
 def test_only_what_runs_inside_the_block_is_counted(device, losses):
     kernel = compile.kernel("sum_losses", "float32")
-    with compile.counting() as outer:
+    with counting() as outer:
         kernel(1, 256, losses)
-        with compile.counting() as inner:
+        with counting() as inner:
             kernel(1, 256, losses)
-            compile.record("matmul")
+            report("matmul")
     kernel(1, 256, losses)
     assert (outer, inner) == (["sum_losses"], ["sum_losses", "matmul"])
 
@@ -188,6 +189,7 @@ for name in ("register_at_fork", "fork", "geteuid"):
     delattr(os, name)
 import capgpu.kernels.cuda
 from capgpu import kernel_cache
+from capgpu.kernels.cuda.device_calls import counting, report
 with kernel_cache.provided():
     print(kernel_cache.folder() == os.environ["CUPY_CACHE_DIR"])
 """

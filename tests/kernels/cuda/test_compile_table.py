@@ -73,17 +73,19 @@ def test_every_kernel_fits_its_architecture(lines):
 
 
 def kernels_written(source: str) -> set[str]:
-    """Name the entry points of a source; those that a macro names, by all that it can stand for."""
-    names = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", source)
-    meanings = [re.findall(rf"#define {name} (\w+)", source) or [name] for name in names]
-    return {meaning for found in meanings for meaning in found}
+    """Return the names of the kernels of a source; ``KERNEL(pass)`` is a name for each variant of a cell."""
+    written = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(KERNEL\(\w+\)|\w+)\s*\(", source)
+    cell, variants = re.findall(r"#define CELL (\w+)", source), re.findall(r"#define VARIANT ?(\w*)", source)
+    names = set()
+    for name in written:
+        pass_of_a_cell = re.fullmatch(r"KERNEL\((\w+)\)", name)
+        names |= {f"{cell[0]}_{pass_of_a_cell[1]}{variant}" for variant in variants} if pass_of_a_cell else {name}
+    return names
 
 
 def test_the_catalogue_lists_every_kernel_of_the_sources_and_each_source_is_used():
     written = {
-        (file.name, name)
-        for file in PACKAGES.glob("*.cu")
-        for name in kernels_written(file.read_text(encoding="utf-8"))
+        (file.name, name) for file in PACKAGES.glob("*.cu") for name in kernels_written(compile.source(file.name))
     }
     assert written == {(entry.file, entry.name) for entry in ENTRIES}
 

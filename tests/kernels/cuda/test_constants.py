@@ -9,10 +9,11 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, constants, launch_heuristics, recurrence
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.kernel_registry import ENTRIES, compiler_options, variants_of
-from emulator import build
-from emulator.runner import KernelFaultError
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
+from simulators.emulator import build
+from simulators.emulator.runner import KernelFaultError
 
 FILES = sorted({entry.file for entry in ENTRIES})
 
@@ -51,10 +52,10 @@ def test_no_source_defines_a_number_that_it_is_given(file):
 
 
 @pytest.mark.parametrize("difference", [-16, 16])
-@pytest.mark.parametrize("tier", ["persistent", "step"])
+@pytest.mark.parametrize("algorithm", ["persistent", "step"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
-    device, emulator, monkeypatch, name, tier, difference
+    device, emulator, monkeypatch, name, algorithm, difference
 ):
     case = next(case for case in KERNEL_CASES if case.operation == name)
     arguments, _ = example(case, EXTENTS[1], "float32")
@@ -64,16 +65,16 @@ def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
     }
     run = getattr(recurrence, name)
     compute = launch_heuristics._shared_bytes
-    if tier == "step":
+    if algorithm == "step":
         monkeypatch.setattr(launch_heuristics, "_resident", lambda *shape: [])
     launch_heuristics.forget()
     run(**given)
     monkeypatch.setattr(launch_heuristics, "_shared_bytes", lambda *shape: compute(*shape) + difference)
     launch_heuristics.forget()
     with (
-        compile.counting() as launches,
+        counting() as launches,
         pytest.raises(KernelFaultError, match="dynamic shared memory, the layout takes"),
     ):
         run(**given)
     launch_heuristics.forget()
-    assert launches == [f"{name}_split" if tier == "persistent" else f"{name}_step"]
+    assert launches == [f"{name}_split" if algorithm == "persistent" else f"{name}_step"]

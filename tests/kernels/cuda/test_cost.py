@@ -1,4 +1,4 @@
-"""The estimated times beside measured ones: an H100 SXM, H = 512, every plan that fits."""
+"""The estimated times beside measured ones: an H100 SXM, H = 512, every config that fits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, launch_heuristics
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.state import STATE
 
 #: The estimates of that device, whatever device is there.
 pytestmark = pytest.mark.standin
 
 #: Microseconds of a step: how products are computed, pass, sequences (16 steps of 64, 20 of 128), then by units of a
-#: block of the persistent tier, and in the others. ``python -m tools.gpu.time_recurrences``'s tables, float16 for half.
+#: block of the persistent kernels, and of the others. From ``python -m tools.gpu.time_recurrences``; half is float16.
 MEASURED = """
 split    lstm_forward   64  4:8.59   8:5.82   16:5.66  step:11.1 matmul:46.3
 split    lstm_backward  64  8:13.32  16:8.82  step:19.5 matmul:83.1
@@ -58,7 +58,7 @@ MULTIPLIED = {
 
 
 def measured():
-    """Yield one row after the other, its times by tier or units."""
+    """Yield one row after the other, its times by algorithm or units."""
     for line in MEASURED.split("\n")[1:-1]:
         multiplied, name, N, *times = line.split()
         found = (time.split(":") for time in times)
@@ -81,8 +81,8 @@ def h100(standin, monkeypatch, tmp_path):
     launch_heuristics.forget()
 
 
-def key(plan):
-    return str(plan.units) if plan.tier == "persistent" else plan.tier
+def key(config):
+    return str(config.units) if config.algorithm == "persistent" else config.algorithm
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def key(plan):
 def test_the_rule_chooses_what_was_fastest_or_nearly(h100, monkeypatch, multiplied, name, N, times):
     dtype, setting, products = MULTIPLIED[multiplied]
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-    chosen = launch_heuristics.plan(name, dtype, 512, N, 16)
+    chosen = launch_heuristics.choose(name, dtype, 512, N, 16)
     assert chosen.tensor_cores == products
     assert times[key(chosen)] <= 1.05 * min(times.values())
 
@@ -101,7 +101,7 @@ def test_estimates_of_the_persistent_tier_are_near_the_measured_times(h100, monk
     for multiplied, name, N, times in measured():
         dtype, setting, _ = MULTIPLIED[multiplied]
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-        found = {key(plan): plan.step_us for plan in launch_heuristics._resident(name, dtype, 512, N)}
+        found = {key(config): config.step_us for config in launch_heuristics._resident(name, dtype, 512, N)}
         assert set(found) == set(times) - {"step", "matmul"}
         ratios += [found[units] / times[units] for units in found]
     assert 0.95 < np.median(ratios) < 1.05

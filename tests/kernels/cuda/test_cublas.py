@@ -18,8 +18,8 @@ import pytest
 import capgpu
 from capgpu.kernels.cuda import compile, gemm, workspace
 from capgpu.kernels.cuda import cublas as direct
-from standin import cupy_standin
-from standin.cupy_standin.cublas import Library
+from simulators import cupy_standin
+from simulators.cupy_standin.cublas import Library
 
 DTYPES = ("float16", "float32", "float64")
 LAYOUTS = ("rows", "columns", "rows with gaps", "columns with gaps")
@@ -246,7 +246,7 @@ def test_without_the_library_cupy_makes_the_products_and_it_is_said_once(device,
             np.testing.assert_array_equal(gemm.product(x, x.T).get(), x.get() @ x.get().T)
     (entry,) = caplog.records
     assert entry.levelno == logging.INFO
-    assert "CuPy makes the matrix products" in entry.getMessage()
+    assert "CuPy computes the matrix products" in entry.getMessage()
 
 
 def test_the_library_is_the_one_of_cupys_version_and_only_if_cupy_has_one(standin, monkeypatch):

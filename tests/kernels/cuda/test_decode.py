@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from capgpu.captioner import greedy_captions
-from capgpu.kernels.cuda import KERNELS, compile
+from capgpu.kernels.cuda import KERNELS
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
 from oracles.halves import ALL, HALVES
 from oracles.numbers import distance
-from standin import cupy_standin
+from simulators import cupy_standin
 
 START, END, NULL = 1, 2, 0
 
@@ -91,7 +92,7 @@ def test_the_host_waits_for_no_word(device, cell, V, a_word):
     features = device.ones((3, 5))
     launches = []
     for length in (20, 21):
-        with cupy_standin.forbid_synchronisation(), compile.counting() as made:
+        with cupy_standin.forbid_synchronisation(), counting() as made:
             greedy_captions(params, features, length, START, END, NULL)
         launches.append(len(made))
     assert launches[1] - launches[0] == a_word

@@ -8,6 +8,7 @@ import pytest
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import compile
 from capgpu.kernels.cuda.array_checks import NULL
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.random import dropout_mask, mask_rule
 
@@ -41,7 +42,7 @@ def test_results_are_the_products_with_the_mask_of_the_host_bit_by_bit(device, d
 def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_array(device, dtype):
     values = draw(33 * 21, dtype).reshape(33, 21)
     there = device.asarray(values)
-    with compile.counting() as launches:
+    with counting() as launches:
         drop_into(there, Dropout(5, 0.4), there)
     want = values * dropout_mask(5, 0.4, (33, 21), values)
     assert (bits(there.get()) == bits(want)).all()
@@ -89,7 +90,7 @@ def test_bfloat16_has_the_same_mask(device):
 
 
 def test_an_array_without_elements_launches_nothing(device):
-    with compile.counting() as launches:
+    with counting() as launches:
         drop_into(device.empty((0, 5)), Dropout(5, 0.4), device.empty((0, 5)))
     assert launches == []
 
@@ -100,6 +101,6 @@ def test_positions_beyond_32_bits_are_refused(device):
     class Huge:
         dtype, size = huge.dtype, 2**32
 
-    with compile.counting() as launches, pytest.raises(OverflowError):
+    with counting() as launches, pytest.raises(OverflowError):
         drop_into(Huge(), Dropout(5, 0.4), Huge())
     assert launches == []

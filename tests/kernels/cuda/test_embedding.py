@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import KERNELS, compile, embedding
+from capgpu.kernels.cuda import KERNELS, embedding
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.workspace import workspace
 from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance
@@ -62,7 +63,7 @@ def test_rows_are_scattered_over_zeros_or_added(device, dtype, width, index):
     for work in (embedding.scatter_rows_into, embedding.add_rows_into):
         before = draw(8, width, dtype, 1)
         out = device.asarray(before)
-        with compile.counting() as launches:
+        with counting() as launches:
             work(device.asarray(rows), device.asarray(index), out)
         added = work is embedding.add_rows_into
         assert launches == [work.__name__.removesuffix("_into")] * (not added or index.size > 0)
@@ -89,7 +90,7 @@ def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
 @pytest.mark.parametrize("dtype", ALL)
 def test_columns_of_any_height_are_summed(device, dtype, rows):
     values = draw(rows, 33, dtype)
-    with compile.counting() as launches:
+    with counting() as launches:
         got = KERNELS.column_sums(device.asarray(values))
     assert distance(got.get(), values.astype(np.float64).sum(axis=0)) < TOLERANCE[dtype]["forward"]
     assert len(launches) == (1 if rows <= embedding.SLICE else 2)
@@ -99,7 +100,7 @@ def test_several_matrices_are_summed_in_one_pair_of_launches(device):
     shapes = [(300, 33), (7, 260), (1, 1), (129, 128), (0, 3)]
     values = [draw(*shape, "float32", seed) for seed, shape in enumerate(shapes)]
     out = [device.empty(width, np.float32) for _, width in shapes]
-    with compile.counting() as launches:
+    with counting() as launches:
         embedding.sum_columns(workspace(), list(zip(map(device.asarray, values), out, strict=True)))
     assert launches == ["column_sums", "column_sums"]
     for rows, sums in zip(values, out, strict=True):

@@ -20,13 +20,14 @@ import capgpu
 from capgpu import layers
 from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
 from capgpu.kernels.cuda.array_checks import DeviceMemoryError
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from oracles.device_memory import little_memory
 from oracles.numbers import TOLERANCE, distance
 from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
-from standin import cupy_standin
+from simulators import cupy_standin
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = CAPTIONS["padded"]
@@ -51,7 +52,7 @@ def test_ids_out_of_range_reach_no_kernel(device, bad):
     model, captions = captioner(), np.where(GOOD == 6, bad, GOOD)
     before = frozen(model.params)
     for given in (captions, device.asarray(captions)):
-        with compile.counting() as launches, pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {bad}"):
+        with counting() as launches, pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {bad}"):
             model.loss(features(), given)
         assert launches == []
     with pytest.raises(ValueError, match=rf"expected ids in 0\.\.6 for the 7 entries of .*, got {bad}"):
@@ -80,11 +81,11 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
             with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
                 forward(*arguments[:place], elsewhere, *arguments[place + 1 :])
         optimizer, before = Optimizer("adam"), frozen(model.params)
-        with pytest.raises(ValueError, match=r"lives on device 1, but the current device is 0"):
+        with pytest.raises(ValueError, match=r"is on device 1, but the current device is 0"):
             optimizer.step(model.params, {**grads, "Wh": there})
         assert frozen(model.params) == before
         pictures = features()
-        with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"lives on device 0, but the current device is 1"):
+        with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"is on device 0, but the current device is 1"):
             model.sample(pictures)
     compile.forget()
 
@@ -138,7 +139,7 @@ def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, ru
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
     params, state = frozen(model.params), frozen(optimizer.state_dict()["configs"])
-    words = r"no room for the updated parameters: [\d,]+ bytes, shape \("
+    words = r"too little memory for the updated parameters: [\d,]+ bytes, shape \("
     with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=words):
         optimizer.step(model.params, grads)
     assert frozen(model.params) == params
@@ -183,8 +184,8 @@ PROGRAM = """
 import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from emulator.runner import EmulatorRunner
-from standin import cupy_standin
+from simulators.emulator.runner import EmulatorRunner
+from simulators import cupy_standin
 cupy_standin.install()
 cupy_standin.set_kernel_runner(EmulatorRunner(Path({folder!r})))
 import numpy as np
@@ -223,23 +224,25 @@ def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
     # no user can make a folder there, not even root
     nowhere = "/proc/nobody"
     store = (
-        "from capgpu.kernels.cuda import choices\n"
-        "print(choices.store('a device', {'a shape': ('step', 8)}), choices.lookup('a device', 'a shape'))"
+        "from capgpu.kernels.cuda import tuning_cache\n"
+        "print(tuning_cache.store('a device', {'a shape': ('step', 8)}), tuning_cache.lookup('a device', 'a shape'))"
     )
-    process = start(Path(emulator.workshop.folder), store, HOME=nowhere, XDG_CACHE_HOME=nowhere, CUPY_CACHE_DIR=nowhere)
+    process = start(
+        Path(emulator.build_cache.folder), store, HOME=nowhere, XDG_CACHE_HOME=nowhere, CUPY_CACHE_DIR=nowhere
+    )
     out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     loss, stored = out.splitlines()
     assert float(loss) > 0
     assert stored == "None ('step', 8)"
     assert "Set CUPY_CACHE_DIR to a folder that can be written" in err
-    assert "Set XDG_CACHE_HOME to a folder that can be written" in err
+    assert "Set XDG_CACHE_HOME to a writable folder" in err
 
 
-def test_processes_that_store_choices_at_once_keep_all_of_them(tmp_path, monkeypatch):
+def test_processes_that_store_measurements_at_once_keep_all_of_them(tmp_path, monkeypatch):
     code = (
-        "import sys\nfrom capgpu.kernels.cuda import choices\n"
-        "for i in range(30):\n    choices.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
+        "import sys\nfrom capgpu.kernels.cuda import tuning_cache\n"
+        "for i in range(30):\n    tuning_cache.store(sys.argv[1], {f'shape {i}': ('step', i)})\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error:::capgpu.kernels.cuda.tuning_cache", "-c", code]

@@ -13,6 +13,7 @@ import capgpu
 from capgpu.captioner import captioner_gradients
 from capgpu.kernels.cuda import compile, graphs, launch_heuristics, softmax
 from capgpu.kernels.cuda import cublas as direct
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.pinned import PinnedMemory
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
@@ -23,9 +24,9 @@ from capgpu.validation import checked_data
 from oracles.halves import ALL
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
-from standin import cupy_standin
-from standin.cupy_standin.driver import Function
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.driver import Function
+from simulators.cupy_standin.state import STATE
 
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 40)}}
 D, W, H, WIDTH = 7, 5, 6, 11
@@ -88,7 +89,7 @@ def test_replayed_steps_have_the_bits_of_steps_launch_by_launch_and_the_values_o
 ):
     batches = [batch(seed, 10 - seed % 2, dtype, WIDTH - seed % 5) for seed in range(8)]
     settings = {"cell": cell, "dtype": dtype, "rule": rule, "clip_norm": clip_norm}
-    with compile.counting() as launches:
+    with counting() as launches:
         graphed = trained(device, GraphedSteps, batches, True, **settings)
     assert 2 <= launches.count("graph") / 2 < len(batches)
     halves = trained(device, GraphedSteps, batches, False, **settings)
@@ -117,7 +118,7 @@ def test_all_options_of_the_loss_are_replayed_with_the_masks_of_plain_steps_and_
     device, one_by_one, cell, options
 ):
     batches = [batch(5), batch(5), batch(6, longest=4), batch(6, longest=4)]
-    with compile.counting() as launches:
+    with counting() as launches:
         graphed = trained(device, GraphedSteps, batches, True, cell, **options)
     assert launches.count("graph") == 4
     assert frozen(graphed) == frozen(trained(device, GraphedSteps, batches, False, cell, **options))
@@ -156,7 +157,7 @@ def test_a_replayed_step_is_two_launches_and_three_copies_and_waits_for_nothing(
     there = device.asarray(features)
     steps.loss(there, captions, 1.0, whole=True, dropout_key=1)
     cupy_standin.reset_counters()
-    with compile.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+    with counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
         steps.loss(there, captions, 1.0, whole=True, dropout_key=2)
         steps.update(1.0)
     assert launches == ["copy", "copy", "graph", "copy", "graph"]
@@ -174,7 +175,7 @@ def test_graphs_of_memory_that_larger_batches_have_outgrown_are_discarded_with_i
     pool = device.get_default_memory_pool()
     grown, replays = pool.used_bytes(), []
     for features, captions in (small, small, large, small, large):
-        with compile.counting() as launches:
+        with counting() as launches:
             loss = float(steps.loss(features, captions, 1.0, whole=True))
         replays.append(launches.count("graph"))
         if captions is small[1]:
@@ -213,13 +214,13 @@ def test_gradients_of_parameters_with_as_many_rows_as_a_batch_get_no_room_for_it
 
 
 def test_few_shapes_are_kept_and_those_that_were_not_used_go(device, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
     model = captioner()
     steps = GraphedSteps(model, Optimizer("adam", {}, model.params), None)
     counts = []
     for count in (7, 6, 7, 5, 7, 6):
         features, captions = batch(0, count)
-        with compile.counting() as launches:
+        with counting() as launches:
             steps.loss(device.asarray(features), captions, 1.0, whole=True)
         counts.append(launches.count("graph"))
     assert counts == [0, 0, 2, 0, 2, 0]
@@ -318,10 +319,10 @@ def test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_w
     device, one_by_one, monkeypatch
 ):
     monkeypatch.setattr(direct, "_open", lambda: (_ for _ in ()).throw(OSError("no cuBLAS here")))
-    direct.forget()  # CuPy makes the products, and raises while a stream captures
+    direct.forget()  # CuPy computes the products, and raises while a stream captures
     batches = [batch(seed) for seed in range(4)]
     with (
-        compile.counting() as launches,
+        counting() as launches,
         pytest.warns(RuntimeWarning, match="cannot be captured in a CUDA graph") as told,
     ):
         graphed = trained(device, GraphedSteps, batches, True)
@@ -383,7 +384,7 @@ def test_a_refusal_between_two_batches_of_a_shape_without_an_update_is_no_matter
 def test_recurrences_that_are_launched_step_by_step_are_not_captured(device, monkeypatch):
     monkeypatch.setitem(compile._limits, 0, replace(compile.device_limits(), cooperative=False))
     launch_heuristics.forget()
-    with compile.counting() as launches:
+    with counting() as launches:
         found = trained(device, GraphedSteps, [batch(0)] * 2, True)
     launch_heuristics.forget()
     assert {"lstm_forward_step", "adam"} <= set(launches)
@@ -420,16 +421,16 @@ def test_memory_that_a_copy_still_reads_is_not_written_to(device, monkeypatch):
     memory = PinnedMemory()
     there = device.zeros(8, "int32")
     memory.send([(there, np.arange(8, dtype=np.int32))])
-    (first,) = memory._pieces
+    (first,) = memory._buffers
     device.cuda.runtime.deviceSynchronize()  # the copy has ended
     memory.send([(there, np.arange(8, dtype=np.int32) + 1)])
-    assert len(memory._pieces) == 1
-    assert memory._pieces[0] is first
+    assert len(memory._buffers) == 1
+    assert memory._buffers[0] is first
     monkeypatch.setattr(device.cuda.Event, "done", False)  # from here on no copy ends that anybody hears of
     kept = first[0].copy()
     memory.send([(there, np.arange(8, dtype=np.int32) + 2)])
     assert (there.get() == np.arange(8) + 2).all()
-    assert len(memory._pieces) == 2
+    assert len(memory._buffers) == 2
     assert (first[0] == kept).all()
 
 
@@ -450,7 +451,7 @@ def test_the_collector_of_cycles_destroys_no_event_that_is_still_asked(device):
     cycle = [Event()]
     cycle.append(cycle)
     memory = PinnedMemory()
-    memory._pieces.append((np.empty(1, np.uint8), None, cycle[0]))
+    memory._buffers.append((np.empty(1, np.uint8), None, cycle[0]))
     cycle.append(memory)
     memory.cycle = cycle
     del memory, cycle
@@ -483,7 +484,7 @@ def solved(print_every=1000, **options):
 
 def test_a_solver_replays_its_steps_and_has_the_bits_of_one_that_looks_at_every_loss(device):
     for print_every in (1000, 1):
-        with compile.counting() as launches:
+        with counting() as launches:
             solver = solved(print_every=print_every)
         assert launches.count("graph") >= 12
         if print_every == 1000:
@@ -495,7 +496,7 @@ def test_a_solver_replays_its_steps_and_has_the_bits_of_one_that_looks_at_every_
 @pytest.mark.parametrize("graphed", [True, False], ids=["graphed", "plain"])
 def test_a_solver_s_losses_are_those_of_the_host(device, monkeypatch, graphed):
     monkeypatch.setenv("CAPGPU_CUDA_GRAPHS", str(int(graphed)))
-    with compile.counting() as launches:
+    with counting() as launches:
         losses = solved().loss_history
     assert ("graph" in launches) == graphed
     with capgpu.use_backend("numpy"):
@@ -604,7 +605,7 @@ def test_an_interrupt_while_launches_are_captured_ends_the_capture(device, monke
             steps.loss(there, captions, 1.0, whole=True)
     assert not steps._graphs._stream.is_capturing()
     assert device.cuda.get_current_stream() == device.cuda.Stream.null
-    with compile.counting() as launches:
+    with counting() as launches:
         for _ in range(2):
             assert np.isfinite(float(steps.loss(there, captions, 1.0, whole=True)))
     assert launches.count("graph") == 2

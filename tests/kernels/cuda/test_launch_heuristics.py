@@ -1,4 +1,4 @@
-"""The choice between the tiers: what fits which device, the rule, and stored measurements."""
+"""The choice between the algorithms: what fits which device, the rule, and stored measurements."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, cost, launch_heuristics, recurrence, tuning, tuning_cache
+from capgpu.kernels.cuda.device_calls import counting
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example, present
 from oracles.numbers import TOLERANCE, distance
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.driver import CUDADriverError
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.driver import CUDADriverError
+from simulators.cupy_standin.state import STATE
 
 
 def forget_everything():
@@ -61,11 +62,11 @@ def cuda(cupy, monkeypatch, tmp_path):
 def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, name, dtype):
     limits = device(architecture)
     for H, N in ((1, 1), (7, 3), (33, 33), (512, 64), (1024, 128)):
-        for plan in launch_heuristics.candidates(name, dtype, H, N):
-            if plan.tier == "persistent":
-                assert plan.grid == plan.groups * -(-H // plan.units) <= limits.multiprocessors
-                assert plan.shared <= limits.shared_per_block
-                assert 1 <= plan.groups <= N
+        for config in launch_heuristics.candidates(name, dtype, H, N):
+            if config.algorithm == "persistent":
+                assert config.grid == config.groups * -(-H // config.units) <= limits.multiprocessors
+                assert config.shared <= limits.shared_per_block
+                assert 1 <= config.groups <= N
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,8 @@ def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, na
 def test_512_units_stay_on_the_devices_that_have_room(device, architecture, forward, backward):
     # 4 MiB of recurrent weights: a T4 has 40 x 64 KiB
     device(architecture)
-    assert launch_heuristics.plan("lstm_forward", "float32", 512, 64, 16).tier == forward
-    assert launch_heuristics.plan("lstm_backward", "float32", 512, 64, 16).tier == backward
+    assert launch_heuristics.choose("lstm_forward", "float32", 512, 64, 16).algorithm == forward
+    assert launch_heuristics.choose("lstm_backward", "float32", 512, 64, 16).algorithm == backward
 
 
 def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkeypatch):
@@ -91,43 +92,42 @@ def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkey
         "max_blocks_per_multiprocessor",
         lambda kernel, block, shared=0: 0 if kernel.cooperative else real(kernel, block, shared),
     )
-    assert launch_heuristics.plan("lstm_forward", "float32", 64, 8, 5).tier == "step"
+    assert launch_heuristics.choose("lstm_forward", "float32", 64, 8, 5).algorithm == "step"
     monkeypatch.setattr(compile.Kernel, "max_blocks_per_multiprocessor", lambda kernel, block, shared=0: 0)
     launch_heuristics.forget()
-    assert launch_heuristics.plan("lstm_forward", "float32", 64, 8, 5).tier == "matmul"
+    assert launch_heuristics.choose("lstm_forward", "float32", 64, 8, 5).algorithm == "matmul"
 
 
 def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(device):
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 1).tier == "step"
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 2).tier == "persistent"
-    assert launch_heuristics.plan("lstm_forward", "float32", 2048, 64, 16) == launch_heuristics.LaunchConfig("matmul")
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 1).algorithm == "step"
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 2).algorithm == "persistent"
+    assert launch_heuristics.choose("lstm_forward", "float32", 2048, 64, 16) == launch_heuristics.LaunchConfig("matmul")
 
 
 def test_a_device_without_cooperative_launches_takes_a_launch_a_step(cuda, monkeypatch):
     real = compile.device_limits()
     monkeypatch.setattr(compile, "device_limits", lambda: compile.Limits(**{**vars(real), "cooperative": False}))
-    assert launch_heuristics.plan("lstm_backward", "float32", 64, 8, 5).tier == "step"
+    assert launch_heuristics.choose("lstm_backward", "float32", 64, 8, 5).algorithm == "step"
 
 
 def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
     steps, H = recurrence.Steps.of(np.array([3, 2, 2])), 8
     wide, narrow = cuda.zeros((7, 4 * H)), cuda.zeros((7, H))
-    for tier, forward, backward in (("persistent", 1, 1), ("step", 3, 4)):
-        plans = {
-            name: next(p for p in launch_heuristics.candidates(name, "float64", H, 3) if p.tier == tier)
+    for algorithm, forward, backward in (("persistent", 1, 1), ("step", 3, 4)):
+        configs = {
+            name: next(p for p in launch_heuristics.candidates(name, "float64", H, 3) if p.algorithm == algorithm)
             for name in ("lstm_forward", "lstm_backward")
         }
-        args = (cuda.zeros((3, H)), None, cuda.zeros((H, 4 * H)), steps)
-        with compile.counting() as launches:
-            recurrence.lstm_forward_into(
-                wide, None, *args, narrow.copy(), narrow.copy(), wide.copy(), plan=plans["lstm_forward"]
-            )
+        h0, Wh = cuda.zeros((3, H)), cuda.zeros((H, 4 * H))
+        inputs = recurrence.ForwardInputs(wide, None, h0, None, Wh)
+        outputs = recurrence.ForwardOutputs(narrow.copy(), narrow.copy(), wide.copy())
+        with counting() as launches:
+            recurrence.forward_into(recurrence.CELLS["lstm"], inputs, steps, outputs, configs["lstm_forward"])
         assert len(launches) == forward
-        with compile.counting() as launches:
-            recurrence.lstm_backward_into(
-                narrow, None, wide, narrow, None, *args[2:], wide.copy(), args[0].copy(), args[0].copy(),
-                plan=plans["lstm_backward"],
-            )  # fmt: skip
+        gradients = recurrence.BackwardInputs(narrow, None, wide, narrow, None, Wh)
+        results = recurrence.BackwardOutputs(wide.copy(), h0.copy(), h0.copy())
+        with counting() as launches:
+            recurrence.backward_into(recurrence.CELLS["lstm"], gradients, steps, results, configs["lstm_backward"])
         assert len(launches) == backward
 
 
@@ -192,28 +192,28 @@ def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypa
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     device(architecture)
     for dtype in ("float16", "bfloat16", "float32", "float64"):
-        plan = launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5)
-        assert plan.tier == "persistent"
-        assert plan.tensor_cores == taken.get(dtype, launch_heuristics.PLAIN)
+        config = launch_heuristics.choose("lstm_forward", dtype, 64, 8, 5)
+        assert config.algorithm == "persistent"
+        assert config.tensor_cores == taken.get(dtype, launch_heuristics.PLAIN)
 
 
 def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
     for setting in ("0", "1", "0"):
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
         for dtype in ("float16", "float32"):
-            assert launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5).tensor_cores == (setting == "1")
+            assert launch_heuristics.choose("lstm_forward", dtype, 64, 8, 5).tensor_cores == (setting == "1")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_another_setting_of_the_tensor_cores_is_refused(device, monkeypatch, dtype):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "yes")
     with pytest.raises(ValueError, match="set it to 1 or 0"):
-        launch_heuristics.plan("lstm_forward", dtype, 64, 8, 5)
+        launch_heuristics.choose("lstm_forward", dtype, 64, 8, 5)
 
 
 # --- estimated times --------------------------------------------------------------------------------
 
-#: At H = 512, 64 and 128 sequences (S1 and S3 of bench/workloads.py): tier, units of a block, groups.
+#: At H = 512, 64 and 128 sequences (S1 and S3 of bench/workloads.py): algorithm, units of a block, groups.
 CHOICES = {
     ("sm_90", "float32"): {
         "lstm_forward": [("persistent", 16, 4)] * 2,
@@ -264,8 +264,8 @@ CHOICES = {
 @pytest.mark.parametrize(("architecture", "dtype"), CHOICES)
 def test_what_is_chosen_on_an_h100_an_rtx_4090_an_a100_and_a_t4(device, architecture, dtype, name):
     device(architecture)
-    chosen = [launch_heuristics.plan(name, dtype, 512, N, 16) for N in (64, 128)]
-    assert [(plan.tier, plan.units, plan.groups) for plan in chosen] == CHOICES[architecture, dtype][name]
+    chosen = [launch_heuristics.choose(name, dtype, 512, N, 16) for N in (64, 128)]
+    assert [(config.algorithm, config.units, config.groups) for config in chosen] == CHOICES[architecture, dtype][name]
 
 
 def every_plan(name, dtype, H, N):
@@ -281,8 +281,10 @@ def every_plan(name, dtype, H, N):
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_more_rows_and_more_units_never_take_less_time(device, architecture, name, dtype):
     device(architecture)
-    by_rows = [[plan.step_us for plan in every_plan(name, dtype, 64, N)] for N in (2, 3, 8, 31, 32, 33, 64, 100, 1000)]
-    by_units = [[plan.step_us for plan in every_plan(name, dtype, H, 40)] for H in (16, 17, 64, 512, 2048)]
+    by_rows = [
+        [config.step_us for config in every_plan(name, dtype, 64, N)] for N in (2, 3, 8, 31, 32, 33, 64, 100, 1000)
+    ]
+    by_units = [[config.step_us for config in every_plan(name, dtype, H, 40)] for H in (16, 17, 64, 512, 2048)]
     for times in (by_rows, by_units):
         assert np.all(np.diff(times, axis=0) >= 0)
         assert np.all(np.array(times[-1]) > times[0])
@@ -295,7 +297,7 @@ def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
     def times(**changed):
         limits = dataclasses.replace(slow, **changed)
         monkeypatch.setattr(compile, "device_limits", lambda: limits)
-        return np.array([plan.step_us for plan in every_plan(name, "float32", 512, 64)])
+        return np.array([config.step_us for config in every_plan(name, "float32", 512, 64)])
 
     assert np.all(times(clock_hz=2 * slow.clock_hz) < times())
     assert np.all(times(multiprocessors=2 * slow.multiprocessors) <= times())
@@ -305,10 +307,10 @@ def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
 
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_no_step_takes_less_than_what_no_device_computes_faster(device, name):
-    for plan in every_plan(name, "float32", 1, 2):
-        launches = {"persistent": 0, "step": 1, "matmul": launch_heuristics.PASSES[name].launches}[plan.tier]
+    for config in every_plan(name, "float32", 1, 2):
+        launches = {"persistent": 0, "step": 1, "matmul": launch_heuristics.PASSES[name].launches}[config.algorithm]
         fixed = launches * cost.HOST_LAUNCH_US or cost.STEP_US
-        assert fixed < plan.step_us < fixed + 1
+        assert fixed < config.step_us < fixed + 1
 
 
 def test_tensor_cores_take_less_time_where_they_are_faster(device, monkeypatch):
@@ -337,29 +339,29 @@ def test_an_unknown_architecture_is_taken_for_the_one_before_it():
 # --- stored choices ---------------------------------------------------------------------------------
 
 
-def test_a_stored_choice_comes_before_the_rule_on_its_device_alone(device):
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
+def test_a_stored_measurement_precedes_the_heuristic_on_its_device_only(device):
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 5).algorithm == "persistent"
     name = compile.device_limits().name
     tuning_cache.store(name, {tuning_cache.shape_key("rnn_forward", "float32", 64, 8): ("step", 16)})
     launch_heuristics.forget()
     tuning_cache.forget()
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "step"
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 9, 5).tier == "persistent"
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 5).algorithm == "step"
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 9, 5).algorithm == "persistent"
     device("sm_90")
-    assert launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).tier == "persistent"
+    assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 5).algorithm == "persistent"
 
 
-def test_a_stored_choice_that_does_not_fit_any_more_is_passed_over(cuda):
+def test_a_stored_measurement_of_a_missing_variant_is_ignored(cuda):
     tuning_cache.store(
         compile.device_limits().name, {tuning_cache.shape_key("rnn_forward", "float32", 64, 8): ("persistent", 5)}
     )
     assert (
-        launch_heuristics.plan("rnn_forward", "float32", 64, 8, 5).units
+        launch_heuristics.choose("rnn_forward", "float32", 64, 8, 5).units
         in launch_heuristics.PASSES["rnn_forward"].units
     )
 
 
-def test_choices_of_other_shapes_and_devices_are_kept(device):
+def test_measurements_of_other_shapes_and_devices_are_kept(device):
     tuning_cache.store("one", {"a": ("step", 8)})
     tuning_cache.store("two", {"b": ("matmul", 0)})
     tuning_cache.store("one", {"c": ("persistent", 16)})
@@ -369,19 +371,19 @@ def test_choices_of_other_shapes_and_devices_are_kept(device):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 2, "devices": {}}', '{"format": 1, "devices": {"x": {"y": 3}}}']
+    "text", ["", "{", "[]", '{"format": 1, "devices": {}}', '{"format": 2, "devices": {"x": {"y": 3}}}']
 )
-def test_a_file_that_makes_no_sense_is_told_once_and_counts_as_absent(device, text):
+def test_a_file_that_cannot_be_parsed_warns_once_and_counts_as_absent(device, text):
     tuning_cache.path().parent.mkdir(parents=True)
     tuning_cache.path().write_text(text)
-    with pytest.warns(RuntimeWarning, match=r"tuning\.json is not used.*capgpu tune writes it anew"):
+    with pytest.warns(RuntimeWarning, match=r"tuning\.json is not used.*capgpu tune writes a new one"):
         assert tuning_cache.lookup("x", "y") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tuning_cache.lookup("x", "y") is None
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_the_choice_holds_in_this_process(device, monkeypatch, tmp_path):
+def test_a_measurement_that_cannot_be_stored_warns_and_applies_in_this_process(device, monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
@@ -390,7 +392,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_choice_holds_in_this_pr
     assert tuning_cache.lookup("device", "shape") == ("step", 8)
 
 
-def test_choices_are_kept_where_folders_cannot_be_locked(device, monkeypatch):
+def test_measurements_are_stored_where_folders_cannot_be_locked(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert tuning_cache.store("device", {"shape": ("step", 8)}) == tuning_cache.path()
     tuning_cache.forget()
@@ -411,16 +413,16 @@ def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell)
     measured = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     for direction in ("forward", "backward"):
         name = f"{cell}_{direction}"
-        found = [entry.plan for entry in measured if entry.name == name]
-        assert {(p.tier, p.units) for p in found} == {
-            (p.tier, p.units) for p in launch_heuristics.candidates(name, "float32", 8, 3)
+        found = [entry.config for entry in measured if entry.name == name]
+        assert {(p.algorithm, p.units) for p in found} == {
+            (p.algorithm, p.units) for p in launch_heuristics.candidates(name, "float32", 8, 3)
         }
     slowest_first = sorted(measured, key=lambda entry: -entry.milliseconds)
     assert tuning.store(slowest_first, "float32", 8, 3) == tuning_cache.path()
     for name in {entry.name for entry in measured}:
-        fastest = min((e for e in measured if e.name == name), key=lambda entry: entry.milliseconds).plan
-        chosen = launch_heuristics.plan(name, "float32", 8, 3, 2)
-        assert (chosen.tier, chosen.units) == (fastest.tier, fastest.units)
+        fastest = min((e for e in measured if e.name == name), key=lambda entry: entry.milliseconds).config
+        chosen = launch_heuristics.choose(name, "float32", 8, 3, 2)
+        assert (chosen.algorithm, chosen.units) == (fastest.algorithm, fastest.units)
 
 
 # --- drivers that refuse ----------------------------------------------------------------------------
@@ -437,7 +439,7 @@ def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_
             key: capgpu.asarray(value) if isinstance(value, np.ndarray) and key != "batch_sizes" else value
             for key, value in arguments.items()
         }
-        with compile.counting() as launches:
+        with counting() as launches:
             results = getattr(recurrence, name)(**there)
         for got, want in zip(present(results), present(wanted), strict=True):
             assert distance(capgpu.to_numpy(got), want) < TOLERANCE["float32"]["gradient"]
@@ -454,7 +456,7 @@ def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_
         # what is known of the device holds when stored choices change
         launch_heuristics.forget()
         assert run() == {f"{name}_step"}
-        assert "persistent" not in {plan.tier for plan in launch_heuristics.candidates(name, "float32", 64, 8)}
+        assert "persistent" not in {config.algorithm for config in launch_heuristics.candidates(name, "float32", 64, 8)}
 
 
 def test_another_error_of_the_driver_is_passed_on(device):
@@ -472,4 +474,4 @@ def test_another_error_of_the_driver_is_passed_on(device):
 def test_a_plan_that_the_driver_refuses_is_not_measured(device):
     STATE.cooperative_refusal = 720
     measured = tuning.measure("rnn", "float32", 8, 3, 2, repeats=1)
-    assert {entry.plan.tier for entry in measured} == {"step", "matmul"}
+    assert {entry.config.algorithm for entry in measured} == {"step", "matmul"}

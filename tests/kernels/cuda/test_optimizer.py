@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.kernels.cuda import KERNELS, compile, optimizer
+from capgpu.kernels.cuda import KERNELS, optimizer
 from capgpu.kernels.cuda.array_checks import DeviceMemoryError
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES, sums
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
-from standin import cupy_standin
+from simulators import cupy_standin
 
 ADAM = [0.01, 0.9, 0.1, 0.99, 0.01, 1.2, 1e-8, 0.97, 0.0][:8]
 SIZES = (1, 3, 4095, 4096, 4097, 0, 33, 9000)
@@ -33,7 +34,7 @@ def test_sixteen_parameters_take_one_launch(device, count):
     sizes = [SIZES[k % len(SIZES)] + k for k in range(count)]
     host = arguments(sizes, "float32")
     settings = np.array([ADAM] * count)
-    with compile.counting() as launches:
+    with counting() as launches:
         got = KERNELS.adam_update(*([device.asarray(a) for a in arrays] for arrays in host), settings, 0.5)
     assert launches == ["adam"] * -(-count // optimizer.TENSORS)
     want = REFERENCE.adam_update(*host, settings, 0.5)
@@ -112,7 +113,7 @@ def test_the_norm_of_float16_gradients_leaves_its_range(device):
 def test_full_memory_leaves_everything_as_it_was(device):
     there = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
     before = frozen(there)
-    words = r"no room for the updated parameters: 28,000 bytes, shape \(7000,\)"
+    words = r"too little memory for the updated parameters: 28,000 bytes, shape \(7000,\)"
     with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=words):
         KERNELS.adam_update(*there, np.array([ADAM] * 2), 1.0)
     assert frozen(there) == before

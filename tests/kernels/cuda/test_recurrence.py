@@ -1,4 +1,4 @@
-"""The recurrences in every tier and variant, against plain loops in float64."""
+"""The recurrences in every algorithm and variant, against plain loops in float64."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, launch_heuristics, recurrence
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.cuda.kernel_registry import REGISTRY
-from emulator.runner import ORDERS, Order
 from oracles.halves import ALL, BFLOAT16
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, Extents, example, present, usual_case
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
 from oracles.snapshots import frozen
-from standin.cupy_standin.architecture import ARCHITECTURES
-from standin.cupy_standin.state import STATE
+from simulators.cupy_standin.architecture import ARCHITECTURES
+from simulators.cupy_standin.state import STATE
+from simulators.emulator.runner import ORDERS, Order
 
 CASES = [case for case in KERNEL_CASES if case.operation in launch_heuristics.PASSES]
 VARIANTS = [
@@ -27,25 +28,25 @@ VARIANTS = [
 SHAPES = (*EXTENTS, Extents((4,) * 9 + (2,) * 11, 64, 3), Extents((3,) * 50 + (2,) * 41 + (1,) * 9, 24, 3))
 
 
-def plan_of(tier, name, units, dtype, H, N, groups):
-    if tier == "persistent":
+def config_of(algorithm, name, units, dtype, H, N, groups):
+    if algorithm == "persistent":
         return launch_heuristics.persistent(name, dtype, H, N, units, min(groups, N))
-    return next(plan for plan in launch_heuristics.candidates(name, dtype, H, N) if plan.tier == tier)
+    return next(config for config in launch_heuristics.candidates(name, dtype, H, N) if config.algorithm == algorithm)
 
 
 def often(p, dtype="float32"):
     """Whether parameters are tested at every run: the middle one of three sizes; types but float32 with the RNN."""
-    sized = getattr(p, "tier", "persistent") == "persistent"
+    sized = getattr(p, "algorithm", "persistent") == "persistent"
     usual = not sized or p.units == launch_heuristics.PASSES[p.name].units[1]
     return usual and (dtype == "float32" or (p.name.startswith("rnn") and (sized or dtype != "bfloat16")))
 
 
-def in_tier(monkeypatch, tier, units, groups):
-    """Let every recurrence take a tier, whatever the rule says."""
+def force_algorithm(monkeypatch, algorithm, units, groups):
+    """Let every recurrence use an algorithm, whatever the heuristic says."""
     monkeypatch.setattr(
         launch_heuristics,
-        "plan",
-        lambda name, dtype, H, N, T: plan_of(tier, name, units, dtype, H, N, groups),
+        "choose",
+        lambda name, dtype, H, N, T: config_of(algorithm, name, units, dtype, H, N, groups),
         raising=True,
     )
 
@@ -97,10 +98,10 @@ def cuda(device, real_device):
 @pytest.mark.nightly(unless=lambda p: often(p, p.dtype))
 @pytest.mark.parametrize("extents", SHAPES, ids=range(len(SHAPES)))
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize(("tier", "name", "units"), VARIANTS)
-def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, name, units, dtype, extents):
+@pytest.mark.parametrize(("algorithm", "name", "units"), VARIANTS)
+def test_every_algorithm_and_variant_agrees_with_the_loops(cuda, monkeypatch, algorithm, name, units, dtype, extents):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "0")
-    in_tier(monkeypatch, tier, units, groups=2)
+    force_algorithm(monkeypatch, algorithm, units, groups=2)
     for case in CASES:
         if case.operation == name:
             check(case, dtype, extents)
@@ -108,29 +109,29 @@ def test_every_tier_and_variant_agrees_with_the_loops(cuda, monkeypatch, tier, n
 
 def test_every_kernel_of_a_recurrence_is_among_the_variants():
     suffixes = {"persistent": ("", "_tensor", "_split"), "step": ("_step",), "matmul": ()}
-    tested = {(f"{name}{suffix}", units) for tier, name, units in VARIANTS for suffix in suffixes[tier]}
+    tested = {(f"{name}{suffix}", units) for algorithm, name, units in VARIANTS for suffix in suffixes[algorithm]}
     entries = [entry for entry in REGISTRY.values() if entry.file in ("lstm.cu", "rnn.cu")]
     assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
 
 
-#: At every run each argument in one of the tiers.
+#: At every run each argument in one of the algorithms.
 SHIFTED = [
     *(("persistent", name) for name in ("h0", "dhidden", "gates")),
     *(("step", name) for name in ("projected", "c0", "Wh", "dcell", "cell", "hidden")),
 ]
 
 
-@pytest.mark.nightly(unless=lambda p: (p.tier, p.shifted) in SHIFTED)
+@pytest.mark.nightly(unless=lambda p: (p.algorithm, p.shifted) in SHIFTED)
 @pytest.mark.parametrize("shifted", ["projected", "h0", "c0", "Wh", "dhidden", "dcell", "gates", "cell", "hidden"])
-@pytest.mark.parametrize("tier", ["persistent", "step"])
-def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeypatch, tier, shifted):
+@pytest.mark.parametrize("algorithm", ["persistent", "step"])
+def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeypatch, algorithm, shifted):
     # H of 64 numbers, so that only the first address keeps rows from being copied by 16 bytes
     extents, ran = SHAPES[-2], 0
     for case in CASES:
         arguments, wanted = example(case, extents, "float32")
         if not isinstance(arguments.get(shifted), np.ndarray):
             continue
-        in_tier(monkeypatch, tier, launch_heuristics.PASSES[case.operation].units[1], groups=2)
+        force_algorithm(monkeypatch, algorithm, launch_heuristics.PASSES[case.operation].units[1], groups=2)
         there = {
             name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
             for name, value in arguments.items()
@@ -147,18 +148,18 @@ def test_memory_that_begins_between_packs_is_read_number_by_number(cuda, monkeyp
 
 @pytest.mark.nightly(unless=lambda p: often(p, p.dtype) and p.name.startswith("rnn"))
 @pytest.mark.parametrize(("dtype", "setting"), [("float32", "0"), ("float32", ""), ("float64", "")])
-@pytest.mark.parametrize(("tier", "name", "units"), [variant for variant in VARIANTS if variant[0] != "matmul"])
-def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, tier, name, units, dtype, setting):
+@pytest.mark.parametrize(("algorithm", "name", "units"), [variant for variant in VARIANTS if variant[0] != "matmul"])
+def test_buffers_are_used_again_within_a_step(cuda, monkeypatch, algorithm, name, units, dtype, setting):
     # 528 terms are 33 chunks for 8 warps that fetch 4 of 16 rows at most at once, or 4 warps of 2 buffers
     extents = Extents((2,) * 17, 528, 1)
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     case = next(case for case in CASES if case.operation == name)
-    plan = plan_of(tier, name, units, dtype, 528, 17, 1)
-    if plan.shared > compile.device_limits().shared_per_block:
+    config = config_of(algorithm, name, units, dtype, 528, 17, 1)
+    if config.shared > compile.device_limits().shared_per_block:
         with pytest.raises(compile.LaunchError, match="shared memory"):
-            plan.kernel(name, dtype)(plan.grid, plan.block, (), plan.shared)
+            config.kernel(name, dtype)(config.grid, config.block, (), config.shared)
         return
-    in_tier(monkeypatch, tier, units, groups=1)
+    force_algorithm(monkeypatch, algorithm, units, groups=1)
     check(case, dtype, extents)
 
 
@@ -182,18 +183,20 @@ ON_TENSOR_CORES = {**TOLERANCE, "float32": {"forward": 1e-3, "gradient": 3e-3}}
     [("float32", "1"), ("float32", ""), ("float16", ""), pytest.param("bfloat16", "", marks=BFLOAT16.marks)],
     ids=["tf32", "float32", "float16", "bfloat16"],
 )
-@pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
+@pytest.mark.parametrize(
+    ("name", "units"), [(name, units) for algorithm, name, units in VARIANTS if algorithm == "persistent"]
+)
 def test_tensor_cores_agree_with_the_loops_within_their_precision(
     cuda, monkeypatch, name, units, dtype, setting, extents
 ):
     split = dtype == "float32" and not setting
     tolerance = TOLERANCE[dtype] if split else ON_TENSOR_CORES[dtype]
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-    in_tier(monkeypatch, "persistent", units, groups=2)
+    force_algorithm(monkeypatch, "persistent", units, groups=2)
     for case in CASES:
         if case.operation == name:
             arguments, wanted = example(case, extents, dtype)
-            with compile.counting() as launches:
+            with counting() as launches:
                 results = run(case, arguments)
             assert f"{name}_{'split' if split else 'tensor'}" in launches
             for got, want in zip(results, present(wanted), strict=True):
@@ -203,13 +206,15 @@ def test_tensor_cores_agree_with_the_loops_within_their_precision(
 @pytest.mark.nightly(unless=lambda p: often(p) and p.name.startswith("rnn") and p.setting == "")
 @pytest.mark.standin
 @pytest.mark.parametrize(("dtype", "setting"), [("float32", "0"), ("float32", ""), ("float16", "")])
-@pytest.mark.parametrize(("name", "units"), [(name, units) for tier, name, units in VARIANTS if tier == "persistent"])
+@pytest.mark.parametrize(
+    ("name", "units"), [(name, units) for algorithm, name, units in VARIANTS if algorithm == "persistent"]
+)
 def test_devices_with_less_shared_memory_compute_the_same_bits(cuda, monkeypatch, name, units, dtype, setting):
     # their blocks take fewer rows at once, and have fewer loads under way
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     case = next(case for case in CASES if case.operation == name)
     arguments, _ = example(case, SHAPES[-1], dtype)
-    in_tier(monkeypatch, "persistent", units, groups=2)
+    force_algorithm(monkeypatch, "persistent", units, groups=2)
     results = []
     for architecture in ("sm_90", "sm_80"):
         become(architecture)
@@ -226,7 +231,7 @@ def test_products_without_the_low_halves_are_not_precise_enough(cuda, monkeypatc
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     monkeypatch.setattr(compile, "source", lambda file: source(file).replace(lacking, ""))
     compile.forget()
-    in_tier(monkeypatch, "persistent", 16, groups=2)
+    force_algorithm(monkeypatch, "persistent", 16, groups=2)
     case = next(case for case in CASES if case.operation == "rnn_forward")
     arguments, wanted = example(case, SHAPES[-2], dtype)
     got, _ = run(case, arguments)
@@ -271,7 +276,7 @@ def multiplied(request, monkeypatch):
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multiplied, name, extents):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
+    force_algorithm(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     arguments, _ = example(case, extents, multiplied)
     bits = words(multiplied)
     ones = np.array(np.iinfo(bits).max, bits)
@@ -295,7 +300,7 @@ def test_what_memory_held_before_does_not_change_a_bit(cuda, monkeypatch, multip
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_a_nan_of_all_bits_stays_in_its_sequence(cuda, monkeypatch, multiplied, name, extents, sign):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
+    force_algorithm(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     arguments = dict(example(case, extents, multiplied)[0])
     clean = run(case, arguments)
     bits, rows = words(multiplied), rows_of(extents, 1)
@@ -331,7 +336,7 @@ def test_an_infinite_number_saturates_what_it_is_multiplied_into(
     cuda, monkeypatch, multiplied, name, extents, given, value
 ):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
+    force_algorithm(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     results, wanted = not_finite(case, multiplied, extents, given, (1, 2), value)
     # the last are the states before each step, h0 among them
     for got, want in zip(results[:-1], present(wanted)[:-1], strict=True):
@@ -344,7 +349,7 @@ def test_an_infinite_number_saturates_what_it_is_multiplied_into(
 @pytest.mark.parametrize("name", ["lstm_backward", "rnn_backward"])
 def test_an_infinite_gradient_leaves_no_finite_one_before_it(cuda, monkeypatch, multiplied, name, extents, value):
     case = usual_case(name)
-    in_tier(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
+    force_algorithm(monkeypatch, "persistent", launch_heuristics.PASSES[name].units[1], groups=2)
     last = rows_of(extents, 1)[-1]
     for got, want in zip(*not_finite(case, multiplied, extents, "dhidden", (last, 2), value), strict=True):
         np.testing.assert_array_equal(np.isfinite(got.astype(np.float64)), np.isfinite(want))
@@ -357,21 +362,21 @@ def test_rows_dealt_out_to_any_number_of_groups_give_the_same_bits(cuda, monkeyp
     # rows of a tile are multiplied with the same weights in the same order, wherever they lie
     arguments, _ = example(case, SHAPES[-2], "float32")
     units = launch_heuristics.PASSES[case.operation].units[1]
-    in_tier(monkeypatch, "persistent", units, 2)
+    force_algorithm(monkeypatch, "persistent", units, 2)
     two = frozen(run(case, arguments))
-    in_tier(monkeypatch, "persistent", units, groups)
+    force_algorithm(monkeypatch, "persistent", units, groups)
     assert frozen(run(case, arguments)) == two
 
 
 @pytest.mark.nightly(unless=lambda p: p.order.name != "depth_first" or p.case.operation.startswith("rnn"))
-@pytest.mark.parametrize("tier", ["persistent", "step"])
+@pytest.mark.parametrize("algorithm", ["persistent", "step"])
 @pytest.mark.parametrize(
     "order", [Order(name, seed) for name in ORDERS for seed in range(1 + (name == "random"))], ids=str
 )
 @pytest.mark.parametrize("case", [CASES[1], CASES[-2], CASES[-1]], ids=str)
-def test_no_order_of_threads_and_blocks_changes_a_bit(cuda, emulator, monkeypatch, case, order, tier):
+def test_no_order_of_threads_and_blocks_changes_a_bit(cuda, emulator, monkeypatch, case, order, algorithm):
     arguments, _ = example(case, EXTENTS[1], "float64")
-    in_tier(monkeypatch, tier, launch_heuristics.PASSES[case.operation].units[1], 2)
+    force_algorithm(monkeypatch, algorithm, launch_heuristics.PASSES[case.operation].units[1], 2)
     first = frozen(run(case, arguments))
     monkeypatch.setattr(emulator, "order", order)
     assert frozen(run(case, arguments)) == first
@@ -444,8 +449,8 @@ class Batch:
 @pytest.mark.nightly(unless=lambda p: p.dtype == "float32" or (p.gates == 1 and p.dtype != "bfloat16"))
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("gates", [1, 4])
-@pytest.mark.parametrize("tier", launch_heuristics.TIERS)
-def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates, dtype):
+@pytest.mark.parametrize("algorithm", launch_heuristics.ALGORITHMS)
+def test_biases_order_and_previous_states_agree_with_the_loops(cuda, algorithm, gates, dtype):
     batch = Batch(gates, dtype)
     put = capgpu.asarray
     rows, H, steps = len(batch.dhidden), batch.H, recurrence.Steps.of(batch.counts)
@@ -453,66 +458,66 @@ def test_biases_order_and_previous_states_agree_with_the_loops(cuda, tier, gates
         cuda.full((count, H), np.nan, dtype=dtype) for count in (rows, rows, rows, 6, 6)
     )
     activated, dgates = (cuda.full((rows, gates * H), np.nan, dtype=dtype) for _ in range(2))
-    name = "lstm" if gates == 4 else "rnn"
+    lstm, cell_of = gates == 4, recurrence.CELLS["lstm" if gates == 4 else "rnn"]
+    c0, order = put(batch.c0) if lstm else None, put(np.array(ORDER, dtype=np.int32))
 
-    def plan(direction):
-        kind = launch_heuristics.PASSES[f"{name}_{direction}"]
-        return plan_of(tier, f"{name}_{direction}", kind.units[1], dtype, H, len(batch.lengths), 2)
+    def config(direction):
+        name = f"{cell_of.name}_{direction}"
+        units = launch_heuristics.PASSES[name].units[1]
+        return config_of(algorithm, name, units, dtype, H, len(batch.lengths), 2)
 
-    order = put(np.array(ORDER, dtype=np.int32))
-    options = {"bias": put(batch.bias), "h0_bias": put(batch.h0_bias), "order": order, "previous": previous}
-    first = (put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0))
+    table, index, Wh = put(batch.table), put(batch.rows.astype(np.int32)), put(batch.Wh)
+    inputs = recurrence.ForwardInputs(table, index, put(batch.h0), c0, Wh, put(batch.bias), put(batch.h0_bias), order)
+    outputs = (hidden, cell, activated, previous) if lstm else (hidden, None, None, previous)
     wanted = batch.forward()
-    if gates == 4:
-        recurrence.lstm_forward_into(
-            *first, put(batch.c0), put(batch.Wh), steps, hidden, cell, activated, **options, plan=plan("forward")
-        )
-        results = (hidden, previous, cell, activated)
-    else:
-        recurrence.rnn_forward_into(*first, put(batch.Wh), steps, hidden, **options, plan=plan("forward"))
-        results = (hidden, previous)
+    recurrence.forward_into(cell_of, inputs, steps, recurrence.ForwardOutputs(*outputs), config("forward"))
+    results = (hidden, previous, cell, activated) if lstm else (hidden, previous)
     for got, want in zip(results, wanted, strict=False):
         assert distance(capgpu.to_numpy(got), want) < TOLERANCE[dtype]["forward"]
 
     wanted = batch.backward(wanted[0], wanted[2], wanted[3])
-    if gates == 4:
-        recurrence.lstm_backward_into(
-            put(batch.dhidden), None, activated, cell, put(batch.c0), put(batch.Wh), steps, dgates, dh0, dc0,
-            order=order, plan=plan("backward"),
-        )  # fmt: skip
-        results = (dgates, dh0, dc0)
-    else:
-        recurrence.rnn_backward_into(
-            put(batch.dhidden), hidden, put(batch.Wh), steps, dgates, dh0, order=order, plan=plan("backward")
-        )
-        results = (dgates, dh0)
+    saved = (activated, cell) if lstm else (hidden, None)
+    gradients = recurrence.BackwardInputs(put(batch.dhidden), None, *saved, c0, Wh, order)
+    results = (dgates, dh0, dc0) if lstm else (dgates, dh0)
+    recurrence.backward_into(cell_of, gradients, steps, recurrence.BackwardOutputs(*results), config("backward"))
     for got, want in zip(results, wanted, strict=False):
         assert distance(capgpu.to_numpy(got), want) < TOLERANCE[dtype]["gradient"]
 
 
-@pytest.mark.parametrize("tier", launch_heuristics.TIERS)
-def test_gates_are_optional_where_no_gradient_is_wanted(cuda, tier):
+@pytest.mark.parametrize("algorithm", launch_heuristics.ALGORITHMS)
+def test_gates_are_optional_where_no_gradient_is_wanted(cuda, algorithm):
     batch = Batch(4, "float64")
     put, rows = capgpu.asarray, len(batch.dhidden)
     outputs = []
     for gates in (None, cuda.empty((rows, 4 * batch.H))):
         hidden, cell = cuda.empty((rows, batch.H)), cuda.empty((rows, batch.H))
         inputs = (put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0[:5]), None, put(batch.Wh))
-        plan = plan_of(tier, "lstm_forward", 8, "float64", batch.H, 5, 2)
-        recurrence.lstm_forward_into(*inputs, recurrence.Steps.of(batch.counts), hidden, cell, gates, plan=plan)
+        recurrence.forward_into(
+            recurrence.CELLS["lstm"],
+            recurrence.ForwardInputs(*inputs),
+            recurrence.Steps.of(batch.counts),
+            recurrence.ForwardOutputs(hidden, cell, gates),
+            config_of(algorithm, "lstm_forward", 8, "float64", batch.H, 5, 2),
+        )
         outputs.append(frozen((hidden, cell)))
     assert outputs[0] == outputs[1]
 
 
-def test_the_step_tier_is_captured_in_a_graph_and_replayed(cuda):
+def test_the_step_kernels_are_captured_in_a_graph_and_replayed(cuda):
     batch = Batch(4, "float32")
     put, rows, H = capgpu.asarray, len(batch.dhidden), batch.H
-    steps, plan = recurrence.Steps.of(batch.counts), plan_of("step", "lstm_forward", 8, "float32", H, 5, 1)
+    config, steps = config_of("step", "lstm_forward", 8, "float32", H, 5, 1), recurrence.Steps.of(batch.counts)
     table, index, h0 = put(batch.table), put(batch.rows.astype(np.int32)), put(batch.h0[:5])
     Wh, hidden, cell = put(batch.Wh), cuda.empty((rows, H), "float32"), cuda.empty((rows, H), "float32")
 
     def forward():
-        recurrence.lstm_forward_into(table, index, h0, None, Wh, steps, hidden, cell, None, plan=plan)
+        recurrence.forward_into(
+            recurrence.CELLS["lstm"],
+            recurrence.ForwardInputs(table, index, h0, None, Wh),
+            steps,
+            recurrence.ForwardOutputs(hidden, cell),
+            config,
+        )
 
     forward()
     wanted = frozen((hidden, cell))

@@ -7,6 +7,7 @@ import pytest
 
 from capgpu.kernels import Dropout
 from capgpu.kernels.cuda import KERNELS, compile, softmax, workspace
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.random import dropout_mask
 from oracles.halves import ALL, HALVES, sums
 from oracles.numbers import TOLERANCE, distance
@@ -92,7 +93,7 @@ def test_rows_in_registers_begin_and_end_anywhere(device, dtype, size, with_bias
     for shift in range(16 // scores.itemsize):
         there = device.asarray(np.append(scores.ravel()[:shift], scores))[shift:].reshape(scores.shape)
         losses = device.empty(9, np.float32)
-        with compile.counting() as launches:
+        with counting() as launches:
             softmax.cross_entropy_rows(
                 there,
                 None if bias is None else device.asarray(bias),
@@ -110,7 +111,7 @@ def test_rows_in_registers_begin_and_end_anywhere(device, dtype, size, with_bias
 def test_rows_that_registers_cannot_hold_are_read_twice(device, dtype, size):
     scores, targets = draw(2, size, dtype)
     targets[:] = 3, size - 1
-    with compile.counting() as launches:
+    with counting() as launches:
         loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
     assert launches == ["softmax_registers" if size == 32771 else "softmax_blocks", "sum_losses"]
     want_loss, want = cross_entropy(scores.astype(np.float64), targets, 0.5)
@@ -241,7 +242,7 @@ def test_a_projection_and_its_gradient_may_be_transposed_views(device, monkeypat
     want = KERNELS.linear_cross_entropy(*there, 0.25)
     there[1] = device.asarray(np.ascontiguousarray(W.T)).T
     monkeypatch.setattr(softmax, "SCORE_BYTES", -(-7 // blocks) * 40 * 8)
-    with compile.counting() as launches, KERNELS.joint_column_sums():
+    with counting() as launches, KERNELS.joint_column_sums():
         out = KERNELS.linear_cross_entropy(*there, 0.25)
     if blocks == 1:
         assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]

@@ -10,7 +10,8 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cuda import compile, stopwatch, tuning, workspace
-from standin.cupy_standin import stream
+from capgpu.kernels.cuda.device_calls import counting
+from simulators.cupy_standin import stream
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def log(standin: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def measured(log: list[str], run: Callable[[], object], **settings: int) -> tuple[stopwatch.Elapsed, list[str]]:
     """Measure, and return what happened from the first filler of a batch on."""
-    with compile.counting(log):
+    with counting(log):
         stopwatch.fill(0.01)  # calibrates
         del log[:]
         elapsed = stopwatch.device_time(run, **settings)
@@ -59,14 +60,14 @@ def test_a_filler_precedes_each_batch_and_nothing_is_waited_for_until_its_end(lo
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_no_plan_of_a_recurrence_waits_within_a_batch(log, cell, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with compile.counting(log):
+    with counting(log):
         found = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
-    assert {entry.plan.tier for entry in found} == {"persistent", "step", "matmul"}
+    assert {entry.config.algorithm for entry in found} == {"persistent", "step", "matmul"}
     assert all(entry.queued for entry in found)
     ends = [place for place, name in enumerate(log) if name == "event"]
     for start, end in zip(ends[-2::-2], ends[::-2], strict=False):
         assert "wait" not in log[start:end]
-    assert log.count("wait") == 2 + 3 * len(found)  # twice to calibrate; warm-up, host, batch of each plan
+    assert log.count("wait") == 2 + 3 * len(found)  # twice to calibrate; warm-up, host, batch of each configuration
 
 
 def test_a_host_that_is_too_slow_gets_a_longer_filler_and_then_the_figure_is_marked(log, monkeypatch):
@@ -99,6 +100,6 @@ def test_the_spinning_kernel_computes_every_turn(device):
 
 
 def test_a_filler_of_no_length_launches_nothing_and_calibrates_nothing(log):
-    with compile.counting(log):
+    with counting(log):
         stopwatch.fill(0.0)
     assert log == []

@@ -12,8 +12,8 @@ from bench.cuda import ours
 from bench.cuda.parts import extents
 from bench.workloads import SIZES, make_workload
 from capgpu.data import emoji
-from capgpu.kernels.cuda import compile
 from capgpu.kernels.cuda.array_checks import DeviceMemoryError
+from capgpu.kernels.cuda.device_calls import counting
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.solver import CaptioningSolver
@@ -22,8 +22,8 @@ from oracles.device_memory import little_memory
 from oracles.halves import ALL, HALVES
 from oracles.numbers import TOLERANCE, distance, numeric_gradient
 from oracles.snapshots import frozen
-from standin import cupy_standin
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.state import STATE
 
 #: Of a training step: an LSTM's loss and gradients, then Adam.
 LAUNCHES = [
@@ -70,7 +70,7 @@ def test_clipping_takes_two_launches_more_and_waits_for_nothing(device, cell, dt
     model = captioner(cell=cell, dtype=dtype)
     optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
     features = device.ones((5, 7), dtype)
-    with compile.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+    with counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
         _, grads = model.loss(features, CAPTIONS)
         optimizer.step(model.params, grads, clip_norm=1.0)
     assert launches[-3:] == ["square_sums", "root_of_sum", "adam"]
@@ -103,7 +103,7 @@ def test_a_step_at_full_size_takes_no_more_than_24_launches(
         model = captioner(sizes.V, sizes.D, sizes.W, sizes.H, cell, dtype, tie_weights=tied, **options)
         optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
         cupy_standin.reset_counters()
-        with compile.counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+        with counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
             _, grads = model.loss(features, work.captions, dropout_key=7)
             optimizer.step(model.params, grads)
         with capsys.disabled():
@@ -134,7 +134,7 @@ def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H
             model = captioner(V, 11, W, H, cell, kind, tie_weights=tied, **options)
             params = {key: capgpu.to_numpy(value).astype(dtype) for key, value in model.params.items()}
             model.params = {key: capgpu.asarray(value.astype(kind)) for key, value in params.items()}
-            with compile.counting() as launches:
+            with counting() as launches:
                 results[name] = model.loss(capgpu.asarray(features.astype(kind)), captions, dropout_key=3)
         assert list(results[name][1]) == list(model.params)
     # the whole pass, and not its composition
@@ -342,7 +342,7 @@ def test_an_id_out_of_range_is_refused_before_anything_is_launched(device, bad):
     model, features = captioner(), device.ones((5, 7))
     captions = CAPTIONS.astype(np.int64)
     captions[2, 3] = bad
-    with compile.counting() as launches, pytest.raises(ValueError, match=rf"captions\[2, 3\]: .* got {bad}"):
+    with counting() as launches, pytest.raises(ValueError, match=rf"captions\[2, 3\]: .* got {bad}"):
         model.loss(features, captions)
     assert launches == []
 
@@ -381,7 +381,7 @@ def test_a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller
     before = frozen(model.params)
     model.loss(features[:3], captions[:3])  # what every batch needs, such as cuBLAS' memory, is there
     with little_memory(device, 1_500_000):
-        with pytest.raises(DeviceMemoryError, match=r"no room for .*: [\d,]+ bytes, .* Use a smaller batch"):
+        with pytest.raises(DeviceMemoryError, match=r"too little memory for .*: [\d,]+ bytes, .* Use a smaller batch"):
             model.loss(features, captions)
         assert frozen(model.params) == before
         wanted = model.loss(features[:3], captions[:3])

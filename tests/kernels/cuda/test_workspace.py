@@ -11,9 +11,9 @@ import pytest
 import capgpu
 from capgpu.kernels.cuda import launch_heuristics, recurrence
 from capgpu.kernels.cuda.workspace import workspace
-from emulator.runner import KernelFaultError
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, example
 from oracles.snapshots import frozen
+from simulators.emulator.runner import KernelFaultError
 
 CASE = next(case for case in KERNEL_CASES if case.operation == "lstm_forward")
 

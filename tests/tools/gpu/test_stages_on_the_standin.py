@@ -17,10 +17,11 @@ import capgpu
 from bench.cuda import report
 from bench.cuda.run import RESULTS
 from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, workspace
-from emulator.runner import EmulatorRunner, Launch
+from capgpu.kernels.cuda.device_calls import counting
 from oracles import kernel_launches
-from standin import cupy_standin
-from standin.cupy_standin.state import STATE
+from simulators import cupy_standin
+from simulators.cupy_standin.state import STATE
+from simulators.emulator.runner import EmulatorRunner, Launch
 from tools.gpu import checked, compile_all, host, profiled, tables, times, training
 from tools.gpu.stages import NO_DEVICE
 from tools.gpu.tables import Findings, LeftOutError, Part
@@ -126,7 +127,9 @@ def test_plans_of_more_blocks_than_the_device_holds_are_left_out(standin, monkey
     capgpu.set_backend("cuda")
     grids: dict[str, list[int]] = {}
     monkeypatch.setattr(
-        checked.Launcher, "_pass", lambda self, name, H, plan: grids.setdefault(plan.tier, []).append(plan.grid)
+        checked.Launcher,
+        "_pass",
+        lambda self, name, H, config: grids.setdefault(config.algorithm, []).append(config.grid),
     )
     done = checked.Launcher("float32").recurrences(40)
     assert done == sum(map(len, grids.values()))
@@ -137,15 +140,15 @@ def test_plans_of_more_blocks_than_the_device_holds_are_left_out(standin, monkey
 def test_a_launch_that_the_driver_refuses_is_told_and_the_others_are_checked(standin, monkeypatch, capsys):
     made = []
 
-    def refuse(self: Any, name: str, H: int, plan: Any) -> None:
-        if plan.tier == "persistent" and plan.units == 16:
+    def refuse(self: Any, name: str, H: int, config: Any) -> None:
+        if config.algorithm == "persistent" and config.units == 16:
             raise compile.CooperativeLaunchError(f"kernel {name}: the driver refuses a cooperative launch")
-        made.append(plan)
+        made.append(config)
 
     monkeypatch.setattr(checked.Launcher, "_pass", refuse)
     monkeypatch.setattr(checked.Launcher, "steps", lambda self, V: None)
     assert checked.main(["--dtypes", "float32", "--hidden", "8"]) == 1
-    assert any(plan.units == 32 for plan in made)
+    assert any(config.units == 32 for config in made)
     assert "float32: NOT CHECKED, H=8, kernel lstm_forward: the driver refuses" in capsys.readouterr().out
 
 
@@ -185,7 +188,7 @@ def test_every_plan_of_a_recurrence_is_timed_and_one_is_the_chosen(timed):
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     for name in ("lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward"):
         mine = [row for row in rows if row["pass"] == name]
-        assert {row["tier"] for row in mine} == {"persistent", "step", "matmul"}
+        assert {row["algorithm"] for row in mine} == {"persistent", "step", "matmul"}
         assert sum(row["chosen"] for row in mine) == 1
 
 
@@ -260,8 +263,8 @@ def test_a_plan_that_the_driver_refuses_is_a_row_without_a_time(standin):
     STATE.cooperative_refusal = 720
     part = next(part for part in times.parts(times.TINY) if part.name == "recurrences, float32")
     rows = [dict(zip(part.columns, row, strict=True)) for row in part.rows()]
-    assert {row["tier"] for row in rows if "refuses a cooperative launch" in str(row["ms"])} == {"persistent"}
-    assert {row["tier"] for row in rows if row["us a step"] != ""} == {"step", "matmul"}
+    assert {row["algorithm"] for row in rows if "refuses a cooperative launch" in str(row["ms"])} == {"persistent"}
+    assert {row["algorithm"] for row in rows if row["us a step"] != ""} == {"step", "matmul"}
 
 
 # --- host -------------------------------------------------------------------------------------------
@@ -299,7 +302,7 @@ def test_without_a_device_the_host_is_not_timed(monkeypatch, capsys):
 
 
 def test_a_step_of_each_size_is_made_for_the_counters(standin, capsys):
-    with compile.counting() as launches:
+    with counting() as launches:
         assert profiled.main([TINY]) == 0
     assert any(name.startswith("lstm_forward") for name in launches)
     assert capsys.readouterr().out == f"a step of {TINY}\n"

@@ -1,6 +1,6 @@
 // Runs a recorded launch again: replay FILE [ORDER SEED RESULT]...
 //
-// FILE holds numbers of 8 bytes, texts and bytes with their length before them (emulator.recording writes it):
+// FILE holds numbers of 8 bytes, texts and bytes with their length before them (simulators.emulator.recording writes it):
 //   module, count and pairs of shared variables, kernel, grid, block, shared, cooperative,
 //   the pieces of device memory: count, then distance to a multiple of 512 and bytes of each,
 //   the arguments: count, then bytes of each,

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from standin.cupy_standin.array import ndarray
-from standin.cupy_standin.memory import MemoryPointer
-from standin.cupy_standin.state import UndefinedOnDeviceError
+from simulators.cupy_standin.array import ndarray
+from simulators.cupy_standin.memory import MemoryPointer
+from simulators.cupy_standin.state import UndefinedOnDeviceError
 
 _INTEGER, _FLOATING, _CLASS, _POINTER = 1, 2, 3, 4
 _NAMES = {0: "void", _INTEGER: "integer", _FLOATING: "floating", _CLASS: "structure", _POINTER: "pointer"}

@@ -1,15 +1,15 @@
 """Broken copies of kernels, and what catches them.
 
-A kernel's proof is worth what it can refuse: every mutation has to be caught by the hunter that it names.
+Every mutation must be detected by the checker that it names; otherwise the checks prove nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emulator import build
-from emulator.recording import Recording, run_again
-from emulator.runner import Order
+from simulators.emulator import build
+from simulators.emulator.recording import Recording, run_again
+from simulators.emulator.runner import Order
 
 #: Orders of threads and blocks that have no reason to suit a kernel.
 ADVERSARIAL = (
@@ -60,16 +60,16 @@ class Mutation:
         return code.replace(self.before, self.after)
 
 
-def finding(recorded: Recording, workshop: build.Workshop, hunter: str, code: str | None = None) -> str:
-    """Say what a hunter finds in a recorded launch.
+def finding(recorded: Recording, build_cache: build.BuildCache, checker: str, code: str | None = None) -> str:
+    """Return what a checker finds in a recorded launch.
 
     Parameters
     ----------
     recorded : Recording
         The launch, with the results that it should have.
-    workshop : Workshop
+    build_cache : BuildCache
         Compiles.
-    hunter : str
+    checker : str
         One of the four.
     code : str, optional
         The source to run in place of the recorded one.
@@ -79,12 +79,12 @@ def finding(recorded: Recording, workshop: build.Workshop, hunter: str, code: st
     str
         Empty where nothing is found.
     """
-    if hunter == THREAD:
-        return run_again(recorded, workshop, build.THREAD, (Order("random", 1),), code).finding
-    if hunter == ADDRESS:
-        return run_again(recorded, workshop, build.ADDRESS, (Order("reversed"),), code).finding
-    outcome = run_again(recorded, workshop, build.PLAIN, ADVERSARIAL, code)
-    if hunter == FAULT or outcome.finding:
+    if checker == THREAD:
+        return run_again(recorded, build_cache, build.THREAD, (Order("random", 1),), code).finding
+    if checker == ADDRESS:
+        return run_again(recorded, build_cache, build.ADDRESS, (Order("reversed"),), code).finding
+    outcome = run_again(recorded, build_cache, build.PLAIN, ADVERSARIAL, code)
+    if checker == FAULT or outcome.finding:
         return outcome.finding
     wrong = [
         f"{order.name} {order.seed}"

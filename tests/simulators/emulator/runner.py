@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from emulator import build
-from emulator.arguments import Parameter, pack, parameters_of
-from standin.cupy_standin.compiler import CompileException
-from standin.cupy_standin.driver import Attributes, CUDADriverError
-from standin.cupy_standin.state import UndefinedOnDeviceError
+from simulators.cupy_standin.compiler import CompileException
+from simulators.cupy_standin.driver import Attributes, CUDADriverError
+from simulators.cupy_standin.state import UndefinedOnDeviceError
+from simulators.emulator import build
+from simulators.emulator.arguments import Parameter, pack, parameters_of
 
 ORDERS = ("breadth_first", "reversed", "depth_first", "random")
 _MESSAGE = 1024
@@ -94,7 +94,7 @@ class EmulatorRunner:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.workshop = build.Workshop(folder)
+        self.build_cache = build.BuildCache(folder)
         self.order = Order()
         self.at_once = 2
         self.observers: list[Callable[[Launch], Callable[[], None] | None]] = []
@@ -177,7 +177,7 @@ class EmulatorRunner:
         key = (module.code, module.options)
         found = self._compiled.get(key)
         if found is None:
-            path = self.workshop.kernel(module.code, module.options)
+            path = self.build_cache.kernel(module.code, module.options)
             message = ctypes.create_string_buffer(_MESSAGE)
             handle = self._runtime().emulator_open(str(path).encode(), None, 0, message, _MESSAGE)
             if not handle:
@@ -187,7 +187,7 @@ class EmulatorRunner:
 
     def _runtime(self) -> Any:
         if self._library is None:
-            library = ctypes.CDLL(str(self.workshop.library()), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(str(self.build_cache.library()), mode=ctypes.RTLD_GLOBAL)
             library.emulator_open.restype = ctypes.c_void_p
             library.emulator_open.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, *_ERROR]
             library.emulator_signature.restype = ctypes.POINTER(ctypes.c_uint)

@@ -1,12 +1,12 @@
-"""A worker of the benchmarks whose GPU is the stand-in: ``python -m standin.worker MODULE MODE``."""
+"""A worker of the benchmarks whose GPU is the stand-in: ``python -m simulators.worker MODULE MODE``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import bench.worker
-from emulator.runner import EmulatorRunner
-from standin import cupy_standin
+from simulators import cupy_standin
+from simulators.emulator.runner import EmulatorRunner
 
 if __name__ == "__main__":
     with cupy_standin.installed():

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from emulator import build
-from emulator.arguments import address_of, pack
-from emulator.runner import ORDERS, EmulatorRunner, Launch, Order
-from standin.cupy_standin.array import ndarray
-from standin.cupy_standin.memory import MemoryPointer, known_blocks, owner_of
+from simulators.cupy_standin.array import ndarray
+from simulators.cupy_standin.memory import MemoryPointer, known_blocks, owner_of
+from simulators.emulator import build
+from simulators.emulator.arguments import address_of, pack
+from simulators.emulator.runner import ORDERS, EmulatorRunner, Launch, Order
 
 _SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=66:detect_stack_use_after_return=0",
@@ -116,7 +116,7 @@ def recording(
 
 def run_again(
     recorded: Recording,
-    workshop: build.Workshop,
+    build_cache: build.BuildCache,
     variant: build.Variant = build.PLAIN,
     orders: Sequence[Order] = (Order(),),
     code: str | None = None,
@@ -128,7 +128,7 @@ def run_again(
     ----------
     recorded : Recording
         The launch.
-    workshop : Workshop
+    build_cache : BuildCache
         Compiles.
     variant : Variant
         How the kernel is compiled.
@@ -145,8 +145,8 @@ def run_again(
         The first finding ends it.
     """
     launch = recorded.launch
-    module = workshop.kernel(launch.code if code is None else code, launch.options, variant)
-    program = workshop.program(variant)
+    module = build_cache.kernel(launch.code if code is None else code, launch.options, variant)
+    program = build_cache.program(variant)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "launch"
         file.write_bytes(_serialised(recorded, module))

@@ -3,7 +3,7 @@
 It runs on NumPy, behaves as CuPy 14.2 does, forbids what CuPy forbids, and counts what costs time on a
 device. Where it is stricter than CuPy is listed at `array.ndarray` and in `rules`.
 
->>> from standin import cupy_standin
+>>> from simulators import cupy_standin
 >>> with cupy_standin.installed() as cupy:
 ...     x = cupy.asarray([1.0, 2.0])
 ...     with cupy_standin.forbid_synchronisation():

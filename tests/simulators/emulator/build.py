@@ -137,7 +137,7 @@ def macros(options: tuple[str, ...]) -> list[str]:
     return defined
 
 
-class Workshop:
+class BuildCache:
     """Compiles into a folder and finds there what it has compiled before.
 
     Parameters

@@ -1,0 +1,50 @@
+"""Checks of recorded launches, as data, so that a test session can run all of them at once, on every core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulators.emulator import build
+from simulators.emulator.mutations import ADDRESS, THREAD, Mutation, finding
+from simulators.emulator.recording import Recording
+
+SANITIZERS = {ADDRESS: build.ADDRESS, THREAD: build.THREAD}
+
+
+@dataclass(frozen=True)
+class SanitizerRun:
+    """A checker applied to the launches of a kernel.
+
+    Attributes
+    ----------
+    dtype, variant : str
+        Which kernel; `variant` may be its name alone, for the first of its variants.
+    checker : str
+        One of `simulators.emulator.mutations`.
+    mutation : Mutation, optional
+        Applied to the kernel's source first.
+    """
+
+    dtype: str
+    variant: str
+    checker: str
+    mutation: Mutation | None = None
+
+    def __str__(self) -> str:
+        if self.mutation is None:
+            return f"{self.variant}-{self.dtype}-{self.checker}"
+        return f"{self.mutation}-{self.checker}"
+
+    def missing(self) -> str | None:
+        """Return what this machine lacks for the run, or None."""
+        return build.missing_sanitizer(SANITIZERS[self.checker]) if self.checker in SANITIZERS else build.missing()
+
+    def run(self, recordings: Sequence[Recording], build_cache: build.BuildCache) -> str:
+        """Return the first finding, empty where no launch has one."""
+        for recorded in recordings:
+            code = None if self.mutation is None else self.mutation.apply(recorded.launch.code)
+            found = finding(recorded, build_cache, self.checker, code)
+            if found:
+                return f"{recorded}: {found}"
+        return ""
