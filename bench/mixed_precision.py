@@ -1,13 +1,19 @@
-"""Whether bfloat16 pays on this processor: ``python -m bench.mixed_precision``.
+"""What bfloat16 gains on this processor, and what it costs: ``python -m bench.mixed_precision``.
 
-A training step (Adam, dropout 0.3) of our float32, of PyTorch's packed float32, and of PyTorch's packed step under
-``torch.autocast`` with bfloat16, which multiplies in bfloat16 and keeps parameters and sums in float32. The three take
-turns in one process; a round's ratios compare neighbours in time. Needs PyTorch.
+A training step (Adam, dropout 0.3) of ours in float32 and with ``precision="bf16"``, of PyTorch's packed float32, and
+of PyTorch's packed step under ``torch.autocast`` with bfloat16, which multiplies in bfloat16 and keeps parameters and
+sums in float32, as ours does. The four take turns in one process; a round's ratios compare neighbours in time. Needs
+PyTorch.
+
+``--runs`` adds the losses and the exact matches of run folders that ``capgpu train --data emoji --out FOLDER`` (with
+``--precision bf16`` or without) and ``capgpu eval --run FOLDER --json FOLDER/test.json`` wrote.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -48,8 +54,11 @@ def steps_of(size: str, cell: str) -> dict[str, Callable[[], None]]:
             return whole_loss(*args)
 
     half.loss = loss_under_autocast
+    rounded = ours.make_task("cpu", work, JOB)
+    rounded.model.precision = "bf16"
     tasks = {
         "capgpu float32": ours.make_task("cpu", work, JOB),
+        "capgpu bf16": rounded,
         "PyTorch float32": torch_peer.make_task("packed", work, JOB),
         "PyTorch bfloat16": half,
     }
@@ -75,37 +84,77 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, seconds: float) -
     return found
 
 
+def trained(folder: Path) -> list[str]:
+    """Return precision, losses and test scores of a run folder."""
+    config, summary, test = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "summary.json", "test.json")
+    )
+    epochs = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    last = [epoch for epoch in epochs if epoch["kind"] == "epoch"][-1]
+    model = next(iter(test["scores"].values()))
+    return [
+        config["settings"]["precision"],
+        f"{last['train_loss']:.4f}",
+        f"{last['val_loss']:.4f}",
+        f"{summary['validation loss per word']:.4f}, epoch {summary['best epoch']}",
+        f"{model['exact']:.1%}",
+        f"{model['CIDEr']:.2f}",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.mixed_precision", description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", default="S1,S3", help="sizes, comma-separated (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each competitor in a round")
+    parser.add_argument("--wait", type=float, default=60.0, help="most seconds to wait for idle cores before a row")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="run folders to report the losses of")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "mixed_precision.md")
     args = parser.parse_args()
     rows = []
     for size in args.sizes.split(","):
         for cell in ("lstm", "rnn"):
-            wait_until_quiet(60.0)
+            wait_until_quiet(args.wait)
             found = measure(steps_of(size, cell), args.rounds, args.seconds)
             cells = [f"{side.median:.1f}, spread {side.noise:.0%}" for side in map(summarise, found.values())]
-            own, single, half = found.values()
-            rows.append([size, cell, *cells, *(f"{paired_ratio(half, other):.2f}" for other in (own, single))])
+            own, rounded, single, half = found.values()
+            pairs = [(rounded, half), (rounded, own), (half, own), (half, single)]
+            rows.append([size, cell, *cells, *(f"{paired_ratio(*pair):.2f}" for pair in pairs)])
             print(" | ".join(rows[-1]), flush=True)
     facts = describe({"torch": torch.__version__}, None)
     facts["instructions for bfloat16"] = bfloat16_units()
     facts["command"] = f"`python -m bench.mixed_precision {' '.join(sys.argv[1:])}`".replace(
         str(args.out), args.out.name
     )
-    names = ("capgpu float32, ms", "PyTorch float32, ms", "PyTorch bfloat16, ms")
+    facts["load of the last minute, at the end"] = f"{os.getloadavg()[0]:.1f}"
+    names = ("capgpu float32", "capgpu bf16", "PyTorch float32", "PyTorch bfloat16")
+    ratios = (
+        "bf16 / PyTorch bfloat16",
+        "bf16 / float32",
+        "PyTorch bfloat16 / our float32",
+        "PyTorch bfloat16 / its float32",
+    )
     text = [
         "# A training step in mixed precision",
         "",
         *table(["", ""], [[name, value] for name, value in facts.items()]),
-        f"Adam, dropout 0.3, PyTorch packed. Medians over {args.rounds} rounds; the spread is the interquartile range "
-        "over the median, a ratio the median over rounds.",
+        f"Adam, dropout 0.3, PyTorch packed. Milliseconds, medians over {args.rounds} rounds; the spread is the "
+        "interquartile range over the median, a ratio the median over rounds. The load counts the processes that want "
+        f"one of the {os.cpu_count()} cores, this one among them: above that, the machine was busy with others.",
         "",
-        *table(["size", "cell", *names, "bfloat16 / capgpu", "bfloat16 / PyTorch float32"], rows),
+        *table(["size", "cell", *names, *ratios], rows),
     ]
+    if args.runs:
+        heads = ["precision", "training loss", "validation loss", "lowest validation loss", "exact on test", "CIDEr"]
+        text += [
+            "",
+            "## What it costs",
+            "",
+            "The embedded emoji, `capgpu train --data emoji` with and without `--precision bf16`, then `capgpu eval`. "
+            "Losses are nats per word, of the last epoch unless another is named.",
+            "",
+            *table(heads, [trained(folder) for folder in args.runs]),
+        ]
     write_atomically(args.out, ("\n".join(text) + "\n").encode())
 
 

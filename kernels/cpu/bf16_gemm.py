@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, SQUARE, TILE_BYTES, unit
+from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, DEEP, SQUARE, TILE_BYTES, unit
 from capgpu.kernels.cpu.bf16_pack import EDGE, copy_rows, pack, tiles_along
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.gemm import BIAS, KEEP, NOTHING, aligned
+from capgpu.kernels.cpu.gemm import BIAS, KEEP, NOTHING
 from capgpu.kernels.cpu.job_slot import run_job
 from capgpu.kernels.cpu.symbols import call_address
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
+from capgpu.kernels.cpu.workspace import scratch
 
 __all__ = ["ASIDE", "product_into", "squares"]
 
 #: Greatest depth of packed factors, most rows of A that are packed at once, columns of B in a group.
-DEPTH, CHUNK, GROUP = 1024, 512, 256
+DEPTH, CHUNK, GROUP = 1024, 2048, 256
 #: Elements of a square of C.
 ASIDE = SQUARE * SQUARE
 #: Below this many multiply-adds one thread is faster than two.
@@ -87,11 +88,12 @@ def _set_rows(C: Any, start: int, stop: int, left: int, right: int, bias: Any) -
             target[j] = source[j]
 
 
-@compiled()
+@compiled(allocates=False)
 def _share(
     index: int,
     count: int,
     kernels: Any,
+    scratch: Any,
     by_rows: bool,
     A: Any,
     a_transposed: bool,
@@ -119,13 +121,11 @@ def _share(
         C[row_start:row_stop, left:right] = 0
     most, widest = min(row_stop - row_start, CHUNK), min(right - left, GROUP)
     step = tiles_along(min(k, DEPTH)) * TILE_BYTES
-    a_size = (most + COLUMNS - 1) // COLUMNS * step // 4
-    b_size = (widest + COLUMNS - 1) // COLUMNS * step // 4
-    # one allocation: what a task holds when it raises is never freed
-    scratch = aligned(a_size + b_size + EDGE + ASIDE, C)
     # Numba's addresses are unsigned and sums with them are not
-    a, b = scratch.ctypes.data + 0, scratch.ctypes.data + 4 * a_size
-    edge, aside = b + 4 * b_size, b + 4 * (b_size + EDGE)
+    a = scratch[index].ctypes.data + 0
+    b = a + (most + COLUMNS - 1) // COLUMNS * step
+    edge = b + (widest + COLUMNS - 1) // COLUMNS * step
+    aside = edge + 4 * EDGE
     A_data, B_data, C_data = A.ctypes.data + 0, B.ctypes.data + 0, C.ctypes.data + 0
     lda, ldb = A.shape[1], B.shape[1]
     kernel, begin, end = kernels
@@ -181,4 +181,7 @@ def product_into(
     offsets = out[0] if bias is None else bias
     n_tasks = POOL.n_threads if m * n * k >= WORTH_SHARING else 1
     # each task packs the other factor whole
-    POOL.run(n_tasks, _launch_share, unit(), m > n, a, transpose_a, b, transpose_b, offsets, start, out)
+    rows, columns = (-(-min(extent, most) // COLUMNS) for extent, most in ((m, CHUNK), (n, GROUP)))
+    room = (rows + columns) * -(-min(k, DEPTH) // DEEP) * TILE_BYTES // 4 + EDGE + ASIDE
+    tiles = scratch("tiles", (n_tasks, room), out.dtype)
+    POOL.run(n_tasks, _launch_share, unit(), tiles, m > n, a, transpose_a, b, transpose_b, offsets, start, out)
