@@ -128,12 +128,8 @@ def main() -> None:
     )
     facts["load of the last minute, at the end"] = f"{os.getloadavg()[0]:.1f}"
     names = ("capgpu float32", "capgpu bf16", "PyTorch float32", "PyTorch bfloat16")
-    ratios = (
-        "bf16 / PyTorch bfloat16",
-        "bf16 / float32",
-        "PyTorch bfloat16 / our float32",
-        "PyTorch bfloat16 / its float32",
-    )
+    theirs = [f"PyTorch bfloat16 / {whose} float32" for whose in ("our", "its")]
+    ratios = ("bf16 / PyTorch bfloat16", "bf16 / float32", *theirs)
     text = [
         "# A training step in mixed precision",
         "",

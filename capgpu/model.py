@@ -69,8 +69,8 @@ class CaptioningRNN:
     precision : {"float32", "bf16"}
         How matrix products read their factors, in training and decoding. ``"float32"``: as they are, whatever `dtype`.
         ``"bf16"``, for float32 models: rounded to bfloat16 (8 significant bits); sums, parameters, gradients and the
-        optimiser's state stay float32. Faster on processors with AMX or AVX512-BF16, and meant for CUDA devices from
-        compute capability 8.0 on; elsewhere it is as slow as float32, or slower.
+        optimiser's state stay float32. Faster on processors with AMX (Linux), and meant for CUDA devices from compute
+        capability 8.0 on, where recurrences stay float32. Others compute the same, about as fast as float32 or slower.
 
     Attributes
     ----------
