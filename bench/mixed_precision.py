@@ -30,6 +30,9 @@ from bench.stats import paired_ratio, summarise
 from bench.workloads import make_workload, parse_size
 
 JOB = "adam-dropout"
+#: Elapsed time; the process's time on processors, which a busy machine changes little where there is one thread.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WORDS = {"wall": "elapsed time", "cpu": "processor time"}
 #: What Linux calls a processor's instructions for products of bfloat16.
 UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -67,7 +70,9 @@ def steps_of(size: str, cell: str) -> dict[str, Callable[[], None]]:
     return {name: task.step for name, task in tasks.items()}
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, list[list[float]]]:
+def measure(
+    steps: dict[str, Callable[[], None]], rounds: int, seconds: float, clock: Callable[[], float]
+) -> dict[str, list[list[float]]]:
     """Return the milliseconds of steps, a list for each round, competitors taking turns."""
     found: dict[str, list[list[float]]] = {name: [] for name in steps}
     for step in steps.values():
@@ -75,11 +80,11 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, seconds: float) -
     for _ in range(rounds):
         for name, step in steps.items():
             samples: list[float] = []
-            began = time.perf_counter()
-            while not samples or time.perf_counter() - began < seconds:
-                start = time.perf_counter()
+            began = clock()
+            while not samples or clock() - began < seconds:
+                start = clock()
                 step()
-                samples.append((time.perf_counter() - start) * 1e3)
+                samples.append((clock() - start) * 1e3)
             found[name].append(samples)
     return found
 
@@ -108,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds for each competitor in a round")
     parser.add_argument("--wait", type=float, default=60.0, help="most seconds to wait for idle cores before a row")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for OMP_NUM_THREADS=1")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="run folders to report the losses of")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "mixed_precision.md")
     args = parser.parse_args()
@@ -115,13 +121,14 @@ def main() -> None:
     for size in args.sizes.split(","):
         for cell in ("lstm", "rnn"):
             wait_until_quiet(args.wait)
-            found = measure(steps_of(size, cell), args.rounds, args.seconds)
+            found = measure(steps_of(size, cell), args.rounds, args.seconds, CLOCKS[args.clock])
             cells = [f"{side.median:.1f}, spread {side.noise:.0%}" for side in map(summarise, found.values())]
             own, rounded, single, half = found.values()
             pairs = [(rounded, half), (rounded, own), (half, own), (half, single)]
             rows.append([size, cell, *cells, *(f"{paired_ratio(*pair):.2f}" for pair in pairs)])
             print(" | ".join(rows[-1]), flush=True)
-    facts = describe({"torch": torch.__version__}, None)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    facts = describe({"torch": torch.__version__}, None if threads is None else int(threads))
     facts["instructions for bfloat16"] = bfloat16_units()
     facts["command"] = f"`python -m bench.mixed_precision {' '.join(sys.argv[1:])}`".replace(
         str(args.out), args.out.name
@@ -134,8 +141,8 @@ def main() -> None:
         "# A training step in mixed precision",
         "",
         *table(["", ""], [[name, value] for name, value in facts.items()]),
-        f"Adam, dropout 0.3, PyTorch packed. Milliseconds, medians over {args.rounds} rounds; the spread is the "
-        "interquartile range over the median, a ratio the median over rounds. The load counts the processes that want "
+        f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {WORDS[args.clock]}, medians over {args.rounds} rounds; the "
+        "spread is the interquartile range over the median, a ratio the median over rounds. The load counts the processes that want "
         f"one of the {os.cpu_count()} cores, this one among them: above that, the machine was busy with others.",
         "",
         *table(["size", "cell", *names, *ratios], rows),
