@@ -141,9 +141,10 @@ def main() -> None:
         "# A training step in mixed precision",
         "",
         *table(["", ""], [[name, value] for name, value in facts.items()]),
-        f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {WORDS[args.clock]}, medians over {args.rounds} rounds; the "
-        "spread is the interquartile range over the median, a ratio the median over rounds. The load counts the processes that want "
-        f"one of the {os.cpu_count()} cores, this one among them: above that, the machine was busy with others.",
+        f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {WORDS[args.clock]}, medians over {args.rounds} rounds; "
+        "the spread is the interquartile range over the median, a ratio the median over rounds. The load counts the "
+        f"processes that want one of the {os.cpu_count()} cores, this one among them: above that, the machine was busy "
+        "with others.",
         "",
         *table(["size", "cell", *names, *ratios], rows),
     ]

@@ -21,6 +21,7 @@ from capgpu.kernels.cpu.symbols import by_symbol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
+from capgpu.kernels.loading import imported
 
 __all__ = [
     "BIAS",
@@ -447,9 +448,9 @@ def product_into(
     """
     if precision == "bf16":
         # imported here: nothing of it is compiled where it is not asked for
-        from capgpu.kernels.cpu import bf16_gemm
-
-        bf16_gemm.product_into(out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+        imported("capgpu.kernels.cpu.bf16_gemm").product_into(
+            out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate
+        )
         return
     m, n = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]

@@ -18,6 +18,7 @@ from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import pack_columns_whole, product_with_packed
 from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
 from capgpu.kernels.cpu.symbols import call_address
+from capgpu.kernels.loading import imported
 
 __all__ = [
     "Products",
@@ -39,9 +40,8 @@ def products(precision: Precision, rows: int, depth: int) -> Products:
     """Return how a recurrence multiplies, of at most `rows` rows at a step and sums of `depth` products."""
     if precision == "float32":
         return (0,) * 6
-    from capgpu.kernels.cpu.bf16_recurrent import rounded_products
-
-    return rounded_products(rows, depth)
+    rounding: Products = imported("capgpu.kernels.cpu.bf16_recurrent").rounded_products(rows, depth)
+    return rounding
 
 
 def packed_size(depth: int, columns: int, n_gates: int, itemsize: int, rounded: bool, n_tasks: int) -> int:

@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.code_cache import compiled_callback, symbols
+from capgpu.kernels.loading import undisturbed
 
 __all__ = ["address_of", "by_symbol", "call_address", "called_by_symbol", "provide"]
 
@@ -92,7 +93,8 @@ def provide(symbol: str) -> None:
 
 def address_of(symbol: str) -> int:
     """Return the address of a registered symbol: for callers that are handed the function to call."""
-    provide(symbol)
+    if symbol not in _addresses:
+        undisturbed(provide, symbol)
     address: int = _addresses[symbol].address
     return address
 
