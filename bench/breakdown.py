@@ -65,11 +65,11 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     from capgpu.kernels.reference import OPERATIONS
     from capgpu.optim import Optimizer
 
-    model: Any = import_module("capgpu.model")
-    choose = model.kernels_for
+    model, captioner = (import_module(f"capgpu.{name}") for name in ("model", "captioner"))
+    choose: Any = captioner.kernels_for
 
-    def timed_kernels(array: Any) -> Any:
-        kernels = choose(array)
+    def timed_kernels(array: Any, precision: str = "float32") -> Any:
+        kernels = choose(array, precision)
         operations = {name: clock.wrap(PARTS[name], getattr(kernels, name)) for name in OPERATIONS if name in PARTS}
         return type("TimedKernels", (type(kernels),), {name: staticmethod(run) for name, run in operations.items()})()
 
@@ -78,6 +78,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
 
     with (
         mock.patch.object(model, "kernels_for", timed_kernels),
+        mock.patch.object(captioner, "kernels_for", timed_kernels),
         plain(model.CaptioningRNN, "_checked"),
         plain(Optimizer, "step"),
     ):

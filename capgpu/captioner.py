@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, kernels_for
+from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for
 from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
@@ -89,7 +89,7 @@ def captioner_gradients(
     batch : CaptionBatch
         The captions, where the parameters live.
     options : LossOptions
-        Dropout and label smoothing.
+        Dropout, label smoothing, and the precision of products.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def captioner_gradients(
     grads : dict of str to array
         Gradient with respect to each parameter.
     """
-    kernels = kernels_for(params["Wh"])
+    kernels = kernels_for(params["Wh"], options.precision)
     with kernels.joint_column_sums():
         return _gradients(kernels, cell, params, features, batch, options)
 
@@ -154,20 +154,24 @@ def _gradients(
     return loss, grads
 
 
-def captioner_loss(cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch) -> Array:
+def captioner_loss(
+    cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch, precision: Precision = "float32"
+) -> Array:
     """Compute the negative log-likelihood of captions, without gradients, dropout or smoothing.
 
     Parameters
     ----------
     cell, params, features, batch
         As for `captioner_gradients`.
+    precision : {"float32", "bf16"}
+        How products read their factors.
 
     Returns
     -------
     array, shape ()
         Cross-entropy summed over the words that count, in nats.
     """
-    kernels = kernels_for(params["Wh"])
+    kernels = kernels_for(params["Wh"], precision)
     hidden = _hidden_states(kernels, cell, params, features, batch).states.hidden
     total, *_ = kernels.linear_cross_entropy(
         hidden, _vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
@@ -216,7 +220,9 @@ class DecodingState(NamedTuple):
     table: Array | None
 
 
-def initial_decoding_state(cell: Cell, params: Mapping[str, Array], features: Array, n_words: int) -> DecodingState:
+def initial_decoding_state(
+    cell: Cell, params: Mapping[str, Array], features: Array, n_words: int, precision: Precision = "float32"
+) -> DecodingState:
     """Compute the state before START is read.
 
     Parameters
@@ -225,13 +231,15 @@ def initial_decoding_state(cell: Cell, params: Mapping[str, Array], features: Ar
         As for `captioner_gradients`.
     n_words : int
         Number of words that will be read in all; the whole vocabulary is projected once where it is no larger.
+    precision : {"float32", "bf16"}
+        How products read their factors.
 
     Returns
     -------
     DecodingState
         One row a picture.
     """
-    p, kernels = params, kernels_for(params["Wh"])
+    p, kernels = params, kernels_for(params["Wh"], precision)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
     table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if n_words >= p["W_embed"].shape[0] else None
@@ -239,7 +247,11 @@ def initial_decoding_state(cell: Cell, params: Mapping[str, Array], features: Ar
 
 
 def next_word_scores(
-    params: Mapping[str, Array], state: DecodingState, words: Array, parents: Array | None = None
+    params: Mapping[str, Array],
+    state: DecodingState,
+    words: Array,
+    parents: Array | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Array, DecodingState]:
     """Read one word per caption and score the next.
 
@@ -253,6 +265,8 @@ def next_word_scores(
         The word that each caption reads.
     parents : array of int, shape (M,), optional
         Row of `state` that each caption continues; by default its own.
+    precision : {"float32", "bf16"}
+        How products read their factors.
 
     Returns
     -------
@@ -261,7 +275,7 @@ def next_word_scores(
     state : DecodingState
         M rows.
     """
-    p, kernels = params, kernels_for(params["Wh"])
+    p, kernels = params, kernels_for(params["Wh"], precision)
     if state.table is None:
         embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
         projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
@@ -274,7 +288,13 @@ def next_word_scores(
 
 
 def greedy_captions(
-    params: Mapping[str, Array], features: Array, max_length: int, start: int, end: int, null: int
+    params: Mapping[str, Array],
+    features: Array,
+    max_length: int,
+    start: int,
+    end: int,
+    null: int,
+    precision: Precision = "float32",
 ) -> Array:
     """Decode the most probable word at each step.
 
@@ -286,13 +306,15 @@ def greedy_captions(
         Number of words.
     start, end, null : int
         Ids of the word that is read first, of the word that ends a caption (-1: none), and of padding.
+    precision : {"float32", "bf16"}
+        How products read their factors.
 
     Returns
     -------
     array of int32, shape (N, max_length)
         Word ids, without START.
     """
-    p, kernels = params, kernels_for(params["Wh"])
+    p, kernels = params, kernels_for(params["Wh"], precision)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], _vocabulary_weights(p), p["b_vocab"])
     return kernels.greedy_captions(h, weights, max_length, start, end, null)

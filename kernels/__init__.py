@@ -16,10 +16,20 @@ from typing import TYPE_CHECKING
 from capgpu.array_libraries import compilation_disabled, has_interpreter_lock
 from capgpu.backend import Array, host_choice, is_device_array, is_host_array, kernels_setting
 from capgpu.dtypes import is_bfloat16
-from capgpu.kernels.contract import CaptionBatch, DecodingWeights, Dropout, LossOptions, RowGroups, States
+from capgpu.kernels.contract import (
+    CaptionBatch,
+    DecodingWeights,
+    Dropout,
+    LossOptions,
+    Precision,
+    RowGroups,
+    States,
+    check_precision,
+)
 from capgpu.kernels.half import kernels_in_float32
 from capgpu.kernels.loading import undisturbed
 from capgpu.kernels.reserve import IMPORTING, require_memory
+from capgpu.kernels.rounded import with_rounded_products
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -30,8 +40,10 @@ __all__ = [
     "DecodingWeights",
     "Dropout",
     "LossOptions",
+    "Precision",
     "RowGroups",
     "States",
+    "check_precision",
     "compile_seconds",
     "host_kernels",
     "kernels_for",
@@ -43,13 +55,15 @@ __all__ = [
 COMPILED_FROM = 2**16
 
 
-def kernels_for(array: Array) -> Kernels:
+def kernels_for(array: Array, precision: Precision = "float32") -> Kernels:
     """Choose the kernels that serve an array, by where it lives, its dtype and the settings.
 
     Parameters
     ----------
     array : array
         A floating array of the call (all arrays of one call share library and dtype).
+    precision : {"float32", "bf16"}
+        How products read their factors; ``"bf16"`` is for float32 arrays.
 
     Returns
     -------
@@ -58,7 +72,17 @@ def kernels_for(array: Array) -> Kernels:
         host the fused kernels are the ``cpu`` backend's, unless the backend in force is ``numpy``. float32 arrays on
         the host always have compiled kernels; float64 arrays have them from `COMPILED_FROM` elements on. What has no
         kernels for bfloat16 computes in float32 and rounds the results.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+    TypeError
+        For ``"bf16"`` where the array's dtype is not float32.
     """
+    if precision != "float32":
+        check_precision(precision, array.dtype)
+        return with_rounded_products(kernels_for(array))
     dtype = array.dtype
     bfloat16 = is_bfloat16(dtype)
     if is_host_array(array):

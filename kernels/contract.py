@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from capgpu.backend import Array
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["CaptionBatch", "DecodingWeights", "Dropout", "LossOptions", "RowGroups", "States", "check_word_ids"]
+__all__ = [
+    "CaptionBatch",
+    "DecodingWeights",
+    "Dropout",
+    "LossOptions",
+    "Precision",
+    "RowGroups",
+    "States",
+    "check_precision",
+    "check_word_ids",
+]
+
+#: How matrix products read their factors. ``"float32"``, the default: as they are, whatever their dtype. ``"bf16"``:
+#: rounded from float32 to bfloat16 (to nearest, ties to even); products are added in float32, and all else stays as it
+#: is.
+Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,14 @@ class LossOptions:
         Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
     smoothing : float
         Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
+    precision : {"float32", "bf16"}
+        How the products read their factors.
     """
 
     feature_dropout: Dropout | None = None
     output_dropout: Dropout | None = None
     smoothing: float = 0.0
+    precision: Precision = "float32"
 
 
 class DecodingWeights(NamedTuple):
@@ -159,4 +177,33 @@ def check_word_ids(captions: np.ndarray[Any, Any], vocabulary_size: int) -> None
         row, column = (int(k) for k in bad[0])
         raise InvalidValueError(
             f"captions[{row}, {column}]: expected an id in 0..{vocabulary_size - 1}, got {captions[row, column]}."
+        )
+
+
+def check_precision(precision: str, dtype: Any) -> None:
+    """Validate a precision for arrays of a dtype.
+
+    Parameters
+    ----------
+    precision : str
+        See `Precision`.
+    dtype : dtype
+        Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+    TypeError
+        For ``"bf16"`` where the dtype is not float32.
+    """
+    if precision not in get_args(Precision):
+        raise InvalidValueError(
+            f"precision: expected one of {', '.join(map(repr, get_args(Precision)))}, got {precision!r}."
+        )
+    name = str(dtype).rpartition(".")[2]
+    if precision == "bf16" and name != "float32":
+        raise InvalidTypeError(
+            f"precision='bf16' rounds float32 factors: expected dtype float32, got {name}. Make the model with "
+            "dtype='float32', or leave precision out."
         )

@@ -19,14 +19,16 @@ import atexit
 import contextlib
 import contextvars
 import ctypes
+import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from time import monotonic
 from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["holds_compiler_lock", "undisturbed"]
+__all__ = ["holds_compiler_lock", "imported", "undisturbed"]
 
 T = TypeVar("T")
 
@@ -209,3 +211,9 @@ def _forget() -> None:
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_finish, after_in_child=_forget)
+
+
+@functools.cache
+def imported(name: str) -> Any:
+    """Return a module that is imported when it is needed, undisturbed."""
+    return undisturbed(import_module, name)

@@ -85,6 +85,12 @@ class _FiniteRange(click.FloatRange):
 @click.option("--group-by-length", is_flag=True, help="Put captions of similar length into one minibatch.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of parameters, minibatches and dropout.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Dtype of the parameters.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    help="bf16 rounds the factors of matrix products to bfloat16; needs --dtype float32.",
+)
 @backend_option
 @click.option("--resume", is_flag=True, help="Resume the unfinished run in --out.")
 @click.option("--force", is_flag=True, help="Overwrite the run in --out.")

@@ -20,7 +20,12 @@ from capgpu.vocabulary import NULL
 __all__ = ["TrainingResult", "check_dataset", "make_solver", "resumed_settings", "train_run"]
 
 #: Settings that runs of earlier versions lack, and the values they were trained with.
-_DEFAULTS_OF_EARLIER_RUNS = {"tie_weights": False, "label_smoothing": 0.0, "group_by_length": False}
+_DEFAULTS_OF_EARLIER_RUNS = {
+    "tie_weights": False,
+    "label_smoothing": 0.0,
+    "group_by_length": False,
+    "precision": "float32",
+}
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         output_dropout=settings["dropout"],
         tie_weights=settings["tie_weights"],
         label_smoothing=settings["label_smoothing"],
+        precision=settings["precision"],
     )
     return CaptioningSolver(
         model,

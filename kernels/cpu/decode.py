@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.contract import Precision
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import matmul
 from capgpu.kernels.cpu.job_slot import run_job
@@ -60,7 +61,16 @@ def _launch_activate(slot: int, n_tasks: int, arguments: Any) -> bool:
 
 
 def decode_step(
-    projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
+    projected: Any,
+    rows: Any,
+    h: Any,
+    c: Any,
+    Wh: Any,
+    W_vocab: Any,
+    b_vocab: Any,
+    parents: Any = None,
+    *,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Advance all sequences by one word; see `capgpu.kernels.reference.decode_step`."""
     captions = h.shape[0] if parents is None else parents.shape[0]
@@ -71,10 +81,10 @@ def decode_step(
         h, c = h[distinct], None if c is None else c[distinct]
     projected = contiguous(projected)
     rows = np.arange(captions) if rows is None else contiguous(rows, dtype=np.int64)
-    sums = matmul(h, Wh)
+    sums = matmul(h, Wh, precision=precision)
     next_h = np.empty((captions, h.shape[1]), h.dtype)
     cells = np.empty((0, 0), h.dtype) if c is None else contiguous(c)
     next_c = np.empty((captions if c is not None else 0, h.shape[1]), h.dtype)
     n_tasks = POOL.n_threads if captions * Wh.shape[1] >= WORTH_SHARING else 1
     POOL.run(n_tasks, _launch_activate, sums, parents, projected, rows, cells, next_c, next_h)
-    return matmul(next_h, W_vocab, b_vocab), next_h, None if c is None else next_c
+    return matmul(next_h, W_vocab, b_vocab, precision=precision), next_h, None if c is None else next_c

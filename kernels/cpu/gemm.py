@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from capgpu.kernels.contract import Precision, check_precision
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.job_slot import run_job
@@ -20,9 +21,13 @@ from capgpu.kernels.cpu.symbols import by_symbol
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
+from capgpu.kernels.loading import imported
 
 __all__ = [
+    "BIAS",
     "DEPTH",
+    "KEEP",
+    "NOTHING",
     "aligned",
     "matmul",
     "pack_columns_whole",
@@ -421,6 +426,7 @@ def product_into(
     transpose_a: bool = False,
     transpose_b: bool = False,
     accumulate: bool = False,
+    precision: Precision = "float32",
 ) -> None:
     """Compute ``op(a) op(b) + bias`` into a contiguous array, or add it to what is there.
 
@@ -428,7 +434,7 @@ def product_into(
     ----------
     out : numpy.ndarray, shape (m, n)
         The result; must not overlap the factors. With `transpose_a` it may have a row more, which gets the sums of
-        the rows of `b`: a bias's gradient beside its weights'.
+        the rows of `b`: a bias's gradient beside its weights'. Not with ``"bf16"``: a bias's gradient is not rounded.
     a, b : numpy.ndarray
         Contiguous factors, shapes (m, k) and (k, n), or (k, m) and (n, k) where transposed.
     bias : numpy.ndarray, shape (n,), optional
@@ -437,7 +443,15 @@ def product_into(
         Take the transpose of a factor as it lies.
     accumulate : bool
         Add to `out`.
+    precision : {"float32", "bf16"}
+        How the factors are read.
     """
+    if precision == "bf16":
+        # imported here: nothing of it is compiled where it is not asked for
+        imported("capgpu.kernels.cpu.bf16_gemm").product_into(
+            out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate
+        )
+        return
     m, n = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]
     start = KEEP if accumulate else NOTHING if bias is None else BIAS
@@ -448,11 +462,20 @@ def product_into(
     POOL.run(n_tasks, _launch_share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
 
 
-def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+def matmul(
+    a: Any,
+    b: Any,
+    bias: Any = None,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    precision: Precision = "float32",
+) -> Any:
     """Multiply two matrices; see `capgpu.kernels.reference.matmul`."""
+    check_precision(precision, a.dtype)
     a, b = contiguous(a), contiguous(b)
     out = np.empty((a.shape[transpose_a], b.shape[not transpose_b]), dtype=a.dtype)
     if out.size:
         bias = None if bias is None else contiguous(bias)
-        product_into(out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b)
+        product_into(out, a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b, precision=precision)
     return out

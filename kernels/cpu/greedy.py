@@ -12,13 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import DecodingWeights
+from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.gemm import aligned, pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.gemm import aligned
 from capgpu.kernels.cpu.job_slot import barrier, run_job
 from capgpu.kernels.cpu.lstm import activate_lstm
-from capgpu.kernels.cpu.recurrent_gemm import pack_gates, product_of_gates, unit_range, weights_size
+from capgpu.kernels.cpu.recurrent_gemm import (
+    Products,
+    pack_gates,
+    packed_size,
+    product_of_gates,
+    products,
+    scratch_size,
+    unit_range,
+    weights_size,
+)
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
 from capgpu.kernels.cpu.task_code import describe_job
@@ -99,6 +107,7 @@ def _decode(
     index: int,
     count: int,
     slot: int,
+    multiply: Products,
     h: Any,
     c: Any,
     sums: Any,
@@ -125,23 +134,24 @@ def _decode(
     n_gates = b.size // size
     left, right = unit_range(index, count, size, h.itemsize)
     v_left, v_right = unit_range(index, count, words_in_all, h.itemsize)
-    own_x, own_h = pack_gates(Wx, n_gates, left, right, packed_x), pack_gates(Wh, n_gates, left, right, packed_h)
-    own_vocab = v_left * size
+    edge = aligned(scratch_size(multiply, h.itemsize), h)
+    own_x = pack_gates(multiply, Wx, False, n_gates, left, right, index, packed_x, edge)
+    own_h = pack_gates(multiply, Wh, False, n_gates, left, right, index, packed_h, edge)
+    own_vocab = 0
     streamed = packed_vocab.size == 0
     if not streamed:
-        pack_columns_whole(W_vocab, False, v_left, v_right - v_left, packed_vocab, own_vocab)
-    edge = aligned(ROWS * (PANEL_BYTES // h.itemsize), h)
+        own_vocab = pack_gates(multiply, W_vocab, False, 1, v_left, v_right, index, packed_vocab, edge)
 
     slots, used = np.full(words_in_all, -1), 0
     x = np.empty((captions, W_embed.shape[1]), h.dtype)
     words, ended = np.full(captions, start), np.zeros(captions, np.bool_)
     for step in range(out.shape[1]):
         fresh = _project_new_words(words, slots, used, W_embed, x)
-        product_of_gates(x, 0, fresh, packed_x, own_x, n_gates, left, right, projections, used, edge)
+        product_of_gates(multiply, x, 0, fresh, packed_x, own_x, n_gates, left, right, projections, used, edge)
         used += fresh
         before, after = h[step % 2], h[(step + 1) % 2]
         target = after if n_gates == 1 else sums
-        product_of_gates(before, 0, captions, packed_h, own_h, n_gates, left, right, target, 0, edge)
+        product_of_gates(multiply, before, 0, captions, packed_h, own_h, n_gates, left, right, target, 0, edge)
         for n in range(captions):
             inputs = projections[slots[words[n]]]
             if n_gates == 1:
@@ -150,11 +160,10 @@ def _decode(
                 activate_lstm(sums[n], inputs, b, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
         if not barrier(slot, index, count, 2 * step + 1):
             return
-        columns = v_right - v_left
         if streamed:
             _stream(after[0], W_vocab, v_left, v_right, scores[0])
         else:
-            product_with_packed(after, 0, captions, packed_vocab, own_vocab, size, scores, 0, v_left, columns, edge)
+            product_of_gates(multiply, after, 0, captions, packed_vocab, own_vocab, 1, v_left, v_right, scores, 0, edge)
         for n in range(captions):
             if v_left < v_right:
                 own = scores[n, v_left:v_right]
@@ -198,6 +207,7 @@ def _launch_decode(slot: int, n_tasks: int, arguments: Any) -> bool:
 def _apart(
     index: int,
     count: int,
+    multiply: Products,
     h0: Any,
     W_embed: Any,
     Wx: Any,
@@ -217,12 +227,13 @@ def _apart(
     captions, size, n_gates = last - first, h0.shape[1], b.size // h0.shape[1]
     h = np.empty((2, captions, size), h0.dtype)
     h[0] = h0[first:last]
-    own = np.empty((captions, out.shape[1]), out.dtype)
+    own, rounded = np.empty((captions, out.shape[1]), out.dtype), multiply[0] != 0
     no_slot: Any = np.int64(0)  # a single task does not touch it
     _decode(
         0,
         1,
         no_slot,
+        multiply,
         h,
         np.zeros((2, captions, size if n_gates > 1 else 0), h0.dtype),
         np.empty((captions, b.size if n_gates > 1 else 0), h0.dtype),
@@ -236,9 +247,9 @@ def _apart(
         b,
         W_vocab,
         b_vocab,
-        np.empty(weights_size(Wx.shape[0], size, n_gates, h0.itemsize), h0.dtype),
-        np.empty(weights_size(size, size, n_gates, h0.itemsize), h0.dtype),
-        np.empty(weights_size(size, b_vocab.size, 1, h0.itemsize), h0.dtype),
+        np.empty(weights_size(Wx.shape[0], size, n_gates, h0.itemsize, rounded, 1), h0.dtype),
+        np.empty(weights_size(size, size, n_gates, h0.itemsize, rounded, 1), h0.dtype),
+        np.empty(weights_size(size, b_vocab.size, 1, h0.itemsize, rounded, 1), h0.dtype),
         start,
         end,
         null,
@@ -255,37 +266,49 @@ def _launch_apart(slot: int, n_tasks: int, arguments: Any) -> bool:
     return run_job(slot, n_tasks, _describe_apart(arguments))
 
 
-def _room(weights: Any, n_gates: int) -> int:
+def _room(weights: Any, n_gates: int, precision: Precision, n_tasks: int) -> int:
     depth, columns = weights.shape
-    return weights_size(depth, columns // n_gates, n_gates, weights.itemsize)
+    return packed_size(depth, columns // n_gates, n_gates, weights.itemsize, precision == "bf16", n_tasks)
 
 
-def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: int, end: int, null: int) -> Any:
+def greedy_captions(
+    h: Any,
+    weights: DecodingWeights,
+    max_length: int,
+    start: int,
+    end: int,
+    null: int,
+    *,
+    precision: Precision = "float32",
+) -> Any:
     """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`."""
+    check_precision(precision, h.dtype)
     W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
     h0 = contiguous(h)
     (captions, size), dtype = h0.shape, h0.dtype
     n_gates = b.size // size
     n_tasks = POOL.n_threads if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
     out = np.empty((captions, max_length), dtype=np.int32)
+    multiply = products(precision, captions, max(size, Wx.shape[0]))
     if captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
-        POOL.run(n_tasks, _launch_apart, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
+        POOL.run(n_tasks, _launch_apart, multiply, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
         return out
     states = np.empty((2, captions, size), dtype)
     states[0] = h0
     cells = size if n_gates > 1 else 0
-    streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES
+    streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES and precision == "float32"
     packed = [
         scratch(f"packed {name}", (room,), dtype)
         for name, room in (
-            ("Wx", _room(Wx, n_gates)),
-            ("Wh", _room(Wh, n_gates)),
-            ("W_vocab", 0 if streamed else _room(W_vocab, 1)),
+            ("Wx", _room(Wx, n_gates, precision, n_tasks)),
+            ("Wh", _room(Wh, n_gates, precision, n_tasks)),
+            ("W_vocab", 0 if streamed else _room(W_vocab, 1, precision, n_tasks)),
         )
     ]
     POOL.run(
         n_tasks,
         _launch_decode,
+        multiply,
         states,
         np.zeros((2, captions, cells), dtype),
         np.empty((captions, b.size if n_gates > 1 else 0), dtype),

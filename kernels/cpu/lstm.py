@@ -14,14 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import States
+from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.fast_math import hyperbolic_tangent, multiply_add, sigmoid
-from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned
 from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
-from capgpu.kernels.cpu.recurrent_gemm import pack_gates, packed_size, product_of_gates, unit_range
+from capgpu.kernels.cpu.recurrent_gemm import (
+    Products,
+    pack_gates,
+    packed_size,
+    product_of_gates,
+    products,
+    scratch_size,
+    unit_range,
+)
 from capgpu.kernels.cpu.simd_pack import LONG, pasted, whole_vectors
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
@@ -76,6 +83,7 @@ def _forward(
     index: int,
     count: int,
     slot: int,
+    multiply: Products,
     projected: Any,
     rows: Any,
     bias: Any,
@@ -89,14 +97,14 @@ def _forward(
     gates: Any,
     previous: Any,
 ) -> None:
-    edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    edge = aligned(scratch_size(multiply, h0.itemsize), h0)
     left, right = unit_range(index, count, h0.shape[1], h0.itemsize)
-    own = pack_gates(Wh, 4, left, right, packed)
+    own = pack_gates(multiply, Wh, False, 4, left, right, index, packed, edge)
     start = before = 0
     for step in range(batch_sizes.size):
         alive = batch_sizes[step]
         states, first = (h0, 0) if step == 0 else (hidden, before)
-        product_of_gates(states, first, alive, packed, own, 4, left, right, gates, start, edge)
+        product_of_gates(multiply, states, first, alive, packed, own, 4, left, right, gates, start, edge)
         for rank in range(alive):
             row = start + rank
             c_before = c0[rank] if step == 0 else cell[before + rank]
@@ -180,6 +188,7 @@ def _backward(
     index: int,
     count: int,
     slot: int,
+    multiply: Products,
     dhidden: Any,
     dcell: Any,
     has_dcell: bool,
@@ -195,14 +204,13 @@ def _backward(
 ) -> None:
     size = cell.shape[1]
     # one allocation: what a task holds when it raises is never freed
-    edge_size = ROWS * (PANEL_BYTES // cell.itemsize)
+    edge_size = scratch_size(multiply, cell.itemsize)
     scratch = aligned(edge_size + 2 * size, cell)
     edge, tanh_c = scratch[:edge_size], scratch[edge_size : edge_size + size]
     nothing = scratch[edge_size + size :]
     nothing[:] = 0
     left, right = unit_range(index, count, size, cell.itemsize)
-    own = left * 4 * size
-    pack_columns_whole(Wh, True, left, right - left, packed, own)
+    own = pack_gates(multiply, Wh, True, 1, left, right, index, packed, edge)
     # dh and dc hold the gradients that later steps send; a sequence that ends at this step has received none
     dh[:, left:right] = 0
     dc[:, left:right] = 0
@@ -226,7 +234,7 @@ def _backward(
                 )
         if not barrier(slot, index, count, back + 1):
             return
-        product_with_packed(dprojected, start, alive, packed, own, 4 * size, dh, 0, left, right - left, edge)
+        product_of_gates(multiply, dprojected, start, alive, packed, own, 1, left, right, dh, 0, edge)
         stop = start
 
 
@@ -249,6 +257,7 @@ def lstm_forward(
     bias: Any = None,
     h0_bias: Any = None,
     order: Any = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
     h0, total = initial_states(h0, order, batch_sizes, h0_bias), (projected if rows is None else rows).shape[0]
@@ -261,14 +270,24 @@ def lstm_forward(
     cell, previous = np.empty_like(hidden), np.empty_like(hidden)
     gates = np.empty((total, 4 * size), dtype=h0.dtype)
     n_tasks = POOL.n_threads if total * size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, 4, h0.itemsize),), h0.dtype)
+    room = packed_size(size, size, 4, h0.itemsize, precision == "bf16", n_tasks)
+    packed, multiply = scratch("recurrent weights", (room,), h0.dtype), products(precision, h0.shape[0], size)
     results = States(hidden, cell, gates, previous)
-    POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, *results)
+    POOL.run(n_tasks, _launch_forward, multiply, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, *results)
     return results
 
 
 def lstm_backward(
-    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any, *, order: Any = None
+    dhidden: Any,
+    dcell: Any,
+    gates: Any,
+    cell: Any,
+    c0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    order: Any = None,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
     dhidden, gates, cell, Wh, batch_sizes = (contiguous(a) for a in (dhidden, gates, cell, Wh, batch_sizes))
@@ -280,10 +299,12 @@ def lstm_backward(
     dprojected = np.empty_like(gates)
     dh, dc = np.empty((alive, size), dtype=cell.dtype), np.empty((alive, size), dtype=cell.dtype)
     n_tasks = POOL.n_threads if dhidden.size * size * 4 >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, 4, cell.itemsize),), cell.dtype)
+    room = packed_size(4 * size, size, 1, cell.itemsize, precision == "bf16", n_tasks)
+    packed, multiply = scratch("recurrent weights", (room,), cell.dtype), products(precision, dh.shape[0], 4 * size)
     POOL.run(
         n_tasks,
         _launch_backward,
+        multiply,
         dhidden,
         dcell,
         has_dcell,

@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import States
+from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.fast_math import hyperbolic_tangent
-from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned, pack_columns_whole, product_with_packed
-from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS
+from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned
 from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier, run_job
-from capgpu.kernels.cpu.recurrent_gemm import pack_gates, packed_size, product_of_gates, unit_range
+from capgpu.kernels.cpu.recurrent_gemm import (
+    Products,
+    pack_gates,
+    packed_size,
+    product_of_gates,
+    products,
+    scratch_size,
+    unit_range,
+)
 from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
 from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
@@ -52,6 +59,7 @@ def _forward(
     index: int,
     count: int,
     slot: int,
+    multiply: Products,
     projected: Any,
     rows: Any,
     bias: Any,
@@ -62,14 +70,14 @@ def _forward(
     hidden: Any,
     previous: Any,
 ) -> None:
-    edge = aligned(ROWS * (PANEL_BYTES // h0.itemsize), h0)
+    edge = aligned(scratch_size(multiply, h0.itemsize), h0)
     left, right = unit_range(index, count, h0.shape[1], h0.itemsize)
-    own = pack_gates(Wh, 1, left, right, packed)
+    own = pack_gates(multiply, Wh, False, 1, left, right, index, packed, edge)
     start = before = 0
     for step in range(batch_sizes.size):
         alive = batch_sizes[step]
         states, first = (h0, 0) if step == 0 else (hidden, before)
-        product_of_gates(states, first, alive, packed, own, 1, left, right, hidden, start, edge)
+        product_of_gates(multiply, states, first, alive, packed, own, 1, left, right, hidden, start, edge)
         for rank in range(alive):
             row = start + rank
             source, target = states[first + rank, left:right], previous[row, left:right]
@@ -103,6 +111,7 @@ def _backward(
     index: int,
     count: int,
     slot: int,
+    multiply: Products,
     dhidden: Any,
     hidden: Any,
     Wh: Any,
@@ -112,10 +121,9 @@ def _backward(
     dh: Any,
 ) -> None:
     size = hidden.shape[1]
-    edge = aligned(ROWS * (PANEL_BYTES // hidden.itemsize), hidden)
+    edge = aligned(scratch_size(multiply, hidden.itemsize), hidden)
     left, right = unit_range(index, count, size, hidden.itemsize)
-    own = left * size
-    pack_columns_whole(Wh, True, left, right - left, packed, own)
+    own = pack_gates(multiply, Wh, True, 1, left, right, index, packed, edge)
     # dh holds the gradient that later steps send; a sequence that ends at this step has received none
     dh[:, left:right] = 0
     stop = dhidden.shape[0]
@@ -128,7 +136,7 @@ def _backward(
             _differentiate(dhidden[row, left:right], later, hidden[row, left:right], out)
         if not barrier(slot, index, count, back + 1):
             return
-        product_with_packed(dprojected, start, alive, packed, own, size, dh, 0, left, right - left, edge)
+        product_of_gates(multiply, dprojected, start, alive, packed, own, 1, left, right, dh, 0, edge)
         stop = start
 
 
@@ -150,6 +158,7 @@ def rnn_forward(
     bias: Any = None,
     h0_bias: Any = None,
     order: Any = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
     h0, total = initial_states(h0, order, batch_sizes, h0_bias), (projected if rows is None else rows).shape[0]
@@ -159,18 +168,28 @@ def rnn_forward(
     bias = np.zeros(size, h0.dtype) if bias is None else contiguous(bias)
     hidden, previous = np.empty((total, size), h0.dtype), np.empty((total, size), h0.dtype)
     n_tasks = POOL.n_threads if total * size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, 1, h0.itemsize),), h0.dtype)
-    POOL.run(n_tasks, _launch_forward, projected, rows, bias, h0, Wh, packed, batch_sizes, hidden, previous)
+    room = packed_size(size, size, 1, h0.itemsize, precision == "bf16", n_tasks)
+    packed, multiply = scratch("recurrent weights", (room,), h0.dtype), products(precision, h0.shape[0], size)
+    POOL.run(n_tasks, _launch_forward, multiply, projected, rows, bias, h0, Wh, packed, batch_sizes, hidden, previous)
     return States(hidden, None, None, previous)
 
 
-def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order: Any = None) -> tuple[Any, Any]:
+def rnn_backward(
+    dhidden: Any,
+    hidden: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    order: Any = None,
+    precision: Precision = "float32",
+) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
     dhidden, hidden, Wh, batch_sizes = (contiguous(a) for a in (dhidden, hidden, Wh, batch_sizes))
     size = hidden.shape[1]
     dprojected = np.empty_like(hidden)
     dh = np.empty((int(batch_sizes[0]) if batch_sizes.size else 0, size), dtype=hidden.dtype)
     n_tasks = POOL.n_threads if dhidden.size * size >= WORTH_SHARING else 1
-    packed = scratch("recurrent weights", (packed_size(size, size, 1, hidden.itemsize),), hidden.dtype)
-    POOL.run(n_tasks, _launch_backward, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
+    room = packed_size(size, size, 1, hidden.itemsize, precision == "bf16", n_tasks)
+    packed, multiply = scratch("recurrent weights", (room,), hidden.dtype), products(precision, dh.shape[0], size)
+    POOL.run(n_tasks, _launch_backward, multiply, dhidden, hidden, Wh, packed, batch_sizes, dprojected, dh)
     return dprojected, in_callers_order(dh, order)

@@ -12,11 +12,12 @@ The mean is that of the differences from the greatest score, summed in the loop 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import Dropout
+from capgpu.kernels.contract import Dropout, Precision, check_precision
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
 from capgpu.kernels.cpu.embedding import column_sums
@@ -156,8 +157,11 @@ def linear_cross_entropy(
     gradients: bool = True,
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients behind a projection; see `capgpu.kernels.reference.linear_cross_entropy`."""
+    check_precision(precision, hidden.dtype)
+    multiply = partial(product_into, precision=precision)
     # of tied weights, W is the transpose of a matrix, which is read, and whose gradient is made, as it lies
     transposed = not W.flags.c_contiguous and W.flags.f_contiguous
     hidden, W, b = (contiguous(a) for a in (hidden, W.T if transposed else W, b))
@@ -168,12 +172,14 @@ def linear_cross_entropy(
     block = -(-count // -(-count // block)) if count else 1
     loss = 0.0
     dhidden = np.empty_like(hidden) if gradients else None
-    dW = db = None
+    joint, dW, db = False, None, None
     if gradients:
         new = np.empty if count else np.zeros
-        # the bias's gradient is one row more of the product that makes the weights', unless that is transposed
-        dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + 1, size), dtype=W.dtype)
-        db = new(size, dtype=W.dtype) if transposed else dW[-1]
+        # the bias's gradient is one row more of the product that makes the weights', unless that is transposed, or
+        # would round what is summed
+        joint = not transposed and precision == "float32"
+        dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + joint, size), dtype=W.dtype)
+        db = dW[-1] if joint else new(size, dtype=W.dtype)
     memory = scratch("scores", (block, size), hidden.dtype)
     rule = None if dropout is None else rule_of(dropout, hidden.size)
     kept = None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
@@ -183,22 +189,22 @@ def linear_cross_entropy(
         if rule is not None and kept is not None:
             drop_into(rows, start, rule, kept[: rows.shape[0]])
             rows = kept[: rows.shape[0]]
-        product_into(scores, rows, W, b, transpose_b=transposed)
+        multiply(scores, rows, W, b, transpose_b=transposed)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale, smoothing)
         if dhidden is None or dW is None or db is None:
             continue
         drows = dhidden[start : start + block]
-        product_into(drows, scores, W, transpose_b=not transposed)
+        multiply(drows, scores, W, transpose_b=not transposed)
         if rule is not None:
             drop_in_place(drows, start, rule)
-        if not transposed:
-            product_into(dW, rows, scores, transpose_a=True, accumulate=start > 0)
+        factors = (scores, rows) if transposed else (rows, scores)
+        multiply(dW, *factors, transpose_a=True, accumulate=start > 0)
+        if joint:
             continue
-        product_into(dW, scores, rows, transpose_a=True, accumulate=start > 0)
         if start == 0:
             db[:] = column_sums(scores)
         else:
             db += column_sums(scores)
     if dW is not None:
-        dW = dW.T if transposed else dW[:-1]
+        dW = dW.T if transposed else dW[: hidden.shape[1]]
     return hidden.dtype.type(loss), dhidden, dW, db

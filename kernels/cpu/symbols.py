@@ -14,12 +14,14 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from capgpu.kernels.cpu.code_cache import compiled_callback, symbols
+from capgpu.kernels.loading import undisturbed
 
-__all__ = ["by_symbol", "called_by_symbol", "provide"]
+__all__ = ["address_of", "by_symbol", "call_address", "called_by_symbol", "provide"]
 
 
 def by_symbol(function: Callable[..., Any], *signatures: Any) -> Any:
@@ -87,6 +89,31 @@ def provide(symbol: str) -> None:
     """Give a registered symbol its address: compile the function, or load it, unless that has been done."""
     if symbol not in _addresses:
         symbols[symbol]()
+
+
+def address_of(symbol: str) -> int:
+    """Return the address of a registered symbol: for callers that are handed the function to call."""
+    if symbol not in _addresses:
+        undisturbed(provide, symbol)
+    address: int = _addresses[symbol].address
+    return address
+
+
+@intrinsic
+def call_address(typingctx: Any, address: Any, arguments: Any) -> Any:
+    """Call a function by its address, with a tuple of integers: one that is chosen while the program runs."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(64)
+        values = [
+            context.cast(builder, builder.extract_value(args[1], position), kind, types.int64)
+            for position, kind in enumerate(arguments)
+        ]
+        function = ir.FunctionType(ir.VoidType(), [number] * len(values))
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), generate
 
 
 #: The functions that have been compiled or loaded: their code lives as long as these objects.

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.errors import InvalidValueError
+from capgpu.kernels.contract import Precision
 from capgpu.kernels.cuda.array_checks import dtype_name
 from capgpu.kernels.cuda.compile import LaunchError, device_limits, refuse_fork
 from capgpu.kernels.cuda.workspace import workspace
@@ -39,7 +40,7 @@ WORKSPACE_BYTES = {True: 32 * 2**20, False: 4 * 2**20}
 # enumerations of cublas_api.h and library_types.h
 _OPERATIONS = {False: 0, True: 1}  # CUBLAS_OP_N, CUBLAS_OP_T
 _REAL_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # CUDA_R_32F, _64F, _16F, _16BF
-_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_16BF, _COMPUTE_32F_FAST_TF32 = 68, 70, 75, 77
 _GEMM_DEFAULT = -1
 # sums of products that are split are added in the type of sums, not in float16
 _DISALLOW_REDUCED_PRECISION_REDUCTION = 16
@@ -125,6 +126,8 @@ class _Handle:
             name: (_REAL_TYPES[name], compute, *map(ctypes.addressof, _SCALARS[name == "float64"]))
             for name, compute in compute_types.items()
         }
+        #: What sums of float32 become where factors may be rounded to bfloat16.
+        self._rounding = _COMPUTE_32F_FAST_16BF if capability >= (8, 0) else compute_types["float32"]
         pointer = ctypes.c_void_p()
         self._check("cublasCreate_v2", cublas.cublasCreate_v2(ctypes.addressof(pointer)))
         self.pointer = pointer.value
@@ -149,9 +152,11 @@ class _Handle:
         self._check("cublasSetWorkspace_v2", status)
         self._bound = stream, memory
 
-    def multiply(self, a: Any, b: Any, out: Any, call: _Call) -> None:
+    def multiply(self, a: Any, b: Any, out: Any, call: _Call, precision: Precision) -> None:
         """Compute a product as `_call` describes it."""
         real, compute, one, zero = self._types[call.dtype]
+        if precision == "bf16" and call.dtype == "float32":
+            compute = self._rounding
         first, second = (a, b) if call.transposed else (b, a)
         status = self._cublas.cublasGemmEx(
             self.pointer,
@@ -250,7 +255,7 @@ def _layout(shape: tuple[int, int], strides: tuple[int, int], itemsize: int) -> 
     return None
 
 
-def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
+def multiply(cublas: Any, a: Any, b: Any, out: Any, precision: Precision = "float32") -> None:
     """Multiply two matrices on the current stream, ``out = a b``.
 
     Parameters
@@ -262,6 +267,8 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
         perhaps with gaps between the rows; others are copied first.
     out : cupy.ndarray, shape (m, n)
         Gets the result; it, or its transpose, is row-major, perhaps with gaps. It must not overlap the factors.
+    precision : {"float32", "bf16"}
+        Whether factors of float32 may be rounded to bfloat16.
 
     Raises
     ------
@@ -290,4 +297,4 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any) -> None:
     if handle is None:
         handle = handles[device] = _Handle(cublas)
     handle.bind()
-    handle.multiply(a, b, out, call)
+    handle.multiply(a, b, out, call, precision)

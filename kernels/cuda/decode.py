@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import DecodingWeights
+from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import THREADS
@@ -33,9 +33,19 @@ def _pointers(*arrays: Any) -> list[Any]:
 
 
 def decode_step(
-    projected: Any, rows: Any, h: Any, c: Any, Wh: Any, W_vocab: Any, b_vocab: Any, parents: Any = None
+    projected: Any,
+    rows: Any,
+    h: Any,
+    c: Any,
+    Wh: Any,
+    W_vocab: Any,
+    b_vocab: Any,
+    parents: Any = None,
+    *,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`."""
+    check_precision(precision, h.dtype)
     check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
     dtype = h.dtype
     if parents is not None:
@@ -45,21 +55,31 @@ def decode_step(
     c_next = None if c is None else empty(h.shape, dtype, "the cell state")
     logits = empty((count, W_vocab.shape[1]), dtype, "the scores of the next word")
     sums = workspace().take("decoding: sums", (count, Wh.shape[1]), dtype)
-    product(h, Wh, sums)
+    product(h, Wh, sums, precision)
     rows = None if rows is None else indices(rows)
     before = None if c is None else contiguous(c)
     _cell(contiguous(projected), rows, sums, None, before, h_next, c_next)
-    product(h_next, W_vocab, logits)
+    product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next
 
 
-def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: int, end: int, null: int) -> Any:
+def greedy_captions(
+    h: Any,
+    weights: DecodingWeights,
+    max_length: int,
+    start: int,
+    end: int,
+    null: int,
+    *,
+    precision: Precision = "float32",
+) -> Any:
     """Decode the most probable word at each step; see `capgpu.kernels.reference.greedy_captions`.
 
     Four launches a word, six where the vocabulary is not projected beforehand; the host waits for none of them, so
     that all `max_length` steps are made whether or not every caption has ended.
     """
+    check_precision(precision, h.dtype)
     check_device(h=h, **weights._asdict())
     W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
     dtype, count, size = Wh.dtype, h.shape[0], Wh.shape[0]
@@ -80,7 +100,7 @@ def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: in
     tabled = count * max_length >= vocabulary
     if tabled:
         projected = space.take("decoding: projected vocabulary", (vocabulary, gates), dtype)
-        product(W_embed, Wx, projected)
+        product(W_embed, Wx, projected, precision)
     else:
         embedded = space.take("decoding: embedded", (count, Wx.shape[0]), dtype)
         projected = space.take("decoding: projected words", (count, gates), dtype)
@@ -89,10 +109,10 @@ def greedy_captions(h: Any, weights: DecodingWeights, max_length: int, start: in
         before, after = hidden[1 + step % 2 if step else 0], hidden[1 + (step + 1) % 2]
         if not tabled:
             gather_rows(W_embed, word, embedded)
-            product(embedded, Wx, projected)
-        product(before, Wh, sums)
+            product(embedded, Wx, projected, precision)
+        product(before, Wh, sums, precision)
         _cell(projected, word if tabled else None, sums, b, c[step % 2] if step else None, after, c[(step + 1) % 2])
-        product(after, W_vocab, scores)
+        product(after, W_vocab, scores, precision)
         numbers = (np.int32(value) for value in (vocabulary, max_length, step, end, null))
         choose(count, THREADS, (scores, b_vocab, words, word, ended, *numbers))
     return words

@@ -1,9 +1,14 @@
-"""Matrix products, by cuBLAS. TF32 is the user's choice: ``CUPY_TF32=1``."""
+"""Matrix products, by cuBLAS. TF32 is the user's choice: ``CUPY_TF32=1``.
+
+With ``precision="bf16"`` cuBLAS is permitted to round float32 factors to bfloat16, on devices of compute capability 8.0
+and newer. Older ones, and CuPy's own products where cuBLAS cannot be called directly, keep float32.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from capgpu.kernels.contract import Precision, check_precision
 from capgpu.kernels.cuda import cublas
 from capgpu.kernels.cuda.array_checks import check_device, empty
 from capgpu.kernels.cuda.device_calls import add_into, report
@@ -11,7 +16,7 @@ from capgpu.kernels.cuda.device_calls import add_into, report
 __all__ = ["matmul", "product"]
 
 
-def product(a: Any, b: Any, out: Any = None) -> Any:
+def product(a: Any, b: Any, out: Any = None, precision: Precision = "float32") -> Any:
     """Multiply two matrices; transposes are given as views, which costs no copy.
 
     Parameters
@@ -20,6 +25,8 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
         The factors.
     out : array, shape (m, n), optional
         Gets the result; it, or its transpose, is row-major, perhaps with gaps. It must not overlap the factors.
+    precision : {"float32", "bf16"}
+        How the factors may be read.
 
     Returns
     -------
@@ -37,15 +44,24 @@ def product(a: Any, b: Any, out: Any = None) -> Any:
         return cupy.dot(a, b, out)
     if out is None:
         out = empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product")
-    cublas.multiply(direct, a, b, out)
+    cublas.multiply(direct, a, b, out, precision)
     return out
 
 
-def matmul(a: Any, b: Any, bias: Any = None, *, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+def matmul(
+    a: Any,
+    b: Any,
+    bias: Any = None,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    precision: Precision = "float32",
+) -> Any:
     """Multiply two matrices; see `capgpu.kernels.reference.gemm.matmul`."""
+    check_precision(precision, a.dtype)
     check_device(a=a, b=b, bias=bias)
     a, b = a.T if transpose_a else a, b.T if transpose_b else b
-    out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"))
+    out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"), precision)
     if bias is not None:
         add_into(out, bias)
     return out

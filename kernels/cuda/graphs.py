@@ -197,7 +197,7 @@ class StepGraphs:
         check_device(features=features)
         dropouts = options.feature_dropout, options.output_dropout
         rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
-        key = (*layout.shape, captions.shape[1], options.smoothing, *rates)
+        key = (*layout.shape, captions.shape[1], options.smoothing, options.precision, *rates)
         shape = self._shapes.get(key)
         if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
             return None

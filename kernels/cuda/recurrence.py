@@ -3,6 +3,9 @@
 `lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. They create the results and call
 `forward_into` and `backward_into`, which serve every cell. Biases are added, and initial states read in the captions'
 order, by the kernels, so that no further launch is needed.
+
+``precision="bf16"`` permits less precise factors, and the recurrences do not use that: they run in the variants that
+`launch_heuristics` chooses for float32.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from capgpu.kernels.contract import States
+from capgpu.kernels.contract import Precision, States, check_precision
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.compile import CooperativeLaunchError
@@ -196,8 +199,10 @@ def lstm_forward(
     bias: Any = None,
     h0_bias: Any = None,
     order: Any = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
+    check_precision(precision, Wh.dtype)
     check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
     steps, size = Steps.of(batch_sizes), h0.shape[1]
     hidden, cell, previous = _states(steps, h0, "hidden states", "cell states", "previous states")
@@ -208,9 +213,19 @@ def lstm_forward(
 
 
 def lstm_backward(
-    dhidden: Any, dcell: Any, gates: Any, cell: Any, c0: Any, Wh: Any, batch_sizes: Any, *, order: Any = None
+    dhidden: Any,
+    dcell: Any,
+    gates: Any,
+    cell: Any,
+    c0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    order: Any = None,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
+    check_precision(precision, Wh.dtype)
     check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh, order=order)
     steps = Steps.of(batch_sizes)
     dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
@@ -230,8 +245,10 @@ def rnn_forward(
     bias: Any = None,
     h0_bias: Any = None,
     order: Any = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
+    check_precision(precision, Wh.dtype)
     check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
     steps = Steps.of(batch_sizes)
     hidden, previous = _states(steps, h0, "hidden states", "previous states")
@@ -240,8 +257,17 @@ def rnn_forward(
     return States(hidden, None, None, previous)
 
 
-def rnn_backward(dhidden: Any, hidden: Any, Wh: Any, batch_sizes: Any, *, order: Any = None) -> tuple[Any, Any]:
+def rnn_backward(
+    dhidden: Any,
+    hidden: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    order: Any = None,
+    precision: Precision = "float32",
+) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
+    check_precision(precision, Wh.dtype)
     check_device(dhidden=dhidden, hidden=hidden, Wh=Wh, order=order)
     steps = Steps.of(batch_sizes)
     dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import Dropout
+from capgpu.kernels.contract import Dropout, Precision, check_precision
 from capgpu.kernels.cuda.array_checks import (
     NULL,
     check_device,
@@ -115,12 +115,14 @@ def linear_cross_entropy(
     gradients: bool = True,
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`.
 
     `SCORE_BYTES` of scores are kept at once, or fewer: more rows are processed in blocks, whose gradients of the
     weights are added in order. W may be a transposed view; its gradient then lies in memory as it does.
     """
+    check_precision(precision, hidden.dtype)
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
     space, dtype, (count, size) = workspace(), hidden.dtype, (hidden.shape[0], W.shape[1])
@@ -148,12 +150,12 @@ def linear_cross_entropy(
         if count > max_rows:
             block, block_targets, block_losses = hidden[rows], targets[rows], losses[rows]
         scores = space.take("scores", (block.shape[0], size), dtype, min(space.capacity(count), max_rows) * size)
-        product(block, W, scores)
+        product(block, W, scores, precision)
         cross_entropy_rows(scores, b, block_targets, block_losses, scale, smoothing)
         if dhidden is None:
             continue
-        product(scores, W.T, dhidden[rows] if count > max_rows else dhidden)
-        product(block.T, scores, dW if first else part_W)
+        product(scores, W.T, dhidden[rows] if count > max_rows else dhidden, precision)
+        product(block.T, scores, dW if first else part_W, precision)
         if count <= max_rows:
             sum_columns_later(space, scores, db)
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels.contract import Precision
+from capgpu.kernels.reference.precision import product
 from capgpu.kernels.reference.recurrence import lstm_forward, rnn_forward
 
 __all__ = ["decode_step"]
@@ -19,6 +21,8 @@ def decode_step(
     W_vocab: Array,
     b_vocab: Array,
     parents: Array | None = None,
+    *,
+    precision: Precision = "float32",
 ) -> tuple[Array, Array, Array | None]:
     """Advance N sequences by one word: cell, then scores over the vocabulary.
 
@@ -37,6 +41,8 @@ def decode_step(
     parents : array of int, shape (N,), optional
         Row of `h` and `c` that each sequence goes on from, in ``[0, P)``; None: its own. A state that several go on
         from is multiplied by the recurrent weights once in a fused kernel.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -50,7 +56,7 @@ def decode_step(
         h, c = xp.take(h, parents, axis=0), None if c is None else xp.take(c, parents, axis=0)
     batch_sizes = np.array([h.shape[0]])
     if c is None:
-        h = rnn_forward(projected, rows, h, Wh, batch_sizes).hidden
+        h = rnn_forward(projected, rows, h, Wh, batch_sizes, precision=precision).hidden
     else:
-        h, c, *_ = lstm_forward(projected, rows, h, c, Wh, batch_sizes)
-    return h @ W_vocab + b_vocab, h, c
+        h, c, *_ = lstm_forward(projected, rows, h, c, Wh, batch_sizes, precision=precision)
+    return product(h, W_vocab, precision) + b_vocab, h, c

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels.contract import Precision
+from capgpu.kernels.reference.precision import product
 
 __all__ = ["matmul"]
 
 
 def matmul(
-    a: Array, b: Array, bias: Array | None = None, *, transpose_a: bool = False, transpose_b: bool = False
+    a: Array,
+    b: Array,
+    bias: Array | None = None,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    precision: Precision = "float32",
 ) -> Array:
     """Multiply two matrices.
 
@@ -20,6 +28,8 @@ def matmul(
         Added to every row.
     transpose_a, transpose_b : bool
         Take the transpose of a factor.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -31,4 +41,5 @@ def matmul(
         a = xp.matrix_transpose(a)
     if transpose_b:
         b = xp.matrix_transpose(b)
-    return a @ b if bias is None else a @ b + bias
+    out = product(a, b, precision)
+    return out if bias is None else out + bias

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels.contract import DecodingWeights
+from capgpu.kernels.contract import DecodingWeights, Precision
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.gemm import matmul
 
 __all__ = ["greedy_captions"]
 
 
-def greedy_captions(h: Array, weights: DecodingWeights, max_length: int, start: int, end: int, null: int) -> Array:
+def greedy_captions(
+    h: Array,
+    weights: DecodingWeights,
+    max_length: int,
+    start: int,
+    end: int,
+    null: int,
+    *,
+    precision: Precision = "float32",
+) -> Array:
     """Decode the most probable word at each step.
 
     Parameters
@@ -27,6 +38,8 @@ def greedy_captions(h: Array, weights: DecodingWeights, max_length: int, start: 
         Id of the word after which a caption is filled with `null`; -1 for none.
     null : int
         Id to fill with.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -35,10 +48,11 @@ def greedy_captions(h: Array, weights: DecodingWeights, max_length: int, start: 
     """
     xp = array_namespace(h)
     W_embed, Wx, Wh, b, W_vocab, b_vocab = weights
+    multiply = partial(matmul, precision=precision)
     count = h.shape[0]
     c = xp.zeros_like(h) if Wh.shape[1] == 4 * Wh.shape[0] else None
     # projecting the whole vocabulary once pays when more words will be read than it holds
-    table = matmul(W_embed, Wx, b) if count * max_length >= W_embed.shape[0] else None
+    table = multiply(W_embed, Wx, b) if count * max_length >= W_embed.shape[0] else None
     words = xp.full((count,), start, dtype=xp.int32, device=h.device)
     nulls = xp.full((count,), null, dtype=xp.int32, device=h.device)
     ended = xp.zeros((count,), dtype=xp.bool, device=h.device)
@@ -46,8 +60,8 @@ def greedy_captions(h: Array, weights: DecodingWeights, max_length: int, start: 
     for _ in range(max_length):
         projected, rows = table, words
         if table is None:
-            projected, rows = matmul(xp.take(W_embed, words, axis=0), Wx, b), None
-        logits, h, c = decode_step(projected, rows, h, c, Wh, W_vocab, b_vocab)
+            projected, rows = multiply(xp.take(W_embed, words, axis=0), Wx, b), None
+        logits, h, c = decode_step(projected, rows, h, c, Wh, W_vocab, b_vocab, precision=precision)
         words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
         written.append(xp.where(ended, nulls, words))
         if end >= 0:

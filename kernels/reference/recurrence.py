@@ -16,7 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels.contract import States
+from capgpu.kernels.contract import Precision, States
+from capgpu.kernels.reference.precision import product
 
 __all__ = ["lstm_backward", "lstm_forward", "previous_states", "rnn_backward", "rnn_forward"]
 
@@ -93,6 +94,7 @@ def lstm_forward(
     bias: Array | None = None,
     h0_bias: Array | None = None,
     order: Array | None = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run an LSTM over packed sequences.
 
@@ -116,6 +118,8 @@ def lstm_forward(
         Added to `h0`.
     order : array of int, shape (N,), optional
         Row of `h0` and `c0` for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -139,7 +143,7 @@ def lstm_forward(
     start = 0
     for count in batch_sizes.tolist():
         h, c = h[:count, :], c[:count, :]
-        a = _step_rows(xp, projected, rows, start, start + count) + h @ Wh
+        a = _step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
         ifo = _sigmoid(xp, a[:, : 3 * size])
         i, f, o = ifo[:, :size], ifo[:, size : 2 * size], ifo[:, 2 * size :]
         g = xp.tanh(a[:, 3 * size :])
@@ -164,6 +168,7 @@ def lstm_backward(
     batch_sizes: Any,
     *,
     order: Array | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Array, Array, Array]:
     """Run the LSTM's recurrence backward, down to the pre-activations.
 
@@ -185,6 +190,8 @@ def lstm_backward(
         Rows of each step.
     order : array of int, shape (N,), optional
         Row of `c0`, and of the gradients of the initial states, for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -228,7 +235,7 @@ def lstm_backward(
         )
         out.append(da)
         dc = dc * f
-        dh = da @ xp.matrix_transpose(Wh)
+        dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
     dh0, dc0 = (_in_callers_order(xp, gradient, order) for gradient in (dh, dc))
     return _join(xp, out[::-1], 4 * size, cell), dh0, dc0
@@ -244,6 +251,7 @@ def rnn_forward(
     bias: Array | None = None,
     h0_bias: Array | None = None,
     order: Array | None = None,
+    precision: Precision = "float32",
 ) -> States:
     """Run a vanilla RNN, ``h' = tanh(x Wx + h Wh + b)``, over packed sequences (Elman 1990).
 
@@ -263,6 +271,8 @@ def rnn_forward(
         Added to the pre-activations, and to `h0`.
     order : array of int, shape (N,), optional
         Row of `h0` for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -274,7 +284,7 @@ def rnn_forward(
     h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
     steps, start = [], 0
     for count in batch_sizes.tolist():
-        h = xp.tanh(_step_rows(xp, projected, rows, start, start + count) + h[:count, :] @ Wh)
+        h = xp.tanh(_step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
         steps.append(h)
         start += count
     hidden = _join(xp, steps, h0.shape[1], h0)
@@ -282,7 +292,13 @@ def rnn_forward(
 
 
 def rnn_backward(
-    dhidden: Array, hidden: Array, Wh: Array, batch_sizes: Any, *, order: Array | None = None
+    dhidden: Array,
+    hidden: Array,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    order: Array | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Array, Array]:
     """Run the RNN's recurrence backward, down to the pre-activations.
 
@@ -298,6 +314,8 @@ def rnn_backward(
         Rows of each step.
     order : array of int, shape (N,), optional
         Row of the initial state's gradient for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -316,6 +334,6 @@ def rnn_backward(
         h = hidden[start:stop, :]
         da = _padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
         out.append(da)
-        dh = da @ xp.matrix_transpose(Wh)
+        dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
     return _join(xp, out[::-1], size, hidden), _in_callers_order(xp, dh, order)

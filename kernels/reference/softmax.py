@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import widened
-from capgpu.kernels.contract import Dropout
+from capgpu.kernels.contract import Dropout, Precision
+from capgpu.kernels.reference.precision import product
 from capgpu.random import dropout_mask
 
 __all__ = ["apply_dropout", "linear_cross_entropy", "softmax_cross_entropy"]
@@ -71,6 +72,7 @@ def linear_cross_entropy(
     gradients: bool = True,
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
     """Project hidden states to scores and compute their cross-entropy and its gradients, never keeping the scores.
 
@@ -92,6 +94,8 @@ def linear_cross_entropy(
         Computer Vision", section 7).
     dropout : Dropout, optional
         Applied to the hidden states before the projection.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
 
     Returns
     -------
@@ -105,17 +109,18 @@ def linear_cross_entropy(
     if dropout is not None:
         mask = dropout_mask(dropout.key, dropout.rate, tuple(hidden.shape), hidden)
         hidden = hidden * mask
-    logits = hidden @ W + b
+    logits = product(hidden, W, precision) + b
     if smoothing > 0:
         loss, dlogits = _smoothed_cross_entropy(logits, targets, scale, smoothing)
     else:
         loss, dlogits = softmax_cross_entropy(logits, targets, scale)
     if not gradients:
         return loss, None, None, None
-    dhidden = dlogits @ xp.matrix_transpose(W)
+    dhidden = product(dlogits, xp.matrix_transpose(W), precision)
     if mask is not None:
         dhidden = dhidden * mask
-    return loss, dhidden, xp.matrix_transpose(hidden) @ dlogits, xp.sum(dlogits, axis=0)
+    dW = product(xp.matrix_transpose(hidden), dlogits, precision)
+    return loss, dhidden, dW, xp.sum(dlogits, axis=0)
 
 
 def _smoothed_cross_entropy(logits: Array, targets: Array, scale: float, smoothing: float) -> tuple[Array, Array]:

@@ -175,6 +175,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "group_by_length": False,
         "seed": 0,
         "dtype": "float32",
+        "precision": "float32",
         "backend": None,
         "resume": False,
         "force": False,
@@ -227,11 +228,11 @@ def test_bad_training_options_are_refused_and_write_nothing(args: list[str], say
 
 
 def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
-    """They knew neither tied weights nor label smoothing."""
+    """They knew no tied weights, no label smoothing and no precision."""
     folder = trained(tmp_path / "run", "--epochs", "1")
     (folder / "summary.json").unlink()
     config = json.loads((folder / "config.json").read_text())
-    for name in ("tie_weights", "label_smoothing"):
+    for name in ("tie_weights", "label_smoothing", "precision"):
         del config["settings"][name]
     (folder / "config.json").write_text(json.dumps(config))
     refused(

@@ -18,6 +18,7 @@ import pytest
 import capgpu
 from capgpu.kernels.cuda import compile, gemm, workspace
 from capgpu.kernels.cuda import cublas as direct
+from oracles.numbers import distance
 from simulators import cupy_standin
 from simulators.cupy_standin.cublas import Library
 
@@ -195,6 +196,19 @@ def test_tf32_is_the_users_choice_where_there_are_such_tensor_cores(
     assert [gemm.compute for gemm in cublas.products] == [68, compute, 70]
 
 
+@pytest.mark.parametrize(("architecture", "compute"), [("sm_80", 75), ("sm_75", 68)])
+def test_factors_are_rounded_to_bfloat16_where_there_are_such_tensor_cores(cublas, random, architecture, compute):
+    a, b = (random.standard_normal((5, 5)).astype("float32") for _ in range(2))
+    with cupy_standin.installed(architecture=architecture) as cupy:
+        compile.forget()
+        rounded, exact = (gemm.product(cupy.asarray(a), cupy.asarray(b), None, p).get() for p in ("bf16", "float32"))
+        compile.forget()
+        workspace.forget()
+    assert [gemm.compute for gemm in cublas.products] == [compute, 68]
+    assert distance(exact, a @ b) < 1e-6
+    assert (distance(rounded, a @ b) > 1e-4) == (compute == 75)
+
+
 def test_a_refusal_names_the_call_and_the_status(device, cublas):
     x = device.ones((2, 3), "float32")
     cublas.fails["cublasGemmEx"] = 13
@@ -349,6 +363,7 @@ def test_prototypes_and_numbers_are_those_of_the_header():
         "CUBLAS_OP_N": direct._OPERATIONS[False],
         "CUBLAS_OP_T": direct._OPERATIONS[True],
         "CUBLAS_COMPUTE_32F": direct._COMPUTE_32F,
+        "CUBLAS_COMPUTE_32F_FAST_16BF": direct._COMPUTE_32F_FAST_16BF,
         "CUBLAS_COMPUTE_32F_FAST_TF32": direct._COMPUTE_32F_FAST_TF32,
         "CUBLAS_COMPUTE_64F": direct._COMPUTE_64F,
         "CUBLAS_GEMM_DEFAULT": direct._GEMM_DEFAULT,

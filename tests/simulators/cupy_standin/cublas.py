@@ -34,8 +34,8 @@ _NAMES = {
 # cudaDataType: what a number is stored as
 _STORED = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
 _BFLOAT16 = 14
-_TF32 = 77
-_COMPUTE = {68: np.float32, 70: np.float64, _TF32: np.float32}
+_FAST_16BF, _TF32 = 75, 77
+_COMPUTE = {68: np.float32, 70: np.float64, _FAST_16BF: np.float32, _TF32: np.float32}
 
 _int, _void_p, _size_t = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
 _TYPES = {
@@ -164,7 +164,7 @@ class Library:
         wide = type_c == 1
         if len({type_a, type_b, type_c}) > 1 or type_c not in _STORED or compute not in _COMPUTE:
             return NOT_SUPPORTED
-        if wide != (compute == 70) or (compute == _TF32 and type_c != 0):
+        if wide != (compute == 70) or (compute in (_FAST_16BF, _TF32) and type_c != 0):
             return NOT_SUPPORTED
         scalar = ctypes.c_double if wide else ctypes.c_float
         # scalars are read now, matrices when the product is made
@@ -185,6 +185,8 @@ class Library:
                 raise UndefinedOnDeviceError("a graph is launched whose memory has been given back")
             left, right, out = (_matrix(*matrix, type_c) for matrix in matrices)
             left, right = (_numbers(factor, type_c).astype(_COMPUTE[compute]) for factor in (left, right))
+            if compute == _FAST_16BF:
+                left, right = (_numbers(_stored(factor, _BFLOAT16), _BFLOAT16) for factor in (left, right))
             product = factor * ((left.T if transa else left) @ (right.T if transb else right))
             if kept:
                 product += kept * _numbers(out, type_c)
