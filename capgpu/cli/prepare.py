@@ -48,6 +48,12 @@ _N_SHOWN = 5
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the random split.")
 @click.option("--pca", type=_COUNT, metavar="N", help="Reduce the pictures' features to N principal components.")
+@click.option(
+    "--max-unreadable",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Largest fraction of pictures, of all and of each split in SOURCE, that may be missing or unreadable.",
+)
 @encoder_options
 @click.option("--force", is_flag=True, help="Overwrite the data set in --out.")
 def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: Any) -> None:
@@ -103,6 +109,7 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
             features,
             open_encoder,
             settings={**where, **({} if features else encoding)},
+            max_unreadable=options["max_unreadable"],
             force=force,
             progress=bar.show,
         )

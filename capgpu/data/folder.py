@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -25,10 +24,11 @@ from capgpu.data.captions_table import (
     printed_list,
     read_cells,
 )
-from capgpu.data.source import Pictures, Source, by_split, first_names, plain_name, split_name
+from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name
+from capgpu.data.source import Pictures, Source, by_split, first_names, split_name
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
-__all__ = ["captions_file", "folder_source"]
+__all__ = ["captions_file", "folder_source", "picture_home"]
 
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -63,7 +63,7 @@ def captions_file(path: Path) -> Path:
     DataFileError
         If there is none, or more than one.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file())
+    files = sorted(file for file in path.iterdir() if file.is_file() and not is_companion(file.name))
     named = [
         file
         for file in files
@@ -87,7 +87,8 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     path : path
         The file of captions.
     folder : path or None
-        The folder of the pictures; by default that of the file, or a folder ``images`` or ``Images`` in it.
+        The folder of the pictures; by default that of the file, a folder ``images`` or ``Images`` in it, or else the
+        folder in it or beside it that contains most of the first pictures.
 
     Returns
     -------
@@ -128,21 +129,26 @@ def folder_source(path: Path, folder: Path | None) -> Source:
             f"{path}: expected a split for {without[0]}, as for other pictures, got none. Give every picture a split, "
             "or none."
         )
-    home = folder or _home(path.parent, list(islice(captions, _N_SEARCHED)))
-    _merge_links(path, home, captions, splits, notes)
-    pictures = Pictures(list(captions), list(captions.values()), [home / image for image in captions])
+    home = folder or picture_home(path.parent, list(islice(captions, _N_SEARCHED)))
+    located, differences = find_files(home, list(captions))
+    notes += differences
+    files = dict(zip(captions, located, strict=True))
+    _merge_links(path, files, captions, splits, notes)
+    pictures = Pictures(list(captions), list(captions.values()), [files[image] for image in captions])
     named = [split for split in splits.values() if split is not None]
     return Source("folder", path, by_split(pictures, named or None), tuple(notes))
 
 
 def _merge_links(
-    path: Path, home: Path, captions: dict[str, list[str]], splits: dict[str, str | None], notes: list[str]
+    path: Path,
+    files: dict[str, Path],
+    captions: dict[str, list[str]],
+    splits: dict[str, str | None],
+    notes: list[str],
 ) -> None:
-    """Merge pictures whose names are links to the same file."""
+    """Merge pictures whose names are those of the same file."""
     images = list(captions)
-    merged = [
-        (image, images[k]) for image, k in zip(images, first_names([home / image for image in images]), strict=True)
-    ]
+    merged = [(image, images[k]) for image, k in zip(images, first_names(list(files.values())), strict=True)]
     for image, first in merged:
         if image != first:
             if splits[image] != splits[first]:
@@ -155,32 +161,57 @@ def _merge_links(
     others = [pair for pair in merged if pair[0] != pair[1]]
     if others:
         notes.append(
-            f"names of pictures that are links to other pictures, merged: {len(others):,}, the first {others[0][0]}"
+            f"names of pictures that are those of other pictures' files, merged: {len(others):,}, the first "
+            f"{others[0][0]}"
         )
 
 
-def _home(beside: Path, images: list[str]) -> Path:
-    """Return the first candidate folder that contains any of the pictures."""
-    candidates = _candidate_folders(beside)
-    return next((folder for folder in candidates if any(_is_file(folder / image) for image in images)), beside)
+def picture_home(beside: Path, images: list[str]) -> Path:
+    """Return the folder of pictures that belong to a file of captions.
+
+    Parameters
+    ----------
+    beside : path
+        The folder of the file of captions.
+    images : list of str
+        Names of pictures.
+
+    Returns
+    -------
+    pathlib.Path
+        `beside`, or a folder ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the folder
+        in it or beside it with the most of them, or `beside` if there is none.
+    """
+    usual = _candidate_folders(beside)
+    home = next((folder for folder in usual if _count_in(folder, images)), None)
+    if home is None:
+        others = [*_folders(beside), *_folders(beside.absolute().parent)]
+        home = max(others, key=lambda folder: _count_in(folder, images), default=beside)
+    return home if _count_in(home, images) else beside
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        entries = sorted(path.iterdir())
+    except OSError:
+        return []
+    return [entry for entry in entries if entry.is_dir() and not is_companion(entry.name)][:_N_SEARCHED]
 
 
 def _candidate_folders(beside: Path) -> tuple[Path, ...]:
     return beside, beside / "images", beside / "Images"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a name with NUL
-        return False
+def _count_in(folder: Path, images: Iterable[str]) -> int:
+    return sum(is_file(folder / image) for image in images)
 
 
 def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
     """Count how many of the first names are those of files."""
     candidates = (folder,) if folder else _candidate_folders(path.parent)
-    names = [image.strip() for image in islice(images, _N_SEARCHED)]
-    return sum(any(_is_file(candidate / name) for candidate in candidates) for name in names if name)
+    names = [name for image in islice(images, _N_SEARCHED) if (name := image.strip())]
+    exact = sum(any(is_file(candidate / name) for candidate in candidates) for name in names)
+    return exact or sum(map(is_file, find_files(folder or path.parent, names)[0]))
 
 
 def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes: list[str]) -> Iterator[_Row]:

@@ -8,6 +8,7 @@ preparation resumes. Earlier contents are replaced when the new data set is comp
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray
 from capgpu.data.feature_files import FeatureFile
+from capgpu.data.picture_folder import is_file, nearest_file, printable
 from capgpu.data.prepared_dataset import save_prepared
 from capgpu.data.source import Pictures, Source
 from capgpu.data.split import split_pictures
@@ -32,7 +34,11 @@ from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, Vocabulary
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
 
-__all__ = ["PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
+__all__ = ["MAX_UNREADABLE", "PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
+
+#: The largest fraction of pictures that may be missing or unreadable.
+MAX_UNREADABLE = 0.5
+_URL = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs):/")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class PrepareResult:
     report : dict
         Statistics, as JSON can hold them: vocabulary, and for each split pictures, captions, words and their lengths.
     broken : list of str
-        Path and cause for each picture that could not be read; they are omitted.
+        Path and cause for each picture that is missing or could not be read; they are omitted.
     wordless : list of str
         Captions without words, with their pictures; they are omitted.
     """
@@ -103,6 +109,7 @@ def prepare(
     open_encoder: Callable[[], PictureEncoder] | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PrepareResult:
@@ -124,6 +131,8 @@ def prepare(
     settings : mapping, optional
         Further settings, as JSON can hold them: stored in the manifest, and compared with those of an interrupted
         preparation.
+    max_unreadable : float
+        The largest fraction of pictures, of all and of each split of the source, that may be missing or unreadable.
     force : bool
         Whether an earlier data set or preparation in the folder may be replaced.
     progress : callable
@@ -140,7 +149,8 @@ def prepare(
         For a folder with other files or another preparation, for invalid settings, and if all words would be
         ``<UNK>``.
     DataFileError
-        For pictures without features or files, and if no picture could be read or no caption has words.
+        For pictures without features or files, if more pictures than `max_unreadable` are missing or unreadable, and
+        if no caption has words.
     OSError
         If a file cannot be read or written.
     """
@@ -155,6 +165,8 @@ def prepare(
             "(--images), or a file of features (--features)."
         )
     check_output_folder(folder, force)
+    if features is None:
+        _check_present(source, max_unreadable)
     splits = split_pictures(source, config.val, config.test, config.seed)
     words, wordless = _tokenize(splits, config)
     counts = _counted(words["train"])
@@ -188,6 +200,9 @@ def prepare(
         raise DataFileError(
             f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
         )
+    _check_readable(
+        source, {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}, max_unreadable, broken
+    )
     # only words of pictures with features: the others cannot be learnt
     readable = set(kept["train"])
     counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
@@ -238,6 +253,45 @@ def _check_config(config: PrepareConfig) -> None:
         if value is not None and value < limit:
             special = f" with the {len(SPECIAL_WORDS)} special tokens" if name == "max_words" else ""
             raise InvalidValueError(f"{name}: expected at least {limit}{special}, got {value}.")
+
+
+def _check_present(source: Source, max_unreadable: float) -> None:
+    """Check that the picture files are no addresses and that enough of them exist."""
+    missing: dict[str, int] = {}
+    first: Path | None = None
+    for name, pictures in source.splits.items():
+        for file in pictures.files or ():
+            if _URL.search(file.as_posix()):
+                address = _URL.split(file.as_posix())[-1].lstrip("/")
+                raise DataFileError(
+                    f"{source.path}: expected names of picture files, got an address, the first of {address}. Download "
+                    "the pictures, write the names of the files in place of the addresses, and name their folder "
+                    "(--images)."
+                )
+            if not is_file(file):
+                missing[name] = missing.get(name, 0) + 1
+                first = first or file
+    if first is not None:
+        nearest = nearest_file(first)
+        cause = f"{printable(str(first))}" + (f" (the most similar file is {nearest})" if nearest else "")
+        _check_readable(source, missing, max_unreadable, [cause], "existing")
+
+
+def _check_readable(
+    source: Source, broken: Mapping[str, int], max_unreadable: float, causes: list[str], what: str = "readable"
+) -> None:
+    """Check the numbers of pictures that are missing or unreadable: all, and those of each split of the source."""
+    total = sum(map(len, source.splits.values()))
+    counts = {"": (sum(broken.values()), total)}
+    counts |= {
+        f" of the split {name}": (broken.get(name, 0), len(pictures)) for name, pictures in source.splits.items()
+    }
+    for split, (count, size) in counts.items():
+        if count > max_unreadable * size:
+            raise DataFileError(
+                f"{source.path}: expected {what} pictures, got none for {count:,} of {size:,}{split}, the first "
+                f"{causes[0]}. Name their folder (--images), or go on without them with --max-unreadable 1."
+            )
 
 
 def _counted(words: list[list[list[str]]]) -> Counter[str]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from capgpu.data.arrays import HostArray
+from capgpu.data.picture_folder import plain_name
 from capgpu.data.text_files import DataFileError
 
-__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "plain_name", "split_name"]
+__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "split_name"]
 
 #: The name of the only split of a source without splits.
 UNSPLIT = "all"
@@ -108,11 +109,6 @@ def split_name(name: str, where: str) -> str:
     if plain in _RESERVED_NAMES or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
         raise DataFileError(f"{where}: expected a split such as train, val or test, got {ascii(name)[:40]}.")
     return plain
-
-
-def plain_name(name: str) -> str:
-    """Return a normalized file name: ``./a//b.jpg`` becomes ``a/b.jpg``."""
-    return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def first_names(files: Sequence[Path]) -> list[int]:

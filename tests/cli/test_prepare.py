@@ -201,6 +201,8 @@ def test_pictures_none_of_which_can_be_read_are_refused_behind_the_progress_bar(
     network: tuple[str, ...], tmp_path: Path
 ) -> None:
     coco = write_json(tmp_path / "coco.json", coco_annotations({1: ["A dog."], 2: ["A cat."], 3: ["A cow."]}))
+    for i in (1, 2, 3):
+        (tmp_path / f"{i}.png").write_text("no picture")
     result = run("prepare", *network, "-o", tmp_path / "out", coco, "--images", tmp_path, "--min-count", 1)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(
