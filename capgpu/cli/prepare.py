@@ -20,6 +20,8 @@ __all__ = ["prepare"]
 _COUNT = click.IntRange(min=1)
 _FRACTION = click.FloatRange(0, 1, max_open=True)
 _N_SHOWN = 5
+#: A fraction of unknown words about which a message is printed.
+_MUCH_UNKNOWN = 0.1
 
 
 @click.command()
@@ -37,7 +39,11 @@ _N_SHOWN = 5
     help="Existing features: .npy, or .npz or .h5 with features and image_ids.",
 )
 @click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
-@click.option("--min-count", type=_COUNT, default=5, help="Rarer words of the training captions become <UNK>.")
+@click.option(
+    "--min-count",
+    type=_COUNT,
+    help="Rarer words of the training captions become <UNK>.  [default: 5, or less where more than 5% would]",
+)
 @click.option("--max-words", type=click.IntRange(min=5), help="Maximum vocabulary size.  [default: unlimited]")
 @click.option("--max-length", type=_COUNT, help="Maximum number of words per caption.  [default: unlimited]")
 @click.option(
@@ -171,6 +177,14 @@ def _print(result: PrepareResult) -> None:
     out.print(
         f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."
     )
+    train = report["splits"]["train"]
+    share = train["unknown words"] / max(train["words"] - train["words cut off"], 1)
+    out.print(f"Minimum count: {report['minimum count']}. Unknown words in training captions: {share:.2%}.")
+    if share > _MUCH_UNKNOWN:
+        click.echo(
+            f"{share:.0%} of the words in training captions are <UNK>: lower --min-count, or raise --max-words.",
+            err=True,
+        )
     for what, items in (("Unreadable pictures", result.broken), ("Captions without words", result.wordless)):
         if items:
             click.echo(f"{what}, omitted: {len(items):,}", err=True)

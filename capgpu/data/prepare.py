@@ -29,7 +29,7 @@ from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS, interned
-from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, Vocabulary
+from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, UNKNOWN_WORD, Vocabulary
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
@@ -38,6 +38,11 @@ __all__ = ["MAX_UNREADABLE", "PrepareConfig", "PrepareResult", "fingerprint", "p
 
 #: The largest fraction of pictures that may be missing or unreadable.
 MAX_UNREADABLE = 0.5
+#: The default minimum count of words: at most this, and lower as long as more than this fraction would be unknown.
+#: 5 is usual for COCO, where 1% become unknown; of a few hundred captions, most words would.
+_MAX_MIN_COUNT, _MAX_UNKNOWN = 5, 0.05
+#: Unknown words in captions that other programs have processed.
+_UNKNOWN = re.compile(r"[<\[] ?unk ?[>\]]", re.IGNORECASE)
 _URL = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs):/")
 
 
@@ -49,8 +54,9 @@ class PrepareConfig:
     ----------
     tokens : str
         The tokenizer, one of `capgpu.tokens.TOKENIZERS`.
-    min_count : int
-        Words that occur fewer times in the training captions become ``<UNK>``.
+    min_count : int or None
+        Words that occur fewer times in the training captions become ``<UNK>``. None: the largest of 1 to 5 that makes
+        at most 5% of the words in the training captions unknown, which is 5 for large sets and less for small ones.
     max_words : int or None
         Maximum vocabulary size, special tokens included.
     max_length : int or None
@@ -64,7 +70,7 @@ class PrepareConfig:
     """
 
     tokens: str = "coco"
-    min_count: int = 5
+    min_count: int | None = None
     max_words: int | None = None
     max_length: int | None = None
     val: float = 0.1
@@ -207,6 +213,7 @@ def prepare(
     readable = set(kept["train"])
     counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
     words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
+    min_count = _min_count(counts, config)
     vocabulary = _vocabulary(counts, sum(map(len, words["train"])), config)
     if config.pca is not None:
         from capgpu.vision.projection import fit_projection
@@ -217,7 +224,7 @@ def prepare(
 
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
-    report["words in training captions"] = len(counts)
+    report["words in training captions"], report["minimum count"] = len(counts), min_count
     for name, indices in kept.items():
         pictures = splits[name].take(indices)
         picture_words = words[name]
@@ -300,23 +307,40 @@ def _counted(words: list[list[list[str]]]) -> Counter[str]:
     for captions in words:
         for caption in captions:
             counts.update(caption)
+    del counts[UNKNOWN_WORD]
     return counts
+
+
+def _min_count(counts: Counter[str], config: PrepareConfig) -> int:
+    """Return the minimum count of words, by default one suited to the number of captions."""
+    if config.min_count is not None:
+        return config.min_count
+    total = counts.total()
+    for count in range(_MAX_MIN_COUNT, 1, -1):
+        if sum(number for number in counts.values() if number < count) <= _MAX_UNKNOWN * total:
+            return count
+    return 1
 
 
 def _vocabulary(counts: Counter[str], captions: int, config: PrepareConfig) -> Vocabulary:
     """Build the vocabulary of the training captions."""
-    vocabulary = Vocabulary.from_counts(counts, min_count=config.min_count, max_size=config.max_words)
+    min_count = _min_count(counts, config)
+    vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise InvalidValueError(
             f"min_count: expected a count that a word reaches in the {captions:,} training captions, got "
-            f"{config.min_count}: all words would be {UNK}. Lower min_count."
+            f"{min_count}: all words would be {UNK}. Lower min_count."
         )
     return vocabulary
 
 
 def _tokenize(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
     """Tokenize all captions; captions without words, and pictures without captions, are removed from `splits`."""
-    tokenize = interned(TOKENIZERS[config.tokens])
+    split = interned(TOKENIZERS[config.tokens])
+
+    def tokenize(text: str) -> list[str]:
+        return split(_UNKNOWN.sub(UNKNOWN_WORD, text))
+
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):

@@ -227,6 +227,33 @@ def test_pictures_none_of_which_can_be_read_leave_nothing_behind(source: Source,
     make(source, tmp_path / "out", settings={"images": "here"})
 
 
+def test_the_minimum_count_suits_the_number_of_captions_and_unknown_words_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "source" / "captions.csv"
+    picture_files(tmp_path / "source", 12)
+    for repeats, minimum in ((1, 1), (3, 3), (9, 5)):
+        texts = [" ".join([*("a dog",) * (i + 1), *(f"w{i}",) * repeats]) for i in range(12)]
+        path.write_text("image,caption\n" + "".join(f"{i}.png,{text}\n" for i, text in enumerate(texts)))
+        done = make(read_source(path), tmp_path / str(repeats), PrepareConfig(val=0, test=0))
+        assert done.report["minimum count"] == minimum
+        assert done.report["splits"]["train"]["unknown words"] == 0
+    done = make(read_source(path), tmp_path / "asked", PrepareConfig(min_count=10, val=0, test=0))
+    assert done.report["minimum count"] == 10
+    assert done.report["splits"]["train"]["unknown words"] == 12 * 9
+
+
+@pytest.mark.parametrize("tokens", ["coco", "plain"])
+@pytest.mark.parametrize("unknown", ["<unk>", "<UNK>", "[UNK]"])
+def test_unknown_words_of_the_source_are_unknown(unknown: str, tokens: str, tmp_path: Path) -> None:
+    picture_files(tmp_path / "source", 1)
+    (tmp_path / "source" / "captions.csv").write_text(f"image,caption\n0.png,a {unknown} runs\n")
+    config = PrepareConfig(tokens=tokens, min_count=1, val=0, test=0)
+    done = make(read_source(tmp_path / "source"), tmp_path / "out", config)
+    data = load_prepared(tmp_path / "out")
+    assert data["idx_to_word"] == [*SPECIAL_WORDS, "a", "runs"]
+    assert data["train_captions"].tolist() == [[1, 4, 3, 5, 2]]
+    assert done.report["splits"]["train"]["unknown words"] == 1
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_mostly_missing_or_unreadable_pictures_are_refused_unless_accepted(there: bool, tmp_path: Path) -> None:
     path = write_source(tmp_path / "source")
