@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +26,14 @@ from capgpu.data.captions_table import (
 )
 from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name
 from capgpu.data.source import Pictures, Source, by_split, first_names, split_name
+from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
-__all__ = ["captions_file", "folder_source", "picture_home"]
+__all__ = ["captions_file", "captions_files", "folder_source", "home_of", "picture_home"]
 
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
+_NUMBERED = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
 #: Number of pictures searched for to find their folder.
 _N_SEARCHED = 100
@@ -55,7 +57,8 @@ def captions_file(path: Path) -> Path:
     Returns
     -------
     pathlib.Path
-        The file named ``captions`` or ending in ``token.txt``, or the only one with the suffix ``.csv``, ``.tsv`` or
+        The file named ``captions`` or ``metadata`` or ending in ``token.txt`` or ``.token``, or the only one with the
+        suffix ``.csv``, ``.tsv`` or
         ``.jsonl``.
 
     Raises
@@ -63,13 +66,7 @@ def captions_file(path: Path) -> Path:
     DataFileError
         If there is none, or more than one.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file() and not is_companion(file.name))
-    named = [
-        file
-        for file in files
-        if (file.stem == "captions" and file.suffix.lower() in (*_SUFFIXES, ".txt")) or file.name.endswith("token.txt")
-    ]
-    found = named or [file for file in files if file.suffix.lower() in _SUFFIXES]
+    found = captions_files(path)
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found) or "none"
@@ -77,6 +74,20 @@ def captions_file(path: Path) -> Path:
         f"{path}: expected one file of captions (captions.csv, .tsv, .jsonl or .txt), got {names}. Or name the file "
         "itself, of captions or in COCO's or Karpathy's format, instead of the folder."
     )
+
+
+def captions_files(path: Path) -> list[Path]:
+    """Return the files of captions in a folder: those with usual names, or else those with usual suffixes."""
+    files = sorted(file for file in path.iterdir() if file.is_file() and not is_companion(file.name))
+    named = [
+        file
+        for file in files
+        if (file.stem in ("captions", "metadata") and file.suffix.lower() in (*_SUFFIXES, ".txt"))
+        or file.name.endswith(("token.txt", ".token"))
+    ]
+    # lemmas are not captions as people write them
+    named = [file for file in named if "lemma" not in file.name] or named
+    return named or [file for file in files if file.suffix.lower() in _SUFFIXES]
 
 
 def folder_source(path: Path, folder: Path | None) -> Source:
@@ -129,6 +140,14 @@ def folder_source(path: Path, folder: Path | None) -> Source:
             f"{path}: expected a split for {without[0]}, as for other pictures, got none. Give every picture a split, "
             "or none."
         )
+    if not any(splits.values()) and (listed := listed_splits(path.parent, captions)) is not None:
+        splits |= listed[0]
+        notes += listed[1]
+        unlisted = [image for image, split in splits.items() if split is None]
+        if unlisted:
+            notes.append(f"pictures in none of the lists, omitted: {len(unlisted):,}, the first {unlisted[0]}")
+        for image in unlisted:
+            del splits[image], captions[image]
     home = folder or picture_home(path.parent, list(islice(captions, _N_SEARCHED)))
     located, differences = find_files(home, list(captions))
     notes += differences
@@ -184,10 +203,14 @@ def picture_home(beside: Path, images: list[str]) -> Path:
     """
     usual = _candidate_folders(beside)
     home = next((folder for folder in usual if _count_in(folder, images)), None)
-    if home is None:
-        others = [*_folders(beside), *_folders(beside.absolute().parent)]
-        home = max(others, key=lambda folder: _count_in(folder, images), default=beside)
-    return home if _count_in(home, images) else beside
+    return home or home_of([*_folders(beside), *_folders(beside.absolute().parent)], images) or beside
+
+
+def home_of(folders: Sequence[Path], images: Iterable[str]) -> Path | None:
+    """Return the folder with the most of the first pictures, of equal ones the first; None if none has any."""
+    first = list(islice(images, _N_SEARCHED))
+    home = max(folders, key=lambda folder: _count_in(folder, first), default=None)
+    return home if home is not None and _count_in(home, first) else None
 
 
 def _folders(path: Path) -> list[Path]:
@@ -228,8 +251,12 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
     columns = choose_columns(where, names, found)
     if columns.note:
         notes.append(columns.note)
-    lists = 0
+    lists = repaired = 0
     for where, cells in kept if several else rows:
+        if delimiter == "|" and len(cells) == 2 and len(names) == 3 and (numbered := _NUMBERED.fullmatch(cells[1])):
+            # Flickr30k's results.csv has a row without the delimiter between the number and the caption
+            cells = [cells[0], *numbered.groups()]
+            repaired += 1
         if len(cells) != len(names):
             cause = "a column is missing" if len(cells) < len(names) else _too_many(delimiter)
             raise DataFileError(f"{where}: expected {len(names)} columns, as in the header, got {len(cells)}: {cause}.")
@@ -249,6 +276,8 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
             if columns.split is None
             else split_name(cells[columns.split], f"{where}, column {names[columns.split]}"),
         )
+    if repaired:
+        notes.append(f"rows without a delimiter behind the number of the caption, accepted: {repaired:,}")
     if lists:
         notes.append(f"cells with a printed list of captions: {lists:,}")
 

@@ -15,11 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["find_files", "is_companion", "is_file", "most_similar", "nearest_file", "plain_name", "printable"]
+__all__ = [
+    "find_files",
+    "is_companion",
+    "is_file",
+    "most_similar",
+    "nearest_file",
+    "plain_name",
+    "printable",
+    "without_suffix",
+]
 
 #: Files and folders that operating systems and programs place beside others.
 _COMPANIONS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})
-_SUFFIX = re.compile(r"\.(?:avif|bmp|gif|jfif|jp2|jpe|jpeg|jpg|mpo|png|ppm|tga|tif|tiff|webp)$")
+_SUFFIX = re.compile(r"\.(?:avif|bmp|gif|jfif|jp2|jpe|jpeg|jpg|mpo|png|ppm|tga|tif|tiff|webp)$", re.IGNORECASE)
 #: Levels of folders that are searched.
 _DEPTH = 2
 #: Least similarity of a name that is shown as the most similar one.
@@ -50,6 +59,11 @@ def printable(name: str) -> str:
 def plain_name(name: str) -> str:
     """Return a normalized file name: ``./a//b.jpg`` becomes ``a/b.jpg``."""
     return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a picture without the suffix of its format."""
+    return _SUFFIX.sub("", name)
 
 
 def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str]]:

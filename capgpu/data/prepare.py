@@ -179,7 +179,11 @@ def prepare(
     _vocabulary(
         counts, sum(map(len, words["train"])), config
     )  # errors of the vocabulary are raised before features are computed
-    everything = {**asdict(config), **(settings or {}), "source's sha256": fingerprint(source.path)}
+    everything = {
+        **asdict(config),
+        **(settings or {}),
+        "source's sha256": " ".join(map(fingerprint, (source.path, *source.more))),
+    }
     encoder = None
     if features is None:
         assert open_encoder is not None

@@ -71,17 +71,20 @@ class Source:
     kind : str
         The format: ``"coco"``, ``"karpathy"`` or ``"folder"``.
     path : pathlib.Path
-        The file that was read.
+        The file that was read, or the first of several.
     splits : mapping of str to Pictures
         ``"train"``, ``"val"``, ...; or all pictures in the split `UNSPLIT`.
     notes : tuple of str
         How the file was interpreted, for the user.
+    more : tuple of pathlib.Path
+        Further files that were read.
     """
 
     kind: str
     path: Path
     splits: Mapping[str, Pictures]
     notes: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
 
 
 def split_name(name: str, where: str) -> str:
