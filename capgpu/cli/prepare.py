@@ -191,7 +191,7 @@ def _print(result: PrepareResult) -> None:
             f"{share:.0%} of the words in training captions are <UNK>: lower --min-count, or raise --max-words.",
             err=True,
         )
-    for what, items in (("Unreadable pictures", result.broken), ("Captions without words", result.wordless)):
+    for what, items in (("Missing or unreadable pictures", result.broken), ("Captions without words", result.wordless)):
         if items:
             click.echo(f"{what}, omitted: {len(items):,}", err=True)
             for item in items[:_N_SHOWN]:

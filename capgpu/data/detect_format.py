@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capgpu.data.coco_json import coco_source, parse_coco
+from capgpu.data.coco_json import coco_source
 from capgpu.data.folder import captions_file, folder_source
-from capgpu.data.karpathy import karpathy_source, picture_names
+from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
-from capgpu.data.text_files import DataFileError, read_json
+from capgpu.data.text_files import DataFileError, picture_names, read_json
 from capgpu.data.unzipped import coco_home, join_coco, karpathy_home, recognize
 from capgpu.errors import InvalidValueError
 
@@ -55,8 +55,7 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
     content = read_json(path)
     kind = kind or _detect_kind(content, path)
     if kind == "coco":
-        home = folder if folder is not None else coco_home(path, parse_coco(content, str(path)), None)
-        return coco_source(content, path, home)
+        return coco_source(content, path, folder or coco_home(path, content, None))
     return karpathy_source(content, path, folder or karpathy_home(path, picture_names(content)))
 
 

@@ -29,10 +29,12 @@ from capgpu.data.source import Pictures, Source, by_split, first_names, split_na
 from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
-__all__ = ["captions_file", "captions_files", "folder_source", "home_of", "picture_home"]
+__all__ = ["captions_file", "captions_files", "folder_source", "home_of", "picture_home", "picture_siblings"]
 
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
+#: Names of folders of pictures.
+_OF_PICTURES = re.compile("flick|image|img|picture|photo", re.IGNORECASE)
 _NUMBERED = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
 #: Number of pictures searched for to find their folder.
@@ -99,7 +101,7 @@ def folder_source(path: Path, folder: Path | None) -> Source:
         The file of captions.
     folder : path or None
         The folder of the pictures; by default that of the file, a folder ``images`` or ``Images`` in it, or else the
-        folder in it or beside it that contains most of the first pictures.
+        folder in it, or one named as pictures beside it, that contains most of the first pictures.
 
     Returns
     -------
@@ -149,6 +151,8 @@ def folder_source(path: Path, folder: Path | None) -> Source:
         for image in unlisted:
             del splits[image], captions[image]
     home = folder or picture_home(path.parent, list(islice(captions, _N_SEARCHED)))
+    if home not in (folder, *_candidate_folders(path.parent)):
+        notes.append(f"pictures are in {home}")
     located, differences = find_files(home, list(captions))
     notes += differences
     files = dict(zip(captions, located, strict=True))
@@ -199,18 +203,30 @@ def picture_home(beside: Path, images: list[str]) -> Path:
     -------
     pathlib.Path
         `beside`, or a folder ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the folder
-        in it or beside it with the most of them, or `beside` if there is none.
+        in it with the most of them, or one beside it that is named as pictures and contains nearly all; or `beside`.
     """
     usual = _candidate_folders(beside)
     home = next((folder for folder in usual if _count_in(folder, images)), None)
-    return home or home_of([*_folders(beside), *_folders(beside.absolute().parent)], images) or beside
+    return home or home_of(_folders(beside), images) or home_of(picture_siblings(beside), images, 0.9) or beside
 
 
-def home_of(folders: Sequence[Path], images: Iterable[str]) -> Path | None:
-    """Return the folder with the most of the first pictures, of equal ones the first; None if none has any."""
+def picture_siblings(folder: Path) -> list[Path]:
+    """Return the folders beside a folder whose names are those of folders of pictures.
+
+    In a folder of any other name, pictures of the same names may belong to another data set.
+    """
+    return [entry for entry in _folders(folder.absolute().parent) if _OF_PICTURES.search(entry.name)]
+
+
+def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
+    """Return the folder with the most of the first pictures, of equal ones the first; None if none has any.
+
+    It must contain at least the fraction `least` of them.
+    """
     first = list(islice(images, _N_SEARCHED))
     home = max(folders, key=lambda folder: _count_in(folder, first), default=None)
-    return home if home is not None and _count_in(home, first) else None
+    count = 0 if home is None else _count_in(home, first)
+    return home if count and count >= least * len(first) else None
 
 
 def _folders(path: Path) -> list[Path]:

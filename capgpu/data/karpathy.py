@@ -9,7 +9,7 @@ from capgpu.data.picture_folder import find_files
 from capgpu.data.source import Pictures, Source, by_split, check_distinct, split_name
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
 
-__all__ = ["karpathy_source", "picture_names"]
+__all__ = ["karpathy_source"]
 
 
 def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
@@ -51,7 +51,7 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         splits.append(split_name(check_text(image.get("split"), f"{where}.split"), f"{where}.split"))
         if folder is not None:
             # flickr8k's and flickr30k's files have no filepath
-            parts = _name_keys(image)
+            parts = [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
             names.append("/".join(check_text(image.get(key), f"{where}.{key}") for key in parts))
         captions.append(
             [
@@ -62,14 +62,3 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     files, notes = (None, []) if folder is None else find_files(folder, names)
     check_distinct(files or [], name)
     return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), tuple(notes))
-
-
-def _name_keys(image: dict[str, Any]) -> list[str]:
-    return [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
-
-
-def picture_names(content: Any) -> list[str]:
-    """Return the names of the pictures in the content of one of Karpathy's files; of other content none."""
-    images = content.get("images") if isinstance(content, dict) else None
-    entries = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
-    return ["/".join(str(image.get(key)) for key in _name_keys(image)) for image in entries]

@@ -11,14 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from capgpu.data.coco_json import CocoCaptions, parse_coco
-from capgpu.data.folder import captions_file, captions_files, folder_source, home_of
-from capgpu.data.karpathy import karpathy_source, picture_names
-from capgpu.data.picture_folder import find_files, is_companion
+from capgpu.data.coco_json import coco_source
+from capgpu.data.folder import captions_file, captions_files, folder_source, home_of, picture_siblings
+from capgpu.data.karpathy import karpathy_source
+from capgpu.data.picture_folder import is_companion
 from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct, split_name
-from capgpu.data.text_files import DataFileError, read_json
+from capgpu.data.text_files import DataFileError, picture_names, read_json
 
 __all__ = ["coco_home", "join_coco", "karpathy_home", "recognize"]
 
@@ -51,13 +53,7 @@ def recognize(folder: Path, images: Path | None) -> Source:
     """
     found = _readers(folder, images)
     if not found:
-        inside = [
-            reader
-            for entry in sorted(folder.iterdir())
-            if entry.is_dir() and not is_companion(entry.name)
-            for reader in _readers(entry, images)
-        ]
-        found = inside
+        found = [reader for entry in _folders(folder) for reader in _readers(entry, images)]
     if not found:
         captions_file(folder)  # raises an exception with what was expected
     if len(found) > 1:
@@ -74,22 +70,22 @@ def _readers(folder: Path, images: Path | None) -> list[tuple[str, Callable[[], 
     """Return names and readers of the data sets in a folder."""
     found: list[tuple[str, Callable[[], Source]]] = []
     annotations = [*_matching(folder, _COCO), *_matching(folder / "annotations", _COCO)]
-    for year in sorted({_COCO_year(file) for file in annotations}):
-        files = [file for file in annotations if _COCO_year(file) == year]
+    for year in sorted({_year(file) for file in annotations}):
+        files = [file for file in annotations if _year(file) == year]
         name = f"COCO {year}".rstrip()
-        found.append((f"{name} ({_names(folder, files)})", lambda files=files: join_coco(files, images)))
+        found.append((f"{name} ({_names(folder, files)})", partial(join_coco, files, images)))
     described = _matching(folder, _KARPATHY)
     with_pictures = [file for file in described if _has_pictures(file, images)] if len(described) > 1 else described
     for file in with_pictures or described:
-        found.append((f"Karpathy's splits ({file.name})", lambda file=file: _karpathy(file, images)))
+        found.append((f"Karpathy's splits ({file.name})", partial(_karpathy, file, images)))
     parts = [entry for entry in _folders(folder) if entry.name.lower() in _SPLITS and captions_files(entry)]
     tables = captions_files(folder)
     if any(split_name(part.name, str(part)) == "train" for part in parts) and not tables:
         names = _names(folder, [captions_file(part) for part in parts])
-        found.append((f"folders of splits ({names})", lambda: _join_folders(folder, parts, images)))
+        found.append((f"folders of splits ({names})", partial(_join_folders, folder, parts, images)))
     elif tables:
         file = captions_file(folder)
-        found.append((f"a file of captions ({file.name})", lambda: folder_source(file, images)))
+        found.append((f"a file of captions ({file.name})", partial(folder_source, file, images)))
     return found
 
 
@@ -107,7 +103,7 @@ def _names(folder: Path, files: Sequence[Path]) -> str:
     return ", ".join(file.relative_to(folder).as_posix() for file in files)
 
 
-def _COCO_year(file: Path) -> str:
+def _year(file: Path) -> str:
     found = _COCO.fullmatch(file.name)
     return (found[2] or "") if found else ""
 
@@ -115,16 +111,20 @@ def _COCO_year(file: Path) -> str:
 # --- COCO --------------------------------------------------------------------------------------------------
 
 
-def coco_home(file: Path, read: CocoCaptions, images: Path | None) -> Path | None:
+def coco_home(file: Path, content: Any, images: Path | None) -> Path | None:
     """Return the folder of the pictures of an annotation file: `images` or near the file, or one in it for its split.
 
     None if `images` is None and no picture is found.
     """
     found = _COCO.fullmatch(file.name)
     part = f"{found[1]}{found[2] or ''}" if found else ""
-    names = [name for name in read.file_names if name is not None]
-    bases = [images] if images else [file.parent, file.parent.parent]
+    names = picture_names(content)
+    bases = [images or file.parent]
+    if images is None and file.parent.name == "annotations":
+        bases.append(file.parent.parent)
     candidates = [folder for base in bases for folder in (base / part, base / "images" / part, base, base / "images")]
+    if images is None and part:
+        candidates.append(file.parent.parent / part)
     return home_of(candidates, names) or images
 
 
@@ -160,19 +160,18 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
         split = UNSPLIT if len(files) == 1 or found is None else split_name(found[0], str(file))
         if split in splits:
             raise DataFileError(f"{file}: expected one file per split, got two of {split}. Name one of the two.")
-        read = parse_coco(read_json(file), str(file))
-        for image in read.image_ids:
+        content = read_json(file)
+        home = coco_home(file, content, images)
+        read = coco_source(content, file, home)
+        pictures = splits[split] = read.splits[UNSPLIT]
+        for image in pictures.image_ids:
             if seen.setdefault(image, file) != file:
                 raise DataFileError(
                     f"{file}: expected images that are in no other file, got {image!r}, as in {seen[image].name}."
                 )
-        home = coco_home(file, read, images)
-        pictures = None
+        notes += read.notes
         if home is not None:
-            pictures, differences = find_files(home, [name or "" for name in read.file_names])
-            notes += differences
             notes.append(f"pictures of {file.name} are in {home}")
-        splits[split] = Pictures(read.image_ids, read.captions, pictures)
     check_distinct([file for pictures in splits.values() for file in pictures.files or ()], str(files[0]))
     if len(files) > 1:
         counts = ", ".join(f"{split} {len(pictures):,}" for split, pictures in splits.items())
@@ -187,8 +186,9 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
 
 def karpathy_home(file: Path, names: Sequence[str]) -> Path | None:
     """Return the folder near a file of Karpathy's that contains its pictures; None if there is none."""
-    near = [file.parent, *_folders(file.parent), *_folders(file.absolute().parent.parent)]
-    return home_of([*near, *(folder / "images" for folder in near)], names)
+    near = [file.parent, *_folders(file.parent)]
+    near += [folder / "images" for folder in near]
+    return home_of(near, names) or home_of(picture_siblings(file.parent), names, 0.9)
 
 
 def _has_pictures(file: Path, images: Path | None) -> bool:

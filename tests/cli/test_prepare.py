@@ -76,7 +76,7 @@ def test_every_form_of_a_source_becomes_a_folder_to_train_on(
     result = prepare(*sources(form, tmp_path, pictures), *network, "-o", tmp_path / "out")
     assert f"{COUNT} pictures, kind {'folder' if form in ('token', 'csv') else form}" in result.stdout
     assert f"Train on it with: capgpu train --data {tmp_path / 'out'}" in result.stdout
-    assert "Unreadable pictures, omitted: 1\n" in result.stderr
+    assert "Missing or unreadable pictures, omitted: 1\n" in result.stderr
     assert "11.png: not a picture in a supported format" in result.stderr
     data = load_prepared(tmp_path / "out")
     files = [Path(file) for split in ("train", "val", "test") for file in data[f"{split}_files"]]

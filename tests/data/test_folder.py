@@ -228,6 +228,7 @@ def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
         ("a.csv", "image,caption,split\na,x,all\n", "line 2, column split: expected a split .* got 'all'"),
         ("a.csv", b"image,caption\na.jpg,\xe4\n", "line 2: byte 20 .0xe4. is not UTF-8"),
         # as in Flickr30k's file
+        ("a.csv", "image_url,caption\nhttps://a.org/1.jpg,x\n", "Download the pictures of image_url"),
         (
             "results.csv",
             "image_name| comment_number| comment\n1.jpg| 0| a\n4199.jpg| dog runs\n",
