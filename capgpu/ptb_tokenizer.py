@@ -13,21 +13,32 @@ tried from top to bottom at each place of the text. They cover
   which are kept as they are kept there, and signs of currency, which that program writes in ASCII;
 - addresses, hash tags, tags of markup and smileys, each one word.
 
-Not covered: emoticons but the plainest, entities of HTML but ``&amp;``; a run of letters is a word in any script.
+Characters beyond ASCII are letters, marks that continue a word (vowel signs and accents of most scripts), signs that
+are words, or dropped, as that program has them (``ptb_characters.py``). Dropped are zero-width characters, variation
+selectors, joiners, emoji and, since its tables are old, the vowel signs of some scripts (Khmer, Burmese, Tibetan). The
+rules see one placeholder for all characters of a kind.
+
+Not covered: emoticons but the plainest, entities of HTML but ``&amp;``.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect
 
 from capgpu.errors import InvalidTypeError
+from capgpu.ptb_characters import LETTERS, MARKS, SIGNS
 
 __all__ = ["coco_tokenize"]
 
 _LETTER = r"[^\W\d_]"
 _ALNUM = r"[^\W_]"
-_WORD = r"(?:[^\W_]|[\u0300-\u036f])+"
-_NUMBER = r"\d+(?:[.,:]\d+)*|(?:[.,:]\d+)+"
+#: Placeholders of a letter, a mark, a sign and a dropped character beyond ASCII.
+_A_LETTER, _A_MARK, _A_SIGN, _A_DROPPED = "\u0250", "\u0301", "\u2603", "\ue000"
+_WORD = rf"(?:[^\W_]|{_A_MARK})+"
+_NUMBER = r"\d+(?:[.,:\u066b\u066c]\d+)*|(?:[.,:]\d+)+"
+#: A word that begins with a letter or a mark.
+_STARTED = rf"(?:{_LETTER}|{_A_MARK})(?:[^\W_]|{_A_MARK})*"
 #: After one letter and a period, these begin a new sentence.
 _SENTENCE_STARTS = (
     "A|About|According|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|One|Other|Our|"
@@ -46,7 +57,7 @@ _CAPITAL_ABBREVIATIONS = "Ark|Del|Ill|La|Mass|Miss|Ore|Pa|Tex|Wash"
 
 #: Kinds of tokens and their patterns.
 _RULES = (
-    ("space", r"\s+"),
+    ("space", rf"[\s{_A_DROPPED}\u066b\u066c]+"),
     ("tag", r"</?[A-Za-z!?][^<>\n]*>"),
     ("address", r"https?://[^\s<>\"]*[^\s<>\".,;:!?)]|www\.(?:[^\s<>\".,;:!?)/]+\.)+\w{2,4}(?:/[^\s<>\"]*)?"),
     ("mail", r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"),
@@ -57,29 +68,35 @@ _RULES = (
     ("smiley", r"[:;=]-?[()dp](?!\w)"),
     # apostrophes
     ("clitic", rf"['’](?:s|m|d|ll|re|ve)(?!\w)|n['’]t{_LETTER}*"),
-    ("elided", r"'(?:em|til|cause|n'|n(?!\w))|['’]\d\ds?(?![\w'’:/-])"),
+    ("elided", r"'(?:em|til|cause)|['’]n(?:['’]|(?!\w))|['’]\d\ds?(?![\w'’:/-])"),
     ("negated", rf"{_LETTER}*?(?!n){_LETTER}(?=n['’]t)"),
     (
         "apostrophe",
-        rf"(?:[dol]['’]{_LETTER}{{2,}}|{_LETTER}+[aeiou]['’][aeiou]{_LETTER}*|ma['’]am|c['’]mon|n?e['’]er|ol['’]"
-        rf"|y['’](?={_LETTER}))(?:-{_WORD})*",
+        rf"(?:[dol]['’]{_LETTER}{{2,}}|(?-i:[A-HJ-XZn])['’](?!(?:re|ve|ll)\b){_LETTER}{{2,}}|c['’]est|{_LETTER}+[aeiou]['’][aeiou]{_LETTER}*|ma['’]am|c['’]mon|n?e['’]er|ol['’]"
+        rf"|y['’](?={_LETTER}))(?:-{_WORD})*|[dlj]['’]",
     ),
     # numbers with their marks
     ("date", r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}(?!\d)"),
     ("fraction", r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}(?!\d|/\d)"),
     ("time", r"\d{1,2}:\d\d(?=[ap]m)"),
-    # words with hyphens, in front of which other words may be stuck; those said in one
-    ("hyphened", rf"{_ALNUM}(?:{_ALNUM}|[.,_](?=\S)){{0,60}}(?:[-_/]{_ALNUM}+){{0,20}}-{_ALNUM}+(?:[-_/]{_ALNUM}+)*"),
+    # words of ASCII with slashes and hyphens, in front of which other words may be stuck; words of any letters with
+    # hyphens
+    (
+        "stuck",
+        r"[a-z0-9](?:[a-z0-9]|[.,_](?=\S)){0,60}(?:[-_/][a-z0-9]+){0,20}-[a-z0-9]+(?:[-_/][a-z0-9]+)*(?!-?[^\W_])"
+        r"|(?=[0-9/]{0,40}[a-z])(?=[a-z0-9_]*/)[a-z0-9]+(?:_[a-z0-9]+)*(?:/[a-z0-9]+(?:_[a-z0-9]+)*){1,2}",
+    ),
+    ("hyphened", rf"{_ALNUM}+(?:[-_]{_ALNUM}+){{0,20}}-{_ALNUM}+(?:[-_]{_ALNUM}+)*"),
     ("joined", r"can(?=not\b)|(?:gon|wan)(?=na\b)|got(?=ta\b)|(?:lem|gim)(?=me\b)|'t(?=is\b|was\b)"),
     # words with periods
-    ("acronym", rf"(?:{_LETTER}\.)+{_LETTER}(?:\.(?!\w)|(?![\w.]))"),
-    ("initial", rf"{_LETTER}\.(?!\w|\s*$|\s+(?-i:(?:{_SENTENCE_STARTS})\b|M[rs]\.))"),
+    ("acronym", rf"(?:[a-z]\.)+[a-z]\.(?!\w)|(?:{_LETTER}\.)+{_LETTER}(?![\w.])"),
+    ("initial", rf"[a-z]\.(?!\w|\s*$|\s+(?-i:(?:{_SENTENCE_STARTS})\b|M[rs]\.))"),
     ("abbreviation", rf"(?:{_ABBREVIATIONS}|(?-i:{_CAPITAL_ABBREVIATIONS}))\.(?!\w)|nos?\.(?=[,;:!?]|\s+\d)"),
-    ("sentences", rf"{_LETTER}[^\W_]*(?:[.!?]{_LETTER}[^\W_]*)+"),
-    ("stopped", rf"{_LETTER}[^\W_]*\.(?=[,;:])"),
+    ("sentences", rf"{_STARTED}(?:[.!?]{_STARTED})+"),
+    ("stopped", rf"{_STARTED}\.(?=[,;:])"),
     # words and numbers
     ("ampersand", r"(?-i:[A-Z]+(?:&[A-Z]+)+)"),
-    ("word", rf"(?=\d*{_LETTER}){_WORD}(?:[_/]{_WORD})*"),
+    ("word", rf"{_STARTED}(?:_{_WORD})*|(?=\d+{_LETTER}){_ALNUM}+(?:_{_WORD})*"),
     ("number", rf"[-+]?(?:{_NUMBER})"),
     # everything else
     ("shout", r"[!?]{2,}"),
@@ -93,7 +110,8 @@ _WITH_PERIOD = frozenset(f"{_ABBREVIATIONS}|{_CAPITAL_ABBREVIATIONS.lower()}".sp
 _SCANNER = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _RULES), re.IGNORECASE)
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _IN_ASCII = {
-    "€": "$", "¤": "$", "£": "#", "¢": "cents", "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"
+    "€": "$", "\x80": "$", "₠": "$", "¤": "$", "£": "#", "¢": "cents",
+    "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"
 }  # fmt: skip
 #: Characters that the program writes with others. Two spaces keep a fraction apart from a number before it.
 _CHARACTERS = str.maketrans(
@@ -102,11 +120,55 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("‘‛‹›", "`"),
         **dict.fromkeys("–—―", " -- "),
         "…": " ... ",
-        **dict.fromkeys("\u00ad\u2010\u2011", ""),
+        "\u00ad": "",
         **{sign: f"  {ascii_text}  " for sign, ascii_text in _IN_ASCII.items()},
         **{sign: f" {sign} " for sign in "¹²³⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"},
     }
 )
+
+
+def _kinds() -> dict[int, str]:
+    """Return the first code point of each run of characters beyond ASCII of one kind, and its placeholder."""
+    runs = {0x80: _A_DROPPED, 0x10000: _A_DROPPED}
+    ends = set()
+    for text, placeholder in ((LETTERS, _A_LETTER), (MARKS, _A_MARK), (SIGNS, _A_SIGN)):
+        for part in text.split():
+            first, _, last = part.partition("-")
+            runs[int(first, 16)] = placeholder
+            ends.add(int(last or first, 16) + 1)
+    return dict.fromkeys(ends, _A_DROPPED) | runs
+
+
+class _Placeholders(dict[int, str]):
+    """What the rules see of each character: itself, or a placeholder; filled as characters occur."""
+
+    def __init__(self) -> None:
+        # hyphens of other scripts, and marks of numbers
+        super().__init__(
+            {0x058A: "-", 0x2010: "-", 0x2011: "-", 0x2019: "’", 0x2044: "\u2044", 0x066B: "\u066b", 0x066C: "\u066c"}
+        )
+        self._starts: list[int] = []
+        self._kinds: list[str] = []
+
+    def __missing__(self, code: int) -> str:
+        if not self._starts:
+            kinds = _kinds()
+            self._starts = sorted(kinds)
+            self._kinds = [kinds[start] for start in self._starts]
+        char = chr(code)
+        if code < 0x80:
+            seen = char if char.isprintable() or char.isspace() else _A_DROPPED
+        elif char.isspace():
+            seen = char
+        else:
+            seen = self._kinds[bisect(self._starts, code) - 1]
+            if seen == _A_LETTER and char.isdecimal():
+                seen = char
+        self[code] = seen
+        return seen
+
+
+_PLACEHOLDERS = _Placeholders()
 
 
 def coco_tokenize(text: str) -> list[str]:
@@ -148,12 +210,14 @@ def coco_tokenize(text: str) -> list[str]:
 
 def _scan(text: str) -> list[str]:
     """Tokenize any caption by the complete rules."""
-    if not text.isascii():
+    seen = text
+    if not (text.isascii() and text.isprintable()):
         text = text.translate(_CHARACTERS)
+        seen = text.translate(_PLACEHOLDERS)
     tokens = []
-    for found in _SCANNER.finditer(text):
-        kind, token = found.lastgroup, found.group()
-        if kind in ("space", "mark") or token > "\uffff":
+    for found in _SCANNER.finditer(seen):
+        kind, token = found.lastgroup, text[found.start() : found.end()]
+        if kind in ("space", "mark"):
             continue
         if kind == "bracket":
             token = _BRACKETS.get(token, token)
@@ -163,5 +227,8 @@ def _scan(text: str) -> list[str]:
             token = token.replace(" ", "\u00a0").replace("(", "-lrb-").replace(")", "-rrb-")
         elif kind == "entity":
             token = "&"
+        if "Σ-" in token:
+            # Java's lower case of a sigma in front of a hyphen and a letter with cases is not that of a word's end
+            token = re.sub("Σ-(?=(.))", lambda match: "σ-" if match[1].lower() != match[1].upper() else match[0], token)
         tokens.append(token.lower())
     return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from capgpu.errors import InvalidTypeError
@@ -12,6 +13,11 @@ __all__ = ["TOKENIZERS", "coco_tokenize", "detokenize", "interned", "tokenize"]
 _OPENING = frozenset("([“")
 _CLOSING = frozenset(",.:;!?)]”")
 
+#: Soft hyphen, joiners, zero-width spaces, marks of direction, variation selectors.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]+"
+)
+
 
 def tokenize(text: str) -> list[str]:
     """Split a caption into lower-case words and punctuation marks.
@@ -19,6 +25,8 @@ def tokenize(text: str) -> list[str]:
     Words are what stands between white space. Opening marks ``( [ “`` at a word's front and the marks
     ``, . : ; ! ? ) ] ”`` at its end become tokens of their own; inside a word (``medium-light``, ``o’clock``,
     ``3.5``) everything stays. No special token can come out: ``"<END>"`` gives ``"<end>"``.
+
+    Words of invisible characters alone are omitted.
 
     Parameters
     ----------
@@ -48,7 +56,7 @@ def tokenize(text: str) -> list[str]:
         while last > first and chunk[last - 1] in _CLOSING:
             last -= 1
         tokens.extend(chunk[:first])
-        if first < last:
+        if first < last and (chunk.isascii() or not _INVISIBLE.fullmatch(chunk, first, last)):
             tokens.append(chunk[first:last])
         tokens.extend(chunk[last:])
     return tokens

@@ -21,6 +21,7 @@ __all__ = [
     "SPECIAL_WORDS",
     "START",
     "UNK",
+    "UNKNOWN_WORD",
     "Vocabulary",
     "caption_text",
     "decode_captions",
@@ -32,6 +33,8 @@ __all__ = [
 #: The special tokens: padding, first and last token of a caption, and any word outside of the vocabulary.
 NULL, START, END, UNK = "<NULL>", "<START>", "<END>", "<UNK>"
 SPECIAL_WORDS = (NULL, START, END, UNK)
+#: What tokenizers make of ``<UNK>`` in a text, which some data sets contain: no word of a vocabulary.
+UNKNOWN_WORD = "<unk>"
 
 IdxToWord = Sequence[str] | Mapping[int, str]
 
@@ -217,6 +220,8 @@ class Vocabulary:
     def from_counts(cls, counts: Mapping[str, int], *, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
         """Build a vocabulary from word counts, the most frequent words first, ties in alphabetical order.
 
+        ``<unk>`` is no word: captions that contain it are encoded with ``<UNK>``.
+
         Parameters
         ----------
         counts : mapping from str to int
@@ -240,7 +245,7 @@ class Vocabulary:
             raise InvalidValueError(
                 f"max_size: expected at least {len(SPECIAL_WORDS)}, the number of special words, got {max_size}."
             )
-        kept = [word for word, count in counts.items() if count >= min_count]
+        kept = [word for word, count in counts.items() if count >= min_count and word != UNKNOWN_WORD]
         kept.sort(key=lambda word: (-counts[word], word))
         max_words = None if max_size is None else max_size - len(SPECIAL_WORDS)
         return cls([*SPECIAL_WORDS, *kept[:max_words]])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import unicodedata
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -54,6 +56,16 @@ RECORDED = {
     "AT&T & a&b &amp; a=b + c * d ** e @ f ~": "at&t & a & b & a = b + c * d ** e @ f ~",
     "café naïve ñandú 日本語 m² 90°": "café naïve ñandú 日本語 m ² 90 °",
     "a 😀 dog☃cat": "a dog ☃ cat",
+    "एक कुत्ता घास पर दौड़ रहा है। बच्चे's कुत्ता-घर": "एक कुत्ता घास पर दौड़ रहा है । बच्चे 's कुत्ता घर",
+    "كَلْبٌ يَجْرِي، على العشب؟ ١٢٣ שָׁלוֹם עולם": "كَلْبٌ يَجْرِي ، على العشب ؟ ١٢٣ שָׁלוֹם עולם",
+    "หมาวิ่งอยู่บนสนามหญ้า தமிழ் மொழி తెలుగు বাংলা": "หมาวิ่งอยู่บนสนามหญ้า தமிழ் மொழி తెలుగు বাংলা",
+    "Tie\u0301ng Vie\u0323\u0302t, cafe\u0301 \u0301a": "tie\u0301ng vie\u0323\u0302t cafe\u0301 \u0301a",
+    "❤\ufe0f 1\ufe0f\u20e3 👨\u200d👩\u200d👧 ✌🏻 🇫🇷 ☀\ufe0fsun ™": "❤ 1 ✌ ☀ sun ™",
+    "\ufeffa\u200bb \u200ca\u200d \u2060 a\u200e\u202a \x01 می\u200cرود": "a b a a می رود",
+    "犬が。走る 개가 달린다！ собака.кот È. é/b a/bé Ⅷ": "犬が 。 走る 개가 달린다 ！ собака.кот è é / b a/b é",
+    "l’été c’est d'un j’ai rock’n’roll a‐b 5٫5 T-shirt-é ΣΚΥΛΟΣ-Ο": (
+        "l’été c’est d'un j’ ai rock ’n’ roll a‐b 5٫5 t-shirt-é σκυλοσ-ο"
+    ),
     "see http://www.foo.com/x?y=1 or a@b.com #tag <b>": "see http://www.foo.com/x?y=1 or a@b.com #tag <b>",
     "fun :) :-( :D": "fun :-rrb- :--lrb- :d",
     " \t ": "",
@@ -93,6 +105,89 @@ def test_all_captions_of_coco_have_the_programs_words(tmp_path):
     assert len(captions) == 25014
     for caption, words in zip(captions, ask_java(captions, tmp_path), strict=True):
         assert coco_tokenize(caption) == words
+
+
+#: Words of many scripts, one line a language; vowel signs, accents and joiners are part of them.
+SCRIPTS = """
+एक कुत्ता घास पर दौड़ रहा है लड़की ज़मीन के पीछे
+كَلْبٌ يَجْرِي على العشب رجل يركب دراجة
+หมาวิ่งอยู่บนสนามหญ้า ผู้ชายกำลังขี่จักรยาน
+שָׁלוֹם עולם כלב רץ על הדשא
+తెలుగు భాష కుక్క గడ్డి మీద
+தமிழ் மொழி நாய் புல்வெளியில் ஓடுகிறது
+বাংলা ভাষা কুকুর ঘাসের উপর দৌড়ায়
+می\u200cرود سگ کتاب\u200cها روی چمن
+собака бежит по траве ёж Й И\u0306
+Ο σκύλος τρέχει στο γρασίδι ΣΚΥΛΟΣ
+犬が芝生を走る パーティー か\u3099
+一只狗在草地上跑 개가 잔디 위를 달린다
+con chó chạy trên cỏ tie\u0301ng Vie\u0323\u0302t
+été à côté cœur Straße größer İstanbul ışık
+ឆ្កែរត់លើស្មៅ ခွေး ပြေး བོད་སྐད ውሻ ይሮጣል
+շունը վազում է ძაღლი დარბის ایک کتا ہے
+බල්ලා දුවනවා മലയാളം നായ ಕನ್ನಡ ನಾಯಿ ગુજરાતી કૂતરો
+ਪੰਜਾਬੀ ਕੁੱਤਾ ໝາແລ່ນ ᠮᠣᠩᠭᠣᠯ нохой
+"""
+SIGNS = [
+    *(
+        "❤\ufe0f",
+        "👍🏽",
+        "👨\u200d👩\u200d👧",
+        "🇫🇷",
+        "1\ufe0f\u20e3",
+        "☀",
+        "✌🏻",
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\ufe0f",
+    ),
+    *("\u200e", "\u2060", "\ufeff", "™", "°", "…", "“", "”", "—", "،", "।", "؟", "。", "、", "！", "¿", "¡", "·", "•"),
+    *("½", "€5", "3²", "१२", "٣", "①"),
+]
+ENGLISH = ["A", "dog", "runs", "over", "the", "grass", "the", "man's", "T-shirt", "at", "5", "with", "2", "birds"]
+
+
+def mixed_captions(count: int, seed: int) -> list[str]:
+    """Write captions of one to three of the scripts, English and signs, with marks between some words."""
+    random = Random(seed)
+    languages = [line.split() for line in SCRIPTS.strip().split("\n")]
+    captions = []
+    for _ in range(count):
+        words = [word for own in random.sample(languages, random.randint(1, 3)) for word in own]
+        parts = [random.choice(random.choices([words, SIGNS, ENGLISH], [7, 2, 2])[0]) for _ in range(9)]
+        text = parts[0]
+        for part in parts[1:]:
+            text += random.choice([" "] * 9 + [", ", "-", "'s ", ". ", " 2 ", "\u200d"]) + part
+        captions.append(text + random.choice(["", " .", ".", "!", "।"]))
+    return captions
+
+
+def test_captions_of_mixed_scripts_have_the_programs_words(tmp_path):
+    captions = mixed_captions(5_000, seed=0)
+    different = [
+        (caption, words, coco_tokenize(caption))
+        for caption, words in zip(captions, ask_java(captions, tmp_path), strict=True)
+        if coco_tokenize(caption) != words
+    ]
+    assert not different, f"{len(different)}: {different[:3]}"
+
+
+def test_each_character_beyond_ascii_is_what_it_is_in_the_program(tmp_path):
+    chars = [chr(code) for code in range(0xA0, 0x3000) if chr(code) not in "\u2028\u2029"]
+    captions = [context.format(char) for char in chars for context in ("a {} b", "a{}b")]
+    different = [
+        (ascii(caption), words, coco_tokenize(caption))
+        for caption, words in zip(captions, ask_java(captions, tmp_path), strict=True)
+        if coco_tokenize(caption) != words
+    ]
+    assert not different, f"{len(different)}: {different[:9]}"
+
+
+@given(st.text(max_size=20))
+def test_no_word_is_invisible(text):
+    for word in coco_tokenize(f"a {text} \u200b b"):
+        assert any(unicodedata.category(char) not in ("Cc", "Zs", "Cn", "Co") for char in word)
 
 
 @given(st.text(max_size=60) | st.text("ab'’nt.-/ 12:,A($!?\"", max_size=30))

@@ -223,3 +223,7 @@ def test_single_and_batched_decoding_agree(ids):
 def test_decoding_refuses_what_is_no_caption(decode, ids, error, message):
     with pytest.raises(error, match=message):
         decode(ids, WORDS)
+
+
+def test_words_of_invisible_characters_are_omitted():
+    assert tokenize("a \u200b dog \ufe0f\u200d, runs\u00a0\u2060") == ["a", "dog", ",", "runs"]

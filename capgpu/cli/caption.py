@@ -10,7 +10,7 @@ import click
 
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.generation_options import generation_options
-from capgpu.cli.options import backend_option, check_writable, run_option, use_backend_option
+from capgpu.cli.options import LocalPath, backend_option, check_writable, run_option, use_backend_option
 from capgpu.data.datasets import open_dataset
 from capgpu.errors import InvalidValueError
 from capgpu.training.run_folder import RunFolder
@@ -35,7 +35,7 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path), metavar="[PICTURE]...")
+@click.argument("pictures", nargs=-1, type=LocalPath(path_type=Path), metavar="[PICTURE]...")
 @run_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs as JSON; - is stdout.")
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")

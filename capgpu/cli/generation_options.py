@@ -41,7 +41,7 @@ _OPTIONS = (
         default=0,
         help="Do not repeat n-grams of this length; 0 allows repetitions.",
     ),
-    click.option("--suppress-unk", is_flag=True, help="Do not generate <UNK>."),
+    click.option("--suppress-unk/--allow-unk", default=True, help="Whether captions may contain <UNK>."),
 )
 
 

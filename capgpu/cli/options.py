@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from capgpu.errors import InvalidValueError
 
-__all__ = ["backend_option", "check_writable", "run_option", "use_backend_option"]
+__all__ = ["LocalPath", "backend_option", "check_writable", "run_option", "use_backend_option"]
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+class LocalPath(click.Path):
+    """A path on this machine; an address is refused with a remedy."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; errors are those of click's."""
+        if isinstance(value, str) and _URL.match(value):
+            self.fail(
+                f"expected a file or folder on this machine, got the address {value}. Download it (and unzip an "
+                "archive), for example with curl -LO, and name the file or folder.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
 
 backend_option = click.option(
     "--backend",

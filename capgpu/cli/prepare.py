@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
+from capgpu.cli.options import LocalPath
 from capgpu.data.detect_format import KINDS
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS
@@ -20,24 +21,30 @@ __all__ = ["prepare"]
 _COUNT = click.IntRange(min=1)
 _FRACTION = click.FloatRange(0, 1, max_open=True)
 _N_SHOWN = 5
+#: A fraction of unknown words about which a message is printed.
+_MUCH_UNKNOWN = 0.1
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("sources", type=LocalPath(exists=True, path_type=Path), nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Output folder.")
 @click.option("--kind", type=click.Choice(KINDS), help="Format of SOURCE.  [default: detected]")
 @click.option(
     "--images",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=LocalPath(exists=True, file_okay=False, path_type=Path),
     help="Folder of the pictures named in SOURCE.",
 )
 @click.option(
     "--features",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=LocalPath(exists=True, dir_okay=False, path_type=Path),
     help="Existing features: .npy, or .npz or .h5 with features and image_ids.",
 )
 @click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
-@click.option("--min-count", type=_COUNT, default=5, help="Rarer words of the training captions become <UNK>.")
+@click.option(
+    "--min-count",
+    type=_COUNT,
+    help="Rarer words of the training captions become <UNK>.  [default: 5, or less where more than 5% would]",
+)
 @click.option("--max-words", type=click.IntRange(min=5), help="Maximum vocabulary size.  [default: unlimited]")
 @click.option("--max-length", type=_COUNT, help="Maximum number of words per caption.  [default: unlimited]")
 @click.option(
@@ -48,22 +55,30 @@ _N_SHOWN = 5
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the random split.")
 @click.option("--pca", type=_COUNT, metavar="N", help="Reduce the pictures' features to N principal components.")
+@click.option(
+    "--max-unreadable",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Largest fraction of pictures, of all and of each split in SOURCE, that may be missing or unreadable.",
+)
 @encoder_options
 @click.option("--force", is_flag=True, help="Overwrite the data set in --out.")
-def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: Any) -> None:
+def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool, **options: Any) -> None:
     """Prepare a folder for training: words, vocabulary, token ids and features.
 
-    SOURCE is COCO's annotation file (captions_*.json), a file of Karpathy's splits (dataset_*.json), or a folder with
-    pictures and a file of captions: CSV, TSV or JSONL with image, caption and optionally split, or Flickr8k's
-    token.txt. An interrupted preparation resumes when it is started again.
+    SOURCE is the folder of COCO, Flickr8k or Flickr30k as unzipped, of folders of splits with metadata.jsonl, or of
+    pictures and a file of captions: CSV, TSV or JSONL with image, caption and optionally split. Or it is a file:
+    COCO's annotations (captions_*.json; one file per split), Karpathy's splits (dataset_*.json), or a file of captions.
+    An interrupted preparation resumes when it is started again.
     """
     from capgpu.data.cs231n_coco import is_cs231n_coco
-    from capgpu.data.detect_format import read_source
+    from capgpu.data.detect_format import read_sources
     from capgpu.data.feature_files import open_features
     from capgpu.data.prepare import PrepareConfig
     from capgpu.data.prepare import prepare as prepare_folder
     from capgpu.data.staging import check_output_folder
 
+    source = sources[0]
     if is_cs231n_coco(source):
         raise InvalidValueError(
             f"{source}: expected a source to prepare, got the cs231n course's COCO set, which does not need "
@@ -76,14 +91,17 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
     )
     encoding = {name: options[name] for name in ENCODER_SETTINGS}
     features = None if options["features"] is None else open_features(options["features"])
-    captions = read_source(source, kind, options["images"])
+    captions = read_sources(sources, kind, options["images"])
 
     def open_encoder() -> Any:
         from capgpu.vision import open_encoder
 
         return open_encoder(**encoding)
 
-    where = {"path": str(source.absolute()), "images": str(options["images"] and options["images"].absolute())}
+    where = {
+        "path": " ".join(str(path.absolute()) for path in sources),
+        "images": str(options["images"] and options["images"].absolute()),
+    }
     pictures = sum(map(len, captions.splits.values()))
     click.echo(f"{captions.path}: {pictures:,} pictures, kind {captions.kind}")
     for note in captions.notes:
@@ -103,6 +121,7 @@ def prepare(source: Path, out: Path, kind: str | None, force: bool, **options: A
             features,
             open_encoder,
             settings={**where, **({} if features else encoding)},
+            max_unreadable=options["max_unreadable"],
             force=force,
             progress=bar.show,
         )
@@ -164,7 +183,15 @@ def _print(result: PrepareResult) -> None:
     out.print(
         f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."
     )
-    for what, items in (("Unreadable pictures", result.broken), ("Captions without words", result.wordless)):
+    train = report["splits"]["train"]
+    share = train["unknown words"] / max(train["words"] - train["words cut off"], 1)
+    out.print(f"Minimum count: {report['minimum count']}. Unknown words in training captions: {share:.2%}.")
+    if share > _MUCH_UNKNOWN:
+        click.echo(
+            f"{share:.0%} of the words in training captions are <UNK>: lower --min-count, or raise --max-words.",
+            err=True,
+        )
+    for what, items in (("Missing or unreadable pictures", result.broken), ("Captions without words", result.wordless)):
         if items:
             click.echo(f"{what}, omitted: {len(items):,}", err=True)
             for item in items[:_N_SHOWN]:

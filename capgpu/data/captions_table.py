@@ -94,9 +94,11 @@ def choose_columns(where: str, names: Sequence[str], found: Callable[[int], int]
     images = [names.index(name) for name in image_names(names)]
     kind = next((kind for kind in CAPTION_NAMES if any(is_caption(name, kind) for name in names)), None)
     if not images or kind is None:
+        address = next((name for name in names if re.fullmatch(r"(?:\w+[_ ])?(?:url|uri|link)", name)), None)
+        remedy = "" if address is None else f" Download the pictures of {address}, and add a column of their files."
         raise DataFileError(
             f"{where}: expected a header with image and caption (and optionally split), or lines such as name.jpg#0, a "
-            f"tab, the caption, got {', '.join(map(ascii, names))[:80]}."
+            f"tab, the caption, got {', '.join(map(ascii, names))[:80]}.{remedy}"
         )
     image = max(images, key=found) if len(images) > 1 else images[0]  # the first of the maxima
     captions = [column for column, name in enumerate(names) if is_caption(name, kind)]

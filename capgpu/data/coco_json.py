@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capgpu.data.picture_folder import find_files
 from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, read_json
 
@@ -116,11 +117,11 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
             f"first images[{first}] with the id {read.image_ids[first]!r}. Remove them from images, or add their "
             "annotations."
         )
-    files = None
+    files, notes = None, list[str]()
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]
         if nameless:
             raise DataFileError(f"{path}: images[{nameless[0]}]: expected a file_name, got none.")
-        files = [folder / str(name) for name in read.file_names]
+        files, notes = find_files(folder, list(map(str, read.file_names)))
         check_distinct(files, str(path))
-    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)})
+    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)}, tuple(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from capgpu.data.coco_json import coco_source
 from capgpu.data.folder import captions_file, folder_source
 from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
-from capgpu.data.text_files import DataFileError, read_json
+from capgpu.data.text_files import DataFileError, picture_names, read_json
+from capgpu.data.unzipped import coco_home, join_coco, karpathy_home, recognize
 from capgpu.errors import InvalidValueError
 
-__all__ = ["KINDS", "read_source"]
+__all__ = ["KINDS", "read_source", "read_sources"]
 
 KINDS = ("coco", "karpathy", "folder")
 
@@ -23,11 +25,12 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
     Parameters
     ----------
     path : path
-        COCO's or Karpathy's JSON file, a file of captions (see `capgpu.data.folder`), or a folder that contains one.
+        COCO's or Karpathy's JSON file, a file of captions (see `capgpu.data.folder`), or the folder of a data set (see
+        `capgpu.data.unzipped`).
     kind : {"coco", "karpathy", "folder"}, optional
         The format; by default detected from the path and, for a ``.json`` file, from its content.
     folder : path, optional
-        The folder of the pictures.
+        The folder of the pictures; by default they are searched for near the file.
 
     Returns
     -------
@@ -44,12 +47,47 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
     if kind is not None and kind not in KINDS:
         raise InvalidValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
     if path.is_dir():
+        if kind is None:
+            return recognize(path, folder)
         path = captions_file(path)
     if kind == "folder" or (kind is None and path.suffix.lower() != ".json"):
         return folder_source(path, folder)
     content = read_json(path)
     kind = kind or _detect_kind(content, path)
-    return (coco_source if kind == "coco" else karpathy_source)(content, path, folder)
+    if kind == "coco":
+        return coco_source(content, path, folder or coco_home(path, content, None))
+    return karpathy_source(content, path, folder or karpathy_home(path, picture_names(content)))
+
+
+def read_sources(paths: Sequence[Path], kind: str | None = None, folder: Path | None = None) -> Source:
+    """Read captioned pictures of one source, or of several annotation files of COCO, each a split.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        At least one.
+    kind, folder
+        As for `read_source`.
+
+    Returns
+    -------
+    Source
+        The pictures, without features.
+
+    Raises
+    ------
+    DataFileError, OSError
+        As `read_source`.
+    ValueError
+        For several sources of another kind.
+    """
+    if len(paths) == 1:
+        return read_source(paths[0], kind, folder)
+    if kind not in (None, "coco") or any(path.suffix.lower() != ".json" for path in paths):
+        raise InvalidValueError(
+            f"source: expected one source, or several annotation files of COCO, got {', '.join(map(str, paths))}."
+        )
+    return join_coco(paths, folder)
 
 
 def _detect_kind(content: Any, path: Path) -> str:

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from capgpu.data.arrays import HostArray
+from capgpu.data.picture_folder import is_companion, most_similar
 from capgpu.data.text_files import DataFileError
 from capgpu.optional_deps import require
 
@@ -83,9 +84,11 @@ class FeatureFile:
         missing = [image for image in image_ids if str(image) not in row_of]
         if missing:
             entry = f" in its entry {self.ids_entry}" if self.ids_entry else ""
+            similar = most_similar(str(missing[0]), row_of)
+            nearest = "" if similar is None else f"; the most similar id is {similar!r}"
             raise DataFileError(
                 f"{self.path}: expected features of {len(image_ids)} images, got none of {len(missing)}, the first "
-                f"with the id {missing[0]!r}{entry}. Add them, or remove those images."
+                f"with the id {missing[0]!r}{entry}{nearest}. Add them, or remove those images."
             )
         return np.array([row_of[str(image)] for image in image_ids], dtype=np.int64)
 
@@ -189,7 +192,7 @@ def _open_npz(path: Path) -> _Opened:
     with open(path, "rb") as file:  # errors of the system are raised here
         try:
             with zipfile.ZipFile(file) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+                names = [name.removesuffix(".npy") for name in archive.namelist() if _is_entry(name)]
                 if "features" not in names:
                     raise DataFileError(f"{path}: expected an entry features, got {', '.join(names) or 'none'}.")
                 with archive.open("features.npy") as member:
@@ -203,6 +206,11 @@ def _open_npz(path: Path) -> _Opened:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             raise DataFileError(f"{path}: expected an intact .npz file, got: {error}.") from error
+
+
+def _is_entry(name: str) -> bool:
+    """Return whether a member of an archive is an array, and not a companion, as macOS adds them to archives."""
+    return name.endswith(".npy") and not any(map(is_companion, name.split("/")))
 
 
 def _npz_shapes(path: Path, archive: zipfile.ZipFile, names: list[str]) -> dict[str, tuple[int, ...]]:

@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +24,18 @@ from capgpu.data.captions_table import (
     printed_list,
     read_cells,
 )
-from capgpu.data.source import Pictures, Source, by_split, first_names, plain_name, split_name
+from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name
+from capgpu.data.source import Pictures, Source, by_split, first_names, split_name
+from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
-__all__ = ["captions_file", "folder_source"]
+__all__ = ["captions_file", "captions_files", "folder_source", "home_of", "picture_home", "picture_siblings"]
 
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
+#: Names of folders of pictures.
+_OF_PICTURES = re.compile("flick|image|img|picture|photo", re.IGNORECASE)
+_NUMBERED = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
 #: Number of pictures searched for to find their folder.
 _N_SEARCHED = 100
@@ -55,7 +59,8 @@ def captions_file(path: Path) -> Path:
     Returns
     -------
     pathlib.Path
-        The file named ``captions`` or ending in ``token.txt``, or the only one with the suffix ``.csv``, ``.tsv`` or
+        The file named ``captions`` or ``metadata`` or ending in ``token.txt`` or ``.token``, or the only one with the
+        suffix ``.csv``, ``.tsv`` or
         ``.jsonl``.
 
     Raises
@@ -63,13 +68,7 @@ def captions_file(path: Path) -> Path:
     DataFileError
         If there is none, or more than one.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    named = [
-        file
-        for file in files
-        if (file.stem == "captions" and file.suffix.lower() in (*_SUFFIXES, ".txt")) or file.name.endswith("token.txt")
-    ]
-    found = named or [file for file in files if file.suffix.lower() in _SUFFIXES]
+    found = captions_files(path)
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found) or "none"
@@ -77,6 +76,20 @@ def captions_file(path: Path) -> Path:
         f"{path}: expected one file of captions (captions.csv, .tsv, .jsonl or .txt), got {names}. Or name the file "
         "itself, of captions or in COCO's or Karpathy's format, instead of the folder."
     )
+
+
+def captions_files(path: Path) -> list[Path]:
+    """Return the files of captions in a folder: those with usual names, or else those with usual suffixes."""
+    files = sorted(file for file in path.iterdir() if file.is_file() and not is_companion(file.name))
+    named = [
+        file
+        for file in files
+        if (file.stem in ("captions", "metadata") and file.suffix.lower() in (*_SUFFIXES, ".txt"))
+        or file.name.endswith(("token.txt", ".token"))
+    ]
+    # lemmas are not captions as people write them
+    named = [file for file in named if "lemma" not in file.name] or named
+    return named or [file for file in files if file.suffix.lower() in _SUFFIXES]
 
 
 def folder_source(path: Path, folder: Path | None) -> Source:
@@ -87,7 +100,8 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     path : path
         The file of captions.
     folder : path or None
-        The folder of the pictures; by default that of the file, or a folder ``images`` or ``Images`` in it.
+        The folder of the pictures; by default that of the file, a folder ``images`` or ``Images`` in it, or else the
+        folder in it, or one named as pictures beside it, that contains most of the first pictures.
 
     Returns
     -------
@@ -128,21 +142,36 @@ def folder_source(path: Path, folder: Path | None) -> Source:
             f"{path}: expected a split for {without[0]}, as for other pictures, got none. Give every picture a split, "
             "or none."
         )
-    home = folder or _home(path.parent, list(islice(captions, _N_SEARCHED)))
-    _merge_links(path, home, captions, splits, notes)
-    pictures = Pictures(list(captions), list(captions.values()), [home / image for image in captions])
+    if not any(splits.values()) and (listed := listed_splits(path.parent, captions)) is not None:
+        splits |= listed[0]
+        notes += listed[1]
+        unlisted = [image for image, split in splits.items() if split is None]
+        if unlisted:
+            notes.append(f"pictures in none of the lists, omitted: {len(unlisted):,}, the first {unlisted[0]}")
+        for image in unlisted:
+            del splits[image], captions[image]
+    home = folder or picture_home(path.parent, list(islice(captions, _N_SEARCHED)))
+    if home not in (folder, *_candidate_folders(path.parent)):
+        notes.append(f"pictures are in {home}")
+    located, differences = find_files(home, list(captions))
+    notes += differences
+    files = dict(zip(captions, located, strict=True))
+    _merge_links(path, files, captions, splits, notes)
+    pictures = Pictures(list(captions), list(captions.values()), [files[image] for image in captions])
     named = [split for split in splits.values() if split is not None]
     return Source("folder", path, by_split(pictures, named or None), tuple(notes))
 
 
 def _merge_links(
-    path: Path, home: Path, captions: dict[str, list[str]], splits: dict[str, str | None], notes: list[str]
+    path: Path,
+    files: dict[str, Path],
+    captions: dict[str, list[str]],
+    splits: dict[str, str | None],
+    notes: list[str],
 ) -> None:
-    """Merge pictures whose names are links to the same file."""
+    """Merge pictures whose names are those of the same file."""
     images = list(captions)
-    merged = [
-        (image, images[k]) for image, k in zip(images, first_names([home / image for image in images]), strict=True)
-    ]
+    merged = [(image, images[k]) for image, k in zip(images, first_names(list(files.values())), strict=True)]
     for image, first in merged:
         if image != first:
             if splits[image] != splits[first]:
@@ -155,32 +184,73 @@ def _merge_links(
     others = [pair for pair in merged if pair[0] != pair[1]]
     if others:
         notes.append(
-            f"names of pictures that are links to other pictures, merged: {len(others):,}, the first {others[0][0]}"
+            f"names of pictures that are those of other pictures' files, merged: {len(others):,}, the first "
+            f"{others[0][0]}"
         )
 
 
-def _home(beside: Path, images: list[str]) -> Path:
-    """Return the first candidate folder that contains any of the pictures."""
-    candidates = _candidate_folders(beside)
-    return next((folder for folder in candidates if any(_is_file(folder / image) for image in images)), beside)
+def picture_home(beside: Path, images: list[str]) -> Path:
+    """Return the folder of pictures that belong to a file of captions.
+
+    Parameters
+    ----------
+    beside : path
+        The folder of the file of captions.
+    images : list of str
+        Names of pictures.
+
+    Returns
+    -------
+    pathlib.Path
+        `beside`, or a folder ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the folder
+        in it with the most of them, or one beside it that is named as pictures and contains nearly all; or `beside`.
+    """
+    usual = _candidate_folders(beside)
+    home = next((folder for folder in usual if _count_in(folder, images)), None)
+    return home or home_of(_folders(beside), images) or home_of(picture_siblings(beside), images, 0.9) or beside
+
+
+def picture_siblings(folder: Path) -> list[Path]:
+    """Return the folders beside a folder whose names are those of folders of pictures.
+
+    In a folder of any other name, pictures of the same names may belong to another data set.
+    """
+    return [entry for entry in _folders(folder.absolute().parent) if _OF_PICTURES.search(entry.name)]
+
+
+def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
+    """Return the folder with the most of the first pictures, of equal ones the first; None if none has any.
+
+    It must contain at least the fraction `least` of them.
+    """
+    first = list(islice(images, _N_SEARCHED))
+    home = max(folders, key=lambda folder: _count_in(folder, first), default=None)
+    count = 0 if home is None else _count_in(home, first)
+    return home if count and count >= least * len(first) else None
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        entries = sorted(path.iterdir())
+    except OSError:
+        return []
+    return [entry for entry in entries if entry.is_dir() and not is_companion(entry.name)][:_N_SEARCHED]
 
 
 def _candidate_folders(beside: Path) -> tuple[Path, ...]:
     return beside, beside / "images", beside / "Images"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a name with NUL
-        return False
+def _count_in(folder: Path, images: Iterable[str]) -> int:
+    return sum(is_file(folder / image) for image in images)
 
 
 def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
     """Count how many of the first names are those of files."""
     candidates = (folder,) if folder else _candidate_folders(path.parent)
-    names = [image.strip() for image in islice(images, _N_SEARCHED)]
-    return sum(any(_is_file(candidate / name) for candidate in candidates) for name in names if name)
+    names = [name for image in islice(images, _N_SEARCHED) if (name := image.strip())]
+    exact = sum(any(is_file(candidate / name) for candidate in candidates) for name in names)
+    return exact or sum(map(is_file, find_files(folder or path.parent, names)[0]))
 
 
 def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes: list[str]) -> Iterator[_Row]:
@@ -197,8 +267,12 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
     columns = choose_columns(where, names, found)
     if columns.note:
         notes.append(columns.note)
-    lists = 0
+    lists = repaired = 0
     for where, cells in kept if several else rows:
+        if delimiter == "|" and len(cells) == 2 and len(names) == 3 and (numbered := _NUMBERED.fullmatch(cells[1])):
+            # Flickr30k's results.csv has a row without the delimiter between the number and the caption
+            cells = [cells[0], *numbered.groups()]
+            repaired += 1
         if len(cells) != len(names):
             cause = "a column is missing" if len(cells) < len(names) else _too_many(delimiter)
             raise DataFileError(f"{where}: expected {len(names)} columns, as in the header, got {len(cells)}: {cause}.")
@@ -218,6 +292,8 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
             if columns.split is None
             else split_name(cells[columns.split], f"{where}, column {names[columns.split]}"),
         )
+    if repaired:
+        notes.append(f"rows without a delimiter behind the number of the caption, accepted: {repaired:,}")
     if lists:
         notes.append(f"cells with a printed list of captions: {lists:,}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from capgpu.data.picture_folder import find_files
 from capgpu.data.source import Pictures, Source, by_split, check_distinct, split_name
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
 
@@ -37,7 +38,7 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     name = str(path)
     rows: dict[int | str, int] = {}
     splits: list[str] = []
-    files: list[Path] = []
+    names: list[str] = []
     captions: list[list[str]] = []
     for where, image in entries_of(content, "images", name):
         image_id = id_of(image, "cocoid" if "cocoid" in image else "imgid", where)
@@ -51,13 +52,13 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         if folder is not None:
             # flickr8k's and flickr30k's files have no filepath
             parts = [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
-            files.append(folder.joinpath(*(check_text(image.get(key), f"{where}.{key}") for key in parts)))
+            names.append("/".join(check_text(image.get(key), f"{where}.{key}") for key in parts))
         captions.append(
             [
                 check_text(sentence.get("raw"), f"{position}.raw")
                 for position, sentence in entries_of(image, "sentences", where)
             ]
         )
-    check_distinct(files, name)
-    pictures = Pictures(list(rows), captions, files if folder is not None else None)
-    return Source("karpathy", path, by_split(pictures, splits))
+    files, notes = (None, []) if folder is None else find_files(folder, names)
+    check_distinct(files or [], name)
+    return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), tuple(notes))

@@ -8,6 +8,7 @@ preparation resumes. Earlier contents are replaced when the new data set is comp
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray
 from capgpu.data.feature_files import FeatureFile
+from capgpu.data.picture_folder import is_file, nearest_file, printable
 from capgpu.data.prepared_dataset import save_prepared
 from capgpu.data.source import Pictures, Source
 from capgpu.data.split import split_pictures
@@ -27,12 +29,21 @@ from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS, interned
-from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, Vocabulary
+from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, UNKNOWN_WORD, Vocabulary
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
 
-__all__ = ["PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
+__all__ = ["MAX_UNREADABLE", "PrepareConfig", "PrepareResult", "fingerprint", "prepare"]
+
+#: The largest fraction of pictures that may be missing or unreadable.
+MAX_UNREADABLE = 0.5
+#: The default minimum count of words: at most this, and lower as long as more than this fraction would be unknown.
+#: 5 is usual for COCO, where 1% become unknown; of a few hundred captions, most words would.
+_MAX_MIN_COUNT, _MAX_UNKNOWN = 5, 0.05
+#: Unknown words in captions that other programs have processed.
+_UNKNOWN = re.compile(r"[<\[] ?unk ?[>\]]", re.IGNORECASE)
+_URL = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs):/")
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,9 @@ class PrepareConfig:
     ----------
     tokens : str
         The tokenizer, one of `capgpu.tokens.TOKENIZERS`.
-    min_count : int
-        Words that occur fewer times in the training captions become ``<UNK>``.
+    min_count : int or None
+        Words that occur fewer times in the training captions become ``<UNK>``. None: the largest of 1 to 5 that makes
+        at most 5% of the words in the training captions unknown, which is 5 for large sets and less for small ones.
     max_words : int or None
         Maximum vocabulary size, special tokens included.
     max_length : int or None
@@ -58,7 +70,7 @@ class PrepareConfig:
     """
 
     tokens: str = "coco"
-    min_count: int = 5
+    min_count: int | None = None
     max_words: int | None = None
     max_length: int | None = None
     val: float = 0.1
@@ -76,7 +88,7 @@ class PrepareResult:
     report : dict
         Statistics, as JSON can hold them: vocabulary, and for each split pictures, captions, words and their lengths.
     broken : list of str
-        Path and cause for each picture that could not be read; they are omitted.
+        Path and cause for each picture that is missing or could not be read; they are omitted.
     wordless : list of str
         Captions without words, with their pictures; they are omitted.
     """
@@ -103,6 +115,7 @@ def prepare(
     open_encoder: Callable[[], PictureEncoder] | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PrepareResult:
@@ -124,6 +137,8 @@ def prepare(
     settings : mapping, optional
         Further settings, as JSON can hold them: stored in the manifest, and compared with those of an interrupted
         preparation.
+    max_unreadable : float
+        The largest fraction of pictures, of all and of each split of the source, that may be missing or unreadable.
     force : bool
         Whether an earlier data set or preparation in the folder may be replaced.
     progress : callable
@@ -140,7 +155,8 @@ def prepare(
         For a folder with other files or another preparation, for invalid settings, and if all words would be
         ``<UNK>``.
     DataFileError
-        For pictures without features or files, and if no picture could be read or no caption has words.
+        For pictures without features or files, if more pictures than `max_unreadable` are missing or unreadable, and
+        if no caption has words.
     OSError
         If a file cannot be read or written.
     """
@@ -155,13 +171,19 @@ def prepare(
             "(--images), or a file of features (--features)."
         )
     check_output_folder(folder, force)
+    if features is None:
+        _check_present(source, max_unreadable)
     splits = split_pictures(source, config.val, config.test, config.seed)
     words, wordless = _tokenize(splits, config)
     counts = _counted(words["train"])
     _vocabulary(
         counts, sum(map(len, words["train"])), config
     )  # errors of the vocabulary are raised before features are computed
-    everything = {**asdict(config), **(settings or {}), "source's sha256": fingerprint(source.path)}
+    everything = {
+        **asdict(config),
+        **(settings or {}),
+        "source's sha256": " ".join(map(fingerprint, (source.path, *source.more))),
+    }
     encoder = None
     if features is None:
         assert open_encoder is not None
@@ -188,10 +210,14 @@ def prepare(
         raise DataFileError(
             f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
         )
+    _check_readable(
+        source, {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}, max_unreadable, broken
+    )
     # only words of pictures with features: the others cannot be learnt
     readable = set(kept["train"])
     counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
     words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
+    min_count = _min_count(counts, config)
     vocabulary = _vocabulary(counts, sum(map(len, words["train"])), config)
     if config.pca is not None:
         from capgpu.vision.projection import fit_projection
@@ -202,7 +228,7 @@ def prepare(
 
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
-    report["words in training captions"] = len(counts)
+    report["words in training captions"], report["minimum count"] = len(counts), min_count
     for name, indices in kept.items():
         pictures = splits[name].take(indices)
         picture_words = words[name]
@@ -240,29 +266,85 @@ def _check_config(config: PrepareConfig) -> None:
             raise InvalidValueError(f"{name}: expected at least {limit}{special}, got {value}.")
 
 
+def _check_present(source: Source, max_unreadable: float) -> None:
+    """Check that the picture files are no addresses and that enough of them exist."""
+    missing: dict[str, int] = {}
+    first: Path | None = None
+    for name, pictures in source.splits.items():
+        for file in pictures.files or ():
+            if _URL.search(file.as_posix()):
+                address = _URL.split(file.as_posix())[-1].lstrip("/")
+                raise DataFileError(
+                    f"{source.path}: expected names of picture files, got an address, the first of {address}. Download "
+                    "the pictures, write the names of the files in place of the addresses, and name their folder "
+                    "(--images)."
+                )
+            if not is_file(file):
+                missing[name] = missing.get(name, 0) + 1
+                first = first or file
+    if first is not None:
+        nearest = nearest_file(first)
+        cause = f"{printable(str(first))}" + (f" (the most similar file is {nearest})" if nearest else "")
+        _check_readable(source, missing, max_unreadable, [cause], "existing")
+
+
+def _check_readable(
+    source: Source, broken: Mapping[str, int], max_unreadable: float, causes: list[str], what: str = "readable"
+) -> None:
+    """Check the numbers of pictures that are missing or unreadable: all, and those of each split of the source."""
+    total = sum(map(len, source.splits.values()))
+    counts = {"": (sum(broken.values()), total)}
+    counts |= {
+        f" of the split {name}": (broken.get(name, 0), len(pictures)) for name, pictures in source.splits.items()
+    }
+    for split, (count, size) in counts.items():
+        if count > max_unreadable * size:
+            raise DataFileError(
+                f"{source.path}: expected {what} pictures, got none for {count:,} of {size:,}{split}, the first "
+                f"{causes[0]}. Name their folder (--images), or go on without them with --max-unreadable 1."
+            )
+
+
 def _counted(words: list[list[list[str]]]) -> Counter[str]:
     """Count the words of the captions of some pictures."""
     counts: Counter[str] = Counter()
     for captions in words:
         for caption in captions:
             counts.update(caption)
+    del counts[UNKNOWN_WORD]
     return counts
+
+
+def _min_count(counts: Counter[str], config: PrepareConfig) -> int:
+    """Return the minimum count of words, by default one suited to the number of captions."""
+    if config.min_count is not None:
+        return config.min_count
+    total = counts.total()
+    for count in range(_MAX_MIN_COUNT, 1, -1):
+        if sum(number for number in counts.values() if number < count) <= _MAX_UNKNOWN * total:
+            return count
+    return 1
 
 
 def _vocabulary(counts: Counter[str], captions: int, config: PrepareConfig) -> Vocabulary:
     """Build the vocabulary of the training captions."""
-    vocabulary = Vocabulary.from_counts(counts, min_count=config.min_count, max_size=config.max_words)
+    min_count = _min_count(counts, config)
+    vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise InvalidValueError(
             f"min_count: expected a count that a word reaches in the {captions:,} training captions, got "
-            f"{config.min_count}: all words would be {UNK}. Lower min_count."
+            f"{min_count}: all words would be {UNK}. Lower min_count."
         )
     return vocabulary
 
 
 def _tokenize(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:
     """Tokenize all captions; captions without words, and pictures without captions, are removed from `splits`."""
-    tokenize = interned(TOKENIZERS[config.tokens])
+    split = interned(TOKENIZERS[config.tokens])
+
+    def tokenize(text: str) -> list[str]:
+        return split(_UNKNOWN.sub(UNKNOWN_WORD, text))
+
     words: dict[str, list[list[list[str]]]] = {}
     wordless: list[str] = []
     for name, pictures in list(splits.items()):

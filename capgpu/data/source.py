@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from capgpu.data.arrays import HostArray
+from capgpu.data.picture_folder import plain_name
 from capgpu.data.text_files import DataFileError
 
-__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "plain_name", "split_name"]
+__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "split_name"]
 
 #: The name of the only split of a source without splits.
 UNSPLIT = "all"
@@ -70,17 +71,20 @@ class Source:
     kind : str
         The format: ``"coco"``, ``"karpathy"`` or ``"folder"``.
     path : pathlib.Path
-        The file that was read.
+        The file that was read, or the first of several.
     splits : mapping of str to Pictures
         ``"train"``, ``"val"``, ...; or all pictures in the split `UNSPLIT`.
     notes : tuple of str
         How the file was interpreted, for the user.
+    more : tuple of pathlib.Path
+        Further files that were read.
     """
 
     kind: str
     path: Path
     splits: Mapping[str, Pictures]
     notes: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
 
 
 def split_name(name: str, where: str) -> str:
@@ -108,11 +112,6 @@ def split_name(name: str, where: str) -> str:
     if plain in _RESERVED_NAMES or not re.fullmatch("[a-z][a-z0-9_]{0,30}", plain):
         raise DataFileError(f"{where}: expected a split such as train, val or test, got {ascii(name)[:40]}.")
     return plain
-
-
-def plain_name(name: str) -> str:
-    """Return a normalized file name: ``./a//b.jpg`` becomes ``a/b.jpg``."""
-    return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def first_names(files: Sequence[Path]) -> list[int]:

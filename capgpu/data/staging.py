@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import atomic_write
+from capgpu.data.picture_folder import is_companion
 from capgpu.data.prepared_dataset import ENCODER_FILES, MANIFEST, is_prepared
 from capgpu.data.text_files import DataFileError, read_json
 from capgpu.errors import InvalidValueError
@@ -49,7 +50,9 @@ def check_output_folder(folder: Path, force: bool) -> None:
                 "--force."
             )
     elif folder.exists() and not (folder / _STAGING / _SETTINGS).is_file():
-        other = sorted(entry.name for entry in folder.iterdir() if entry.name != _STAGING)
+        other = sorted(
+            entry.name for entry in folder.iterdir() if entry.name != _STAGING and not is_companion(entry.name)
+        )
         if other:
             raise InvalidValueError(
                 f"{folder}: expected a new, an empty or a prepared folder, got one with {', '.join(other[:3])}."

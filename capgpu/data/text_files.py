@@ -14,7 +14,7 @@ from typing import Any
 
 from capgpu.errors import CapgpuError
 
-__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "lines_of", "read_json", "read_text"]
+__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "lines_of", "picture_names", "read_json", "read_text"]
 
 
 #: Characters that are not text: NUL and surrogates.
@@ -168,6 +168,17 @@ def entries_of(content: Any, key: str, name: str) -> Iterator[tuple[str, dict[st
         if not isinstance(entry, dict):
             raise DataFileError(f"{where}: expected an object, got {type(entry).__name__}.")
         yield where, entry
+
+
+def picture_names(content: Any) -> list[str]:
+    """Return the names of the pictures in a JSON file of COCO's or Karpathy's format; of invalid entries none."""
+    images = content.get("images") if isinstance(content, dict) else None
+    names = []
+    for image in images if isinstance(images, list) else []:
+        if isinstance(image, dict):
+            parts = [image.get(key) for key in ("filepath", "filename", "file_name")]
+            names.append("/".join(part for part in parts if isinstance(part, str) and part))
+    return [name for name in names if name]
 
 
 def id_of(entry: dict[str, Any], key: str, where: str) -> int | str:

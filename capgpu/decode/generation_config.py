@@ -34,8 +34,10 @@ class GenerationConfig:
         Truncation of the sampling; without a temperature, the temperature is 1.
     seed : int
         Seed of the sampling.
-    max_length, min_length, no_repeat_ngram, suppress_unk
+    max_length, min_length, no_repeat_ngram
         As for `greedy`.
+    suppress_unk : bool
+        Whether to exclude ``<UNK>``, which says nothing about a picture.
 
     Raises
     ------
@@ -52,7 +54,7 @@ class GenerationConfig:
     max_length: int = 30
     min_length: int = 0
     no_repeat_ngram: int = 0
-    suppress_unk: bool = False
+    suppress_unk: bool = True
 
     def __post_init__(self) -> None:
         if self.samples and self.beam != 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
+from capgpu.vision.metadata import orientation_of, upright, without_metadata
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,8 +28,9 @@ Channels = Literal["RGB", "BGR"]
 
 #: The formats that are opened. Pillow also reads others, such as EPS, which it passes to another program to execute.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-_ORIENTATION = 0x0112
 _SIXTEEN_BIT = 65535
+#: Larger files are not decoded again without their metadata, which takes as much memory.
+_MOST_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def load_picture(
     """Read a picture file.
 
     The picture is rotated by its EXIF orientation and composited with the background. Of an animation the first frame
-    is read; 16-bit greys are converted to 8 bits.
+    is read; 16-bit greys are converted to 8 bits. Other metadata are ignored, also if they are malformed or large.
 
     Parameters
     ----------
@@ -154,7 +158,31 @@ def load_picture(
     if not os.path.isfile(path) and os.path.exists(path):
         # reading a pipe, for example, could block forever
         raise IsADirectoryError("is a folder") if os.path.isdir(path) else OSError("is no regular file")
-    with Image.open(path, formats=_openable()) as opened:
+    try:
+        picture = _decoded(path, size, background)
+    except (Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises exceptions of any type for damaged files
+        if (isinstance(error, OSError) and error.errno is not None) or os.path.getsize(path) > _MOST_BYTES:
+            raise
+        plain = without_metadata(Path(path).read_bytes())
+        if plain is None:
+            raise
+        content, orientation = plain
+        try:
+            picture = _decoded(io.BytesIO(content), size, background, orientation)
+        except Exception:
+            raise error from None  # its cause are not the metadata
+    return np.asarray(_square(picture, size, fit, background))
+
+
+def _decoded(
+    file: str | os.PathLike[str] | io.BytesIO, size: int, background: str, orientation: int | None = None
+) -> Image:
+    """Decode a picture, upright and opaque; its orientation is by default that of its metadata."""
+    from PIL import Image
+
+    with Image.open(file, formats=_openable()) as opened:
         width, height = opened.size
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(
@@ -163,9 +191,9 @@ def load_picture(
         # decode a JPEG file at 1/8, 1/4 or 1/2 of its size if that is at least twice the target size: a photograph of
         # 12 megapixels takes a fifth of the time
         opened.draft(None, (2 * size, 2 * size))  # None: the mode stays
-        upright = _upright(opened)
-        picture = _on_background(_eight_bit(upright), background)
-    return np.asarray(_square(picture, size, fit, background))
+        opened.load()  # Pillow turns some formats itself, and removes their orientation
+        turned = upright(opened, orientation_of(opened) if orientation is None else orientation)
+        return _on_background(_eight_bit(turned), background)
 
 
 def _openable() -> list[str]:
@@ -174,12 +202,6 @@ def _openable() -> list[str]:
 
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def _upright(picture: Image) -> Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(picture) if picture.getexif().get(_ORIENTATION, 1) != 1 else picture
 
 
 def _eight_bit(picture: Image) -> Image:

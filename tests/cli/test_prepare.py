@@ -76,7 +76,7 @@ def test_every_form_of_a_source_becomes_a_folder_to_train_on(
     result = prepare(*sources(form, tmp_path, pictures), *network, "-o", tmp_path / "out")
     assert f"{COUNT} pictures, kind {'folder' if form in ('token', 'csv') else form}" in result.stdout
     assert f"Train on it with: capgpu train --data {tmp_path / 'out'}" in result.stdout
-    assert "Unreadable pictures, omitted: 1\n" in result.stderr
+    assert "Missing or unreadable pictures, omitted: 1\n" in result.stderr
     assert "11.png: not a picture in a supported format" in result.stderr
     data = load_prepared(tmp_path / "out")
     files = [Path(file) for split in ("train", "val", "test") for file in data[f"{split}_files"]]
@@ -201,6 +201,8 @@ def test_pictures_none_of_which_can_be_read_are_refused_behind_the_progress_bar(
     network: tuple[str, ...], tmp_path: Path
 ) -> None:
     coco = write_json(tmp_path / "coco.json", coco_annotations({1: ["A dog."], 2: ["A cat."], 3: ["A cow."]}))
+    for i in (1, 2, 3):
+        (tmp_path / f"{i}.png").write_text("no picture")
     result = run("prepare", *network, "-o", tmp_path / "out", coco, "--images", tmp_path, "--min-count", 1)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(

@@ -181,7 +181,7 @@ def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
     table = "image,caption\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
     assert captions(tmp_path / "a.csv", table) == {"./a.jpg": list("012345"), "b.jpg": ["6", "7"]}
     assert folder_source(tmp_path / "a.csv", None).notes == (
-        "names of pictures that are links to other pictures, merged: 4, the first sub/../a.jpg",
+        "names of pictures that are those of other pictures' files, merged: 4, the first sub/../a.jpg",
     )
     # also where no file is there, as far as the names tell
     assert captions(tmp_path / "a.csv", "image,caption\nx,one\n./x,two\n") == {"x": ["one", "two"]}
@@ -228,9 +228,10 @@ def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
         ("a.csv", "image,caption,split\na,x,all\n", "line 2, column split: expected a split .* got 'all'"),
         ("a.csv", b"image,caption\na.jpg,\xe4\n", "line 2: byte 20 .0xe4. is not UTF-8"),
         # as in Flickr30k's file
+        ("a.csv", "image_url,caption\nhttps://a.org/1.jpg,x\n", "Download the pictures of image_url"),
         (
             "results.csv",
-            "image_name| comment_number| comment\n1.jpg| 0| a\n4199.jpg| 4   dog runs\n",
+            "image_name| comment_number| comment\n1.jpg| 0| a\n4199.jpg| dog runs\n",
             "line 3: expected 3 columns",
         ),
         (
@@ -285,7 +286,18 @@ def test_pictures_are_found_beside_the_file_or_in_a_folder_of_the_usual_name(tmp
     (tmp_path / "Images" / "1.png").touch()  # the first may be missing
     assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / "Images" / f"{i}.png" for i in range(2)]
     (tmp_path / "0.png").touch()
-    assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / f"{i}.png" for i in range(2)]
+    assert pictures_of(tmp_path, ["0.png", "1.png"]).files == [tmp_path / "0.png", tmp_path / "Images" / "1.png"]
+
+
+def test_a_folder_of_any_name_in_or_beside_that_of_the_file_contains_the_pictures(tmp_path: Path) -> None:
+    for name, inside in (("one", "Flicker8k_Dataset"), ("two/text", "../some pictures")):
+        beside = tmp_path / name
+        (beside / inside).mkdir(parents=True)
+        (beside / inside / "1.png").touch()
+        (tmp_path / "__MACOSX").mkdir(exist_ok=True)
+        (tmp_path / "__MACOSX" / "1.png").touch()
+        (found,) = pictures_of(beside, ["1.png"]).files or ()
+        assert found.samefile(beside / inside / "1.png")
 
 
 def test_names_may_lead_anywhere_on_disk(tmp_path: Path) -> None:

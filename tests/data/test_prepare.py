@@ -218,12 +218,72 @@ def test_a_source_that_gives_nothing_to_learn_from_is_refused(tmp_path: Path) ->
 
 
 def test_pictures_none_of_which_can_be_read_leave_nothing_behind(source: Source, tmp_path: Path) -> None:
+    picture_files(tmp_path / "elsewhere", COUNT, range(COUNT))
     elsewhere = read_source(source.path, folder=tmp_path / "elsewhere")
     with pytest.raises(
         DataFileError, match=r"captions.csv: expected at least one readable training picture, got none. The first: .*: "
     ):
         make(elsewhere, tmp_path / "out", settings={"images": "elsewhere"})
     make(source, tmp_path / "out", settings={"images": "here"})
+
+
+def test_the_minimum_count_suits_the_number_of_captions_and_unknown_words_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "source" / "captions.csv"
+    picture_files(tmp_path / "source", 12)
+    for repeats, minimum in ((1, 1), (3, 3), (9, 5)):
+        texts = [" ".join([*("a dog",) * (i + 1), *(f"w{i}",) * repeats]) for i in range(12)]
+        path.write_text("image,caption\n" + "".join(f"{i}.png,{text}\n" for i, text in enumerate(texts)))
+        done = make(read_source(path), tmp_path / str(repeats), PrepareConfig(val=0, test=0))
+        assert done.report["minimum count"] == minimum
+        assert done.report["splits"]["train"]["unknown words"] == 0
+    done = make(read_source(path), tmp_path / "asked", PrepareConfig(min_count=10, val=0, test=0))
+    assert done.report["minimum count"] == 10
+    assert done.report["splits"]["train"]["unknown words"] == 12 * 9
+
+
+@pytest.mark.parametrize("tokens", ["coco", "plain"])
+@pytest.mark.parametrize("unknown", ["<unk>", "<UNK>", "[UNK]"])
+def test_unknown_words_of_the_source_are_unknown(unknown: str, tokens: str, tmp_path: Path) -> None:
+    picture_files(tmp_path / "source", 1)
+    (tmp_path / "source" / "captions.csv").write_text(f"image,caption\n0.png,a {unknown} runs\n")
+    config = PrepareConfig(tokens=tokens, min_count=1, val=0, test=0)
+    done = make(read_source(tmp_path / "source"), tmp_path / "out", config)
+    data = load_prepared(tmp_path / "out")
+    assert data["idx_to_word"] == [*SPECIAL_WORDS, "a", "runs"]
+    assert data["train_captions"].tolist() == [[1, 4, 3, 5, 2]]
+    assert done.report["splits"]["train"]["unknown words"] == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_mostly_missing_or_unreadable_pictures_are_refused_unless_accepted(there: bool, tmp_path: Path) -> None:
+    path = write_source(tmp_path / "source")
+    for i in range(3, COUNT):
+        picture = tmp_path / "source" / f"{i}.png"
+        picture.write_text("no picture") if there else picture.unlink()
+    says = (
+        rf"{'readable' if there else 'existing'} pictures, got none for 17 of 20, the first .*3\.png.*--max-unreadable"
+    )
+    encoder = CountingEncoder()
+    with pytest.raises(DataFileError, match=says):
+        make(read_source(path), tmp_path / "out", encoder=encoder)
+    assert len(encoder.seen) == (COUNT if there else 0)  # missing ones are counted before the work
+    done = make(read_source(path), tmp_path / "out", encoder=CountingEncoder(), max_unreadable=1.0)
+    assert len(done.broken) == 17
+
+
+def test_a_split_of_the_source_must_not_be_missing(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "source", lambda i: "val" if i < 4 else "train")
+    for i in range(4):
+        (tmp_path / "source" / f"{i}.png").unlink()
+    with pytest.raises(DataFileError, match=r"got none for 4 of 4 of the split val"):
+        make(read_source(path), tmp_path / "out")
+    assert len(make(read_source(path), tmp_path / "out", max_unreadable=1.0).broken) == 5
+
+
+def test_addresses_of_pictures_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\nhttps://example.org/a.jpg,a dog\n")
+    with pytest.raises(DataFileError, match=r"got an address, the first of example\.org/a\.jpg\. Download"):
+        make(read_source(tmp_path), tmp_path / "out")
 
 
 @pytest.mark.parametrize("force", [False, True])

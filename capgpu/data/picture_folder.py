@@ -1,0 +1,201 @@
+"""Picture files by the names of a table: the same name, or the only one that differs as tools make names differ.
+
+Names differ in their Unicode composition (macOS decomposes accents), the direction of slashes, case, the suffix
+(``.jpeg`` for ``.jpg``, or none), or leading folders, which one of the two lacks. Of several files that differ like
+that, none is chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+__all__ = [
+    "find_files",
+    "is_companion",
+    "is_file",
+    "most_similar",
+    "nearest_file",
+    "plain_name",
+    "printable",
+    "without_suffix",
+]
+
+#: Files and folders that operating systems and programs place beside others.
+_COMPANIONS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})
+_SUFFIX = re.compile(r"\.(?:avif|bmp|gif|jfif|jp2|jpe|jpeg|jpg|mpo|png|ppm|tga|tif|tiff|webp)$", re.IGNORECASE)
+#: Levels of folders that are searched.
+_DEPTH = 2
+#: Least similarity of a name that is shown as the most similar one.
+_SIMILAR = 0.6
+_COMPOSITION, _CASE, _OTHER_SUFFIX, _FOLDER = "composition or slash", "case", "suffix", "folder"
+#: Differences that several pictures may have to the same file.
+_LOOSE = frozenset({_OTHER_SUFFIX, _FOLDER})
+
+
+def is_companion(name: str) -> bool:
+    """Return whether a name is that of a hidden companion: ``._a.csv``, ``~$a.csv``, ``Thumbs.db``, ``__MACOSX``."""
+    return name.startswith((".", "~$")) or name.lower() in _COMPANIONS
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a regular file; also for names that no file can have."""
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a name with NUL
+        return False
+
+
+def printable(name: str) -> str:
+    """Return the name of a file with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def plain_name(name: str) -> str:
+    """Return a normalized file name: ``./a//b.jpg`` becomes ``a/b.jpg``."""
+    return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a picture without the suffix of its format."""
+    return _SUFFIX.sub("", name)
+
+
+def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Find pictures by their names.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of the pictures.
+    names : sequence of N str
+        Names, which may contain folders.
+
+    Returns
+    -------
+    files : list of N paths
+        The file of each name: ``folder / name``, unless only a file under a similar name exists.
+    notes : list of str
+        How many files have similar names, for the user.
+    """
+    files = [folder / name for name in names]
+    missing = [index for index, file in enumerate(files) if not is_file(file)]
+    if not missing:
+        return files, []
+    similar = _SimilarNames(folder)
+    found = {index: match for index in missing if (match := similar.find(names[index])) is not None}
+    # a file of another name, or of two, is not that of a name without suffix or folder
+    absent = set(missing)
+    taken = {plain_name(name) for index, name in enumerate(names) if index not in absent}
+    claims = Counter(file for file, _ in {(file, _exact(names[index])) for index, (file, _) in found.items()})
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for index, (file, difference) in found.items():
+        if difference in _LOOSE and (file in taken or claims[file] > 1):
+            continue
+        files[index] = folder / file
+        counts[difference] += 1
+        first.setdefault(difference, f"{names[index]} is {printable(file)}")
+    return files, [
+        f"names of pictures with another {difference} than their files: {count:,}, the first {first[difference]}"
+        for difference, count in counts.items()
+    ]
+
+
+def nearest_file(path: Path) -> str | None:
+    """Return the name of the file that is most similar to one that is missing; None if there is none."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), None)
+    if folder is None:
+        return None
+    nearest = most_similar(path.relative_to(folder).as_posix(), _walked(folder))
+    return None if nearest is None else printable(nearest)
+
+
+def most_similar(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most similar to another one; None if none is."""
+    by_key: dict[str, str] = {}
+    for other in names:
+        by_key.setdefault(_stem(other), other)
+        by_key.setdefault(_stem(other).rpartition("/")[2], other)
+    key = _stem(name)
+    for exact in (key, key.rpartition("/")[2]):
+        if exact in by_key:
+            return by_key[exact]
+    if not re.search("[^0-9/]", key):  # any two numbers are similar
+        return None
+    close = difflib.get_close_matches(key, by_key, n=1, cutoff=_SIMILAR)
+    return by_key[close[0]] if close else None
+
+
+class _SimilarNames:
+    """The files of a folder by what remains of their names without differences.
+
+    Parameters
+    ----------
+    folder : path
+        The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = _walked(folder)
+        self._whole = [(difference, key, _grouped(files, key)) for difference, key in _KEYS]
+        # names that lack the leading folders of their files
+        tails = [
+            (file.split("/", level)[-1], file) for file in files for level in range(1, min(file.count("/"), _DEPTH) + 1)
+        ]
+        self._tails = [(key, _grouped_pairs([(key(tail), file) for tail, file in tails])) for _, key in _KEYS]
+
+    def find(self, name: str) -> tuple[str, str] | None:
+        """Return the only file with a similar name, and the difference; None if there are none or several."""
+        for difference, key, groups in self._whole:
+            if matches := groups.get(key(name)):
+                return (matches[0], difference) if len(matches) == 1 else None
+        for number, (key, groups) in enumerate(self._tails):
+            matches = list(groups.get(key(name), ()))
+            parts = _exact(name).lstrip("/").split("/")
+            for start in range(1, len(parts)):  # folders that the file lacks
+                matches += self._whole[number][2].get(key("/".join(parts[start:])), ())
+            if matches:
+                return (matches[0], _FOLDER) if len(set(matches)) == 1 else None
+        return None
+
+
+def _exact(name: str) -> str:
+    return plain_name(unicodedata.normalize("NFC", name.replace("\\", "/")))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", _exact(name).casefold())
+
+
+def _stem(name: str) -> str:
+    return _SUFFIX.sub("", _folded(name))
+
+
+_KEYS = ((_COMPOSITION, _exact), (_CASE, _folded), (_OTHER_SUFFIX, _stem))
+
+
+def _walked(folder: Path) -> list[str]:
+    """Return the names of the files of a folder and its folders, without companions, in order."""
+    files: list[str] = []
+    for root, folders, names in os.walk(folder):
+        level = "" if root == str(folder) else Path(root).relative_to(folder).as_posix() + "/"
+        folders[:] = sorted(name for name in folders if not is_companion(name)) if level.count("/") < _DEPTH else []
+        files += [level + name for name in sorted(names) if not is_companion(name)]
+    return files
+
+
+def _grouped(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    return _grouped_pairs([(key(file), file) for file in files])
+
+
+def _grouped_pairs(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, file in pairs:
+        groups.setdefault(key, []).append(file)
+    return groups

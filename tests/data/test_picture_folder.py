@@ -1,0 +1,99 @@
+"""Names of pictures that differ from those of their files, as tools make them differ."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from capgpu.data.feature_files import FeatureFile
+from capgpu.data.folder import captions_file, folder_source
+from capgpu.data.picture_folder import find_files, is_companion, nearest_file
+from capgpu.data.source import UNSPLIT
+from capgpu.data.staging import check_output_folder
+from capgpu.data.text_files import DataFileError
+
+
+def folder_of(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "difference"),
+    [
+        (unicodedata.normalize("NFC", "café.jpg"), unicodedata.normalize("NFD", "café.jpg"), "composition"),
+        (unicodedata.normalize("NFD", "한국.jpg"), unicodedata.normalize("NFC", "한국.jpg"), "composition"),
+        ("images\\a.jpg", "images/a.jpg", "slash"),
+        ("IMG_1.JPG", "img_1.jpg", "case"),
+        ("Straße.jpg", "STRASSE.jpg", "case"),
+        ("a.jpeg", "a.jpg", "suffix"),
+        ("a", "a.JPG", "suffix"),
+        ("a.jpg", "a.png", "suffix"),
+        ("a.jpg", "train/a.jpg", "folder"),
+        ("images/a.jpg", "a.jpg", "folder"),
+        ("C:\\Users\\me\\images\\a.jpg", "a.jpg", "folder"),
+        ("/home/me/images/b/a.jpg", "b/a.jpg", "folder"),
+        (unicodedata.normalize("NFD", "x\\Café.jpeg"), unicodedata.normalize("NFC", "café.jpg"), "folder"),
+    ],
+)
+def test_the_only_similar_name_is_that_of_the_picture(name: str, file: str, difference: str, tmp_path: Path) -> None:
+    folder_of(tmp_path, file, "other.jpg", "._" + file.rpartition("/")[2])
+    files, notes = find_files(tmp_path, ["other.jpg", name])
+    assert files == [tmp_path / "other.jpg", tmp_path / file]
+    (note,) = notes
+    assert f"another {difference}" in note or f"or {difference}" in note
+    assert note.endswith(f": 1, the first {name} is {file}")
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (["A.jpg"], ["a.jpg", "a.JPG"]),  # two that differ in case
+        (["a"], ["a.jpg", "a.png"]),
+        (["a.jpg"], ["train/a.jpg", "val/a.jpg"]),
+        (["val/1.jpg"], ["train/1.jpg"]),  # another picture of the same name
+        (["a.png", "a.jpg"], ["a.jpeg"]),  # two pictures, one file
+        (["a.png", "a.jpg"], ["a.jpg"]),
+        (["x/1.jpg", "y/1.jpg"], ["1.jpg"]),
+    ],
+)
+def test_names_that_may_be_those_of_other_pictures_stay(names: list[str], files: list[str], tmp_path: Path) -> None:
+    folder_of(tmp_path, *files)
+    assert find_files(tmp_path, names) == ([tmp_path / name for name in names], [])
+
+
+def test_two_spellings_of_a_name_are_one_picture(tmp_path: Path) -> None:
+    folder_of(tmp_path, "a.jpg")
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\nA.JPG,one dog\n")
+    pictures = folder_source(tmp_path / "captions.csv", None).splits[UNSPLIT]
+    assert pictures.captions == [["a dog", "one dog"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("0001.jpg", None), ("dog_0002.jpg", "dog_0001.jpg"), ("val/1.jpg", "train/1.jpg"), ("x" * 300, None)],
+)
+def test_the_most_similar_file_is_named(name: str, nearest: str | None, tmp_path: Path) -> None:
+    folder_of(tmp_path, "dog_0001.jpg", "train/1.jpg")
+    assert nearest_file(tmp_path / name) == nearest
+
+
+def test_the_most_similar_id_of_a_feature_is_named(tmp_path: Path) -> None:
+    features = FeatureFile(tmp_path / "f.npz", [[0.0]], ["Dog.JPG"])  # type: ignore[arg-type] # rows are not read
+    with pytest.raises(DataFileError, match=r"the most similar id is 'Dog.JPG'"):
+        features.rows_of(["images/dog.jpg"])
+
+
+COMPANIONS = ["._captions.csv", "~$captions.csv", ".DS_Store", "Thumbs.db", "__MACOSX/captions.csv", ".~lock.x.csv#"]
+
+
+def test_hidden_companions_are_ignored(tmp_path: Path) -> None:
+    folder_of(tmp_path, *COMPANIONS, "data.csv")
+    assert captions_file(tmp_path) == tmp_path / "data.csv"
+    assert all(is_companion(name.partition("/")[0]) for name in COMPANIONS)
+    folder_of(tmp_path / "out", ".DS_Store", "Thumbs.db")
+    check_output_folder(tmp_path / "out", force=False)
