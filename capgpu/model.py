@@ -109,9 +109,7 @@ class CaptioningRNN:
             raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
         check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
         if NULL not in word_to_idx:
-            raise InvalidValueError(
-                f'word_to_idx has no "{NULL}" entry: captions are padded with it. Add one, usually id 0.'
-            )
+            raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
         self.cell_type: Literal["rnn", "lstm"] = cell_type
         self.dtype = floating_dtype(dtype)
         check_precision(precision, self.dtype)
@@ -163,8 +161,7 @@ class CaptioningRNN:
         features : array, shape (N, D)
             Image features, in the library of the parameters.
         captions : array of int, shape (N, T + 1)
-            True captions, padded with NULL. Packing is planned on the host: host captions are welcome on
-            every backend, device captions are copied back.
+            True captions, padded with NULL; best on the host, where they are packed.
         dropout_key : int, optional
             Turns dropout on; the same key draws the same masks. None: no dropout.
 

@@ -28,6 +28,7 @@ from capgpu.data.split_features import attach_features, gather_features, project
 from capgpu.data.staging import check_output_folder, open_staging, publish
 from capgpu.data.text_files import DataFileError
 from capgpu.errors import InvalidValueError
+from capgpu.folder_lock import folder_lock
 from capgpu.tokens import TOKENIZERS, interned
 from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, UNKNOWN_WORD, Vocabulary
 
@@ -152,8 +153,8 @@ def prepare(
     Raises
     ------
     ValueError
-        For a folder with other files or another preparation, for invalid settings, and if all words would be
-        ``<UNK>``.
+        For a folder with other files or another preparation, or that another process writes, for invalid settings, and
+        if all words would be ``<UNK>``.
     DataFileError
         For pictures without features or files, if more pictures than `max_unreadable` are missing or unreadable, and
         if no caption has words.
@@ -171,6 +172,25 @@ def prepare(
             "(--images), or a file of features (--features)."
         )
     check_output_folder(folder, force)
+    with folder_lock(folder):
+        return _prepare(
+            source, folder, config, features, open_encoder, settings, max_unreadable, force=force, progress=progress
+        )
+
+
+def _prepare(
+    source: Source,
+    folder: Path,
+    config: PrepareConfig,
+    features: FeatureFile | None,
+    open_encoder: Callable[[], PictureEncoder] | None,
+    settings: Mapping[str, Any] | None,
+    max_unreadable: float,
+    *,
+    force: bool,
+    progress: Callable[[int, int], None],
+) -> PrepareResult:
+    """Create a prepared folder that is locked; see `prepare`."""
     if features is None:
         _check_present(source, max_unreadable)
     splits = split_pictures(source, config.val, config.test, config.seed)

@@ -24,6 +24,7 @@ from capgpu.data.prepare import PrepareConfig, PrepareResult, prepare
 from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError
+from capgpu.folder_lock import folder_lock
 from capgpu.vocabulary import SPECIAL_WORDS
 from oracles.encoders import CountingEncoder, picture_files
 
@@ -354,6 +355,19 @@ def unfinished(source: Source, folder: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         make(source, folder, progress=stop)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_preparation_that_another_process_runs_is_left_alone(force: bool, source: Source, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with folder_lock(out), pytest.raises(ValueError, match="expected a folder that no other process"):
+        make(source, out, force=force)
+    assert not out.exists()
+    make(source, out)
+    before = contents(out)
+    with folder_lock(out), pytest.raises(ValueError, match="expected a folder that no other process"):
+        make(source, out, force=True)
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("before", [None, PrepareConfig(min_count=2, test=0)])
