@@ -333,7 +333,7 @@ def test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_w
 
 def test_memory_that_is_asked_for_while_launches_are_captured_ends_the_capture(device):
     stream = device.cuda.Stream(non_blocking=True)
-    with pytest.raises(graphs.CaptureError, match="4,096 bytes were asked for"), graphs._capturing(stream):
+    with pytest.raises(graphs.CaptureError, match="4,096 bytes were requested"), graphs._capturing(stream):
         device.empty(4096, "uint8")
     assert not stream.is_capturing()
     assert device.ones(3).sum().get() == 3
