@@ -324,4 +324,4 @@ def _vocabulary_weights(params: Mapping[str, Array]) -> Array:
     """Return W_vocab (H, V), a transposed view of W_embed where weights are tied."""
     if "W_vocab" in params:
         return params["W_vocab"]
-    return array_namespace(params["W_embed"]).matrix_transpose(params["W_embed"])
+    return params["W_embed"].T
