@@ -34,7 +34,7 @@ __all__ = ["captions_file", "captions_files", "folder_source", "home_of", "pictu
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 #: Names of folders of pictures.
-_OF_PICTURES = re.compile("flick|image|img|picture|photo", re.IGNORECASE)
+_OF_PICTURES = re.compile(r"flicke?r\w*[-_ ](?:dataset|images)|images?|pictures?|photos?", re.IGNORECASE)
 _NUMBERED = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 _TOKEN = re.compile(r"[^\t]+#\d+\t")
 #: Number of pictures searched for to find their folder.
@@ -215,7 +215,7 @@ def picture_siblings(folder: Path) -> list[Path]:
 
     In a folder of any other name, pictures of the same names may belong to another data set.
     """
-    return [entry for entry in _folders(folder.absolute().parent) if _OF_PICTURES.search(entry.name)]
+    return [entry for entry in _folders(folder.absolute().parent) if _OF_PICTURES.fullmatch(entry.name)]
 
 
 def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:

@@ -290,7 +290,7 @@ def test_pictures_are_found_beside_the_file_or_in_a_folder_of_the_usual_name(tmp
 
 
 def test_a_folder_of_any_name_in_or_beside_that_of_the_file_contains_the_pictures(tmp_path: Path) -> None:
-    for name, inside in (("one", "Flicker8k_Dataset"), ("two/text", "../some pictures")):
+    for name, inside in (("one", "Flicker8k_Dataset"), ("two/text", "../Flickr8k_Dataset")):
         beside = tmp_path / name
         (beside / inside).mkdir(parents=True)
         (beside / inside / "1.png").touch()

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from capgpu.decode import beam_search, greedy, sample
+from capgpu.decode import GenerationConfig, beam_search, greedy, sample
 from oracles.decoding import ids_of, repeats, without_null
 
-END = 2
+END, UNK = 2, 3
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -40,3 +40,13 @@ def test_a_model_that_is_not_finite_writes_nothing(backend, scene, decode, value
     model.params["b_vocab"] = backend.asarray(bias, dtype="float32")
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="3 of 3 pictures"):
         decode(model, backend.asarray(features))
+
+
+@pytest.mark.parametrize("settings", [{}, {"beam": 3}, {"temperature": 1.0}])
+def test_captions_contain_unknown_words_only_if_allowed(backend, scene, settings):
+    model, _, features = scene(count=9)
+    model.params["b_vocab"][UNK] += 5.0
+    for suppressed in (True, False):
+        config = GenerationConfig(**settings, **({} if suppressed else {"suppress_unk": False}))
+        rows = ids_of(backend, config(model, backend.asarray(features)))
+        assert (UNK in rows) is not suppressed
