@@ -154,8 +154,8 @@ def main() -> None:
             "",
             "## What it costs",
             "",
-            "The embedded emoji, `capgpu train --data emoji` with and without `--precision bf16`, then `capgpu eval`. "
-            "Losses are nats per word, of the last epoch unless another is named.",
+            "The embedded emoji, `capgpu train --data emoji` with and without `--precision bf16`, then `capgpu eval`; "
+            "one run of each, of one seed. Losses are nats per word, of the last epoch unless another is named.",
             "",
             *table(heads, [trained(folder) for folder in args.runs]),
         ]
