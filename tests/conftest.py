@@ -51,6 +51,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("capgpu")
 
+#: The processes of the tests use all processors: none is left for one that compiles ahead.
+os.environ.setdefault("CAPGPU_COMPILE_AHEAD", "0")
+
 
 try:
     FOUND, SETTING_ERROR = cuda_device.find(os.environ.get("CAPGPU_BACKEND")), None
