@@ -29,7 +29,15 @@ from capgpu.data.source import Pictures, Source, by_split, first_names, split_na
 from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
-__all__ = ["captions_file", "captions_files", "folder_source", "home_of", "picture_home", "picture_siblings"]
+__all__ = [
+    "captions_file",
+    "captions_files",
+    "folder_source",
+    "home_of",
+    "only_home",
+    "picture_home",
+    "picture_siblings",
+]
 
 _SPLIT = ("split", "subset", "set")
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -150,7 +158,7 @@ def folder_source(path: Path, folder: Path | None) -> Source:
             notes.append(f"pictures in none of the lists, omitted: {len(unlisted):,}, the first {unlisted[0]}")
         for image in unlisted:
             del splits[image], captions[image]
-    home = folder or picture_home(path.parent, list(islice(captions, _N_SEARCHED)))
+    home = folder or picture_home(path, list(islice(captions, _N_SEARCHED)))
     if home not in (folder, *_candidate_folders(path.parent)):
         notes.append(f"pictures are in {home}")
     located, differences = find_files(home, list(captions))
@@ -189,25 +197,33 @@ def _merge_links(
         )
 
 
-def picture_home(beside: Path, images: list[str]) -> Path:
+def picture_home(path: Path, images: list[str]) -> Path:
     """Return the folder of pictures that belong to a file of captions.
 
     Parameters
     ----------
-    beside : path
-        The folder of the file of captions.
+    path : path
+        The file of captions.
     images : list of str
         Names of pictures.
 
     Returns
     -------
     pathlib.Path
-        `beside`, or a folder ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the folder
-        in it with the most of them, or one beside it that is named as pictures and contains nearly all; or `beside`.
+        The folder of the file, or ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the
+        folder in it with the most of them, or one beside it that is named as pictures and contains nearly all; or the
+        folder of the file.
+
+    Raises
+    ------
+    DataFileError
+        If two folders contain pictures of the same names.
     """
+    beside = path.parent
     usual = _candidate_folders(beside)
     home = next((folder for folder in usual if _count_in(folder, images)), None)
-    return home or home_of(_folders(beside), images) or home_of(picture_siblings(beside), images, 0.9) or beside
+    home = home or only_home(path, _folders(beside), images)
+    return home or only_home(path, picture_siblings(beside), images, 0.9) or beside
 
 
 def picture_siblings(folder: Path) -> list[Path]:
@@ -227,6 +243,24 @@ def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) ->
     home = max(folders, key=lambda folder: _count_in(folder, first), default=None)
     count = 0 if home is None else _count_in(home, first)
     return home if count and count >= least * len(first) else None
+
+
+def only_home(path: Path, folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
+    """Do the same as `home_of`, and raise DataFileError if another folder contains more than half as many pictures.
+
+    Those of the same names may be others, such as pictures of another split. `path` is the file of captions.
+    """
+    first = list(islice(images, _N_SEARCHED))
+    home = home_of(folders, first, least)
+    if home is not None:
+        half = _count_in(home, first) / 2
+        for folder in folders:
+            if _count_in(folder, first) > half and not folder.samefile(home):
+                raise DataFileError(
+                    f"{path}: expected its pictures in one folder, got pictures of the same names in {home} and "
+                    f"{folder}. Name the folder of the pictures (--images)."
+                )
+    return home
 
 
 def _folders(path: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.data.coco_json import coco_source
-from capgpu.data.folder import captions_file, captions_files, folder_source, home_of, picture_siblings
+from capgpu.data.folder import captions_file, captions_files, folder_source, home_of, only_home, picture_siblings
 from capgpu.data.karpathy import karpathy_source
 from capgpu.data.picture_folder import is_companion
 from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct, split_name
@@ -185,10 +185,13 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
 
 
 def karpathy_home(file: Path, names: Sequence[str]) -> Path | None:
-    """Return the folder near a file of Karpathy's that contains its pictures; None if there is none."""
+    """Return the folder near a file of Karpathy's that contains its pictures; None if there is none.
+
+    Raises DataFileError if several folders contain pictures of the same names.
+    """
     near = [file.parent, *_folders(file.parent)]
     near += [folder / "images" for folder in near]
-    return home_of(near, names) or home_of(picture_siblings(file.parent), names, 0.9)
+    return only_home(file, near, names) or only_home(file, picture_siblings(file.parent), names, 0.9)
 
 
 def _has_pictures(file: Path, images: Path | None) -> bool:

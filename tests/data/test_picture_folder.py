@@ -88,6 +88,30 @@ def test_the_most_similar_id_of_a_feature_is_named(tmp_path: Path) -> None:
         features.rows_of(["images/dog.jpg"])
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_pictures_of_the_same_names_in_two_folders_are_ambiguous(beside: bool, tmp_path: Path) -> None:
+    base = tmp_path / "captions" if beside else tmp_path
+    folders = [tmp_path / name for name in (("Images", "photos") if beside else ("test", "train"))]
+    for folder in folders:
+        folder_of(folder, *(f"{number}.jpg" for number in range(4)))
+    base.mkdir(exist_ok=True)
+    file = base / "captions.csv"
+    file.write_text("image,caption\n" + "".join(f"{number}.jpg,a dog\n" for number in range(4)))
+    with pytest.raises(DataFileError, match=r"got pictures of the same names in .* and .* Name the folder"):
+        folder_source(file, None)
+    pictures = folder_source(file, folders[1]).splits[UNSPLIT]
+    assert pictures.files is not None
+    assert pictures.files[0] == folders[1] / "0.jpg"
+    # a link to the same folder, or a few pictures, such as examples, are not
+    for child in folders[0].iterdir():
+        if child.name != "0.jpg":
+            child.unlink()
+    (folders[0].parent / "pictures").symlink_to(folders[1])
+    found = folder_source(file, None).splits[UNSPLIT].files
+    assert found is not None
+    assert all(path.is_file() for path in found)
+
+
 COMPANIONS = ["._captions.csv", "~$captions.csv", ".DS_Store", "Thumbs.db", "__MACOSX/captions.csv", ".~lock.x.csv#"]
 
 
