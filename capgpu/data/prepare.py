@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,9 +231,8 @@ def _prepare(
         raise DataFileError(
             f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
         )
-    _check_readable(
-        source, {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}, max_unreadable, broken
-    )
+    unreadable = {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}
+    _check_readable(source, unreadable, max_unreadable, lambda: broken[0])
     # only words of pictures with features: the others cannot be learnt
     readable = set(kept["train"])
     counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
@@ -303,13 +303,17 @@ def _check_present(source: Source, max_unreadable: float) -> None:
                 missing[name] = missing.get(name, 0) + 1
                 first = first or file
     if first is not None:
-        nearest = nearest_file(first)
-        cause = f"{printable(str(first))}" + (f" (the most similar file is {nearest})" if nearest else "")
-        _check_readable(source, missing, max_unreadable, [cause], "existing")
+        _check_readable(source, missing, max_unreadable, partial(_missing, first), "existing")
+
+
+def _missing(file: Path) -> str:
+    """Return the name of a missing file, for a message, and that of the most similar one."""
+    nearest = nearest_file(file)
+    return printable(str(file)) + (f" (the most similar file is {nearest})" if nearest else "")
 
 
 def _check_readable(
-    source: Source, broken: Mapping[str, int], max_unreadable: float, causes: list[str], what: str = "readable"
+    source: Source, broken: Mapping[str, int], max_unreadable: float, cause: Callable[[], str], what: str = "readable"
 ) -> None:
     """Check the numbers of pictures that are missing or unreadable: all, and those of each split of the source."""
     total = sum(map(len, source.splits.values()))
@@ -321,7 +325,7 @@ def _check_readable(
         if count > max_unreadable * size:
             raise DataFileError(
                 f"{source.path}: expected {what} pictures, got none for {count:,} of {size:,}{split}, the first "
-                f"{causes[0]}. Name their folder (--images), or go on without them with --max-unreadable 1."
+                f"{cause()}. Name their folder (--images), or go on without them with --max-unreadable 1."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from capgpu.data.feature_files import FeatureFile
 from capgpu.data.folder import captions_file, folder_source
-from capgpu.data.picture_folder import find_files, is_companion, nearest_file
+from capgpu.data.picture_folder import find_files, is_companion, most_similar, nearest_file
 from capgpu.data.source import UNSPLIT
 from capgpu.data.staging import check_output_folder
 from capgpu.data.text_files import DataFileError
@@ -86,6 +87,14 @@ def test_the_most_similar_id_of_a_feature_is_named(tmp_path: Path) -> None:
     features = FeatureFile(tmp_path / "f.npz", [[0.0]], ["Dog.JPG"])  # type: ignore[arg-type] # rows are not read
     with pytest.raises(DataFileError, match=r"the most similar id is 'Dog.JPG'"):
         features.rows_of(["images/dog.jpg"])
+
+
+def test_the_most_similar_of_many_names_is_found_fast() -> None:
+    names = [f"train/COCO_train2014_{number:012d}.jpg" for number in range(0, 800_000, 20)]
+    start = time.process_time()
+    assert most_similar("COCO_val2014_000000391900.jpg", names) == "train/COCO_train2014_000000391900.jpg"
+    assert most_similar("train/COCO_train2014_000000391901.jpg", names) is not None
+    assert time.process_time() - start < 4  # comparing all names takes 9 s
 
 
 @pytest.mark.parametrize("beside", [False, True])
