@@ -205,6 +205,8 @@ def image_from_url(url: str, *, timeout: float = 10.0) -> np.ndarray[Any, np.dty
     """
     from PIL import Image
 
+    from capgpu.vision.preprocessing import openable_formats
+
     if not url.startswith(("http://", "https://")):
         raise InvalidValueError(f"url: expected an http or https address, got {url!r}.")
     try:
@@ -212,9 +214,10 @@ def image_from_url(url: str, *, timeout: float = 10.0) -> np.ndarray[Any, np.dty
             content = response.read(_LARGEST_PICTURE + 1)
         if len(content) > _LARGEST_PICTURE:
             raise OSError(f"expected at most {_LARGEST_PICTURE} bytes, got more")
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=openable_formats()) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, http.client.HTTPException, Image.DecompressionBombError) as error:
+        # Pillow raises SyntaxError for damaged PNG files
         print(f"image_from_url: {url}: {error}")
         return None
 

@@ -21,7 +21,7 @@ from capgpu.vision.metadata import orientation_of, upright, without_metadata
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Preprocessing", "load_picture", "strict_pillow"]
+__all__ = ["Preprocessing", "load_picture", "openable_formats", "strict_pillow"]
 
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
@@ -182,7 +182,7 @@ def _decoded(
     """Decode a picture, upright and opaque; its orientation is by default that of its metadata."""
     from PIL import Image
 
-    with Image.open(file, formats=_openable()) as opened:
+    with Image.open(file, formats=openable_formats()) as opened:
         width, height = opened.size
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(
@@ -196,8 +196,8 @@ def _decoded(
         return _on_background(_eight_bit(turned), background)
 
 
-def _openable() -> list[str]:
-    """Return the formats that this build of Pillow can open."""
+def openable_formats() -> list[str]:
+    """Return the accepted picture formats that this build of Pillow can open."""
     from PIL import Image
 
     Image.init()

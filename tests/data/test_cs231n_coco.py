@@ -483,7 +483,16 @@ def address() -> Iterator[str]:
     """Serve a picture, a text, and nothing else."""
     picture = io.BytesIO()
     Image.new("LA", (3, 2), (200, 255)).save(picture, "PNG")
-    contents = {"/picture.png": picture.getvalue(), "/text": b"no picture"}
+    postscript = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(postscript, "EPS")
+    # behind the header a byte of pixels and a chunk without a name
+    damaged = picture.getvalue()[:33] + b"\0\0\0\1IDAT\x78" + bytes(8) + b"\1\2\3\4" + bytes(4)
+    contents = {
+        "/picture.png": picture.getvalue(),
+        "/text": b"no picture",
+        "/damaged.png": damaged,
+        "/program.eps": postscript.getvalue(),
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -507,7 +516,9 @@ def test_a_picture_is_downloaded_and_a_dead_address_is_none(address: str, capsys
     assert (image_from_url(f"{address}/picture.png") == np.full((2, 3, 3), 200, np.uint8)).all()
     assert image_from_url(f"{address}/gone.jpg") is None
     assert "gone.jpg: HTTP Error 404" in capsys.readouterr().out
-    assert image_from_url(f"{address}/text") is None
+    for name, cause in (("text", "cannot identify"), ("program.eps", "cannot identify"), ("damaged.png", "broken PNG")):
+        assert image_from_url(f"{address}/{name}") is None
+        assert f"{name}: {cause}" in capsys.readouterr().out
     assert image_from_url("http://127.0.0.1:9/closed") is None
     with pytest.raises(ValueError, match=r"url: expected an http or https address, got 'file:///etc/passwd'"):
         image_from_url("file:///etc/passwd")
