@@ -12,7 +12,7 @@ import numpy as np
 from capgpu.data.arrays import HostArray
 from capgpu.data.feature_files import FeatureFile
 from capgpu.data.feature_journal import collect_features
-from capgpu.data.source import Pictures, Source
+from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.text_files import DataFileError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
     splits : dict of str to Pictures
         The pictures.
     source : Source
-        Their source: a file without ids has one row per picture in this order.
+        Their source: a file without ids has one row per picture in this order. It is refused if the source has splits,
+        even one: its rows may be in the order of that split's list.
     features : FeatureFile
         The feature file.
 
@@ -45,7 +46,7 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
     DataFileError
         If the row of a picture is missing or unknown.
     """
-    if features.image_ids is None and len(source.splits) > 1:
+    if features.image_ids is None and UNSPLIT not in source.splits:
         raise DataFileError(
             f"{features.path}: expected image_ids, since {source.path} has splits, got none. Store image_ids with the "
             "features, in .npz or .h5."

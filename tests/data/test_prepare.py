@@ -155,6 +155,14 @@ def test_rows_of_a_feature_file_stand_with_their_pictures(split: Any, tmp_path: 
             assert data[f"{part}_features"].dtype == np.float32
 
 
+def test_rows_without_ids_are_refused_for_pictures_of_a_list(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "source")
+    (path.parent / "train.txt").write_text("9.png\n8.png\n")
+    np.save(tmp_path / "f.npy", np.array([[9.0], [8.0]]))  # in the order of the list, not of the captions
+    with pytest.raises(DataFileError, match=r"expected image_ids, since .* has splits"):
+        prepare(read_source(path), tmp_path / "out", ANYTHING, open_features(tmp_path / "f.npy"))
+
+
 def test_features_of_a_file_have_no_encoder_not_even_an_old_one(source: Source, tmp_path: Path) -> None:
     make(source, tmp_path / "out")
     assert read_manifest(tmp_path / "out").encoder
