@@ -210,9 +210,9 @@ def picture_home(path: Path, images: list[str]) -> Path:
     Returns
     -------
     pathlib.Path
-        The folder of the file, or ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise the
-        folder in it with the most of them, or one beside it that is named as pictures and contains nearly all; or the
-        folder of the file.
+        The folder of the file, or ``images`` or ``Images`` in it, if it contains any of the pictures; otherwise a
+        folder in it that is named as pictures and contains nearly all, the folder in it with the most of them, or one
+        beside it that is named as pictures and contains nearly all; or the folder of the file.
 
     Raises
     ------
@@ -222,16 +222,21 @@ def picture_home(path: Path, images: list[str]) -> Path:
     beside = path.parent
     usual = _candidate_folders(beside)
     home = next((folder for folder in usual if _count_in(folder, images)), None)
-    home = home or only_home(path, _folders(beside), images)
+    home = home or only_home(path, _named_as_pictures(beside), images, 0.9) or only_home(path, _folders(beside), images)
     return home or only_home(path, picture_siblings(beside), images, 0.9) or beside
 
 
 def picture_siblings(folder: Path) -> list[Path]:
-    """Return the folders beside a folder whose names are those of folders of pictures.
+    """Return the folders beside a folder whose names are those of folders of pictures, and such folders in them.
 
     In a folder of any other name, pictures of the same names may belong to another data set.
     """
-    return [entry for entry in _folders(folder.absolute().parent) if _OF_PICTURES.fullmatch(entry.name)]
+    beside = _named_as_pictures(folder.absolute().parent)
+    return [entry for outer in beside for entry in (outer, *_named_as_pictures(outer))]
+
+
+def _named_as_pictures(folder: Path) -> list[Path]:
+    return [entry for entry in _folders(folder) if _OF_PICTURES.fullmatch(entry.name)]
 
 
 def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:

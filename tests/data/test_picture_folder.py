@@ -121,6 +121,15 @@ def test_pictures_of_the_same_names_in_two_folders_are_ambiguous(beside: bool, t
     assert all(path.is_file() for path in found)
 
 
+def test_a_folder_named_as_pictures_is_preferred_and_found_in_another_one(tmp_path: Path) -> None:
+    file = folder_of(tmp_path, "Flickr8k_text/Flickr8k.token.txt") / "Flickr8k_text/Flickr8k.token.txt"
+    file.write_text("a.jpg#0\ta dog\n")
+    for picture in ("Flickr8k_Dataset/Flicker8k_Dataset/a.jpg", "Flickr8k_text/photos/a.jpg"):
+        folder_of(tmp_path, picture)
+        assert folder_source(file, None).splits[UNSPLIT].files == [tmp_path / picture]
+        folder_of(tmp_path, "Flickr8k_text/thumbs/a.jpg")
+
+
 COMPANIONS = ["._captions.csv", "~$captions.csv", ".DS_Store", "Thumbs.db", "__MACOSX/captions.csv", ".~lock.x.csv#"]
 
 
