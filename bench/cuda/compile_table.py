@@ -49,7 +49,7 @@ class Job:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The kernels of the catalogue that this compilation makes."""
+        """The kernels of the registry that this compilation makes."""
         return tuple(
             entry.name
             for entry in ENTRIES
@@ -81,7 +81,7 @@ class Line:
 
 
 def jobs(architectures: Iterable[int] = ARCHITECTURES) -> list[Job]:
-    """List every compilation that the catalogue asks for, each once."""
+    """List every compilation that the registry asks for, each once."""
     wanted = {
         Job(entry.file, dtype, defines, architecture): None
         for architecture in architectures
@@ -103,7 +103,7 @@ def compile_one(job: Job) -> list[Line]:
     nvrtc.CompilationFailedError
         With the log.
     ValueError
-        Where a kernel of the catalogue is not in the compiled module, or the log has an unknown form.
+        Where a kernel of the registry is not in the compiled module, or the log has an unknown form.
     """
     log, size = _compiled(job)
     found = resources.parse(log)

@@ -1,4 +1,4 @@
-"""Every kernel of the catalogue, launched by its own launcher on small shapes and recorded.
+"""Every kernel of the registry, launched by its own launcher on small shapes and recorded.
 
 What the launcher computed (grid, block, shared memory, arguments) is recorded with the memory, so that the very launch
 can be run again under a sanitizer, in another order, or with a broken kernel.
@@ -79,7 +79,7 @@ def variant(launch: Launch) -> str:
 
 
 def variants(dtype: str) -> set[str]:
-    """Name every kernel and variant that the catalogue has for a dtype."""
+    """Name every kernel and variant that the registry has for a dtype."""
     return {
         " ".join((entry.name, *(f"{name}={value}" for name, value in macros)))
         for entry in REGISTRY.values()

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kernels, dtypes = args.kernels.split(","), args.dtypes.split(",")
     for name in (*kernels, *dtypes):
         if name not in REGISTRY and name not in REALS:
-            parser.error(f"expected kernels of the catalogue and dtypes, got {name!r}")
+            parser.error(f"expected kernels of the registry and dtypes, got {name!r}")
     wanted = groups(kernels, dtypes)
     began, lines, failed = time.perf_counter(), 0, 0
     local: list[str] = []

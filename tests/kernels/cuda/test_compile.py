@@ -64,7 +64,7 @@ def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_lo
         assert words in str(error.value)
 
 
-def test_a_variant_that_the_catalogue_lacks_is_refused(device):
+def test_a_variant_that_the_registry_lacks_is_refused(device):
     with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
         compile.kernel("decode_cell", "float32", LSTM=7)
     with pytest.raises(KeyError, match=r"lstm_forward_tensor has no variant {.*'UNITS': 8} of float64"):

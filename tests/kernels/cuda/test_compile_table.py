@@ -83,7 +83,7 @@ def kernels_written(source: str) -> set[str]:
     return names
 
 
-def test_the_catalogue_lists_every_kernel_of_the_sources_and_each_source_is_used():
+def test_the_registry_lists_every_kernel_of_the_sources_and_each_source_is_used():
     written = {
         (file.name, name) for file in PACKAGES.glob("*.cu") for name in kernels_written(compile.source(file.name))
     }

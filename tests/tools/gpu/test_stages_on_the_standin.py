@@ -44,7 +44,7 @@ def nothing_remembered() -> Iterator[None]:
 # --- compile ----------------------------------------------------------------------------------------
 
 
-def test_every_variant_of_the_catalogue_is_compiled_once_with_those_of_its_module():
+def test_every_variant_of_the_registry_is_compiled_once_with_those_of_its_module():
     from capgpu.kernels.cuda.kernel_registry import REALS, REGISTRY, variants_of
 
     groups = compile_all.groups(REGISTRY, REALS)
