@@ -173,10 +173,11 @@ def match_results(
     scored = {image_id: text for image_id, text in captions.items() if truths.get(image_id)}
     if not scored:
         raise DataFileError(f"{results_name}: expected captions of pictures with true captions, got none.")
-    missing = [image_id for image_id in truths if image_id not in captions and image_id not in uncaptioned]
+    captioned = truths.keys() - uncaptioned
+    missing = [image_id for image_id in truths if image_id in captioned and image_id not in captions]
     if missing and not subset:
         raise DataFileError(
-            f"{results_name}: expected a caption of each of {len(truths)} annotated images, got none of "
+            f"{results_name}: expected a caption of each of {len(captioned)} captioned images, got none of "
             f"{len(missing)}, the first with id {missing[0]!r}. Add them, or score only the pictures in the results "
             "with --subset."
         )

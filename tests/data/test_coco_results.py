@@ -127,6 +127,10 @@ def test_pictures_without_a_true_caption_are_left_out():
         assert matched.notes == ["1 annotated pictures without a true caption are left out."]
     with pytest.raises(DataFileError, match="expected captions of pictures with true captions, got none"):
         match_results({2: "w"}, truth, results_name="r", subset=True)
+    with pytest.raises(
+        DataFileError, match="a caption of each of 2 captioned images, got none of 1, the first with id 3"
+    ):
+        match_results({1: "x"}, truth, results_name="r")
 
 
 @pytest.mark.parametrize("results", [{"1": "x", "002": "y", "3": "z"}, {"0001": "x", 2: "y", "3": "z"}])
@@ -155,7 +159,7 @@ def test_one_picture_under_two_spellings_is_refused():
     [
         (
             {1: "a", 2: "b"},
-            "r.json: expected a caption of each of 3 annotated images, got none of 1, the first with id 3.*--subset",
+            "r.json: expected a caption of each of 3 captioned images, got none of 1, the first with id 3.*--subset",
         ),
         ({1: "a", 9: "b", 8: "c"}, r"got 2 of 3 of other images, the first in entry \[1\] with image_id 9"),
         ({"x1": "a"}, "got 1 of 1 of other images, .*image_id 'x1'.*--subset"),
