@@ -75,6 +75,12 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
         (_later if later else _soon).append(work)
 
 
+def _bytecode_options() -> list[str]:
+    """Return options for what an isolated interpreter does not read from its environment: where bytecode is written."""
+    prefix = [] if sys.pycache_prefix is None else ["-X", f"pycache_prefix={sys.pycache_prefix}"]
+    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
+
+
 def _start() -> None:
     """Start the process, unless it is running or there is nothing to do. Called where a kernel is missing."""
     global _process
@@ -91,7 +97,7 @@ def _start() -> None:
     environment = {**os.environ, VARIABLE: "0", "CAPGPU_THREADS": "1"}
     try:
         _process = subprocess.Popen(
-            [sys.executable, "-I", "-c", PROGRAM, request],
+            [sys.executable, *_bytecode_options(), "-I", "-c", PROGRAM, request],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

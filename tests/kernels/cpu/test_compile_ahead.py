@@ -174,6 +174,13 @@ def test_what_is_no_string_among_the_folders_of_modules_is_passed_over(starts, m
     assert json.loads(command[-1])["path"] == ["first", "third"]
 
 
+def test_bytecode_is_written_where_this_process_writes_it(starts, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "pycache_prefix", "elsewhere")
+    ((command, _),) = starts()
+    assert command[1 : command.index("-c")] == ["-X", "pycache_prefix=elsewhere", "-B", "-I"]
+
+
 def test_a_bad_setting_is_refused(starts, monkeypatch):
     monkeypatch.setenv("CAPGPU_COMPILE_AHEAD", "yes")
     with pytest.raises(InvalidValueError, match=r"CAPGPU_COMPILE_AHEAD: expected 1 .* or 0, got 'yes'"):
