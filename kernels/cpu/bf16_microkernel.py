@@ -62,6 +62,8 @@ def _has(feature: str) -> bool:
     chosen = config.CPU_FEATURES
     if chosen is not None:
         return f"+{feature}" in chosen.split(",")
+    if feature.startswith("avx") and not config.ENABLE_AVX:
+        return False  # LLVM ends the process where it meets an instruction that it was told not to use
     try:
         return bool(llvm.get_host_cpu_features().get(feature, False))
     except RuntimeError:  # llvmlite cannot ask this processor

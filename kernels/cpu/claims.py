@@ -7,7 +7,8 @@ process can be stopped.
 No processes wait for each other in a circle. A process waits only for what it needs to complete what it has claimed,
 and no kernel needs itself.
 
-Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`) nothing is claimed.
+Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`) nothing is claimed. On a file system without
+locks nothing is, either: both processes compile, and some kernels twice.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def claim(entry: Path, function: str) -> bool:
     except OSError:  # nothing can be written there: each process compiles for itself
         return False
     try:
-        if not _lock(descriptor):
+        locked = _lock(descriptor)
+        if locked is None:
+            return False
+        if not locked:
             if claims.passes_over and not _own.held:
                 raise BusyError(function)
             with notice.waiting(function.rpartition(".")[0].rpartition(".")[2]):
@@ -106,11 +110,14 @@ def claim(entry: Path, function: str) -> bool:
     return entry.exists()
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int) -> bool | None:
+    """Return whether a file is locked by this process now; None where its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another process, or no locks here: then the limit ends the waiting
+    except BlockingIOError:  # held by another process
         return False
+    except OSError:
+        return None
     return True
 
 

@@ -8,7 +8,7 @@ needed last, while this process compiles what it needs first. Who compiles what 
 The process is a help only. Where it cannot be started, or is killed, this process compiles everything. It looks twice a
 second whether its parent is alive, has a session of its own (Ctrl-C in a terminal does not reach it), writes nothing,
 and is killed when this process ends. None is started where this process may use one processor or one thread, where the
-folder cannot be written, or with ``CAPGPU_COMPILE_AHEAD=0``.
+folder cannot be written, in a bundled application, or with ``CAPGPU_COMPILE_AHEAD=0``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def compiles_ahead() -> bool:
             f"{VARIABLE}: expected 1 (compile in a second process, too) or 0, got {setting!r}. Unset it for 1."
         )
     processors = min(thread_count(), usable_processors())
-    return setting != "0" and CAN_CLAIM and processors > 1 and bool(sys.executable)
+    # of a bundled application (PyInstaller) the executable is the application: it would run a second time
+    interpreter = bool(sys.executable) and not getattr(sys, "frozen", False)
+    return setting != "0" and CAN_CLAIM and processors > 1 and interpreter
 
 
 def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bool) -> None:
@@ -73,6 +75,12 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
         (_later if later else _soon).append(work)
 
 
+def _bytecode_options() -> list[str]:
+    """Return options for what an isolated interpreter does not read from its environment: where bytecode is written."""
+    prefix = [] if sys.pycache_prefix is None else ["-X", f"pycache_prefix={sys.pycache_prefix}"]
+    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
+
+
 def _start() -> None:
     """Start the process, unless it is running or there is nothing to do. Called where a kernel is missing."""
     global _process
@@ -83,11 +91,13 @@ def _start() -> None:
     _later.clear()
     if not compiles_ahead() or not code_cache.writable():
         return
-    request = json.dumps({"path": sys.path, "parent": os.getpid(), "work": work})
+    # Python passes over what is no string, such as a Path; JSON does not
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    request = json.dumps({"path": path, "parent": os.getpid(), "work": work})
     environment = {**os.environ, VARIABLE: "0", "CAPGPU_THREADS": "1"}
     try:
         _process = subprocess.Popen(
-            [sys.executable, "-I", "-c", PROGRAM, request],
+            [sys.executable, *_bytecode_options(), "-I", "-c", PROGRAM, request],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from hypothesis import strategies
 
 import capgpu
 from capgpu.kernels import kernels_for
-from capgpu.kernels.cpu import bf16_gemm
+from capgpu.kernels.cpu import bf16_gemm, bf16_microkernel
 from capgpu.kernels.cpu.bf16_microkernel import available_units, unit
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.kernels.reference.precision import rounded
@@ -153,6 +153,15 @@ def test_what_is_not_float32_is_refused_before_anything_is_computed(backend):
     x = backend.asarray(np.zeros((2, 2)))
     with pytest.raises(TypeError, match="expected dtype float32, got float64"):
         kernels_for(x).matmul(x, x, precision="bf16")
+
+
+def test_no_instruction_is_used_that_numba_is_told_to_avoid(monkeypatch):
+    monkeypatch.setattr(bf16_microkernel.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(bf16_microkernel.llvm, "get_host_cpu_features", lambda: {"avx512bf16": True})
+    for enabled in (1, 0):
+        monkeypatch.setattr(bf16_microkernel.config, "ENABLE_AVX", enabled)
+        assert bf16_microkernel.rounds_in_hardware() == enabled
+        assert ("avx512_bf16" in available_units.__wrapped__()) == enabled
 
 
 def test_the_default_neither_imports_nor_compiles_any_of_it(in_new_process):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -140,8 +142,9 @@ def test_a_process_is_started_once_for_what_is_announced(starts):
         lambda patch: patch.setattr(compile_ahead, "usable_processors", lambda: 1),
         lambda patch: patch.setattr(compile_ahead, "thread_count", lambda: 1),
         lambda patch: patch.setenv("NUMBA_CACHE_DIR", __file__),  # where no folder can be made
+        lambda patch: patch.setattr(sys, "frozen", True, raising=False),  # the application would run a second time
     ],
-    ids=["opt-out", "one processor", "one thread", "nothing can be written"],
+    ids=["opt-out", "one processor", "one thread", "nothing can be written", "bundled application"],
 )
 def test_no_process_is_started(starts, monkeypatch, change):
     change(monkeypatch)
@@ -163,6 +166,19 @@ def test_a_process_that_cannot_be_started_costs_nothing(starts, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert starts() == []
     assert not claims.claims.active
+
+
+def test_what_is_no_string_among_the_folders_of_modules_is_passed_over(starts, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["first", Path("second"), "third"])
+    ((command, _),) = starts()
+    assert json.loads(command[-1])["path"] == ["first", "third"]
+
+
+def test_bytecode_is_written_where_this_process_writes_it(starts, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "pycache_prefix", "elsewhere")
+    ((command, _),) = starts()
+    assert command[1 : command.index("-c")] == ["-X", "pycache_prefix=elsewhere", "-B", "-I"]
 
 
 def test_a_bad_setting_is_refused(starts, monkeypatch):
@@ -217,6 +233,20 @@ def test_waiting_for_a_process_that_is_stopped_is_limited(entry, holder, monkeyp
     with claims.released():
         assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
     assert not claims.claims.active, "there is no second time"
+
+
+@pytest.mark.parametrize("passes_over", [False, True])
+def test_without_locks_nobody_waits_and_nothing_is_passed_over(entry, monkeypatch, passes_over):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, "no locks on this file system")
+
+    monkeypatch.setattr(claims.fcntl, "flock", refuse)
+    monkeypatch.setattr(claims.claims, "passes_over", passes_over)
+    monkeypatch.setattr(claims, "LIMIT", 5.0)
+    start = time.monotonic()
+    with claims.released():
+        assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
+    assert time.monotonic() - start < claims.LIMIT / 2
 
 
 def test_the_second_process_passes_over_what_is_claimed_unless_it_needs_it(entry, holder, monkeypatch):
