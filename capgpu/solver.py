@@ -201,8 +201,6 @@ class CaptioningSolver:
                     "continue it, or name another folder."
                 )
             self._restore(checkpoint, seed)
-        elif resume and history is not None:
-            rewind_history(history, 0, 0)  # the earlier process was killed before it saved anything
 
     # --- the course's names ----------------------------------------------------------------------------
 

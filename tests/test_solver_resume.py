@@ -158,17 +158,6 @@ def test_resuming_with_nothing_there_starts_afresh_and_a_finished_run_stays(tmp_
     assert frozen(again.model.params) == frozen(first.best_params)
 
 
-def test_a_process_killed_before_its_first_state_leaves_no_step_twice_in_the_history(tmp_path: Path) -> None:
-    history = tmp_path / "history.jsonl"
-    solver(history=history, print_every=1).train()
-    lines = history.read_text().splitlines(keepends=True)
-    history.write_text("".join(lines[:4]))  # the start and some steps: no state was saved yet
-    again = solver(checkpoint=tmp_path, history=history, print_every=1, resume=True)
-    again.train()
-    steps = [record["step"] for record in read_history(history) if record["kind"] == "step"]
-    assert steps == list(range(1, again.step + 1))
-
-
 def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
     solver(history=tmp_path / "whole.jsonl").train()
     path = tmp_path / "history.jsonl"

@@ -14,6 +14,7 @@ from capgpu.data.datasets import Dataset
 from capgpu.errors import InvalidValueError
 from capgpu.model import CaptioningRNN
 from capgpu.solver import CaptioningSolver
+from capgpu.training.history import rewind_history
 from capgpu.training.run_folder import RunFolder
 from capgpu.vocabulary import NULL
 
@@ -203,6 +204,8 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
     from capgpu.training.reporting import clock
 
     announce_decoding(solver.model.params)  # whoever trains will have captions written
+    if solver.step == 0:
+        rewind_history(run.history, 0, 0)  # of a process that was killed before it saved a state
     start, compiling = clock(), compile_seconds()
     solver.train()
     seconds, compiling = clock() - start, compile_seconds() - compiling

@@ -150,6 +150,21 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert epochs == [1, 2]
 
 
+def test_a_process_killed_before_its_first_state_leaves_no_step_twice_in_the_history(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((finished / "config.json").read_bytes())
+    lines = (finished / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:2]))  # the start and a step: no state was saved yet
+    resumed = run("train", "--resume", "--out", folder)
+    assert resumed.exit_code == 0, resumed.output
+    kinds = [[record["kind"] for record in read_history(path / "history.jsonl")] for path in (folder, finished)]
+    assert kinds[0].count("step") == kinds[1].count("step")
+    assert weight_bits(folder) == weight_bits(finished)
+
+
 def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> None:
     refused(run("train", "--resume", "--out", finished), "expected an unfinished run to resume")
     refused(run("train", "--resume", "--out", tmp_path), "expected a run folder")
