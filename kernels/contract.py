@@ -197,12 +197,14 @@ def check_precision(precision: str, dtype: Any) -> None:
     TypeError
         For ``"bf16"`` where the dtype is not float32.
     """
+    if precision == "float32":  # at each operation
+        return
     if precision not in get_args(Precision):
         raise InvalidValueError(
             f"precision: expected one of {', '.join(map(repr, get_args(Precision)))}, got {precision!r}."
         )
     name = str(dtype).rpartition(".")[2]
-    if precision == "bf16" and name != "float32":
+    if name != "float32":
         raise InvalidTypeError(
             f"precision='bf16' rounds float32 factors: expected dtype float32, got {name}. Make the model with "
             "dtype='float32', or leave precision out."

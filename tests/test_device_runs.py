@@ -86,7 +86,7 @@ SOME = (
     "tests/kernels/cuda/test_embedding.py",
     "tests/kernels/cuda/test_faults.py::test_an_update_without_room_changes_nothing_and_can_be_done_again",
     "tests/kernels/cuda/test_graphs.py::test_tied_weights_are_replayed",
-    "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
+    "tests/kernels/cuda/test_recurrence.py::test_the_step_kernels_are_captured_in_a_graph_and_replayed",
     "tests/kernels/cuda/test_training.py::test_many_losses_kept_share_their_memory",
     SMALL,
 )
@@ -100,7 +100,7 @@ MORE = (
     "tests/kernels/cuda/test_graphs.py::test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_with_the_same_bits",
     "tests/kernels/cuda/test_compile.py",
     "tests/kernels/cuda/test_optimizer.py",
-    "tests/kernels/cuda/test_recurrence.py::test_the_step_tier_is_captured_in_a_graph_and_replayed",
+    "tests/kernels/cuda/test_recurrence.py::test_the_step_kernels_are_captured_in_a_graph_and_replayed",
     "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
     "tests/kernels/cuda/test_training.py",
     "tests/data/test_device_cache.py",

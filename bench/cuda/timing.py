@@ -122,7 +122,7 @@ def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, fl
     RuntimeError
         Where two steps launch different things.
     """
-    from capgpu.kernels.cuda.compile import counting
+    from capgpu.kernels.cuda.device_calls import counting
 
     clock: Clock = task.clock
     task.launch()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import capgpu
-import capgpu.model
+import capgpu.captioner
 from capgpu.kernels.reference import Kernels
 from capgpu.model import CaptioningRNN
 from oracles.scenes import SIZES, WORDS, features_for
@@ -38,7 +38,7 @@ def test_nothing_with_a_row_for_each_word_is_held_while_the_gradient_of_the_embe
             return Kernels.scatter_rows(*args)
 
     capgpu.set_backend("numpy")
-    monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: Watched())
+    monkeypatch.setattr(capgpu.captioner, "kernels_for", lambda array, precision="float32": Watched())
     captions = np.tile([[1, 4, 5, 6, 6, 2]], (ROWS // 5, 1))
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
     model.loss(features_for(captions, "float32"), captions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import capgpu.model
+import capgpu.captioner
 from capgpu.kernels.reference import KERNELS
 from oracles.numbers import TOLERANCE, distance
 from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
@@ -92,7 +92,7 @@ def test_the_recurrence_runs_over_words_that_count_and_what_leads_to_them(monkey
 
     counted = {name: staticmethod(counting(name)) for name in ("lstm_forward", "rnn_forward")}
     kernels = type("Counting", (type(KERNELS),), counted)()
-    monkeypatch.setattr(capgpu.model, "kernels_for", lambda array: kernels)
+    monkeypatch.setattr(capgpu.captioner, "kernels_for", lambda array, precision="float32": kernels)
     capgpu.set_backend("numpy")
     model = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
     model.loss(features_for(MIXED, "float32"), np.pad(MIXED, ((0, 0), (0, 30))))

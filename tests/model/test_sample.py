@@ -69,9 +69,9 @@ def test_by_default_words_follow_end(backend, cell):
 def test_no_step_is_made_once_all_captions_have_ended(monkeypatch):
     steps = []
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         steps.append(1)
-        return KERNELS.decode_step(*arguments)
+        return KERNELS.decode_step(*arguments, **options)
 
     monkeypatch.setattr("capgpu.kernels.reference.greedy.decode_step", counting)
     capgpu.set_backend("numpy")

@@ -307,12 +307,12 @@ def test_closing_waits_a_second_for_all_workers_together(make_pool, monkeypatch)
 FORK_WITHIN_A_CALL = """
 import ctypes, os, signal, warnings
 import numpy as np
-from capgpu.kernels.cpu import KERNELS, job_slot, product
+from capgpu.kernels.cpu import KERNELS, gemm, job_slot
 from capgpu.kernels.cpu.thread_pool import POOL
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
 a = np.random.default_rng(0).uniform(-1, 1, (400, 400))
 wanted = KERNELS.matmul(a, a).tobytes()
-launch, children = product._launch_share, []
+launch, children = gemm._launch_share, []
 def fork_and_launch(slot, n_tasks, args):
     # as a signal handler that forks, after the slot has been read
     if not children:
@@ -324,7 +324,7 @@ def fork_and_launch(slot, n_tasks, args):
             ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(slot + job_slot.MUTEX))
             words[job_slot.SLEEPERS // 8] = 1
     return launch(slot, n_tasks, args)
-product._launch_share = fork_and_launch
+gemm._launch_share = fork_and_launch
 right = all(KERNELS.matmul(a, a).tobytes() == wanted for _ in range(5))
 if children == [0]:
     os._exit(0 if right else 1)

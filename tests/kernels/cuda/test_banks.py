@@ -186,7 +186,7 @@ def test_no_access_to_shared_memory_waits_for_a_bank(device, entry, dtype, defin
             assert set(found.values()) == {1}
 
 
-PERMUTED = "place ^= 8 * (line / LINES % BLOCKS);"
+PERMUTED = "offset ^= 8 * (line / LINES % BLOCKS);"
 
 
 @pytest.mark.parametrize(
