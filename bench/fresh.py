@@ -83,7 +83,7 @@ def first_calls(
     return found
 
 
-#: Prints seconds and bytes of a first step as JSON. The time of the process that compiles ahead counts as soon as it has
+#: Prints seconds and bytes of a first step as JSON. The time of the process that compiles ahead counts once it has
 #: ended, which it has where the step needed what it compiled.
 FIRST_STEP = """
 import json, resource, sys, time
