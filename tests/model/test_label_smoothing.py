@@ -22,6 +22,7 @@ def model_of(backend, cell, smoothing, dtype="float64", **settings):
     )
 
 
+@pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.key) == ("rnn", 5))
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_derivatives_of_the_loss(backend, cell, key):

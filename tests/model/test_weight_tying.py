@@ -39,6 +39,7 @@ def model_of(backend, cell, params, dtype="float64", **settings):
     return backend.model(WORDS, **sizes, cell_type=cell, dtype=dtype, params=params, tie_weights=True, **settings)
 
 
+@pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.hidden) == ("rnn", 5))
 # enough captions that no target makes the whole pass in one call, and few
 @pytest.mark.parametrize("captions", [CAPTIONS["padded"], np.tile(CAPTIONS["NULL inside"], (20, 1))], ids=len)
 @pytest.mark.parametrize("hidden", [5, 64])

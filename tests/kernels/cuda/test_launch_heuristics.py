@@ -56,6 +56,7 @@ def cuda(cupy, monkeypatch, tmp_path):
 # --- the rule ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly(unless=lambda p: p.dtype == "float32")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
