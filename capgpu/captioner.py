@@ -47,7 +47,7 @@ _TRAINING = (
 
 
 def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) -> None:
-    """Let the kernels know that `captioner_gradients` follows; see `capgpu.kernels.reference.Kernels.announce`.
+    """Announce to the kernels that `captioner_gradients` follows; see `capgpu.kernels.reference.Kernels.announce`.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) ->
 
 
 def announce_decoding(params: Mapping[str, Array]) -> None:
-    """Let the kernels know that captions are written step by step, later than anything else.
+    """Announce to the kernels that captions will be decoded step by step, later than anything else.
 
     Parameters
     ----------

@@ -13,7 +13,16 @@ import numpy as np
 from capgpu.errors import InvalidTypeError
 from capgpu.optional_deps import require
 
-__all__ = ["floating_dtype", "is_bfloat16", "is_floating", "is_half", "named_dtype", "sum_dtype", "widened"]
+__all__ = [
+    "dtype_name",
+    "floating_dtype",
+    "is_bfloat16",
+    "is_floating",
+    "is_half",
+    "named_dtype",
+    "sum_dtype",
+    "widened",
+]
 
 # The type characters of float16, and of ml_dtypes' bfloat16 (whose kind is "V", as structures have it).
 _BFLOAT16 = "E"
@@ -68,6 +77,11 @@ def named_dtype(dtype: Any) -> np.dtype[Any]:
         dtype = require("ml_dtypes", "bfloat16", "The dtype bfloat16").bfloat16
     found: np.dtype[Any] = np.dtype(dtype)
     return found
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the plain name of a dtype of any array library, such as ``float32``."""
+    return np.dtype(dtype).name if isinstance(dtype, (type, np.dtype)) else str(dtype).rpartition(".")[2]
 
 
 def is_floating(dtype: Any, xp: Any) -> bool:

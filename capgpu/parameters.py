@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace
-from capgpu.dtypes import is_floating
+from capgpu.dtypes import dtype_name, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.random import Generator
 
@@ -131,7 +131,7 @@ def check_parameters(params: Mapping[str, Array], shapes: Shapes, dtype: np.dtyp
         array = params[name]
         if tuple(array.shape) != shape:
             raise InvalidValueError(f"params[{name!r}]: expected shape {shape}, got {tuple(array.shape)}.")
-        if array.dtype != params[first].dtype or _dtype_name(array.dtype) != dtype.name:
+        if array.dtype != params[first].dtype or dtype_name(array.dtype) != dtype.name:
             raise InvalidTypeError(
                 f"params[{name!r}]: expected dtype {dtype}, the model's, got {array.dtype}. Convert it: "
                 f"params[{name!r}] = array.astype({dtype})."
@@ -180,8 +180,3 @@ def _other_device(name: str, array: Array, like: Array) -> str:
         f"{name}: expected an array on {like.device}, where params['Wh'] is, got one on {array.device}. Copy it there: "
         f"{name} = capgpu.asarray({name})."
     )
-
-
-def _dtype_name(dtype: Any) -> str:
-    """Return the plain name of a dtype of any array library."""
-    return np.dtype(dtype).name if isinstance(dtype, (type, np.dtype)) else str(dtype).split(".")[-1]

@@ -205,7 +205,7 @@ class CaptioningSolver:
     # --- the course's names ----------------------------------------------------------------------------
 
     def _reset(self) -> None:
-        """Forget what has been trained, except for the parameters themselves: counters, histories, running averages."""
+        """Reset counters, histories and running averages, but not the parameters."""
         self._optimizer = Optimizer(self.update_rule, self.optim_config, self.model.params)
         self._steps = training_steps(self.model, self._optimizer, self.clip_norm)
         self._losses = LossRecord()

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from capgpu.backend import Array
+from capgpu.dtypes import dtype_name
 from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
@@ -203,7 +204,7 @@ def check_precision(precision: str, dtype: Any) -> None:
         raise InvalidValueError(
             f"precision: expected one of {', '.join(map(repr, get_args(Precision)))}, got {precision!r}."
         )
-    name = str(dtype).rpartition(".")[2]
+    name = dtype_name(dtype)
     if name != "float32":
         raise InvalidTypeError(
             f"precision='bf16' rounds float32 factors: expected dtype float32, got {name}. Make the model with "

@@ -181,7 +181,7 @@ def find_rule(name: str) -> Rule:
 
 
 def check_config(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse unknown keys and values out of range: a misspelt learning rate must not pass in silence."""
+    """Check keys and values: a misspelt learning rate must not be ignored."""
     if not isinstance(config, dict):
         kind = type(config).__name__
         raise InvalidTypeError(f"{name}: config: expected a dict such as {{'learning_rate': 1e-3}}, got {kind}.")

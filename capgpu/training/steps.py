@@ -32,7 +32,7 @@ class TrainingSteps:
         self._announced = False
 
     def _announce(self) -> None:
-        """Let the kernels know that updates follow."""
+        """Announce to the kernels that updates follow."""
         params = list(self._model.params.values())
         kernel = find_rule(self._optimizer.rule).kernel
         clipping = () if self._clip_norm is None else ("gradient_norm",)

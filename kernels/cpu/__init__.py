@@ -52,7 +52,7 @@ class CpuKernels(Kernels):
     gradient_norm = staticmethod(optimizer.gradient_norm)
 
     def announce(self, operations: tuple[str, ...], dtype: Any, *, parameters: int = 0, later: bool = False) -> None:
-        """Have another process compile what is missing of operations; see `capgpu.kernels.reference.Kernels`."""
+        """Start a process that compiles missing kernels of operations; see `capgpu.kernels.reference.Kernels`."""
         compile_ahead.announce(operations, dtype, parameters, later)
 
 

@@ -166,7 +166,7 @@ def keep_on_disk(dispatcher: Any) -> None:
 
 
 def load_undisturbed(dispatcher: Any) -> None:
-    """Let no exception from outside interrupt what precedes a function's first call for some types of arguments.
+    """Protect from asynchronous exceptions what precedes a function's first call for some types of arguments.
 
     Parameters
     ----------

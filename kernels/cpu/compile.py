@@ -70,7 +70,7 @@ def compiled(
 
 
 def _let_callers_compile(dispatcher: Any, inner: Any) -> None:
-    """Let compiled callers use `inner`, a function that cannot be called from Python, in the place of a dispatcher.
+    """Make compiled callers use `inner`, a function that cannot be called from Python, in the place of a dispatcher.
 
     Python's and compiled code's versions of a function are compiled separately: most functions have one of the two.
     """

@@ -194,7 +194,7 @@ def _parse(lines: list[str], like: Any) -> Any:
 
 
 def compile_late(compiler: Any, context: Any) -> None:
-    """Let a compiler of Numba make machine code of the outermost functions only.
+    """Make a compiler of Numba emit machine code of the outermost functions only.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _changed(context: Any) -> Iterator[None]:
-    """Have late libraries made, and types resolved once; the thread holds the lock of Numba's compiler."""
+    """Create late libraries, and resolve types once; the thread holds the lock of Numba's compiler."""
     codegen, typing = context.codegen(), context.typing_context
     if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
         yield

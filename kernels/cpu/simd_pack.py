@@ -86,7 +86,7 @@ def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source:
 
 @intrinsic
 def whole_vectors(typingctx: Any) -> Any:
-    """Have the loops of the calling function run in the processor's widest vectors.
+    """Vectorize the loops of the calling function with the processor's widest vectors.
 
     LLVM takes AVX-512 for half of its width otherwise, out of care for code around it that such vectors slow down;
     beside the tiles there is none. The function is called, not pasted into its caller, which would lose the wish.
@@ -104,7 +104,7 @@ def whole_vectors(typingctx: Any) -> Any:
 
 @intrinsic
 def pasted(typingctx: Any) -> Any:
-    """Have LLVM paste the calling function into its callers.
+    """Inline the calling function into its callers, by LLVM.
 
     They share what Numba makes of it; ``inline=True`` has Numba infer types and emit code in each of them anew.
     """
