@@ -28,6 +28,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# Before NumPy is imported, here and in what the tests start. There is a process of tests for each core: threads of
+# OpenBLAS that spin while they wait for work would take the cores from the others.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import numpy as np
 import pytest
