@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from capgpu.backend import Array, asarray, to_numpy
 from capgpu.dtypes import is_bfloat16
 from capgpu.errors import CapgpuError, InvalidValueError
+from capgpu.folder_lock import is_at, lock_file
 from capgpu.optional_deps import MissingExtraError, require
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "MODEL_FILE",
     "CheckpointError",
     "atomic_write",
+    "is_temporary",
     "load_model",
     "load_weights",
     "save_model",
@@ -61,8 +64,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     ------
     file
         A file with a temporary name in the target's folder. At the end of the block, the data are flushed to the disk
-        and the target is replaced; if the block raises, the temporary file is removed and the target is unchanged. (A
-        killed process can leave the temporary file, but never a truncated target.)
+        and the target is replaced; if the block raises, the temporary file is removed and the target is unchanged. A
+        killed process can leave the temporary file, but never a truncated target; the next process that writes the
+        target removes it.
 
     Raises
     ------
@@ -82,9 +86,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             yield file
         return
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    _remove_leftovers(target)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary, descriptor = _create_temporary(target)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from error
     try:
@@ -97,6 +101,35 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def is_temporary(name: str, target: str | None = None) -> bool:
+    """Return whether a name is that of a temporary file of `atomic_write`, for any target or a given one."""
+    return (
+        re.fullmatch(rf"\.{'.+' if target is None else re.escape(target)}\.\d+\.[0-9a-f]{{8}}\.tmp", name) is not None
+    )
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """Create a temporary file beside the target, locked: one without a lock is that of a killed process."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if lock_file(descriptor) is not False and is_at(temporary, descriptor):
+            return temporary, descriptor
+        os.close(descriptor)  # another process removes the file: it was not locked yet
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files that killed processes have left beside a target."""
+    with suppress(OSError):  # not readable, of another user, or just removed by another process
+        for name in [entry.name for entry in os.scandir(target.parent) if is_temporary(entry.name, target.name)]:
+            descriptor = os.open(target.with_name(name), os.O_RDONLY)
+            try:
+                if lock_file(descriptor):
+                    os.unlink(target.with_name(name))
+            finally:
+                os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from conftest import BackendCase
 from capgpu.checkpoint import (
     CheckpointError,
     atomic_write,
+    is_temporary,
     load_model,
     load_weights,
     save_model,
@@ -294,6 +295,38 @@ def test_a_killed_process_leaves_the_last_good_file(tmp_path: Path, delay: float
     loaded, metadata = load_weights(path)
     assert metadata["count"] >= 2
     assert set(loaded["a"]) == set(loaded["b"]) == {float(metadata["count"])}
+
+
+STOPS_WITHIN = """
+import sys, time
+from capgpu.checkpoint import atomic_write
+with atomic_write(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_next_write_removes_what_a_killed_process_left_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    path = tmp_path / "a.json"
+    others = [".b.json.12.0123abcd.tmp", ".a.json.12.tmp", "a.json.12.0123abcd.tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    with subprocess.Popen([sys.executable, "-c", STOPS_WITHIN, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(2):  # the other process still writes: its file is none that was left
+            with atomic_write(path, "w") as file:
+                file.write("whole")
+            (temporary,) = set(os.listdir(tmp_path)) - {*others, "a.json"}
+            assert is_temporary(temporary)
+        process.send_signal(signal.SIGKILL)
+    with atomic_write(path, "w") as file:
+        file.write("whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.json"])
+    assert path.read_text() == "whole"
 
 
 def test_equal_weights_give_equal_files(tmp_path, in_new_process):

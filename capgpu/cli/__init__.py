@@ -56,8 +56,9 @@ class _Command(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         run: Callable[..., Any] = super().main
         for stream in (sys.stdout, sys.stderr):
-            # replace characters that the encoding of the output cannot represent
-            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # replace characters that the encoding of the output cannot represent; under LC_ALL=C, Python's default is
+            # surrogateescape, which replaces none
+            if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
                 stream.reconfigure(errors="replace")
         try:
             status = run(*args, **{**extra, "standalone_mode": False})

@@ -18,7 +18,9 @@ def check(folder: Path) -> None:
     disk errors that change neither.
     """
     from capgpu.data.prepared_dataset import verify_prepared
+    from capgpu.folder_lock import folder_lock
 
-    names = verify_prepared(folder)
+    with folder_lock(folder, shared=True):
+        names = verify_prepared(folder)
     size = sum((folder / name).stat().st_size for name in names)
     click.echo(f"{folder}: {len(names)} files, {size / 1e6:,.1f} MB, all checksums match.")

@@ -8,6 +8,7 @@ import click
 
 from capgpu.cli.options import check_writable, run_option
 from capgpu.errors import InvalidValueError
+from capgpu.folder_lock import folder_lock
 from capgpu.training.run_folder import RunFolder
 
 __all__ = ["export"]
@@ -35,15 +36,21 @@ def export(folder: Path, form: str, out: Path, force: bool) -> None:
         raise InvalidValueError(f"{out}: expected a folder for two networks, got a file.")
     else:
         check_writable(out / BEGIN_FILE if out.exists() else out)
-    existing = [file for file in ([out] if form == "torch" else [out / BEGIN_FILE, out / STEP_FILE]) if file.exists()]
-    if existing and not force:
-        raise InvalidValueError(f"{existing[0]} exists. Name another output with -o, or overwrite it with --force.")
+    files = [out] if form == "torch" else [out / BEGIN_FILE, out / STEP_FILE]
+    _check_new(files, force)
     set_backend("numpy")  # the files are written from host arrays
     model = run.load_model()
-    files = [out]
     if form == "onnx":
-        files = list(export_onnx(model, out))
+        with folder_lock(out):  # two processes would leave a network of each
+            _check_new(files, force)
+            export_onnx(model, out)
     else:
         save_torch_safetensors(out, model)
     for file in files:
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+def _check_new(files: list[Path], force: bool) -> None:
+    existing = [file for file in files if file.exists()]
+    if existing and not force:
+        raise InvalidValueError(f"{existing[0]} exists. Name another output with -o, or overwrite it with --force.")

@@ -107,14 +107,14 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     run = RunFolder(options["out"] or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     resume: bool = options["resume"]
-    if resume:
-        if options["force"]:
-            raise click.UsageError("--resume continues a run and --force deletes it: give one of them.")
-        given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
-        settings = resumed_settings(run, given, tuple(settings))
-    else:
-        run.check_new(options["force"])
+    if resume and options["force"]:
+        raise click.UsageError("--resume continues a run and --force deletes it: give one of them.")
     with folder_lock(run.path):
+        if resume:
+            given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
+            settings = resumed_settings(run, given, tuple(settings))
+        else:
+            run.check_new(options["force"])
         use_backend_option(options["backend"])
         dataset = open_dataset(settings["data"])
         check_dataset(run, dataset, settings, resume=resume)
@@ -122,8 +122,8 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         # all checks have passed: only now are files of an earlier run removed
         if not resume:
             run.start(settings | {"data_identity": dataset.identity})
-            run.keep_encoder(dataset.encoder_folder)
             solver.checkpoint = run.checkpoint
+        run.keep_encoder(dataset.encoder_folder)  # a process may have been killed before it did
         _train(run, solver, settings)
 
 

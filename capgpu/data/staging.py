@@ -98,9 +98,13 @@ def open_staging(folder: Path, settings: Mapping[str, Any], force: bool) -> Path
                 f"{folder}: expected the settings of the unfinished preparation, got others ({', '.join(names)}). "
                 "Resume it with the same settings, or start over with --force."
             )
-    if work.exists():
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
+    for entry in work.iterdir():
+        # the settings are replaced last: without them, a process killed here would leave a folder of unknown files
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry != settings_file:
+            entry.unlink()
     with atomic_write(settings_file, "w") as file:
         json.dump(requested, file)
     return work

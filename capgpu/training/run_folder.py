@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, load_model
+from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, is_temporary, load_model
 from capgpu.data.prepared_dataset import ENCODER_FILES
 from capgpu.errors import InvalidValueError
 
@@ -81,7 +81,9 @@ class RunFolder:
                 f"{self.path}: expected a folder without a run, got an unfinished run. Continue it with --resume, "
                 "start over with --force, or name another folder with --out."
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (
+            not self.path.is_dir() or any(not is_temporary(entry.name) for entry in self.path.iterdir())
+        ):
             raise InvalidValueError(
                 f"{self.path}: expected a run folder or a new folder, got other files. Name another folder with --out."
             )
@@ -89,12 +91,14 @@ class RunFolder:
     def start(self, settings: Mapping[str, Any]) -> None:
         """Start a new run: remove the files of an earlier one and write the settings.
 
+        A process killed meanwhile leaves an unfinished run, with the new settings or those of the earlier run.
+
         Parameters
         ----------
         settings : mapping
             The settings, as JSON can hold them.
         """
-        for file in (self.summary, self.config, self.history, self.model, self.plot):
+        for file in (self.summary, self.history, self.model, self.plot):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)

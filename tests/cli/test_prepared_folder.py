@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from capgpu.checkpoint import load_model
+from capgpu.folder_lock import folder_lock
 from oracles.commands import refused, run
 from oracles.folders import prepared_folder
 
@@ -95,3 +98,24 @@ def test_check_compares_every_file_with_its_checksum(data: Path) -> None:
     file.write_bytes(content)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     refused(run("check", data), "train_features.npy is damaged: it does not match its checksum")
+
+
+def test_a_folder_that_a_process_prepares_is_not_checked(data: Path) -> None:
+    with folder_lock(data):
+        refused(run("check", data), "expected a folder that no other process writes")
+    with folder_lock(data, shared=True):  # as another check
+        assert run("check", data).exit_code == 0
+    refused(run("check", data / "missing"), "no such folder")
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the latter under LC_ALL=C
+def test_no_encoding_of_the_output_ends_a_command(errors: str, data: Path) -> None:
+    names = [data.with_name("données"), Path(os.fsdecode(os.fsencode(data.with_name("a")) + b"\xff"))]
+    for name in names:
+        name.symlink_to(data)
+    settings = {**os.environ, "PYTHONIOENCODING": f"ascii:{errors}"}
+    for name in names:
+        command = [sys.executable, "-c", "from capgpu.cli import main; main()", "check", name]
+        result = subprocess.run(command, env=settings, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert b"all checksums match" in result.stdout

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import capgpu.training.run_folder
 from capgpu.checkpoint import load_model, load_weights
 from capgpu.cli.train import train
 from capgpu.data import emoji
@@ -88,8 +89,27 @@ def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
 def test_a_run_that_another_process_writes_is_refused_and_kept(finished: Path) -> None:
     before = contents(finished)
     with folder_lock(finished):
-        refused(run("train", "--out", finished, *TINY, "--force"), "expected a folder that no other process writes")
+        for option in ("--force", "--resume"):
+            # before the run is looked at, which the other process is writing
+            refused(run("train", "--out", finished, option), "expected a folder that no other process writes")
     assert contents(finished) == before
+
+
+def test_a_process_killed_at_its_start_leaves_a_folder_that_can_be_trained_into(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.json.12.0123abcd.tmp").touch()
+    trained(folder)
+    assert not (folder / ".config.json.12.0123abcd.tmp").exists()
+    for step in ("atomic_write", "shutil"):
+        with monkeypatch.context() as patch:
+            patch.setattr(capgpu.training.run_folder, step, None)  # an exception there ends as a kill does
+            assert run("train", "--out", folder, *TINY, "--force").exit_code == 1
+        resumed = run("train", "--resume", "--out", folder)
+        assert resumed.exit_code == 0, resumed.output
+        assert weight_bits(folder) == weight_bits(finished)
 
 
 def test_force_overwrites_a_run_and_only_a_run(tmp_path: Path) -> None:

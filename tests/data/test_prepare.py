@@ -17,6 +17,7 @@ import pytest
 
 import capgpu.data.feature_journal
 import capgpu.data.prepare
+import capgpu.data.staging
 from capgpu.data.arrays import validate_data
 from capgpu.data.detect_format import read_source
 from capgpu.data.feature_files import FeatureFile, open_features
@@ -438,6 +439,20 @@ prepare(read_source(source), out, PrepareConfig(min_count=1), None, CountingEnco
     make(source, tmp_path / "out", encoder=encoder)
     assert len(encoder.seen) == COUNT - 8
     make(source, tmp_path / "expected")
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+def test_a_process_killed_while_it_starts_over_leaves_a_folder_that_can_be_prepared(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(source, tmp_path / "expected")
+    unfinished(source, tmp_path / "out")
+    (tmp_path / "out" / "train.json").touch()  # the process was killed when it moved the finished files
+    monkeypatch.setattr(capgpu.data.staging, "atomic_write", None)
+    with pytest.raises(TypeError):  # an exception there ends as a kill does
+        make(source, tmp_path / "out", PrepareConfig(min_count=2), force=True)
+    monkeypatch.undo()
+    make(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
