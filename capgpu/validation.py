@@ -27,6 +27,7 @@ __all__ = [
     "check_same_dtype",
     "check_token_ids",
     "checked_data",
+    "inputs_like",
 ]
 
 _data_checked: ContextVar[bool] = ContextVar("data_checked", default=False)
@@ -123,6 +124,39 @@ def check_same_dtype(xp: Any, **arrays: Array) -> None:
                     f"{name}: expected dtype {first}, as {first_name}, got {array.dtype}. Convert: "
                     f"{name}.astype({first_name}.dtype)."
                 )
+
+
+def inputs_like(weights: Array, *inputs: Array) -> tuple[Array, ...]:
+    """Convert floating-point inputs and states to the dtype of the weights that they meet, as a model its features.
+
+    The states of public solutions to the course are often float64 (``numpy.zeros``) beside float32 weights.
+
+    Parameters
+    ----------
+    weights : array
+        The weights.
+    *inputs : array
+        Inputs and states. Those of another library, or not floating, are returned as they are, to be refused.
+
+    Returns
+    -------
+    tuple of array
+        The inputs.
+    """
+    dtype = getattr(weights, "dtype", None)
+    others = [array for array in inputs if getattr(array, "dtype", dtype) != dtype]
+    if not others or dtype is None:
+        return inputs
+    xp = array_namespace(weights)
+
+    def convertible(array: Any) -> bool:
+        same_library = isinstance(array, type(weights)) or (is_host_array(array) and is_host_array(weights))
+        return same_library and is_floating(array.dtype, xp) and is_floating(dtype, xp)
+
+    return tuple(
+        xp.astype(array, dtype) if any(array is other for other in others) and convertible(array) else array
+        for array in inputs
+    )
 
 
 def check_token_ids(name: str, ids: Array, limit: int, xp: Any, owner: str = "the vocabulary") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from capgpu.backend import Array
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
-from capgpu.validation import check_arrays
+from capgpu.validation import check_arrays, inputs_like
 
 __all__ = [
     "affine_backward",
@@ -44,6 +44,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     ValueError
         For shapes that do not fit.
     """
+    (x,) = inputs_like(w, x)
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), b=(b, "M"))
     flat = xp.reshape(x, (x.shape[0], -1))
     if flat.shape[1] != w.shape[0]:
@@ -99,6 +100,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     cache : object
         For `temporal_affine_backward`.
     """
+    (x,) = inputs_like(w, x)
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), b=(b, "M"))
     if x.shape[-1] != w.shape[0]:
         raise InvalidValueError(f"x: expected shape (N, T, D) with D = {w.shape[0]}, as in w, got {tuple(x.shape)}.")

@@ -14,7 +14,7 @@ from capgpu.layers.recurrence import (
     to_time_major,
 )
 from capgpu.sequence import Packing
-from capgpu.validation import check_arrays
+from capgpu.validation import check_arrays, inputs_like
 
 __all__ = ["lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward"]
 
@@ -44,6 +44,7 @@ def lstm_step_forward(
     -----
     Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000).
     """
+    x, prev_h, prev_c = inputs_like(Wx, x, prev_h, prev_c)
     check_arrays(
         x=(x, "N D"),
         prev_h=(prev_h, "N H"),
@@ -98,6 +99,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     cache : object
         For `lstm_backward`.
     """
+    x, h0 = inputs_like(Wx, x, h0)
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"))
     count, steps = x.shape[:2]
     batch_sizes = Packing.full(count, steps).batch_sizes

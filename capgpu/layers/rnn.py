@@ -14,7 +14,7 @@ from capgpu.layers.recurrence import (
     to_time_major,
 )
 from capgpu.sequence import Packing
-from capgpu.validation import check_arrays
+from capgpu.validation import check_arrays, inputs_like
 
 __all__ = ["rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward"]
 
@@ -38,6 +38,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
     cache : object
         For `rnn_step_backward`.
     """
+    x, prev_h = inputs_like(Wx, x, prev_h)
     check_arrays(x=(x, "N D"), prev_h=(prev_h, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
     cache = recurrent_forward(CELLS["rnn"], x, prev_h, None, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
     return cache.states.hidden, cache
@@ -82,6 +83,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     cache : object
         For `rnn_backward`.
     """
+    x, h0 = inputs_like(Wx, x, h0)
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
     count, steps = x.shape[:2]
     batch_sizes = Packing.full(count, steps).batch_sizes
