@@ -26,7 +26,7 @@ from bench.process import ROOT, wait_until_quiet
 from bench.report import table, write_atomically
 from bench.stats import paired_ratio, summarise
 from capgpu.data.coco_json import read_coco_captions
-from capgpu.metrics import bleu, cider_d, coco_scores, rouge_l
+from capgpu.metrics import bleu, cider, coco_scores, rouge_l
 from capgpu.tokens import coco_tokenize
 
 Job = tuple[str, Callable[[], Any], Callable[[], Any]]
@@ -73,7 +73,7 @@ def jobs(captions: list[list[str]]) -> list[Job]:
             lambda: Bleu(4).compute_score(truths, theirs, 0)[0],
         ),
         ("ROUGE-L", lambda: [rouge_l(ours, references).corpus], lambda: [Rouge().compute_score(truths, theirs)[0]]),
-        ("CIDEr-D", lambda: [cider_d(ours, references).corpus], lambda: [Cider().compute_score(truths, theirs)[0]]),
+        ("CIDEr", lambda: [cider(ours, references).corpus], lambda: [Cider().compute_score(truths, theirs)[0]]),
         (
             "these metrics together",
             lambda: [score.corpus for score in coco_scores(ours, references).values()],

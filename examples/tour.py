@@ -145,7 +145,7 @@ def evaluate(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> No
     for who, captions in (("model", written), ("nearest training picture", baseline)):
         words = [tokenize(caption) for caption in captions]
         scores = {name: score.corpus for name, score in coco_scores(words, truths).items()}
-        shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"))
+        shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("BLEU-4", "ROUGE-L", "CIDEr"))
         print(f"{who}: {shown}, {exact_match(words, truths):.1%} word for word")
     cells = []
     for i in range(0, len(written), len(written) // 24):

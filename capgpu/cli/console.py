@@ -92,7 +92,7 @@ def score_table(scores: Mapping[str, Scores]) -> Table:
 def tokens_note(tokenizer: str) -> str:
     """Return a line that says which words were compared, by the name of the tokenizer."""
     if tokenizer == "coco":
-        return "Words as in COCO's evaluation, which calls CIDEr-D CIDEr."
+        return "Words and scores as in COCO's evaluation, whose CIDEr is CIDEr-D."
     return "Words and punctuation as in the data: the scores are not comparable with those of COCO's evaluation."
 
 

@@ -56,7 +56,7 @@ def score(
     if wordless and not allow_empty:
         notes.append(f"{wordless} of {len(words)} captions have no words; they count as wrong.")
     scores = score_captions(words, references, java=java)
-    if scores.metrics["CIDEr-D"].corpus == 0 and not has_rare_words(references):
+    if scores.metrics["CIDEr"].corpus == 0 and not has_rare_words(references):
         notes.append(
             "CIDEr weighs words by how rare they are among the pictures' true captions. Those of a single picture, "
             "or of pictures that have the same references, all weigh 0."

@@ -1,8 +1,8 @@
 """Captions from a trained model: greedy decoding, beam search and sampling.
 
 Decoding is batched and runs on any backend: all computations follow the arrays of the model. NULL and START are never
-chosen. The reported log-probability of a word is the model's, independent of masks and temperature: the sum over a
-caption is the negative of `CaptioningRNN.nll` of the same caption.
+chosen, and UNK only with ``suppress_unk=False``. The reported log-probability of a word is the model's, independent of
+masks and temperature: the sum over a caption is the negative of `CaptioningRNN.nll` of the same caption.
 """
 
 from capgpu.decode.beam import beam_search

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from capgpu.backend import Array, array_namespace
 from capgpu.decode.loop import next_logits
 from capgpu.decode.result import DecodeResult, check_finite_scores
-from capgpu.decode.token_masks import TokenMasks
+from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.dtypes import sum_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
@@ -45,7 +45,7 @@ def beam_search(
     max_length: int = 30,
     min_length: int = 0,
     no_repeat_ngram: int = 0,
-    suppress_unk: bool = False,
+    suppress_unk: bool = SUPPRESS_UNK,
 ) -> DecodeResult:
     """Search for the most probable captions with `width` hypotheses per picture.
 

@@ -10,6 +10,7 @@ from capgpu.decode.beam import beam_search
 from capgpu.decode.greedy import greedy
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.sampling import sample
+from capgpu.decode.token_masks import SUPPRESS_UNK
 from capgpu.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class GenerationConfig:
     max_length: int = 30
     min_length: int = 0
     no_repeat_ngram: int = 0
-    suppress_unk: bool = True
+    suppress_unk: bool = SUPPRESS_UNK
 
     def __post_init__(self) -> None:
         if self.samples and self.beam != 1:

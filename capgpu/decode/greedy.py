@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from capgpu.backend import Array
 from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
-from capgpu.decode.token_masks import TokenMasks
+from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.kernels import kernels_for
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def greedy(
     max_length: int = 30,
     min_length: int = 0,
     no_repeat_ngram: int = 0,
-    suppress_unk: bool = False,
+    suppress_unk: bool = SUPPRESS_UNK,
 ) -> DecodeResult:
     """Decode the most probable word at each step; of equally probable words the one with the smallest id.
 
@@ -38,7 +38,7 @@ def greedy(
     no_repeat_ngram : int
         No n-gram of this length occurs twice in a caption; 0 disables the rule.
     suppress_unk : bool
-        Whether to exclude ``<UNK>``.
+        Whether to exclude ``<UNK>``, which says nothing about a picture.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def greedy(
     Notes
     -----
     The words equal those of ``model.sample(features, max_length, stop_at_end=True)``, except that NULL and START are
-    never chosen.
+    never chosen, and UNK is not unless ``suppress_unk=False``.
     """
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from capgpu.backend import Array, array_namespace
 from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
-from capgpu.decode.token_masks import TokenMasks
+from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.errors import InvalidValueError
 from capgpu.kernels.reference.top_k import leave_out, log_softmax
 from capgpu.random import fold_key, uniform
@@ -32,7 +32,7 @@ def sample(
     max_length: int = 30,
     min_length: int = 0,
     no_repeat_ngram: int = 0,
-    suppress_unk: bool = False,
+    suppress_unk: bool = SUPPRESS_UNK,
 ) -> DecodeResult:
     """Draw each word at random from the model's distribution.
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
-from capgpu.vocabulary import END, NULL, START, UNK
+from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["TokenMasks"]
+__all__ = ["SUPPRESS_UNK", "TokenMasks"]
+
+#: Whether decoders exclude UNK by default.
+SUPPRESS_UNK = True
 
 
 class TokenMasks:
@@ -29,7 +32,7 @@ class TokenMasks:
     no_repeat_ngram : int
         No n-gram of this length occurs twice in a caption; 0 disables the rule.
     suppress_unk : bool
-        Whether to exclude ``<UNK>``.
+        Whether to exclude ``<UNK>``, and ``<unk>`` if that is a word of the vocabulary.
 
     Raises
     ------
@@ -59,8 +62,9 @@ class TokenMasks:
         self.max_length, self.min_length, self.ngram = max_length, min_length, no_repeat_ngram
         self.null, self.start, self.end = (model.word_to_idx[word] for word in (NULL, START, END))
         excluded = {self.null, self.start}
-        if suppress_unk and UNK in model.word_to_idx:
-            excluded.add(model.word_to_idx[UNK])
+        if suppress_unk:
+            # vocabularies of earlier versions contain <unk> as a word
+            excluded |= {model.word_to_idx[word] for word in (UNK, UNKNOWN_WORD) if word in model.word_to_idx}
         n_allowed = len(set(model.word_to_idx.values()) - excluded - {self.end})
         # with fewer words, a caption could reach a step at which every word and END are excluded
         if min_length > (n_allowed if no_repeat_ngram else min_length * n_allowed):

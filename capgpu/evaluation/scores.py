@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capgpu.metrics import MetricScore, caption_scores, exact_match
+from capgpu.metrics import MetricScore, coco_scores, exact_match
 from capgpu.metrics.meteor_spice import meteor, spice
 
 __all__ = ["JAVA_METRICS", "Scores", "has_rare_words", "score_captions"]
@@ -24,7 +24,7 @@ class Scores:
     Attributes
     ----------
     metrics : dict of str to MetricScore
-        BLEU-1 to BLEU-4, ROUGE-L, CIDEr-D, CIDEr, and the requested Java metrics.
+        BLEU-1 to BLEU-4, ROUGE-L, CIDEr, and the requested Java metrics.
     exact : float
         Fraction of captions equal to a true one, word for word.
     base : float or None
@@ -76,7 +76,7 @@ def score_captions(
     MissingExtraError, OSError
         As for `capgpu.metrics.meteor_spice.meteor`.
     """
-    metrics = caption_scores(captions, references)
+    metrics = coco_scores(captions, references)
     metrics |= {name: JAVA_METRICS[name](captions, references) for name in java}
     base = None if right_base is None else sum(right_base) / len(right_base)
     return Scores(metrics, exact_match(captions, references), base)

@@ -1,4 +1,7 @@
-"""CIDEr and CIDEr-D: cosine similarity of n-gram counts weighted by inverse document frequency (idf)."""
+"""CIDEr: cosine similarity of n-gram counts weighted by inverse document frequency (idf).
+
+CIDEr is that of COCO's evaluation, which the paper calls CIDEr-D.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, encode_corpus, ngram_keys, split_words
 from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
-__all__ = ["Cosines", "WeightedNgrams", "cider", "cider_d", "weighted_ngrams"]
+__all__ = ["Cosines", "WeightedNgrams", "cider", "cider_unpenalized", "weighted_ngrams"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,40 +24,13 @@ _WORDS_AT_ONCE = 1 << 20  # limits the memory of what is computed word by word
 _SCALE = 10.0  # as in the authors' code, and in the paper for CIDEr-D
 
 
-def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
-    """Compute CIDEr: the cosine between the weighted n-gram counts of a caption and of its references.
+def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = 6.0) -> MetricScore:
+    """Compute CIDEr as COCO's evaluation does: the CIDEr-D of the paper.
 
-    The weight of an n-gram is its count times its idf, log(pictures / pictures with the n-gram in a reference). The
-    score is the mean over references and over n = 1 to 4, times 10.
-
-    Parameters
-    ----------
-    captions, references
-        As for `corpus_bleu`.
-
-    Returns
-    -------
-    MetricScore
-        From 0 to 10. All are 0 for a single picture, since every idf is 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `corpus_bleu`.
-
-    Notes
-    -----
-    R. Vedantam, C. L. Zitnick and D. Parikh, "CIDEr: Consensus-based Image Description Evaluation", 2015,
-    equations 1 to 3, times 10 as in the authors' code, and without the stemming of words, which that code leaves out.
-    """
-    return _cosines(split_words(encode_corpus(captions, references))).cider()
-
-
-def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = 6.0) -> MetricScore:
-    """Compute CIDEr-D, the CIDEr of COCO's evaluation, with penalties for repetition and for differences in length.
-
-    As `cider`, but counts are clipped to those of the reference, and the cosine is multiplied by
-    exp(-difference² / (2 sigma²)), where difference is that of the lengths.
+    It is the cosine between the weighted n-gram counts of a caption and of its references. The weight of an n-gram is
+    its count times its idf, log(pictures / pictures with the n-gram in a reference). Counts are clipped to those of the
+    reference, and the cosine is multiplied by exp(-difference² / (2 sigma²)), where difference is that of the lengths.
+    The score is the mean over references and over n = 1 to 4, times 10.
 
     Parameters
     ----------
@@ -78,12 +54,40 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]], *,
     Notes
     -----
     R. Vedantam, C. L. Zitnick and D. Parikh, "CIDEr: Consensus-based Image Description Evaluation", 2015,
-    equation 4. As in COCO's evaluation, which calls it CIDEr, counts are not divided by the caption's length, and
+    equation 4. As in COCO's evaluation, counts are not divided by the caption's length, and
     lengths are counted in pairs of words.
     """
     if not sigma > 0:
         raise InvalidValueError(f"sigma: expected a length in words above 0, got {sigma}.")
-    return _cosines(split_words(encode_corpus(captions, references))).cider_d(sigma)
+    return _cosines(split_words(encode_corpus(captions, references)), clipped=True).cider(sigma)
+
+
+def cider_unpenalized(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:
+    """Compute the CIDEr of the paper, without the penalties of `cider` for repetition and differences in length.
+
+    It is not comparable with the CIDEr of COCO's evaluation.
+
+    Parameters
+    ----------
+    captions, references
+        As for `corpus_bleu`.
+
+    Returns
+    -------
+    MetricScore
+        From 0 to 10. All are 0 for a single picture, since every idf is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `corpus_bleu`.
+
+    Notes
+    -----
+    R. Vedantam, C. L. Zitnick and D. Parikh, "CIDEr: Consensus-based Image Description Evaluation", 2015,
+    equations 1 to 3, times 10 as in the authors' code, and without the stemming of words, which that code leaves out.
+    """
+    return _cosines(split_words(encode_corpus(captions, references)), clipped=False).unpenalized()
 
 
 @dataclass(frozen=True)
@@ -126,18 +130,19 @@ def weighted_ngrams(corpus: Corpus) -> Iterator[WeightedNgrams]:
 
 
 class Cosines:
-    """Accumulated cosines of CIDEr and CIDEr-D, which use the same n-grams.
+    """Accumulated cosines of CIDEr.
 
     Parameters
     ----------
     corpus : Corpus
         As from `split_words`. Each level of `weighted_ngrams` has to be added once.
+    clipped : bool
+        Whether counts are clipped to those of the reference.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-        self._plain = np.zeros(len(corpus.lengths) - corpus.count)
-        self._clipped = np.zeros_like(self._plain)
+    def __init__(self, corpus: Corpus, *, clipped: bool = True) -> None:
+        self._corpus, self._clipped = corpus, clipped
+        self._sums = np.zeros(len(corpus.lengths) - corpus.count)
 
     def add(self, ngrams: WeightedNgrams) -> None:
         """Add the cosine of each reference with its caption in the n-grams of one length."""
@@ -145,26 +150,26 @@ class Cosines:
         first = corpus.count
         norms = np.sqrt(ngrams.squares[first:] * ngrams.squares[corpus.image[first:]])
         weights = shared.found * ngrams.idf[shared.gram] ** 2
-        caption_counts = shared.counts[shared.gram]
-        clipped_counts = np.minimum(caption_counts, shared.found)
-        for sums, counts in ((self._plain, caption_counts), (self._clipped, clipped_counts)):
-            products = np.bincount(shared.sentence, weights=counts * weights, minlength=len(corpus.lengths))[first:]
-            sums += np.divide(products, norms, out=np.zeros_like(sums), where=norms > 0)
+        counts = shared.counts[shared.gram]
+        if self._clipped:
+            counts = np.minimum(counts, shared.found)
+        products = np.bincount(shared.sentence, weights=counts * weights, minlength=len(corpus.lengths))[first:]
+        self._sums += np.divide(products, norms, out=np.zeros_like(self._sums), where=norms > 0)
 
-    def cider(self) -> MetricScore:
+    def unpenalized(self) -> MetricScore:
+        """Return the score without a length penalty, see `cider_unpenalized`."""
+        return _mean(self._corpus, self._sums / _MAX_N)
+
+    def cider(self, sigma: float = 6.0) -> MetricScore:
         """Return CIDEr, see the function `cider`."""
-        return _mean(self._corpus, self._plain / _MAX_N)
-
-    def cider_d(self, sigma: float = 6.0) -> MetricScore:
-        """Return CIDEr-D, see the function `cider_d`."""
         corpus = self._corpus
         pairs = np.maximum(corpus.lengths - 1, 0)
         difference = (pairs[corpus.image] - pairs)[corpus.count :]
-        return _mean(corpus, self._clipped / _MAX_N * np.exp(-(difference**2) / (2 * sigma**2)))
+        return _mean(corpus, self._sums / _MAX_N * np.exp(-(difference**2) / (2 * sigma**2)))
 
 
-def _cosines(corpus: Corpus) -> Cosines:
-    cosines = Cosines(corpus)
+def _cosines(corpus: Corpus, *, clipped: bool) -> Cosines:
+    cosines = Cosines(corpus, clipped=clipped)
     for ngrams in weighted_ngrams(corpus):
         cosines.add(ngrams)
     return cosines

@@ -12,11 +12,11 @@ from capgpu.metrics.cider import Cosines, weighted_ngrams
 from capgpu.metrics.corpus import Corpus, MetricScore, Words, encode_corpus, split_words
 from capgpu.metrics.rouge import score_rouge_l
 
-__all__ = ["caption_scores", "coco_scores", "score_corpus"]
+__all__ = ["coco_scores", "score_corpus"]
 
 
 def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:
-    """Compute BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D as COCO's caption evaluation does.
+    """Compute BLEU-1 to BLEU-4, ROUGE-L and CIDEr as COCO's caption evaluation does.
 
     Parameters
     ----------
@@ -26,30 +26,7 @@ def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]
     Returns
     -------
     dict of str to MetricScore
-        ``"BLEU-1"`` to ``"BLEU-4"``, ``"ROUGE-L"`` and ``"CIDEr-D"``, which COCO calls CIDEr.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `corpus_bleu`.
-    """
-    scores = caption_scores(captions, references)
-    del scores["CIDEr"]
-    return scores
-
-
-def caption_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:
-    """Compute the scores of `coco_scores` and CIDEr, counting n-grams once for all of them.
-
-    Parameters
-    ----------
-    captions, references
-        As for `corpus_bleu`.
-
-    Returns
-    -------
-    dict of str to MetricScore
-        The scores of `coco_scores`, then ``"CIDEr"``.
+        ``"BLEU-1"`` to ``"BLEU-4"``, ``"ROUGE-L"`` and ``"CIDEr"``.
 
     Raises
     ------
@@ -60,7 +37,7 @@ def caption_scores(captions: Sequence[Words], references: Sequence[Sequence[Word
 
 
 def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
-    """Compute the scores of `caption_scores` for an encoded corpus.
+    """Compute the scores of `coco_scores` for an encoded corpus.
 
     Parameters
     ----------
@@ -70,7 +47,7 @@ def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
     Returns
     -------
     dict of str to MetricScore
-        As from `caption_scores`.
+        As from `coco_scores`.
     """
     rouge = score_rouge_l(corpus)
     plain = split_words(corpus)
@@ -82,4 +59,4 @@ def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
     bleu = score_matches(plain, matches)
     columns: npt.NDArray[np.float64] = bleu.captions.T
     scores = {f"BLEU-{n}": MetricScore(*pair) for n, pair in enumerate(zip(bleu.corpus, columns, strict=True), start=1)}
-    return {**scores, "ROUGE-L": rouge, "CIDEr-D": cosines.cider_d(), "CIDEr": cosines.cider()}
+    return {**scores, "ROUGE-L": rouge, "CIDEr": cosines.cider()}

@@ -88,7 +88,7 @@ def draw_ranked_sheet(path: Path, dataset: Dataset, split: str, captions: Sequen
     for name, indices in best_median_worst(values, count).items():
         if indices:
             low, high = values[indices[-1]], values[indices[0]]
-            headings[len(cells)] = f"{name}: relative CIDEr-D {low:.2f} to {high:.2f} (1: the best true caption's)"
+            headings[len(cells)] = f"{name}: relative CIDEr {low:.2f} to {high:.2f} (1: the best true caption's)"
             cells += _cells(dataset, split, captions, indices)
     draw_contact_sheet(path, cells, title=dataset.title(split), legend=_legend(dataset), headings=headings)
 

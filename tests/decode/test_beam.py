@@ -28,7 +28,7 @@ def results(backend, decoded):
 def test_a_beam_of_one_is_greedy(backend, scene):
     model, _, features = scene(count=7)
     there = backend.asarray(features)
-    for settings in ({}, {"min_length": 3}, {"no_repeat_ngram": 2}, {"suppress_unk": True, "max_length": 5}):
+    for settings in ({}, {"min_length": 3}, {"no_repeat_ngram": 2}, {"suppress_unk": False, "max_length": 5}):
         one, straight = beam_search(model, there, 1, **settings), greedy(model, there, **settings)
         assert backend.to_numpy(one.ids).tolist() == backend.to_numpy(straight.ids).tolist(), settings
         assert np.allclose(backend.to_numpy(one.scores), backend.to_numpy(straight.scores), atol=1e-12)
@@ -42,7 +42,7 @@ def test_a_beam_of_one_is_greedy(backend, scene):
         {"length_penalty": 3.0},
         {"min_length": 2},
         {"no_repeat_ngram": 1, "length_penalty": 1.0},
-        {"suppress_unk": True},
+        {"suppress_unk": False},
     ],
     ids=str,
 )
@@ -53,7 +53,7 @@ def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
     decoded = beam_search(model, backend.asarray(features), width, n_best=n_best, max_length=length, **settings)
     ids, log_probs, scores = results(backend, decoded)
     rules = {key: settings[key] for key in ("min_length", "no_repeat_ngram") if key in settings}
-    choice = [word for word in FREE if not (settings.get("suppress_unk") and word == UNK)]
+    choice = [word for word in FREE if word != UNK or settings.get("suppress_unk") is False]
     for n, feature in enumerate(features):
         writer = Writer(params, feature)
         best = ranked(writer, captions(choice, length, **rules), settings.get("length_penalty", 0.0))[:n_best]
@@ -159,7 +159,7 @@ def test_fewer_captions_than_places(backend, scene):
         backend, beam_search(model, backend.asarray(features), 20, n_best=20, max_length=1)
     )
     there = np.isfinite(scores)
-    assert there.sum(axis=1).tolist() == [len(FREE) + 1] * 2
+    assert there.sum(axis=1).tolist() == [len(FREE)] * 2  # END, and all words but UNK
     assert not ids[~there].any()
     assert not log_probs[~there].any()
 

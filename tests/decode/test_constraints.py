@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import click
 import numpy as np
 import pytest
 
+from capgpu.cli.generation_options import generation_options
 from capgpu.decode import GenerationConfig, beam_search, greedy, sample
 from oracles.decoding import ids_of, repeats, without_null
 
@@ -42,11 +44,28 @@ def test_a_model_that_is_not_finite_writes_nothing(backend, scene, decode, value
         decode(model, backend.asarray(features))
 
 
-@pytest.mark.parametrize("settings", [{}, {"beam": 3}, {"temperature": 1.0}])
-def test_captions_contain_unknown_words_only_if_allowed(backend, scene, settings):
+DECODERS = {
+    "greedy": greedy,
+    "beam": beam_search,
+    "sample": lambda *args, **settings: sample(*args, seed=5, **settings),
+    "config": lambda model, features, **settings: GenerationConfig(temperature=1.0, **settings)(model, features),
+}
+
+
+@pytest.mark.parametrize("unknown", ["<UNK>", "<unk>"])  # the latter is a word of earlier versions' vocabularies
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_captions_contain_unknown_words_only_if_allowed(backend, scene, decoder, unknown):
     model, _, features = scene(count=9)
-    model.params["b_vocab"][UNK] += 5.0
-    for suppressed in (True, False):
-        config = GenerationConfig(**settings, **({} if suppressed else {"suppress_unk": False}))
-        rows = ids_of(backend, config(model, backend.asarray(features)))
-        assert (UNK in rows) is not suppressed
+    index = {"<UNK>": UNK, "<unk>": 5}[unknown]
+    if unknown not in model.word_to_idx:
+        model.word_to_idx = {unknown if i == index else word: i for word, i in model.word_to_idx.items()}
+    model.params["b_vocab"][index] += 15.0
+    for settings in ({}, {"suppress_unk": False}):
+        rows = ids_of(backend, DECODERS[decoder](model, backend.asarray(features), **settings))
+        assert (index in rows) is bool(settings)
+
+
+def test_options_of_commands_have_the_same_defaults():
+    command = click.command()(generation_options(lambda config: None))
+    with command.make_context("command", []) as context:
+        assert GenerationConfig(**context.params) == GenerationConfig()

@@ -34,7 +34,7 @@ def test_from_annotations_to_scores(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "the scores below say nothing about seeing" in done.stdout
-    for word in ("$ capgpu prepare", "$ capgpu train", "$ capgpu eval", "$ capgpu score", "CIDEr-D"):
+    for word in ("$ capgpu prepare", "$ capgpu train", "$ capgpu eval", "$ capgpu score", "CIDEr"):
         assert word in done.stdout
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results

@@ -1,4 +1,4 @@
-"""CIDEr and CIDEr-D against the paper, written out plainly."""
+"""CIDEr, with the penalties of COCO's evaluation and without, against the paper, written out plainly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgpu.metrics import cider, cider_d
+from capgpu.metrics import cider, cider_unpenalized
 from oracles.caption_scores import CAPTIONS, REFERENCES
 from oracles.cider import plain_cider
 
@@ -23,7 +23,7 @@ def plain(words: list[str]) -> list[str]:
 
 
 @given(pictures, st.sampled_from([0.5, 6.0]))
-def test_cider_d_is_the_papers_with_cocos_lengths(drawn, sigma):
+def test_cider_is_the_papers_with_cocos_lengths(drawn, sigma):
     captions, references = [own for own, _ in drawn], [truths for _, truths in drawn]
     expected = plain_cider(
         [plain(own) for own in captions],
@@ -31,7 +31,7 @@ def test_cider_d_is_the_papers_with_cocos_lengths(drawn, sigma):
         clipped=True,
         sigma=sigma,
     )
-    score = cider_d(captions, references, sigma=sigma)
+    score = cider(captions, references, sigma=sigma)
     np.testing.assert_allclose(score.captions, expected, rtol=0, atol=1e-9)
     assert score.corpus == pytest.approx(sum(expected) / len(expected), abs=1e-9)
 
@@ -44,7 +44,7 @@ def test_blocks_of_any_size_give_the_same_figures(words_at_once, monkeypatch):
     expected = plain_cider(captions, references, clipped=False, sigma=None)
     # the package's attribute of that name is the function
     monkeypatch.setattr(importlib.import_module("capgpu.metrics.cider"), "_WORDS_AT_ONCE", words_at_once)
-    np.testing.assert_allclose(cider(captions, references).captions, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cider_unpenalized(captions, references).captions, expected, rtol=0, atol=1e-9)
 
 
 @given(pictures)
@@ -56,30 +56,32 @@ def test_cider_is_the_papers_times_ten(drawn):
         clipped=False,
         sigma=None,
     )
-    np.testing.assert_allclose(cider(captions, references).captions, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cider_unpenalized(captions, references).captions, expected, rtol=0, atol=1e-9)
 
 
 def test_a_caption_that_is_the_only_reference_scores_ten():
     captions = [["a", "dog", "runs", "fast"], ["two", "cats", "sleep", "here"]]
+    assert cider_unpenalized(captions, [[own] for own in captions]).captions == pytest.approx([10, 10])
     assert cider(captions, [[own] for own in captions]).captions == pytest.approx([10, 10])
-    assert cider_d(captions, [[own] for own in captions]).captions == pytest.approx([10, 10])
 
 
-def test_repeating_a_rare_word_pays_under_cider_alone():
+def test_repeating_a_rare_word_pays_without_penalties_alone():
     references = [[["a", "zebra", "eats", "grass"]], [["a", "man", "eats", "bread"]]]
     once, often = [["zebra"], ["man"]], [["zebra"] * 4, ["man"]]
-    assert cider(once, references).captions[0] == pytest.approx(cider(often, references).captions[0])
+    assert cider_unpenalized(once, references).captions[0] == pytest.approx(
+        cider_unpenalized(often, references).captions[0]
+    )
     lengths = math.exp(-(0**2) / 72) / math.exp(-(3**2) / 72)
-    ratio = cider_d(often, references).captions[0] / cider_d(once, references).captions[0]
+    ratio = cider(often, references).captions[0] / cider(once, references).captions[0]
     assert ratio == pytest.approx(lengths / 4)  # the norm counts four zebras, the match one
 
 
 def test_a_single_picture_has_nothing_that_tells_it_apart():
+    assert cider_unpenalized(CAPTIONS[:1], REFERENCES[:1]).corpus == 0
     assert cider(CAPTIONS[:1], REFERENCES[:1]).corpus == 0
-    assert cider_d(CAPTIONS[:1], REFERENCES[:1]).corpus == 0
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, math.nan])
 def test_a_sigma_without_meaning_is_refused(sigma):
     with pytest.raises(ValueError, match="sigma: expected"):
-        cider_d(CAPTIONS, REFERENCES, sigma=sigma)
+        cider(CAPTIONS, REFERENCES, sigma=sigma)

@@ -111,7 +111,7 @@ RECORDED = {
             0.607569721116,
         ],
     ),
-    "CIDEr-D": (
+    "CIDEr": (
         1.95047165226251,
         [
             1.90573690583,
@@ -143,5 +143,5 @@ def pycocoevalcap_scores(
     corpus, each = Bleu(4).compute_score(theirs, ours, verbose=0)
     scores = {f"BLEU-{n}": pair for n, pair in enumerate(zip(corpus, each, strict=True), start=1)}
     scores["ROUGE-L"] = Rouge().compute_score(theirs, ours)
-    scores["CIDEr-D"] = Cider().compute_score(theirs, ours)
+    scores["CIDEr"] = Cider().compute_score(theirs, ours)
     return {name: (float(whole), [float(value) for value in values]) for name, (whole, values) in scores.items()}
