@@ -16,6 +16,7 @@ from capgpu import kernel_cache
 from capgpu.errors import CapgpuError
 
 __all__ = [
+    "WITHOUT_GPU",
     "BackendUnavailableError",
     "compilation_disabled",
     "has_interpreter_lock",
@@ -24,6 +25,9 @@ __all__ = [
     "open_cuda",
     "open_numpy",
 ]
+
+#: The remedy in messages about a missing device.
+WITHOUT_GPU = "without a GPU choose CAPGPU_BACKEND=cpu"
 
 
 class BackendUnavailableError(CapgpuError, RuntimeError):
@@ -124,7 +128,7 @@ def open_cuda() -> ModuleType:
             ) from error
         raise BackendUnavailableError(
             "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
-            "or pip install 'capgpu[cuda12]' (CUDA 12); without a GPU choose CAPGPU_BACKEND=cpu."
+            f"or pip install 'capgpu[cuda12]' (CUDA 12); {WITHOUT_GPU}."
         ) from error
     except Exception as error:  # a broken installation can fail in any way; the exception is the cause
         raise BackendUnavailableError(
@@ -139,7 +143,7 @@ def open_cuda() -> ModuleType:
     if count < 1:
         raise BackendUnavailableError(
             "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES; without a GPU choose CAPGPU_BACKEND=cpu."
+            f"CUDA_VISIBLE_DEVICES; {WITHOUT_GPU}."
         )
     return _compat("cupy", "cuda")
 
@@ -162,8 +166,8 @@ def _device_problem(runtime: Any, error: Exception) -> str:
             version = 0
         if version == 0:
             return (
-                "backend 'cuda': no CUDA device: no NVIDIA driver is installed here. Without a GPU choose "
-                f"CAPGPU_BACKEND=cpu. CuPy's message: {message}"
+                f"backend 'cuda': no CUDA device: no NVIDIA driver is installed here; {WITHOUT_GPU}. CuPy's message: "
+                f"{message}"
             )
         return (
             f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
@@ -172,8 +176,8 @@ def _device_problem(runtime: Any, error: Exception) -> str:
         )
     if "NoDevice" in message:
         return (
-            "backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; without a GPU "
-            f"choose CAPGPU_BACKEND=cpu. CuPy's message: {message}"
+            f"backend 'cuda': no CUDA device found. Check nvidia-smi and CUDA_VISIBLE_DEVICES; {WITHOUT_GPU}. CuPy's "
+            f"message: {message}"
         )
     return f"backend 'cuda': the CUDA device cannot be used. CuPy's message: {message}"
 

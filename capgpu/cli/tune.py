@@ -27,10 +27,16 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
     """
     from rich.table import Table
 
-    from capgpu.backend import set_backend
+    from capgpu.array_libraries import WITHOUT_GPU
+    from capgpu.backend import BackendUnavailableError, set_backend
     from capgpu.cli.console import console
 
-    set_backend("cuda")
+    try:
+        set_backend("cuda")
+    except BackendUnavailableError as error:
+        # another backend, as the message proposes, cannot be tuned
+        nothing = "without a GPU there is nothing to tune: the kernels of other backends have no alternatives"
+        raise BackendUnavailableError(str(error).replace(WITHOUT_GPU, nothing)) from error
     from capgpu.kernels.cuda import tuning
 
     measured = tuning.measure(cell, dtype, H, N, T, repeats)

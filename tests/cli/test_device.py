@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import capgpu.array_libraries
 import capgpu.backend
 from oracles.commands import refused, run
 
@@ -83,9 +84,12 @@ def test_tune_shows_every_tier_and_keeps_the_fastest(
     assert set(shapes) == {"rnn_forward float32 H=6 N=3", "rnn_backward float32 H=6 N=3"}
 
 
-def test_tune_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_device() -> None:
-        raise capgpu.backend.BackendUnavailableError("backend 'cuda': no CUDA device found. Check nvidia-smi.")
+def test_tune_needs_a_gpu_and_proposes_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_cupy() -> None:
+        raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
 
-    monkeypatch.setitem(capgpu.backend._OPENERS, "cuda", no_device)
-    refused(run("tune"), "no CUDA device found")
+    monkeypatch.setattr(capgpu.array_libraries, "_import_cupy", no_cupy)
+    result = run("tune")
+    refused(result, "CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13)")
+    assert "without a GPU there is nothing to tune" in result.stderr
+    assert "CAPGPU_BACKEND" not in result.stderr

@@ -1,4 +1,4 @@
-"""CIDEr, with penalties (CIDEr-D) and without, written out from the paper, one n-gram at a time: reference results for `capgpu.metrics`."""
+"""CIDEr with penalties (CIDEr-D) and without, written out from the paper: reference results for `capgpu.metrics`."""
 
 from __future__ import annotations
 
