@@ -135,11 +135,11 @@ def printed_list(cell: str, where: str) -> list[str] | None:
     Raises
     ------
     DataFileError
-        For a list that is empty, abbreviated, or contains something else than texts.
+        For a list that is abbreviated, or contains something else than texts.
     """
     text = cell.strip()
     if text in ("[]", "()"):
-        raise DataFileError(f"{where}: expected at least one caption, got an empty list. Remove the row.")
+        return []
     if not _LIKE_LIST.fullmatch(text):
         return None
     with suppress(ValueError, RecursionError):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.data.picture_folder import find_files
-from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct
-from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, read_json
+from capgpu.data.source import UNSPLIT, EmptyCaptions, Pictures, Source, check_distinct
+from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, is_empty, read_json
 
 __all__ = ["CocoCaptions", "coco_source", "parse_coco", "read_coco_captions"]
 
@@ -25,7 +25,8 @@ class CocoCaptions:
     file_names : list of I (str or None)
         ``file_name`` of each picture, or None.
     captions : list of I lists of str
-        The captions of each picture, in the order of ``annotations``, without leading and trailing white space.
+        The captions of each picture, in the order of ``annotations``, without leading and trailing white space; they
+        may be empty.
     """
 
     image_ids: list[int | str]
@@ -50,8 +51,7 @@ def read_coco_captions(path: str | os.PathLike[str]) -> CocoCaptions:
     Raises
     ------
     DataFileError
-        For a damaged file or another format, an image id that occurs twice, and a caption that is empty or of an
-        unknown picture.
+        For a damaged file or another format, an image id that occurs twice, and a caption of an unknown picture.
     OSError
         If the file cannot be read.
     """
@@ -81,7 +81,8 @@ def parse_coco(content: Any, name: str) -> CocoCaptions:
             raise DataFileError(
                 f"{where}: expected a caption, got none. Use a file of captions, such as captions_val2017.json."
             )
-        captions[index[image_id]].append(check_text(annotation["caption"], f"{where}.caption"))
+        caption = annotation["caption"]
+        captions[index[image_id]].append("" if is_empty(caption) else check_text(caption, f"{where}.caption"))
     return CocoCaptions(list(index), file_names, captions)
 
 
@@ -100,23 +101,24 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
     Returns
     -------
     Source
-        Without splits: COCO has one file per split.
+        Without splits: COCO has one file per split. Empty captions are omitted.
 
     Raises
     ------
     DataFileError
-        As `read_coco_captions`, for a picture without a caption, and, with a `folder`, for a picture without a file
-        name and two pictures of one file.
+        As `read_coco_captions`, for mostly empty captions, and, with a `folder`, for a picture without a file name and
+        two pictures of one file.
     """
     read = parse_coco(content, str(path))
-    uncaptioned = [row for row, own in enumerate(read.captions) if not own]
+    empty = EmptyCaptions(path)
+    captions = [
+        [text for caption in own for text in empty.text(caption, f"{path}: a caption of the image {image_id!r}")]
+        for image_id, own in zip(read.image_ids, read.captions, strict=True)
+    ]
+    told = empty.notes()
+    uncaptioned = [image_id for image_id, own in zip(read.image_ids, captions, strict=True) if not own]
     if uncaptioned:
-        first = uncaptioned[0]
-        raise DataFileError(
-            f"{path}: expected captions of {len(read.captions)} images, got no caption of {len(uncaptioned)}, the "
-            f"first images[{first}] with the id {read.image_ids[first]!r}. Remove them from images, or add their "
-            "annotations."
-        )
+        told.append(f"images without captions, omitted: {len(uncaptioned):,}, the first with the id {uncaptioned[0]!r}")
     files, notes = None, list[str]()
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]
@@ -124,4 +126,4 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
             raise DataFileError(f"{path}: images[{nameless[0]}]: expected a file_name, got none.")
         files, notes = find_files(folder, list(map(str, read.file_names)))
         check_distinct(files, str(path))
-    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, read.captions, files)}, tuple(notes))
+    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, captions, files)}, (*told, *notes))

@@ -25,7 +25,7 @@ from capgpu.data.captions_table import (
     read_cells,
 )
 from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name
-from capgpu.data.source import Pictures, Source, by_split, first_names, split_name
+from capgpu.data.source import EmptyCaptions, Pictures, Source, by_split, first_names, split_name
 from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 
@@ -114,25 +114,26 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     Returns
     -------
     Source
-        With splits if the file has them.
+        With splits if the file has them. Empty captions are omitted.
 
     Raises
     ------
     DataFileError
-        For a file of another format, rows with too few or too many columns, empty entries, a caption number that occurs
-        twice, and pictures whose split is missing or ambiguous.
+        For a file of another format, rows with too few or too many columns, mostly empty captions, a caption number
+        that occurs twice, and pictures whose split is missing or ambiguous.
     OSError
         If the file cannot be read.
     """
     text = read_text(path)
     first = next((line for _, line in lines_of(text) if line.strip()), "")
     notes: list[str] = []
+    empty = EmptyCaptions(path)
     if path.suffix.lower() == ".jsonl":
-        rows = _jsonl_rows(path, text, folder)
+        rows = _jsonl_rows(path, text, folder, empty)
     elif _TOKEN.match(first):
-        rows = _token_rows(path, text)
+        rows = _token_rows(path, text, empty)
     else:
-        rows = _column_rows(path, text, first, folder, notes)
+        rows = _column_rows(path, text, first, folder, notes, empty)
     names: dict[str, str] = {}  # the first name of each file
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
@@ -144,6 +145,10 @@ def folder_source(path: Path, folder: Path | None) -> Source:
             raise DataFileError(f"{row.where}: expected {first} of {row.image}, as in an earlier row, got {found}.")
     if not captions:
         raise DataFileError(f"{path}: expected at least one caption, got none.")
+    notes += empty.notes()
+    uncaptioned = [image for image, own in captions.items() if not own]
+    if uncaptioned:
+        notes.append(f"pictures without captions, omitted: {len(uncaptioned):,}, the first {uncaptioned[0]}")
     without = [image for image, split in splits.items() if split is None]
     if without and len(without) < len(splits):
         raise DataFileError(
@@ -292,7 +297,9 @@ def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
     return exact or sum(map(is_file, find_files(folder or path.parent, names)[0]))
 
 
-def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes: list[str]) -> Iterator[_Row]:
+def _column_rows(
+    path: Path, text: str, header: str, folder: Path | None, notes: list[str], empty: EmptyCaptions
+) -> Iterator[_Row]:
     delimiter = max("\t,;|", key=header.count)
     rows = read_cells(path, text, delimiter)
     where, cells = next(rows, (f"{path}, line 1", []))
@@ -317,12 +324,17 @@ def _column_rows(path: Path, text: str, header: str, folder: Path | None, notes:
             raise DataFileError(f"{where}: expected {len(names)} columns, as in the header, got {len(cells)}: {cause}.")
         captions: list[str] = []
         # some of several captions may be missing
-        filled = [column for column in columns.captions if cells[column].strip()] or columns.captions[:1]
+        filled = [column for column in columns.captions if cells[column].strip()]
+        if not filled:
+            empty.count(f"{where}, column {names[columns.captions[0]]}")
         for column in filled:
             position = f"{where}, column {names[column]}"
             printed = printed_list(cells[column], position)
             lists += printed is not None
-            captions += [check_text(text, position) for text in ([cells[column]] if printed is None else printed)]
+            if printed == []:
+                empty.count(position)
+            for text in [cells[column]] if printed is None else printed:
+                captions += empty.text(text, position)
         yield _Row(
             where,
             check_text(cells[columns.image], f"{where}, column {names[columns.image]}"),
@@ -343,7 +355,7 @@ def _too_many(delimiter: str) -> str:
     return f"a caption must not contain {delimiter!a}"
 
 
-def _token_rows(path: Path, text: str) -> Iterator[_Row]:
+def _token_rows(path: Path, text: str, empty: EmptyCaptions) -> Iterator[_Row]:
     lines: dict[str, int] = {}
     for number, line in lines_of(text):
         if not line.strip():
@@ -355,9 +367,7 @@ def _token_rows(path: Path, text: str) -> Iterator[_Row]:
         if key in lines:
             raise DataFileError(f"{where}: expected each caption once, got {key}, as in line {lines[key]}.")
         lines[key] = number
-        yield _Row(
-            where, check_text(key.rpartition("#")[0], where), [check_text(caption, f"{where}, the caption")], None
-        )
+        yield _Row(where, check_text(key.rpartition("#")[0], where), empty.text(caption, f"{where}, the caption"), None)
 
 
 class _Entry(dict[str, Any]):
@@ -368,7 +378,7 @@ class _Entry(dict[str, Any]):
         self.pairs = pairs
 
 
-def _jsonl_rows(path: Path, text: str, folder: Path | None) -> Iterator[_Row]:
+def _jsonl_rows(path: Path, text: str, folder: Path | None, empty: EmptyCaptions) -> Iterator[_Row]:
     entries = list(_jsonl_entries(path, text))
     keys = image_names({key for _, entry in entries for key in entry})
     if len(keys) > 1:
@@ -393,11 +403,11 @@ def _jsonl_rows(path: Path, text: str, folder: Path | None) -> Iterator[_Row]:
         for key, value in entry.pairs:
             if is_caption(key, kind):
                 texts = value if isinstance(value, list) else [value]
-                if isinstance(value, str):
-                    texts = printed_list(value, f"{where}: {key}") or texts
+                printed = printed_list(value, f"{where}: {key}") if isinstance(value, str) else None
+                texts = texts if printed is None else printed
                 if not texts:
-                    raise DataFileError(f"{where}: {key}: expected at least one caption, got an empty list.")
-                new = [check_text(text, f"{where}: {key}") for text in texts]
+                    empty.count(f"{where}: {key}")
+                new = [caption for text in texts for caption in empty.text(text, f"{where}: {key}")]
                 # a caption may also be part of the list
                 captions += [text for text in new if text not in captions] if captions else new
         yield _Row(

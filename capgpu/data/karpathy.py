@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.data.picture_folder import find_files
-from capgpu.data.source import Pictures, Source, by_split, check_distinct, split_name
+from capgpu.data.source import EmptyCaptions, Pictures, Source, by_split, check_distinct, split_name
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
 
 __all__ = ["karpathy_source"]
@@ -28,18 +28,19 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     Returns
     -------
     Source
-        With the file's splits; ``restval`` belongs to ``train``.
+        With the file's splits; ``restval`` belongs to ``train``. Empty captions are omitted.
 
     Raises
     ------
     DataFileError
-        For missing, empty or invalid entries, ids that occur twice, and two pictures of one file.
+        For missing or invalid entries, mostly empty captions, ids that occur twice, and two pictures of one file.
     """
     name = str(path)
     rows: dict[int | str, int] = {}
     splits: list[str] = []
     names: list[str] = []
     captions: list[list[str]] = []
+    empty = EmptyCaptions(path)
     for where, image in entries_of(content, "images", name):
         image_id = id_of(image, "cocoid" if "cocoid" in image else "imgid", where)
         if image_id in rows:
@@ -53,12 +54,15 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
             # flickr8k's and flickr30k's files have no filepath
             parts = [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
             names.append("/".join(check_text(image.get(key), f"{where}.{key}") for key in parts))
-        captions.append(
-            [
-                check_text(sentence.get("raw"), f"{position}.raw")
-                for position, sentence in entries_of(image, "sentences", where)
-            ]
-        )
+        own: list[str] = []
+        if image.get("sentences") == []:
+            empty.count(f"{where}.sentences")
+        else:
+            for position, sentence in entries_of(image, "sentences", where):
+                if "raw" not in sentence:
+                    raise DataFileError(f"{position}.raw: expected a text, got none.")
+                own += empty.text(sentence["raw"], f"{position}.raw")
+        captions.append(own)
     files, notes = (None, []) if folder is None else find_files(folder, names)
     check_distinct(files or [], name)
-    return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), tuple(notes))
+    return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), (*empty.notes(), *notes))

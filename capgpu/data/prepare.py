@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from capgpu.data.arrays import HostArray
 from capgpu.data.feature_files import FeatureFile
 from capgpu.data.picture_folder import is_file, nearest_file, printable
 from capgpu.data.prepared_dataset import save_prepared
-from capgpu.data.source import Pictures, Source
+from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.split import split_pictures
 from capgpu.data.split_features import attach_features, gather_features, project_features
 from capgpu.data.staging import check_output_folder, open_staging, publish
@@ -192,6 +192,8 @@ def _prepare(
     progress: Callable[[int, int], None],
 ) -> PrepareResult:
     """Create a prepared folder that is locked; see `prepare`."""
+    described = source  # also the pictures without captions: a feature file may have rows in this order
+    source = _captioned(source)
     if features is None:
         _check_present(source, max_unreadable)
     splits = split_pictures(source, config.val, config.test, config.seed)
@@ -218,7 +220,7 @@ def _prepare(
             )
     else:
         everything["features' sha256"] = fingerprint(features.path)
-        splits = attach_features(splits, source, features)
+        splits = attach_features(splits, described, features)
     work = open_staging(folder, everything, force)
 
     def report_progress(done: int) -> None:
@@ -284,6 +286,18 @@ def _check_config(config: PrepareConfig) -> None:
         if value is not None and value < limit:
             special = f" with the {len(SPECIAL_WORDS)} special tokens" if name == "max_words" else ""
             raise InvalidValueError(f"{name}: expected at least {limit}{special}, got {value}.")
+
+
+def _captioned(source: Source) -> Source:
+    """Return the pictures that have captions."""
+    splits = {}
+    for name, pictures in source.splits.items():
+        chosen = [index for index, captions in enumerate(pictures.captions) if captions]
+        if not chosen:
+            split = "" if name == UNSPLIT else f" of the split {name}"
+            raise DataFileError(f"{source.path}: expected captions{split}, got none for {len(pictures):,} pictures.")
+        splits[name] = pictures if len(chosen) == len(pictures) else pictures.take(chosen)
+    return replace(source, splits=splits)
 
 
 def _check_present(source: Source, max_unreadable: float) -> None:

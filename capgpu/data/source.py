@@ -12,13 +12,15 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray
 from capgpu.data.picture_folder import plain_name
-from capgpu.data.text_files import DataFileError
+from capgpu.data.text_files import DataFileError, check_text, is_empty
 
-__all__ = ["UNSPLIT", "Pictures", "Source", "by_split", "check_distinct", "first_names", "split_name"]
+__all__ = ["UNSPLIT", "EmptyCaptions", "Pictures", "Source", "by_split", "check_distinct", "first_names", "split_name"]
 
 #: The name of the only split of a source without splits.
 UNSPLIT = "all"
 
+#: The largest fraction of captions that may be empty.
+_MAX_EMPTY = 0.5
 #: Names of files in a prepared folder, which splits must not have.
 _RESERVED_NAMES = frozenset({UNSPLIT, "prepared", "vocabulary", "encoder", "checked"})
 _OTHER_NAMES = {"restval": "train", "training": "train", "validation": "val", "valid": "val", "dev": "val"}
@@ -33,7 +35,8 @@ class Pictures:
     image_ids : list of I int or str
         Distinct ids of the source.
     captions : list of I lists of str
-        The raw captions of each picture, at least one.
+        The raw captions of each picture. A picture without any keeps its place, since a feature file without ids has
+        rows in this order.
     files : list of I paths, or None
         The picture files, which need not exist; None for a source without files.
     features : numpy.ndarray or numpy.memmap, shape (R, D), or None
@@ -85,6 +88,63 @@ class Source:
     splits: Mapping[str, Pictures]
     notes: tuple[str, ...] = ()
     more: tuple[Path, ...] = ()
+
+
+class EmptyCaptions:
+    """Counts the captions of a file that are missing or empty, which are omitted.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._total = self._count = 0
+        self._first = ""
+
+    def text(self, value: object, where: str) -> list[str]:
+        """Return a list of the caption, which is empty if `value` is None, NaN (of pandas) or an empty text.
+
+        Parameters
+        ----------
+        value : object
+            The caption in the file.
+        where : str
+            File and position, for the message.
+
+        Raises
+        ------
+        DataFileError
+            For anything but a text.
+        """
+        if is_empty(value):
+            self.count(where)
+            return []
+        self._total += 1
+        return [check_text(value, where)]
+
+    def count(self, where: str) -> None:
+        """Count a caption that is missing at a position."""
+        self._total += 1
+        self._count += 1
+        self._first = self._first or where.removeprefix(str(self._path)).lstrip(":, ")
+
+    def notes(self) -> list[str]:
+        """Return what to tell the user.
+
+        Raises
+        ------
+        DataFileError
+            If more than half of the captions are missing or empty.
+        """
+        if self._count > _MAX_EMPTY * self._total:
+            raise DataFileError(
+                f"{self._path}: expected captions, got empty ones for {self._count:,} of {self._total:,}, the first in "
+                f"{self._first}. Write texts, or remove the entries."
+            )
+        return [f"captions without text, omitted: {self._count:,}, the first in {self._first}"] if self._count else []
 
 
 def split_name(name: str, where: str) -> str:

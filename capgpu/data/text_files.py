@@ -14,7 +14,17 @@ from typing import Any
 
 from capgpu.errors import CapgpuError
 
-__all__ = ["DataFileError", "check_text", "entries_of", "id_of", "lines_of", "picture_names", "read_json", "read_text"]
+__all__ = [
+    "DataFileError",
+    "check_text",
+    "entries_of",
+    "id_of",
+    "is_empty",
+    "lines_of",
+    "picture_names",
+    "read_json",
+    "read_text",
+]
 
 
 #: Characters that are not text: NUL and surrogates.
@@ -101,6 +111,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise DataFileError(
             f"{os.fspath(path)}: expected JSON of objects, lists, texts and numbers, got {error}."
         ) from error
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a value is None, NaN (which pandas writes for a missing text) or a text of white space."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def check_text(value: object, where: str) -> str:

@@ -66,13 +66,13 @@ def test_flickrs_files_have_neither_cocoid_nor_filepath(filepath: str) -> None:
         (lambda images: images[1].pop("filename"), "images[1].filename: expected a text, got None"),
         (lambda images: images[1].update(filepath=None), "images[1].filepath: expected a text, got None"),
         (lambda images: images[1].update(filepath=["a"]), "images[1].filepath: expected a text, got ['a']"),
-        (lambda images: images[1].update(sentences=[]), "images[1]: expected a non-empty list sentences"),
+        (lambda images: images[1].update(sentences=7), "images[1]: expected a non-empty list sentences"),
         (lambda images: images[1]["sentences"].append("a"), "images[1]: sentences[1]: expected an object, got str"),
         (
-            lambda images: images[1]["sentences"][0].update(raw=" "),
-            "images[1]: sentences[0].raw: expected a text, got an empty one",
+            lambda images: images[1]["sentences"][0].update(raw=7),
+            "images[1]: sentences[0].raw: expected a text, got 7",
         ),
-        (lambda images: images[1]["sentences"][0].pop("raw"), "images[1]: sentences[0].raw: expected a text, got None"),
+        (lambda images: images[1]["sentences"][0].pop("raw"), "images[1]: sentences[0].raw: expected a text, got none"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change: Any, place: str) -> None:

@@ -213,6 +213,28 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_of_features_stand_with_their_pictures_beside_pictures_without_captions(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption\n" + "".join(f"{i}.jpg,{'a dog' if i != 1 else ''}\n" for i in range(5)))
+    np.save(tmp_path / "features.npy", np.arange(10, dtype=np.float32).reshape(5, 2))
+    config = PrepareConfig(min_count=1, val=0.25, test=0)
+    prepare(read_source(path), tmp_path / "out", config, open_features(tmp_path / "features.npy"))
+    data = load_prepared(tmp_path / "out")
+    rows = {
+        image: features.tolist()
+        for split in ("train", "val")
+        for image, features in zip(data[f"{split}_image_ids"], data[f"{split}_features"], strict=True)
+    }
+    assert rows == {f"{i}.jpg": [2 * i, 2 * i + 1] for i in (0, 2, 3, 4)}
+
+
+def test_a_split_without_captions_is_refused(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "source", lambda i: "test" if i == 0 else "train")
+    path.write_text("image,caption,split\n0.png,,test\n1.png,a dog,train\n2.png,a cat,train\n")
+    with pytest.raises(DataFileError, match="expected captions of the split test, got none for 1 pictures"):
+        make(read_source(path), tmp_path / "out")
+
+
 def test_a_source_that_gives_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     path = write_source(tmp_path / "source", lambda i: "val" if i else "train")
     with pytest.raises(DataFileError, match=r"expected pictures or features, got captions only.*--images.*--features"):

@@ -51,7 +51,8 @@ def check_source(source: Source) -> None:
         assert name.isidentifier()
         assert len(pictures) == len(pictures.image_ids) == len(pictures.captions) > 0
         assert pictures.files is None or len(pictures.files) == len(pictures)
-        assert all(captions and all(text.strip() for text in captions) for captions in pictures.captions)
+        assert all(text.strip() for captions in pictures.captions for text in captions)
+    assert any(captions for pictures in source.splits.values() for captions in pictures.captions)
 
 
 def read_or_refused(read: Callable[[], Source], path: Path) -> str | None:
