@@ -68,7 +68,8 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
 
     SOURCE is the folder of COCO, Flickr8k or Flickr30k as unzipped, of folders of splits with metadata.jsonl, or of
     pictures and a file of captions: CSV, TSV or JSONL with image, caption and optionally split. Or it is a file:
-    COCO's annotations (captions_*.json; one file per split), Karpathy's splits (dataset_*.json), or a file of captions.
+    COCO's annotations (captions_*.json), Karpathy's splits (dataset_*.json), or a file of captions; several files of
+    one kind are a split each (train.csv, val.csv).
     An interrupted preparation resumes when it is started again.
     """
     from capgpu.data.cs231n_coco import is_cs231n_coco

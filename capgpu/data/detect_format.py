@@ -11,7 +11,7 @@ from capgpu.data.folder import captions_file, folder_source
 from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError, picture_names, read_json
-from capgpu.data.unzipped import coco_home, join_coco, karpathy_home, recognize
+from capgpu.data.unzipped import coco_home, join_coco, join_tables, karpathy_home, recognize
 from capgpu.errors import InvalidValueError
 
 __all__ = ["KINDS", "read_source", "read_sources"]
@@ -60,7 +60,7 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
 
 
 def read_sources(paths: Sequence[Path], kind: str | None = None, folder: Path | None = None) -> Source:
-    """Read captioned pictures of one source, or of several annotation files of COCO, each a split.
+    """Read captioned pictures of one source, or of several files, each a split: of COCO's, or of captions.
 
     Parameters
     ----------
@@ -79,15 +79,19 @@ def read_sources(paths: Sequence[Path], kind: str | None = None, folder: Path | 
     DataFileError, OSError
         As `read_source`.
     ValueError
-        For several sources of another kind.
+        For several sources of other or different kinds.
     """
     if len(paths) == 1:
         return read_source(paths[0], kind, folder)
-    if kind not in (None, "coco") or any(path.suffix.lower() != ".json" for path in paths):
-        raise InvalidValueError(
-            f"source: expected one source, or several annotation files of COCO, got {', '.join(map(str, paths))}."
-        )
-    return join_coco(paths, folder)
+    in_json = {path.suffix.lower() == ".json" for path in paths}
+    if in_json == {True} and kind in (None, "coco"):
+        return join_coco(paths, folder)
+    if in_json == {False} and kind in (None, "folder") and not any(path.is_dir() for path in paths):
+        return join_tables(paths, folder)
+    raise InvalidValueError(
+        "source: expected one source, or several files of one kind, each a split, COCO's annotations or files of "
+        f"captions, got {', '.join(map(str, paths))}."
+    )
 
 
 def _detect_kind(content: Any, path: Path) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "captions_file",
     "captions_files",
     "folder_source",
+    "has_usual_name",
     "home_of",
     "only_home",
     "picture_home",
@@ -89,15 +90,16 @@ def captions_file(path: Path) -> Path:
 def captions_files(path: Path) -> list[Path]:
     """Return the files of captions in a folder: those with usual names, or else those with usual suffixes."""
     files = sorted(file for file in path.iterdir() if file.is_file() and not is_companion(file.name))
-    named = [
-        file
-        for file in files
-        if (file.stem in ("captions", "metadata") and file.suffix.lower() in (*_SUFFIXES, ".txt"))
-        or file.name.endswith(("token.txt", ".token"))
-    ]
+    named = [file for file in files if has_usual_name(file)]
     # lemmas are not captions as people write them
     named = [file for file in named if "lemma" not in file.name] or named
     return named or [file for file in files if file.suffix.lower() in _SUFFIXES]
+
+
+def has_usual_name(file: Path) -> bool:
+    """Return whether a file is named as files of captions are."""
+    usual = file.stem in ("captions", "metadata") and file.suffix.lower() in (*_SUFFIXES, ".txt")
+    return usual or file.name.endswith(("token.txt", ".token"))
 
 
 def folder_source(path: Path, folder: Path | None) -> Source:

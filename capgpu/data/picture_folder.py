@@ -101,6 +101,8 @@ def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str
     for index, (file, difference) in found.items():
         if difference in _LOOSE and (file in taken or claims[file] > 1):
             continue
+        if difference == _FOLDER and _is_other_split(folder, names[index], file):
+            continue
         files[index] = folder / file
         counts[difference] += 1
         first.setdefault(difference, f"{names[index]} is {printable(file)}")
@@ -108,6 +110,23 @@ def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str
         f"names of pictures with another {difference} than their files: {count:,}, the first {first[difference]}"
         for difference, count in counts.items()
     ]
+
+
+def _is_other_split(folder: Path, name: str, file: str) -> bool:
+    """Return whether a file that lacks a folder of a name is another picture: ``train/0.jpg`` is not ``val/0.jpg``."""
+    named = folder.absolute().parent / name
+    if is_file(named):
+        return not named.samefile(folder / file)
+    outer = _exact(name).split("/")[:-1]
+    inner = [*folder.absolute().parts, *file.split("/")[:-1]]
+    splits = [{_split(part) for part in parts} - {""} for parts in (outer[-1:], inner[-1:])]
+    return bool(splits[0]) and splits[0] != splits[1]
+
+
+def _split(part: str) -> str:
+    """Return the split that a folder is named after, such as train of ``train2017``; an empty text if there is none."""
+    found = re.fullmatch(r"(train|val|dev|test)(?:ing|id|idation)?[-_ ]?(?:images?|\d{4})?", part.casefold())
+    return {"dev": "val"}.get(found[1], found[1]) if found else ""
 
 
 def nearest_file(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,13 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
         )
     described = source.splits if features.image_ids is None else splits
     all_ids = [image for pictures in described.values() for image in pictures.image_ids]
+    repeated = next((image for image, count in Counter(all_ids).items() if count > 1), None)
+    if repeated is not None:
+        raise DataFileError(
+            f"{features.path}: expected features of distinct images, got {repeated!r} in several splits of "
+            f"{source.path}: their rows cannot be told apart. Give each image its own id, or compute features from the "
+            "pictures (--images)."
+        )
     row = dict(zip(all_ids, features.rows_of(all_ids).tolist(), strict=True))
     return {
         name: replace(pictures, features=features.rows, rows=np.array([row[image] for image in pictures.image_ids]))

@@ -2,31 +2,43 @@
 
 - COCO: ``annotations/captions_train2017.json`` and ``captions_val2017.json``, pictures in ``train2017/``, ``val2017/``.
 - Karpathy's splits: ``dataset_coco.json`` or ``dataset.json``.
+- Files of captions, one of each split: ``train.csv``, ``val.csv`` and ``test.csv``.
 - Folders of splits, each with pictures and ``metadata.jsonl`` or another file of captions: ``train/``, ``validation/``.
 - A file of captions, such as those of Flickr8k and Flickr30k (`capgpu.data.folder`).
 """
 
 from __future__ import annotations
 
+import filecmp
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from capgpu.data.coco_json import coco_source
-from capgpu.data.folder import captions_file, captions_files, folder_source, home_of, only_home, picture_siblings
+from capgpu.data.folder import (
+    captions_file,
+    captions_files,
+    folder_source,
+    has_usual_name,
+    home_of,
+    only_home,
+    picture_siblings,
+)
 from capgpu.data.karpathy import karpathy_source
-from capgpu.data.picture_folder import is_companion
-from capgpu.data.source import UNSPLIT, Pictures, Source, check_distinct, split_name
+from capgpu.data.picture_folder import is_companion, is_file, plain_name
+from capgpu.data.source import UNSPLIT, Pictures, Source, split_name
 from capgpu.data.text_files import DataFileError, picture_names, read_json
 
-__all__ = ["coco_home", "join_coco", "karpathy_home", "recognize"]
+__all__ = ["coco_home", "join_coco", "join_tables", "karpathy_home", "recognize"]
 
 _COCO = re.compile(r"captions_(train|val|test)(\d{4})?\.json")
 _KARPATHY = re.compile(r"dataset(?:_\w+)?\.json")
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test"})
+#: Levels of folders in which a data set is searched for. Kaggle has Flickr_Data/Flickr_Data/Flickr_TextData.
+_DEPTH = 3
 
 
 def recognize(folder: Path, images: Path | None) -> Source:
@@ -35,7 +47,7 @@ def recognize(folder: Path, images: Path | None) -> Source:
     Parameters
     ----------
     folder : path
-        A folder as described in the module, or one that contains such a folder.
+        A folder as described in the module, or one that contains such a folder, up to three levels deep.
     images : path or None
         The folder of the pictures; by default they are searched for in `folder`.
 
@@ -52,8 +64,11 @@ def recognize(folder: Path, images: Path | None) -> Source:
         If a file cannot be read.
     """
     found = _readers(folder, images)
-    if not found:
-        found = [reader for entry in _folders(folder) for reader in _readers(entry, images)]
+    level = [folder]
+    for _ in range(_DEPTH):
+        if not found:
+            level = [entry for parent in level for entry in _folders(parent)]
+            found = [reader for entry in level for reader in _readers(entry, images)]
     if not found:
         captions_file(folder)  # raises an exception with what was expected
     if len(found) > 1:
@@ -80,7 +95,10 @@ def _readers(folder: Path, images: Path | None) -> list[tuple[str, Callable[[], 
         found.append((f"Karpathy's splits ({file.name})", partial(_karpathy, file, images)))
     parts = [entry for entry in _folders(folder) if entry.name.lower() in _SPLITS and captions_files(entry)]
     tables = captions_files(folder)
-    if any(split_name(part.name, str(part)) == "train" for part in parts) and not tables:
+    of_splits = [] if any(map(has_usual_name, tables)) else _split_tables(folder)
+    if of_splits:
+        found.append((f"files of splits ({_names(folder, of_splits)})", partial(join_tables, of_splits, images)))
+    elif any(split_name(part.name, str(part)) == "train" for part in parts) and not tables:
         names = _names(folder, [captions_file(part) for part in parts])
         found.append((f"folders of splits ({names})", partial(_join_folders, folder, parts, images)))
     elif tables:
@@ -152,7 +170,8 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
     """
     splits: dict[str, Pictures] = {}
     notes: list[str] = []
-    seen: dict[int | str, Path] = {}
+    seen: dict[int | str, tuple[Path, Path | None]] = {}
+    repeated = 0
     for file in files:
         found = re.search("train|val|test|dev", file.name)
         if found is None and len(files) > 1:
@@ -164,21 +183,49 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
         home = coco_home(file, content, images)
         read = coco_source(content, file, home)
         pictures = splits[split] = read.splits[UNSPLIT]
-        for image in pictures.image_ids:
-            if seen.setdefault(image, file) != file:
-                raise DataFileError(
-                    f"{file}: expected images that are in no other file, got {image!r}, as in {seen[image].name}."
-                )
+        located: Sequence[Path | None] = pictures.files or [None] * len(pictures)
+        for image, picture in zip(pictures.image_ids, located, strict=True):
+            captions, other = seen.setdefault(image, (file, picture))
+            if captions != file:
+                if not _differ(picture, other):
+                    raise DataFileError(
+                        f"{file}: expected images that are in no other file, got {image!r}, as in {captions.name}. "
+                        "Remove the image from one of the two. Or, if two pictures have this id, name their folder "
+                        "(--images), so that they can be compared."
+                    )
+                repeated += 1
         notes += read.notes
         if home is not None:
             notes.append(f"pictures of {file.name} are in {home}")
-    check_distinct([file for pictures in splits.values() for file in pictures.files or ()], str(files[0]))
+    _check_separate(splits, files)
+    if repeated:
+        notes.append(f"ids that two pictures have, one in each file: {repeated:,}")
     if len(files) > 1:
         counts = ", ".join(f"{split} {len(pictures):,}" for split, pictures in splits.items())
         notes.insert(0, f"official splits, one of each file: {counts}")
     else:
         notes.insert(0, "one file, without splits: they are drawn at random")
     return Source("coco", files[0], splits, tuple(notes), tuple(files[1:]))
+
+
+def _differ(picture: Path | None, other: Path | None) -> bool:
+    """Return whether two files exist and have different contents."""
+    if picture is None or other is None or not (is_file(picture) and is_file(other)):
+        return False
+    return not filecmp.cmp(picture, other, shallow=False)
+
+
+def _check_separate(splits: Mapping[str, Pictures], described: Sequence[Path]) -> None:
+    """Check that no picture is in two splits, whose files of captions are `described`."""
+    first: dict[str, Path] = {}
+    for pictures, captions in zip(splits.values(), described, strict=True):
+        for file in pictures.files or ():
+            other = first.setdefault(plain_name(str(file)), captions)
+            if other != captions:
+                raise DataFileError(
+                    f"{captions}: expected pictures that are in no other split, got {file}, as in {other}. Remove it "
+                    "from one of the two: a model must not be evaluated on pictures that it was trained on."
+                )
 
 
 # --- Karpathy's splits -------------------------------------------------------------------------------------
@@ -204,6 +251,87 @@ def _karpathy(file: Path, images: Path | None) -> Source:
     return karpathy_source(content, file, images or karpathy_home(file, picture_names(content)))
 
 
+# --- files of splits ---------------------------------------------------------------------------------------
+
+
+def _split_tables(folder: Path) -> list[Path]:
+    """Return the files of captions of splits, the only ones whose names differ in the name of the split alone."""
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        parts = _name_parts(file)
+        splits = [part for part in parts if part in _SPLITS]
+        # a list of pictures, such as train.txt, is no file of captions
+        usual = file.suffix.lower() in (".csv", ".tsv", ".jsonl") or {"caption", "captions"} & {*parts}
+        if len(splits) == 1 and usual and file.is_file() and not is_companion(file.name):
+            groups.setdefault(tuple(part for part in parts if part not in _SPLITS), []).append(file)
+    complete = [
+        files for files in groups.values() if len(files) > 1 and any(_split_of(file) == "train" for file in files)
+    ]
+    return complete[0] if len(complete) == 1 else []
+
+
+def _name_parts(file: Path) -> list[str]:
+    return [part for part in re.split(r"[\W_]+|(?<=\d)(?=[a-z])|(?<=[a-z])(?=\d)", file.name.lower()) if part]
+
+
+def _split_of(file: Path) -> str | None:
+    """Return the split in the name of a file; None if there is not exactly one."""
+    splits = [part for part in _name_parts(file) if part in _SPLITS]
+    return split_name(splits[0], str(file)) if len(splits) == 1 else None
+
+
+def join_tables(files: Sequence[Path], images: Path | None) -> Source:
+    """Read files of captions, each a split.
+
+    Parameters
+    ----------
+    files : sequence of paths
+        Their names contain the split, such as ``train.csv``.
+    images : path or None
+        The folder of the pictures, or of a folder for each split; by default they are searched for near each file.
+
+    Returns
+    -------
+    Source
+        With the splits.
+
+    Raises
+    ------
+    DataFileError
+        For damaged files, names without a split, files that contain splits, and pictures in several files.
+    OSError
+        If a file cannot be read.
+    """
+    splits: dict[str, Pictures] = {}
+    notes: list[str] = []
+    for file in files:
+        split = _split_of(file)
+        if split is None:
+            raise DataFileError(f"{file}: expected a name with its split, such as train.csv, got none.")
+        if split in splits:
+            raise DataFileError(f"{file}: expected one file per split, got two of {split}. Name one of the two.")
+        read = _read_table(file, split, images)
+        if UNSPLIT not in read.splits:
+            raise DataFileError(f"{file}: expected pictures of the split {split} alone, got splits in the file, too.")
+        splits[split] = read.splits[UNSPLIT]
+        notes += [f"{file.name}: {note}" for note in read.notes]
+    _check_separate(splits, files)
+    counts = ", ".join(f"{split} {len(pictures):,}" for split, pictures in splits.items())
+    return Source("folder", files[0], splits, (f"splits, one of each file: {counts}", *notes), tuple(files[1:]))
+
+
+def _read_table(file: Path, split: str, images: Path | None) -> Source:
+    """Read a split's file of captions, preferably with the pictures in a folder named as the split."""
+    bases = [images] if images else [file.parent, file.parent / "images", file.parent / "Images"]
+    own = [entry for base in bases if base.is_dir() for entry in _folders(base) if _split_of(entry) == split]
+    for home in own:
+        read = folder_source(file, home)
+        found = [is_file(picture) for pictures in read.splits.values() for picture in pictures.files or ()]
+        if sum(found) > len(found) / 2:
+            return replace(read, notes=(*read.notes, f"pictures are in {home}"))
+    return folder_source(file, images)
+
+
 # --- folders of splits -------------------------------------------------------------------------------------
 
 
@@ -225,6 +353,6 @@ def _join_folders(folder: Path, parts: Sequence[Path], images: Path | None) -> S
         pictures = read.splits[UNSPLIT]
         splits[split] = replace(pictures, image_ids=[f"{part.name}/{image}" for image in pictures.image_ids])
         notes += [f"{part.name}: {note}" for note in read.notes]
-    check_distinct([file for pictures in splits.values() for file in pictures.files or ()], str(folder))
+    _check_separate(splits, files)
     counts = ", ".join(f"{split} {len(pictures):,}" for split, pictures in splits.items())
     return Source("folder", files[0], splits, (f"splits of the folders: {counts}", *notes), tuple(files[1:]))

@@ -67,6 +67,24 @@ def test_names_that_may_be_those_of_other_pictures_stay(names: list[str], files:
     assert find_files(tmp_path, names) == ([tmp_path / name for name in names], [])
 
 
+def test_a_picture_of_another_split_is_none_of_the_same_name(tmp_path: Path) -> None:
+    folder_of(tmp_path, "data/train/0.jpg", "data/train2017/1.jpg", "other/2.jpg", "pics/3.jpg", "pics/x/4.jpg")
+    for folder, name, there in [
+        ("data/train", "train/0.jpg", "0.jpg"),
+        ("data/train", "Training/0.jpg", "0.jpg"),
+        ("data/train2017", "train/1.jpg", "1.jpg"),
+        ("data/train", "images/0.jpg", "0.jpg"),
+        ("data/train", "val/0.jpg", None),
+        ("data/train2017", "val2017/1.jpg", None),
+        ("pics", "val/3.jpg", None),
+        ("pics", "images/4.jpg", None),
+    ]:
+        found = find_files(tmp_path / folder, [name])[0][0]
+        assert found == tmp_path / folder / (there or name), name
+    folder_of(tmp_path, "other/2.jpg", "pictures/2.jpg")
+    assert find_files(tmp_path / "other", ["pictures/2.jpg"])[0] == [tmp_path / "other" / "pictures" / "2.jpg"]
+
+
 def test_two_spellings_of_a_name_are_one_picture(tmp_path: Path) -> None:
     folder_of(tmp_path, "a.jpg")
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\nA.JPG,one dog\n")

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from capgpu.data.detect_format import read_source, read_sources
+from capgpu.data.feature_files import FeatureFile
 from capgpu.data.source import UNSPLIT, Source
+from capgpu.data.split_features import attach_features
 from capgpu.data.text_files import DataFileError
 from oracles.commands import refused, run
 from oracles.folders import coco_annotations, write_json
@@ -100,6 +103,78 @@ def test_flickr8k(text: str, tmp_path: Path) -> None:
         notes = "\n".join(source.notes)
         assert "splits of the lists beside it: val 1 (Flickr_8k.devImages.txt), test 1" in notes
         assert "pictures in none of the lists, omitted: 1, the first e.jpg.1" in notes
+
+
+def test_flickr8k_as_kaggle_has_it(tmp_path: Path) -> None:
+    outer = tmp_path / "Flickr_Data" / "Flickr_Data"
+    written(outer / "Flickr_TextData" / "Flickr8k.token.txt", "a.jpg#0\ta dog\nb.jpg#0\ta cat\n")
+    written(outer / "Flickr_TextData" / "Flickr_8k.trainImages.txt", "a.jpg\n")
+    written(outer / "Flickr_TextData" / "Flickr_8k.devImages.txt", "b.jpg\n")
+    touched(outer / "Images", ("a.jpg", "b.jpg"))
+    for folder in (tmp_path, tmp_path / "Flickr_Data", outer, outer / "Flickr_TextData"):
+        assert splits_of(read_source(folder)) == {"train": ["a.jpg"], "val": ["b.jpg"]}
+
+
+def test_equal_ids_of_different_pictures_in_two_files_are_accepted(tmp_path: Path) -> None:
+    files = [tmp_path / f"captions_{split}.json" for split in ("train", "val")]
+    for file in files:
+        write_json(file, coco_annotations({i: ["a dog"] for i in range(3)}, "{}.jpg"))
+    remedy = r"got 0, as in captions_train.json. Remove the image from one of the two.*--images"
+    with pytest.raises(DataFileError, match=remedy):
+        read_sources(files)
+    for split in ("train", "val"):
+        for i in range(3):
+            written(tmp_path / split / f"{i}.jpg", f"{split} {i}")
+    source = read_sources(files)
+    assert splits_of(source) == {"train": [0, 1, 2], "val": [0, 1, 2]}
+    assert "ids that two pictures have, one in each file: 3" in source.notes
+    with pytest.raises(DataFileError, match=r"f.npz: expected features of distinct images, got 0 in several splits"):
+        attach_features(
+            dict(source.splits), source, FeatureFile(tmp_path / "f.npz", np.ones((3, 2), np.float32), [0, 1, 2])
+        )
+    written(tmp_path / "val" / "2.jpg", "train 2")  # the same picture
+    with pytest.raises(DataFileError, match=r"got 2, as in captions_train.json"):
+        read_sources(files)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.csv", "val.csv", "test.csv"),
+        ("flickr_train_captions.csv", "flickr_validation_captions.csv", "flickr_test_captions.csv"),
+        ("captions.train.txt", "captions.dev.txt", "captions.test.txt"),
+        ("train2017.csv", "val2017.csv", "test2017.csv"),
+    ],
+)
+@pytest.mark.parametrize("home", ["", "images/", "{}/", "images/{}_images/"])
+def test_a_file_of_captions_for_each_split(names: tuple[str, ...], home: str, tmp_path: Path) -> None:
+    for split, name in zip(("train", "val", "test"), names, strict=True):
+        pictures = ["0.jpg", "1.jpg"] if "{}" in home else [f"{split}0.jpg", f"{split}1.jpg"]
+        written(tmp_path / name, "image,caption\n" + "".join(f"{picture},a dog\n" for picture in pictures))
+        for picture in pictures:
+            written(tmp_path / home.format(split) / picture, f"{split} {picture}")
+    written(tmp_path / "labels.csv", "name,label\n0,dog\n")
+    source = read_source(tmp_path)
+    assert {name: len(ids) for name, ids in splits_of(source).items()} == {"train": 2, "val": 2, "test": 2}
+    assert source.notes[0] == f"recognized files of splits ({', '.join(sorted(names))})"
+    for split, pictures in source.splits.items():
+        assert {file.read_text().split()[0] for file in pictures.files or ()} == {split}
+    assert read_sources([tmp_path / name for name in names]).splits.keys() == source.splits.keys()
+    (tmp_path / names[1]).write_text((tmp_path / names[0]).read_text())
+    if "{}" not in home:
+        with pytest.raises(DataFileError, match=r"expected pictures that are in no other split, got .*Remove it"):
+            read_source(tmp_path)
+
+
+def test_files_of_captions_that_are_no_splits_are_not_joined(tmp_path: Path) -> None:
+    for name in ("train.csv", "val_extra.csv"):
+        written(tmp_path / name, "image,caption\na.jpg,a dog\n")
+    with pytest.raises(DataFileError, match=r"expected one file of captions .* got train.csv, val_extra.csv"):
+        read_source(tmp_path)
+    with pytest.raises(DataFileError, match=r"labels.csv: expected a name with its split, such as train.csv"):
+        read_sources([tmp_path / "train.csv", tmp_path / "labels.csv"])
+    with pytest.raises(ValueError, match="several files of one kind, each a split"):
+        read_sources([tmp_path / "train.csv", tmp_path / "val.json"])
 
 
 @pytest.mark.parametrize(
