@@ -13,7 +13,7 @@ from tools.gpu.stages import NO_DEVICE
 
 @pytest.fixture
 def all_import(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    states = dict.fromkeys((*machine.NEEDED, *machine.WANTED), "ok")
+    states = dict.fromkeys((*machine.REQUIRED, *machine.OPTIONAL), "ok")
     monkeypatch.setattr(machine, "imported", states.__getitem__)
     return states
 

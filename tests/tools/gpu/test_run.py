@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tools.gpu import run, surroundings
+from tools.gpu import machine_setup, run
 from tools.gpu.stages import NO_DEVICE, STAGES, Context, Stage, choose
 
 ROOT = Path(run.__file__).resolve().parents[2]
@@ -120,13 +120,17 @@ def test_few_files_come_back_none_in_a_folder():
 def test_kernels_are_compiled_before_they_are_launched_where_nothing_is_cached(tmp_path):
     cache = tmp_path / "kernels"
     sanitizers = choose(["memcheck", "bench"])
-    assert [s.name for s in run._with_compiling(sanitizers, cache)] == ["compile", "memcheck", "bench"]
-    assert [s.name for s in run._with_compiling(choose(["env", "memcheck"]), cache)] == ["env", "compile", "memcheck"]
-    assert run._with_compiling(choose(["env", "info"]), cache) == choose(["env", "info"])
-    assert run._with_compiling(choose(["A"]), cache) == choose(["A"])
+    assert [s.name for s in run._with_compile_stage(sanitizers, cache)] == ["compile", "memcheck", "bench"]
+    assert [s.name for s in run._with_compile_stage(choose(["env", "memcheck"]), cache)] == [
+        "env",
+        "compile",
+        "memcheck",
+    ]
+    assert run._with_compile_stage(choose(["env", "info"]), cache) == choose(["env", "info"])
+    assert run._with_compile_stage(choose(["A"]), cache) == choose(["A"])
     cache.mkdir()
     (cache / "a.cubin").touch()
-    assert run._with_compiling(sanitizers, cache) == sanitizers
+    assert run._with_compile_stage(sanitizers, cache) == sanitizers
 
 
 def test_every_command_names_what_is_there(tmp_path):
@@ -172,7 +176,7 @@ def test_the_commands_of_pytest_collect_the_tests_of_a_device(tmp_path, name, le
     if "-n" in words:
         words[words.index("-n") + 1] = "0"
     words += ["-p", "tests.standin_as_device", "--collect-only"]
-    environment = surroundings.environment(tmp_path)
+    environment = machine_setup.environment(tmp_path)
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if "standin_as_device: " in done.stderr:
         pytest.skip(done.stderr)  # no compiler for the host

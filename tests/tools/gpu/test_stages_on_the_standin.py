@@ -276,7 +276,7 @@ LINE = re.compile(r" *(\d+\.\d) +(\d+\.\d) +(\d+\.\d)  (.+)")
 def test_the_host_s_share_of_a_step_is_profiled_in_both_ways(standin, capsys):
     assert host.main(["--size", TINY, "--steps", "5", "--calls", "5", "--lines", "500"]) == 0
     out = capsys.readouterr().out
-    assert "a stand-in computes" in out
+    assert "computed by the stand-in" in out
     calls, *ways = re.split(r"\n.*, LSTM, Adam, ", out)
     assert re.search(r"\d us  product, ours\n", calls)
     for way, (name, launch) in zip(
@@ -321,7 +321,7 @@ def test_both_backends_train_and_learn_the_same(tmp_path, capfd):
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def learn(**losses: Any) -> None:
-        monkeypatch.setattr(training, "trained", lambda backend, *given: losses[backend])
+        monkeypatch.setattr(training, "train", lambda backend, *arguments: losses[backend])
 
     return learn
 

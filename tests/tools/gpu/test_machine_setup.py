@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.gpu import surroundings
+from tools.gpu import machine_setup
 
 
 @pytest.fixture
@@ -35,17 +35,17 @@ def spoilt(link: Path, how: str) -> None:
 def test_a_link_that_did_not_survive_is_made_again(checkout, how):
     link = checkout / "capgpu" / "kernels"
     spoilt(link, how)
-    assert "made one" in surroundings.link_kernels(checkout)
+    assert "made one" in machine_setup.link_kernels(checkout)
     assert link.is_symlink()
     assert (link / "__init__.py").exists()
-    assert surroundings.link_kernels(checkout) == ""
+    assert machine_setup.link_kernels(checkout) == ""
 
 
 def test_a_copied_folder_serves_as_well(checkout):
     copied = checkout / "capgpu" / "kernels"
     copied.mkdir()
     (copied / "__init__.py").touch()
-    assert surroundings.link_kernels(checkout) == ""
+    assert machine_setup.link_kernels(checkout) == ""
     assert not copied.is_symlink()
 
 
@@ -53,8 +53,8 @@ def test_what_is_not_the_links_place_is_left_alone_and_the_remedy_told(checkout)
     (checkout / "capgpu" / "kernels").mkdir()
     kept = checkout / "capgpu" / "kernels" / "notes.txt"
     kept.write_text("mine")
-    with pytest.raises(surroundings.PreparationError, match=r"Run: ln -sfn \.\./kernels "):
-        surroundings.link_kernels(checkout)
+    with pytest.raises(machine_setup.PreparationError, match=r"Run: ln -sfn \.\./kernels "):
+        machine_setup.link_kernels(checkout)
     assert kept.read_text() == "mine"
 
 
@@ -69,31 +69,31 @@ def wheel(folder: Path, name: str, text: str) -> None:
 
 def test_wheels_are_installed_without_a_registry_and_can_be_imported(tmp_path):
     wheel(tmp_path / "wheels", "brought_along", "answer = 42\n")
-    assert "brought_along-1.0" in surroundings.install_wheels(tmp_path / "wheels", tmp_path / "site")
-    found = surroundings.environment(tmp_path)
+    assert "brought_along-1.0" in machine_setup.install_wheels(tmp_path / "wheels", tmp_path / "site")
+    found = machine_setup.environment(tmp_path)
     code = "import brought_along, capgpu.kernels; print(brought_along.answer, capgpu.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=found, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["42", str(surroundings.ROOT / "capgpu" / "__init__.py")]
+    assert done.stdout.split() == ["42", str(machine_setup.ROOT / "capgpu" / "__init__.py")]
 
 
 def test_a_machine_that_has_all_packages_needs_no_wheels(tmp_path):
-    assert surroundings.install_wheels(tmp_path / "absent", tmp_path / "site").startswith("no wheels in ")
+    assert machine_setup.install_wheels(tmp_path / "absent", tmp_path / "site").startswith("no wheels in ")
     assert not (tmp_path / "site").exists()
 
 
 def test_a_wheel_that_is_none_is_told_with_pips_words(tmp_path):
     (tmp_path / "broken-1.0-py3-none-any.whl").write_text("no archive")
-    with pytest.raises(surroundings.PreparationError, match=r"--no-index(.|\n)*broken"):
-        surroundings.install_wheels(tmp_path, tmp_path / "site")
+    with pytest.raises(machine_setup.PreparationError, match=r"--no-index(.|\n)*broken"):
+        machine_setup.install_wheels(tmp_path, tmp_path / "site")
 
 
 def test_a_run_starts_from_the_default_settings_with_its_own_caches(tmp_path):
     settings = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1", "CAPGPU_KERNELS": "reference", "CAPGPU_CUDA_GRAPHS": "1"}
     settings |= {"CUPY_CUDA_PER_THREAD_DEFAULT_STREAM": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     base = {**settings, "PYTHONPATH": "/before", "X": "1"}
-    found = surroundings.environment(tmp_path, Path("/checkout"), base)
+    found = machine_setup.environment(tmp_path, Path("/checkout"), base)
     assert not set(settings) & set(found)
     assert found["PYTHONPATH"].split(os.pathsep) == ["/checkout", str(tmp_path / "site"), "/before"]
     assert found["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
@@ -105,10 +105,10 @@ def test_a_run_starts_from_the_default_settings_with_its_own_caches(tmp_path):
 
 
 def test_a_program_is_found_in_its_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(surroundings.shutil, "which", lambda name, path=None: None)
-    monkeypatch.setattr(surroundings.sys, "path", [str(tmp_path)])
-    assert surroundings.program("compute-sanitizer") is None
+    monkeypatch.setattr(machine_setup.shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(machine_setup.sys, "path", [str(tmp_path)])
+    assert machine_setup.program("compute-sanitizer") is None
     file = tmp_path / "nvidia" / "cu13" / "bin" / "compute-sanitizer"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert surroundings.program("compute-sanitizer") == str(file)
+    assert machine_setup.program("compute-sanitizer") == str(file)
