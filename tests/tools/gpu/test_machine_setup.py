@@ -1,4 +1,4 @@
-"""A bare machine is prepared: the link of the checkout, wheels without a registry, an environment of known settings."""
+"""Preparation of a bare machine: the checkout's link, wheels without a registry, an environment of known settings."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def spoilt(link: Path, how: str) -> None:
-    if how == "text":
+def put_in_place_of_link(link: Path, damage: str) -> None:
+    if damage == "text":
         link.write_text("../kernels")
-    elif how == "empty folder":
+    elif damage == "empty folder":
         link.mkdir()
-    elif how == "dead link":
+    elif damage == "dead link":
         link.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("how", ["missing", "text", "empty folder", "dead link"])
-def test_a_link_that_did_not_survive_is_made_again(checkout, how):
+@pytest.mark.parametrize("damage", ["missing", "text", "empty folder", "dead link"])
+def test_a_damaged_link_is_restored(checkout, damage):
     link = checkout / "capgpu" / "kernels"
-    spoilt(link, how)
+    put_in_place_of_link(link, damage)
     assert "made one" in machine_setup.link_kernels(checkout)
     assert link.is_symlink()
     assert (link / "__init__.py").exists()
     assert machine_setup.link_kernels(checkout) == ""
 
 
-def test_a_copied_folder_serves_as_well(checkout):
-    copied = checkout / "capgpu" / "kernels"
-    copied.mkdir()
-    (copied / "__init__.py").touch()
+def test_a_copied_folder_in_place_of_the_link_is_accepted(checkout):
+    copied_folder = checkout / "capgpu" / "kernels"
+    copied_folder.mkdir()
+    (copied_folder / "__init__.py").touch()
     assert machine_setup.link_kernels(checkout) == ""
-    assert not copied.is_symlink()
+    assert not copied_folder.is_symlink()
 
 
-def test_what_is_not_the_links_place_is_left_alone_and_the_remedy_told(checkout):
+def test_a_folder_with_user_files_is_refused_and_not_deleted(checkout):
     (checkout / "capgpu" / "kernels").mkdir()
-    kept = checkout / "capgpu" / "kernels" / "notes.txt"
-    kept.write_text("mine")
+    user_file = checkout / "capgpu" / "kernels" / "notes.txt"
+    user_file.write_text("mine")
     with pytest.raises(machine_setup.PreparationError, match=r"Run: ln -sfn \.\./kernels "):
         machine_setup.link_kernels(checkout)
-    assert kept.read_text() == "mine"
+    assert user_file.read_text() == "mine"
 
 
 def wheel(folder: Path, name: str, text: str) -> None:
@@ -70,41 +70,41 @@ def wheel(folder: Path, name: str, text: str) -> None:
 def test_wheels_are_installed_without_a_registry_and_can_be_imported(tmp_path):
     wheel(tmp_path / "wheels", "brought_along", "answer = 42\n")
     assert "brought_along-1.0" in machine_setup.install_wheels(tmp_path / "wheels", tmp_path / "site")
-    found = machine_setup.environment(tmp_path)
+    environment = machine_setup.environment(tmp_path)
     code = "import brought_along, capgpu.kernels; print(brought_along.answer, capgpu.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=found, cwd=tmp_path, capture_output=True, text=True, check=True
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["42", str(machine_setup.ROOT / "capgpu" / "__init__.py")]
+    assert process.stdout.split() == ["42", str(machine_setup.ROOT / "capgpu" / "__init__.py")]
 
 
-def test_a_machine_that_has_all_packages_needs_no_wheels(tmp_path):
+def test_without_wheels_nothing_is_installed(tmp_path):
     assert machine_setup.install_wheels(tmp_path / "absent", tmp_path / "site").startswith("no wheels in ")
     assert not (tmp_path / "site").exists()
 
 
-def test_a_wheel_that_is_none_is_told_with_pips_words(tmp_path):
+def test_an_invalid_wheel_raises_pips_error(tmp_path):
     (tmp_path / "broken-1.0-py3-none-any.whl").write_text("no archive")
     with pytest.raises(machine_setup.PreparationError, match=r"--no-index(.|\n)*broken"):
         machine_setup.install_wheels(tmp_path, tmp_path / "site")
 
 
-def test_a_run_starts_from_the_default_settings_with_its_own_caches(tmp_path):
+def test_the_environment_has_default_settings_and_its_own_caches(tmp_path):
     settings = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1", "CAPGPU_KERNELS": "reference", "CAPGPU_CUDA_GRAPHS": "1"}
     settings |= {"CUPY_CUDA_PER_THREAD_DEFAULT_STREAM": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     base = {**settings, "PYTHONPATH": "/before", "X": "1"}
-    found = machine_setup.environment(tmp_path, Path("/checkout"), base)
-    assert not set(settings) & set(found)
-    assert found["PYTHONPATH"].split(os.pathsep) == ["/checkout", str(tmp_path / "site"), "/before"]
-    assert found["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
-    assert found["CAPGPU_BACKEND"] == "cuda"
-    assert found["X"] == "1"
+    environment = machine_setup.environment(tmp_path, Path("/checkout"), base)
+    assert not set(settings) & set(environment)
+    assert environment["PYTHONPATH"].split(os.pathsep) == ["/checkout", str(tmp_path / "site"), "/before"]
+    assert environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
+    assert environment["CAPGPU_BACKEND"] == "cuda"
+    assert environment["X"] == "1"
     assert all(
-        found[name].startswith(str(tmp_path)) for name in ("CUPY_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+        environment[name].startswith(str(tmp_path)) for name in ("CUPY_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
     )
 
 
-def test_a_program_is_found_in_its_package(monkeypatch, tmp_path):
+def test_a_program_is_found_in_nvidias_python_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(machine_setup.shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(machine_setup.sys, "path", [str(tmp_path)])
     assert machine_setup.program("compute-sanitizer") is None
