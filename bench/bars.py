@@ -1,4 +1,4 @@
-"""What the `cpu` backend is held to, and how a set of records stands against it."""
+"""Target ratios of the `cpu` backend, and the comparison of a set of records with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.competitors import kind_of_job, limit_prefix
 from bench.measure import Record
 from bench.workloads import CELLS
 
-#: Most that ours / fastest peer may be, by kind of job and (size, cell); sampling has one for all.
+#: Largest allowed ratio of capgpu's time to the fastest peer's, by kind of job and (size, cell).
 PEER_BARS = {
     "loss": {
         ("S1", "lstm"): 0.62,
@@ -32,10 +32,11 @@ PEER_BARS = {
         ("S4", "rnn"): 0.55,
     },
 }
-#: With the command's dropout: what its users get.
+#: With dropout, as in the defaults of `capgpu train`.
 PEER_BARS["adam-dropout"] = dict.fromkeys(PEER_BARS["adam"], 0.60) | {("S4", cell): 0.55 for cell in CELLS}
+#: The same for all sampling jobs.
 SAMPLE_BAR = 0.85
-#: Most that ours / (matrix products on distinct words, better BLAS) may be; the tiny size has none.
+#: Largest allowed ratio of capgpu's time to that of the matrix products on distinct words with the faster BLAS.
 LIMIT_BARS = {
     ("S1", "lstm"): 1.15,
     ("S2", "lstm"): 1.15,
@@ -44,13 +45,13 @@ LIMIT_BARS = {
     ("S3", "lstm"): 1.15,
     ("S3", "rnn"): 1.15,
 }
-#: Most that our peak memory over PyTorch's smallest may be at S3.
+#: Largest allowed ratio of capgpu's peak memory to PyTorch's smallest, at S3.
 MEMORY_BAR = 0.5
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Ours beside the fastest peer and the better limit at one size, cell and job; None where missing."""
+    """capgpu's record beside the fastest peer and the faster limit, for one size, cell and job; None if missing."""
 
     ours: Record
     peer: Record | None
@@ -62,27 +63,27 @@ class Standing:
 
     @property
     def verdict(self) -> str:
-        """Return ``"yes"`` or ``"no"`` to: does it clear its bars; ``"-"`` where none can be judged."""
+        """Whether all ratios are within their bars: ``"yes"`` or ``"no"``, ``"-"`` if there is nothing to compare."""
         pairs = [(self.peer_ratio, self.peer_bar), (self.limit_ratio, self.limit_bar)]
         judged = [ratio <= bar for ratio, bar in pairs if ratio is not None and bar is not None]
         return "-" if not judged else "yes" if all(judged) else "no"
 
 
 def fastest(records: list[Record]) -> Record | None:
-    """Return the record of the smallest median among those that were timed and agree."""
+    """Return the record with the smallest median among those that were timed and agree with the oracle."""
     timed = [record for record in records if record.status == "ok" and record.slices]
     return min(timed, key=lambda record: record.summary.median, default=None) if timed else None  # type: ignore[union-attr]
 
 
 def peer_bar(size: str, cell: str, job: str) -> float | None:
-    """Return the bar against the fastest peer; None where there is none."""
+    """Return the bar against the fastest peer, or None if the size or job has no bar."""
     if kind_of_job(job) == "sample":
         return SAMPLE_BAR if ":" not in size else None
     return PEER_BARS[job].get((size, cell))
 
 
 def standing(records: list[Record]) -> Standing | None:
-    """Hold ours against the others of one size, cell and job; None if ours was not timed."""
+    """Compare capgpu with the others for one size, cell and job; None if capgpu was not timed."""
     ours = next((record for record in records if record.kind == "ours" and record.slices), None)
     if ours is None:
         return None

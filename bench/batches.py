@@ -1,9 +1,10 @@
-"""What ways of making minibatches give a training step: ``python -m bench.batches PREPARED``.
+"""Effect of grouping by length and of prefetching on a training step: ``python -m bench.batches PREPARED``.
 
-PREPARED is a folder of ``capgpu prepare``, such as `examples/coco_captions.py` makes. Two ways take turns, some steps
-each (LSTM, H 512, dropout 0.3: loss, gradients, Adam); a round's ratio compares neighbours in time. Grouping by length
-is compared by the word, since minibatches differ in their words. Features of a mapped file are rows of 4096 numbers in
-a file of their own, which the system has forgotten before each turn, or has in memory. Runs on the backend in force.
+PREPARED is a folder of ``capgpu prepare``, such as `examples/coco_captions.py` makes. The two variants alternate, some
+steps each (LSTM, H 512, dropout 0.3: loss, gradients, Adam); a round's ratio is that of adjacent slices. Grouping by
+length is compared per word, since minibatches differ in their number of words. Features of a mapped file are rows of
+4096 numbers in a temporary file, which is evicted from the page cache before each slice, or is in memory. Runs on the
+current backend.
 """
 
 from __future__ import annotations
@@ -41,45 +42,54 @@ class Trainee:
 
     def __init__(self, data: Data) -> None:
         length = data["train_features"].shape[1]
-        words = data["word_to_idx"]
-        self.model = CaptioningRNN(words, length, 256, 512, "lstm", seed=0, feature_dropout=0.3, output_dropout=0.3)
+        word_to_idx = data["word_to_idx"]
+        self.model = CaptioningRNN(
+            word_to_idx, length, 256, 512, "lstm", seed=0, feature_dropout=0.3, output_dropout=0.3
+        )
         self.optimizer = Optimizer("adam", {"learning_rate": 1e-3}, self.model.params)
 
     def milliseconds(self, batches: Iterable[Minibatch]) -> tuple[float, int, int]:
-        """Make a step with each minibatch; return the time, words and steps of the recurrence of all."""
-        words = steps = 0
+        """Train on the minibatches; return milliseconds, the number of words, and of steps of the recurrence."""
+        n_words = n_steps = 0
         start = time.perf_counter()
         for key, (captions, features, _) in enumerate(batches):
             with checked_data():
                 _, grads = self.model.loss(asarray(features), captions, dropout_key=key)
             self.optimizer.step(self.model.params, grads)
-            words += int(np.count_nonzero(captions[:, 1:]))
-            steps += int(np.flatnonzero(captions.any(axis=0))[-1])
+            n_words += int(np.count_nonzero(captions[:, 1:]))
+            n_steps += int(np.flatnonzero(captions.any(axis=0))[-1])
         synchronize()
-        return (time.perf_counter() - start) * 1e3, words, steps
+        return (time.perf_counter() - start) * 1e3, n_words, n_steps
 
 
-def grouping(data: Data, batch_size: int, rounds: int, turn: int) -> list[str]:
-    """Compare minibatches of like lengths with shuffled ones."""
+def grouping(data: Data, batch_size: int, rounds: int, steps_per_turn: int) -> list[str]:
+    """Compare minibatches grouped by length with shuffled ones."""
     trainee = Trainee(data)
     slices: tuple[list[list[float]], list[list[float]]] = ([], [])
-    steps, quiet = [0, 0], 0
-    for number in range(rounds + 1):
-        quiet += wait_until_quiet(2.0) and number > 0
-        for side in (0, 1) if number % 2 else (1, 0):
-            with closing(epoch_batches(data, batch_size, seed=number, epoch=0, group_by_length=bool(side))) as batches:
-                spent, words, taken = trainee.milliseconds(list(islice(batches, turn)))
-            if number:  # the first round compiles and warms up
-                slices[side].append([spent / words * 1e3])
-                steps[side] += taken
-    each = [f"{count / rounds / turn:.1f}" for count in steps]
-    return [f"grouped by length, N {batch_size}", *each, *compared(slices, "µs a word"), f"{quiet} of {rounds}"]
+    steps_by_variant, n_quiet = [0, 0], 0
+    for round_index in range(rounds + 1):
+        n_quiet += wait_until_quiet(2.0) and round_index > 0
+        for grouped in (0, 1) if round_index % 2 else (1, 0):
+            with closing(
+                epoch_batches(data, batch_size, seed=round_index, epoch=0, group_by_length=bool(grouped))
+            ) as batches:
+                milliseconds, n_words, n_steps = trainee.milliseconds(list(islice(batches, steps_per_turn)))
+            if round_index:  # the first round compiles and warms up
+                slices[grouped].append([milliseconds / n_words * 1e3])
+                steps_by_variant[grouped] += n_steps
+    steps_per_batch = [f"{count / rounds / steps_per_turn:.1f}" for count in steps_by_variant]
+    return [
+        f"grouped by length, N {batch_size}",
+        *steps_per_batch,
+        *compared(slices, "µs a word"),
+        f"{n_quiet} of {rounds}",
+    ]
 
 
-def reading_ahead(data: Data, batch_size: int, rounds: int, turn: int, cold: bool) -> list[str]:
-    """Compare rows of a mapped file that a thread gathers ahead with rows gathered when they are wanted."""
+def reading_ahead(data: Data, batch_size: int, rounds: int, steps_per_turn: int, cold: bool) -> list[str]:
+    """Compare rows of a mapped file that a thread gathers ahead with rows gathered when they are needed."""
     slices: tuple[list[list[float]], list[list[float]]] = ([], [])
-    quiet = 0
+    n_quiet = 0
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         rows = np.random.default_rng(0).standard_normal((60_000, 4096), np.float32)
         np.save(file.name, rows)
@@ -87,35 +97,35 @@ def reading_ahead(data: Data, batch_size: int, rounds: int, turn: int, cold: boo
         trainee = Trainee(data)
         data["train_image_idxs"] = np.random.default_rng(1).integers(0, len(rows), len(data["train_captions"]))
         del rows
-        for number in range(rounds + 1):
-            quiet += wait_until_quiet(2.0) and number > 0
-            for side in (0, 1) if number % 2 else (1, 0):
-                data["train_features"] = None  # what is mapped is not forgotten
+        for round_index in range(rounds + 1):
+            n_quiet += wait_until_quiet(2.0) and round_index > 0
+            for ahead in (0, 1) if round_index % 2 else (1, 0):
+                data["train_features"] = None  # mapped pages are not evicted
                 if cold:
                     os.fsync(file.fileno())
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 mapped = np.load(file.name, mmap_mode="r")
-                # seen as a plain array, the file is read where its rows are wanted
-                data["train_features"] = mapped if side else mapped.view(np.ndarray)
-                with closing(epoch_batches(data, batch_size, seed=number, epoch=0)) as batches:
-                    spent, *_ = trainee.milliseconds(islice(batches, turn))
+                # a plain array is not prefetched: its rows are read when the minibatch needs them
+                data["train_features"] = mapped if ahead else mapped.view(np.ndarray)
+                with closing(epoch_batches(data, batch_size, seed=round_index, epoch=0)) as batches:
+                    milliseconds, *_ = trainee.milliseconds(islice(batches, steps_per_turn))
                 del mapped, batches
-                if number:
-                    slices[side].append([spent / turn])
-    where = "forgotten" if cold else "in memory"
+                if round_index:
+                    slices[ahead].append([milliseconds / steps_per_turn])
+    file_state = "forgotten" if cold else "in memory"
     return [
-        f"gathered ahead, N {batch_size}, file {where}",
+        f"gathered ahead, N {batch_size}, file {file_state}",
         "",
         "",
         *compared(slices, "ms a step"),
-        f"{quiet} of {rounds}",
+        f"{n_quiet} of {rounds}",
     ]
 
 
 def compared(slices: tuple[list[list[float]], list[list[float]]], unit: str) -> list[str]:
-    """Write both times, and how many times faster the second is."""
-    plain, other = summarise(slices[0]), summarise(slices[1])
-    cells = [f"{side.median:.1f} {unit}, spread {side.noise:.0%}" for side in (plain, other)]
+    """Format both times, and the speed-up of the second."""
+    baseline, variant = summarise(slices[0]), summarise(slices[1])
+    cells = [f"{summary.median:.1f} {unit}, spread {summary.noise:.0%}" for summary in (baseline, variant)]
     return [*cells, f"{1 / paired_ratio(slices[1], slices[0]):.2f}"]
 
 
@@ -134,15 +144,15 @@ def main() -> None:
     for cold in (False, True):
         rows.append(reading_ahead(data, 64, args.rounds, args.steps, cold))
         print(" | ".join(rows[-1]), flush=True)
-    facts = describe({"numpy": np.__version__, "backend": current_backend().name}, None)
+    conditions = describe({"numpy": np.__version__, "backend": current_backend().name}, None)
     command = " ".join(sys.argv[1:]).replace(str(args.prepared), args.prepared.name)
-    facts["command"] = f"`python -m bench.batches {command}`"
+    conditions["command"] = f"`python -m bench.batches {command}`"
     text = [
         "# Ways of making minibatches",
         "",
         "Written by `python -m bench.batches`.",
         "",
-        *table(["", ""], [[name, value] for name, value in facts.items()]),
+        *table(["", ""], [[name, value] for name, value in conditions.items()]),
         "",
         f"LSTM, H 512, W 256, {len(data['word_to_idx'])} words, {len(data['train_captions'])} captions, dropout 0.3. "
         f"Medians over {args.rounds} rounds of {args.steps} steps in which both take turns; the spread is the "

@@ -1,7 +1,7 @@
-"""Where the time of one of our steps goes, by part.
+"""The time of a capgpu training step by part.
 
-The functions that a step is made of are wrapped with timers while it runs; each part is charged its own time,
-without what the wrapped functions inside it took.
+The functions that a step calls are wrapped with timers; each part is charged its own time, without that of wrapped
+functions that it calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARTS = {
 
 
 class Clock:
-    """Charges time to parts; a part that runs inside another is taken off the outer one."""
+    """Charges time to parts; the time of a nested part is subtracted from the outer one."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -48,13 +48,13 @@ class Clock:
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                took = time.perf_counter() - began
-                self.spent[part] = self.spent.get(part, 0.0) + took - self._inner.pop()
-                self._inner[-1] += took
+                elapsed = time.perf_counter() - start
+                self.spent[part] = self.spent.get(part, 0.0) + elapsed - self._inner.pop()
+                self._inner[-1] += elapsed
 
         return timed
 
@@ -66,21 +66,21 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     from capgpu.optim import Optimizer
 
     model, captioner = (import_module(f"capgpu.{name}") for name in ("model", "captioner"))
-    choose: Any = captioner.kernels_for
+    kernels_for: Any = captioner.kernels_for
 
     def timed_kernels(array: Any, precision: str = "float32") -> Any:
-        kernels = choose(array, precision)
+        kernels = kernels_for(array, precision)
         operations = {name: clock.wrap(PARTS[name], getattr(kernels, name)) for name in OPERATIONS if name in PARTS}
         return type("TimedKernels", (type(kernels),), {name: staticmethod(run) for name, run in operations.items()})()
 
-    def plain(owner: Any, name: str) -> Any:
+    def patched(owner: Any, name: str) -> Any:
         return mock.patch.object(owner, name, clock.wrap(PARTS[name], getattr(owner, name)))
 
     with (
         mock.patch.object(model, "kernels_for", timed_kernels),
         mock.patch.object(captioner, "kernels_for", timed_kernels),
-        plain(model.CaptioningRNN, "_checked"),
-        plain(Optimizer, "step"),
+        patched(model.CaptioningRNN, "_checked"),
+        patched(Optimizer, "step"),
     ):
         yield
 
@@ -92,9 +92,9 @@ def parts_of_step(step: Callable[[], None], steps: int) -> dict[str, float]:
     with timed_parts(clock):
         for _ in range(steps):
             clock.spent = {}
-            began = time.perf_counter()
+            start = time.perf_counter()
             step()
-            took = time.perf_counter() - began
-            runs.append({**clock.spent, REST: took - sum(clock.spent.values())})
+            elapsed = time.perf_counter() - start
+            runs.append({**clock.spent, REST: elapsed - sum(clock.spent.values())})
     names = dict.fromkeys(name for run in runs for name in run)
     return {name: float(np.median([run.get(name, 0.0) for run in runs]) * 1e3) for name in names}

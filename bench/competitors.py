@@ -1,4 +1,4 @@
-"""Who takes part: a label, the module and mode that do the work, and the interpreter they run in."""
+"""The competitors: a label, the module and mode that do the work, and the interpreter that runs them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Competitor:
     Attributes
     ----------
     label : str
-        Its name in the tables.
+        Name in the tables.
     module, mode : str
-        A module of ``bench.peers`` and what its ``make_task`` is given.
+        A module of ``bench.peers``, and the argument of its ``make_task``.
     kind : str
-        ``"ours"``, ``"own"`` (ours, on another backend), ``"peer"`` (the ratio's denominator is the fastest
-        of these), ``"limit"`` (matrix products alone) or ``"oracle"`` (checked against, never timed).
+        ``"ours"``, ``"own"`` (capgpu on another backend), ``"peer"`` (the fastest is the ratio's denominator),
+        ``"limit"`` (matrix products only) or ``"oracle"`` (for comparison of results, never timed).
     peer_python : bool
         Whether it needs the interpreter that has PyTorch and JAX.
     jobs : tuple of str
@@ -37,7 +37,7 @@ class Competitor:
     dropout: bool = True
 
     def takes_part(self, job: str) -> bool:
-        """Return whether it does a job."""
+        """Return whether the competitor has a job."""
         return kind_of_job(job) in self.jobs and (self.dropout or not split_job(job)[1])
 
 
@@ -66,7 +66,7 @@ def kind_of_job(job: str) -> str:
 
 
 def limit_prefix(job: str) -> str:
-    """Return how the labels begin of the limits that `job` is held against."""
+    """Return the prefix of the labels of the limits for `job`."""
     return "gemm full" if job.startswith("sample") else "gemm distinct"
 
 
@@ -82,6 +82,7 @@ def choose(pattern: str | None) -> list[Competitor]:
         return list(COMPETITORS)
     words = [word.strip() for word in pattern.split(",")]
     for word in words:
-        if not any(word in one.label for one in COMPETITORS):
-            raise ValueError(f"{word!r} names no competitor; labels: {', '.join(c.label for c in COMPETITORS)}")
-    return [one for one in COMPETITORS if any(word in one.label for word in words)]
+        if not any(word in competitor.label for competitor in COMPETITORS):
+            labels = ", ".join(competitor.label for competitor in COMPETITORS)
+            raise ValueError(f"competitors: expected words of the labels {labels}, got {word!r}")
+    return [competitor for competitor in COMPETITORS if any(word in competitor.label for word in words)]

@@ -1,8 +1,8 @@
-"""How long decoders take beside greedy decoding and beside PyTorch: ``python -m bench.decoding``.
+"""Times of the decoders relative to greedy decoding and to PyTorch: ``python -m bench.decoding``.
 
-100 captions of 30 words, at a size of `bench.workloads`. Its random models hardly ever write END, so that no decoder
-is done early: this is the most that a caption costs. Every way and every competitor has a process of its own, stopped
-while others are timed; slices take turns, and ratios are those of slices that lie side by side.
+100 captions of 30 words, at a size of `bench.workloads`. Random models hardly ever produce END, so no decoder stops
+early: this is the maximal cost of a caption. Every decoder and every competitor runs in its own process, stopped while
+others are timed; slices alternate, and ratios are those of adjacent slices.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bench.workloads import CELLS
 
 OURS = ("greedy", "words", "beam5", "drawn", "nucleus")
 PEERS = ("eager", "compiled")
-WAYS = {
+LABELS = {
     "greedy": "greedy",
     "words": "greedy, words alone (model.sample)",
     "beam5": "beam of 5",
     "drawn": "drawn, temperature 1",
     "nucleus": "drawn from the nucleus of 0.9",
 }
-#: Most that a beam of 5 over greedy may be.
+#: Largest allowed ratio of the time of a beam of 5 to greedy decoding.
 BAR = 5.0
-#: Relative difference of captions' log-probabilities from PyTorch's, norm-wise. The words of a few may be others:
+#: Norm-wise relative tolerance of captions' log-probabilities against PyTorch's. The words of some captions may differ:
 #: random models have many captions of nearly equal probability, and rounding decides which of them a beam keeps.
 TOLERANCE = 1e-4
 
@@ -40,59 +40,59 @@ TOLERANCE = 1e-4
 def measure(
     size: str, cell: str, plan: Plan, peer_python: str, scratch: Path, versions: dict[str, str]
 ) -> list[Record]:
-    """Time all ways at a size and cell, ours and PyTorch's; adds to `versions` what they run on."""
-    own = [(Competitor(f"capgpu {way}", "decoding_ours", "cpu", "ours"), way) for way in OURS]
-    others = [
-        (Competitor(f"torch {mode} {way}", "decoding_torch", mode, "peer"), way)
-        for way in ("greedy", "beam5")
+    """Time all decoders of capgpu and PyTorch at a size and cell; adds the libraries' versions to `versions`."""
+    ours = [(Competitor(f"capgpu {decoder}", "decoding_ours", "cpu", "ours"), decoder) for decoder in OURS]
+    peers = [
+        (Competitor(f"torch {mode} {decoder}", "decoding_torch", mode, "peer"), decoder)
+        for decoder in ("greedy", "beam5")
         for mode in PEERS
     ]
     records: dict[str, Record] = {}
-    running: list[WorkerProcess] = []
+    processes: list[WorkerProcess] = []
     scores = {}
     try:
-        for competitor, way in own + others:
+        for competitor, decoder in ours + peers:
             python = sys.executable if competitor.kind == "ours" else peer_python
             process = WorkerProcess(competitor, python, None, scratch / f"{competitor.label.replace(' ', '-')}.log")
-            running.append(process)
-            record = records[competitor.label] = Record(size, cell, way, competitor.label, competitor.kind)
-            hello = process.ask(do="hello")
-            if "absent" in hello:
-                record.status, record.note = "absent", hello["absent"]
-                running.remove(process)
+            processes.append(process)
+            record = records[competitor.label] = Record(size, cell, decoder, competitor.label, competitor.kind)
+            greeting = process.ask(do="hello")
+            if "absent" in greeting:
+                record.status, record.note = "absent", greeting["absent"]
+                processes.remove(process)
                 process.close()
                 continue
-            versions |= hello["versions"]
-            record.first_s = process.ask(do="prepare", size=size, cell=cell, job=way)["first_s"]
-            got = checked_result(process, scratch)
+            versions |= greeting["versions"]
+            record.first_s = process.ask(do="prepare", size=size, cell=cell, job=decoder)["first_s"]
+            result = checked_result(process, scratch)
             process.rest()
             if competitor.kind == "ours":
-                scores[way] = got
+                scores[decoder] = result
             else:
-                record.error = stats.worst_error(got, scores[way])
+                record.error = stats.worst_error(result, scores[decoder])
                 if record.error > TOLERANCE:
                     raise SystemExit(f"{competitor.label} finds captions of other scores ({record.error:.1e})")
-        quiet = take_rounds(running, records, plan)
+        n_quiet = take_rounds(processes, records, plan)
     finally:
-        for process in running:
+        for process in processes:
             process.close()
-    print(f"{size} {cell}: {quiet} of {plan.rounds} rounds undisturbed", flush=True)
+    print(f"{size} {cell}: {n_quiet} of {plan.rounds} rounds undisturbed", flush=True)
     for record in records.values():
-        record.note = record.note or f"{quiet} of {plan.rounds}"
+        record.note = record.note or f"{n_quiet} of {plan.rounds}"
     return list(records.values())
 
 
 def rows_of(records: list[Record]) -> list[list[str]]:
-    """Make a row a way: ours, beside our greedy decoding and the faster of PyTorch's."""
+    """Return a table row per decoder: capgpu's time, relative to its greedy decoding and to the faster PyTorch mode."""
     timed = {record.label: record for record in records if record.slices}
     rows = []
-    for way in OURS:
-        ours = timed[f"capgpu {way}"]
+    for decoder in OURS:
+        ours = timed[f"capgpu {decoder}"]
         summary = stats.summarise(ours.slices)
         over_greedy = stats.paired_ratio(ours.slices, timed["capgpu greedy"].slices)
-        peers = [timed[label] for mode in PEERS if (label := f"torch {mode} {way}") in timed]
+        peers = [timed[label] for mode in PEERS if (label := f"torch {mode} {decoder}") in timed]
         peer = min(peers, key=lambda record: stats.summarise(record.slices).median, default=None)
-        beside = (
+        peer_cells = (
             ["", ""]
             if peer is None
             else [
@@ -100,17 +100,17 @@ def rows_of(records: list[Record]) -> list[list[str]]:
                 f"{stats.paired_ratio(ours.slices, peer.slices):.2f}",
             ]
         )
-        bar = (f"{BAR:g}, " + ("yes" if over_greedy <= BAR else "no")) if way == "beam5" else ""
+        bar = (f"{BAR:g}, " + ("yes" if over_greedy <= BAR else "no")) if decoder == "beam5" else ""
         rows.append(
             [
                 ours.size,
                 ours.cell,
-                WAYS[way],
+                LABELS[decoder],
                 f"{summary.median:.1f}",
                 f"{summary.noise:.0%}",
                 f"{over_greedy:.2f}",
                 bar,
-                *beside,
+                *peer_cells,
                 ours.note,
             ]
         )
@@ -134,15 +134,15 @@ def main() -> None:
             for row in rows_of(measure(args.size, cell, plan, args.peer_python, Path(scratch), versions)):
                 print("  ".join(row), flush=True)
                 rows.append(row)
-    facts = describe(versions, None)
-    facts["command"] = f"`python -m bench.decoding {shlex.join(sys.argv[1:])}`".replace(" `", "`")
+    conditions = describe(versions, None)
+    conditions["command"] = f"`python -m bench.decoding {shlex.join(sys.argv[1:])}`".replace(" `", "`")
     header = ["size", "cell", "way", "ms", "spread", "over greedy", "bar", "PyTorch, ms", "ours / it", "quiet rounds"]
     text = [
         "# Decoders beside greedy decoding, and beside PyTorch",
         "",
         "Written by `python -m bench.decoding`.",
         "",
-        *table(["", ""], [[name, value] for name, value in facts.items()]),
+        *table(["", ""], [[name, value] for name, value in conditions.items()]),
         "",
         "100 captions of 30 words by random models, which hardly ever end one early; backend cpu, `capgpu.decode`. "
         "Medians over slices that take turns; the spread is the interquartile range over the median, ratios are those "

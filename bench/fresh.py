@@ -1,9 +1,9 @@
-"""What only a fresh process can tell: the peak memory of a step, and what the first call costs.
+"""Measurements that need a fresh process: the peak memory of a step, and the time of the first call.
 
     python -m bench.fresh [--cells lstm,rnn] [--rounds 2] [--demo]
 
-prints what the first float32 step of each cell costs at the course's size with an empty folder of compiled kernels,
-and again with a full one; with ``--demo`` also what `make demo` runs. Nothing else may run meanwhile.
+prints the time of the first float32 step of each cell at the course's size with an empty folder of compiled kernels,
+and again with a full one; with ``--demo`` also that of `make demo`. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class FirstCall:
 def peak_memory(
     competitor: Competitor, python: str, threads: int | None, size: str, cell: str, job: str, folder: Path
 ) -> float:
-    """Return the bytes by which a step makes resident memory peak, in a process of its own.
+    """Return the growth of peak resident memory during a step in bytes, measured in a separate process.
 
     Raises
     ------
     WorkerFailedError
-        If the worker fails, as where the system does not tell peaks.
+        If the worker fails, for instance because the system does not report peaks.
     """
     process = WorkerProcess(competitor, python, threads, folder / "memory.log")
     try:
@@ -61,10 +61,10 @@ def first_calls(
     size: str,
     cell: str,
     folder: Path,
-    say: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> list[FirstCall]:
-    """Measure each (competitor, interpreter)'s first call with empty compile caches, then with full ones."""
-    found = []
+    """Measure the first call of each (competitor, interpreter) with empty compile caches, then with full ones."""
+    measured = []
     for competitor, python in competitors:
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             environment = {name: str(Path(cache) / name.lower()) for name in CACHE_VARIABLES}
@@ -75,12 +75,12 @@ def first_calls(
                     if "absent" in hello:
                         raise WorkerFailedError(f"{competitor.label}: {hello['absent']}")
                     first = process.ask(do="prepare", size=size, cell=cell, job="loss")["first_s"]
-                    found.append(FirstCall(competitor.label, state, float(hello["import_s"]), float(first)))
-                except WorkerFailedError as failure:
-                    say(f"    no first call: {failure}")
+                    measured.append(FirstCall(competitor.label, state, float(hello["import_s"]), float(first)))
+                except WorkerFailedError as error:
+                    report_progress(f"    no first call: {error}")
                 finally:
                     process.close()
-    return found
+    return measured
 
 
 #: Prints seconds and bytes of a first step as JSON. The time of the process that compiles ahead counts once it has

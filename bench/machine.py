@@ -1,4 +1,4 @@
-"""What the figures were taken on: processor, memory, system, versions, commit."""
+"""Description of the machine of a measurement: processor, memory, system, versions, commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.process import ROOT
 
 
 def processor() -> str:
-    """Return the processor's name, with its family, model and stepping where the name says little."""
+    """Return the processor's name with its family, model, stepping and vector unit, as far as the system has them."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or platform.machine()
@@ -25,12 +25,12 @@ def processor() -> str:
     name = fields.get("model name", platform.machine())
     numbers = "/".join(fields.get(key, "?") for key in ("cpu family", "model", "stepping"))
     flags = fields.get("flags", "").split()
-    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2")
-    return f"{name} (family/model/stepping {numbers}, {widest})"
+    vector_unit = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2")
+    return f"{name} (family/model/stepping {numbers}, {vector_unit})"
 
 
 def memory_gib() -> float | None:
-    """Return the physical memory in GiB; None where the system does not tell."""
+    """Return the physical memory in GiB, or None if the system does not report it."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2**30
     except (ValueError, OSError):
@@ -49,7 +49,7 @@ def commit() -> str:
 
 
 def describe(versions: dict[str, str], threads: int | None) -> dict[str, str]:
-    """Return what stands above the tables, as name and value."""
+    """Return the conditions of a measurement, which are listed above its tables."""
     memory = memory_gib()
     return {
         "processor": processor(),

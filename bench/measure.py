@@ -1,4 +1,4 @@
-"""Timing in interleaved slices: A B C A B C ..., so that drift of the machine's speed meets all alike."""
+"""Timing in interleaved slices: A B C A B C ..., so that drift of the machine's speed affects all alike."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from bench.process import WorkerFailedError, WorkerProcess, busy_seconds, wait_u
 from bench.workloads import split_job
 
 TOLERANCE = {"loss": 1e-4, "adam": 1e-3, "sample": 0.01}
+#: Share of the cores' time that other processes may use in an undisturbed slice.
 QUIET_SHARE = 0.05
-CLOCK_TICKS = 0.04  # seconds that the kernel's accounting of processor time may be off
+#: Error of the operating system's accounting of processor time, in seconds.
+CLOCK_TICKS = 0.04
+#: Undisturbed rounds that suffice for dropping the disturbed ones.
 ENOUGH_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure: rounds, seconds a slice and its warm-up, seconds to spend on disturbed slices."""
+    """Duration of a measurement: rounds, seconds per slice and warm-up, seconds for repeating disturbed slices."""
 
     rounds: int
     seconds: float
@@ -33,7 +36,7 @@ class Plan:
 
 @dataclass
 class Record:
-    """What was found of one competitor at one size, cell and job.
+    """The results of one competitor at one size, cell and job.
 
     Attributes
     ----------
@@ -41,7 +44,7 @@ class Record:
         ``"ok"``, ``"disagrees"`` (timed, but its numbers differ from the oracle's), ``"absent"``,
         ``"failed"``.
     error : float or None
-        Largest norm-wise relative difference to the float64 oracle; for sampling, the share of other words.
+        Largest norm-wise relative difference to the float64 oracle; for sampling, the share of differing words.
     slices : list of list of float
         Milliseconds per step, a list for each round.
     """
@@ -74,7 +77,7 @@ class Measurement:
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes were busy in so many rounds that the figures judge nothing."""
+        """Whether other processes were busy in so many rounds that the figures allow no conclusion."""
         return self.quiet_rounds < min(ENOUGH_ROUNDS, self.rounds)
 
 
@@ -85,7 +88,7 @@ def write_oracle(oracle: WorkerProcess, size: str, cell: str, job: str, folder: 
 
 
 def checked_result(process: WorkerProcess, folder: Path) -> dict[str, np.ndarray]:
-    """Return the result that a worker writes for comparison."""
+    """Load the result that a worker writes for comparison."""
     path = folder / "result.npz"
     process.ask(do="check", path=str(path))
     with np.load(path, allow_pickle=False) as archive:
@@ -94,9 +97,9 @@ def checked_result(process: WorkerProcess, folder: Path) -> dict[str, np.ndarray
     return arrays
 
 
-def error_of(got: dict[str, np.ndarray], want: dict[str, np.ndarray], job: str) -> float:
-    """Return how far a result is from the oracle's, in the measure that TOLERANCE is in."""
-    return stats.disagreement(got, want) if kind_of_job(job) == "sample" else stats.worst_error(got, want)
+def error_of(result: dict[str, np.ndarray], expected: dict[str, np.ndarray], job: str) -> float:
+    """Return the error of a result against the oracle's, in the measure of `TOLERANCE`."""
+    return stats.disagreement(result, expected) if kind_of_job(job) == "sample" else stats.worst_error(result, expected)
 
 
 def measure(
@@ -107,11 +110,11 @@ def measure(
     job: str,
     plan: Plan,
     folder: Path,
-    say: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> Measurement:
-    """Prepare, check and time all processes that take part in a job.
+    """Prepare, check and time all processes that have a job.
 
-    Masks differ from library to library: results are compared without dropout, the time is that with it.
+    Dropout masks differ between libraries, so results are compared without dropout; the timed job has it.
 
     Parameters
     ----------
@@ -123,12 +126,12 @@ def measure(
         As `bench.workloads` names them.
     plan : Plan
     folder : Path
-        For exchanged results.
-    say : callable
+        Folder for results of the workers.
+    report_progress : callable
         Receives lines of progress.
     """
-    plain, dropout = split_job(job)
-    want = write_oracle(oracle, size, cell, plain, folder)
+    job_without_dropout, dropout = split_job(job)
+    expected = write_oracle(oracle, size, cell, job_without_dropout, folder)
     oracle.rest()
     records: dict[str, Record] = {}
     running: list[WorkerProcess] = []
@@ -138,10 +141,10 @@ def measure(
             continue
         record = records[competitor.label] = Record(size, cell, job, competitor.label, competitor.kind)
         try:
-            record.first_s = process.ask(do="prepare", size=size, cell=cell, job=plain)["first_s"]
-            got = checked_result(process, folder)
+            record.first_s = process.ask(do="prepare", size=size, cell=cell, job=job_without_dropout)["first_s"]
+            result = checked_result(process, folder)
             if competitor.kind != "limit":
-                record.error = error_of(got, want, job)
+                record.error = error_of(result, expected, job)
                 if record.error > TOLERANCE[kind_of_job(job)]:
                     record.status = "disagrees"
             if dropout:
@@ -150,28 +153,28 @@ def measure(
             running.append(process)
         except (WorkerFailedError, ValueError) as failure:
             fail(record, failure)
-            say(f"    {failure}")
+            report_progress(f"    {failure}")
         process.rest()
-    quiet = take_rounds(running, records, plan)
-    return Measurement(list(records.values()), plan.rounds, quiet)
+    n_quiet = take_rounds(running, records, plan)
+    return Measurement(list(records.values()), plan.rounds, n_quiet)
 
 
 def fail(record: Record, failure: Exception) -> None:
-    """Note that a competitor could not do the job."""
+    """Mark a competitor's record as failed."""
     record.status, record.note = "failed", str(failure)
 
 
 def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], plan: Plan) -> int:
-    """Fill the records' slices; return how many rounds other processes left alone.
+    """Fill the records' slices; return the number of rounds that other processes did not disturb.
 
-    Rounds with a slice that others disturbed are dropped if ENOUGH_ROUNDS remain.
+    Disturbed rounds are dropped if `ENOUGH_ROUNDS` undisturbed ones remain.
     """
     running = list(running)
     deadline = time.monotonic() + plan.patience
-    taken: list[tuple[bool, dict[str, list[float]]]] = []
+    rounds: list[tuple[bool, dict[str, list[float]]]] = []
     for _ in range(plan.rounds if running else 0):
         wait_until_quiet(deadline - time.monotonic(), window=0.2)
-        quiet, slices = True, {}
+        round_quiet, slices = True, {}
         for process in tuple(running):
             label = process.competitor.label
             try:
@@ -180,11 +183,11 @@ def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], pl
                 fail(records[label], failure)
                 running.remove(process)
                 continue
-            quiet = quiet and undisturbed
-        taken.append((quiet, slices))
-    undisturbed_rounds = [slices for quiet, slices in taken if quiet]
-    kept = undisturbed_rounds if len(undisturbed_rounds) >= ENOUGH_ROUNDS else [slices for _, slices in taken]
-    for slices in kept:
+            round_quiet = round_quiet and undisturbed
+        rounds.append((round_quiet, slices))
+    undisturbed_rounds = [slices for round_quiet, slices in rounds if round_quiet]
+    kept_rounds = undisturbed_rounds if len(undisturbed_rounds) >= ENOUGH_ROUNDS else [slices for _, slices in rounds]
+    for slices in kept_rounds:
         for label, samples in slices.items():
             if records[label].status != "failed":
                 records[label].slices.append(samples)
@@ -192,9 +195,9 @@ def take_rounds(running: Sequence[WorkerProcess], records: dict[str, Record], pl
 
 
 def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[list[float], bool]:
-    """Return a slice's milliseconds and whether other processes left the cores alone.
+    """Return a slice's milliseconds and whether it was undisturbed by other processes.
 
-    A disturbed slice is taken again once the machine is quiet, until the deadline.
+    A disturbed slice is repeated once the machine is quiet, until the deadline.
     """
     while True:
         before = busy_seconds(), process.cpu_seconds(), time.monotonic()
@@ -203,8 +206,8 @@ def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[lis
         process.rest()
         if before[0] is None or after[0] is None:
             return samples, True
-        foreign = (after[0] - before[0]) - (after[1] - before[1])
-        if foreign <= CLOCK_TICKS + QUIET_SHARE * (after[2] - before[2]) * (os.cpu_count() or 1):
+        other_seconds = (after[0] - before[0]) - (after[1] - before[1])
+        if other_seconds <= CLOCK_TICKS + QUIET_SHARE * (after[2] - before[2]) * (os.cpu_count() or 1):
             return samples, True
         if time.monotonic() >= deadline:
             return samples, False
@@ -214,7 +217,7 @@ def take_slice(process: WorkerProcess, plan: Plan, deadline: float) -> tuple[lis
 def absent_records(missing: dict[str, tuple[Competitor, str]], size: str, cell: str, job: str) -> list[Record]:
     """Return a record for each competitor that could not start, so that the table shows it."""
     return [
-        Record(size, cell, job, one.label, one.kind, status="absent", note=note)
-        for one, note in missing.values()
-        if one.takes_part(job)
+        Record(size, cell, job, competitor.label, competitor.kind, status="absent", note=note)
+        for competitor, note in missing.values()
+        if competitor.takes_part(job)
     ]

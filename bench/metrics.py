@@ -1,9 +1,9 @@
-"""How long COCO's caption evaluation takes beside pycocoevalcap's: ``python -m bench.metrics captions_val2017.json``.
+"""Times of COCO's caption evaluation in capgpu and pycocoevalcap: ``python -m bench.metrics captions_val2017.json``.
 
-One human caption of each picture is judged by the others. Ours and theirs take turns in one process, one call each a
-round; a round's ratio compares neighbours in time, so that drift of the machine's speed cancels. Scorers get what each
-takes as input: ours lists of words, theirs texts of words and spaces. Needs ``pip install 'capgpu[coco-metrics]'``, and
-Java for the tokens.
+One human caption of each picture is scored against the others. The two libraries alternate in one process, one call
+each per round; a round's ratio is that of adjacent calls, so that drift of the machine's speed cancels. Inputs have
+each library's own form: lists of words for capgpu, strings of words for pycocoevalcap. Needs
+``pip install 'capgpu[coco-metrics]'``, and Java for the tokens.
 """
 
 from __future__ import annotations
@@ -33,17 +33,23 @@ Job = tuple[str, Callable[[], Any], Callable[[], Any]]
 
 
 def jobs(captions: list[list[str]]) -> list[Job]:
-    """Make ours and theirs of each part of the evaluation; both of a pair return the corpus's figures."""
+    """Return each part of the evaluation as a call of capgpu and one of pycocoevalcap, with comparable results."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    raw = {i: [{"caption": text} for text in own] for i, own in enumerate(captions)}
-    words = [[coco_tokenize(text) for text in own] for own in captions]
-    ours, references = [own[0] for own in words], [own[1:] for own in words]
-    theirs = {i: [" ".join(own)] for i, own in enumerate(ours)}
-    truths = {i: [" ".join(truth) for truth in own] for i, own in enumerate(references)}
+    raw = {i: [{"caption": text} for text in captions_of_picture] for i, captions_of_picture in enumerate(captions)}
+    tokens = [[coco_tokenize(text) for text in captions_of_picture] for captions_of_picture in captions]
+    ours, references = (
+        [captions_of_picture[0] for captions_of_picture in tokens],
+        [captions_of_picture[1:] for captions_of_picture in tokens],
+    )
+    their_captions = {i: [" ".join(captions_of_picture)] for i, captions_of_picture in enumerate(ours)}
+    their_references = {
+        i: [" ".join(reference) for reference in captions_of_picture]
+        for i, captions_of_picture in enumerate(references)
+    }
 
     def their_tokens() -> list[list[str]]:
         return list(PTBTokenizer().tokenize(raw).values())
@@ -51,29 +57,56 @@ def jobs(captions: list[list[str]]) -> list[Job]:
     def their_scores() -> list[float]:
         scorers = (Rouge(), Cider())
         return [
-            *Bleu(4).compute_score(truths, theirs, verbose=0)[0],
-            *(s.compute_score(truths, theirs)[0] for s in scorers),
+            *Bleu(4).compute_score(their_references, their_captions, verbose=0)[0],
+            *(s.compute_score(their_references, their_captions)[0] for s in scorers),
         ]
 
     def everything() -> list[float]:
-        split = [[coco_tokenize(text) for text in own] for own in captions]
-        return [score.corpus for score in coco_scores([own[0] for own in split], [own[1:] for own in split]).values()]
+        tokens_of_pictures = [[coco_tokenize(text) for text in captions_of_picture] for captions_of_picture in captions]
+        return [
+            score.corpus
+            for score in coco_scores(
+                [captions_of_picture[0] for captions_of_picture in tokens_of_pictures],
+                [captions_of_picture[1:] for captions_of_picture in tokens_of_pictures],
+            ).values()
+        ]
 
     def their_everything() -> list[float]:
-        split = PTBTokenizer().tokenize(raw)
-        first, rest = {i: own[:1] for i, own in split.items()}, {i: own[1:] for i, own in split.items()}
-        scores = Bleu(4).compute_score(rest, first, verbose=0)[0]
-        return [*scores, Rouge().compute_score(rest, first)[0], Cider().compute_score(rest, first)[0]]
+        tokens_of_pictures = PTBTokenizer().tokenize(raw)
+        their_candidates, their_truths = (
+            {i: captions_of_picture[:1] for i, captions_of_picture in tokens_of_pictures.items()},
+            {i: captions_of_picture[1:] for i, captions_of_picture in tokens_of_pictures.items()},
+        )
+        scores = Bleu(4).compute_score(their_truths, their_candidates, verbose=0)[0]
+        return [
+            *scores,
+            Rouge().compute_score(their_truths, their_candidates)[0],
+            Cider().compute_score(their_truths, their_candidates)[0],
+        ]
 
     return [
-        ("tokens", lambda: [[" ".join(coco_tokenize(text)) for text in own] for own in captions], their_tokens),
+        (
+            "tokens",
+            lambda: [
+                [" ".join(coco_tokenize(text)) for text in captions_of_picture] for captions_of_picture in captions
+            ],
+            their_tokens,
+        ),
         (
             "BLEU-1 to BLEU-4",
             lambda: bleu(ours, references).corpus,
-            lambda: Bleu(4).compute_score(truths, theirs, 0)[0],
+            lambda: Bleu(4).compute_score(their_references, their_captions, 0)[0],
         ),
-        ("ROUGE-L", lambda: [rouge_l(ours, references).corpus], lambda: [Rouge().compute_score(truths, theirs)[0]]),
-        ("CIDEr", lambda: [cider(ours, references).corpus], lambda: [Cider().compute_score(truths, theirs)[0]]),
+        (
+            "ROUGE-L",
+            lambda: [rouge_l(ours, references).corpus],
+            lambda: [Rouge().compute_score(their_references, their_captions)[0]],
+        ),
+        (
+            "CIDEr",
+            lambda: [cider(ours, references).corpus],
+            lambda: [Cider().compute_score(their_references, their_captions)[0]],
+        ),
         (
             "these metrics together",
             lambda: [score.corpus for score in coco_scores(ours, references).values()],
@@ -84,22 +117,22 @@ def jobs(captions: list[list[str]]) -> list[Job]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Call once; milliseconds, and what it gave."""
+    """Call once; return the milliseconds and the result."""
     start = time.perf_counter()
     result = call()
     return (time.perf_counter() - start) * 1e3, result
 
 
 def check(job: Job) -> None:
-    """Refuse to time results that differ.
+    """Check that both libraries' results agree before they are timed.
 
-    That program decides by the caption after it in its file whether a last letter keeps its period ("8th Ave/CTH D."):
-    one token in ten thousand may differ, and with it the sixth digit of figures that are computed on its tokens.
+    Stanford's tokenizer decides by the following caption in its file whether a final letter keeps its period ("8th
+    Ave/CTH D."): one caption in ten thousand may have different tokens, which changes the sixth digit of scores.
     """
     name, ours, theirs = job
     if name == "tokens":
         pairs = zip(chain.from_iterable(ours()), chain.from_iterable(theirs()), strict=True)
-        different = [mine != other for mine, other in pairs]
+        different = [our_token != their_token for our_token, their_token in pairs]
         print(f"captions with other tokens: {sum(different)} of {len(different)}")
         equal = sum(different) <= len(different) / 10_000
     else:
@@ -114,23 +147,23 @@ def row(job: Job, rounds: int) -> list[str]:
     name, ours, theirs = job
     check(job)
     slices: tuple[list[list[float]], list[list[float]]] = ([], [])
-    quiet = 0
-    for number in range(rounds):
-        quiet += wait_until_quiet(2.0)
+    n_quiet = 0
+    for round_index in range(rounds):
+        n_quiet += wait_until_quiet(2.0)
         # who goes first changes from round to round
-        for side in (0, 1) if number % 2 else (1, 0):
-            slices[side].append([timed((ours, theirs)[side])[0]])
-    mine, other = summarise(slices[0]), summarise(slices[1])
+        for index in (0, 1) if round_index % 2 else (1, 0):
+            slices[index].append([timed((ours, theirs)[index])[0]])
+    our_summary, their_summary = summarise(slices[0]), summarise(slices[1])
     ratio = 1 / paired_ratio(*slices)
-    print(f"{name}: {mine.median:.1f} ms, {other.median:.1f} ms, {ratio:.1f} times", flush=True)
+    print(f"{name}: {our_summary.median:.1f} ms, {their_summary.median:.1f} ms, {ratio:.1f} times", flush=True)
     return [
         name,
-        f"{mine.median:.1f}",
-        f"{mine.noise:.0%}",
-        f"{other.median:.1f}",
-        f"{other.noise:.0%}",
+        f"{our_summary.median:.1f}",
+        f"{our_summary.noise:.0%}",
+        f"{their_summary.median:.1f}",
+        f"{their_summary.noise:.0%}",
         f"{ratio:.1f}",
-        f"{quiet} of {rounds}",
+        f"{n_quiet} of {rounds}",
     ]
 
 
@@ -140,13 +173,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "metrics.md")
     args = parser.parse_args()
-    captions = [own for own in read_coco_captions(args.annotations).captions if len(own) > 1]
+    captions = [
+        captions_of_picture
+        for captions_of_picture in read_coco_captions(args.annotations).captions
+        if len(captions_of_picture) > 1
+    ]
     header = ["", "capgpu, ms", "spread", "pycocoevalcap, ms", "spread", "times faster", "quiet rounds"]
     rows = [row(job, args.rounds) for job in jobs(captions)]
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "pycocoevalcap")}
     versions["capgpu"] = capgpu.__version__
-    facts = describe(versions, None)
-    facts["command"] = f"`python -m bench.metrics {shlex.join(sys.argv[1:])}`".replace(
+    conditions = describe(versions, None)
+    conditions["command"] = f"`python -m bench.metrics {shlex.join(sys.argv[1:])}`".replace(
         str(args.annotations), args.annotations.name
     )
     text = [
@@ -154,7 +191,7 @@ def main() -> None:
         "",
         "Written by `python -m bench.metrics`.",
         "",
-        *table(["", ""], [[name, value] for name, value in facts.items()]),
+        *table(["", ""], [[name, value] for name, value in conditions.items()]),
         "",
         f"{len(captions)} pictures, one human caption of each judged by the others, {sum(map(len, captions))} captions "
         "in all. Medians over rounds in which both take turns; the spread is the interquartile range over the median, "

@@ -1,9 +1,8 @@
-"""What bfloat16 gains on this processor, and what it costs: ``python -m bench.mixed_precision``.
+"""Speed and accuracy of bfloat16 products on this processor: ``python -m bench.mixed_precision``.
 
-A training step (Adam, dropout 0.3) of ours in float32 and with ``precision="bf16"``, of PyTorch's packed float32, and
-of PyTorch's packed step under ``torch.autocast`` with bfloat16, which multiplies in bfloat16 and keeps parameters and
-sums in float32, as ours does. The four take turns in one process; a round's ratios compare neighbours in time. Needs
-PyTorch.
+A training step (Adam, dropout 0.3) of capgpu in float32 and with ``precision="bf16"``, of PyTorch's packed float32, and
+of PyTorch's packed step under ``torch.autocast`` with bfloat16, which like capgpu multiplies in bfloat16 and keeps
+parameters and sums in float32. The four alternate in one process; ratios are those of adjacent slices. Needs PyTorch.
 
 ``--runs`` adds the losses and the exact matches of run folders that ``capgpu train --data emoji --out FOLDER`` (with
 ``--precision bf16`` or without) and ``capgpu eval --run FOLDER --json FOLDER/test.json`` wrote.
@@ -30,40 +29,40 @@ from bench.stats import paired_ratio, summarise
 from bench.workloads import make_workload, parse_size
 
 JOB = "adam-dropout"
-#: Elapsed time; the process's time on processors, which a busy machine changes little where there is one thread.
+#: Elapsed time, or the process's processor time, which for a single thread depends little on a busy machine.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-WORDS = {"wall": "elapsed time", "cpu": "processor time"}
-#: What Linux calls a processor's instructions for products of bfloat16.
+CLOCK_NAMES = {"wall": "elapsed time", "cpu": "processor time"}
+#: Linux's names of the instruction sets for products of bfloat16.
 UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def bfloat16_units() -> str:
     """Return the processor's instructions for products of bfloat16, as Linux lists them."""
     try:
-        listed = set(Path("/proc/cpuinfo").read_text().split())
+        cpu_flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return "unknown"
-    return ", ".join(unit for unit in UNITS if unit in listed) or "none"
+    return ", ".join(unit for unit in UNITS if unit in cpu_flags) or "none"
 
 
 def steps_of(size: str, cell: str) -> dict[str, Callable[[], None]]:
     """Return the step of each competitor."""
     work = make_workload(parse_size(size), cell)
-    half: Any = torch_peer.make_task("packed", work, JOB)
-    whole_loss = half.loss
+    torch_bf16: Any = torch_peer.make_task("packed", work, JOB)
+    float32_loss = torch_bf16.loss
 
     def loss_under_autocast(*args: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            return whole_loss(*args)
+            return float32_loss(*args)
 
-    half.loss = loss_under_autocast
-    rounded = ours.make_task("cpu", work, JOB)
-    rounded.model.precision = "bf16"
+    torch_bf16.loss = loss_under_autocast
+    capgpu_bf16 = ours.make_task("cpu", work, JOB)
+    capgpu_bf16.model.precision = "bf16"
     tasks = {
         "capgpu float32": ours.make_task("cpu", work, JOB),
-        "capgpu bf16": rounded,
+        "capgpu bf16": capgpu_bf16,
         "PyTorch float32": torch_peer.make_task("packed", work, JOB),
-        "PyTorch bfloat16": half,
+        "PyTorch bfloat16": torch_bf16,
     }
     for task in tasks.values():
         task.build()
@@ -73,23 +72,23 @@ def steps_of(size: str, cell: str) -> dict[str, Callable[[], None]]:
 def measure(
     steps: dict[str, Callable[[], None]], rounds: int, seconds: float, clock: Callable[[], float]
 ) -> dict[str, list[list[float]]]:
-    """Return the milliseconds of steps, a list for each round, competitors taking turns."""
-    found: dict[str, list[list[float]]] = {name: [] for name in steps}
+    """Time the steps in alternating slices; return the milliseconds per competitor and round."""
+    slices: dict[str, list[list[float]]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(rounds):
         for name, step in steps.items():
             samples: list[float] = []
-            began = clock()
-            while not samples or clock() - began < seconds:
+            round_start = clock()
+            while not samples or clock() - round_start < seconds:
                 start = clock()
                 step()
                 samples.append((clock() - start) * 1e3)
-            found[name].append(samples)
-    return found
+            slices[name].append(samples)
+    return slices
 
 
-def trained(folder: Path) -> list[str]:
+def run_scores(folder: Path) -> list[str]:
     """Return precision, losses and test scores of a run folder."""
     config, summary, test = (
         json.loads((folder / name).read_text()) for name in ("config.json", "summary.json", "test.json")
@@ -121,35 +120,40 @@ def main() -> None:
     for size in args.sizes.split(","):
         for cell in ("lstm", "rnn"):
             wait_until_quiet(args.wait)
-            found = measure(steps_of(size, cell), args.rounds, args.seconds, CLOCKS[args.clock])
-            cells = [f"{side.median:.1f}, spread {side.noise:.0%}" for side in map(summarise, found.values())]
-            own, rounded, single, half = found.values()
-            pairs = [(rounded, half), (rounded, own), (half, own), (half, single)]
+            slices = measure(steps_of(size, cell), args.rounds, args.seconds, CLOCKS[args.clock])
+            cells = [f"{summary.median:.1f}, spread {summary.noise:.0%}" for summary in map(summarise, slices.values())]
+            capgpu_float32, capgpu_bf16, torch_float32, torch_bf16 = slices.values()
+            pairs = [
+                (capgpu_bf16, torch_bf16),
+                (capgpu_bf16, capgpu_float32),
+                (torch_bf16, capgpu_float32),
+                (torch_bf16, torch_float32),
+            ]
             rows.append([size, cell, *cells, *(f"{paired_ratio(*pair):.2f}" for pair in pairs)])
             print(" | ".join(rows[-1]), flush=True)
     threads = os.environ.get("OMP_NUM_THREADS")
-    facts = describe({"torch": torch.__version__}, None if threads is None else int(threads))
-    facts["instructions for bfloat16"] = bfloat16_units()
-    facts["command"] = f"`python -m bench.mixed_precision {' '.join(sys.argv[1:])}`".replace(
+    conditions = describe({"torch": torch.__version__}, None if threads is None else int(threads))
+    conditions["instructions for bfloat16"] = bfloat16_units()
+    conditions["command"] = f"`python -m bench.mixed_precision {' '.join(sys.argv[1:])}`".replace(
         str(args.out), args.out.name
     )
-    facts["load of the last minute, at the end"] = f"{os.getloadavg()[0]:.1f}"
+    conditions["load of the last minute, at the end"] = f"{os.getloadavg()[0]:.1f}"
     names = ("capgpu float32", "capgpu bf16", "PyTorch float32", "PyTorch bfloat16")
     theirs = [f"PyTorch bfloat16 / {whose} float32" for whose in ("our", "its")]
     ratios = ("bf16 / PyTorch bfloat16", "bf16 / float32", *theirs)
     text = [
         "# A training step in mixed precision",
         "",
-        *table(["", ""], [[name, value] for name, value in facts.items()]),
-        f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {WORDS[args.clock]}, medians over {args.rounds} rounds; "
-        "the spread is the interquartile range over the median, a ratio the median over rounds. The load counts the "
-        f"processes that want one of the {os.cpu_count()} cores, this one among them: above that, the machine was busy "
-        "with others.",
+        *table(["", ""], [[name, value] for name, value in conditions.items()]),
+        f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {CLOCK_NAMES[args.clock]}; medians over {args.rounds} "
+        "rounds; the spread is the interquartile range over the median, a ratio the median over rounds. The load "
+        f"counts the processes that need one of the {os.cpu_count()} cores, including this one; above that, the machine "
+        "was busy with others.",
         "",
         *table(["size", "cell", *names, *ratios], rows),
     ]
     if args.runs:
-        heads = ["precision", "training loss", "validation loss", "lowest validation loss", "exact on test", "CIDEr"]
+        header = ["precision", "training loss", "validation loss", "lowest validation loss", "exact on test", "CIDEr"]
         text += [
             "",
             "## What it costs",
@@ -157,7 +161,7 @@ def main() -> None:
             "The embedded emoji, `capgpu train --data emoji` with and without `--precision bf16`, then `capgpu eval`; "
             "one run of each, of one seed. Losses are nats per word, of the last epoch unless another is named.",
             "",
-            *table(heads, [trained(folder) for folder in args.runs]),
+            *table(header, [run_scores(folder) for folder in args.runs]),
         ]
     write_atomically(args.out, ("\n".join(text) + "\n").encode())
 

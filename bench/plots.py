@@ -1,4 +1,4 @@
-"""Two plots: how the cost of a step grows with T, N and V, and what a step of ours is made of."""
+"""Two plots: the time of a step against T, N and V, and the parts of a capgpu step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def style(record_label: str) -> dict[str, Any]:
-    """Return how a competitor's line looks: ours thick, limits dashed."""
+    """Return the style of a competitor's line: capgpu's thick, limits dashed."""
     if record_label.startswith("capgpu"):
         return {"color": "black", "linewidth": 2.4, "zorder": 3}
     return {"linestyle": "--", "linewidth": 1.2} if record_label.startswith("gemm") else {"linewidth": 1.4}
@@ -85,16 +85,16 @@ def plot_breakdown(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(results.breakdowns)
-    parts = list(dict.fromkeys(part for each in results.breakdowns.values() for part in each))
+    parts = list(dict.fromkeys(part for breakdown in results.breakdowns.values() for part in breakdown))
     figure = Figure(figsize=(11, 1.4 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(names)
     for index, part in enumerate(parts):
-        shares = [100 * each.get(part, 0.0) / sum(each.values()) for each in results.breakdowns.values()]
+        shares = [100 * breakdown.get(part, 0.0) / sum(breakdown.values()) for breakdown in results.breakdowns.values()]
         axes.barh(names, shares, left=left, label=part, color=colormaps["tab20"](index))
-        left = [before + share for before, share in zip(left, shares, strict=True)]
-    for row, each in enumerate(results.breakdowns.values()):
-        axes.text(101, row, f"{sum(each.values()):.3g} ms", va="center", fontsize=8)
+        left = [end + share for end, share in zip(left, shares, strict=True)]
+    for row, breakdown in enumerate(results.breakdowns.values()):
+        axes.text(101, row, f"{sum(breakdown.values()):.3g} ms", va="center", fontsize=8)
     axes.set(xlabel="share of the step, %", xlim=(0, 112))
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=6, fontsize=8)

@@ -1,4 +1,4 @@
-"""The orchestrator's end of a worker: start it, ask it, stop it while others are measured."""
+"""Client side of a worker process: start it, send requests, stop it while others are measured."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class WorkerFailedError(RuntimeError):
 
 
 class WorkerProcess:
-    """A competitor's process, stopped (SIGSTOP) whenever it is not being asked something.
+    """A competitor's process, stopped (SIGSTOP) except while it handles a request.
 
-    A stopped process cannot spin, so every library keeps its own defaults for how its threads wait; setting
-    them to sleep at once would slow the ones that open many short parallel regions.
+    A stopped process cannot spin, so every library can keep its default wait policy; forcing threads to sleep at once
+    would slow libraries with many short parallel regions.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class WorkerProcess:
     environment : dict, optional
         Extra variables (cache folders).
     serve : str
-        The module that is run: `bench.worker`, or one that prepares the process and then does the same.
+        The module to run: `bench.worker`, or one that prepares the process and then calls it.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class WorkerProcess:
             for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
                 env[f"{name}_NUM_THREADS"] = str(threads)
         self.log = log
-        with log.open("wb") as sink:
+        with log.open("wb") as log_file:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=sink,
+                stderr=log_file,
                 text=True,
                 cwd=ROOT,
                 env=env,
@@ -82,7 +82,7 @@ class WorkerProcess:
         Raises
         ------
         WorkerFailedError
-            With the worker's own words, and the name of its log.
+            If the worker reports an error or ends; with its message and the path of its log.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -103,11 +103,11 @@ class WorkerProcess:
         return reply
 
     def rest(self) -> None:
-        """Stop the process until it is asked again."""
+        """Stop the process until the next request."""
         self._signal(signal.SIGSTOP)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time the process has used; 0 where not told (not Linux, or it has ended)."""
+        """Return the processor time that the process has used; 0 if it has ended or the system is not Linux."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
@@ -130,7 +130,7 @@ class WorkerProcess:
 
 
 def busy_seconds() -> float | None:
-    """Return the seconds all cores together have been busy since boot; None where not told (not Linux)."""
+    """Return the total seconds that all cores have been busy since boot; None on systems other than Linux."""
     if sys.platform != "linux":
         return None
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -139,7 +139,7 @@ def busy_seconds() -> float | None:
 
 
 def wait_until_quiet(limit: float, window: float = 0.3, share: float = 0.05) -> bool:
-    """Wait, at most `limit` seconds, for a window in which the cores are idle; tell whether there was one."""
+    """Wait at most `limit` seconds for a window in which the cores are idle; return whether there was one."""
     cores = os.cpu_count() or 1
     deadline = time.monotonic() + limit
     while True:

@@ -1,7 +1,4 @@
-"""The results table: CSV for programs, Markdown for people.
-
-Written after every measurement, whole or not at all, so that an interrupted run leaves what it had.
-"""
+"""The results as CSV and Markdown, written atomically after every measurement, so an interrupted run keeps them."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ MIB = 2**20
 
 @dataclass
 class Results:
-    """Everything a run found."""
+    """The results of a run."""
 
     machine: dict[str, str] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
@@ -39,17 +36,17 @@ class Results:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as sink:
-        sink.write(data)
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(partial, path)
+    """Replace a file atomically: readers see either the old or the new content."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Format to significant digits without an exponent for everyday values; empty for None."""
+    """Format to significant digits, with an exponent only for very small or large values; empty for None."""
     if value is None:
         return ""
     if value and not 1e-3 <= abs(value) < 1e6:
@@ -121,32 +118,32 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def verdict(measurement: Measurement, found: Standing) -> str:
-    """Return what the summary's last column says."""
-    if found.ours.status != "ok":
-        return found.ours.status
-    return "disturbed" if measurement.disturbed else found.verdict
+def verdict(measurement: Measurement, result: Standing) -> str:
+    """Return the summary's last column."""
+    if result.ours.status != "ok":
+        return result.ours.status
+    return "disturbed" if measurement.disturbed else result.verdict
 
 
-def summary_row(measurement: Measurement, found: Standing) -> list[str]:
-    """Return a row of the summary: ours, the fastest peer, the limit."""
-    ours = found.ours.summary
+def summary_row(measurement: Measurement, result: Standing) -> list[str]:
+    """Return a row of the summary: capgpu, the fastest peer, the limit."""
+    ours = result.ours.summary
     assert ours is not None
-    peer = found.peer.summary if found.peer else None
-    limit = found.limit.summary if found.limit else None
+    peer = result.peer.summary if result.peer else None
+    limit = result.limit.summary if result.limit else None
     return [
-        found.ours.size,
-        found.ours.cell,
-        found.ours.job,
+        result.ours.size,
+        result.ours.cell,
+        result.ours.job,
         number(ours.median),
-        f"{found.peer.label} {number(peer.median)}" if found.peer and peer else "",
-        number(found.peer_ratio),
-        number(found.peer_bar),
-        f"{found.limit.label.removeprefix('gemm ')} {number(limit.median)}" if found.limit and limit else "",
-        number(found.limit_ratio),
-        number(found.limit_bar),
+        f"{result.peer.label} {number(peer.median)}" if result.peer and peer else "",
+        number(result.peer_ratio),
+        number(result.peer_bar),
+        f"{result.limit.label.removeprefix('gemm ')} {number(limit.median)}" if result.limit and limit else "",
+        number(result.limit_ratio),
+        number(result.limit_bar),
         f"{measurement.quiet_rounds}/{measurement.rounds}",
-        verdict(measurement, found),
+        verdict(measurement, result),
     ]
 
 
@@ -168,7 +165,7 @@ def detail_rows(measurement: Measurement) -> Iterable[list[str]]:
 
 
 def memory_section(results: Results) -> list[str]:
-    """Return the table of peak memory, competitors down and sizes across; nothing if none was measured."""
+    """Return the table of peak memory, a row per competitor and a column per size; empty if none was measured."""
     peaks: dict[str, dict[str, str]] = {}
     for measurement in results.measurements:
         for record in measurement.records:
@@ -180,9 +177,9 @@ def memory_section(results: Results) -> list[str]:
     labels = dict.fromkeys(label for column in peaks.values() for label in column)
     rows = [[label, *(column.get(label, "") for column in peaks.values())] for label in labels]
     verdicts = [
-        f"{each.records[0].size} {each.records[0].cell}: {text}"
-        for each in results.measurements
-        if each.records and (text := memory_verdict(each.records)) is not None
+        f"{measurement.records[0].size} {measurement.records[0].cell}: {text}"
+        for measurement in results.measurements
+        if measurement.records and (text := memory_verdict(measurement.records)) is not None
     ]
     title = ["## Peak resident growth of a loss and its gradients, MiB", ""]
     return [
@@ -196,7 +193,7 @@ def memory_section(results: Results) -> list[str]:
 
 
 def memory_verdict(records: list[Record]) -> str | None:
-    """Return our peak memory over PyTorch's smallest, and the bar; None if either is missing."""
+    """Return the ratio of capgpu's peak memory to PyTorch's smallest, with its bar; None if either is missing."""
     ours = next((record.peak_bytes for record in records if record.kind == "ours"), None)
     torch = [r.peak_bytes for r in records if r.label.startswith("torch") and r.peak_bytes is not None]
     if ours is None or not torch:
@@ -213,11 +210,11 @@ def markdown(results: Results) -> str:
         ["", ""],
         [[name, f"`{value}`" if name == "command" else value] for name, value in results.machine.items()],
     )
-    found = [(measurement, standing(measurement.records)) for measurement in results.measurements]
-    measured = [(each, one) for each, one in found if one is not None]
-    defaults = [(each, one) for each, one in measured if split_job(one.ours.job)[1]]
-    others = [(each, one) for each, one in measured if not split_job(one.ours.job)[1]]
-    if defaults:
+    standings = [(measurement, standing(measurement.records)) for measurement in results.measurements]
+    timed = [(breakdown, result) for breakdown, result in standings if result is not None]
+    with_dropout = [(breakdown, result) for breakdown, result in timed if split_job(result.ours.job)[1]]
+    without_dropout = [(breakdown, result) for breakdown, result in timed if not split_job(result.ours.job)[1]]
+    if with_dropout:
         lines += [
             "## What `capgpu train` does by default",
             "",
@@ -225,7 +222,7 @@ def markdown(results: Results) -> str:
             "competitor with new masks at each step. Milliseconds; ratios are medians over rounds of ours / the other. "
             "Results are compared with the oracle's without dropout: masks are each library's own.",
             "",
-            *table(SUMMARY, [summary_row(each, one) for each, one in defaults]),
+            *table(SUMMARY, [summary_row(breakdown, result) for breakdown, result in with_dropout]),
         ]
     lines += ["## Ours, the fastest peer, the limit", ""]
     lines += [
@@ -234,11 +231,11 @@ def markdown(results: Results) -> str:
         "(sampling: all products).",
         "",
     ]
-    lines += table(SUMMARY, [summary_row(each, one) for each, one in others])
+    lines += table(SUMMARY, [summary_row(breakdown, result) for breakdown, result in without_dropout])
     if results.breakdowns:
         lines += ["## Parts of a step, ms", "", "![](breakdown.png)", ""]
-        parts = list(dict.fromkeys(part for each in results.breakdowns.values() for part in each))
-        rows = [[part, *(number(each.get(part)) for each in results.breakdowns.values())] for part in parts]
+        parts = list(dict.fromkeys(part for breakdown in results.breakdowns.values() for part in breakdown))
+        rows = [[part, *(number(breakdown.get(part)) for breakdown in results.breakdowns.values())] for part in parts]
         lines += table(["part", *results.breakdowns], rows)
     lines += memory_section(results)
     if results.first_calls:
@@ -250,7 +247,7 @@ def markdown(results: Results) -> str:
         ]
         rows = [[c.label, c.cache, number(c.import_s, 2), number(c.first_s, 2)] for c in results.first_calls]
         lines += table(["", "compile caches", "imports", "first step"], rows)
-    if any(":" in record.size for each in results.measurements for record in each.records):
+    if any(":" in record.size for breakdown in results.measurements for record in breakdown.records):
         lines += ["## How cost grows", "", "![](growth.png)", ""]
     lines += ["## All figures", ""]
     for measurement in results.measurements:
@@ -260,7 +257,7 @@ def markdown(results: Results) -> str:
 
 
 def detail_section(measurement: Measurement) -> list[str]:
-    """Return the lines about one size, cell and job."""
+    """Return the section on one size, cell and job."""
     first = measurement.records[0]
     lines = [
         f"### {first.size} {first.cell} {first.job}",

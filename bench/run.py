@@ -1,9 +1,9 @@
-"""Time capgpu beside the exercise's code, PyTorch, JAX and the bare matrix products.
+"""Time capgpu beside the exercise's code, PyTorch, JAX and the matrix products alone.
 
     python -m bench.run --peer-python PATH --out FOLDER
 
-Every competitor lives in a process of its own; see `bench.measure` for how slices alternate and
-`bench.worker` for what a slice is.  Competitors whose library is missing are shown as absent.
+Every competitor runs in its own process; `bench.measure` describes how slices alternate and `bench.worker` what a slice
+is. Competitors whose library is missing are shown as absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SWEEP_ONLY = (
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    beside = ROOT / ".venv-peers" / "bin" / "python"
+    peer_environment = ROOT / ".venv-peers" / "bin" / "python"
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated; S1:T=32;N=8 is a size beside S1")
     parser.add_argument("--cells", default=",".join(CELLS))
@@ -51,10 +51,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="seconds a measurement may spend on repeating disturbed slices",
     )
     parser.add_argument("--threads", type=int, help="threads for every library; default: each library's own choice")
-    parser.add_argument("--quick", action="store_true", help="few short rounds: a look, not a measurement")
+    parser.add_argument("--quick", action="store_true", help="few short rounds, for orientation only")
     parser.add_argument(
         "--peer-python",
-        default=str(beside) if beside.exists() else sys.executable,
+        default=str(peer_environment) if peer_environment.exists() else sys.executable,
         help="interpreter with PyTorch and JAX; default: .venv-peers/bin/python, or this one",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the tables and plots")
@@ -72,17 +72,17 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for size in args.sizes:
             parse_size(size)
         choose(args.only)
-    except ValueError as wrong:
-        parser.error(str(wrong))
-    for given, known in ((args.cells, CELLS), (args.jobs, JOBS), (args.parts, PARTS)):
-        for word in given:
-            if word not in known:
-                parser.error(f"{word!r} is none of {', '.join(known)}")
+    except ValueError as error:
+        parser.error(str(error))
+    for chosen, known in ((args.cells, CELLS), (args.jobs, JOBS), (args.parts, PARTS)):
+        for name in chosen:
+            if name not in known:
+                parser.error(f"expected names among {', '.join(known)}, got {name!r}")
     return args
 
 
 class Session:
-    """The workers of a run and what they have found so far."""
+    """The workers of a run and its results so far."""
 
     def __init__(self, args: argparse.Namespace, scratch: Path) -> None:
         self.args, self.scratch = args, scratch
@@ -96,7 +96,7 @@ class Session:
         print(text, flush=True)
 
     def start_all(self) -> None:
-        """Start the competitors; those that cannot start are noted as missing."""
+        """Start the competitors; those that cannot start are recorded in `missing`."""
         versions = self.oracle.ask(do="hello")["versions"]
         for competitor in choose(self.args.only):
             process = self._start(competitor)
@@ -117,21 +117,21 @@ class Session:
     def time(self, size: str, cell: str, job: str, rounds: int, only: Sequence[str] | None = None) -> Measurement:
         """Time all workers (or those with the labels `only`) and add the measurement to the results."""
         self.say(f"{size} {cell} {job}")
-        taking_part = [p for p in self.processes if only is None or p.competitor.label in only]
+        processes = [p for p in self.processes if only is None or p.competitor.label in only]
         plan = Plan(rounds, self.args.seconds, patience=self.args.patience)
-        found = measure(taking_part, self.oracle, size, cell, job, plan, self.scratch, self.say)
+        measurement = measure(processes, self.oracle, size, cell, job, plan, self.scratch, self.say)
         if only is None:
-            found.records.extend(absent_records(self.missing, size, cell, job))
-        for record in found.records:
+            measurement.records.extend(absent_records(self.missing, size, cell, job))
+        for record in measurement.records:
             summary = record.summary
             figures = f"{summary.median:10.3f} ms  noise {100 * summary.noise:3.0f} %" if summary else ""
             self.say(f"    {record.label:22s} {record.status:10s}{figures}")
-        self.results.measurements.append(found)
-        return found
+        self.results.measurements.append(measurement)
+        return measurement
 
-    def add_memory(self, found: Measurement) -> None:
+    def add_memory(self, measurement: Measurement) -> None:
         """Measure the peak memory of each competitor of a measurement."""
-        for record in found.records:
+        for record in measurement.records:
             process = next((p for p in self.processes if p.competitor.label == record.label), None)
             if record.kind == "limit" or process is None:
                 continue
@@ -145,7 +145,7 @@ class Session:
                 self.say(f"    no peak memory: {failure}")
 
     def add_breakdown(self, size: str, cell: str, job: str) -> None:
-        """Take our own step apart, at the size, cell and job that were just timed."""
+        """Measure the parts of capgpu's step at the size, cell and job that were just timed."""
         process = next((p for p in self.processes if p.competitor.kind == "ours"), None)
         if process is None or kind_of_job(job) == "sample":
             return
@@ -155,10 +155,10 @@ class Session:
         process.rest()
 
     def add_first_calls(self) -> None:
-        """Measure what the first call costs, at the first size and cell."""
-        running = [p.competitor for p in self.processes if p.competitor.kind in {"ours", "peer"}]
+        """Measure the time of the first call, at the first size and cell."""
+        competitors = [p.competitor for p in self.processes if p.competitor.kind in {"ours", "peer"}]
         self.results.first_calls = fresh.first_calls(
-            [(one, self._python(one)) for one in running],
+            [(competitor, self._python(competitor)) for competitor in competitors],
             self.args.threads,
             self.args.sizes[0],
             self.args.cells[0],
@@ -180,13 +180,13 @@ class Session:
 
 
 def run(session: Session, args: argparse.Namespace) -> None:
-    """Go through the parts that were asked for, writing the tables after each measurement."""
+    """Run the requested parts, writing the tables after each measurement."""
     for size in args.sizes if {"timing", "memory", "breakdown"} & set(args.parts) else ():
         for cell in args.cells:
             for job in args.jobs:
-                found = session.time(size, cell, job, args.rounds if "timing" in args.parts else 1)
+                measurement = session.time(size, cell, job, args.rounds if "timing" in args.parts else 1)
                 if "memory" in args.parts and job == "loss":
-                    session.add_memory(found)
+                    session.add_memory(measurement)
                 if "breakdown" in args.parts:
                     session.add_breakdown(size, cell, job)
                 report.write(session.results, args.out)

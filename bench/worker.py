@@ -1,4 +1,4 @@
-"""The process that one competitor lives in: JSON requests on stdin, one JSON reply each on stdout.
+"""The process of one competitor: JSON requests on stdin, one JSON reply each on stdout.
 
     python -m bench.worker MODULE MODE
 
@@ -27,12 +27,14 @@ from bench.peers import NoDeviceError
 from bench.workloads import make_workload, parse_size, split_job
 
 TINY = "S4"
-STILL = 1e-9
+#: Learning rate with which parameters practically stay the same while steps are timed.
+NEGLIGIBLE_RATE = 1e-9
+#: Steps that take longer need no warm-up.
 SLOW_MS = 1000.0
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends: a stopped one would never notice."""
+    """Ask Linux to kill this process when its parent ends, which a stopped process could not notice."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -65,15 +67,15 @@ class Worker:
 
     def hello(self, request: dict[str, Any]) -> dict[str, Any]:
         """Import the competitor."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             self.module = importlib.import_module(f"bench.peers.{self.name}")
             versions = self.module.versions()
-        except (ImportError, NoDeviceError) as missing:
-            return {"absent": f"{missing}"}
+        except (ImportError, NoDeviceError) as error:
+            return {"absent": f"{error}"}
         return {
             "versions": versions,
-            "import_s": time.perf_counter() - began,
+            "import_s": time.perf_counter() - start,
             "python": sys.version.split()[0],
         }
 
@@ -89,13 +91,13 @@ class Worker:
         work = make_workload(parse_size(request["size"]), request["cell"])
         precision = {"precision": request["precision"]} if "precision" in request else {}
         self.task = self.module.make_task(self.mode, work, self.job, **precision)
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.task.build()
         self.task.step()
-        return {"first_s": time.perf_counter() - began}
+        return {"first_s": time.perf_counter() - start}
 
     def check(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Write the result after as many steps as the job is checked at, then let parameters rest.
+        """Write the result after the number of steps at which the job is checked, and lower the learning rate.
 
         Without ``path`` nothing is written.
         """
@@ -103,23 +105,23 @@ class Worker:
             self.task.step()
         if "path" in request:
             np.savez(request["path"], **self.task.result())
-        self.task.set_rate(STILL)
+        self.task.set_rate(NEGLIGIBLE_RATE)
         return {}
 
     def time(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time steps for about `seconds`, at least one, after untimed ones for `warm_seconds`, at least one.
 
-        The untimed ones bring back caches and threads that the other competitors' slices displaced; where a
-        step takes longer than a second that no longer matters, and they are left out.
+        The untimed ones restore caches and threads that the other competitors' slices displaced; they are skipped if a
+        step takes longer than a second.
         """
         step = self.task.step
-        began = now = time.perf_counter_ns()
-        while not self.slow and (now == began or now - began < request["warm_seconds"] * 1e9):
+        start = now = time.perf_counter_ns()
+        while not self.slow and (now == start or now - start < request["warm_seconds"] * 1e9):
             step()
             now = time.perf_counter_ns()
         samples: list[float] = []
-        began = now = time.perf_counter_ns()
-        while not samples or now - began < request["seconds"] * 1e9:
+        start = now = time.perf_counter_ns()
+        while not samples or now - start < request["seconds"] * 1e9:
             before = time.perf_counter_ns()
             step()
             now = time.perf_counter_ns()
@@ -130,9 +132,9 @@ class Worker:
     def memory(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the bytes by which resident memory peaks above its level before the first step.
 
-        Code is warmed up on a tiny workload, and whatever can compile ahead of the step does so, because
-        compilers' memory is not the step's.  The peak is taken over three steps, each with the result of the
-        one before let go, so that workspaces kept from the first count once.
+        Code is warmed up on a tiny workload and compiled before the step where possible, so that the compilers' memory
+        is not counted. The peak is taken over three steps, with each result released before the next step, so that
+        workspaces kept from the first step count once.
         """
         self.prepare({"size": TINY, "cell": request["cell"], "job": request["job"]})
         self.task = None
@@ -140,12 +142,12 @@ class Worker:
         self.task = self.module.make_task(self.mode, work, request["job"])
         self.task.build()
         trim()
-        before = resident("VmRSS")
+        resident_before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         for _ in range(3):
             self.task.release()
             self.task.step()
-        return {"peak_bytes": resident("VmHWM") - before}
+        return {"peak_bytes": resident("VmHWM") - resident_before}
 
     def profile(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the milliseconds of a step by part (ours only)."""
@@ -169,7 +171,7 @@ class Worker:
         return {"launches": time_launches(self.task, request["steps"], request["filler_ms"])}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do one request; an exception becomes an error reply with its last lines."""
+        """Handle one request; an exception becomes an error reply."""
         try:
             reply: dict[str, Any] = getattr(self, request["do"])(request)
         except Exception as failure:
@@ -181,7 +183,7 @@ class Worker:
 def main() -> None:
     """Serve requests until ``quit`` or the end of input."""
     die_with_parent()
-    # Libraries print to stdout now and then; the replies keep a channel of their own.
+    # libraries may print to stdout, so replies use a duplicate of it and stdout is redirected to stderr
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     worker = Worker(sys.argv[1], sys.argv[2])

@@ -1,7 +1,6 @@
-"""The work that every competitor is given: sizes, COCO-like captions, features and parameters.
+"""The workloads of all competitors: sizes, COCO-like captions, features and parameters.
 
-A workload is a function of (size, cell, seed) alone, so that processes that share nothing but these
-three see the same numbers.  Needs NumPy only.
+A workload is a function of (size, cell, seed), so that separate processes use the same numbers. Needs only NumPy.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 NULL, START, END, UNK = 0, 1, 2, 3
 CELLS = ("lstm", "rnn")
-#: What the host's benchmark times, `capgpu train`'s defaults first.
+#: Jobs of the CPU benchmark, with `capgpu train`'s defaults first.
 JOBS = ("adam-dropout", "adam", "loss", "sample100", "sample1")
 SAMPLE_LENGTH = 30
-#: What ``-dropout`` behind a job stands for: `capgpu train`'s default, on the features and before the vocabulary.
+#: Rate of jobs with the suffix ``-dropout``: `capgpu train`'s default, on the features and before the vocabulary.
 DROPOUT = 0.3
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
@@ -58,7 +57,7 @@ class Workload:
         ``<START> words <END>``, NULL-padded.
     features : (N, D) float32
     sample_features : (100, D) float32
-        What the sampling jobs start from (the first one, or all).
+        Features for the sampling jobs (the first one, or all).
     params : dict of float32 arrays
         ``W_embed (V,W) W_proj (D,H) b_proj (H) Wx (W,G) Wh (H,G) b (G) W_vocab (H,V) b_vocab (V)`` with
         G = 4H (gate order i, f, o, g) for the LSTM and H for the RNN.
@@ -73,17 +72,17 @@ class Workload:
 
     @property
     def inputs(self) -> NDArray[np.int64]:
-        """(N, T) words that go in."""
+        """(N, T) input words."""
         return self.captions[:, :-1]
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """(N, T) words that should come out; NULL where the loss is masked."""
+        """(N, T) target words; NULL where the loss is masked."""
         return self.captions[:, 1:]
 
 
 def parse_size(text: str) -> Size:
-    """Return the size that `text` names: ``"S1"``, or ``"S1:T=32,V=8000"`` for a size beside it.
+    """Parse a size: ``"S1"``, or ``"S1:T=32,V=8000"`` for a variant of it.
 
     Raises
     ------
@@ -103,10 +102,10 @@ def parse_size(text: str) -> Size:
 
 
 def caption_lengths(rng: np.random.Generator, count: int, steps: int) -> NDArray[np.int64]:
-    """Draw (count,) caption lengths in tokens, START and END among them, as COCO's are spread."""
-    drawn = np.rint(rng.normal(10.5, 2.4, size=count)).astype(np.int64)
-    longest = steps + 1
-    return np.clip(drawn, min(6, longest), longest)
+    """Draw (count,) caption lengths in tokens, including START and END, distributed like COCO's."""
+    lengths = np.rint(rng.normal(10.5, 2.4, size=count)).astype(np.int64)
+    max_length = steps + 1
+    return np.clip(lengths, min(6, max_length), max_length)
 
 
 def make_captions(rng: np.random.Generator, count: int, steps: int, vocabulary: int) -> NDArray[np.int64]:
@@ -123,7 +122,7 @@ def make_captions(rng: np.random.Generator, count: int, steps: int, vocabulary: 
 
 
 def make_params(rng: np.random.Generator, size: Size, cell: str) -> dict[str, NDArray[np.float32]]:
-    """Draw the eight parameters at the scales the course initialises them with."""
+    """Draw the eight parameters with the course's initial scales."""
     gates = {"lstm": 4, "rnn": 1}[cell] * size.H
 
     def normal(rows: int, cols: int, scale: float) -> NDArray[np.float32]:
@@ -159,9 +158,9 @@ def size_key(size: Size) -> tuple[int, ...]:
 
 
 def split_job(job: str) -> tuple[str, bool]:
-    """Return a job without its ending, and whether it has dropout: ``adam-dropout`` -> ``adam``, True."""
-    plain = job.removesuffix("-dropout")
-    return plain, plain != job
+    """Return a job without the suffix ``-dropout``, and whether it had it: ``adam-dropout`` -> ``adam``, True."""
+    base = job.removesuffix("-dropout")
+    return base, base != job
 
 
 def sample_count(job: str) -> int:
@@ -170,19 +169,19 @@ def sample_count(job: str) -> int:
 
 
 def batch_sizes(targets: NDArray[np.int64]) -> list[int]:
-    """Return, per step, how many captions still run (a caption ends at its last unmasked target)."""
+    """Return the number of active captions of each step (a caption ends at its last unmasked target)."""
     steps = targets.shape[1]
-    real = targets != NULL
-    lengths = np.where(real.any(axis=1), steps - np.argmax(real[:, ::-1], axis=1), 0)
+    unmasked = targets != NULL
+    lengths = np.where(unmasked.any(axis=1), steps - np.argmax(unmasked[:, ::-1], axis=1), 0)
     counts = [int((lengths > t).sum()) for t in range(steps)]
     return [count for count in counts if count]
 
 
 def describe(work: Workload) -> dict[str, float]:
-    """Return what decides the cost beside the extents: unmasked and distinct input words."""
-    real = work.targets != NULL
+    """Return the numbers of unmasked and distinct input words, which decide the cost besides the extents."""
+    unmasked = work.targets != NULL
     return {
-        "tokens": int(real.sum()),
-        "unmasked_share": float(real.mean()),
-        "distinct_words": int(np.unique(work.inputs[real]).size),
+        "tokens": int(unmasked.sum()),
+        "unmasked_share": float(unmasked.mean()),
+        "distinct_words": int(np.unique(work.inputs[unmasked]).size),
     }

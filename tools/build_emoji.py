@@ -5,9 +5,9 @@
 
 Downloads 80 MB with `npm pack` (exact versions, hashes checked), runs 3,500 pictures through EfficientNet-Lite0
 (half a minute on one core), and writes emoji.npz, emoji_pca.npz and emoji_sprite.png into capgpu/data or the folder
-given by --out. Names, split and captions come out the same to the bit. Features can differ in the last bit of float16:
-the stored ones were computed by PyTorch 2.13, which sums in another order than onnxruntime. The sprite can differ where
-Pillow is another version; --check compares.
+given by --out. Names, split and captions are reproduced bit for bit. Features can differ in the last bit of float16:
+the stored ones were computed by PyTorch 2.13, which sums in another order than onnxruntime. The sprite can differ with
+other versions of Pillow; --check compares.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
 
 
 def _sprite(emoji: list[Emoji]) -> bytes:
-    """Draw a sheet of thumbnails, row by row, with a palette of 256 colours."""
+    """Return a PNG of the thumbnails, row by row, with a palette of 256 colours."""
     rows = -(-len(emoji) // SPRITE_COLUMNS)
     sheet = Image.new("RGB", (SPRITE_COLUMNS * THUMBNAIL_SIZE, rows * THUMBNAIL_SIZE), "white")
-    for i, entry in enumerate(emoji):
-        row, column = divmod(i, SPRITE_COLUMNS)
+    for index, entry in enumerate(emoji):
+        row, column = divmod(index, SPRITE_COLUMNS)
         sheet.paste(compose(entry.file, THUMBNAIL_SIZE), (column * THUMBNAIL_SIZE, row * THUMBNAIL_SIZE))
     buffer = io.BytesIO()
     sheet.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
@@ -60,7 +60,7 @@ def _sprite(emoji: list[Emoji]) -> bytes:
 
 
 def build(work: Path) -> dict[str, bytes]:
-    """Make the contents of the data files, by file name; downloads go to the folder work."""
+    """Return the contents of the data files by file name; packages are downloaded into `work`."""
     folders = [
         packages.fetch(package, work) for package in (packages.PICTURES, packages.CLDR_NAMES, packages.CLDR_DERIVED)
     ]
@@ -71,16 +71,16 @@ def build(work: Path) -> dict[str, bytes]:
 
     pooled = network.pooled_outputs([entry.file for entry in emoji])
     projection = network.fit_pca(pooled[parts["train"]], FEATURE_SIZE)
-    # The rounded projection is used here too, so that a new picture gets features of the very same kind.
+    # the stored, rounded projection is applied here as well, as it will be to new pictures
     features = projection.apply(pooled).astype(np.float16)
 
     arrays: dict[str, npt.NDArray[Any]] = {"idx_to_word": np.array(vocabulary.idx_to_word)}
-    for part, members in parts.items():
-        arrays[f"{part}_captions"] = captions[members]
-        arrays[f"{part}_features"] = features[members]
-        arrays[f"{part}_names"] = np.array([emoji[i].name for i in members])
-        arrays[f"{part}_characters"] = np.array([emoji[i].characters for i in members])
-        print(f"{part}: {len(members)} pictures, {len({emoji[i].base for i in members})} base names")
+    for part, indices in parts.items():
+        arrays[f"{part}_captions"] = captions[indices]
+        arrays[f"{part}_features"] = features[indices]
+        arrays[f"{part}_names"] = np.array([emoji[i].name for i in indices])
+        arrays[f"{part}_characters"] = np.array([emoji[i].characters for i in indices])
+        print(f"{part}: {len(indices)} pictures, {len({emoji[i].base for i in indices})} base names")
     return {
         "emoji.npz": _npz(arrays),
         "emoji_pca.npz": _npz(projection._asdict()),
@@ -88,9 +88,9 @@ def build(work: Path) -> dict[str, bytes]:
     }
 
 
-def _compare(made: dict[str, bytes], folder: Path) -> None:
-    """Print, file by file, how far what was made lies from what is in the folder."""
-    for name, content in made.items():
+def _compare(built: dict[str, bytes], folder: Path) -> None:
+    """Print the differences between the built files and those in the folder."""
+    for name, content in built.items():
         stored = (folder / name).read_bytes()
         if stored == content:
             print(f"{name}: same bytes")
@@ -98,10 +98,10 @@ def _compare(made: dict[str, bytes], folder: Path) -> None:
             with np.load(io.BytesIO(content)) as new, np.load(io.BytesIO(stored)) as old:
                 for key in old.files:
                     if not np.array_equal(new[key], old[key]):
-                        off = np.abs(new[key].astype(np.float64) - old[key].astype(np.float64)).max()
-                        print(f"{name}: {key} differs by at most {off:.2g}")
+                        difference = np.abs(new[key].astype(np.float64) - old[key].astype(np.float64)).max()
+                        print(f"{name}: {key} differs by at most {difference:.2g}")
         else:
-            print(f"{name}: other bytes")
+            print(f"{name}: different bytes")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Write capgpu/ptb_characters.py: what Stanford's PTBTokenizer does with each character beyond ASCII.
 
-The program of pycocoevalcap (CoreNLP 3.4.1, the extra coco-metrics) and a Java runtime are asked what they make of each
-character alone, between letters and between digits::
+Runs the tokenizer of pycocoevalcap (CoreNLP 3.4.1, the extra coco-metrics; needs a Java runtime) on each character by
+itself, between letters and between digits::
 
     python tools/build_ptb_characters.py > capgpu/ptb_characters.py
 """
@@ -28,7 +28,7 @@ __all__ = ["LETTERS", "MARKS", "SIGNS"]
 
 
 def words_of(lines: list[str]) -> list[list[str]]:
-    """Return the program's tokens of each line."""
+    """Return the tokenizer's tokens of each line."""
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
@@ -41,7 +41,7 @@ def words_of(lines: list[str]) -> list[list[str]]:
 
 
 def ranges(codes: Iterable[int]) -> str:
-    """Return increasing code points as text: ``aa b5 c0-d6``."""
+    """Format increasing code points as hexadecimal ranges: ``aa b5 c0-d6``."""
     ordered = list(codes)
     starts = [0, *(i for i, (a, b) in enumerate(pairwise(ordered), 1) if b != a + 1), len(ordered)]
     parts = [(ordered[a], ordered[b - 1]) for a, b in pairwise(starts)]
@@ -49,7 +49,7 @@ def ranges(codes: Iterable[int]) -> str:
 
 
 def assignment(name: str, comment: str, text: str) -> str:
-    """Return the source of a string in lines of at most 120 characters."""
+    """Return the source of a string assignment with lines of at most 120 characters."""
     lines, line = [], ""
     for part in text.split():
         if len(line) + len(part) > 108:
@@ -61,17 +61,21 @@ def assignment(name: str, comment: str, text: str) -> str:
 
 
 def main() -> None:
-    """Ask the program, and print the module."""
-    # lines end at these, and surrogates are no characters
+    """Run the tokenizer and print the module."""
+    # without surrogates and the code points that end a line
     chars = [chr(c) for c in range(0x80, 0x10000) if not 0xD800 <= c < 0xE000 and c not in (0x85, 0x2028, 0x2029)]
-    alone, words, numbers = (words_of([context.format(char) for char in chars]) for context in CONTEXTS)
+    spaced, between_letters, between_digits = (
+        words_of([context.format(char) for char in chars]) for context in CONTEXTS
+    )
     letters, marks, signs = [], [], []
-    for char, single, word, number in zip(chars, alone, words, numbers, strict=True):
-        if single != ["x", char, "y"]:
+    for char, spaced_tokens, letter_tokens, digit_tokens in zip(
+        chars, spaced, between_letters, between_digits, strict=True
+    ):
+        if spaced_tokens != ["x", char, "y"]:
             continue
-        if word != [f"a{char}b"]:
+        if letter_tokens != [f"a{char}b"]:
             signs.append(ord(char))
-        elif number == [f"5{char}5"]:
+        elif digit_tokens == [f"5{char}5"]:
             letters.append(ord(char))
         else:
             marks.append(ord(char))

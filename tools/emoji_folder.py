@@ -3,8 +3,8 @@
     python tools/emoji_folder.py --work /tmp/emoji-work --out /tmp/emoji-folder
 
 Downloads the pictures and their names, 80 MB, unless an earlier run or tools/build_emoji.py left them in the folder
-for downloads. The folder gets images/*.png, as the package holds them (64 x 64 pixels, transparent), and captions.csv
-with the columns image, caption and split, in the order of the embedded set:
+for downloads. The output is images/*.png, as in the package (64 x 64 pixels, transparent), and captions.csv with the
+columns image, caption and split, in the order of the embedded set:
 
     capgpu prepare /tmp/emoji-folder -o /tmp/emoji-prepared --tokens plain --min-count 1 --pca 256
     capgpu train --data /tmp/emoji-prepared --out runs/emoji-folder
@@ -25,19 +25,19 @@ from capgpu.checkpoint import atomic_write
 
 
 def write_folder(work: Path, out: Path) -> dict[str, int]:
-    """Write pictures and captions.
+    """Write the pictures and captions.csv.
 
     Parameters
     ----------
     work : Path
-        Downloads, kept for the next run.
+        Folder for downloads, kept for the next run.
     out : Path
-        The folder, made if missing; files of the same names are replaced.
+        Output folder, created if missing; files of the same names are replaced.
 
     Returns
     -------
     dict from str to int
-        The pictures of each split.
+        Number of pictures of each split.
     """
     folders = [
         packages.fetch(package, work) for package in (packages.PICTURES, packages.CLDR_NAMES, packages.CLDR_DERIVED)
@@ -46,19 +46,19 @@ def write_folder(work: Path, out: Path) -> dict[str, int]:
     parts = split(emoji)
     images = out / "images"
     images.mkdir(parents=True, exist_ok=True)
-    rows = [(emoji[i].file.name, emoji[i].name, part) for part, members in parts.items() for i in members]
-    for members in parts.values():
-        for i in members:
+    rows = [(emoji[i].file.name, emoji[i].name, part) for part, indices in parts.items() for i in indices]
+    for indices in parts.values():
+        for i in indices:
             shutil.copyfile(emoji[i].file, images / emoji[i].file.name)
     with atomic_write(out / "captions.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "caption", "split"))
         writer.writerows(rows)
-    return {part: len(members) for part, members in parts.items()}
+    return {part: len(indices) for part, indices in parts.items()}
 
 
 def main() -> None:
-    """Write the folder and say what it holds."""
+    """Write the folder and print the sizes of its splits."""
     parser = argparse.ArgumentParser(description="Write the embedded emoji as pictures and captions.")
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads, kept for the next run")
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and captions")

@@ -1,7 +1,7 @@
 """Run tests with the oldest versions of all packages that `pyproject.toml` allows.
 
-Run as ``python -m tools.minima [--venv DIR] [--list] [TEST ...]`` in the checkout's folder (``make test-minima``), by a
-Python for which those versions exist: 3.11 or 3.12. The environment is made anew unless it has them.
+Run as ``python -m tools.minima [--venv DIR] [--list] [TEST ...]`` in the checkout's folder (``make test-minima``), with
+Python 3.11 or 3.12, for which those versions exist. The environment is recreated unless it has exactly these versions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Extras whose packages are installed, too.
+#: Extras whose packages are installed as well.
 EXTRAS = ("test",)
-#: No wheels of the oldest NumPy exist for Python from this version on.
-TOO_NEW = (3, 13)
-#: What is run where no tests are named: each package is used, in less than a minute on two cores.
-QUICK = (
+#: First Python version without wheels of the oldest NumPy.
+FIRST_UNSUPPORTED_PYTHON = (3, 13)
+#: Tests run by default: they use each package, and take less than a minute on two cores.
+DEFAULT_TESTS = (
     "tests/test_backend.py",
     "tests/test_backend_arrays.py",
     "tests/test_checkpoint.py",
@@ -37,14 +37,14 @@ QUICK = (
 
 
 def requirements(project: dict[str, object], extras: tuple[str, ...] = EXTRAS) -> list[str]:
-    """Return the oldest versions that a project allows, sorted: ``name==version``.
+    """Return the oldest versions that a project allows, as sorted pins ``name==version``.
 
     Parameters
     ----------
     project : dict
         The table ``project`` of a pyproject.toml.
     extras : tuple of str
-        Optional dependencies that are wanted, too; those that they name in turn are followed.
+        Names of optional dependencies to include; extras of the project that they refer to are included as well.
 
     Returns
     -------
@@ -54,16 +54,16 @@ def requirements(project: dict[str, object], extras: tuple[str, ...] = EXTRAS) -
     Raises
     ------
     ValueError
-        For a requirement without a lowest version.
+        If a requirement has no lowest version.
     """
-    found = {}
+    pins = {}
     for line in _lines(project, list(extras)):
         match = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=|==)([\w.]+)(?:,[^;]*)?(;.*)?", line.replace(" ", ""))
         if match is None:
             raise ValueError(f"expected a requirement with a lowest version, NAME>=VERSION, got {line!r}")
         name, version, _ = match.groups()
-        found[name] = f"{name}=={version}"
-    return sorted(found.values())
+        pins[name] = f"{name}=={version}"
+    return sorted(pins.values())
 
 
 def _lines(project: dict[str, object], extras: list[str]) -> Iterator[str]:
@@ -73,22 +73,22 @@ def _lines(project: dict[str, object], extras: list[str]) -> Iterator[str]:
     yield from dependencies
     while extras:
         for line in optional[extras.pop()]:
-            own = re.fullmatch(rf"{project['name']}\[([\w,-]+)\]", line)
-            if own:
-                extras.extend(own[1].split(","))
+            self_reference = re.fullmatch(rf"{project['name']}\[([\w,-]+)\]", line)
+            if self_reference:
+                extras.extend(self_reference[1].split(","))
             else:
                 yield line
 
 
-def install(venv: Path, wanted: list[str]) -> Path:
-    """Make an environment of exactly these versions; return its interpreter."""
+def install(venv: Path, pins: list[str]) -> Path:
+    """Create a virtual environment of exactly these versions; return its interpreter."""
     python = venv / "bin" / "python"
     stamp = venv / "minima.txt"
-    if not stamp.exists() or stamp.read_text().splitlines() != wanted:
+    if not stamp.exists() or stamp.read_text().splitlines() != pins:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary"]
-        subprocess.run([*pip, *wanted], check=True)
-        stamp.write_text("\n".join(wanted) + "\n")
+        subprocess.run([*pip, *pins], check=True)
+        stamp.write_text("\n".join(pins) + "\n")
     return python
 
 
@@ -96,21 +96,21 @@ def main() -> int:
     """Parse the command line, install, run; return the tests' exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", type=Path, default=ROOT / "build" / "minima", help="folder of the environment")
-    parser.add_argument("--list", action="store_true", help="print the versions and do nothing")
-    parser.add_argument("tests", nargs="*", default=list(QUICK), help="what pytest runs")
+    parser.add_argument("--list", action="store_true", help="print the versions and exit")
+    parser.add_argument("tests", nargs="*", default=list(DEFAULT_TESTS), help="arguments of pytest")
     options = parser.parse_args()
-    wanted = requirements(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+    pins = requirements(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
     if options.list:
-        print(*wanted, sep="\n")
+        print(*pins, sep="\n")
         return 0
-    if sys.version_info >= TOO_NEW:
+    if sys.version_info >= FIRST_UNSUPPORTED_PYTHON:
         print(
             f"expected Python 3.11 or 3.12, for which the oldest allowed versions exist, got {sys.version.split()[0]}: "
             "name one with make test-minima PYTHON=python3.11",
             file=sys.stderr,
         )
         return 1
-    python = install(options.venv, wanted)
+    python = install(options.venv, pins)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(options.venv / "kernels")}
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *options.tests]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -1,9 +1,9 @@
-"""Compile every kernel, dtype and variant to machine code for every architecture, and write down what each takes.
+"""Compile every kernel, dtype and variant for every architecture, and write a table of the resources that each uses.
 
     python -m bench.cuda.compile_table
 
-Needs neither a GPU nor a toolkit: see `bench.cuda.nvrtc`. The table names the sources it was made from by their
-digest, so that a test can tell when it is stale.
+Needs neither a GPU nor a toolkit: see `bench.cuda.nvrtc`. The table contains a digest of its sources, by which a test
+detects that it is stale.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from capgpu.kernels.cuda.kernel_registry import ENTRIES, Entry, compiler_options
 
 __all__ = ["ARCHITECTURES", "Job", "Line", "compile_all", "digest", "jobs", "main", "read"]
 
-#: From Turing on, which is where CUDA 13 begins: T4, A100, RTX 30, RTX 40, H100, B200, RTX 50.
+#: From Turing on, the oldest that CUDA 13 supports: T4, A100, RTX 30, RTX 40, H100, B200, RTX 50.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 RESULTS = ROOT / "bench" / "cuda" / "results"
-#: What has been compiled, by source, options, architecture and compiler: the whole takes minutes, a change little.
-KEPT = ROOT / "build" / "compiled"
+#: Cache of compiler logs, keyed by source, options, architecture and compiler version, so that only changes compile.
+LOG_CACHE = ROOT / "build" / "compiled"
 CSV = RESULTS / "compiled.csv"
 
 Defines = tuple[tuple[str, int], ...]
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The kernels of the registry that this compilation makes."""
+        """The registry's kernels that this compilation contains."""
         return tuple(
             entry.name
             for entry in ENTRIES
@@ -57,13 +57,13 @@ class Job:
         )
 
     def options(self) -> tuple[str, ...]:
-        """Return what the compiler is handed, but for the architecture."""
+        """Return the compiler's options except for the architecture."""
         return compiler_options(self.file, self.dtype, self.defines, roomy(divmod(self.architecture, 10)))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: a kernel and what it takes on one architecture."""
+    """One line of the table: a kernel's resources on one architecture."""
 
     kernel: str
     dtype: str
@@ -81,14 +81,14 @@ class Line:
 
 
 def jobs(architectures: Iterable[int] = ARCHITECTURES) -> list[Job]:
-    """List every compilation that the registry asks for, each once."""
-    wanted = {
+    """List the distinct compilations that the registry requires."""
+    distinct = {
         Job(entry.file, dtype, defines, architecture): None
         for architecture in architectures
         for entry in ENTRIES
         for dtype, defines in variants_of(entry)
     }
-    return list(wanted)
+    return list(distinct)
 
 
 def _entry(name: str) -> Entry:
@@ -96,18 +96,18 @@ def _entry(name: str) -> Entry:
 
 
 def compile_one(job: Job) -> list[Line]:
-    """Compile, or remember, and read what the assembler says of each kernel.
+    """Compile, or use the cached log, and parse the resources of each kernel.
 
     Raises
     ------
     nvrtc.CompilationFailedError
         With the log.
     ValueError
-        Where a kernel of the registry is not in the compiled module, or the log has an unknown form.
+        If a kernel of the registry is not in the compiled module, or the log has an unknown format.
     """
     log, size = _compiled(job)
-    found = resources.parse(log)
-    missing = set(job.names) - set(found)
+    kernels = resources.parse(log)
+    missing = set(job.names) - set(kernels)
     if missing:
         raise ValueError(f"{job.file} as {job.dtype} {dict(job.defines)} has no kernel {', '.join(sorted(missing))}")
     return [
@@ -117,13 +117,13 @@ def compile_one(job: Job) -> list[Line]:
             variant=" ".join(f"{key}={value}" for key, value in job.defines),
             architecture=job.architecture,
             block=_entry(name).block,
-            registers=found[name].registers,
-            shared=found[name].shared,
+            registers=kernels[name].registers,
+            shared=kernels[name].shared,
             dynamic_shared=_entry(name).shared,
-            stack=found[name].stack,
-            spill_stores=found[name].spill_stores,
-            spill_loads=found[name].spill_loads,
-            barriers=found[name].barriers,
+            stack=kernels[name].stack,
+            spill_stores=kernels[name].spill_stores,
+            spill_loads=kernels[name].spill_loads,
+            barriers=kernels[name].barriers,
             code_bytes=size,
         )
         for name in job.names
@@ -131,35 +131,35 @@ def compile_one(job: Job) -> list[Line]:
 
 
 def _compiled(job: Job) -> tuple[str, int]:
-    """Return the compiler's log and the bytes of machine code."""
+    """Return the compiler's log and the size of the machine code in bytes."""
     compiler = nvrtc.find()
     text, options = source(job.file), job.options()
     key = hashlib.sha256(repr((text, options, job.architecture, compiler.version)).encode()).hexdigest()[:32]
-    kept = KEPT / f"{key}.log"
-    if kept.exists():
-        size, _, log = kept.read_text(encoding="utf-8").partition("\n")
+    cached = LOG_CACHE / f"{key}.log"
+    if cached.exists():
+        size, _, log = cached.read_text(encoding="utf-8").partition("\n")
         return log, int(size)
     compiled = compiler.compile(text, options, job.architecture)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, f"{len(compiled.code)}\n{compiled.log}".encode())
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(cached, f"{len(compiled.code)}\n{compiled.log}".encode())
     return compiled.log, len(compiled.code)
 
 
-def compile_all(wanted: Sequence[Job]) -> list[Line]:
-    """Compile in as many processes as there are processors: the compiler works on one program at a time."""
-    processes = max(1, min(len(wanted), len(os.sched_getaffinity(0))))
-    # spawned, not forked: the caller may hold threads
+def compile_all(jobs: Sequence[Job]) -> list[Line]:
+    """Compile in one process per processor, since NVRTC compiles one program at a time."""
+    processes = max(1, min(len(jobs), len(os.sched_getaffinity(0))))
+    # spawned, not forked: the caller may have threads
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return [line for lines in pool.map(compile_one, wanted, chunksize=4) for line in lines]
+        return [line for lines in pool.map(compile_one, jobs, chunksize=4) for line in lines]
 
 
 def digest() -> str:
-    """Return what tells the sources, the options and the list of kernels from any other."""
-    text = hashlib.sha256()
+    """Return a digest of the sources, the options and the list of kernels."""
+    sha256 = hashlib.sha256()
     for job in jobs():
-        text.update(repr((job, job.names, source(job.file), job.options())).encode())
-    text.update(repr([(entry.name, entry.block, entry.shared) for entry in ENTRIES]).encode())
-    return text.hexdigest()[:16]
+        sha256.update(repr((job, job.names, source(job.file), job.options())).encode())
+    sha256.update(repr([(entry.name, entry.block, entry.shared) for entry in ENTRIES]).encode())
+    return sha256.hexdigest()[:16]
 
 
 def _header(version: str) -> str:
@@ -167,7 +167,7 @@ def _header(version: str) -> str:
 
 
 def csv_text(lines: Sequence[Line], version: str) -> str:
-    """Return the table as CSV, below one line that says what it was made from."""
+    """Return the table as CSV, below a comment line with the compiler's version and the digest of the sources."""
     out = io.StringIO()
     out.write(f"# {_header(version)}\n")
     writer = csv.DictWriter(out, list(Line.__dataclass_fields__), lineterminator="\n")
@@ -177,7 +177,7 @@ def csv_text(lines: Sequence[Line], version: str) -> str:
 
 
 def read(path: Path = CSV) -> tuple[str, list[Line]]:
-    """Read a table: the digest of what it was made from, and its lines."""
+    """Read a table: the digest of its sources, and its lines."""
     head, _, body = path.read_text(encoding="utf-8").partition("\n")
     numbers = {name for name, field in Line.__dataclass_fields__.items() if field.type == "int"}
     lines = [
@@ -189,7 +189,7 @@ def read(path: Path = CSV) -> tuple[str, list[Line]]:
 
 def markdown(lines: Sequence[Line], version: str) -> str:
     """Return a page: a row a kernel, dtype and variant, registers and static shared memory by architecture."""
-    in_memory = [line for line in lines if line.stack or line.spill_stores or line.spill_loads]
+    with_stack = [line for line in lines if line.stack or line.spill_stores or line.spill_loads]
     kernels = dict.fromkeys((line.kernel, line.dtype, line.variant) for line in lines)
     by_key = {(line.kernel, line.dtype, line.variant, line.architecture): line for line in lines}
     text = [
@@ -198,7 +198,7 @@ def markdown(lines: Sequence[Line], version: str) -> str:
         f"`make cuda-table`, {_header(version)}: {len(kernels)} kernels (name, dtype, variant) for "
         f"{len(ARCHITECTURES)} architectures, {len(lines)} in all. Compiled, not run: no GPU was there.",
         "",
-        f"Kernels with spilt registers, local arrays or any other stack: {len(in_memory)}.",
+        f"Kernels with spilt registers, local arrays or any other stack: {len(with_stack)}.",
         "",
         "A cell holds the registers of a thread, from which the number of blocks on a multiprocessor follows. `block`:",
         "threads of a block at most. `shared`: bytes a block, static and the most of the dynamic part. Everything",

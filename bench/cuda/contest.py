@@ -1,4 +1,4 @@
-"""Who is timed on a GPU, at which jobs and in which precisions."""
+"""The competitors, jobs and precisions of the GPU benchmark."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["JOBS", "MODES", "OURS", "PEERS", "PRECISIONS", "REQUIRED", "peers_of
 #: ``-dropout``: with the dropout that `capgpu train` has by default, on the features and before the vocabulary.
 JOBS = ("adam", "adam-dropout", "loss", "sample100", "sample1")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
-#: Precisions in which every job of ours must run; in the others one that is not served is a note in the table.
+#: Precisions in which capgpu must run every job; in the others an unsupported job becomes a note in the table.
 REQUIRED = ("float32", "tf32")
 OURS = Competitor("capgpu cuda", "cuda_ours", "cuda", "ours")
-#: PyTorch's ways, see `bench.peers.cuda_torch`.
+#: Modes of PyTorch, see `bench.peers.torch_peer`.
 MODES = ("padded", "packed", "compiled", "graphed")
 PEERS = tuple(
     Competitor(

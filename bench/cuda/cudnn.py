@@ -1,6 +1,6 @@
-"""The same step as PyTorch does it on a GPU, counted on paper: cuDNN's recurrent layer, eager, fused Adam.
+"""Operation counts of PyTorch's training step on a GPU: cuDNN's recurrent layer, eager mode, fused Adam.
 
-Assumptions, each where PyTorch's and cuDNN's public texts leave no other or are silent:
+Assumptions, which follow from PyTorch's and cuDNN's public texts or fill gaps in them:
 
 - float32 with 512 units takes cuDNN's standard algorithm: PyTorch asks for a persistent one only in float16, or for
   at most 192 (LSTM) or 384 (RNN) units, and never for packed input (aten/src/ATen/native/cudnn/RNN.cpp, get_algo).
@@ -8,7 +8,7 @@ Assumptions, each where PyTorch's and cuDNN's public texts leave no other or are
   pointwise kernel. Backward likewise, then one product each for dWx, dWh and dx, and two kernels for the biases.
 - ``padded`` computes all T steps of all captions, and selects the hidden states of words before the vocabulary;
   ``packed`` (`pack_padded_sequence`) computes words only, but must pack captions, targets and states first: four
-  kernels and two copies that the host waits for, which the floors leave out.
+  kernels and two copies that the host waits for; the floors do not include that wait.
 - TF32, which PyTorch allows cuDNN by default, is off: the comparison is of float32 with float32.
 - Neither looks words up once for several occurrences: the input product has one row a word.
 - Eager PyTorch: one kernel for each of: gather, bias in the product's epilogue, log_softmax, nll_loss, a division and
@@ -42,7 +42,7 @@ def _layer_forward(e: Extents, rows: int, steps: int) -> list[Part]:
         FLOAT * (steps * e.H * e.G + rows * (e.H + e.G)),
         steps,
     )
-    # gates of both products in; hidden, cell and gates out
+    # read: gates of both products; written: hidden states, cell states and gates
     unit = (3 * e.G // e.H) + (3 if e.lstm else 1)
     gates = Part("cuDNN: cells", 17.0 * rows * e.H, FLOAT * unit * rows * e.H, steps)
     return [product("cuDNN: inputs with Wx", rows, e.W, e.G), recurrent, gates]
@@ -71,9 +71,9 @@ def step(e: Extents, mode: str) -> list[Part]:
     Parameters
     ----------
     e : Extents
-        Of the workload.
+        Extents of the workload.
     mode : {"padded", "packed"}
-        How captions of different lengths are handed over.
+        Layout of captions of different lengths.
     """
     rows, steps = (e.N * e.T, e.T) if mode == "padded" else (e.M, e.steps)
     packing = 2.0 * e.N * e.T * 2 + 2.0 * e.N * e.H

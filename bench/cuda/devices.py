@@ -1,4 +1,4 @@
-"""What the makers say of four devices: peaks, which no program reaches.
+"""Peaks of four devices from their manufacturers' documents; no program attains them.
 
 Sources, one a device:
 
@@ -21,30 +21,30 @@ from capgpu.kernels.cuda.cost import rates
 
 __all__ = ["BARRIER_US", "DEVICES", "LAUNCH_US", "Device", "reported"]
 
-#: Microseconds that a kernel costs beyond its work, where the queue is never empty. An assumption, for all devices.
+#: Assumed microseconds per launch beyond the kernel's work, on every device, while the stream is never empty.
 LAUNCH_US = 2.0
-#: Microseconds that blocks which wait for each other cost beyond their work, each time. An assumption likewise.
+#: Assumed microseconds per grid-wide barrier, on every device.
 BARRIER_US = 1.5
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device on paper.
+    """A device's peaks.
 
     Attributes
     ----------
     name : str
-        With the variant, where figures depend on it.
+        Name, with the variant if the peaks depend on it.
     capability : int
         75 for 7.5.
     tflops : float
-        Float32 without tensor cores, 10**12 a second.
+        Float32 without tensor cores, 10**12 operations per second.
     gigabytes : float
-        10**9 bytes a second between device memory and chip.
+        Memory bandwidth, 10**9 bytes per second.
     cache_mb : float
-        Second-level cache, 2**20 bytes.
+        L2 cache, 2**20 bytes.
     multiprocessors : int
-        Their number.
+        Number of multiprocessors.
     shared_kb : int
         Shared memory of a multiprocessor, 2**10 bytes.
     """
@@ -58,11 +58,11 @@ class Device:
     shared_kb: int
 
     def arithmetic_us(self, flops: float) -> float:
-        """Microseconds that so many operations take at the peak."""
+        """Return the microseconds that `flops` operations take at the peak rate."""
         return flops / self.tflops * 1e-6
 
     def memory_us(self, count: float) -> float:
-        """Microseconds that so many bytes take at the peak."""
+        """Return the microseconds that `count` bytes take at the peak bandwidth."""
         return count / self.gigabytes * 1e-3
 
 
@@ -75,21 +75,21 @@ DEVICES = (
 
 
 def reported(name: str, capability: int, attributes: Mapping[str, int]) -> Device | None:
-    """Work out a device's peaks from what it says of itself.
+    """Compute a device's peaks from its attributes.
 
     Parameters
     ----------
     name : str
-        Its name.
+        Name of the device.
     capability : int
         75 for 7.5.
     attributes : mapping of str to int
-        As CuPy's ``Device.attributes`` names them; clocks in kHz.
+        CuPy's ``Device.attributes``; clocks in kHz.
 
     Returns
     -------
     Device or None
-        None where the device does not tell its clocks.
+        None if the attributes have no clock rates.
     """
     try:
         lanes = attributes["MultiProcessorCount"] * rates((capability // 10, capability % 10)).single
@@ -97,7 +97,7 @@ def reported(name: str, capability: int, attributes: Mapping[str, int]) -> Devic
             name=name,
             capability=capability,
             tflops=lanes * 2 * attributes["ClockRate"] * 1e3 / 1e12,
-            # two transfers a clock
+            # double data rate
             gigabytes=attributes["MemoryClockRate"] * 1e3 * 2 * attributes["GlobalMemoryBusWidth"] / 8 / 1e9,
             cache_mb=attributes["L2CacheSize"] / 2**20,
             multiprocessors=attributes["MultiProcessorCount"],

@@ -1,7 +1,7 @@
-"""NVIDIA's run-time compiler from PyPI, without a GPU, a driver or a toolkit.
+"""NVRTC from PyPI, without a GPU, a driver or a toolkit.
 
-``nvidia-cuda-nvrtc`` brings the compiler and ``nvidia-cuda-runtime`` the headers of the half types. The library is
-called through ctypes: a binding would be one more package for seven functions.
+``nvidia-cuda-nvrtc`` contains the compiler and ``nvidia-cuda-runtime`` the headers of the half types. The library is
+called through ctypes, since a binding would be another dependency for seven functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["CUPY_OPTIONS", "CompilationFailedError", "Compiled", "MissingCompilerError", "Nvrtc", "find"]
 
-#: What CuPy 14 adds to a RawModule's own options (cupy/cuda/compiler.py), but for the architecture and its folders.
+#: Options that CuPy 14 adds to those of a RawModule (cupy/cuda/compiler.py), except for architecture and include paths.
 CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
 
 
@@ -28,7 +28,7 @@ class CompilationFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Compiled:
-    """Machine code of one source for one architecture, and what the compiler said."""
+    """Machine code of one source for one architecture, and the compiler's log."""
 
     code: bytes
     log: str
@@ -39,9 +39,9 @@ def _folder() -> Path:
         spec = importlib.util.find_spec("nvidia.cu13")
     except ModuleNotFoundError:
         spec = None
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-        if any(Path(place, "lib").glob("libnvrtc.so.*")):
-            return Path(place)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if any(Path(folder, "lib").glob("libnvrtc.so.*")):
+            return Path(folder)
     raise MissingCompilerError("nvidia-cuda-nvrtc is not installed: pip install 'capgpu[cuda-compile]'")
 
 
@@ -53,7 +53,7 @@ class Nvrtc:
     version : str
         For instance ``"13.0"``.
     architectures : tuple of int
-        What it compiles for: 75 is sm_75.
+        Supported architectures: 75 is sm_75.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,14 +86,14 @@ class Nvrtc:
         return buffer.raw
 
     def compile(self, source: str, options: tuple[str, ...], architecture: int) -> Compiled:
-        """Compile a source as CuPy would, and have the assembler tell what each kernel uses.
+        """Compile a source with CuPy's options, and have the assembler log each kernel's resources.
 
         Parameters
         ----------
         source : str
             CUDA C++.
         options : tuple of str
-            What ``cupy.RawModule`` is handed.
+            Options of ``cupy.RawModule``.
         architecture : int
             75 for sm_75.
 
@@ -102,12 +102,12 @@ class Nvrtc:
         CompilationFailedError
             With the compiler's log.
         """
-        given = (*options, *CUPY_OPTIONS, f"-arch=sm_{architecture}", self._include, "--ptxas-options=-v")
-        array = (ctypes.c_char_p * len(given))(*(option.encode() for option in given))
+        all_options = (*options, *CUPY_OPTIONS, f"-arch=sm_{architecture}", self._include, "--ptxas-options=-v")
+        array = (ctypes.c_char_p * len(all_options))(*(option.encode() for option in all_options))
         program = ctypes.c_void_p()
         self._call("CreateProgram", ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
         try:
-            failed = self._library.nvrtcCompileProgram(program, len(given), array)
+            failed = self._library.nvrtcCompileProgram(program, len(all_options), array)
             log = self._bytes("ProgramLog", program).rstrip(b"\0").decode()
             if failed:
                 raise CompilationFailedError(f"sm_{architecture}, options {' '.join(options)}:\n{log}")
@@ -123,6 +123,6 @@ def find() -> Nvrtc:
     Raises
     ------
     MissingCompilerError
-        Where a package is missing.
+        If a package is missing.
     """
     return Nvrtc(_folder())

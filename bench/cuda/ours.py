@@ -1,7 +1,7 @@
-"""Our training step on a GPU, counted on paper: what it launches, in that order (`capgpu.model`, Adam).
+"""Operation counts of capgpu's training step on a GPU: its launches in their order (`capgpu.model`, Adam).
 
-Bytes are what a launch cannot do without: each operand read once, each result written once. What the persistent
-recurrences read again and again comes from the second-level cache and is not in them.
+Bytes are the necessary minimum: each operand read once, each result written once. Repeated reads of the persistent
+recurrences hit the L2 cache and are not counted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from capgpu.kernels.cuda.embedding import SLICE
 
 __all__ = ["step"]
 
-# operations on one unit of one row, a special function being one: see kernels/reference/recurrence.py
+# operations per unit and row, with a special function counted as one: see kernels/reference/recurrence.py
 _LSTM_FORWARD, _LSTM_BACKWARD, _RNN_FORWARD, _RNN_BACKWARD = 24, 27, 4, 4
 _ADAM = 12
 _DROPOUT = 14  # two rounds of the hash, the comparison, the product
@@ -19,10 +19,10 @@ _DROPOUT = 14  # two rounds of the hash, the comparison, the product
 
 def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
     cell, suffix = ("lstm" if e.lstm else "rnn"), ("" if persistent else "_step")
-    # a launch a step reads Wh again at each
+    # one launch per step reads Wh again at each step
     weights = e.H * e.G * (1 if persistent else e.steps)
     units = e.M * e.H
-    # hidden and the hidden state before it are written; of the LSTM the cell and the gates, too
+    # written: hidden and previous hidden states; for the LSTM also cell states and gates
     forward = Part(
         "recurrence forward",
         2.0 * units * e.G + (_LSTM_FORWARD if e.lstm else _RNN_FORWARD) * units,
@@ -31,7 +31,7 @@ def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
         e.steps - 1 if persistent else 0,
         kernel=f"{cell}_forward{suffix}",
     )
-    # dhidden and hidden (of the LSTM: cell and gates) are read, the gates' gradient is written
+    # read: dhidden and hidden (LSTM: cell states and gates); written: the gates' gradient
     backward = Part(
         "recurrence backward",
         2.0 * units * e.G + (_LSTM_BACKWARD if e.lstm else _RNN_BACKWARD) * units,
@@ -46,14 +46,21 @@ def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
 def _column_sums(matrices: list[tuple[int, int]]) -> list[Part]:
     """Count the two launches that sum the columns of several (rows, width) matrices."""
     slices = [(-(-rows // SLICE), width) for rows, width in matrices]
-    first = sum(rows * width for rows, width in matrices)
-    between = sum(rows * width for rows, width in slices)
-    long = [(rows, width) for rows, width in slices if rows > 1]
-    second = sum(rows * width for rows, width in long)
-    parts = [Part("biases: sums of slices", first, float(FLOAT * (first + between)), kernel="column_sums")]
-    if long:
-        moved = FLOAT * (second + sum(width for _, width in long))
-        parts.append(Part("biases: sums of sums", second, float(moved), kernel="column_sums"))
+    input_elements = sum(rows * width for rows, width in matrices)
+    partial_elements = sum(rows * width for rows, width in slices)
+    unfinished = [(rows, width) for rows, width in slices if rows > 1]
+    unfinished_elements = sum(rows * width for rows, width in unfinished)
+    parts = [
+        Part(
+            "biases: sums of slices",
+            input_elements,
+            float(FLOAT * (input_elements + partial_elements)),
+            kernel="column_sums",
+        )
+    ]
+    if unfinished:
+        moved = FLOAT * (unfinished_elements + sum(width for _, width in unfinished))
+        parts.append(Part("biases: sums of sums", unfinished_elements, float(moved), kernel="column_sums"))
     return parts
 
 
@@ -68,13 +75,13 @@ def step(e: Extents, persistent: bool = True, update: bool = True, dropout: bool
     Parameters
     ----------
     e : Extents
-        Of the workload.
+        Extents of the workload.
     persistent : bool
-        Whether the recurrences hold ``Wh`` on the chip; False launches one kernel a step instead.
+        Whether the recurrences keep ``Wh`` on the chip; False: one launch per step.
     update : bool
-        Whether Adam is one of the parts.
+        Whether to include Adam.
     dropout : bool
-        Whether there is dropout on the features and on the hidden states before the vocabulary.
+        Whether to include dropout on the features and on the hidden states before the vocabulary.
     """
     forward, backward = _recurrences(e, persistent)
     layout = FLOAT * (2 * e.N + 4 * e.M + 2 * e.U)

@@ -1,4 +1,4 @@
-"""What a part of a training step costs, whoever computes it."""
+"""The cost model of a part of a training step: operations, bytes, launches and barriers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Extents:
     Attributes
     ----------
     N, D, W, H, V : int
-        Captions, features, word vector, hidden units, vocabulary.
+        Numbers of captions, features, word vector components, hidden units and words.
     G : int
         Gates: 4H for the LSTM, H for the RNN.
     T : int
@@ -29,11 +29,11 @@ class Extents:
     steps : int
         Steps to the last word of the longest caption.
     M : int
-        Words that go in, without padding.
+        Input words without padding.
     U : int
-        Distinct ones.
+        Distinct input words.
     P, tensors : int
-        Parameters, and the arrays that hold them.
+        Number of parameters, and of the arrays that hold them.
     """
 
     N: int
@@ -57,7 +57,7 @@ class Extents:
 
 def extents(work: Workload) -> Extents:
     """Return the extents of a workload."""
-    size, alive = work.size, batch_sizes(work.targets)
+    size, sizes = work.size, batch_sizes(work.targets)
     return Extents(
         N=size.N,
         D=size.D,
@@ -66,8 +66,8 @@ def extents(work: Workload) -> Extents:
         G=int(work.params["Wh"].shape[1]),
         V=size.V,
         T=size.T,
-        steps=len(alive),
-        M=sum(alive),
+        steps=len(sizes),
+        M=sum(sizes),
         U=int(describe(work)["distinct_words"]),
         P=int(sum(np.prod(array.shape) for array in work.params.values())),
         tensors=len(work.params),
@@ -81,15 +81,16 @@ class Part:
     Attributes
     ----------
     name : str
-        What it does.
+        Label.
     flops : float
         Operations; a multiply-add is two, a special function one.
     bytes : float
-        Read and written if nothing stays on the chip from one launch to the next.
+        Bytes read and written if nothing stays on the chip between launches.
     launches, barriers : int
-        Kernels, and barriers over a whole grid inside them.
+        Number of kernel launches, and of grid-wide barriers inside them.
     kernel : str
-        What is launched, where that has a name of ours: a kernel, ``matmul``, ``copy`` or ``memset``.
+        Name of the launch in `device_calls.counting`: a kernel, ``matmul``, ``copy`` or ``memset``; empty if it has
+        none.
     """
 
     name: str
@@ -104,11 +105,11 @@ class Part:
         return self.launches * LAUNCH_US + self.barriers * BARRIER_US
 
     def cold_us(self, device: Device) -> float:
-        """Floor where every launch reads device memory."""
+        """Floor if every launch reads device memory."""
         return max(device.arithmetic_us(self.flops), device.memory_us(self.bytes)) + self.fixed_us()
 
     def warm_us(self, device: Device) -> float:
-        """Floor where everything lies in the second-level cache already, and that costs nothing."""
+        """Floor if all operands are in the L2 cache and reading them is free."""
         return device.arithmetic_us(self.flops) + self.fixed_us()
 
 
@@ -119,7 +120,7 @@ def product(name: str, rows: int, inner: int, columns: int, times: int = 1) -> P
 
 
 def total(parts: list[Part]) -> Part:
-    """Return the sums of all counts. Its floors are not the step's: those are sums of the parts' floors."""
+    """Return the sums of all counts. The step's floor is not that of this sum but the sum of the parts' floors."""
     return Part(
         "sum",
         sum(part.flops for part in parts),

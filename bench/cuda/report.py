@@ -1,4 +1,4 @@
-"""The table of a run on a device: what was timed, beside the floor that the device's own figures give."""
+"""The table of a run on a device: timings beside the floor computed from the device's peaks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bench.workloads import make_workload, parse_size
 
 __all__ = ["ABSENT", "EMULATED", "Launch", "Run", "Timing", "csv_text", "markdown"]
 
-#: What stands wherever a figure could be read, where a stand-in for CuPy took the place of a GPU.
+#: Label of all output if the stand-in for CuPy was used instead of a GPU.
 EMULATED = "EMULATED on a CPU: these figures measure nothing"
-#: How the note on a competitor begins whose library or device is missing.
+#: Prefix of the note on a competitor whose library or device is missing.
 ABSENT = "absent: "
 
 
@@ -30,18 +30,18 @@ class Timing:
     Attributes
     ----------
     size, cell, job, competitor, precision : str
-        What was done, by whom, and in which precision.
+        Identification of the measurement.
     ms, filled_ms, wall_ms : float or None
-        Median milliseconds of a step: back to back, behind other work, by the host's clock; None where it failed.
+        Median milliseconds of a step: launched back to back, behind other work, by the host's clock; None on failure.
     queued : bool
-        Whether the steps behind other work were launched before the device came to them; else `filled_ms` holds time
-        of the host.
+        Whether the steps behind other work were launched completely before the device reached them; otherwise
+        `filled_ms` includes host time.
     spread : float
         Interquartile range of the rounds' medians, as a share of the median.
     error : float or None
         Largest relative difference from the float64 oracle over all results, or share of differing words.
     note : str
-        Why there are no figures.
+        Reason for missing figures.
     """
 
     size: str
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of our step, in its place; milliseconds."""
+    """One launch of capgpu's step, and its milliseconds within the step."""
 
     size: str
     cell: str
@@ -70,18 +70,18 @@ class Launch:
 
 @dataclass
 class Run:
-    """Everything a run found.
+    """The results of a run.
 
     Attributes
     ----------
     device : dict
         Device, versions, command, whether it was emulated.
     peaks : Device or None
-        The device's peaks, from its own words.
+        Peaks computed from the device's attributes.
     timings, launches
-        What was timed.
+        Measurements.
     skipped : list of str
-        What there was no time for.
+        Measurements that were skipped for lack of time.
     """
 
     device: dict[str, Any]
@@ -92,19 +92,19 @@ class Run:
 
     @property
     def emulated(self) -> bool:
-        """Whether no device was there."""
+        """Whether the stand-in for CuPy was used instead of a device."""
         return bool(self.device["emulated"])
 
 
 def _parts(size: str, cell: str, job: str, names: list[str] | None = None) -> list[Part]:
-    """Return the step's parts on paper, with the algorithm that was launched, where that is known."""
+    """Return the step's computed parts, for the algorithm that was launched if its kernels are known."""
     stepwise = any(name.endswith("_step") for name in names or ())
     work = make_workload(parse_size(size), cell)
     return ours.step(extents(work), persistent=not stepwise, update=job == "adam")
 
 
 def floor_ms(run: Run, timing: Timing) -> float | None:
-    """Return the floor of a step with nothing kept in cache; None for jobs, precisions or devices that have none."""
+    """Return the floor of a step without cache hits; None if the job, precision or device has none."""
     if run.peaks is None or timing.job not in ("loss", "adam") or timing.precision != "float32":
         return None
     peaks = run.peaks
@@ -112,19 +112,19 @@ def floor_ms(run: Run, timing: Timing) -> float | None:
 
 
 def launch_rows(run: Run) -> Iterator[dict[str, Any]]:
-    """Yield each launch beside the part it does; successive launches of a per-step kernel are one row."""
+    """Yield each launch beside its computed part; successive launches of a per-step kernel are one row."""
     for size, cell in dict.fromkeys((launch.size, launch.cell) for launch in run.launches):
-        mine = [launch for launch in run.launches if (launch.size, launch.cell) == (size, cell)]
-        parts = _parts(size, cell, "adam", [launch.name for launch in mine])
+        step_launches = [launch for launch in run.launches if (launch.size, launch.cell) == (size, cell)]
+        parts = _parts(size, cell, "adam", [launch.name for launch in step_launches])
         expected = [part.kernel for part in parts for _ in range(part.launches)]
-        named = _operations(expected) == _operations([launch.name for launch in mine])
+        known_order = _operations(expected) == _operations([launch.name for launch in step_launches])
         position = 0
-        for part in parts if named else [None] * len(mine):
+        for part in parts if known_order else [None] * len(step_launches):
             count = part.launches if part is not None else 1
-            taken = mine[position : position + count]
+            group = step_launches[position : position + count]
             position += count
-            ms = sum(launch.ms for launch in taken)
-            row = {"size": size, "cell": cell, "launch": taken[0].name, "count": count, "us": 1e3 * ms}
+            ms = sum(launch.ms for launch in group)
+            row = {"size": size, "cell": cell, "launch": group[0].name, "count": count, "us": 1e3 * ms}
             if part is not None:
                 row |= {"part": part.name, "gb_s": part.bytes / ms / 1e6, "gflop_s": part.flops / ms / 1e6}
                 if run.peaks is not None:
@@ -133,9 +133,9 @@ def launch_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _operations(names: list[str]) -> list[str]:
-    """Call all softmax kernels the same, and a recurrence with tensor cores as without: the device decides."""
-    plain = [name.removesuffix("_tensor").removesuffix("_split") for name in names]
-    return ["softmax" if name.startswith("softmax") else name for name in plain]
+    """Map launch names to the parts' names: one name for all softmax kernels and for all precisions of a recurrence."""
+    base_names = [name.removesuffix("_tensor").removesuffix("_split") for name in names]
+    return ["softmax" if name.startswith("softmax") else name for name in base_names]
 
 
 def csv_text(run: Run) -> str:
@@ -173,8 +173,8 @@ def _by_precision(timings: list[Timing]) -> list[str]:
         f"| size | cell | job | | {' | '.join(precisions)} |",
         "| --- | --- | --- | --- |" + " ---: |" * len(precisions),
         *(
-            f"| {' | '.join(what)} | {' | '.join(row.get(precision, '') for precision in precisions)} |"
-            for what, row in rows.items()
+            f"| {' | '.join(labels)} | {' | '.join(row.get(precision, '') for precision in precisions)} |"
+            for labels, row in rows.items()
         ),
     ]
 
@@ -209,8 +209,8 @@ def markdown(run: Run) -> str:
     for timing in shown:
         floor = floor_ms(run, timing)
         share = None if floor is None or timing.ms is None else floor / timing.ms
-        behind = f"{_number(timing.filled_ms)}{'' if timing.queued else ' *'}"
-        figures = f"{_number(timing.ms)} | {behind} | {_number(timing.wall_ms)}"
+        filled = f"{_number(timing.filled_ms)}{'' if timing.queued else ' *'}"
+        figures = f"{_number(timing.ms)} | {filled} | {_number(timing.wall_ms)}"
         spread = _percent(timing.spread) if timing.ms is not None else ""
         error = "" if timing.error is None else f"{timing.error:.1e}"
         lines.append(

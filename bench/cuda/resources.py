@@ -1,4 +1,4 @@
-"""What a kernel takes of a multiprocessor, read from the assembler's words (``--ptxas-options=-v``)."""
+"""Parse the resources of kernels from the assembler's log (``--ptxas-options=-v``)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _BARRIERS = re.compile(r"used (\d+) barriers")
 
 @dataclass(frozen=True)
 class Resources:
-    """Static needs of one kernel on one architecture.
+    """Static resources of one kernel on one architecture.
 
     Attributes
     ----------
     registers : int
-        A thread.
+        Registers per thread.
     shared : int
-        Bytes a block, without the dynamic part.
+        Bytes of static shared memory per block.
     stack : int
-        Bytes a thread: arrays that did not fit registers, and what is spilt. In memory, and slow.
+        Bytes of local memory per thread: arrays that did not fit into registers, and spilled registers.
     spill_stores, spill_loads : int
-        Bytes of registers moved to memory and back.
+        Bytes of registers stored to local memory and loaded back.
     barriers : int
-        Named barriers of a block.
+        Named barriers per block.
     """
 
     registers: int
@@ -41,35 +41,35 @@ class Resources:
 
     @property
     def in_registers(self) -> bool:
-        """Whether everything a thread holds is in registers: no stack, no spills."""
+        """Whether the kernel uses no local memory: no stack and no spills."""
         return self.stack == self.spill_stores == self.spill_loads == 0
 
 
 def parse(log: str) -> dict[str, Resources]:
-    """Read a log.
+    """Parse a log.
 
     Parameters
     ----------
     log : str
-        NVRTC's, with the assembler's part.
+        NVRTC's log, which includes the assembler's.
 
     Returns
     -------
     dict of str to Resources
-        By entry point.
+        Resources by entry point.
 
     Raises
     ------
     ValueError
-        For a log in another form: a reading that finds nothing must not pass for "no spills".
+        If the log has another format: finding nothing must not be read as "no spills".
     """
-    found = {}
-    for name, words in _ENTRY.findall(log):
-        memory, used = _MEMORY.search(words), _USED.search(words)
+    kernels = {}
+    for name, entry in _ENTRY.findall(log):
+        memory, used = _MEMORY.search(entry), _USED.search(entry)
         if memory is None or used is None:
-            raise ValueError(f"the assembler's words on {name} are in no form known here:\n{words}")
+            raise ValueError(f"{name}: the assembler's log has an unknown format:\n{entry}")
         shared, barriers = _SHARED.search(used[2]), _BARRIERS.search(used[2])
-        found[name] = Resources(
+        kernels[name] = Resources(
             registers=int(used[1]),
             shared=int(shared[1]) if shared else 0,
             stack=int(memory[1]),
@@ -77,6 +77,6 @@ def parse(log: str) -> dict[str, Resources]:
             spill_loads=int(memory[3]),
             barriers=int(barriers[1]) if barriers else 0,
         )
-    if not found:
-        raise ValueError(f"no entry point in the assembler's words:\n{log}")
-    return found
+    if not kernels:
+        raise ValueError(f"no entry point in the assembler's log:\n{log}")
+    return kernels

@@ -1,10 +1,10 @@
-"""The least time that a training step can take on four GPUs, computed from counts: no GPU is needed, none was timed.
+"""Lower bounds of a training step's time on four GPUs, computed from operation counts; nothing is measured.
 
     python -m bench.cuda.roofline
 
-A part's floor is the longer of its arithmetic at the device's peak and its bytes at the device's bandwidth, plus an
-assumed cost for each launch and each barrier over the grid. ``cold``: nothing stays on the chip from one launch to
-the next. ``warm``: everything lies in the second-level cache, and reading it costs nothing; no step is faster.
+A part's floor is the maximum of its arithmetic time at the device's peak and its memory time at the device's
+bandwidth, plus an assumed cost for each launch and each grid-wide barrier. ``cold``: nothing stays on the chip between
+launches. ``warm``: everything is in the L2 cache and reading it is free; no step can be faster.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["PATHS", "main", "paths"]
 
 RESULTS = ROOT / "bench" / "cuda" / "results"
 SIZES_ON_PAPER = ("S1", "S2", "S3")
-#: The ways to do a step, in the order of the tables.
+#: Implementations of a step, in the order of the tables.
 PATHS = ("capgpu", "PyTorch padded", "PyTorch packed")
 MARK = "computed, not measured"
 
 
 def fits(e: Extents, device: Device) -> bool:
-    """Tell whether ``Wh`` fits the device's shared memory, which the persistent recurrences ask for."""
+    """Return whether ``Wh`` fits into the device's shared memory, as the persistent recurrences require."""
     return device.multiprocessors * device.shared_kb * 2**10 >= 4 * e.H * e.G
 
 
 def paths(e: Extents, device: Device) -> dict[str, list[Part]]:
-    """Return the parts of each way to do a step."""
+    """Return the parts of a step for each implementation."""
     return {
         "capgpu": ours.step(e, persistent=fits(e, device)),
         **{f"PyTorch {mode}": cudnn.step(e, mode) for mode in cudnn.MODES},
@@ -52,7 +52,7 @@ def _cases() -> Iterator[tuple[str, str, Extents]]:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Yield every part of every way on every device, and the sums."""
+    """Yield every part of every implementation on every device."""
     for size, cell, e in _cases():
         for device in DEVICES:
             for path, parts in paths(e, device).items():
@@ -75,11 +75,11 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def csv_text() -> str:
     """Return all rows as CSV."""
-    listed = list(rows())
+    all_rows = list(rows())
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(listed[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(all_rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(listed)
+    writer.writerows(all_rows)
     return out.getvalue()
 
 
@@ -89,18 +89,18 @@ def _step_table(e: Extents) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: |" + " ---: |" * len(DEVICES),
     ]
     for path in PATHS:
-        counted: dict[tuple[int, int], Part] = {}
+        totals: dict[tuple[int, int], Part] = {}
         floors = []
         for device in DEVICES:
             parts = paths(e, device)[path]
-            whole = total(parts)
-            counted.setdefault((whole.launches, whole.barriers), whole)
+            total_part = total(parts)
+            totals.setdefault((total_part.launches, total_part.barriers), total_part)
             cold, warm = sum(p.cold_us(device) for p in parts), sum(p.warm_us(device) for p in parts)
             floors.append(f"{warm:,.0f} to {cold:,.0f}")
-        first = next(iter(counted.values()))
-        launches = " or ".join(str(whole.launches) for whole in counted.values())
-        barriers = " or ".join(str(whole.barriers) for whole in counted.values())
-        numbers = f"{first.flops / 1e9:.2f} | {first.bytes / 1e6:.1f} | {launches} | {barriers}"
+        any_total = next(iter(totals.values()))
+        launches = " or ".join(str(total_part.launches) for total_part in totals.values())
+        barriers = " or ".join(str(total_part.barriers) for total_part in totals.values())
+        numbers = f"{any_total.flops / 1e9:.2f} | {any_total.bytes / 1e6:.1f} | {launches} | {barriers}"
         lines.append(f"| {path} | {numbers} | {' | '.join(floors)} |")
     return lines
 
@@ -111,11 +111,11 @@ def _part_table(e: Extents, path: str) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: |" + " ---: |" * len(DEVICES),
     ]
     by_device = [paths(e, device)[path] for device in DEVICES]
-    for same in zip(*by_device, strict=True):
-        part = same[0]
-        floors = (f"{p.cold_us(device):,.1f}" for p, device in zip(same, DEVICES, strict=True))
-        launches = " or ".join(dict.fromkeys(str(p.launches) for p in same))
-        barriers = " or ".join(dict.fromkeys(str(p.barriers) for p in same))
+    for part_by_device in zip(*by_device, strict=True):
+        part = part_by_device[0]
+        floors = (f"{p.cold_us(device):,.1f}" for p, device in zip(part_by_device, DEVICES, strict=True))
+        launches = " or ".join(dict.fromkeys(str(p.launches) for p in part_by_device))
+        barriers = " or ".join(dict.fromkeys(str(p.barriers) for p in part_by_device))
         lines.append(
             f"| {part.name} | {part.flops / 1e6:,.1f} | {part.bytes / 1e3:,.0f} | {launches} | {barriers} | "
             f"{' | '.join(floors)} |"
@@ -170,9 +170,9 @@ def plot(path: Path) -> None:
     shades = {"capgpu": 1.0, "PyTorch padded": 0.75, "PyTorch packed": 0.75}
     for size, cell, e in _cases():
         axes = grid[CELLS.index(cell)][SIZES_ON_PAPER.index(size)]
-        ticks, labels, at, longest = [], [], 0.0, 0.0
+        ticks, labels, y, longest = [], [], 0.0, 0.0
         for device in DEVICES:
-            for path_name, short in zip(PATHS, ("ours", "padded", "packed"), strict=True):
+            for path_name, label in zip(PATHS, ("ours", "padded", "packed"), strict=True):
                 parts = paths(e, device)[path_name]
                 heights = (
                     sum(device.arithmetic_us(p.flops) for p in parts),
@@ -182,9 +182,9 @@ def plot(path: Path) -> None:
                 )
                 left = 0.0
                 for kind, height, colour in zip(kinds, heights, colours, strict=True):
-                    first = (size, cell, device, short) == ("S1", "lstm", DEVICES[0], "ours")
+                    first = (size, cell, device, label) == ("S1", "lstm", DEVICES[0], "ours")
                     axes.barh(
-                        at,
+                        y,
                         height,
                         left=left,
                         color=colour,
@@ -193,11 +193,11 @@ def plot(path: Path) -> None:
                     )
                     left += height
                 longest = max(longest, left)
-                axes.text(left, at, f" {left:,.0f}", va="center", fontsize=7)
-                ticks.append(at)
-                labels.append(f"{device.name}: ours" if short == "ours" else short)
-                at += 1
-            at += 0.6
+                axes.text(left, y, f" {left:,.0f}", va="center", fontsize=7)
+                ticks.append(y)
+                labels.append(f"{device.name}: ours" if label == "ours" else label)
+                y += 1
+            y += 0.6
         axes.set_yticks(ticks, labels, fontsize=7)
         axes.invert_yaxis()
         axes.set_title(f"{size}, {cell}", fontsize=10)

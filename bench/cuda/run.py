@@ -2,7 +2,7 @@
 
     python -m bench.cuda.run [--quick] [--peers padded,packed,compiled,graphed] [--peer-python PATH]
 
-Every competitor lives in a process of its own, stopped while another is timed; rounds alternate between them.
+Every competitor runs in its own process, which is stopped while another is timed; rounds alternate between them.
 Exit status 2: there is no device.
 """
 
@@ -38,13 +38,13 @@ __all__ = ["main"]
 
 RESULTS = ROOT / "bench" / "cuda" / "results"
 _NAMES = {"cells": CELLS, "jobs": JOBS, "precisions": PRECISIONS, "peers": MODES}
-#: What an argument is where it is not given: in a whole run, and in one that ends after 100 s.
-WHOLE = {
+#: Defaults of the arguments in a complete run, and in a quick one, which ends after 100 s.
+COMPLETE = {
     "sizes": ",".join(SIZES),
     **{name: ",".join(known) for name, known in _NAMES.items()},
     **{"rounds": 5, "steps": 100, "warm": 20, "filler_ms": 20.0, "seconds": float("inf")},
 }
-QUICK = WHOLE | {
+QUICK = COMPLETE | {
     **{"sizes": "S1", "cells": "lstm", "jobs": "adam,adam-dropout", "peers": "padded,packed,graphed"},
     **{"rounds": 3, "steps": 50, "warm": 10, "filler_ms": 6.0, "seconds": 75.0},
 }
@@ -53,35 +53,39 @@ _ANSWER_S = 1800.0
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    beside = ROOT / ".venv-peers" / "bin" / "python"
+    peer_environment = ROOT / ".venv-peers" / "bin" / "python"
     parser = argparse.ArgumentParser(prog="python -m bench.cuda.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="S1, LSTM, Adam: 100 s at most, for what is not given")
+    parser.add_argument("--quick", action="store_true", help="defaults of a run of at most 100 s: S1, LSTM, Adam")
     parser.add_argument("--sizes", help="comma-separated; S1:T=32;N=8 is a size beside S1")
     for name, known in _NAMES.items():
         parser.add_argument(f"--{name}", help=f"comma-separated, of {', '.join(known)}")
     parser.add_argument("--rounds", type=int, help="alternating rounds")
     parser.add_argument("--steps", type=int, help="steps timed in a round")
-    parser.add_argument("--warm", type=int, help="steps before, not timed")
-    parser.add_argument("--seconds", type=float, help="after which nothing new is begun, and that is said")
-    parser.add_argument("--filler-ms", type=float, help="work in front of a step that must not wait for the host")
+    parser.add_argument("--warm", type=int, help="untimed steps before")
+    parser.add_argument("--seconds", type=float, help="time after which remaining measurements are skipped")
+    parser.add_argument(
+        "--filler-ms",
+        type=float,
+        help="milliseconds of work launched before a step, so that it need not wait for the host",
+    )
     parser.add_argument(
         "--peer-python",
-        default=str(beside) if beside.exists() else sys.executable,
+        default=str(peer_environment) if peer_environment.exists() else sys.executable,
         help="interpreter with a PyTorch for CUDA; default: .venv-peers/bin/python, or this one",
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     parser.add_argument("--serve", default="bench.worker", help="module that our process runs (for tests)")
     args = parser.parse_args(argv)
-    for name, value in (QUICK if args.quick else WHOLE).items():
+    for name, value in (QUICK if args.quick else COMPLETE).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.sizes = [size.replace(";", ",") for size in args.sizes.split(",")]
     for name, known in _NAMES.items():
-        given = [word for word in getattr(args, name).split(",") if word and (name, word) != ("peers", "none")]
-        setattr(args, name, given)
-        for word in given:
-            if word not in known:
-                parser.error(f"{word!r} is none of the {name}: {', '.join(known)}")
+        chosen = [value for value in getattr(args, name).split(",") if value and (name, value) != ("peers", "none")]
+        setattr(args, name, chosen)
+        for value in chosen:
+            if value not in known:
+                parser.error(f"{name}: expected names among {', '.join(known)}, got {value!r}")
     try:
         for size in args.sizes:
             parse_size(size)
@@ -93,7 +97,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @functools.cache
-def _wanted(size: str, cell: str, job: str) -> dict[str, np.ndarray]:
+def _oracle_result(size: str, cell: str, job: str) -> dict[str, np.ndarray]:
     task = exercise.make_task("float64", make_workload(parse_size(size), cell), job)
     for _ in range(3 if job == "adam" else 1):
         task.step()
@@ -106,23 +110,23 @@ def _error(worker: WorkerProcess, size: str, cell: str, job: str) -> float | Non
         path = Path(folder) / "result.npz"
         worker.ask(do="check", path=str(path))
         with np.load(path) as arrays:
-            got = dict(arrays)
-    plain, dropout = split_job(job)
+            result = dict(arrays)
+    job_without_dropout, dropout = split_job(job)
     if dropout:
         return None
-    compare = stats.disagreement if plain.startswith("sample") else stats.worst_error
-    return compare(got, _wanted(size, cell, plain))
+    compare = stats.disagreement if job_without_dropout.startswith("sample") else stats.worst_error
+    return compare(result, _oracle_result(size, cell, job_without_dropout))
 
 
 def time_job(
     workers: Mapping[str, WorkerProcess], size: str, cell: str, job: str, precision: str, args: argparse.Namespace
 ) -> list[report.Timing]:
-    """Time one job of all who take part in it, round by round; one that fails fails alone."""
-    workers = {label: each for label, each in workers.items() if kind_of_job(job) in each.competitor.jobs}
-    found: dict[str, list[dict[str, Any]]] = {label: [] for label in workers}
+    """Time one job for all competitors that have it, round by round; a failing competitor becomes a note."""
+    workers = {label: worker for label, worker in workers.items() if kind_of_job(job) in worker.competitor.jobs}
+    timings: dict[str, list[dict[str, Any]]] = {label: [] for label in workers}
     errors: dict[str, float | None] = {}
     notes: dict[str, str] = {}
-    # a peer that hangs must not take more than the time that is left
+    # a hanging peer must not take more than the time limit of the run
     limit = _ANSWER_S if args.seconds == float("inf") else args.seconds
 
     def attempt(label: str, **request: Any) -> dict[str, Any] | None:
@@ -146,28 +150,28 @@ def time_job(
         worker.rest()
     for _ in range(args.rounds):
         for label in workers:
-            timed = attempt(label, do="device_time", warm=args.warm, steps=args.steps, filler_ms=args.filler_ms)
-            if timed is not None:
-                found[label].append(timed)
+            timing = attempt(label, do="device_time", warm=args.warm, steps=args.steps, filler_ms=args.filler_ms)
+            if timing is not None:
+                timings[label].append(timing)
     return [
         _timing((size, cell, job, label, precision), rounds, errors.get(label), notes.get(label, ""))
-        for label, rounds in found.items()
+        for label, rounds in timings.items()
     ]
 
 
 def _timing(
-    what: tuple[str, str, str, str, str], rounds: list[dict[str, Any]], error: float | None, note: str
+    key: tuple[str, str, str, str, str], rounds: list[dict[str, Any]], error: float | None, note: str
 ) -> report.Timing:
     if note or not rounds:
-        return report.Timing(*what, error=error, note=note)
-    medians = [float(np.median(each["ms"])) for each in rounds]
+        return report.Timing(*key, error=error, note=note)
+    medians = [float(np.median(timing["ms"])) for timing in rounds]
     low, high = np.percentile(medians, [25, 75])
     return report.Timing(
-        *what,
+        *key,
         ms=float(np.median(medians)),
-        filled_ms=float(np.median([np.median(each["filled_ms"]) for each in rounds])),
-        wall_ms=float(np.median([each["wall_ms"] for each in rounds])),
-        queued=all(each["queued"] for each in rounds),
+        filled_ms=float(np.median([np.median(timing["filled_ms"]) for timing in rounds])),
+        wall_ms=float(np.median([timing["wall_ms"] for timing in rounds])),
+        queued=all(timing["queued"] for timing in rounds),
         spread=float((high - low) / np.median(medians)),
         error=error,
     )
@@ -175,14 +179,14 @@ def _timing(
 
 def _describe(versions: dict[str, Any], peers: dict[str, dict[str, Any]], argv: Sequence[str]) -> report.Run:
     peaks = versions.pop("peaks")
-    device = {**versions, **{key: value for found in peers.values() for key, value in found.items()}}
+    device = {**versions, **{key: value for peer_versions in peers.values() for key, value in peer_versions.items()}}
     device |= {"host": processor(), "commit": commit()}
     device["command"] = shlex.join(["python", "-m", "bench.cuda.run", *argv])
     return report.Run(device, None if peaks is None else Device(**peaks))
 
 
 class Contest:
-    """The processes of all competitors: ours once for float32 and once with tensor cores, each peer once."""
+    """The processes of all competitors: two of capgpu (float32, and with tensor cores) and one of each peer."""
 
     def __init__(self, args: argparse.Namespace, logs: Path) -> None:
         self._args, self._logs, self._stack = args, logs, ExitStack()
@@ -197,14 +201,14 @@ class Contest:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def _start(self, who: Competitor, name: str, environment: dict[str, str], serve: str) -> WorkerProcess:
-        python = self._args.peer_python if who.peer_python else sys.executable
-        worker = WorkerProcess(who, python, None, self._logs / f"{name}.log", environment, serve)
+    def _start(self, competitor: Competitor, name: str, environment: dict[str, str], serve: str) -> WorkerProcess:
+        python = self._args.peer_python if competitor.peer_python else sys.executable
+        worker = WorkerProcess(competitor, python, None, self._logs / f"{name}.log", environment, serve)
         self._stack.callback(worker.close)
         return worker
 
     def open_ours(self, exact: bool) -> dict[str, Any]:
-        """Start our process; its answer to ``hello``."""
+        """Start a process of capgpu; return its answer to ``hello``."""
         environment = {} if exact else TENSOR_CORES
         worker = self._start(OURS, f"ours-{'exact' if exact else 'tensor'}", environment, self._args.serve)
         self.ours[exact] = worker
@@ -225,13 +229,13 @@ class Contest:
             worker.rest()
 
     def at(self, precision: str) -> dict[str, WorkerProcess]:
-        """Return who takes part in a precision, by label, ours first."""
+        """Return the workers for a precision by label, capgpu's first."""
         return {OURS.label: self.ours[precision == "float32"], **self.peers}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Time everything and write the table; return the exit status."""
-    began = time.monotonic()
+    start = time.monotonic()
     args = arguments(argv)
     with tempfile.TemporaryDirectory() as folder, Contest(args, Path(folder)) as contest:
         try:
@@ -244,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 contest.open_ours(False)
             contest.open_peers()
             run = _describe(answer["versions"], contest.versions, sys.argv[1:] if argv is None else argv)
-            status = _measure(run, contest, args, began + args.seconds)
+            status = _measure(run, contest, args, start + args.seconds)
         except WorkerFailedError as failure:
             print(failure, file=sys.stderr)
             status = 1
@@ -257,44 +261,44 @@ def _measure(run: report.Run, contest: Contest, args: argparse.Namespace, deadli
     slug = re.sub(r"[^a-z0-9]+", "-", str(run.device["device"]).lower()).strip("-")
     stem = ("emulated-" if run.emulated else "") + slug
     if run.emulated and args.out == RESULTS:
-        print("a stand-in's figures do not go where measurements are kept: give another --out", file=sys.stderr)
+        print("a stand-in's figures do not go where measurements are kept: choose another --out", file=sys.stderr)
         return 1
     args.out.mkdir(parents=True, exist_ok=True)
-    # the plain precisions of every size first: a run that is cut off has what is asked for most
+    # float32 of every size first: the most important figures are there if the run is stopped
     plan = [(s, c, p, j) for p in args.precisions for s in args.sizes for c in args.cells for j in args.jobs]
-    for done, (size, cell, precision, job) in enumerate(plan):
+    for index, (size, cell, precision, job) in enumerate(plan):
         if time.monotonic() > deadline:
-            run.skipped = [f"{size} {cell} {job} {precision}" for size, cell, precision, job in plan[done:]]
+            run.skipped = [f"{size} {cell} {job} {precision}" for size, cell, precision, job in plan[index:]]
             print(f"no time left for: {'; '.join(run.skipped)}", flush=True)
         else:
-            timed = time_job(contest.at(precision), size, cell, job, precision, args)
-            run.timings += timed
+            timings = time_job(contest.at(precision), size, cell, job, precision, args)
+            run.timings += timings
             run.timings += [
                 report.Timing(size, cell, job, label, precision, note=note) for label, note in contest.absent.items()
             ]
-            if (job, precision) == ("adam", "float32") and timed[0].ms is not None:
+            if (job, precision) == ("adam", "float32") and timings[0].ms is not None:
                 _time_launches(run, contest.ours[True], size, cell, args)
-        # written after each, so that an interrupted run leaves what it had
+        # written after each measurement, so that an interrupted run keeps its results
         write_atomically(args.out / f"{stem}.csv", report.csv_text(run).encode())
         write_atomically(args.out / f"{stem}.md", report.markdown(run).encode())
         if run.skipped:
             break
-        print(f"{size} {cell} {job} {precision}: {_line(timed)}", flush=True)
+        print(f"{size} {cell} {job} {precision}: {_line(timings)}", flush=True)
     print(f"{args.out / stem}.md{': ' + report.EMULATED if run.emulated else ''}")
-    # what was asked for has been timed, or this is no success
+    # success means that every required measurement of capgpu was made
     ours = [timing for timing in run.timings if timing.competitor == OURS.label and timing.precision in REQUIRED]
     return 0 if all(timing.ms is not None for timing in ours) else 1
 
 
 def _time_launches(run: report.Run, ours: WorkerProcess, size: str, cell: str, args: argparse.Namespace) -> None:
-    found = ours.ask(do="launches", steps=max(args.steps // 5, 1), filler_ms=args.filler_ms)
+    answer = ours.ask(do="launches", steps=max(args.steps // 5, 1), filler_ms=args.filler_ms)
     ours.rest()
-    run.launches += [report.Launch(size, cell, name, ms) for name, ms in found["launches"]]
+    run.launches += [report.Launch(size, cell, name, ms) for name, ms in answer["launches"]]
 
 
-def _line(timed: list[report.Timing]) -> str:
-    shown = [timing for timing in timed if timing.ms is not None]
-    return ", ".join(f"{timing.competitor} {timing.ms:.3g} ms" for timing in shown) or "nothing ran"
+def _line(timings: list[report.Timing]) -> str:
+    successful = [timing for timing in timings if timing.ms is not None]
+    return ", ".join(f"{timing.competitor} {timing.ms:.3g} ms" for timing in successful) or "nothing ran"
 
 
 if __name__ == "__main__":

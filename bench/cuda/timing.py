@@ -1,4 +1,4 @@
-"""Timing on a device: events in its own queue, so that the host's clock is asked only for what the host does."""
+"""Timing on a device by events in its stream; the host's clock measures only the wall time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _FILLED_STEPS = 20
 
 
 class Clock(Protocol):
-    """A library's events on the stream that its work goes to."""
+    """A library's events on the stream on which it launches."""
 
     def mark(self) -> Any:
-        """Put an event into the queue."""
+        """Record an event on the stream."""
 
     def milliseconds(self, start: Any, end: Any) -> float:
-        """Return the time between two events that have passed."""
+        """Return the time between two completed events."""
 
     def passed(self, event: Any) -> bool:
-        """Return whether the device has come to an event; does not wait."""
+        """Return whether an event has completed; does not wait."""
 
     def wait(self) -> None:
-        """Wait until the queue is empty."""
+        """Wait for all work on the stream."""
 
     def fill(self, milliseconds: float) -> None:
-        """Put work of about this length into the queue, so that what follows waits there ready to start."""
+        """Launch work of about this length, so that the launches after it are queued before the device reaches them."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Timed:
     Attributes
     ----------
     steps : list of float
-        Each, from event to event, steps being launched back to back: what a training loop takes.
+        Each step from event to event, launched back to back: the time in a training loop.
     filled : list of float
-        Each, launched behind other work: what the device takes where it never waits for the host.
+        Each step launched behind other work: the device's time without waiting for the host.
     wall : float
-        The mean by the host's clock.
+        Mean by the host's clock.
     queued : bool
-        Whether every one of the filled steps was launched completely before the device came to it. False means that
-        the host needs longer than the work in front, or waits for the device within a step.
+        Whether every filled step was launched completely before the device reached it. False means that the host
+        takes longer than the work in front, or waits for the device within a step.
     """
 
     steps: list[float]
@@ -57,30 +57,30 @@ class Timed:
 
 
 def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
-    """Time steps of a task, which has ``launch()`` and a `Clock` called ``clock``.
+    """Time steps of a task with a method ``launch()`` and an attribute ``clock``, a `Clock`.
 
     Parameters
     ----------
     task : object
-        What is timed.
+        Task to time.
     warm : int
-        Steps before, not timed.
+        Number of untimed steps before.
     steps : int
-        Steps to time.
+        Number of timed steps.
     filler_ms : float
-        Length of the work in front of a step; longer than the host needs to launch one.
+        Duration of the work in front of a step; longer than the host needs to launch one.
     """
     clock: Clock = task.clock
     for _ in range(warm):
         task.launch()
     clock.wait()
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     marks = [clock.mark()]
     for _ in range(steps):
         task.launch()
         marks.append(clock.mark())
     clock.wait()
-    wall = (time.perf_counter() - began) / steps * 1e3
+    wall = (time.perf_counter() - start_time) / steps * 1e3
     filled, queued = [], True
     for _ in range(min(steps, _FILLED_STEPS)):
         clock.fill(filler_ms)
@@ -94,8 +94,8 @@ def time_steps(task: Any, warm: int, steps: int, filler_ms: float) -> Timed:
     return Timed([clock.milliseconds(a, b) for a, b in pairs], filled, wall, queued)
 
 
-class _Marking(list[str]):
-    """A list of launches that puts an event into the queue in front of each."""
+class _NamesWithEvents(list[str]):
+    """A list of launch names that records an event whenever a name is appended, which is before the launch."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -108,38 +108,38 @@ class _Marking(list[str]):
 
 
 def time_launches(task: Any, steps: int, filler_ms: float) -> list[tuple[str, float]]:
-    """Time each launch of a step in its place, from the event before it to the one before the next.
+    """Time each launch within a step, from the event before it to the event before the next launch.
 
-    An event costs about a microsecond, which is in every figure; the resolution is half of one.
+    An event costs about a microsecond, which is included in every figure; the resolution is half a microsecond.
 
     Returns
     -------
     list of (str, float)
-        Name and median milliseconds, in the order of the launches; nothing where the reference computes.
+        Name and median milliseconds, in the order of the launches; empty if the reference kernels compute.
 
     Raises
     ------
     RuntimeError
-        Where two steps launch different things.
+        If two steps launch different kernels.
     """
     from capgpu.kernels.cuda.device_calls import counting
 
     clock: Clock = task.clock
     task.launch()
     names: list[str] = []
-    taken: list[list[float]] = []
+    milliseconds: list[list[float]] = []
     for _ in range(steps):
         clock.wait()
         clock.fill(filler_ms)
-        log = _Marking(clock)
-        with counting(log):
+        names_with_marks = _NamesWithEvents(clock)
+        with counting(names_with_marks):
             task.launch()
             end = clock.mark()
         clock.wait()
-        if names and list(log) != names:
-            raise RuntimeError(f"steps launch different things: {names} and then {list(log)}")
-        names = list(log)
-        marks = [*log.marks, end]
-        taken.append([clock.milliseconds(a, b) for a, b in itertools.pairwise(marks)])
-    medians = np.median(taken, axis=0).tolist()
+        if names and list(names_with_marks) != names:
+            raise RuntimeError(f"steps launch different things: {names} and then {list(names_with_marks)}")
+        names = list(names_with_marks)
+        marks = [*names_with_marks.marks, end]
+        milliseconds.append([clock.milliseconds(a, b) for a, b in itertools.pairwise(marks)])
+    medians = np.median(milliseconds, axis=0).tolist()
     return list(zip(names, medians, strict=True))

@@ -1,7 +1,7 @@
-"""The competitors: one module each, all with the face below.
+"""The competitors, one module each, with the interface below.
 
-A module offers ``versions() -> dict[str, str]`` (importing its library there, so that absence shows as
-ImportError, or as NoDeviceError) and ``make_task(mode, work, job) -> Task``.
+A module provides ``versions() -> dict[str, str]``, which imports its library and raises ImportError or NoDeviceError if
+that is not possible, and ``make_task(mode, work, job) -> Task``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 
 class NoDeviceError(RuntimeError):
-    """The competitor's library is there, the device it would compute on is not."""
+    """The competitor's library is installed but finds no device."""
 
 
 class Task(Protocol):
     """One job on one workload, ready to be timed."""
 
     def build(self) -> None:
-        """Compile whatever depends on the shapes, where that can be told from running."""
+        """Compile what depends on the shapes, if the library can do so without running."""
 
     def step(self) -> None:
         """Do the job once and wait for it to finish; the result is kept until the next step."""
@@ -31,4 +31,4 @@ class Task(Protocol):
         """Drop the last step's result."""
 
     def set_rate(self, rate: float) -> None:
-        """Set Adam's learning rate from here on."""
+        """Set Adam's learning rate for the following steps."""

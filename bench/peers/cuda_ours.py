@@ -1,5 +1,5 @@
-"""capgpu on a GPU, as it trains: features are checked once, before the first step. The mode ``graphed`` is with CUDA
-graphs, all others are without.
+"""capgpu on a GPU, as in training: features are validated once, before the first step. The mode ``graphed`` uses CUDA
+graphs, the others do not.
 
 Precisions: ``float32`` and ``tf32`` are the same model; TF32 is allowed by the environment that the process starts with
 (`TENSOR_CORES`). ``float16`` and ``bfloat16`` are dtypes of the model.
@@ -27,7 +27,7 @@ TENSOR_CORES = {"CAPGPU_TENSOR_CORES": "1", "CUPY_TF32": "1"}
 
 
 def versions() -> dict[str, Any]:
-    """Return what this competitor runs on, and whether it is no device at all but a stand-in for CuPy."""
+    """Return the versions and the device, and whether that is emulated by the stand-in for CuPy."""
     try:
         set_backend("cuda")
     except BackendUnavailableError as error:

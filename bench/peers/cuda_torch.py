@@ -101,15 +101,15 @@ class CudaTorchTask(TorchTask):
         if self.mode != "graphed":
             super().build()
             return
-        before = [param.detach().clone() for param in self.params]
+        initial_params = [param.detach().clone() for param in self.params]
         # libraries load and allocate in the first steps, which a stream that captures does not allow
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UP):
                 super().step()
-        torch.cuda.current_stream().wait_stream(side)
-        self._restore(before)
+        torch.cuda.current_stream().wait_stream(side_stream)
+        self._restore(initial_params)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             super().step()

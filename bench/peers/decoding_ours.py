@@ -1,4 +1,4 @@
-"""capgpu's decoders through their public face; mode is the backend, job the way of decoding."""
+"""capgpu's decoders through their public interface; mode is the backend, job the decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DecodingTask", "make_task", "versions"]
 
 
 class DecodingTask(OurTask):
-    """100 captions, written in one way."""
+    """Decode 100 captions by one decoder."""
 
     def __init__(self, mode: str, work: Workload, job: str) -> None:
         super().__init__(mode, work, "sample100")
@@ -46,7 +46,7 @@ class DecodingTask(OurTask):
         synchronize()
 
     def result(self) -> dict[str, np.ndarray]:
-        """Return the log-probability of each caption, or words where those are all there is."""
+        """Return the log-probability of each caption, or the words if the decoder returns only these."""
         if not isinstance(self.decoded, DecodeResult):
             return {"words": to_numpy(self.decoded)}
         return {"scores": to_numpy(self.decoded.scores)[:, 0]}

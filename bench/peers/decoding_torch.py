@@ -1,12 +1,12 @@
-"""Decoding in PyTorch, as its users write it: one batched step, then a choice among all hypotheses' words.
+"""Decoding in idiomatic PyTorch: one batched step, then a top-k over all hypotheses' words.
 
 eager
     Plain calls under `inference_mode`.
 compiled
     The step with the choice behind it through `torch.compile` (static shapes).
 
-Of each picture K hypotheses are followed. One that has ended keeps its score: the only word that may come is NULL, at
-no cost. Greedy decoding is a beam of one.
+Each picture has K hypotheses. One that has ended keeps its score: its only continuation is NULL with log-probability 0.
+Greedy decoding is a beam of one.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ State = tuple[torch.Tensor, ...]
 
 def search_step(word: torch.Tensor, state: State, scores: torch.Tensor, weights: State, lstm: bool) -> tuple[Any, ...]:
     """Take the hypotheses of (N, K) words one step on: words, states (N K, H), scores and parents' rows (N, K)."""
-    count, width = scores.shape
-    flat = word.reshape(-1)
-    logits, h, c = advance(flat, *state, weights, lstm)
+    n_pictures, width = scores.shape
+    words = word.reshape(-1)
+    logits, h, c = advance(words, *state, weights, lstm)
     log_probs = logits.log_softmax(1)
-    ended = (flat == END) | (flat == NULL)
+    ended = (words == END) | (words == NULL)
     log_probs[:, NULL] = torch.where(ended, 0.0, -math.inf)
     log_probs[:, START] = -math.inf
     log_probs[:, START + 1 :].masked_fill_(ended[:, None], -math.inf)
-    total = (scores.reshape(-1, 1) + log_probs).reshape(count, -1)
-    scores, places = total.topk(width, dim=1)
+    total = (scores.reshape(-1, 1) + log_probs).reshape(n_pictures, -1)
+    scores, choices = total.topk(width, dim=1)
     size = log_probs.shape[1]
-    rows = (places // size + width * torch.arange(count)[:, None]).reshape(-1)
-    return places % size, (h[rows], c[rows] if lstm else c), scores, rows
+    rows = (choices // size + width * torch.arange(n_pictures)[:, None]).reshape(-1)
+    return choices % size, (h[rows], c[rows] if lstm else c), scores, rows
 
 
 class TorchDecoding:
@@ -63,7 +63,7 @@ class TorchDecoding:
         self.words = self.scores = torch.empty(0)
 
     def set_rate(self, rate: float) -> None:
-        """Nothing is learnt."""
+        """Do nothing: decoding has no learning rate."""
 
     @torch.inference_mode()
     def step(self) -> None:

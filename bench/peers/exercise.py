@@ -40,14 +40,14 @@ def sigmoid(x: Array) -> Array:
 
 def rnn_step(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Any]:
     """One step of the vanilla RNN, (N, H)."""
-    after = np.tanh(x @ wx + h @ wh + b)
-    return after, (x, h, after)
+    next_h = np.tanh(x @ wx + h @ wh + b)
+    return next_h, (x, h, next_h)
 
 
 def rnn_step_back(dh: Array, wx: Array, wh: Array, cache: Any) -> tuple[Array, ...]:
     """Return dx, dh_prev, dWx, dWh, db of one RNN step."""
-    x, h, after = cache
-    da = dh * (1 - after * after)
+    x, h, next_h = cache
+    da = dh * (1 - next_h * next_h)
     return da @ wx.T, da @ wh.T, x.T @ da, h.T @ da, da.sum(axis=0)
 
 
@@ -59,17 +59,17 @@ def lstm_step(x: Array, h: Array, c: Array, wx: Array, wh: Array, b: Array) -> t
     f = sigmoid(a[:, hidden : 2 * hidden])
     o = sigmoid(a[:, 2 * hidden : 3 * hidden])
     g = np.tanh(a[:, 3 * hidden :])
-    after = f * c + i * g
-    squashed = np.tanh(after)
-    return o * squashed, after, (x, h, c, i, f, o, g, squashed)
+    next_c = f * c + i * g
+    tanh_c = np.tanh(next_c)
+    return o * tanh_c, next_c, (x, h, c, i, f, o, g, tanh_c)
 
 
 def lstm_step_back(dh: Array, dc: Array, wx: Array, wh: Array, cache: Any) -> tuple[Array, ...]:
     """Return dx, dh_prev, dc_prev, dWx, dWh, db of one LSTM step."""
-    x, h, c, i, f, o, g, squashed = cache
-    dc = dc + dh * o * (1 - squashed * squashed)
+    x, h, c, i, f, o, g, tanh_c = cache
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
     da = np.concatenate(
-        [dc * g * i * (1 - i), dc * c * f * (1 - f), dh * squashed * o * (1 - o), dc * i * (1 - g * g)],
+        [dc * g * i * (1 - i), dc * c * f * (1 - f), dh * tanh_c * o * (1 - o), dc * i * (1 - g * g)],
         axis=1,
     )
     return da @ wx.T, da @ wh.T, dc * f, x.T @ da, h.T @ da, da.sum(axis=0)
@@ -113,17 +113,17 @@ def backward_over_time(
 
 def softmax_loss(scores: Array, targets: NDArray[np.int64]) -> tuple[Array, Array]:
     """Return the masked cross-entropy of (N, T, V) scores, summed and divided by N, and its gradient."""
-    n, steps, words = scores.shape
-    flat, wanted = scores.reshape(n * steps, words), targets.reshape(n * steps)
-    mask = wanted != NULL
+    n, steps, vocabulary = scores.shape
+    flat, flat_targets = scores.reshape(n * steps, vocabulary), targets.reshape(n * steps)
+    mask = flat_targets != NULL
     probs = np.exp(flat - flat.max(axis=1, keepdims=True))
     probs /= probs.sum(axis=1, keepdims=True)
     rows = np.arange(n * steps)
-    loss = -np.sum(mask * np.log(probs[rows, wanted])) / n
-    probs[rows, wanted] -= 1
+    loss = -np.sum(mask * np.log(probs[rows, flat_targets])) / n
+    probs[rows, flat_targets] -= 1
     probs /= n
     probs *= mask[:, None]
-    return loss, probs.reshape(n, steps, words)
+    return loss, probs.reshape(n, steps, vocabulary)
 
 
 def loss_and_grads(

@@ -1,4 +1,4 @@
-"""The matrix products of a step and nothing else: the time no implementation on the same BLAS gets below.
+"""Only the matrix products of a step: a lower bound for every implementation on the same BLAS.
 
 mode is ``<variant>-<library>``; libraries are ``numpy`` (usually OpenBLAS) and ``torch`` (usually MKL).
 
@@ -36,18 +36,18 @@ def training_products(work: Workload, variant: str, buffer: Buffer) -> list[Prod
     size, gates = work.size, work.params["Wx"].shape[1]
     if variant == "full":
         sizes, rows = [size.N] * size.T, size.N * size.T
-        words = rows
+        word_rows = rows
     else:
         sizes = batch_sizes(work.targets)
         rows = sum(sizes)
-        words = int(describe(work)["distinct_words"]) if variant == "distinct" else rows
+        word_rows = int(describe(work)["distinct_words"]) if variant == "distinct" else rows
     features, w_proj, h0 = buffer(size.N, size.D), buffer(size.D, size.H), buffer(size.N, size.H)
-    x, wx, a = buffer(words, size.W), buffer(size.W, gates), buffer(words, gates)
+    x, wx, a = buffer(word_rows, size.W), buffer(size.W, gates), buffer(word_rows, gates)
     h, wh, da = buffer(rows, size.H), buffer(size.H, gates), buffer(rows, gates)
     w_vocab, scores = buffer(size.H, size.V), buffer(rows, size.V)
     dwx, dwh, dh = buffer(size.W, gates), buffer(size.H, gates), buffer(rows, size.H)
-    # Not into x: values that go round in circles shrink until they are denormal, which is slow.
-    dx = buffer(words, size.W)
+    # not written into x, since values fed back at each step shrink until they are denormal, which is slow
+    dx = buffer(word_rows, size.W)
     dw_vocab, dw_proj = buffer(size.H, size.V), buffer(size.D, size.H)
 
     starts = np.concatenate([[0], np.cumsum(sizes)])

@@ -44,12 +44,12 @@ def cell_step(a: jax.Array, h: jax.Array, c: jax.Array, lstm: bool) -> tuple[jax
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def dropped(x: jax.Array, key: jax.Array | None, number: int) -> jax.Array:
+def dropped(x: jax.Array, key: jax.Array | None, use_index: int) -> jax.Array:
     """Return `x` with inverted dropout; as it is without a key. Each use has a number."""
     if key is None:
         return x
-    kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - DROPOUT, x.shape)
-    return jnp.where(kept, x / (1 - DROPOUT), 0)
+    keep_mask = jax.random.bernoulli(jax.random.fold_in(key, use_index), 1 - DROPOUT, x.shape)
+    return jnp.where(keep_mask, x / (1 - DROPOUT), 0)
 
 
 def caption_loss(
@@ -69,8 +69,8 @@ def caption_loss(
     _, hidden = jax.lax.scan(advance, (h0, jnp.zeros_like(h0)), projected, unroll=unroll)
     logits = dropped(hidden, key, 1) @ p["W_vocab"] + p["b_vocab"]
     targets = captions[1:]
-    wanted = jnp.take_along_axis(logits, targets[..., None], axis=2)[..., 0]
-    nll = jax.nn.logsumexp(logits, axis=2) - wanted
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=2)[..., 0]
+    nll = jax.nn.logsumexp(logits, axis=2) - target_logits
     return jnp.sum(jnp.where(targets != NULL, nll, 0.0)) / features.shape[0]
 
 
@@ -107,8 +107,8 @@ def adam_step(
     count = count + 1
     m = jax.tree.map(lambda old, g: ADAM_BETA1 * old + (1 - ADAM_BETA1) * g, m, grads)
     v = jax.tree.map(lambda old, g: ADAM_BETA2 * old + (1 - ADAM_BETA2) * g * g, v, grads)
-    first, second = 1 - ADAM_BETA1**count, 1 - ADAM_BETA2**count
-    p = jax.tree.map(lambda w, a, b: w - rate * (a / first) / (jnp.sqrt(b / second) + ADAM_EPS), p, m, v)
+    m_correction, v_correction = 1 - ADAM_BETA1**count, 1 - ADAM_BETA2**count
+    p = jax.tree.map(lambda w, a, b: w - rate * (a / m_correction) / (jnp.sqrt(b / v_correction) + ADAM_EPS), p, m, v)
     return p, m, v, count
 
 

@@ -1,4 +1,4 @@
-"""capgpu through its public face; mode is the backend."""
+"""capgpu through its public interface; mode is the backend."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from capgpu.vocabulary import SPECIAL_WORDS
 
 
 def versions() -> dict[str, str]:
-    """Return what this competitor runs on."""
-    # a checkout on the path has no metadata
+    """Return the versions of this competitor's libraries."""
+    # the package's own attribute, since a checkout on the path has no metadata
     return {"capgpu": capgpu.__version__, "numba": version("numba")}
 
 
@@ -52,9 +52,9 @@ class OurTask:
         set_backend(mode)
         size = work.size
         self.job = job
-        words = [*SPECIAL_WORDS, *(f"word{index}" for index in range(4, size.V))]
+        vocabulary = [*SPECIAL_WORDS, *(f"word{index}" for index in range(4, size.V))]
         self.model = CaptioningRNN(
-            {word: index for index, word in enumerate(words)},
+            {word: index for index, word in enumerate(vocabulary)},
             input_dim=size.D,
             wordvec_dim=size.W,
             hidden_dim=size.H,
@@ -63,16 +63,16 @@ class OurTask:
             feature_dropout=dropout,
             output_dropout=dropout,
         )
-        kind = self.model.dtype
-        self.model.params = {name: asarray(array.astype(kind)) for name, array in work.params.items()}
-        self.features = asarray(work.features.astype(kind))
+        model_dtype = self.model.dtype
+        self.model.params = {name: asarray(array.astype(model_dtype)) for name, array in work.params.items()}
+        self.features = asarray(work.features.astype(model_dtype))
         self.dropout, self.steps = dropout, 0
         self.captions = work.captions
         self.optimizer = Optimizer(
             "adam", {"learning_rate": 1e-3, "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": ADAM_EPS}
         )
         if job.startswith("sample"):
-            self.features = asarray(work.sample_features[: sample_count(job)].astype(kind))
+            self.features = asarray(work.sample_features[: sample_count(job)].astype(model_dtype))
         self.out: dict[str, Any] = {}
 
     def build(self) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks are no installed package: they are imported from the source tree."""
+"""The benchmarks are not an installed package: they are imported from the source tree."""
 
 from __future__ import annotations
 

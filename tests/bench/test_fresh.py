@@ -33,7 +33,7 @@ def test_cold_and_warm_starts_of_each_cell_and_of_the_demo_are_printed(
     assert [caches.count(cache) for cache in dict.fromkeys(caches)] == [2, 2, 8]
 
 
-def test_the_first_step_is_timed_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_step_is_timed_in_a_separate_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("CAPGPU_BACKEND", "numpy")  # which compiles nothing
     figures: dict[str, Any] = json.loads(fresh._run([sys.executable, "-c", fresh.FIRST_STEP, "rnn"], str(tmp_path)))

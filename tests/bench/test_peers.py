@@ -1,4 +1,4 @@
-"""Every competitor does the same mathematical step; the oracle's gradients are the slopes of its loss."""
+"""Every competitor computes the same step; the oracle's gradients are the slopes of its loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.workloads import CELLS, DROPOUT, JOBS, PARAMETERS, Workload, make_wor
 from capgpu.backend import use_backend
 
 TINY = "S4:N=5,D=4,W=3,H=6,V=12,T=7"
-PLAIN_JOBS = [job for job in JOBS if not split_job(job)[1]]
+JOBS_WITHOUT_DROPOUT = [job for job in JOBS if not split_job(job)[1]]
 
 
 def result(module: Any, mode: str, work: Workload, job: str) -> dict[str, np.ndarray]:
@@ -26,12 +26,12 @@ def result(module: Any, mode: str, work: Workload, job: str) -> dict[str, np.nda
     return {name: np.array(array) for name, array in task.result().items()}
 
 
-def assert_agrees(got: dict[str, np.ndarray], want: dict[str, np.ndarray], job: str) -> None:
+def assert_agrees(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], job: str) -> None:
     if job.startswith("sample"):
-        assert stats.disagreement(got, want) == 0
+        assert stats.disagreement(actual, expected) == 0
     else:
-        assert set(got) == set(want)
-        assert stats.worst_error(got, want) < (1e-3 if job == "adam" else 1e-4)
+        assert set(actual) == set(expected)
+        assert stats.worst_error(actual, expected) < (1e-3 if job == "adam" else 1e-4)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -43,50 +43,50 @@ def test_oracle_gradients_are_slopes_of_its_loss(cell: str, name: str) -> None:
     direction = rng.standard_normal(params[name].shape)
 
     def loss_at(step: float) -> float:
-        moved = params | {name: params[name] + step * direction}
-        return float(exercise.loss_and_grads(moved, work.features.astype(float), work.captions, cell)[0])
+        shifted_params = params | {name: params[name] + step * direction}
+        return float(exercise.loss_and_grads(shifted_params, work.features.astype(float), work.captions, cell)[0])
 
     slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
     _, grads = exercise.loss_and_grads(params, work.features.astype(float), work.captions, cell)
     assert float((grads[name] * direction).sum()) == pytest.approx(slope, rel=1e-6)
 
 
-@pytest.mark.parametrize("job", PLAIN_JOBS)
+@pytest.mark.parametrize("job", JOBS_WITHOUT_DROPOUT)
 @pytest.mark.parametrize("cell", CELLS)
 def test_exercise_in_float32_stays_float32_and_agrees(cell: str, job: str) -> None:
     work = make_workload(parse_size(TINY), cell)
-    got = result(exercise, "float32", work, job)
-    assert job.startswith("sample") or all(array.dtype == np.float32 for array in got.values())
-    assert_agrees(got, result(exercise, "float64", work, job), job)
+    actual = result(exercise, "float32", work, job)
+    assert job.startswith("sample") or all(array.dtype == np.float32 for array in actual.values())
+    assert_agrees(actual, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", PLAIN_JOBS)
+@pytest.mark.parametrize("job", JOBS_WITHOUT_DROPOUT)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_capgpu_does_the_oracles_step(backend: str, cell: str, job: str) -> None:
+def test_capgpus_step_agrees_with_the_oracles(backend: str, cell: str, job: str) -> None:
     work = make_workload(parse_size("S4"), cell)
     with use_backend("numpy"):
-        got = result(importlib.import_module("bench.peers.ours"), backend, work, job)
-    assert_agrees(got, result(exercise, "float64", work, job), job)
+        actual = result(importlib.import_module("bench.peers.ours"), backend, work, job)
+    assert_agrees(actual, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", PLAIN_JOBS)
+@pytest.mark.parametrize("job", JOBS_WITHOUT_DROPOUT)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("mode", ["padded", "packed"])
-def test_torch_does_the_oracles_step(mode: str, cell: str, job: str) -> None:
+def test_torchs_step_agrees_with_the_oracles(mode: str, cell: str, job: str) -> None:
     pytest.importorskip("torch")
     work = make_workload(parse_size("S4"), cell)
-    got = result(importlib.import_module("bench.peers.torch_peer"), mode, work, job)
-    assert_agrees(got, result(exercise, "float64", work, job), job)
+    actual = result(importlib.import_module("bench.peers.torch_peer"), mode, work, job)
+    assert_agrees(actual, result(exercise, "float64", work, job), job)
 
 
-@pytest.mark.parametrize("job", PLAIN_JOBS)
+@pytest.mark.parametrize("job", JOBS_WITHOUT_DROPOUT)
 @pytest.mark.parametrize("cell", CELLS)
-def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
+def test_jaxs_step_agrees_with_the_oracles(cell: str, job: str) -> None:
     pytest.importorskip("jax")
     work = make_workload(parse_size("S4"), cell)
-    got = result(importlib.import_module("bench.peers.jax_peer"), "scan", work, job)
-    assert_agrees(got, result(exercise, "float64", work, job), job)
+    actual = result(importlib.import_module("bench.peers.jax_peer"), "scan", work, job)
+    assert_agrees(actual, result(exercise, "float64", work, job), job)
 
 
 @pytest.mark.parametrize(
@@ -98,35 +98,35 @@ def test_jax_does_the_oracles_step(cell: str, job: str) -> None:
         ("jax_peer", "scan"),
     ],
 )
-def test_dropout_has_the_commands_rate_in_every_competitor(peer: str, mode: str) -> None:
+def test_every_competitor_has_dropout_of_the_commands_rate_with_new_masks_at_each_step(peer: str, mode: str) -> None:
     if peer != "ours":
         pytest.importorskip(peer.removesuffix("_peer"))
     module = importlib.import_module(f"bench.peers.{peer}")
-    # of one caption of one word, what is dropped takes part in no gradient
+    # with one caption of one word, dropped components have zero rows in the gradients
     work = make_workload(parse_size("S4:N=1,D=2000,T=1,H=2000,V=8"), "rnn")
     with use_backend("numpy"):
         task = module.make_task(mode, work, "loss-dropout")
-        found = []
+        dropped_by_step = []
         for _ in range(2):
             task.step()
             grads = task.result()
             dropped = [~grads["W_proj"].any(axis=1), ~grads["W_vocab"].any(axis=1)]
-            for places in dropped:
-                assert abs(places.mean() - DROPOUT) < 4 * (DROPOUT * (1 - DROPOUT) / places.size) ** 0.5
-            found.append(dropped)
-    for before, after in zip(*found, strict=True):
-        assert (before != after).any()
+            for positions in dropped:
+                assert abs(positions.mean() - DROPOUT) < 4 * (DROPOUT * (1 - DROPOUT) / positions.size) ** 0.5
+            dropped_by_step.append(dropped)
+    for first, second in zip(*dropped_by_step, strict=True):
+        assert (first != second).any()
 
 
-@pytest.mark.parametrize("way", ["greedy", "beam5"])
+@pytest.mark.parametrize("decoder", ["greedy", "beam5"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_torchs_decoder_finds_captions_as_good_as_ours(cell: str, way: str) -> None:
+def test_torchs_captions_have_the_log_probabilities_of_ours(cell: str, decoder: str) -> None:
     pytest.importorskip("torch")
     work = make_workload(parse_size("S4"), cell)
     with use_backend("numpy"):
-        got = result(importlib.import_module("bench.peers.decoding_ours"), "numpy", work, way)
-    want = result(importlib.import_module("bench.peers.decoding_torch"), "eager", work, way)
-    assert stats.worst_error(got, want) < 1e-4
+        actual = result(importlib.import_module("bench.peers.decoding_ours"), "numpy", work, decoder)
+    expected = result(importlib.import_module("bench.peers.decoding_torch"), "eager", work, decoder)
+    assert stats.worst_error(actual, expected) < 1e-4
 
 
 def operations(work: Workload, variant: str) -> int:
@@ -145,29 +145,31 @@ def test_products_of_the_full_limit_are_the_steps_operations(cell: str) -> None:
     assert operations(work, "full") == 3 * forward - 2 * s.N * s.D * s.H
 
 
-def test_limits_shrink_with_the_work_that_is_left_out() -> None:
+def test_packed_and_distinct_limits_have_fewer_operations() -> None:
     work = make_workload(parse_size("S4:N=64"), "lstm")
     assert operations(work, "distinct") < operations(work, "packed") < operations(work, "full")
 
 
 @pytest.mark.parametrize("job", ["loss", "sample1"])
-def test_values_of_the_limit_do_not_wander(job: str) -> None:
+def test_repeated_steps_of_the_limit_give_the_same_values(job: str) -> None:
     task = gemm_limit.make_task("distinct-numpy", make_workload(parse_size(TINY), "lstm"), job)
     task.step()
-    first = [np.array(out) for _, _, out in task.products]
+    first_results = [np.array(out) for _, _, out in task.products]
     for _ in range(3):
         task.step()
-    assert all(np.array_equal(out, was) for (_, _, out), was in zip(task.products, first, strict=True))
+    assert all(
+        np.array_equal(out, first_out) for (_, _, out), first_out in zip(task.products, first_results, strict=True)
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_parts_of_a_step_are_named_and_leave_nothing_wrapped(cell: str) -> None:
+def test_parts_of_a_step_are_positive_and_the_wrappers_are_removed(cell: str) -> None:
     ours = importlib.import_module("bench.peers.ours")
     model = importlib.import_module("capgpu.model")
     with use_backend("numpy"):
         task = ours.make_task("numpy", make_workload(parse_size("S4"), cell), "adam")
-        before = model.kernels_for
+        original = model.kernels_for
         parts = parts_of_step(task.step, 2)
     assert set(parts) >= set(PARTS.values()) - {"decode step", "dropout"} | {REST}
     assert all(milliseconds > 0 for milliseconds in parts.values())
-    assert model.kernels_for is before
+    assert model.kernels_for is original

@@ -39,14 +39,14 @@ def test_a_missing_library_is_reported_as_absent(tmp_path: Path) -> None:
         process.close()
 
 
-def test_a_failed_request_carries_the_workers_words_and_the_worker_lives_on(worker: WorkerProcess) -> None:
+def test_a_failed_request_raises_the_workers_message_and_the_worker_continues(worker: WorkerProcess) -> None:
     worker.ask(do="hello")
     with pytest.raises(WorkerFailedError, match="no size named 'S9'"):
         worker.ask(do="prepare", size="S9", cell="rnn", job="loss")
     assert worker.ask(do="prepare", job="loss", **TINY)["first_s"] > 0
 
 
-def test_a_dead_worker_is_told_apart_from_a_slow_one(worker: WorkerProcess) -> None:
+def test_a_dead_worker_is_reported_at_once(worker: WorkerProcess) -> None:
     worker.process.kill()
     worker.process.wait()
     with pytest.raises(WorkerFailedError, match="no answer to 'hello'"):
@@ -54,7 +54,7 @@ def test_a_dead_worker_is_told_apart_from_a_slow_one(worker: WorkerProcess) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_resting_worker_is_stopped_and_wakes_when_asked(worker: WorkerProcess) -> None:
+def test_a_resting_worker_is_stopped_and_continues_when_asked(worker: WorkerProcess) -> None:
     worker.ask(do="hello")
     worker.rest()
     state = Path(f"/proc/{worker.process.pid}/stat")
@@ -71,7 +71,7 @@ def test_peak_memory_counts_what_a_step_allocates(worker: WorkerProcess) -> None
     assert scores < peak < 12 * scores
 
 
-def test_a_worker_that_dies_while_timed_fails_alone(worker: WorkerProcess, tmp_path: Path) -> None:
+def test_a_worker_that_dies_while_timed_does_not_affect_others(worker: WorkerProcess, tmp_path: Path) -> None:
     dead = start(tmp_path, mode="float64")
     try:
         records = {}
@@ -88,17 +88,17 @@ def test_a_worker_that_dies_while_timed_fails_alone(worker: WorkerProcess, tmp_p
     assert [(record.status, len(record.slices)) for record in records.values()] == [("ok", 3), ("failed", 0)]
 
 
-def test_a_measurement_pairs_rounds_and_flags_other_numbers(tmp_path: Path) -> None:
-    oracle, agreeing = start(tmp_path, mode="float64", kind="oracle"), start(tmp_path)
-    crude = start(tmp_path, mode="float16")
+def test_a_measurement_has_paired_rounds_and_marks_disagreeing_results(tmp_path: Path) -> None:
+    oracle, float32 = start(tmp_path, mode="float64", kind="oracle"), start(tmp_path)
+    half_precision = start(tmp_path, mode="float16")
     try:
-        for process in (oracle, agreeing, crude):
+        for process in (oracle, float32, half_precision):
             process.ask(do="hello")
         plan = Plan(rounds=2, seconds=0.0, warm_seconds=0.0, patience=0.0)
-        found = measure([agreeing, crude], oracle, "S4", "lstm", "loss", plan, tmp_path, lambda _: None)
+        measurement = measure([float32, half_precision], oracle, "S4", "lstm", "loss", plan, tmp_path, lambda _: None)
     finally:
-        for process in (oracle, agreeing, crude):
+        for process in (oracle, float32, half_precision):
             process.close()
-    assert [record.status for record in found.records] == ["ok", "disagrees"]
-    assert [len(record.slices) for record in found.records] == [2, 2]
+    assert [record.status for record in measurement.records] == ["ok", "disagrees"]
+    assert [len(record.slices) for record in measurement.records] == [2, 2]
     assert not list(tmp_path.glob("*.npz"))

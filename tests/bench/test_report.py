@@ -34,38 +34,38 @@ def records() -> list[Record]:
 
 
 def test_ratio_is_to_the_fastest_peer_whose_numbers_agree(records: list[Record]) -> None:
-    found = standing(records)
-    assert found is not None
-    assert found.peer is not None
-    assert (found.peer.label, found.peer_ratio) == ("torch packed", 0.5)
+    result = standing(records)
+    assert result is not None
+    assert result.peer is not None
+    assert (result.peer.label, result.peer_ratio) == ("torch packed", 0.5)
 
 
 def test_limit_is_the_better_blas_on_distinct_words(records: list[Record]) -> None:
-    found = standing(records)
-    assert found is not None
-    assert found.limit is not None
-    assert (found.limit.label, found.limit_ratio) == ("gemm distinct torch", 1.25)
+    result = standing(records)
+    assert result is not None
+    assert result.limit is not None
+    assert (result.limit.label, result.limit_ratio) == ("gemm distinct torch", 1.25)
 
 
-def test_verdict_needs_every_bar_cleared(records: list[Record]) -> None:
-    found = standing(records)
-    assert found is not None
+def test_the_verdict_is_no_if_one_bar_is_exceeded(records: list[Record]) -> None:
+    result = standing(records)
+    assert result is not None
     assert PEER_BARS["loss"]["S1", "lstm"] > 0.5
     assert LIMIT_BARS["S1", "lstm"] < 1.25
-    assert found.verdict == "no"
+    assert result.verdict == "no"
 
 
-def test_a_disturbed_measurement_judges_nothing(records: list[Record]) -> None:
+def test_a_disturbed_measurement_has_no_verdict(records: list[Record]) -> None:
     def last_cell(quiet_rounds: int) -> str:
         measurement = Measurement(records, 5, quiet_rounds)
-        found = standing(records)
-        assert found is not None
-        return report.summary_row(measurement, found)[-1]
+        result = standing(records)
+        assert result is not None
+        return report.summary_row(measurement, result)[-1]
 
     assert (last_cell(5), last_cell(3), last_cell(2)) == ("no", "no", "disturbed")
 
 
-def test_nothing_is_held_against_bars_without_ours(records: list[Record]) -> None:
+def test_without_capgpus_record_there_is_no_standing(records: list[Record]) -> None:
     assert standing(records[1:]) is None
 
 
@@ -84,16 +84,16 @@ def test_tables_show_absent_and_disagreeing_peers(records: list[Record], tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "results.md"}
 
 
-def test_what_the_command_does_by_default_comes_first(records: list[Record]) -> None:
+def test_the_commands_default_job_comes_first(records: list[Record]) -> None:
     defaults = [record("capgpu cpu", "ours", 9.0, job="adam-dropout"), record("jax", "peer", 18.0, job="adam-dropout")]
     page = report.markdown(report.Results({}, [Measurement(records, 2, 2), Measurement(defaults, 2, 2)]))
-    own = page.index("| S1 | lstm | adam-dropout |")
-    assert page.index("## What `capgpu train` does by default") < own < page.index("## Ours, the fastest peer")
-    assert "| jax 22.5 | 0.5 | 0.6 |" in page[own:].splitlines()[0]
+    position = page.index("| S1 | lstm | adam-dropout |")
+    assert page.index("## What `capgpu train` does by default") < position < page.index("## Ours, the fastest peer")
+    assert "| jax 22.5 | 0.5 | 0.6 |" in page[position:].splitlines()[0]
     assert page.index("| S1 | lstm | loss |") > page.index("## Ours, the fastest peer")
 
 
-def test_a_peak_above_half_of_torchs_is_told(records: list[Record]) -> None:
+def test_the_ratio_of_peak_memory_to_torchs_is_reported(records: list[Record]) -> None:
     records[0].peak_bytes, records[2].peak_bytes, records[1].peak_bytes = 30 * 2**20, 40 * 2**20, 1.0
     page = report.markdown(report.Results({}, [Measurement(records, 2, 2)]))
     assert "- S1 lstm: 0.75" in page
@@ -104,7 +104,7 @@ def test_a_peak_above_half_of_torchs_is_told(records: list[Record]) -> None:
     ("value", "text"),
     [(None, ""), (0.0, "0"), (1234.5, "1234"), (0.06189, "0.0619"), (3.2e-7, "3.2e-07"), (12.345, "12.3")],
 )
-def test_numbers_have_three_digits_and_no_needless_exponent(value: float | None, text: str) -> None:
+def test_numbers_have_three_digits_and_an_exponent_only_if_needed(value: float | None, text: str) -> None:
     assert report.number(value) == text
 
 
@@ -128,9 +128,11 @@ def test_sample_stands_for_both_sampling_jobs() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--sizes", "S9"], ["--cells", "gru"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
+    "arguments_given", [["--sizes", "S9"], ["--cells", "gru"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
 )
-def test_an_unknown_word_on_the_command_line_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_on_the_command_line_are_refused(
+    arguments_given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        arguments(words)
-    assert words[1] in capsys.readouterr().err
+        arguments(arguments_given)
+    assert arguments_given[1] in capsys.readouterr().err

@@ -32,13 +32,13 @@ def test_another_seed_gives_other_captions() -> None:
     )
 
 
-def test_the_name_of_a_size_changes_no_number() -> None:
-    plain, renamed = make_workload(SIZES["S4"], "rnn"), make_workload(parse_size("S4:T=10"), "rnn")
-    assert np.array_equal(plain.captions, renamed.captions)
+def test_the_name_of_a_size_does_not_change_its_numbers() -> None:
+    original, renamed = make_workload(SIZES["S4"], "rnn"), make_workload(parse_size("S4:T=10"), "rnn")
+    assert np.array_equal(original.captions, renamed.captions)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
-def test_captions_start_end_and_pad(steps: int) -> None:
+def test_captions_have_start_words_end_and_padding(steps: int) -> None:
     captions = make_captions(np.random.default_rng(0), 200, steps, 50)
     assert captions.shape == (200, steps + 1)
     for caption in captions.tolist():
@@ -72,11 +72,11 @@ def test_batch_sizes_never_rise_and_cover_the_unmasked_words() -> None:
     assert sum(sizes) == describe(work)["tokens"]
 
 
-def test_a_masked_word_before_the_last_one_still_runs() -> None:
+def test_a_masked_word_before_the_last_one_counts_as_a_step() -> None:
     assert batch_sizes(np.array([[5, NULL, 5, NULL], [NULL] * 4])) == [1, 1, 1]
 
 
-def test_a_size_beside_a_named_one_changes_only_what_it_says() -> None:
+def test_a_modified_size_changes_only_the_given_extents() -> None:
     size = parse_size("S1:T=32,V=8000")
     assert (size.T, size.V, size.N, size.name) == (32, 8000, SIZES["S1"].N, "S1:T=32,V=8000")
 

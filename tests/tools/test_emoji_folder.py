@@ -1,4 +1,4 @@
-"""The emoji as a plain folder: every picture once, with its name and its split, for whoever reads CSV."""
+"""The emoji as a plain folder: every picture once, with its name and split in a CSV file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PARTS = {"train": [2, 0], "test": [1]}
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in for the downloads: three emoji of their own colours."""
+    """Replace the downloads by three emoji of different colours."""
     pictures, names, derived = (tmp_path / name for name in ("pictures", "names", "derived"))
     images = pictures / "img" / "google" / "64"
     images.mkdir(parents=True)
     entries = []
-    for place, code in enumerate(NAMES):
-        Image.new("RGBA", (64, 64), (place * 90, 0, 0, 255)).save(images / f"{code.lower()}.png")
+    for index, code in enumerate(NAMES):
+        Image.new("RGBA", (64, 64), (index * 90, 0, 0, 255)).save(images / f"{code.lower()}.png")
         entries.append({"category": "Objects", "unified": code, "has_img_google": True, "image": f"{code.lower()}.png"})
     (pictures / "emoji.json").write_text(json.dumps(entries))
-    spoken = {chr(int(code, 16)): {"tts": [name]} for code, name in NAMES.items()}
-    for folder, kind, entry in ((names, "annotations", spoken), (derived, "annotationsDerived", {})):
+    names_by_character = {chr(int(code, 16)): {"tts": [name]} for code, name in NAMES.items()}
+    for folder, kind, entry in ((names, "annotations", names_by_character), (derived, "annotationsDerived", {})):
         file = folder / kind / "en" / "annotations.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({kind: {"annotations": entry}}))
@@ -40,12 +40,12 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return images
 
 
-def test_every_picture_stands_there_with_name_and_split(packages: Path, tmp_path: Path) -> None:
+def test_every_picture_is_written_with_its_name_and_split(packages: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert emoji_folder.write_folder(tmp_path, out) == {"train": 2, "test": 1}
     with (out / "captions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    # the emoji are in the order of their code points, the parts in the order of their members
+    # the emoji are in the order of their code points, the splits in the order of their indices
     assert [(row["caption"], row["split"]) for row in rows] == [
         ('fox, "red"', "train"),
         ("star: yellow", "train"),

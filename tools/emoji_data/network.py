@@ -1,4 +1,4 @@
-"""The pictures' features: EfficientNet-Lite0's pooled outputs, and the projection that follows them."""
+"""The pictures' features: EfficientNet-Lite0's pooled outputs, and their projection."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def pooled_outputs(files: list[Path]) -> npt.NDArray[np.float32]:
     Parameters
     ----------
     files : list of Path
-        N square pictures; each is laid on white and scaled to 224 x 224.
+        N square pictures; each is composited onto white and scaled to 224 x 224.
 
     Returns
     -------
     numpy.ndarray of float32, shape (N, 1280)
-        The outputs of the last convolution, averaged over the picture.
+        Outputs of the last convolution, averaged over the positions.
 
     Raises
     ------
@@ -37,14 +37,14 @@ def pooled_outputs(files: list[Path]) -> npt.NDArray[np.float32]:
 
 
 def fit_pca(pooled: npt.NDArray[np.float32], size: int) -> Projection:
-    """Fit the projection on the training part's pooled outputs, and round it to what is stored.
+    """Fit the projection on the training pictures' pooled outputs, rounded to the stored dtype.
 
     Parameters
     ----------
     pooled : numpy.ndarray of float32, shape (N, 1280)
         Pooled outputs of the training pictures only.
     size : int
-        The number of components to keep.
+        Number of components to keep.
 
     Returns
     -------

@@ -14,7 +14,7 @@ __all__ = ["CLDR_DERIVED", "CLDR_NAMES", "PICTURES", "Package", "fetch"]
 
 @dataclass(frozen=True)
 class Package:
-    """One exact version of one package and the SHA-512 of its archive, in base64 as npm writes it."""
+    """A pinned npm package, with the SHA-512 of its archive in base64, as npm prints it."""
 
     name: str
     version: str
@@ -43,19 +43,19 @@ CLDR_DERIVED = Package(
 
 
 def fetch(package: Package, work: Path) -> Path:
-    """Download, check and unpack one package, unless an earlier run did.
+    """Download, verify and unpack one package; an archive from an earlier run is reused.
 
     Parameters
     ----------
     package : Package
-        What to fetch.
+        Package to fetch.
     work : Path
-        The folder for archives and unpacked packages; made if missing.
+        Folder for archives and unpacked packages, created if missing.
 
     Returns
     -------
     Path
-        The folder with the package's files.
+        Folder of the package's files.
 
     Raises
     ------

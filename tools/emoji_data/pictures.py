@@ -15,9 +15,9 @@ from capgpu.vocabulary import tokenize
 
 __all__ = ["Emoji", "compose", "read_emoji"]
 
-# Flags are many and say nothing but a country; components are bare swatches of skin.
-LEFT_OUT_CATEGORIES = ("Flags", "Component")
-RUDE = (0x1F595,)  # the middle finger, in all its skin tones
+# flags are numerous and differ only in the country's name; components are swatches of skin tones
+EXCLUDED_CATEGORIES = ("Flags", "Component")
+EXCLUDED_CHARACTERS = (0x1F595,)  # the middle finger, in all its skin tones
 
 VARIATION_SELECTOR = "\ufe0f"
 
@@ -48,24 +48,24 @@ def _short_names(folder: Path, kind: str) -> dict[str, str]:
 
 
 def compose(file: Path, size: int) -> Image.Image:
-    """Read a picture, lay it on white, and scale it to size x size pixels (RGB)."""
+    """Read a picture, composite it onto white, and scale it to size x size pixels (RGB)."""
     with Image.open(file) as opened:
         picture = opened.convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")
-    ground.alpha_composite(picture)
-    return ground.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    background = Image.new("RGBA", picture.size, "white")
+    background.alpha_composite(picture)
+    return background.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _without_twins(emoji: list[Emoji]) -> list[Emoji]:
-    """Keep one of several pictures that are alike to the last pixel: the one with the shortest name.
+def _without_duplicates(emoji: list[Emoji]) -> list[Emoji]:
+    """Keep one emoji of each group with identical pixels: the one with the shortest name.
 
-    No captioner can tell twins apart, so their names would be noise in training and unfair in a test.
+    No captioner can distinguish duplicates, so their names would be noise in training and unfair in a test.
     """
-    first: dict[str, Emoji] = {}
+    by_pixels: dict[str, Emoji] = {}
     for entry in sorted(emoji, key=lambda entry: (len(tokenize(entry.name)), entry.characters)):
         pixels = np.asarray(compose(entry.file, 64)).tobytes()
-        first.setdefault(hashlib.sha256(pixels).hexdigest(), entry)
-    return sorted(first.values(), key=lambda entry: entry.characters)
+        by_pixels.setdefault(hashlib.sha256(pixels).hexdigest(), entry)
+    return sorted(by_pixels.values(), key=lambda entry: entry.characters)
 
 
 def read_emoji(pictures: Path, names: Path, derived: Path) -> list[Emoji]:
@@ -79,7 +79,7 @@ def read_emoji(pictures: Path, names: Path, derived: Path) -> list[Emoji]:
     Returns
     -------
     list of Emoji
-        All emoji with a picture, without flags, components, rude gestures and pixel-identical twins.
+        All emoji with a picture, without flags, components, rude gestures and pixel-identical duplicates.
 
     Raises
     ------
@@ -87,15 +87,16 @@ def read_emoji(pictures: Path, names: Path, derived: Path) -> list[Emoji]:
         If an emoji has no English short name.
     """
     short_names = _short_names(names, "annotations") | _short_names(derived, "annotationsDerived")
-    found = []
+    emoji = []
     for entry in json.loads((pictures / "emoji.json").read_text(encoding="utf-8")):
         for variant in (entry, *entry.get("skin_variations", {}).values()):
             points = [int(point, 16) for point in variant["unified"].split("-")]
-            if entry["category"] in LEFT_OUT_CATEGORIES or points[0] in RUDE or not variant["has_img_google"]:
+            excluded = entry["category"] in EXCLUDED_CATEGORIES or points[0] in EXCLUDED_CHARACTERS
+            if excluded or not variant["has_img_google"]:
                 continue
             characters = "".join(map(chr, points)).replace(VARIATION_SELECTOR, "")
             if characters not in short_names:
                 raise ValueError(f"CLDR has no English short name for {variant['unified']}: pin matching versions")
             file = pictures / "img" / "google" / "64" / variant["image"]
-            found.append(Emoji(characters, short_names[characters], entry["category"], file))
-    return _without_twins(found)
+            emoji.append(Emoji(characters, short_names[characters], entry["category"], file))
+    return _without_duplicates(emoji)

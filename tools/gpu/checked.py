@@ -1,10 +1,10 @@
-"""The stages ``memcheck``, ``racecheck`` and ``synccheck``: every kernel and variant once, for NVIDIA's checkers.
+"""The stages ``memcheck``, ``racecheck`` and ``synccheck``: launch every kernel and variant under a sanitizer.
 
     compute-sanitizer --tool=memcheck python -m tools.gpu.checked [--hidden 33,40,264] [--dtypes float32,...]
 
-A checked launch is many times slower than a plain one, so that the shapes are small: rows of different lengths in two
-groups of blocks; numbers of hidden units that are, and are not, multiples of what is copied at once; several rounds of
-the warps' buffers. Results are not looked at: the tests do that.
+A checked launch is many times slower than a plain one, so shapes are small. They still have captions of different
+lengths in two groups of blocks, numbers of hidden units that are and are not multiples of a vector copy, and several
+rounds of the warps' buffers. Results are not compared: the tests do that.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ import numpy as np
 
 __all__ = ["main"]
 
-COUNTS = (5, 5, 3, 2, 2, 1)
+#: Rows of each step of a packed batch of five captions.
+BATCH_SIZES = (5, 5, 3, 2, 2, 1)
 GROUPS = 2
 HIDDEN = "40,33,264"
-#: bfloat16 comes last: where its arrays are not to be had, the others have been checked.
+#: bfloat16 comes last: the others have been checked where its arrays are unavailable.
 DTYPES = "float32,float16,float64,bfloat16"
-#: The first is scored by warps, the second by blocks that hold a row in registers, or read it twice for float64
-#: (`capgpu.kernels.cuda.softmax`); rows of so many scores are read twice for every type.
+#: Rows of 40 scores are processed by warps, rows of 700 by blocks that hold a row in registers, or for float64 read it
+#: twice (`capgpu.kernels.cuda.softmax`).
 VOCABULARIES = (40, 700)
+#: A row that is too long for registers in every dtype.
 LONG_ROW = 33000
 CAPTIONS = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
 
 
 class UnavailableDtypeError(RuntimeError):
-    """There are no arrays of a dtype here."""
+    """Arrays of a dtype cannot be created on this machine."""
 
 
 class Launcher:
-    """Launches of one dtype, on data drawn once and for all.
+    """Launches of all kernels for one dtype.
 
     Raises
     ------
@@ -48,7 +50,7 @@ class Launcher:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: Launches that the driver has refused, in words.
+        #: Messages of the launches that the driver refused.
         self.refused: list[str] = []
         self._random = np.random.default_rng(0)
         try:
@@ -58,76 +60,78 @@ class Launcher:
             raise UnavailableDtypeError(f"{type(error).__name__}: {error}") from error
 
     def draw(self, *shape: int) -> Any:
-        """Return an array on the device."""
+        """Return an array of random numbers on the device."""
         from capgpu.backend import asarray
 
         return asarray((self._random.uniform(-1, 1, shape) / 8).astype(self.dtype))
 
     def recurrences(self, H: int) -> int:
-        """Run every pass with every configuration that fits the device; return how many."""
+        """Run every pass of the recurrences with every configuration that fits; return the number of launches."""
         from capgpu.kernels.cuda import compile, launch_heuristics
 
-        done, multiprocessors = 0, compile.device_limits().multiprocessors
-        for name, kind in launch_heuristics.PASSES.items():
-            candidates = launch_heuristics.candidates(name, self.name, H, COUNTS[0])
+        n_launched, multiprocessors = 0, compile.device_limits().multiprocessors
+        for name, pass_info in launch_heuristics.PASSES.items():
+            candidates = launch_heuristics.candidates(name, self.name, H, BATCH_SIZES[0])
             configs = [config for config in candidates if config.algorithm == "step"]
-            for setting in ("0", "1", ""):
-                os.environ["CAPGPU_TENSOR_CORES"] = setting
-                laid_out = (
-                    launch_heuristics.persistent(name, self.name, H, COUNTS[0], units, GROUPS) for units in kind.units
+            for tensor_cores in ("0", "1", ""):
+                os.environ["CAPGPU_TENSOR_CORES"] = tensor_cores
+                persistent_configs = (
+                    launch_heuristics.persistent(name, self.name, H, BATCH_SIZES[0], units, GROUPS)
+                    for units in pass_info.units
                 )
-                configs += [config for config in laid_out if config not in configs]
+                configs += [config for config in persistent_configs if config not in configs]
             del os.environ["CAPGPU_TENSOR_CORES"]
             for config in configs:
-                most = config.kernel(name, self.name).max_blocks_per_multiprocessor(config.block, config.shared)
-                # all blocks of the persistent kernels are on the device at once; a smaller device has no room for some
-                if most == 0 or config.grid > most * multiprocessors:
+                max_resident_blocks = config.kernel(name, self.name).max_blocks_per_multiprocessor(
+                    config.block, config.shared
+                )
+                # all blocks of a persistent kernel must be resident at once, which small devices do not allow
+                if max_resident_blocks == 0 or config.grid > max_resident_blocks * multiprocessors:
                     continue
                 try:
                     self._pass(name, H, config)
-                    done += 1
-                except (
-                    compile.CooperativeLaunchError
-                ) as error:  # a checker takes room, of which the driver says nothing
+                    n_launched += 1
+                # the sanitizer takes resources that the driver's occupancy calculation does not know of
+                except compile.CooperativeLaunchError as error:
                     self.refused.append(f"H={H}, {error}")
-        return done
+        return n_launched
 
     def _pass(self, name: str, H: int, config: Any) -> None:
-        """Run one pass with every option that it has."""
+        """Run one pass with all of its optional operands."""
         import cupy
 
         from capgpu.kernels.cuda import recurrence
 
-        M, N, G = sum(COUNTS), COUNTS[0], (4 * H if name.startswith("lstm") else H)
-        steps = recurrence.Steps.of(np.array(COUNTS))
+        M, N, G = sum(BATCH_SIZES), BATCH_SIZES[0], (4 * H if name.startswith("lstm") else H)
+        steps = recurrence.Steps.of(np.array(BATCH_SIZES))
         order = cupy.arange(N, dtype=np.int32)[::-1].copy()
         rows = cupy.asarray(self._random.integers(0, 4, M).astype(np.int32))
-        h, Wh, wide, out = self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
-        narrow = [self.draw(M, H) for _ in range(2)]
+        h, Wh, dgates, gates_out = self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
+        hidden_arrays = [self.draw(M, H) for _ in range(2)]
         cell, direction = name.split("_")
         lstm = cell == "lstm"
         c, states = (self.draw(N, H), self.draw(M, H)) if lstm else (None, None)
         if direction == "forward":
             inputs = recurrence.ForwardInputs(self.draw(4, G), rows, h, c, Wh, self.draw(G), self.draw(H), order)
-            outputs = recurrence.ForwardOutputs(narrow[0], states, out if lstm else None, self.draw(M, H))
+            outputs = recurrence.ForwardOutputs(hidden_arrays[0], states, gates_out if lstm else None, self.draw(M, H))
             recurrence.forward_into(recurrence.CELLS[cell], inputs, steps, outputs, config)
         else:
-            dcell = narrow[1] if lstm else None
-            gradients = recurrence.BackwardInputs(narrow[0], dcell, wide, states, c, Wh, order)
-            results = recurrence.BackwardOutputs(out, h, self.draw(N, H) if lstm else None)
+            dcell = hidden_arrays[1] if lstm else None
+            gradients = recurrence.BackwardInputs(hidden_arrays[0], dcell, dgates, states, c, Wh, order)
+            results = recurrence.BackwardOutputs(gates_out, h, self.draw(N, H) if lstm else None)
             recurrence.backward_into(recurrence.CELLS[cell], gradients, steps, results, config)
 
     def steps(self, V: int) -> None:
-        """Train models for a step with each rule, with dropout, smoothed labels or tied weights, too, and decode."""
+        """Train each variant of the model for one step with each update rule, and decode."""
         from capgpu.model import CaptioningRNN
         from capgpu.optim import Optimizer
 
-        words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
+        word_to_idx = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
         tied = {"tie_weights": True}
-        disturbed: dict[str, Any] = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
+        regularization: dict[str, Any] = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
         for cell in ("lstm", "rnn"):
-            for H, options in ((24, {}), (21, {}), (24, disturbed), (21, disturbed), (12, tied)):
-                model = CaptioningRNN(words, 7, 12, H, cell, self.dtype, seed=3, **options)
+            for H, options in ((24, {}), (21, {}), (24, regularization), (21, regularization), (12, tied)):
+                model = CaptioningRNN(word_to_idx, 7, 12, H, cell, self.dtype, seed=3, **options)
                 for rule in ("adam", "sgd_momentum", "sgd"):
                     _, grads = model.loss(self.draw(4, 7), CAPTIONS, dropout_key=5)
                     Optimizer(rule, {"learning_rate": 1e-3}, model.params).step(model.params, grads, clip_norm=1.0)
@@ -143,7 +147,7 @@ class Launcher:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Launch everything; return 1 where a dtype failed."""
+    """Launch everything; return 1 if a dtype failed, otherwise 0."""
     from capgpu.backend import set_backend, synchronize
     from capgpu.kernels.cuda import stopwatch
     from capgpu.kernels.cuda.device_calls import counting
@@ -153,28 +157,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hidden", default=HIDDEN, help="numbers of hidden units")
     args = parser.parse_args(argv)
     set_backend("cuda")
-    status, passes = 0, 0
+    status, n_passes = 0, 0
     with counting() as launches:
         stopwatch.spin(1)
         for name in args.dtypes.split(","):
             try:
                 launcher = Launcher(name)
-                passes += sum(launcher.recurrences(int(H)) for H in args.hidden.split(","))
+                n_passes += sum(launcher.recurrences(int(H)) for H in args.hidden.split(","))
                 for V in VOCABULARIES:
                     launcher.steps(V)
                 launcher.long_rows()
                 synchronize()
             except UnavailableDtypeError as error:
                 print(f"{name}: left out, {error}", flush=True)
-            except Exception as error:  # the checkers' findings on the other types are worth having
+            except Exception as error:  # the other dtypes are still checked
                 print(f"{name}: FAILED, {type(error).__name__}: {error}", flush=True)
                 status = 1
             else:
                 print(f"{name}: done", flush=True)
-                for words in launcher.refused:
-                    print(f"{name}: NOT CHECKED, {words}", flush=True)
+                for refusal in launcher.refused:
+                    print(f"{name}: NOT CHECKED, {refusal}", flush=True)
                     status = 1
-    print(f"{passes} passes; launches: {', '.join(f'{k} {n}' for k, n in sorted(Counter(launches).items()))}")
+    print(f"{n_passes} passes; launches: {', '.join(f'{k} {n}' for k, n in sorted(Counter(launches).items()))}")
     return status
 
 

@@ -1,14 +1,14 @@
-"""The stage ``host``: what a training step costs the host, launched one by one and as CUDA graphs.
+"""The stage ``host``: host time of a training step, launched kernel by kernel and as CUDA graphs.
 
     python -m tools.gpu.host [--size S1] [--steps 200] [--calls 1000] [--lines 25]
 
-First come single calls of CuPy and of this package, of which a step is made. Then, for each of the two ways:
+First come the single calls of CuPy and of this package that a step consists of. Then, for each of the two modes:
 
 - a step by the host's clock, without a profiler: until its launches have returned (`host`), and until the device has
   finished as well (`wall`), medians of batches of steps;
-- its functions, profiled with cProfile: calls and microseconds a step, own time and time with all that is called. The
-  profiler makes functions of Python slower, and not what they call in C: the sum is what the line above says. Time in
-  CuPy's compiled code counts as own time of the function of Python that calls it.
+- its functions, profiled with cProfile: calls and microseconds per step, own and cumulative time. The profiler slows
+  Python functions down but not the C code that they call, so only the line above gives a step's true time. Time in
+  CuPy's compiled code counts as own time of the Python function that calls it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def time_steps(run: Callable[[], object], steps: int) -> tuple[float, float]:
     run : callable
         Launches a step.
     steps : int
-        In all, in batches of which the median is taken.
+        Number of steps, divided into batches of which the median is returned.
 
     Returns
     -------
@@ -55,13 +55,15 @@ def time_steps(run: Callable[[], object], steps: int) -> tuple[float, float]:
     times = []
     for _ in range(_BATCHES):
         cupy.cuda.runtime.deviceSynchronize()
-        count = max(steps // _BATCHES, 1)
-        began = time.perf_counter()
-        for _ in range(count):
+        steps_per_batch = max(steps // _BATCHES, 1)
+        started = time.perf_counter()
+        for _ in range(steps_per_batch):
             run()
         launched = time.perf_counter()
         cupy.cuda.runtime.deviceSynchronize()
-        times.append(((launched - began) / count * 1e3, (time.perf_counter() - began) / count * 1e3))
+        times.append(
+            ((launched - started) / steps_per_batch * 1e3, (time.perf_counter() - started) / steps_per_batch * 1e3)
+        )
     host, wall = (median(column) for column in zip(*times, strict=True))
     return host, wall
 
@@ -74,14 +76,14 @@ def profile(run: Callable[[], object], steps: int, lines: int) -> list[str]:
     run : callable
         Launches a step.
     steps : int
-        Their number.
+        Number of profiled steps.
     lines : int
-        Functions that each table shows.
+        Number of functions in each table.
 
     Returns
     -------
     list of str
-        Two tables: by own time, and by time with all that is called.
+        Lines of two tables: by own time and by cumulative time.
     """
     import cupy
 
@@ -93,17 +95,17 @@ def profile(run: Callable[[], object], steps: int, lines: int) -> list[str]:
     cupy.cuda.runtime.deviceSynchronize()
     stats: dict[tuple[str, int, str], Any] = vars(pstats.Stats(profiler))["stats"]
     text = []
-    for heading, column in (("own time", 2), ("time with all that is called", 3)):
+    for heading, column in (("own time", 2), ("cumulative time", 3)):
         text += ["", f"by {heading}, us a step:", f"{'calls':>8} {'own':>9} {'all':>9}  function"]
-        for where, entry in sorted(stats.items(), key=lambda item: -item[1][column])[:lines]:
-            _, calls, own, everything, _ = entry
-            us = [seconds / steps * 1e6 for seconds in (own, everything)]
-            text.append(f"{calls / steps:8.1f} {us[0]:9.1f} {us[1]:9.1f}  {_place(*where)}")
+        for location, entry in sorted(stats.items(), key=lambda item: -item[1][column])[:lines]:
+            _, calls, own_seconds, total_seconds, _ = entry
+            microseconds = [seconds / steps * 1e6 for seconds in (own_seconds, total_seconds)]
+            text.append(f"{calls / steps:8.1f} {microseconds[0]:9.1f} {microseconds[1]:9.1f}  {_place(*location)}")
     return text
 
 
 def _place(file: str, line: int, function: str) -> str:
-    """Return where a function is, without the folders that all have in common."""
+    """Return a function's location without the prefix of the checkout or of site-packages."""
     if file == "~":
         return function
     short = file.removeprefix(_ROOT + "/").rpartition("site-packages/")[2]
@@ -118,12 +120,12 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     size : str
         Of `bench.workloads`, for the recurrence.
     count : int
-        Calls that are made of each, few enough for the queue of a device to hold them.
+        Number of calls of each, few enough for the device's launch queue to hold them.
 
     Returns
     -------
     list of (str, float)
-        What, and microseconds of the host for one. The shortest of several batches of calls.
+        A label, and the host's microseconds per call: the minimum over several batches.
     """
     import cupy
 
@@ -136,9 +138,9 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
     H, N, T = work.size.H, work.size.N, work.size.T
     runtime, stream, event = cupy.cuda.runtime, cupy.cuda.Stream.null, cupy.cuda.Event(disable_timing=True)
     array, other = cupy.zeros((64, 512), np.float32), cupy.zeros((512, 512), np.float32)
-    out, host = cupy.empty_like(array), np.zeros(3000, np.int32)
-    there, pinned = cupy.zeros(3000, np.int32), PinnedMemory()
-    spin, spun = compile.kernel("spin", "float32"), cupy.zeros(32, np.uint32)
+    out, host_array = cupy.empty_like(array), np.zeros(3000, np.int32)
+    dev_array, pinned = cupy.zeros(3000, np.int32), PinnedMemory()
+    spin, spin_result = compile.kernel("spin", "float32"), cupy.zeros(32, np.uint32)
     passes = tuning.passes("lstm", "float32", H, N, T)
     resident = choose("lstm_forward", "float32", H, N, T)
     calls: dict[str, Callable[[], object]] = {
@@ -151,14 +153,14 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
         "array.T": lambda: array.T,
         "array.data.ptr": lambda: array.data.ptr,
         "array.shape, dtype, flags": lambda: (array.shape, array.dtype, array.flags.c_contiguous),
-        "cupy.asarray of 12 KB": lambda: cupy.asarray(host),
-        "PinnedMemory.send of 12 KB": lambda: pinned.send([(there, host)]),
+        "cupy.asarray of 12 KB": lambda: cupy.asarray(host_array),
+        "PinnedMemory.send of 12 KB": lambda: pinned.send([(dev_array, host_array)]),
         "copy on the device": lambda: out.data.copy_from_device_async(array.data, array.nbytes),
         "memset": lambda: out.data.memset_async(0, out.nbytes),
         "event.record": lambda: event.record(stream),
         "event.done": lambda: event.done,
-        "RawKernel, the shortest": lambda: spin._function((1,), (32,), (spun, np.int32(1))),
-        "Kernel, the shortest": lambda: spin(1, 32, (spun, np.int32(1))),
+        "RawKernel, the shortest": lambda: spin._function((1,), (32,), (spin_result, np.int32(1))),
+        "Kernel, the shortest": lambda: spin(1, 32, (spin_result, np.int32(1))),
         "module.kernel": lambda: compile.kernel("spin", "float32"),
         "launch_heuristics.choose": lambda: choose("lstm_forward", "float32", H, N, T),
         "workspace()": workspace,
@@ -172,26 +174,26 @@ def single_calls(size: str, count: int) -> list[tuple[str, float]]:
 
 
 def _shortest(call: Callable[[], object], count: int) -> float:
-    """Return the host's microseconds for a call: the least over batches, each into an idle queue."""
+    """Return the host's microseconds per call: the minimum over batches, each started with an empty launch queue."""
     import cupy
 
-    found = []
+    microseconds = []
     for _ in range(_BATCHES):
         cupy.cuda.runtime.deviceSynchronize()
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(count):
             call()
-        found.append((time.perf_counter() - began) / count * 1e6)
-    return min(found[1:])  # the first warms up
+        microseconds.append((time.perf_counter() - started) / count * 1e6)
+    return min(microseconds[1:])  # the first warms up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print all tables; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.host", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="S1", help="of bench.workloads")
-    parser.add_argument("--steps", type=int, default=200, help="that are timed, and profiled, in each way")
-    parser.add_argument("--calls", type=int, default=1000, help="of each of the single calls")
-    parser.add_argument("--lines", type=int, default=25, help="functions in a table")
+    parser.add_argument("--steps", type=int, default=200, help="number of steps timed and profiled in each mode")
+    parser.add_argument("--calls", type=int, default=1000, help="number of repetitions of each single call")
+    parser.add_argument("--lines", type=int, default=25, help="number of functions in a table")
     args = parser.parse_args(argv)
     try:
         about = cuda_ours.versions()
@@ -199,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nothing to time: {error}", file=sys.stderr)
         return NO_DEVICE
     if about["emulated"]:
-        print("a stand-in computes: its times are no device's, and no driver's")
+        print("computed by the stand-in for CuPy: these times say nothing about a device or a driver")
     for what, us in single_calls(args.size, args.calls):
         print(f"{us:9.2f} us  {what}")
     for mode in ("cuda", "graphed"):
@@ -207,8 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for _ in range(3):
             task.launch()
         host, wall = time_steps(task.launch, args.steps)
-        way = "CUDA graphs" if mode == "graphed" else "launched one by one"
-        print(f"\n{args.size}, LSTM, Adam, {way}: host {host:.4f} ms a step, wall {wall:.4f} ms")
+        launch_mode = "CUDA graphs" if mode == "graphed" else "launched one by one"
+        print(f"\n{args.size}, LSTM, Adam, {launch_mode}: host {host:.4f} ms a step, wall {wall:.4f} ms")
         print("\n".join(profile(task.launch, args.steps, args.lines)), flush=True)
     return 0
 

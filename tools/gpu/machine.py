@@ -1,8 +1,8 @@
-"""The stage ``env``: the card, the driver, versions, and what imports without a warning.
+"""The stage ``env``: print the card, the driver and versions, and check which modules can be imported.
 
     python -m tools.gpu.machine
 
-Exit status: 0 all is there; 1 a package is missing or broken; 2 there is no device that CuPy can use.
+Exit status: 0 nothing is missing; 1 a package is missing or broken; 2 there is no device that CuPy can use.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
+from tools.gpu.machine_setup import PLUGINS, plugins, program
 from tools.gpu.stages import NO_DEVICE
-from tools.gpu.surroundings import PLUGINS, plugins, program
 
 __all__ = ["device", "imported", "main"]
 
 #: Modules without which a stage cannot run.
-NEEDED = (
+REQUIRED = (
     *("cupy", "cupyx", "array_api_compat.cupy", "array_api_strict", "numba", "safetensors", "click", "rich"),
     *("matplotlib", "PIL", "hypothesis", "pytest"),
 )
-#: Modules without which a part of a stage is left out.
-WANTED = ("torch", "ml_dtypes", "h5py", "onnx", "onnxruntime")
+#: Modules without which a part of a stage is skipped.
+OPTIONAL = ("torch", "ml_dtypes", "h5py", "onnx", "onnxruntime")
 PACKAGES = (
     *("numpy", "cupy-cuda13x", "cupy-cuda12x", "numba", "llvmlite", "array-api-compat", "array-api-strict"),
     *("torch", "triton", "ml-dtypes", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "setuptools"),
@@ -43,7 +43,7 @@ def device() -> str:
     Raises
     ------
     BackendUnavailableError
-        Saying what is missing.
+        If there is no usable device; the message gives the cause.
     """
     from capgpu.backend import backend_info, set_backend
 
@@ -67,23 +67,23 @@ def imported(module: str) -> str:
     strict = attempt("-W", "error")
     if strict.returncode == 0:
         return "ok"
-    plain = attempt()
-    state, words = ("warns", strict.stderr) if plain.returncode == 0 else ("missing", plain.stderr)
-    return f"{state}: {(words.strip().splitlines() or ['no message'])[-1]}"
+    lenient = attempt()
+    state, stderr = ("warns", strict.stderr) if lenient.returncode == 0 else ("missing", lenient.stderr)
+    return f"{state}: {(stderr.strip().splitlines() or ['no message'])[-1]}"
 
 
 def _versions() -> str:
-    found = []
+    versions = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {metadata.version(package)}")
+            versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(versions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what there is; return the exit status."""
+    """Print the report; return the exit status."""
     from capgpu.backend import BackendUnavailableError
 
     print(f"python {platform.python_version()} ({sys.executable}), {os.cpu_count()} processors, {platform.platform()}")
@@ -92,13 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         query = [smi, f"--query-gpu={_SMI}", "--format=csv"]
         print(subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
     for name in PROGRAMS:
-        print(f"{name}: {program(name) or 'not here'}")
+        print(f"{name}: {program(name) or 'not found'}")
     print(_versions())
-    left_out = [name for name in PLUGINS if name not in plugins()]
-    if left_out:
-        print(f"pytest plugins that are missing: {', '.join(left_out)}")
+    missing_plugins = [name for name in PLUGINS if name not in plugins()]
+    if missing_plugins:
+        print(f"pytest plugins that are missing: {', '.join(missing_plugins)}")
     with ThreadPoolExecutor() as pool:
-        states = dict(zip((*NEEDED, *WANTED), pool.map(imported, (*NEEDED, *WANTED)), strict=True))
+        states = dict(zip((*REQUIRED, *OPTIONAL), pool.map(imported, (*REQUIRED, *OPTIONAL)), strict=True))
     for module, state in states.items():
         print(f"import {module}: {state}")
     try:
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BackendUnavailableError as error:
         print(f"no device to run on. {error}")
         return NO_DEVICE
-    missing = [module for module in NEEDED if states[module].startswith("missing")]
+    missing = [module for module in REQUIRED if states[module].startswith("missing")]
     if missing:
         print(f"missing: {', '.join(missing)}. Bring them as wheels, see tools/gpu/README.md")
     return 1 if missing else 0

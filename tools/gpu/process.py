@@ -1,4 +1,4 @@
-"""One stage in a process group of its own, with a time limit, writing to a log as it goes."""
+"""Run a command in its own process group, with a time limit and its output appended to a log."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class Finished:
 def run(
     command: Sequence[str], environment: Mapping[str, str], log: Path, limit: float, folder: Path, grace: float = 5.0
 ) -> Finished:
-    """Run a command, its output appended to a log, and leave no process of its group behind.
+    """Run a command with its output appended to a log, and kill what remains of its process group at the end.
 
-    The process writes into the file itself, so the log grows as it writes, and is complete up to the moment at which
-    the run may be cut off. At the limit the group gets SIGABRT first: Python prints where it hangs
-    (``PYTHONFAULTHANDLER``). What is still there after `grace` is killed.
+    The process writes into the file directly, so the log is complete even if this process is killed. At the limit the
+    group receives SIGABRT first, upon which Python prints its traceback (``PYTHONFAULTHANDLER``); after `grace` it is
+    killed.
 
     Parameters
     ----------
     command : sequence of str
         Program and arguments.
     environment : mapping
-        All of its environment.
+        The command's complete environment.
     log : Path
         Appended to.
     limit : float
@@ -64,34 +64,34 @@ def run(
     Returns
     -------
     Finished
-        Exit code, time, and where its output begins.
+        Exit code, wall time, and the offset of its output in the log.
     """
-    with log.open("ab", buffering=0) as sink:
-        start = sink.tell()
-        began = time.monotonic()
+    with log.open("ab", buffering=0) as log_file:
+        start = log_file.tell()
+        started = time.monotonic()
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=sink,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env=dict(environment),
-                start_new_session=True,  # a group of its own, which is killed as a whole
+                start_new_session=True,  # its own process group, which can be killed as a whole
             )
         except OSError as error:
-            sink.write(f"{command[0]} cannot be started: {error}\n".encode())
-            return Finished(127, time.monotonic() - began, start)
+            log_file.write(f"{command[0]} cannot be started: {error}\n".encode())
+            return Finished(127, time.monotonic() - started, start)
         try:
             code = _wait(process, limit)
             if code is None:
                 _signal(process.pid, signal.SIGABRT)
                 _wait(process, grace)
         finally:
-            # also what a finished process has left behind, and everything where this process is interrupted
+            # also children that outlived a finished command, and the whole group if this process is interrupted
             _signal(process.pid, signal.SIGKILL)
             process.wait()
-        return Finished(TIMED_OUT if code is None else code, time.monotonic() - began, start)
+        return Finished(TIMED_OUT if code is None else code, time.monotonic() - started, start)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
@@ -102,12 +102,12 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _signal(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # everything has ended
+    with contextlib.suppress(ProcessLookupError):  # every process of the group has ended
         os.killpg(group, number)
 
 
 def tail(log: Path, start: int, lines: int, width: int = 300) -> list[str]:
-    """Return the last lines of a log behind an offset, each cut to a width."""
+    """Return the last lines of a log after an offset, each truncated to `width` characters."""
     with log.open("rb") as source:
         source.seek(start)
         text = source.read().decode("utf-8", errors="replace")

@@ -1,8 +1,8 @@
-"""The stage ``counters``: a training step of each size, which Nsight Compute looks into.
+"""The stage ``counters``: one training step of each size, to be profiled by Nsight Compute.
 
     ncu -k 'regex:lstm' python -m tools.gpu.profiled [SIZE ...]
 
-The first step of a size is the one that is seen: there is nothing to warm up for counters.
+There is no warm-up step: hardware counters do not need one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZES = ("S1", "S3")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the steps."""
+    """Run one step of each size."""
     for size in (sys.argv[1:] if argv is None else argv) or SIZES:
         task = cuda_ours.make_task("cuda", make_workload(parse_size(size), "lstm"), "adam")
         task.step()

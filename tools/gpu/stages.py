@@ -1,4 +1,4 @@
-"""The stages of a run, in their order: the most informative first."""
+"""The stages of a run, ordered by how informative they are."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.gpu.surroundings import plugins, program
+from tools.gpu.machine_setup import plugins, program
 
 __all__ = ["NO_DEVICE", "STAGES", "Context", "Stage", "choose"]
 
-#: Exit code of the stage ``env`` where there is no device: nothing that follows can run.
+#: Exit code of the stage ``env`` if there is no device; the following stages are skipped.
 NO_DEVICE = 2
-_SANITIZER_FOUND = 9
-_PROCESSES = 12
-_FAILURES = 60
+#: Exit code of compute-sanitizer if it reports an error.
+_SANITIZER_ERROR = 9
+_PYTEST_PROCESSES = 12
+_MAX_TEST_FAILURES = 60
 
 
 @dataclass(frozen=True)
 class Context:
-    """What commands are made of.
+    """Folders that the stages' commands refer to.
 
     Attributes
     ----------
     out : Path
-        What comes back: few files, none in a folder of its own.
+        Logs and results, without subfolders.
     scratch : Path
-        What does not.
+        Caches and intermediate files.
     """
 
     out: Path
@@ -42,19 +43,19 @@ class Stage:
     Attributes
     ----------
     name : str
-        Its name.
+        Name on the command line.
     part : str
         ``"A"`` (first contact) or ``"B"``.
     expected, limit : float
-        Seconds that it should take on an H100, and after which it is killed.
+        Seconds that it takes on an H100, and after which it is killed.
     lines : int
-        Last lines of its output that are printed.
+        Number of final lines of its output that are printed.
     command : callable
-        Makes the command.
+        Returns the command to run.
     files : tuple of str
-        What it writes into the folder that comes back, but for the log.
+        Files that it writes into `Context.out`, besides the log.
     kernels : bool
-        Whether it launches kernels, which should be compiled before.
+        Whether it launches kernels, which should have been compiled before.
     """
 
     name: str
@@ -72,22 +73,28 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _pytest(*arguments: str) -> list[str]:
-    found = plugins()
-    options = [word for name in found for word in ("-p", name)]
-    # nothing is written into the checkout; a test that hangs is one failure
-    options += ["-p", "no:cacheprovider", "-q", "-m", "gpu", f"--maxfail={_FAILURES}"]
-    if "pytest_timeout" in found:
+    plugin_modules = plugins()
+    options = [word for name in plugin_modules for word in ("-p", name)]
+    # no cache, so that nothing is written into the checkout; a time limit turns a hanging test into one failure
+    options += ["-p", "no:cacheprovider", "-q", "-m", "gpu", f"--maxfail={_MAX_TEST_FAILURES}"]
+    if "pytest_timeout" in plugin_modules:
         options.append("--timeout=60")
-    if "xdist.plugin" in found:
-        options += ["-n", str(min(_PROCESSES, os.cpu_count() or 1))]
+    if "xdist.plugin" in plugin_modules:
+        options += ["-n", str(min(_PYTEST_PROCESSES, os.cpu_count() or 1))]
     return _module("pytest", *options, *arguments)
 
 
 def _sanitizer(tool: str, *options: str) -> Callable[[Context], list[str]]:
     def command(context: Context) -> list[str]:
         checker = program("compute-sanitizer") or "compute-sanitizer"
-        head = [checker, f"--tool={tool}", f"--error-exitcode={_SANITIZER_FOUND}", "--print-limit=20", *options]
-        return head + _module("tools.gpu.checked")
+        sanitizer_command = [
+            checker,
+            f"--tool={tool}",
+            f"--error-exitcode={_SANITIZER_ERROR}",
+            "--print-limit=20",
+            *options,
+        ]
+        return sanitizer_command + _module("tools.gpu.checked")
 
     return command
 
@@ -95,9 +102,9 @@ def _sanitizer(tool: str, *options: str) -> Callable[[Context], list[str]]:
 def _counters(context: Context) -> list[str]:
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "WarpStateStats", "LaunchStats")
     kernels = "regex:(lstm|rnn)_(forward|backward)|softmax_registers|adam|segment_sums|column_sums"
-    chosen = [word for section in sections for word in ("--section", section)]
-    head = [program("ncu") or "ncu", "--clock-control", "none", "-k", kernels, "-c", "16", *chosen]
-    return head + _module("tools.gpu.profiled")
+    section_options = [word for section in sections for word in ("--section", section)]
+    ncu_command = [program("ncu") or "ncu", "--clock-control", "none", "-k", kernels, "-c", "16", *section_options]
+    return ncu_command + _module("tools.gpu.profiled")
 
 
 STAGES = (
@@ -135,7 +142,7 @@ STAGES = (
         ),
     ),
     Stage("host", "B", 17, 60, 140, lambda context: _module("tools.gpu.host")),
-    # CuPy asks for attributes that a driver may not have and handles the error: calls are not what is checked
+    # CuPy handles errors of attributes that a driver lacks; such failed API calls are not what is checked here
     Stage("memcheck", "B", 35, 90, 12, _sanitizer("memcheck", "--report-api-errors=no")),
     Stage("racecheck", "B", 50, 90, 12, _sanitizer("racecheck")),
     Stage("synccheck", "B", 30, 60, 12, _sanitizer("synccheck")),
@@ -159,7 +166,7 @@ STAGES = (
 
 
 def choose(names: Sequence[str]) -> list[Stage]:
-    """Return the stages of the given names, in their order.
+    """Return the stages of the given names, in the order of `STAGES`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the stage ``times`` finds: tables that are written after each part, as JSON and for reading."""
+"""The tables of the stage ``times``, written as JSON and Markdown after each part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEFT_OUT = "left out: "
 
 
 class LeftOutError(Exception):
-    """A table cannot be made here, and that is no failure; the message says why."""
+    """A table is skipped because something optional is not installed; the message says what."""
 
 
 def require_torch() -> Any:
@@ -29,9 +29,9 @@ def require_torch() -> Any:
     Raises
     ------
     ImportError
-        Where it is not installed.
+        If it is not installed.
     LeftOutError
-        Where it has no device.
+        If it finds no CUDA device.
     """
     import torch
 
@@ -42,16 +42,16 @@ def require_torch() -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """One table to be made.
+    """The definition of one table.
 
     Attributes
     ----------
     name : str
-        Its heading.
+        Heading.
     columns : tuple of str
-        What stands in a row.
+        Names of the columns.
     rows : callable
-        Yields rows; what it yielded before an error is kept.
+        Measures and yields rows; those yielded before an error are kept.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Part:
 
 @dataclass
 class Table:
-    """What came of a part."""
+    """The results of a part."""
 
     columns: tuple[str, ...]
     rows: list[Row] = field(default_factory=list)
@@ -75,9 +75,10 @@ class Findings:
     Parameters
     ----------
     folder : Path
-        Gets ``times.json`` and ``times.md``, in whose names and titles stands that they are emulated.
+        Folder for ``times.json`` and ``times.md``; emulated results get the prefix ``emulated-`` and a title that says
+        so.
     about : dict
-        Device, versions, commit; ``emulated`` says that no device was there.
+        Device, versions, commit; ``emulated`` is true if the stand-in for CuPy computed them.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -86,37 +87,37 @@ class Findings:
         self._json, self._page = folder / f"{stem}.json", folder / f"{stem}.md"
 
     def add(self, part: Part) -> None:
-        """Make a part and write everything; an error ends the part alone."""
+        """Run a part and write both files; an error ends only this part."""
         table = self.tables[part.name] = Table(part.columns)
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             for row in part.rows():
                 table.rows.append(row)
         except (ImportError, LeftOutError) as error:
             table.error = f"{_LEFT_OUT}{error}"
-        except Exception as error:  # each table is worth having without the others
+        except Exception as error:  # the other tables are still made
             traceback.print_exc()
             table.error = f"{type(error).__name__}: {error}"[:500]
-        table.seconds = time.perf_counter() - began
+        table.seconds = time.perf_counter() - started
         self.write()
         print("\n".join(self._section(part.name, table)), flush=True)
 
     @property
     def failed(self) -> list[str]:
-        """The parts that raised, other than for what is not installed."""
+        """Names of the parts that raised, except for those that were skipped."""
         return [name for name, table in self.tables.items() if table.error and not table.error.startswith(_LEFT_OUT)]
 
     def write(self) -> None:
         """Write both files, each as a whole."""
         basis = EMULATED if self.about["emulated"] else "measured"
-        found = {"basis": basis, "about": self.about, "tables": {k: vars(v) for k, v in self.tables.items()}}
-        write_atomically(self._json, (json.dumps(found, indent=1, default=str) + "\n").encode())
+        document = {"basis": basis, "about": self.about, "tables": {k: vars(v) for k, v in self.tables.items()}}
+        write_atomically(self._json, (json.dumps(document, indent=1, default=str) + "\n").encode())
         lines = [f"# {EMULATED if self.about['emulated'] else 'Times on ' + str(self.about['device'])}", ""]
         lines += [f"- {name}: {value}" for name, value in self.about.items()]
         lines += [
             "",
             "Milliseconds are device times: medians of batches launched behind other work, so that the device never",
-            "waits for the host. An asterisk marks figures for which it did all the same. `wall`: by the host's clock.",
+            "waits for the host. An asterisk marks figures during which it did. `wall`: by the host's clock.",
         ]
         for name, table in self.tables.items():
             lines += self._section(name, table)

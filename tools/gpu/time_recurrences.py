@@ -1,4 +1,4 @@
-"""Tables of the recurrences: every configuration that fits, cuDNN's layers, and the latency of a step."""
+"""Tables of the recurrences: every launch configuration that fits, cuDNN's layers, and the latency of a step."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
 def shown(elapsed: Elapsed) -> Any:
-    """Return milliseconds as a cell of a table, marked where they hold time of the host."""
+    """Return milliseconds as a table cell, with an asterisk if the device waited for the host."""
     return round(elapsed.milliseconds, 6) if elapsed.queued else f"{elapsed.milliseconds:.6g} *"
 
 
 @contextmanager
 def _tensor_cores(setting: str) -> Iterator[None]:
-    before = os.environ.get("CAPGPU_TENSOR_CORES")
+    previous = os.environ.get("CAPGPU_TENSOR_CORES")
     os.environ["CAPGPU_TENSOR_CORES"] = setting
     launch_heuristics.forget()
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["CAPGPU_TENSOR_CORES"]
         else:
-            os.environ["CAPGPU_TENSOR_CORES"] = before
+            os.environ["CAPGPU_TENSOR_CORES"] = previous
         launch_heuristics.forget()
 
 
 def _require(dtype: str) -> None:
-    """Raise `LeftOutError` where there are no arrays of a dtype, as of bfloat16 without ml_dtypes."""
+    """Raise `LeftOutError` if arrays of a dtype cannot be created, such as bfloat16 without ml_dtypes."""
     import cupy
 
     try:
         if dtype == "bfloat16":
-            import_module("ml_dtypes")  # brings its name to NumPy
+            import_module("ml_dtypes")  # registers the dtype's name with NumPy
         cupy.asarray(np.zeros(1).astype(dtype))
     except (ImportError, TypeError, ValueError) as error:
         raise LeftOutError(f"no arrays of {dtype}: {type(error).__name__}: {error}") from error
 
 
-def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
-    """Time every configuration that fits, forward and backward, all captions equally long."""
+def _configurations(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
+    """Time every launch configuration that fits, forward and backward, with captions of equal length."""
     dtype, setting = {"plain float32": ("float32", "0"), "tf32": ("float32", "1")}.get(precision, (precision, ""))
     _require(dtype)
     with _tensor_cores(setting):
@@ -73,14 +73,14 @@ def _plans(precision: str, H: int, shapes: Any, batches: int) -> Iterator[list[A
                         ]
                         try:
                             elapsed = device_time(partial(run, config), batches)
-                        except compile.CooperativeLaunchError as error:  # the driver may refuse one that should fit
+                        except compile.CooperativeLaunchError as error:  # refused although the occupancy allows it
                             yield [name, N, T, *layout, f"{error}"[:200], ""]
                             continue
                         yield [name, N, T, *layout, shown(elapsed), round(elapsed.milliseconds / T * 1e3, 3)]
 
 
 def _cudnn(H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
-    """Time PyTorch's layers; the products with the inputs and the gradients of all weights are in these figures."""
+    """Time PyTorch's layers; the figures include the input projection and the gradients of all weights."""
     torch = require_torch()
     dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     for cell in CELLS:
@@ -103,17 +103,22 @@ def _cudnn(H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
 
 
 def _latency(H: int, steps: tuple[int, int], batches: int) -> Iterator[list[Any]]:
-    """Time a step that has next to nothing to compute: barrier, fetch of the states, sums. Four captions."""
+    """Measure the latency of a step with almost no arithmetic: barrier, loads of the states, sums of four captions."""
     short, long = steps
     for cell in CELLS:
-        few, many = (tuning.passes(cell, "float32", H, 4, T) for T in steps)
-        for name in few:
+        short_passes, long_passes = (tuning.passes(cell, "float32", H, 4, T) for T in steps)
+        for name in short_passes:
             for config in launch_heuristics.candidates(name, "float32", H, 4):
                 if config.algorithm == "persistent":
-                    a = device_time(partial(few[name], config), batches)
-                    b = device_time(partial(many[name], config), batches)
-                    us = (b.milliseconds - a.milliseconds) / (long - short) * 1e3
-                    yield [name, config.units, config.groups, round(us, 4) if a.queued and b.queued else f"{us:.4g} *"]
+                    short_run = device_time(partial(short_passes[name], config), batches)
+                    long_run = device_time(partial(long_passes[name], config), batches)
+                    step_us = (long_run.milliseconds - short_run.milliseconds) / (long - short) * 1e3
+                    yield [
+                        name,
+                        config.units,
+                        config.groups,
+                        round(step_us, 4) if short_run.queued and long_run.queued else f"{step_us:.4g} *",
+                    ]
 
 
 def parts(H: int, shapes: Any, steps: tuple[int, int], batches: int) -> list[Part]:
@@ -124,25 +129,25 @@ def parts(H: int, shapes: Any, steps: tuple[int, int], batches: int) -> list[Par
     H : int
         Hidden units.
     shapes : sequence of (int, int)
-        Captions and steps.
+        Numbers of captions and of steps.
     steps : (int, int)
-        Of the two recurrences whose difference is the latency of a step.
+        Numbers of steps of the two recurrences whose difference in time gives the latency of a step.
     batches : int
-        Of which each figure is the median.
+        Number of batches of which each figure is the median.
     """
     config_columns = ("pass", "N", "T", "algorithm", "units", "groups", "blocks", "tensor", "chosen", "ms", "us a step")
     cudnn_columns = ("layer", "N", "T", "precision", "forward ms", "forward and backward ms")
 
-    def of_plans(precision: str) -> Part:
-        return Part(f"recurrences, {precision}", config_columns, lambda: _plans(precision, H, shapes, batches))
+    def recurrences(precision: str) -> Part:
+        return Part(f"recurrences, {precision}", config_columns, lambda: _configurations(precision, H, shapes, batches))
 
     return [
-        of_plans("float32"),
+        recurrences("float32"),
         Part("cuDNN's layers", cudnn_columns, lambda: _cudnn(H, shapes, batches)),
-        of_plans("plain float32"),
-        of_plans("tf32"),
-        of_plans("float16"),
-        of_plans("bfloat16"),
+        recurrences("plain float32"),
+        recurrences("tf32"),
+        recurrences("float16"),
+        recurrences("bfloat16"),
         Part(
             "latency of a step, 4 captions",
             ("pass", "units", "groups", "us a step"),

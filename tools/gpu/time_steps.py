@@ -1,4 +1,4 @@
-"""Tables of whole training steps, of single kernels that are bound by memory, and of what the card can do."""
+"""Tables of whole training steps, of single kernels, and of the card's attainable bandwidth and arithmetic rate."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ _FILLER_MS = 20.0
 
 
 def wall_ms(run: Callable[[], object], count: int) -> float:
-    """Time `count` steps launched back to back by the host's clock, after a tenth as many."""
+    """Return wall milliseconds per step for `count` steps launched back to back, after a tenth as many for warm-up."""
     import cupy
 
     def loop(count: int) -> float:
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(count):
             run()
         cupy.cuda.runtime.deviceSynchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
     loop(-(-count // 10))
     return round(loop(count) / count * 1e3, 5)
 
 
 def ceilings(count: int, side: int, batches: int) -> Part:
-    """Return the table of what the card does: a copy, and square products.
+    """Return the table of the card's attainable rates: a copy, and products of square matrices.
 
     Parameters
     ----------
     count : int
-        Elements of the array that is copied: more than the cache holds.
+        Elements of the array that is copied: more than the L2 cache holds.
     side : int
-        Of the square matrices.
+        Order of the square matrices.
     batches : int
-        Of which each figure is the median.
+        Number of batches of which each figure is the median.
     """
 
     def rows() -> Iterator[list[Any]]:
         import cupy
 
         source = cupy.ones(count, np.float32)
-        to = cupy.empty_like(source)
-        elapsed = device_time(lambda: cupy.copyto(to, source), batches)
+        destination = cupy.empty_like(source)
+        elapsed = device_time(lambda: cupy.copyto(destination, source), batches)
         yield ["copy", shown(elapsed), f"{2 * source.nbytes / elapsed.milliseconds / 1e9:.3f} TB/s"]
         for dtype in (np.float32, np.float16):
             a, b = (cupy.ones((side, side), dtype) for _ in range(2))
@@ -71,16 +71,16 @@ def ceilings(count: int, side: int, batches: int) -> Part:
 
 
 def steps(sizes: Sequence[str], batches: int, count: int) -> Part:
-    """Return the table of the training step with Adam, as training executes it, beside PyTorch's.
+    """Return the table of a training step with Adam, as training executes it, beside PyTorch's.
 
     Parameters
     ----------
     sizes : sequence of str
         Names of `bench.workloads`.
     batches : int
-        Of which each device time is the median.
+        Number of batches of which each device time is the median.
     count : int
-        Steps timed by the host's clock.
+        Number of steps timed by the host's clock.
     """
 
     def runs(size: str, cell: str, job: str) -> Iterator[tuple[str, Callable[[], Callable[[], object]]]]:
@@ -108,27 +108,34 @@ def steps(sizes: Sequence[str], batches: int, count: int) -> Part:
         for size in sizes:
             for cell in CELLS:
                 for job in ("adam", "adam-dropout"):
-                    for who, make in runs(size, cell, job):
+                    for implementation, make in runs(size, cell, job):
                         try:
                             run = make()
-                            yield [size, cell, job, who, shown(device_time(run, batches, 2)), wall_ms(run, count)]
-                        except Exception as error:  # one that is absent or fails, fails alone
-                            if who == "capgpu":
+                            yield [
+                                size,
+                                cell,
+                                job,
+                                implementation,
+                                shown(device_time(run, batches, 2)),
+                                wall_ms(run, count),
+                            ]
+                        except Exception as error:  # a competitor that is missing or fails does not end the table
+                            if implementation == "capgpu":
                                 raise
-                            yield [size, cell, job, who, f"{type(error).__name__}: {error}"[:200], ""]
+                            yield [size, cell, job, implementation, f"{type(error).__name__}: {error}"[:200], ""]
 
     return Part("training steps, float32", ("size", "cell", "job", "who", "ms", "wall ms"), rows)
 
 
 def launches(sizes: Sequence[str], count: int) -> Part:
-    """Return the table of what a step of ours launches, each launch in its place.
+    """Return the table of the launches of a capgpu training step, each timed within the step.
 
     Parameters
     ----------
     sizes : sequence of str
         Names of `bench.workloads`.
     count : int
-        Steps, of which each figure is the median.
+        Number of steps of which each figure is the median.
     """
 
     def rows() -> Iterator[list[Any]]:
@@ -146,16 +153,16 @@ def launches(sizes: Sequence[str], count: int) -> Part:
 
 
 def alone(rows_count: int, vocabulary: int, H: int, batches: int) -> Part:
-    """Return the table of kernels alone, with the rate of the bytes or operations that they cannot do without.
+    """Return the table of kernels timed alone, with the rate at which they move or compute the necessary minimum.
 
     Parameters
     ----------
     rows_count, vocabulary : int
-        Extents of the scores.
+        Shape of the scores.
     H : int
         Hidden units, and length of a word vector.
     batches : int
-        Of which each figure is the median.
+        Number of batches of which each figure is the median.
     """
     M, V = rows_count, vocabulary
     shapes = [(V, H), (4 * H, H), (H,), (H, 4 * H), (H, 4 * H), (4 * H,), (H, V), (V,)]
@@ -165,13 +172,13 @@ def alone(rows_count: int, vocabulary: int, H: int, batches: int) -> Part:
         return [what, shown(elapsed), f"{count / elapsed.milliseconds / 1e9:.3f} {unit}"]
 
     def rows() -> Iterator[list[Any]]:
-        yield from _ours(entry, M, V, H, shapes)
-        yield from _torchs(entry, M, V, shapes)
+        yield from _capgpu_rows(entry, M, V, H, shapes)
+        yield from _torch_rows(entry, M, V, shapes)
 
     return Part("kernels alone", ("what", "ms", "rate"), rows)
 
 
-def _ours(entry: Callable[..., list[Any]], M: int, V: int, H: int, shapes: Any) -> Iterator[list[Any]]:
+def _capgpu_rows(entry: Callable[..., list[Any]], M: int, V: int, H: int, shapes: Any) -> Iterator[list[Any]]:
     import cupy
 
     from capgpu.kernels.cuda import KERNELS
@@ -182,26 +189,28 @@ def _ours(entry: Callable[..., list[Any]], M: int, V: int, H: int, shapes: Any) 
         return cupy.asarray(random.standard_normal(shape).astype(np.float32))
 
     scores, targets = draw(M, V), cupy.asarray(random.integers(0, V, M).astype(np.int32))
-    # the scores are overwritten by their gradient, and scored again: any numbers take the same time
+    # later calls take the gradient that the first has written as scores: the time does not depend on the values
     yield entry("softmax and gradient", lambda: KERNELS.softmax_cross_entropy(scores, targets, 1e-3), 2 * scores.nbytes)
     yield entry("column sums of the scores", lambda: KERNELS.column_sums(scores), scores.nbytes)
-    params, grads, first = ([draw(*shape) for shape in shapes] for _ in range(3))
-    second = [array * array for array in first]
+    params, grads, first_moments = ([draw(*shape) for shape in shapes] for _ in range(3))
+    second_moments = [array * array for array in first_moments]
     settings = np.tile([1e-3, 0.9, 0.1, 0.999, 0.001, 1.0, 1e-8, 1.0], (len(shapes), 1))
-    moved = 7 * sum(array.nbytes for array in params)
-    yield entry("Adam", lambda: KERNELS.adam_update(params, grads, first, second, settings, 1.0), moved)
+    bytes_moved = 7 * sum(array.nbytes for array in params)
+    yield entry(
+        "Adam", lambda: KERNELS.adam_update(params, grads, first_moments, second_moments, settings, 1.0), bytes_moved
+    )
     for what, m, k, n in (("scores", M, H, V), ("gradient of Wh", H, M, 4 * H)):
         a, b, c = draw(m, k), draw(k, n), cupy.empty((m, n), np.float32)
         yield entry(f"product: {what}", lambda a=a, b=b, c=c: cupy.matmul(a, b, out=c), 2 * m * k * n, "TFLOP/s")
 
 
-def _torchs(entry: Callable[..., list[Any]], M: int, V: int, shapes: Any) -> Iterator[list[Any]]:
+def _torch_rows(entry: Callable[..., list[Any]], M: int, V: int, shapes: Any) -> Iterator[list[Any]]:
     torch = require_torch()
     logits = torch.randn(M, V, device="cuda", requires_grad=True)
-    goals = torch.randint(0, V, (M,), device="cuda")
+    targets = torch.randint(0, V, (M,), device="cuda")
 
     def softmax() -> None:
-        torch.autograd.grad(torch.nn.functional.cross_entropy(logits, goals, reduction="sum"), logits)
+        torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), logits)
 
     yield entry("torch: softmax and gradient", softmax, 2 * logits.nbytes)
     yield entry("torch: column sums of the scores", lambda: logits.detach().sum(0), logits.nbytes)

@@ -1,10 +1,10 @@
-"""The stage ``times``: how long everything takes on the device, in one process.
+"""The stage ``times``: timings of the device's kernels and of whole training steps, in one process.
 
     python -m tools.gpu.times --out DIR [--tiny]
 
 CuPy and PyTorch share the legacy default stream here, so that one clock serves both (`capgpu.kernels.cuda.stopwatch`).
-Each table is written as soon as it is made. Exit status: 0 all tables were made; 1 one failed, or its figures would go
-where they must not; 2 there is no device.
+Each table is written as soon as it is complete. Exit status: 0 all tables were made; 1 one failed, or emulated figures
+would be written into the folder of measurements; 2 there is no device.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = ["FULL", "TINY", "main", "parts"]
 
 @dataclass(frozen=True)
 class Extents:
-    """How large everything is.
+    """Problem sizes of the tables.
 
     Attributes
     ----------
     H : int
         Hidden units.
     shapes : tuple of (int, int)
-        Captions and steps of the recurrences.
+        Number of captions N and of steps T of each timed recurrence.
     latency : (int, int)
-        Steps of the two recurrences that the latency follows from.
+        Numbers of steps of the two recurrences whose difference in time gives the latency of a step.
     sizes : tuple of str
-        Of the whole steps (`bench.workloads`).
+        Names of the training steps' sizes (`bench.workloads`).
     copied, side : int
-        Elements of the copy, side of the products.
+        Elements of the copied array; order of the square matrices that are multiplied.
     scores : (int, int)
-        Rows and vocabulary of the kernels alone.
+        Rows and vocabulary size for the kernels timed alone.
     batches, steps : int
-        Of which a figure is the median; steps timed by the host's clock.
+        Batches of which a figure is the median; steps timed by the host's clock.
     """
 
     H: int
@@ -60,19 +60,18 @@ class Extents:
 
 #: Shapes of S1 and S3 with all captions of full length; scores and vocabulary of a minibatch of S3.
 FULL = Extents(512, ((64, 16), (128, 20)), (32, 288), ("S1", "S3"), 2**28, 8192, (1215, 10000), 7, 60)
-#: To see it run on the stand-in.
+#: A smoke test, which the stand-in can run as well.
 TINY = Extents(8, ((3, 2),), (2, 3), ("S4:N=3,D=4,W=5,H=6,V=12,T=4",), 64, 8, (5, 12), 1, 2)
 
 
 def parts(extents: Extents) -> list[Part]:
     """Return all tables to make, in their order."""
-    e = extents
     return [
-        time_steps.ceilings(e.copied, e.side, e.batches),
-        *time_recurrences.parts(e.H, e.shapes, e.latency, e.batches),
-        time_steps.steps(e.sizes, e.batches, e.steps),
-        time_steps.launches(e.sizes, e.steps // 2),
-        time_steps.alone(*e.scores, e.H, e.batches),
+        time_steps.ceilings(extents.copied, extents.side, extents.batches),
+        *time_recurrences.parts(extents.H, extents.shapes, extents.latency, extents.batches),
+        time_steps.steps(extents.sizes, extents.batches, extents.steps),
+        time_steps.launches(extents.sizes, extents.steps // 2),
+        time_steps.alone(*extents.scores, extents.H, extents.batches),
     ]
 
 
@@ -80,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make all tables; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.times", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of times.json and times.md")
-    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to see it run")
-    parser.add_argument("--only", default="", help="words, comma-separated: tables whose heading has one of them")
+    parser.add_argument("--tiny", action="store_true", help="smallest sizes, as a smoke test; the figures mean nothing")
+    parser.add_argument(
+        "--only", default="", help="comma-separated words: only tables whose heading contains one of them"
+    )
     args = parser.parse_args(argv)
     try:
         about = cuda_ours.versions()

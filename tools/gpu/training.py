@@ -1,9 +1,9 @@
-"""The stage ``train``: the command trains on the embedded pictures, on two backends, and must learn the same.
+"""The stage ``train``: `capgpu train` on the embedded pictures must reach the same losses on two backends.
 
     python -m tools.gpu.training --folder DIR [--backends cuda,cpu] [--epochs 3] [-- options of capgpu train]
 
-Batches, masks of dropout and initial parameters are the same on every backend, so that losses differ by rounding alone.
-Exit status: 0 they agree; 1 they do not, or a training failed.
+Batches, dropout masks and initial parameters are the same on every backend, so losses differ by rounding only.
+Exit status: 0 the losses agree; 1 they do not, or a run failed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOSSES = ("train_loss", "val_loss")
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.training", description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="where the run folders go")
-    parser.add_argument("--backends", default="cuda,cpu", help="two, comma-separated")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the run folders")
+    parser.add_argument("--backends", default="cuda,cpu", help="two backends, comma-separated")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("options", nargs="*", help="of capgpu train, behind --")
+    parser.add_argument("options", nargs="*", help="options of capgpu train, after --")
     args = parser.parse_args(argv)
     args.backends = args.backends.split(",")
     if len(args.backends) != 2:
@@ -37,19 +37,36 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def trained(backend: str, folder: Path, epochs: int, options: Sequence[str]) -> dict[str, list[float]] | None:
-    """Train in a process of its own; return the losses of each epoch, None where it failed."""
+def train(backend: str, folder: Path, epochs: int, options: Sequence[str]) -> dict[str, list[float]] | None:
+    """Train in a separate process; return the losses of each epoch, or None if it failed."""
     from capgpu.training.history import read_history
 
-    words = ["train", "--data", "emoji", "--epochs", str(epochs), "--backend", backend, "--out", str(folder), "--force"]
-    command = [sys.executable, "-c", "import sys; from capgpu.cli import main; main(sys.argv[1:])", *words, *options]
-    began = time.monotonic()
+    arguments = [
+        "train",
+        "--data",
+        "emoji",
+        "--epochs",
+        str(epochs),
+        "--backend",
+        backend,
+        "--out",
+        str(folder),
+        "--force",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from capgpu.cli import main; main(sys.argv[1:])",
+        *arguments,
+        *options,
+    ]
+    started = time.monotonic()
     code = subprocess.run(command, check=False).returncode
-    print(f"{backend}: exit {code}, {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{backend}: exit {code}, {time.monotonic() - started:.1f} s", flush=True)
     if code:
         return None
-    epochs_made = [record for record in read_history(folder / "history.jsonl") if record["kind"] == "epoch"]
-    return {name: [float(record[name]) for record in epochs_made] for name in LOSSES}
+    epoch_records = [record for record in read_history(folder / "history.jsonl") if record["kind"] == "epoch"]
+    return {name: [float(record[name]) for record in epoch_records] for name in LOSSES}
 
 
 def differences(first: dict[str, list[float]], second: dict[str, list[float]]) -> float:
@@ -58,14 +75,14 @@ def differences(first: dict[str, list[float]], second: dict[str, list[float]]) -
     Raises
     ------
     ValueError
-        Where the runs have different numbers of epochs, or none.
+        If the runs have different numbers of epochs, or none.
     """
-    worst = 0.0
+    largest = 0.0
     for name, losses in first.items():
         if len(losses) != len(second[name]) or not losses:
             raise ValueError(f"{name}: expected as many epochs in both runs, got {len(losses)} and {len(second[name])}")
-        worst = max(worst, *(abs(a - b) / abs(b) for a, b in zip(losses, second[name], strict=True)))
-    return worst
+        largest = max(largest, *(abs(a - b) / abs(b) for a, b in zip(losses, second[name], strict=True)))
+    return largest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,16 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     runs = {}
     for backend in args.backends:
-        losses = trained(backend, args.folder / backend, args.epochs, args.options)
+        losses = train(backend, args.folder / backend, args.epochs, args.options)
         if losses is None:
             return 1
         runs[backend] = losses
     for name in LOSSES:
         for backend, losses in runs.items():
             print(f"{name} on {backend}: {' '.join(f'{loss:.6f}' for loss in losses[name])}")
-    worst = differences(*runs.values())
-    agree = worst <= TOLERANCE
-    print(f"largest relative difference {worst:.1e}, {'within' if agree else 'ABOVE'} {TOLERANCE:.0e}")
+    largest = differences(*runs.values())
+    agree = largest <= TOLERANCE
+    print(f"largest relative difference {largest:.1e}, {'within' if agree else 'ABOVE'} {TOLERANCE:.0e}")
     return 0 if agree else 1
 
 

@@ -1,4 +1,4 @@
-"""The benchmark for a GPU runs from end to end, on a stand-in, and nobody can take its figures for measurements."""
+"""The GPU benchmark runs from end to end on the stand-in for CuPy, and labels its figures as emulated."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def cells(pytestconfig: pytest.Config) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def emulated(emulator: Any, tmp_path_factory: pytest.TempPathFactory, cells: tuple[str, ...]) -> Path:
     folder = tmp_path_factory.mktemp("emulated")
-    done = time_on_the_standin(folder, "--sizes", TINY.replace(",", ";"), "--cells", ",".join(cells))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert report.EMULATED in done.stdout
+    process = time_on_the_standin(folder, "--sizes", TINY.replace(",", ";"), "--cells", ",".join(cells))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert report.EMULATED in process.stdout
     return folder
 
 
@@ -68,9 +68,9 @@ def test_every_job_of_a_cell_is_timed_and_agrees_with_the_oracle(emulated, cells
 
 
 def test_a_precision_is_timed_or_has_a_note(emulator, tmp_path):
-    asked = ["--cells", "rnn", "--jobs", "adam", "--precisions", "float16,bfloat16", "--peers", "none"]
-    done = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *asked)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["--cells", "rnn", "--jobs", "adam", "--precisions", "float16,bfloat16", "--peers", "none"]
+    process = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *arguments)
+    assert process.returncode == 0, process.stdout + process.stderr
     (table,) = tmp_path.glob("*.csv")
     rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
     assert [row["precision"] for row in rows] == ["float16", "bfloat16"]
@@ -150,15 +150,15 @@ def test_a_step_that_outlasts_the_filler_is_marked():
         assert ("| 1 * |" in page.replace("1.00", "1")) is late
 
 
-def test_what_there_is_no_time_for_is_listed(emulator, tmp_path):
-    asked = ["--jobs", "loss", "--cells", "rnn,lstm", "--peers", "none", "--seconds", "0"]
-    done = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *asked)
-    assert f"no time left for: {TINY} rnn loss float32; {TINY} lstm loss float32" in done.stdout
+def test_measurements_skipped_for_lack_of_time_are_listed(emulator, tmp_path):
+    arguments = ["--jobs", "loss", "--cells", "rnn,lstm", "--peers", "none", "--seconds", "0"]
+    process = time_on_the_standin(tmp_path, "--sizes", TINY.replace(",", ";"), *arguments)
+    assert f"no time left for: {TINY} rnn loss float32; {TINY} lstm loss float32" in process.stdout
     (page,) = tmp_path.glob("*.md")
     assert page.read_text(encoding="utf-8").count("no time was left for") == 2
 
 
-def test_the_quick_mode_is_one_size_and_can_be_changed():
+def test_the_quick_mode_is_one_size_and_can_be_overridden():
     quick = run.arguments(["--quick", "--steps", "7"])
     assert (quick.sizes, quick.cells, quick.jobs) == (["S1"], ["lstm"], ["adam", "adam-dropout"])
     assert quick.steps == 7
@@ -167,7 +167,7 @@ def test_the_quick_mode_is_one_size_and_can_be_changed():
     assert run.arguments(["--peers", "none"]).peers == []
 
 
-def test_absent_competitors_are_shown_with_the_cause(emulated):
+def test_absent_competitors_are_listed_with_the_cause(emulated):
     (table,) = emulated.glob("*.csv")
     rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
     peers = [row for row in rows if row["competitor"] != "capgpu cuda"]
@@ -175,7 +175,7 @@ def test_absent_competitors_are_shown_with_the_cause(emulated):
     assert all(row["note"].startswith("absent: ") and not row["ms"] for row in peers)
 
 
-def test_emulated_figures_are_marked_in_name_title_and_every_row(emulated):
+def test_emulated_figures_are_marked_in_file_name_title_and_every_row(emulated):
     files = sorted(emulated.iterdir())
     assert [file.suffix for file in files] == [".csv", ".md"]
     assert all(file.name.startswith("emulated-") for file in files)
@@ -184,25 +184,25 @@ def test_emulated_figures_are_marked_in_name_title_and_every_row(emulated):
     assert {row["basis"] for row in rows} == {report.EMULATED}
 
 
-def test_every_launch_of_a_step_is_timed_and_found_on_paper(emulated, cells):
+def test_every_launch_of_a_step_is_timed_and_matched_to_its_computed_part(emulated, cells):
     (page,) = emulated.glob("*.md")
     _, _, launches = page.read_text(encoding="utf-8").partition("## Our step, launch by launch")
     rows = [line.split(" | ") for line in launches.splitlines() if line.startswith("| S4")]
     for cell in cells:
-        mine = [row for row in rows if row[1] == cell]
-        assert len(mine) >= 15
-        assert all(row[5].strip() and float(row[4]) > 0 for row in mine), mine
+        rows_of_cell = [row for row in rows if row[1] == cell]
+        assert len(rows_of_cell) >= 15
+        assert all(row[5].strip() and float(row[4]) > 0 for row in rows_of_cell), rows_of_cell
 
 
 @pytest.mark.nightly
-def test_emulated_figures_do_not_go_where_measurements_are_kept(emulator):
-    done = time_on_the_standin(run.RESULTS, "--sizes", TINY.replace(",", ";"), "--cells", "rnn", "--jobs", "loss")
-    assert done.returncode == 1
-    assert "do not go where measurements are kept" in done.stderr
+def test_emulated_figures_are_refused_in_the_folder_of_measurements(emulator):
+    process = time_on_the_standin(run.RESULTS, "--sizes", TINY.replace(",", ";"), "--cells", "rnn", "--jobs", "loss")
+    assert process.returncode == 1
+    assert "do not go where measurements are kept" in process.stderr
     assert not list(run.RESULTS.glob("emulated-*"))
 
 
-def test_without_a_device_the_cause_is_told(tmp_path, capfd):
+def test_without_a_device_the_cause_is_printed(tmp_path, capfd):
     if run.main(["--sizes", "S4", "--jobs", "loss", "--out", str(tmp_path)]) != 2:
         pytest.skip("there is a device")
     assert "nothing to time: backend 'cuda'" in capfd.readouterr().err
@@ -210,23 +210,23 @@ def test_without_a_device_the_cause_is_told(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value", "words"),
+    ("argument", "value", "message"),
     [
-        ("--cells", "gru", "none of the cells"),
-        ("--jobs", "dream", "none of the jobs"),
+        ("--cells", "gru", "cells: expected names among"),
+        ("--jobs", "dream", "jobs: expected names among"),
         ("--sizes", "S9", "no size"),
-        ("--precisions", "float8", "none of the precisions"),
-        ("--peers", "jax", "none of the peers"),
+        ("--precisions", "float8", "precisions: expected names among"),
+        ("--peers", "jax", "peers: expected names among"),
     ],
 )
-def test_unknown_names_are_refused(argument, value, words, capsys):
+def test_unknown_names_are_refused(argument, value, message, capsys):
     with pytest.raises(SystemExit):
         run.main([argument, value])
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-# What `Device.attributes` says of the devices on paper: multiprocessors, clocks in kHz, bus in bits.
-TOLD = {
+# `Device.attributes` of these devices: multiprocessors, clocks in kHz, bus width in bits.
+ATTRIBUTES = {
     80: (108, 1_410_000, 1_593_000, 5120),
     90: (132, 1_980_000, 2_619_000, 5120),
     89: (128, 2_520_000, 10_501_000, 384),
@@ -235,9 +235,9 @@ TOLD = {
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
-def test_peaks_from_a_devices_own_words_are_the_makers(device):
-    count, clock, memory_clock, bus = TOLD[device.capability]
-    told = reported(
+def test_peaks_computed_from_device_attributes_are_the_manufacturers(device):
+    count, clock, memory_clock, bus = ATTRIBUTES[device.capability]
+    device_peaks = reported(
         device.name,
         device.capability,
         {
@@ -249,14 +249,14 @@ def test_peaks_from_a_devices_own_words_are_the_makers(device):
             "MaxSharedMemoryPerMultiprocessor": device.shared_kb * 2**10,
         },
     )
-    assert told.tflops == pytest.approx(device.tflops, rel=0.01)
-    assert told.gigabytes == pytest.approx(device.gigabytes, rel=0.01)
-    assert (told.multiprocessors, told.cache_mb, told.shared_kb) == (
+    assert device_peaks.tflops == pytest.approx(device.tflops, rel=0.01)
+    assert device_peaks.gigabytes == pytest.approx(device.gigabytes, rel=0.01)
+    assert (device_peaks.multiprocessors, device_peaks.cache_mb, device_peaks.shared_kb) == (
         device.multiprocessors,
         device.cache_mb,
         device.shared_kb,
     )
 
 
-def test_a_device_that_hides_its_clocks_has_no_peaks():
+def test_without_clock_rates_there_are_no_peaks():
     assert reported("a device", 80, {"MultiProcessorCount": 108}) is None

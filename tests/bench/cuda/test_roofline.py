@@ -1,4 +1,4 @@
-"""The counts behind the floors, held to the products that a step needs and to what the launchers choose."""
+"""The operation counts behind the floors agree with the products of a step and with the launchers' choices."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from bench.workloads import CELLS, SIZES, Workload, make_workload, parse_size
 
 
 def operations(work: Workload, variant: str) -> int:
-    """Count the multiply-adds, twice, of every matrix product of a step."""
+    """Return the operations of all matrix products of a step, two for a multiply-add."""
     products = gemm_limit.training_products(work, variant, lambda rows, cols: np.empty((rows, cols), np.float32))
     return sum(2 * left.shape[0] * left.shape[1] * right.shape[1] for left, right, _ in products)
 
 
-def of_products(parts: list[Part], pointwise: dict[str, float]) -> float:
-    """Sum the operations of products, those inside the recurrences without their pointwise part."""
+def product_operations(parts: list[Part], pointwise: dict[str, float]) -> float:
+    """Return the operations of the matrix products of some parts; `pointwise` is subtracted from the recurrences."""
     total = sum(part.flops for part in parts if part.kernel == "matmul")
     return total + sum(part.flops - pointwise[part.name] for part in parts if part.name in pointwise)
 
 
 @pytest.mark.parametrize("size", ["S1", "S3", "S4:N=5,T=7"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_our_operations_are_those_of_the_products_without_padding_and_repeated_words(cell, size):
+def test_capgpus_operations_are_those_of_the_products_without_padding_and_repeated_words(cell, size):
     work = make_workload(parse_size(size), cell)
     e = extents(work)
     forward, backward = (24, 27) if cell == "lstm" else (4, 4)
     pointwise = {"recurrence forward": forward * e.M * e.H, "recurrence backward": backward * e.M * e.H}
-    assert of_products(ours.step(e), pointwise) == operations(work, "distinct")
+    assert product_operations(ours.step(e), pointwise) == operations(work, "distinct")
 
 
 @pytest.mark.parametrize(("mode", "variant"), [("padded", "full"), ("packed", "packed")])
@@ -47,10 +47,10 @@ def test_pytorchs_operations_are_those_of_its_products(cell, mode, variant):
     e = extents(work)
     parts = cudnn.step(e, mode)
     recurrent = {"cuDNN: products with Wh": 0.0, "cuDNN: products with Wh transposed": 0.0}
-    got = of_products(parts, recurrent)
-    # padded PyTorch scores words alone, three products of the vocabulary's
+    flops = product_operations(parts, recurrent)
+    # padded PyTorch computes the three products with W_vocab for words only
     skipped = 3 * 2 * (e.N * e.T - e.M) * e.H * e.V if mode == "padded" else 0
-    assert got == operations(work, variant) - skipped
+    assert flops == operations(work, variant) - skipped
 
 
 def test_a_products_bytes_are_its_operands_and_its_result():
@@ -60,7 +60,7 @@ def test_a_products_bytes_are_its_operands_and_its_result():
 
 @pytest.fixture
 def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
-    """Ask the launchers which algorithm they take on a device, with no measured choices."""
+    """Return a function that gives the launchers' algorithm on a device, without measured choices."""
     from capgpu.kernels.cuda import compile, launch_heuristics, tuning_cache
     from simulators.cupy_standin.architecture import ARCHITECTURES
     from simulators.cupy_standin.state import STATE
@@ -69,8 +69,8 @@ def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iter
     capgpu.set_backend("cuda")
 
     def forget() -> None:
-        for each in (compile, launch_heuristics, tuning_cache):
-            each.forget()
+        for module in (compile, launch_heuristics, tuning_cache):
+            module.forget()
 
     def algorithm(capability: int, name: str, H: int, N: int, T: int) -> str:
         STATE.architecture = ARCHITECTURES[f"sm_{capability}"]
@@ -81,31 +81,31 @@ def choose(standin: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iter
     forget()
 
 
-#: Passes whose weights fit, and which are estimated to take less time in another algorithm, by a few percent.
-OTHERWISE = {("RTX 4090", "S3", "lstm", "backward"): "step", ("T4", "S3", "rnn", "forward"): "matmul"}
+#: Passes whose weights fit but which another algorithm is estimated to compute a few percent faster.
+EXCEPTIONS = {("RTX 4090", "S3", "lstm", "backward"): "step", ("T4", "S3", "rnn", "forward"): "matmul"}
 
 
 @pytest.mark.parametrize("size", roofline.SIZES_ON_PAPER)
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
-def test_the_tier_on_paper_is_the_one_that_is_launched(choose, device, size):
+def test_the_assumed_algorithm_is_the_one_that_is_launched(choose, device, size):
     for cell in CELLS:
         e = extents(make_workload(SIZES[size], cell))
         for direction in ("forward", "backward"):
-            fitting = OTHERWISE.get((device.name, size, cell, direction), "persistent")
+            fitting = EXCEPTIONS.get((device.name, size, cell, direction), "persistent")
             algorithm = choose(device.capability, f"{cell}_{direction}", e.H, e.N, e.steps)
             assert algorithm == (fitting if roofline.fits(e, device) else "step"), (cell, direction)
 
 
-def test_the_devices_are_those_that_the_stand_in_imitates():
+def test_the_devices_have_the_stand_ins_extents():
     from simulators.cupy_standin.architecture import ARCHITECTURES
 
     for device in DEVICES:
-        told = ARCHITECTURES[f"sm_{device.capability}"]
-        assert device.name.startswith(told.device)
-        assert (told.multiprocessors, told.shared) == (device.multiprocessors, device.shared_kb * 1024)
+        architecture = ARCHITECTURES[f"sm_{device.capability}"]
+        assert device.name.startswith(architecture.device)
+        assert (architecture.multiprocessors, architecture.shared) == (device.multiprocessors, device.shared_kb * 1024)
 
 
-def test_a_floor_is_never_below_its_parts():
+def test_a_floor_is_at_least_each_of_its_terms():
     for device in DEVICES:
         for parts in roofline.paths(extents(make_workload(SIZES["S2"], "lstm")), device).values():
             for part in parts:
@@ -113,13 +113,15 @@ def test_a_floor_is_never_below_its_parts():
                 assert part.cold_us(device) >= part.bytes / device.gigabytes * 1e-3
 
 
-def test_the_kept_tables_are_what_the_counts_give():
-    kept = {name: (roofline.RESULTS / name).read_text(encoding="utf-8") for name in ("roofline.md", "roofline.csv")}
-    assert kept == {"roofline.md": roofline.markdown(), "roofline.csv": roofline.csv_text()}, "run: make roofline"
+def test_the_committed_tables_are_up_to_date():
+    committed = {
+        name: (roofline.RESULTS / name).read_text(encoding="utf-8") for name in ("roofline.md", "roofline.csv")
+    }
+    assert committed == {"roofline.md": roofline.markdown(), "roofline.csv": roofline.csv_text()}, "run: make roofline"
     assert (roofline.RESULTS / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_computed_figures_say_so():
+def test_computed_figures_are_marked():
     page = (roofline.RESULTS / "roofline.md").read_text(encoding="utf-8")
     assert page.startswith("# ")
     assert "computed, not measured" in page.splitlines()[0]
@@ -127,7 +129,7 @@ def test_computed_figures_say_so():
     assert {row["basis"] for row in rows} == {"computed, not measured"}
 
 
-def test_at_most_24_launches_make_the_courses_step():
+def test_the_courses_step_has_at_most_24_launches():
     for cell in CELLS:
         e = extents(make_workload(SIZES["S1"], cell))
         assert sum(part.launches for part in ours.step(e, dropout=True)) <= 24

@@ -1,4 +1,4 @@
-"""PyTorch's side of the benchmark for a GPU, as far as its build for the CPU can show it."""
+"""PyTorch's side of the GPU benchmark, as far as it can be tested with PyTorch's CPU build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def peer() -> ModuleType:
 
 @pytest.fixture
 def graphs(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give PyTorch's build for the CPU graphs: capturing computes nothing that lasts, a replay makes the step again."""
+    """Emulate CUDA graphs in PyTorch's CPU build: capture restores all state, replay runs the step again."""
     cuda = peer.torch.cuda
 
     class Stream:
@@ -41,14 +41,14 @@ def graphs(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def capture(graph: Graph) -> Any:
         task = captured[-1]
-        before = [param.detach().clone() for param in task.params]
-        means = [{k: v.clone() for k, v in state.items()} for state in states(task)]
+        params = [param.detach().clone() for param in task.params]
+        saved_states = [{k: v.clone() for k, v in state.items()} for state in states(task)]
         yield
         with peer.torch.no_grad():
-            for param, value in zip(task.params, before, strict=True):
+            for param, value in zip(task.params, params, strict=True):
                 param.copy_(value)
-            for state, kept in zip(states(task), means, strict=True):
-                for name, value in kept.items():
+            for state, saved_state in zip(states(task), saved_states, strict=True):
+                for name, value in saved_state.items():
                     state[name].copy_(value)
         graph.step = super(peer.CudaTorchTask, task).step
 
@@ -69,7 +69,7 @@ def graphs(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda, name, value)
 
 
-def wanted(cell: str, job: str, times: int) -> dict[str, np.ndarray]:
+def oracle_result(cell: str, job: str, times: int) -> dict[str, np.ndarray]:
     task = exercise.make_task("float64", make_workload(parse_size(TINY), cell), job)
     for _ in range(times):
         task.step()
@@ -84,46 +84,46 @@ def test_a_captured_step_starts_from_the_workloads_parameters(peer, graphs, cell
     for _ in range(times):
         task.step()
         task.release()
-    assert stats.worst_error(task.result(), wanted(cell, job, times)) < (1e-3 if job == "adam" else 1e-4)
+    assert stats.worst_error(task.result(), oracle_result(cell, job, times)) < (1e-3 if job == "adam" else 1e-4)
 
 
 def test_the_rate_of_a_captured_step_can_be_set(peer, graphs):
     task = peer.CudaTorchTask("graphed", make_workload(parse_size(TINY), "rnn"), "adam", device="cpu")
     task.build()
     task.set_rate(1e-9)
-    before = [param.detach().clone() for param in task.params]
+    params = [param.detach().clone() for param in task.params]
     task.step()
-    assert all(float((a.detach() - b).abs().max()) < 1e-7 for a, b in zip(task.params, before, strict=True))
+    assert all(float((a.detach() - b).abs().max()) < 1e-7 for a, b in zip(task.params, params, strict=True))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_places_counted_beforehand_give_the_same_loss(peer, cell):
+def test_precomputed_positions_give_the_same_loss(peer, cell):
     work = make_workload(parse_size(TINY), cell)
     task = peer.CudaTorchTask("padded", work, "loss", device="cpu")
-    places = peer.torch.tensor(np.flatnonzero(work.targets.T))
+    positions = peer.torch.tensor(np.flatnonzero(work.targets.T))
     loss = task.model.padded_loss(task.features, task.captions).detach()
-    assert float(task.model.padded_loss(task.features, task.captions, places).detach()) == float(loss)
+    assert float(task.model.padded_loss(task.features, task.captions, positions).detach()) == float(loss)
     assert float(task.model.static_loss(task.features, task.captions).detach()) == pytest.approx(float(loss), rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 @pytest.mark.parametrize("mode", ["padded", "packed"])
-def test_half_types_are_those_of_parameters_and_results(peer, mode, precision):
+def test_half_precision_results_have_the_parameters_dtype(peer, mode, precision):
     task = peer.CudaTorchTask(mode, make_workload(parse_size(TINY), "lstm"), "loss", precision, device="cpu")
     super(peer.CudaTorchTask, task).step()
     assert {str(tensor.dtype) for tensor in task.out} == {f"torch.{precision}"}
-    assert stats.worst_error(task.result(), wanted("lstm", "loss", 1)) < 0.1
+    assert stats.worst_error(task.result(), oracle_result("lstm", "loss", 1)) < 0.1
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True)])
-def test_tf32_is_allowed_in_its_precision_alone(peer, precision, allowed):
+def test_tf32_is_allowed_only_in_its_precision(peer, precision, allowed):
     peer.CudaTorchTask("padded", make_workload(parse_size(TINY), "rnn"), "loss", precision, device="cpu")
     assert peer.torch.backends.cuda.matmul.allow_tf32 is allowed
     assert peer.torch.backends.cudnn.allow_tf32 is allowed
 
 
 @pytest.mark.parametrize("mode", ["padded", "packed", "graphed"])
-def test_dropout_is_drawn_anew_at_each_step(peer, mode):
+def test_each_step_has_new_dropout_masks(peer, mode):
     task = peer.CudaTorchTask(mode, make_workload(parse_size(TINY), "lstm"), "loss-dropout", device="cpu")
     losses = {float(task.loss(task.features, task.captions).detach()) for _ in range(3)}
     assert len(losses) == 3

@@ -1,6 +1,6 @@
-"""What the tests of the CUDA kernels share: recorded launches, and what the sanitizers find in them.
+"""Fixtures of the CUDA kernels' tests: recorded launches, sanitizer reports, training without capture.
 
-The benchmarks are no installed package: what they know about kernels is imported from the source tree.
+The benchmarks are not an installed package; tests that use them import them from the source tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import capgpu
-from oracles import kernel_launches
+from oracles import graphed_training, kernel_launches
 from simulators import cupy_standin
 from simulators.emulator.recording import Recording
 from simulators.emulator.sanitizer_runs import SanitizerRun
@@ -60,3 +60,17 @@ def finding_of(
                 started[run] = pool.submit(run.run, recorded, emulator.build_cache)
         yield lambda run: started[run].result()
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def train_uncaptured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return `graphed_training.train` with steps that have a graph's memory and layout but are never captured."""
+
+    def run(*args: Any, **settings: Any) -> Any:
+        from capgpu.kernels.cuda import graphs
+
+        with monkeypatch.context() as patch:
+            patch.setattr(graphs.StepGraphs, "_capture", lambda self, shape: None)
+            return graphed_training.train(*args, **settings)
+
+    return run

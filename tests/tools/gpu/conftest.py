@@ -1,4 +1,4 @@
-"""The tools are no installed package: they are imported from the source tree."""
+"""The tools are not an installed package: they are imported from the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first stage tells what the machine lacks, and whether there is a device at all."""
+"""The stage ``env`` reports what the machine lacks, and whether it has a device."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tools.gpu.stages import NO_DEVICE
 
 @pytest.fixture
 def all_import(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    states = dict.fromkeys((*machine.NEEDED, *machine.WANTED), "ok")
+    states = dict.fromkeys((*machine.REQUIRED, *machine.OPTIONAL), "ok")
     monkeypatch.setattr(machine, "imported", states.__getitem__)
     return states
 
 
-def test_without_a_device_the_cause_is_told(all_import, monkeypatch, capsys):
+def test_without_a_device_the_cause_is_printed(all_import, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert machine.main() == NO_DEVICE
     assert "no device to run on. backend 'cuda'" in capsys.readouterr().out
 
 
-def test_a_machine_that_has_everything_passes(standin: Any, all_import, capsys):
+def test_a_machine_with_all_packages_and_a_device_passes(standin: Any, all_import, capsys):
     assert machine.main() == 0
     assert "device: Stand-in device" in capsys.readouterr().out
 
 
-def test_a_package_that_a_stage_needs_is_named(standin: Any, all_import, capsys):
+def test_a_missing_required_package_is_named_and_fails(standin: Any, all_import, capsys):
     all_import["array_api_strict"] = "missing: ModuleNotFoundError: No module named 'array_api_strict'"
-    all_import["torch"] = "missing: no torch"  # a part of a stage is left out
+    all_import["torch"] = "missing: no torch"  # optional: part of a stage is skipped
     all_import["numba"] = "warns: DeprecationWarning: old"
     assert machine.main() == 1
     out = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_a_package_that_a_stage_needs_is_named(standin: Any, all_import, capsys)
     assert "import numba: warns: DeprecationWarning: old" in out
 
 
-def test_imports_are_tried_with_warnings_as_errors(tmp_path, monkeypatch):
+def test_imports_distinguish_warnings_from_missing_modules(tmp_path, monkeypatch):
     (tmp_path / "warning_module.py").write_text("import warnings; warnings.warn('old ways', DeprecationWarning)")
     (tmp_path / "broken_module.py").write_text("raise OSError('no such library')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
