@@ -147,8 +147,8 @@ def main() -> None:
         *table(["", ""], [[name, value] for name, value in conditions.items()]),
         f"Adam, dropout 0.3, PyTorch packed. Milliseconds of {CLOCK_NAMES[args.clock]}; medians over {args.rounds} "
         "rounds; the spread is the interquartile range over the median, a ratio the median over rounds. The load "
-        f"counts the processes that need one of the {os.cpu_count()} cores, including this one; above that, the machine "
-        "was busy with others.",
+        f"counts the processes that need one of the {os.cpu_count()} cores, including this one; above that, the "
+        "machine was busy with others.",
         "",
         *table(["size", "cell", *names, *ratios], rows),
     ]
