@@ -112,12 +112,14 @@ class GraphedSteps(TrainingSteps):
         checked, ids, options = self._model.loss_inputs(features, captions, dropout_key)
         batch = checked, ids, self._model.null, options
         loss: Array | None
-        if is_host_array(checked) or not self._move():
+        if is_host_array(checked):
             loss = None
         elif whole:
+            self._move()
             loss = self._graphs.step(*batch, self._settings(learning_rate_scale))
             self._to_update = self._count
         else:
+            self._move()
             loss = self._graphs.gradients(*batch)
             self._to_update = self._update_from_graphs
         if loss is None:
@@ -138,14 +140,12 @@ class GraphedSteps(TrainingSteps):
             for config in self._configs():
                 config["t"] += 1
 
-    def _move(self) -> bool:
-        """Copy parameters and running state to the memory of the graphs; False where there are other parameters."""
+    def _move(self) -> None:
+        """Copy parameters and running state to the memory of the graphs."""
         from capgpu.kernels.cuda.graphs import StepGraphs
 
         entries = self._model.params
         params = {name: entries[name] for name in self._names}
-        if len(entries) != len(params):
-            return False
         configs = self._configs()
         complete_configs(self._optimizer.rule, list(params.values()), configs)
         if self._graphs is None:
@@ -156,7 +156,6 @@ class GraphedSteps(TrainingSteps):
         for slot, state in zip(self._rule.slots, self._graphs.states, strict=True):
             places += [(config, slot, own) for config, own in zip(configs, state, strict=True)]
         _take_over(places)
-        return True
 
     def _configs(self) -> list[dict[str, Any]]:
         configs = self._optimizer.configs

@@ -216,8 +216,8 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
             {
                 "epochs": solver.epoch,
                 "steps": solver.step,
-                "best epoch": solver.best_epoch,
-                "validation loss per word": solver.best_val_loss,
+                "best_epoch": solver.best_epoch,
+                "val_loss": solver.best_val_loss,
                 "seconds": round(seconds, 1),
                 "backend": current_backend().name,
             }
