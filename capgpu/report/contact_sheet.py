@@ -88,7 +88,7 @@ def draw_contact_sheet(
     Raises
     ------
     TypeError, ValueError
-        For no cells, `columns` below 1, pictures of another dtype or shape, or a name with the suffix of another format.
+        For no cells, `columns` below 1, pictures of another dtype or shape, or a name of another format.
     """
     from PIL import Image, ImageDraw
 

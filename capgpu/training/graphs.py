@@ -15,6 +15,7 @@ from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.optim.rules import RULES, complete_configs
+from capgpu.training.accumulation import AccumulatedSteps
 from capgpu.training.steps import TrainingSteps
 
 __all__ = ["GraphedSteps", "graphs_wanted", "training_steps"]
@@ -43,13 +44,17 @@ def graphs_wanted() -> bool:
     return setting == "1"
 
 
-def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) -> TrainingSteps:
+def training_steps(
+    model: Any, optimizer: Optimizer, clip_norm: float | None, micro_batch_size: int | None = None
+) -> TrainingSteps:
     """Return training steps: from CUDA graphs where they serve the model, unless ``CAPGPU_CUDA_GRAPHS=0``.
 
     Parameters
     ----------
     model, optimizer, clip_norm
         As for `TrainingSteps`.
+    micro_batch_size : int, optional
+        Captions computed at a time, see `AccumulatedSteps`; such steps are not made from graphs.
 
     Returns
     -------
@@ -62,10 +67,14 @@ def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) ->
     ValueError
         For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
     """
+    if micro_batch_size is not None:
+        return AccumulatedSteps(model, optimizer, clip_norm, micro_batch_size)
     if not graphs_wanted() or all(is_host_array(array) for array in model.params.values()):
         return TrainingSteps(model, optimizer, clip_norm)
     if type(model) is not CaptioningRNN:
         reason = f"the model is a {type(model).__name__}, not a CaptioningRNN"
+    elif optimizer.frozen:
+        reason = "some parameters are frozen"
     elif not RULES[optimizer.rule].kernel:
         reason = f"the update rule {optimizer.rule!r} has no kernel of its own"
     elif (name := kernels_for(model.params["Wh"]).name) != "cuda":
