@@ -100,7 +100,7 @@ def run_scores(folder: Path) -> list[str]:
         config["settings"]["precision"],
         f"{last['train_loss']:.4f}",
         f"{last['val_loss']:.4f}",
-        f"{summary['validation loss per word']:.4f}, epoch {summary['best epoch']}",
+        f"{summary['val_loss']:.4f}, epoch {summary['best_epoch']}",
         f"{model['exact']:.1%}",
         f"{model['CIDEr']:.2f}",
     ]

@@ -24,28 +24,95 @@ from capgpu.backend import (
 from capgpu.errors import CapgpuError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from capgpu import (
+        backend,
+        captioner,
+        captions,
+        checkpoint,
+        data,
+        decode,
+        dtypes,
+        errors,
+        evaluation,
+        gradcheck,
+        interchange,
+        kernels,
+        layers,
+        metrics,
+        model,
+        optim,
+        random,
+        report,
+        sequence,
+        solver,
+        tokens,
+        trained,
+        training,
+        vision,
+        vocabulary,
+    )
+    from capgpu.captions import Caption
     from capgpu.model import CaptioningRNN
     from capgpu.solver import CaptioningSolver
+    from capgpu.trained import TrainedCaptioner, load
+
+    xp: ModuleType
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailableError",
     "CapgpuError",
+    "Caption",
     "CaptioningRNN",
     "CaptioningSolver",
+    "TrainedCaptioner",
     "array_namespace",
     "asarray",
+    "backend",
     "backend_info",
+    "captioner",
+    "captions",
+    "checkpoint",
     "current_backend",
+    "data",
+    "decode",
+    "dtypes",
+    "errors",
+    "evaluation",
+    "gradcheck",
+    "interchange",
+    "kernels",
+    "layers",
+    "load",
+    "metrics",
+    "model",
+    "optim",
+    "random",
+    "report",
+    "sequence",
     "set_backend",
+    "solver",
     "synchronize",
     "to_numpy",
+    "tokens",
+    "trained",
+    "training",
     "use_backend",
+    "vision",
+    "vocabulary",
     "xp",
 ]
 
-_LAZY = {"CaptioningRNN": "capgpu.model", "CaptioningSolver": "capgpu.solver"}
+_LAZY = {
+    "Caption": "capgpu.captions",
+    "CaptioningRNN": "capgpu.model",
+    "CaptioningSolver": "capgpu.solver",
+    "TrainedCaptioner": "capgpu.trained",
+    "load": "capgpu.trained",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -54,8 +121,10 @@ def __getattr__(name: str) -> Any:
         return current_backend().xp
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
+    if name in __all__:  # a module or subpackage (PEP 562): importing it makes it an attribute
+        return import_module(f"capgpu.{name}")
     raise AttributeError(f"module 'capgpu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__doc__", "__version__"]

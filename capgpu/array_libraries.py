@@ -14,6 +14,7 @@ from typing import Any
 
 from capgpu import kernel_cache
 from capgpu.errors import CapgpuError
+from capgpu.optional_deps import install_command
 
 __all__ = [
     "WITHOUT_GPU",
@@ -124,17 +125,15 @@ def open_cuda() -> ModuleType:
         if error.name != "cupy":
             raise BackendUnavailableError(
                 f"backend 'cuda': CuPy is installed but does not import: {error}. Reinstall it with: "
-                "pip install --force-reinstall 'capgpu[cuda13]' (CUDA 13) or 'capgpu[cuda12]' (CUDA 12)."
+                f"{_install_cupy('--force-reinstall ')}."
             ) from error
         raise BackendUnavailableError(
-            "backend 'cuda': CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13) "
-            f"or pip install 'capgpu[cuda12]' (CUDA 12); {WITHOUT_GPU}."
+            f"backend 'cuda': CuPy is not installed. Install it with: {_install_cupy()}; {WITHOUT_GPU}."
         ) from error
     except Exception as error:  # a broken installation can fail in any way; the exception is the cause
         raise BackendUnavailableError(
             f"backend 'cuda': CuPy is installed but does not import: {type(error).__name__}: {error}. "
-            "Check the CUDA libraries it names, or reinstall with: pip install 'capgpu[cuda13]' or "
-            "'capgpu[cuda12]'."
+            f"Check the CUDA libraries it names, or reinstall with: {_install_cupy('--force-reinstall ')}."
         ) from error
     try:
         count = runtime.getDeviceCount()
@@ -146,6 +145,12 @@ def open_cuda() -> ModuleType:
             f"CUDA_VISIBLE_DEVICES; {WITHOUT_GPU}."
         )
     return _compat("cupy", "cuda")
+
+
+def _install_cupy(option: str = "") -> str:
+    """Return the commands that install CuPy, with an option of pip."""
+    commands = (install_command(extra).replace("install ", f"install {option}", 1) for extra in ("cuda13", "cuda12"))
+    return "{} (CUDA 13) or {} (CUDA 12)".format(*commands)
 
 
 def _import_cupy() -> Any:

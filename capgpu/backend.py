@@ -57,6 +57,8 @@ Array: TypeAlias = Any
 
 AUTO = ("cuda", "cpu")
 NAMES = ("numpy", "cpu", "cuda")
+#: Other names of backends, by which people know their libraries.
+ALIASES = {"gpu": "cuda", "cupy": "cuda", "numba": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
     parts = choice.split(",") if isinstance(choice, str) else choice
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise InvalidTypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
-    names = [part.strip().lower() for part in parts if part.strip()]
+    names = [ALIASES.get(name, name) for part in parts if (name := part.strip().lower())]
     if not names:
         raise InvalidValueError(
             f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'."
@@ -108,7 +110,7 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
     out: list[str] = []
     for name in names:
         if name != "auto" and name not in NAMES:
-            near = get_close_matches(name, (*NAMES, "auto"), n=1)
+            near = get_close_matches(name, (*NAMES, *ALIASES, "auto"), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidValueError(
                 f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in "
@@ -200,7 +202,8 @@ def set_backend(name: str | Sequence[str]) -> Backend:
     Parameters
     ----------
     name : str or sequence of str
-        ``"numpy"``, ``"cpu"``, ``"cuda"``; names in order of preference (``"cuda,cpu"``); or ``"auto"``.
+        ``"numpy"``, ``"cpu"`` (or ``"numba"``), ``"cuda"`` (or ``"gpu"``, ``"cupy"``); names in order of preference
+        (``"cuda,cpu"``); or ``"auto"``.
 
     Returns
     -------
@@ -307,12 +310,45 @@ def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
                 f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
                 f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
             )
+        if len(arrays) + len(named) > 1 and array_api_compat.is_torch_array(array):
+            _reject_torch_mixture(name, (*arrays, *named.values()))
         space = array_api_compat.array_namespace(array)
         if first_space is None:
             first_name, first_space, first_array, first_type = name, space, array, type(array)
         elif space is not first_space:
             raise InvalidTypeError(_mixture(first_name, first_array, name, array))
     return first_space
+
+
+def _reject_torch_mixture(name: str, arrays: Sequence[Array]) -> None:
+    """Reject a tensor of torch among other arrays, with the conversion."""
+    import array_api_compat
+
+    other = next((array for array in arrays if not array_api_compat.is_torch_array(array)), None)
+    if other is None or not array_api_compat.is_array_api_obj(other):
+        return
+    raise InvalidTypeError(torch_advice(name, on_device=is_device_array(other)))
+
+
+def torch_advice(name: str, *, on_device: bool = False) -> str:
+    """Return the message for a tensor of torch where an array is expected.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    on_device : bool
+        Whether a CuPy array is expected.
+
+    Returns
+    -------
+    str
+        What was expected, and the conversion.
+    """
+    value = name if name.isidentifier() else "tensor"
+    if on_device:
+        return f"{name}: expected a CuPy array, got a torch.Tensor. Pass cupy.from_dlpack({value}.detach().cuda())."
+    return f"{name}: expected a NumPy array, got a torch.Tensor. Pass {value}.detach().cpu().numpy()."
 
 
 def _mixture(first: str, first_array: Array, second: str, second_array: Array) -> str:

@@ -74,7 +74,12 @@ def announce_decoding(params: Mapping[str, Array]) -> None:
 
 
 def captioner_gradients(
-    cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch, options: LossOptions
+    cell: Cell,
+    params: Mapping[str, Array],
+    features: Array,
+    batch: CaptionBatch,
+    options: LossOptions,
+    features_gradient: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
     """Compute a captioner's loss and its gradients: the whole mathematics of training.
 
@@ -90,17 +95,19 @@ def captioner_gradients(
         The captions, where the parameters live.
     options : LossOptions
         Dropout, label smoothing, and the precision of products.
+    features_gradient : bool
+        Whether to compute the gradient with respect to the features.
 
     Returns
     -------
     loss : array, shape ()
         Cross-entropy summed over the words that count, divided by N.
     grads : dict of str to array
-        Gradient with respect to each parameter.
+        Gradient with respect to each parameter; and to ``features``, where asked for.
     """
     kernels = kernels_for(params["Wh"], options.precision)
     with kernels.joint_column_sums():
-        return _gradients(kernels, cell, params, features, batch, options)
+        return _gradients(kernels, cell, params, features, batch, options, features_gradient)
 
 
 def _gradients(
@@ -110,6 +117,7 @@ def _gradients(
     features: Array,
     batch: CaptionBatch,
     options: LossOptions,
+    features_gradient: bool,
 ) -> tuple[Array, dict[str, Array]]:
     # features -> h0; distinct words -> vectors; both -> hidden states -> scores -> loss
     if options.feature_dropout is not None:
@@ -151,6 +159,11 @@ def _gradients(
         **({} if tied else {"W_vocab": dW_vocab}),
         "b_vocab": db_vocab,
     }
+    if features_gradient:
+        dfeatures = kernels.matmul(dh0, p["W_proj"], transpose_b=True)
+        if options.feature_dropout is not None:  # the same mask and scale as on the way forward
+            dfeatures = kernels.apply_dropout(dfeatures, options.feature_dropout)
+        grads["features"] = dfeatures
     return loss, grads
 
 

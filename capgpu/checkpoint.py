@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from capgpu.optional_deps import MissingExtraError, require
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
+    from capgpu.model_base import CaptionerBase
+
+    Model = TypeVar("Model", bound=CaptionerBase)
 
 __all__ = [
     "MODEL_FILE",
@@ -257,8 +260,8 @@ def _model_path(path: str | os.PathLike[str]) -> Path:
     return given if given.suffix == ".safetensors" else given / MODEL_FILE
 
 
-def save_model(path: str | os.PathLike[str], model: CaptioningRNN) -> Path:
-    """Save a captioning model: weights, sizes and vocabulary in one file.
+def save_model(path: str | os.PathLike[str], model: CaptionerBase) -> Path:
+    """Save a captioning model: weights, sizes and vocabulary in one file, as `CaptioningRNN.save` does.
 
     Parameters
     ----------
@@ -284,13 +287,23 @@ def save_model(path: str | os.PathLike[str], model: CaptioningRNN) -> Path:
     return target
 
 
-def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
-    """Load a captioning model onto the current backend.
+@overload
+def load_model(path: str | os.PathLike[str]) -> CaptioningRNN: ...
+
+
+@overload
+def load_model(path: str | os.PathLike[str], model_class: type[Model]) -> Model: ...
+
+
+def load_model(path: str | os.PathLike[str], model_class: type[CaptionerBase] | None = None) -> CaptionerBase:
+    """Load a captioning model onto the current backend, as `CaptioningRNN.load` does.
 
     Parameters
     ----------
     path : path
         The file or folder given to `save_model`.
+    model_class : type, optional
+        The class to create, by default `CaptioningRNN`.
 
     Returns
     -------
@@ -308,8 +321,9 @@ def load_model(path: str | os.PathLike[str]) -> CaptioningRNN:
     params, metadata = load_weights(target)
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{target} holds no captioning model of this library; save_model writes one.")
+    create = CaptioningRNN if model_class is None else model_class
     try:
-        model = CaptioningRNN(metadata["word_to_idx"], **metadata["config"], seed=0)
+        model = create(metadata["word_to_idx"], **metadata["config"], seed=0)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
     expected = {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}

@@ -1,16 +1,11 @@
 """The captioning model: an image feature starts a recurrent network that writes a caption word by word.
 
-What it computes is in `capgpu.captioner`; this module holds the parameters and checks the arguments.
+The mathematics is in `capgpu.captioner`, parameters and checks of arguments in `capgpu.model_base`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
-
-import numpy as np
-
-from capgpu.backend import Array, to_numpy
+from capgpu.backend import Array
 from capgpu.captioner import (
     DecodingState,
     announce_training,
@@ -20,19 +15,15 @@ from capgpu.captioner import (
     initial_decoding_state,
     next_word_scores,
 )
-from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
-from capgpu.kernels import CaptionBatch, Dropout, LossOptions, Precision, check_precision, kernels_for
-from capgpu.layers.recurrence import CELLS, Cell
-from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
-from capgpu.random import fold_key
-from capgpu.validation import check_captions, check_finite, check_rates
-from capgpu.vocabulary import END, NULL, START
+from capgpu.model_base import CaptionerBase
+from capgpu.parameters import check_finite_parameters
+from capgpu.vocabulary import END, START
 
 __all__ = ["CaptioningRNN"]
 
 
-class CaptioningRNN:
+class CaptioningRNN(CaptionerBase):
     """Recurrent image captioner (the decoder of Vinyals et al. 2015; the model of the cs231n exercises).
 
     The feature vector gives the initial hidden state by an affine map; a vanilla RNN or an LSTM reads the
@@ -89,70 +80,13 @@ class CaptioningRNN:
         For a dtype that is not floating, or not float32 with ``precision="bf16"``.
     """
 
-    def __init__(
-        self,
-        word_to_idx: Mapping[str, int],
-        input_dim: int = 512,
-        wordvec_dim: int = 128,
-        hidden_dim: int = 128,
-        cell_type: Literal["rnn", "lstm"] = "rnn",
-        dtype: Any = np.float32,
-        *,
-        seed: int | None = None,
-        feature_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        tie_weights: bool = False,
-        label_smoothing: float = 0.0,
-        precision: Precision = "float32",
-    ) -> None:
-        if cell_type not in CELLS:
-            raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
-        check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
-        if NULL not in word_to_idx:
-            raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
-        self.cell_type: Literal["rnn", "lstm"] = cell_type
-        self.dtype = floating_dtype(dtype)
-        check_precision(precision, self.dtype)
-        self.precision: Precision = precision
-        self.word_to_idx = dict(word_to_idx)
-        self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
-        self.feature_dropout = float(feature_dropout)
-        self.output_dropout = float(output_dropout)
-        self.tie_weights = bool(tie_weights)
-        self.label_smoothing = float(label_smoothing)
-        self._shapes = parameter_shapes(
-            len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.cell.n_gates, self.tie_weights
-        )
-        self.params = initial_parameters(self._shapes, self.dtype, seed)
-
-    @property
-    def cell(self) -> Cell:
-        """The recurrent cell."""
-        return CELLS[self.cell_type]
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """The entries of `params`, in the order of the kernels' contract, whatever the order in the dictionary."""
-        return tuple(self._shapes)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments except the vocabulary and the seed, as JSON values."""
-        return {
-            "input_dim": self._shapes["W_proj"][0],
-            "wordvec_dim": self._shapes["W_embed"][1],
-            "hidden_dim": self._shapes["Wh"][0],
-            "cell_type": self.cell_type,
-            "dtype": self.dtype.name,
-            "feature_dropout": self.feature_dropout,
-            "output_dropout": self.output_dropout,
-            "tie_weights": self.tie_weights,
-            "label_smoothing": self.label_smoothing,
-            "precision": self.precision,
-        }
-
     def loss(
-        self, features: Array, captions: Array, *, dropout_key: int | None = None
+        self,
+        features: Array,
+        captions: Array,
+        *,
+        dropout_key: int | None = None,
+        features_gradient: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
         """Compute the training loss of a minibatch and its gradients.
 
@@ -164,6 +98,8 @@ class CaptioningRNN:
             True captions, padded with NULL; best on the host, where they are packed.
         dropout_key : int, optional
             Turns dropout on; the same key draws the same masks. None: no dropout.
+        features_gradient : bool
+            Compute the gradient with respect to `features`, too, for whatever has computed them.
 
         Returns
         -------
@@ -171,20 +107,31 @@ class CaptioningRNN:
             Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
             divided by N, in the model's dtype; in float32 for half precision.
         grads : dict of str to array
-            Gradient of the loss with respect to each entry of `params`.
+            Gradient of the loss with respect to each entry of `params`; on request also ``"features"``, of shape (N, D)
+            and in the model's dtype.
 
         Raises
         ------
         TypeError
             For captions that are not integers, or arrays of different libraries.
         ValueError
-            For shapes that do not fit, an empty batch, ids out of range, or features that are not finite.
+            For shapes that do not fit, an empty batch, one without words, ids out of range, features that are not
+            finite, or entries of `params` that the model does not have.
+
+        Examples
+        --------
+        >>> import numpy as np, capgpu
+        >>> model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3}, 4, 5, 6, "lstm", seed=0)
+        >>> features = capgpu.asarray(np.ones((1, 4), np.float32))
+        >>> loss, grads = model.loss(features, np.array([[1, 3, 2]]), features_gradient=True)
+        >>> grads["features"].shape
+        (1, 4)
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
         operands = self._operands()
         dropout = options.feature_dropout is not None or options.output_dropout is not None
         announce_training(self.cell, operands, dropout)
-        return captioner_gradients(self.cell, operands, features, self._batch(ids), options)
+        return captioner_gradients(self.cell, operands, features, self._batch(ids), options, features_gradient)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.
@@ -226,12 +173,13 @@ class CaptioningRNN:
         Raises
         ------
         ValueError
-            For a vocabulary without START (or END, to stop at), or bad features.
+            For a vocabulary without START (or END, to stop at), bad features, or parameters that are not finite.
         """
         if max_length < 1:
             raise InvalidValueError(f"max_length: expected at least 1, got {max_length}.")
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
+        check_finite_parameters(self.params)
         return greedy_captions(self._operands(), features, max_length, start, end, self.null, self.precision)
 
     def begin(self, features: Array, reads: int = 0) -> DecodingState:
@@ -279,70 +227,3 @@ class CaptioningRNN:
             M rows.
         """
         return next_word_scores(self._operands(), state, words, parents, self.precision)
-
-    @property
-    def null(self) -> int:
-        """Id of NULL."""
-        return self.word_to_idx[NULL]
-
-    def loss_inputs(
-        self, features: Array, captions: Array, dropout_key: int | None = None
-    ) -> tuple[Array, Any, LossOptions]:
-        """Check a minibatch as `loss` does, and return what the loss is computed from, for kernels.
-
-        Parameters
-        ----------
-        features, captions, dropout_key
-            As for `loss`.
-
-        Returns
-        -------
-        features : array, shape (N, D)
-            In the model's dtype.
-        captions : numpy.ndarray of int, shape (N, T + 1)
-            On the host; ids out of range are still there.
-        options : LossOptions
-            What `loss` applies besides the model itself.
-        """
-        features, ids = self._checked(features, captions)
-        return features, ids, self._options(dropout_key)
-
-    def _checked(self, features: Array, captions: Array) -> tuple[Array, Any]:
-        """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""
-        features = self._checked_features(features)
-        check_captions(captions)
-        if captions.shape[0] != features.shape[0]:
-            raise InvalidValueError(
-                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
-                "vector a caption. Repeat a picture's features for each of its captions."
-            )
-        return features, to_numpy(captions)
-
-    def _checked_features(self, features: Array) -> Array:
-        check_parameters(self.params, self._shapes, self.dtype)
-        features = checked_features(features, self.params)
-        check_finite("features", features)
-        return features
-
-    def _operands(self) -> dict[str, Array]:
-        """Return the parameters that are used: a tied model may have been given a W_vocab."""
-        return {name: self.params[name] for name in self._shapes}
-
-    def _options(self, dropout_key: int | None) -> LossOptions:
-        """Return what `loss` applies besides the model itself; each dropout has a key of its own."""
-        feature, output = (
-            Dropout(fold_key(dropout_key, number), rate) if dropout_key is not None and rate > 0 else None
-            for number, rate in enumerate((self.feature_dropout, self.output_dropout))
-        )
-        return LossOptions(feature, output, self.label_smoothing, self.precision)
-
-    def _batch(self, captions: Any) -> CaptionBatch:
-        """Pack host captions, and copy the packing to where the parameters live."""
-        Wh = self.params["Wh"]
-        return kernels_for(Wh).caption_batch(captions, self.null, len(self.word_to_idx), Wh)
-
-    def _special(self, word: str) -> int:
-        index = self.word_to_idx.get(word)
-        if index is None or index >= len(self.word_to_idx):
-            raise InvalidValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
-        return index

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 from capgpu.errors import CapgpuError
 
-__all__ = ["MissingExtraError", "MissingPackageError", "require"]
+__all__ = ["MissingExtraError", "MissingPackageError", "install_command", "require"]
 
 
 class MissingPackageError(CapgpuError, ImportError):
@@ -45,5 +49,39 @@ def require(module: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs the package {module}, which cannot be imported ({error}). "
-            f"Install it with: pip install 'capgpu[{extra}]'"
+            f"Install it with: {install_command(extra)}"
         ) from error
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs the packages of an extra, whatever this installation was made from.
+
+    Parameters
+    ----------
+    extra : str
+        The extra of capgpu.
+
+    Returns
+    -------
+    str
+        A command for a shell. It names the packages themselves: capgpu may have been installed from a checkout, an
+        archive or a repository, which need not be there any more.
+    """
+    return shlex.join(["pip", "install", *_requirements(extra)])
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return the requirements of an extra: those of the checkout, or else of the installation."""
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if project.is_file():
+        import tomllib
+
+        content = tomllib.loads(project.read_text(encoding="utf-8"))
+        entries = content.get("project", {}).get("optional-dependencies", {}).get(extra, [])
+        return [entry.partition(";")[0].strip() for entry in entries]
+    try:
+        entries = importlib.metadata.requires("capgpu") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [f"capgpu[{extra}]"]
+    marker = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
+    return [entry.partition(";")[0].strip() for entry in entries if marker.search(entry.partition(";")[2])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from capgpu.dtypes import dtype_name, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.random import Generator
 
-__all__ = ["check_parameters", "checked_features", "initial_parameters", "parameter_shapes"]
+__all__ = ["check_finite_parameters", "check_parameters", "checked_features", "initial_parameters", "parameter_shapes"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -108,10 +109,12 @@ def check_parameters(params: Mapping[str, Array], shapes: Shapes, dtype: np.dtyp
     Raises
     ------
     ValueError
-        For a missing entry, a wrong shape, or arrays on different devices.
+        For a missing or an unknown entry, a wrong shape, or arrays on different devices.
     TypeError
         For another dtype, or arrays of different libraries.
     """
+    if len(params) != len(shapes):
+        _check_names(params, shapes)
     kind: type[Any] = type(params.get("Wh"))
     numpy_dtypes = kind.__module__ in ("numpy", "cupy")
     for name, shape in shapes.items():
@@ -122,9 +125,7 @@ def check_parameters(params: Mapping[str, Array], shapes: Shapes, dtype: np.dtyp
             raise InvalidValueError(_other_device(f"params[{name!r}]", array, params["Wh"]))
     else:
         return
-    for name, shape in shapes.items():
-        if name not in params:
-            raise InvalidValueError(f"params[{name!r}]: expected an array of shape {shape}, got no such entry.")
+    _check_names(params, shapes)
     array_namespace(**{f"params[{name!r}]": params[name] for name in shapes})
     first = next(iter(shapes))
     for name, shape in shapes.items():
@@ -135,6 +136,42 @@ def check_parameters(params: Mapping[str, Array], shapes: Shapes, dtype: np.dtyp
             raise InvalidTypeError(
                 f"params[{name!r}]: expected dtype {dtype}, the model's, got {array.dtype}. Convert it: "
                 f"params[{name!r}] = array.astype({dtype})."
+            )
+
+
+def _check_names(params: Mapping[str, Array], shapes: Shapes) -> None:
+    for name, shape in shapes.items():
+        if name not in params:
+            raise InvalidValueError(f"params[{name!r}]: expected an array of shape {shape}, got no such entry.")
+    for name in params:
+        if name not in shapes:
+            near = get_close_matches(str(name), shapes, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidValueError(
+                f"params[{name!r}]: expected the entries {', '.join(shapes)}, got another one.{hint} Remove it: "
+                f"del model.params[{name!r}]."
+            )
+
+
+def check_finite_parameters(params: Mapping[str, Array]) -> None:
+    """Check that all parameters are finite, as for decoding; on a device this synchronizes.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+        The parameters.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is not.
+    """
+    for name, array in params.items():
+        xp = array_namespace(array)
+        if not bool(xp.all(xp.isfinite(array))):
+            raise InvalidValueError(
+                f"params[{name!r}]: expected finite values, got NaN or infinity: the model's words would be arbitrary. "
+                "Load another file, or train again."
             )
 
 

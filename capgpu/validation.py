@@ -6,17 +6,18 @@ A message names the argument, what was expected and what was given, and a remedy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-from capgpu.backend import Array, array_namespace, is_host_array
+from capgpu.backend import Array, array_namespace, is_host_array, torch_advice
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
+    "check_any_word",
     "check_arrays",
     "check_captions",
     "check_count",
@@ -26,6 +27,7 @@ __all__ = [
     "check_rates",
     "check_same_dtype",
     "check_token_ids",
+    "check_word_to_idx",
     "checked_data",
     "inputs_like",
 ]
@@ -358,6 +360,8 @@ def check_captions(captions: Array) -> None:
         raise InvalidTypeError(
             f"captions: expected an array of integers, got a {type(captions).__name__}. numpy.asarray makes one."
         )
+    if type(captions).__module__.split(".")[0] == "torch":
+        raise InvalidTypeError(torch_advice("captions"))
     if not array_namespace(captions).isdtype(captions.dtype, "integral"):
         raise InvalidTypeError(
             f"captions: expected integer word ids, got dtype {captions.dtype}. Convert: captions.astype(numpy.int64)."
@@ -367,3 +371,57 @@ def check_captions(captions: Array) -> None:
             "captions: expected shape (N, T + 1) with N >= 1 and T >= 1 (an input and a target), got "
             f"{tuple(captions.shape)}."
         )
+
+
+def check_any_word(name: str, captions: Any, null: int) -> None:
+    """Check that host captions hold at least one word to predict.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Captions.
+    null : int
+        Id of padding.
+
+    Raises
+    ------
+    ValueError
+        If every entry after the first of each caption is padding: the loss would be 0 whatever the parameters.
+    """
+    if not (captions[:, 1:] != null).any():
+        raise InvalidValueError(
+            f"{name}: expected at least one word after the first column, got padding (<NULL>, id {null}) only. Remove "
+            "captions without words."
+        )
+
+
+def check_word_to_idx(word_to_idx: Any) -> None:
+    """Check that a vocabulary maps words to ids.
+
+    Parameters
+    ----------
+    word_to_idx : object
+        The vocabulary.
+
+    Raises
+    ------
+    TypeError
+        For anything but a mapping of strings to integers, such as the list or mapping of ids to words.
+    """
+    if not isinstance(word_to_idx, Mapping):
+        raise InvalidTypeError(
+            f"word_to_idx: expected a mapping of words to ids, got a {type(word_to_idx).__name__}. Pass the data's "
+            "word_to_idx; from a list of words: {word: i for i, word in enumerate(words)}."
+        )
+    for word, index in word_to_idx.items():
+        if not isinstance(word, str) or isinstance(index, bool) or not isinstance(index, Integral):
+            remedy = (
+                " This is idx_to_word: pass word_to_idx."
+                if isinstance(word, Integral) and isinstance(index, str)
+                else ""
+            )
+            raise InvalidTypeError(
+                f"word_to_idx: expected a mapping of words to ids, got the entry {word!r}: {index!r}.{remedy}"
+            )

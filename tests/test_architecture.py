@@ -30,8 +30,9 @@ LAYERS = (
     ("array_libraries", "backend"),
     "kernels",
     "layers",
-    ("captioner", "parameters", "model"),
-    ("solver", "training", "decode", "data", "evaluation", "vision", "interchange", "report"),
+    ("captioner", "parameters", "model_base", "model"),
+    ("captions", "solver", "training", "decode", "data", "evaluation", "vision", "interchange", "report"),
+    "trained",
     "cli",
 )
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.
@@ -40,6 +41,7 @@ BACKEND_FREE = (
     "decode",
     "layers",
     "model",
+    "model_base",
     "optim",
     "parameters",
     "solver",
@@ -50,7 +52,7 @@ BACKEND_FREE = (
 SHIM = (("array_libraries", "cupy"), ("backend", "cupy"))
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.
 FROM_NUMPY = {
-    "capgpu.model": {"float32"},
+    "capgpu.model_base": {"float32"},
     "capgpu.parameters": {"dtype", "integer"},
     "capgpu.optim.rules": {"array"},
 }

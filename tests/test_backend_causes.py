@@ -40,7 +40,7 @@ def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     error = refusal()
     assert "CuPy is not installed" in str(error)
-    assert "pip install 'capgpu[cuda13]'" in str(error)
+    assert "pip install 'cupy-cuda13x[ctk]" in str(error)
     assert "CAPGPU_BACKEND=cpu" in str(error)
     assert isinstance(error.__cause__, ModuleNotFoundError)
 
@@ -57,7 +57,7 @@ except capgpu.BackendUnavailableError as error:
 """
     said = in_new_process(code, CAPGPU_BACKEND="cuda")
     assert "CuPy is not installed" in said
-    assert "pip install 'capgpu[cuda13]'" in said
+    assert "pip install 'cupy-cuda13x[ctk]" in said
 
 
 @pytest.mark.standin
@@ -66,7 +66,7 @@ def test_an_import_that_fails_is_told_in_its_own_words():
         error = refusal()
     assert "CuPy is installed but does not import" in str(error)
     assert "libnvrtc.so.13: cannot open shared object file" in str(error)
-    assert "capgpu[cuda13]" in str(error)
+    assert "pip install --force-reinstall 'cupy-cuda13x[ctk]" in str(error)
 
 
 @pytest.mark.parametrize(

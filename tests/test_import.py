@@ -55,6 +55,37 @@ def test_every_public_name_can_be_had(monkeypatch):
         assert name in dir(capgpu)
 
 
+def test_dir_lists_the_public_names_only():
+    assert [name for name in dir(capgpu) if not name.startswith("__")] == sorted(capgpu.__all__)
+    assert "annotations" not in dir(capgpu)
+
+
+def test_every_package_is_there_without_an_import_of_its_own(in_new_process):
+    code = """
+import sys, types
+import capgpu
+folders = {path.parent.name for path in __import__("pathlib").Path(capgpu.__file__).parent.glob("*/__init__.py")}
+assert folders - {"cli"} <= set(capgpu.__all__), folders
+assert not {f"capgpu.{name}" for name in folders} & set(sys.modules)
+for name in capgpu.__all__:
+    module = getattr(capgpu, name)
+    assert not isinstance(module, types.ModuleType) or name == "xp" or module.__name__ == f"capgpu.{name}"
+"""
+    in_new_process(code, CAPGPU_BACKEND="numpy")
+
+
+def test_python_dash_m_is_the_command(in_new_process):
+    code = """
+import runpy, sys
+sys.argv = ["capgpu", "-V"]
+try:
+    runpy.run_module("capgpu", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+"""
+    assert in_new_process(code).strip() == f"capgpu, version {capgpu.__version__}"
+
+
 def test_every_layer_of_the_exercises_is_in_layers():
     import capgpu.layers
 

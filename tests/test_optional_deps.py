@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import capgpu
+from capgpu import optional_deps
 from capgpu.cli import main
-from capgpu.optional_deps import MissingExtraError, require
+from capgpu.optional_deps import MissingExtraError, install_command, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,9 +26,18 @@ def test_a_module_that_is_there_is_returned():
 def test_a_missing_package_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        MissingExtraError, match=r"^Seeing needs the package onnxruntime.*pip install 'capgpu\[vision\]'$"
+        MissingExtraError,
+        match=r"^Seeing needs the package onnxruntime.*pip install 'onnxruntime>=\S+' 'onnx>=\S+' effic\S+$",
     ):
         require("onnxruntime", "vision", "Seeing")
+
+
+def test_the_command_to_install_is_that_of_the_installation_where_there_is_no_checkout(monkeypatch, tmp_path):
+    stored = ["numpy>=2.0", "onnx>=1.16; extra == 'vision'", 'h5py>=3; python_version > "3" and extra == "h5"']
+    monkeypatch.setattr(optional_deps, "__file__", str(tmp_path / "capgpu" / "optional_deps.py"))
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: stored)
+    assert install_command("vision") == "pip install 'onnx>=1.16'"
+    assert install_command("h5") == "pip install 'h5py>=3'"
 
 
 def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):

@@ -257,8 +257,11 @@ def test_history_tells_of_steps_and_epochs(tmp_path: Path) -> None:
     words = int((trainer.data["train_captions"][:, 1:] != 0).sum())
     sizes = [6, 6, 6, 5]  # 23 captions, dealt out to four minibatches
     assert epochs[0]["train_loss"] == pytest.approx(np.dot(losses[:4], sizes) / words)
-    assert epochs[0]["metric"] == {"bleu": 0.25}
-    assert [{"kind": "epoch", **record} for _, record in seen] == epochs
+    assert epochs[0]["metric.bleu"] == 0.25
+    tokens = [line["loss"] / line["train_loss"] for line in steps]  # words in a caption of the minibatch
+    assert all(1 < mean < 8 for mean in tokens)
+    assert not any(isinstance(value, dict) for line in lines for value in line.values())
+    assert [record["train_loss"] for _, record in seen] == [line["train_loss"] for line in epochs]
     assert [epoch for epoch, _ in seen] == [1, 2]
     assert lines[-1]["reason"] == "finished"
 
@@ -317,7 +320,11 @@ def test_training_on_a_mapped_file_has_the_bits_of_memory_and_leaves_no_thread(l
     trainers = []
     for features in ({}, files):
         trainers.append(solver(TinyCaptioner(before=leave), data | features))
-        with pytest.raises(RuntimeError, match="no more") if leaves == "fails" else nullcontext():
+        with {
+            "finishes": nullcontext(),
+            "is interrupted": pytest.raises(KeyboardInterrupt),
+            "fails": pytest.raises(RuntimeError, match="no more"),
+        }[leaves]:
             trainers[-1].train()
         assert [thread.name for thread in threading.enumerate() if "prefetch" in thread.name] == []
     memory, mapped = trainers

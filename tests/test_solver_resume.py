@@ -74,6 +74,13 @@ def interrupts_at(call: int) -> Any:
     return lambda number: signal.raise_signal(signal.SIGINT) if number == call else None
 
 
+def train_until_interrupted(trainer: CaptioningSolver) -> None:
+    """Train until Ctrl-C, which is passed on once the state is saved: a notebook must not go on to its next cell."""
+    with pytest.raises(KeyboardInterrupt, match=r"after step \d+; train\(\) goes on from there"):
+        trainer.train()
+    assert trainer.interrupted
+
+
 def without_times(path: Path) -> list[dict[str, Any]]:
     lines = [line for line in read_history(path) if line["kind"] in ("step", "epoch")]
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
@@ -116,7 +123,7 @@ def test_a_captioner_with_dropout_stopped_within_an_epoch_resumes_with_the_same_
     first = solver(model(), checkpoint=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(CaptioningRNN, "loss_inputs", interrupted)
-        first.train()
+        train_until_interrupted(first)
     assert (first.interrupted, first.step, first.epoch) == (True, 7, 1)
     resumed = solver(model(), checkpoint=tmp_path, resume=True)
     assert (resumed.step, resumed.epoch) == (7, 1)
@@ -128,7 +135,9 @@ def test_a_captioner_with_dropout_stopped_within_an_epoch_resumes_with_the_same_
 def test_minibatches_grouped_by_length_are_the_same_after_resuming(step: int, tmp_path: Path) -> None:
     whole = trained(group_by_length=True)
     assert outcome(whole) != outcome(trained())
-    solver(TinyCaptioner(before=interrupts_at(call_of(step))), group_by_length=True, checkpoint=tmp_path).train()
+    train_until_interrupted(
+        solver(TinyCaptioner(before=interrupts_at(call_of(step))), group_by_length=True, checkpoint=tmp_path)
+    )
     resumed = solver(group_by_length=True, checkpoint=tmp_path, resume=True)
     assert resumed.step == step + 1
     resumed.train()
@@ -161,7 +170,9 @@ def test_resuming_with_nothing_there_starts_afresh_and_a_finished_run_stays(tmp_
 def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
     solver(history=tmp_path / "whole.jsonl").train()
     path = tmp_path / "history.jsonl"
-    solver(TinyCaptioner(before=interrupts_at(call_of(6))), history=path, checkpoint=tmp_path / "state").train()
+    train_until_interrupted(
+        solver(TinyCaptioner(before=interrupts_at(call_of(6))), history=path, checkpoint=tmp_path / "state")
+    )
     with path.open("a") as file:  # what a killed process may have left behind the last state
         file.write('{"kind": "step", "step": 13, "loss": 0}\n{"kind": "step", "st')
     solver(history=path, checkpoint=tmp_path / "state", resume=True).train()
@@ -228,8 +239,7 @@ def test_a_metric_that_fails_costs_no_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [0, 3, 5, 19])
 def test_the_first_interrupt_lets_the_step_finish_and_train_goes_on_from_there(step: int) -> None:
     trainer = solver(TinyCaptioner(before=interrupts_at(call_of(step))))
-    trainer.train()
-    assert trainer.interrupted
+    train_until_interrupted(trainer)
     assert trainer.step == len(trainer.loss_history) == step + 1
     assert trainer.epoch == step // 4
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -242,7 +252,7 @@ def test_the_first_interrupt_lets_the_step_finish_and_train_goes_on_from_there(s
 
 def test_an_interrupt_during_validation_ends_it_and_resuming_scores_the_epoch(tmp_path: Path) -> None:
     stopped = solver(TinyCaptioner(before=interrupts_at(call_of(3) + 1)), checkpoint=tmp_path)
-    stopped.train()
+    train_until_interrupted(stopped)
     assert (stopped.interrupted, stopped.step, stopped.epoch, stopped.val_loss_history) == (True, 4, 0, [])
     resumed = solver(checkpoint=tmp_path, resume=True)
     resumed.train()
@@ -306,8 +316,12 @@ trainer = CaptioningSolver(
     TinyCaptioner(before=wait), dataset(), "adam", {"learning_rate": 0.05}, 0.9, 5, 5, 1,
     seed=7, clip_norm=2.0, checkpoint=sys.argv[1], resume=True,
 )
-trainer.train()
-print("interrupted" if trainer.interrupted else "finished", trainer.step, flush=True)
+try:
+    trainer.train()
+except KeyboardInterrupt:
+    if not trainer.interrupted:
+        raise
+    print("interrupted", trainer.step, flush=True)
 """
 
 

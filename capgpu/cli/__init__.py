@@ -78,7 +78,7 @@ class _Command(click.Group):
     invoke_without_command=True,
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(__version__, prog_name="capgpu")
+@click.version_option(__version__, "-V", "--version", prog_name="capgpu")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
     """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from capgpu.cli.generation_options import generation_options
 from capgpu.cli.options import LocalPath, backend_option, check_writable, run_option, use_backend_option
 from capgpu.data.datasets import open_dataset
 from capgpu.errors import InvalidValueError
+from capgpu.trained import TrainedCaptioner, load
 from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from capgpu.captions import Caption
     from capgpu.decode import GenerationConfig
-    from capgpu.evaluation.captioning import Caption
 
 __all__ = ["caption"]
 
@@ -41,6 +43,9 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
 @click.option("--count", type=click.IntRange(min=1), default=20, help="Number of pictures, evenly spaced in the split.")
 @click.option("--indices", type=_Indices(), help="Indices of the pictures, instead of --count.")
+@click.option(
+    "--captions", type=click.IntRange(min=1), default=1, help="Captions per PICTURE, with --beam or sampling."
+)
 @generation_options
 @backend_option
 @click.pass_context
@@ -52,6 +57,7 @@ def caption(
     split: str,
     count: int,
     indices: list[int] | None,
+    captions: int,
     config: GenerationConfig,
     backend: str | None,
 ) -> None:
@@ -66,7 +72,9 @@ def caption(
         _reject_split_options(ctx)
         check_writable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
         use_backend_option(backend)
-        ctx.exit(_caption_files(run, pictures, config, json_file))
+        ctx.exit(_caption_files(run, pictures, replace(config, captions=captions), json_file))
+    if captions != 1:
+        raise click.UsageError("--captions is for captions of PICTUREs: name some.")
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json writes those of a split.")
     _caption_split(run, split, count, indices, config, backend)
@@ -80,10 +88,7 @@ def _reject_split_options(ctx: click.Context) -> None:
 
 def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None) -> int:
     """Print or write the captions of picture files; return the exit status."""
-    from capgpu.evaluation.captioning import caption_pictures
-
-    model = run.load_model()
-    result = caption_pictures(model, run.load_encoder(), paths, config)
+    result = load(run.path).caption_pictures(paths, config)
     for message in result.errors.values():
         click.echo(f"capgpu: skipped {message}", err=True)
     if not result.captions:
@@ -94,7 +99,7 @@ def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationCo
         with atomic_write(json_file, "w") as file:
             file.write(_json(result.as_json(paths), "utf-8") + "\n")
     if json_file != "-":
-        _print([(paths[i], caption) for i, caption in result.captions.items()])
+        _print([(paths[i], caption) for i, captions in result.captions.items() for caption in captions])
     return 1 if result.errors else 0
 
 
@@ -130,7 +135,6 @@ def _caption_split(
     from rich.text import Text
 
     from capgpu.cli.console import console, match_mark
-    from capgpu.evaluation.captioning import write_captions
     from capgpu.evaluation.match import match_caption
     from capgpu.evaluation.selection import linspace_indices
 
@@ -143,14 +147,14 @@ def _caption_split(
     for index in indices:
         if not 0 <= index < len(features):
             raise InvalidValueError(f"--indices: expected indices 0 to {len(features) - 1} of {split}, got {index}.")
-    model = run.load(dataset)
-    captions = [caption.text for caption in write_captions(model, features[indices], config)]
+    captions = TrainedCaptioner(run.load(dataset)).caption_features(features[indices], config)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in ("caption", "truth"):
         table.add_column(heading, overflow="fold", ratio=1)
     table.add_column("picture", justify="right")
-    for index, text in zip(indices, captions, strict=True):
+    for index, (best, *_) in zip(indices, captions, strict=True):
+        text = best.text
         mark, style = match_mark(match_caption(text, truths[index], dataset.base_name))
         table.add_row(Text(mark, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
     out = console()

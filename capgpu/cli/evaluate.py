@@ -56,8 +56,12 @@ def evaluate(
     """
     from capgpu.evaluation.split_evaluation import evaluate_split
     from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet
+    from capgpu.report.png import check_png_name
 
     run = RunFolder(folder)
+    for file in (sheet, ranked_sheet):
+        if file is not None:
+            check_png_name(file)
     check_writable(json_file, results, sheet, ranked_sheet, inputs=run.files())
     settings = run.settings()
     use_backend_option(backend)

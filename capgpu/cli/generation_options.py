@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import click
@@ -44,6 +43,20 @@ _OPTIONS = (
     click.option("--suppress-unk/--allow-unk", default=True, help="Whether captions may contain <UNK>."),
 )
 
+#: The settings that these options set; the number of captions per picture is an option of one command.
+_NAMES = (
+    "beam",
+    "length_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram",
+    "suppress_unk",
+)
+
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of `capgpu.decode.GenerationConfig` to a command, which receives them as ``config``.
@@ -63,7 +76,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def decorated(*args: Any, **options: Any) -> Any:
         from capgpu.decode import GenerationConfig
 
-        settings = {field.name: options.pop(field.name) for field in fields(GenerationConfig)}
+        settings = {name: options.pop(name) for name in _NAMES}
         return command(*args, config=GenerationConfig(**settings), **options)
 
     for option in reversed(_OPTIONS):

@@ -37,6 +37,6 @@ def java_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, java=java, **options)
 
     for name in reversed(JAVA_METRICS):
-        note = f"Compute {name}, too: needs capgpu[coco-metrics] and Java."
+        note = f"Compute {name}, too: needs the package pycocoevalcap, and Java."
         decorated = click.option(f"--{name.lower()}", is_flag=True, help=note)(decorated)
     return decorated

@@ -17,6 +17,7 @@ import numpy as np
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
+from capgpu.vocabulary import NULL, START
 
 __all__ = ["Minibatch", "known_finite", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
 
@@ -113,6 +114,7 @@ def validate_data(
         not NumPy arrays.
     ValueError
         For missing entries, wrong ranks, different lengths, an empty split, image indices or token ids out of range,
+        captions that do not begin with ``<START>`` where ``word_to_idx`` has it, training captions without any word,
         and features that are not finite or not of length `feature_dim`.
     """
     if vocab_size is None:
@@ -139,7 +141,22 @@ def validate_data(
         _check_range(f"{split}_image_idxs", image_idxs, features.shape[0], f"rows of {split}_features")
         if vocab_size is not None:
             _check_range(f"{split}_captions", captions, vocab_size, "token ids of the vocabulary")
+        _check_words(data, split, captions)
         _check_finite(f"{split}_features", features)
+
+
+def _check_words(data: Mapping[str, Any], split: str, captions: HostArray) -> None:
+    """Check that captions begin with START, which decoding reads first, and that there is something to learn."""
+    ids = data.get("word_to_idx") or {}
+    start = ids.get(START)
+    if start is not None and (captions[:, 0] != start).any():
+        row = int(np.argmax(captions[:, 0] != start))
+        raise InvalidValueError(
+            f"{split}_captions: expected {START} (id {start}) first in each caption, got id {captions[row, 0]} in row "
+            f"{row}. A model that has never read {START} writes arbitrary words: put it before the words."
+        )
+    if split == "train" and not (captions[:, 1:] != ids.get(NULL, 0)).any():
+        raise InvalidValueError(f"{split}_captions: expected words to learn, got {NULL} only.")
 
 
 def _vocabulary_size(data: Mapping[str, Any]) -> int | None:

@@ -16,12 +16,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array, array_namespace, free_device_memory, is_host_array
 from capgpu.decode.loop import next_logits
 from capgpu.decode.result import DecodeResult, check_finite_scores
 from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.dtypes import sum_dtype
 from capgpu.errors import InvalidValueError
+from capgpu.host_memory import free_host_memory
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_count, check_positive
 
@@ -32,6 +33,8 @@ __all__ = ["beam_search"]
 
 #: Limit of the logarithm of the penalty: log-probabilities divided by more could underflow.
 _LARGEST_LOG_PENALTY = 60.0
+#: Bytes of a search that is begun without looking at the free memory.
+_SMALL_SEARCH = 1 << 28
 
 
 def beam_search(
@@ -73,8 +76,8 @@ def beam_search(
     Raises
     ------
     TypeError, ValueError
-        As `capgpu.decode.greedy`; and for a width below 1, `n_best` outside of ``1..width``, or a penalty that is
-        negative, not finite, or so large that scores underflow.
+        As `capgpu.decode.greedy`; and for a width below 1, or one whose hypotheses do not fit the free memory,
+        `n_best` outside of ``1..width``, or a penalty that is negative, not finite, or so large that scores underflow.
     FloatingPointError
         As `capgpu.decode.greedy`.
     """
@@ -93,8 +96,9 @@ def beam_search(
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
     xp, device = array_namespace(features), features.device
     count = features.shape[0]
-    state = model.begin(features, count * width * max_length)
     candidates = min(width, len(model.word_to_idx))
+    _check_memory(model, count, width, max_length)
+    state = model.begin(features, count * width * max_length)
 
     def penalty(length: int) -> float:
         return float(((5 + length) / 6) ** length_penalty)
@@ -110,6 +114,26 @@ def beam_search(
         beam.extend(log_probs, words, penalty(step + 1), step + 1 == max_length)
         beam.prune(n_best, early_stop, penalty(max_length))
     return check_finite_scores(beam.best(n_best))
+
+
+def _check_memory(model: CaptioningRNN, count: int, width: int, max_length: int) -> None:
+    """Check that the arrays of a search fit the free memory; small ones are not looked at."""
+    like = model.params["b_vocab"]
+    words, hidden, value = len(model.word_to_idx), model.config["hidden_dim"], max(model.dtype.itemsize, 4)
+    # after t steps there are at most `words` to the power of t hypotheses
+    active = width if math.log(width) <= (max_length - 1) * math.log(words) else words ** (max_length - 1)
+    per_picture = active * (words + 4 * hidden) * value  # scores and states
+    per_picture += width * min(width, words) * (3 * value + 8)  # candidates of the next beam and their order
+    per_picture += width * max_length * 4 * (4 + value)  # the captions so far, before and after a step
+    needed = count * per_picture
+    if needed < _SMALL_SEARCH:
+        return
+    free = free_host_memory() if is_host_array(like) else free_device_memory()
+    if free is not None and needed > free:
+        raise InvalidValueError(
+            f"width: expected a beam that fits the free memory, {free / 1e9:.1f} GB, got {width:,} for {count:,} "
+            f"pictures, which takes about {needed / 1e9:.1f} GB. Lower width, or search for fewer pictures at a time."
+        )
 
 
 class _Beam:

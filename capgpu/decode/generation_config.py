@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from capgpu.backend import Array
 from capgpu.decode.beam import beam_search
 from capgpu.decode.greedy import greedy
-from capgpu.decode.result import DecodeResult
+from capgpu.decode.result import DecodeResult, best_first
 from capgpu.decode.sampling import sample
 from capgpu.decode.token_masks import SUPPRESS_UNK
 from capgpu.errors import InvalidValueError
+from capgpu.random import fold_key
+from capgpu.validation import check_count
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["GenerationConfig"]
+__all__ = ["GenerationConfig", "GenerationSettings"]
+
+
+class GenerationSettings(TypedDict, total=False):
+    """The keyword arguments of `GenerationConfig`, for functions that pass them on."""
+
+    beam: int
+    length_penalty: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    max_length: int
+    min_length: int
+    no_repeat_ngram: int
+    suppress_unk: bool
+    captions: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +57,8 @@ class GenerationConfig:
         As for `greedy`.
     suppress_unk : bool
         Whether to exclude ``<UNK>``, which says nothing about a picture.
+    captions : int
+        Captions per picture: the best of a beam search, or as many samples, which may be equal; the best first.
 
     Raises
     ------
@@ -56,8 +76,16 @@ class GenerationConfig:
     min_length: int = 0
     no_repeat_ngram: int = 0
     suppress_unk: bool = SUPPRESS_UNK
+    captions: int = 1
 
     def __post_init__(self) -> None:
+        check_count("captions", self.captions, 1)
+        if self.captions > self.beam and not self.samples:
+            remedy = f"Give beam={self.captions}, or a temperature to sample with."
+            found = f"a beam of {self.beam}" if self.beam > 1 else "greedy decoding, which writes one"
+            raise InvalidValueError(
+                f"captions: expected at most {self.beam} with {found}, got {self.captions}. {remedy}"
+            )
         if self.samples and self.beam != 1:
             raise InvalidValueError(
                 f"beam: expected 1 with temperature, top_k or top_p, got {self.beam}. Beam search does not sample: "
@@ -88,7 +116,7 @@ class GenerationConfig:
         Returns
         -------
         DecodeResult
-            One caption per picture (K = 1).
+            K = `captions` per picture.
 
         Raises
         ------
@@ -99,16 +127,22 @@ class GenerationConfig:
             name: getattr(self, name) for name in ("max_length", "min_length", "no_repeat_ngram", "suppress_unk")
         }
         if self.samples:
-            return sample(
-                model,
-                features,
-                temperature=1.0 if self.temperature is None else self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                seed=self.seed,
-                first=first,
-                **constraints,
-            )
+            draws = [
+                sample(
+                    model,
+                    features,
+                    temperature=1.0 if self.temperature is None else self.temperature,
+                    top_k=self.top_k,
+                    top_p=self.top_p,
+                    seed=self.seed if number == 0 else fold_key(self.seed, number),
+                    first=first,
+                    **constraints,
+                )
+                for number in range(self.captions)
+            ]
+            return best_first(draws)
         if self.beam != 1:
-            return beam_search(model, features, self.beam, length_penalty=self.length_penalty, **constraints)
+            return beam_search(
+                model, features, self.beam, n_best=self.captions, length_penalty=self.length_penalty, **constraints
+            )
         return greedy(model, features, **constraints)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import NonFiniteError
 
-__all__ = ["DecodeResult", "check_finite_scores"]
+__all__ = ["DecodeResult", "best_first", "check_finite_scores"]
 
 
 class DecodeResult(NamedTuple):
@@ -58,3 +59,30 @@ def check_finite_scores(result: DecodeResult) -> DecodeResult:
             "another file, or train again."
         )
     return result
+
+
+def best_first(results: Sequence[DecodeResult]) -> DecodeResult:
+    """Join results of the same pictures, and order the captions of each picture by their scores.
+
+    Parameters
+    ----------
+    results : sequence of DecodeResult
+        One or more, of the same N and T.
+
+    Returns
+    -------
+    DecodeResult
+        All their captions; those of equal scores in the order given.
+    """
+    if len(results) == 1:
+        return results[0]
+    xp = array_namespace(*(result.scores for result in results))
+    ids, log_probs, scores = (xp.concat(list(parts), axis=1) for parts in zip(*results, strict=True))
+    order = xp.argsort(-scores, axis=1, stable=True)
+    rows = xp.arange(scores.shape[0], device=scores.device)[:, None] * scores.shape[1] + order
+
+    def ordered(array: Array) -> Array:
+        flat = xp.reshape(array, (-1, array.shape[2]))
+        return xp.reshape(xp.take(flat, xp.reshape(rows, (-1,)), axis=0), array.shape)
+
+    return DecodeResult(ordered(ids), ordered(log_probs), xp.take_along_axis(scores, order, axis=1))

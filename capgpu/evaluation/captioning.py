@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
+from capgpu.captions import Caption
 from capgpu.checkpoint import CheckpointError
-from capgpu.decode import GenerationConfig
+from capgpu.decode import DecodeResult, GenerationConfig
 from capgpu.validation import check_count
-from capgpu.vocabulary import caption_text
+from capgpu.vocabulary import END, caption_text
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
-    from capgpu.vision import PictureEncoder
+    from capgpu.vision import Picture, PictureEncoder
 
-__all__ = ["Caption", "PictureCaptions", "caption_pictures", "write_captions"]
-
-
-class Caption(NamedTuple):
-    """A generated caption.
-
-    Attributes
-    ----------
-    text : str
-        Text without special tokens, punctuation attached to words.
-    probability : float
-        Probability of the caption under the model, its end included.
-    """
-
-    text: str
-    probability: float
+__all__ = ["PictureCaptions", "caption_pictures", "write_caption_lists", "write_captions"]
 
 
 @dataclass(frozen=True)
 class PictureCaptions:
-    """Captions of picture files.
+    """Captions of pictures.
 
     Attributes
     ----------
-    captions : dict of int to Caption
-        The caption of each readable picture, by its index in the given paths.
+    captions : dict of int to list of Caption
+        The captions of each readable picture, the best first, by its index among the given pictures.
     errors : dict of int to str
-        Path and cause for each other picture.
+        Path (or index) and cause for each other picture.
     """
 
-    captions: dict[int, Caption]
+    captions: dict[int, list[Caption]]
     errors: dict[int, str]
 
     def as_json(self, paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:
-        """Return one object per path: ``picture``, and ``caption`` and ``probability``, or ``error``.
+        """Return one object per path: ``picture``, and the best caption's `Caption.as_json`, or ``error``.
+
+        Where there are several captions per picture, ``captions`` has all of them.
 
         Parameters
         ----------
@@ -76,8 +63,9 @@ class PictureCaptions:
         ]
 
 
-def _caption_as_json(caption: Caption) -> dict[str, Any]:
-    return {"caption": caption.text, "probability": caption.probability}
+def _caption_as_json(captions: list[Caption]) -> dict[str, Any]:
+    several = {"captions": [caption.as_json() for caption in captions]} if len(captions) > 1 else {}
+    return captions[0].as_json() | several
 
 
 def write_captions(
@@ -110,26 +98,84 @@ def write_captions(
     TypeError, ValueError
         For features that do not fit the model, `batch_size` below 1, or settings out of range.
     """
+    return [captions[0] for captions in write_caption_lists(model, features, config, batch_size=batch_size)]
+
+
+def write_caption_lists(
+    model: CaptioningRNN,
+    features: npt.NDArray[Any],
+    config: GenerationConfig | None = None,
+    *,
+    sources: Sequence[str | int] | None = None,
+    batch_size: int = 256,
+) -> list[list[Caption]]:
+    """Generate the captions of each feature vector, `GenerationConfig.captions` of them.
+
+    Parameters
+    ----------
+    model, features, config, batch_size
+        As for `write_captions`.
+    sources : sequence of N str or int, optional
+        The pictures' files or indices; by default the rows of `features`.
+
+    Returns
+    -------
+    list of list of Caption
+        For each of N pictures its captions, the best first; a beam search may find fewer than asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `write_captions`.
+    """
     check_count("batch_size", batch_size, 1)
     config = GenerationConfig() if config is None else config
+    names = range(len(features)) if sources is None else sources
     pictures = max(batch_size // max(config.beam, 1), 1)
-    captions: list[Caption] = []
+    captions: list[list[Caption]] = []
     for start in range(0, len(features), pictures):
         result = config(model, asarray(features[start : start + pictures]), start)
-        ids = to_numpy(result.ids)[:, 0].astype(np.int64)
-        log_probs = to_numpy(result.log_probs)[:, 0].sum(axis=1, dtype=np.float64)
-        texts = caption_text(ids, model.idx_to_word)
-        captions.extend(Caption(text, math.exp(log_prob)) for text, log_prob in zip(texts, log_probs, strict=True))
+        captions += _caption_lists(model, result, names[start : start + pictures])
+    return captions
+
+
+def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence[str | int]) -> list[list[Caption]]:
+    """Return the captions of a decoder's result as texts."""
+    ids = to_numpy(result.ids).astype(np.int64)
+    log_probs = to_numpy(result.log_probs).astype(np.float64)
+    scores = to_numpy(result.scores).astype(np.float64)
+    count, several, steps = ids.shape
+    texts = caption_text(ids.reshape(-1, steps), model.idx_to_word)
+    end, null = model.word_to_idx[END], model.null
+    captions: list[list[Caption]] = []
+    for n in range(count):
+        of_picture = []
+        for k in range(several):
+            if not np.isfinite(scores[n, k]):
+                continue  # a beam search may find fewer
+            words = ids[n, k]
+            stops = np.flatnonzero((words == end) | (words == null))
+            length = steps if not len(stops) else int(stops[0]) + (words[stops[0]] == end)
+            of_picture.append(
+                Caption(
+                    texts[n * several + k],
+                    tuple(model.idx_to_word[index] for index in words[:length].tolist()),
+                    tuple(log_probs[n, k, :length].tolist()),
+                    float(scores[n, k]),
+                    sources[n],
+                )
+            )
+        captions.append(of_picture)
     return captions
 
 
 def caption_pictures(
     model: CaptioningRNN,
     encoder: PictureEncoder,
-    paths: Sequence[str | os.PathLike[str]],
+    pictures: Sequence[Picture],
     config: GenerationConfig | None = None,
 ) -> PictureCaptions:
-    """Caption picture files.
+    """Caption pictures.
 
     Parameters
     ----------
@@ -137,7 +183,7 @@ def caption_pictures(
         The model.
     encoder : PictureEncoder
         The encoder of the features that the model was trained on.
-    paths : sequence of N paths
+    pictures : sequence of N paths, PIL.Image.Image or numpy.ndarray of uint8
         The pictures.
     config : GenerationConfig, optional
         Settings of the decoder; greedy by default.
@@ -145,7 +191,7 @@ def caption_pictures(
     Returns
     -------
     PictureCaptions
-        Captions, and errors of files that cannot be read.
+        Captions, and errors of pictures that cannot be read.
 
     Raises
     ------
@@ -159,6 +205,14 @@ def caption_pictures(
             f"encoder: expected features of length {model.config['input_dim']}, as the model's, got {encoder.dim}: the "
             "run is inconsistent. Train again."
         )
-    encoded = encoder.encode(paths)
-    captions = write_captions(model, encoded.features, config)
+    encoded = encoder.encode(pictures)
+    sources = [_source(pictures[i], i) for i in encoded.kept]
+    captions = write_caption_lists(model, encoded.features, config, sources=sources)
     return PictureCaptions(dict(zip(encoded.kept, captions, strict=True)), dict(encoded.broken))
+
+
+def _source(picture: Picture, index: int) -> str | int:
+    """Return the file of a picture, also of an opened one; or its index."""
+    if isinstance(picture, (str, os.PathLike)):
+        return os.fspath(picture)
+    return getattr(picture, "filename", "") or index

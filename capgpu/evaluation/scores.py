@@ -40,7 +40,7 @@ class Scores:
         return {
             **{name: metric.corpus for name, metric in self.metrics.items()},
             "exact": self.exact,
-            "right base name": self.base,
+            "base_name": self.base,
         }
 
 

@@ -21,6 +21,8 @@ __all__ = ["BASELINE", "SplitEvaluation", "evaluate_split"]
 
 #: Name of the baseline in tables and files.
 BASELINE = "nearest training picture"
+#: Its key in JSON; that of the model is ``model``.
+_KEYS = {BASELINE: "nearest_neighbour"}
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,19 @@ class SplitEvaluation:
         return self.captions[self.model_name]
 
     def as_json(self) -> dict[str, Any]:
-        """Return scores, captions and true captions, as JSON can hold them."""
+        """Return scores, captions and true captions, as JSON has them, under ``model`` and ``nearest_neighbour``."""
         return {
             "split": self.split,
             "pictures": len(self.truths),
-            "names the vocabulary can write": self.expressible,
-            "scores": {name: scores.as_json() for name, scores in self.scores.items()},
+            "expressible": self.expressible,
+            "model": self.model_name,
+            "scores": {_KEYS.get(name, "model"): scores.as_json() for name, scores in self.scores.items()},
             "captions": [
-                {"picture": i, "truth": truths, **{name: captions[i] for name, captions in self.captions.items()}}
+                {
+                    "picture": i,
+                    "truth": truths,
+                    **{_KEYS.get(name, "model"): captions[i] for name, captions in self.captions.items()},
+                }
                 for i, truths in enumerate(self.truths)
             ],
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
@@ -62,6 +63,10 @@ class Optimizer:
         Hyper-parameters of the rule, the same for every parameter; copied.
     names : iterable of str
         Parameters to make a config for at once; others get theirs at their first update.
+    param_config : mapping of str to dict, optional
+        Hyper-parameters of single parameters, in place of those of `config`: ``{"W_embed": {"learning_rate": 1e-4}}``.
+    frozen : sequence of str
+        Parameters that `step` leaves as they are, and whose gradients do not count in the norm of `clip_norm`.
 
     Attributes
     ----------
@@ -75,10 +80,30 @@ class Optimizer:
     Raises
     ------
     TypeError, ValueError
-        For an unknown rule, an unknown entry or a value out of range in `config`.
+        For an unknown rule, an unknown entry or a value out of range in `config` or `param_config`, or parameters in
+        `param_config` or `frozen` that are not in `names`, or all of them in `frozen`.
+
+    Examples
+    --------
+    >>> from capgpu.optim import Optimizer
+    >>> optimizer = Optimizer(
+    ...     "adam", {"learning_rate": 1e-3}, ["W", "b"], param_config={"W": {"learning_rate": 1e-4}}, frozen=["b"]
+    ... )
+    >>> optimizer.configs["W"]["learning_rate"]
+    0.0001
+    >>> optimizer
+    Optimizer('adam', {'learning_rate': 0.001}, param_config={'W': {'learning_rate': 0.0001}}, frozen=('b',))
     """
 
-    def __init__(self, rule: str, config: Mapping[str, Any] | None = None, names: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        rule: str,
+        config: Mapping[str, Any] | None = None,
+        names: Iterable[str] = (),
+        *,
+        param_config: Mapping[str, Mapping[str, Any]] | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
         definition = find_rule(rule)
         check_config(rule, {} if config is None else config)
         self.rule = rule
@@ -89,7 +114,41 @@ class Optimizer:
                     f"{rule}: {key} is the running state of one parameter and cannot be set for all. "
                     f"Leave it out; it belongs into configs[name][{key!r}]."
                 )
-        self.configs: dict[str, Config] = {name: dict(self.config) for name in names}
+        names = tuple(names)
+        self.param_config = {name: dict(changes) for name, changes in (param_config or {}).items()}
+        self.frozen = tuple(frozen)
+        self._given = dict(config or {})
+        self._check_names(names)
+        self.configs: dict[str, Config] = {name: self._initial_config(name) for name in names}
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        """Check the settings of single parameters."""
+        for argument, given in (("param_config", self.param_config), ("frozen", self.frozen)):
+            for name in given:
+                if name not in names:
+                    near = get_close_matches(str(name), names, n=1)
+                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    raise InvalidValueError(
+                        f"{argument}: expected parameters of {', '.join(names)}, got {name!r}.{hint}"
+                    )
+        if names and set(self.frozen) >= set(names):
+            raise InvalidValueError("frozen: expected some parameters to train, got all of them.")
+        for name, changes in self.param_config.items():
+            check_config(self.rule, changes)
+            state = sorted(changes.keys() - RULES[self.rule].defaults.keys())
+            if state:
+                raise InvalidValueError(f"param_config[{name!r}]: expected hyper-parameters, got the state {state[0]}.")
+
+    def _initial_config(self, name: str) -> Config:
+        return self.config | self.param_config.get(name, {})
+
+    def __repr__(self) -> str:
+        special = "".join(
+            f", {name}={value!r}"
+            for name, value in (("param_config", self.param_config), ("frozen", self.frozen))
+            if value
+        )
+        return f"Optimizer({self.rule!r}, {self._given!r}{special})"
 
     def step(
         self,
@@ -98,7 +157,7 @@ class Optimizer:
         learning_rate_scale: float = 1.0,
         clip_norm: float | None = None,
     ) -> Array | None:
-        """Update every parameter: the entries of `params` are replaced, all of them or none.
+        """Update every parameter that is not frozen: the entries of `params` are replaced, all of them or none.
 
         Parameters
         ----------
@@ -123,9 +182,10 @@ class Optimizer:
         TypeError
             For another dtype, or arrays of different libraries.
         """
-        names = list(params)
+        names = [name for name in params if name not in self.frozen]
         ws, dws, configs, rates = [], [], [], []
-        for name, w in params.items():
+        for name in names:
+            w = params[name]
             dw = grads.get(name)
             if dw is None:
                 raise InvalidValueError(f"grads has no entry {name!r}; every parameter needs a gradient.")
@@ -133,7 +193,7 @@ class Optimizer:
                 check_pair(self.rule, w, dw, f"params[{name!r}]", f"grads[{name!r}]")
             config = self.configs.get(name)
             if config is None:
-                config = self.configs[name] = dict(self.config)
+                config = self.configs[name] = self._initial_config(name)
             ws.append(w)
             dws.append(dw)
             configs.append(config)

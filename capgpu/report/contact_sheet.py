@@ -15,6 +15,7 @@ import numpy.typing as npt
 from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.match import Match
+from capgpu.report.png import check_png_name
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
@@ -87,10 +88,11 @@ def draw_contact_sheet(
     Raises
     ------
     TypeError, ValueError
-        For no cells, `columns` below 1, or pictures of another dtype or shape.
+        For no cells, `columns` below 1, pictures of another dtype or shape, or a name of another format.
     """
     from PIL import Image, ImageDraw
 
+    check_png_name(path)
     _check(cells, columns)
     headings = headings or {}
     if legend is None:

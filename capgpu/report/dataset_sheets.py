@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from capgpu.data.datasets import Dataset
@@ -12,7 +12,7 @@ from capgpu.evaluation.relative_cider import relative_cider
 from capgpu.evaluation.selection import best_median_worst, linspace_indices
 from capgpu.report.contact_sheet import Cell, draw_contact_sheet
 
-__all__ = ["check_drawable", "draw_ranked_sheet", "draw_spaced_sheet"]
+__all__ = ["check_drawable", "draw_captioned", "draw_ranked_sheet", "draw_spaced_sheet"]
 
 #: Legend of data sets with base names.
 _LEGEND: dict[Match, str] = {
@@ -65,7 +65,20 @@ def draw_spaced_sheet(path: Path, dataset: Dataset, split: str, captions: Sequen
     count : int
         Number of pictures to draw.
     """
-    cells = _cells(dataset, split, captions, linspace_indices(len(captions), count))
+    draw_captioned(path, dataset, split, {i: captions[i] for i in linspace_indices(len(captions), count)})
+
+
+def draw_captioned(path: Path, dataset: Dataset, split: str, captions: Mapping[int, str]) -> None:
+    """Draw the pictures of a split that have been captioned.
+
+    Parameters
+    ----------
+    path, dataset, split
+        As for `draw_spaced_sheet`.
+    captions : mapping of int to str
+        The generated caption of each picture to draw, by its index in the split.
+    """
+    cells = _cells(dataset, split, captions, list(captions))
     draw_contact_sheet(path, cells, title=dataset.title(split), legend=_legend(dataset))
 
 
@@ -93,7 +106,9 @@ def draw_ranked_sheet(path: Path, dataset: Dataset, split: str, captions: Sequen
     draw_contact_sheet(path, cells, title=dataset.title(split), legend=_legend(dataset), headings=headings)
 
 
-def _cells(dataset: Dataset, split: str, captions: Sequence[str], indices: Sequence[int]) -> list[Cell]:
+def _cells(
+    dataset: Dataset, split: str, captions: Sequence[str] | Mapping[int, str], indices: Sequence[int]
+) -> list[Cell]:
     check_drawable(dataset, split)
     assert dataset.thumbnail is not None
     truths = dataset.truths(split)

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidValueError
+from capgpu.report.png import check_png_name
 
 __all__ = ["plot_loss"]
 
@@ -44,11 +45,12 @@ def plot_loss(
     Raises
     ------
     ValueError
-        For a run without any finite training loss.
+        For a run without any finite training loss, or a name with another suffix than ``.png``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    check_png_name(path)
     steps, checks = _finite(training), _finite(validation)
     if not steps:
         raise InvalidValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")

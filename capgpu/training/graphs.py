@@ -15,6 +15,7 @@ from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.optim.rules import RULES, complete_configs
+from capgpu.training.accumulation import AccumulatedSteps
 from capgpu.training.steps import TrainingSteps
 
 __all__ = ["GraphedSteps", "graphs_wanted", "training_steps"]
@@ -43,13 +44,17 @@ def graphs_wanted() -> bool:
     return setting == "1"
 
 
-def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) -> TrainingSteps:
+def training_steps(
+    model: Any, optimizer: Optimizer, clip_norm: float | None, micro_batch_size: int | None = None
+) -> TrainingSteps:
     """Return training steps: from CUDA graphs where they serve the model, unless ``CAPGPU_CUDA_GRAPHS=0``.
 
     Parameters
     ----------
     model, optimizer, clip_norm
         As for `TrainingSteps`.
+    micro_batch_size : int, optional
+        Captions computed at a time, see `AccumulatedSteps`; such steps are not made from graphs.
 
     Returns
     -------
@@ -62,10 +67,14 @@ def training_steps(model: Any, optimizer: Optimizer, clip_norm: float | None) ->
     ValueError
         For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
     """
+    if micro_batch_size is not None:
+        return AccumulatedSteps(model, optimizer, clip_norm, micro_batch_size)
     if not graphs_wanted() or all(is_host_array(array) for array in model.params.values()):
         return TrainingSteps(model, optimizer, clip_norm)
     if type(model) is not CaptioningRNN:
         reason = f"the model is a {type(model).__name__}, not a CaptioningRNN"
+    elif optimizer.frozen:
+        reason = "some parameters are frozen"
     elif not RULES[optimizer.rule].kernel:
         reason = f"the update rule {optimizer.rule!r} has no kernel of its own"
     elif (name := kernels_for(model.params["Wh"]).name) != "cuda":
@@ -112,12 +121,14 @@ class GraphedSteps(TrainingSteps):
         checked, ids, options = self._model.loss_inputs(features, captions, dropout_key)
         batch = checked, ids, self._model.null, options
         loss: Array | None
-        if is_host_array(checked) or not self._move():
+        if is_host_array(checked):
             loss = None
         elif whole:
+            self._move()
             loss = self._graphs.step(*batch, self._settings(learning_rate_scale))
             self._to_update = self._count
         else:
+            self._move()
             loss = self._graphs.gradients(*batch)
             self._to_update = self._update_from_graphs
         if loss is None:
@@ -138,14 +149,12 @@ class GraphedSteps(TrainingSteps):
             for config in self._configs():
                 config["t"] += 1
 
-    def _move(self) -> bool:
-        """Copy parameters and running state to the memory of the graphs; False where there are other parameters."""
+    def _move(self) -> None:
+        """Copy parameters and running state to the memory of the graphs."""
         from capgpu.kernels.cuda.graphs import StepGraphs
 
         entries = self._model.params
         params = {name: entries[name] for name in self._names}
-        if len(entries) != len(params):
-            return False
         configs = self._configs()
         complete_configs(self._optimizer.rule, list(params.values()), configs)
         if self._graphs is None:
@@ -156,7 +165,6 @@ class GraphedSteps(TrainingSteps):
         for slot, state in zip(self._rule.slots, self._graphs.states, strict=True):
             places += [(config, slot, own) for config, own in zip(configs, state, strict=True)]
         _take_over(places)
-        return True
 
     def _configs(self) -> list[dict[str, Any]]:
         configs = self._optimizer.configs

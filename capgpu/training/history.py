@@ -1,7 +1,9 @@
 """The record of a training run: a JSON Lines file that grows while the run goes on.
 
-A line is a JSON object with a ``"kind"``. Each is flushed as it is written, so a run can be watched and a
-killed one has lost nothing but, at worst, part of its last line, which the reader leaves out.
+A line is a JSON object with a ``"kind"`` and numbers, strings or lists by name, without nested objects: pandas reads
+the file as a table, ``pandas.read_json(path, lines=True)``. ``train_loss`` and ``val_loss`` are in nats per word;
+``loss`` is per caption, as in `CaptioningSolver.loss_history`. Each line is flushed as it is written, so a run can be
+watched and a killed one has lost nothing but, at worst, part of its last line, which the reader leaves out.
 """
 
 from __future__ import annotations
@@ -103,6 +105,14 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def _columns(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values without nested dictionaries, as the cells of a table's row."""
+    row: dict[str, Any] = {}
+    for key, value in values.items():
+        row |= _columns(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return row
+
+
 class HistoryWriter:
     """Appends lines to a record of training.
 
@@ -137,9 +147,10 @@ class HistoryWriter:
         kind : str
             What the line tells: ``"start"``, ``"step"``, ``"epoch"``, ``"end"``.
         **values
-            Numbers, strings, and lists and dictionaries of them.
+            Numbers, strings, and lists and dictionaries of them. The entries of a dictionary become columns of their
+            own: ``{"metric": {"CIDEr": 0.9}}`` is written as ``"metric.CIDEr"``.
         """
-        self._file.write(json.dumps({"kind": kind, **plain(values)}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps({"kind": kind, **_columns(plain(values))}, ensure_ascii=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:

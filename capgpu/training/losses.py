@@ -56,6 +56,11 @@ class LossRecord:
             self._pending.clear()
         return self._values
 
+    @property
+    def last(self) -> Any:
+        """The last loss, where it was computed: a number, or an array of a device that has not been waited for."""
+        return self._pending[-1] if self._pending else self._values[-1]
+
     def append(self, loss: Any) -> bool:
         """Add a step's loss, and tell whether looking at it now costs nothing (it is on the host)."""
         self._pending.append(loss)

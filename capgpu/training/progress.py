@@ -11,8 +11,8 @@ __all__ = ["Progress", "make_progress"]
 class Progress(Protocol):
     """What the solver tells a display."""
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Show that `step` updates are done, with the loss of the last one."""
+    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
+        """Show that `step` updates are done, with the loss of the last one per caption and per word."""
 
     def at(self, step: int) -> None:
         """Show that `step` updates are done, where that takes no line."""
@@ -24,7 +24,7 @@ class Progress(Protocol):
         """Close the display."""
 
 
-def make_progress(verbose: bool, total: int, done: int = 0) -> Progress:
+def make_progress(verbose: bool, total: int, done: int = 0, *, scored: bool = False) -> Progress:
     """Choose the display of a run.
 
     Parameters
@@ -35,6 +35,8 @@ def make_progress(verbose: bool, total: int, done: int = 0) -> Progress:
         Updates of the whole run.
     done : int
         Updates already made.
+    scored : bool
+        Whether lines beside those of steps show losses per word: all lines do so then.
 
     Returns
     -------
@@ -43,11 +45,11 @@ def make_progress(verbose: bool, total: int, done: int = 0) -> Progress:
     """
     if not verbose:
         return _Silent()
-    return _Bar(total, done) if sys.stdout.isatty() else _Lines(total)
+    return _Bar(total, done) if sys.stdout.isatty() else _Lines(total, scored)
 
 
 class _Silent:
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
         pass
 
     def at(self, step: int) -> None:
@@ -61,11 +63,12 @@ class _Silent:
 
 
 class _Lines:
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, total: int, scored: bool) -> None:
+        self._total, self._scored = total, scored
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        print(f"(Iteration {step} / {self._total}) loss: {loss:.6f}", flush=True)
+    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
+        per_word = f" per caption, {train_loss:.4f} per token" if self._scored else ""
+        print(f"(Iteration {step} / {self._total}) loss: {loss:.6f}{per_word}", flush=True)
 
     def at(self, step: int) -> None:
         pass
@@ -85,7 +88,7 @@ class _Bar:
             progress.TextColumn("training"),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("loss {task.fields[loss]}"),
+            progress.TextColumn("loss per token {task.fields[loss]}"),
             progress.TextColumn("{task.fields[rate]} tokens/s"),
             progress.TextColumn("time left"),
             progress.TimeRemainingColumn(),
@@ -94,8 +97,8 @@ class _Bar:
         self._task = self._bar.add_task("training", total=total, completed=done, loss="-", rate="-")
         self._bar.start()
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{tokens_per_second:,.0f}")
+    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
+        self._bar.update(self._task, completed=step, loss=f"{train_loss:.4f}", rate=f"{tokens_per_second:,.0f}")
 
     def at(self, step: int) -> None:
         self._bar.update(self._task, completed=step)

@@ -34,6 +34,8 @@ class Reporter:
         Where the run is to end.
     tokens_per_step : float
         Words in a minibatch, on average.
+    scored : bool
+        Whether losses per word of whole epochs will be shown: those of steps are then, too.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Reporter:
         total_steps: int,
         total_epochs: int,
         tokens_per_step: float,
+        *,
+        scored: bool = False,
     ) -> None:
         self._history = None if history is None else HistoryWriter(history)
-        self._progress = make_progress(verbose, total_steps, step)
+        self._progress = make_progress(verbose, total_steps, step, scored=scored)
         self._total_epochs = total_epochs
         self._tokens_per_step = tokens_per_step
         self._epoch_mark = self._step_mark = (step, clock())
@@ -68,12 +72,20 @@ class Reporter:
         seconds = clock() - mark[1]
         return seconds, (step - mark[0]) * self._tokens_per_step / max(seconds, 1e-9)
 
-    def step(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
-        """Report one step; `epoch` is the current one, counted from 1."""
+    def step(self, step: int, epoch: int, loss: float, train_loss: float, learning_rate: float) -> None:
+        """Report one step, with its loss per caption and per word; `epoch` is the current one, counted from 1."""
         _, speed = self._speed(step, self._step_mark)
         self._step_mark = (step, clock())
-        self._progress.step(step, loss, speed)
-        self.write("step", step=step, epoch=epoch, loss=loss, learning_rate=learning_rate, tokens_per_second=speed)
+        self._progress.step(step, loss, train_loss, speed)
+        self.write(
+            "step",
+            step=step,
+            epoch=epoch,
+            loss=loss,
+            train_loss=train_loss,
+            learning_rate=learning_rate,
+            tokens_per_second=speed,
+        )
 
     def end_updates(self, step: int) -> dict[str, float]:
         """Stop the clock of an epoch's updates; return their time and speed."""
@@ -85,7 +97,7 @@ class Reporter:
         """Report a finished epoch."""
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
-            text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f}"
+            text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f} per token"
             if "val_loss" in record:
                 text += f"; val loss: {record['val_loss']:.4f} per token"
             if "metric" in record:

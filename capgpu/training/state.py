@@ -25,6 +25,13 @@ __all__ = ["STATE_FILE", "TrainingState", "check_fits", "load_state", "save_stat
 STATE_FILE = "training.safetensors"
 
 _FORMAT = "capgpu-training-1"
+#: Settings that states of earlier versions lack, and the values they were trained with.
+_DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
+    "group_by_length": False,
+    "micro_batch_size": None,
+    "param_config": {},
+    "frozen": [],
+}
 
 
 @dataclass
@@ -51,6 +58,8 @@ class TrainingState:
         Parameters of the best epoch; empty where there is none yet.
     best_epoch : int or None
         That epoch.
+    stopped : bool
+        Whether the run was ended on purpose before its planned end.
     """
 
     step: int
@@ -64,6 +73,7 @@ class TrainingState:
     metric_history: list[Any] = field(default_factory=list)
     best_params: dict[str, Array] = field(default_factory=dict)
     best_epoch: int | None = None
+    stopped: bool = False
 
 
 def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
@@ -106,6 +116,7 @@ def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
         "slots": slots,
         "metric_history": state.metric_history,
         "best_epoch": state.best_epoch,
+        "stopped": state.stopped,
     }
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -146,7 +157,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
         step=stored["step"],
         epoch=stored["epoch"],
         seed=stored["seed"],
-        settings={"group_by_length": False} | stored["settings"],  # older states know of no choice
+        settings=_DEFAULTS_OF_EARLIER_STATES | stored["settings"],
         params={name: asarray(arrays[f"params/{name}"]) for name in stored["params"]},
         optimizer={"rule": stored["rule"], "configs": configs},
         loss_history=arrays["loss_history"].tolist(),
@@ -154,6 +165,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
         metric_history=stored["metric_history"],
         best_params={name: asarray(arrays[f"best/{name}"]) for name in stored["best"]},
         best_epoch=stored["best_epoch"],
+        stopped=stored.get("stopped", False),
     )
 
 

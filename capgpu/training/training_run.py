@@ -207,7 +207,11 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
     if solver.step == 0:
         rewind_history(run.history, 0, 0)  # of a process that was killed before it saved a state
     start, compiling = clock(), compile_seconds()
-    solver.train()
+    try:
+        solver.train()
+    except KeyboardInterrupt:
+        if not solver.interrupted:
+            raise  # a second Ctrl-C: there may be no state to resume from
     seconds, compiling = clock() - start, compile_seconds() - compiling
     if not solver.interrupted:
         save_model(run.model, solver.model)
@@ -216,8 +220,8 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
             {
                 "epochs": solver.epoch,
                 "steps": solver.step,
-                "best epoch": solver.best_epoch,
-                "validation loss per word": solver.best_val_loss,
+                "best_epoch": solver.best_epoch,
+                "val_loss": solver.best_val_loss,
                 "seconds": round(seconds, 1),
                 "backend": current_backend().name,
             }

@@ -2,12 +2,13 @@
 
 from capgpu.vision.encoder import Encoded, PictureEncoder, open_encoder
 from capgpu.vision.encoder_config import ENCODER_FILE
-from capgpu.vision.preprocessing import Preprocessing, load_picture
+from capgpu.vision.preprocessing import Picture, Preprocessing, load_picture
 from capgpu.vision.projection import Projection, fit_projection
 
 __all__ = [
     "ENCODER_FILE",
     "Encoded",
+    "Picture",
     "PictureEncoder",
     "Preprocessing",
     "Projection",

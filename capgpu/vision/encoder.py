@@ -18,7 +18,7 @@ from capgpu.threads import thread_count
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.encoder_config import EncoderConfig
 from capgpu.vision.network import Network, network_sha256
-from capgpu.vision.preprocessing import Channels, Fit, Preprocessing, strict_pillow
+from capgpu.vision.preprocessing import Channels, Fit, Picture, Preprocessing, strict_pillow
 from capgpu.vision.projection import Projection
 
 __all__ = ["Encoded", "PictureEncoder", "open_encoder"]
@@ -36,9 +36,9 @@ class Encoded(NamedTuple):
     features : numpy.ndarray of float32, shape (M, D)
         One row per index in `kept`.
     kept : list of M int
-        Increasing indices of the given paths.
+        Increasing indices of the given pictures.
     broken : list of (int, str)
-        The other indices, each with path and cause.
+        The other indices, each with path (or index) and cause.
     """
 
     features: npt.NDArray[np.float32]
@@ -105,16 +105,17 @@ class PictureEncoder:
         """
         return PictureEncoder(self.name, self.sha256, self.network, self.preprocessing, self.network_dim, projection)
 
-    def encode(self, paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None) -> Encoded:
+    def encode(self, pictures: Sequence[Picture], *, threads: int | None = None) -> Encoded:
         """Compute the features of pictures.
 
-        Files that are missing, not pictures, damaged, or larger than Pillow's limit are reported and skipped. The
-        features of a picture do not depend on other pictures or on the number of threads.
+        Files that are missing, not pictures, damaged, or larger than Pillow's limit are reported and skipped, as are
+        images and arrays that cannot be pictures. The features of a picture do not depend on other pictures or on the
+        number of threads.
 
         Parameters
         ----------
-        paths : sequence of N paths
-            The files.
+        pictures : sequence of N paths, PIL.Image.Image or numpy.ndarray of uint8
+            The pictures, see `load_picture`.
         threads : int, optional
             Number of threads; by default that of `capgpu.threads.thread_count`.
 
@@ -134,23 +135,23 @@ class PictureEncoder:
         pool = ThreadPoolExecutor(count)
         try:
             with strict_pillow():
-                results = list(pool.map(self._encode_one, paths))
+                results = list(pool.map(self._encode_one, pictures))
         finally:
             # after Ctrl-C only pictures in progress are finished
             pool.shutdown(cancel_futures=True)
         kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
         broken = [
-            (i, f"{os.fspath(paths[i])}: {result}") for i, result in enumerate(results) if isinstance(result, str)
+            (i, f"{_label(pictures[i], i)}: {result}") for i, result in enumerate(results) if isinstance(result, str)
         ]
         features = np.empty((len(kept), self.network_dim), np.float32)
         for row, i in zip(features, kept, strict=True):
             row[:] = results[i]
         return Encoded(features if self.projection is None else self.projection.apply(features), kept, broken)
 
-    def _encode_one(self, path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | str:
+    def _encode_one(self, picture: Picture) -> npt.NDArray[np.float32] | str:
         """Return the network's output, or the cause of an error."""
         try:
-            pixels = self.preprocessing.pixels(path)
+            pixels = self.preprocessing.pixels(picture)
         except Exception as error:  # Pillow raises exceptions of any type for damaged files
             return _cause(error)
         vector = self.network(pixels)
@@ -204,6 +205,10 @@ class PictureEncoder:
                 f"computed, got {encoder.sha256}. Restore that file, or prepare the data again."
             )
         return encoder
+
+
+def _label(picture: Picture, index: int) -> str:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"picture {index}"
 
 
 def _find(name: str, folder: Path) -> str:

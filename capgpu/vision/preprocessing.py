@@ -9,22 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
 from capgpu.vision.metadata import orientation_of, upright, without_metadata
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Preprocessing", "load_picture", "openable_formats", "strict_pillow"]
+__all__ = ["Picture", "Preprocessing", "load_picture", "openable_formats", "strict_pillow"]
 
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
+#: A picture: a file, an image of Pillow, or pixels of dtype uint8 and shape (height, width), (height, width, 3 or 4).
+Picture: TypeAlias = "str | os.PathLike[str] | Image | npt.NDArray[np.uint8]"
 
 #: The formats that are opened. Pillow also reads others, such as EPS, which it passes to another program to execute.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -86,13 +88,13 @@ class Preprocessing:
                 f"background: expected a colour such as white or #ffeedd, got {self.background!r} ({error})."
             ) from error
 
-    def pixels(self, path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
+    def pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
         """Read a picture as input of the network.
 
         Parameters
         ----------
-        path : path
-            The file.
+        picture : path, PIL.Image.Image or numpy.ndarray of uint8
+            The picture, see `load_picture`.
 
         Returns
         -------
@@ -104,7 +106,7 @@ class Preprocessing:
         OSError, ValueError and others
             As `load_picture`.
         """
-        pixels = load_picture(path, self.size, fit=self.fit, background=self.background)
+        pixels = load_picture(picture, self.size, fit=self.fit, background=self.background)
         if self.channels == "BGR":
             pixels = pixels[:, :, ::-1]
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
@@ -124,17 +126,19 @@ def strict_pillow() -> Iterator[None]:
 
 
 def load_picture(
-    path: str | os.PathLike[str], size: int, *, fit: Fit = "stretch", background: str = "white"
+    picture: Picture, size: int, *, fit: Fit = "stretch", background: str = "white"
 ) -> npt.NDArray[np.uint8]:
-    """Read a picture file.
+    """Read a picture.
 
     The picture is rotated by its EXIF orientation and composited with the background. Of an animation the first frame
     is read; 16-bit greys are converted to 8 bits. Other metadata are ignored, also if they are malformed or large.
 
     Parameters
     ----------
-    path : path
-        A file in one of the common formats.
+    picture : path, PIL.Image.Image or numpy.ndarray of uint8
+        A file in one of the common formats, an open image, or pixels of shape (height, width) or (height, width,
+        channels) with 3 channels (RGB) or 4 (RGBA). JPEG files that are much larger than `size` are decoded at a part
+        of their size, which open images are not: their pixels differ a little.
     size : int
         Width and height of the result, in pixels.
     fit : {"stretch", "crop", "pad"}
@@ -153,13 +157,19 @@ def load_picture(
         For a file that is missing, not a picture, damaged, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
         Pillow raises exceptions of many types for damaged files.
     """
+    if not isinstance(picture, (str, os.PathLike)):
+        return np.asarray(_square(_opaque(_image(picture), background), size, fit, background))
+    return np.asarray(_square(_read(picture, size, background), size, fit, background))
+
+
+def _read(path: str | os.PathLike[str], size: int, background: str) -> Image:
     from PIL import Image
 
     if not os.path.isfile(path) and os.path.exists(path):
         # reading a pipe, for example, could block forever
         raise IsADirectoryError("is a folder") if os.path.isdir(path) else OSError("is no regular file")
     try:
-        picture = _decoded(path, size, background)
+        return _decoded(path, size, background)
     except (Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:  # Pillow raises exceptions of any type for damaged files
@@ -170,10 +180,38 @@ def load_picture(
             raise
         content, orientation = plain
         try:
-            picture = _decoded(io.BytesIO(content), size, background, orientation)
+            return _decoded(io.BytesIO(content), size, background, orientation)
         except Exception:
             raise error from None  # its cause are not the metadata
-    return np.asarray(_square(picture, size, fit, background))
+
+
+def _image(picture: Image | npt.NDArray[np.uint8]) -> Image:
+    """Return an image of Pillow from one, or from checked pixels."""
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray):
+        raise InvalidTypeError(
+            f"picture: expected a path, a PIL.Image.Image or a numpy.ndarray, got a {type(picture).__name__}."
+        )
+    if picture.dtype != np.uint8:
+        raise InvalidTypeError(
+            f"picture: expected pixels of dtype uint8, 0 to 255, got {picture.dtype}. Convert values from 0 to 1: "
+            "(255 * picture).round().astype(numpy.uint8)."
+        )
+    if picture.size == 0 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
+        raise InvalidValueError(
+            f"picture: expected shape (height, width), or (height, width, 3 or 4), got {picture.shape}."
+        )
+    return Image.fromarray(picture)
+
+
+def _opaque(picture: Image, background: str, orientation: int | None = None) -> Image:
+    """Turn a picture upright and composite it with the background."""
+    picture.load()  # Pillow turns some formats itself, and removes their orientation
+    turned = upright(picture, orientation_of(picture) if orientation is None else orientation)
+    return _on_background(_eight_bit(turned), background)
 
 
 def _decoded(
@@ -191,9 +229,7 @@ def _decoded(
         # decode a JPEG file at 1/8, 1/4 or 1/2 of its size if that is at least twice the target size: a photograph of
         # 12 megapixels takes a fifth of the time
         opened.draft(None, (2 * size, 2 * size))  # None: the mode stays
-        opened.load()  # Pillow turns some formats itself, and removes their orientation
-        turned = upright(opened, orientation_of(opened) if orientation is None else orientation)
-        return _on_background(_eight_bit(turned), background)
+        return _opaque(opened, background, orientation)
 
 
 def openable_formats() -> list[str]:

@@ -77,7 +77,7 @@ def test_pictures_without_captions_are_not_scored_and_are_no_neighbours(data: Pa
     assert "1 more pictures have no true caption" in out
     captions = json.loads((tmp_path / "e").read_text())["captions"]
     assert [len(entry["truth"]) for entry in captions] == [6, 0, 3]
-    assert all(entry["nearest training picture"] for entry in captions)
+    assert all(entry["nearest_neighbour"] for entry in captions)
     assert "none" in done("caption", "--run", tmp_path / "run", "--split", "val")
 
 

@@ -26,25 +26,25 @@ def test_scores_are_those_of_the_captions_reported(split: str, finished: Path, t
     report: dict[str, Any] = json.loads((tmp_path / "scores.json").read_text())
     names = emoji.load()[f"{split}_names"]
     assert [entry["truth"] for entry in report["captions"]] == [[name.lower()] for name in names]
-    assert list(report["scores"]) == ["LSTM, 8 units", "nearest training picture"]
+    assert list(report["scores"]) == ["model", "nearest_neighbour"]
     for who, scores in report["scores"].items():
         captions = [entry[who] for entry in report["captions"]]
         words, truths = [tokenize(c) for c in captions], [[tokenize(name)] for name in names]
         assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == corpus_bleu(words, truths)
         assert scores["exact"] == exact_match(words, truths)
-        assert (scores["exact"], scores["right base name"]) == emoji.exact_and_base(captions, names)
+        assert (scores["exact"], scores["base_name"]) == emoji.exact_and_base(captions, names)
         expected = coco_scores(words, truths)
         for name, score in expected.items():
             assert scores[name] == score.corpus
             assert f"{score.corpus:.3f}" in result.stdout
-        assert f"{scores['right base name']:.1%}" in result.stdout
+        assert f"{scores['base_name']:.1%}" in result.stdout
 
 
 def test_the_nearest_neighbour_never_names_a_held_out_variant(finished: Path, tmp_path: Path) -> None:
     run("eval", "--run", finished, "--json", tmp_path / "scores.json")
-    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["nearest training picture"]
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["nearest_neighbour"]
     assert scores["exact"] == 0
-    assert scores["right base name"] > 0.85
+    assert scores["base_name"] > 0.85
 
 
 def test_unseen_emoji_come_with_what_cannot_be_known(finished: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_ranked_sheet_shows_the_best_first_and_the_worst_last(finished: Path, 
     assert result.exit_code == 0, result.output
     captions = json.loads((tmp_path / "s.json").read_text())["captions"]
     ranks = relative_cider(
-        [tokenize(entry["LSTM, 8 units"]) for entry in captions],
+        [tokenize(entry["model"]) for entry in captions],
         [[tokenize(truth) for truth in entry["truth"]] for entry in captions],
     )
     with Image.open(tmp_path / "s.png") as sheet:
@@ -107,7 +107,7 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     captions = json.loads((tmp_path / "s.json").read_text())["captions"]
     read = read_coco_results(tmp_path / "r.json")
-    assert list(read.items()) == [(i, entry["LSTM, 8 units"]) for i, entry in enumerate(captions)]
+    assert list(read.items()) == [(i, entry["model"]) for i, entry in enumerate(captions)]
 
 
 @pytest.mark.parametrize(

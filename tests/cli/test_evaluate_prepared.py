@@ -61,7 +61,7 @@ def test_results_of_eval_have_the_figures_of_score(tmp_path: Path) -> None:
         )
     assert "as in COCO's evaluation, whose CIDEr is CIDEr-D" in out
     run("score", tmp_path / "r.json", tmp_path / "truth.json", "--allow-empty", "--json", tmp_path / "s")
-    evaluated = json.loads((tmp_path / "e").read_text())["scores"]["LSTM, 8 units"]
+    evaluated = json.loads((tmp_path / "e").read_text())["scores"]["model"]
     assert {key: value for key, value in evaluated.items() if value is not None} == json.loads(
         (tmp_path / "s").read_text()
     )["scores"]

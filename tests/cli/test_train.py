@@ -48,13 +48,13 @@ def test_a_run_folder_holds_settings_history_weights_and_curve(finished: Path) -
         assert picture.size == (1200, 750)
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["epochs"] == 2
-    assert 0 < summary["validation loss per word"] < np.log(len(model.word_to_idx))
+    assert 0 < summary["val_loss"] < np.log(len(model.word_to_idx))
 
 
 def test_the_weights_are_those_of_the_best_epoch(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     solver = CaptioningSolver(load_model(finished), emoji.load(), verbose=False)
-    assert solver.evaluate("val") == pytest.approx(summary["validation loss per word"], rel=1e-6)
+    assert solver.evaluate("val") == pytest.approx(summary["val_loss"], rel=1e-6)
 
 
 def test_the_same_seed_trains_the_same_weights(finished: Path, tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
 
 def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
-    refused(run("train", "--out", finished, *TINY, "--force", "--backend", "gpu"), "unknown backend 'gpu'")
+    refused(run("train", "--out", finished, *TINY, "--force", "--backend", "tpu"), "unknown backend 'tpu'")
     assert contents(finished) == before
-    refused(run("train", "--out", tmp_path / "new", "--backend", "gpu"), "unknown backend 'gpu'")
+    refused(run("train", "--out", tmp_path / "new", "--backend", "tpu"), "unknown backend 'tpu'")
     assert not (tmp_path / "new").exists()
 
 

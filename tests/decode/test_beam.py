@@ -231,3 +231,12 @@ def test_features_that_are_not_finite_are_refused():
         model.params.update({name: value.astype(np.float32) for name, value in parameters("rnn").items()})
         with pytest.raises(ValueError, match="features"):
             beam_search(model, np.full((1, SIZES["input_dim"]), np.nan, np.float32))
+
+
+def test_a_beam_larger_than_the_free_memory_is_refused_before_it_is_searched(monkeypatch):
+    with capgpu.use_backend("numpy"):
+        model = capgpu.CaptioningRNN(WORDS, **SIZES)
+        monkeypatch.setattr("capgpu.decode.beam.free_host_memory", lambda: 10**9)
+        monkeypatch.setattr(model, "begin", lambda *_: pytest.fail("the search was begun"))
+        with pytest.raises(ValueError, match=r"width: expected a beam that fits .* 1.0 GB, got 100,000,000 for 1 pict"):
+            beam_search(model, np.zeros((1, SIZES["input_dim"]), np.float32), 100_000_000)

@@ -40,10 +40,11 @@ def test_a_batch_is_the_mean_of_its_captions(backend, cell, dtype):
     alone = [
         model.loss(backend.asarray(host[n : n + 1]), MIXED[n : n + 1, : 1 + np.flatnonzero(MIXED[n]).max(initial=1)])
         for n in range(len(MIXED))
+        if MIXED[n, 1:].any()  # one without words has no loss, and is refused alone
     ]
-    assert distance(float(loss), np.mean([float(one) for one, _ in alone])) < TOLERANCE[dtype]["forward"]
+    assert distance(float(loss), sum(float(one) for one, _ in alone) / len(MIXED)) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
-        mean = np.mean([backend.to_numpy(each[name]).astype(np.float64) for _, each in alone], axis=0)
+        mean = np.sum([backend.to_numpy(each[name]).astype(np.float64) for _, each in alone], axis=0) / len(MIXED)
         assert distance(backend.to_numpy(gradient), mean) < TOLERANCE[dtype]["gradient"], name
 
 

@@ -26,7 +26,6 @@ CAPTIONS = {
     "NULL inside": captions_of([1, 0, 5, 0, 2, 0], [0, 4, 0, 0, 5, 2], [1, 4, 2, 0, 0, 0]),
     "NULL input first": captions_of([0, 4, 2], [0, 0, 5]),
     "an empty caption": captions_of([1, 4, 2, 0], [0, 0, 0, 0], [1, 0, 0, 0]),
-    "nothing but NULL": captions_of([0, 0, 0], [1, 0, 0]),
     "two columns": captions_of([1, 4], [6, 2]),
     "one caption": captions_of([1, 4, 5, 6, 2, 0]),
     "one word over and over": captions_of([4, 4, 4, 4], [4, 4, 4, 0]),

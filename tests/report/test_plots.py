@@ -150,3 +150,13 @@ def test_bad_sheets_are_refused_and_write_nothing(cells, options, error, says, t
     with pytest.raises(error, match=says):
         draw_contact_sheet(tmp_path / "sheet.png", cells, title="Pictures", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_png_is_written_under_the_name_of_another_format(tmp_path: Path) -> None:
+    for draw in (
+        lambda path: draw_contact_sheet(path, [Cell(GREEN, "a", "a", "right")], title="t"),
+        lambda path: plot_loss(path, [(1, 2.0)], title="t"),
+    ):
+        with pytest.raises(ValueError, match=r"x.jpg: expected the name of a PNG file, .* Name it .*x.png"):
+            draw(tmp_path / "x.jpg")
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 LINES = [
     {"kind": "step", "step": 1, "loss": 2.5},
-    {"kind": "epoch", "step": 1, "epoch": 1, "metric": {"bleu": 0.5}, "note": "été"},
+    {"kind": "epoch", "step": 1, "epoch": 1, "metric.bleu": 0.5, "note": "été"},
 ]
 
 

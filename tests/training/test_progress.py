@@ -17,16 +17,21 @@ class Terminal(io.StringIO):
 
 def test_lines_are_those_of_the_course(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(True, 200)
-    progress.step(1, 76.9134871, 1000.0)
+    progress.step(1, 76.9134871, 7.69, 1000.0)
     progress.at(3)
     progress.note("(Epoch 1 / 2) done")
     progress.close()
     assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487\n(Epoch 1 / 2) done\n"
 
 
+def test_lines_beside_those_of_epochs_have_the_unit_of_those_too(capsys: pytest.CaptureFixture[str]) -> None:
+    make_progress(True, 200, scored=True).step(1, 76.9134871, 7.69134871, 1000.0)
+    assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487 per caption, 7.6913 per token\n"
+
+
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(False, 200)
-    progress.step(1, 1.0, 1.0)
+    progress.step(1, 1.0, 0.1, 1.0)
     progress.note("unheard")
     progress.close()
     assert capsys.readouterr() == ("", "")
@@ -38,14 +43,14 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left(monkeypatch: pytest
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     progress = make_progress(True, 200, done=100)
-    progress.step(150, 2.34567, 12345.6)
+    progress.step(150, 23.4567, 2.34567, 12345.6)
     progress.note("(Epoch 1 / 2) [val] 1.25")
     progress.at(200)
     progress.close()
     shown = terminal.getvalue()
     for part in (
         "200/200",
-        "loss 2.3457",
+        "loss per token 2.3457",
         "12,346 tokens/s",
         "time left",
         "(Epoch 1 / 2) [val] 1.25",

@@ -1,0 +1,239 @@
+"""What a captioner consists of: its vocabulary, sizes and parameters, their checks, and the file that holds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from capgpu.backend import Array, is_host_array, to_numpy
+from capgpu.dtypes import floating_dtype
+from capgpu.errors import InvalidValueError
+from capgpu.kernels import CaptionBatch, Dropout, LossOptions, Precision, check_precision, kernels_for
+from capgpu.layers.recurrence import CELLS, Cell
+from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
+from capgpu.random import fold_key
+from capgpu.validation import check_any_word, check_captions, check_finite, check_rates, check_word_to_idx
+from capgpu.vocabulary import NULL
+
+__all__ = ["CaptionerBase"]
+
+
+class CaptionerBase:
+    """The vocabulary, sizes and parameters of `capgpu.model.CaptioningRNN`, which documents them.
+
+    Parameters
+    ----------
+    word_to_idx, input_dim, wordvec_dim, hidden_dim, cell_type, dtype, seed
+        As for `capgpu.model.CaptioningRNN`.
+    feature_dropout, output_dropout, tie_weights, label_smoothing, precision
+        As for `capgpu.model.CaptioningRNN`.
+    """
+
+    def __init__(
+        self,
+        word_to_idx: Mapping[str, int],
+        input_dim: int = 512,
+        wordvec_dim: int = 128,
+        hidden_dim: int = 128,
+        cell_type: Literal["rnn", "lstm"] = "rnn",
+        dtype: Any = np.float32,
+        *,
+        seed: int | None = None,
+        feature_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        tie_weights: bool = False,
+        label_smoothing: float = 0.0,
+        precision: Precision = "float32",
+    ) -> None:
+        if cell_type not in CELLS:
+            raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
+        check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
+        check_word_to_idx(word_to_idx)
+        if NULL not in word_to_idx:
+            raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
+        self.cell_type: Literal["rnn", "lstm"] = cell_type
+        self.dtype = floating_dtype(dtype)
+        check_precision(precision, self.dtype)
+        self.precision: Precision = precision
+        self.word_to_idx = dict(word_to_idx)
+        self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
+        self.feature_dropout = float(feature_dropout)
+        self.output_dropout = float(output_dropout)
+        self.tie_weights = bool(tie_weights)
+        self.label_smoothing = float(label_smoothing)
+        self._shapes = parameter_shapes(
+            len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.cell.n_gates, self.tie_weights
+        )
+        self.params = initial_parameters(self._shapes, self.dtype, seed)
+
+    @property
+    def cell(self) -> Cell:
+        """The recurrent cell."""
+        return CELLS[self.cell_type]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The entries of `params`, in the order of the kernels' contract, whatever the order in the dictionary."""
+        return tuple(self._shapes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments except the vocabulary and the seed, as JSON values."""
+        return {
+            "input_dim": self._shapes["W_proj"][0],
+            "wordvec_dim": self._shapes["W_embed"][1],
+            "hidden_dim": self._shapes["Wh"][0],
+            "cell_type": self.cell_type,
+            "dtype": self.dtype.name,
+            "feature_dropout": self.feature_dropout,
+            "output_dropout": self.output_dropout,
+            "tie_weights": self.tie_weights,
+            "label_smoothing": self.label_smoothing,
+            "precision": self.precision,
+        }
+
+    @property
+    def null(self) -> int:
+        """Id of NULL."""
+        return self.word_to_idx[NULL]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the model: weights, sizes and vocabulary in one file, written whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            A ``.safetensors`` file, or a folder (created if it does not exist) for ``model.safetensors``.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an existing file is unchanged.
+
+        Examples
+        --------
+        >>> import tempfile, capgpu
+        >>> model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3}, 4, 5, 6, "lstm", seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     copy = capgpu.CaptioningRNN.load(model.save(folder))
+        >>> copy.config == model.config
+        True
+        """
+        from capgpu.checkpoint import save_model
+
+        return save_model(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a model onto the current backend.
+
+        Parameters
+        ----------
+        path : path
+            The file or folder given to `save`. `capgpu.load` opens the folder of a whole training run.
+
+        Returns
+        -------
+        CaptioningRNN
+            The model with the saved sizes, vocabulary and weights, bit for bit.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing or damaged, is not a model, or its weights do not fit its sizes.
+        """
+        from capgpu.checkpoint import load_model
+
+        return load_model(path, cls)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={self.config[name]}" for name in ("input_dim", "wordvec_dim", "hidden_dim"))
+        special = "".join(
+            f", {name}={value!r}"
+            for name, default in (
+                ("feature_dropout", 0.0),
+                ("output_dropout", 0.0),
+                ("tie_weights", False),
+                ("label_smoothing", 0.0),
+                ("precision", "float32"),
+            )
+            if (value := getattr(self, name)) != default
+        )
+        count = sum(int(array.size) for array in self.params.values())
+        where = "host" if all(map(is_host_array, self.params.values())) else "device"
+        return (
+            f"{type(self).__name__}({self.cell_type}, {len(self.word_to_idx):,} words, {sizes}, {self.dtype.name}"
+            f"{special}; {count:,} parameters on the {where}, {kernels_for(self.params['Wh']).name} kernels)"
+        )
+
+    def loss_inputs(
+        self, features: Array, captions: Array, dropout_key: int | None = None
+    ) -> tuple[Array, Any, LossOptions]:
+        """Check a minibatch as `loss` does, and return what the loss is computed from, for kernels.
+
+        Parameters
+        ----------
+        features, captions, dropout_key
+            As for `loss`.
+
+        Returns
+        -------
+        features : array, shape (N, D)
+            In the model's dtype.
+        captions : numpy.ndarray of int, shape (N, T + 1)
+            On the host; ids out of range are still there.
+        options : LossOptions
+            What `loss` applies besides the model itself.
+        """
+        features, ids = self._checked(features, captions)
+        check_any_word("captions", ids, self.null)
+        return features, ids, self._options(dropout_key)
+
+    def _checked(self, features: Array, captions: Array) -> tuple[Array, Any]:
+        """Check the shapes and dtypes of a minibatch; return features in the model's dtype and host captions."""
+        features = self._checked_features(features)
+        check_captions(captions)
+        if captions.shape[0] != features.shape[0]:
+            raise InvalidValueError(
+                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
+                "vector a caption. Repeat a picture's features for each of its captions."
+            )
+        return features, to_numpy(captions)
+
+    def _checked_features(self, features: Array) -> Array:
+        check_parameters(self.params, self._shapes, self.dtype)
+        features = checked_features(features, self.params)
+        check_finite("features", features)
+        return features
+
+    def _operands(self) -> dict[str, Array]:
+        """Return the parameters in the order of the kernels' contract."""
+        return {name: self.params[name] for name in self._shapes}
+
+    def _options(self, dropout_key: int | None) -> LossOptions:
+        """Return what `loss` applies besides the model itself; each dropout has a key of its own."""
+        feature, output = (
+            Dropout(fold_key(dropout_key, number), rate) if dropout_key is not None and rate > 0 else None
+            for number, rate in enumerate((self.feature_dropout, self.output_dropout))
+        )
+        return LossOptions(feature, output, self.label_smoothing, self.precision)
+
+    def _batch(self, captions: Any) -> CaptionBatch:
+        """Pack host captions, and copy the packing to where the parameters live."""
+        Wh = self.params["Wh"]
+        return kernels_for(Wh).caption_batch(captions, self.null, len(self.word_to_idx), Wh)
+
+    def _special(self, word: str) -> int:
+        index = self.word_to_idx.get(word)
+        if index is None or index >= len(self.word_to_idx):
+            raise InvalidValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
+        return index

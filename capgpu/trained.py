@@ -1,0 +1,355 @@
+"""A trained captioner: a model and the encoder of its features, which write captions of pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu.backend import is_device_array, to_numpy, torch_advice
+from capgpu.captions import Caption
+from capgpu.data.picture_folder import is_companion, without_suffix
+from capgpu.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from capgpu.decode import GenerationConfig
+    from capgpu.decode.generation_config import GenerationSettings
+    from capgpu.evaluation.captioning import PictureCaptions
+    from capgpu.model import CaptioningRNN
+    from capgpu.training.run_folder import RunFolder
+    from capgpu.vision import Picture, PictureEncoder
+
+__all__ = ["Captions", "Pictures", "TrainedCaptioner", "load"]
+
+#: What `TrainedCaptioner.caption` returns: one picture gives one caption, several pictures give a list of them; with
+#: ``captions=`` above 1, each picture gives a list.
+Captions: TypeAlias = "Caption | list[Caption] | list[list[Caption]]"
+#: What `TrainedCaptioner.caption` takes.
+Pictures: TypeAlias = "Picture | npt.NDArray[Any] | Iterable[Picture | npt.NDArray[Any]]"
+
+
+def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None) -> TrainedCaptioner:
+    """Load a trained captioner onto the current backend.
+
+    Parameters
+    ----------
+    path : path
+        A run folder that ``capgpu train`` wrote, or the file or folder of `CaptioningRNN.save`.
+    encoder : PictureEncoder, optional
+        The encoder of the features that the model was trained on, see `capgpu.vision.open_encoder`. By default that of
+        the run. A model without one captions features.
+
+    Returns
+    -------
+    TrainedCaptioner
+        The captioner. Its encoder is opened at the first picture.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no run or model, or it is damaged.
+
+    Examples
+    --------
+    >>> import capgpu
+    >>> captioner = capgpu.load("runs/demo")  # doctest: +SKIP
+    >>> print(captioner.caption("cat.jpg"))  # doctest: +SKIP
+    cat face
+    """
+    from capgpu.checkpoint import load_model
+    from capgpu.training.run_folder import RunFolder
+    from capgpu.vision.encoder_config import ENCODER_FILE
+
+    run = RunFolder(path)
+    if run.path.suffix != ".safetensors" and (run.config.is_file() or not run.model.is_file()):
+        return TrainedCaptioner(run.load_model(), run.load_encoder if encoder is None else encoder, run)
+    if encoder is None and (run.path / ENCODER_FILE).is_file():
+        from capgpu.vision import PictureEncoder
+
+        return TrainedCaptioner(load_model(run.path), lambda: PictureEncoder.load(run.path))
+    return TrainedCaptioner(load_model(run.path), encoder)
+
+
+class TrainedCaptioner:
+    """A model with the encoder of its features: captions of pictures.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        A model whose vocabulary contains ``<START>`` and ``<END>``.
+    encoder : PictureEncoder or callable, optional
+        The encoder of the features that the model was trained on, or a function that opens it. Without one, features
+        are captioned, but no pictures.
+    run : RunFolder, optional
+        The run of the model.
+
+    Attributes
+    ----------
+    model : CaptioningRNN
+        The model.
+    run : RunFolder or None
+        The run of the model.
+    """
+
+    def __init__(
+        self,
+        model: CaptioningRNN,
+        encoder: PictureEncoder | Callable[[], PictureEncoder] | None = None,
+        run: RunFolder | None = None,
+    ) -> None:
+        self.model, self.run = model, run
+        self._encoder = encoder
+
+    @property
+    def encoder(self) -> PictureEncoder:
+        """The encoder of the features, opened at the first use.
+
+        Raises
+        ------
+        ValueError
+            If the encoder is unknown.
+        MissingExtraError
+            If a package that it needs is not installed.
+        """
+        if self._encoder is None:
+            raise InvalidValueError(
+                "encoder: expected one, which computes the features of pictures, got none. Pass it: "
+                "capgpu.load(path, encoder=capgpu.vision.open_encoder(...)); or pass features instead of pictures."
+            )
+        if callable(self._encoder):
+            self._encoder = self._encoder()
+        return self._encoder
+
+    def caption(
+        self,
+        pictures: Pictures,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **settings: Unpack[GenerationSettings],
+    ) -> Captions:
+        """Write captions of pictures: greedily, unless a beam or a temperature is given.
+
+        Parameters
+        ----------
+        pictures : path, PIL.Image.Image, numpy.ndarray, or iterable of these
+            A picture file, a folder of picture files, an open image, pixels (uint8, of shape (height, width),
+            (height, width, 3 or 4), or (N, height, width, 3 or 4) for several), features (floating, of shape (D,) or
+            (N, D)), or several of them.
+        on_error : {"raise", "skip"}
+            What to do about pictures that cannot be read; skipped ones are missing in the result, whose captions have
+            their `Caption.source`.
+        **settings
+            As for `capgpu.decode.GenerationConfig`: ``beam=5``, ``temperature=0.8``, ``top_k``, ``top_p``, ``seed``,
+            ``captions=3`` (per picture), ``max_length``, and others.
+
+        Returns
+        -------
+        Caption, list of Caption, or list of list of Caption
+            One picture gives a caption; a folder, a list or an array of several gives a list. With ``captions`` above
+            1, each picture gives a list, the best caption first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For pictures that cannot be read, features that do not fit the model, or settings out of range.
+        FileNotFoundError
+            For a file that does not exist.
+        MissingExtraError
+            If a package that the encoder needs is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np, capgpu
+        >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "cat": 4}
+        >>> captioner = capgpu.TrainedCaptioner(capgpu.CaptioningRNN(words, 4, 5, 6, "lstm", seed=0))
+        >>> caption = captioner.caption(np.ones(4, np.float32), max_length=3)
+        >>> len(caption.tokens) == len(caption.probabilities)
+        True
+        >>> [len(captions) for captions in captioner.caption(np.ones((2, 4), np.float32), beam=3, captions=2)]
+        [2, 2]
+        """
+        from capgpu.decode import GenerationConfig
+
+        config = GenerationConfig(**settings)
+        if on_error not in ("raise", "skip"):
+            raise InvalidValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}.")
+        items, single = _items(pictures)
+        features = _features(items)
+        if not items:
+            lists: list[list[Caption]] = []
+        elif features is not None:
+            lists = self.caption_features(features, config)
+        else:
+            for item in items:
+                _check_readable(item)
+            result = self.caption_pictures(items, config)
+            if result.errors and (on_error == "raise" or single):
+                raise InvalidValueError(
+                    f"pictures: expected readable pictures, got {'; '.join(result.errors.values())}"
+                )
+            lists = list(result.captions.values())
+        if config.captions > 1:
+            return lists[0] if single else lists
+        best = [captions[0] for captions in lists]
+        return best[0] if single else best
+
+    def caption_pictures(self, pictures: Sequence[Picture], config: GenerationConfig | None = None) -> PictureCaptions:
+        """Caption pictures, and report those that cannot be read.
+
+        Parameters
+        ----------
+        pictures : sequence of N paths, PIL.Image.Image or numpy.ndarray of uint8
+            The pictures.
+        config : GenerationConfig, optional
+            Settings of the decoder; greedy by default.
+
+        Returns
+        -------
+        PictureCaptions
+            Captions and errors, by the index of the picture.
+
+        Raises
+        ------
+        CheckpointError
+            If the encoder's features do not have the length that the model expects.
+        TypeError, ValueError
+            As `caption`.
+        """
+        from capgpu.evaluation.captioning import caption_pictures
+
+        return caption_pictures(self.model, self.encoder, pictures, config)
+
+    def caption_features(
+        self, features: npt.NDArray[Any], config: GenerationConfig | None = None
+    ) -> list[list[Caption]]:
+        """Caption feature vectors.
+
+        Parameters
+        ----------
+        features : numpy.ndarray, shape (N, D)
+            Features, moved to the current backend batch by batch.
+        config : GenerationConfig, optional
+            Settings of the decoder; greedy by default.
+
+        Returns
+        -------
+        list of list of Caption
+            The captions of each vector, the best first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `caption`.
+        """
+        from capgpu.evaluation.captioning import write_caption_lists
+
+        return write_caption_lists(self.model, features, config)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the record of the run's training, see `capgpu.training.history`.
+
+        Returns
+        -------
+        list of dict
+            Its lines. ``pandas.read_json(captioner.run.history, lines=True)`` reads them as a table.
+
+        Raises
+        ------
+        ValueError
+            If the captioner is not of a run, or the record is damaged.
+        FileNotFoundError
+            If the run has no record.
+        """
+        from capgpu.training.history import read_history
+
+        if self.run is None:
+            raise InvalidValueError("history: expected the captioner of a run folder, got that of a model's file.")
+        return read_history(self.run.history)
+
+    def __repr__(self) -> str:
+        where = "" if self.run is None else f" of {self.run.path}"
+        return f"<{type(self).__name__}{where}: {self.model!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the model, the run's loss curve, and captioned pictures."""
+        from capgpu.report.run_html import run_html
+
+        return run_html(self.model, self.run)
+
+
+def _items(pictures: Any) -> tuple[list[Any], bool]:
+    """Return the given pictures one by one, and whether it was a single one."""
+    from PIL.Image import Image
+
+    if isinstance(pictures, (str, os.PathLike)):
+        path = Path(pictures)
+        return (_picture_files(path), False) if path.is_dir() else ([pictures], True)
+    if isinstance(pictures, Image):
+        return [pictures], True
+    if type(pictures).__module__.split(".")[0] == "torch":
+        raise InvalidTypeError(torch_advice("pictures"))
+    if is_device_array(pictures):
+        pictures = to_numpy(pictures)
+    if isinstance(pictures, np.ndarray):
+        if np.issubdtype(pictures.dtype, np.floating):
+            if pictures.ndim == 2:
+                return list(pictures), False
+            if pictures.ndim == 1:
+                return [pictures], True
+        return (list(pictures), False) if pictures.ndim == 4 else ([pictures], True)
+    if not isinstance(pictures, Iterable) or isinstance(pictures, (bytes, dict)):
+        raise InvalidTypeError(
+            "pictures: expected a path, a PIL.Image.Image, a numpy.ndarray, or several of them, got a "
+            f"{type(pictures).__name__}."
+        )
+    return list(pictures), False
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    """Return the picture files of a folder, by name."""
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if without_suffix(file.name) != file.name and not is_companion(file.name) and file.is_file()
+    )
+    if not files:
+        raise InvalidValueError(
+            f"{folder}: expected a folder with picture files, got none. Name the files, or another."
+        )
+    return files
+
+
+def _features(items: list[Any]) -> npt.NDArray[Any] | None:
+    """Return feature vectors as one array; None for pictures."""
+    vectors = [isinstance(item, np.ndarray) and item.ndim == 1 for item in items]
+    if not any(vectors):
+        return None
+    lengths = {len(item) for item, is_vector in zip(items, vectors, strict=True) if is_vector}
+    if not all(vectors) or len(lengths) > 1:
+        raise InvalidTypeError(
+            "pictures: expected pictures, or feature vectors of one length, got both, or vectors of the lengths "
+            f"{', '.join(map(str, sorted(lengths)))}. Caption them apart."
+        )
+    return np.stack(items)
+
+
+def _check_readable(picture: Any) -> None:
+    """Check the type of a picture and that its file exists, before the encoder is opened."""
+    from PIL.Image import Image
+
+    if isinstance(picture, (str, os.PathLike)):
+        name = os.fspath(picture)
+        if "://" in str(name):
+            raise InvalidValueError(f"{name}: expected a file on this machine, got an address. Download it first.")
+        if not os.path.exists(name):
+            raise FileNotFoundError(2, "No such file or directory", name)
+    elif type(picture).__module__.split(".")[0] == "torch":
+        raise InvalidTypeError(torch_advice("pictures"))
+    elif not isinstance(picture, (Image, np.ndarray)):
+        raise InvalidTypeError(
+            f"pictures: expected paths, PIL.Image.Image or numpy.ndarray, got a {type(picture).__name__}."
+        )

@@ -1,0 +1,129 @@
+"""What may be called while training: the forms of callbacks, and early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from capgpu.errors import InvalidValueError
+from capgpu.validation import check_count
+
+if TYPE_CHECKING:
+    from capgpu.solver import CaptioningSolver
+
+__all__ = ["EarlyStopping", "EpochCallback", "Metric", "StepCallback"]
+
+#: ``metric(model, data)`` after each epoch.
+Metric: TypeAlias = Callable[[Any, Mapping[str, Any]], "float | Mapping[str, float]"]
+#: ``callback(solver, record)`` after each epoch, with the epoch's line of history.
+EpochCallback: TypeAlias = "Callable[[CaptioningSolver, Mapping[str, Any]], object]"
+#: ``callback(solver, record)`` after each update: ``step``, ``epoch``, ``loss`` (per caption) and ``train_loss`` (per
+#: word), which on a device are arrays that nothing has waited for, and ``learning_rate``.
+StepCallback: TypeAlias = "Callable[[CaptioningSolver, Mapping[str, Any]], object]"
+
+
+class EarlyStopping:
+    """Epoch callback that stops training when a score has not improved for some epochs.
+
+    What it decides follows from the solver's histories alone, which are part of a checkpoint: a resumed run stops where
+    a run that never stopped does.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without improvement after which training stops.
+    min_delta : float
+        Least improvement that counts.
+    monitor : str
+        ``"val_loss"``; ``"metric"`` for the solver's metric, or the name of one of the metrics that it returns.
+    mode : {"min", "max"}, optional
+        Whether lower or higher is better; by default lower for ``"val_loss"`` and higher for a metric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings out of range; as the solver is created, for a score that it does not compute.
+
+    Examples
+    --------
+    >>> from capgpu.training.callbacks import EarlyStopping
+    >>> early_stopping = EarlyStopping(patience=3)  # CaptioningSolver(..., callbacks=[early_stopping], keep_best=True)
+    >>> early_stopping.epochs_since_best([3.0, 2.0, 2.5, 2.1])
+    2
+    """
+
+    def __init__(
+        self,
+        patience: int,
+        *,
+        min_delta: float = 0.0,
+        monitor: str = "val_loss",
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        check_count("patience", patience, 1)
+        if not 0 <= min_delta < math.inf:
+            raise InvalidValueError(f"min_delta: expected a finite number of at least 0, got {min_delta!r}.")
+        if mode not in (None, "min", "max"):
+            raise InvalidValueError(f"mode: expected 'min' or 'max', got {mode!r}.")
+        self.patience, self.min_delta, self.monitor = patience, float(min_delta), monitor
+        self.mode = ("min" if monitor == "val_loss" else "max") if mode is None else mode
+
+    def check(self, solver: Any) -> None:
+        """Check that a solver computes the score.
+
+        Parameters
+        ----------
+        solver : CaptioningSolver
+            The solver.
+
+        Raises
+        ------
+        ValueError
+            If it does not.
+        """
+        if self.monitor == "val_loss" and not solver.validate:
+            raise InvalidValueError(
+                "EarlyStopping: expected a solver that validates, got another. Pass validate=True and a val split."
+            )
+        if self.monitor != "val_loss" and solver.metric is None:
+            raise InvalidValueError(f"EarlyStopping: expected a solver with a metric for {self.monitor!r}, got none.")
+
+    def epochs_since_best(self, scores: list[float | None]) -> int:
+        """Return how many epochs ago the best score was reached.
+
+        Parameters
+        ----------
+        scores : list of float or None
+            The score of each epoch; None and NaN are no improvement.
+
+        Returns
+        -------
+        int
+            0 if the last epoch is the best; all epochs where none has a finite score.
+        """
+        sign = 1.0 if self.mode == "min" else -1.0
+        best, best_epoch = math.inf, -1
+        for epoch, score in enumerate(scores):
+            value = math.nan if score is None else sign * score
+            # the first finite score is better than none; NaN compares as False
+            if value < best - (self.min_delta if best < math.inf else 0.0):
+                best, best_epoch = value, epoch
+        return len(scores) - 1 - best_epoch
+
+    def __call__(self, solver: CaptioningSolver, record: Mapping[str, Any]) -> None:
+        """Stop training if the score has not improved for `patience` epochs."""
+        if self.epochs_since_best(self._scores(solver)) >= self.patience:
+            solver.stop()
+
+    def _scores(self, solver: CaptioningSolver) -> list[float | None]:
+        if self.monitor == "val_loss":
+            return list(solver.val_loss_history)
+        values = []
+        for entry in solver.metric_history:
+            if isinstance(entry, Mapping):
+                if self.monitor not in entry:
+                    raise InvalidValueError(f"monitor: expected one of {', '.join(entry)}, got {self.monitor!r}.")
+                entry = entry[self.monitor]
+            values.append(entry)
+        return values

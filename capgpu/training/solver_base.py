@@ -1,0 +1,273 @@
+"""What a training run consists of: its checked settings, its record so far, and its state on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from capgpu.backend import Array
+from capgpu.data.arrays import split_arrays, validate_data
+from capgpu.data.batches import iterations_per_epoch
+from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.evaluation.likelihood import loss_per_token
+from capgpu.optim import Optimizer
+from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
+from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, StepCallback
+from capgpu.training.graphs import training_steps
+from capgpu.training.history import rewind_history
+from capgpu.training.losses import LossRecord
+from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
+from capgpu.validation import check_count, check_positive
+from capgpu.vocabulary import NULL
+
+__all__ = ["VALIDATION_LIMIT", "SolverBase"]
+
+# A whole validation set beside a handful of training captions would cost many times the training itself.
+VALIDATION_LIMIT = 20
+
+
+class SolverBase:
+    """Settings, record and state of `capgpu.solver.CaptioningSolver`, which documents them.
+
+    Parameters
+    ----------
+    model, data, update_rule, optim_config, lr_decay, batch_size, num_epochs, print_every, verbose
+        As for `capgpu.solver.CaptioningSolver`.
+    seed, schedule, warmup, clip_norm, group_by_length, validate, metric, keep_best, history, checkpoint, resume
+        As for `capgpu.solver.CaptioningSolver`.
+    callbacks, step_callbacks, micro_batch_size, param_config, frozen
+        As for `capgpu.solver.CaptioningSolver`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Mapping[str, Any],
+        update_rule: str = "sgd",
+        optim_config: Mapping[str, Any] | None = None,
+        lr_decay: float = 1.0,
+        batch_size: int = 100,
+        num_epochs: int = 10,
+        print_every: int = 10,
+        verbose: bool = True,
+        *,
+        seed: int | None = None,
+        schedule: str | Schedule = "constant",
+        warmup: int = 0,
+        clip_norm: float | None = None,
+        group_by_length: bool = False,
+        validate: bool | None = None,
+        metric: Metric | None = None,
+        keep_best: bool = False,
+        history: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        callbacks: Sequence[EpochCallback] = (),
+        step_callbacks: Sequence[StepCallback] = (),
+        micro_batch_size: int | None = None,
+        param_config: Mapping[str, Mapping[str, float]] | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
+            raise InvalidTypeError(f"model is a {type(model).__name__} without params and loss(features, captions).")
+        check_count("batch_size", batch_size, 1)
+        check_count("num_epochs", num_epochs, 1)
+        check_count("print_every", print_every, 1)
+        check_count("warmup", warmup, 0)
+        check_count("seed", 0 if seed is None else seed, 0)
+        check_count("micro_batch_size", batch_size if micro_batch_size is None else micro_batch_size, 1)
+        check_positive("lr_decay", lr_decay)
+        check_positive("clip_norm", 1.0 if clip_norm is None else clip_norm)
+        for function in (metric, *callbacks, *step_callbacks):
+            if function is not None and not callable(function):
+                raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
+        if resume and checkpoint is None:
+            raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
+        self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
+        self.micro_batch_size, self.param_config, self.frozen = micro_batch_size, param_config, tuple(frozen)
+        self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
+        train_count = len(split_arrays(data, "train")[0])
+        val_count = len(data.get("val_captions", ()))
+        self._validation_skipped = validate is None and val_count > VALIDATION_LIMIT * train_count
+        self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
+        if keep_best and not self.validate:
+            raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+        self._splits = ("train", "val") if self.validate else ("train",)
+        sizes = {name: tuple(array.shape) for name, array in model.params.items()}
+        validate_data(
+            data,
+            self._splits,
+            vocab_size=sizes["b_vocab"][0] if "b_vocab" in sizes else None,
+            feature_dim=sizes["W_proj"][0] if "W_proj" in sizes else None,
+        )
+        self.data = data
+        self._placed = data  # while training, with features on the device
+        self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
+        self.print_every, self.verbose, self.clip_norm = print_every, verbose, clip_norm
+        self.group_by_length = bool(group_by_length)
+        self.metric, self.keep_best = metric, keep_best
+        self.callbacks, self.step_callbacks = tuple(callbacks), tuple(step_callbacks)
+        for callback in self.callbacks:
+            if isinstance(callback, EarlyStopping):
+                callback.check(self)
+        self.history, self.checkpoint = history, checkpoint
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self.iterations_per_epoch = iterations_per_epoch(train_count, batch_size)
+        self._null = getattr(model, "word_to_idx", {}).get(NULL, 0)
+        self._train_count = train_count
+        self._train_tokens = max(self._count_tokens(data["train_captions"]), 1)
+        self._reset()
+        self._settings: dict[str, Any] = {
+            "update_rule": update_rule,
+            "optim_config": {key: float(value) for key, value in self._optimizer.config.items()},
+            "lr_decay": float(lr_decay),
+            "batch_size": int(batch_size),
+            "schedule": schedule if isinstance(schedule, str) else "a function",
+            "warmup": int(warmup),
+            "clip_norm": None if clip_norm is None else float(clip_norm),
+            "group_by_length": self.group_by_length,
+            "micro_batch_size": None if micro_batch_size is None else int(micro_batch_size),
+            "param_config": {
+                name: {key: float(value) for key, value in config.items()}
+                for name, config in self._optimizer.param_config.items()
+            },
+            "frozen": list(self.frozen),
+            "train_captions": train_count,
+        }
+        if checkpoint is not None and (Path(checkpoint) / STATE_FILE).exists():
+            if not resume:
+                raise FileExistsError(
+                    f"{os.fspath(checkpoint)} holds the state of an earlier run. Pass resume=True to "
+                    "continue it, or name another folder."
+                )
+            self._restore(checkpoint, seed)
+
+    def _reset(self) -> None:
+        """Reset counters, histories and running averages, but not the parameters."""
+        self._optimizer = Optimizer(
+            self.update_rule, self.optim_config, self.model.params, param_config=self.param_config, frozen=self.frozen
+        )
+        self._steps = training_steps(self.model, self._optimizer, self.clip_norm, self.micro_batch_size)
+        self._losses = LossRecord()
+        self._target = self.num_epochs
+        self.epoch = self.step = 0
+        self.interrupted = self.stopped = self._finished = False
+        self.best_params: dict[str, Array] = {}
+        self.best_epoch: int | None = None
+        self.val_loss_history: list[float] = []
+        self.metric_history: list[Any] = []
+        # the course's solver has these and never fills them
+        self.best_val_acc = 0.0
+        self.train_acc_history: list[float] = []
+        self.val_acc_history: list[float] = []
+
+    def __repr__(self) -> str:
+        validation = (
+            "" if self.best_epoch is None else f", val_loss {self.best_val_loss:.4f} in epoch {self.best_epoch}"
+        )
+        return (
+            f"<{type(self).__name__}: epoch {self.epoch} of {self._target}, step {self.step:,}{validation}; "
+            f"batches of {self.batch_size} of {self._train_count:,} captions, {self._optimizer!r}, seed {self.seed}; "
+            f"{self.model!r}>"
+        )
+
+    def _count_tokens(self, captions: Any) -> int:
+        """Count the words of host captions that a loss is over."""
+        return int((captions[:, 1:] != self._null).sum())
+
+    def _learning_rate(self) -> float:
+        """Return the learning rate of the parameters that have none of their own."""
+        special = {name for name, config in self._optimizer.param_config.items() if "learning_rate" in config}
+        configs = self.optim_configs
+        name = next((name for name in configs if name not in special), next(iter(configs)))
+        return float(configs[name]["learning_rate"])
+
+    @property
+    def loss_history(self) -> list[float]:
+        """Loss of each step so far (on a device, reading it waits for the last one)."""
+        return self._losses.values
+
+    @property
+    def optim_configs(self) -> dict[str, dict[str, Any]]:
+        """Config of the update rule for each parameter: hyper-parameters and running state."""
+        return self._optimizer.configs
+
+    @property
+    def best_val_loss(self) -> float:
+        """Lowest validation loss per token so far; infinite where there is none."""
+        return math.inf if self.best_epoch is None else self.val_loss_history[self.best_epoch - 1]
+
+    def evaluate(self, split: str = "val") -> float:
+        """Score a whole split: negative log-likelihood per word, in nats, without dropout.
+
+        Parameters
+        ----------
+        split : str
+            The split.
+
+        Returns
+        -------
+        float
+            The score; lower is better.
+
+        Raises
+        ------
+        ValueError
+            If the data lack the split, or it has no words.
+        """
+        return loss_per_token(self.model, self.data, split, self.batch_size)
+
+    def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
+        """Return 0.0, as the course's captioning solver does: captions have no accuracy. Use `evaluate` or `metric`.
+
+        Parameters
+        ----------
+        X, y, num_samples, batch_size
+            Not used.
+
+        Returns
+        -------
+        float
+            0.0.
+        """
+        return 0.0
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        state = TrainingState(
+            step=self.step,
+            epoch=self.epoch,
+            seed=self.seed,
+            settings=self._settings,
+            params=self.model.params,
+            optimizer=self._optimizer.state_dict(),
+            loss_history=self._losses.values,
+            val_loss_history=self.val_loss_history,
+            metric_history=self.metric_history,
+            best_params=self.best_params,
+            best_epoch=self.best_epoch,
+            stopped=self.stopped,
+        )
+        save_state(self.checkpoint, state)
+
+    def _restore(self, folder: str | os.PathLike[str], seed: int | None) -> None:
+        state = load_state(folder)
+        settings = self._settings if seed is None else {**self._settings, "seed": seed}
+        state.settings["seed"] = state.seed
+        check_fits(state, settings, self.model.params, os.fspath(folder))
+        self.model.params.update(state.params)
+        self._optimizer.load_state_dict(state.optimizer)
+        self.step, self.epoch, self.seed = state.step, state.epoch, state.seed
+        self._losses = LossRecord(state.loss_history)
+        self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
+        self.best_params, self.best_epoch = state.best_params, state.best_epoch
+        self.stopped = state.stopped
+        if self.stopped:
+            self._target = self.epoch  # the run was finished on purpose: train() adds nothing to it
+        if self.history is not None:
+            rewind_history(self.history, self.step, self.epoch)
