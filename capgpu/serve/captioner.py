@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
@@ -17,12 +15,14 @@ from capgpu.errors import InvalidValueError
 from capgpu.serve.documents import Caption, Model, Word
 from capgpu.serve.pictures import damaged
 from capgpu.serve.problems import RequestError
+from capgpu.trained import TrainedCaptioner, load
 from capgpu.training.run_folder import RunFolder
 from capgpu.vocabulary import END
 
 if TYPE_CHECKING:
+    from capgpu.captions import Caption as ModelCaption
+    from capgpu.decode import GenerationConfig
     from capgpu.model import CaptioningRNN
-    from capgpu.vision import PictureEncoder
 
 __all__ = ["Captioner", "Settings"]
 
@@ -36,7 +36,7 @@ class Settings:
     captions : int
         Number of captions.
     beam : int
-        Width of the beam search, at least `captions`; unused if captions are sampled.
+        Width of the beam search, at least `captions`; 1 if captions are sampled.
     temperature : float or None
         Temperature of the sampling; None for the beam search.
     seed : int
@@ -48,11 +48,18 @@ class Settings:
     temperature: float | None = None
     seed: int = 0
 
+    def config(self) -> GenerationConfig:
+        """Return the settings as the decoders take them."""
+        from capgpu.decode import GenerationConfig
+
+        return GenerationConfig(captions=self.captions, beam=self.beam, temperature=self.temperature, seed=self.seed)
+
 
 class Captioner:
     """The model of a run.
 
-    All methods are called by one thread, that of the `capgpu.serve.batching.Batcher`; attributes may be read by any.
+    Methods are called by one thread, that of the `capgpu.serve.batching.Batcher`, but for `stale`; attributes may be
+    read by any.
 
     Parameters
     ----------
@@ -75,16 +82,15 @@ class Captioner:
         self.version = 0
         self._run = run
         self._signature: tuple[int, ...] | None = None
-        self._captioner: CaptioningRNN | None = None
-        self._encoder: PictureEncoder | None = None
+        self._captioner: TrainedCaptioner | None = None
 
     def stale(self) -> bool:
-        """Return whether the run has a model that has not been loaded; may be called by any thread."""
+        """Return whether the run has a model that has not been loaded."""
         signature = _signature(self._run.model)
         return signature is not None and signature != self._signature
 
     def refresh(self) -> None:
-        """Load the run's model if its file has changed since it was last loaded.
+        """Load the run's model if its file has changed since it was last loaded, and compile what it needs.
 
         Raises
         ------
@@ -97,17 +103,18 @@ class Captioner:
             return
         self._signature = _signature(self._run.model)
         try:
-            self._captioner = self._run.load_model()
+            captioner = load(self._run.path)
         except CheckpointError as error:
             if self._captioner is None:
                 self.missing = str(error)
             raise
+        missing = None
         try:
-            self._encoder = self._run.load_encoder()
-            self.missing = None
-        except (CheckpointError, InvalidValueError) as error:
-            self.missing = str(error)
-        self.model = _facts(self._captioner)
+            captioner.caption_pictures([_blank()], Settings().config())  # opens the encoder, compiles the kernels
+        except (CheckpointError, InvalidValueError) as error:  # features that were computed elsewhere, for example
+            missing = str(error)
+        self._captioner, self.missing = captioner, missing
+        self.model = _facts(captioner.model)
         self.version += 1
 
     def caption_pictures(self, settings: Settings, pictures: Sequence[bytes]) -> list[list[Caption] | Exception]:
@@ -124,65 +131,63 @@ class Captioner:
         -------
         list of N lists of Caption
             For each picture its captions, the best first, or the error of a picture that cannot be decoded.
+
+        Raises
+        ------
+        RequestError
+            With status 503 without a model.
         """
         self.refresh()
-        if self.missing is not None or self._captioner is None or self._encoder is None:
+        if self.missing is not None or self._captioner is None:
             raise RequestError(503, str(self.missing), retry_after=10)
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder, str(i)) for i in range(len(pictures))]
-            for path, content in zip(paths, pictures, strict=True):
-                path.write_bytes(content)
-            encoded = self._encoder.encode(paths)
-            results: dict[int, list[Caption] | Exception] = {
-                i: damaged(message.partition(": ")[2]) for i, message in encoded.broken
-            }
-        if encoded.kept:
-            captions = self._decode(settings, encoded.features)
-            results.update(zip(encoded.kept, captions, strict=True))
-        return [results[i] for i in range(len(pictures))]
-
-    def _decode(self, settings: Settings, features: npt.NDArray[Any]) -> list[list[Caption]]:
-        from capgpu.backend import asarray, to_numpy
-        from capgpu.decode import beam_search, sample
-
-        assert self._captioner is not None
-        model = self._captioner
-        if settings.temperature is not None:
-            rows = np.repeat(features, settings.captions, axis=0)
-            result = sample(
-                model, asarray(rows), temperature=settings.temperature, seed=settings.seed, suppress_unk=True
-            )
-        else:
-            result = beam_search(model, asarray(features), settings.beam, n_best=settings.captions, suppress_unk=True)
-        ids = to_numpy(result.ids).reshape(len(features), settings.captions, -1)
-        log_probs = to_numpy(result.log_probs).astype(np.float64).reshape(ids.shape)
+        config = settings.config()
+        if config.samples and len(pictures) > 1:
+            # random numbers depend on the position in a batch: a seed gives the same captions in any company
+            return [self.caption_pictures(settings, [picture])[0] for picture in pictures]
+        found = self._captioner.caption_pictures([io.BytesIO(picture) for picture in pictures], config)
         return [
-            [_caption(words, logs, model) for words, logs in zip(group_ids, group_logs, strict=True) if words.any()]
-            for group_ids, group_logs in zip(ids, log_probs, strict=True)
+            damaged(found.errors[i].partition(": ")[2])
+            if i in found.errors
+            else [_document(caption) for caption in found.captions[i]]
+            for i in range(len(pictures))
         ]
 
     def caption_features(self, features: npt.NDArray[Any]) -> list[str]:
-        """Caption pictures by their features."""
-        from capgpu.evaluation.captioning import write_captions
+        """Caption pictures of the data set by their features, greedily.
 
+        Parameters
+        ----------
+        features : numpy.ndarray, shape (N, D)
+            The features.
+
+        Returns
+        -------
+        list of str
+            N captions.
+        """
         assert self._captioner is not None
-        return [caption.text for caption in write_captions(self._captioner, features)]
+        return [captions[0].text for captions in self._captioner.caption_features(features)]
 
 
-def _caption(ids: npt.NDArray[Any], log_probs: npt.NDArray[Any], model: CaptioningRNN) -> Caption:
-    from capgpu.vocabulary import caption_text
+def _document(caption: ModelCaption) -> Caption:
+    words = [
+        Word(text=token, probability=probability)
+        for token, probability in zip(caption.tokens, caption.probabilities, strict=True)
+    ]
+    end = words.pop()["probability"] if words and words[-1]["text"] == END else None
+    return Caption(
+        text=caption.text,
+        probability=caption.probability,
+        log_probability=caption.log_probability,
+        words=words,
+        end=end,
+    )
 
-    text = caption_text(ids.astype(np.int64), model.idx_to_word)
-    assert isinstance(text, str)
-    words, end = [], None
-    for i, log_prob in zip(ids, log_probs, strict=True):
-        word = model.idx_to_word[int(i)]
-        if word == END:
-            end = math.exp(log_prob)
-            break
-        words.append(Word(text=word, probability=math.exp(log_prob)))
-    total = float(log_probs.sum())
-    return Caption(text=text, probability=math.exp(total), log_probability=total, words=words, end=end)
+
+def _blank() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (8, 8), "grey")
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

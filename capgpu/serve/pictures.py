@@ -187,23 +187,40 @@ def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:
     """
     from PIL import Image, UnidentifiedImageError
 
+    from capgpu.vision.metadata import without_metadata
     from capgpu.vision.preprocessing import openable_formats
 
-    formats = openable_formats()
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as opened:
-            picture = Picture(opened.format or "", *opened.size)
-    except UnidentifiedImageError:
-        raise RequestError(
-            415, f"The file is not a picture in one of the formats {', '.join(formats)}, or its beginning is damaged."
-        ) from None
+        try:
+            picture = _header(content)
+        except Image.DecompressionBombError:
+            raise
+        except Exception:  # of any type; metadata alone never keep a sound picture from being decoded
+            plain = without_metadata(bytes(content))
+            if plain is None:
+                raise
+            picture = _header(plain[0])
     except Image.DecompressionBombError:
         raise _too_many_pixels(max_pixels) from None
-    except Exception as error:  # Pillow raises exceptions of any type for damaged files
+    except UnidentifiedImageError:
+        formats = ", ".join(openable_formats())
+        raise RequestError(
+            415, f"The file is not a picture in one of the formats {formats}, or its beginning is damaged."
+        ) from None
+    except Exception as error:
         raise damaged(error) from error
     if picture.width * picture.height > max_pixels:
         raise _too_many_pixels(max_pixels)
     return picture
+
+
+def _header(content: bytes | bytearray) -> Picture:
+    from PIL import Image
+
+    from capgpu.vision.preprocessing import openable_formats
+
+    with Image.open(io.BytesIO(content), formats=openable_formats()) as opened:
+        return Picture(opened.format or "", *opened.size)
 
 
 def damaged(cause: object) -> RequestError:
