@@ -145,7 +145,6 @@ def create_app(
         await run_in_threadpool(service.close)
 
     handlers: dict[Operation, Handler] = {
-        _CAPTION: _caption,
         _GALLERY: _gallery,
         _PICTURE: _picture,
         _CURVE: _curve,
@@ -160,6 +159,7 @@ def create_app(
     routes = [
         *(_static_route(path, *file) for path, file in _STATIC.items()),
         Route("/openapi.json", openapi),
+        _upload_route(service),
         *(_route(service, operation, handler) for operation, handler in handlers.items()),
     ]
     return Starlette(
@@ -182,6 +182,19 @@ def _route(service: Service, operation: Operation, handler: Handler) -> Route:
     return Route(operation.path.replace("{index}", "{index:int}"), endpoint, methods=[operation.method])
 
 
+def _upload_route(service: Service) -> Route:
+    async def endpoint(request: Request) -> Response:
+        chunks = request.stream()
+        try:
+            values = parse_query(_CAPTION.parameters, request.query_params.multi_items())
+            return await _caption(service, request, chunks, _settings(values))
+        except RequestError as error:
+            error.close = not await discard(chunks, service.limits)
+            raise
+
+    return Route(_CAPTION.path, endpoint, methods=[_CAPTION.method])
+
+
 def _static_route(path: str, name: str, media_type: str) -> Route:
     content = (resources.files("capgpu.serve") / "static" / name).read_bytes()
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
@@ -195,18 +208,12 @@ def _static_route(path: str, name: str, media_type: str) -> Route:
     return Route(path, endpoint)
 
 
-async def _caption(service: Service, request: Request, values: dict[str, Any]) -> Response:
-    settings = _settings(values)
+async def _caption(service: Service, request: Request, chunks: AsyncIterator[bytes], settings: Settings) -> Response:
+    if not service.can_caption:
+        raise RequestError(503, str(service.describe()["model_missing"]), retry_after=10)
+    headers = request.headers
     with service.batcher.admit() as submit, service.limits.upload() as body:
-        chunks = request.stream()
-        try:
-            if not service.can_caption:
-                raise RequestError(503, str(service.describe()["model_missing"]), retry_after=10)
-            headers = request.headers
-            await read_body(chunks, headers.get("content-type"), headers.get("content-length"), body, service.limits)
-        except RequestError:
-            await discard(chunks, service.limits)
-            raise
+        await read_body(chunks, headers.get("content-type"), headers.get("content-length"), body, service.limits)
         content = bytes(body)
         picture = await run_in_threadpool(check_picture, content, service.limits.max_pixels)
         done = await _result_or_disconnect(request, submit(settings, content))

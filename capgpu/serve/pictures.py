@@ -146,8 +146,8 @@ async def read_body(
         raise RequestError(400, "Expected a picture file as the body of the request, got nothing.")
 
 
-async def discard(chunks: AsyncIterator[bytes], limits: Limits) -> None:
-    """Read the rest of a refused upload, up to the limit of one: a client reads no answer while it is still sending.
+async def discard(chunks: AsyncIterator[bytes], limits: Limits) -> bool:
+    """Read the rest of a refused upload, up to the limit of one: many clients read no answer while they are sending.
 
     Parameters
     ----------
@@ -155,6 +155,11 @@ async def discard(chunks: AsyncIterator[bytes], limits: Limits) -> None:
         The rest of the body.
     limits : Limits
         The limits.
+
+    Returns
+    -------
+    bool
+        Whether all of it was read.
     """
     size = 0
     with suppress(TimeoutError):
@@ -162,7 +167,9 @@ async def discard(chunks: AsyncIterator[bytes], limits: Limits) -> None:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limits.max_bytes:
-                    return
+                    return False
+            return True
+    return False
 
 
 def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:

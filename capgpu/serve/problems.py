@@ -35,6 +35,11 @@ class RequestError(CapgpuError):
         What was expected, what the request had, and the remedy.
     retry_after : int, optional
         Seconds after which another attempt makes sense.
+
+    Attributes
+    ----------
+    close : bool
+        Whether the connection is closed, since the rest of the request is not read; False at first.
     """
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None) -> None:
@@ -42,6 +47,7 @@ class RequestError(CapgpuError):
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
+        self.close = False
 
 
 def problem_response(error: RequestError) -> JSONResponse:
@@ -58,6 +64,8 @@ def problem_response(error: RequestError) -> JSONResponse:
         A `Problem` with the error's status.
     """
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.close:
+        headers["Connection"] = "close"
     title = _TITLES.get(error.status) or HTTPStatus(error.status).phrase
     problem = Problem(title=title, status=error.status, detail=error.detail)
     return JSONResponse(problem, error.status, headers, PROBLEM_TYPE)

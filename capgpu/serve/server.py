@@ -15,7 +15,7 @@ from capgpu.errors import InvalidValueError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-__all__ = ["address_of", "is_loopback", "open_socket", "run_server"]
+__all__ = ["address_of", "is_loopback", "make_server", "open_socket", "run_server"]
 
 #: Seconds in which requests in progress may end after Ctrl-C.
 _GRACE_SECONDS = 10
@@ -97,6 +97,23 @@ def run_server(app: ASGIApp, listening: socket.socket) -> None:
     listening : socket.socket
         As from `open_socket`; closed at the end.
     """
+    with listening, suppress(KeyboardInterrupt):  # which uvicorn raises after it has shut down
+        make_server(app).run(sockets=[listening])
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """Return the server of an application.
+
+    Parameters
+    ----------
+    app : ASGI application
+        As from `capgpu.serve.app.create_app`.
+
+    Returns
+    -------
+    uvicorn.Server
+        It runs with a list of listening sockets.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -108,5 +125,4 @@ def run_server(app: ASGIApp, listening: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    with listening, suppress(KeyboardInterrupt):  # which uvicorn raises after it has shut down
-        uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
