@@ -18,6 +18,7 @@ from capgpu.cli.export import export
 from capgpu.cli.info import info
 from capgpu.cli.prepare import prepare
 from capgpu.cli.score import score
+from capgpu.cli.serve import serve
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
@@ -90,5 +91,5 @@ def main(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (prepare, check, train, caption, evaluate, score, export, info, tune, warm):
+for _subcommand in (prepare, check, train, caption, evaluate, score, serve, export, info, tune, warm):
     main.add_command(_subcommand)

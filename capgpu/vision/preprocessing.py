@@ -25,8 +25,9 @@ __all__ = ["Picture", "Preprocessing", "load_picture", "openable_formats", "stri
 
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
-#: A picture: a file, an image of Pillow, or pixels of dtype uint8 and shape (height, width), (height, width, 3 or 4).
-Picture: TypeAlias = "str | os.PathLike[str] | Image | npt.NDArray[np.uint8]"
+#: A picture: a file, its contents in memory, an image of Pillow, or pixels of dtype uint8 and shape (height, width),
+#: (height, width, 3 or 4).
+Picture: TypeAlias = "str | os.PathLike[str] | io.BytesIO | Image | npt.NDArray[np.uint8]"
 
 #: The formats that are opened. Pillow also reads others, such as EPS, which it passes to another program to execute.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -135,10 +136,10 @@ def load_picture(
 
     Parameters
     ----------
-    picture : path, PIL.Image.Image or numpy.ndarray of uint8
-        A file in one of the common formats, an open image, or pixels of shape (height, width) or (height, width,
-        channels) with 3 channels (RGB) or 4 (RGBA). JPEG files that are much larger than `size` are decoded at a part
-        of their size, which open images are not: their pixels differ a little.
+    picture : path, io.BytesIO, PIL.Image.Image or numpy.ndarray of uint8
+        A file in one of the common formats, the contents of one, an open image, or pixels of shape (height, width) or
+        (height, width, channels) with 3 channels (RGB) or 4 (RGBA). JPEG files that are much larger than `size` are
+        decoded at a part of their size, which open images are not: their pixels differ a little.
     size : int
         Width and height of the result, in pixels.
     fit : {"stretch", "crop", "pad"}
@@ -157,25 +158,28 @@ def load_picture(
         For a file that is missing, not a picture, damaged, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
         Pillow raises exceptions of many types for damaged files.
     """
-    if not isinstance(picture, (str, os.PathLike)):
+    if not isinstance(picture, (str, os.PathLike, io.BytesIO)):
         return np.asarray(_square(_opaque(_image(picture), background), size, fit, background))
     return np.asarray(_square(_read(picture, size, background), size, fit, background))
 
 
-def _read(path: str | os.PathLike[str], size: int, background: str) -> Image:
+def _read(file: str | os.PathLike[str] | io.BytesIO, size: int, background: str) -> Image:
     from PIL import Image
 
-    if not os.path.isfile(path) and os.path.exists(path):
+    if not isinstance(file, io.BytesIO) and not os.path.isfile(file) and os.path.exists(file):
         # reading a pipe, for example, could block forever
-        raise IsADirectoryError("is a folder") if os.path.isdir(path) else OSError("is no regular file")
+        raise IsADirectoryError("is a folder") if os.path.isdir(file) else OSError("is no regular file")
     try:
-        return _decoded(path, size, background)
+        return _decoded(file, size, background)
     except (Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:  # Pillow raises exceptions of any type for damaged files
-        if (isinstance(error, OSError) and error.errno is not None) or os.path.getsize(path) > _MOST_BYTES:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        plain = without_metadata(Path(path).read_bytes())
+        if isinstance(file, io.BytesIO):
+            plain = without_metadata(file.getvalue())
+        else:
+            plain = without_metadata(Path(file).read_bytes()) if os.path.getsize(file) <= _MOST_BYTES else None
         if plain is None:
             raise
         content, orientation = plain

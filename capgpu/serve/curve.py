@@ -1,0 +1,165 @@
+"""The loss curve of a run, read from its record while training writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from capgpu.serve.documents import Curve, Point
+from capgpu.training.run_folder import RunFolder
+
+__all__ = ["LossCurve"]
+
+#: Single minibatches that a document contains at most: more than a chart has pixels for.
+_MAX_POINTS = 600
+#: Epochs by which the remaining time is estimated.
+_RECENT_EPOCHS = 5
+
+
+class LossCurve:
+    """Follows the record of a run.
+
+    The record is read from where it was last read to; a new run in the same folder is noticed and read from its start.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run; its record need not exist yet.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._inode: int | None = None
+        self._offset = 0
+        self._written = 0.0
+        self._start: dict[str, Any] = {}
+        self._last: dict[str, Any] = {}
+        self._steps: list[dict[str, Any]] = []
+        self._epochs: list[dict[str, Any]] = []
+
+    def read(self) -> Curve:
+        """Read what training has written since the last call.
+
+        Returns
+        -------
+        Curve
+            All losses so far.
+        """
+        with self._lock:
+            self._follow(self._run.history)
+            return self._document()
+
+    def _follow(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or stat.st_size < self._offset:
+                    self._reset()
+                    self._inode = stat.st_ino
+                self._written = stat.st_mtime
+                file.seek(self._offset)
+                lines = file.read(stat.st_size - self._offset).split(b"\n")
+        except FileNotFoundError:
+            self._reset()
+            return
+        for line in lines[:-1]:  # what follows the last line break is still being written
+            self._offset += len(line) + 1
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(record, dict):
+            return
+        self._last = record
+        match record.get("kind"):
+            case "start":
+                self._start = record
+            case "step":
+                self._steps.append(record)
+            case "epoch":
+                self._epochs.append(record)
+
+    def _document(self) -> Curve:
+        epochs, last = self._epochs, self._last
+        total = self._total_epochs()
+        per_epoch = _steps_per_epoch(epochs, self._start)
+        done = epochs[-1]["epoch"] if epochs else 0
+        state, reason = self._state()
+        training = _points((record["epoch"], record.get("train_loss")) for record in epochs)
+        validation = _points((record["epoch"], record.get("val_loss")) for record in epochs)
+        seconds = [float(record.get("seconds") or 0) for record in epochs]
+        recent = seconds[-_RECENT_EPOCHS:]
+        step = max((int(record.get("step", 0)) for record in (last, *epochs[-1:], *self._steps[-1:])), default=0)
+        remaining = None
+        if state == "training" and recent and per_epoch is not None:
+            remaining = max(total - step / per_epoch, 0.0) * sum(recent) / len(recent)
+        newest = max((*epochs[-1:], *self._steps[-1:]), key=lambda record: int(record["step"]), default=None)
+        return Curve(
+            state=state,
+            reason=reason,
+            epoch=done,
+            epochs=max(total, done),
+            step=step,
+            steps=None if per_epoch is None else round(per_epoch * max(total, done)),
+            seconds=sum(seconds),
+            remaining=remaining,
+            tokens_per_second=None if newest is None else newest.get("tokens_per_second"),
+            learning_rate=None if not self._steps else self._steps[-1].get("learning_rate"),
+            training_steps=self._single_steps(per_epoch),
+            training=training,
+            validation=validation,
+            best=min(validation, key=lambda point: point["loss"], default=None),
+            silent=None if self._inode is None else max(time.time() - self._written, 0.0),
+        )
+
+    def _total_epochs(self) -> int:
+        try:
+            return int(self._run.settings()["epochs"])
+        except (ValueError, KeyError, OSError):  # the folder is being written, or of another kind of run
+            return 0
+
+    def _state(self) -> tuple[Any, str | None]:
+        if self._inode is None:
+            return "waiting", None
+        if self._last.get("kind") != "end":
+            return "training", None
+        reason = str(self._last.get("reason"))
+        if reason == "finished":
+            return "finished", None
+        return ("interrupted", None) if reason in ("interrupted", "KeyboardInterrupt") else ("failed", reason)
+
+    def _single_steps(self, per_epoch: float | None) -> list[Point]:
+        """Return the losses of minibatches in nats per word: the record has sums over the words of a caption."""
+        first = next((record for record in self._epochs if record.get("train_loss")), None)
+        if first is None or per_epoch is None:
+            return []
+        words = float(first["loss"]) / float(first["train_loss"])
+        every = -(-len(self._steps) // _MAX_POINTS)
+        shown = self._steps[:: max(every, 1)]
+        return _points(
+            (record["step"] / per_epoch, None if record.get("loss") is None else record["loss"] / words)
+            for record in shown
+        )
+
+
+def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) -> float | None:
+    if epochs:
+        return float(epochs[-1]["step"]) / float(epochs[-1]["epoch"])
+    captions, batch = start.get("train_captions"), start.get("batch_size")
+    return None if not captions or not batch else -(-captions // batch)
+
+
+def _points(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
+    return [Point(epoch=float(epoch), loss=float(loss)) for epoch, loss in pairs if loss is not None]

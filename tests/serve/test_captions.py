@@ -1,0 +1,186 @@
+"""Captions over HTTP: those of the library, whatever company a request has; and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import capgpu
+from oracles.squares import picture_file
+
+PNG = {"Content-Type": "image/png"}
+
+
+def post(client: Any, content: Any, path: str = "/api/captions", **headers: str) -> Any:
+    return client.post(path, content, {**PNG, **{k.replace("_", "-"): v for k, v in headers.items()}})
+
+
+@pytest.mark.parametrize("query", ["", "?beam=1", "?beam=3&captions=2", "?temperature=0.7&seed=5&captions=3"])
+def test_captions_are_those_of_the_library(client: Any, squares: Path, tmp_path: Path, query: str) -> None:
+    settings: dict[str, Any] = {"": {"beam": 5, "captions": 5}, "?beam=1": {"captions": 1}}.get(
+        query, {"beam": 3, "captions": 2} if "beam" in query else {"temperature": 0.7, "seed": 5, "captions": 3}
+    )
+    file = tmp_path / "green.jpg"
+    file.write_bytes(picture_file("green", "JPEG", (1500, 600)))  # decoded at a part of its size, as files are
+    expected = capgpu.load(squares).caption(file, **settings)
+    expected = [expected] if settings["captions"] == 1 else expected
+    answer = post(client, file.read_bytes(), f"/api/captions{query}").json()
+    assert answer["picture"] == {"format": "JPEG", "width": 1500, "height": 600}
+    assert [caption["text"] for caption in answer["captions"]] == [caption.text for caption in expected]
+    for found, own in zip(answer["captions"], expected, strict=True):
+        tokens = [word["text"] for word in found["words"]] + ([] if found["end"] is None else ["<END>"])
+        assert tokens == list(own.tokens)
+        assert found["probability"] == pytest.approx(own.probability, rel=1e-6)
+        product = found["end"] or 1.0
+        for word in found["words"]:
+            product *= word["probability"]
+        assert product == pytest.approx(found["probability"], rel=1e-6)
+
+
+def test_the_colours_are_recognised(client: Any) -> None:
+    for colour in ("red", "green", "blue", "black"):
+        assert post(client, picture_file(colour)).json()["captions"][0]["text"] == f"a {colour} square"
+
+
+def test_concurrent_requests_get_the_answers_that_they_get_alone(client: Any) -> None:
+    requests = [
+        (picture_file(colour), f"/api/captions?{query}")
+        for colour in ("red", "green", "blue")
+        for query in ("beam=2", "beam=3", "temperature=1.5&seed=1", "temperature=1.5&seed=2")
+    ]
+    alone = [post(client, *request).json() for request in requests]
+    together: list[Any] = [None] * len(requests)
+
+    def send(i: int) -> None:
+        together[i] = post(client, *requests[i]).json()
+
+    threads = [threading.Thread(target=send, args=(i,)) for i in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    texts = [[[caption["text"] for caption in answer["captions"]] for answer in side] for side in (alone, together)]
+    assert texts[0] == texts[1]
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Write a PNG file of some bytes that announces any number of pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def gif_of_many_frames() -> bytes:
+    frames = [Image.new("P", (64, 64), i) for i in range(20)]
+    content = io.BytesIO()
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:])
+    return content.getvalue()
+
+
+REFUSED = {
+    "nothing": (b"", {}, 400, "got nothing"),
+    "a text": (b"GIF89a is how this text begins", {}, 415, "not a picture"),
+    "an SVG file": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', {"Content_Type": "image/svg+xml"}, 415, "formats"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, 415, "formats"),
+    "another type": (picture_file("red"), {"Content_Type": "text/plain"}, 415, "Content-Type"),
+    "a form with a path": (
+        b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../config.json"\r\n\r\n1\r\n--x--\r\n',
+        {"Content_Type": "multipart/form-data; boundary=x"},
+        415,
+        "Content-Type",
+    ),
+    "half a picture": (picture_file("red", "PNG", (300, 300))[:400], {}, 422, "cannot be decoded"),
+    "too many bytes": (b"\x89PNG" + bytes(300_000), {}, 413, "at most 0.2 MB"),
+    "too many pixels": (png_of(1001, 1000), {}, 413, "at most 1 million"),
+    "a decompression bomb": (png_of(60_000, 60_000), {}, 413, "at most 1 million"),
+    "a picture without pixels": (png_of(0, 10), {}, 415, "not a picture"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_picture_is_refused(client: Any, name: str) -> None:
+    content, headers, status, words = REFUSED[name]
+    answer = post(client, content, **headers)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    problem = answer.json()
+    assert problem["status"] == status
+    assert words in problem["detail"]
+    assert (
+        "/" not in problem["detail"].replace("image/jpeg", "").replace("image/svg", "").replace("text/plain", "")[:40]
+    )
+
+
+def test_an_upload_of_unknown_length_is_read_no_further_than_its_limit(client: Any) -> None:
+    read = 0
+
+    def chunks(size: int) -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(size // 10_000):
+            read += 10_000
+            yield bytes(10_000)
+
+    answer = post(client, chunks(350_000))
+    assert (answer.status, read) == (413, 350_000)  # the rest was taken, so that the client could read the answer
+    with contextlib.suppress(ConnectionError):  # a client that goes on is cut off
+        assert post(client, chunks(10**9)).status == 413
+    assert read < 10**8
+
+
+def test_all_uploads_together_are_limited() -> None:
+    from capgpu.serve.pictures import Limits
+    from capgpu.serve.problems import RequestError
+
+    limits = Limits(max_bytes=100, max_bytes_held=150)
+    with limits.upload() as first:
+        limits.extend(first, bytes(100))
+        with limits.upload() as second, pytest.raises(RequestError, match="Too many uploads"):
+            limits.extend(second, bytes(60))
+    with limits.upload() as third:
+        limits.extend(third, bytes(100))
+
+
+def test_a_picture_that_only_its_metadata_spoil_is_captioned(client: Any) -> None:
+    sound = picture_file("blue")
+    text = b"iTXt" + b"x" * 80 + b"\0\1\1\0\0"  # claims to be compressed, and is not
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    answer = post(client, sound[:33] + chunk + sound[33:])
+    assert answer.json()["captions"][0]["text"] == "a blue square"
+
+
+def test_of_an_animation_the_first_frame_is_captioned(client: Any) -> None:
+    assert post(client, gif_of_many_frames(), Content_Type="image/gif").status == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("beam=0", "beam: expected an integer from 1 to 10, got '0'"),
+        ("beam=1e6", "beam: expected an integer"),
+        ("beam=11", "beam: expected an integer from 1 to 10"),
+        ("temperature=nan", "temperature: expected a number"),
+        ("temperature=0", "temperature: expected a number from 0.05"),
+        ("captions=3&beam=2", "captions: expected at most the width of the beam, 2, got 3"),
+        ("beam=2&temperature=1", "beam search does not sample"),
+        ("seed=-1", "seed: expected an integer from 0"),
+        ("beam=2&beam=3", "beam: expected one value"),
+        ("picture=/etc/passwd", "'picture': expected a parameter of beam, temperature, captions, seed"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(client: Any, query: str, words: str) -> None:
+    answer = post(client, picture_file("red"), f"/api/captions?{query}")
+    assert answer.status == 400
+    assert words in answer.json()["detail"]
