@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capgpu.training.run_folder import RunFolder
     from capgpu.vision import Picture, PictureEncoder
 
-__all__ = ["Captions", "Pictures", "TrainedCaptioner", "load"]
+__all__ = ["Captions", "Pictures", "TrainedCaptioner", "load", "picture_files"]
 
 #: What `TrainedCaptioner.caption` returns: one picture gives one caption, several pictures give a list of them; with
 #: ``captions=`` above 1, each picture gives a list.
@@ -197,7 +197,13 @@ class TrainedCaptioner:
         best = [captions[0] for captions in lists]
         return best[0] if single else best
 
-    def caption_pictures(self, pictures: Sequence[Picture], config: GenerationConfig | None = None) -> PictureCaptions:
+    def caption_pictures(
+        self,
+        pictures: Sequence[Picture],
+        config: GenerationConfig | None = None,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> PictureCaptions:
         """Caption pictures, and report those that cannot be read.
 
         Parameters
@@ -206,6 +212,8 @@ class TrainedCaptioner:
             The pictures.
         config : GenerationConfig, optional
             Settings of the decoder; greedy by default.
+        progress : callable
+            Called as ``progress(done, total)`` with the number of pictures read.
 
         Returns
         -------
@@ -221,7 +229,7 @@ class TrainedCaptioner:
         """
         from capgpu.evaluation.captioning import caption_pictures
 
-        return caption_pictures(self.model, self.encoder, pictures, config)
+        return caption_pictures(self.model, self.encoder, pictures, config, progress=progress)
 
     def caption_features(
         self, features: npt.NDArray[Any], config: GenerationConfig | None = None
@@ -287,7 +295,7 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
 
     if isinstance(pictures, (str, os.PathLike)):
         path = Path(pictures)
-        return (_picture_files(path), False) if path.is_dir() else ([pictures], True)
+        return (picture_files(path), False) if path.is_dir() else ([pictures], True)
     if isinstance(pictures, Image):
         return [pictures], True
     if type(pictures).__module__.split(".")[0] == "torch":
@@ -309,8 +317,24 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
     return list(pictures), False
 
 
-def _picture_files(folder: Path) -> list[Path]:
-    """Return the picture files of a folder, by name."""
+def picture_files(folder: Path) -> list[Path]:
+    """Return the picture files of a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; those in it are not searched.
+
+    Returns
+    -------
+    list of path
+        Files with a picture's suffix, by name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     files = sorted(
         file
         for file in folder.iterdir()

@@ -13,6 +13,7 @@ import click
 from capgpu import __version__
 from capgpu.cli.caption import caption
 from capgpu.cli.check import check
+from capgpu.cli.command import write_commands, write_examples
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.export import export
 from capgpu.cli.info import info
@@ -31,6 +32,22 @@ __all__ = ["main"]
 _USER_ERRORS = (CapgpuError, OSError, MemoryError)
 
 
+#: The commands under their headings in the help, in the order of their use.
+_COMMANDS = {
+    "Data": (prepare, check),
+    "Captioners": (train, caption, evaluate, serve, score, export),
+    "This machine": (info, warm, tune),
+}
+_EXAMPLES = (
+    ("Start here: train on the 3,800 pictures that come with capgpu (a minute)", "capgpu train runs/demo"),
+    ("See captions of pictures that it has not seen, beside the true ones", "capgpu caption runs/demo"),
+    ("Caption your own pictures", "capgpu caption runs/demo cat.jpg photos/"),
+    ("Train on your own captioned pictures", "capgpu prepare photos/ --out data/photos"),
+    ("", "capgpu train runs/photos --data data/photos"),
+    ("Score a run beside a baseline", "capgpu eval runs/photos"),
+)
+
+
 class _UserError(click.ClickException):
     exit_code = 2
 
@@ -45,6 +62,17 @@ def _message(error: BaseException) -> str:
 
 class _Command(click.Group):
     """The group of all subcommands: user errors are printed in one line on stderr, with exit status 2."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by heading."""
+        for title, commands in _COMMANDS.items():
+            write_commands(formatter, title, commands)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, and where to read on."""
+        write_examples(formatter, _EXAMPLES)
+        formatter.write_paragraph()
+        formatter.write_text("capgpu COMMAND --help explains the options of a command.")
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -84,12 +112,14 @@ class _Command(click.Group):
 def main(ctx: click.Context, debug: bool) -> None:
     """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
 
-    CAPGPU_BACKEND selects the backend: numpy, cpu, cuda, a list in order of preference such as cuda,cpu, or auto (the
-    default).
+    Captioners are trained on pictures with captions, into a run folder; the other commands read it. CAPGPU_BACKEND, or
+    --backend of a command, says where to compute: numpy, cpu (compiled kernels), cuda (a GPU), a list in order of
+    preference such as cuda,cpu, or auto, the default: the GPU where there is one.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-for _subcommand in (prepare, check, train, caption, evaluate, score, serve, export, info, tune, warm):
-    main.add_command(_subcommand)
+for _commands in _COMMANDS.values():
+    for _subcommand in _commands:
+        main.add_command(_subcommand)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.checkpoint import atomic_write
-from capgpu.cli.generation_options import generation_options
-from capgpu.cli.options import LocalPath, backend_option, check_writable, run_option, use_backend_option
+from capgpu.cli.command import Command, config_option
+from capgpu.cli.generation_options import GENERATION_GROUPS, generation_options
+from capgpu.cli.options import (
+    COMPUTE_GROUP,
+    Count,
+    LocalPath,
+    backend_option,
+    check_writable,
+    run_folder,
+    run_option,
+    use_backend_option,
+)
+from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.datasets import open_dataset
 from capgpu.errors import InvalidValueError
-from capgpu.trained import TrainedCaptioner, load
+from capgpu.trained import TrainedCaptioner, load, picture_files
 from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,6 +37,19 @@ if TYPE_CHECKING:
 __all__ = ["caption"]
 
 _SMALLEST_PERCENTAGE = 0.001
+
+_GROUPS = {
+    "Captions of PICTUREs": ("--captions", "--json"),
+    "Pictures of a split": ("--split", "--count", "--indices"),
+    **GENERATION_GROUPS,
+    **COMPUTE_GROUP,
+}
+_EXAMPLES = (
+    ("Caption files and folders of pictures", "capgpu caption runs/demo cat.jpg photos/"),
+    ("The three best captions of a beam search", "capgpu caption runs/demo cat.jpg --beam 5 --captions 3"),
+    ("Captions with the probability of each word, for other programs", "capgpu caption runs/demo cat.jpg --json -"),
+    ("Pictures of the run's split test, beside their true captions", "capgpu caption runs/demo --count 10"),
+)
 
 
 class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -36,23 +62,22 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
             self.fail(f"expected integers such as 0,5,17, got {value!r}.", param, ctx)
 
 
-@click.command()
-@click.argument("pictures", nargs=-1, type=LocalPath(path_type=Path), metavar="[PICTURE]...")
+@click.command(cls=Command, groups=_GROUPS, examples=_EXAMPLES)
+@click.argument("paths", nargs=-1, type=LocalPath(path_type=Path), metavar="RUN [PICTURE]...")
 @run_option
+@config_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs as JSON; - is stdout.")
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
-@click.option("--count", type=click.IntRange(min=1), default=20, help="Number of pictures, evenly spaced in the split.")
+@click.option("--count", type=Count(), default=20, help="Number of pictures, evenly spaced in the split.")
 @click.option("--indices", type=_Indices(), help="Indices of the pictures, instead of --count.")
-@click.option(
-    "--captions", type=click.IntRange(min=1), default=1, help="Captions per PICTURE, with --beam or sampling."
-)
+@click.option("--captions", type=Count(), default=1, help="Captions per PICTURE, with --beam or sampling.")
 @generation_options
 @backend_option
 @click.pass_context
 def caption(
     ctx: click.Context,
-    pictures: tuple[Path, ...],
-    folder: Path,
+    paths: tuple[Path, ...],
+    run_option: Path | None,
     json_file: str | None,
     split: str,
     count: int,
@@ -63,11 +88,13 @@ def caption(
 ) -> None:
     """Caption picture files, or pictures of a split beside their true captions.
 
-    For each PICTURE, a file in any common format, the caption is printed with its probability under the model. Files
-    that cannot be read are reported on standard error and skipped; the exit status is then 1, or 2 if no file could
-    be read.
+    RUN is a folder that capgpu train wrote. For each PICTURE, a file in any common format or a folder of such files,
+    the caption is printed with its probability under the model. Files that cannot be read are reported on standard
+    error and skipped; the exit status is then 1, or 2 if no file could be read.
     """
-    run = RunFolder(folder)
+    named = paths if run_option is None else (run_option, *paths)
+    run = RunFolder(run_folder(named[0] if named else None))
+    pictures = _files(named[1:])
     if pictures:
         _reject_split_options(ctx)
         check_writable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
@@ -80,6 +107,14 @@ def caption(
     _caption_split(run, split, count, indices, config, backend)
 
 
+def _files(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return files, with those of each folder in its place; refuse names of which none exists."""
+    files = [file for path in paths for file in (picture_files(path) if path.is_dir() else [path])]
+    if files and not any(file.exists() for file in files):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(files[0]))
+    return tuple(files)
+
+
 def _reject_split_options(ctx: click.Context) -> None:
     for name in ("split", "count", "indices"):
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -88,7 +123,8 @@ def _reject_split_options(ctx: click.Context) -> None:
 
 def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None) -> int:
     """Print or write the captions of picture files; return the exit status."""
-    result = load(run.path).caption_pictures(paths, config)
+    with ProgressBar("pictures") as bar:
+        result = load(run.path).caption_pictures(paths, config, progress=bar.show)
     for message in result.errors.values():
         click.echo(f"capgpu: skipped {message}", err=True)
     if not result.captions:
@@ -113,7 +149,7 @@ def _print(captions: list[tuple[Path, Caption]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from capgpu.cli.console import console
+    from capgpu.cli.console import print_table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("caption", overflow="fold", ratio=2)
@@ -121,7 +157,7 @@ def _print(captions: list[tuple[Path, Caption]]) -> None:
     table.add_column("picture", overflow="fold", ratio=1)
     for path, caption in captions:
         table.add_row(Text(caption.text), _percentage(caption.probability), Text(str(path)))
-    console().print(table)
+    print_table(table)
 
 
 def _percentage(probability: float) -> str:
@@ -134,7 +170,7 @@ def _caption_split(
     from rich.table import Table
     from rich.text import Text
 
-    from capgpu.cli.console import console, match_mark
+    from capgpu.cli.console import console, marks_legend, match_mark, print_table
     from capgpu.evaluation.match import match_caption
     from capgpu.evaluation.selection import linspace_indices
 
@@ -157,6 +193,6 @@ def _caption_split(
         text = best.text
         mark, style = match_mark(match_caption(text, truths[index], dataset.base_name))
         table.add_row(Text(mark, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
-    out = console()
-    out.print(dataset.title(split), style="bold")
-    out.print(table)
+    console().print(dataset.title(split), style="bold")
+    print_table(table)
+    click.echo(marks_legend(with_base_names=dataset.base_name is not None))

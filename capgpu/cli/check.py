@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from capgpu.cli.command import Command
+
 __all__ = ["check"]
 
 
-@click.command()
+@click.command(cls=Command, examples=(("Verify a prepared folder", "capgpu check data/photos"),))
 @click.argument("folder", type=click.Path(path_type=Path))
 def check(folder: Path) -> None:
     """Compare every file of a prepared folder with its checksum.

@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from capgpu.evaluation.match import Match
     from capgpu.evaluation.scores import Scores
 
-__all__ = ["console", "encodable_json", "match_mark", "score_table", "tokens_note"]
+__all__ = [
+    "console",
+    "encodable_json",
+    "marks_legend",
+    "match_mark",
+    "print_table",
+    "score_table",
+    "tokens_note",
+]
 
 _WIDTH_OF_FILES = 120
+#: Wider than any table: in files and pipes a row is a line.
+_UNLIMITED = 100_000
 
 #: The mark of each match in a table, its ASCII substitute, and the style.
 _MARKS: dict[Match, tuple[str, str, str]] = {
@@ -38,6 +48,47 @@ def console() -> Console:
 
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table: on a terminal as wide as it is, elsewhere one line per row, without spaces at the ends of lines.
+
+    Parameters
+    ----------
+    table : rich.table.Table
+        The table.
+    """
+    if sys.stdout.isatty():
+        console().print(table)
+        return
+    import click
+    from rich.console import Console
+
+    out = Console(width=_UNLIMITED, highlight=False, markup=False, emoji=False, no_color=True)
+    with out.capture() as lines:
+        out.print(table)
+    for line in lines.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def marks_legend(*, with_base_names: bool) -> str:
+    """Return what the marks of `match_mark` mean, in one line.
+
+    Parameters
+    ----------
+    with_base_names : bool
+        Whether captions have base names, which can be right alone.
+
+    Returns
+    -------
+    str
+        The line.
+    """
+    meanings: dict[Match, str] = {"right": "equal to a true caption"}
+    if with_base_names:
+        meanings["near"] = "right base name"
+    meanings["wrong"] = "neither" if with_base_names else "different"
+    return ", ".join(f"{match_mark(match)[0]} {meaning}" for match, meaning in meanings.items())
 
 
 def match_mark(match: Match) -> tuple[str, str]:

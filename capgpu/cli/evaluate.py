@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from capgpu.checkpoint import atomic_write
-from capgpu.cli.generation_options import generation_options
+from capgpu.cli.command import Command, config_option
+from capgpu.cli.generation_options import GENERATION_GROUPS, generation_options
 from capgpu.cli.metric_options import java_options
-from capgpu.cli.options import backend_option, check_writable, run_option, use_backend_option
+from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, check_writable, run_argument, use_backend_option
+from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.coco_results import write_coco_results
 from capgpu.data.datasets import Dataset, open_dataset
 from capgpu.training.run_folder import RunFolder
@@ -25,15 +27,34 @@ __all__ = ["evaluate"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
+_GROUPS = {
+    "Pictures and scores": ("--split", "--meteor", "--spice"),
+    "Files to write": ("--json", "--results", "--sheet", "--ranked-sheet", "--sheet-count"),
+    **GENERATION_GROUPS,
+    **COMPUTE_GROUP,
+}
+_EXAMPLES = (
+    ("Score the split test", "capgpu eval runs/demo"),
+    (
+        "Decode with a beam of 5, and draw the best, the median and the worst captions",
+        "capgpu eval runs/demo --beam 5 --ranked-sheet best-and-worst.png",
+    ),
+    (
+        "Write all captions in COCO's results format, for COCO's own tools",
+        "capgpu eval runs/demo --results captions.json",
+    ),
+)
 
-@click.command(name="eval")
-@run_option
+
+@click.command(name="eval", cls=Command, groups=_GROUPS, examples=_EXAMPLES)
+@run_argument
+@config_option
 @click.option("--split", default="test", help="Split to evaluate: train, val, test or unseen.")
 @click.option("--json", "json_file", type=_FILE, help="Write scores and captions to this file.")
 @click.option("--results", type=_FILE, help="Write the model's captions to this file, in COCO's results format.")
 @click.option("--sheet", type=_FILE, help="Draw captioned pictures, evenly spaced in the split, to this PNG.")
 @click.option("--ranked-sheet", type=_FILE, help="Draw the best, the median and the worst captions to this PNG.")
-@click.option("--sheet-count", type=click.IntRange(min=1), default=48, help="Number of pictures per sheet.")
+@click.option("--sheet-count", type=Count(), default=48, help="Number of pictures per sheet.")
 @generation_options
 @java_options
 @backend_option
@@ -49,10 +70,10 @@ def evaluate(
     config: GenerationConfig,
     backend: str | None,
 ) -> None:
-    """Score a split: BLEU, ROUGE-L, CIDEr, exact matches and right base names.
+    """Score the captions of a split: BLEU, ROUGE-L, CIDEr, exact matches and right base names.
 
-    The baseline is the caption of the nearest training picture, by the cosine of the features. Pictures without a
-    true caption are captioned, but not scored.
+    RUN is a folder that capgpu train wrote. The baseline is the caption of the nearest training picture, by the cosine
+    of the features. Pictures without a true caption are captioned, but not scored.
     """
     from capgpu.evaluation.split_evaluation import evaluate_split
     from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet
@@ -68,7 +89,8 @@ def evaluate(
     dataset = open_dataset(settings["data"])
     if sheet is not None or ranked_sheet is not None:
         check_drawable(dataset, split)
-    evaluation = evaluate_split(run.load(dataset), dataset, split, config, java=java)
+    with ProgressBar("pictures") as bar:
+        evaluation = evaluate_split(run.load(dataset), dataset, split, config, java=java, progress=bar.show)
     _print(dataset, evaluation)
     if json_file is not None:
         report = {"run": str(run.path), "decoding": asdict(config), **evaluation.as_json()}
@@ -87,13 +109,13 @@ def evaluate(
 
 
 def _print(dataset: Dataset, evaluation: SplitEvaluation) -> None:
-    from capgpu.cli.console import console, score_table, tokens_note
+    from capgpu.cli.console import console, print_table, score_table, tokens_note
     from capgpu.tokens import coco_tokenize
 
     note = dataset.notes.get(evaluation.split)
     out = console()
     out.print(f"{evaluation.split}: {evaluation.n_scored} pictures" + (f", {note}" if note else ""), style="bold")
-    out.print(score_table(evaluation.scores))
+    print_table(score_table(evaluation.scores))
     out.print(tokens_note("coco" if dataset.tokenize is coco_tokenize else "plain"))
     if evaluation.expressible < 1:
         out.print(f"Only {evaluation.expressible:.1%} of these captions consist of words of the vocabulary.")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from capgpu.cli.options import check_writable, run_option
+from capgpu.cli.command import Command
+from capgpu.cli.options import check_writable, run_argument
 from capgpu.errors import InvalidValueError
 from capgpu.folder_lock import folder_lock
 from capgpu.training.run_folder import RunFolder
@@ -14,17 +15,24 @@ from capgpu.training.run_folder import RunFolder
 __all__ = ["export"]
 
 
-@click.command()
-@run_option
+_EXAMPLES = (
+    ("Write networks for ONNX's runtimes", "capgpu export runs/demo --to onnx --out exported"),
+    ("Write the state of a PyTorch module", "capgpu export runs/demo --to torch --out demo.safetensors"),
+)
+
+
+@click.command(cls=Command, examples=_EXAMPLES)
+@run_argument
 @click.option("--to", "form", type=click.Choice(["onnx", "torch"]), required=True, help="Format.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder (onnx) or file (torch).")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 def export(folder: Path, form: str, out: Path, force: bool) -> None:
     """Write a run's model for other programs.
 
-    onnx: a folder with begin.onnx (from features to the initial state) and step.onnx (from a word and a state to the
-    log-probabilities of the next word and the next state). torch: a safetensors file with the names and the layout
-    of an equivalent PyTorch module, described in capgpu.interchange. Both contain the vocabulary.
+    RUN is a folder that capgpu train wrote. onnx: a folder with begin.onnx (from features to the initial state) and
+    step.onnx (from a word and a state to the log-probabilities of the next word and the next state). torch: a
+    safetensors file with the names and the layout of an equivalent PyTorch module, described in capgpu.interchange.
+    Both contain the vocabulary.
     """
     from capgpu.backend import set_backend
     from capgpu.interchange import BEGIN_FILE, STEP_FILE, export_onnx, save_torch_safetensors

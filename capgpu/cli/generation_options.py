@@ -8,41 +8,53 @@ from typing import Any
 
 import click
 
-__all__ = ["generation_options"]
+from capgpu.cli.options import Count, Number
 
-_COUNT = click.IntRange(min=1)
+__all__ = ["GENERATION_GROUPS", "generation_options"]
 
 _OPTIONS = (
-    click.option("--beam", type=_COUNT, default=1, help="Width of the beam search; 1 is greedy decoding."),
+    click.option("--beam", type=Count(), default=1, help="Width of the beam search; 1 is greedy decoding."),
     click.option(
         "--length-penalty",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         default=0.0,
         help="Length penalty of the beam search: above 0 favours longer captions; 0.6 to 0.7 is common.",
     ),
     click.option(
         "--temperature",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         help="Sample words at this temperature: below 1 probable words are drawn more often.",
     ),
-    click.option("--top-k", type=_COUNT, help="Sample from the K most probable words only."),
+    click.option("--top-k", type=Count(), help="Sample from the K most probable words only."),
     click.option(
         "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         help="Sample from the fewest most probable words with this probability in total.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the sampling."),
-    click.option("--max-length", type=_COUNT, default=30, help="Maximum number of words, END included."),
-    click.option("--min-length", type=click.IntRange(min=0), default=0, help="Minimum number of words, without END."),
+    click.option("--seed", type=Count(0), default=0, help="Seed of the sampling."),
+    click.option("--max-length", type=Count(), default=30, help="Maximum number of words, END included."),
+    click.option("--min-length", type=Count(0), default=0, help="Minimum number of words, without END."),
     click.option(
         "--no-repeat-ngram",
-        type=click.IntRange(min=0),
+        type=Count(0),
         default=0,
         help="Do not repeat n-grams of this length; 0 allows repetitions.",
     ),
     click.option("--suppress-unk/--allow-unk", default=True, help="Whether captions may contain <UNK>."),
 )
 
+#: The options under their headings in the help.
+GENERATION_GROUPS = {
+    "Decoding": (
+        "--beam",
+        "--length-penalty",
+        "--max-length",
+        "--min-length",
+        "--no-repeat-ngram",
+        "--suppress-unk",
+    ),
+    "Sampling": ("--temperature", "--top-k", "--top-p", "--seed"),
+}
 #: The settings that these options set; the number of captions per picture is an option of one command.
 _NAMES = (
     "beam",

@@ -18,7 +18,7 @@ def info(ctx: click.Context) -> None:
     from rich.text import Text
 
     from capgpu.backend import backend_info
-    from capgpu.cli.console import console
+    from capgpu.cli.console import print_table
 
     facts = backend_info()
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -52,6 +52,6 @@ def info(ctx: click.Context) -> None:
     table.add_row()
     for name, version in facts["installed"].items():
         table.add_row(name, Text(version or "not installed"))
-    console().print(table)
+    print_table(table)
     if facts["error"] is not None:
         ctx.exit(1)

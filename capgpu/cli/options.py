@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,24 @@ import click
 
 from capgpu.errors import InvalidValueError
 
-__all__ = ["LocalPath", "backend_option", "check_writable", "run_option", "use_backend_option"]
+__all__ = [
+    "COMPUTE_GROUP",
+    "Count",
+    "LocalPath",
+    "Number",
+    "backend_option",
+    "check_writable",
+    "run_argument",
+    "run_folder",
+    "run_option",
+    "use_backend_option",
+]
+
+#: The heading in the help of the options that `backend_option` adds, and the options.
+COMPUTE_GROUP = {"Where to compute": ("--backend", "--threads")}
+#: Folder where capgpu train writes runs by default.
+_RUNS = Path("runs")
+_N_RUNS_SHOWN = 5
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -32,19 +51,119 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-backend_option = click.option(
-    "--backend",
-    metavar="NAME",
-    help="Backend, see capgpu --help.  [default: CAPGPU_BACKEND, else auto]",
-)
+class Count(click.IntRange):
+    """An integer, at least `min`."""
+
+    name = "N"
+
+    def __init__(self, min: int = 1, max: int | None = None) -> None:
+        super().__init__(min, max)
+
+
+class Number(click.FloatRange):
+    """A finite number of a range; click's range includes NaN and infinity."""
+
+    name = "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; errors are those of click's."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}.", param, ctx)
+        return number
+
+
+def _set_threads(ctx: click.Context, param: click.Parameter, count: int | None) -> None:
+    if count is not None:
+        os.environ["CAPGPU_THREADS"] = str(count)
+
+
+def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--backend``, which the command receives, and ``--threads``, which sets ``CAPGPU_THREADS``.
+
+    Parameters
+    ----------
+    command : callable
+        The function of a click command.
+
+    Returns
+    -------
+    callable
+        The function with the options.
+    """
+    threads = click.option(
+        "--threads",
+        type=Count(),
+        expose_value=False,
+        callback=_set_threads,
+        help="Threads of the CPU, also for reading pictures.  [default: CAPGPU_THREADS, else all processors]",
+    )
+    backend = click.option(
+        "--backend",
+        metavar="NAME",
+        help="numpy, cpu, cuda or auto, or several in order of preference: cuda,cpu.  [default: CAPGPU_BACKEND, else "
+        "auto]",
+    )
+    return backend(threads(command))
+
 
 run_option = click.option(
     "--run",
-    "folder",
+    "run_option",
     type=click.Path(path_type=Path),
-    required=True,
-    help="A folder that capgpu train wrote.",
+    metavar="RUN",
+    help="The run folder, instead of the first argument.",
 )
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument RUN, a folder that ``capgpu train`` wrote, to a command, which receives it as ``folder``.
+
+    Parameters
+    ----------
+    command : callable
+        The function of a click command.
+
+    Returns
+    -------
+    callable
+        The function with the argument, and with ``--run``, which names the folder as well.
+    """
+
+    @functools.wraps(command)
+    def decorated(*args: Any, run_argument: Path | None, run_option: Path | None, **options: Any) -> Any:
+        if run_argument is not None and run_option is not None:
+            raise click.UsageError(f"expected one run folder, got {run_argument} and --run {run_option}.")
+        return command(*args, folder=run_folder(run_argument or run_option), **options)
+
+    argument = click.argument("run_argument", type=click.Path(path_type=Path), required=False, metavar="RUN")
+    return argument(run_option(decorated))
+
+
+def run_folder(path: Path | None) -> Path:
+    """Return the run folder that the user named.
+
+    Parameters
+    ----------
+    path : path or None
+        What was named.
+
+    Returns
+    -------
+    path
+        The same.
+
+    Raises
+    ------
+    click.UsageError
+        If nothing was named, or a file; with the run folders under ``runs/``.
+    """
+    if path is not None and not path.is_file():
+        return path
+    given = "none" if path is None else f"the file {path}"
+    runs = sorted(folder.parent for folder in _RUNS.glob("*/config.json"))[:_N_RUNS_SHOWN]
+    known = f"There are: {', '.join(map(str, runs))}." if runs else "capgpu train writes one."
+    raise click.UsageError(f"expected a run folder as the first argument, got {given}. {known}")
 
 
 def use_backend_option(name: str | None) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capgpu.cli.command import Command, config_option
 from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
-from capgpu.cli.options import LocalPath
+from capgpu.cli.options import Count, LocalPath, Number
+from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.detect_format import KINDS
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS
@@ -18,14 +20,39 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare"]
 
-_COUNT = click.IntRange(min=1)
-_FRACTION = click.FloatRange(0, 1, max_open=True)
+_COUNT = Count()
+_FRACTION = Number(0, 1, max_open=True)
 _N_SHOWN = 5
 #: A fraction of unknown words about which a message is printed.
 _MUCH_UNKNOWN = 0.1
 
 
-@click.command()
+_GROUPS = {
+    "Source and output": ("--out", "--kind", "--images", "--features", "--force", "--config"),
+    "Words": ("--tokens", "--min-count", "--max-words", "--max-length"),
+    "Splits": ("--val", "--test", "--seed"),
+    "Pictures to features": (
+        "--network",
+        "--output",
+        "--size",
+        "--mean",
+        "--std",
+        "--channels",
+        "--fit",
+        "--background",
+        "--pca",
+        "--max-unreadable",
+    ),
+}
+_EXAMPLES = (
+    ("A folder of pictures with captions.csv", "capgpu prepare photos/ --out data/photos"),
+    ("COCO as unzipped", "capgpu prepare coco/ --out data/coco"),
+    ("Train on it", "capgpu train runs/photos --data data/photos"),
+)
+
+
+@click.command(cls=Command, groups=_GROUPS, examples=_EXAMPLES)
+@config_option
 @click.argument("sources", type=LocalPath(exists=True, path_type=Path), nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Output folder.")
 @click.option("--kind", type=click.Choice(KINDS), help="Format of SOURCE.  [default: detected]")
@@ -45,7 +72,7 @@ _MUCH_UNKNOWN = 0.1
     type=_COUNT,
     help="Rarer words of the training captions become <UNK>.  [default: 5, or less where more than 5% would]",
 )
-@click.option("--max-words", type=click.IntRange(min=5), help="Maximum vocabulary size.  [default: unlimited]")
+@click.option("--max-words", type=Count(5), help="Maximum vocabulary size.  [default: unlimited]")
 @click.option("--max-length", type=_COUNT, help="Maximum number of words per caption.  [default: unlimited]")
 @click.option(
     "--val", type=_FRACTION, default=0.1, help="Fraction of the pictures for validation, if SOURCE has no splits."
@@ -53,11 +80,11 @@ _MUCH_UNKNOWN = 0.1
 @click.option(
     "--test", type=_FRACTION, default=0.1, help="Fraction of the pictures for testing, if SOURCE has no splits."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the random split.")
+@click.option("--seed", type=Count(0), default=0, help="Seed of the random split.")
 @click.option("--pca", type=_COUNT, metavar="N", help="Reduce the pictures' features to N principal components.")
 @click.option(
     "--max-unreadable",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.5,
     help="Largest fraction of pictures, of all and of each split in SOURCE, that may be missing or unreadable.",
 )
@@ -114,7 +141,7 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
             else "no ids: rows are in the order of the captions' file"
         )
         click.echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
-    with _Bar() as bar:
+    with ProgressBar("pictures") as bar:
         result = prepare_folder(
             captions,
             out,
@@ -134,39 +161,10 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
         click.echo("It has no split val, which capgpu train needs.", err=True)
 
 
-class _Bar:
-    """A progress bar on standard error, shown only if there is work left after the first update."""
-
-    def __init__(self) -> None:
-        self._progress: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def show(self, done: int, total: int) -> None:
-        """Show the number of finished pictures."""
-        if self._progress is None:
-            if done >= total:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True))
-            self._task = self._progress.add_task("pictures", total=total)
-            self._progress.start()
-        self._progress.update(self._task, completed=done)
-
-
 def _print(result: PrepareResult) -> None:
     from rich.table import Table
 
-    from capgpu.cli.console import console
+    from capgpu.cli.console import console, print_table
 
     out, report = console(), result.report
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -179,7 +177,7 @@ def _print(result: PrepareResult) -> None:
         unknown = f"{statistics['unknown words'] / max(statistics['words'], 1):.2%}"
         counts = (f"{statistics[key]:,}" for key in ("pictures", "captions", "words"))
         table.add_row(name, *counts, unknown, f"{statistics['words cut off']:,}", length_range)
-    out.print(table)
+    print_table(table)
     words = report["words in training captions"]
     out.print(
         f"Vocabulary: {report['vocabulary']:,} entries, 4 of them special, of {words:,} words in training captions."

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from capgpu.checkpoint import atomic_write
+from capgpu.cli.command import Command
 from capgpu.cli.metric_options import java_options
 from capgpu.cli.options import check_writable
 from capgpu.data.coco_json import read_coco_captions
@@ -20,7 +21,16 @@ __all__ = ["score"]
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+_EXAMPLES = (
+    ("Score a file of results as COCO's evaluation does", "capgpu score captions.json captions_val2017.json"),
+    (
+        "Score the pictures that are in both files, with METEOR",
+        "capgpu score captions.json captions_val2017.json --subset --meteor",
+    ),
+)
+
+
+@click.command(cls=Command, examples=_EXAMPLES)
 @click.argument("results", type=_FILE)
 @click.argument("annotations", type=_FILE)
 @click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
@@ -42,7 +52,7 @@ def score(
     RESULTS is a JSON list of {"image_id": ..., "caption": ...}, one entry per picture; ANNOTATIONS is a file such as
     captions_val2017.json.
     """
-    from capgpu.cli.console import console, score_table, tokens_note
+    from capgpu.cli.console import console, print_table, score_table, tokens_note
 
     check_writable(json_file, inputs=(results, annotations))
     matched = match_results(
@@ -63,7 +73,7 @@ def score(
         )
     out = console()
     out.print(f"{results}: {len(words)} pictures, {sum(map(len, truths))} true captions", style="bold")
-    out.print(score_table({"": scores}))
+    print_table(score_table({"": scores}))
     for note in notes:
         out.print(note)
     out.print(tokens_note(tokens))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from capgpu.cli.options import backend_option, run_option, use_backend_option
+from capgpu.cli.command import Command, config_option
+from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, run_argument, use_backend_option
 from capgpu.optional_deps import require
 from capgpu.training.run_folder import RunFolder
 
@@ -15,18 +16,28 @@ __all__ = ["serve"]
 _MEGA = 1_000_000
 
 
-@click.command()
-@run_option
+_GROUPS = {
+    "Address": ("--host", "--port", "--allow-host"),
+    "Limits": ("--max-mb", "--max-megapixels", "--batch-size"),
+    **COMPUTE_GROUP,
+}
+_EXAMPLES = (
+    ("Open the page of a run at http://127.0.0.1:8000", "capgpu serve runs/demo"),
+    ("Take any free port", "capgpu serve runs/demo --port 0"),
+)
+
+
+@click.command(cls=Command, groups=_GROUPS, examples=_EXAMPLES)
+@run_argument
+@config_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on; the default is for this machine alone.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes any free one.")
+@click.option("--port", type=Count(0, 65535), default=8000, help="Port; 0 takes any free one.")
 @click.option(
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Host name to be reached by. Repeatable."
 )
-@click.option("--max-mb", type=click.IntRange(1, 1000), default=10, help="Megabytes of an uploaded picture, at most.")
-@click.option(
-    "--max-megapixels", type=click.IntRange(1, 80), default=40, help="Megapixels of an uploaded picture, at most."
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Pictures captioned together, at most.")
+@click.option("--max-mb", type=Count(1, 1000), default=10, help="Megabytes of an uploaded picture, at most.")
+@click.option("--max-megapixels", type=Count(1, 80), default=40, help="Megapixels of an uploaded picture, at most.")
+@click.option("--batch-size", type=Count(), default=32, help="Pictures captioned together, at most.")
 @click.option("--verbose", is_flag=True, help="Print a line for each request.")
 @backend_option
 def serve(
@@ -42,9 +53,9 @@ def serve(
 ) -> None:
     """Open a web page that captions pictures with the model of a run.
 
-    The page captions pictures that are dropped, pasted, selected or taken with the camera; it shows the captions of a
-    split beside the reference captions, and the loss curve, also while the run is being trained. Its JSON API is
-    described at /openapi.json. Ctrl-C stops the server.
+    RUN is a folder that capgpu train wrote. The page captions pictures that are dropped, pasted, selected or taken with
+    the camera; it shows the captions of a split beside the reference captions, and the loss curve, also while the run
+    is being trained. Its JSON API is described at /openapi.json. Ctrl-C stops the server.
 
     There are no user accounts: whoever can reach the address can use the server and see the run's pictures.
     """

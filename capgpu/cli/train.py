@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from capgpu.cli.options import backend_option, use_backend_option
+from capgpu.cli.command import Command, config_option
+from capgpu.cli.options import COMPUTE_GROUP, Count, Number, backend_option, use_backend_option
 from capgpu.data.datasets import DATASETS, open_dataset
 from capgpu.folder_lock import folder_lock
+from capgpu.metrics.coco import METRIC_NAMES
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
 from capgpu.training.run_folder import RunFolder
@@ -20,9 +21,39 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-_COUNT = click.IntRange(min=1)
 #: Options that are not settings of the run: where and how to run.
-_NOT_SETTINGS = ("out", "backend", "resume", "force")
+_NOT_SETTINGS = ("run_argument", "out", "backend", "resume", "force")
+_GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
+
+_GROUPS = {
+    "Data and run folder": ("--data", "--out", "--resume", "--force", "--config"),
+    "Model": ("--cell", "--hidden", "--wordvec", "--tie-weights", "--dtype", "--precision"),
+    "Training": (
+        "--epochs",
+        "--batch-size",
+        "--group-by-length",
+        "--update-rule",
+        "--learning-rate",
+        "--schedule",
+        "--warmup",
+        "--weight-decay",
+        "--clip-norm",
+        "--seed",
+    ),
+    "Regularization": ("--dropout", "--label-smoothing"),
+    "Validation": ("--metric", "--patience"),
+    **COMPUTE_GROUP,
+}
+_EXAMPLES = (
+    ("Train on the pictures that come with capgpu", "capgpu train runs/demo"),
+    ("Train a wider LSTM on a prepared folder", "capgpu train runs/wide --data data/photos --hidden 512 --wordvec 512"),
+    (
+        "Follow CIDEr, and stop once it has not improved for 5 epochs",
+        "capgpu train runs/best --metric CIDEr --patience 5",
+    ),
+    ("Continue after Ctrl-C", "capgpu train runs/demo --resume"),
+    ("Read the options from a file", "capgpu train runs/wide --config wide.toml"),
+)
 
 
 class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -38,52 +69,53 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
         return str(Path(value).resolve())
 
 
-class _FiniteRange(click.FloatRange):
-    """A range that excludes NaN and infinity, which click's does not."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"expected a finite number, got {value}.", param, ctx)
-        return number
-
-
-@click.command()
+@click.command(cls=Command, groups=_GROUPS, examples=_EXAMPLES)
+@click.argument("run_argument", type=click.Path(path_type=Path), required=False, metavar="[RUN]")
+@config_option
 @click.option(
     "--data",
     type=_Data(),
     default="emoji",
     help="Data set: emoji, a prepared folder, or the folder of the cs231n course's COCO set.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-CELL]")
+@click.option("--out", type=click.Path(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Recurrent cell.")
-@click.option("--hidden", type=_COUNT, default=256, help="Size of the hidden state.")
-@click.option("--wordvec", type=_COUNT, default=256, help="Size of a word vector.")
-@click.option("--epochs", type=_COUNT, default=60, help="Number of epochs.")
-@click.option("--batch-size", type=_COUNT, default=64, help="Captions per minibatch.")
+@click.option("--hidden", type=Count(), default=256, help="Size of the hidden state.")
+@click.option("--wordvec", type=Count(), default=256, help="Size of a word vector.")
+@click.option("--epochs", type=Count(), default=60, help="Number of epochs.")
+@click.option("--batch-size", type=Count(), default=64, help="Captions per minibatch.")
 @click.option(
     "--learning-rate",
-    type=_FiniteRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=3e-3,
     help="Initial learning rate.",
 )
 @click.option("--update-rule", type=click.Choice(list(UPDATE_RULES)), default="adam", help="Update rule.")
 @click.option("--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Learning-rate schedule.")
+@click.option("--warmup", type=Count(0), default=0, help="Steps over which the learning rate first rises.")
+@click.option(
+    "--weight-decay",
+    type=Number(min=0),
+    help="Decay of the parameters, per step times the learning rate; needs --update-rule adamw.  [default: 0.01 there]",
+)
+@click.option(
+    "--clip-norm", type=Number(min=0, min_open=True), help="Largest norm of all gradients together; larger ones are scaled down."
+)
 @click.option(
     "--dropout",
-    type=_FiniteRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.3,
     help="Dropout rate of the features and of the hidden states before the vocabulary projection.",
 )
 @click.option(
     "--label-smoothing",
-    type=_FiniteRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.0,
     help="Part of the target probability that is distributed over all words.",
 )
 @click.option("--tie-weights", is_flag=True, help="Use the word vectors as output weights; needs --wordvec = --hidden.")
 @click.option("--group-by-length", is_flag=True, help="Put captions of similar length into one minibatch.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of parameters, minibatches and dropout.")
+@click.option("--seed", type=Count(0), default=0, help="Seed of parameters, minibatches and dropout.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Dtype of the parameters.")
 @click.option(
     "--precision",
@@ -91,20 +123,33 @@ class _FiniteRange(click.FloatRange):
     default="float32",
     help="bf16 rounds the factors of matrix products to bfloat16; needs --dtype float32.",
 )
+@click.option(
+    "--metric",
+    type=click.Choice(METRIC_NAMES),
+    help="Score captions of 200 pictures of the split val by this metric after each epoch.",
+)
+@click.option(
+    "--patience",
+    type=Count(),
+    help="Stop after N epochs in which the --metric, or without one the validation loss, has not improved.",
+)
 @backend_option
-@click.option("--resume", is_flag=True, help="Resume the unfinished run in --out.")
-@click.option("--force", is_flag=True, help="Overwrite the run in --out.")
+@click.option("--resume", is_flag=True, help="Continue the unfinished run in RUN.")
+@click.option("--force", is_flag=True, help="Overwrite the run in RUN.")
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> None:
     """Train a captioner and write a run folder.
 
-    The folder gets config.json, history.jsonl, model.safetensors (the parameters of the epoch with the lowest
+    RUN, the folder, gets config.json, history.jsonl, model.safetensors (the parameters of the epoch with the lowest
     validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the current step;
     --resume continues from there and gives the same bits as an uninterrupted run.
     """
     from capgpu.training.training_run import check_dataset, make_solver, resumed_settings
 
-    run = RunFolder(options["out"] or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
+    if options["run_argument"] is not None and options["out"] is not None:
+        raise click.UsageError(f"expected one run folder, got {options['run_argument']} and --out {options['out']}.")
+    named = options["run_argument"] or options["out"]
+    run = RunFolder(named or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     resume: bool = options["resume"]
     if resume and options["force"]:
@@ -128,7 +173,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    return ctx.get_parameter_source(name) in _GIVEN
 
 
 def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
@@ -142,7 +187,7 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     )
     result = train_run(run, solver, settings)
     if not result.finished:
-        click.echo(f"Resume with: capgpu train --resume --out {run.path}", err=True)
+        click.echo(f"Resume with: capgpu train {run.path} --resume", err=True)
         raise click.Abort
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
     click.echo(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import click
 
+from capgpu.cli.command import Command
+from capgpu.cli.options import Count
+
 __all__ = ["tune"]
 
 
-@click.command()
+@click.command(cls=Command, examples=(("Tune the default model of capgpu train", "capgpu tune --hidden 256"),))
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Recurrent cell.")
-@click.option("--hidden", "H", type=click.IntRange(1), default=512, help="Size of the hidden state.")
-@click.option("--batch", "N", type=click.IntRange(1), default=64, help="Captions per minibatch.")
-@click.option("--steps", "T", type=click.IntRange(2), default=16, help="Words per caption.")
+@click.option("--hidden", "H", type=Count(1), default=512, help="Size of the hidden state.")
+@click.option("--batch-size", "--batch", "N", type=Count(1), default=64, help="Captions per minibatch.")
+@click.option("--steps", "T", type=Count(2), default=16, help="Words per caption.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
     default="float32",
     help="Element type of the model.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=20, help="Timed passes per algorithm.")
+@click.option("--repeats", type=Count(1), default=20, help="Timed passes per algorithm.")
 def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
     """Measure the algorithms of the recurrence on this GPU and store the fastest.
 
@@ -29,7 +32,7 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
 
     from capgpu.array_libraries import WITHOUT_GPU
     from capgpu.backend import BackendUnavailableError, set_backend
-    from capgpu.cli.console import console
+    from capgpu.cli.console import print_table
 
     try:
         set_backend("cuda")
@@ -53,7 +56,7 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
             str(config.grid) if laid_out else "",
             f"{entry.milliseconds:.3f}{'' if entry.queued else ' *'}",
         )
-    console().print(table)
+    print_table(table)
     if not all(entry.queued for entry in measured):
         click.echo("* includes time of the host: the device was idle before the work was launched")
     path = tuning.store(measured, dtype, H, N)

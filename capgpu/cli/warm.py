@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from capgpu.cli.command import Command
+
 __all__ = ["warm"]
 
 
-@click.command()
+@click.command(cls=Command, examples=(("Compile now what the first training step needs", "capgpu warm"),))
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),

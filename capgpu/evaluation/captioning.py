@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from capgpu.vision import Picture, PictureEncoder
 
 __all__ = ["PictureCaptions", "caption_pictures", "write_caption_lists", "write_captions"]
+
+#: ``progress(done, total)``.
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def write_captions(
     config: GenerationConfig | None = None,
     *,
     batch_size: int = 256,
+    progress: Progress = _silent,
 ) -> list[Caption]:
     """Generate a caption for each feature vector.
 
@@ -87,6 +95,8 @@ def write_captions(
         Settings of the decoder; greedy by default.
     batch_size : int
         Hypotheses decoded at a time: a beam search takes fewer pictures.
+    progress : callable
+        Called as ``progress(done, total)`` with the number of captioned pictures.
 
     Returns
     -------
@@ -98,7 +108,8 @@ def write_captions(
     TypeError, ValueError
         For features that do not fit the model, `batch_size` below 1, or settings out of range.
     """
-    return [captions[0] for captions in write_caption_lists(model, features, config, batch_size=batch_size)]
+    lists = write_caption_lists(model, features, config, batch_size=batch_size, progress=progress)
+    return [captions[0] for captions in lists]
 
 
 def write_caption_lists(
@@ -108,12 +119,13 @@ def write_caption_lists(
     *,
     sources: Sequence[str | int] | None = None,
     batch_size: int = 256,
+    progress: Progress = _silent,
 ) -> list[list[Caption]]:
     """Generate the captions of each feature vector, `GenerationConfig.captions` of them.
 
     Parameters
     ----------
-    model, features, config, batch_size
+    model, features, config, batch_size, progress
         As for `write_captions`.
     sources : sequence of N str or int, optional
         The pictures' files or indices; by default the rows of `features`.
@@ -134,8 +146,10 @@ def write_caption_lists(
     pictures = max(batch_size // max(config.beam, 1), 1)
     captions: list[list[Caption]] = []
     for start in range(0, len(features), pictures):
+        progress(start, len(features))
         result = config(model, asarray(features[start : start + pictures]), start)
         captions += _caption_lists(model, result, names[start : start + pictures])
+    progress(len(features), len(features))
     return captions
 
 
@@ -174,6 +188,8 @@ def caption_pictures(
     encoder: PictureEncoder,
     pictures: Sequence[Picture],
     config: GenerationConfig | None = None,
+    *,
+    progress: Progress = _silent,
 ) -> PictureCaptions:
     """Caption pictures.
 
@@ -187,6 +203,8 @@ def caption_pictures(
         The pictures.
     config : GenerationConfig, optional
         Settings of the decoder; greedy by default.
+    progress : callable
+        Called as ``progress(done, total)`` with the number of encoded pictures.
 
     Returns
     -------
@@ -205,7 +223,7 @@ def caption_pictures(
             f"encoder: expected features of length {model.config['input_dim']}, as the model's, got {encoder.dim}: the "
             "run is inconsistent. Train again."
         )
-    encoded = encoder.encode(pictures)
+    encoded = encoder.encode(pictures, progress=progress)
     sources = [_source(pictures[i], i) for i in encoded.kept]
     captions = write_caption_lists(model, encoded.features, config, sources=sources)
     return PictureCaptions(dict(zip(encoded.kept, captions, strict=True)), dict(encoded.broken))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,7 @@ def evaluate_split(
     config: GenerationConfig | None = None,
     *,
     java: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SplitEvaluation:
     """Caption a split and score the captions beside those of the nearest-neighbour baseline.
 
@@ -101,6 +102,8 @@ def evaluate_split(
         Settings of the decoder; greedy by default.
     java : sequence of str
         Additional metrics of `capgpu.evaluation.scores.JAVA_METRICS`.
+    progress : callable
+        Called as ``progress(done, total)`` with the number of captioned pictures.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def evaluate_split(
     scored = [i for i, group in enumerate(truths) if group]
     name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_decoder_suffix(config)}"
     captions = {
-        name: [caption.text for caption in write_captions(model, dataset.features(split), config)],
+        name: [caption.text for caption in write_captions(model, dataset.features(split), config, progress=progress)],
         BASELINE: neighbour_captions(dataset, split),
     }
     references = [references[i] for i in scored]

@@ -12,7 +12,10 @@ from capgpu.metrics.cider import Cosines, weighted_ngrams
 from capgpu.metrics.corpus import Corpus, MetricScore, Words, encode_corpus, split_words
 from capgpu.metrics.rouge import score_rouge_l
 
-__all__ = ["coco_scores", "score_corpus"]
+__all__ = ["METRIC_NAMES", "coco_scores", "score_corpus"]
+
+#: The names of the scores of `coco_scores`.
+METRIC_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def coco_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, MetricScore]:

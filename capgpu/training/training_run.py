@@ -12,8 +12,10 @@ from capgpu.checkpoint import CheckpointError, save_model
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import Dataset
 from capgpu.errors import InvalidValueError
+from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.model import CaptioningRNN
 from capgpu.solver import CaptioningSolver
+from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import rewind_history
 from capgpu.training.run_folder import RunFolder
 from capgpu.vocabulary import NULL
@@ -26,6 +28,11 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "label_smoothing": 0.0,
     "group_by_length": False,
     "precision": "float32",
+    "warmup": 0,
+    "weight_decay": None,
+    "clip_norm": None,
+    "metric": None,
+    "patience": None,
 }
 
 
@@ -143,6 +150,18 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
     ValueError, CheckpointError
         For settings that contradict each other, or a checkpoint that is missing or damaged.
     """
+    optim_config = {"learning_rate": settings["learning_rate"]}
+    if settings["weight_decay"] is not None:
+        if settings["update_rule"] != "adamw":
+            raise InvalidValueError(
+                f"--weight-decay: expected the update rule adamw, got {settings['update_rule']}. Add --update-rule "
+                "adamw, or omit --weight-decay."
+            )
+        optim_config["weight_decay"] = settings["weight_decay"]
+    metric = settings["metric"]
+    callbacks = []
+    if settings["patience"] is not None:
+        callbacks.append(EarlyStopping(settings["patience"], monitor=metric or "val_loss"))
     model = CaptioningRNN(
         dataset.data["word_to_idx"],
         input_dim=dataset.features("train").shape[1],
@@ -161,12 +180,16 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         model,
         dataset.data,
         update_rule=settings["update_rule"],
-        optim_config={"learning_rate": settings["learning_rate"]},
+        optim_config=optim_config,
         batch_size=settings["batch_size"],
         num_epochs=settings["epochs"],
         print_every=50,
         seed=settings["seed"],
         schedule=settings["schedule"],
+        warmup=settings["warmup"],
+        clip_norm=settings["clip_norm"],
+        metric=CaptionMetric([metric], tokenize=dataset.tokenize) if metric else None,
+        callbacks=callbacks,
         group_by_length=settings["group_by_length"],
         keep_best=True,
         history=run.history,

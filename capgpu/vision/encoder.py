@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,13 @@ class PictureEncoder:
         """
         return PictureEncoder(self.name, self.sha256, self.network, self.preprocessing, self.network_dim, projection)
 
-    def encode(self, pictures: Sequence[Picture], *, threads: int | None = None) -> Encoded:
+    def encode(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Encoded:
         """Compute the features of pictures.
 
         Files that are missing, not pictures, damaged, or larger than Pillow's limit are reported and skipped, as are
@@ -118,6 +124,8 @@ class PictureEncoder:
             The pictures, see `load_picture`.
         threads : int, optional
             Number of threads; by default that of `capgpu.threads.thread_count`.
+        progress : callable
+            Called as ``progress(done, total)`` with the number of pictures.
 
         Returns
         -------
@@ -135,7 +143,10 @@ class PictureEncoder:
         pool = ThreadPoolExecutor(count)
         try:
             with strict_pillow():
-                results = list(pool.map(self._encode_one, pictures))
+                results = []
+                for result in pool.map(self._encode_one, pictures):
+                    results.append(result)
+                    progress(len(results), len(pictures))
         finally:
             # after Ctrl-C only pictures in progress are finished
             pool.shutdown(cancel_futures=True)
