@@ -1,0 +1,162 @@
+"""How commands look and read their settings: help in groups with examples, and values from a file of settings."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capgpu.errors import InvalidValueError
+
+__all__ = ["Command", "config_option", "write_commands", "write_examples"]
+
+
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]]) -> None:
+    """Write command lines below what they do, so that they can be copied.
+
+    Parameters
+    ----------
+    formatter : click.HelpFormatter
+        Where to write.
+    examples : sequence of (str, str)
+        What a command line does, or an empty text where it follows the one before, and the line.
+    """
+    if not examples:
+        return
+    with formatter.section("Examples"):
+        for purpose, line in examples:
+            if purpose:
+                formatter.write(f"{'':{formatter.current_indent}}# {purpose}\n")
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def write_commands(formatter: click.HelpFormatter, title: str, commands: Sequence[click.Command]) -> None:
+    """Write a section of commands, each with the whole first sentence of its help.
+
+    Parameters
+    ----------
+    formatter : click.HelpFormatter
+        Where to write.
+    title : str
+        The heading.
+    commands : sequence of click.Command
+        The commands.
+    """
+    with formatter.section(title):
+        formatter.write_dl([(command.name or "", _first_sentence(command.help or "")) for command in commands])
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(re.split(r"\n\s*\n", text.strip())[0].split())
+
+
+class Command(click.Command):
+    """A command whose help shows its options in groups and ends with examples.
+
+    Parameters
+    ----------
+    *args, **settings
+        As for `click.Command`.
+    groups : mapping of str to sequence of str
+        The options of each group, by the heading; other options follow in a group of their own.
+    examples : sequence of (str, str)
+        What a command line does, and the line.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        examples: Sequence[tuple[str, str]] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.groups, self.examples = dict(groups or {}), tuple(examples)
+        grouped = [option for options in self.groups.values() for option in options]
+        unknown = set(grouped) - {option for param in self.params for option in param.opts}
+        if unknown:
+            raise ValueError(f"groups: expected options of {self.name}, got {', '.join(sorted(unknown))}")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by group."""
+        records = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                records[param.opts[-1]] = record
+        for title, names in self.groups.items():
+            rows = [records.pop(name) for name in names if name in records]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+        with formatter.section("Other options" if self.groups else "Options"):
+            formatter.write_dl(list(records.values()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        write_examples(formatter, self.examples)
+
+
+def _read_settings(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
+    """Make the settings in a TOML file the defaults of the command's options."""
+    if file is None:
+        return
+    name = str(ctx.command.name)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidValueError(f"{file}: expected settings in TOML, such as hidden = 512, got: {error}") from error
+    settings = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    own = table.get(name, {})
+    settings |= own if isinstance(own, dict) else {}
+    options = {
+        option.lstrip("-"): known
+        for known in ctx.command.params
+        if isinstance(known, click.Option) and known.name not in ("config", "help")
+        for option in known.opts
+        if option.startswith("--")
+    }
+    values = {}
+    for key, value in settings.items():
+        option = options.get(key.replace("_", "-"))
+        if option is None:
+            near = difflib.get_close_matches(key.replace("_", "-"), options, 1)
+            remedy = f" Did you mean {near[0]}?" if near else f" capgpu {name} --help lists them."
+            raise InvalidValueError(f"{file}: expected options of capgpu {name}, got {key}.{remedy}")
+        values[str(option.name)] = _checked(file, key, value, option, ctx)
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def _checked(file: Path, key: str, value: Any, option: click.Option, ctx: click.Context) -> Any:
+    """Return a value in the form of the command line; `click` would cut 2.5 down to 2, and read "no" as true."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise InvalidValueError(f"{file}: {key}: expected true or false, got {value!r}.")
+        return value
+    values = value if isinstance(value, list) and option.multiple else [value]
+    if any(isinstance(item, (bool, list, dict)) for item in values):
+        raise InvalidValueError(f"{file}: {key}: expected a number or a text, got {value!r}.")
+    texts = [str(item) for item in values]
+    try:
+        for text in texts:
+            option.type(text, option, ctx)
+    except click.BadParameter as error:
+        raise InvalidValueError(f"{file}: {key}: {error.message}") from error
+    return texts if option.multiple else texts[0]
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_read_settings,
+    help="Read options from this TOML file, such as hidden = 512, or from its table of the command's name. Options on "
+    "the command line come first.",
+)
