@@ -39,7 +39,7 @@ _COMMANDS = {
     "This machine": (info, warm, tune),
 }
 _EXAMPLES = (
-    ("Start here: train on the 3,800 pictures that come with capgpu (a minute)", "capgpu train runs/demo"),
+    ("Start here: train on the captioned emoji that come with capgpu (a minute)", "capgpu train runs/demo"),
     ("See captions of pictures that it has not seen, beside the true ones", "capgpu caption runs/demo"),
     ("Caption your own pictures", "capgpu caption runs/demo cat.jpg photos/"),
     ("Train on your own captioned pictures", "capgpu prepare photos/ --out data/photos"),

@@ -79,8 +79,7 @@ class Command(click.Command):
         self.groups, self.examples = dict(groups or {}), tuple(examples)
         grouped = [option for options in self.groups.values() for option in options]
         unknown = set(grouped) - {option for param in self.params for option in param.opts}
-        if unknown:
-            raise ValueError(f"groups: expected options of {self.name}, got {', '.join(sorted(unknown))}")
+        assert not unknown, f"groups: expected options of {self.name}, got {', '.join(sorted(unknown))}"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by group."""

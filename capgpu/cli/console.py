@@ -61,14 +61,13 @@ def print_table(table: Table) -> None:
     if sys.stdout.isatty():
         console().print(table)
         return
-    import click
     from rich.console import Console
 
     out = Console(width=_UNLIMITED, highlight=False, markup=False, emoji=False, no_color=True)
     with out.capture() as lines:
         out.print(table)
     for line in lines.get().splitlines():
-        click.echo(line.rstrip())
+        print(line.rstrip())
 
 
 def marks_legend(*, with_base_names: bool) -> str:

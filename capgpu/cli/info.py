@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from capgpu.cli.command import Command
+
 __all__ = ["info"]
 
 
-@click.command()
+@click.command(cls=Command, examples=(("See which backend is used, and why", "capgpu info"),))
 @click.pass_context
 def info(ctx: click.Context) -> None:
     """Show installed packages, the selected backend, and why it was selected.

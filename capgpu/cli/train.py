@@ -45,7 +45,7 @@ _GROUPS = {
     **COMPUTE_GROUP,
 }
 _EXAMPLES = (
-    ("Train on the pictures that come with capgpu", "capgpu train runs/demo"),
+    ("Train on the captioned emoji that come with capgpu", "capgpu train runs/demo"),
     ("Train a wider LSTM on a prepared folder", "capgpu train runs/wide --data data/photos --hidden 512 --wordvec 512"),
     (
         "Follow CIDEr, and stop once it has not improved for 5 epochs",
@@ -99,7 +99,9 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     help="Decay of the parameters, per step times the learning rate; needs --update-rule adamw.  [default: 0.01 there]",
 )
 @click.option(
-    "--clip-norm", type=Number(min=0, min_open=True), help="Largest norm of all gradients together; larger ones are scaled down."
+    "--clip-norm",
+    type=Number(min=0, min_open=True),
+    help="Largest norm of all gradients together; larger ones are scaled down.",
 )
 @click.option(
     "--dropout",

@@ -92,7 +92,9 @@ def test_broken_pictures_are_told_and_cost_no_other_its_caption(run: Path, pictu
 
 
 def test_nothing_but_broken_pictures_is_an_error(run: Path, tmp_path: Path) -> None:
-    result = caption("--run", run, tmp_path, tmp_path / "missing.png")
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    result = caption("--run", run, text, tmp_path / "missing.png")
     assert result.exit_code == 2
     assert (
         result.stderr.splitlines()[-1] == "capgpu: error: expected at least one readable picture, got none in 2 files."

@@ -179,7 +179,7 @@ def test_what_cannot_be_is_refused_in_one_line(pictures: Path, network: tuple[st
         ),
         ((coco, "--features", coco), "expected a file of features"),
         ((pictures, "--min-count", 50), "expected a count that a word reaches"),
-        ((pictures, "--val", "nan"), "val: expected a fraction of the pictures"),
+        ((pictures, "--val", "nan"), "--val': expected a finite number, got nan"),
         ((pictures, "--val", 1), "--val"),
         ((pictures, "--pca", 9), "pca: expected at most"),
         ((pictures, "--network", "no.onnx"), "no.onnx: expected"),

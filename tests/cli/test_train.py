@@ -76,7 +76,7 @@ def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
     )
     start = read_history(folder / "history.jsonl")[0]
     assert (start["update_rule"], start["schedule"], start["batch_size"]) == ("sgd", "constant", 600)
-    assert start["optim_config"]["learning_rate"] == 0.5
+    assert start["optim_config.learning_rate"] == 0.5
     assert start["group_by_length"] is True
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         patch.setattr(CaptioningSolver, "train", train_until_ctrl_c)
         result = run("train", "--out", folder, *TINY)
     assert result.exit_code == 130
-    assert f"capgpu train --resume --out {folder}" in result.stderr
+    assert f"capgpu train {folder} --resume" in result.stderr
     assert not (folder / "summary.json").exists()
 
     refused(run("caption", "--run", folder), "--resume")
@@ -211,6 +211,12 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "seed": 0,
         "dtype": "float32",
         "precision": "float32",
+        "warmup": 0,
+        "weight_decay": None,
+        "clip_norm": None,
+        "metric": None,
+        "patience": None,
+        "run_argument": None,
         "backend": None,
         "resume": False,
         "force": False,
