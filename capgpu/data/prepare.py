@@ -8,6 +8,7 @@ preparation resumes. Earlier contents are replaced when the new data set is comp
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections import Counter
@@ -263,7 +264,9 @@ def _encode(
         data[f"{name}_texts"] = [text for texts in pictures.captions for text in texts]
         data[f"{name}_image_ids"] = pictures.image_ids
         if pictures.files is not None:
-            data[f"{name}_files"] = [str(file.absolute()) for file in pictures.files]
+            # as UTF-8 in any locale
+            paths = (os.fsencode(file.absolute()) for file in pictures.files)
+            data[f"{name}_files"] = [path.decode("utf-8", "surrogateescape") for path in paths]
         report["splits"][name] = _statistics(flat, len(pictures), captions, vocabulary)
     return data, report
 
