@@ -14,12 +14,15 @@ import unicodedata
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 __all__ = [
     "find_files",
     "is_companion",
     "is_file",
+    "local_name",
     "most_similar",
     "nearest_file",
     "plain_name",
@@ -49,9 +52,20 @@ def is_companion(name: str) -> bool:
 def is_file(path: Path) -> bool:
     """Return whether a path is a regular file; also for names that no file can have."""
     try:
-        return os.path.isfile(path)
+        return os.path.isfile(local_name(str(path)))
     except ValueError:  # a name with NUL
         return False
+
+
+def local_name(name: str) -> str:
+    """Return a file name from a UTF-8 file as this system's encoding of file names represents it.
+
+    They differ where that is not UTF-8, as ASCII in Python under ``LC_ALL=C`` and ``PYTHONUTF8=0``.
+    """
+    for encode in (os.fsencode, partial(str.encode, encoding="utf-8", errors="surrogateescape")):
+        with suppress(UnicodeEncodeError):
+            return os.fsdecode(encode(name))
+    return name
 
 
 def printable(name: str) -> str:
@@ -86,6 +100,7 @@ def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str
     notes : list of str
         How many files have similar names, for the user.
     """
+    names = list(map(local_name, names))
     files = [folder / name for name in names]
     missing = [index for index, file in enumerate(files) if not is_file(file)]
     if not missing:

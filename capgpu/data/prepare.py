@@ -8,6 +8,7 @@ preparation resumes. Earlier contents are replaced when the new data set is comp
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections import Counter
@@ -174,107 +175,100 @@ def prepare(
         )
     check_output_folder(folder, force)
     with folder_lock(folder):
-        return _prepare(
-            source, folder, config, features, open_encoder, settings, max_unreadable, force=force, progress=progress
-        )
-
-
-def _prepare(
-    source: Source,
-    folder: Path,
-    config: PrepareConfig,
-    features: FeatureFile | None,
-    open_encoder: Callable[[], PictureEncoder] | None,
-    settings: Mapping[str, Any] | None,
-    max_unreadable: float,
-    *,
-    force: bool,
-    progress: Callable[[int, int], None],
-) -> PrepareResult:
-    """Create a prepared folder that is locked; see `prepare`."""
-    described = source  # also the pictures without captions: a feature file may have rows in this order
-    source = _captioned(source)
-    if features is None:
-        _check_present(source, max_unreadable)
-    splits = split_pictures(source, config.val, config.test, config.seed)
-    words, wordless = _tokenize(splits, config)
-    counts = _counted(words["train"])
-    _vocabulary(
-        counts, sum(map(len, words["train"])), config
-    )  # errors of the vocabulary are raised before features are computed
-    everything = {
-        **asdict(config),
-        **(settings or {}),
-        "source's sha256": " ".join(map(fingerprint, (source.path, *source.more))),
-    }
-    encoder = None
-    if features is None:
-        assert open_encoder is not None
-        encoder = open_encoder()
-        everything["network's sha256"] = encoder.sha256
-        max_components = min(encoder.network_dim, len(splits["train"]) - 1)
-        if config.pca is not None and config.pca > max_components:
-            raise InvalidValueError(
-                f"pca: expected at most {max_components} components of {encoder.network_dim} features of "
-                f"{len(splits['train'])} training pictures, got {config.pca}."
+        described = source  # also the pictures without captions: a feature file may have rows in this order
+        source = _captioned(source)
+        if features is None:
+            _check_present(source, max_unreadable)
+        splits = split_pictures(source, config.val, config.test, config.seed)
+        words, wordless = _tokenize(splits, config)
+        _vocabulary(words, config)  # its errors are raised before features are computed
+        everything = {
+            **asdict(config),
+            **(settings or {}),
+            "source's sha256": " ".join(map(fingerprint, (source.path, *source.more))),
+        }
+        encoder = None
+        if features is None:
+            encoder = _encoder(open_encoder, config, len(splits["train"]))
+            everything["network's sha256"] = encoder.sha256
+        else:
+            everything["features' sha256"] = fingerprint(features.path)
+            splits = attach_features(splits, described, features)
+        total = sum(map(len, splits.values()))
+        work = open_staging(folder, everything, force)
+        kept, rows, broken = gather_features(splits, encoder, work, lambda done: progress(done, total))
+        if "train" not in kept:
+            if not kept:
+                shutil.rmtree(work)  # nothing to resume
+            raise DataFileError(
+                f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
             )
-    else:
-        everything["features' sha256"] = fingerprint(features.path)
-        splits = attach_features(splits, described, features)
-    work = open_staging(folder, everything, force)
+        unreadable = {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}
+        _check_readable(source, unreadable, max_unreadable, lambda: broken[0])
+        splits = {name: splits[name].take(indices) for name, indices in kept.items()}
+        words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
+        if config.pca is not None:
+            from capgpu.vision.projection import fit_projection
 
-    def report_progress(done: int) -> None:
-        progress(done, sum(map(len, splits.values())))
+            assert encoder is not None
+            encoder = encoder.with_projection(fit_projection(rows["train"], config.pca))
+            rows = project_features(encoder, rows, work)
+        data, report = _encode(splits, words, rows, config)
+        report["unreadable pictures"], report["captions without words"] = broken, wordless
+        finished = work / "finished"
+        shutil.rmtree(finished, ignore_errors=True)  # of a killed process
+        if encoder is not None:
+            encoder.save(finished)
+        save_prepared(finished, data, tokens=config.tokens, settings=everything, report=report)
+        publish(finished, folder)
+        shutil.rmtree(work, ignore_errors=True)  # the data set is complete, even if this fails
+        return PrepareResult(report, broken, wordless)
 
-    kept, rows, broken = gather_features(splits, encoder, work, report_progress)
-    if "train" not in kept:
-        if not kept:
-            shutil.rmtree(work)  # nothing to resume
-        raise DataFileError(
-            f"{source.path}: expected at least one readable training picture, got none. The first: {broken[0]}."
+
+def _encoder(
+    open_encoder: Callable[[], PictureEncoder] | None, config: PrepareConfig, n_pictures: int
+) -> PictureEncoder:
+    """Open the encoder, and check that the training pictures have the number of principal components."""
+    assert open_encoder is not None
+    encoder = open_encoder()
+    max_components = min(encoder.network_dim, n_pictures - 1)
+    if config.pca is not None and config.pca > max_components:
+        raise InvalidValueError(
+            f"pca: expected at most {max_components} components of {encoder.network_dim} features of "
+            f"{n_pictures} training pictures, got {config.pca}."
         )
-    unreadable = {name: len(splits[name]) - len(kept.get(name, ())) for name in splits}
-    _check_readable(source, unreadable, max_unreadable, lambda: broken[0])
-    # only words of pictures with features: the others cannot be learnt
-    readable = set(kept["train"])
-    counts -= _counted([captions for index, captions in enumerate(words["train"]) if index not in readable])
-    words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
-    min_count = _min_count(counts, config)
-    vocabulary = _vocabulary(counts, sum(map(len, words["train"])), config)
-    if config.pca is not None:
-        from capgpu.vision.projection import fit_projection
+    return encoder
 
-        assert encoder is not None
-        encoder = encoder.with_projection(fit_projection(rows["train"], config.pca))
-        rows = project_features(encoder, rows, work)
 
+def _encode(
+    splits: Mapping[str, Pictures],
+    words: Mapping[str, list[list[list[str]]]],
+    rows: Mapping[str, HostArray],
+    config: PrepareConfig,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the data dictionary of pictures with features, and its statistics.
+
+    The vocabulary is that of these pictures: words of others cannot be learnt.
+    """
+    counts = _counted(words["train"])
+    vocabulary = _vocabulary(words, config)
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
-    report["words in training captions"], report["minimum count"] = len(counts), min_count
-    for name, indices in kept.items():
-        pictures = splits[name].take(indices)
-        picture_words = words[name]
-        flat = [caption for captions in picture_words for caption in captions]
+    report["words in training captions"], report["minimum count"] = len(counts), _min_count(counts, config)
+    for name, pictures in splits.items():
+        flat = [caption for captions in words[name] for caption in captions]
         captions = vocabulary.encode_all(flat, None if config.max_length is None else config.max_length + 2)
         data[f"{name}_captions"] = captions
-        data[f"{name}_image_idxs"] = np.repeat(
-            np.arange(len(picture_words)), [len(captions) for captions in picture_words]
-        )
+        data[f"{name}_image_idxs"] = np.repeat(np.arange(len(pictures)), [len(own) for own in words[name]])
         data[f"{name}_features"] = rows[name]
         data[f"{name}_texts"] = [text for texts in pictures.captions for text in texts]
         data[f"{name}_image_ids"] = pictures.image_ids
         if pictures.files is not None:
-            data[f"{name}_files"] = [str(file.absolute()) for file in pictures.files]
-        report["splits"][name] = _statistics(flat, len(picture_words), captions, vocabulary)
-    report["unreadable pictures"], report["captions without words"] = broken, wordless
-    finished = work / "finished"
-    shutil.rmtree(finished, ignore_errors=True)  # of a killed process
-    if encoder is not None:
-        encoder.save(finished)
-    save_prepared(finished, data, tokens=config.tokens, settings=everything, report=report)
-    publish(finished, folder)
-    shutil.rmtree(work, ignore_errors=True)  # the data set is complete, even if this fails
-    return PrepareResult(report, broken, wordless)
+            # as UTF-8 in any locale
+            paths = (os.fsencode(file.absolute()) for file in pictures.files)
+            data[f"{name}_files"] = [path.decode("utf-8", "surrogateescape") for path in paths]
+        report["splits"][name] = _statistics(flat, len(pictures), captions, vocabulary)
+    return data, report
 
 
 def _check_config(config: PrepareConfig) -> None:
@@ -368,14 +362,15 @@ def _min_count(counts: Counter[str], config: PrepareConfig) -> int:
     return 1
 
 
-def _vocabulary(counts: Counter[str], captions: int, config: PrepareConfig) -> Vocabulary:
+def _vocabulary(words: Mapping[str, list[list[list[str]]]], config: PrepareConfig) -> Vocabulary:
     """Build the vocabulary of the training captions."""
+    counts = _counted(words["train"])
     min_count = _min_count(counts, config)
     vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise InvalidValueError(
-            f"min_count: expected a count that a word reaches in the {captions:,} training captions, got "
-            f"{min_count}: all words would be {UNK}. Lower min_count."
+            f"min_count: expected a count that a word reaches in the {sum(map(len, words['train'])):,} training "
+            f"captions, got {min_count}: all words would be {UNK}. Lower min_count."
         )
     return vocabulary
 

@@ -36,6 +36,7 @@ import numpy as np
 
 from capgpu.checkpoint import CheckpointError, atomic_write
 from capgpu.data.arrays import known_finite, splits_of, validate_data
+from capgpu.data.picture_folder import local_name
 from capgpu.data.text_files import DataFileError, read_json, read_text
 from capgpu.errors import InvalidValueError
 
@@ -259,6 +260,8 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
                 # compiled code needs plain arrays; features stay a memmap since only rows are gathered
                 data[f"{split}_{part}"] = known_finite(mapped) if part == "features" else mapped.view(np.ndarray)
             data |= {f"{split}_{part}": values for part, values in read_json(path / f"{split}.json").items()}
+            if f"{split}_files" in data:
+                data[f"{split}_files"] = list(map(local_name, data[f"{split}_files"]))
     except (DataFileError, OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error} Prepare the data again.") from error
     return data

@@ -140,9 +140,11 @@ def coco_home(file: Path, content: Any, images: Path | None) -> Path | None:
     bases = [images or file.parent]
     if images is None and file.parent.name == "annotations":
         bases.append(file.parent.parent)
-    candidates = [folder for base in bases for folder in (base / part, base / "images" / part, base, base / "images")]
-    if images is None and part:
-        candidates.append(file.parent.parent / part)
+    parts = (part, found[1]) if found else ("",)
+    candidates = [folder for base in bases for part in parts for folder in (base / part, base / "images" / part)]
+    candidates += [folder for base in bases for folder in (base, base / "images")]
+    if images is None and found:
+        candidates += [file.parent.parent / part for part in parts]
     return home_of(candidates, names) or images
 
 
@@ -261,7 +263,8 @@ def _split_tables(folder: Path) -> list[Path]:
         parts = _name_parts(file)
         splits = [part for part in parts if part in _SPLITS]
         # a list of pictures, such as train.txt, is no file of captions
-        usual = file.suffix.lower() in (".csv", ".tsv", ".jsonl") or {"caption", "captions"} & {*parts}
+        usual = file.suffix.lower() in (".csv", ".tsv", ".jsonl")
+        usual = usual or (file.suffix.lower() == ".txt" and bool({"caption", "captions"} & {*parts}))
         if len(splits) == 1 and usual and file.is_file() and not is_companion(file.name):
             groups.setdefault(tuple(part for part in parts if part not in _SPLITS), []).append(file)
     complete = [

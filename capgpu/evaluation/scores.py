@@ -36,9 +36,10 @@ class Scores:
     base: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the corpus scores by name, as JSON can hold them."""
+        """Return the corpus scores by name, as JSON can hold them; CIDEr also under its name in the paper, CIDEr-D."""
         return {
             **{name: metric.corpus for name, metric in self.metrics.items()},
+            "CIDEr-D": self.metrics["CIDEr"].corpus,
             "exact": self.exact,
             "base_name": self.base,
         }

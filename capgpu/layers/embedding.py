@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from capgpu.backend import Array, array_namespace
@@ -37,7 +38,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
         For ids out of range.
     """
     xp = check_arrays(W=(W, "V D"))
-    if isinstance(x, (int, list, tuple)):
+    if isinstance(x, (Integral, list, tuple)):
         x = xp.asarray(x, device=W.device)
     array_namespace(x=x, W=W)
     if x.size == 0:

@@ -119,3 +119,31 @@ def test_no_encoding_of_the_output_ends_a_command(errors: str, data: Path) -> No
         result = subprocess.run(command, env=settings, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr
         assert b"all checksums match" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are always UTF-8")
+def test_names_of_pictures_are_found_where_file_names_are_ascii(tmp_path: Path) -> None:
+    folder = tmp_path / "Bilder ü"
+    folder.mkdir()
+    (folder / "captions.csv").write_text("image,caption\nü.png,a dog\nä/é.jpg,a cat\n", encoding="utf-8")
+    for name in ("ü.png", "é.jpg"):  # the second lacks a folder
+        (folder / name).touch()
+    code = """
+import os, sys
+from pathlib import Path
+from capgpu.data.detect_format import read_source
+assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+(pictures,) = read_source(Path(sys.argv[1])).splits.values()
+assert [os.fsencode(file.name).decode() for file in pictures.files] == ["ü.png", "é.jpg"]
+assert all(file.is_file() for file in pictures.files)
+"""
+    settings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, script, folder],
+        env={**settings, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

@@ -65,6 +65,13 @@ def test_coco(year: str, pictures: str, tmp_path: Path) -> None:
     assert splits_of(read_sources(files[:1])) == {UNSPLIT: [*range(6)]}
 
 
+def test_coco_in_one_folder_with_pictures_in_folders_without_a_year(tmp_path: Path) -> None:
+    for split, ids in (("train", range(6)), ("val", range(6, 9))):
+        write_json(tmp_path / f"captions_{split}2017.json", coco_annotations({i: ["a dog"] for i in ids}, "{}.jpg"))
+        touched(tmp_path / split, (f"{i}.jpg" for i in ids))
+    assert splits_of(read_source(tmp_path)) == {"train": [*range(6)], "val": [6, 7, 8]}
+
+
 def test_coco_of_two_years_or_with_a_picture_in_two_files_is_refused(tmp_path: Path) -> None:
     coco(tmp_path, "2014")
     coco(tmp_path, "2017")

@@ -83,6 +83,7 @@ def test_ids_of_any_shape_have_vectors_and_gradients(backend, random, shape):
 def test_ids_may_be_a_list(backend, random):
     W = random.standard_normal((5, 3))
     assert (backend.to_numpy(layers.word_embedding_forward([[1, 2]], backend.asarray(W))[0]) == W[[[1, 2]]]).all()
+    assert (backend.to_numpy(layers.word_embedding_forward(np.int64(2), backend.asarray(W))[0]) == W[2]).all()
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 3)])
