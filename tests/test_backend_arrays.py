@@ -82,9 +82,9 @@ def test_a_namespace_of_nothing_is_refused():
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
 def test_a_journey_there_and_back_changes_nothing(backend, dtype):
     data = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
-    there = capgpu.asarray(data)
-    assert is_host_array(there) == (backend.name != "cuda")
-    back = capgpu.to_numpy(there)
+    moved = capgpu.asarray(data)
+    assert is_host_array(moved) == (backend.name != "cuda")
+    back = capgpu.to_numpy(moved)
     assert back.dtype == data.dtype
     assert back.tolist() == data.tolist()
 
@@ -93,15 +93,15 @@ def test_a_journey_there_and_back_changes_nothing(backend, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, "float32", np.dtype("float32")])
 def test_asarray_converts_lists_and_arrays_to_the_dtype_asked_for(backend, dtype):
     for data in ([[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]])):
-        there = capgpu.asarray(data, dtype=dtype)
-        assert capgpu.to_numpy(there).dtype == np.float32
-        assert capgpu.to_numpy(there).tolist() == [[1, 2], [3, 4]]
+        converted = capgpu.asarray(data, dtype=dtype)
+        assert capgpu.to_numpy(converted).dtype == np.float32
+        assert capgpu.to_numpy(converted).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 def test_asarray_of_an_array_that_is_there_is_that_array(backend):
-    there = capgpu.asarray(np.arange(3.0))
-    assert capgpu.asarray(there) is there
+    array = capgpu.asarray(np.arange(3.0))
+    assert capgpu.asarray(array) is array
 
 
 def test_asarray_brings_device_arrays_to_the_host_where_the_host_is_in_force(device):

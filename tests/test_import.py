@@ -89,9 +89,9 @@ except SystemExit as end:
 def test_every_layer_of_the_exercises_is_in_layers():
     import capgpu.layers
 
-    wanted = {f"{layer}_{way}" for layer in ("affine", "temporal_affine", "word_embedding") for way in WAYS}
-    wanted |= {f"{cell}{step}_{way}" for cell in ("rnn", "lstm") for step in ("", "_step") for way in WAYS}
-    assert wanted | {"temporal_softmax_loss"} == set(capgpu.layers.__all__)
+    expected = {f"{layer}_{way}" for layer in ("affine", "temporal_affine", "word_embedding") for way in WAYS}
+    expected |= {f"{cell}{step}_{way}" for cell in ("rnn", "lstm") for step in ("", "_step") for way in WAYS}
+    assert expected | {"temporal_softmax_loss"} == set(capgpu.layers.__all__)
     assert all(callable(getattr(capgpu.layers, name)) for name in capgpu.layers.__all__)
 
 

@@ -14,12 +14,12 @@ from oracles.snapshots import frozen
 
 
 @pytest.mark.parametrize(
-    ("key", "data", "wanted"),
+    ("key", "data", "expected"),
     [(0, 0, 0xE220A8397B1DCDAF), (0, 1, 0x6E789E6AA1B965F4), (1234567, 0, 6457827717110365317)],
 )
-def test_folding_is_splitmix64(key, data, wanted):
+def test_folding_is_splitmix64(key, data, expected):
     # the published first outputs of SplitMix64 for the seeds 0 and 1234567
-    assert fold_key(key, data) == wanted
+    assert fold_key(key, data) == expected
 
 
 def test_folding_takes_numpys_integers_as_pythons():
@@ -36,10 +36,10 @@ def test_folding_takes_numpys_integers_as_pythons():
 def test_masks_are_the_same_in_every_home_and_dtype(backend, dtype, rate):
     like = backend.asarray(np.zeros(1, dtype=dtype))
     mask = dropout_mask(99, rate, (7, 33), like)
-    want = kept(99, rate, 7 * 33).reshape(7, 33)
+    expected = kept(99, rate, 7 * 33).reshape(7, 33)
     assert type(mask) is type(like)
     assert backend.to_numpy(mask).dtype == dtype
-    assert np.array_equal(backend.to_numpy(mask), (want * np.float64(1 / (1 - rate))).astype(dtype))
+    assert np.array_equal(backend.to_numpy(mask), (expected * np.float64(1 / (1 - rate))).astype(dtype))
 
 
 @hypothesis.given(

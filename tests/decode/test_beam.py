@@ -61,8 +61,8 @@ def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
         assert np.allclose(scores[n], [score for score, _ in best], atol=1e-10)
         for row, chances in zip(ids[n], log_probs[n], strict=True):
             words = written(row)
-            want = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
-            assert np.allclose(chances, [*want, *[0.0] * (length - len(words))], atol=1e-10)
+            expected = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
+            assert np.allclose(chances, [*expected, *[0.0] * (length - len(words))], atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["numpy", "cpu"])
@@ -96,11 +96,11 @@ def test_a_beam_is_the_plain_search_one_hypothesis_at_a_time(name, data):
     choice = [i for i in range(len(words)) if i not in never]
     for n, feature in enumerate(features):
         writer = Writer(params, feature, words["<START>"])
-        want = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
+        expected = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
         there = scores[n] > -np.inf
         null = words["<NULL>"]
-        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in want]
-        assert np.allclose(scores[n][there], [score for score, _ in want], atol=1e-10)
+        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in expected]
+        assert np.allclose(scores[n][there], [score for score, _ in expected], atol=1e-10)
 
 
 def test_log_probabilities_are_those_of_teacher_forcing(backend, scene):
@@ -149,8 +149,8 @@ def test_early_stop_takes_what_has_ended(backend, scene):
     assert (scores < best).any(), "nothing was stopped early"
     for n, feature in enumerate(features):
         words = written(ids[n, 0])
-        want = Writer(params, feature).log_prob(words) / ((5 + len(words)) / 6) ** 5.0
-        assert scores[n, 0] == pytest.approx(want, abs=1e-10)
+        expected = Writer(params, feature).log_prob(words) / ((5 + len(words)) / 6) ** 5.0
+        assert scores[n, 0] == pytest.approx(expected, abs=1e-10)
 
 
 def test_fewer_captions_than_places(backend, scene):

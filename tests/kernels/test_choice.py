@@ -157,9 +157,9 @@ def test_the_backward_pass_is_served_by_the_kernels_of_the_forward_pass(random, 
     capgpu.set_backend("cpu")
     arrays = [random.standard_normal(shape) for shape in ((2, 5, 3), (2, 4), (3, 16), (4, 16), (16,))]
     h, cache = lstm_forward(*arrays)
-    wanted = [h, *lstm_backward(np.ones_like(h), cache)]
+    expected = [h, *lstm_backward(np.ones_like(h), cache)]
     monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", forward)
     h, cache = lstm_forward(*arrays)
     monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", backward)
-    for got, want in zip([h, *lstm_backward(np.ones_like(h), cache)], wanted, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+    for actual, expected_array in zip([h, *lstm_backward(np.ones_like(h), cache)], expected, strict=True):
+        np.testing.assert_allclose(actual, expected_array, rtol=1e-12, atol=1e-14)

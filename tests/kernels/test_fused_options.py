@@ -102,13 +102,13 @@ def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, 
         loss, grads = model.loss(features, captions, dropout_key=key)
     with capgpu.use_backend("numpy"):
         plain_loss, plain = model.loss(features, captions, dropout_key=key)
-    want_loss, want = wanted(model, features, captions, key)
+    want_loss, expected = wanted(model, features, captions, key)
     assert list(grads) == list(model.params)
     assert distance(loss, want_loss) < TOLERANCE[dtype]["forward"]
     assert distance(loss, plain_loss) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
         assert gradient.dtype == dtype, name
-        assert distance(gradient, want[name]) < TOLERANCE[dtype]["gradient"], name
+        assert distance(gradient, expected[name]) < TOLERANCE[dtype]["gradient"], name
         assert distance(gradient, plain[name]) < TOLERANCE[dtype]["gradient"], name
 
 

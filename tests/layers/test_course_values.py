@@ -17,8 +17,8 @@ def there(backend, arguments):
     return {name: backend.asarray(value) for name, value in arguments.items()}
 
 
-def furthest(got, want):
-    return np.max(np.abs(got - want))
+def furthest(actual, expected):
+    return np.max(np.abs(actual - expected))
 
 
 def test_the_plain_loops_print_the_same_numbers():
@@ -91,14 +91,14 @@ def test_affine_maps_and_losses_take_any_leading_shape(backend, random, shape):
     x, w, b = (random.standard_normal(extents) for extents in ((*shape, 3), (3, 5), (5,)))
     y, mask = random.integers(0, 5, shape), random.uniform(size=shape) < 0.7
     flat = [backend.asarray(array) for array in (x.reshape(1, -1, 3), w, b)]
-    wanted, flat_cache = layers.temporal_affine_forward(*flat)
+    expected, flat_cache = layers.temporal_affine_forward(*flat)
     out, cache = layers.temporal_affine_forward(backend.asarray(x), flat[1], flat[2])
-    assert (backend.to_numpy(out) == backend.to_numpy(wanted).reshape(*shape, 5)).all()
-    gradients = layers.temporal_affine_backward(out, cache), layers.temporal_affine_backward(wanted, flat_cache)
-    for got, want in zip(*gradients, strict=True):
-        assert (backend.to_numpy(got).ravel() == backend.to_numpy(want).ravel()).all()
+    assert (backend.to_numpy(out) == backend.to_numpy(expected).reshape(*shape, 5)).all()
+    gradients = layers.temporal_affine_backward(out, cache), layers.temporal_affine_backward(expected, flat_cache)
+    for actual, expected_array in zip(*gradients, strict=True):
+        assert (backend.to_numpy(actual).ravel() == backend.to_numpy(expected_array).ravel()).all()
     loss, dx = layers.temporal_softmax_loss(out, backend.asarray(y), backend.asarray(mask))
-    rows = (wanted, backend.asarray(y.reshape(1, -1)), backend.asarray(mask.reshape(1, -1)))
+    rows = (expected, backend.asarray(y.reshape(1, -1)), backend.asarray(mask.reshape(1, -1)))
     row_loss, row_dx = layers.temporal_softmax_loss(*rows)
     assert furthest(shape[0] * float(loss), float(row_loss)) < 1e-12
     assert furthest(shape[0] * backend.to_numpy(dx), backend.to_numpy(row_dx).reshape(*shape, 5)) < 1e-12
@@ -106,11 +106,11 @@ def test_affine_maps_and_losses_take_any_leading_shape(backend, random, shape):
 
 def test_a_word_that_is_ignored_is_a_word_under_the_mask(backend, random):
     x, y = backend.asarray(random.standard_normal((2, 4, 5))), np.array([[1, 4, 0, 0], [3, 0, 2, 0]])
-    wanted = layers.temporal_softmax_loss(x, backend.asarray(y), backend.asarray(y != 0))
-    got = layers.temporal_softmax_loss(x, backend.asarray(y), ignore_index=0)
+    expected = layers.temporal_softmax_loss(x, backend.asarray(y), backend.asarray(y != 0))
+    actual = layers.temporal_softmax_loss(x, backend.asarray(y), ignore_index=0)
     outside = layers.temporal_softmax_loss(x, backend.asarray(np.where(y, y, -100)), ignore_index=-100)
     both = layers.temporal_softmax_loss(x, backend.asarray(y), backend.asarray(y != 4), ignore_index=0)
     without = layers.temporal_softmax_loss(x, backend.asarray(y), backend.asarray((y != 0) & (y != 4)))
-    for results, others in ((got, wanted), (outside, wanted), (both, without)):
+    for results, others in ((actual, expected), (outside, expected), (both, without)):
         assert float(results[0]) == float(others[0])
         assert (backend.to_numpy(results[1]) == backend.to_numpy(others[1])).all()

@@ -80,8 +80,8 @@ def test_masked_words_may_be_any_number(backend, random):
     mask = backend.asarray(np.array([[True, True, False], [True, False, False]]))
     y = np.array([[1, 2, 0], [3, 0, 0]])
     wild = np.array([[1, 2, -9], [3, 999, 4]])
-    wanted = layers.temporal_softmax_loss(x, backend.asarray(y), mask)
-    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(wild), mask)) == frozen(wanted)
+    expected = layers.temporal_softmax_loss(x, backend.asarray(y), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(wild), mask)) == frozen(expected)
 
 
 def test_a_mask_of_nothing_gives_no_loss_and_no_gradient(backend, random):
@@ -107,15 +107,15 @@ def test_word_ids_of_any_integer_dtype(backend, random, dtype):
     table = backend.asarray(random.standard_normal((300, 2)))
     dout = backend.asarray(random.standard_normal((2, 3, 2)))
     out, cache = layers.word_embedding_forward(backend.asarray(words), table)
-    got, got_cache = layers.word_embedding_forward(backend.asarray(words.astype(dtype)), table)
-    assert frozen(got) == frozen(out)
+    actual, got_cache = layers.word_embedding_forward(backend.asarray(words.astype(dtype)), table)
+    assert frozen(actual) == frozen(out)
     gradient = layers.word_embedding_backward(dout, got_cache)
     assert frozen(gradient) == frozen(layers.word_embedding_backward(dout, cache))
 
     x = backend.asarray(random.standard_normal((2, 3, 300)))
     mask = backend.asarray(np.ones((2, 3), dtype=bool))
-    wanted = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
-    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(wanted)
+    expected = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(expected)
 
 
 def test_a_word_that_occurs_often_gathers_all_its_gradients(backend):
@@ -123,9 +123,9 @@ def test_a_word_that_occurs_often_gathers_all_its_gradients(backend):
     dout = np.arange(12.0).reshape(2, 3, 2)
     _, cache = layers.word_embedding_forward(backend.asarray(words), backend.asarray(np.zeros((4, 2))))
     gradient = backend.to_numpy(layers.word_embedding_backward(backend.asarray(dout), cache))
-    want = np.zeros((4, 2))
-    np.add.at(want, words, dout)
-    assert distance(gradient, want) < 1e-15
+    expected = np.zeros((4, 2))
+    np.add.at(expected, words, dout)
+    assert distance(gradient, expected) < 1e-15
 
 
 def test_an_lstm_sequence_is_its_steps(backend, random):

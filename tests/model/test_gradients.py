@@ -22,12 +22,12 @@ def test_loss_and_gradients_are_those_of_the_padded_computation(backend, cell, d
     model = backend.model(WORDS, **SIZES, cell_type=cell, dtype=dtype, params=params)
     loss, grads = model.loss(backend.asarray(features), captions)
     exact = {name: value.astype(np.float64) for name, value in params.items()}
-    want_loss, want = captioner.loss(exact, features.astype(np.float64), captions)
+    want_loss, expected = captioner.loss(exact, features.astype(np.float64), captions)
     assert distance(backend.to_numpy(loss), want_loss) < TOLERANCE[dtype]["forward"]
     assert list(grads) == list(model.params)
     for name, gradient in grads.items():
         assert gradient.dtype == model.params[name].dtype, name
-        assert distance(backend.to_numpy(gradient), want[name]) < TOLERANCE[dtype]["gradient"], name
+        assert distance(backend.to_numpy(gradient), expected[name]) < TOLERANCE[dtype]["gradient"], name
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
@@ -38,11 +38,11 @@ def test_half_precision_agrees_with_the_padded_computation(backend, cell):
     model = backend.model(WORDS, **SIZES, cell_type=cell, dtype="float16", params=params)
     loss, grads = model.loss(backend.asarray(features), captions)
     exact = {name: value.astype(np.float64) for name, value in params.items()}
-    want_loss, want = captioner.loss(exact, features.astype(np.float64), captions)
+    want_loss, expected = captioner.loss(exact, features.astype(np.float64), captions)
     assert distance(backend.to_numpy(loss), want_loss) < TOLERANCE["float16"]["forward"]
     for name, gradient in grads.items():
         assert backend.to_numpy(gradient).dtype == np.float16
-        assert distance(backend.to_numpy(gradient), want[name]) < TOLERANCE["float16"]["gradient"], name
+        assert distance(backend.to_numpy(gradient), expected[name]) < TOLERANCE["float16"]["gradient"], name
 
 
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.key) == ("rnn", 5))
@@ -62,9 +62,9 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
             model.params[name] = backend.asarray(moved)
             return float(model.loss(features, captions, dropout_key=key)[0])
 
-        want = numeric_gradient(loss, value)
+        expected = numeric_gradient(loss, value)
         model.params[name] = backend.asarray(value)
-        assert distance(backend.to_numpy(grads[name]), want) < 1e-6, name
+        assert distance(backend.to_numpy(grads[name]), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -84,10 +84,10 @@ def test_any_minibatch_agrees_with_the_padded_computation(backend, cell, count, 
     params, features = parameters(cell, words=V, **shape), features_for(captions, width=D)
     model = backend.model(words, **shape, cell_type=cell, dtype=np.float64, params=params)
     loss, grads = model.loss(backend.asarray(features), captions)
-    want_loss, want = captioner.loss(params, features, captions)
+    want_loss, expected = captioner.loss(params, features, captions)
     assert distance(backend.to_numpy(loss), want_loss) < 1e-10
     for name, gradient in grads.items():
-        assert distance(backend.to_numpy(gradient), want[name]) < 1e-10, name
+        assert distance(backend.to_numpy(gradient), expected[name]) < 1e-10, name
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -96,10 +96,10 @@ def test_a_vocabulary_without_start_and_end_and_with_an_id_beyond_its_length(bac
     params = parameters(cell, words=3)
     model = backend.model({"<NULL>": 0, "cat": 2, "dog": 3}, **SIZES, cell_type=cell, dtype=np.float64, params=params)
     loss, grads = model.loss(backend.asarray(features_for(captions)), captions)
-    want_loss, want = captioner.loss(params, features_for(captions), captions)
+    want_loss, expected = captioner.loss(params, features_for(captions), captions)
     assert distance(backend.to_numpy(loss), want_loss) < 1e-10
     assert grads["W_embed"].shape == (3, 4)
-    assert distance(backend.to_numpy(grads["W_embed"]), want["W_embed"]) < 1e-10
+    assert distance(backend.to_numpy(grads["W_embed"]), expected["W_embed"]) < 1e-10
 
 
 def test_null_is_whatever_the_vocabulary_says(backend):
@@ -108,5 +108,5 @@ def test_null_is_whatever_the_vocabulary_says(backend):
     params = parameters("lstm", words=3)
     model = backend.model(words, **SIZES, cell_type="lstm", dtype=np.float64, params=params)
     loss, _ = model.loss(backend.asarray(features_for(captions)), captions)
-    want, _ = captioner.loss(params, features_for(captions), captions, null=1)
-    assert distance(backend.to_numpy(loss), want) < 1e-10
+    expected, _ = captioner.loss(params, features_for(captions), captions, null=1)
+    assert distance(backend.to_numpy(loss), expected) < 1e-10

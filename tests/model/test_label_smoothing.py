@@ -37,9 +37,9 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
             model.params[name] = backend.asarray(moved)
             return float(model.loss(features, captions, dropout_key=key)[0])
 
-        want = numeric_gradient(loss, backend.to_numpy(there))
+        expected = numeric_gradient(loss, backend.to_numpy(there))
         model.params[name] = there
-        assert distance(backend.to_numpy(grads[name]), want) < 1e-6, name
+        assert distance(backend.to_numpy(grads[name]), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -69,7 +69,7 @@ def test_it_is_pytorchs(smoothing):
     random = np.random.default_rng(0)
     hidden, W, b = (random.standard_normal(shape) for shape in ((9, 5), (5, 7), (7,)))
     targets = np.array([0, 3, -1, 6, 6, 2, -1, 1, 4])
-    got = KERNELS.linear_cross_entropy(hidden, W, b, targets, 0.25, smoothing=smoothing)
+    actual = KERNELS.linear_cross_entropy(hidden, W, b, targets, 0.25, smoothing=smoothing)
     leaves = [torch.tensor(array, requires_grad=True) for array in (hidden, W, b)]
     loss = 0.25 * torch.nn.functional.cross_entropy(
         leaves[0] @ leaves[1] + leaves[2],
@@ -79,7 +79,7 @@ def test_it_is_pytorchs(smoothing):
         reduction="sum",
     )
     loss.backward()
-    for ours, theirs in zip(got, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
+    for ours, theirs in zip(actual, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
         assert distance(ours, theirs.numpy()) < 1e-10
 
 

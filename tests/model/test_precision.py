@@ -22,11 +22,11 @@ def test_loss_and_gradients_are_close_to_those_of_float64(backend, cell):
     model = backend.model(WORDS, **SIZES, cell_type=cell, params=params, precision="bf16")
     loss, grads = model.loss(backend.asarray(features), captions)
     exact = {name: value.astype(np.float64) for name, value in params.items()}
-    want, wanted = captioner.loss(exact, features.astype(np.float64), captions)
-    assert 1e-6 < distance(backend.to_numpy(loss), want) < 1e-2  # and rounded they are
+    expected_array, expected = captioner.loss(exact, features.astype(np.float64), captions)
+    assert 1e-6 < distance(backend.to_numpy(loss), expected_array) < 1e-2  # and rounded they are
     for name, gradient in grads.items():
         assert backend.to_numpy(gradient).dtype == np.float32, name
-        assert distance(backend.to_numpy(gradient), wanted[name]) < 3e-2, name
+        assert distance(backend.to_numpy(gradient), expected[name]) < 3e-2, name
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)

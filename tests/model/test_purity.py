@@ -63,10 +63,10 @@ def test_threads_at_once_give_the_bits_of_one(backend, cell, random):
     for _ in range(4):
         captions = random.integers(1, len(WORDS), (33, 12))
         batches.append((backend.asarray(random.uniform(-1, 1, (33, 3)).astype(np.float32)), captions))
-    wanted = [everything(model, *batch) for batch in batches]
+    expected = [everything(model, *batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(2):
-            assert list(pool.map(lambda batch: everything(model, *batch), batches)) == wanted
+            assert list(pool.map(lambda batch: everything(model, *batch), batches)) == expected
 
 
 def test_the_number_of_threads_changes_no_bit(in_new_process):
@@ -101,8 +101,8 @@ def test_features_are_converted_to_the_models_dtype(backend, cell, given):
     captions = CAPTIONS["padded"]
     model, host = model_of(backend, cell), (3 * np.abs(features_for(captions))).astype(given)
     loss, grads = model.loss(backend.asarray(host), captions)
-    wanted_loss, wanted = model.loss(backend.asarray(host.astype(np.float32)), captions)
-    assert frozen([loss, grads]) == frozen([wanted_loss, wanted])
+    wanted_loss, expected = model.loss(backend.asarray(host.astype(np.float32)), captions)
+    assert frozen([loss, grads]) == frozen([wanted_loss, expected])
     assert {backend.to_numpy(value).dtype for value in (loss, *grads.values())} == {np.dtype(np.float32)}
 
 
@@ -110,8 +110,8 @@ def test_features_are_converted_to_the_models_dtype(backend, cell, given):
 def test_captions_of_any_integer_dtype(backend, dtype):
     captions = CAPTIONS["NULL inside"]
     model, features = model_of(backend, "lstm"), backend.asarray(features_for(captions, "float32"))
-    wanted = everything(model, features, captions)
-    assert everything(model, features, captions.astype(dtype)) == wanted
+    expected = everything(model, features, captions)
+    assert everything(model, features, captions.astype(dtype)) == expected
 
 
 def test_captions_may_lie_where_the_features_lie(backend):
@@ -124,7 +124,7 @@ def test_captions_may_lie_where_the_features_lie(backend):
 def test_memory_with_gaps_is_accepted(backend, cell):
     captions = CAPTIONS["NULL inside"]
     host = features_for(captions, "float32")
-    wanted_loss, wanted = model_of(backend, cell).loss(backend.asarray(host), captions)
+    wanted_loss, expected = model_of(backend, cell).loss(backend.asarray(host), captions)
     model = model_of(backend, cell)
     for name, value in model.params.items():
         model.params[name] = backend.strided(backend.to_numpy(value))
@@ -134,8 +134,8 @@ def test_memory_with_gaps_is_accepted(backend, cell):
     model.sample(backend.strided(host), 3)
     assert distance(float(loss), float(wanted_loss)) < TOLERANCE["float32"]["forward"]
     for name, gradient in grads.items():
-        want = backend.to_numpy(wanted[name])
-        assert distance(backend.to_numpy(gradient), want) < TOLERANCE["float32"]["gradient"]
+        expected_array = backend.to_numpy(expected[name])
+        assert distance(backend.to_numpy(gradient), expected_array) < TOLERANCE["float32"]["gradient"]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)

@@ -98,9 +98,9 @@ def test_the_published_values_of_the_course_hold(
     backend: BackendCase, rule: Callable[..., Any], config: dict[str, Any], next_w: Any, state: dict[str, Any]
 ) -> None:
     config = {key: backend.asarray(value) if hasattr(value, "shape") else value for key, value in config.items()}
-    got, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
+    actual, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
     half_a_digit = 5.001e-9  # the tables are printed with eight decimals
-    np.testing.assert_allclose(backend.to_numpy(got), next_w, rtol=0, atol=half_a_digit)
+    np.testing.assert_allclose(backend.to_numpy(actual), next_w, rtol=0, atol=half_a_digit)
     for key, value in state.items():  # read, as the notebooks do, from the dictionary passed in
         np.testing.assert_allclose(backend.to_numpy(config[key]), value, rtol=0, atol=half_a_digit)
 

@@ -27,7 +27,7 @@ def test_a_kernel_is_compiled_once_and_kept(device, losses):
     assert float(losses[1]) == 10
 
 
-def test_what_is_compiled_begins_with_the_common_header_and_names_its_lines():
+def test_sources_begin_with_the_common_header_and_line_directives():
     text = compile.source("softmax.cu")
     assert text.startswith('#line 1 "common.cuh"\n')
     assert text.index('#line 1 "softmax.cu"\n') > text.index("block_sum")
@@ -49,7 +49,7 @@ def test_the_storage_type_decides_the_options(dtype, macros):
     }
 
 
-def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+def test_a_compilation_error_names_architecture_options_and_log(device, monkeypatch):
     compile.forget()
     monkeypatch.setattr(compile, "source", lambda file: "#error no such luck\n")
     with pytest.raises(KernelCompilationError) as error:
@@ -64,7 +64,7 @@ def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_lo
         assert words in str(error.value)
 
 
-def test_a_variant_that_the_registry_lacks_is_refused(device):
+def test_a_variant_missing_from_the_registry_is_refused(device):
     with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
         compile.kernel("decode_cell", "float32", LSTM=7)
     with pytest.raises(KeyError, match=r"lstm_forward_tensor has no variant {.*'UNITS': 8} of float64"):
@@ -104,7 +104,7 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
 
 @pytest.mark.parametrize("setting", [None, "0"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
-def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
+def test_an_unusable_cache_folder_gives_one_warning_and_changes_no_setting(
     emulator, device, monkeypatch, losses, number, setting
 ):
     compile_module, calls = emulator.compile, []
@@ -134,26 +134,26 @@ def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_child_forked_after_the_first_use_is_told_so(standin, device, losses):
+def test_a_child_forked_after_the_first_use_gets_an_error(standin, device, losses):
     kernel = compile.kernel("sum_losses", "float32")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        said = []
+        output = []
         for attempt in (lambda: kernel(1, 256, losses), lambda: compile.kernel("adam", "float32")):
             try:
                 attempt()
-                said.append("nothing")
+                output.append("nothing")
             except LaunchError as error:
-                said.append(str(error))
-        os.write(write, "|".join(said).encode())
+                output.append(str(error))
+        os.write(write, "|".join(output).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
         words = pipe.read().split("|")
     os.waitpid(child, 0)
     assert len(words) == 2
-    assert all("forked" in said and 'set_start_method("spawn")' in said for said in words)
+    assert all("forked" in output and 'set_start_method("spawn")' in output for output in words)
     kernel(1, 256, losses)
     assert float(losses[1]) == 10
 

@@ -262,16 +262,16 @@ def to_device(result: Any) -> Any:
 
     Scalars become 0-d arrays, and new arrays are row-major whatever the operands were, unlike NumPy's.
     """
-    kind = type(result)
-    if kind is np.ndarray:
+    type_of_result = type(result)
+    if type_of_result is np.ndarray:
         fresh = result.ndim > 1 and result.base is None
         return wrap(np.ascontiguousarray(result) if fresh else result)
     if isinstance(result, SCALARS):
         return wrap(result)
     if isinstance(result, tuple):
         entries = [to_device(entry) for entry in result]
-        return kind(*entries) if hasattr(result, "_fields") else tuple(entries)
-    if kind is list:
+        return type_of_result(*entries) if hasattr(result, "_fields") else tuple(entries)
+    if type_of_result is list:
         return [to_device(entry) for entry in result]
     return result
 

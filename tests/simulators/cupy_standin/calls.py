@@ -29,19 +29,21 @@ def quietly(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 def to_host(value: Any) -> Any:
     """Return what NumPy shall see of an argument: the memory behind device arrays, no host array ever."""
-    kind = type(value)
-    if kind is ndarray:
+    type_of_value = type(value)
+    if type_of_value is ndarray:
         return value._host
-    if kind is tuple or kind is list:
-        return kind([to_host(entry) for entry in value])
+    if type_of_value is tuple or type_of_value is list:
+        return type_of_value([to_host(entry) for entry in value])
     if isinstance(value, np.ndarray):
-        raise TypeError(f"Unsupported type {kind}")
+        raise TypeError(f"Unsupported type {type_of_value}")
     return value
 
 
 def _holds_array(value: Any) -> bool:
-    kind = type(value)
-    return kind is ndarray or ((kind is tuple or kind is list) and any(map(_holds_array, value)))
+    type_of_value = type(value)
+    return type_of_value is ndarray or (
+        (type_of_value is tuple or type_of_value is list) and any(map(_holds_array, value))
+    )
 
 
 def _refuse_plain_sequences(name: str, values: Any) -> None:
@@ -55,18 +57,18 @@ def _refuse_plain_sequences(name: str, values: Any) -> None:
 
 def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter]:
     """Return the parameters that an entry of the list of names stands for."""
-    found = []
+    parameters = []
     for word in text.split():
-        bare = word.lstrip("=*")
+        name = word.lstrip("=*")
         if word.startswith("**"):
-            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_KEYWORD))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.VAR_KEYWORD))
         elif word.startswith("*"):
-            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_POSITIONAL))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL))
         elif word.startswith("="):
-            found.append(inspect.Parameter(bare, inspect.Parameter.KEYWORD_ONLY, default=None))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
         else:
-            found.append(inspect.Parameter(bare, inspect.Parameter.POSITIONAL_OR_KEYWORD))
-    return found[1:] if skip_first else found
+            parameters.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    return parameters[1:] if skip_first else parameters
 
 
 def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,8 +106,8 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
         host_args = [to_host(value) for value in args]
         host_kwargs = {key: to_host(value) for key, value in kwargs.items()} if kwargs else kwargs
         if needs_array and not (any(map(_holds_array, args)) or any(map(_holds_array, kwargs.values()))):
-            given = ", ".join(type(value).__name__ for value in args)
-            raise TypeError(f"cupy.{name}() wants a cupy.ndarray, given: {given or 'nothing'}")
+            given_types = ", ".join(type(value).__name__ for value in args)
+            raise TypeError(f"cupy.{name}() wants a cupy.ndarray, given: {given_types or 'nothing'}")
         if no_sequences:
             _refuse_plain_sequences(name, (*args, *kwargs.values()))
         if waits is not None and waits(args, kwargs):

@@ -81,9 +81,11 @@ class Function:
 
     def allow_dynamic_shared(self, size: int) -> None:
         """Let launches take up to `size` bytes of dynamic shared memory."""
-        most = STATE.architecture.shared_optin - self.shared
-        if not 0 <= size <= most:
-            raise CUDADriverError(INVALID_VALUE, f"kernel {self.name}: {size} bytes of dynamic shared memory of {most}")
+        max_size = STATE.architecture.shared_optin - self.shared
+        if not 0 <= size <= max_size:
+            raise CUDADriverError(
+                INVALID_VALUE, f"kernel {self.name}: {size} bytes of dynamic shared memory of {max_size}"
+            )
         self.dynamic_shared = size
 
     def resident_blocks(self, threads: int, dynamic_shared: int) -> int:
@@ -108,12 +110,12 @@ class Function:
             )
         if cooperative and STATE.cooperative_refusal is not None:
             raise CUDADriverError(STATE.cooperative_refusal)
-        most = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
-        if cooperative and blocks > most:
+        max_blocks = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
+        if cooperative and blocks > max_blocks:
             # CuPy shrinks a one-dimensional grid with a warning: the kernel would compute a part, or wait forever
             raise CUDADriverError(
                 COOPERATIVE_LAUNCH_TOO_LARGE,
-                f"kernel {self.name}: {blocks} blocks of {threads} threads, {most} are on the device at once",
+                f"kernel {self.name}: {blocks} blocks of {threads} threads, {max_blocks} are on the device at once",
             )
 
 

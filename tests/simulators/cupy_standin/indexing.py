@@ -15,8 +15,8 @@ def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]
     host_entries = []
     masks = integers = False
     for entry in entries:
-        kind = type(entry)
-        if kind is array_class:
+        type_of_entry = type(entry)
+        if type_of_entry is array_class:
             entry = entry._host
             if entry.dtype.kind == "b":
                 masks = True
@@ -28,7 +28,7 @@ def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]
                 )
         elif isinstance(entry, np.ndarray | list | tuple):
             raise TypeError(
-                f"Unsupported type {kind} as an index of a cupy.ndarray: CuPy would copy it to the device "
+                f"Unsupported type {type_of_entry} as an index of a cupy.ndarray: CuPy would copy it to the device "
                 "unasked; move it with cupy.asarray()"
             )
         host_entries.append(entry)

@@ -78,11 +78,11 @@ def _is_cupys(name: str) -> bool:
 
 def _take_out() -> dict[str, types.ModuleType]:
     """Remove every module of CuPy, and what array-api-compat made of it or remembers about it."""
-    taken = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupys(name)}
+    removed = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupys(name)}
     if "array_api_compat" in sys.modules:
         vars(sys.modules["array_api_compat"]).pop("cupy", None)
     _forget_classes()
-    return taken
+    return removed
 
 
 def _put_back(modules: dict[str, types.ModuleType]) -> None:

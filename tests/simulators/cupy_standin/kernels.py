@@ -47,18 +47,20 @@ def set_kernel_runner(runner: KernelRunner | None) -> None:
     STATE.kernel_runner = runner
 
 
-def _runner(wanted: str) -> KernelRunner:
+def _runner(purpose: str) -> KernelRunner:
     ensure_usable()
     if STATE.kernel_runner is None:
         raise RuntimeError(
-            f"{wanted}: the stand-in for CuPy has no kernel runner; register one with cupy_standin.set_kernel_runner()"
+            f"{purpose}: the stand-in for CuPy has no kernel runner; register one with cupy_standin.set_kernel_runner()"
         )
     return STATE.kernel_runner
 
 
-def _expect(name: str, value: Any, kind: type) -> None:
-    if value is not None and type(value) is not kind:
-        raise TypeError(f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})")
+def _expect(name: str, value: Any, expected_type: type) -> None:
+    if value is not None and type(value) is not expected_type:
+        raise TypeError(
+            f"Argument '{name}' has incorrect type (expected {expected_type.__name__}, got {type(value).__name__})"
+        )
 
 
 class RawModule(metaclass=ExtensionType):
@@ -76,8 +78,8 @@ class RawModule(metaclass=ExtensionType):
         name_expressions: Any = None,
         jitify: Any = None,
     ) -> None:
-        for name, value, kind in (("code", code, str), ("path", path, str), ("options", options, tuple)):
-            _expect(name, value, kind)
+        for name, value, expected_type in (("code", code, str), ("path", path, str), ("options", options, tuple)):
+            _expect(name, value, expected_type)
         if (code is None) == (path is None):
             raise TypeError("Exactly one of `code` and `path` keyword arguments must be given.")
         self.code = code

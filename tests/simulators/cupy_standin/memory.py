@@ -184,23 +184,23 @@ def pointer_to(host: np.ndarray) -> MemoryPointer:
     return MemoryPointer(block, host.__array_interface__["data"][0] - block.ptr if host.size else 0)
 
 
-def do_or_capture(stream: Any, work: Callable[[], None]) -> None:
+def do_or_capture(stream: Any, operation: Callable[[], None]) -> None:
     """Do work on a stream, by default the current one, or add it to the graph that the stream captures."""
     stream = get_current_stream() if stream is None else stream
     if stream.is_capturing():
-        stream._graph._add(work)
+        stream._graph._add(operation)
     else:
-        work()
+        operation()
 
 
 @contextlib.contextmanager
 def using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
     """Ask `allocator` for all memory inside a with block; here it can only refuse, by raising."""
-    before, STATE.allocator = STATE.allocator, allocator
+    previous, STATE.allocator = STATE.allocator, allocator
     try:
         yield
     finally:
-        STATE.allocator = before
+        STATE.allocator = previous
 
 
 class PinnedMemoryPointer(ctypes.Array):
@@ -214,8 +214,8 @@ class PinnedMemoryPointer(ctypes.Array):
 def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
     """Allocate pinned memory of the host."""
     ensure_usable()
-    kind = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_type_": ctypes.c_char, "_length_": size})
-    pinned = kind()
+    pointer_type = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_type_": ctypes.c_char, "_length_": size})
+    pinned = pointer_type()
     pinned.ptr = ctypes.addressof(pinned)
     return pinned
 

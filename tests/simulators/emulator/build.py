@@ -105,25 +105,25 @@ def entry_points(code: str) -> dict[str, str]:
         For every ``extern "C" __global__`` function the first of its launch bounds, an expression, or ``"0"``.
     """
     code = COMMENT.sub(" ", code)
-    found = {}
+    bounds_by_kernel = {}
     for start in KERNEL.finditer(code):
-        rest = code[start.end() :]
+        remainder = code[start.end() :]
         bounds = "0"
-        marked = re.match(r"\s*__launch_bounds__\s*\(", rest)
-        if marked:
-            depth, end = 1, marked.end()
+        launch_bounds = re.match(r"\s*__launch_bounds__\s*\(", remainder)
+        if launch_bounds:
+            depth, end = 1, launch_bounds.end()
             commas = []
             while depth:
-                depth += {"(": 1, ")": -1}.get(rest[end], 0)
-                if rest[end] == "," and depth == 1:
+                depth += {"(": 1, ")": -1}.get(remainder[end], 0)
+                if remainder[end] == "," and depth == 1:
                     commas.append(end)
                 end += 1
-            bounds = rest[marked.end() : commas[0] if commas else end - 1].strip()
-            rest = rest[end:]
-        name = re.match(r"\s*(\w+)\s*\(", rest)
+            bounds = remainder[launch_bounds.end() : commas[0] if commas else end - 1].strip()
+            remainder = remainder[end:]
+        name = re.match(r"\s*(\w+)\s*\(", remainder)
         if name:
-            found[name[1]] = bounds
-    return found
+            bounds_by_kernel[name[1]] = bounds
+    return bounds_by_kernel
 
 
 def macros(options: tuple[str, ...]) -> list[str]:
@@ -168,8 +168,8 @@ class BuildCache:
         BuildError
             With the compiler's log.
         """
-        found = entry_points(preprocessed(code, macros(options)))
-        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in found.items())
+        kernels = entry_points(preprocessed(code, macros(options)))
+        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in kernels.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
             *(
@@ -201,14 +201,14 @@ class BuildCache:
 
     def _runtime(self, variant: Variant, parts: tuple[str, ...], suffix: str, flags: tuple[str, ...]) -> Path:
         sources = [RUNTIME / f"{part}.cpp" for part in parts]
-        everything = [path.read_text() for path in sorted(RUNTIME.iterdir()) if path.suffix in (".h", ".cpp")]
-        common = ("-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", *variant.runtime_flags)
-        name = f"runtime-{variant.name}-{self._digest(*everything, *common, *parts, *flags)}{suffix}"
+        all_sources = [path.read_text() for path in sorted(RUNTIME.iterdir()) if path.suffix in (".h", ".cpp")]
+        common_flags = ("-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", *variant.runtime_flags)
+        name = f"runtime-{variant.name}-{self._digest(*all_sources, *common_flags, *parts, *flags)}{suffix}"
 
         def build(target: Path) -> None:
             objects = [target.with_name(f"{target.name}-{path.stem}.o") for path in sources]
             for path, compiled in zip(sources, objects, strict=True):
-                _run([str(compiler()), *common, "-c", str(path), "-o", str(compiled)])
+                _run([str(compiler()), *common_flags, "-c", str(path), "-o", str(compiled)])
             _run([str(compiler()), "-pthread", *flags, *map(str, objects), "-ldl", "-o", str(target)])
 
         return self._make(name, build)
@@ -248,12 +248,12 @@ def with_redzones(assembly: str) -> str:
 def shared_variables(module: Path) -> list[tuple[str, int, int]]:
     """Return name, offset and size of every static shared variable in a compiled module's thread-local memory."""
     listing = _run(["readelf", "--wide", "--symbols", str(module)])
-    found = set()
+    variables = set()
     for line in listing.splitlines():
         words = line.split()
         if len(words) >= 8 and words[3] == "TLS" and words[6] != "UND":
-            found.add((words[7], int(words[1], 16), int(words[2], 0)))
-    return sorted(found, key=lambda variable: variable[1])
+            variables.add((words[7], int(words[1], 16), int(words[2], 0)))
+    return sorted(variables, key=lambda variable: variable[1])
 
 
 def shared_memory(module: Path) -> dict[str, int]:
@@ -282,7 +282,7 @@ def preprocessed(code: str, defined: list[str]) -> str:
 
 
 def _run(command: list[str], text: str | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BuildError(done.stderr)
-    return done.stdout
+    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise BuildError(process.stderr)
+    return process.stdout

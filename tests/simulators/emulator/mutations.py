@@ -54,9 +54,9 @@ class Mutation:
 
     def apply(self, code: str) -> str:
         """Return the broken source; raise where the text to be replaced is not there as often as it should."""
-        found = code.count(self.before)
-        if found != self.times:
-            raise ValueError(f"{self}: {self.before!r} is {found} times in the source, wanted {self.times}")
+        count = code.count(self.before)
+        if count != self.times:
+            raise ValueError(f"{self}: {self.before!r} is {count} times in the source, wanted {self.times}")
         return code.replace(self.before, self.after)
 
 
@@ -86,9 +86,9 @@ def finding(recorded: Recording, build_cache: build.BuildCache, checker: str, co
     outcome = run_again(recorded, build_cache, build.PLAIN, ADVERSARIAL, code)
     if checker == FAULT or outcome.finding:
         return outcome.finding
-    wrong = [
+    failing_orders = [
         f"{order.name} {order.seed}"
         for order, result in zip(ADVERSARIAL, outcome.results, strict=True)
         if result != recorded.result
     ]
-    return f"other results in the orders {', '.join(wrong)}" if wrong else ""
+    return f"other results in the orders {', '.join(failing_orders)}" if failing_orders else ""

@@ -83,33 +83,33 @@ class Outcome:
 
 @contextlib.contextmanager
 def recording(
-    runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda launch: True
+    runner: EmulatorRunner, selected: Callable[[Launch], bool] = lambda launch: True
 ) -> Iterator[list[Recording]]:
-    """Record the launches made in a ``with`` block, those that `wanted` picks.
+    """Record the launches made in a ``with`` block, those that `selected` picks.
 
     Yields
     ------
     list of Recording
         Grows with every launch.
     """
-    found: list[Recording] = []
+    recordings: list[Recording] = []
 
     def observe(launch: Launch) -> Callable[[], None] | None:
-        if not wanted(launch):
+        if not selected(launch):
             return None
         parts = _parts(launch)
         packed = tuple(value.tobytes() for value in pack(launch.kernel, launch.parameters, launch.args))
         pieces = tuple(Piece(start, lead, memory.tobytes(), pointers) for start, lead, memory, pointers in parts)
 
         def finish() -> None:
-            after = b"".join(memory.tobytes() for _, _, memory, _ in parts)
-            found.append(Recording(replace(launch, args=()), packed, pieces, after))
+            result = b"".join(memory.tobytes() for _, _, memory, _ in parts)
+            recordings.append(Recording(replace(launch, args=()), packed, pieces, result))
 
         return finish
 
     runner.observers.append(observe)
     try:
-        yield found
+        yield recordings
     finally:
         runner.observers.remove(observe)
 
@@ -155,13 +155,13 @@ def run_again(
         for order, result in zip(orders, results, strict=True):
             command += [str(ORDERS.index(order.name)), str(order.seed), str(result)]
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=timeout, env=_SANITIZER_OPTIONS
             )
         except subprocess.TimeoutExpired:
             return Outcome(f"still running after {timeout:g} seconds")
-        if done.returncode:
-            return Outcome(done.stderr.strip() or f"ended with status {done.returncode}")
+        if process.returncode:
+            return Outcome(process.stderr.strip() or f"ended with status {process.returncode}")
         return Outcome("", tuple(result.read_bytes() for result in results))
 
 
@@ -188,16 +188,16 @@ def _parts(launch: Launch) -> list[tuple[int, int, np.ndarray, bool]]:
     parts: list[tuple[int, int, np.ndarray, bool]] = []
     for start, size, owner, pointers in sorted(spans, key=lambda span: span[:2]):
         if parts and start < parts[-1][0] + parts[-1][1]:
-            before = parts[-1]
-            parts[-1] = (before[0], max(before[1], start + size - before[0]), owner, before[3] or pointers)
+            previous = parts[-1]
+            parts[-1] = (previous[0], max(previous[1], start + size - previous[0]), owner, previous[3] or pointers)
         else:
             parts.append((start, size, owner, pointers))
-    found = []
+    memory_parts = []
     for start, size, owner, pointers in parts:
         base = owner.__array_interface__["data"][0]
         memory = np.ndarray(size, np.uint8, buffer=_flat(owner), offset=start - base)
-        found.append((start, (start - base) % 512, memory, pointers))
-    return found
+        memory_parts.append((start, (start - base) % 512, memory, pointers))
+    return memory_parts
 
 
 def _extent(host: np.ndarray) -> tuple[int, int]:
@@ -234,15 +234,15 @@ def _serialised(recorded: Recording, module: Path) -> bytes:
     return b"".join(out)
 
 
-def _addresses(holders: Sequence[bytes], pieces: Sequence[Piece]) -> bytes:
-    found = []
-    for holder, content in enumerate(holders):
+def _addresses(contents: Sequence[bytes], pieces: Sequence[Piece]) -> bytes:
+    addresses = []
+    for index, content in enumerate(contents):
         for position, (word,) in enumerate(struct.iter_unpack("<Q", content[: len(content) // 8 * 8])):
-            for number, piece in enumerate(pieces):
+            for piece_index, piece in enumerate(pieces):
                 if piece.address <= word < piece.address + max(1, len(piece.content)):
-                    found.append((holder, 8 * position, number, word - piece.address))
+                    addresses.append((index, 8 * position, piece_index, word - piece.address))
                     break
-    return _number(len(found)) + b"".join(struct.pack("<4Q", *address) for address in found)
+    return _number(len(addresses)) + b"".join(struct.pack("<4Q", *address) for address in addresses)
 
 
 def _number(value: Any) -> bytes:

@@ -175,15 +175,15 @@ class EmulatorRunner:
 
     def _of(self, module: Any) -> Compiled:
         key = (module.code, module.options)
-        found = self._compiled.get(key)
-        if found is None:
+        compiled = self._compiled.get(key)
+        if compiled is None:
             path = self.build_cache.kernel(module.code, module.options)
             message = ctypes.create_string_buffer(_MESSAGE)
             handle = self._runtime().emulator_open(str(path).encode(), None, 0, message, _MESSAGE)
             if not handle:
                 raise build.BuildError(message.value.decode())
-            found = self._compiled[key] = Compiled(handle, build.shared_memory(path))
-        return found
+            compiled = self._compiled[key] = Compiled(handle, build.shared_memory(path))
+        return compiled
 
     def _runtime(self) -> Any:
         if self._library is None:

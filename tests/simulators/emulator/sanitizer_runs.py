@@ -44,7 +44,7 @@ class SanitizerRun:
         """Return the first finding, empty where no launch has one."""
         for recorded in recordings:
             code = None if self.mutation is None else self.mutation.apply(recorded.launch.code)
-            found = finding(recorded, build_cache, self.checker, code)
-            if found:
-                return f"{recorded}: {found}"
+            report = finding(recorded, build_cache, self.checker, code)
+            if report:
+                return f"{recorded}: {report}"
         return ""
