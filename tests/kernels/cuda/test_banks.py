@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from capgpu.kernels.cuda import compile, launch_heuristics
-from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.constants import large_shared
 from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options, variants_of
 
 #: The traced kernels call the emulator.
@@ -148,7 +148,7 @@ def conflicts(
         weights = config.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
         code=traced_source(entry.file, change),
-        options=compiler_options(entry.file, dtype, defines, roomy(compile.device_limits().compute_capability)),
+        options=compiler_options(entry.file, dtype, defines, large_shared(compile.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
     kernel.max_dynamic_shared_size_bytes = config.shared
