@@ -98,9 +98,8 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
     dtype, defines = REGISTRY[name].dtypes[0], dict(REGISTRY[name].variants[0])
     kernel = compile.kernel(name, dtype, **defines)
     fit = kernel.max_blocks_per_multiprocessor(256, 0) * compile.device_limits().multiprocessors
-    with pytest.raises(
-        LaunchError, match=f"expected a cooperative launch of at most {fit} resident blocks, got {fit + 1} blocks"
-    ):
+    message = f"expected a cooperative launch of at most {fit} resident blocks, got {fit + 1} blocks"
+    with pytest.raises(LaunchError, match=message):
         kernel(fit + 1, 256, ())
 
 
