@@ -33,7 +33,7 @@ NANS = Extents((4, 3, 1), 24, 5)
 #: More than one tile of rows in a group.
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 #: ThreadSanitizer holds 8128 threads, fibers included.
-MOST_THREADS = 6144
+MAX_THREADS = 6144
 
 
 def recorded(
@@ -63,7 +63,7 @@ def recorded(
     def small_and_new(launch: Launch) -> bool:
         scalars = tuple(value.item() for value in launch.args if isinstance(value, np.generic))
         key = (launch.kernel, launch.options, launch.grid, launch.block, launch.shared, scalars)
-        return launch.grid * launch.block <= MOST_THREADS and key not in seen_variants and not seen_variants.add(key)
+        return launch.grid * launch.block <= MAX_THREADS and key not in seen_variants and not seen_variants.add(key)
 
     with recording(emulator, small_and_new) as launches:
         recurrences(dtype, all_variants)

@@ -49,7 +49,7 @@ def test_sums_and_products_add_up_in_float32_and_round_once(cupy):
 
 @pytest.mark.parametrize("name", ["argsort", "sort", "cumsum", "unique", "var"])
 def test_functions_without_bfloat16_support_raise(cupy, x, name):
-    with pytest.raises(TypeError, match=rf"cupy.{name}\(\) has nothing for bfloat16"):
+    with pytest.raises(TypeError, match=rf"cupy.{name}\(\) does not support bfloat16"):
         getattr(cupy, name)(x)
 
 

@@ -1,4 +1,4 @@
-"""The passage of every call: device arrays in, host arrays refused, NumPy run, device arrays out."""
+"""The wrapper of every function: converts device arrays, refuses host arrays, calls NumPy, returns device arrays."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .state import STATE, UndefinedOnDeviceError, refuse_in_capture, synchronise
 
 @np.errstate(all="ignore")
 def quietly(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function without NumPy's floating-point warnings: a device gives none."""
+    """Call a function without NumPy's floating-point warnings, which a device does not give."""
     return function(*args, **kwargs)
 
 
 def to_host(value: Any) -> Any:
-    """Return what NumPy shall see of an argument: the memory behind device arrays, no host array ever."""
+    """Convert an argument for NumPy: device arrays to their memory; host arrays are refused."""
     type_of_value = type(value)
     if type_of_value is ndarray:
         return value._host
@@ -56,7 +56,7 @@ def _refuse_plain_sequences(name: str, values: Any) -> None:
 
 
 def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter]:
-    """Return the parameters that an entry of the list of names stands for."""
+    """Parse the parameters of an entry in the list of names."""
     parameters = []
     for word in text.split():
         name = word.lstrip("=*")
@@ -72,12 +72,12 @@ def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter
 
 
 def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the device that CuPy has as `name`, run by `function` on the host.
+    """Return CuPy's function `name`, computed by `function` on the host.
 
     Parameters
     ----------
     name : str
-        The name under which `rules` knows it.
+        Name of the function, as in `rules`.
     parameters : str
         CuPy's parameters; anything else is refused.
     function : callable
