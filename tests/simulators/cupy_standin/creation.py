@@ -1,4 +1,4 @@
-"""New arrays on the device, and the explicit passage between host and device."""
+"""New arrays on the device, and the explicit transfers between host and device."""
 
 from __future__ import annotations
 

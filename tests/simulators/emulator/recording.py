@@ -1,7 +1,7 @@
 """Launches recorded with their memory, to be replayed under a sanitizer, in another order, or with changed source.
 
-A recording is replayed by a separate program (``runtime/replay.cpp``), so that a sanitizer or a broken kernel cannot end
-or corrupt the test session. There every array argument has memory of exactly its size.
+A recording is replayed by a separate program (``runtime/replay.cpp``), so that a sanitizer or a broken kernel cannot
+end or corrupt the test session. There every array argument has memory of exactly its size.
 """
 
 from __future__ import annotations
