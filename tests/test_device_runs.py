@@ -126,7 +126,7 @@ def test_tests_of_every_kind_pass_on_a_device(run: Run, chosen: tuple[str, ...])
     assert chosen is SOME or int(summary[2]) > 5
 
 
-def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
+def test_tests_of_the_stand_in_are_skipped_on_a_device(run: Run) -> None:
     file = "tests/kernels/cuda/test_launch_heuristics.py"
     names = (
         "test_a_device_without_cooperative_launches_takes_a_launch_a_step",
@@ -165,7 +165,7 @@ def pytest_runtest_call(item):
 """
 
 
-def test_a_lost_device_is_the_fault_of_the_test_that_lost_it(run: Run, tmp_path: Path) -> None:
+def test_a_lost_device_fails_the_test_that_lost_it(run: Run, tmp_path: Path) -> None:
     (tmp_path / "loses_device.py").write_text(LOSES_DEVICE)
     tests = "tests/kernels/cuda/test_embedding.py"
     pytest_run = run(*AS_DEVICE, "-p", "loses_device", "-m", "gpu", "-q", tests, "--maxfail=2")
@@ -205,13 +205,13 @@ import cupy
 class TestWithoutUsableDevice:
     """CuPy is found and cannot be used."""
 
-    def test_the_cause_stands_in_the_header(self, run: Run, package: str, cause: str) -> None:
+    def test_the_header_gives_the_cause(self, run: Run, package: str, cause: str) -> None:
         done = run("--collect-only", SMALL, cupy=package)
         assert done.returncode == 0, done.stdout
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("cuda: no device")]
         assert cause in line
 
-    def test_a_run_that_requires_the_device_ends_at_its_start_with_the_cause(
+    def test_a_run_that_requires_the_device_ends_at_startup_with_the_cause(
         self, run: Run, package: str, cause: str
     ) -> None:
         done = run(SMALL, cupy=package, CAPGPU_BACKEND="cuda")
@@ -221,12 +221,12 @@ class TestWithoutUsableDevice:
         assert "passed" not in done.stdout
 
 
-def test_a_quiet_run_tells_the_cause_at_its_end(run: Run) -> None:
+def test_a_quiet_run_prints_the_cause_at_its_end(run: Run) -> None:
     pytest_run = run("-q", "--collect-only", SMALL, cupy=NO_DEVICES, CAPGPU_BACKEND="cuda,cpu")
     assert "no CUDA device found (the driver lists 0)" in pytest_run.stdout
 
 
-def test_a_warning_of_cupys_does_not_hide_the_device(run: Run) -> None:
+def test_a_warning_at_the_import_of_cupy_does_not_hide_the_device(run: Run) -> None:
     pytest_run = run(
         "--collect-only", "-q", "-m", "gpu", SMALL, cupy=WARNS, python=("-W", "error"), CAPGPU_BACKEND="cuda"
     )
@@ -240,7 +240,7 @@ def test_an_unknown_setting_ends_the_run(run: Run) -> None:
     assert "Did you mean 'cuda'" in pytest_run.stderr
 
 
-def test_a_device_that_fails_at_its_first_use_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_at_its_first_use_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> str:
         raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
 
@@ -254,7 +254,7 @@ def test_a_device_that_fails_at_its_first_use_is_no_device(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("errors", [1, 2])
-def test_an_error_reported_twice_is_the_end_of_the_device(monkeypatch: pytest.MonkeyPatch, errors: int) -> None:
+def test_an_error_reported_twice_marks_the_device_as_lost(monkeypatch: pytest.MonkeyPatch, errors: int) -> None:
     class Device:
         left = errors
 

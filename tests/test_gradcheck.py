@@ -89,7 +89,7 @@ def test_a_function_may_read_the_point_from_its_surroundings_and_return_it() -> 
     np.testing.assert_allclose(eval_numerical_gradient_array(lambda _: x, x, np.array([3.0, 5.0])), [3, 5], rtol=1e-9)
 
 
-def test_the_point_is_whole_after_a_failure() -> None:
+def test_the_point_is_restored_after_a_failure() -> None:
     x = np.array([1.0, 2.0])
     calls: list[float] = []
 
@@ -109,7 +109,7 @@ def test_each_entry_is_printed_on_request(capsys: pytest.CaptureFixture[str]) ->
     assert [line.split(")")[0] for line in capsys.readouterr().out.splitlines()] == ["(0, 0", "(0, 1"]
 
 
-def test_a_point_of_integers_and_a_step_of_nothing_are_refused() -> None:
+def test_an_integer_point_and_a_step_of_zero_are_refused() -> None:
     with pytest.raises(TypeError, match="int64"):
         eval_numerical_gradient(lambda x: 0.0, np.ones(2, dtype=np.int64))
     with pytest.raises(ValueError, match=r"h: expected a positive finite step .* got 0"):
@@ -132,7 +132,7 @@ def model() -> CaptioningRNN:
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell_type, p.dropout) == ("rnn", 0.4))
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_the_models_gradients_are_right(
+def test_the_models_gradients_agree_with_differences(
     backend: BackendCase, cell_type: str, dropout: float, random: np.random.Generator
 ) -> None:
     captioner = backend.model(

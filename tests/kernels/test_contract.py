@@ -56,7 +56,7 @@ def test_every_operation_has_a_case():
 @pytest.mark.parametrize("extents", EXTENTS, ids=range(len(EXTENTS)))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, extents):
+def test_unaligned_and_ragged_batches_agree_with_the_loops(backend, case, dtype, extents):
     check(backend, case, dtype, *example(case, extents, dtype))
 
 
@@ -65,7 +65,7 @@ def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, exten
 @pytest.mark.parametrize("extents", [RAGGED, EXTENTS[0], EXTENTS[2]], ids=["ragged", "one", "wide"])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_half_precision_agrees(backend, case, dtype, extents):
+def test_half_precision_agrees_with_the_loops(backend, case, dtype, extents):
     check(backend, case, dtype, *example(case, extents, dtype))
 
 
@@ -76,7 +76,7 @@ def test_half_precision_agrees(backend, case, dtype, extents):
     words=strategies.integers(1, 9),
     seed=strategies.integers(0),
 )
-def test_any_batch_agrees_with_the_loops(backend, case, lengths, size, words, seed):
+def test_random_batches_agree_with_the_loops(backend, case, lengths, size, words, seed):
     extents = Extents(tuple(sorted(lengths, reverse=True)), size, words)
     arguments = case.arguments(np.random.default_rng(seed), extents, "float64")
     check(backend, case, "float64", arguments, case.plain(arguments, extents))
@@ -92,7 +92,7 @@ def test_a_large_batch_agrees_with_the_loops(backend, case, dtype):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_memory_with_gaps_is_accepted(backend, case, dtype):
+def test_strided_arrays_are_accepted(backend, case, dtype):
     # what is the kernel's to overwrite is never read-only
     bring = backend.asarray if case.operation in OVERWRITABLE else backend.strided
     check(backend, case, dtype, *example(case, RAGGED, dtype), bring)
@@ -100,7 +100,7 @@ def test_memory_with_gaps_is_accepted(backend, case, dtype):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_arguments_are_left_as_they_were(backend, case, dtype):
+def test_arguments_are_not_changed(backend, case, dtype):
     arguments, _ = example(case, RAGGED, dtype)
     moved_arguments, _ = run(backend, case, arguments)
     overwritable = OVERWRITABLE.get(case.operation, set())
@@ -125,7 +125,7 @@ def test_no_rows_give_empty_results(backend, case, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
-def test_indices_of_both_widths(backend, dtype):
+def test_indices_may_be_int32_or_int64(backend, dtype):
     for case in KERNEL_CASES:
         arguments, expected = example(case, RAGGED, "float64")
         indices = {

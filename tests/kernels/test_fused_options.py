@@ -93,7 +93,7 @@ def wanted(model, features, captions, key):
     shape=strategies.tuples(*(strategies.integers(*limits) for limits in ((1, 20), (1, 6), (4, 40), (1, 35)))),
     seed=strategies.integers(0, 2**32),
 )
-def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, smoothing, key, shape, seed):
+def test_all_options_together_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, smoothing, key, shape, seed):
     count, steps, words, size = shape
     options = {"feature_dropout": rates[0], "output_dropout": rates[1], "label_smoothing": smoothing}
     features, captions = batch(words, count, steps, dtype, seed)

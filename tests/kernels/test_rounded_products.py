@@ -40,7 +40,7 @@ def numbers(random, *shape):
     return random.standard_normal(shape).astype(np.float32)
 
 
-def test_rounding_is_to_the_nearest_and_ties_go_to_even(backend, random):
+def test_rounding_is_to_nearest_even(backend, random):
     bits = random.integers(0, 2**32, 4000, dtype=np.uint32)
     ties = bits & 0xFFFF0000 | 0x8000
     values = np.concatenate([bits, ties]).view(np.float32)
@@ -51,7 +51,7 @@ def test_rounding_is_to_the_nearest_and_ties_go_to_even(backend, random):
 
 
 @pytest.mark.parametrize("name", ["amx", "avx512_bf16", "software"])
-def test_every_unit_multiplies_as_the_reference_does(monkeypatch, name):
+def test_products_of_every_vector_unit_agree_with_the_reference(monkeypatch, name):
     if name not in available_units():
         pytest.skip(f"this processor, or Linux here, has no {name}")
     monkeypatch.setattr(bf16_gemm, "unit", lambda: unit(name))

@@ -57,7 +57,7 @@ def check(backend, case, arguments, dtype):
 @pytest.mark.parametrize("sizes", ODD_SIZES, ids=lambda sizes: "-".join(map(str, sizes)))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-def test_odd_sizes_agree_with_the_oracle(backend, random, case, dtype, sizes):
+def test_unaligned_sizes_agree_with_the_oracle(backend, random, case, dtype, sizes):
     check(backend, case, case.arguments(random, sizes, dtype), dtype)
 
 
@@ -72,13 +72,13 @@ def test_half_precision_agrees_with_the_oracle(backend, random, case, dtype):
 @hypothesis.given(
     sizes=strategies.builds(Sizes, extents, extents, extents, extents, extents), seed=strategies.integers(0)
 )
-def test_any_shape_agrees_with_the_oracle(backend, case, sizes, seed):
+def test_random_shapes_agree_with_the_oracle(backend, case, sizes, seed):
     check(backend, case, case.arguments(np.random.default_rng(seed), sizes), "float64")
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_memory_with_gaps_is_accepted(backend, random, case, dtype):
+def test_strided_arrays_are_accepted(backend, random, case, dtype):
     arguments = case.arguments(random, Sizes(3, 4, 5, 6, 7), dtype)
     outputs, cache = case.forward(**{name: backend.asarray(value) for name, value in arguments.items()})
     upstream = upstream_of([backend.to_numpy(o) for o in outputs], 2, lambda a, d: np.asarray(a, dtype=d))

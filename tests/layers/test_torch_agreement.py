@@ -60,7 +60,7 @@ def weights_of(random, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_sequences(backend, random, cell):
+def test_sequences_agree_with_pytorch(backend, random, cell):
     Wx, Wh, b = weights_of(random, cell)
     x, h0, dh = (random.uniform(-1, 1, shape) for shape in ((N, T, D), (N, H), (N, T, H)))
     forward, backward = {
@@ -81,7 +81,7 @@ def test_sequences(backend, random, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_steps(backend, random, cell):
+def test_steps_agree_with_pytorch(backend, random, cell):
     Wx, Wh, b = weights_of(random, cell)
     x = random.uniform(-1, 1, (N, D))
     given = [random.uniform(-1, 1, (N, H)) for _ in range(1 if cell == "rnn" else 2)]
@@ -104,7 +104,7 @@ def test_steps(backend, random, cell):
         assert distance(backend.to_numpy(actual), expected_array) < 1e-10
 
 
-def test_the_packed_layout_is_pytorchs(random):
+def test_the_packed_layout_equals_pytorchs(random):
     lengths = [3, 6, 1, 5]
     padded = random.uniform(-1, 1, (4, 6, 2))
     packing = Packing.from_lengths(lengths)
@@ -117,7 +117,7 @@ def test_the_packed_layout_is_pytorchs(random):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_whole_model_over_captions_of_many_lengths(backend, cell):
+def test_the_whole_model_agrees_with_pytorch_over_captions_of_many_lengths(backend, cell):
     captions = np.array([[1, 4, 2, 0, 0], [1, 6, 5, 6, 2], [1, 2, 0, 0, 0], [1, 0, 5, 2, 0]])
     features, params = features_for(captions), parameters(cell)
     model = backend.model(WORDS, **SIZES, cell_type=cell, dtype=np.float64, params=params)

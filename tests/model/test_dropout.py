@@ -31,7 +31,7 @@ def test_without_a_key_there_is_no_dropout(backend, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_key_decides_the_masks(backend, cell):
+def test_equal_keys_give_equal_masks_and_others_different_ones(backend, cell):
     captions = CAPTIONS["padded"]
     model, features = model_of(backend, cell, **BOTH), backend.asarray(features_for(captions))
     losses = [frozen(model.loss(features, captions, dropout_key=key)) for key in (0, 1, -1, 2**63, 0, np.int64(1))]
@@ -40,14 +40,14 @@ def test_a_key_decides_the_masks(backend, cell):
     assert len({str(each) for each in losses}) == 4
 
 
-def test_a_key_must_be_a_whole_number(backend):
+def test_a_key_that_is_not_an_integer_is_refused(backend):
     model = model_of(backend, "rnn", **BOTH)
     with pytest.raises(TypeError, match="integer"):
         model.loss(backend.asarray(features_for(CAPTIONS["padded"])), CAPTIONS["padded"], dropout_key=0.5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_feature_dropout_is_a_mask_on_the_features(backend, cell):
+def test_feature_dropout_multiplies_the_features_by_a_mask(backend, cell):
     captions, rate = np.array([[1, 4, 2, 0]]), 0.4
     features = features_for(captions)
     masks = [np.array(bits) / (1 - rate) for bits in itertools.product([0, 1], repeat=3)]
@@ -62,7 +62,7 @@ def test_feature_dropout_is_a_mask_on_the_features(backend, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_output_dropout_is_a_mask_before_the_vocabulary(backend, cell):
+def test_output_dropout_multiplies_the_states_before_the_vocabulary_layer(backend, cell):
     captions, rate = np.array([[1, 4]]), 0.5
     features = features_for(captions)
     expected = []
@@ -93,7 +93,7 @@ def test_masks_are_the_same_on_every_backend(backend, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_sampling_knows_no_dropout(backend, cell):
+def test_sampling_applies_no_dropout(backend, cell):
     features = backend.asarray(features_for(CAPTIONS["padded"]))
     expected = frozen(model_of(backend, cell).sample(features, 8))
     assert frozen(model_of(backend, cell, **BOTH).sample(features, 8)) == expected

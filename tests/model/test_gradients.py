@@ -17,7 +17,7 @@ CELLS = ["rnn", "lstm"]
 @pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_loss_and_gradients_are_those_of_the_padded_computation(backend, cell, dtype, captions):
+def test_loss_and_gradients_agree_with_the_padded_computation(backend, cell, dtype, captions):
     params, features = parameters(cell, dtype=dtype), features_for(captions, dtype)
     model = backend.model(WORDS, **SIZES, cell_type=cell, dtype=dtype, params=params)
     loss, grads = model.loss(backend.asarray(features), captions)
@@ -48,7 +48,7 @@ def test_half_precision_agrees_with_the_padded_computation(backend, cell):
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.key) == ("rnn", 5))
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
+def test_gradients_agree_with_differences_of_the_loss(backend, cell, key):
     captions = np.array([[1, 0, 5, 0, 2, 0], [0, 4, 0, 5, 2, 1], [1, 4, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
     sizes = {"input_dim": 3, "wordvec_dim": 2, "hidden_dim": 3}
     params, features = parameters(cell, words=6, **sizes), backend.asarray(features_for(captions))
@@ -74,7 +74,7 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
     sizes=strategies.tuples(*[strategies.integers(1, 5)] * 3, strategies.integers(2, 5)),
     seed=strategies.integers(0),
 )
-def test_any_minibatch_agrees_with_the_padded_computation(backend, cell, count, steps, sizes, seed):
+def test_random_minibatches_agree_with_the_padded_computation(backend, cell, count, steps, sizes, seed):
     random = np.random.default_rng(seed)
     D, W, H, V = sizes
     words = {"<NULL>": 0, **{f"word {k}": k for k in range(1, V)}}
@@ -102,7 +102,7 @@ def test_a_vocabulary_without_start_and_end_and_with_an_id_beyond_its_length(bac
     assert distance(backend.to_numpy(grads["W_embed"]), expected["W_embed"]) < 1e-10
 
 
-def test_null_is_whatever_the_vocabulary_says(backend):
+def test_the_vocabulary_decides_the_id_of_null(backend):
     words = {"cat": 0, "<NULL>": 1, "dog": 2}
     captions = np.array([[0, 2, 1, 1], [2, 0, 1, 0]])
     params = parameters("lstm", words=3)

@@ -25,7 +25,7 @@ def model_of(backend, cell, smoothing, dtype="float64", **settings):
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.key) == ("rnn", 5))
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
+def test_gradients_agree_with_differences_of_the_loss(backend, cell, key):
     captions = CAPTIONS["NULL inside"]
     features = backend.asarray(features_for(captions))
     model = model_of(backend, cell, 0.2, output_dropout=0.4)
@@ -43,7 +43,7 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_loss_lies_between_the_truth_and_the_even_spread(backend, cell):
+def test_the_loss_lies_between_those_of_the_true_word_and_of_the_uniform_distribution(backend, cell):
     captions = CAPTIONS["padded"]
     features = backend.asarray(features_for(captions))
     losses = [float(model_of(backend, cell, s).loss(features, captions)[0]) for s in (0.0, 0.1, 0.2, 0.4)]
@@ -62,7 +62,7 @@ def test_validation_is_not_smoothed(backend, cell):
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
-def test_it_is_pytorchs(smoothing):
+def test_label_smoothing_agrees_with_pytorch(smoothing):
     torch = pytest.importorskip("torch")
     from capgpu.kernels.reference import KERNELS
 
@@ -83,7 +83,7 @@ def test_it_is_pytorchs(smoothing):
         assert distance(ours, theirs.numpy()) < 1e-10
 
 
-def test_half_precision_has_room_for_a_large_vocabulary():
+def test_half_precision_does_not_underflow_with_a_large_vocabulary():
     words = {**WORDS, **{f"w{i}": i for i in range(len(WORDS), 3000)}}
     capgpu.set_backend("numpy")
     losses = {}
@@ -94,7 +94,7 @@ def test_half_precision_has_room_for_a_large_vocabulary():
     assert losses["float16"] == pytest.approx(losses["float64"], rel=2e-3)
 
 
-def test_it_is_kept_with_the_model():
+def test_the_smoothing_rate_is_saved_with_the_model():
     capgpu.set_backend("numpy")
     model = CaptioningRNN(WORDS, **SIZES, label_smoothing=0.1)
     assert CaptioningRNN(WORDS, **json.loads(json.dumps(model.config))).label_smoothing == 0.1
