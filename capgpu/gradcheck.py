@@ -47,15 +47,15 @@ def _differences(
     if not (math.isfinite(h) and h > 0):
         raise InvalidValueError(f"h: expected a positive finite step such as 1e-5, got {h!r}.")
     for index in product(*map(range, x.shape)) if indices is None else indices:
-        before = float(x[index])
+        original = float(x[index])
         try:
-            x[index] = before + h
-            above = _kept(f(x))
-            x[index] = before - h
-            below = _kept(f(x))
+            x[index] = original + h
+            f_plus = _kept(f(x))
+            x[index] = original - h
+            f_minus = _kept(f(x))
         finally:
-            x[index] = before
-        yield index, above, below
+            x[index] = original
+        yield index, f_plus, f_minus
 
 
 def _kept(value: Any) -> Any:
@@ -93,8 +93,8 @@ def eval_numerical_gradient(f: Callable[[Array], Any], x: Array, verbose: bool =
     """
     xp = _check_point(x)
     gradient = np.zeros(tuple(x.shape))
-    for index, above, below in _differences(f, x, h):
-        gradient[index] = (above - below) / (2.0 * h)
+    for index, f_plus, f_minus in _differences(f, x, h):
+        gradient[index] = (f_plus - f_minus) / (2.0 * h)
         if verbose:
             print(index, gradient[index])
     return xp.asarray(gradient, dtype=x.dtype, device=x.device)
@@ -128,8 +128,8 @@ def eval_numerical_gradient_array(f: Callable[[Array], Array], x: Array, df: Arr
     """
     xp = _check_point(x)
     gradient = np.zeros(tuple(x.shape))
-    for index, above, below in _differences(f, x, h):
-        gradient[index] = float(xp.sum(xp.asarray((above - below) * df))) / (2.0 * h)
+    for index, f_plus, f_minus in _differences(f, x, h):
+        gradient[index] = float(xp.sum(xp.asarray((f_plus - f_minus) * df))) / (2.0 * h)
     return xp.asarray(gradient, dtype=x.dtype, device=x.device)
 
 
@@ -200,8 +200,8 @@ def grad_check_sparse(
     """
     _check_point(x)
     indices = [tuple(randrange(extent) for extent in x.shape) for _ in range(num_checks)]
-    for index, above, below in _differences(f, x, h, indices):
-        numeric, analytic = (above - below) / (2.0 * h), float(analytic_grad[index])
+    for index, f_plus, f_minus in _differences(f, x, h, indices):
+        numeric, analytic = (f_plus - f_minus) / (2.0 * h), float(analytic_grad[index])
         scale = abs(numeric) + abs(analytic)
         error = abs(numeric - analytic) / scale if scale else 0.0
         print(f"numerical: {numeric:f} analytic: {analytic:f}, relative error: {error:e}")
@@ -320,10 +320,10 @@ def check_model(
     errors: dict[str, float] = {}
     for name in names:
         gradient = to_numpy(grads[name])
-        chosen = _sample_entries(gradient, samples, np.random.default_rng(seed))
+        entries = _sample_entries(gradient, samples, np.random.default_rng(seed))
         pairs = [
-            (gradient[index], (above - below) / (2.0 * h))
-            for index, above, below in _differences(loss, model.params[name], h, chosen)
+            (gradient[index], (f_plus - f_minus) / (2.0 * h))
+            for index, f_plus, f_minus in _differences(loss, model.params[name], h, entries)
         ]
         errors[name] = relative_error_norm(*np.array(pairs).T)
     return errors
@@ -336,6 +336,6 @@ def _sample_entries(gradient: np.ndarray[Any, Any], samples: int, rng: np.random
     else:
         by_size = np.argsort(-np.abs(gradient), axis=None, kind="stable")
         largest = by_size[: (samples + 1) // 2]
-        others = rng.choice(by_size[len(largest) :], size=samples - len(largest), replace=False)
-        flat = np.concatenate([largest, others])
+        remaining = rng.choice(by_size[len(largest) :], size=samples - len(largest), replace=False)
+        flat = np.concatenate([largest, remaining])
     return [tuple(int(i) for i in np.unravel_index(position, gradient.shape)) for position in flat]

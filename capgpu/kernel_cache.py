@@ -67,15 +67,15 @@ def in_memory() -> Iterator[None]:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
+    previous = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[name]
         else:
-            os.environ[name] = before
+            os.environ[name] = previous
 
 
 def _setting() -> str:
@@ -85,15 +85,15 @@ def _setting() -> str:
 def _choose(setting: str) -> str:
     global _temporary
     try:
-        chosen = Path(setting)
-        chosen.mkdir(parents=True, exist_ok=True)
-        if not _is_private(chosen):
-            chosen = chosen / f"user-{os.geteuid()}"
-            chosen.mkdir(mode=0o700, exist_ok=True)
-            if not _is_private(chosen):
-                raise PermissionError(f"{chosen} belongs to another user")
-        with tempfile.TemporaryFile(dir=chosen):
-            return str(chosen)
+        folder = Path(setting)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _is_private(folder):
+            folder = folder / f"user-{os.geteuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not _is_private(folder):
+                raise PermissionError(f"{folder} belongs to another user")
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
     except OSError as error:
         if _temporary is None:
             _temporary = tempfile.TemporaryDirectory(prefix="capgpu-kernels-")

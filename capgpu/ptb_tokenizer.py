@@ -210,13 +210,13 @@ def coco_tokenize(text: str) -> list[str]:
 
 def _scan(text: str) -> list[str]:
     """Tokenize any caption by the complete rules."""
-    seen = text
+    scanned_text = text
     if not (text.isascii() and text.isprintable()):
         text = text.translate(_CHARACTERS)
-        seen = text.translate(_PLACEHOLDERS)
+        scanned_text = text.translate(_PLACEHOLDERS)
     tokens = []
-    for found in _SCANNER.finditer(seen):
-        kind, token = found.lastgroup, text[found.start() : found.end()]
+    for token_match in _SCANNER.finditer(scanned_text):
+        kind, token = token_match.lastgroup, text[token_match.start() : token_match.end()]
         if kind in ("space", "mark"):
             continue
         if kind == "bracket":

@@ -69,8 +69,8 @@ class Packing:
             raise InvalidValueError(f"lengths must not be negative; the least is {lengths.min()}.")
         order = np.argsort(-lengths.astype(np.int64), kind="stable")
         longest = int(lengths.max(initial=0))
-        ended = np.bincount(lengths.astype(np.int64), minlength=longest + 1)
-        batch_sizes = lengths.size - np.cumsum(ended)[:longest]
+        n_ended = np.bincount(lengths.astype(np.int64), minlength=longest + 1)
+        batch_sizes = lengths.size - np.cumsum(n_ended)[:longest]
         return cls(order, batch_sizes.astype(np.int64))
 
     @classmethod

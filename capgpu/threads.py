@@ -31,12 +31,12 @@ def thread_count() -> int:
     RuntimeWarning
         If ``OMP_NUM_THREADS`` is not a number of threads. It is then ignored, since other programs read it too.
     """
-    own = os.environ.get("CAPGPU_THREADS", "").strip()
-    if own:
-        count = _positive(own)
+    setting = os.environ.get("CAPGPU_THREADS", "").strip()
+    if setting:
+        count = _positive(setting)
         if count is None:
             raise InvalidValueError(
-                f"CAPGPU_THREADS: expected a number of threads, at least 1, got {own!r}. "
+                f"CAPGPU_THREADS: expected a number of threads, at least 1, got {setting!r}. "
                 "Unset it to use all processors."
             )
         return count
@@ -93,8 +93,8 @@ def cgroup_quota(root: Path) -> float | None:
     mount = root / "sys" / "fs" / "cgroup"
     quotas = []
     for line in _read(root / "proc" / "self" / "cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        _, _, fields = line.partition(":")
+        controllers, _, path = fields.partition(":")
         if not controllers:
             top, read = mount, _quota_v2
         elif "cpu" in controllers.split(","):

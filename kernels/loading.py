@@ -76,8 +76,8 @@ class _Call:
 
     def stop(self) -> None:
         """Stop the function soon, by an exception. What it loads cannot be used afterwards."""
-        late = monotonic() + START
-        while not self.done and monotonic() < late:
+        deadline = monotonic() + START
+        while not self.done and monotonic() < deadline:
             self._ended.acquire(timeout=LOOK)
         if not self.done:
             raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -86,10 +86,10 @@ class _Call:
 
     def wait(self) -> None:
         """Wait until the function has returned; call it if nobody else does."""
-        late = monotonic() + START
+        deadline = monotonic() + START
         while not self.done:
             self._ended.acquire(timeout=LOOK)
-            if monotonic() > late:
+            if monotonic() > deadline:
                 self.run()
 
 

@@ -125,12 +125,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="examines the stand-in for CuPy: not on a real device"))
         elif _uses_cuda(item):
             item.add_marker(pytest.mark.gpu)
-    left = [] if config.getoption("--nightly") else [item for item in items if _is_for_the_night(item, config)]
-    config.stash[LEFT] = len(left)
-    if left:
-        config.hook.pytest_deselected(items=left)
-        kept = set(items) - set(left)
-        items[:] = [item for item in items if item in kept]
+    deselected = [] if config.getoption("--nightly") else [item for item in items if _is_for_the_night(item, config)]
+    config.stash[LEFT] = len(deselected)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        selected = set(items) - set(deselected)
+        items[:] = [item for item in items if item in selected]
 
 
 def _is_for_the_night(item: pytest.Item, config: pytest.Config) -> bool:
@@ -177,8 +177,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take a worker's counts; all workers collect the same tests."""
-    told = getattr(node, "workeroutput", {})
-    node.config.stash[COUNT], node.config.stash[LEFT] = told.get("standin", 0), told.get("left", 0)
+    worker_output = getattr(node, "workeroutput", {})
+    node.config.stash[COUNT], node.config.stash[LEFT] = worker_output.get("standin", 0), worker_output.get("left", 0)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -225,11 +225,11 @@ class BackendCase:
 
     def strided(self, array: np.ndarray[Any, Any]) -> Any:
         """Bring data there in an array whose memory has gaps, and which is read-only on the host."""
-        wide = np.repeat(array, 2, axis=-1)
-        there = self.asarray(wide)[..., ::2]
-        if isinstance(there, np.ndarray):
-            there.flags.writeable = False
-        return there
+        padded = np.repeat(array, 2, axis=-1)
+        dev_array = self.asarray(padded)[..., ::2]
+        if isinstance(dev_array, np.ndarray):
+            dev_array.flags.writeable = False
+        return dev_array
 
     def model(self, *args: Any, params: dict[str, Any] | None = None, **kwargs: Any) -> CaptioningRNN:
         """Make a model whose parameters live here; `params` overwrites them with host values."""

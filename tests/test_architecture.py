@@ -61,13 +61,13 @@ FROM_NUMPY = {
 @functools.cache
 def sources() -> dict[str, ast.Module]:
     """Parse every module of the library, by its name."""
-    found = {}
+    modules = {}
     for package, folder in ROOTS.items():
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts
             name = ".".join((package, *parts)).removesuffix(".__init__")
-            found[name] = ast.parse(path.read_text(), str(path))
-    return found
+            modules[name] = ast.parse(path.read_text(), str(path))
+    return modules
 
 
 def imported_by(node: ast.AST) -> list[str]:
@@ -114,13 +114,13 @@ def edges() -> dict[str, set[str]]:
 
 
 def reached_from(name: str) -> set[str]:
-    seen: set[str] = set()
+    reached: set[str] = set()
     waiting = [name]
     while waiting:
-        for other in edges()[waiting.pop()] - seen:
-            seen.add(other)
+        for other in edges()[waiting.pop()] - reached:
+            reached.add(other)
             waiting.append(other)
-    return seen
+    return reached
 
 
 def layer_of(name: str) -> int | None:
@@ -165,14 +165,14 @@ def test_only_the_shim_and_the_kernels_import_cupy_and_numba():
 
 def test_heavy_libraries_are_imported_inside_functions():
     # capgpu.kernels.cpu is compiled code through and through; it is itself imported inside functions alone
-    hasty = [
+    eager_imports = [
         f"{name} -> {other}"
         for name, tree in sources().items()
         if not name.startswith("capgpu.kernels.cpu")
         for other in at_import(tree)
         if other.split(".")[0] in HEAVY or other.startswith("capgpu.kernels.cpu")
     ]
-    assert hasty == []
+    assert eager_imports == []
 
 
 def test_code_of_the_models_arrays_names_no_array_library():

@@ -1,4 +1,4 @@
-"""Which backend is in force: the environment, preferences, overrides, and what is said about it."""
+"""The current backend: the environment, preferences, overrides, and the log messages about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def no_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
 
 
-def said(caplog):
+def log_records(caplog):
     return [record for record in caplog.records if record.name == "capgpu"]
 
 
@@ -44,45 +44,47 @@ def test_the_setting_is_read_once_at_first_use(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["numpy", "cpu"])
-def test_a_name_is_taken_in_silence(monkeypatch, caplog, setting):
+def test_an_available_backend_is_chosen_without_a_log_message(monkeypatch, caplog, setting):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("CAPGPU_BACKEND", setting)
     assert current_backend().name == setting
-    assert said(caplog) == []
+    assert log_records(caplog) == []
 
 
-def test_names_may_be_in_any_case_and_spaced(monkeypatch):
+def test_names_ignore_case_and_surrounding_spaces(monkeypatch):
     monkeypatch.setenv("CAPGPU_BACKEND", " NumPy , CPU ")
     assert current_backend().name == "numpy"
 
 
 @pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu"])
-def test_auto_is_cuda_then_cpu(monkeypatch, cupy, setting):
+def test_auto_prefers_cuda_then_cpu(monkeypatch, cupy, setting):
     if setting:
         monkeypatch.setenv("CAPGPU_BACKEND", setting)
     assert current_backend().name == "cuda"
 
 
 @pytest.mark.parametrize("setting", [None, "auto", "cuda,cpu", "cuda,numpy"])
-def test_without_a_device_the_next_preference_is_taken_and_the_cause_logged_once(monkeypatch, caplog, no_cupy, setting):
+def test_without_a_device_the_next_preference_is_chosen_and_the_cause_logged_once(
+    monkeypatch, caplog, no_cupy, setting
+):
     caplog.set_level(logging.INFO)
     if setting:
         monkeypatch.setenv("CAPGPU_BACKEND", setting)
     for _ in range(3):
         assert current_backend().name == ("numpy" if setting == "cuda,numpy" else "cpu")
-    (record,) = said(caplog)
+    (record,) = log_records(caplog)
     assert record.levelno == logging.INFO
     assert current_backend().name in record.getMessage()
     assert "CuPy is not installed" in record.getMessage()
 
 
-def test_the_first_of_a_list_is_taken_without_trying_the_rest(caplog, no_cupy):
+def test_the_first_usable_name_is_chosen_without_probing_the_rest(caplog, no_cupy):
     caplog.set_level(logging.INFO)
     assert set_backend("numpy,cuda").name == "numpy"
-    assert "CuPy" not in said(caplog)[0].getMessage()
+    assert "CuPy" not in log_records(caplog)[0].getMessage()
 
 
-def test_preferences_may_be_a_sequence(no_cupy):
+def test_preferences_may_be_a_sequence_of_names(no_cupy):
     assert set_backend(["cuda", "numpy"]).name == "numpy"
 
 
@@ -98,14 +100,14 @@ def test_an_unknown_name_is_refused_with_a_suggestion(monkeypatch, setting, mean
         current_backend()
 
 
-def test_an_unknown_name_like_no_other_gets_the_known_ones():
+def test_an_unknown_name_without_a_similar_one_is_refused_with_all_known_names():
     with pytest.raises(
         ValueError, match=r"set_backend\('tpu-v5'\): unknown backend 'tpu-v5'\. Known: numpy, cpu, cuda"
     ):
         set_backend("tpu-v5")
 
 
-def test_other_names_of_a_backend_are_known(monkeypatch, no_cupy):
+def test_aliases_of_backends_are_accepted(monkeypatch, no_cupy):
     monkeypatch.setenv("CAPGPU_BACKEND", "GPU, numba")
     assert current_backend().name == "cpu"
     for name in ("gpu", "cupy"):
@@ -113,7 +115,7 @@ def test_other_names_of_a_backend_are_known(monkeypatch, no_cupy):
             set_backend(name)
 
 
-def test_an_unknown_name_is_refused_though_an_earlier_one_would_do():
+def test_an_unknown_name_is_refused_even_after_a_usable_one():
     with pytest.raises(ValueError, match="unknown backend 'tpu'"):
         set_backend("numpy,tpu")
 
@@ -125,7 +127,7 @@ def test_an_empty_choice_is_refused(choice):
 
 
 @pytest.mark.parametrize("choice", [None, 3, [b"cpu"], np])
-def test_a_choice_that_is_no_name_is_refused(choice):
+def test_a_choice_of_another_type_is_refused(choice):
     with pytest.raises(TypeError, match=r"set_backend\(.*\) must be a name or names in order of preference"):
         set_backend(choice)
 
@@ -137,14 +139,14 @@ def test_a_single_unavailable_name_raises_and_never_falls_back(monkeypatch, no_c
             current_backend()
 
 
-def test_a_list_without_a_usable_name_gives_every_cause(monkeypatch, no_cupy):
+def test_a_list_without_a_usable_name_raises_with_every_cause(monkeypatch, no_cupy):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailableError, match=r"(?s)none of cuda, cpu can run here.*CuPy is not.*Numba is not"):
         set_backend("auto")
 
 
-def test_a_refused_choice_leaves_the_one_in_force(no_cupy):
+def test_a_refused_choice_keeps_the_current_backend(no_cupy):
     set_backend("numpy")
     with pytest.raises(BackendUnavailableError):
         set_backend("cuda")
@@ -164,7 +166,7 @@ def test_set_backend_overrides_the_environment(monkeypatch):
     assert current_backend().name == "numpy"
 
 
-def test_use_backend_holds_for_its_block_alone():
+def test_use_backend_applies_only_inside_its_block():
     set_backend("cpu")
     with use_backend("numpy") as outer:
         assert outer is current_backend()
@@ -174,21 +176,21 @@ def test_use_backend_holds_for_its_block_alone():
     assert current_backend().name == "cpu"
 
 
-def test_use_backend_restores_after_an_error():
+def test_use_backend_restores_the_previous_backend_after_an_error():
     set_backend("cpu")
     with pytest.raises(KeyError), use_backend("numpy"):
         raise KeyError
     assert current_backend().name == "cpu"
 
 
-def test_use_backend_before_any_choice_leaves_none_behind(monkeypatch):
+def test_use_backend_before_any_choice_leaves_the_backend_unchosen(monkeypatch):
     with use_backend("numpy"):
         pass
     monkeypatch.setenv("CAPGPU_BACKEND", "cpu")
     assert current_backend().name == "cpu"
 
 
-def test_the_choice_is_that_of_the_whole_process():
+def test_the_choice_applies_to_all_threads():
     set_backend("numpy")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(current_backend).result().name == "numpy"
@@ -196,15 +198,15 @@ def test_the_choice_is_that_of_the_whole_process():
     assert current_backend().name == "cpu"
 
 
-def test_threads_that_ask_first_at_once_resolve_once(monkeypatch, caplog, no_cupy):
+def test_concurrent_first_uses_resolve_the_backend_once(monkeypatch, caplog, no_cupy):
     caplog.set_level(logging.INFO)
     with ThreadPoolExecutor(8) as pool:
         backends = [job.result() for job in [pool.submit(current_backend) for _ in range(32)]]
     assert all(backend is backends[0] for backend in backends)
-    assert len(said(caplog)) == 1
+    assert len(log_records(caplog)) == 1
 
 
-def test_xp_follows_the_backend_in_force(cupy):
+def test_xp_follows_the_current_backend(cupy):
     import array_api_compat.numpy
 
     with use_backend("numpy"):
@@ -218,7 +220,7 @@ def test_xp_follows_the_backend_in_force(cupy):
 
 
 @pytest.mark.parametrize(("name", "kernels"), [("numpy", "reference"), ("cpu", "cpu"), ("cuda", "cuda")])
-def test_info_tells_what_is_in_force_and_why(cupy, name, kernels):
+def test_info_reports_the_current_backend_and_the_reason(cupy, name, kernels):
     set_backend(name)
     info = backend_info()
     assert (info["backend"], info["kernels"], info["error"]) == (name, kernels, None)
@@ -227,7 +229,7 @@ def test_info_tells_what_is_in_force_and_why(cupy, name, kernels):
     assert ("compute capability" if name == "cuda" else "processors") in info["device"]
 
 
-def test_info_tells_why_a_backend_is_not_available(no_cupy):
+def test_info_reports_why_a_backend_is_unavailable(no_cupy):
     info = backend_info()
     assert info["backend"] == "cpu"
     assert "CuPy is not installed" in info["available"]["cuda"]
@@ -250,14 +252,14 @@ def test_info_reports_a_wrong_setting_instead_of_failing(monkeypatch, no_cupy, v
     assert info["installed"]["numpy"] == np.__version__
 
 
-def test_info_tells_of_reference_kernels_by_order(monkeypatch):
+def test_info_reports_reference_kernels_that_a_setting_requests(monkeypatch):
     set_backend("cpu")
     monkeypatch.setenv("CAPGPU_KERNELS", "reference")
     assert backend_info()["kernels"] == "reference"
 
 
 @pytest.mark.parametrize("set_to", [None, "/dev/null/cache"])
-def test_cupy_gets_a_folder_for_its_kernels_where_its_own_cannot_be_made(in_new_process, set_to):
+def test_cupy_gets_another_kernel_folder_if_its_default_cannot_be_created(in_new_process, set_to):
     code = """
 import logging, os, sys
 sys.path.insert(0, TESTS)
@@ -272,8 +274,8 @@ with cupy_standin.installed():
 """
     code = code.replace("TESTS", repr(str(Path(__file__).parent)))
     environment = {"HOME": "/dev/null"} | ({} if set_to is None else {"CUPY_CACHE_DIR": set_to})
-    said, writable = in_new_process(code, **environment).splitlines()
+    warning, writable = in_new_process(code, **environment).splitlines()
     folder = set_to or "/dev/null/.cupy/kernel_cache"
-    assert said.startswith(f"CuPy cannot keep compiled kernels in {folder}")
-    assert "Set CUPY_CACHE_DIR to a folder that can be written" in said
+    assert warning.startswith(f"CuPy cannot keep compiled kernels in {folder}")
+    assert "Set CUPY_CACHE_DIR to a folder that can be written" in warning
     assert writable == "True True"

@@ -23,7 +23,7 @@ def device(device):
     return capgpu.asarray(np.arange(3.0))
 
 
-def test_the_namespace_is_that_of_the_arrays_not_of_the_backend(device, strict):
+def test_get_xp_follows_the_arrays_not_the_current_backend(device, strict):
     assert capgpu.array_namespace(np.zeros(2)) is array_api_compat.numpy
     assert capgpu.array_namespace(np.zeros(2), x=np.zeros((), bool)) is array_api_compat.numpy
     capgpu.set_backend("numpy")
@@ -37,7 +37,7 @@ def test_a_subclass_of_a_host_array_is_a_host_array(tmp_path):
     assert capgpu.array_namespace(np.zeros(2), mapped) is array_api_compat.numpy
 
 
-def test_mixed_arrays_are_refused_by_name_with_the_call_that_moves_them(device):
+def test_mixed_arrays_are_refused_with_their_names_and_the_call_that_moves_them(device):
     with pytest.raises(TypeError) as caught:
         capgpu.array_namespace(features=np.zeros(2), params=device)
     assert str(caught.value) == (
@@ -54,7 +54,7 @@ def test_mixed_arrays_without_names_are_numbered(device):
         capgpu.array_namespace(np.zeros(2), np.zeros(2), device)
 
 
-def test_any_two_libraries_are_a_mixture(strict):
+def test_arrays_of_any_two_libraries_are_refused(strict):
     with pytest.raises(TypeError, match=r"x is a array_api_strict\..* and y is a NumPy array"):
         capgpu.array_namespace(x=strict, y=np.zeros(1))
 
@@ -68,23 +68,23 @@ def test_any_two_libraries_are_a_mixture(strict):
         (None, "x: expected an array.*got .*None"),
     ],
 )
-def test_what_is_no_array_is_refused_by_name(thing, words):
+def test_an_argument_that_is_not_an_array_is_refused_by_name(thing, words):
     with pytest.raises(TypeError, match=words):
         capgpu.array_namespace(np.zeros(2), x=thing)
 
 
-def test_a_namespace_of_nothing_is_refused():
+def test_get_xp_without_arrays_is_refused():
     with pytest.raises(TypeError, match="at least one array"):
         capgpu.array_namespace()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
-def test_a_journey_there_and_back_changes_nothing(backend, dtype):
+def test_a_copy_to_the_device_and_back_changes_nothing(backend, dtype):
     data = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
-    there = capgpu.asarray(data)
-    assert is_host_array(there) == (backend.name != "cuda")
-    back = capgpu.to_numpy(there)
+    moved = capgpu.asarray(data)
+    assert is_host_array(moved) == (backend.name != "cuda")
+    back = capgpu.to_numpy(moved)
     assert back.dtype == data.dtype
     assert back.tolist() == data.tolist()
 
@@ -93,34 +93,34 @@ def test_a_journey_there_and_back_changes_nothing(backend, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, "float32", np.dtype("float32")])
 def test_asarray_converts_lists_and_arrays_to_the_dtype_asked_for(backend, dtype):
     for data in ([[1, 2], [3, 4]], ((1, 2), (3, 4)), np.array([[1, 2], [3, 4]])):
-        there = capgpu.asarray(data, dtype=dtype)
-        assert capgpu.to_numpy(there).dtype == np.float32
-        assert capgpu.to_numpy(there).tolist() == [[1, 2], [3, 4]]
+        converted = capgpu.asarray(data, dtype=dtype)
+        assert capgpu.to_numpy(converted).dtype == np.float32
+        assert capgpu.to_numpy(converted).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
-def test_asarray_of_an_array_that_is_there_is_that_array(backend):
-    there = capgpu.asarray(np.arange(3.0))
-    assert capgpu.asarray(there) is there
+def test_asarray_returns_an_array_of_the_current_backend_itself(backend):
+    array = capgpu.asarray(np.arange(3.0))
+    assert capgpu.asarray(array) is array
 
 
-def test_asarray_brings_device_arrays_to_the_host_where_the_host_is_in_force(device):
+def test_asarray_copies_device_arrays_to_the_host_under_a_host_backend(device):
     with capgpu.use_backend("cpu"):
         host = capgpu.asarray(device)
     assert type(host) is np.ndarray
     assert host.tolist() == [0, 1, 2]
 
 
-def test_to_numpy_returns_a_host_array_as_it_is():
+def test_to_numpy_returns_a_host_array_itself():
     host = np.arange(3.0)
     assert capgpu.to_numpy(host) is host
 
 
-def test_to_numpy_takes_arrays_of_the_standard(strict):
+def test_to_numpy_accepts_array_api_arrays(strict):
     assert capgpu.to_numpy(strict).tolist() == [1, 2]
 
 
-def test_synchronize_waits_for_the_device_and_on_the_host_for_nothing(standin):
+def test_synchronize_waits_for_the_device_and_returns_at_once_on_the_host(standin):
     for name, waits in (("numpy", 0), ("cpu", 0), ("cuda", 1)):
         with capgpu.use_backend(name):
             standin.reset_counters()

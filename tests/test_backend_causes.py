@@ -36,7 +36,7 @@ def broken_cupy(tmp_path, monkeypatch):
     sys.modules.pop("cupy", None)
 
 
-def test_not_installed(monkeypatch):
+def test_a_missing_cupy_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     error = refusal()
     assert "CuPy is not installed" in str(error)
@@ -45,7 +45,7 @@ def test_not_installed(monkeypatch):
     assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
-def test_not_installed_in_a_process_that_asks_for_cuda(in_new_process):
+def test_a_process_that_requires_cuda_without_cupy_ends_with_the_install_command(in_new_process):
     code = """
 import sys
 sys.modules["cupy"] = None
@@ -55,13 +55,13 @@ try:
 except capgpu.BackendUnavailableError as error:
     print(error)
 """
-    said = in_new_process(code, CAPGPU_BACKEND="cuda")
-    assert "CuPy is not installed" in said
-    assert "pip install 'cupy-cuda13x[ctk]" in said
+    printed = in_new_process(code, CAPGPU_BACKEND="cuda")
+    assert "CuPy is not installed" in printed
+    assert "pip install 'cupy-cuda13x[ctk]" in printed
 
 
 @pytest.mark.standin
-def test_an_import_that_fails_is_told_in_its_own_words():
+def test_a_failing_import_is_reported_with_its_own_message():
     with cupy_standin.installed(import_error="libnvrtc.so.13: cannot open shared object file"):
         error = refusal()
     assert "CuPy is installed but does not import" in str(error)
@@ -77,7 +77,7 @@ def test_an_import_that_fails_is_told_in_its_own_words():
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_broken_installation_is_not_called_missing(broken_cupy, text, words):
+def test_a_broken_cupy_is_not_reported_as_missing(broken_cupy, text, words):
     broken_cupy(text)
     error = refusal()
     assert "CuPy is installed but does not import" in str(error)
@@ -85,7 +85,7 @@ def test_a_broken_installation_is_not_called_missing(broken_cupy, text, words):
     assert "reinstall" in str(error).lower()
 
 
-def test_the_remains_of_a_removed_installation(monkeypatch):
+def test_leftovers_of_a_removed_cupy_are_reported_as_such(monkeypatch):
     # an empty folder is imported as a module without contents
     monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
     error = refusal()
@@ -94,7 +94,7 @@ def test_the_remains_of_a_removed_installation(monkeypatch):
 
 
 @pytest.mark.standin
-def test_no_device():
+def test_a_machine_without_a_device_is_reported():
     with cupy_standin.installed(device_count=0):
         error = refusal()
     assert "no CUDA device found" in str(error)
@@ -103,7 +103,7 @@ def test_no_device():
 
 
 @pytest.mark.standin
-def test_a_driver_that_is_too_old():
+def test_a_driver_that_is_too_old_is_reported():
     with cupy_standin.installed(driver="insufficient"):
         error = refusal()
     assert "driver is too old: it serves CUDA 11.4, the installed CuPy needs CUDA 13.2" in str(error)
@@ -111,14 +111,14 @@ def test_a_driver_that_is_too_old():
 
 
 @pytest.mark.standin
-def test_no_driver_at_all():
+def test_a_missing_driver_is_reported():
     with cupy_standin.installed(driver="missing"):
         error = refusal()
     assert "no NVIDIA driver is installed" in str(error)
     assert "CAPGPU_BACKEND=cpu" in str(error)
 
 
-def test_another_failure_of_the_runtime_is_passed_on(monkeypatch, cupy):
+def test_other_cuda_runtime_errors_are_reported_with_their_message(monkeypatch, cupy):
     def failing():
         raise cupy.cuda.runtime.CUDARuntimeError(1)
 
@@ -128,7 +128,7 @@ def test_another_failure_of_the_runtime_is_passed_on(monkeypatch, cupy):
     assert "cudaErrorInvalidValue" in str(error)
 
 
-def test_a_driver_that_counts_no_device(monkeypatch, cupy):
+def test_a_device_count_of_zero_is_reported(monkeypatch, cupy):
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
     assert "the driver lists 0" in str(refusal())
 
@@ -139,7 +139,7 @@ def test_free_threaded_python_is_refused(monkeypatch):
         set_backend("cpu")
 
 
-def test_a_missing_numba(monkeypatch):
+def test_a_missing_numba_is_reported(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         BackendUnavailableError, match=r"Numba is not installed.*pip install numba.*CAPGPU_BACKEND=numpy"
@@ -147,7 +147,7 @@ def test_a_missing_numba(monkeypatch):
         set_backend("cpu")
 
 
-def test_numba_told_not_to_compile(in_new_process, monkeypatch):
+def test_a_numba_with_compilation_disabled_is_reported(in_new_process, monkeypatch):
     code = """
 import capgpu
 try:
@@ -166,7 +166,7 @@ print(capgpu.set_backend("cpu,numpy").name)
         assert in_new_process(code, NUMBA_DISABLE_JIT=setting).splitlines() == ["cpu"]
 
 
-def test_host_arrays_of_a_cuda_program_go_to_the_reference_where_numba_does_not_compile(cupy, monkeypatch):
+def test_host_arrays_of_a_cuda_program_use_the_reference_kernels_if_numba_cannot_compile(cupy, monkeypatch):
     import numpy as np
 
     import capgpu.kernels
@@ -200,21 +200,21 @@ with cupy_standin.installed():
 
 @pytest.mark.parametrize("choice", ["numpy", "cpu", "cuda"])
 def test_a_missing_array_api_compat_is_named_with_the_remedy(in_new_process, choice):
-    said = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=[choice]))
-    assert said == (
+    printed = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=[choice]))
+    assert printed == (
         f"backend {choice!r}: the package array-api-compat is not installed. Install it with: "
         "pip install array-api-compat\n"
     )
 
 
 def test_a_missing_array_api_compat_is_the_cause_of_every_backend_under_auto(in_new_process):
-    said = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=["auto"]))
-    assert "none of cuda, cpu can run here" in said
+    printed = in_new_process(WITHOUT_COMPAT.format(tests=TESTS, choices=["auto"]))
+    assert "none of cuda, cpu can run here" in printed
     for backend in ("cuda", "cpu"):
-        assert f"backend {backend!r}: the package array-api-compat is not installed" in said
+        assert f"backend {backend!r}: the package array-api-compat is not installed" in printed
 
 
-def test_an_array_api_compat_that_does_not_import_is_not_called_missing(in_new_process, tmp_path):
+def test_an_array_api_compat_that_fails_to_import_is_not_reported_as_missing(in_new_process, tmp_path):
     (tmp_path / "array_api_compat").mkdir()
     for name, text in (("__init__", ""), ("numpy", "raise ImportError('cannot import name bool8')")):
         (tmp_path / "array_api_compat" / f"{name}.py").write_text(text)
@@ -227,6 +227,6 @@ try:
 except capgpu.BackendUnavailableError as error:
     print(error)
 """
-    said = in_new_process(code)
-    assert "array_api_compat.numpy does not import: ImportError: cannot import name bool8" in said
-    assert "pip install --upgrade array-api-compat" in said
+    printed = in_new_process(code)
+    assert "array_api_compat.numpy does not import: ImportError: cannot import name bool8" in printed
+    assert "pip install --upgrade array-api-compat" in printed

@@ -10,7 +10,7 @@ from capgpu.cache_folder import cache_folder
 
 
 @pytest.mark.parametrize("setting", [None, "", "relative/folder"])
-def test_without_an_absolute_xdg_cache_home_it_is_in_the_home_folder(
+def test_without_an_absolute_xdg_cache_home_the_cache_is_in_the_home_folder(
     setting: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -22,6 +22,6 @@ def test_without_an_absolute_xdg_cache_home_it_is_in_the_home_folder(
     assert not cache_folder().exists()
 
 
-def test_an_absolute_xdg_cache_home_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_absolute_xdg_cache_home_holds_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "capgpu"

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_a_checkout_on_the_path_needs_no_installation(tmp_path):
+def test_a_checkout_on_pythonpath_needs_no_installation(tmp_path):
     program = (
         "import sys, importlib.metadata as metadata\n"
         "known = metadata.version\n"

@@ -61,13 +61,13 @@ ON_A_DEVICE = 1400
 
 
 def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
-    done = run(*AS_DEVICE, "--nightly", "-m", "gpu", "--collect-only", "-q", "tests/kernels/cuda")
-    assert done.returncode == 0, done.stdout
-    selected = re.search(r"^(\d+)/\d+ tests collected", done.stdout, re.MULTILINE)
-    assert selected is not None, done.stdout
+    pytest_run = run(*AS_DEVICE, "--nightly", "-m", "gpu", "--collect-only", "-q", "tests/kernels/cuda")
+    assert pytest_run.returncode == 0, pytest_run.stdout
+    selected = re.search(r"^(\d+)/\d+ tests collected", pytest_run.stdout, re.MULTILINE)
+    assert selected is not None, pytest_run.stdout
     assert int(selected[1]) >= ON_A_DEVICE
-    tests = {line.split("::")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines() if "::" in line}
-    wanted = (
+    tests = {line.split("::")[0].rsplit("/", 1)[-1] for line in pytest_run.stdout.splitlines() if "::" in line}
+    subjects = (
         "decode",
         "embedding",
         "faults",
@@ -78,30 +78,31 @@ def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
         "launch_heuristics",
         "training",
     )
-    assert tests >= {f"test_{subject}.py" for subject in wanted}
+    assert tests >= {f"test_{subject}.py" for subject in subjects}
 
 
-#: At every run, and at night.
+#: Tests run as on a device daily.
 SOME = (
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_room_changes_nothing_and_can_be_done_again",
-    "tests/kernels/cuda/test_graphs.py::test_tied_weights_are_replayed",
-    "tests/kernels/cuda/test_recurrence.py::test_the_step_kernels_are_captured_in_a_graph_and_replayed",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
+    "tests/kernels/cuda/test_recurrence_options.py::test_step_kernels_can_be_captured_in_a_graph_and_replayed",
     "tests/kernels/cuda/test_training.py::test_many_losses_kept_share_their_memory",
     SMALL,
 )
+#: Tests run as on a device at night.
 MORE = (
     "tests/kernels/cuda/test_cublas.py",
-    "tests/kernels/cuda/test_decode.py::test_the_host_waits_for_no_word",
+    "tests/kernels/cuda/test_decode.py::test_greedy_decoding_does_not_synchronize",
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_room_changes_nothing_and_can_be_done_again",
-    "tests/kernels/cuda/test_graphs.py::test_a_replayed_step_is_two_launches_and_three_copies_and_waits_for_nothing",
-    "tests/kernels/cuda/test_graphs.py::test_tied_weights_are_replayed",
-    "tests/kernels/cuda/test_graphs.py::test_where_capturing_fails_steps_are_launched_one_by_one_after_one_warning_with_the_same_bits",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_graphs.py::test_a_replayed_step_is_two_launches_and_three_copies_without_synchronization",
+    "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
+    "tests/kernels/cuda/test_graph_fallbacks.py::test_if_capturing_fails_steps_are_launched_by_kernel_after_one_warning_with_the_same_bits",
     "tests/kernels/cuda/test_compile.py",
     "tests/kernels/cuda/test_optimizer.py",
-    "tests/kernels/cuda/test_recurrence.py::test_the_step_kernels_are_captured_in_a_graph_and_replayed",
-    "tests/kernels/cuda/test_recurrence.py::test_biases_order_and_previous_states_agree_with_the_loops",
+    "tests/kernels/cuda/test_recurrence_options.py::test_step_kernels_can_be_captured_in_a_graph_and_replayed",
+    "tests/kernels/cuda/test_recurrence_options.py::test_biases_order_and_previous_states_agree_with_the_loops",
     "tests/kernels/cuda/test_training.py",
     "tests/data/test_device_cache.py",
     "tests/layers/test_refusals.py",
@@ -114,40 +115,43 @@ MORE = (
 def test_tests_of_every_kind_pass_on_a_device(run: Run, chosen: tuple[str, ...]) -> None:
     # full sizes take the emulator minutes
     settings = ("--nightly", "-m", "gpu", "-k", "not full_size", "-q", "-n", "2")
-    done = run(*AS_DEVICE, *settings, *chosen, CAPGPU_BACKEND="cuda")
-    assert done.returncode == 0, done.stdout
-    told = re.search(r"^cuda: .* 9\.0: (\d+) tests ran on it; (\d+) examine", done.stdout, re.MULTILINE)
-    assert told is not None, done.stdout
-    passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
-    assert passed is not None, done.stdout
-    assert told[1] == passed[1]
-    assert int(told[1]) > 300
-    assert chosen is SOME or int(told[2]) > 5
+    pytest_run = run(*AS_DEVICE, *settings, *chosen, CAPGPU_BACKEND="cuda")
+    assert pytest_run.returncode == 0, pytest_run.stdout
+    summary = re.search(r"^cuda: .* 9\.0: (\d+) tests ran on it; (\d+) examine", pytest_run.stdout, re.MULTILINE)
+    assert summary is not None, pytest_run.stdout
+    passed = re.search(r"^(\d+) passed", pytest_run.stdout, re.MULTILINE)
+    assert passed is not None, pytest_run.stdout
+    assert summary[1] == passed[1]
+    assert int(summary[1]) > 300
+    assert chosen is SOME or int(summary[2]) > 5
 
 
-def test_what_examines_the_stand_in_is_skipped_on_a_device(run: Run) -> None:
+def test_tests_of_the_stand_in_are_skipped_on_a_device(run: Run) -> None:
     file = "tests/kernels/cuda/test_launch_heuristics.py"
     names = (
         "test_a_device_without_cooperative_launches_takes_a_launch_a_step",
-        "test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas",
+        "test_one_step_uses_no_persistent_kernel_and_large_steps_use_cublas",
     )
-    done = run(*AS_DEVICE, "-q", *(f"{file}::{name}" for name in names))
-    assert done.returncode == 0, done.stdout
-    assert "1 passed, 1 skipped" in done.stdout
-    assert "examines the stand-in for CuPy: not on a real device" in done.stdout
+    pytest_run = run(*AS_DEVICE, "-q", *(f"{file}::{name}" for name in names))
+    assert pytest_run.returncode == 0, pytest_run.stdout
+    assert "1 passed, 1 skipped" in pytest_run.stdout
+    assert "examines the stand-in for CuPy: not on a real device" in pytest_run.stdout
 
 
 def test_a_kernel_that_never_ends_is_ended_by_another_thread(run: Run) -> None:
     for setting, method in (("cuda", "thread"), ("cpu", "signal")):
-        done = run(*AS_DEVICE, "--collect-only", SMALL, CAPGPU_BACKEND=setting)
-        assert f"timeout method: {method}" in done.stdout
+        pytest_run = run(*AS_DEVICE, "--collect-only", SMALL, CAPGPU_BACKEND=setting)
+        assert f"timeout method: {method}" in pytest_run.stdout
 
 
 @pytest.mark.parametrize("setting", ["cpu", "numpy"])
 def test_a_setting_without_cuda_forbids_the_device(run: Run, setting: str) -> None:
-    done = run(*AS_DEVICE, "--collect-only", "-m", "gpu", SMALL, CAPGPU_BACKEND=setting)
-    assert f"cuda: no device, but the stand-in for CuPy with emulated kernels. CAPGPU_BACKEND={setting}" in done.stdout
-    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    pytest_run = run(*AS_DEVICE, "--collect-only", "-m", "gpu", SMALL, CAPGPU_BACKEND=setting)
+    assert (
+        f"cuda: no device, but the stand-in for CuPy with emulated kernels. CAPGPU_BACKEND={setting}"
+        in pytest_run.stdout
+    )
+    assert pytest_run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 LOSES_DEVICE = """
@@ -161,16 +165,16 @@ def pytest_runtest_call(item):
 """
 
 
-def test_a_lost_device_is_the_fault_of_the_test_that_lost_it(run: Run, tmp_path: Path) -> None:
+def test_a_lost_device_fails_the_test_that_lost_it(run: Run, tmp_path: Path) -> None:
     (tmp_path / "loses_device.py").write_text(LOSES_DEVICE)
     tests = "tests/kernels/cuda/test_embedding.py"
-    done = run(*AS_DEVICE, "-p", "loses_device", "-m", "gpu", "-q", tests, "--maxfail=2")
-    (first,) = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    (second,) = re.findall(r"^ERROR (\S+)", done.stdout, re.MULTILINE)
+    pytest_run = run(*AS_DEVICE, "-p", "loses_device", "-m", "gpu", "-q", tests, "--maxfail=2")
+    (first,) = re.findall(r"^FAILED (\S+)", pytest_run.stdout, re.MULTILINE)
+    (second,) = re.findall(r"^ERROR (\S+)", pytest_run.stdout, re.MULTILINE)
     assert first != second
     lost = f"the device was lost in {first} (CUDARuntimeError: cudaErrorIllegalAddress"
     # the summary repeats the message after the test's name where the environment says that this is CI
-    messages = [line for line in done.stdout.splitlines() if line.startswith("the device was lost in")]
+    messages = [line for line in pytest_run.stdout.splitlines() if line.startswith("the device was lost in")]
     assert [message.startswith(lost) for message in messages] == [True]
 
 
@@ -201,13 +205,13 @@ import cupy
 class TestWithoutUsableDevice:
     """CuPy is found and cannot be used."""
 
-    def test_the_cause_stands_in_the_header(self, run: Run, package: str, cause: str) -> None:
+    def test_the_header_gives_the_cause(self, run: Run, package: str, cause: str) -> None:
         done = run("--collect-only", SMALL, cupy=package)
         assert done.returncode == 0, done.stdout
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("cuda: no device")]
         assert cause in line
 
-    def test_a_run_that_requires_the_device_ends_at_its_start_with_the_cause(
+    def test_a_run_that_requires_the_device_ends_at_startup_with_the_cause(
         self, run: Run, package: str, cause: str
     ) -> None:
         done = run(SMALL, cupy=package, CAPGPU_BACKEND="cuda")
@@ -217,24 +221,26 @@ class TestWithoutUsableDevice:
         assert "passed" not in done.stdout
 
 
-def test_a_quiet_run_tells_the_cause_at_its_end(run: Run) -> None:
-    done = run("-q", "--collect-only", SMALL, cupy=NO_DEVICES, CAPGPU_BACKEND="cuda,cpu")
-    assert "no CUDA device found (the driver lists 0)" in done.stdout
+def test_a_quiet_run_prints_the_cause_at_its_end(run: Run) -> None:
+    pytest_run = run("-q", "--collect-only", SMALL, cupy=NO_DEVICES, CAPGPU_BACKEND="cuda,cpu")
+    assert "no CUDA device found (the driver lists 0)" in pytest_run.stdout
 
 
-def test_a_warning_of_cupys_does_not_hide_the_device(run: Run) -> None:
-    done = run("--collect-only", "-q", "-m", "gpu", SMALL, cupy=WARNS, python=("-W", "error"), CAPGPU_BACKEND="cuda")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "compute capability 9.0" in done.stdout
+def test_a_warning_at_the_import_of_cupy_does_not_hide_the_device(run: Run) -> None:
+    pytest_run = run(
+        "--collect-only", "-q", "-m", "gpu", SMALL, cupy=WARNS, python=("-W", "error"), CAPGPU_BACKEND="cuda"
+    )
+    assert pytest_run.returncode == 0, pytest_run.stdout + pytest_run.stderr
+    assert "compute capability 9.0" in pytest_run.stdout
 
 
 def test_an_unknown_setting_ends_the_run(run: Run) -> None:
-    done = run("--collect-only", SMALL, CAPGPU_BACKEND="coda")
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "Did you mean 'cuda'" in done.stderr
+    pytest_run = run("--collect-only", SMALL, CAPGPU_BACKEND="coda")
+    assert pytest_run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Did you mean 'cuda'" in pytest_run.stderr
 
 
-def test_a_device_that_fails_at_its_first_use_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_at_its_first_use_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> str:
         raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
 
@@ -248,7 +254,7 @@ def test_a_device_that_fails_at_its_first_use_is_no_device(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("errors", [1, 2])
-def test_an_error_reported_twice_is_the_end_of_the_device(monkeypatch: pytest.MonkeyPatch, errors: int) -> None:
+def test_an_error_reported_twice_marks_the_device_as_lost(monkeypatch: pytest.MonkeyPatch, errors: int) -> None:
     class Device:
         left = errors
 

@@ -16,7 +16,7 @@ from oracles.halves import ALL, HALVES, sums
 
 
 @pytest.mark.parametrize("dtype", ALL)
-def test_names_types_and_dtypes_are_understood(dtype):
+def test_names_scalar_types_and_dtypes_are_accepted(dtype):
     found = floating_dtype(dtype)
     assert found.name == dtype
     assert floating_dtype(found) is floating_dtype(found.type)

@@ -28,11 +28,11 @@ CAPTIONS = np.array([[1, 3, 4, 2, 0], [1, 4, 2, 0, 0], [1, 3, 0, 3, 2]])
 
 def test_the_gradient_of_a_scalar_function(backend: BackendCase, random: np.random.Generator) -> None:
     x = random.standard_normal((3, 2))
-    there = backend.asarray(x)
-    got = eval_numerical_gradient(lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), there)
-    assert type(got) is type(there)
-    assert relative_error_norm(got, 3 * x**2) < 1e-8
-    assert frozen(there) == frozen(x)
+    moved = backend.asarray(x)
+    actual = eval_numerical_gradient(lambda point: (point**3).sum() if hasattr(point, "sum") else total(point), moved)
+    assert type(actual) is type(moved)
+    assert relative_error_norm(actual, 3 * x**2) < 1e-8
+    assert frozen(moved) == frozen(x)
 
 
 def total(point: Any) -> Any:
@@ -47,10 +47,10 @@ def test_the_gradient_through_an_array_function(backend: BackendCase, random: np
         random.standard_normal((2, 4)),
         random.standard_normal((3, 4)),
     )
-    there, matrix_there = backend.asarray(x), backend.asarray(matrix)
-    got = eval_numerical_gradient_array(lambda point: point @ matrix_there, there, backend.asarray(df))
-    assert relative_error_norm(got, df @ matrix.T) < 1e-9
-    assert frozen(there) == frozen(x)
+    moved, moved_matrix = backend.asarray(x), backend.asarray(matrix)
+    actual = eval_numerical_gradient_array(lambda point: point @ moved_matrix, moved, backend.asarray(df))
+    assert relative_error_norm(actual, df @ matrix.T) < 1e-9
+    assert frozen(moved) == frozen(x)
 
 
 def test_gradients_of_objects_with_values_and_differences(random: np.random.Generator) -> None:
@@ -62,12 +62,12 @@ def test_gradients_of_objects_with_values_and_differences(random: np.random.Gene
         result.vals = first.vals * second.vals**2
 
     net = SimpleNamespace(forward=lambda: multiply(a, b, out))
-    for got in (
+    for actual in (
         eval_numerical_gradient_blobs(multiply, (a, b), out),
         eval_numerical_gradient_net(net, (a, b), out),
     ):
-        assert relative_error_norm(got[0], out.diffs * b.vals**2) < 1e-8
-        assert relative_error_norm(got[1], out.diffs * a.vals * 2 * b.vals) < 1e-8
+        assert relative_error_norm(actual[0], out.diffs * b.vals**2) < 1e-8
+        assert relative_error_norm(actual[1], out.diffs * a.vals * 2 * b.vals) < 1e-8
     assert frozen([a.vals, b.vals]) == before
 
 
@@ -89,7 +89,7 @@ def test_a_function_may_read_the_point_from_its_surroundings_and_return_it() -> 
     np.testing.assert_allclose(eval_numerical_gradient_array(lambda _: x, x, np.array([3.0, 5.0])), [3, 5], rtol=1e-9)
 
 
-def test_the_point_is_whole_after_a_failure() -> None:
+def test_the_point_is_restored_after_a_failure() -> None:
     x = np.array([1.0, 2.0])
     calls: list[float] = []
 
@@ -109,7 +109,7 @@ def test_each_entry_is_printed_on_request(capsys: pytest.CaptureFixture[str]) ->
     assert [line.split(")")[0] for line in capsys.readouterr().out.splitlines()] == ["(0, 0", "(0, 1"]
 
 
-def test_a_point_of_integers_and_a_step_of_nothing_are_refused() -> None:
+def test_an_integer_point_and_a_step_of_zero_are_refused() -> None:
     with pytest.raises(TypeError, match="int64"):
         eval_numerical_gradient(lambda x: 0.0, np.ones(2, dtype=np.int64))
     with pytest.raises(ValueError, match=r"h: expected a positive finite step .* got 0"):
@@ -132,7 +132,7 @@ def model() -> CaptioningRNN:
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell_type, p.dropout) == ("rnn", 0.4))
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_the_models_gradients_are_right(
+def test_the_models_gradients_agree_with_differences(
     backend: BackendCase, cell_type: str, dropout: float, random: np.random.Generator
 ) -> None:
     captioner = backend.model(

@@ -48,19 +48,19 @@ layers.rnn_forward(np.zeros((2, 3, 4)), np.zeros((2, 5)), np.zeros((4, 5)), np.z
     assert "array_api_compat" in loaded
 
 
-def test_every_public_name_can_be_had(monkeypatch):
+def test_every_public_name_can_be_imported(monkeypatch):
     monkeypatch.setenv("CAPGPU_BACKEND", "numpy")
     for name in capgpu.__all__:
         assert getattr(capgpu, name) is not None
         assert name in dir(capgpu)
 
 
-def test_dir_lists_the_public_names_only():
+def test_dir_lists_only_the_public_names():
     assert [name for name in dir(capgpu) if not name.startswith("__")] == sorted(capgpu.__all__)
     assert "annotations" not in dir(capgpu)
 
 
-def test_every_package_is_there_without_an_import_of_its_own(in_new_process):
+def test_every_package_is_an_attribute_without_its_own_import(in_new_process):
     code = """
 import sys, types
 import capgpu
@@ -74,7 +74,7 @@ for name in capgpu.__all__:
     in_new_process(code, CAPGPU_BACKEND="numpy")
 
 
-def test_python_dash_m_is_the_command(in_new_process):
+def test_python_dash_m_runs_the_command(in_new_process):
     code = """
 import runpy, sys
 sys.argv = ["capgpu", "-V"]
@@ -86,18 +86,18 @@ except SystemExit as end:
     assert in_new_process(code).strip() == f"capgpu, version {capgpu.__version__}"
 
 
-def test_every_layer_of_the_exercises_is_in_layers():
+def test_capgpu_layers_has_every_layer_of_the_exercises():
     import capgpu.layers
 
-    wanted = {f"{layer}_{way}" for layer in ("affine", "temporal_affine", "word_embedding") for way in WAYS}
-    wanted |= {f"{cell}{step}_{way}" for cell in ("rnn", "lstm") for step in ("", "_step") for way in WAYS}
-    assert wanted | {"temporal_softmax_loss"} == set(capgpu.layers.__all__)
+    expected = {f"{layer}_{way}" for layer in ("affine", "temporal_affine", "word_embedding") for way in WAYS}
+    expected |= {f"{cell}{step}_{way}" for cell in ("rnn", "lstm") for step in ("", "_step") for way in WAYS}
+    assert expected | {"temporal_softmax_loss"} == set(capgpu.layers.__all__)
     assert all(callable(getattr(capgpu.layers, name)) for name in capgpu.layers.__all__)
 
 
 WAYS = ("forward", "backward")
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="'capgpu' has no attribute 'set_backened'"):
         capgpu.set_backened  # noqa: B018 - reading it is the test

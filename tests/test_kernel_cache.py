@@ -34,7 +34,7 @@ def seen_at_import():
         return os.environ["CUPY_CACHE_DIR"]
 
 
-def test_a_folder_of_this_users_own_is_taken_as_it_is(wanted, caplog):
+def test_a_folder_owned_by_this_user_is_used_unchanged(wanted, caplog):
     assert seen_at_import() == kernel_cache.folder() == str(wanted)
     assert os.environ["CUPY_CACHE_DIR"] == str(wanted)
     assert caplog.records == []
@@ -47,7 +47,7 @@ def test_without_a_setting_the_folder_is_cupys_default_and_none_is_set(tmp_path,
     assert "CUPY_CACHE_DIR" not in os.environ
 
 
-def test_in_the_folder_of_another_user_this_user_has_a_folder(wanted, monkeypatch):
+def test_inside_another_users_folder_a_folder_for_this_user_is_used(wanted, monkeypatch):
     wanted.mkdir()
     mine = os.geteuid()
     entries = [wanted / f"user-{mine}"]
@@ -59,7 +59,7 @@ def test_in_the_folder_of_another_user_this_user_has_a_folder(wanted, monkeypatc
     assert os.environ["CUPY_CACHE_DIR"] == str(wanted)
 
 
-def test_in_a_folder_that_all_can_write_this_user_has_a_folder(wanted):
+def test_inside_a_world_writable_folder_a_folder_for_this_user_is_used(wanted):
     wanted.mkdir()
     wanted.chmod(0o1777)
     assert seen_at_import() == str(wanted / f"user-{os.geteuid()}")
@@ -75,7 +75,7 @@ def test_a_folder_belongs_to_its_owner_unless_all_can_write_it(wanted, monkeypat
     assert not kernel_cache._is_private(wanted)
 
 
-def test_a_folder_that_another_user_has_put_in_this_users_place_is_not_used(wanted, monkeypatch, caplog):
+def test_a_user_folder_created_by_another_user_is_not_used(wanted, monkeypatch, caplog):
     wanted.mkdir()
     monkeypatch.setattr(kernel_cache, "_is_private", lambda place: False)
     used = seen_at_import()
@@ -85,7 +85,7 @@ def test_a_folder_that_another_user_has_put_in_this_users_place_is_not_used(want
     assert "Set CUPY_CACHE_DIR to a folder that can be written" in caplog.text
 
 
-def test_where_nothing_can_be_written_one_temporary_folder_serves_with_one_warning(tmp_path, monkeypatch, caplog):
+def test_if_nothing_is_writable_one_temporary_folder_is_used_with_one_warning(tmp_path, monkeypatch, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(blocked / "kernels"))
@@ -97,7 +97,7 @@ def test_where_nothing_can_be_written_one_temporary_folder_serves_with_one_warni
     assert os.environ["CUPY_CACHE_DIR"] == str(blocked / "kernels")
 
 
-def test_the_environment_is_put_back_where_an_import_fails(wanted):
+def test_the_environment_is_restored_if_an_import_fails(wanted):
     before = dict(os.environ)
     with pytest.raises(ImportError), kernel_cache.provided():
         raise ImportError("no libcuda")

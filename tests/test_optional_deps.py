@@ -19,11 +19,11 @@ from capgpu.optional_deps import MissingExtraError, install_command, require
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_module_that_is_there_is_returned():
+def test_an_installed_module_is_returned():
     assert require("json", "vision", "Reading") is sys.modules["json"]
 
 
-def test_a_missing_package_names_its_extra(monkeypatch):
+def test_a_missing_package_is_refused_with_the_extra_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
         MissingExtraError,
@@ -40,7 +40,7 @@ def test_the_command_to_install_is_that_of_the_installation_where_there_is_no_ch
     assert install_command("h5") == "pip install 'h5py>=3'"
 
 
-def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):
+def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, tmp_path):
 
     def fail(*_: object) -> int:
         raise MissingExtraError("Seeing needs a package.")
@@ -50,7 +50,7 @@ def test_the_command_tells_it_in_one_line(monkeypatch, tmp_path):
     assert (result.exit_code, result.stderr) == (2, "capgpu: error: Seeing needs a package.\n")
 
 
-def test_every_extra_that_is_asked_for_installs_what_it_is_asked_for():
+def test_every_extra_named_in_a_message_installs_the_missing_package():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     asked = [
         [argument.value if isinstance(argument, ast.Constant) else None for argument in node.args[:2]]

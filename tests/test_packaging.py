@@ -68,8 +68,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert held == {name for name, _ in package_files()}
+        wheel_files = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert wheel_files == {name for name, _ in package_files()}
         for name, file in package_files():
             assert archive.read(name) == file.read_bytes(), name
 

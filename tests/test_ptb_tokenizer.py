@@ -73,7 +73,7 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("caption", RECORDED)
-def test_odd_captions_have_the_recorded_words(caption):
+def test_unusual_captions_have_the_recorded_words(caption):
     assert coco_tokenize(caption) == [word for word in RECORDED[caption].split(" ") if word]
 
 
@@ -95,12 +95,12 @@ def ask_java(captions: list[str], folder: Path) -> list[list[str]]:
     ]
 
 
-def test_the_recorded_words_are_the_programs(tmp_path):
+def test_the_recorded_words_are_those_of_the_stanford_tokenizer(tmp_path):
     for caption, words in zip(RECORDED, ask_java(list(RECORDED), tmp_path), strict=True):
         assert " ".join(words) == RECORDED[caption]
 
 
-def test_all_captions_of_coco_have_the_programs_words(tmp_path):
+def test_all_coco_captions_have_the_stanford_tokenizers_words(tmp_path):
     captions = [caption for own in coco_captions().values() for caption in own]
     assert len(captions) == 25014
     for caption, words in zip(captions, ask_java(captions, tmp_path), strict=True):
@@ -163,7 +163,7 @@ def mixed_captions(count: int, seed: int) -> list[str]:
     return captions
 
 
-def test_captions_of_mixed_scripts_have_the_programs_words(tmp_path):
+def test_captions_of_mixed_scripts_have_the_stanford_tokenizers_words(tmp_path):
     captions = mixed_captions(5_000, seed=0)
     different = [
         (caption, words, coco_tokenize(caption))
@@ -173,7 +173,7 @@ def test_captions_of_mixed_scripts_have_the_programs_words(tmp_path):
     assert not different, f"{len(different)}: {different[:3]}"
 
 
-def test_each_character_beyond_ascii_is_what_it_is_in_the_program(tmp_path):
+def test_each_non_ascii_character_is_classified_as_by_the_stanford_tokenizer(tmp_path):
     chars = [chr(code) for code in range(0xA0, 0x3000) if chr(code) not in "\u2028\u2029"]
     captions = [context.format(char) for char in chars for context in ("a {} b", "a{}b")]
     different = [
@@ -191,7 +191,7 @@ def test_no_word_is_invisible(text):
 
 
 @given(st.text(max_size=60) | st.text("ab'’nt.-/ 12:,A($!?\"", max_size=30))
-def test_any_text_becomes_lower_case_words(text):
+def test_words_of_any_text_are_lower_case(text):
     words = coco_tokenize(text)
     assert all(words)
     assert not set(words) & {*PUNCTUATION, *SPECIAL_WORDS}
@@ -205,12 +205,12 @@ def test_any_text_becomes_lower_case_words(text):
     ),
     st.sampled_from(["", ".", " .", ". ", "\n", ","]),
 )
-def test_plain_captions_take_a_short_way_to_the_same_words(words, end):
+def test_the_fast_path_for_plain_captions_gives_the_same_words(words, end):
     caption = " ".join(words) + end
     assert coco_tokenize(caption) == _scan(caption)
 
 
-def test_special_words_in_a_text_stay_plain_words():
+def test_special_words_in_a_text_are_ordinary_words():
     assert coco_tokenize("<NULL> <START> <END> <UNK>") == ["<null>", "<start>", "<end>", "<unk>"]
 
 
@@ -218,7 +218,7 @@ def test_special_words_in_a_text_stay_plain_words():
 @pytest.mark.parametrize(
     "piece", ["a", "a.", "a-", "1", "1/", "o'", "n't", "<a", "www.", "a@", "-", "(", " 1 ", "é", "a,", "1:", " " * 8]
 )
-def test_long_texts_take_no_longer_than_long_texts_must(piece):
+def test_the_time_does_not_grow_quadratically_with_the_text(piece):
     coco_tokenize(piece * 20_000)
     coco_tokenize("a" + piece * 20_000 + "!")
 

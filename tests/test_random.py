@@ -14,15 +14,15 @@ from oracles.snapshots import frozen
 
 
 @pytest.mark.parametrize(
-    ("key", "data", "wanted"),
+    ("key", "data", "expected"),
     [(0, 0, 0xE220A8397B1DCDAF), (0, 1, 0x6E789E6AA1B965F4), (1234567, 0, 6457827717110365317)],
 )
-def test_folding_is_splitmix64(key, data, wanted):
+def test_folding_is_splitmix64(key, data, expected):
     # the published first outputs of SplitMix64 for the seeds 0 and 1234567
-    assert fold_key(key, data) == wanted
+    assert fold_key(key, data) == expected
 
 
-def test_folding_takes_numpys_integers_as_pythons():
+def test_folding_accepts_numpy_integers():
     for kind in (np.int8, np.uint8, np.int64, np.uint64):
         assert fold_key(kind(5), kind(7)) == fold_key(5, 7)
     assert fold_key(2**64 + 5, 7) == fold_key(5, 7)
@@ -33,13 +33,13 @@ def test_folding_takes_numpys_integers_as_pythons():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])
-def test_masks_are_the_same_in_every_home_and_dtype(backend, dtype, rate):
+def test_masks_are_the_same_on_every_backend_and_in_every_dtype(backend, dtype, rate):
     like = backend.asarray(np.zeros(1, dtype=dtype))
     mask = dropout_mask(99, rate, (7, 33), like)
-    want = kept(99, rate, 7 * 33).reshape(7, 33)
+    expected = kept(99, rate, 7 * 33).reshape(7, 33)
     assert type(mask) is type(like)
     assert backend.to_numpy(mask).dtype == dtype
-    assert np.array_equal(backend.to_numpy(mask), (want * np.float64(1 / (1 - rate))).astype(dtype))
+    assert np.array_equal(backend.to_numpy(mask), (expected * np.float64(1 / (1 - rate))).astype(dtype))
 
 
 @hypothesis.given(
@@ -47,7 +47,7 @@ def test_masks_are_the_same_in_every_home_and_dtype(backend, dtype, rate):
     rate=strategies.floats(0, 1, exclude_max=True),
     shape=strategies.lists(strategies.integers(0, 5), max_size=3).map(tuple),
 )
-def test_any_mask_has_its_shape_and_two_values(key, rate, shape):
+def test_a_mask_has_the_requested_shape_and_only_zero_and_the_scale(key, rate, shape):
     mask = dropout_mask(key, rate, shape, np.zeros(1))
     assert mask.shape == shape
     assert np.isin(mask, [0.0, 1 / (1 - rate)]).all()
@@ -86,7 +86,7 @@ def test_normal_numbers_are_the_same_on_every_backend(backend, dtype):
         assert frozen(Generator(3).normal((5, 7), 0.5, dtype)) == frozen(drawn)
 
 
-def test_normal_numbers_are_normal():
+def test_normal_numbers_have_the_moments_and_quantiles_of_a_normal_distribution():
     drawn = Generator(0).normal((400, 500), 2.0, "float64")
     assert abs(drawn.mean()) < 4 * 2 / drawn.size**0.5
     assert abs(drawn.std() / 2 - 1) < 0.01

@@ -35,7 +35,7 @@ def test_commands_shown_exist_with_their_options() -> None:
         assert {word for word in rest if word.startswith("--")} <= known
 
 
-def test_links_lead_somewhere() -> None:
+def test_link_targets_exist() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/cuda/README.md"):
         page = ROOT / name
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):

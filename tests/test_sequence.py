@@ -23,7 +23,7 @@ def test_the_example_of_the_documentation():
 
 
 @hypothesis.given(lengths=lengths_of_batches)
-def test_the_plan_is_that_of_plain_lists(lengths):
+def test_the_plan_equals_one_built_from_plain_lists(lengths):
     packing = Packing.from_lengths(lengths)
     order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
     longest_first = tuple(lengths[n] for n in order)

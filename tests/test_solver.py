@@ -43,7 +43,7 @@ def solver(model: Any = None, data: Any = None, **settings: Any) -> CaptioningSo
 # --- the course's face ------------------------------------------------------------------------------------
 
 
-def test_the_notebooks_call_works_and_prints_as_the_course_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_notebooks_call_works_and_prints_the_courses_lines(capsys: pytest.CaptureFixture[str]) -> None:
     model, data = TinyCaptioner(), dataset(val=0)
     trainer = CaptioningSolver(
         model,
@@ -93,7 +93,7 @@ def test_the_learning_rate_decays_after_each_epoch_where_the_course_shows_it() -
     assert {config["learning_rate"] for config in trainer.optim_configs.values()} == {0.05}
 
 
-def test_train_again_trains_as_long_again() -> None:
+def test_a_second_train_call_runs_the_same_number_of_epochs_again() -> None:
     trainer = solver(num_epochs=2)
     trainer.train()
     trainer.train()
@@ -105,7 +105,7 @@ def test_train_again_trains_as_long_again() -> None:
 
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
-def test_fifty_captions_are_learnt_by_heart(backend: Any, cell_type: Any) -> None:
+def test_the_model_memorizes_fifty_captions(backend: Any, cell_type: Any) -> None:
     data = dataset(train=50, val=0)
     model = CaptioningRNN(data["word_to_idx"], 6, 32, 64, cell_type, seed=2)
     trainer = CaptioningSolver(
@@ -156,7 +156,7 @@ def test_single_steps_and_a_reset_as_in_the_course() -> None:
     assert frozen(single.model.params) == trained
 
 
-def test_without_a_seed_a_fresh_one_is_taken_and_kept() -> None:
+def test_without_a_seed_a_random_one_is_drawn_and_stored() -> None:
     one, other = solver(seed=None), solver(seed=None)
     assert one.seed != other.seed
     one.train()
@@ -165,7 +165,7 @@ def test_without_a_seed_a_fresh_one_is_taken_and_kept() -> None:
     assert again.loss_history == one.loss_history
 
 
-def test_dropout_gets_a_key_of_seed_and_step_and_only_where_it_is_on() -> None:
+def test_the_dropout_key_depends_on_seed_and_step_and_is_passed_only_with_dropout() -> None:
     for rate in (0.0, 0.2):
         model = TinyCaptioner(output_dropout=rate)
         solver(model, dataset(val=0), num_epochs=1).train()
@@ -219,7 +219,7 @@ class Overfits(TinyCaptioner):
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_the_best_parameters_are_kept_and_put_back_on_request(keep_best: bool) -> None:
+def test_the_best_parameters_are_kept_and_restored_on_request(keep_best: bool) -> None:
     model = Overfits()
     trainer = solver(model, num_epochs=4, keep_best=keep_best)
     trainer.train()
@@ -230,7 +230,7 @@ def test_the_best_parameters_are_kept_and_put_back_on_request(keep_best: bool) -
     assert frozen(trainer.best_params) == model.scored[1]
 
 
-def test_history_tells_of_steps_and_epochs(tmp_path: Path) -> None:
+def test_the_history_has_a_record_per_printed_step_and_per_epoch(tmp_path: Path) -> None:
     seen: list[Any] = []
     trainer = solver(
         data=dataset(train=23),
@@ -266,7 +266,7 @@ def test_history_tells_of_steps_and_epochs(tmp_path: Path) -> None:
     assert lines[-1]["reason"] == "finished"
 
 
-def test_a_handful_of_captions_is_not_held_up_by_a_whole_validation_set(
+def test_validation_is_skipped_if_it_has_over_twenty_times_the_training_captions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = dataset(train=5, val=101)
@@ -367,7 +367,7 @@ class Diverges(TinyCaptioner):
         (3, "grads", 5, 3, 3),
     ],
 )
-def test_divergence_names_its_step_and_leaves_good_parameters(
+def test_divergence_names_its_step_and_keeps_finite_parameters(
     backend: Any, at: int, spoil: str, named: int, host_step: int, device_step: int, tmp_path: Path
 ) -> None:
     model = Diverges(at, spoil)
@@ -423,7 +423,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"data": []}, TypeError, "data: expected a dict .* got list"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_computed(
+def test_invalid_settings_are_refused_before_anything_is_computed(
     settings: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
     given = {"model": TinyCaptioner(), "data": dataset(), "history": tmp_path / "h", **settings}

@@ -158,7 +158,7 @@ def test_a_state_from_before_grouping_was_a_choice_resumes_without_it(
     assert outcome(resumed) == outcome(trained(schedule="constant"))
 
 
-def test_resuming_with_nothing_there_starts_afresh_and_a_finished_run_stays(tmp_path: Path) -> None:
+def test_resuming_without_a_state_starts_a_new_run_and_a_finished_run_stays_finished(tmp_path: Path) -> None:
     first = solver(checkpoint=tmp_path, resume=True, keep_best=True)
     first.train()
     again = solver(checkpoint=tmp_path, resume=True, keep_best=True)
@@ -219,7 +219,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
         solver(checkpoint=tmp_path, resume=True)
 
 
-def test_a_metric_that_fails_costs_no_epoch(tmp_path: Path) -> None:
+def test_a_failing_metric_loses_no_epoch(tmp_path: Path) -> None:
     def fails(model: Any, data: Any) -> float:
         raise RuntimeError("no metric today")
 
@@ -261,7 +261,7 @@ def test_an_interrupt_during_validation_ends_it_and_resuming_scores_the_epoch(tm
     assert outcome(resumed) == outcome(whole)
 
 
-def test_the_second_interrupt_stops_at_once_with_whole_parameters() -> None:
+def test_the_second_interrupt_stops_at_once_with_consistent_parameters() -> None:
     def twice(call: int) -> None:
         if call == call_of(5):
             signal.raise_signal(signal.SIGINT)
@@ -278,7 +278,7 @@ def test_the_second_interrupt_stops_at_once_with_whole_parameters() -> None:
     assert outcome(trainer) == outcome(whole)
 
 
-def test_a_program_that_ignores_the_signal_goes_on_ignoring_it() -> None:
+def test_a_program_that_ignores_sigint_still_ignores_it_during_training() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         trainer = solver(TinyCaptioner(before=interrupts_at(call_of(2))))

@@ -21,7 +21,7 @@ def no_settings(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5", "4,3", "²"])
-def test_a_bad_setting_of_our_own_is_refused(monkeypatch, setting):
+def test_an_invalid_capgpu_num_threads_is_refused(monkeypatch, setting):
     monkeypatch.setenv("CAPGPU_THREADS", setting)
     with pytest.raises(ValueError, match=rf"CAPGPU_THREADS: expected a number of threads, .* got '{setting}'"):
         thread_count()
@@ -33,14 +33,14 @@ def test_omp_num_threads_may_be_a_list(monkeypatch, setting, count):
     assert thread_count() == count
 
 
-def test_our_own_setting_comes_first(monkeypatch):
+def test_capgpu_num_threads_takes_precedence(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "nonsense")
     monkeypatch.setenv("CAPGPU_THREADS", "5")
     assert thread_count() == 5
 
 
 @pytest.mark.parametrize("setting", ["0", "all", "1.0", "-2", ","])
-def test_nonsense_in_omp_num_threads_is_ignored_with_one_warning(monkeypatch, setting):
+def test_an_invalid_omp_num_threads_is_ignored_with_one_warning(monkeypatch, setting):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     with pytest.warns(RuntimeWarning, match=rf"OMP_NUM_THREADS: expected .* got '{setting}'; it is ignored"):
         assert thread_count() == usable_processors()
@@ -49,7 +49,7 @@ def test_nonsense_in_omp_num_threads_is_ignored_with_one_warning(monkeypatch, se
         assert thread_count() == usable_processors()
 
 
-def test_an_empty_setting_is_none(monkeypatch):
+def test_an_empty_setting_counts_as_unset(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", " ")
     monkeypatch.setenv("CAPGPU_THREADS", "")
     assert thread_count() == usable_processors() >= 1
@@ -124,6 +124,6 @@ def write(root, files):
         "nonsense",
     ],
 )
-def test_quotas_of_control_groups(tmp_path, files, quota):
+def test_cpu_quotas_of_control_groups_are_read(tmp_path, files, quota):
     write(tmp_path, files)
     assert cgroup_quota(tmp_path) == quota

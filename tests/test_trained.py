@@ -89,7 +89,7 @@ def test_every_kind_of_picture_gives_the_same_caption(run: Path, pictures: list[
     assert captioner.caption([]) == []
 
 
-def test_several_captions_of_a_picture_are_different_beams_or_draws_the_best_first(run: Path, pictures) -> None:
+def test_several_captions_are_distinct_beams_or_draws_sorted_by_score(run: Path, pictures) -> None:
     captioner = capgpu.load(run)
     beams = captioner.caption(pictures[0], beam=4, captions=3)
     assert len({caption.tokens for caption in beams}) == 3
@@ -107,7 +107,9 @@ def test_several_captions_of_a_picture_are_different_beams_or_draws_the_best_fir
         captioner.caption(pictures[0], captions=2)
 
 
-def test_a_model_by_itself_captions_features_and_takes_an_encoder(run: Path, pictures: list[Path], tmp_path: Path):
+def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
+    run: Path, pictures: list[Path], tmp_path: Path
+):
     capgpu.load(run).model.save(tmp_path / "model.safetensors")
     captioner = capgpu.load(tmp_path / "model.safetensors")
     assert isinstance(captioner.caption(np.ones(5, np.float32)), Caption)
@@ -133,7 +135,9 @@ def test_a_model_by_itself_captions_features_and_takes_an_encoder(run: Path, pic
     ],
     ids=str,
 )
-def test_what_is_no_picture_is_refused(run: Path, given: object, kind: type[Exception], says: str) -> None:
+def test_an_argument_that_is_not_a_picture_is_refused(
+    run: Path, given: object, kind: type[Exception], says: str
+) -> None:
     with pytest.raises(kind, match=says):
         capgpu.load(run).caption(given)  # type: ignore[arg-type] # as a mistaken user passes it
 
@@ -156,11 +160,11 @@ def test_tensors_of_torch_are_refused_with_the_conversion(run: Path) -> None:
             capgpu.load(run).caption(given)
 
 
-def test_settings_are_those_of_the_decoders() -> None:
+def test_captioning_settings_equal_the_decoders_settings() -> None:
     assert list(GenerationSettings.__annotations__) == list(GenerationConfig.__annotations__)
 
 
-def test_what_a_notebook_shows(run: Path) -> None:
+def test_a_notebook_shows_the_model_and_the_loss_curve(run: Path) -> None:
     captioner = capgpu.load(run)
     assert "CaptioningRNN(lstm, 8 words, input_dim=5" in repr(captioner)
     history = ['{"kind": "step", "step": 1, "epoch": 1, "train_loss": 2.0}', '{"kind": "epoch", "step": 1, "epoch": 1}']

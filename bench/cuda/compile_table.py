@@ -23,7 +23,7 @@ from bench.cuda import nvrtc, resources
 from bench.process import ROOT
 from bench.report import write_atomically
 from capgpu.kernels.cuda.compile import source
-from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.constants import large_shared
 from capgpu.kernels.cuda.kernel_registry import ENTRIES, Entry, compiler_options, variants_of
 
 __all__ = ["ARCHITECTURES", "Job", "Line", "compile_all", "digest", "jobs", "main", "read"]
@@ -58,7 +58,7 @@ class Job:
 
     def options(self) -> tuple[str, ...]:
         """Return the compiler's options except for the architecture."""
-        return compiler_options(self.file, self.dtype, self.defines, roomy(divmod(self.architecture, 10)))
+        return compiler_options(self.file, self.dtype, self.defines, large_shared(divmod(self.architecture, 10)))
 
 
 @dataclass(frozen=True)

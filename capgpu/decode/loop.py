@@ -61,17 +61,17 @@ def decode_single(model: CaptioningRNN, features: Array, masks: TokenMasks, choo
     device = features.device
     words = xp.full((count,), masks.start, dtype=xp.int32, device=device)
     null = xp.full((count,), masks.null, dtype=xp.int32, device=device)
-    ended = xp.zeros((count,), dtype=xp.bool, device=device)
+    finished = xp.zeros((count,), dtype=xp.bool, device=device)
     ids = xp.zeros((count, 0), dtype=xp.int32, device=device)
     log_probs = xp.zeros((count, 0), dtype=sum_dtype(state.h.dtype, xp), device=device)
     for step in range(masks.max_length):
         logits, state = next_logits(model, state, words)
         words, word_log_probs = choose(step, logits, masks.step_mask(step), masks.repeated_words(ids))
         zeros = xp.zeros_like(word_log_probs)
-        ids = xp.concat([ids, xp.where(ended, null, words)[:, None]], axis=1)
-        log_probs = xp.concat([log_probs, xp.where(ended, zeros, word_log_probs)[:, None]], axis=1)
-        ended = ended | (words == masks.end)
-        if bool(xp.all(ended)):
+        ids = xp.concat([ids, xp.where(finished, null, words)[:, None]], axis=1)
+        log_probs = xp.concat([log_probs, xp.where(finished, zeros, word_log_probs)[:, None]], axis=1)
+        finished = finished | (words == masks.end)
+        if bool(xp.all(finished)):
             break
     padding = count, masks.max_length - ids.shape[1]
     ids = xp.concat([ids, xp.full(padding, masks.null, dtype=xp.int32, device=device)], axis=1)

@@ -53,11 +53,11 @@ def temporal_softmax_loss(
         check_mask("mask", mask, shape, xp)
     elif ignore_index is None:
         raise InvalidTypeError("mask: expected an array, got None; without a mask, pass ignore_index.")
-    counted = mask if ignore_index is None else y != ignore_index
+    has_target = mask if ignore_index is None else y != ignore_index
     if mask is not None and ignore_index is not None:
-        counted = counted & mask
-    check_token_ids("y", xp.where(counted, y, xp.zeros_like(y)), size, xp, "the last dimension of x")
-    targets = xp.reshape(xp.where(counted, xp.astype(y, xp.int64), xp.asarray(-1, dtype=xp.int64)), (-1,))
+        has_target = has_target & mask
+    check_token_ids("y", xp.where(has_target, y, xp.zeros_like(y)), size, xp, "the last dimension of x")
+    targets = xp.reshape(xp.where(has_target, xp.astype(y, xp.int64), xp.asarray(-1, dtype=xp.int64)), (-1,))
     scores = xp.reshape(x, (-1, size), copy=True)
     loss, dscores = kernels_for(x).softmax_cross_entropy(scores, targets, 1.0 / shape[0])
     if verbose:

@@ -129,12 +129,12 @@ def score_matches(corpus: Corpus, matches: Sequence[Ints]) -> BleuScore:
     BleuScore
         All in [0, 1].
     """
-    counted = np.stack(matches, axis=1)
+    match_counts = np.stack(matches, axis=1)
     lengths = corpus.lengths[: corpus.count]
     totals = np.maximum(lengths[:, None] - np.arange(len(matches)), 0)
     closest = _closest_lengths(corpus)
-    corpus_scores = _bleu(*(part.sum(axis=0, keepdims=True) for part in (counted, totals, lengths, closest)))
-    return BleuScore(corpus_scores[0].tolist(), _bleu(counted, totals, lengths, closest))
+    corpus_scores = _bleu(*(part.sum(axis=0, keepdims=True) for part in (match_counts, totals, lengths, closest)))
+    return BleuScore(corpus_scores[0].tolist(), _bleu(match_counts, totals, lengths, closest))
 
 
 def _closest_lengths(corpus: Corpus) -> Ints:

@@ -230,8 +230,8 @@ def _idf_by_position(corpus: Corpus, positions: Ints, logs: Floats) -> Floats:
 
 def _repetitions(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
     """Find the n-grams repeated within a sentence, n = 1, 2, ...: increasing positions, and counts."""
-    found = [_repeated(*block) for block in _word_blocks(corpus)]
-    positions, keys, times = (np.concatenate(part) for part in zip(*found, strict=True))
+    repetitions = [_repeated(*block) for block in _word_blocks(corpus)]
+    positions, keys, times = (np.concatenate(part) for part in zip(*repetitions, strict=True))
     while True:
         yield positions, times
         _, number = np.unique(keys, return_inverse=True)
@@ -253,9 +253,9 @@ def _word_blocks(corpus: Corpus) -> Iterator[tuple[Ints, Ints]]:
 def _repeated(positions: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
     """Return the positions whose keys occur several times, the keys, and how often each occurs."""
     _, number, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    times = sizes[number]
-    several = times > 1
-    return positions[several], keys[several], times[several]
+    counts = sizes[number]
+    is_repeated = counts > 1
+    return positions[is_repeated], keys[is_repeated], counts[is_repeated]
 
 
 def _ranks_by_position(corpus: Corpus, positions: Ints, number: Ints) -> Ints:

@@ -53,13 +53,13 @@ def score_corpus(corpus: Corpus) -> dict[str, MetricScore]:
         As from `coco_scores`.
     """
     rouge = score_rouge_l(corpus)
-    plain = split_words(corpus)
+    word_corpus = split_words(corpus)
     del corpus  # may be large; the next steps allocate more
-    matches, cosines = [], Cosines(plain)
-    for ngrams in weighted_ngrams(plain):
-        matches.append(clipped_matches(plain, ngrams.shared))
+    matches, cosines = [], Cosines(word_corpus)
+    for ngrams in weighted_ngrams(word_corpus):
+        matches.append(clipped_matches(word_corpus, ngrams.shared))
         cosines.add(ngrams)
-    bleu = score_matches(plain, matches)
+    bleu = score_matches(word_corpus, matches)
     columns: npt.NDArray[np.float64] = bleu.captions.T
     scores = {f"BLEU-{n}": MetricScore(*pair) for n, pair in enumerate(zip(bleu.corpus, columns, strict=True), start=1)}
     return {**scores, "ROUGE-L": rouge, "CIDEr": cosines.cider()}

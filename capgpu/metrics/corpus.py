@@ -230,8 +230,8 @@ def check_corpus(captions: Sequence[Words], references: Sequence[Sequence[Words]
     if 0 in map(len, references):
         empty = next(i for i, truths in enumerate(references) if len(truths) == 0)
         raise InvalidValueError(f"references[{empty}]: expected at least one caption, got none.")
-    kinds = set(map(type, captions)).union(*(map(type, truths) for truths in references))
-    if any(issubclass(kind, str) for kind in kinds):
+    types = set(map(type, captions)).union(*(map(type, truths) for truths in references))
+    if any(issubclass(caption_type, str) for caption_type in types):
         _refuse_string("captions", captions)
         for i, truths in enumerate(references):
             _refuse_string(f"references[{i}]", truths)

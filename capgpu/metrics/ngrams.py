@@ -64,14 +64,14 @@ def shared_ngrams(corpus: Corpus, max_n: int) -> Iterator[SharedNgrams]:
         position = np.empty(len(grams), np.int64)
         position[caption_grams] = positions[:split]
         reference_grams = look_up(grams, keys[split:])
-        known = reference_grams >= 0
-        reference_grams, known_positions = reference_grams[known], positions[split:][known]
+        in_captions = reference_grams >= 0
+        reference_grams, known_positions = reference_grams[in_captions], positions[split:][in_captions]
         keys = reference_grams * len(corpus.lengths) + corpus.sentence[known_positions]
-        pairs, found = np.unique(keys, return_counts=True)
-        gram, sentence = np.divmod(pairs, len(corpus.lengths))
+        pairs, counts_in_sentence = np.unique(keys, return_counts=True)
+        gram_index, sentence = np.divmod(pairs, len(corpus.lengths))
         ranks = np.full(len(corpus.words), -1)
         ranks[positions[:split]] = caption_grams
         ranks[known_positions] = reference_grams
         # freed while the caller computes
-        del keys, positions, known_positions, known, reference_grams, caption_grams, pairs
-        yield SharedNgrams(corpus.sentence[position], position, counts, gram, sentence, found)
+        del keys, positions, known_positions, in_captions, reference_grams, caption_grams, pairs
+        yield SharedNgrams(corpus.sentence[position], position, counts, gram_index, sentence, counts_in_sentence)

@@ -58,10 +58,10 @@ def score_rouge_l(corpus: Corpus) -> MetricScore:
     MetricScore
         From 0 to 1.
     """
-    common = _common_lengths(corpus)
+    lcs_lengths = _common_lengths(corpus)
     image, lengths = corpus.image[corpus.count :], np.maximum(corpus.lengths, 1)
-    precision = np.maximum.reduceat(common / lengths[image], corpus.first_references)
-    recall = np.maximum.reduceat(common / lengths[corpus.count :], corpus.first_references)
+    precision = np.maximum.reduceat(lcs_lengths / lengths[image], corpus.first_references)
+    recall = np.maximum.reduceat(lcs_lengths / lengths[corpus.count :], corpus.first_references)
     numerator, denominator = (1 + _BETA**2) * precision * recall, recall + _BETA**2 * precision
     scores = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
     return MetricScore(float(scores.mean()), scores)
@@ -86,27 +86,27 @@ def _common_lengths(corpus: Corpus) -> Ints:
         state = states[:count]
         matched = state & masks[starts[:count] + step]
         states[:count] = (state + matched) | (state - matched)
-    common = np.empty(len(lengths), np.int64)
+    lcs_lengths = np.empty(len(lengths), np.int64)
     width = np.minimum(corpus.lengths[image[order]], _BITS)
     # a shift by all 64 bits is undefined: pairs with an empty caption are set below
     low = ~np.uint64(0) >> (_BITS - np.maximum(width, 1)).astype(np.uint64)
-    common[order] = np.bitwise_count(~states & low)
-    common[corpus.lengths[image] == 0] = 0
+    lcs_lengths[order] = np.bitwise_count(~states & low)
+    lcs_lengths[corpus.lengths[image] == 0] = 0
     for pair in np.flatnonzero(corpus.lengths[image] > _BITS):
         sentences = (corpus.words[first[s] : first[s] + corpus.lengths[s]] for s in (image[pair], corpus.count + pair))
-        common[pair] = _common_length(*(sentence.tolist() for sentence in sentences))
-    common[(corpus.lengths[image] == 0) & (lengths == 0)] = 1
-    return common
+        lcs_lengths[pair] = _common_length(*(sentence.tolist() for sentence in sentences))
+    lcs_lengths[(corpus.lengths[image] == 0) & (lengths == 0)] = 1
+    return lcs_lengths
 
 
-def _common_length(one: list[int], other: list[int]) -> int:
+def _common_length(one: list[int], reference: list[int]) -> int:
     """Compute the same for one pair of any length, in a Python integer of ``len(one)`` bits."""
     masks: dict[int, int] = {}
     for bit, word in enumerate(one):
         masks[word] = masks.get(word, 0) | 1 << bit
     full = (1 << len(one)) - 1
     state = full
-    for word in other:
+    for word in reference:
         matched = state & masks.get(word, 0)
         state = ((state + matched) | (state - matched)) & full
     return len(one) - state.bit_count()

@@ -173,8 +173,8 @@ def find_schedule(name: str) -> Schedule:
     try:
         return SCHEDULES[name]
     except (KeyError, TypeError):
-        near = get_close_matches(str(name), SCHEDULES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        suggestions = get_close_matches(str(name), SCHEDULES, n=1)
+        hint = f" Did you mean {suggestions[0]!r}?" if suggestions else ""
         raise InvalidValueError(
             f"unknown schedule {name!r}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
             "schedule(step, total_steps) -> factor."

@@ -27,7 +27,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: Any = None
+        self._previous_handler: Any = None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -36,15 +36,15 @@ class InterruptGuard:
 
     def __enter__(self) -> InterruptGuard:
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before not in (None, signal.SIG_IGN):
-                self._before = before
+            previous_handler = signal.getsignal(signal.SIGINT)
+            if previous_handler not in (None, signal.SIG_IGN):
+                self._previous_handler = previous_handler
                 signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None

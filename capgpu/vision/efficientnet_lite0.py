@@ -92,10 +92,10 @@ def network_file() -> tuple[Path, str]:
     weights = weights_file()
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     stem = f"efficientnet-lite0-{sha256}-{_GRAPH_VERSION}"
-    for found in sorted(cache_folder().glob(f"{stem}-*.onnx")):
+    for cached_file in sorted(cache_folder().glob(f"{stem}-*.onnx")):
         # a damaged file could give other features without an error
-        if found.name == _checked_name(stem, found.read_bytes()):
-            return found, sha256
+        if cached_file.name == _checked_name(stem, cached_file.read_bytes()):
+            return cached_file, sha256
     content = build_network(read_state_dict(weights))
     target = cache_folder() / _checked_name(stem, content)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,13 +200,13 @@ def build_network(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     graph.nodes.append(graph.helper.make_node("Flatten", [x], ["pooled"]))
     helper = graph.helper
     single = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
-    whole = helper.make_graph(
+    onnx_graph = helper.make_graph(
         graph.nodes,
         "efficientnet-lite0",
         [helper.make_tensor_value_info("pictures", single, ["N", 3, SIZE, SIZE])],
         [helper.make_tensor_value_info("pooled", single, ["N", DIM])],
         graph.constants,
     )
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     content: bytes = model.SerializeToString()
     return content

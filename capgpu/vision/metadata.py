@@ -141,8 +141,8 @@ def _plain_jpeg(content: bytes) -> tuple[bytes, int | None]:
         if marker == 0xE1 and not orientation:
             if body.startswith(b"Exif\0"):
                 orientation = _exif_orientation(body)
-            elif found := _XMP_ORIENTATION.search(body):
-                orientation = int(found[1])
+            elif match := _XMP_ORIENTATION.search(body):
+                orientation = int(match[1])
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             parts.append(content[position:end])
         position = end
@@ -168,9 +168,9 @@ def _plain_png(content: bytes) -> tuple[bytes, int | None]:
 def _plain_tiff(content: bytes) -> bytes:
     order = _TIFF_HEADERS[content[:4]]
     (first,) = struct.unpack_from(order + "L", content, 4)
-    kept = [
+    kept_entries = [
         content[position : position + 12] for tag, _, position, _ in _entries(content, 0, order) if tag in _TIFF_TAGS
     ]
     # the directory becomes shorter, in its place, and the last one
-    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
+    directory = struct.pack(order + "H", len(kept_entries)) + b"".join(kept_entries) + bytes(4)
     return content[:first] + directory + content[first + len(directory) :]

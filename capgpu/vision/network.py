@@ -75,22 +75,22 @@ class Network:
 
     def _read_input(self) -> tuple[str, bool, int | None, Any]:
         inputs = self._session.get_inputs()
-        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
+        described_inputs = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
         shape = inputs[0].shape
-        last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
-        sides = [side for side in (shape[1:3] if last else shape[2:]) if isinstance(side, int)]
+        channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
+        sides = [side for side in (shape[1:3] if channels_last else shape[2:]) if isinstance(side, int)]
         if (
             len(inputs) != 1
             or len(shape) != 4
-            or shape[3 if last else 1] != 3
+            or shape[3 if channels_last else 1] != 3
             or len(set(sides)) > 1
             or inputs[0].type not in _DTYPES
         ):
             raise InvalidValueError(
                 f"{self.path}: expected one input of float32 or float16 and shape (N, 3, H, W) or (N, H, W, 3) with "
-                f"H = W, got {found}."
+                f"H = W, got {described_inputs}."
             )
-        return inputs[0].name, last, sides[0] if sides else None, _DTYPES[inputs[0].type]
+        return inputs[0].name, channels_last, sides[0] if sides else None, _DTYPES[inputs[0].type]
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute the vector of one picture.
@@ -171,15 +171,15 @@ def _cut(path: Path, output: str) -> bytes:
     model = onnx.load(path)
     graph = model.graph
     if not any(output in node.output for node in graph.node):
-        known = [name for node in list(graph.node)[-12:] for name in node.output if name]
-        raise InvalidValueError(f"output: expected a value of {path} such as {', '.join(known)}, got {output!r}.")
-    needed, kept = {output}, []
+        outputs = [name for node in list(graph.node)[-12:] for name in node.output if name]
+        raise InvalidValueError(f"output: expected a value of {path} such as {', '.join(outputs)}, got {output!r}.")
+    needed, nodes_kept = {output}, []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            kept.append(node)
+            nodes_kept.append(node)
             needed.update(_input_names(node))
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(nodes_kept))
     del graph.output[:]
     graph.output.append(onnx.ValueInfoProto(name=output))
     content: bytes = model.SerializeToString()

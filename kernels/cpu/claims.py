@@ -1,14 +1,19 @@
-"""Which process compiles what: one claims an entry of the cache, others wait for it or compile something else.
+"""Claims decide which process compiles a kernel: one claims its cache entry, others wait or compile something else.
 
-A claim is a lock (`flock`) on a file beside the entry. The system gives it up when the process ends, however that ends:
-who waits then finds no entry, compiles it itself, and waits for no other. Waiting is limited all the same, since a
-process can be stopped.
+A claim is a lock (`flock`) on the file ``ENTRY.lock`` beside the entry::
 
-No processes wait for each other in a circle. A process waits only for what it needs to complete what it has claimed,
-and no kernel needs itself.
+    free --claim: locks the file--> held: compiles, writes the entry --released: unlinks, closes--> free
+                                      |  the process is killed: the system unlocks the file
+                                      v
+    another process in `claim`:  entry exists: loads it
+                                 no entry: compiles it, and from then on claims and waits no more
+                                 still locked after LIMIT seconds (the holder is stopped): the same
+
+There is no deadlock: a process waits only for entries that it needs to complete those it has claimed, and no kernel
+needs itself.
 
 Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`) nothing is claimed. On a file system without
-locks nothing is, either: both processes compile, and some kernels twice.
+locks nothing is claimed either: both processes compile, and some kernels are compiled twice.
 """
 
 from __future__ import annotations
@@ -30,12 +35,12 @@ except ImportError:  # not a POSIX system
 __all__ = ["CAN_CLAIM", "BusyError", "claim", "claims", "released"]
 
 CAN_CLAIM = fcntl is not None
-#: Seconds after which a process compiles what another one has claimed, and between two looks.
+#: Seconds after which a process compiles an entry that another one has claimed, and seconds between two checks.
 LIMIT, LOOK = 60.0, 0.005
 
 
 class BusyError(Exception):
-    """Another process compiles this, and nobody needs it here."""
+    """Another process compiles this kernel, and this process does not need it."""
 
 
 class _Claims(threading.local):
@@ -44,7 +49,7 @@ class _Claims(threading.local):
     Attributes
     ----------
     held : list of (int, Path)
-        Descriptors and names of the locked files.
+        Descriptors and paths of the locked files.
     """
 
     def __init__(self) -> None:
@@ -52,7 +57,7 @@ class _Claims(threading.local):
 
 
 class _Setting:
-    """Whether this process claims what it compiles, and whether it passes over what others compile."""
+    """Whether this process claims the kernels that it compiles, and whether it skips those that others compile."""
 
     active = False
     passes_over = False
@@ -63,24 +68,24 @@ _own = _Claims()
 
 
 def claim(entry: Path, function: str) -> bool:
-    """Claim an entry that is to be compiled; wait where another process has claimed it.
+    """Claim an entry that is to be compiled; wait if another process has claimed it.
 
     Parameters
     ----------
     entry : Path
         The entry's file, in a folder that exists.
     function : str
-        Module and name of what it holds.
+        Module and name of its function.
 
     Returns
     -------
     bool
-        Whether the entry is there now. Otherwise the caller compiles it, within `released`.
+        Whether the entry exists now. Otherwise the caller compiles it, inside `released`.
 
     Raises
     ------
     BusyError
-        If another process has claimed it, this one passes over such entries, and holds no claim that it is needed for.
+        If another process has claimed it, this process skips such entries, and it holds no claim that needs this one.
     """
     if not claims.active or not CAN_CLAIM:
         return False
@@ -111,7 +116,7 @@ def claim(entry: Path, function: str) -> bool:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Return whether a file is locked by this process now; None where its file system has no locks."""
+    """Lock a file; return whether this process has the lock, or None if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # held by another process
@@ -123,7 +128,7 @@ def _lock(descriptor: int) -> bool | None:
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """Give up the claims of this context at its end."""
+    """Release the claims that were made inside this context."""
     before = len(_own.held)
     try:
         yield

@@ -1,20 +1,33 @@
-"""Compiled kernels on disk: one file for each function, types and processor, named by a digest of all that decides it.
+"""Compiled kernels on disk: one file per function, argument types and processor, named by a digest of all inputs.
 
-Numba's own cache is not used. It keeps an index for each function that processes read, change and write without a lock:
-of two that compile for two dtypes at once, one can replace the data file that the other's index names, and later
-processes then run the code of the other dtype. It notices changes by time stamps, and a truncated index makes every
-later call fail. Here there is no index. A file is
+Numba's own cache is not used. It has an index per function that processes read, change and write without a lock: if two
+processes compile for two dtypes at once, one can replace the data file that the other's index names, and later
+processes run the code of the wrong dtype. It detects changes by time stamps, and a truncated index makes every later
+call fail. Here there is no index. A file is
 
-    magic (8 bytes) | SHA-256 of the rest (32 bytes) | key (64 bytes) | pickled machine code
+    offset  0  magic (8 bytes)
+            8  SHA-256 of the rest (32 bytes)      without it a truncated file would be unpickled
+           40  key in hexadecimal (64 bytes)       without it a renamed file would be taken for another function
+          104  pickled machine code
 
-and is renamed into place when it is complete. Processes that compile at once write equal files under one name. The key
-is a digest of the contents of this package's sources, the versions of Python, NumPy, Numba and llvmlite, the settings
-of Numba that change code, the processor and its features, the function and the types of its arguments. A file that is
-truncated, or belongs to another key, is compiled anew and replaced. So is everything where a file cannot be read; where
-none can be written, kernels are compiled in memory, with one warning.
+in ``FOLDER/GENERATION/MODULE.FUNCTION-KEY.nbc``. It is written under a temporary name and renamed when it is complete,
+so that no reader sees a part of it; processes that compile concurrently write equal files under one name. The
+generation is a digest of the contents of this package's sources, the versions of Python, NumPy, Numba and llvmlite, and
+the settings of Numba that change code. The key adds the processor and its features, the function and the types of its
+arguments.
 
-Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that nobody else
-can write, in a folder of which the same is true.
+The first call of a function for some types (`_Cache.load_overload`)::
+
+    read the file ---- found, digest and key match ----------------------------------> machine code
+      | missing, damaged, of another key or not trusted
+    start the process that compiles ahead (`missing`), claim the entry (`capgpu.kernels.cpu.claims`)
+      | another process had claimed it, and has written it ---> read the file again ---> machine code
+    compile, write the file (`_Cache.save_overload`), release the claim --------------> machine code
+
+If files cannot be written, kernels are compiled in memory, with one warning.
+
+Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that no other
+user can write, in a folder of which the same is true.
 
 This file and `capgpu.kernels.cpu.late_code` are the only ones that use private names of Numba; where those of this file
 are missing, kernels are compiled in memory.
@@ -66,12 +79,12 @@ logger = logging.getLogger("capgpu")
 
 MAGIC = b"capgpu1\n"
 HEADER = len(MAGIC) + hashlib.sha256().digest_size
-#: Generations (sources and versions) that are kept; the least recently used ones are removed.
+#: Number of generations (sources and versions) that are kept; the oldest are removed.
 GENERATIONS = 8
-#: Settings of Numba that change the code which it makes.
+#: Settings of Numba that change the generated code.
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")
 
-#: What an entry raises that cannot be used. Nothing wider: an exception from a signal handler belongs to the caller.
+#: Exceptions of an unusable entry. No base class of these: an exception of a signal handler must reach the caller.
 UNUSABLE = (
     AssertionError,
     AttributeError,
@@ -85,11 +98,11 @@ UNUSABLE = (
     pickle.UnpicklingError,
 )
 
-#: Symbols that code may call (`capgpu.kernels.cpu.symbols`), and what gives them their addresses: LLVM ends the process
-#: where it finds none.
+#: Functions that define the address of each symbol that code may call (`capgpu.kernels.cpu.symbols`). They are called
+#: before code is loaded: LLVM ends the process if a symbol has no address.
 symbols: dict[str, Callable[[], None]] = {}
 
-#: Called where a kernel is missing on disk, before it is compiled.
+#: Functions to call if a kernel is missing on disk, before it is compiled.
 missing: list[Callable[[], None]] = []
 
 with contextlib.suppress(AttributeError):
@@ -101,22 +114,22 @@ _warned = False
 
 
 def folder() -> Path:
-    """Return the folder in which compiled kernels are kept, whether or not it exists.
+    """Return the folder for compiled kernels, whether or not it exists.
 
     Returns
     -------
     Path
-        ``capgpu-UID`` in ``NUMBA_CACHE_DIR`` where that is set, else ``capgpu/kernels`` in ``XDG_CACHE_HOME`` or
+        ``capgpu-UID`` in ``NUMBA_CACHE_DIR`` if that is set, otherwise ``capgpu/kernels`` in ``XDG_CACHE_HOME`` or
         ``~/.cache``.
     """
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    if given:
-        return Path(given).absolute() / (f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu")
+    numba_cache_dir = os.environ.get("NUMBA_CACHE_DIR")
+    if numba_cache_dir:
+        return Path(numba_cache_dir).absolute() / (f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu")
     return cache_folder() / "kernels"
 
 
 def described() -> str:
-    """Return in words where compiled kernels are kept, and how much: of this version and of others."""
+    """Return a text with the folder of compiled kernels, the number of files and their size, of all versions."""
     sizes = []
     for file in folder().glob("*/*.nbc"):
         with contextlib.suppress(OSError):  # another process removes an old generation
@@ -125,7 +138,7 @@ def described() -> str:
 
 
 def writable() -> bool:
-    """Return whether compiled kernels can be kept on disk."""
+    """Return whether compiled kernels can be stored on disk."""
     try:
         generation = _make_generation()
         return _trusted(generation.lstat()) and os.access(generation, os.W_OK | os.X_OK)
@@ -136,7 +149,7 @@ def writable() -> bool:
 
 @functools.cache
 def _generation() -> str:
-    """Return a digest of everything that decides the code of all functions alike, except for the processor."""
+    """Return the digest that names the generation: of sources, versions and settings, without the processor."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(repr((file.name, hashlib.sha256(file.read_bytes()).hexdigest())).encode())
@@ -151,8 +164,8 @@ def keep_on_disk(dispatcher: Any) -> None:
     Parameters
     ----------
     dispatcher : numba.core.dispatcher.Dispatcher
-        A compiled function. Only functions at the top level of this package's modules are stored: the key holds their
-        names and the contents of these modules, not what a function defined elsewhere is made of.
+        A compiled function. Only functions at the top level of this package's modules are stored: the key covers their
+        names and these modules' contents, not the definition of a function elsewhere.
     """
     try:
         function = dispatcher.py_func
@@ -166,7 +179,7 @@ def keep_on_disk(dispatcher: Any) -> None:
 
 
 def load_undisturbed(dispatcher: Any) -> None:
-    """Protect from asynchronous exceptions what precedes a function's first call for some types of arguments.
+    """Protect loading and compiling, at a function's first call for some types, from asynchronous exceptions.
 
     Parameters
     ----------
@@ -180,12 +193,12 @@ def load_undisturbed(dispatcher: Any) -> None:
 
 
 def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
-    """Compile a function for callers that hold its address, or load it from disk.
+    """Compile a function to be called by its address, or load it from disk.
 
     Parameters
     ----------
     function : callable
-        At the top level of a module of this package.
+        A function at the top level of a module of this package.
     signature : numba.core.typing.Signature
         Types of its arguments and of its result.
 
@@ -196,19 +209,19 @@ def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
     """
     options = {"nopython": True, "error_model": "numpy", "_nrt": False}
     try:
-        made = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
-        made._cache = _Cache(function)
-        compile_late(made._compiler, made._targetdescr.target_context)
+        callback = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
+        callback._cache = _Cache(function)
+        compile_late(callback._compiler, callback._targetdescr.target_context)
         with released():
-            made.compile()
+            callback.compile()
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
-        made = numba.cfunc(signature)(function)
-    return made
+        callback = numba.cfunc(signature)(function)
+    return callback
 
 
 class _Cache:
-    """What a dispatcher of Numba asks for code, in the place of `numba.core.caching.Cache`."""
+    """The cache of a Numba dispatcher, in place of `numba.core.caching.Cache`."""
 
     def __init__(self, function: Any) -> None:
         self._name = f"{function.__module__}.{function.__qualname__}"
@@ -218,28 +231,28 @@ class _Cache:
         return str(folder() / _generation())
 
     def enable(self) -> None:
-        """Do nothing: the cache of these functions is not turned off."""
+        """Do nothing: the cache is always enabled."""
 
     def disable(self) -> None:
-        """Do nothing: the cache of these functions is not turned off."""
+        """Do nothing: the cache is always enabled."""
 
     def flush(self) -> None:
-        """Do nothing: an entry never becomes wrong."""
+        """Do nothing: an entry never becomes invalid."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return the compiled function for some types of arguments, or None where there is none to be trusted.
+        """Return the compiled function for some types of arguments, or None if it has to be compiled.
 
-        Raises MemoryError where there is not enough memory to load it, or to compile it afterwards.
+        Raises MemoryError if there is not enough memory to load it, or to compile it afterwards.
         """
         require_memory(LOADING, "load a kernel")
-        found = self._load(signature, target)
-        if found is None:
+        function = self._load(signature, target)
+        if function is None:
             require_memory(COMPILING, "compile a kernel")
             for start in missing:
                 start()
             if self._claim(signature, target):  # another process has compiled it
-                found = self._load(signature, target)
-        return found
+                function = self._load(signature, target)
+        return function
 
     def _claim(self, signature: Any, target: Any) -> bool:
         try:
@@ -261,11 +274,11 @@ class _Cache:
             return numba.core.compiler.CompileResult._rebuild(target, *pickle.loads(payload))
         except (*UNUSABLE, OSError) as error:
             _raise_if_not_of_the_system(error)
-            logger.info("capgpu: %s is compiled anew: %s: %s", self._name, type(error).__name__, error)
+            logger.info("capgpu: %s is compiled again: %s: %s", self._name, type(error).__name__, error)
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Store a compiled function; a failure costs no more than compiling it again in the next process."""
+        """Store a compiled function; after a failure the next process compiles it again."""
         try:
             key = self._key(signature, result.codegen)
             payload = numba.core.serialize.dumps(result._reduce())
@@ -279,8 +292,8 @@ class _Cache:
             _warn(f"{folder()}: {error}. Set NUMBA_CACHE_DIR to a folder that can be written.")
 
     def _key(self, signature: Any, codegen: Any) -> str:
-        described = repr((_generation(), codegen.magic_tuple(), self._name, str(signature)))
-        return hashlib.sha256(described.encode()).hexdigest()
+        inputs = repr((_generation(), codegen.magic_tuple(), self._name, str(signature)))
+        return hashlib.sha256(inputs.encode()).hexdigest()
 
     def _path(self, key: str) -> Path:
         return folder() / _generation() / f"{self._name.rpartition('kernels.cpu.')[2]}-{key[:32]}.nbc"
@@ -294,22 +307,22 @@ def _warn(cause: str) -> None:
 
 
 def _raise_if_not_of_the_system(error: Exception) -> None:
-    """Raise an OSError again that has no number: a TimeoutError from a signal handler, not a failure of a file."""
+    """Raise an OSError without errno again: it is not of a file, but for instance a signal handler's TimeoutError."""
     if isinstance(error, OSError) and error.errno is None:
         raise error
 
 
 def _trusted(status: os.stat_result) -> bool:
-    """Return whether a file or folder is this user's and nobody else can write it."""
+    """Return whether a file or folder belongs to this user and cannot be written by others."""
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _read(path: Path, key: str) -> bytes | None:
-    """Return an entry's payload; None where there is none, or none that is complete and this user's own."""
+    """Return an entry's payload, or None if it is missing, incomplete or not trusted."""
     try:
         if not _trusted(path.parent.lstat()):
             return None
-        # neither a link to another place nor a pipe that nobody writes to
+        # refuse a symbolic link, and do not block on a pipe without writer
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return None
@@ -318,17 +331,17 @@ def _read(path: Path, key: str) -> bytes | None:
         if not stat.S_ISREG(status.st_mode) or not _trusted(status):
             return None
         data = file.read()
-    head, body = data[:HEADER], data[HEADER:]
-    if head != MAGIC + hashlib.sha256(body).digest() or not body.startswith(key.encode()):
+    header, body = data[:HEADER], data[HEADER:]
+    if header != MAGIC + hashlib.sha256(body).digest() or not body.startswith(key.encode()):
         return None
     return body[len(key) :]
 
 
 def _write(path: Path, key: str, payload: bytes) -> None:
-    """Store an entry: complete, or not at all."""
+    """Store an entry atomically."""
     generation = _make_generation(path.parent)
     if not _trusted(generation.lstat()):
-        raise PermissionError(f"expected a folder of this user's that no other can write, got {generation}")
+        raise PermissionError(f"expected a folder that belongs to this user and only they can write, got {generation}")
     body = key.encode() + payload
     descriptor, temporary = tempfile.mkstemp(dir=generation, prefix=path.name, suffix=".tmp")  # mode 0o600
     try:
@@ -342,7 +355,7 @@ def _write(path: Path, key: str, payload: bytes) -> None:
 
 
 def _make_generation(generation: Path | None = None) -> Path:
-    """Make the folder of a generation, by default of this one, unless it is there; return it."""
+    """Create the folder of a generation, by default the current one, if it is missing; return it."""
     generation = folder() / _generation() if generation is None else generation
     if not generation.is_dir():
         generation.parent.mkdir(parents=True, exist_ok=True)
@@ -352,10 +365,10 @@ def _make_generation(generation: Path | None = None) -> Path:
 
 
 def _remove_old_generations(current: Path) -> None:
-    """Remove all but the most recently begun generations; a process that still uses one compiles what it misses."""
-    others = [place for place in current.parent.iterdir() if re.fullmatch(r"[0-9a-f]{16}", place.name)]
+    """Remove all but the newest generations; a process that still uses a removed one compiles what is missing."""
+    generations = [path for path in current.parent.iterdir() if re.fullmatch(r"[0-9a-f]{16}", path.name)]
     with contextlib.suppress(OSError):
-        others.sort(key=lambda place: place.lstat().st_mtime)
-        for place in others[:-GENERATIONS]:
-            if place != current and not place.is_symlink():
-                shutil.rmtree(place, ignore_errors=True)
+        generations.sort(key=lambda path: path.lstat().st_mtime)
+        for generation in generations[:-GENERATIONS]:
+            if generation != current and not generation.is_symlink():
+                shutil.rmtree(generation, ignore_errors=True)

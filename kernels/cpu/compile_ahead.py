@@ -1,13 +1,21 @@
-"""A second process compiles ahead: Numba holds the interpreter lock, so that threads would take turns.
+"""A second process compiles ahead. Threads would not help, since Numba holds the interpreter lock.
 
-A model announces the operations that it is about to use (`announce`). When the first kernel turns out to be missing on
-disk, a process is started that compiles those of the announced operations into the same folder, beginning with what is
-needed last, while this process compiles what it needs first. Who compiles what is settled by
-`capgpu.kernels.cpu.claims`. What the other process has finished is loaded here.
+A model announces the operations that it is about to use (`announce`). When the first kernel is missing on disk, a
+process is started that compiles the kernels of the announced operations into the same folder, starting with those
+needed last, while this process compiles those it needs first. `capgpu.kernels.cpu.claims` decides which process
+compiles what::
 
-The process is a help only. Where it cannot be started, or is killed, this process compiles everything. It looks twice a
-second whether its parent is alive, has a session of its own (Ctrl-C in a terminal does not reach it), writes nothing,
-and is killed when this process ends. None is started where this process may use one processor or one thread, where the
+    this process                                  second process (`capgpu.kernels.cpu.compile_process`)
+    announce(embedding, lstm, softmax, ...)
+    embedding is missing: starts it  -------->    starts
+    claims embedding, compiles                    claims softmax, compiles
+    claims lstm, compiles                         lstm is claimed: skips it; ends after the first operation
+    softmax is claimed: waits        <--------    writes softmax, releases the claim
+    loads softmax
+
+The second process is optional: if it cannot be started, or is killed, this process compiles everything. It checks twice
+a second whether its parent is alive, has its own session (Ctrl-C in a terminal does not reach it), prints nothing, and
+is killed when this process ends. It is not started if this process may use only one processor or one thread, if the
 folder cannot be written, in a bundled application, or with ``CAPGPU_COMPILE_AHEAD=0``.
 """
 
@@ -33,14 +41,14 @@ __all__ = ["announce", "compiles_ahead"]
 logger = logging.getLogger("capgpu")
 
 VARIABLE = "CAPGPU_COMPILE_AHEAD"
-#: The child finds modules as this process does, whatever the folder in which it is started holds.
+#: The child uses this process's sys.path, independent of the working folder's contents.
 PROGRAM = (
     "import json, sys; request = json.loads(sys.argv[1]); sys.path[:] = request.pop('path'); "
     "from capgpu.kernels.cpu.compile_process import main; main(**request)"
 )
 
 _announced: set[Any] = set()
-#: What no process has been started for: what is needed soon, and what is needed later.
+#: Announced operations for which no process has been started: those needed soon, and those needed later.
 _soon: list[Any] = []
 _later: list[Any] = []
 _process: subprocess.Popen[bytes] | None = None
@@ -60,15 +68,15 @@ def compiles_ahead() -> bool:
             f"{VARIABLE}: expected 1 (compile in a second process, too) or 0, got {setting!r}. Unset it for 1."
         )
     processors = min(thread_count(), usable_processors())
-    # of a bundled application (PyInstaller) the executable is the application: it would run a second time
+    # in a bundled application (PyInstaller) sys.executable is the application, which would run a second time
     interpreter = bool(sys.executable) and not getattr(sys, "frozen", False)
     return setting != "0" and CAN_CLAIM and processors > 1 and interpreter
 
 
 def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bool) -> None:
-    """Note operations that follow; see `capgpu.kernels.reference.Kernels.announce`."""
+    """Record operations that follow; see `capgpu.kernels.reference.Kernels.announce`."""
     key = operations, dtype, parameters
-    if key not in _announced:  # at each training step
+    if key not in _announced:  # announced again at each training step
         _announced.add(key)
         # half types are computed in float32
         work = operations, "float64" if dtype == "float64" else "float32", parameters
@@ -76,13 +84,13 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
 
 
 def _bytecode_options() -> list[str]:
-    """Return options for what an isolated interpreter does not read from its environment: where bytecode is written."""
+    """Return the options about bytecode files, which an isolated interpreter does not read from its environment."""
     prefix = [] if sys.pycache_prefix is None else ["-X", f"pycache_prefix={sys.pycache_prefix}"]
     return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
 
 
 def _start() -> None:
-    """Start the process, unless it is running or there is nothing to do. Called where a kernel is missing."""
+    """Start the process unless it is running or nothing was announced. Called when a kernel is missing on disk."""
     global _process
     if not (_soon or _later) or (_process is not None and _process.poll() is None):
         return
@@ -91,7 +99,7 @@ def _start() -> None:
     _later.clear()
     if not compiles_ahead() or not code_cache.writable():
         return
-    # Python passes over what is no string, such as a Path; JSON does not
+    # Python ignores entries that are not strings, such as a Path; JSON cannot contain them
     path = [entry for entry in sys.path if isinstance(entry, str)]
     request = json.dumps({"path": path, "parent": os.getpid(), "work": work})
     environment = {**os.environ, VARIABLE: "0", "CAPGPU_THREADS": "1"}
@@ -105,10 +113,10 @@ def _start() -> None:
             start_new_session=True,
         )
         claims.active = True
-        # without a wait it would stay a zombie until this process ends
+        # without waiting for it, it would remain a zombie until this process ends
         threading.Thread(target=_process.wait, name="capgpu-compile-ahead", daemon=True).start()
     except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # a signal handler's
+        if isinstance(error, OSError) and error.errno is None:  # raised by a signal handler
             raise
         logger.info("capgpu: no second process compiles: %s", error)
 
@@ -122,7 +130,7 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """Begin without a process, as a forked child must: it is another one's."""
+    """Forget the process in a forked child, whose parent owns it."""
     global _process
     _process = None
 

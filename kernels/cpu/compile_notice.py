@@ -1,7 +1,7 @@
-"""Compilation made visible: a line on stderr where it takes longer than a second, and its time in all.
+"""A line on stderr for compilations that take longer than a second, and the total compilation time.
 
-Numba announces the begin and the end of each compilation to listeners (`numba.core.event`). A kernel compiles the
-functions that it calls: only the outermost compilation is counted. Waiting for a process that compiles the kernel
+Numba reports the start and the end of each compilation to listeners (`numba.core.event`). A kernel compiles the
+functions that it calls: only the outermost compilation is counted. Waiting for another process that compiles the kernel
 (`capgpu.kernels.cpu.claims`) counts as compiling.
 """
 
@@ -40,7 +40,7 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
         self._lock = threading.RLock()  # reentrant: a signal handler may compile, too
 
     def on_start(self, event: Any) -> None:
-        """Begin to wait for the end, if this is the outermost compilation (Numba compiles in one thread at a time)."""
+        """Start the timer at the outermost compilation (Numba compiles in one thread at a time)."""
         function = event.data["dispatcher"].py_func
         if self._depth == 0 and not function.__module__.startswith(f"{__package__}."):
             return
@@ -65,7 +65,7 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
                 self._timer.start()
 
     def on_end(self, event: Any) -> None:
-        """Complete the line, where there is one."""
+        """Stop the timer at the end of the outermost compilation, and complete the line if it was written."""
         if self._depth == 0:
             return
         self._depth -= 1
@@ -86,7 +86,7 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
 
 
 def _write(text: str) -> None:
-    # no stderr, or a closed one: nobody wants to know
+    # without stderr, or with a closed one, nothing is written
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()

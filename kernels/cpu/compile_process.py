@@ -1,6 +1,6 @@
 """The process that compiles ahead: it calls each announced operation on tiny arrays, and ends.
 
-`capgpu.kernels.cpu.compile_ahead` starts it. What another process is compiling it passes over.
+`capgpu.kernels.cpu.compile_ahead` starts it. It skips kernels that another process is compiling.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["main"]
 
-#: Seconds between two looks at the parent.
-LOOK = 0.5
+#: Seconds between two checks whether the parent is alive.
+CHECK_INTERVAL = 0.5
 
 
 def main(parent: int, work: Sequence[tuple[Sequence[str], str, int]]) -> None:
@@ -32,15 +32,15 @@ def main(parent: int, work: Sequence[tuple[Sequence[str], str, int]]) -> None:
     Parameters
     ----------
     parent : int
-        The process that has started this one, which ends after it.
+        Id of the parent process; this process ends when it has ended.
     work : sequence of (operations, dtype, parameters)
-        What has been announced, see `capgpu.kernels.reference.Kernels.announce`. Of each item the last operation is
-        compiled first: the parent begins with the first one.
+        The announced operations, see `capgpu.kernels.reference.Kernels.announce`. The last operation of each item is
+        compiled first, since the parent starts with the first one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     claims.active = claims.passes_over = True
-    # what compiling leaves behind is small beside what the collector looks through each time
+    # the garbage collector would repeatedly scan Numba's many objects to free little
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
     for operations, dtype, parameters in work:
@@ -52,7 +52,7 @@ def main(parent: int, work: Sequence[tuple[Sequence[str], str, int]]) -> None:
 
 def _end_after(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(LOOK)
+        time.sleep(CHECK_INTERVAL)
     os._exit(0)
 
 

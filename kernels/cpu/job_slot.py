@@ -1,10 +1,42 @@
-"""The job slot: how one thread hands the tasks of a parallel kernel to others, without the interpreter.
+"""The job slot: the words through which a thread publishes the tasks of a parallel kernel to workers.
 
 A *job* is one execution of a parallel kernel: some tasks of the same machine code on the same arguments. The thread
 that runs it is the *launcher*; it runs task 0 itself. A whole job is one compiled call, `run_job`: it publishes the
 job, runs the launcher's task, takes back the tasks that no worker has begun, and returns when no worker runs any. No
-Python bytecode lies in between. An exception from outside (a signal handler's, `PyThreadState_SetAsyncExc`) is
-therefore raised before the job or after it, and no worker ever holds arguments that the launcher's caller has freed.
+Python bytecode is executed in between. An asynchronous exception (of a signal handler, or by
+`PyThreadState_SetAsyncExc`) is therefore raised before the job or after it, and no worker ever uses arguments that the
+launcher's caller has freed.
+
+Layout
+------
+The slot is an array of 64-bit words that starts on a cache line (64 bytes). Words that different threads write at the
+same time are in different lines. Offsets in bytes::
+
+      0  EPOCH LOCK          64  CODE DATA COUNT GO    128  FAILED             192  SLEEPERS SERVING
+    256  STOP SPINS PATIENCE TAKE_BACK BACK_OFF ZERO N_THREADS INITIALIZED
+    320  tracker of jobs without barriers              384  tracker of jobs with barriers
+    448  MUTEX                                         576  CONDITION
+    704  thread 0, the launcher                        832  thread 1      ...  704 + 128 i  thread i
+         +0  STATE RANK WAITED ALIVE TASKS GO_WAITED   +64  FLAGS, one word for each round of a barrier
+
+A job
+-----
+::
+
+    launcher                                        worker
+    LOCK 0 -> 1
+    EPOCH, CODE, DATA, COUNT, FAILED
+    (no barriers: GO)
+    STATE = OFFERED                ------------->   compare-exchange: RUNNING
+    SLEEPERS > 0: wakes all        ------------->   (asleep: wakes up and looks at STATE)
+    barriers: waits PATIENCE for RUNNING,
+      takes the other offers back,
+      RANK, COUNT, GO              ------------->   waits for GO; reads RANK, COUNT, CODE, DATA
+    runs task 0           <--- FLAGS: barriers --->   runs its task
+    (no barriers: takes back and
+      runs tasks still OFFERED)
+    waits for RUNNING workers      <-------------   STATE = FINISHED
+    LOCK 1 -> 0
 
 States
 ------
@@ -15,13 +47,14 @@ Each worker has a word STATE = 4 * epoch + state, where the epoch numbers the jo
     OFFERED  --launcher: compare-exchange, takes it back------> FINISHED
 
 - A worker reads the job (CODE, DATA, ...) only in RUNNING; the launcher writes the job only while all are FINISHED.
-  Of a worker that begins and a launcher that takes back, one compare-exchange succeeds. The epoch in the word makes a
-  late one fail, by a worker that was stopped between its load and its compare-exchange while the job ended.
-- RUNNING lasts as long as the task. The worker is in compiled code that needs no interpreter lock and lets no
-  exception out, so it reaches FINISHED. The launcher waits for RUNNING workers alone: its waiting is bounded.
-- A worker that is asleep, dead, without a processor, or was never started leaves its task OFFERED (or is not ALIVE
-  and is offered none). The launcher runs that task itself.
-- Tasks with barriers have to run at once. The launcher waits PATIENCE for workers to begin, takes the other offers
+  If a worker begins a task while the launcher takes it back, exactly one compare-exchange succeeds. The epoch in the
+  word prevents an ABA error: a worker that was preempted between its load and its compare-exchange while the job ended
+  fails, although the state is OFFERED again.
+- RUNNING lasts as long as the task. The worker is in compiled code that needs no interpreter lock and propagates no
+  exception, so it reaches FINISHED. The launcher waits only for RUNNING workers: its waiting is bounded.
+- A worker that is asleep, dead, preempted, or was never started leaves its task OFFERED (or is not ALIVE and is
+  offered none). The launcher runs that task itself.
+- Tasks with barriers have to run concurrently. The launcher waits PATIENCE for workers to begin, takes the other offers
   back, gives the threads that are present consecutive ranks, and then writes GO, for which workers wait in RUNNING.
 - A failed task sets FAILED. Threads at a barrier see it and return, so that none waits for the failed one.
 
@@ -34,8 +67,8 @@ EPOCH, CODE, DATA, RANK   the holder of LOCK, while no worker is RUNNING; RANK a
 COUNT, GO                 the holder of LOCK, before OFFERED, or with barriers after all offers have been decided
 FAILED                    0: the holder of LOCK, before OFFERED. 1: any thread of the job
 WAITED (of a rank)        0: the holder of LOCK, before OFFERED. Else the thread of this rank
-FLAGS (of a rank)         the thread of this rank, values that rise from job to job. 0, every `PERIOD` jobs: the holder
-                          of LOCK, before OFFERED
+FLAGS (of a rank)         the thread of this rank, values that increase from job to job. 0, every `PERIOD` jobs: the
+                          holder of LOCK, before OFFERED
 STATE                     launcher and worker, as above
 ALIVE, TASKS, GO_WAITED   the worker
 SLEEPERS                  workers that hold MUTEX
@@ -45,7 +78,7 @@ STOP, SPINS, PATIENCE     Python (`capgpu.kernels.cpu.thread_pool`); all but STO
 TAKE_BACK, BACK_OFF
 N_THREADS
 INITIALIZED               `initialize`, which one thread at a time calls
-ZERO                      nobody: it stays 0
+ZERO                      none: it is always 0
 ========================  ==========================================================================================
 
 Memory order: each `load` is an acquire, each `store` a release, `compare_exchange` is both. Comments at the stores and
@@ -80,15 +113,15 @@ THREADS, THREAD_BYTES = 704, 128
 # Offsets within a thread's part
 STATE, RANK, WAITED, ALIVE, TASKS, GO_WAITED, FLAGS = 0, 8, 16, 24, 32, 40, 64
 
-#: As many as the flags of one thread's part allow: a word for each round of a barrier.
+#: 2**8: a thread's part has `FLAG_WORDS` = 8 words, one for each round of a barrier.
 MAX_THREADS = 256
 #: Low bits of STATE.
 OFFERED, RUNNING, FINISHED = 1, 2, 3
-#: The launcher's task. Not a literal, for which Numba would compile functions once more.
+#: Index of the launcher's task. Not a literal, for which Numba would compile functions again.
 LAUNCHER: Any = np.int64(0)
-#: Rounds of a spin, about 50 us, after which a waiting thread lets others have its processor.
+#: Rounds of a spin, about 50 us, after which a waiting thread yields its processor.
 ROUNDS = 2000
-#: Jobs after which the epochs in FLAGS begin at 0 again, bits of a step in FLAGS, and words of FLAGS.
+#: A flag is (epoch modulo `PERIOD`) << `STEP_BITS` | number of the barrier: 38 + 24 bits, positive as a signed word.
 PERIOD, STEP_BITS, FLAG_WORDS = 1 << 38, 24, 8
 
 
@@ -119,8 +152,8 @@ def initialize(slot: int) -> None:
 
 @compiled(allocates=False)
 def wake_all(slot: int) -> None:
-    """Wake all workers that sleep."""
-    # With the mutex: without it a worker between its last look and condition_wait would not be woken.
+    """Wake all sleeping workers."""
+    # Under the mutex: without it a worker between its test of STATE and condition_wait would miss the broadcast.
     system_calls.mutex_lock(slot + MUTEX)
     system_calls.condition_broadcast(slot + CONDITION)
     system_calls.mutex_unlock(slot + MUTEX)
@@ -131,8 +164,9 @@ def _sleep(slot: int, part: int) -> None:
     """Sleep until a task is offered or the pool stops."""
     system_calls.mutex_lock(slot + MUTEX)
     store(slot + SLEEPERS, load(slot + SLEEPERS) + 1)
-    # SLEEPERS before STATE, as the launcher has STATE before SLEEPERS. Without both fences each may miss the other's
-    # store (also without an interpreter lock that hides it): the worker sleeps, and the launcher does not wake it.
+    # Orders the store to SLEEPERS before the load of STATE; the launcher's fence orders its store to STATE before its
+    # load of SLEEPERS. Without both fences each may miss the other's store: the worker sleeps, and the launcher does
+    # not wake it.
     fence()
     while load(part + STATE) & 3 != OFFERED and load(slot + STOP) == 0:
         system_calls.condition_wait(slot + CONDITION, slot + MUTEX)
@@ -142,9 +176,9 @@ def _sleep(slot: int, part: int) -> None:
 
 @compiled(allocates=False)
 def _wait(slot: int, address: int, value: int, waited: int, failed: int) -> bool:
-    """Wait until a word is at least `value`; return False if the word at `failed` becomes nonzero before.
+    """Wait until a word is at least `value`; return False if the word at `failed` becomes nonzero first.
 
-    Waiting that was not short is added to the word at `waited`, in nanoseconds.
+    The time after the spin, in nanoseconds, is added to the word at `waited`.
     """
     rounds, limit = 0, min(ROUNDS, load(slot + SPINS))
     while rounds < limit and load(address) < value:
@@ -183,10 +217,12 @@ def barrier(slot: int, index: int, count: int, step: int) -> bool:
 
     Notes
     -----
-    A dissemination barrier (Hensgen, Finkel and Manber 1988): in round r a thread signals the thread 2**r after it and
-    waits for the one 2**r before it. After log2(count) rounds it has the signals of all, directly or through
-    others. Values contain the epoch: flags of earlier jobs are lower, and need not be cleared. Every `PERIOD` jobs all
-    are cleared and the values begin at 0 again: from 2**39 jobs on they would be negative, and no thread would wait.
+    A dissemination barrier (Hensgen, Finkel and Manber 1988): in round r a thread sets its flag r and waits for flag r
+    of the thread 2**r before it, modulo `count`. After ceil(log2(count)) rounds it has, directly or through others, a
+    signal of every thread. With 4 threads, thread 0 waits for 3 in round 0 and for 2 in round 1; thread 2 has by then
+    waited for 1. Values contain the epoch: flags of earlier jobs are lower and need not be cleared. Every `PERIOD`
+    jobs all are cleared and the values restart at 0: from 2**39 jobs on they would be negative, and no thread would
+    wait.
     """
     return count == 1 or bool(_call_barrier((slot, index, count, step)))
 
@@ -195,7 +231,7 @@ def _barrier(slot: int, index: int, count: int, step: int) -> bool:
     value, part = (load(slot + EPOCH) % PERIOD << STEP_BITS) + step, _part(slot, index)
     distance, flag = 1, FLAGS
     while distance < count:
-        # Release: without it a thread that passes could read rows that this one has not yet written.
+        # Release: without it a thread that passes the barrier could read rows that this one has not yet written.
         store(part + flag, value)
         other = _part(slot, (index + count - distance) % count)
         # Acquire, in _wait: without it this thread could have read the others' rows before they were written.
@@ -252,18 +288,18 @@ def _run_job(slot: int, n_tasks: int, code: int, data: int, barriers: int) -> bo
             store(slot + LOCK, 0)
             return failed
         store(slot + LOCK, 0)
-    # A single task does everything. It does not touch the slot: another job may be running there.
+    # A single task computes everything. It does not access the slot, where another job may be running.
     return bool(call_task(code, 0, 1, slot, data))
 
 
-# Not linked into every kernel: that took a tenth of the time of compilation. It is the same thread's call, without
-# Python, all the same.
+# Called by a symbol, not linked into every kernel, which took a tenth of the compilation time. The call stays in
+# compiled code of the same thread.
 _call_run_job = by_symbol(_run_job, types.boolean(*[types.int64] * 5))
 
 
 @compiled(allocates=False)
 def _share(slot: int, n_tasks: int, barriers: int) -> int:
-    """Run a job together with the workers; return how long its threads waited for each other, ns."""
+    """Run a job together with the workers; return the total time that its threads waited for each other, ns."""
     epoch = load(slot + EPOCH) + 1
     offered, finished = 4 * epoch + OFFERED, 4 * epoch + FINISHED
     store(slot + EPOCH, epoch)
@@ -280,7 +316,7 @@ def _share(slot: int, n_tasks: int, barriers: int) -> int:
         if index > 0 and load(part + ALIVE):
             # Release: without it a worker could see the offer and run the previous job's code on freed arguments.
             store(part + STATE, offered)
-    # STATE before SLEEPERS: see _sleep.
+    # Orders the stores to STATE before the load of SLEEPERS: see _sleep.
     fence()
     if load(slot + SLEEPERS) > 0:
         wake_all(slot)
@@ -307,8 +343,8 @@ def _share(slot: int, n_tasks: int, barriers: int) -> int:
     for index in range(1, n_tasks):
         part = _part(slot, index)
         if load(part + STATE) > offered:
-            # Acquire, in _wait: without it the caller could read results older than those of the worker. Not ended by
-            # FAILED: a worker still uses the arguments.
+            # Acquire, in _wait: without it the caller could read results older than those of the worker. FAILED does
+            # not end this wait, since the worker still uses the arguments.
             _wait(slot, part + STATE, finished, _part(slot, LAUNCHER) + WAITED, slot + ZERO)
     waited = 0
     for index in range(n_tasks):
@@ -326,7 +362,7 @@ def _clear_flags(slot: int) -> None:
 
 @compiled(allocates=False)
 def _await_workers(slot: int, n_tasks: int, offered: int, patience: int) -> None:
-    """Wait until workers have begun all tasks that were offered, at most `patience` ns."""
+    """Wait at most `patience` ns until workers have begun all offered tasks."""
     if patience == 0:
         return
     end, rounds, limit = nanoseconds() + patience, 0, min(ROUNDS, load(slot + SPINS))
@@ -348,7 +384,7 @@ def serve(slot: int, index: int) -> None:
     slot : int
         Address of the job slot.
     index : int
-        The worker, from 1 on. Returns at once for 0, the launcher's, and where another thread serves as this worker.
+        Index of the worker, from 1. Returns immediately for 0, the launcher, and if another thread has this index.
     """
     part = _part(slot, index)
     if index == 0 or not compare_exchange(part + ALIVE, 0, 1):
@@ -370,6 +406,6 @@ def serve(slot: int, index: int) -> None:
         else:
             _sleep(slot, part)
             idle = 0
-    # Release: without it the next thread that serves as this worker could count TASKS from an old value.
+    # Release: without it the next thread with this index could increment an old value of TASKS.
     store(part + ALIVE, 0)
     add(slot + SERVING, -1)

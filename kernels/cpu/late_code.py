@@ -1,17 +1,26 @@
-"""Machine code is made for the functions that Python calls, not for those that only compiled code calls.
+"""Generate machine code only for functions that Python calls, not for those that only compiled code calls.
 
-Numba optimizes each function that it compiles, makes machine code of it, links its LLVM code into its callers, and
+Numba optimizes each function that it compiles, generates its machine code, links its LLVM IR into its callers, and
 optimizes it there again; the machine code of the inner functions is never executed. Here, while a kernel is compiled,
-each function's library is a `LateLibrary`: LLVM code as Numba emitted it. The outermost library links all that it
-calls, directly or not, once, and is optimized when an address in it is asked for. That takes half the time, and code
-that is linked has never been optimized before, so that the result does not depend on what else a process has compiled.
-Nor is a function's code optimized before it is linked: the outermost library's passes do the same to it again.
+each function's library is a `LateLibrary`, which keeps the LLVM IR as Numba emitted it. The outermost library links all
+functions that it calls, directly or indirectly, once, and is optimized when an address in it is requested::
 
-The types of operators on numbers and arrays are resolved once in a process: Numba tries dozens of templates for each
-`a + b` and `a[j]`. So are the sizes of types, for which Numba parses a module each time.
+    kernel calls product, product calls tile
 
-This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. Where they are missing,
-Numba makes machine code of everything.
+    Numba                                                   LateLibrary
+    tile     optimize, machine code                         IR
+    product  IR + IR of tile, optimize, machine code        IR
+    kernel   IR + IR of product and tile, optimize,         IR; at the first address: + IR of product and tile,
+             machine code                                   optimize, machine code
+
+That takes half the time. Linked IR has not been optimized before, so the result does not depend on what else a process
+has compiled.
+
+The types of operators on numbers and arrays are resolved once per process, since Numba tries dozens of templates for
+each `a + b` and `a[j]`. So are the sizes of types, for which Numba parses a module each time.
+
+This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. If they are missing,
+Numba generates machine code of all functions.
 """
 
 from __future__ import annotations
@@ -31,33 +40,38 @@ __all__ = ["LateLibrary", "compile_late"]
 
 logger = logging.getLogger("capgpu")
 
-#: How the names of variables begin that refer to a function's environment: what it keeps of Python's objects.
+#: Prefix of the global variables that point to a function's environment, its references to Python objects.
 ENVIRONMENT = "_ZN08NumbaEnv"
-#: How the symbols of `capgpu.kernels.cpu.symbols` begin, and the variables that hold addresses of one process.
+#: Prefix of the symbols of `capgpu.kernels.cpu.symbols`, and of variables with addresses of one process.
 SYMBOL, DYNAMIC = "capgpu_", "numba.dynamic.globals"
 OPERANDS = (types.Number, types.Boolean, types.Array, types.SliceType)
-#: Operators' types by their arguments' types; with the operators, whose number is part of the key.
+#: (operator, signature) by the operator's id and its arguments' types; the operator is kept so that its id stays valid.
 _resolved: dict[Any, tuple[Any, Any]] = {}
-#: Sizes of LLVM's types by their text.
+#: Sizes of LLVM types by their text.
 _sizes: dict[str, int] = {}
-#: Private names of Numba's libraries.
+#: Private names of Numba's libraries that this file uses.
 NEEDED = ("_ensure_finalized", "_finalize_final_module", "_get_compiled_object", "_get_module_for_linking")
 
 
 class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have no types here
-    """The LLVM code of one function, and machine code of it and its callees as soon as an address is wanted."""
+    """The LLVM IR of one function; machine code of it and its callees once an address is requested.
+
+    ::
+
+        building --finalize--> IR --get_pointer_to_function, serialize_using_object_code--> emitted (machine code)
+    """
 
     _emitted = False
     _own_module: Any = None
 
     def finalize(self) -> None:
-        """End the building of the function's own code. Callees are not linked yet."""
+        """End the building of the function's own IR. Callees are not linked yet."""
         self._raise_if_finalized()
         self._finalized = True
 
     @property
     def codegen(self) -> Any:
-        """The code generator. It sets no environment of a function that has no address."""
+        """The code generator; until machine code is emitted, one that sets no environments."""
         return self._codegen if self._emitted else _WithoutEnvironments(self._codegen)
 
     def get_pointer_to_function(self, name: str) -> int:
@@ -71,12 +85,12 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
         return address
 
     def _optimize_functions(self, module: Any) -> None:
-        """Leave a function's code as it was emitted: `_emit` optimizes it where it is linked."""
+        """Do not optimize: `_emit` optimizes the function together with its callers."""
         module.data_layout = self._codegen._data_layout
 
     def _emit(self) -> None:
-        """Link, optimize, and make machine code."""
-        # each library once: the base class would have each link its own callees
+        """Link all callees, optimize, and generate machine code."""
+        # each library once: the base class would let each library link its own callees
         self._linking_libraries = [_Alone(library) for library in self._callees()]
         self._finalized = False
         super().finalize()
@@ -90,47 +104,47 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
 
     def _finalize_final_module(self) -> None:
         super()._finalize_final_module()
-        self._emitted = True  # here, since libraries from the disk come here, too
+        self._emitted = True  # set here, since libraries loaded from disk are finalized here as well
 
     def _callees(self) -> list[Any]:
-        """Return the libraries of all functions that this one calls, directly or not, in an order without chance."""
-        found: dict[Any, None] = {}
-        waiting = list(reversed(self._linking_libraries))
-        while waiting:
-            library = waiting.pop()
-            if library not in found:
-                found[library] = None
+        """Return the libraries of all functions that this one calls, directly or indirectly, in depth-first order."""
+        callees: dict[Any, None] = {}
+        stack = list(reversed(self._linking_libraries))
+        while stack:
+            library = stack.pop()
+            if library not in callees:
+                callees[library] = None
                 if isinstance(library, LateLibrary) and not library._emitted:
-                    waiting.extend(reversed(library._linking_libraries))
-        return list(found)
+                    stack.extend(reversed(library._linking_libraries))
+        return list(callees)
 
     def _alone(self) -> Any:
-        """Return the function's own code, for linking."""
+        """Return the function's own IR, for linking."""
         if self._own_module is None:
             self._own_module, self._shared_module = super()._get_module_for_linking(), None
         return self._own_module
 
     def _get_module_for_linking(self) -> Any:
-        """Return code with all callees: for libraries of other packages."""
+        """Return IR with all callees, for libraries of other packages."""
         if self._emitted:
             return super()._get_module_for_linking()
         if self._shared_module is None:
             module = self._alone().clone()
             for library in self._callees():
                 module.link_in(_Alone(library)._get_module_for_linking(), preserve=True)
-            # The other library sets its own environment only, and shares the variables of one name with this module.
-            # Without them an exception whose arguments are computed becomes a RuntimeError there.
+            # The other library sets only its own environment, and shares variables of the same name with this module.
+            # Without their values an exception with computed arguments would become a RuntimeError there.
             self._codegen._add_module(_parse(_environment_lines(module), module))
             self._set_environments(module)
             if any(function.is_declaration and function.name.startswith(SYMBOL) for function in module.functions):
-                # Numba keeps no code on disk that has such a variable. Loaded by a process in which the symbol has no
-                # address, it would end the process.
+                # Numba does not cache code that has such a variable on disk. Code loaded by a process in which the
+                # symbol has no address would end that process.
                 module.link_in(_parse([f'@"{DYNAMIC}.capgpu" = common global i8* null'], module))
             self._shared_module = module
         return self._shared_module
 
     def serialize_using_object_code(self) -> tuple[str, str, tuple[bytes, bytes]]:
-        """Return machine code, and a module that has the names in it: no other library links what Python calls."""
+        """Return machine code, and a module with only its names, since no other library links it."""
         self._ensure_finalized()
         if not self._emitted:
             self._emit()
@@ -138,11 +152,11 @@ class LateLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba's classes have
 
 
 class _Alone:
-    """A library as one that links it without its callees sees it."""
+    """Presents a library without its callees to the library that links it."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        # what has to be called before its code is loaded; Numba 0.62 keeps that elsewhere
+        # functions to call before the code is loaded; Numba 0.62 has them elsewhere
         self._reload_init: set[Any] = getattr(library, "_reload_init", set())
 
     def _get_module_for_linking(self) -> Any:
@@ -176,7 +190,7 @@ def _environments(module: Any) -> list[str]:
 
 
 def _names(module: Any) -> Any:
-    """Return a module that defines the functions and environments that another defines, as nothing."""
+    """Return a module that defines the functions and environments of another one with empty bodies."""
     external = [f.name for f in module.functions if not f.is_declaration and f.linkage == llvm.Linkage.external]
     lines = [f'define void @"{name}"() {{ ret void }}' for name in external]
     return _parse(lines + _environment_lines(module), module)
@@ -187,32 +201,32 @@ def _environment_lines(module: Any) -> list[str]:
 
 
 def _parse(lines: list[str], like: Any) -> Any:
-    """Return a module for the target of another."""
+    """Parse LLVM IR into a module with the target of another one."""
     module = llvm.parse_assembly("\n".join(lines))
     module.triple, module.data_layout = like.triple, like.data_layout
     return module
 
 
 def compile_late(compiler: Any, context: Any) -> None:
-    """Make a compiler of Numba emit machine code of the outermost functions only.
+    """Let a compiler of Numba generate machine code only of the outermost functions.
 
     Parameters
     ----------
     compiler : numba.core.dispatcher._FunctionCompiler
-        Of a function that belongs to this package. It is changed.
+        Compiler of a function of this package; modified.
     context : numba.core.cpu.CPUContext
-        The target.
+        Target context.
     """
     missing = [name for name in NEEDED if not hasattr(JITCodeLibrary, name)]
     if missing or not hasattr(context.codegen(), "_library_class"):
-        logger.info("capgpu: this version of Numba makes machine code of all functions (%s)", missing)
+        logger.info("capgpu: this version of Numba generates machine code of all functions (%s)", missing)
         return
     compiler.compile = _late(compiler.compile, context)
 
 
 def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
     def compile_with_late_libraries(args: Any, return_type: Any) -> Any:
-        context.refresh()  # compiles what belongs to Numba
+        context.refresh()  # compiles Numba's own functions, as usual
         with _changed(context):
             return compile_now(args, return_type)
 
@@ -221,12 +235,12 @@ def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _changed(context: Any) -> Iterator[None]:
-    """Create late libraries, and resolve types once; the thread holds the lock of Numba's compiler."""
+    """Create late libraries and cache types inside a ``with`` block; the thread holds Numba's compiler lock."""
     codegen, typing = context.codegen(), context.typing_context
-    if "_library_class" in vars(codegen):  # a function that is called by the one that is compiled
+    if "_library_class" in vars(codegen):  # a callee of the function that is being compiled
         yield
         return
-    try:  # around the assignments, too: an exception from outside can be raised after any of them
+    try:  # includes the assignments: an asynchronous exception can be raised after any of them
         codegen._library_class = LateLibrary
         typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
         context.get_abi_sizeof = functools.partial(_size, context.get_abi_sizeof)
@@ -238,7 +252,7 @@ def _changed(context: Any) -> Iterator[None]:
 
 
 def _size(size_of: Callable[[Any], int], kind: Any) -> int:
-    """Return the size of an LLVM type, from the table."""
+    """Return the size of an LLVM type, cached in `_sizes`."""
     key = str(kind)
     if key not in _sizes:
         _sizes[key] = size_of(kind)
@@ -246,10 +260,10 @@ def _size(size_of: Callable[[Any], int], kind: Any) -> int:
 
 
 def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:
-    """Resolve the type of a call: of an operator on numbers and arrays, from the table."""
+    """Resolve the type of a call; for operators on numbers and arrays, cached in `_resolved`."""
     operator = getattr(function, "typing_key", None)
-    known = operator is bool or getattr(operator, "__module__", "") == "_operator"
-    if not known or kws or not all(map(_is_operand, args)):
+    is_operator = operator is bool or getattr(operator, "__module__", "") == "_operator"
+    if not is_operator or kws or not all(map(_is_operand, args)):
         return resolve(function, args, kws)
     key = id(function), tuple(args)
     if key not in _resolved:

@@ -1,8 +1,8 @@
 """The device's fused kernels, in CUDA C++, compiled at run time by NVRTC: one ``.cu`` file and one launcher each.
 
-Arrays arrive as CuPy arrays; launchers lay them out contiguously where they are not. float16 and bfloat16 are storage
-types: what is added up, exponentiated or compared is so in float32. The few operations without a kernel are the
-reference's; bfloat16 arrays are converted to float32 for them, since CuPy's own bfloat16 is incomplete.
+Arguments are CuPy arrays, which launchers make contiguous if necessary. float16 and bfloat16 are storage types: sums,
+exponentials and comparisons are computed in float32. The few operations without a kernel are the reference's; bfloat16
+arrays are converted to float32 for them, since CuPy's own bfloat16 is incomplete.
 """
 
 from contextlib import AbstractContextManager

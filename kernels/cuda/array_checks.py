@@ -37,12 +37,12 @@ class DeviceMemoryError(CapgpuError, MemoryError):
 
 
 def check_device(**arrays: Any) -> None:
-    """Validate that arrays are on the current device; a kernel would read other memory at their addresses.
+    """Validate that arrays are on the current device; elsewhere their addresses refer to other memory.
 
     Parameters
     ----------
     **arrays : array, sequence of arrays, mapping of str to array, or None
-        Each by the name that the error gives it; the arrays of a group by position or key as well.
+        Arrays by the name for the error message; arrays of a group are named by position or key as well.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def check_device(**arrays: Any) -> None:
 
     runtime = cupy.cuda.runtime
     if runtime.getDeviceCount() == 1:
-        return  # the only device; a step would check dozens of arrays
+        return  # a training step would check dozens of arrays for nothing
     current = runtime.getDevice()
     for name, array in _named(arrays):
         if array.device.id != current:
@@ -69,13 +69,13 @@ def _named(arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from ((f"{name}[{key!r}]", array) for key, array in value.items())
         elif isinstance(value, Sequence):
-            yield from ((f"{name} {k}", array) for k, array in enumerate(value))
+            yield from ((f"{name} {index}", array) for index, array in enumerate(value))
         elif value is not None:
             yield name, value
 
 
 def contiguous(array: Any) -> Any:
-    """Return an array laid out row by row without gaps: itself, or a copy."""
+    """Return a C-contiguous array: the array itself or a copy."""
     if array.flags.c_contiguous:
         return array
     import cupy
@@ -89,7 +89,7 @@ def sum_dtype(dtype: Any) -> Any:
 
 
 def indices(array: Any) -> Any:
-    """Return whole numbers as the kernels read them: 32 bits, without gaps."""
+    """Return integers as the kernels read them: int32, C-contiguous."""
     return contiguous(array if array.dtype.char == "i" else array.astype(np.int32))
 
 
@@ -99,17 +99,17 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype.name)
 
 
-def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
-    """Return an uninitialized array for a result: a new one, or, inside `allocating_by`, what that function returns.
+def empty(shape: tuple[int, ...], dtype: Any, purpose: str) -> Any:
+    """Return an uninitialized array for a result: a new one, or, inside `allocating_by`, that of the given function.
 
     Parameters
     ----------
     shape : tuple of int
-        Its shape.
+        Shape.
     dtype : dtype
-        Its element type.
-    what : str
-        What it is for, for the error.
+        Element type.
+    purpose : str
+        What the array is for, for the error message.
 
     Returns
     -------
@@ -121,12 +121,12 @@ def empty(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
     DeviceMemoryError
         If the device has too little memory; nothing has changed then.
     """
-    given: Callable[[tuple[int, ...], Any, str], Any] | None = getattr(_local, "allocate", None)
-    return allocate(shape, dtype, what) if given is None else given(shape, dtype, what)
+    override: Callable[[tuple[int, ...], Any, str], Any] | None = getattr(_local, "allocate", None)
+    return allocate(shape, dtype, purpose) if override is None else override(shape, dtype, purpose)
 
 
 def is_allocating_anew() -> bool:
-    """Return whether `empty` returns new arrays in this thread."""
+    """Return whether `empty` allocates new arrays in this thread."""
     return getattr(_local, "allocate", None) is None
 
 
@@ -137,16 +137,16 @@ def allocating_by(function: Callable[[tuple[int, ...], Any, str], Any]) -> Itera
     Parameters
     ----------
     function : callable
-        (shape, dtype, what) -> array.
+        (shape, dtype, purpose) -> array.
     """
-    before, _local.allocate = getattr(_local, "allocate", None), function
+    previous, _local.allocate = getattr(_local, "allocate", None), function
     try:
         yield
     finally:
-        _local.allocate = before
+        _local.allocate = previous
 
 
-def allocate(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
+def allocate(shape: tuple[int, ...], dtype: Any, purpose: str) -> Any:
     """Allocate an uninitialized array; parameters, result and errors as for `empty`."""
     import cupy
 
@@ -156,7 +156,7 @@ def allocate(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         free, total = cupy.cuda.runtime.memGetInfo()
         raise DeviceMemoryError(
-            f"the device has too little memory for {what}: {size:,} bytes, shape {tuple(shape)}, {np.dtype(dtype)}. "
+            f"the device has too little memory for {purpose}: {size:,} bytes, shape {tuple(shape)}, {np.dtype(dtype)}. "
             f"It has {total:,} bytes, {free:,} of them free. Use a smaller batch, or delete arrays that are not "
             f"needed. CuPy: {error}"
         ) from error

@@ -1,8 +1,9 @@
-"""The layout of a minibatch of captions, on the device: one array of integers, one copy a step.
+"""The layout of a minibatch of captions on the device: one array of integers, copied once per step.
 
-`Layout` is the layout on the host. Padded, it has one of few shapes, so that launches made for one batch serve others:
+`Layout` is the layout on the host. A padded layout has one of few shapes, so that a captured graph serves many batches.
+It has additional
 
-    rows     captions get more steps, behind their end or between, whose target is skipped: they add zeros to every sum
+    rows     steps of captions after or between their own, with a masked target, which add zeros to every sum
     words    words that occur in no row
     steps    steps at the end without any row
 """
@@ -22,13 +23,14 @@ from capgpu.kernels.cuda.workspace import workspace
 
 __all__ = ["Layout", "caption_batch", "lay_out"]
 
-#: Steps of a padded layout come in multiples of this, and rows and words in 16 sizes to the double, multiples of 32.
-_STEPS = 4
-_SIZES, _LEAST = 16, 32
+#: Steps of a padded layout are rounded up to a multiple of this.
+_STEPS_MULTIPLE = 4
+#: Rows and words are rounded up to one of 16 sizes between powers of two, and to a multiple of 32.
+_SIZES_PER_DOUBLING, _MIN_SIZE_STEP = 16, 32
 
 
 class Layout(NamedTuple):
-    """A minibatch laid out on the host, as `capgpu.kernels.CaptionBatch` describes it; arrays of whole numbers.
+    """The layout of a minibatch on the host, as `capgpu.kernels.CaptionBatch` describes it; integer arrays.
 
     Attributes
     ----------
@@ -39,8 +41,7 @@ class Layout(NamedTuple):
     by_word, starts : numpy.ndarray
         Its `groups`.
     row_numbers : numpy.ndarray, shape (M,) or (0,)
-        Number of each row among those of the captions, -1 for a row that was added; empty where the layout is not
-        padded.
+        Index of each row among the captions' own rows, -1 for a padding row; empty if the layout is not padded.
     """
 
     batch_sizes: Any
@@ -54,24 +55,24 @@ class Layout(NamedTuple):
 
     @property
     def caption_rows(self) -> int:
-        """Rows of the captions themselves."""
+        """Number of rows without padding rows."""
         return int(self.row_numbers.max()) + 1 if self.row_numbers.size else self.targets.size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Captions, steps, rows and distinct words: what the launches of a step depend on."""
+        """Numbers of captions, steps, rows and distinct words, on which the launches of a step depend."""
         return self.order.size, self.batch_sizes.size, self.targets.size, self.words.size
 
-    def numbers(self, before: Sequence[Any] = ()) -> Any:
-        """Return all numbers, one after the other, as the kernels read them: of int32; behind other arrays."""
-        return np.concatenate((*before, *self), dtype=np.int32, casting="same_kind")
+    def numbers(self, prefix: Sequence[Any] = ()) -> Any:
+        """Return `prefix` and all arrays of the layout, concatenated, as int32."""
+        return np.concatenate((*prefix, *self), dtype=np.int32, casting="same_kind")
 
     def on_device(self, numbers: Any) -> CaptionBatch:
-        """Return the batch whose numbers, one after the other, are in an array of int32 on the device."""
-        views, begin = [], 0
-        for part in self:
-            views.append(numbers[begin : begin + part.size])
-            begin += part.size
+        """Return the batch as views of `numbers`, the concatenated arrays on the device."""
+        views, start = [], 0
+        for array in self:
+            views.append(numbers[start : start + array.size])
+            start += array.size
         sizes, order, words, word_of_row, targets, by_word, starts, row_numbers = views
         steps = Steps(tuple(self.batch_sizes.tolist()), sizes)
         groups = RowGroups(by_word, starts)
@@ -81,9 +82,9 @@ class Layout(NamedTuple):
 
 
 def _size(count: int) -> int:
-    """Round a size up to one of `_SIZES` to the double."""
-    unit = max((1 << (count - 1).bit_length()) // (2 * _SIZES), _LEAST)
-    return -(-count // unit) * unit
+    """Round a size up to one of `_SIZES_PER_DOUBLING` sizes between powers of two."""
+    step = max((1 << (count - 1).bit_length()) // (2 * _SIZES_PER_DOUBLING), _MIN_SIZE_STEP)
+    return -(-count // step) * step
 
 
 def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = False) -> Layout:
@@ -94,10 +95,10 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     captions, null, vocabulary_size
         As for `capgpu.kernels.reference.caption_batch`.
     padded : bool
-        Pad a layout that has any row to one of few shapes: with rows behind those of a step, and with the
-        first words that do not occur. All captions are then active at the first step. Loss and gradients are the same
-        but for rounding: what is added adds zeros to sums, as long as the embeddings of words that do not occur are
-        finite. One that is not makes the gradient of Wx one that is not, though the loss is finite.
+        Pad a layout with at least one row to one of few shapes, by rows after those of a step and by the first words
+        that do not occur. All captions are then active at the first step. Loss and gradients are the same except for
+        rounding, since padding adds zeros to sums. An embedding that is not finite makes the gradient of Wx nonfinite
+        even if it belongs to a padding word, while the loss stays finite.
 
     Returns
     -------
@@ -107,7 +108,7 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
     Raises
     ------
     ValueError
-        For an id out of range.
+        If an id is out of range.
     """
     kernels = host_kernels()
     packed = kernels.pack_captions(captions, null, vocabulary_size)
@@ -123,7 +124,7 @@ def lay_out(captions: Any, null: int, vocabulary_size: int, *, padded: bool = Fa
 
 def _sorted(word_of_row: Any, distinct: int) -> tuple[Any, Any]:
     """Return `by_word` and `starts` of a layout."""
-    # NumPy sorts 16 bits by counting digits, stable and several times as fast
+    # NumPy sorts 16-bit keys by a radix sort, which is stable and several times as fast
     keys = word_of_row.astype(np.uint16) if distinct <= 2**16 else word_of_row
     starts = np.zeros(distinct + 1, np.int64)
     np.cumsum(np.bincount(word_of_row, minlength=distinct), out=starts[1:])
@@ -131,21 +132,21 @@ def _sorted(word_of_row: Any, distinct: int) -> tuple[Any, Any]:
 
 
 def _padded_sizes(shape: tuple[int, int], batch_sizes: Any) -> Any:
-    """Return a layout's batch sizes with rows added to the first steps, so that sizes never rise."""
-    count, width = shape
+    """Return batch sizes with padding rows added to the first steps, so that they are non-increasing."""
+    captions, width = shape
     sizes = batch_sizes.tolist()
-    rows, steps = sum(sizes), min(-(-len(sizes) // _STEPS) * _STEPS, width - 1)
-    missing = min(_size(rows + count - sizes[0]), count * steps) - rows
+    rows, steps = sum(sizes), min(-(-len(sizes) // _STEPS_MULTIPLE) * _STEPS_MULTIPLE, width - 1)
+    remaining = min(_size(rows + captions - sizes[0]), captions * steps) - rows
     padded_sizes = []
     for size in sizes + [0] * (steps - len(sizes)):
-        added = min(count - size, missing)
-        missing -= added
+        added = min(captions - size, remaining)
+        remaining -= added
         padded_sizes.append(size + added)
     return np.array(padded_sizes)
 
 
 def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
-    """Lay packed captions out with so many rows at each step, and so many words, by compiled code.
+    """Lay packed captions out with the padded batch sizes and `distinct` words, by compiled code.
 
     Returns
     -------
@@ -161,23 +162,23 @@ def _arranged(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int
 
 
 def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_size: int) -> tuple[Any, ...]:
-    """Do the same without compiled code."""
+    """Do the same as `_arranged` in NumPy."""
     packed_sizes, words, word_of_row, targets = packed
     packed_sizes = np.pad(packed_sizes, (0, batch_sizes.size - packed_sizes.size))
     ends = np.cumsum(packed_sizes)
-    behind = ends - packed_sizes - np.cumsum(batch_sizes) + batch_sizes
-    row_numbers = np.arange(batch_sizes.sum()) + np.repeat(behind, batch_sizes)
+    offsets = ends - packed_sizes - np.cumsum(batch_sizes) + batch_sizes
+    row_numbers = np.arange(batch_sizes.sum()) + np.repeat(offsets, batch_sizes)
     row_numbers[row_numbers >= np.repeat(ends, batch_sizes)] = -1
-    # row -1 is one more at the end, with the first word and without a target
+    # index -1 refers to an additional last row, with the first word and a masked target
     word_of_row, targets = np.append(word_of_row, 0)[row_numbers], np.append(targets, -1)[row_numbers]
-    missing = np.setdiff1d(np.arange(vocabulary_size), words)[: distinct - words.size]
-    all_words = np.sort(np.concatenate([words, missing]))
-    word_of_row = np.searchsorted(all_words, words)[word_of_row]
-    return all_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
+    padding_words = np.setdiff1d(np.arange(vocabulary_size), words)[: distinct - words.size]
+    padded_words = np.sort(np.concatenate([words, padding_words]))
+    word_of_row = np.searchsorted(padded_words, words)[word_of_row]
+    return padded_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
 
 
 def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> CaptionBatch:
-    """Pack captions; see `capgpu.kernels.reference.caption_batch`. One copy, which is not waited for."""
+    """Pack captions; see `capgpu.kernels.reference.caption_batch`. One asynchronous copy."""
     check_device(params=like)
     layout, space = lay_out(captions, null, vocabulary_size), workspace()
     numbers = layout.numbers()

@@ -18,7 +18,7 @@ from typing import Any
 from capgpu import kernel_cache
 from capgpu.errors import CapgpuError
 from capgpu.kernels.cuda import device_calls
-from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.constants import large_shared
 from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options
 
 __all__ = [
@@ -34,10 +34,10 @@ __all__ = [
     "source",
 ]
 
-#: Dynamic shared memory that a block may have without asking for more, on every architecture.
-_PLAIN_SHARED = 48 * 1024
-#: Launches of a kernel that are cached as within the limits.
-_CHECKED = 1024
+#: Bytes of dynamic shared memory that a block may use without opt-in, on every architecture.
+_DEFAULT_SHARED = 48 * 1024
+#: Maximum number of launch configurations of a kernel that are remembered as valid.
+_MAX_CHECKED_LAUNCHES = 1024
 #: CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE and CUDA_ERROR_NOT_SUPPORTED: returned by a part of a device (MIG) or a
 #: share of it (MPS) for a launch that fits the limits that it reports. Nothing has run then.
 _REFUSALS = (720, 801)
@@ -67,19 +67,19 @@ class Limits:
     compute_capability : tuple of int
         Major and minor.
     multiprocessors : int
-        Their number.
+        Number of multiprocessors.
     shared_per_block : int
-        Most bytes of shared memory of a block, opt-in included.
+        Maximum bytes of shared memory per block, with opt-in.
     shared_per_multiprocessor : int
-        Bytes of shared memory of a multiprocessor.
+        Bytes of shared memory per multiprocessor.
     threads_per_block, threads_per_multiprocessor : int
-        Most threads.
+        Maximum numbers of threads.
     registers_per_multiprocessor : int
-        32-bit registers.
+        Number of 32-bit registers.
     cooperative : bool
         Whether launches can be cooperative; False also after the driver has refused one.
     clock_hz : float
-        Highest clock of the multiprocessors; 0 where the driver does not report it.
+        Maximum clock of the multiprocessors; 0 if the driver does not report it.
     """
 
     name: str
@@ -122,7 +122,7 @@ def forget() -> None:
 
 @cache
 def source(file: str) -> str:
-    """Return what is compiled for a source file: common.cuh, then the file.
+    """Return the text that is compiled for a source file: common.cuh, then the file.
 
     Parameters
     ----------
@@ -132,8 +132,8 @@ def source(file: str) -> str:
     Returns
     -------
     str
-        CUDA C++, with lines numbered as in the files; ``#include`` of a file beside this one is replaced by its text,
-        since the compiler receives a text, not a folder.
+        CUDA C++ with ``#line`` directives; ``#include`` of a file beside this one is replaced by its text, since NVRTC
+        receives one string.
     """
     return _numbered("common.cuh") + _numbered(file)
 
@@ -206,12 +206,12 @@ def kernel(name: str, dtype: Any, **defines: int) -> Kernel:
 
     # keyed by the caller's objects: the name of a dtype and the order of macros are slow to compute
     key = (name, dtype, tuple(defines.items()), cupy.cuda.runtime.getDevice())
-    found = _kernels.get(key)
-    if found is None:
+    compiled = _kernels.get(key)
+    if compiled is None:
         refuse_fork()
         by_name = (name, getattr(dtype, "name", dtype), tuple(sorted(defines.items())), key[3])
-        found = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
-    return found
+        compiled = _kernels[key] = _kernels[by_name] = _kernels.get(by_name) or _load(*by_name)
+    return compiled
 
 
 def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: int) -> Kernel:
@@ -220,7 +220,7 @@ def _load(name: str, dtype: str, defines: tuple[tuple[str, int], ...], device: i
     entry = REGISTRY[name]
     if dtype not in entry.dtypes or defines not in entry.variants:
         raise KeyError(f"kernel {name} has no variant {dict(defines)} of {dtype}: add it to kernel_registry.")
-    options = compiler_options(entry.file, dtype, defines, roomy(device_limits().compute_capability))
+    options = compiler_options(entry.file, dtype, defines, large_shared(device_limits().compute_capability))
     key = (entry.file, dtype, defines, entry.cooperative, device)
     module = _modules.get(key)
     try:
@@ -277,7 +277,7 @@ class Kernel:
     Parameters
     ----------
     entry : Entry
-        What it is.
+        The kernel's entry in the registry.
     dtype : str
         Storage type.
     function : cupy.RawKernel
@@ -289,7 +289,7 @@ class Kernel:
         self.block = entry.block
         self.cooperative = entry.cooperative
         self._function = function
-        self._shared_opted_in = _PLAIN_SHARED
+        self._shared_opted_in = _DEFAULT_SHARED
         self._occupancy: dict[tuple[int, int], int] = {}
         self._checked: set[tuple[int, int, int]] = set()
 
@@ -299,18 +299,18 @@ class Kernel:
         Parameters
         ----------
         grid, block : int
-            Blocks, and threads of each, a multiple of 32.
+            Number of blocks, and of threads per block, a multiple of 32.
         args : sequence
             Device arrays, NumPy scalars of the exact types, and NumPy arrays of size 1 for structures passed by value.
         shared : int
-            Bytes of dynamic shared memory of a block.
+            Bytes of dynamic shared memory per block.
 
         Raises
         ------
         LaunchError
-            For a launch beyond the limits of the kernel or of the device.
+            If the launch exceeds the limits of the kernel or of the device.
         CooperativeLaunchError
-            Where the driver refuses a cooperative launch.
+            If the driver refuses a cooperative launch.
         """
         if grid == 0:
             return
@@ -334,10 +334,11 @@ class Kernel:
             ) from error
 
     def _check(self, grid: int, block: int, shared: int) -> None:
-        """Validate a launch against the limits; one that has passed is not checked again."""
+        """Validate a launch against the limits and remember that it is valid."""
         if block % 32 or not 0 < block <= self.block or not 0 < grid < 2**31:
             raise LaunchError(
-                f"kernel {self.name}: a grid of {grid} blocks of {block} threads; a block has {self.block} at most."
+                f"kernel {self.name}: expected blocks of at most {self.block} threads, a multiple of 32, got a grid of "
+                f"{grid} blocks of {block} threads."
             )
         if shared > self._shared_opted_in:
             self._opt_in(shared)
@@ -346,27 +347,30 @@ class Kernel:
             if grid > max_grid:
                 # CuPy would shrink the grid with a warning, and blocks would wait forever for others
                 raise LaunchError(
-                    f"kernel {self.name}: a cooperative launch of {grid} blocks of {block} threads and {shared} bytes "
-                    f"of shared memory; {max_grid} are on the device at once."
+                    f"kernel {self.name}: expected a cooperative launch of at most {max_grid} resident blocks, got "
+                    f"{grid} blocks of {block} threads and {shared} bytes of shared memory."
                 )
-        if len(self._checked) >= _CHECKED:
+        if len(self._checked) >= _MAX_CHECKED_LAUNCHES:
             self._checked.clear()
         self._checked.add((grid, block, shared))
 
     def _opt_in(self, shared: int) -> None:
         limit = device_limits().shared_per_block
         if shared > limit:
-            raise LaunchError(f"kernel {self.name}: {shared} bytes of shared memory a block; this device has {limit}.")
+            raise LaunchError(
+                f"kernel {self.name}: expected at most {limit} bytes of shared memory per block on this device, "
+                f"got {shared}."
+            )
         self._function.max_dynamic_shared_size_bytes = shared
         self._shared_opted_in = shared
 
     @property
     def attributes(self) -> dict[str, int]:
-        """Return what the driver reports of the kernel (registers, local memory), by CuPy's names; compiles it."""
+        """Return the driver's attributes of the kernel (registers, local memory), under CuPy's names; compiles it."""
         return dict(self._function.attributes)
 
     def max_blocks_per_multiprocessor(self, block: int, shared: int = 0) -> int:
-        """Return how many blocks fit on a multiprocessor at once, by the driver.
+        """Return the number of blocks that can be resident on a multiprocessor, as computed by the driver.
 
         Parameters
         ----------
@@ -378,15 +382,15 @@ class Kernel:
         Returns
         -------
         int
-            0 where not even one fits.
+            0 if not even one block fits.
         """
-        found = self._occupancy.get((block, shared))
-        if found is None:
+        blocks = self._occupancy.get((block, shared))
+        if blocks is None:
             if shared > device_limits().shared_per_block:
                 return 0
             if shared > self._shared_opted_in:
                 self._opt_in(shared)
             driver = import_module("cupy_backends.cuda.api.driver")
-            found = int(driver.occupancyMaxActiveBlocksPerMultiprocessor(self._function.kernel.ptr, block, shared))
-            self._occupancy[block, shared] = found
-        return found
+            blocks = int(driver.occupancyMaxActiveBlocksPerMultiprocessor(self._function.kernel.ptr, block, shared))
+            self._occupancy[block, shared] = blocks
+        return blocks

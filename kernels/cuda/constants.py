@@ -25,20 +25,20 @@ __all__ = [
     "WARP",
     "WARPS",
     "WARP_ROWS",
-    "left_lines",
+    "large_shared",
+    "left_rows",
     "loads",
     "macros",
     "real_size",
-    "roomy",
     "stages",
     "tile_rows",
 ]
 
-#: Threads of a warp, and bytes of the widest load or store: the hardware's.
+#: Threads of a warp, and bytes of the widest load or store, as in hardware.
 WARP = 32
 PACK_BYTES = 16
 
-#: Threads of a block of every kernel that does not say otherwise.
+#: Threads of a block, unless a kernel has its own number.
 THREADS = 256
 
 # softmax.cu: rows (warps) of a block of softmax_warps; maximum of threads of a block of softmax_registers, and the
@@ -71,12 +71,12 @@ def real_size(dtype: str) -> int:
 
 
 def tile_rows(
-    size: int, resident: bool, backward: bool, units: int, tensor_cores: bool = False, roomy: bool = True
+    size: int, resident: bool, backward: bool, units: int, tensor_cores: bool = False, large_shared: bool = True
 ) -> int:
     """Return the rows of the batch that a block of a recurrence multiplies at once.
 
-    A float64 takes two registers. Blocks that keep the weights of many units have few rows, and those of a backward
-    pass four times as many numbers a row; neither has shared memory to spare.
+    Small tiles are used for float64, which takes two registers, and where shared memory is scarce: in blocks with the
+    weights of many units, and in backward passes, whose rows have four times as many elements.
 
     Parameters
     ----------
@@ -85,51 +85,53 @@ def tile_rows(
     resident, backward, units, tensor_cores
         The variant: weights resident in shared memory (persistent kernels), pass, hidden units of a block, products by
         the tensor cores, which keep fewer numbers in registers.
-    roomy : bool
-        What `roomy` says of the device.
+    large_shared : bool
+        Result of `large_shared` for the device.
     """
-    few = size == 8 or (resident and (backward or (units >= 16 and not (tensor_cores and roomy))))
-    return LANE_ROWS * (4 if few else 8)
+    small_tile = size == 8 or (resident and (backward or (units >= 16 and not (tensor_cores and large_shared))))
+    return LANE_ROWS * (4 if small_tile else 8)
 
 
 def stages(size: int, resident: bool) -> int:
-    """Return how many chunks a warp copies ahead to shared memory: one for float64 in the step kernels, else two."""
+    """Return the number of chunks that a warp prefetches to shared memory: 1 for float64 in step kernels, else 2."""
     return 1 if size == 8 and not resident else 2
 
 
-def roomy(capability: tuple[int, int]) -> bool:
-    """Return whether a block has 227 KB of shared memory, not 163 or fewer: with compute capability 9.0 and 10.x."""
+def large_shared(capability: tuple[int, int]) -> bool:
+    """Return whether a block can use 227 KB of shared memory (compute capability 9.x and 10.x), not 163 KB or less."""
     return capability[0] in (9, 10)
 
 
-def loads(size: int, roomy: bool) -> int:
+def loads(size: int, large_shared: bool) -> int:
     """Return the 16-byte loads that a thread of the persistent kernels have in flight.
 
-    They pass through shared memory, where 8 for each thread take 40 KB: too much beside 128 KB of weights on an A100.
+    Loads go through shared memory, where 8 per thread take 40 KB, too much beside 128 KB of weights on an A100.
     float64 needs the registers for its sums.
     """
-    return 8 if roomy and size < 8 else 4
+    return 8 if large_shared and size < 8 else 4
 
 
-def left_lines(size: int, resident: bool, tile: int, roomy: bool) -> int:
-    """Return how many rows of chunks of the left factor fit in a warp's part of shared memory.
+def left_rows(size: int, resident: bool, tile: int, large_shared: bool) -> int:
+    """Return the number of rows of chunks of the left factor in a warp's part of shared memory.
 
     Parameters
     ----------
     size : int
         Bytes of a stored number.
     resident : bool
-        Whether the weights are resident (persistent kernels): as many as the `loads` of every thread fetch. Otherwise
-        those of `stages` chunks.
+        Whether the weights are resident (persistent kernels): as many rows as the `loads` of all threads fetch.
+        Otherwise the rows of `stages` chunks.
     tile : int
         Rows of a chunk.
-    roomy : bool
-        What `roomy` says of the device.
+    large_shared : bool
+        Result of `large_shared` for the device.
     """
-    return loads(size, roomy) * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
+    return (
+        loads(size, large_shared) * WARP * PACK_BYTES // (DEPTH * size) if resident else stages(size, resident) * tile
+    )
 
 
-def macros(file: str, dtype: str, defines: Mapping[str, int], roomy: bool = True) -> dict[str, int]:
+def macros(file: str, dtype: str, defines: Mapping[str, int], large_shared: bool = True) -> dict[str, int]:
     """Return the macros that a source file is compiled with, besides its variant's.
 
     Parameters
@@ -140,8 +142,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int], roomy: bool = True
         Storage type.
     defines : mapping of str to int
         Macros of the variant.
-    roomy : bool
-        What `roomy` says of the device.
+    large_shared : bool
+        Result of `large_shared` for the device.
 
     Returns
     -------
@@ -162,13 +164,13 @@ def macros(file: str, dtype: str, defines: Mapping[str, int], roomy: bool = True
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size = real_size(dtype)
-    tile = tile_rows(size, bool(resident), bool(backward), units, bool(defines["TENSOR_CORES"]), roomy)
+    tile = tile_rows(size, bool(resident), bool(backward), units, bool(defines["TENSOR_CORES"]), large_shared)
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,
         "WARPS": WARPS[bool(resident)],
         "TILE_ROWS": tile,
         "STAGES": stages(size, bool(resident)),
-        "LOADS": loads(size, roomy),
+        "LOADS": loads(size, large_shared),
         "COUNTER_STRIDE": COUNTER_STRIDE,
     }

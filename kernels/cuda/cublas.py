@@ -1,14 +1,14 @@
-"""cuBLAS, called without CuPy: CuPy refuses its calls while a stream captures a CUDA graph, cuBLAS does not.
+"""Direct calls of cuBLAS, which unlike CuPy's can be captured in a CUDA graph.
 
-The library is the one that CuPy itself has loaded. Each thread has a handle for each device. A handle works in memory
-of the current stream's workspace, never in cuBLAS' own pool: a graph can refer to it, and two streams never share it,
-which cuBLAS requires for the same bits at each run. Sums of float16 and bfloat16 are float32 throughout.
+The library is the one that CuPy itself has loaded. Each thread has a handle for each device. A handle uses memory of
+the current stream's workspace, never cuBLAS's own pool: a graph keeps it alive, and two streams never share it, which
+cuBLAS requires for bitwise reproducibility. Sums of float16 and bfloat16 products are float32 throughout.
 
 cuBLAS is column-major; a row-major matrix is passed as its transpose:
 
     out = a b    is    out^T = b^T a^T
 
-so that a transposed view, or rows with gaps between them, cost a flag and a leading dimension, and no copy.
+so that a transposed view, or rows with gaps between them, need only a flag and a leading dimension, and no copy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["PROTOTYPES", "WORKSPACE_BYTES", "CublasError", "forget", "library", 
 
 logger = logging.getLogger("capgpu")
 
-#: Bytes that a handle works in. NVIDIA recommends 32 MiB for compute capability 9.0 and newer, and 4 MiB before.
+#: Workspace bytes of a handle. NVIDIA recommends 32 MiB for compute capability 9.0 and newer, and 4 MiB before.
 WORKSPACE_BYTES = {True: 32 * 2**20, False: 4 * 2**20}
 
 # enumerations of cublas_api.h and library_types.h
@@ -42,7 +42,7 @@ _OPERATIONS = {False: 0, True: 1}  # CUBLAS_OP_N, CUBLAS_OP_T
 _REAL_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # CUDA_R_32F, _64F, _16F, _16BF
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_16BF, _COMPUTE_32F_FAST_TF32 = 68, 70, 75, 77
 _GEMM_DEFAULT = -1
-# sums of products that are split are added in the type of sums, not in float16
+# partial sums of split-K products are added in the compute type, not in float16
 _DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 _INT, _POINTER = ctypes.c_int, ctypes.c_void_p
@@ -64,8 +64,8 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
 }
 
-# 1 and 0 in the type of sums
-_SCALARS = {wide: (kind(1), kind(0)) for wide, kind in ((False, ctypes.c_float), (True, ctypes.c_double))}
+# 1 and 0 in the compute type, by whether that is float64
+_SCALARS = {False: (ctypes.c_float(1), ctypes.c_float(0)), True: (ctypes.c_double(1), ctypes.c_double(0))}
 _local = threading.local()
 
 
@@ -77,8 +77,8 @@ def _open() -> Any:
     """Load the library that CuPy calls; raise ImportError or OSError if it is missing."""
     import cupy
 
-    # Asked for as an attribute, as CuPy itself does: the package then finds the library, in Python packages, too, and
-    # loads it. Its module imported by name finds it where the system's loader looks, and nowhere else.
+    # attribute access makes CuPy's package find and load the library, in Python packages as well; importing the module
+    # by name would find it only where the system's loader looks
     import_module("cupy_backends.cuda.libs").cublas  # noqa: B018
     return ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
 
@@ -90,17 +90,17 @@ def library() -> Any:
     Returns
     -------
     ctypes.CDLL or None
-        None where it cannot be loaded, or lacks a function, which is logged once: CuPy then computes the products.
+        None if it cannot be loaded or lacks a function, which is logged once; CuPy then computes the products.
     """
     try:
-        found = _open()
+        cublas = _open()
         for name, (result, parameters) in PROTOTYPES.items():
-            function = getattr(found, name)
+            function = getattr(cublas, name)
             function.restype, function.argtypes = result, parameters
     except (ImportError, OSError, AttributeError) as error:
         logger.info("cuBLAS cannot be called directly (%s): CuPy computes the matrix products", error)
         return None
-    return found
+    return cublas
 
 
 def forget() -> None:
@@ -110,23 +110,23 @@ def forget() -> None:
 
 
 class _Handle:
-    """A handle of cuBLAS, for one thread on one device."""
+    """A cuBLAS handle of one thread on one device."""
 
     def __init__(self, cublas: Any) -> None:
         self._cublas = cublas
         self._bound: tuple[int, Any] | None = None
         capability = device_limits().compute_capability
         self._workspace = (WORKSPACE_BYTES[capability >= (9, 0)],)
-        # as CuPy reads it, once
+        # read once, as CuPy does
         tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0 and capability >= (8, 0)
         compute_types = dict.fromkeys(_REAL_TYPES, _COMPUTE_32F)
         compute_types |= {"float64": _COMPUTE_64F, "float32": _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32F}
-        #: Of each dtype: its number, that of its sums, and the addresses of 1 and 0 in the type of sums.
+        #: By dtype: its cudaDataType, its compute type, and the addresses of 1 and 0 in the compute type.
         self._types = {
             name: (_REAL_TYPES[name], compute, *map(ctypes.addressof, _SCALARS[name == "float64"]))
             for name, compute in compute_types.items()
         }
-        #: What sums of float32 become where factors may be rounded to bfloat16.
+        #: Compute type of float32 products whose factors may be rounded to bfloat16.
         self._rounding = _COMPUTE_32F_FAST_16BF if capability >= (8, 0) else compute_types["float32"]
         pointer = ctypes.c_void_p()
         self._check("cublasCreate_v2", cublas.cublasCreate_v2(ctypes.addressof(pointer)))
@@ -138,7 +138,7 @@ class _Handle:
             self._cublas.cublasDestroy_v2(self.pointer)
 
     def bind(self) -> None:
-        """Set the stream to the current one, and the memory to that of its workspace."""
+        """Set the handle's stream to the current one, and its memory to that of the stream's workspace."""
         import cupy
 
         stream = cupy.cuda.get_current_stream().ptr
@@ -147,7 +147,7 @@ class _Handle:
             return
         self._bound = None  # if one of the calls fails, the next product sets both again
         self._check("cublasSetStream_v2", self._cublas.cublasSetStream_v2(self.pointer, stream))
-        # setting a stream takes the memory away
+        # setting a stream resets the workspace
         status = self._cublas.cublasSetWorkspace_v2(self.pointer, memory.data.ptr, memory.nbytes)
         self._check("cublasSetWorkspace_v2", status)
         self._bound = stream, memory
@@ -191,8 +191,8 @@ class _Handle:
 class _Call(NamedTuple):
     """Arguments of cublasGemmEx for a product, without addresses; the factors are b^T and a^T, or a and b."""
 
-    transposed: bool  # out is column-major: cuBLAS' own product of a and b
-    operations_and_sizes: tuple[int, int, int, int, int]  # of both factors; lines and columns of the result, terms
+    transposed: bool  # out is column-major: cuBLAS computes a b, not b^T a^T
+    operations_and_sizes: tuple[int, int, int, int, int]  # operations of both factors; m, n and k
     leading: tuple[int, int, int]
     dtype: str
     copies: bool  # a factor must be copied first
@@ -210,7 +210,7 @@ def _call(
     out_strides: tuple[int, int],
     dtype: Any,
 ) -> _Call:
-    """Describe a product, once for each shape."""
+    """Return the arguments of a product; cached by shapes, strides and dtype."""
     (rows, terms), columns, itemsize = a_shape, b_shape[1], dtype.itemsize
     out = _layout(out_shape, out_strides, itemsize)
     if b_shape[0] != terms or out_shape != (rows, columns) or (out is None and rows * columns):
@@ -238,20 +238,20 @@ def _call(
 
 
 class _Layout(NamedTuple):
-    """How a matrix lies in memory: row-major or, `transposed`, column-major, with `leading` elements a line."""
+    """The memory layout of a matrix: row-major, or column-major if `transposed`, with leading dimension `leading`."""
 
     transposed: bool
     leading: int
 
 
 def _layout(shape: tuple[int, int], strides: tuple[int, int], itemsize: int) -> _Layout | None:
-    """Describe a matrix; None for one that is neither row-major nor column-major."""
+    """Return the layout of a matrix, or None if it is neither row-major nor column-major."""
     for transposed in (False, True):
-        (lines, length), (step, across) = (shape[::-1], strides[::-1]) if transposed else (shape, strides)
-        # the stride of an axis with one element says nothing
-        apart = lines == 1 or (step >= length * itemsize and step % itemsize == 0)
-        if apart and (length == 1 or across == itemsize):
-            return _Layout(transposed, length if lines == 1 else step // itemsize)
+        (lines, length), (outer_stride, inner_stride) = (shape[::-1], strides[::-1]) if transposed else (shape, strides)
+        # the stride of an axis with one element is arbitrary
+        rows_disjoint = lines == 1 or (outer_stride >= length * itemsize and outer_stride % itemsize == 0)
+        if rows_disjoint and (length == 1 or inner_stride == itemsize):
+            return _Layout(transposed, length if lines == 1 else outer_stride // itemsize)
     return None
 
 
@@ -273,11 +273,11 @@ def multiply(cublas: Any, a: Any, b: Any, out: Any, precision: Precision = "floa
     Raises
     ------
     CublasError
-        Where cuBLAS refuses.
+        If cuBLAS returns an error.
     LaunchError
         In a process forked from one that had used the device.
     ValueError
-        For shapes that do not fit.
+        If shapes do not match.
     """
     import cupy
 

@@ -1,4 +1,4 @@
-"""Decoding on the device: one step, and whole captions without the host waiting; the kernels are in decode.cu."""
+"""Decoding on the device: one step, and whole captions without synchronization; the kernels are in decode.cu."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def decode_step(
     sums = workspace().take("decoding: sums", (count, Wh.shape[1]), dtype)
     product(h, Wh, sums, precision)
     rows = None if rows is None else indices(rows)
-    before = None if c is None else contiguous(c)
-    _cell(contiguous(projected), rows, sums, None, before, h_next, c_next)
+    c_before = None if c is None else contiguous(c)
+    _cell(contiguous(projected), rows, sums, None, c_before, h_next, c_next)
     product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next
@@ -76,8 +76,8 @@ def greedy_captions(
 ) -> Any:
     """Decode the most probable word at each step; see `capgpu.kernels.reference.greedy_captions`.
 
-    Four launches a word, six where the vocabulary is not projected beforehand; the host waits for none of them, so
-    that all `max_length` steps are made whether or not every caption has ended.
+    Four launches per word, or six if the vocabulary is not projected beforehand. The host does not wait for results, so
+    all `max_length` steps are computed even if every caption has ended.
     """
     check_precision(precision, h.dtype)
     check_device(h=h, **weights._asdict())
@@ -96,23 +96,31 @@ def greedy_captions(
     word, ended = state[0], state[1]
     fill(word, start)
     fill(ended, 0)
-    # projecting the whole vocabulary once pays when more words will be read than it holds
-    tabled = count * max_length >= vocabulary
-    if tabled:
+    # projecting the whole vocabulary once is cheaper if more words will be read than it has
+    vocabulary_is_projected = count * max_length >= vocabulary
+    if vocabulary_is_projected:
         projected = space.take("decoding: projected vocabulary", (vocabulary, gates), dtype)
         product(W_embed, Wx, projected, precision)
     else:
         embedded = space.take("decoding: embedded", (count, Wx.shape[0]), dtype)
         projected = space.take("decoding: projected words", (count, gates), dtype)
-    choose = kernel("choose_words", dtype, LSTM=int(gates == 4 * size))
+    choose_words = kernel("choose_words", dtype, LSTM=int(gates == 4 * size))
     for step in range(max_length):
-        before, after = hidden[1 + step % 2 if step else 0], hidden[1 + (step + 1) % 2]
-        if not tabled:
+        h_before, h_after = hidden[1 + step % 2 if step else 0], hidden[1 + (step + 1) % 2]
+        if not vocabulary_is_projected:
             gather_rows(W_embed, word, embedded)
             product(embedded, Wx, projected, precision)
-        product(before, Wh, sums, precision)
-        _cell(projected, word if tabled else None, sums, b, c[step % 2] if step else None, after, c[(step + 1) % 2])
-        product(after, W_vocab, scores, precision)
+        product(h_before, Wh, sums, precision)
+        _cell(
+            projected,
+            word if vocabulary_is_projected else None,
+            sums,
+            b,
+            c[step % 2] if step else None,
+            h_after,
+            c[(step + 1) % 2],
+        )
+        product(h_after, W_vocab, scores, precision)
         numbers = (np.int32(value) for value in (vocabulary, max_length, step, end, null))
-        choose(count, THREADS, (scores, b_vocab, words, word, ended, *numbers))
+        choose_words(count, THREADS, (scores, b_vocab, words, word, ended, *numbers))
     return words

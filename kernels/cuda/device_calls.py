@@ -1,7 +1,7 @@
 """Device work other than these kernels: copies, CuPy's elementwise operations, graphs.
 
-`compile.Kernel`, `gemm.product` and the functions here are the only places that put work on a stream. Each reports the
-work by name to an observer, which a test or a tool sets with `counting`; launchers contain no instrumentation.
+`compile.Kernel`, `gemm.product` and the functions here are the only places that launch work on a stream. Each reports
+the work by name to an observer, which a test or a tool sets with `counting`; launchers contain no instrumentation.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def counting(log: list[str] | None = None) -> Iterator[list[str]]:
         Grows while the block runs.
     """
     global _log
-    before, _log = _log, [] if log is None else log
+    previous, _log = _log, [] if log is None else log
     try:
         yield _log
     finally:
-        _log = before
+        _log = previous
 
 
 def add_into(out: Any, array: Any) -> None:

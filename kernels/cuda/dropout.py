@@ -25,8 +25,8 @@ class StoredDropout(Dropout):
     words : array of uint32, shape (2,)
         ``first`` and ``second`` of `capgpu.random.mask_rule`. `key` is not used.
     rows : array of int32, shape (M,), optional
-        Row of the mask for each row of the array: rows of padded captions are at other positions. Rows that
-        are not read may have any number.
+        Row of the mask for each row of the array, since padding moves rows to other positions. Rows that are not read
+        may have any number.
     """
 
     words: Any
@@ -53,8 +53,8 @@ def drop_into(array: Any, dropout: Dropout, out: Any) -> None:
     array : array
         C-contiguous, below 2**32 elements.
     dropout : Dropout
-        Key and rate. The mask is `capgpu.random.dropout_mask` of `array`'s shape and dtype, or has its rows where
-        a `StoredDropout` says so; it is not stored.
+        Key and rate. The mask is `capgpu.random.dropout_mask` of `array`'s shape and dtype, with the rows of a
+        `StoredDropout` if given; it is not stored.
     out : array
         Shaped like `array`, C-contiguous; written. It may be `array` itself.
 
@@ -69,8 +69,10 @@ def drop_into(array: Any, dropout: Dropout, out: Any) -> None:
     factor = (np.float64 if dtype.char == "d" else np.float32)(dtype.type(rule.factor))
     words = [np.uint32(word) for word in (array.size, rule.first, rule.second, rule.threshold)]
     per_block = THREADS * (PACK_BYTES // dtype.itemsize)
-    stored = rows = NULL
+    stored_words = rows = NULL
     if isinstance(dropout, StoredDropout):
-        stored, rows = dropout.words, NULL if dropout.rows is None else dropout.rows
+        stored_words, rows = dropout.words, NULL if dropout.rows is None else dropout.rows
     width = np.uint32(array.shape[-1])
-    kernel("dropout", dtype)(-(-array.size // per_block), THREADS, (array, out, *words, factor, stored, rows, width))
+    kernel("dropout", dtype)(
+        -(-array.size // per_block), THREADS, (array, out, *words, factor, stored_words, rows, width)
+    )

@@ -31,7 +31,7 @@ __all__ = [
     "take_rows",
 ]
 
-#: Rows that one block adds up; more rows of a matrix take a second launch. On an H100 the biases of S1 take 8.6 us with
+#: Rows that one block sums; matrices with more rows take a second launch. On an H100 the biases of S1 take 8.6 us with
 #: slices of 128 rows, 7.4 with 64, 7.5 with 32; those of S3 25.9, 26.4 and 28.5.
 SLICE = 64
 
@@ -43,7 +43,7 @@ _COLUMNS = np.dtype(
     align=True,
 )
 _COLUMNS_LIST = np.dtype([("at", _COLUMNS, MATRICES)], align=True)
-# the same bytes without names: otherwise CuPy makes NumPy describe all fields, which takes 40 us
+# the same bytes without fields, since CuPy would let NumPy describe all fields, which takes 40 us
 _COLUMNS_BYTES = np.dtype((np.void, _COLUMNS_LIST.itemsize))
 
 
@@ -62,7 +62,7 @@ def gather_rows(table: Any, index: Any, out: Any) -> None:
     index : array of int32, shape (M,)
         Rows to take.
     out : array, shape (M, width)
-        Gets them.
+        Written.
     """
     count, width = out.shape
     kernel("gather_rows", out.dtype)(
@@ -87,7 +87,7 @@ def scatter_rows_into(rows: Any, index: Any, out: Any) -> None:
     rows : array, shape (M, width)
         C-contiguous.
     index : array of int32, shape (M,)
-        Row of `out` for each; rising.
+        Row of `out` for each row; increasing.
     out : array, shape (count, width)
         C-contiguous; written.
     """
@@ -107,7 +107,7 @@ def add_rows_into(rows: Any, index: Any, out: Any) -> None:
     rows : array, shape (M, width)
         C-contiguous.
     index : array of int32, shape (M,)
-        Row of `out` for each; distinct.
+        Row of `out` for each row; distinct.
     out : array, shape (*, width)
         C-contiguous; written.
     """
@@ -141,13 +141,13 @@ def segment_sums(rows: Any, index: Any, order: Any, starts: Any, out: Any) -> No
     rows : array, shape (M, width)
         Without gaps.
     index : array of int32, shape (M,)
-        Row of `out` that each is added to.
+        Row of `out` to which each row is added.
     order : array of int32, shape (M,)
-        The rows by rising index, equal ones as they came.
+        Stable argsort of `index`.
     starts : array of int32, shape (count + 1,), or None
-        Where each index begins in `order`; None: found by a binary search in the kernel.
+        Start of each index in `order`; if None, the kernel finds it by binary search.
     out : array, shape (count, width)
-        Written: the sums, zero where there are none.
+        Written: the sums, zero for indices that do not occur.
     """
     count, width = out.shape
     kernel("segment_sums", out.dtype)(
@@ -191,19 +191,19 @@ def joint_column_sums() -> Iterator[None]:
     """Compute sums of columns together; see `capgpu.kernels.reference.Kernels.joint_column_sums`."""
     space = workspace()
     pending: list[tuple[Any, Any]] = []
-    # a signal handler may compute a loss inside another one's block
-    before, space.pending_sums = space.pending_sums, pending
+    # blocks can be nested: a signal handler may compute a loss inside another loss's block
+    previous, space.pending_sums = space.pending_sums, pending
     try:
         yield
-        space.pending_sums = before
-        for first in range(0, len(pending), MATRICES):
-            sum_columns(space, pending[first : first + MATRICES])
+        space.pending_sums = previous
+        for start in range(0, len(pending), MATRICES):
+            sum_columns(space, pending[start : start + MATRICES])
     finally:
-        space.pending_sums = before
+        space.pending_sums = previous
 
 
 def sum_columns_later(space: Workspace, rows: Any, out: Any) -> None:
-    """Sum the rows of a matrix into `out`: at once, or, inside `joint_column_sums`, at the end of its block."""
+    """Sum the rows of a matrix into `out`: immediately, or inside `joint_column_sums` at the end of its block."""
     if space.pending_sums is None:
         sum_columns(space, [(rows, out)])
     else:
@@ -211,34 +211,34 @@ def sum_columns_later(space: Workspace, rows: Any, out: Any) -> None:
 
 
 def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]]) -> None:
-    """Sum the rows of several matrices of one dtype: one launch, or two where one has more than `SLICE` rows.
+    """Sum the rows of several matrices of one dtype: one launch, or two if one has more than `SLICE` rows.
 
     Parameters
     ----------
     space : Workspace
-        Where the sums of slices go.
+        Workspace for the sums of slices.
     matrices : sequence of (rows, out)
-        Up to 8 matrices without gaps, of shape (M, width), and where their sums go, of shape (width,).
+        Up to 8 C-contiguous matrices of shape (M, width), and the arrays of shape (width,) for their sums.
     """
     dtype = matrices[0][0].dtype
-    slices: list[tuple[Any, Any, int]] = []
-    sums: list[tuple[Any, Any, int]] = []
-    for k, (rows, out) in enumerate(matrices):
+    first_stage: list[tuple[Any, Any, int]] = []
+    second_stage: list[tuple[Any, Any, int]] = []
+    for index, (rows, out) in enumerate(matrices):
         count, width = rows.shape
         if count <= SLICE:
-            slices.append((rows, out, SLICE))
+            first_stage.append((rows, out, SLICE))
             continue
         shape = (-(-count // SLICE), width)
-        partial = space.take(f"sums of slices {k}", shape, sum_dtype(dtype))
-        slices.append((rows, partial, SLICE))
-        sums.append((partial, out, partial.shape[0]))
-    _launch_columns(dtype, slices, of_sums=False)
-    if sums:
-        _launch_columns(dtype, sums, of_sums=True)
+        partial = space.take(f"sums of slices {index}", shape, sum_dtype(dtype))
+        first_stage.append((rows, partial, SLICE))
+        second_stage.append((partial, out, partial.shape[0]))
+    _launch_columns(dtype, first_stage, of_sums=False)
+    if second_stage:
+        _launch_columns(dtype, second_stage, of_sums=True)
 
 
 def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: bool) -> None:
-    sizes = tuple([(*rows.shape, size, out.ndim == 2) for rows, out, size in stage])
+    sizes = tuple([(*rows.shape, slice_rows, out.ndim == 2) for rows, out, slice_rows in stage])
     blocks, template = _columns(dtype, sizes, of_sums)
     words = template.copy()
     # the first two words of each matrix
@@ -248,9 +248,9 @@ def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: 
 
 @lru_cache(maxsize=1024)
 def _columns(dtype: Any, sizes: tuple[tuple[int, int, int, bool], ...], of_sums: bool) -> tuple[int, Any]:
-    """Return the blocks of a launch, and the words of the structure of its matrices, but for their addresses."""
+    """Return the number of blocks of a launch, and the words of its argument structure without the addresses."""
     template, blocks = np.zeros((), _COLUMNS_LIST), 0
-    for k, (count, width, size, to_sums) in enumerate(sizes):
-        template["at"][k] = (0, 0, count, width, size, blocks, of_sums, to_sums)
-        blocks += _tiles(width, dtype) * max(-(-count // size), 1)
+    for index, (count, width, slice_rows, to_sums) in enumerate(sizes):
+        template["at"][index] = (0, 0, count, width, slice_rows, blocks, of_sums, to_sums)
+        blocks += _tiles(width, dtype) * max(-(-count // slice_rows), 1)
     return blocks, template.reshape(1).view(np.uint64)

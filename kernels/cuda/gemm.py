@@ -1,4 +1,4 @@
-"""Matrix products, by cuBLAS. TF32 is the user's choice: ``CUPY_TF32=1``.
+"""Matrix products by cuBLAS. ``CUPY_TF32=1`` permits TF32.
 
 With ``precision="bf16"`` cuBLAS is permitted to round float32 factors to bfloat16, on devices of compute capability 8.0
 and newer. Older ones, and CuPy's own products where cuBLAS cannot be called directly, keep float32.
@@ -17,16 +17,16 @@ __all__ = ["matmul", "product"]
 
 
 def product(a: Any, b: Any, out: Any = None, precision: Precision = "float32") -> Any:
-    """Multiply two matrices; transposes are given as views, which costs no copy.
+    """Multiply two matrices; transposed views are not copied.
 
     Parameters
     ----------
     a, b : array, shape (m, k) and (k, n)
         The factors.
     out : array, shape (m, n), optional
-        Gets the result; it, or its transpose, is row-major, perhaps with gaps. It must not overlap the factors.
+        Written; it, or its transpose, is row-major, possibly with gaps. It must not overlap the factors.
     precision : {"float32", "bf16"}
-        How the factors may be read.
+        Whether float32 factors may be rounded to bfloat16.
 
     Returns
     -------
@@ -34,17 +34,17 @@ def product(a: Any, b: Any, out: Any = None, precision: Precision = "float32") -
         The result.
     """
     report("matmul")
-    direct = cublas.library()
-    if direct is None or a.dtype != b.dtype:
+    cublas_library = cublas.library()
+    if cublas_library is None or a.dtype != b.dtype:
         import cupy
 
         if out is not None and not out.flags.c_contiguous:
-            # CuPy writes C-contiguous results alone: compute the transpose
+            # CuPy writes only C-contiguous results: compute the transpose
             return cupy.dot(b.T, a.T, out.T).T
         return cupy.dot(a, b, out)
     if out is None:
         out = empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product")
-    cublas.multiply(direct, a, b, out, precision)
+    cublas.multiply(cublas_library, a, b, out, precision)
     return out
 
 

@@ -1,20 +1,21 @@
 """Training steps as CUDA graphs: loss and gradients in one launch, clipping and update of the parameters in another.
 
-A graph makes the launches that it has captured again, with the same arguments: sizes, addresses, numbers by value.
+A graph repeats the captured launches with the same arguments: sizes, addresses, numbers passed by value.
 
-    sizes        captions are padded to one of few shapes (`capgpu.kernels.cuda.caption_batch`), each with a graph.
-                 Padding adds zeros to sums. The persistent recurrences take the rows of each step from the device; the
-                 other ways to launch a recurrence take them by value, and are not captured.
-    addresses    parameters, running states, gradients, features, and all scratch lie in memory that belongs to these
-                 graphs: a workspace of their own, parameters that are updated in place. A graph keeps all of it alive.
-    numbers      what changes from step to step, the captions' layout, the keys of dropout and the update rule's
-                 numbers, is one array of bytes there, which one copy from pinned memory writes before the launch.
+    sizes        Captions are padded to one of few shapes (`capgpu.kernels.cuda.caption_batch`), each with its graphs;
+                 padding adds zeros to sums. The persistent recurrences read the rows of each step from the device; the
+                 other algorithms take them by value and are not captured.
+    addresses    Parameters, optimizer states, gradients, features and all scratch are in memory that belongs to these
+                 graphs: a separate workspace, and parameters that are updated in place. A graph keeps it alive.
+    numbers      Everything that changes between steps (the captions' layout, the keys of dropout, the update rule's
+                 settings) is in one array of bytes on the device, written by one copy from pinned memory before the
+                 launch.
 
-The first batch of a shape is computed launch by launch, which compiles kernels and takes memory; then its launches are
-captured, which computes nothing. Nothing may be allocated during capture: the pool would reuse that memory later.
+The first batch of a shape is launched kernel by kernel, which compiles kernels and allocates memory; then its launches
+are captured, which computes nothing. Nothing may be allocated during capture: the pool would reuse that memory later.
 
-Memory: all shapes share one workspace, whose arrays have capacity for every batch of as many captions. Where a larger
-batch reallocates arrays, the graphs that refer to the old ones are discarded, so that only one workspace exists.
+Memory: all shapes share one workspace, whose arrays have capacity for every batch of the same number of captions. If a
+larger batch reallocates arrays, the graphs that refer to the old ones are discarded, so that only one workspace exists.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ from capgpu.random import mask_rule
 
 __all__ = ["MAX_GRAPHS", "CaptureError", "StepGraphs"]
 
-#: Maximum of shapes that are kept; the least recently used is discarded.
+#: Maximum number of shapes with graphs; the least recently used is discarded.
 MAX_GRAPHS = 64
-# Words of the keys of two dropouts, in 32 bits.
-_WORDS = 4
+# 32-bit words of the keys of two dropouts
+_KEY_WORDS = 4
 
 
 #: (params, features, batch, options) -> loss, gradients: a composition of kernels' operations.
@@ -61,19 +62,19 @@ class CaptureError(CapgpuError, RuntimeError):
 
 @dataclass
 class _Shape:
-    """What belongs to batches of one shape: the memory that they are brought to, and two graphs, once captured."""
+    """Device memory and graphs for the batches of one shape."""
 
     settings: Any
     numbers: Any  # the keys of dropout, then the layout
     features: Any
     batch: CaptionBatch
     options: LossOptions
-    capacities: Mapping[int, int]  # for rows and distinct words of the batch: the maximum of such batches
+    capacities: Mapping[int, int]  # by the batch's numbers of rows and of distinct words: maxima for such batches
     loss: Any = None  # results of the pass, in the workspace
     grads: Mapping[str, Any] = field(default_factory=dict)
-    gradients: Any = None  # the two graphs, once there are any
-    update: Any = None
-    memory: tuple[Any, ...] = ()  # what they refer to
+    gradients: Any = None  # graph of loss and gradients, once captured
+    update: Any = None  # graph of clipping and update, once captured
+    memory: tuple[Any, ...] = ()  # device memory that the graphs refer to
 
 
 class StepGraphs:
@@ -99,7 +100,7 @@ class StepGraphs:
     states : list of list of array
         The running states that steps update in place.
     failed : bool
-        Whether capturing has failed; steps are then launched one by one, and have the same bits.
+        Whether capturing has failed; steps are then launched kernel by kernel, with the same bits.
 
     Raises
     ------
@@ -131,7 +132,7 @@ class StepGraphs:
         self.failed = False
 
     def step(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> Any | None:
-        """Make a whole step: one copy of what is new, one of the features, two launches.
+        """Make a whole step: one copy of the inputs, one of the features, two launches.
 
         Parameters
         ----------
@@ -143,13 +144,13 @@ class StepGraphs:
         Returns
         -------
         array, shape ()
-            The loss before the update; nothing has waited for it. None where the step cannot be made as a graph;
-            nothing has changed then.
+            The loss before the update, without synchronization. None if the step cannot be made by graphs; nothing has
+            changed then.
 
         Raises
         ------
         ValueError
-            For an id out of range.
+            If an id is out of range.
         """
         shape = self._prepare(features, captions, null, options, settings)
         if shape is None:
@@ -189,7 +190,7 @@ class StepGraphs:
         self._make_update(shape)
 
     def _prepare(self, features: Any, captions: Any, null: int, options: LossOptions, settings: Any) -> _Shape | None:
-        """Copy a batch to the memory of its shape; None where it has no row, or no graph."""
+        """Copy a batch to the memory of its shape; None if it has no rows or cannot be captured."""
         vocabulary = self.params["W_embed"].shape[0]
         layout = lay_out(captions, null, vocabulary, padded=True)
         if layout.targets.size == 0:
@@ -201,21 +202,21 @@ class StepGraphs:
         shape = self._shapes.get(key)
         if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
             return None
-        if shape is None or shape.update is None:  # launches one by one take the sizes of steps from the host
+        if shape is None or shape.update is None:  # uncaptured launches need the batch sizes on the host
             shape = self._shapes[key] = self._new_shape(layout, features, options, captions.shape[1] - 1)
             if len(self._shapes) > MAX_GRAPHS:
                 self._discard([next(iter(self._shapes))])
         self._shapes.move_to_end(key)
-        words = np.zeros(_WORDS, np.uint32)
-        for number, dropout in enumerate(dropouts):
+        words = np.zeros(_KEY_WORDS, np.uint32)
+        for index, dropout in enumerate(dropouts):
             if dropout is not None:
-                # the mask of the batch as it is: the rows that padding has added have no part in it
-                size = features.size if number == 0 else layout.caption_rows * self.params["Wh"].shape[0]
-                words[2 * number : 2 * number + 2] = mask_rule(dropout.key, dropout.rate, size)[:2]
-        sent = [(shape.numbers, layout.numbers([words.view(np.int32)]))]
+                # the mask of the batch without padding rows
+                size = features.size if index == 0 else layout.caption_rows * self.params["Wh"].shape[0]
+                words[2 * index : 2 * index + 2] = mask_rule(dropout.key, dropout.rate, size)[:2]
+        uploads = [(shape.numbers, layout.numbers([words.view(np.int32)]))]
         if settings is not None:
-            sent.insert(0, (shape.settings, self._padded(settings)))
-        self._space.pinned.send(sent)
+            uploads.insert(0, (shape.settings, self._padded(settings)))
+        self._space.pinned.send(uploads)
         copy_into(shape.features, features)
         return shape
 
@@ -225,25 +226,25 @@ class StepGraphs:
         return padded
 
     def _can_be_captured(self, shape: tuple[int, ...]) -> bool:
-        """Return whether launches for a batch of captions, steps, rows and words serve all others of these sizes."""
+        """Return whether launches for a batch of these numbers of captions, steps, rows and words can be captured."""
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
-        passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{way}" for way in ("forward", "backward")]
+        passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{direction}" for direction in ("forward", "backward")]
         configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
         return in_one_block and all(config.algorithm == "persistent" for config in configs)
 
     def _new_shape(self, layout: Layout, features: Any, options: LossOptions, width: int) -> _Shape:
-        """Allocate the memory that batches of a shape are copied to, with capacity for all of as many captions."""
+        """Allocate the inputs of a shape, with capacity for every batch of the same number of captions."""
         count, max_rows = features.shape[0], features.shape[0] * width
-        numbers = _WORDS + sum(part.size for part in layout)
-        capacity = _WORDS + width + count + 4 * max_rows + 2 * min(max_rows, self.params["W_embed"].shape[0]) + 1
+        numbers = _KEY_WORDS + sum(part.size for part in layout)
+        capacity = _KEY_WORDS + width + count + 4 * max_rows + 2 * min(max_rows, self.params["W_embed"].shape[0]) + 1
         settings_bytes = len(self.params) * SETTINGS * self._sums.itemsize
         lead, itemsize = -(-settings_bytes // ALIGNED) * ALIGNED, np.dtype(np.int32).itemsize
         dev_bytes = self._space.take("step inputs", (lead + numbers * itemsize,), np.uint8, lead + capacity * itemsize)
         dev_numbers = dev_bytes[lead:].view(np.int32)
-        words = dev_numbers[:_WORDS].view(np.uint32)
-        batch = layout.on_device(dev_numbers[_WORDS:])
+        words = dev_numbers[:_KEY_WORDS].view(np.uint32)
+        batch = layout.on_device(dev_numbers[_KEY_WORDS:])
         feature, output = (
             None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2], rows)
             for number, (dropout, rows) in enumerate(
@@ -260,14 +261,14 @@ class StepGraphs:
         )
 
     def _capacities(self, layout: Layout, max_rows: int) -> dict[int, int]:
-        """Return for rows and distinct words of a layout, by their numbers, the maxima over such batches.
+        """Return the capacities for arrays with as many rows as the layout has rows, or distinct words.
 
-        Not for a number that is also an extent of the parameters or the number of captions: arrays that never grow
-        would get capacity for rows.
+        Numbers that are also extents of the parameters or the number of captions are omitted: arrays that never grow
+        would get spare capacity.
         """
         extents = {layout.order.size, *(extent for array in self.params.values() for extent in array.shape)}
         maxima = {layout.words.size: min(max_rows, self.params["W_embed"].shape[0]), layout.targets.size: max_rows}
-        return {number: capacity for number, capacity in maxima.items() if number not in extents}
+        return {count: capacity for count, capacity in maxima.items() if count not in extents}
 
     def _launch_gradients(self, shape: _Shape) -> None:
         with holding_results(self._space, shape.capacities):
@@ -284,7 +285,7 @@ class StepGraphs:
             launch_update(self._rule, (params, grads, first, second, params), shape.settings, scale)
 
     def _make_gradients(self, shape: _Shape) -> Any:
-        """Make the first half of a step; return the loss, which is the caller's to keep."""
+        """Make the first half of a step; return the loss in memory that is not reused."""
         loss = self._space.scalar(self._sums)
         if shape.gradients is not None:
             launch_graph(shape.gradients)
@@ -294,7 +295,7 @@ class StepGraphs:
         return loss
 
     def _make_update(self, shape: _Shape) -> None:
-        """Make the second half of a step; capture both where that has not been done."""
+        """Make the second half of a step; capture both halves if they have not been captured."""
         if shape.update is not None:
             launch_graph(shape.update)
         else:
@@ -325,8 +326,10 @@ class StepGraphs:
             return
         shape.memory = self._space.memory()
         shape.gradients, shape.update = gradients[0], update[0]
-        here = set(map(id, shape.memory))
-        self._discard([key for key, other in self._shapes.items() if not here.issuperset(map(id, other.memory))])
+        current_memory = set(map(id, shape.memory))
+        self._discard(
+            [key for key, other in self._shapes.items() if not current_memory.issuperset(map(id, other.memory))]
+        )
 
     def _discard(self, keys: Sequence[Any]) -> None:
         """Discard shapes with their graphs, none of which is still running."""
@@ -338,8 +341,8 @@ class StepGraphs:
             del self._shapes[key]
 
 
-def _copy(array: Any, what: str) -> Any:
-    copy = allocate(array.shape, array.dtype, what)
+def _copy(array: Any, purpose: str) -> Any:
+    copy = allocate(array.shape, array.dtype, purpose)
     copy[...] = array
     return copy
 
@@ -358,7 +361,7 @@ def _capturing(stream: Any) -> Iterator[list[Any]]:
         try:
             yield captured
         except BaseException:
-            # what failed may have ended the capture already
+            # the failure may have ended the capture already
             with suppress(RuntimeError):
                 stream.end_capture()
             raise

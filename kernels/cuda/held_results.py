@@ -18,7 +18,7 @@ __all__ = ["holding_results"]
 def holding_results(space: Workspace, capacities: Mapping[int, int]) -> Iterator[None]:
     """Allocate the results of this thread's operations in a workspace, inside a ``with`` block.
 
-    The same operations in the same order get the same memory at each use.
+    The same sequence of operations gets the same memory in each block.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def holding_results(space: Workspace, capacities: Mapping[int, int]) -> Iterator
     """
     uses: Counter[str] = Counter()
 
-    def take(shape: tuple[int, ...], dtype: Any, what: str) -> Any:
-        uses[what] += 1
-        return space.take(f"{what} ({uses[what]})", shape, dtype)
+    def take(shape: tuple[int, ...], dtype: Any, purpose: str) -> Any:
+        uses[purpose] += 1
+        return space.take(f"{purpose} ({uses[purpose]})", shape, dtype)
 
     slices = {-(-rows // SLICE): -(-capacity // SLICE) for rows, capacity in capacities.items()}
     space.capacities = {**slices, **capacities}

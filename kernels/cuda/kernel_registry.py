@@ -1,6 +1,6 @@
-"""Every kernel as data: where its source is, what it is compiled for, and how it is launched.
+"""The list of all kernels: source file, dtypes, variants and launch properties.
 
-Launchers look their kernels up here, and the checks that compile everything for every architecture read the same list.
+Launchers look up their kernels here, and the checks that compile everything for every architecture use the same list.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Entry:
     dtypes : tuple of str
         Storage types it is compiled for, keys of `REALS`.
     block : int
-        Threads of a block; the most, where launches differ (``__launch_bounds__`` of the source).
+        Threads of a block; the maximum if launches differ (``__launch_bounds__`` of the source).
     variants : tuple of mappings
-        Macros of each variant, value by name; one empty mapping where there are no variants.
+        Macros of each variant, value by name; one empty mapping if there are no variants.
     shared : int
-        Bytes of dynamic shared memory of a block; the most, where launches differ.
+        Bytes of dynamic shared memory of a block; the maximum if launches differ.
     cooperative : bool
-        Whether all blocks of a launch are on the device at once.
+        Whether launches are cooperative: all blocks are resident at once.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Entry:
     cooperative: bool = False
 
 
-#: What the macro of that name says for the ends of kernels' names: factors as they are or rounded, or split.
+#: Value of the macro TENSOR_CORES by the suffix of a kernel's name: factors unchanged or rounded, or split.
 TENSOR_CORES = {"_tensor": 1, "_split": 2}
 
 _CELLS = ((("LSTM", 0),), (("LSTM", 1),))
 
 
 def _recurrence(cell: str, backward: bool, variant: str, units: tuple[int, ...]) -> Entry:
-    """Describe one direction of a recurrence in one variant; persistent blocks use all shared memory of the device."""
+    """Return the entry of one direction of a recurrence in one variant."""
     resident = variant != "_step"
     macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", TENSOR_CORES.get(variant, 0)))
     dtypes = {"_tensor": tuple(dtype for dtype in ALL if dtype != "float64"), "_split": ("float32",)}
@@ -116,7 +116,7 @@ REGISTRY: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
 
 def compiler_options(
-    file: str, dtype: str, defines: tuple[tuple[str, int], ...] = (), roomy: bool = True
+    file: str, dtype: str, defines: tuple[tuple[str, int], ...] = (), large_shared: bool = True
 ) -> tuple[str, ...]:
     """Return the options of the compiler for one source file, storage type and variant.
 
@@ -128,8 +128,8 @@ def compiler_options(
         Key of `REALS`.
     defines : tuple of (str, int)
         Macros of the variant.
-    roomy : bool
-        What `capgpu.kernels.cuda.constants.roomy` says of the device.
+    large_shared : bool
+        Result of `capgpu.kernels.cuda.constants.large_shared` for the device.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def compiler_options(
     """
     real, acc, macro = REALS[dtype]
     types = [f"-DREAL={real}", f"-DACC={acc}", *([f"-D{macro}"] if macro else [])]
-    numbers = {**dict(defines), **macros(file, dtype, dict(defines), roomy)}
+    numbers = {**dict(defines), **macros(file, dtype, dict(defines), large_shared)}
     return ("-std=c++17", *types, *(f"-D{name}={value}" for name, value in numbers.items()))
 
 

@@ -7,16 +7,15 @@ step
 matmul
     One cuBLAS product a step and elementwise operations: the reference's code.
 
-The heuristic, used unless `capgpu tune` has stored a measurement for the shape: the algorithm with the least estimated
-time of a step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* for two steps or more only,
-since it loads the weights first. Whether a configuration fits (one block a multiprocessor, all resident at once) is
-computed from the device's limits and the driver's occupancy.
+The heuristic, used unless `capgpu tune` has stored a measurement for the shape, is the algorithm with the smallest
+estimated time of a step (`capgpu.kernels.cuda.cost`) among those that fit the device; *persistent* only for two steps
+or more, since it loads the weights first. Whether a configuration fits (one block per multiprocessor, all resident at
+once) is computed from the device's limits and the driver's occupancy.
 
-With compute capability 8.0 and newer the persistent kernels multiply with the tensor cores. Products of half types are
-exact in the float32 that sums are kept in. A float32 is split into two TF32 numbers, so that three products are as
-precise as one of float32 (`SPLIT`), on devices where they take less time; where ``CAPGPU_TENSOR_CORES=1`` asks for it,
-it is rounded to one instead (`ROUNDED`): 10 bits behind the point, not 23. ``CAPGPU_TENSOR_CORES=0`` turns the tensor
-cores off for every type.
+With compute capability 8.0 and newer the persistent kernels use tensor cores. Products of half types are exact in the
+float32 of the sums. A float32 is split into two TF32 numbers, so that three products are as precise as one in float32
+(`SPLIT`), on devices where they take less time. With ``CAPGPU_TENSOR_CORES=1`` it is rounded to TF32 instead
+(`ROUNDED`), which has 10 fraction bits, not 23. ``CAPGPU_TENSOR_CORES=0`` disables tensor cores for every type.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from capgpu.kernels.cuda.constants import (
     PACK_BYTES,
     WARP,
     WARPS,
-    left_lines,
+    large_shared,
+    left_rows,
     real_size,
-    roomy,
     stages,
     tile_rows,
 )
@@ -56,7 +55,7 @@ __all__ = [
     "tensor_cores_wanted",
 ]
 
-#: How the products are computed: by multiply-adds; by the tensor cores, of factors as they are or rounded to TF32; of
+#: Kinds of products: by multiply-adds; by tensor cores with factors unchanged or rounded to TF32; by tensor cores with
 #: factors split into two TF32 numbers. The values are those of the macro TENSOR_CORES.
 PLAIN, ROUNDED, SPLIT = 0, 1, 2
 _SUFFIXES = {PLAIN: "", **{value: suffix for suffix, value in TENSOR_CORES.items()}}
@@ -66,7 +65,7 @@ ALGORITHMS = ("persistent", "step", "matmul")
 
 @dataclass(frozen=True)
 class Pass:
-    """One direction of one cell, as its kernel sees it.
+    """One direction of one cell: the shape of its product and its kernels' variants.
 
     Attributes
     ----------
@@ -77,11 +76,11 @@ class Pass:
     backward : bool
         Whether the weights are transposed.
     units : tuple of int
-        Hidden units of a block in each variant of the persistent kernels.
+        Hidden units per block in each variant of the persistent kernels.
     step_units : int
-        The same in the step kernels.
+        Hidden units per block in the step kernels.
     launches : int
-        Kernels of a step of the matmul algorithm: one product, and the elementwise operations of
+        Launches of a step of the matmul algorithm: one product, and the elementwise operations of
         `capgpu.kernels.reference.recurrence`, counted by hand.
     """
 
@@ -122,7 +121,7 @@ class LaunchConfig:
     groups : int
         Groups of blocks over which the rows of the batch are distributed (persistent kernels).
     grid, block : int
-        Blocks, and threads of each (of a step the grid depends on its rows: `step_grid`).
+        Number of blocks, and of threads per block (for step kernels the grid depends on the step: `step_grid`).
     shared : int
         Bytes of dynamic shared memory of a block.
     step_us : float
@@ -181,10 +180,10 @@ def choose(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
     import cupy
 
     key = (cupy.cuda.runtime.getDevice(), name, dtype, H, N, T > 1, tensor_cores_wanted(dtype))
-    found = _chosen.get(key)
-    if found is None:
-        found = _chosen[key] = _select(name, dtype, H, N, T)
-    return found
+    config = _chosen.get(key)
+    if config is None:
+        config = _chosen[key] = _select(name, dtype, H, N, T)
+    return config
 
 
 def _select(name: str, dtype: str, H: int, N: int, T: int) -> LaunchConfig:
@@ -212,8 +211,8 @@ def candidates(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
     list of LaunchConfig
         Persistent ones by rising estimated time.
     """
-    found = [*_resident(name, dtype, H, N), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
-    return [candidate for candidate in found if _fits(candidate, name, dtype)]
+    configs = [*_resident(name, dtype, H, N), _step(name, dtype, H, N), _matmul(name, dtype, H, N)]
+    return [candidate for candidate in configs if _fits(candidate, name, dtype)]
 
 
 def _fits(candidate: LaunchConfig, name: str, dtype: str) -> bool:
@@ -228,13 +227,13 @@ def _fits(candidate: LaunchConfig, name: str, dtype: str) -> bool:
 
 def _resident(name: str, dtype: str, H: int, N: int) -> list[LaunchConfig]:
     limits = compile.device_limits()
-    found = []
+    configs = []
     for units in PASSES[name].units if limits.cooperative else ():
-        # rows of different groups never wait for each other, so as many groups as fit
+        # rows of different groups do not synchronize, so all numbers of groups that fit are considered
         for groups in range(1, min(N, limits.multiprocessors // -(-H // units)) + 1):
-            found.append(persistent(name, dtype, H, N, units, groups))
+            configs.append(persistent(name, dtype, H, N, units, groups))
     best: dict[int, LaunchConfig] = {}
-    for candidate in sorted(found, key=lambda candidate: (candidate.step_us, candidate.grid)):
+    for candidate in sorted(configs, key=lambda candidate: (candidate.step_us, candidate.grid)):
         if candidate.shared <= limits.shared_per_block:
             best.setdefault(candidate.units, candidate)
     return list(best.values())
@@ -257,11 +256,11 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     LaunchConfig
         With the grid and the shared memory that follow.
     """
-    kind, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
+    pass_info, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
     tensor_cores = tensor_cores_used(dtype)
-    tile = tile_rows(size, True, kind.backward, units, tensor_cores > PLAIN, _roomy())
+    tile = tile_rows(size, True, pass_info.backward, units, tensor_cores > PLAIN, _large_shared())
     passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
-    step = cost.Step(rows, kind.depth(H), kind.columns(units), size, tile, passes)
+    step = cost.Step(rows, pass_info.depth(H), pass_info.columns(units), size, tile, passes)
     return LaunchConfig(
         algorithm="persistent",
         units=units,
@@ -275,7 +274,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
 
 
 def tensor_cores_wanted(dtype: str) -> int:
-    """Return how the persistent recurrences of a type may use the tensor cores.
+    """Return how the persistent recurrences of a type may use tensor cores, by environment variable and type.
 
     Parameters
     ----------
@@ -285,18 +284,18 @@ def tensor_cores_wanted(dtype: str) -> int:
     Returns
     -------
     int
-        `PLAIN`: not at all, as ``CAPGPU_TENSOR_CORES=0`` says, and always for float64, which they have no products of.
-        Otherwise `ROUNDED` for half types (they are exact), and for float32 where the setting is ``1``; `SPLIT` for
-        float32 where it is unset or empty.
+        `PLAIN` (no tensor cores) with ``CAPGPU_TENSOR_CORES=0`` and always for float64. Otherwise `ROUNDED` for half
+        types, whose products are exact, and for float32 if the variable is ``1``; `SPLIT` for float32 if it is unset
+        or empty.
 
     Raises
     ------
     ValueError
-        For any other value of ``CAPGPU_TENSOR_CORES``.
+        If ``CAPGPU_TENSOR_CORES`` has any other value.
     """
     setting = os.environ.get("CAPGPU_TENSOR_CORES", "")
     if setting not in ("", "0", "1"):
-        raise InvalidValueError(f"CAPGPU_TENSOR_CORES={setting!r} is unknown: set it to 1 or 0, or unset it.")
+        raise InvalidValueError(f"CAPGPU_TENSOR_CORES: expected 1, 0 or unset, got {setting!r}.")
     size = real_size(dtype)
     if size == 8 or setting == "0":
         return PLAIN
@@ -304,20 +303,20 @@ def tensor_cores_wanted(dtype: str) -> int:
 
 
 def tensor_cores_used(dtype: str) -> int:
-    """Return how the persistent recurrences of a type use the tensor cores of the current device.
+    """Return how the persistent recurrences of a type use tensor cores on the current device.
 
-    As `tensor_cores_wanted` says, from compute capability 8.0 on, where such instructions exist. Numbers are split
-    where three products of TF32 take less time than one of float32, which they do not with 8.6, 8.9 and 12.0.
+    This is `tensor_cores_wanted` from compute capability 8.0 on, and `PLAIN` before, without such instructions. Factors
+    are split only if three TF32 products take less time than one in float32, unlike with 8.6, 8.9 and 12.0.
     """
-    capability, wanted = compile.device_limits().compute_capability, tensor_cores_wanted(dtype)
+    capability, requested = compile.device_limits().compute_capability, tensor_cores_wanted(dtype)
     rates = cost.rates(capability)
-    if capability < (8, 0) or (wanted == SPLIT and rates.tf32 <= 3 * rates.single):
+    if capability < (8, 0) or (requested == SPLIT and rates.tf32 <= 3 * rates.single):
         return PLAIN
-    return wanted
+    return requested
 
 
-def _roomy() -> bool:
-    return roomy(compile.device_limits().compute_capability)
+def _large_shared() -> bool:
+    return large_shared(compile.device_limits().compute_capability)
 
 
 def _machine() -> cost.Machine:
@@ -326,9 +325,9 @@ def _machine() -> cost.Machine:
 
 
 def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
-    kind, size = PASSES[name], real_size(dtype)
-    units, tile = kind.step_units, tile_rows(size, False, kind.backward, kind.step_units)
-    step = cost.Step(min(N, tile), kind.depth(H), kind.columns(units), size, tile)
+    pass_info, size = PASSES[name], real_size(dtype)
+    units, tile = pass_info.step_units, tile_rows(size, False, pass_info.backward, pass_info.step_units)
+    step = cost.Step(min(N, tile), pass_info.depth(H), pass_info.columns(units), size, tile)
     return LaunchConfig(
         algorithm="step",
         units=units,
@@ -339,15 +338,17 @@ def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
 
 
 def _matmul(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
-    kind = PASSES[name]
-    step = cost.Step(N, kind.depth(H), kind.columns(H), real_size(dtype))
-    return LaunchConfig("matmul", step_us=cost.matmul_us(_machine(), step, kind.launches))
+    pass_info = PASSES[name]
+    step = cost.Step(N, pass_info.depth(H), pass_info.columns(H), real_size(dtype))
+    return LaunchConfig("matmul", step_us=cost.matmul_us(_machine(), step, pass_info.launches))
 
 
 def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
-    """Return the blocks of one launch of the step kernels: a tile of rows and the units of a block each."""
-    kind = PASSES[name]
-    return -(-H // kind.step_units) * -(-rows // tile_rows(real_size(dtype), False, kind.backward, kind.step_units))
+    """Return the number of blocks of one launch of the step kernels, each for a tile of rows and some units."""
+    pass_info = PASSES[name]
+    return -(-H // pass_info.step_units) * -(
+        -rows // tile_rows(real_size(dtype), False, pass_info.backward, pass_info.step_units)
+    )
 
 
 def _shared_bytes(
@@ -362,26 +363,29 @@ def _shared_bytes(
     size : int
         Bytes of a stored number.
     units, H : int
-        Hidden units of a block, and in all.
+        Hidden units per block, and in total.
     rows : int
-        Rows of the batch that a block works on (persistent kernels).
+        Rows of the batch per block (persistent kernels).
     algorithm : str
         ``"persistent"`` or ``"step"``.
     tensor_cores : bool
-        Whether the products are the tensor cores'.
+        Whether tensor cores compute the products.
 
     Returns
     -------
     int
-        Buffers of the warps, resident weights, and the cell's carried states.
+        Bytes: the warps' buffers, resident weights, and the cell's carried states.
     """
-    kind, resident = PASSES[name], algorithm == "persistent"
-    columns, tile = kind.columns(units), tile_rows(size, resident, kind.backward, units, tensor_cores, _roomy())
-    pack, acc, right = PACK_BYTES // size, max(size, 4), DEPTH * columns
-    left_bytes = left_lines(size, resident, tile, _roomy()) * (DEPTH + pack) * size
-    stage = left_bytes + (0 if resident else stages(size, resident) * right * size)
+    pass_info, resident = PASSES[name], algorithm == "persistent"
+    columns, tile = (
+        pass_info.columns(units),
+        tile_rows(size, resident, pass_info.backward, units, tensor_cores, _large_shared()),
+    )
+    pack, acc, right_elements = PACK_BYTES // size, max(size, 4), DEPTH * columns
+    left_bytes = left_rows(size, resident, tile, _large_shared()) * (DEPTH + pack) * size
+    stage = left_bytes + (0 if resident else stages(size, resident) * right_elements * size)
     warps = WARPS[resident] * max(stage, tile * columns * acc)
     if not resident:
         return warps
-    carried = rows * units * acc if kind.has_state else 0
-    return warps + -(-kind.depth(H) // DEPTH) * right * size + carried
+    carried = rows * units * acc if pass_info.has_state else 0
+    return warps + -(-pass_info.depth(H) // DEPTH) * right_elements * size + carried

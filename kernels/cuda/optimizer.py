@@ -32,56 +32,56 @@ def _layout(dtype: Any) -> Any:
 
 
 _LAYOUTS: dict[str, Any] = {"f": _layout(np.float32), "d": _layout(np.float64)}
-# the same bytes without names: otherwise CuPy makes NumPy describe all fields, which takes 40 us
+# the same bytes without fields, since CuPy would let NumPy describe all fields, which takes 40 us
 _BYTES = {char: np.dtype((np.void, layout.itemsize)) for char, layout in _LAYOUTS.items()}
 
 
 @lru_cache(maxsize=64)
 def _parts(char: str, sizes: tuple[int, ...]) -> list[tuple[list[int], int, Any]]:
-    """Divide parameters among launches; return indices of parameters, blocks, and words of the structure of each."""
-    nonempty = [k for k, size in enumerate(sizes) if size]
+    """Divide parameters among launches; return for each the parameters' indices, its blocks and its structure."""
+    nonempty = [index for index, size in enumerate(sizes) if size]
     parts = []
-    for first in range(0, len(nonempty), TENSORS):
-        numbers = nonempty[first : first + TENSORS]
+    for start in range(0, len(nonempty), TENSORS):
+        indices = nonempty[start : start + TENSORS]
         structure, blocks = np.zeros((), _LAYOUTS[char]), 0
-        for slot, k in enumerate(numbers):
-            structure["at"]["size"][slot] = sizes[k]
+        for slot, index in enumerate(indices):
+            structure["at"]["size"][slot] = sizes[index]
             structure["at"]["first_block"][slot] = blocks
-            blocks -= -sizes[k] // CHUNK
-        parts.append((numbers, blocks, structure.reshape(1).view(np.uint64)))
+            blocks -= -sizes[index] // CHUNK
+        parts.append((indices, blocks, structure.reshape(1).view(np.uint64)))
     return parts
 
 
 def _launches(dtype: Any, columns: Sequence[Sequence[Any] | None], settings: Any) -> Iterator[tuple[int, int, Any]]:
-    """Yield the launches over all parameters: how many parameters each has, how many blocks, and the structure.
+    """Yield the launches over all parameters as (number of parameters, number of blocks, argument structure).
 
-    `columns` holds, for each pointer of the structure, that array of every parameter, or None.
+    `columns` has for each pointer of the structure the arrays of all parameters, or None.
     """
     gradients = columns[1]
     assert gradients is not None
     zeros = [0] * len(gradients)
     by_column = [zeros if column is None else [array.data.ptr for array in column] for column in columns]
     by_parameter = list(zip(*by_column, strict=True))
-    # all are multiples of 16 where their low bits are 0
+    # all addresses are multiples of 16 if the low bits of their bitwise OR are 0
     aligned = [not reduce(or_, addresses) % 16 for addresses in by_parameter]
     sums = sum_dtype(dtype)
-    for numbers, blocks, template in _parts(sums.char, tuple([gradient.size for gradient in gradients])):
-        words, count = template.copy(), len(numbers)
+    for indices, blocks, template in _parts(sums.char, tuple([gradient.size for gradient in gradients])):
+        words, count = template.copy(), len(indices)
         field = partial(_field, words, _LAYOUTS[sums.char]["at"].base.fields)
-        field("pointers", np.uint64)[:count, :5] = [by_parameter[k] for k in numbers]
-        field("aligned", np.int32)[:count, 0] = [aligned[k] for k in numbers]
-        field("settings", sums)[:count, :SETTINGS] = settings[numbers]
+        field("pointers", np.uint64)[:count, :5] = [by_parameter[k] for k in indices]
+        field("aligned", np.int32)[:count, 0] = [aligned[k] for k in indices]
+        field("settings", sums)[:count, :SETTINGS] = settings[indices]
         yield count, blocks, words.view(_BYTES[sums.char])
 
 
 def _field(words: Any, fields: Any, name: str, dtype: Any) -> Any:
-    """Return a view of a structure's words with a row for each parameter that begins with a field."""
+    """Return a view of a structure's words with one row per parameter, which starts at the given field."""
     dtype = np.dtype(dtype)
     return words.view(dtype).reshape(TENSORS, -1)[:, fields[name][1] // dtype.itemsize :]
 
 
 def _factor(dtype: Any, scale: Any) -> tuple[Any, Any]:
-    """Return a scale as the kernels take it: a number, and an array without dimensions or NULL."""
+    """Return a scale as the kernels' two arguments: a number, and a zero-dimensional array or NULL."""
     dtype = sum_dtype(dtype)
     if isinstance(scale, Real):
         return dtype.type(scale), NULL
@@ -116,11 +116,11 @@ def launch_update(rule: str, columns: Sequence[Sequence[Any] | None], settings: 
     rule : str
         ``"adam"`` or ``"momentum"``.
     columns : five sequences of array
-        Parameters, gradients, first and second running states (None where the rule has none), and where the new
-        parameters go, which may be the parameters themselves. Contiguous, of one dtype.
+        Parameters, gradients, first and second optimizer states (None if the rule has none), and the arrays for the new
+        parameters, which may be the parameters themselves. Contiguous, of one dtype.
     settings : array of float, shape (P, 8)
-        The rule's numbers for each parameter, padded with zeros: on the host, or on the device in the type of sums
-        (float64 for float64, else float32), which the kernel reads when it runs.
+        The rule's settings for each parameter, padded with zeros: on the host, or on the device in the type of sums
+        (float64 for float64, else float32), where the kernel reads them when it runs.
     scale : float or array, shape ()
         Factor of all gradients.
     """
@@ -130,11 +130,11 @@ def launch_update(rule: str, columns: Sequence[Sequence[Any] | None], settings: 
     factor, device_factor = _factor(dtype, scale)
     on_host = isinstance(settings, np.ndarray)
     by_value = settings if on_host else np.zeros((len(params), SETTINGS))
-    done = 0
+    n_launched = 0
     for count, blocks, structure in _launches(dtype, columns, by_value):
-        dev_settings = NULL if on_host else settings[done : done + count]
+        dev_settings = NULL if on_host else settings[n_launched : n_launched + count]
         kernel(rule, dtype)(blocks, THREADS, (structure, np.int32(count), factor, device_factor, dev_settings))
-        done += count
+        n_launched += count
 
 
 def adam_update(
@@ -155,10 +155,10 @@ def momentum_update(
 
     One launch for up to 16 parameters. Velocities are updated in place.
     """
-    kept = None if velocities is None else [contiguous(u) for u in velocities]
+    contiguous_velocities = None if velocities is None else [contiguous(u) for u in velocities]
     padded = np.zeros((len(params), SETTINGS))
     padded[:, :2] = settings
-    return _update("momentum", params, grads, (kept, None), padded, scale), kept
+    return _update("momentum", params, grads, (contiguous_velocities, None), padded, scale), contiguous_velocities
 
 
 def gradient_norm(grads: list[Any], max_norm: float) -> tuple[Any, Any]:
@@ -179,7 +179,7 @@ def launch_norm(space: Workspace, grads: Sequence[Any], max_norm: float, norm: A
     Parameters
     ----------
     space : Workspace
-        Where sums of squares go.
+        Workspace for the sums of squares.
     grads : sequence of array
         Contiguous, of one dtype.
     max_norm : float
@@ -190,9 +190,11 @@ def launch_norm(space: Workspace, grads: Sequence[Any], max_norm: float, norm: A
     dtype = grads[0].dtype
     chunks = sum(-(-gradient.size // CHUNK) for gradient in grads)
     partial = space.take("sums of squares", (chunks,), np.float64)
-    done = 0
+    n_blocks = 0
     for count, blocks, structure in _launches(dtype, (None, grads, None, None, None), np.zeros((len(grads), SETTINGS))):
-        kernel("square_sums", dtype)(blocks, THREADS, (structure, np.int32(count), partial[done : done + blocks]))
-        done += blocks
+        kernel("square_sums", dtype)(
+            blocks, THREADS, (structure, np.int32(count), partial[n_blocks : n_blocks + blocks])
+        )
+        n_blocks += blocks
     limit = sum_dtype(dtype).type(max_norm)
-    kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(done), norm, factor, limit))
+    kernel("root_of_sum", dtype)(1, THREADS, (partial, np.int32(n_blocks), norm, factor, limit))

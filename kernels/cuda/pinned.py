@@ -24,7 +24,7 @@ class PinnedMemory:
     def __init__(self) -> None:
         # arrays of bytes, their addresses, and the events that follow their copies
         self._buffers: list[tuple[Any, ctypes.c_void_p, Any]] = []
-        # not __del__: the collector of cycles may have destroyed the events before it is called
+        # not __del__: the garbage collector may have destroyed the events before it is called
         weakref.finalize(self, _wait_for_copies, self._buffers).atexit = False
 
     def send(self, arrays: Sequence[tuple[Any, Any]]) -> None:
@@ -33,8 +33,8 @@ class PinnedMemory:
         Parameters
         ----------
         arrays : sequence of (array, numpy.ndarray)
-            Destination and source of each. On the device they must follow each other, each beginning at the next
-            multiple of 256 bytes.
+            Destination and source of each. The destinations must be consecutive, each starting at the next multiple of
+            256 bytes.
         """
         import cupy
 
@@ -64,7 +64,7 @@ class PinnedMemory:
 
 def _wait_for_copies(buffers: Sequence[tuple[Any, ctypes.c_void_p, Any]]) -> None:
     """Wait until no copy reads the buffers: CuPy's pool would reuse their memory too early."""
-    with suppress(RuntimeError):  # nothing is copied on a device that is lost
+    with suppress(RuntimeError):  # a lost device copies nothing
         for _, _, event in buffers:
             if not event.done:
                 event.synchronize()

@@ -32,16 +32,16 @@ __all__ = [
     "sum_losses",
 ]
 
-#: Up to this many scores a row, a warp does a row; above, a block, in registers where they hold the row.
+#: Maximum scores per row for which a warp computes a row; longer rows take a block, in registers if the row fits.
 WARP_SCORES = 512
-#: Maximum of bytes of scores kept at once: more rows are processed in blocks.
+#: Maximum bytes of scores in memory at once; more rows are processed in blocks.
 SCORE_BYTES = 256 * 2**20
 
 
 def _row_threads(size: int, itemsize: int) -> int:
-    """Return the threads that hold a row of scores in registers: whole warps, two at least."""
-    packs, held = size * itemsize // PACK_BYTES, HELD_SCORES * itemsize // PACK_BYTES
-    return max(-(-packs // (held * WARP)), 2) * WARP
+    """Return the number of threads that hold a row of scores in registers: whole warps, at least two."""
+    packs, packs_per_thread = size * itemsize // PACK_BYTES, HELD_SCORES * itemsize // PACK_BYTES
+    return max(-(-packs // (packs_per_thread * WARP)), 2) * WARP
 
 
 def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0) -> None:
@@ -60,7 +60,7 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
     scale : float
         Factor of the gradient.
     smoothing : float
-        Part of the true classes' probability that is spread evenly over all classes, in ``[0, 1)``.
+        Label smoothing in ``[0, 1)``: the probability that is distributed evenly over all classes.
     """
     count, size = scores.shape
     acc = sum_dtype(scores.dtype).type
@@ -126,7 +126,7 @@ def linear_cross_entropy(
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
     space, dtype, (count, size) = workspace(), hidden.dtype, (hidden.shape[0], W.shape[1])
-    # all memory that is returned first: without it, nothing is launched
+    # all results are allocated first, so that nothing has been launched if memory is short
     loss = _empty_loss(space, dtype)
     dhidden: Any = None
     dW: Any = None
@@ -136,14 +136,14 @@ def linear_cross_entropy(
         dW, db = _empty_like(W, "the gradient of W"), empty(b.shape, dtype, "the gradient of b")
     max_rows = max(SCORE_BYTES // (size * dtype.itemsize), 1)
     losses = _row_losses(space, count, dtype)
-    part_W = part_b = None
+    block_dW = block_db = None
     if count > max_rows and gradients:
-        part_W = space.take("a block's gradient of W", W.shape, dtype)
-        part_b = space.take("a block's gradient of b", b.shape, dtype)
+        block_dW = space.take("a block's gradient of W", W.shape, dtype)
+        block_db = space.take("a block's gradient of b", b.shape, dtype)
     if dropout is not None:
-        kept = space.take("hidden states after dropout", hidden.shape, dtype)
-        drop_into(hidden, dropout, kept)
-        hidden = kept
+        dropped_hidden = space.take("hidden states after dropout", hidden.shape, dtype)
+        drop_into(hidden, dropout, dropped_hidden)
+        hidden = dropped_hidden
     for start in range(0, max(count, 1), max_rows):
         first, rows = start == 0, slice(start, start + max_rows)
         block, block_targets, block_losses = hidden, targets, losses
@@ -155,14 +155,14 @@ def linear_cross_entropy(
         if dhidden is None:
             continue
         product(scores, W.T, dhidden[rows] if count > max_rows else dhidden, precision)
-        product(block.T, scores, dW if first else part_W, precision)
+        product(block.T, scores, dW if first else block_dW, precision)
         if count <= max_rows:
             sum_columns_later(space, scores, db)
             continue
-        sum_columns(space, [(scores, db if first else part_b)])
+        sum_columns(space, [(scores, db if first else block_db)])
         if not first:
-            add_into(dW, part_W)
-            add_into(db, part_b)
+            add_into(dW, block_dW)
+            add_into(db, block_db)
     if dropout is not None and dhidden is not None:
         drop_into(dhidden, dropout, dhidden)
     sum_losses(losses, loss, dtype, scale)
@@ -170,12 +170,12 @@ def linear_cross_entropy(
 
 
 def _empty_loss(space: Workspace, dtype: Any) -> Any:
-    """Return an array without dimensions; a training run keeps many of them, so that new ones share their memory."""
+    """Return a zero-dimensional array; new ones share an allocation, since a training run keeps many of them."""
     return space.scalar(sum_dtype(dtype)) if is_allocating_anew() else empty((), sum_dtype(dtype), "the loss")
 
 
-def _empty_like(matrix: Any, what: str) -> Any:
-    """Return an uninitialized matrix, transposed in memory where the given one is."""
+def _empty_like(matrix: Any, purpose: str) -> Any:
+    """Return an uninitialized matrix with the memory order of the given one."""
     if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
-        return empty(matrix.shape[::-1], matrix.dtype, what).T
-    return empty(matrix.shape, matrix.dtype, what)
+        return empty(matrix.shape[::-1], matrix.dtype, purpose).T
+    return empty(matrix.shape, matrix.dtype, purpose)

@@ -1,9 +1,9 @@
-"""Device time of launched work, measured while the queue is never empty.
+"""Device time of launched work, measured without waiting for the host.
 
-Launching takes the host longer than many of these kernels take the device. Events around launches into an idle queue
-therefore measure the host. Here a spinning kernel (spin.cu) is launched first, events and work follow behind it, and
-the device starts on the work when all of it has been queued. Whether that was so is checked: the event in front of the
-work must not have passed when the host has launched everything.
+Launching many of these kernels takes the host longer than executing them takes the device, so events around launches
+into an idle stream would measure the host. Here a spinning kernel (spin.cu) is launched first, then events and work,
+and the device starts the work when all of it has been queued. This is verified: the event before the work must not have
+completed when the host has launched everything.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ __all__ = ["Elapsed", "device_time", "fill", "forget", "spin"]
 _WARP = 32
 #: Turns whose duration is measured once on each device: about 0.1 ms on an H100.
 _CALIBRATION_TURNS = 100
-_MOST_TURNS = 2**31 - 1
-_WARM_UP = 3
-#: Host time of a batch. CUDA's queue holds about 1,000 launches; at 5 us each, 3 ms stay below that.
+_MAX_TURNS = 2**31 - 1
+_WARM_UP_CALLS = 3
+#: Maximum host time of a batch. CUDA's launch queue has about 1,000 entries; at 5 us each, 3 ms stay below that.
 _BATCH_HOST_MS = 3.0
-#: The filler is this many times as long as the host needs for a batch, plus a margin for the events.
+#: Duration of the filler relative to the host time of a batch, plus a margin for the events.
 _FILLER_FACTOR = 2.0
 _FILLER_MARGIN_MS = 0.2
-_DOUBLINGS = 2
+#: How often the filler is doubled if the host was too slow.
+_MAX_DOUBLINGS = 2
 
 _turn_ms: dict[int, float] = {}
 
@@ -96,7 +97,7 @@ def fill(milliseconds: float) -> None:
         # at least a nanosecond, so that a clock without resolution does not divide by zero
         turn_ms = max(float(cuda.get_elapsed_time(start, end)) / _CALIBRATION_TURNS, 1e-6)
         _turn_ms[device] = turn_ms
-    spin(min(math.ceil(milliseconds / turn_ms), _MOST_TURNS))
+    spin(min(math.ceil(milliseconds / turn_ms), _MAX_TURNS))
 
 
 def device_time(run: Callable[[], object], batches: int = 5, calls: int = 4) -> Elapsed:
@@ -118,12 +119,12 @@ def device_time(run: Callable[[], object], batches: int = 5, calls: int = 4) -> 
     """
     cuda = import_module("cupy").cuda
     fill(_FILLER_MARGIN_MS)  # calibrated before anything is measured
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP_CALLS):
         run()
     cuda.get_current_stream().synchronize()
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     run()
-    host_ms = (time.perf_counter() - began) * 1e3
+    host_ms = (time.perf_counter() - start_time) * 1e3
     cuda.get_current_stream().synchronize()
     calls = max(1, min(calls, int(_BATCH_HOST_MS / max(host_ms, 1e-3))))
     filler_ms = _FILLER_FACTOR * calls * host_ms + _FILLER_MARGIN_MS
@@ -136,11 +137,11 @@ def device_time(run: Callable[[], object], batches: int = 5, calls: int = 4) -> 
         for _ in range(calls):
             run()
         end.record()
-        ahead = not start.done
+        queued_in_time = not start.done
         end.synchronize()
-        if not ahead and doublings < _DOUBLINGS:
+        if not queued_in_time and doublings < _MAX_DOUBLINGS:
             doublings, filler_ms = doublings + 1, 2 * filler_ms
             continue
-        queued = queued and ahead
+        queued = queued and queued_in_time
         times.append(float(cuda.get_elapsed_time(start, end)) / calls)
     return Elapsed(median(times), queued)

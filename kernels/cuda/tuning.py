@@ -1,4 +1,4 @@
-"""Measure the variants of the recurrences on the current device, for `launch_heuristics` to choose by."""
+"""Measure the variants of the recurrences on the current device, as the basis of `launch_heuristics`' choice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Measured:
     milliseconds : float
         Device time: median over batches of repeats, see `capgpu.kernels.cuda.stopwatch`.
     queued : bool
-        Whether the queue was kept full; otherwise the figure includes time of the host.
+        Whether the device never waited for the host; otherwise the figure includes host time.
     """
 
     name: str
@@ -71,16 +71,16 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
     list of Measured
         Forward before backward, the fastest first. Configurations that the driver refuses to launch are omitted.
     """
-    found = []
+    measured = []
     batches = min(_BATCHES, repeats)
     for name, run in passes(cell, dtype, H, N, T).items():
-        timed = []
+        measured_pass = []
         for config in launch_heuristics.candidates(name, dtype, H, N):
             with suppress(compile.CooperativeLaunchError):
                 elapsed = stopwatch.device_time(partial(run, config), batches, -(-repeats // batches))
-                timed.append(Measured(name, config, elapsed.milliseconds, elapsed.queued))
-        found.extend(sorted(timed, key=lambda entry: entry.milliseconds))
-    return found
+                measured_pass.append(Measured(name, config, elapsed.milliseconds, elapsed.queued))
+        measured.extend(sorted(measured_pass, key=lambda entry: entry.milliseconds))
+    return measured
 
 
 def store(measured: list[Measured], dtype: str, H: int, N: int) -> Any:

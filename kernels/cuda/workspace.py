@@ -1,13 +1,13 @@
 """Reused scratch arrays, so that a step allocates nothing after the first one of its shape.
 
-Work on one stream is done in order, so that the next call may write what the last one has read. Each thread and each
+Work on one stream is executed in order, so a call may overwrite what the previous one has read. Each thread and each
 stream has its own scratch. Results that a caller keeps are not allocated here, except by `Workspace.scalar`.
 
-A workspace is found by the thread and the Stream object, not by the pointer in it: per-thread default streams share the
-pointer 2 in all threads, and CUDA gives the pointer of a destroyed stream to a new one. It lasts as long as the Stream
-object and the thread. Its memory then goes back to CuPy's pool, which gives memory that was allocated for a stream to
-later work of that stream only: what is still in the queue keeps what it uses. A graph replays with the memory of the
-stream on which it was captured: keep that Stream object, in the thread that captured, as long as the graph.
+Workspaces are keyed by the thread and the Stream object, not by the stream's pointer: per-thread default streams share
+the pointer 2 in all threads, and CUDA reuses the pointer of a destroyed stream. A workspace lives as long as the Stream
+object and the thread. Its memory then returns to CuPy's pool, which reuses memory that was allocated for a stream only
+for later work of that stream, so queued work is not affected. A graph replays with the memory of the stream on which it
+was captured: keep that Stream object, in the capturing thread, as long as the graph.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from capgpu.kernels.cuda.pinned import PinnedMemory
 __all__ = ["Workspace", "forget", "using", "workspace"]
 
 _local = threading.local()
+#: Elements of one allocation of scalars.
 _SCALARS = 1024
-# Shapes of one buffer that are remembered: the batches of an epoch have different numbers of words.
-_VIEWS = 64
+#: Maximum number of cached views of a buffer: the batches of an epoch have different numbers of words.
+_MAX_VIEWS = 64
 
 
 class Workspace:
@@ -56,9 +57,9 @@ class Workspace:
         Parameters
         ----------
         name : str
-            Whose scratch; two arrays in use at once need two names.
+            Name of the scratch array; two arrays in use at once need two names.
         shape : tuple of int
-            Shape wanted.
+            Shape.
         dtype : dtype
             Element type.
         capacity : int, optional
@@ -67,7 +68,7 @@ class Workspace:
         Returns
         -------
         cupy.ndarray
-            Without gaps, aligned as a fresh array is.
+            C-contiguous, aligned like a new array.
 
         Raises
         ------
@@ -93,16 +94,16 @@ class Workspace:
             del buffer  # its memory can then be part of the larger one
             buffer = allocate((max(count, capacity) * itemsize,), np.uint8, f"the scratch of {name}")
             self._buffers[name] = buffer
-        if len(views) >= _VIEWS:
+        if len(views) >= _MAX_VIEWS:
             views.clear()
         view = views[shape, dtype] = cupy.ndarray(shape, dtype, memptr=buffer.data)
         return view
 
     def scalar(self, dtype: Any) -> Any:
-        """Return an array without dimensions whose memory is never reused, so that the caller may keep it.
+        """Return a zero-dimensional array whose memory is never reused, so that the caller may keep it.
 
-        A training run keeps the loss of every step until it is read. Allocated one by one, each would take 512 bytes
-        and sometimes a call of the driver; here one allocation serves `_SCALARS` of them.
+        A training run keeps the loss of every step until it is read. Allocated separately, each would take 512 bytes
+        and sometimes a driver call; here one allocation is divided into `_SCALARS` of them.
 
         Parameters
         ----------
@@ -124,17 +125,17 @@ class Workspace:
         return cupy.ndarray((), dtype, memptr=block.data + used * dtype.itemsize)
 
     def counters(self, count: int) -> Any:
-        """Return the counters of the barriers between blocks: zero at first, and reusable after each launch.
+        """Return the counters of barriers between blocks: initially zero, and reusable after each launch.
 
         Parameters
         ----------
         count : int
-            Counters wanted.
+            Minimum number of counters.
 
         Returns
         -------
         cupy.ndarray of uint32, shape (at least `count`,)
-            The same memory at each call, unless more are wanted or `discard_counters` was called.
+            The same memory at each call, unless more are requested or `discard_counters` was called.
         """
         if self._counters is None or self._counters.size < count:
             import cupy
@@ -161,19 +162,19 @@ def workspace() -> Workspace:
     """
     import cupy
 
-    given: Workspace | None = _local.__dict__.get("given")
-    if given is not None:
-        return given
+    override: Workspace | None = _local.__dict__.get("override")
+    if override is not None:
+        return override
     cuda = cupy.cuda
     key, stream = (cuda, cuda.runtime.getDevice()), cuda.get_current_stream()
     spaces: dict[Any, WeakKeyDictionary[Any, Workspace]] = _local.__dict__.setdefault("spaces", {})
     by_stream = spaces.get(key)
     if by_stream is None:
         by_stream = spaces[key] = WeakKeyDictionary()
-    found = by_stream.get(stream)
-    if found is None:
-        found = by_stream[stream] = Workspace()
-    return found
+    space = by_stream.get(stream)
+    if space is None:
+        space = by_stream[stream] = Workspace()
+    return space
 
 
 @contextmanager
@@ -185,11 +186,11 @@ def using(space: Workspace) -> Iterator[None]:
     space : Workspace
         Returned by `workspace` inside the block. All its uses must be in the order of one stream.
     """
-    before, _local.given = _local.__dict__.get("given"), space
+    previous, _local.override = _local.__dict__.get("override"), space
     try:
         yield
     finally:
-        _local.given = before
+        _local.override = previous
 
 
 def forget() -> None:

@@ -1,4 +1,4 @@
-"""The oracle of rows taken by index, and of their sums: the gradients of an embedding and of biases."""
+"""The oracle of rows distinct_index by index, and of their sums: the gradients of an embedding and of biases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def embedding_gradient(drows: Array, index: Array, count: int, groups: RowGroups
     Returns
     -------
     array, shape (count, W)
-        ``out[k] = sum(drows[index == k])``; zeros for rows never taken.
+        ``out[k] = sum(drows[index == k])``; zeros for rows never distinct_index.
 
     Notes
     -----
@@ -38,9 +38,9 @@ def embedding_gradient(drows: Array, index: Array, count: int, groups: RowGroups
         return out
     # in the caller's dtype the range below could wrap: 8-bit ids of a table of 300
     index = xp.astype(index, xp.int64)
-    distinct, place = xp.unique_inverse(index)
-    taken = xp.arange(distinct.shape[0], dtype=place.dtype, device=drows.device)
-    membership = xp.astype(taken[:, None] == xp.reshape(place, (1, -1)), drows.dtype)
+    distinct, inverse = xp.unique_inverse(index)
+    distinct_index = xp.arange(distinct.shape[0], dtype=inverse.dtype, device=drows.device)
+    membership = xp.astype(distinct_index[:, None] == xp.reshape(inverse, (1, -1)), drows.dtype)
     sums = membership @ drows
     # spread the occurring rows over the table by a gather: slot 0 is the zero row of all others
     slots = xp.searchsorted(distinct, xp.arange(count, dtype=xp.int64, device=drows.device))

@@ -55,7 +55,7 @@ def greedy_captions(
     table = multiply(W_embed, Wx, b) if count * max_length >= W_embed.shape[0] else None
     words = xp.full((count,), start, dtype=xp.int32, device=h.device)
     nulls = xp.full((count,), null, dtype=xp.int32, device=h.device)
-    ended = xp.zeros((count,), dtype=xp.bool, device=h.device)
+    finished = xp.zeros((count,), dtype=xp.bool, device=h.device)
     written: list[Array] = []
     for _ in range(max_length):
         projected, rows = table, words
@@ -63,10 +63,10 @@ def greedy_captions(
             projected, rows = multiply(xp.take(W_embed, words, axis=0), Wx, b), None
         logits, h, c = decode_step(projected, rows, h, c, Wh, W_vocab, b_vocab, precision=precision)
         words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
-        written.append(xp.where(ended, nulls, words))
+        written.append(xp.where(finished, nulls, words))
         if end >= 0:
-            ended = ended | (words == end)
-            if bool(xp.all(ended)):
+            finished = finished | (words == end)
+            if bool(xp.all(finished)):
                 break
     written.extend([nulls] * (max_length - len(written)))
     return xp.stack(written, axis=1)

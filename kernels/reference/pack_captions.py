@@ -85,8 +85,8 @@ def pack_captions(
     if captions.min() < 0 or captions.max() >= vocabulary_size:
         check_word_ids(captions, vocabulary_size)
     count, width = captions.shape
-    counted = captions[:, 1:] != null
-    lengths = np.where(counted.any(axis=1), width - 1 - np.argmax(counted[:, ::-1], axis=1), 0)
+    has_target = captions[:, 1:] != null
+    lengths = np.where(has_target.any(axis=1), width - 1 - np.argmax(has_target[:, ::-1], axis=1), 0)
     order = np.argsort(-lengths, kind="stable")
     longest = int(lengths.max())
     batch_sizes = count - np.cumsum(np.bincount(lengths, minlength=longest + 1))[:longest]

@@ -77,9 +77,9 @@ def previous_states(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
     xp = array_namespace(hidden, h0)
     counts = batch_sizes.tolist()
     parts, start = [h0[: _alive(batch_sizes), :]], 0
-    for before, count in pairwise(counts):
+    for previous, count in pairwise(counts):
         parts.append(hidden[start : start + count, :])
-        start += before
+        start += previous
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 

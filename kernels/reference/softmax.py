@@ -50,17 +50,17 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
         Gradient with respect to `logits`.
     """
     xp = array_namespace(logits, targets)
-    counted = targets >= 0
+    has_target = targets >= 0
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     exponentials = xp.exp(shifted)
     sums = xp.sum(exponentials, axis=1, keepdims=True)
     classes = xp.arange(logits.shape[1], dtype=xp.int64, device=logits.device)
-    hit = classes[None, :] == xp.astype(targets, xp.int64)[:, None]
-    nothing = xp.zeros_like(shifted)
-    true_scores = xp.sum(xp.where(hit, shifted, nothing), axis=1)
-    losses = xp.where(counted, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
-    dlogits = (exponentials / sums - xp.astype(hit, logits.dtype)) * scale
-    return xp.sum(widened(losses)) * scale, xp.where(counted[:, None], dlogits, nothing)
+    is_target = classes[None, :] == xp.astype(targets, xp.int64)[:, None]
+    zero = xp.zeros_like(shifted)
+    true_scores = xp.sum(xp.where(is_target, shifted, zero), axis=1)
+    losses = xp.where(has_target, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
+    dlogits = (exponentials / sums - xp.astype(is_target, logits.dtype)) * scale
+    return xp.sum(widened(losses)) * scale, xp.where(has_target[:, None], dlogits, zero)
 
 
 def linear_cross_entropy(
@@ -126,12 +126,12 @@ def linear_cross_entropy(
 def _smoothed_cross_entropy(logits: Array, targets: Array, scale: float, smoothing: float) -> tuple[Array, Array]:
     """Apply label smoothing to the loss and the gradient of the true classes."""
     xp = array_namespace(logits, targets)
-    counted = (targets >= 0)[:, None]
+    has_target = (targets >= 0)[:, None]
     loss, dlogits = softmax_cross_entropy(logits, targets, scale)
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
-    nothing = xp.zeros_like(logits)
+    zero = xp.zeros_like(logits)
     # a sum over all classes would leave the range of half precision
-    evenly = -scale * xp.sum(widened(xp.mean(xp.where(counted, log_probs, nothing), axis=1)))
-    devenly = xp.where(counted, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, nothing)
+    evenly = -scale * xp.sum(widened(xp.mean(xp.where(has_target, log_probs, zero), axis=1)))
+    devenly = xp.where(has_target, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, zero)
     return (1 - smoothing) * loss + smoothing * evenly, (1 - smoothing) * dlogits + smoothing * devenly

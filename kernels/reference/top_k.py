@@ -20,12 +20,12 @@ def leave_out(scores: Array, barred: Array, banned: Array | None = None) -> Arra
     """Return scores with -inf for words that must not be chosen; see `top_words`."""
     xp = array_namespace(scores, barred)
     never = xp.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
-    left = xp.where(barred[None, :], never, scores)
+    remaining = xp.where(barred[None, :], never, scores)
     if banned is not None:
         classes = xp.arange(scores.shape[1], dtype=banned.dtype, device=scores.device)
         for column in range(banned.shape[1]):
-            left = xp.where(classes[None, :] == banned[:, column : column + 1], never, left)
-    return left
+            remaining = xp.where(classes[None, :] == banned[:, column : column + 1], never, remaining)
+    return remaining
 
 
 def top_words(logits: Array, count: int, barred: Array, banned: Array | None = None) -> tuple[Array, Array]:
@@ -54,13 +54,13 @@ def top_words(logits: Array, count: int, barred: Array, banned: Array | None = N
     greatest = xp.max(logits, axis=1)
     normaliser = xp.log(xp.sum(xp.exp(logits - greatest[:, None]), axis=1))
     # chosen by score: two log-probabilities may be rounded to one
-    left = leave_out(logits, barred, banned)
-    never = xp.full(left.shape, -math.inf, dtype=left.dtype, device=left.device)
-    classes = xp.arange(left.shape[1], dtype=xp.int64, device=left.device)
+    remaining = leave_out(logits, barred, banned)
+    never = xp.full(remaining.shape, -math.inf, dtype=remaining.dtype, device=remaining.device)
+    classes = xp.arange(remaining.shape[1], dtype=xp.int64, device=remaining.device)
     log_probs, words = [], []
     for _ in range(count):
-        best, score = xp.argmax(left, axis=1), xp.max(left, axis=1)
+        best, score = xp.argmax(remaining, axis=1), xp.max(remaining, axis=1)
         log_probs.append(score - greatest - normaliser)
         words.append(xp.astype(xp.where(score > -math.inf, best, xp.zeros_like(best)), xp.int32))
-        left = xp.where(classes[None, :] == best[:, None], never, left)
+        remaining = xp.where(classes[None, :] == best[:, None], never, remaining)
     return xp.stack(log_probs, axis=1), xp.stack(words, axis=1)

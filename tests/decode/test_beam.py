@@ -25,7 +25,7 @@ def results(backend, decoded):
     return [backend.to_numpy(part) for part in decoded]
 
 
-def test_a_beam_of_one_is_greedy(backend, scene):
+def test_a_beam_of_one_equals_greedy_decoding(backend, scene):
     model, _, features = scene(count=7)
     there = backend.asarray(features)
     for settings in ({}, {"min_length": 3}, {"no_repeat_ngram": 2}, {"suppress_unk": False, "max_length": 5}):
@@ -46,7 +46,7 @@ def test_a_beam_of_one_is_greedy(backend, scene):
     ],
     ids=str,
 )
-def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
+def test_a_wide_enough_beam_equals_exhaustive_search(backend, scene, settings):
     model, params, features = scene(count=3)
     length, n_best = 4, 9
     width = len(FREE) ** (length - 1) * len(WORDS)
@@ -61,13 +61,13 @@ def test_a_beam_wide_enough_is_exhaustive_search(backend, scene, settings):
         assert np.allclose(scores[n], [score for score, _ in best], atol=1e-10)
         for row, chances in zip(ids[n], log_probs[n], strict=True):
             words = written(row)
-            want = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
-            assert np.allclose(chances, [*want, *[0.0] * (length - len(words))], atol=1e-10)
+            expected = [writer.next_log_probs(words[:t])[word] for t, word in enumerate(words)]
+            assert np.allclose(chances, [*expected, *[0.0] * (length - len(words))], atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["numpy", "cpu"])
 @given(data=st.data())
-def test_a_beam_is_the_plain_search_one_hypothesis_at_a_time(name, data):
+def test_a_beam_equals_a_search_with_one_hypothesis_at_a_time(name, data):
     """Under any rules together, with the special words anywhere in a small vocabulary."""
     draw = data.draw
     names = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(draw(st.integers(1, 3))))]
@@ -96,14 +96,14 @@ def test_a_beam_is_the_plain_search_one_hypothesis_at_a_time(name, data):
     choice = [i for i in range(len(words)) if i not in never]
     for n, feature in enumerate(features):
         writer = Writer(params, feature, words["<START>"])
-        want = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
+        expected = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
         there = scores[n] > -np.inf
         null = words["<NULL>"]
-        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in want]
-        assert np.allclose(scores[n][there], [score for score, _ in want], atol=1e-10)
+        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in expected]
+        assert np.allclose(scores[n][there], [score for score, _ in expected], atol=1e-10)
 
 
-def test_log_probabilities_are_those_of_teacher_forcing(backend, scene):
+def test_log_probabilities_equal_those_of_teacher_forcing(backend, scene):
     model, _, features = scene(count=9)
     ids, log_probs, scores = results(backend, beam_search(model, backend.asarray(features), 3, n_best=3, max_length=8))
     for k in range(3):
@@ -130,7 +130,7 @@ def test_captions_are_sorted_and_distinct(backend, scene):
                 assert not any(row[length:])
 
 
-def test_a_wider_beam_finds_no_worse(backend, scene):
+def test_a_wider_beam_never_finds_a_worse_caption(backend, scene):
     model, _, features = scene(count=12)
     scores = [
         results(backend, beam_search(model, backend.asarray(features), width, max_length=6))[2].mean()
@@ -140,7 +140,7 @@ def test_a_wider_beam_finds_no_worse(backend, scene):
     assert scores[1] <= scores[2] + 1e-12
 
 
-def test_early_stop_takes_what_has_ended(backend, scene):
+def test_early_stop_returns_the_captions_that_have_ended(backend, scene):
     model, params, features = scene(count=6, end_bias=0.0)
     there = backend.asarray(features)
     ids, _, scores = results(backend, beam_search(model, there, 4, length_penalty=5.0, early_stop=True, max_length=9))
@@ -149,11 +149,11 @@ def test_early_stop_takes_what_has_ended(backend, scene):
     assert (scores < best).any(), "nothing was stopped early"
     for n, feature in enumerate(features):
         words = written(ids[n, 0])
-        want = Writer(params, feature).log_prob(words) / ((5 + len(words)) / 6) ** 5.0
-        assert scores[n, 0] == pytest.approx(want, abs=1e-10)
+        expected = Writer(params, feature).log_prob(words) / ((5 + len(words)) / 6) ** 5.0
+        assert scores[n, 0] == pytest.approx(expected, abs=1e-10)
 
 
-def test_fewer_captions_than_places(backend, scene):
+def test_absent_captions_have_an_infinite_score_and_zero_words(backend, scene):
     model, _, features = scene(count=2)
     ids, log_probs, scores = results(
         backend, beam_search(model, backend.asarray(features), 20, n_best=20, max_length=1)
@@ -179,7 +179,7 @@ def test_results_keep_their_dtypes_and_arguments_their_values(backend, scene, dt
     assert frozen(results(backend, again)) == frozen([ids, log_probs, scores])
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(backend, scene):
+def test_a_batch_gives_the_captions_of_its_pictures_alone(backend, scene):
     model, _, features = scene(count=7)
     together = results(backend, beam_search(model, backend.asarray(features), 4, n_best=2))
     for n in range(7):
@@ -203,7 +203,7 @@ def test_a_batch_gives_what_its_pictures_give_alone(backend, scene):
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused(settings, words):
+def test_invalid_settings_are_refused(settings, words):
     with capgpu.use_backend("numpy"):
         model = capgpu.CaptioningRNN(WORDS, **SIZES)
         with pytest.raises(ValueError, match=words):

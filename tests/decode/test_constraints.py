@@ -16,7 +16,7 @@ END, UNK = 2, 3
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_no_run_of_words_comes_twice(backend, scene, n):
+def test_no_n_gram_occurs_twice(backend, scene, n):
     model, _, features = scene(count=9, end_bias=-4.0)
     plain = [without_null(row) for row in ids_of(backend, greedy(model, backend.asarray(features), max_length=15))]
     assert any(repeats(words, n) for words in plain), "nothing to forbid"
@@ -25,7 +25,7 @@ def test_no_run_of_words_comes_twice(backend, scene, n):
         assert not any(repeats(without_null(row), n) for row in rows)
 
 
-def test_captions_have_their_least_length(backend, scene):
+def test_captions_have_the_minimum_length(backend, scene):
     model, _, features = scene(count=9, end_bias=9.0)
     for decode in (greedy, lambda *args, **settings: sample(*args, seed=5, **settings)):
         rows = ids_of(backend, decode(model, backend.asarray(features), min_length=4, max_length=9))
@@ -35,7 +35,7 @@ def test_captions_have_their_least_length(backend, scene):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("decode", [greedy, sample, beam_search])
-def test_a_model_that_is_not_finite_writes_nothing(backend, scene, decode, value):
+def test_a_model_with_non_finite_scores_raises(backend, scene, decode, value):
     model, params, features = scene(count=3, dtype="float32")
     bias = params["b_vocab"].copy()
     bias[5] = value
@@ -65,7 +65,7 @@ def test_captions_contain_unknown_words_only_if_allowed(backend, scene, decoder,
         assert (index in rows) is bool(settings)
 
 
-def test_options_of_commands_have_the_same_defaults():
+def test_command_options_and_decoders_have_the_same_defaults():
     command = click.command()(generation_options(lambda config: None))
     with command.make_context("command", []) as context:
         assert GenerationConfig(**context.params) == GenerationConfig()

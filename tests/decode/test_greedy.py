@@ -10,7 +10,7 @@ from oracles.decoding import Writer, ids_of, repeats, without_null
 END = 2
 
 
-def test_greedy_is_the_models_own_sample(backend, scene):
+def test_greedy_decoding_equals_the_models_sample(backend, scene):
     model, _, features = scene(count=9)
     device_features = backend.asarray(features)
     own = backend.to_numpy(model.sample(device_features, 12, stop_at_end=True))
@@ -19,7 +19,7 @@ def test_greedy_is_the_models_own_sample(backend, scene):
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_greedy_takes_the_best_of_what_is_allowed(backend, scene, length):
+def test_greedy_decoding_chooses_the_best_allowed_word(backend, scene, length):
     model, params, features = scene(count=9)
     settings = {"max_length": 9, "min_length": length, "no_repeat_ngram": 2, "suppress_unk": True}
     decoded = greedy(model, backend.asarray(features), **settings)

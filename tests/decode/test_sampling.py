@@ -15,7 +15,7 @@ from oracles.scenes import SIZES, WORDS
 FREE = [2, 4, 5, 6]  # without UNK
 
 
-def test_sampled_words_come_as_often_as_they_are_probable(backend, scene):
+def test_frequencies_of_sampled_words_equal_their_probabilities(backend, scene):
     model, params, features = scene(count=1)
     many = np.repeat(features, 4000, axis=0)
     first = ids_of(backend, sample(model, backend.asarray(many), temperature=1.5, seed=11, max_length=1))[:, 0]
@@ -28,7 +28,7 @@ def test_sampled_words_come_as_often_as_they_are_probable(backend, scene):
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(1, None), (2, None), (None, 0.5), (3, 0.8), (None, 1e-9), (99, 1.0)])
-def test_only_the_head_is_drawn_from(backend, scene, top_k, top_p):
+def test_top_k_and_top_p_draw_only_from_the_most_probable_words(backend, scene, top_k, top_p):
     model, params, features = scene(count=2)
     many = np.repeat(features, 400, axis=0)
     first = ids_of(backend, sample(model, backend.asarray(many), top_k=top_k, top_p=top_p, seed=3, max_length=1))
@@ -44,7 +44,7 @@ def test_only_the_head_is_drawn_from(backend, scene, top_k, top_p):
         assert set(probable) <= set(drawn.tolist())
 
 
-def test_log_probabilities_are_the_models_own(backend, scene):
+def test_log_probabilities_equal_the_models(backend, scene):
     model, params, features = scene(count=5)
     decoded = sample(model, backend.asarray(features), temperature=0.5, top_k=3, seed=1, max_length=7)
     for feature, row, chances, score in zip(
@@ -58,7 +58,7 @@ def test_log_probabilities_are_the_models_own(backend, scene):
         assert score == pytest.approx(chances.sum())
 
 
-def test_a_seed_gives_the_same_captions_and_another_gives_others(backend, scene):
+def test_equal_seeds_give_equal_captions_and_others_different_ones(backend, scene):
     model, _, features = scene(count=20)
     device_features = backend.asarray(features)
     one, again, other = (ids_of(backend, sample(model, device_features, seed=seed)).tolist() for seed in (4, 4, 5))
@@ -66,7 +66,7 @@ def test_a_seed_gives_the_same_captions_and_another_gives_others(backend, scene)
     assert one != other
 
 
-def test_batches_of_any_size_give_the_same_captions(backend, scene):
+def test_the_batch_size_does_not_change_the_captions(backend, scene):
     model, _, features = scene(count=7)
     whole = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
     parts = [
@@ -76,7 +76,7 @@ def test_batches_of_any_size_give_the_same_captions(backend, scene):
     assert parts[0] + parts[1] == whole
 
 
-def test_seeds_mean_the_same_on_every_backend(backend, scene):
+def test_a_seed_gives_the_same_captions_on_every_backend(backend, scene):
     model, _, features = scene(count=20)
     found = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
     with capgpu.use_backend("numpy"):
@@ -87,7 +87,7 @@ def test_seeds_mean_the_same_on_every_backend(backend, scene):
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3, "top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_temperature_is_too_extreme(backend, scene, dtype, cut):
+def test_extreme_temperatures_give_greedy_and_uniform_choices(backend, scene, dtype, cut):
     model, _, features = scene(count=9, dtype=dtype)
     device_features = backend.asarray(features)
     best = ids_of(backend, greedy(model, device_features)).tolist()
@@ -103,7 +103,7 @@ def test_no_temperature_is_too_extreme(backend, scene, dtype, cut):
         assert counts.sum() == 300
 
 
-def test_in_half_precision_words_are_drawn_as_in_single(scene):
+def test_half_precision_draws_the_words_of_float32(scene):
     """Neither the random numbers nor the sums over a vocabulary of thousands fit into 16 bits."""
     words = {**WORDS, **{f"w{i}": len(WORDS) + i for i in range(4000)}}
     capgpu.set_backend("numpy")
@@ -122,7 +122,7 @@ def test_in_half_precision_words_are_drawn_as_in_single(scene):
     [{"temperature": 0.0}, {"temperature": math.inf}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"first": -1}],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused(settings):
+def test_invalid_settings_are_refused(settings):
     with capgpu.use_backend("numpy"):
         model = capgpu.CaptioningRNN(WORDS, **SIZES)
         with pytest.raises(ValueError, match=next(iter(settings))):

@@ -30,9 +30,9 @@ def run(cupy: Any) -> Callable[..., list[np.ndarray]]:
         options: tuple[str, ...] = (),
     ) -> list[np.ndarray]:
         module = cupy.RawModule(code=code, options=options, enable_cooperative_groups=cooperative)
-        there = [cupy.asarray(value) if isinstance(value, np.ndarray) and value.ndim else value for value in args]
-        module.get_function("f")((grid,), (block,), tuple(there), shared_mem=shared)
-        return [value.get() for value in there if type(value) is cupy.ndarray]
+        dev_args = [cupy.asarray(value) if isinstance(value, np.ndarray) and value.ndim else value for value in args]
+        module.get_function("f")((grid,), (block,), tuple(dev_args), shared_mem=shared)
+        return [value.get() for value in dev_args if type(value) is cupy.ndarray]
 
     return launch
 

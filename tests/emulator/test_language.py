@@ -39,8 +39,8 @@ def test_shuffles_give_the_value_of_their_source(run, in_order, order, shuffle, 
         out[blockIdx.x * blockDim.x + threadIdx.x] = (int){shuffle};
     }}"""
     (out,) = run(code, ints(192), grid=3, block=64)
-    want = [100 * (thread // 32 * 32 + source(thread % 32)) for thread in range(64)]
-    assert out.reshape(3, 64).tolist() == [want] * 3
+    expected = [100 * (thread // 32 * 32 + source(thread % 32)) for thread in range(64)]
+    assert out.reshape(3, 64).tolist() == [expected] * 3
 
 
 def test_votes_count_lanes_and_threads(run):
@@ -60,12 +60,12 @@ def test_votes_count_lanes_and_threads(run):
     (out,) = run(code, np.zeros(512, np.uint32), block=64)
     for thread, row in enumerate(out.reshape(64, 8).tolist()):
         first = thread < 32
-        want = [0x55555555, first, first, 32, 1, 0, 0xFF if thread % 32 < 8 else 1 << 9, 4 + 31 + 4 + 32]
-        assert row == want
+        expected = [0x55555555, first, first, 32, 1, 0, 0xFF if thread % 32 < 8 else 1 << 9, 4 + 31 + 4 + 32]
+        assert row == expected
 
 
 @pytest.mark.parametrize("block", [32, 64, 1024])
-def test_threads_know_their_places(run, block):
+def test_thread_and_block_indices_are_those_of_cuda(run, block):
     code = """
     extern "C" __global__ void __launch_bounds__(1024) f(int* out, int scale) {
         out[blockIdx.x * blockDim.x + threadIdx.x] = scale * (gridDim.x * 10000 + blockIdx.x * 1000 + threadIdx.x);
@@ -118,10 +118,10 @@ def test_halves_are_rounded_to_nearest_even(run, dtype):
     empty = np.zeros(values.size, np.float16)
     _, halves, back = run(code, values, empty, values, np.int32(values.size))
     with np.errstate(over="ignore"):
-        want = values.astype(np.float16)
-    np.testing.assert_array_equal(halves, want)
-    np.testing.assert_array_equal(back, want.astype(np.float32))
-    assert (np.signbit(halves) == np.signbit(want))[~np.isnan(want)].all()
+        expected = values.astype(np.float16)
+    np.testing.assert_array_equal(halves, expected)
+    np.testing.assert_array_equal(back, expected.astype(np.float32))
+    assert (np.signbit(halves) == np.signbit(expected))[~np.isnan(expected)].all()
 
 
 def test_bfloat16_is_rounded_to_nearest_even(run):
@@ -131,8 +131,8 @@ def test_bfloat16_is_rounded_to_nearest_even(run):
         if (threadIdx.x < n) back[threadIdx.x] = __bfloat162float(__float2bfloat16_rn(x[threadIdx.x]));
     }"""
     _, back = run(code, values, np.zeros_like(values), np.int32(values.size))
-    want = [0, 1, -1, 1, 1 + 2**-6, 1, np.inf, np.inf, np.nan, 2.0**-133]
-    np.testing.assert_array_equal(back, np.float32(want))
+    expected = [0, 1, -1, 1, 1 + 2**-6, 1, np.inf, np.inf, np.nan, 2.0**-133]
+    np.testing.assert_array_equal(back, np.float32(expected))
 
 
 def test_vectors_and_structures_are_laid_out_as_on_the_device(run):
@@ -154,7 +154,7 @@ def test_vectors_and_structures_are_laid_out_as_on_the_device(run):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_shared_memory_and_new_arrays_hold_nothing_but_nan(run, in_order, order):
+def test_uninitialized_shared_memory_and_arrays_hold_nan(run, in_order, order):
     in_order(order)
     code = """
     extern "C" __global__ void f(float* out) {

@@ -31,17 +31,17 @@ def both(n=1, k=2.0):
     return value
 
 
-def test_arguments_arrive_as_cupy_hands_them_over(run, cupy):
+def test_arguments_are_passed_as_by_cupy(run, cupy):
     x = np.ones(4, np.float32)
     assert run(SCALE, x, both(), np.int32(3), np.float64(3), None)[0].tolist() == [6, 6, 6, 1]
     assert run(SCALE, x, both(), np.int32(3), 3.0, None)[0].tolist() == [6, 6, 6, 1]
-    there = cupy.asarray(np.ones(8, np.float32))
-    run(SCALE, there[4:].data, both(), np.int32(3), 3.0, cupy.zeros(1, np.float16))
-    assert there.tolist() == [1, 1, 1, 1, 6, 6, 6, 1]
+    dev_array = cupy.asarray(np.ones(8, np.float32))
+    run(SCALE, dev_array[4:].data, both(), np.int32(3), 3.0, cupy.zeros(1, np.float16))
+    assert dev_array.tolist() == [1, 1, 1, 1, 6, 6, 6, 1]
 
 
 @pytest.mark.parametrize(
-    ("position", "value", "says"),
+    ("position", "value", "message"),
     [
         (0, np.ones(4), "pointer to floating of 4 bytes, given a pointer to floating of 8 bytes"),
         (0, np.ones(4, np.int32), "given a pointer to integer of 4 bytes"),
@@ -54,10 +54,10 @@ def test_arguments_arrive_as_cupy_hands_them_over(run, cupy):
         (4, np.ones(4, np.float32), "pointer to structure of 2 bytes"),
     ],
 )
-def test_an_argument_of_another_type_is_refused(run, position, value, says):
+def test_an_argument_of_another_type_is_refused(run, position, value, message):
     args = [np.ones(4, np.float32), both(), np.int32(3), np.float64(3), None]
     args[position] = value
-    with pytest.raises(KernelArgumentError, match=says):
+    with pytest.raises(KernelArgumentError, match=message):
         run(SCALE, *args)
 
 
@@ -105,7 +105,7 @@ def test_a_fault_names_kernel_block_thread_and_line(run):
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         ("if (threadIdx.x < 40) __syncthreads();", "exited while threads of its block wait|exited will not reach"),
         ("if (threadIdx.x % 32 < 9) __syncwarp(0x3ffu);", "exited while lanes of its warp wait|have exited"),
@@ -121,8 +121,8 @@ def test_a_fault_names_kernel_block_thread_and_line(run):
         ("if (threadIdx.x == 9) __trap();", "thread 9.*__trap"),
     ],
 )
-def test_what_would_hang_or_is_undefined_is_a_fault(run, body, says):
-    with pytest.raises(KernelFaultError, match=says):
+def test_deadlocks_and_undefined_behaviour_are_faults(run, body, message):
+    with pytest.raises(KernelFaultError, match=message):
         run(f'extern "C" __global__ void f(int* x) {{ {body} }}', np.zeros(1, np.int32), block=64)
 
 

@@ -18,7 +18,7 @@ def test_cosine_ignores_lengths_and_euclidean_does_not() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("block_bytes", [1, 4 * 7 * 5, 4 * 23 * 3, 1 << 20])
-def test_blocks_of_any_size_give_the_brute_force_answer(
+def test_every_block_size_gives_the_brute_force_result(
     metric: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest_neighbour, "_BLOCK_BYTES", block_bytes)
@@ -33,7 +33,7 @@ def test_blocks_of_any_size_give_the_brute_force_answer(
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * 7 * 5, 1 << 20])
-def test_the_nearest_of_some_rows_is_one_of_them(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_among_some_rows_is_one_of_them(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_neighbour, "_BLOCK_BYTES", block_bytes)
     random = np.random.default_rng(4)
     queries, base = random.standard_normal((10, 7)), random.standard_normal((23, 7))
@@ -45,7 +45,7 @@ def test_the_nearest_of_some_rows_is_one_of_them(block_bytes: int, monkeypatch: 
 
 
 @pytest.mark.parametrize("block_bytes", [1, 1 << 20])
-def test_the_first_of_equally_near_rows_is_taken(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_equally_near_rows_the_first_is_chosen(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_neighbour, "_BLOCK_BYTES", block_bytes)
     base = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     assert nearest_neighbours(np.array([[0.0, 2.0], [2.0, 0.0]]), base).tolist() == [1, 0]
@@ -56,7 +56,7 @@ def test_float16_features_do_not_overflow() -> None:
     assert nearest_neighbours(base, base, "euclidean").tolist() == [0, 1]
 
 
-def test_a_zero_vector_is_nobodys_neighbour_and_harms_nothing() -> None:
+def test_a_zero_vector_is_never_a_neighbour() -> None:
     base = np.array([[0.0, 0.0], [1.0, 0.0]])
     assert nearest_neighbours(np.array([[2.0, 0.0], [0.0, 0.0]]), base).tolist() == [1, 0]
 

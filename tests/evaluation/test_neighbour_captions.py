@@ -28,7 +28,7 @@ def dataset(**texts: list[str]) -> Dataset:
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_it_is_the_first_of_the_nearest_picture_that_has_one(texts: bool) -> None:
+def test_the_caption_is_the_first_of_the_nearest_picture_with_captions(texts: bool) -> None:
     given = {"train_texts": ["B here", "An A", "other", "more"]} if texts else {}
     first = "b here" if texts else "b", "an a" if texts else "a"
     assert neighbour_captions(dataset(**given), "val") == [first[0], first[1], first[0]]

@@ -209,7 +209,9 @@ class TestOtherUsers:
     def test_a_folder_that_others_can_write_is_neither_read_nor_written(self, entry, mode):
         entry.parent.chmod(mode)
         assert code_cache._read(entry, KEY) is None
-        with pytest.raises(PermissionError, match="expected a folder of this user's that no other can write, got "):
+        with pytest.raises(
+            PermissionError, match="expected a folder that belongs to this user and only they can write, got "
+        ):
             code_cache._write(entry, KEY, b"other")
 
     def test_files_and_folders_of_another_user_are_not_read(self, entry, monkeypatch):

@@ -59,7 +59,7 @@ def wait_for(condition) -> None:
         time.sleep(0.005)
 
 
-def test_a_long_compilation_is_one_line(notice, shown):
+def test_a_long_compilation_prints_one_line(notice, shown):
     notice.on_start(of())
     wait_for(shown)
     assert shown() == "capgpu: compiling the kernels of lstm for this processor, once ..."
@@ -71,7 +71,7 @@ def test_a_long_compilation_is_one_line(notice, shown):
     assert 0.02 <= notice.seconds < 20
 
 
-def test_a_notice_that_cannot_be_given_stops_no_compilation(notice, shown, monkeypatch):
+def test_a_notice_that_cannot_be_printed_stops_no_compilation(notice, shown, monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -102,7 +102,7 @@ def test_a_signal_handler_may_compile_while_a_line_is_written(notice, monkeypatc
     assert len(written) >= 2
 
 
-def test_a_short_compilation_says_nothing(notice, shown, monkeypatch):
+def test_a_short_compilation_prints_nothing(notice, shown, monkeypatch):
     monkeypatch.setattr(compile_notice, "PATIENCE", 3600.0)
     notice.on_start(of())
     timer = notice._timer
@@ -113,7 +113,7 @@ def test_a_short_compilation_says_nothing(notice, shown, monkeypatch):
     assert notice.seconds > 0
 
 
-def test_a_timer_that_comes_late_says_nothing(notice, shown):
+def test_a_timer_that_fires_after_the_compilation_prints_nothing(notice, shown):
     notice.on_start(of())
     timer = notice._timer
     notice.on_end(of())
@@ -139,7 +139,7 @@ def test_without_stderr_nothing_fails(notice, monkeypatch, stream):
     assert notice.seconds > 0
 
 
-def test_training_time_stands_still_while_kernels_are_compiled(monkeypatch):
+def test_training_time_excludes_compilation(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: 1000.0)
     monkeypatch.setattr(capgpu.kernels.cpu.notice, "seconds", 0.0)
     assert clock() == 1000.0
@@ -148,12 +148,12 @@ def test_training_time_stands_still_while_kernels_are_compiled(monkeypatch):
     assert compile_seconds() == 40.0
 
 
-def test_nothing_has_been_compiled_where_no_kernels_are_loaded(monkeypatch):
+def test_the_compile_time_is_zero_before_kernels_are_loaded(monkeypatch):
     monkeypatch.delitem(sys.modules, "capgpu.kernels.cpu.compile_notice")
     assert compile_seconds() == 0.0
 
 
-def test_the_first_process_says_so_and_the_second_is_silent(tmp_path):
+def test_the_first_process_prints_the_notice_and_the_second_does_not(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(capgpu.__file__).parents[1])}
     shown = []
     for _ in range(2):

@@ -21,10 +21,12 @@ RAGGED = Extents((6, 6, 5, 2, 1), 9, 11)
 def run(backend, case, arguments, bring=None):
     """Call an operation on copies of host arguments; batch sizes are the host's business everywhere."""
     bring = bring or backend.asarray
-    there = {name: value if name == "batch_sizes" else brought(value, bring) for name, value in arguments.items()}
+    moved_arguments = {
+        name: value if name == "batch_sizes" else brought(value, bring) for name, value in arguments.items()
+    }
     dtype = next(v.dtype for v in arguments.values() if isinstance(v, np.ndarray) and v.dtype.kind not in "iu")
-    results = getattr(backend.kernels(dtype), case.operation)(**there)
-    return there, results if isinstance(results, tuple) else (results,)
+    results = getattr(backend.kernels(dtype), case.operation)(**moved_arguments)
+    return moved_arguments, results if isinstance(results, tuple) else (results,)
 
 
 def brought(value, bring):
@@ -33,28 +35,28 @@ def brought(value, bring):
     return RowGroups(*(bring(part) for part in value)) if isinstance(value, RowGroups) else value
 
 
-def check(backend, case, dtype, arguments, wanted, bring=None):
+def check(backend, case, dtype, arguments, expected, bring=None):
     _, results = run(backend, case, arguments, bring)
-    assert len(results) == len(wanted)
-    for got, want, kind in zip(results, wanted, case.kinds, strict=True):
-        assert (got is None) == (want is None)
-        if want is not None:
-            assert backend.to_numpy(got).dtype == loss_or(dtype, got)
-            assert distance(backend.to_numpy(got), want) < TOLERANCE[dtype][kind]
+    assert len(results) == len(expected)
+    for actual, expected_array, tolerance_kind in zip(results, expected, case.kinds, strict=True):
+        assert (actual is None) == (expected_array is None)
+        if expected_array is not None:
+            assert backend.to_numpy(actual).dtype == loss_or(dtype, actual)
+            assert distance(backend.to_numpy(actual), expected_array) < TOLERANCE[dtype][tolerance_kind]
 
 
 def test_every_operation_has_a_case():
     # held by test_update_contract.py (lists of arrays), test_pack_captions.py (host integers) and the model's tests
-    elsewhere = {"adam_update", "momentum_update", "gradient_norm", "column_sums", "pack_captions"}
+    tested_in_other_files = {"adam_update", "momentum_update", "gradient_norm", "column_sums", "pack_captions"}
     # and by test_top_k.py (what it returns are words, too)
-    elsewhere |= {"caption_batch", "greedy_captions", "top_words"}
-    assert {case.operation for case in KERNEL_CASES} | elsewhere == set(OPERATIONS)
+    tested_in_other_files |= {"caption_batch", "greedy_captions", "top_words"}
+    assert {case.operation for case in KERNEL_CASES} | tested_in_other_files == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=range(len(EXTENTS)))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, extents):
+def test_unaligned_and_ragged_batches_agree_with_the_loops(backend, case, dtype, extents):
     check(backend, case, dtype, *example(case, extents, dtype))
 
 
@@ -63,7 +65,7 @@ def test_odd_and_ragged_batches_agree_with_the_loops(backend, case, dtype, exten
 @pytest.mark.parametrize("extents", [RAGGED, EXTENTS[0], EXTENTS[2]], ids=["ragged", "one", "wide"])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_half_precision_agrees(backend, case, dtype, extents):
+def test_half_precision_agrees_with_the_loops(backend, case, dtype, extents):
     check(backend, case, dtype, *example(case, extents, dtype))
 
 
@@ -74,7 +76,7 @@ def test_half_precision_agrees(backend, case, dtype, extents):
     words=strategies.integers(1, 9),
     seed=strategies.integers(0),
 )
-def test_any_batch_agrees_with_the_loops(backend, case, lengths, size, words, seed):
+def test_random_batches_agree_with_the_loops(backend, case, lengths, size, words, seed):
     extents = Extents(tuple(sorted(lengths, reverse=True)), size, words)
     arguments = case.arguments(np.random.default_rng(seed), extents, "float64")
     check(backend, case, "float64", arguments, case.plain(arguments, extents))
@@ -90,7 +92,7 @@ def test_a_large_batch_agrees_with_the_loops(backend, case, dtype):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_memory_with_gaps_is_accepted(backend, case, dtype):
+def test_strided_arrays_are_accepted(backend, case, dtype):
     # what is the kernel's to overwrite is never read-only
     bring = backend.asarray if case.operation in OVERWRITABLE else backend.strided
     check(backend, case, dtype, *example(case, RAGGED, dtype), bring)
@@ -98,12 +100,12 @@ def test_memory_with_gaps_is_accepted(backend, case, dtype):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_arguments_are_left_as_they_were(backend, case, dtype):
+def test_arguments_are_not_changed(backend, case, dtype):
     arguments, _ = example(case, RAGGED, dtype)
-    there, _ = run(backend, case, arguments)
+    moved_arguments, _ = run(backend, case, arguments)
     overwritable = OVERWRITABLE.get(case.operation, set())
     for name in arguments.keys() - overwritable:
-        assert frozen(there[name]) == frozen(arguments[name]), name
+        assert frozen(moved_arguments[name]) == frozen(arguments[name]), name
 
 
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or not p.case.operation.startswith("lstm"))
@@ -123,12 +125,12 @@ def test_no_rows_give_empty_results(backend, case, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
-def test_indices_of_both_widths(backend, dtype):
+def test_indices_may_be_int32_or_int64(backend, dtype):
     for case in KERNEL_CASES:
-        arguments, wanted = example(case, RAGGED, "float64")
+        arguments, expected = example(case, RAGGED, "float64")
         indices = {
             n: v.astype(dtype)
             for n, v in arguments.items()
             if n in INDICES and isinstance(v, np.ndarray) and v.dtype.kind == "i"
         }
-        check(backend, case, "float64", {**arguments, **indices}, wanted)
+        check(backend, case, "float64", {**arguments, **indices}, expected)

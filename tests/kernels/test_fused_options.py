@@ -93,7 +93,7 @@ def wanted(model, features, captions, key):
     shape=strategies.tuples(*(strategies.integers(*limits) for limits in ((1, 20), (1, 6), (4, 40), (1, 35)))),
     seed=strategies.integers(0, 2**32),
 )
-def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, smoothing, key, shape, seed):
+def test_all_options_together_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, smoothing, key, shape, seed):
     count, steps, words, size = shape
     options = {"feature_dropout": rates[0], "output_dropout": rates[1], "label_smoothing": smoothing}
     features, captions = batch(words, count, steps, dtype, seed)
@@ -102,13 +102,13 @@ def test_any_options_give_pytorchs_loss_and_gradients(cell, dtype, tied, rates, 
         loss, grads = model.loss(features, captions, dropout_key=key)
     with capgpu.use_backend("numpy"):
         plain_loss, plain = model.loss(features, captions, dropout_key=key)
-    want_loss, want = wanted(model, features, captions, key)
+    want_loss, expected = wanted(model, features, captions, key)
     assert list(grads) == list(model.params)
     assert distance(loss, want_loss) < TOLERANCE[dtype]["forward"]
     assert distance(loss, plain_loss) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
         assert gradient.dtype == dtype, name
-        assert distance(gradient, want[name]) < TOLERANCE[dtype]["gradient"], name
+        assert distance(gradient, expected[name]) < TOLERANCE[dtype]["gradient"], name
         assert distance(gradient, plain[name]) < TOLERANCE[dtype]["gradient"], name
 
 

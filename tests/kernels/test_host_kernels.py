@@ -23,8 +23,8 @@ EDGES = (1, 2, 11, 13, 31, 33, 65, 250, 257, 530)
 
 
 def run(case, arguments):
-    there = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-    results = getattr(KERNELS, case.operation)(**there)
+    copied_arguments = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    results = getattr(KERNELS, case.operation)(**copied_arguments)
     return results if isinstance(results, tuple) else (results,)
 
 
@@ -32,7 +32,7 @@ def run_as_given(case, arguments):
     return getattr(KERNELS, case.operation)(**arguments)
 
 
-def test_there_is_something_to_share():
+def test_the_modules_with_parallel_kernels_are_found():
     names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "POOL")}
     assert {"lstm", "rnn", "gemm", "softmax", "embedding"} <= names
 
@@ -42,17 +42,17 @@ def test_there_is_something_to_share():
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 def test_the_number_of_threads_changes_no_bit(shared_by, case, dtype, threads):
     for extents in (Extents((5, 4, 2), 7, 33), Extents((4,) * 13 + (2,) * 24, 40, 70)):
-        arguments, wanted = example(case, extents, dtype)
+        arguments, expected = example(case, extents, dtype)
         shared_by(1)
-        alone = run(case, arguments)
+        one_thread = run(case, arguments)
         pool = shared_by(threads)
         await_workers(pool)
         together = run(case, arguments)
-        assert frozen(together) == frozen(alone)
+        assert frozen(together) == frozen(one_thread)
         shared_by(threads, alone=True)
-        assert frozen(run(case, arguments)) == frozen(alone), "the caller alone, in a pool of several"
-        for got, want, kind in zip(together, wanted, case.kinds, strict=True):
-            assert want is None or distance(got, want) < TOLERANCE[dtype][kind]
+        assert frozen(run(case, arguments)) == frozen(one_thread), "the caller alone, in a pool of several"
+        for actual, expected_array, kind in zip(together, expected, case.kinds, strict=True):
+            assert expected_array is None or distance(actual, expected_array) < TOLERANCE[dtype][kind]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -83,9 +83,9 @@ def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type
         model = capgpu.CaptioningRNN(words, 33, 40, 70, cell_type, seed=0)
         features = np.random.default_rng(1).standard_normal((7, 33)).astype(np.float32)
         written = []
-        for threads, alone in ((1, False), (3, False), (3, True)):
-            pool = shared_by(threads, alone)
-            if not alone:
+        for threads, one_thread in ((1, False), (3, False), (3, True)):
+            pool = shared_by(threads, one_thread)
+            if not one_thread:
                 await_workers(pool)
             written.append(model.sample(features, 9).tolist())
     assert written[1] == written[0]
@@ -100,10 +100,10 @@ def test_products_of_any_size(shared_by, random, dtype, transposed):
     for m, k, n in [*random.permutation(extents)[:60].tolist(), (13, 1400, 33), (300, 641, 600), (CHUNK + 90, 20, 33)]:
         a, b = random.uniform(-1, 1, (m, k)).astype(dtype), random.uniform(-1, 1, (k, n)).astype(dtype)
         bias = random.uniform(-1, 1, n).astype(dtype)
-        want = a.astype(np.float64) @ b.astype(np.float64) + bias
+        expected = a.astype(np.float64) @ b.astype(np.float64) + bias
         given = [np.ascontiguousarray(x.T) if t else x for x, t in zip((a, b), transposed, strict=True)]
-        got = KERNELS.matmul(*given, bias, transpose_a=transposed[0], transpose_b=transposed[1])
-        assert distance(got, want) < TOLERANCE[dtype]["forward"], (m, k, n)
+        actual = KERNELS.matmul(*given, bias, transpose_a=transposed[0], transpose_b=transposed[1])
+        assert distance(actual, expected) < TOLERANCE[dtype]["forward"], (m, k, n)
 
 
 @hypothesis.given(
@@ -114,8 +114,8 @@ def test_products_of_any_small_size(sizes, transposed):
     random, (m, k, n) = np.random.default_rng(0), sizes
     a = random.uniform(-1, 1, (k, m) if transposed[0] else (m, k))
     b = random.uniform(-1, 1, (n, k) if transposed[1] else (k, n))
-    want = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b)
-    assert distance(KERNELS.matmul(a, b, transpose_a=transposed[0], transpose_b=transposed[1]), want) < 1e-12
+    expected = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b)
+    assert distance(KERNELS.matmul(a, b, transpose_a=transposed[0], transpose_b=transposed[1]), expected) < 1e-12
 
 
 @pytest.mark.parametrize("operation", ["lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward"])
@@ -123,34 +123,34 @@ def test_states_wider_than_a_panel_is_deep(operation):
     extents = Extents((3, 2), 700, 1)
     for case in KERNEL_CASES:
         if case.operation == operation:
-            arguments, wanted = example(case, extents, "float32")
-            for got, want, kind in zip(run(case, arguments), wanted, case.kinds, strict=True):
-                assert want is None or distance(got, want) < TOLERANCE["float32"][kind]
+            arguments, expected = example(case, extents, "float32")
+            for actual, expected_array, kind in zip(run(case, arguments), expected, case.kinds, strict=True):
+                assert expected_array is None or distance(actual, expected_array) < TOLERANCE["float32"][kind]
 
 
 @pytest.mark.parametrize("rows_a_block", [1, 2, 5, 1000])
-def test_blocks_of_scores_change_nothing(monkeypatch, rows_a_block):
+def test_the_number_of_score_blocks_does_not_change_results(monkeypatch, rows_a_block):
     from capgpu.kernels.cpu import softmax
 
     extents = Extents((5, 4, 2), 7, 33)
     monkeypatch.setattr(softmax, "BLOCK_BYTES", rows_a_block * 33 * 8)
     for case in KERNEL_CASES:
         if case.operation == "linear_cross_entropy":  # with masks whose rows lie in several blocks, too
-            arguments, wanted = example(case, extents, "float64")
+            arguments, expected = example(case, extents, "float64")
             # as it is, and the transpose of a matrix, as with tied weights
             for W in (arguments["W"], arguments["W"].T.copy().T):
-                for got, want in zip(run_as_given(case, {**arguments, "W": W}), wanted, strict=True):
-                    assert (got is None and want is None) or distance(got, want) < 1e-12
+                for actual, expected_array in zip(run_as_given(case, {**arguments, "W": W}), expected, strict=True):
+                    assert (actual is None and expected_array is None) or distance(actual, expected_array) < 1e-12
 
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
-def test_threads_that_call_at_once_do_not_meet(shared_by, case):
+def test_concurrent_calls_from_threads_are_independent(shared_by, case):
     await_workers(shared_by(3))
     sizes = [Extents((4,) * 13 + (2,) * 24, 40, 70), Extents((5, 4, 2), 7, 33), Extents((3,) * 7, 33, 3)]
     jobs = [example(case, extents, "float32")[0] for extents in sizes] * 4
-    wanted = [frozen(run(case, arguments)) for arguments in jobs]
+    expected = [frozen(run(case, arguments)) for arguments in jobs]
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(lambda arguments: frozen(run(case, arguments)), jobs)) == wanted
+        assert list(pool.map(lambda arguments: frozen(run(case, arguments)), jobs)) == expected
 
 
 def test_a_call_that_fails_leaves_the_pool_usable(shared_by):

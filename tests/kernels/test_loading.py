@@ -24,13 +24,13 @@ def run(script: str) -> str:
     return done.stdout.strip()
 
 
-def test_results_and_errors_come_back():
+def test_results_and_errors_are_returned_to_the_caller():
     assert undisturbed(divmod, 7, 3) == (2, 1)
     with pytest.raises(ZeroDivisionError):
         undisturbed(divmod, 7, 0)
 
 
-def test_another_thread_does_it_in_the_callers_context():
+def test_the_loader_thread_runs_in_the_callers_context():
     variable = contextvars.ContextVar("variable", default=0)
     variable.set(5)
     thread, value = undisturbed(lambda: (threading.get_ident(), variable.get()))
@@ -38,13 +38,13 @@ def test_another_thread_does_it_in_the_callers_context():
     assert value == 5
 
 
-def test_a_helper_serves_several_calls_and_calls_inside_of_calls():
+def test_a_helper_thread_serves_several_and_nested_calls():
     threads = {undisturbed(threading.get_ident) for _ in range(20)}
     assert len(threads) == 1
     assert undisturbed(lambda: undisturbed(threading.get_ident) == threading.get_ident())
 
 
-def test_a_helper_that_ends_is_replaced(monkeypatch):
+def test_a_helper_thread_that_has_ended_is_replaced(monkeypatch):
     monkeypatch.setattr(loading, "LINGER", 0.01)
     monkeypatch.setattr(loading, "_idle", [])
     for _ in range(5):
@@ -95,7 +95,7 @@ def test_a_handler_may_load_while_the_interrupted_thread_waits():
     )
 
 
-def test_a_helper_that_never_begins_does_not_stop_the_caller(monkeypatch):
+def test_a_helper_thread_that_never_starts_does_not_block_the_caller(monkeypatch):
     # a thread that is being started can receive the asynchronous exception of the one that starts it, and ends
     monkeypatch.setattr(loading, "START", 0.05)
     monkeypatch.setattr(loading, "_idle", [])
@@ -103,7 +103,7 @@ def test_a_helper_that_never_begins_does_not_stop_the_caller(monkeypatch):
     assert undisturbed(threading.get_ident) == threading.get_ident()
 
 
-def test_without_threads_the_caller_does_it(monkeypatch):
+def test_without_threads_the_caller_loads_by_itself(monkeypatch):
     def refuse(function, args):
         raise RuntimeError("can't start new thread")
 
@@ -112,7 +112,7 @@ def test_without_threads_the_caller_does_it(monkeypatch):
     assert undisturbed(threading.get_ident) == threading.get_ident()
 
 
-def test_a_thread_in_the_midst_of_an_import_does_it_itself(tmp_path, monkeypatch):
+def test_a_thread_inside_an_import_loads_by_itself(tmp_path, monkeypatch):
     (tmp_path / "loads_at_import.py").write_text(
         "import threading\nfrom capgpu.kernels.loading import undisturbed\n"
         "SAME = undisturbed(threading.get_ident) == threading.get_ident()\n"
@@ -123,7 +123,7 @@ def test_a_thread_in_the_midst_of_an_import_does_it_itself(tmp_path, monkeypatch
     assert loads_at_import.SAME
 
 
-def test_a_thread_that_compiles_does_it_itself(monkeypatch):
+def test_a_compiling_thread_loads_by_itself(monkeypatch):
     monkeypatch.setattr(loading, "START", 60.0)  # on a busy machine the helper begins late
     pytest.importorskip("numba")
     from numba.core.compiler_lock import global_compiler_lock

@@ -44,7 +44,7 @@ def wanted_pairs(captions, null):
 
 
 @pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
-def test_every_step_up_to_the_last_word_that_counts_is_there_once(packed, captions):
+def test_every_step_up_to_the_last_unmasked_word_occurs_once(packed, captions):
     batch = packed(captions, 0, len(WORDS))
     assert pairs_of(batch) == wanted_pairs(captions, 0)
     assert np.count_nonzero(batch.targets >= 0) == np.count_nonzero(captions[:, 1:])
@@ -55,7 +55,7 @@ def test_every_step_up_to_the_last_word_that_counts_is_there_once(packed, captio
     null=strategies.integers(0, 3),
     seed=strategies.integers(0),
 )
-def test_any_captions_are_laid_out_whole(packed, shape, null, seed):
+def test_every_layout_contains_all_words_of_the_captions(packed, shape, null, seed):
     captions = np.random.default_rng(seed).integers(0, 4, shape)
     batch = packed(captions, null, 4)
     assert pairs_of(batch) == wanted_pairs(captions, null)

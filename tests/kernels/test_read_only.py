@@ -26,12 +26,12 @@ def read_only(value):
 def test_operations_compile_nothing_more(case):
     arguments, _ = example(case, Extents((5, 4, 2), 7, 33), "float32")
     operation = getattr(KERNELS, case.operation)
-    wanted = frozen(operation(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}))
+    expected = frozen(operation(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}))
     writable = OVERWRITABLE.get(case.operation, set())
     before = compilations()
     given = {name: value.copy() if name in writable else read_only(value) for name, value in arguments.items()}
     assert before > 0
-    assert frozen(operation(**given)) == wanted
+    assert frozen(operation(**given)) == expected
     assert compilations() == before
     for name in given.keys() - writable:
         assert frozen(given[name]) == frozen(arguments[name]), name
@@ -60,9 +60,9 @@ def test_update_rules_compile_nothing_more(random):
             ]
         )
 
-    wanted, before = update(params, grads), compilations()
+    expected, before = update(params, grads), compilations()
     given = read_only(params), read_only(grads)
-    assert update(*given) == wanted
+    assert update(*given) == expected
     assert compilations() == before
     assert frozen(list(given)) == frozen([params, grads])
 
@@ -77,14 +77,14 @@ def test_a_model_of_read_only_weights_compiles_nothing_more(random, cell_type):
     def use(features, captions):
         return frozen([*model.loss(features, captions), model.sample(features, 4)])
 
-    wanted, before = use(features, captions), compilations()
+    expected, before = use(features, captions), compilations()
     for name, value in model.params.items():
         model.params[name] = read_only(value)
-    assert use(read_only(features), read_only(captions)) == wanted
+    assert use(read_only(features), read_only(captions)) == expected
     assert compilations() == before
 
 
-def test_a_mapped_file_is_read_where_it_lies(tmp_path, random):
+def test_a_mapped_file_is_not_copied(tmp_path, random):
     values = random.standard_normal((5, 7)).astype(np.float32)
     values.tofile(tmp_path / "values")
     mapped = np.memmap(tmp_path / "values", np.float32, "r", shape=(5, 7))
@@ -99,7 +99,7 @@ def test_a_mapped_file_is_read_where_it_lies(tmp_path, random):
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1,), (2, 0), (3, 4)])
-def test_a_view_of_any_shape(shape):
+def test_read_only_views_of_any_shape_give_the_same_results(shape):
     array = np.ones(shape)
     assert contiguous(array) is array
     array.flags.writeable = False

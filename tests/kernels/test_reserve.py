@@ -41,19 +41,19 @@ print(kernels_for(rows).embedding_gradient(rows, tokens, 2).tolist())
 """
 
 
-def test_memory_that_is_there_is_not_refused():
+def test_available_memory_is_granted():
     for _ in range(100):
         require_memory(64 << 20, "test")
 
 
-def test_a_refusal_says_what_is_needed_and_what_helps():
+def test_a_refusal_gives_the_required_bytes_and_a_remedy():
     with pytest.raises(MemoryError, match=r"expected 1073741824 MiB of free address space to test.*ulimit -v.*numpy"):
         require_memory(1 << 50, "test")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not show its address space")
 @pytest.mark.parametrize(("moment", "room"), [("import", 150), ("load", 30), ("compile", 100)])
-def test_kernels_ask_before_they_import_load_and_compile(moment, room, tmp_path):
+def test_kernels_check_memory_before_they_import_load_and_compile(moment, room, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, moment, str(room)],
         env={

@@ -32,26 +32,26 @@ CASES = [case for case in KERNEL_CASES if case.operation in MULTIPLYING]
 def by_bits(array):
     """Round to the nearest bfloat16, ties to even, by integer arithmetic."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
-    kept = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
-    return np.where(np.isnan(array), array, kept.astype(np.uint32).view(np.float32))
+    rounded_bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return np.where(np.isnan(array), array, rounded_bits.astype(np.uint32).view(np.float32))
 
 
 def numbers(random, *shape):
     return random.standard_normal(shape).astype(np.float32)
 
 
-def test_rounding_is_to_the_nearest_and_ties_go_to_even(backend, random):
+def test_rounding_is_to_nearest_even(backend, random):
     bits = random.integers(0, 2**32, 4000, dtype=np.uint32)
     ties = bits & 0xFFFF0000 | 0x8000
     values = np.concatenate([bits, ties]).view(np.float32)
     values = values[np.isfinite(values) & (np.abs(values) > 1e-30) & (np.abs(values) < 3.38e38)]
     values = np.concatenate([values, np.float32([0, np.inf, -np.inf, np.nan, 1e30, 3e38])])
-    got = backend.to_numpy(rounded(backend.asarray(values), "bf16"))
-    np.testing.assert_array_equal(got, by_bits(values))
+    actual = backend.to_numpy(rounded(backend.asarray(values), "bf16"))
+    np.testing.assert_array_equal(actual, by_bits(values))
 
 
 @pytest.mark.parametrize("name", ["amx", "avx512_bf16", "software"])
-def test_every_unit_multiplies_as_the_reference_does(monkeypatch, name):
+def test_products_of_every_vector_unit_agree_with_the_reference(monkeypatch, name):
     if name not in available_units():
         pytest.skip(f"this processor, or Linux here, has no {name}")
     monkeypatch.setattr(bf16_gemm, "unit", lambda: unit(name))
@@ -70,17 +70,17 @@ def test_every_unit_multiplies_as_the_reference_does(monkeypatch, name):
         b = numbers(random, *((n, k) if transposed[1] else (k, n)))
         bias, out = numbers(random, n) if start == "bias" else None, numbers(random, m, n)
         left, right = (by_bits(x).astype(np.float64) for x in (a, b))
-        want = (left.T if transposed[0] else left) @ (right.T if transposed[1] else right)
-        want += bias if start == "bias" else out if start == "accumulate" else 0
+        expected = (left.T if transposed[0] else left) @ (right.T if transposed[1] else right)
+        expected += bias if start == "bias" else out if start == "accumulate" else 0
         options = {"transpose_a": transposed[0], "transpose_b": transposed[1], "accumulate": start == "accumulate"}
         bf16_gemm.product_into(out, a, b, bias, **options)
-        assert distance(out, want) < 2e-6
+        assert distance(out, expected) < 2e-6
 
     check()
 
 
 @pytest.mark.parametrize("name", ["amx", "avx512_bf16", "software"])
-def test_every_unit_keeps_what_is_not_a_number(monkeypatch, name):
+def test_every_vector_unit_keeps_nan(monkeypatch, name):
     if name not in available_units():
         pytest.skip(f"this processor, or Linux here, has no {name}")
     monkeypatch.setattr(bf16_gemm, "unit", lambda: unit(name))
@@ -98,7 +98,7 @@ def test_every_unit_keeps_what_is_not_a_number(monkeypatch, name):
 @pytest.mark.parametrize("extents", EXTENTS, ids=["small", "tiles"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operations_agree_with_the_loops_and_the_reference(backend, case, extents):
-    arguments, wanted = example(case, extents, "float32")
+    arguments, expected = example(case, extents, "float32")
     kernels = kernels_for(backend.asarray(np.zeros(1, np.float32)), "bf16")
 
     def brought(bring):
@@ -114,13 +114,13 @@ def test_operations_agree_with_the_loops_and_the_reference(backend, case, extent
             getattr(REFERENCE, case.operation)(**brought(np.asarray), precision="bf16"),
         )
     )
-    for got, want, other, kind in zip(results, wanted, reference, case.kinds, strict=True):
-        assert (got is None) == (want is None)
-        if want is None:
+    for actual, expected_array, other, kind in zip(results, expected, reference, case.kinds, strict=True):
+        assert (actual is None) == (expected_array is None)
+        if expected_array is None:
             continue
-        host = backend.to_numpy(got)
+        host = backend.to_numpy(actual)
         assert host.dtype == np.float32
-        assert distance(host, want) < COARSE[kind]
+        assert distance(host, expected_array) < COARSE[kind]
         if backend.name == "cpu":  # recurrences of `cuda` do not round
             assert distance(host, other) < FINE[kind]
 
@@ -142,7 +142,7 @@ def test_the_number_of_threads_changes_no_bit(shared_by, random, cell):
     assert len(found) == 1
 
 
-def test_what_is_not_float32_is_refused_before_anything_is_computed(backend):
+def test_dtypes_other_than_float32_are_refused_before_anything_is_computed(backend):
     for dtype in ("float64", "float16"):
         if backend.name == "strict" and dtype == "float16":
             continue

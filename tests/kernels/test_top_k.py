@@ -32,7 +32,7 @@ def scores(random, rows, words, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("rows", "words"), [(1, 1), (3, 7), (1, 33), (7, 3), (33, 1004), (2, 64), (2, 65)])
-def test_words_are_those_of_sorting(backend, random, dtype, rows, words):
+def test_top_words_agree_with_a_stable_sort(backend, random, dtype, rows, words):
     logits, barred = scores(random, rows, words, dtype), random.uniform(size=words) < 0.2
     barred[-1] = False
     banned = random.integers(0, words, (rows, 3)).astype(np.int32)
@@ -41,18 +41,18 @@ def test_words_are_those_of_sorting(backend, random, dtype, rows, words):
     for count in {1, min(5, words), words if words < 100 else 40}:
         for forbidden, some in ((None, None), (banned, arrays[2])):
             log_probs, found = kernels.top_words(arrays[0], count, arrays[1], some)
-            want = sorted_words(logits, count, barred, forbidden)
-            assert backend.to_numpy(found).tolist() == want[1].tolist()
+            expected = sorted_words(logits, count, barred, forbidden)
+            assert backend.to_numpy(found).tolist() == expected[1].tolist()
             assert backend.to_numpy(found).dtype == np.int32
-            got = backend.to_numpy(log_probs)
-            assert got.dtype == dtype
-            assert np.array_equal(np.isfinite(got), np.isfinite(want[0]))
-            there = np.isfinite(got)
-            assert np.allclose(got[there], want[0][there], atol=10 * TOLERANCE[dtype]["forward"])
+            actual = backend.to_numpy(log_probs)
+            assert actual.dtype == dtype
+            assert np.array_equal(np.isfinite(actual), np.isfinite(expected[0]))
+            is_finite = np.isfinite(actual)
+            assert np.allclose(actual[is_finite], expected[0][is_finite], atol=10 * TOLERANCE[dtype]["forward"])
     assert frozen(arrays) == before
 
 
-def test_of_equal_scores_the_least_word_comes_first(backend):
+def test_equal_scores_are_ordered_by_word(backend):
     logits = backend.asarray(np.array([[1.0, 2.0, 2.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]]))
     _, words = backend.kernels("float64").top_words(logits, 4, backend.asarray(np.zeros(5, bool)))
     assert backend.to_numpy(words).tolist() == [[1, 2, 4, 0], [0, 1, 2, 3]]
@@ -68,6 +68,6 @@ def test_the_hosts_kernel_agrees_with_the_reference(data):
     logits = random.integers(-3, 3, (rows, words)).astype(np.float32)
     barred = random.uniform(size=words) < data.draw(strategies.sampled_from([0.0, 0.5, 1.0]))
     banned = random.integers(0, words, (rows, data.draw(strategies.integers(0, 4)))).astype(np.int32)
-    got, want = (kernels.top_words(logits, count, barred, banned) for kernels in (HOST, REFERENCE))
-    assert got[1].tolist() == want[1].tolist()
-    assert np.allclose(got[0], want[0], atol=1e-5)
+    actual, expected = (kernels.top_words(logits, count, barred, banned) for kernels in (HOST, REFERENCE))
+    assert actual[1].tolist() == expected[1].tolist()
+    assert np.allclose(actual[0], expected[0], atol=1e-5)

@@ -54,12 +54,12 @@ def test_adam_updates_all_parameters_as_one_by_one(backend, dtype, shapes):
     assert frozen([backend.to_numpy(a) for a in on_backend[0] + on_backend[1]]) == before
     kinds = (dtype, sums(dtype), sums(dtype))
     for k in range(len(shapes)):
-        wanted = plain_adam(ws[k], gs[k], ms[k], vs[k], settings[k], 0.25)
-        for got, want, kind in zip(results, wanted, kinds, strict=True):
-            there = backend.to_numpy(got[k])
-            assert there.dtype == kind
-            assert there.shape == shapes[k]
-            assert distance(there, want) < TOLERANCE[kind]["forward"]
+        expected = plain_adam(ws[k], gs[k], ms[k], vs[k], settings[k], 0.25)
+        for actual, expected_array, kind in zip(results, expected, kinds, strict=True):
+            updated = backend.to_numpy(actual[k])
+            assert updated.dtype == kind
+            assert updated.shape == shapes[k]
+            assert distance(updated, expected_array) < TOLERANCE[kind]["forward"]
 
 
 @pytest.mark.parametrize("momentum", [True, False])
@@ -90,22 +90,22 @@ def test_descent_updates_all_parameters_as_one_by_one(backend, dtype, shapes, mo
 def test_the_norm_is_that_of_all_gradients_together(backend, dtype, shapes):
     unless_strict(backend, dtype)
     gs = draw(shapes, dtype, 5)
-    wanted = np.linalg.norm(np.concatenate([a.astype(np.float64).ravel() for a in gs]))
+    expected = np.linalg.norm(np.concatenate([a.astype(np.float64).ravel() for a in gs]))
     for part in (0.5, 2.0):
-        there = [backend.asarray(a) for a in gs]
-        norm, factor = map(backend.to_numpy, backend.kernels(dtype).gradient_norm(there, part * float(wanted)))
+        moved_grads = [backend.asarray(a) for a in gs]
+        norm, factor = map(backend.to_numpy, backend.kernels(dtype).gradient_norm(moved_grads, part * float(expected)))
         assert norm.dtype == factor.dtype == sums(dtype)
-        assert distance(norm, wanted) < TOLERANCE[sums(dtype)]["forward"]
+        assert distance(norm, expected) < TOLERANCE[sums(dtype)]["forward"]
         assert factor == 1 if part > 1 else distance(factor, part) < TOLERANCE[sums(dtype)]["forward"]
 
 
 @pytest.mark.parametrize("dtype", ALL)
-def test_a_norm_that_is_not_finite_is_no_factor_of_one(backend, dtype):
+def test_a_nonfinite_norm_gives_a_nonfinite_factor(backend, dtype):
     unless_strict(backend, dtype)
-    for bad, wanted in ((np.nan, np.nan), (np.inf, 0.0)):
+    for bad, expected in ((np.nan, np.nan), (np.inf, 0.0)):
         norm, factor = backend.kernels(dtype).gradient_norm([backend.asarray(np.array([1, bad, 2], dtype))], 1.0)
         assert np.array_equal(backend.to_numpy(norm), bad, equal_nan=True)
-        assert np.array_equal(backend.to_numpy(factor), wanted, equal_nan=True)
+        assert np.array_equal(backend.to_numpy(factor), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (33, 1), (7, 33), (0, 3), (300, 1025)], ids=str)

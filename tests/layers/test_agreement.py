@@ -40,24 +40,24 @@ def check(backend, case, arguments, dtype):
     gradients = case.backward(tuple(backend.asarray(u) for u in upstream), cache)
 
     exact = {n: v.astype(np.float64) if v.dtype == dtype else v for n, v in arguments.items()}
-    wanted = case.plain(**exact)
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    for got, want in zip(outputs, wanted, strict=True):
-        assert backend.to_numpy(got).dtype == loss_or(dtype, got)
-        assert distance(backend.to_numpy(got), want) < TOLERANCE[dtype]["forward"]
+    expected = case.plain(**exact)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for actual, expected_array in zip(outputs, expected, strict=True):
+        assert backend.to_numpy(actual).dtype == loss_or(dtype, actual)
+        assert distance(backend.to_numpy(actual), expected_array) < TOLERANCE[dtype]["forward"]
 
     with capgpu.use_backend("numpy"):
         _, exact_cache = case.forward(**exact)
-        wanted = case.backward(tuple(u.astype(np.float64) for u in upstream), exact_cache)
-    for name, got, want in zip(case.floats(arguments), gradients, wanted, strict=True):
-        assert backend.to_numpy(got).dtype == dtype, name
-        assert distance(backend.to_numpy(got), want) < TOLERANCE[dtype]["gradient"], name
+        expected = case.backward(tuple(u.astype(np.float64) for u in upstream), exact_cache)
+    for name, actual, expected_array in zip(case.floats(arguments), gradients, expected, strict=True):
+        assert backend.to_numpy(actual).dtype == dtype, name
+        assert distance(backend.to_numpy(actual), expected_array) < TOLERANCE[dtype]["gradient"], name
 
 
 @pytest.mark.parametrize("sizes", ODD_SIZES, ids=lambda sizes: "-".join(map(str, sizes)))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-def test_odd_sizes_agree_with_the_oracle(backend, random, case, dtype, sizes):
+def test_unaligned_sizes_agree_with_the_oracle(backend, random, case, dtype, sizes):
     check(backend, case, case.arguments(random, sizes, dtype), dtype)
 
 
@@ -72,13 +72,13 @@ def test_half_precision_agrees_with_the_oracle(backend, random, case, dtype):
 @hypothesis.given(
     sizes=strategies.builds(Sizes, extents, extents, extents, extents, extents), seed=strategies.integers(0)
 )
-def test_any_shape_agrees_with_the_oracle(backend, case, sizes, seed):
+def test_random_shapes_agree_with_the_oracle(backend, case, sizes, seed):
     check(backend, case, case.arguments(np.random.default_rng(seed), sizes), "float64")
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_memory_with_gaps_is_accepted(backend, random, case, dtype):
+def test_strided_arrays_are_accepted(backend, random, case, dtype):
     arguments = case.arguments(random, Sizes(3, 4, 5, 6, 7), dtype)
     outputs, cache = case.forward(**{name: backend.asarray(value) for name, value in arguments.items()})
     upstream = upstream_of([backend.to_numpy(o) for o in outputs], 2, lambda a, d: np.asarray(a, dtype=d))
@@ -87,5 +87,5 @@ def test_memory_with_gaps_is_accepted(backend, random, case, dtype):
     gapped_gradients = case.backward(
         tuple(backend.strided(u) if u.ndim else backend.asarray(u) for u in upstream), cache
     )
-    for got, want in zip((*gapped, *gapped_gradients), (*outputs, *gradients), strict=True):
-        assert distance(backend.to_numpy(got), backend.to_numpy(want)) < TOLERANCE[dtype]["forward"]
+    for actual, expected in zip((*gapped, *gapped_gradients), (*outputs, *gradients), strict=True):
+        assert distance(backend.to_numpy(actual), backend.to_numpy(expected)) < TOLERANCE[dtype]["forward"]

@@ -26,7 +26,7 @@ def run(backend, case, arguments, upstream_seed=3):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-def test_arguments_outputs_and_caches_are_left_as_they_were(backend, random, case, dtype):
+def test_arguments_outputs_and_caches_are_not_changed(backend, random, case, dtype):
     arguments = case.arguments(random, SIZES, dtype)
     there, outputs, upstream, cache = run(backend, case, arguments)
     assert frozen(there) == frozen(arguments)
@@ -75,16 +75,16 @@ def test_saturated_gates_stay_finite(backend, name, dtype):
         assert np.isfinite(backend.to_numpy(result)).all()
 
 
-def test_masked_words_may_be_any_number(backend, random):
+def test_masked_words_may_have_any_id(backend, random):
     x = backend.asarray(random.standard_normal((2, 3, 4)))
     mask = backend.asarray(np.array([[True, True, False], [True, False, False]]))
     y = np.array([[1, 2, 0], [3, 0, 0]])
     wild = np.array([[1, 2, -9], [3, 999, 4]])
-    wanted = layers.temporal_softmax_loss(x, backend.asarray(y), mask)
-    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(wild), mask)) == frozen(wanted)
+    expected = layers.temporal_softmax_loss(x, backend.asarray(y), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(wild), mask)) == frozen(expected)
 
 
-def test_a_mask_of_nothing_gives_no_loss_and_no_gradient(backend, random):
+def test_a_mask_of_zeros_gives_zero_loss_and_gradients(backend, random):
     x = backend.asarray(random.standard_normal((2, 3, 4)).astype(np.float32))
     y, mask = backend.asarray(np.zeros((2, 3), dtype=np.int64)), backend.asarray(np.zeros((2, 3), dtype=bool))
     loss, dx = layers.temporal_softmax_loss(x, y, mask)
@@ -102,33 +102,33 @@ def test_only_a_verbose_loss_prints(backend, capsys):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32"])
-def test_word_ids_of_any_integer_dtype(backend, random, dtype):
+def test_word_ids_may_have_any_integer_dtype(backend, random, dtype):
     words = np.array([[0, 3, 1], [99, 3, 0]])
     table = backend.asarray(random.standard_normal((300, 2)))
     dout = backend.asarray(random.standard_normal((2, 3, 2)))
     out, cache = layers.word_embedding_forward(backend.asarray(words), table)
-    got, got_cache = layers.word_embedding_forward(backend.asarray(words.astype(dtype)), table)
-    assert frozen(got) == frozen(out)
+    actual, got_cache = layers.word_embedding_forward(backend.asarray(words.astype(dtype)), table)
+    assert frozen(actual) == frozen(out)
     gradient = layers.word_embedding_backward(dout, got_cache)
     assert frozen(gradient) == frozen(layers.word_embedding_backward(dout, cache))
 
     x = backend.asarray(random.standard_normal((2, 3, 300)))
     mask = backend.asarray(np.ones((2, 3), dtype=bool))
-    wanted = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
-    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(wanted)
+    expected = layers.temporal_softmax_loss(x, backend.asarray(words), mask)
+    assert frozen(layers.temporal_softmax_loss(x, backend.asarray(words.astype(dtype)), mask)) == frozen(expected)
 
 
-def test_a_word_that_occurs_often_gathers_all_its_gradients(backend):
+def test_the_gradient_of_a_repeated_word_is_the_sum_over_its_occurrences(backend):
     words = np.array([[2, 2, 2], [0, 2, 2]])
     dout = np.arange(12.0).reshape(2, 3, 2)
     _, cache = layers.word_embedding_forward(backend.asarray(words), backend.asarray(np.zeros((4, 2))))
     gradient = backend.to_numpy(layers.word_embedding_backward(backend.asarray(dout), cache))
-    want = np.zeros((4, 2))
-    np.add.at(want, words, dout)
-    assert distance(gradient, want) < 1e-15
+    expected = np.zeros((4, 2))
+    np.add.at(expected, words, dout)
+    assert distance(gradient, expected) < 1e-15
 
 
-def test_an_lstm_sequence_is_its_steps(backend, random):
+def test_an_lstm_sequence_equals_its_single_steps(backend, random):
     N, T, D, H = 3, 4, 5, 6
     shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
     host = {name: random.standard_normal(shape) for name, shape in shapes.items()}
@@ -141,7 +141,7 @@ def test_an_lstm_sequence_is_its_steps(backend, random):
         assert distance(backend.to_numpy(h), backend.to_numpy(whole)[:, t]) < 1e-12
 
 
-def test_an_rnn_sequence_is_its_steps(backend, random):
+def test_an_rnn_sequence_equals_its_single_steps(backend, random):
     N, T, D, H = 3, 4, 5, 6
     shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}
     host = {name: random.standard_normal(shape) for name, shape in shapes.items()}

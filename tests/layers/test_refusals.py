@@ -184,14 +184,14 @@ def there(backend, arguments):
 
 
 @pytest.mark.parametrize(("function", "arguments", "words"), REFUSED.values(), ids=REFUSED)
-def test_values_and_shapes(backend, function, arguments, words):
+def test_wrong_values_and_shapes_are_refused(backend, function, arguments, words):
     with pytest.raises(ValueError, match=words):
         function(**there(backend, arguments))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize(("function", "arguments", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
-def test_types(backend, function, arguments, words):
+def test_wrong_types_are_refused(backend, function, arguments, words):
     with pytest.raises(TypeError, match=words):
         function(**there(backend, arguments))
 
@@ -221,20 +221,20 @@ def upstream_refusals():
 
 
 @pytest.mark.parametrize("index", range(9))
-def test_upstream_gradients(index):
+def test_wrong_upstream_gradients_are_refused(index):
     capgpu.set_backend("numpy")
     function, arguments, words = list(upstream_refusals())[index]
     with pytest.raises(ValueError, match=words):
         function(*arguments)
 
 
-def test_an_upstream_gradient_of_another_dtype(backend):
+def test_an_upstream_gradient_of_another_dtype_is_refused(backend):
     _, cache = layers.lstm_forward(**there(backend, recurrent(4)))
     with pytest.raises(TypeError, match=r"dh: expected .*got .*float32"):
         layers.lstm_backward(backend.asarray(np.zeros((2, 3, 5), np.float32)), cache)
 
 
-def test_host_and_device_arrays_are_not_mixed(device):
+def test_mixed_host_and_device_arrays_are_refused(device):
     arguments = {name: capgpu.asarray(value) for name, value in recurrent(4).items()}
     arguments["Wh"] = np.zeros((5, 20))
     with pytest.raises(TypeError, match=r"x is a CuPy array \(device\) and Wh is a NumPy .*capgpu\.asarray\(Wh\)"):

@@ -60,7 +60,7 @@ def weights_of(random, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_sequences(backend, random, cell):
+def test_sequences_agree_with_pytorch(backend, random, cell):
     Wx, Wh, b = weights_of(random, cell)
     x, h0, dh = (random.uniform(-1, 1, shape) for shape in ((N, T, D), (N, H), (N, T, H)))
     forward, backward = {
@@ -71,15 +71,17 @@ def test_sequences(backend, random, cell):
     gradients = backward(backend.asarray(dh), cache)
 
     module, tx, th0 = module_of(cell, Wx, Wh, b), leaf(x), leaf(h0)
-    wanted, _ = module(tx, states(cell, th0, torch.zeros(N, H).double()))
-    wanted.backward(torch.from_numpy(dh))
-    assert distance(backend.to_numpy(h), wanted.detach().numpy()) < 1e-10
-    for got, want in zip(gradients, [tx.grad.numpy(), th0.grad.numpy(), *gradients_of(module, cell)], strict=True):
-        assert distance(backend.to_numpy(got), want) < 1e-10
+    expected, _ = module(tx, states(cell, th0, torch.zeros(N, H).double()))
+    expected.backward(torch.from_numpy(dh))
+    assert distance(backend.to_numpy(h), expected.detach().numpy()) < 1e-10
+    for actual, expected_array in zip(
+        gradients, [tx.grad.numpy(), th0.grad.numpy(), *gradients_of(module, cell)], strict=True
+    ):
+        assert distance(backend.to_numpy(actual), expected_array) < 1e-10
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_steps(backend, random, cell):
+def test_steps_agree_with_pytorch(backend, random, cell):
     Wx, Wh, b = weights_of(random, cell)
     x = random.uniform(-1, 1, (N, D))
     given = [random.uniform(-1, 1, (N, H)) for _ in range(1 if cell == "rnn" else 2)]
@@ -93,29 +95,29 @@ def test_steps(backend, random, cell):
 
     module, tx, tgiven = module_of(cell, Wx, Wh, b), leaf(x), [leaf(array) for array in given]
     _, last = module(tx[:, None], states(cell, tgiven[0], tgiven[-1]))
-    wanted = [last[0]] if cell == "rnn" else [last[0][0], last[1][0]]
-    torch.autograd.backward(wanted, [torch.from_numpy(array) for array in upstream])
-    for got, want in zip(after, wanted, strict=True):
-        assert distance(backend.to_numpy(got), want.detach().numpy()) < 1e-10
-    wanted = [tx.grad.numpy(), *(each.grad.numpy() for each in tgiven), *gradients_of(module, cell)]
-    for got, want in zip(gradients, wanted, strict=True):
-        assert distance(backend.to_numpy(got), want) < 1e-10
+    expected = [last[0]] if cell == "rnn" else [last[0][0], last[1][0]]
+    torch.autograd.backward(expected, [torch.from_numpy(array) for array in upstream])
+    for actual, expected_array in zip(after, expected, strict=True):
+        assert distance(backend.to_numpy(actual), expected_array.detach().numpy()) < 1e-10
+    expected = [tx.grad.numpy(), *(each.grad.numpy() for each in tgiven), *gradients_of(module, cell)]
+    for actual, expected_array in zip(gradients, expected, strict=True):
+        assert distance(backend.to_numpy(actual), expected_array) < 1e-10
 
 
-def test_the_packed_layout_is_pytorchs(random):
+def test_the_packed_layout_equals_pytorchs(random):
     lengths = [3, 6, 1, 5]
     padded = random.uniform(-1, 1, (4, 6, 2))
     packing = Packing.from_lengths(lengths)
-    wanted = torch.nn.utils.rnn.pack_padded_sequence(
+    expected = torch.nn.utils.rnn.pack_padded_sequence(
         torch.from_numpy(padded), lengths, batch_first=True, enforce_sorted=False
     )
-    assert np.array_equal(pack(padded, packing), wanted.data.numpy())
-    assert packing.batch_sizes.tolist() == wanted.batch_sizes.tolist()
-    assert packing.order.tolist() == wanted.sorted_indices.tolist()
+    assert np.array_equal(pack(padded, packing), expected.data.numpy())
+    assert packing.batch_sizes.tolist() == expected.batch_sizes.tolist()
+    assert packing.order.tolist() == expected.sorted_indices.tolist()
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_whole_model_over_captions_of_many_lengths(backend, cell):
+def test_the_whole_model_agrees_with_pytorch_over_captions_of_many_lengths(backend, cell):
     captions = np.array([[1, 4, 2, 0, 0], [1, 6, 5, 6, 2], [1, 2, 0, 0, 0], [1, 0, 5, 2, 0]])
     features, params = features_for(captions), parameters(cell)
     model = backend.model(WORDS, **SIZES, cell_type=cell, dtype=np.float64, params=params)
@@ -131,16 +133,16 @@ def test_the_whole_model_over_captions_of_many_lengths(backend, cell):
     hidden, _ = module(packed, states(cell, h0, torch.zeros_like(h0)))
     hidden, _ = torch.nn.utils.rnn.pad_packed_sequence(hidden, batch_first=True, total_length=4)
     scores = hidden @ outer["W_vocab"] + outer["b_vocab"]
-    wanted = torch.nn.functional.cross_entropy(
+    expected = torch.nn.functional.cross_entropy(
         scores.reshape(-1, len(WORDS)),
         torch.from_numpy(captions[:, 1:].ravel()),
         ignore_index=0,
         reduction="sum",
     )
-    wanted = wanted / len(captions)
-    wanted.backward()
-    assert distance(float(loss), float(wanted.detach())) < 1e-10
+    expected = expected / len(captions)
+    expected.backward()
+    assert distance(float(loss), float(expected.detach())) < 1e-10
     inner = dict(zip(("Wx", "Wh", "b"), gradients_of(module, cell), strict=True))
     for name, gradient in grads.items():
-        want = inner[name] if name in inner else outer[name].grad.numpy()
-        assert distance(backend.to_numpy(gradient), want) < 1e-10, name
+        expected_array = inner[name] if name in inner else outer[name].grad.numpy()
+        assert distance(backend.to_numpy(gradient), expected_array) < 1e-10, name

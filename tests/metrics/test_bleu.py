@@ -18,7 +18,7 @@ def split(*texts: str) -> list[list[str]]:
     return [text.split() for text in texts]
 
 
-def test_counts_are_clipped_by_the_most_generous_reference() -> None:
+def test_counts_are_clipped_by_the_largest_count_in_a_reference() -> None:
     # Papineni et al. 2002, example 2: modified unigram precision 2/7; lengths are equal
     scores = corpus_bleu(
         split("the the the the the the the"),
@@ -36,12 +36,12 @@ def test_counts_are_summed_over_the_corpus_before_dividing() -> None:
     assert scores[3] == pytest.approx((5 / 6 * 3 / 4 * 2 / 2 * 1 / 1) ** (1 / 4), rel=1e-8)
 
 
-def test_short_captions_pay_the_brevity_penalty() -> None:
+def test_short_captions_get_the_brevity_penalty() -> None:
     scores = corpus_bleu(split("a b c"), [split("a b c d e f")], max_n=3)
     assert scores == pytest.approx([math.exp(1 - 6 / 3)] * 3, rel=1e-6)
 
 
-def test_long_captions_pay_by_precision_alone() -> None:
+def test_long_captions_get_no_brevity_penalty() -> None:
     assert corpus_bleu(split("a b c x"), [split("a b c")], max_n=1) == [pytest.approx(3 / 4, rel=1e-8)]
 
 
@@ -57,19 +57,19 @@ def test_closest_length_is_chosen_caption_by_caption() -> None:
     assert scores == [pytest.approx(1.0, rel=1e-8)]
 
 
-def test_without_a_match_the_score_is_all_but_zero() -> None:
+def test_without_a_match_the_score_is_almost_zero() -> None:
     scores = corpus_bleu(split("x y z w"), [split("a b c d")])
     assert max(scores) < 1e-14
 
 
 @pytest.mark.parametrize("captions", [[[]], [[], ["a"]]])
-def test_empty_captions_are_scored_not_refused(captions: list[list[str]]) -> None:
+def test_empty_captions_are_scored(captions: list[list[str]]) -> None:
     scores = corpus_bleu(captions, [split("a b c d e")] * len(captions))
     assert all(0 <= score < 0.01 for score in scores)
 
 
 @given(st.lists(words, min_size=1, max_size=5))
-def test_the_truth_itself_scores_one(captions: list[list[str]]) -> None:
+def test_a_reference_as_caption_scores_one(captions: list[list[str]]) -> None:
     references = [[caption] for caption in captions]
     assert corpus_bleu(captions, references) == pytest.approx([1.0] * 4, rel=1e-6)
     assert exact_match(captions, references) == 1.0
@@ -94,19 +94,21 @@ def test_scores_equal_those_counted_with_dictionaries(
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
-def test_scores_are_shares_and_do_not_depend_on_the_order(pairs: list[tuple[list[str], list[str]]]) -> None:
+def test_scores_lie_between_zero_and_one_and_do_not_depend_on_the_order(
+    pairs: list[tuple[list[str], list[str]]],
+) -> None:
     scores = corpus_bleu([caption for caption, _ in pairs], [[truth] for _, truth in pairs])
     turned = corpus_bleu([caption for caption, _ in pairs[::-1]], [[truth] for _, truth in pairs[::-1]])
     assert all(0 <= score <= 1 for score in scores)
     assert turned == pytest.approx(scores, rel=1e-12)
 
 
-def test_exact_match_wants_every_word_of_one_reference() -> None:
+def test_exact_match_requires_every_word_of_one_reference() -> None:
     references = [split("a b", "c d"), split("a b"), split("a b"), split("a b")]
     assert exact_match(split("c d", "a b", "a", "b a"), references) == 0.5
 
 
-def test_exact_match_compares_words_whatever_holds_them() -> None:
+def test_exact_match_accepts_lists_and_tuples_of_words() -> None:
     assert exact_match([("a", "b")], [[["a", "b"]]]) == 1.0
 
 

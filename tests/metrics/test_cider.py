@@ -23,7 +23,7 @@ def plain(words: list[str]) -> list[str]:
 
 
 @given(pictures, st.sampled_from([0.5, 6.0]))
-def test_cider_is_the_papers_with_cocos_lengths(drawn, sigma):
+def test_cider_d_follows_the_paper_with_cocos_lengths(drawn, sigma):
     captions, references = [own for own, _ in drawn], [truths for _, truths in drawn]
     expected = plain_cider(
         [plain(own) for own in captions],
@@ -37,7 +37,7 @@ def test_cider_is_the_papers_with_cocos_lengths(drawn, sigma):
 
 
 @pytest.mark.parametrize("words_at_once", [1, 2, 7, 1000])
-def test_blocks_of_any_size_give_the_same_figures(words_at_once, monkeypatch):
+def test_the_block_size_does_not_change_the_scores(words_at_once, monkeypatch):
     random = np.random.default_rng(2)
     drawn = [[random.choice(list("abcd"), random.integers(0, 9)).tolist() for _ in range(4)] for _ in range(12)]
     captions, references = [own[0] for own in drawn], [own[1:] for own in drawn]
@@ -48,7 +48,7 @@ def test_blocks_of_any_size_give_the_same_figures(words_at_once, monkeypatch):
 
 
 @given(pictures)
-def test_cider_is_the_papers_times_ten(drawn):
+def test_cider_is_ten_times_the_papers(drawn):
     captions, references = [own for own, _ in drawn], [truths for _, truths in drawn]
     expected = plain_cider(
         [plain(own) for own in captions],
@@ -65,7 +65,7 @@ def test_a_caption_that_is_the_only_reference_scores_ten():
     assert cider(captions, [[own] for own in captions]).captions == pytest.approx([10, 10])
 
 
-def test_repeating_a_rare_word_pays_without_penalties_alone():
+def test_repeating_a_rare_word_raises_the_score_only_without_penalties():
     references = [[["a", "zebra", "eats", "grass"]], [["a", "man", "eats", "bread"]]]
     once, often = [["zebra"], ["man"]], [["zebra"] * 4, ["man"]]
     assert cider_unpenalized(once, references).captions[0] == pytest.approx(
@@ -76,12 +76,12 @@ def test_repeating_a_rare_word_pays_without_penalties_alone():
     assert ratio == pytest.approx(lengths / 4)  # the norm counts four zebras, the match one
 
 
-def test_a_single_picture_has_nothing_that_tells_it_apart():
+def test_a_single_picture_scores_zero():
     assert cider_unpenalized(CAPTIONS[:1], REFERENCES[:1]).corpus == 0
     assert cider(CAPTIONS[:1], REFERENCES[:1]).corpus == 0
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, math.nan])
-def test_a_sigma_without_meaning_is_refused(sigma):
+def test_a_sigma_out_of_range_is_refused(sigma):
     with pytest.raises(ValueError, match="sigma: expected"):
         cider(CAPTIONS, REFERENCES, sigma=sigma)

@@ -11,7 +11,7 @@ from oracles.caption_scores import CAPTIONS, RECORDED, REFERENCES, pycocoevalcap
 from oracles.shared_data import coco_captions
 
 
-def test_scores_are_those_recorded_of_pycocoevalcap():
+def test_scores_equal_the_recorded_ones_of_pycocoevalcap():
     scores = coco_scores(CAPTIONS, REFERENCES)
     assert set(scores) == set(RECORDED)
     for name, (corpus, captions) in RECORDED.items():
@@ -19,14 +19,14 @@ def test_scores_are_those_recorded_of_pycocoevalcap():
         np.testing.assert_allclose(scores[name].captions, captions, rtol=0, atol=1e-11, err_msg=name)
 
 
-def test_the_recorded_scores_are_what_pycocoevalcap_says():
+def test_pycocoevalcap_still_gives_the_recorded_scores():
     pytest.importorskip("pycocoevalcap.bleu.bleu")
     for name, (corpus, captions) in pycocoevalcap_scores(CAPTIONS, REFERENCES).items():
         assert RECORDED[name][0] == pytest.approx(corpus, abs=1e-12)
         np.testing.assert_allclose(RECORDED[name][1], captions, rtol=1e-11, atol=1e-300)
 
 
-def test_each_metric_by_itself_is_the_one_of_the_evaluation():
+def test_each_single_metric_equals_that_of_the_evaluation():
     together = coco_scores(CAPTIONS, REFERENCES)
     alone = bleu(CAPTIONS, REFERENCES)
     for n in range(4):

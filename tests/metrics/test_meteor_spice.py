@@ -55,26 +55,28 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["METEOR", "SPICE"])
-def test_a_missing_package_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_refused_with_the_extra_that_installs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, f"pycocoevalcap.{name.lower()}.{name.lower()}", None)
     with pytest.raises(MissingExtraError, match=rf"{name} needs.*pip install 'capgpu\[coco-metrics\]'"):
         check_java_metric(name)
 
 
 @pytest.mark.parametrize("name", ["METEOR", "SPICE"])
-def test_a_missing_java_is_told(name: str, package: ModuleType, tmp_path: Path) -> None:
+def test_a_missing_java_is_refused_with_the_cause(name: str, package: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "java").unlink()
     with pytest.raises(OSError, match=f"{name}: expected a java program on PATH, got none"):
         check_java_metric(name)
 
 
-def test_language_models_are_asked_for_and_never_fetched(package: ModuleType, tmp_path: Path) -> None:
+def test_missing_language_models_are_refused_and_never_downloaded(package: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "lib" / "stanford-corenlp-3.6.0.jar").unlink()
     with pytest.raises(OSError, match=r"Stanford CoreNLP 3\.6\.0 is missing.*get_stanford_models"):
         spice(CAPTIONS, REFERENCES)
 
 
-def test_scorers_are_handed_truths_and_captions_in_order(package: Any) -> None:
+def test_scorers_get_references_and_captions_in_order(package: Any) -> None:
     handed = []
 
     class Spice:
@@ -97,7 +99,7 @@ def test_scorers_are_handed_truths_and_captions_in_order(package: Any) -> None:
     assert made[0].meteor_p.calls == ["kill", "communicate"]
 
 
-def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
+def test_a_failing_program_is_reported_and_ended(package: Any) -> None:
     class Spice:
         def compute_score(self, truths: Any, captions: Any) -> None:
             raise subprocess.CalledProcessError(1, "java")
@@ -119,7 +121,7 @@ def test_a_program_that_fails_is_told_of_and_ended(package: Any) -> None:
     assert not made[0].lock.locked(), "pycocoevalcap would wait for it without end"
 
 
-def test_no_word_can_part_a_sentence(package: Any) -> None:
+def test_line_breaks_and_separators_in_words_do_not_split_a_sentence(package: Any) -> None:
     class Meteor(Scorer):
         def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[float]]:
             assert (truths, captions) == ({0: ["x   y"]}, {0: ["a b c"]})

@@ -32,7 +32,7 @@ def f_measure(caption: list[str], truths: list[list[str]]) -> float:
 
 
 @given(st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=5))
-def test_scores_equal_those_of_subsequences_found_by_trying(pictures):
+def test_scores_equal_those_of_a_brute_force_search(pictures):
     score = rouge_l([caption for caption, _ in pictures], [truths for _, truths in pictures])
     expected = [f_measure(caption, truths) for caption, truths in pictures]
     np.testing.assert_allclose(score.captions, expected, rtol=0, atol=1e-12)
@@ -41,7 +41,7 @@ def test_scores_equal_those_of_subsequences_found_by_trying(pictures):
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 200])
 @pytest.mark.parametrize("other", [1, 64, 150])
-def test_long_captions_have_subsequences_as_long_as_short_ones(length, other):
+def test_captions_longer_than_a_machine_word_are_scored(length, other):
     numbers = np.random.default_rng(length * 1000 + other)
     caption, truth = (numbers.integers(0, 5, size).astype(str).tolist() for size in (length, other))
     table = np.zeros((length + 1, other + 1), int)
@@ -55,7 +55,7 @@ def test_long_captions_have_subsequences_as_long_as_short_ones(length, other):
     assert score.captions.tolist() == pytest.approx([expected, 1.0])
 
 
-def test_precision_and_recall_may_come_from_two_references():
+def test_precision_and_recall_may_come_from_different_references():
     # "a b c d": precision 4/4 from the long one, recall 1/1 from the short one
     score = rouge_l([["a", "b", "c", "d"]], [[["a", "x", "b", "y", "c", "z", "d"], ["a"]]])
     assert score.corpus == pytest.approx(1.0)

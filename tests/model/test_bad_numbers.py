@@ -45,7 +45,7 @@ def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, 
             continue  # tensor cores multiply float32 in parts: an infinite weight is the largest finite number there
         loss, finite, words = outcome(cell, name, value, features)
         with capgpu.use_backend("numpy"):
-            wanted, wanted_finite, wanted_words = outcome(cell, name, value, features)
-        assert loss == pytest.approx(wanted, rel=1e-5, nan_ok=True), name
+            expected, wanted_finite, wanted_words = outcome(cell, name, value, features)
+        assert loss == pytest.approx(expected, rel=1e-5, nan_ok=True), name
         assert finite == wanted_finite, name
         assert words == wanted_words, name

@@ -9,7 +9,7 @@ from oracles import captioner, course
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_loss_of_the_exercise(backend, cell):
+def test_the_loss_equals_the_exercises(backend, cell):
     model = backend.model(course.VOCABULARY, **course.MODEL_SIZES, cell_type=cell, dtype=np.float64)
     ramps = {name: course.ramp(-1.4, 1.3, *value.shape) for name, value in model.params.items()}
     for name, ramp in ramps.items():
@@ -22,7 +22,7 @@ def test_loss_of_the_exercise(backend, cell):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_default_sizes_and_dtype_are_the_exercises(cell):
+def test_default_sizes_and_dtype_equal_the_exercises(cell):
     from capgpu import CaptioningRNN
 
     model = CaptioningRNN(course.VOCABULARY, cell_type=cell)

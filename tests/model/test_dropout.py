@@ -25,13 +25,13 @@ def model_of(backend, cell, **rates):
 def test_without_a_key_there_is_no_dropout(backend, cell):
     captions = CAPTIONS["padded"]
     features = backend.asarray(features_for(captions))
-    wanted = frozen(model_of(backend, cell).loss(features, captions))
-    assert frozen(model_of(backend, cell, **BOTH).loss(features, captions)) == wanted
-    assert frozen(model_of(backend, cell).loss(features, captions, dropout_key=1)) == wanted
+    expected = frozen(model_of(backend, cell).loss(features, captions))
+    assert frozen(model_of(backend, cell, **BOTH).loss(features, captions)) == expected
+    assert frozen(model_of(backend, cell).loss(features, captions, dropout_key=1)) == expected
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_key_decides_the_masks(backend, cell):
+def test_equal_keys_give_equal_masks_and_others_different_ones(backend, cell):
     captions = CAPTIONS["padded"]
     model, features = model_of(backend, cell, **BOTH), backend.asarray(features_for(captions))
     losses = [frozen(model.loss(features, captions, dropout_key=key)) for key in (0, 1, -1, 2**63, 0, np.int64(1))]
@@ -40,42 +40,42 @@ def test_a_key_decides_the_masks(backend, cell):
     assert len({str(each) for each in losses}) == 4
 
 
-def test_a_key_must_be_a_whole_number(backend):
+def test_a_key_that_is_not_an_integer_is_refused(backend):
     model = model_of(backend, "rnn", **BOTH)
     with pytest.raises(TypeError, match="integer"):
         model.loss(backend.asarray(features_for(CAPTIONS["padded"])), CAPTIONS["padded"], dropout_key=0.5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_feature_dropout_is_a_mask_on_the_features(backend, cell):
+def test_feature_dropout_multiplies_the_features_by_a_mask(backend, cell):
     captions, rate = np.array([[1, 4, 2, 0]]), 0.4
     features = features_for(captions)
     masks = [np.array(bits) / (1 - rate) for bits in itertools.product([0, 1], repeat=3)]
-    wanted = [captioner.loss(parameters(cell), features * mask, captions)[0] for mask in masks]
+    expected = [captioner.loss(parameters(cell), features * mask, captions)[0] for mask in masks]
     model = model_of(backend, cell, feature_dropout=rate)
     found = set()
     for key in range(40):
         loss = float(model.loss(backend.asarray(features), captions, dropout_key=key)[0])
-        (match,) = np.flatnonzero(np.abs(np.array(wanted) - loss) < 1e-9)
+        (match,) = np.flatnonzero(np.abs(np.array(expected) - loss) < 1e-9)
         found.add(int(match))
     assert len(found) > 4
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_output_dropout_is_a_mask_before_the_vocabulary(backend, cell):
+def test_output_dropout_multiplies_the_states_before_the_vocabulary_layer(backend, cell):
     captions, rate = np.array([[1, 4]]), 0.5
     features = features_for(captions)
-    wanted = []
+    expected = []
     for bits in itertools.product([0, 1], repeat=SIZES["hidden_dim"]):
         # a mask on the only hidden state is a mask on the rows of the projection
         params = parameters(cell)
         params["W_vocab"] = params["W_vocab"] * np.array(bits)[:, None] / (1 - rate)
-        wanted.append(captioner.loss(params, features, captions)[0])
+        expected.append(captioner.loss(params, features, captions)[0])
     model = model_of(backend, cell, output_dropout=rate)
     found = set()
     for key in range(60):
         loss = float(model.loss(backend.asarray(features), captions, dropout_key=key)[0])
-        (match,) = np.flatnonzero(np.abs(np.array(wanted) - loss) < 1e-9)
+        (match,) = np.flatnonzero(np.abs(np.array(expected) - loss) < 1e-9)
         found.add(int(match))
     assert len(found) > 16
 
@@ -88,12 +88,12 @@ def test_masks_are_the_same_on_every_backend(backend, cell):
     with capgpu.use_backend("numpy"):
         host = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=cell, dtype=np.float64, **BOTH)
         host.params.update(parameters(cell))
-        wanted, _ = host.loss(features, captions, dropout_key=77)
-    assert distance(float(loss), float(wanted)) < 1e-10
+        expected, _ = host.loss(features, captions, dropout_key=77)
+    assert distance(float(loss), float(expected)) < 1e-10
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_sampling_knows_no_dropout(backend, cell):
+def test_sampling_applies_no_dropout(backend, cell):
     features = backend.asarray(features_for(CAPTIONS["padded"]))
-    wanted = frozen(model_of(backend, cell).sample(features, 8))
-    assert frozen(model_of(backend, cell, **BOTH).sample(features, 8)) == wanted
+    expected = frozen(model_of(backend, cell).sample(features, 8))
+    assert frozen(model_of(backend, cell, **BOTH).sample(features, 8)) == expected

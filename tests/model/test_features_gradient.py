@@ -16,7 +16,7 @@ CAPTIONS = np.array([[1, 3, 4, 2], [1, 5, 2, 0]])
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize("key", [None, 3])
-def test_it_is_the_numeric_gradient_also_with_dropout(backend, random, cell, key):
+def test_the_features_gradient_agrees_with_differences_also_with_dropout(backend, random, cell, key):
     model = CaptioningRNN(WORDS, 4, 5, 6, cell, np.float64, seed=1, feature_dropout=0.4, output_dropout=0.3)
     model.params.update({name: backend.asarray(capgpu.to_numpy(array)) for name, array in model.params.items()})
     features = random.standard_normal((2, 4))

@@ -39,12 +39,12 @@ def test_loss_and_gradients_agree_with_the_oracle(backend, cell, dtype, scene):
     captions = CAPTIONS[scene]
     model, features = model_of(backend, cell, dtype), features_for(captions).astype(dtype)
     loss, grads = model.loss(backend.asarray(features), captions)
-    want, wanted = captioner.loss(exact(backend, model.params), features.astype(np.float64), captions)
+    expected_array, expected = captioner.loss(exact(backend, model.params), features.astype(np.float64), captions)
     assert str(loss.dtype) == "float32"
-    assert distance(backend.to_numpy(loss), want) < TOLERANCE[dtype]["forward"]
+    assert distance(backend.to_numpy(loss), expected_array) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
         assert str(gradient.dtype) == dtype, name
-        assert distance(backend.to_numpy(gradient), wanted[name]) < TOLERANCE[dtype]["gradient"], name
+        assert distance(backend.to_numpy(gradient), expected[name]) < TOLERANCE[dtype]["gradient"], name
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -55,13 +55,13 @@ def test_every_option_keeps_the_dtype_and_is_close_to_float32(backend, cell, dty
     wide = model_of(backend, cell, "float32", tie_weights=True, **options)
     wide.params = {name: backend.asarray(value.astype("float32")) for name, value in model.params.items()}
     features = backend.asarray(features_for(captions).astype(dtype))
-    (loss, grads), (want, wanted) = (
+    (loss, grads), (expected_array, expected) = (
         m.loss(f, captions, dropout_key=3) for m, f in ((model, features), (wide, features.astype("float32")))
     )
-    assert distance(backend.to_numpy(loss), backend.to_numpy(want)) < TOLERANCE[dtype]["forward"]
+    assert distance(backend.to_numpy(loss), backend.to_numpy(expected_array)) < TOLERANCE[dtype]["forward"]
     for name, gradient in grads.items():
         assert str(gradient.dtype) == dtype, name
-        assert distance(backend.to_numpy(gradient), backend.to_numpy(wanted[name])) < 2 * TOLERANCE[dtype]["gradient"]
+        assert distance(backend.to_numpy(gradient), backend.to_numpy(expected[name])) < 2 * TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -76,8 +76,8 @@ def test_decoders_score_in_float32(backend, cell, dtype):
         decoded = decode(model, features, max_length=4)
         assert str(decoded.log_probs.dtype) == str(decoded.scores.dtype) == "float32"
     best = beam_search(model, features, 3, max_length=4)
-    want = beam_search(wide, features.astype("float32"), 3, max_length=4)
-    assert distance(backend.to_numpy(best.scores), backend.to_numpy(want.scores)) < TOLERANCE[dtype]["forward"]
+    expected = beam_search(wide, features.astype("float32"), 3, max_length=4)
+    assert distance(backend.to_numpy(best.scores), backend.to_numpy(expected.scores)) < TOLERANCE[dtype]["forward"]
     total, tokens = model.nll(features, captions)
     assert str(total.dtype) == "float32"
     assert tokens == int((captions[:, 1:] != 0).sum())

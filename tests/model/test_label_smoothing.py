@@ -25,7 +25,7 @@ def model_of(backend, cell, smoothing, dtype="float64", **settings):
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.key) == ("rnn", 5))
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
+def test_gradients_agree_with_differences_of_the_loss(backend, cell, key):
     captions = CAPTIONS["NULL inside"]
     features = backend.asarray(features_for(captions))
     model = model_of(backend, cell, 0.2, output_dropout=0.4)
@@ -37,13 +37,13 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
             model.params[name] = backend.asarray(moved)
             return float(model.loss(features, captions, dropout_key=key)[0])
 
-        want = numeric_gradient(loss, backend.to_numpy(there))
+        expected = numeric_gradient(loss, backend.to_numpy(there))
         model.params[name] = there
-        assert distance(backend.to_numpy(grads[name]), want) < 1e-6, name
+        assert distance(backend.to_numpy(grads[name]), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_loss_lies_between_the_truth_and_the_even_spread(backend, cell):
+def test_the_loss_lies_between_those_of_the_true_word_and_of_the_uniform_distribution(backend, cell):
     captions = CAPTIONS["padded"]
     features = backend.asarray(features_for(captions))
     losses = [float(model_of(backend, cell, s).loss(features, captions)[0]) for s in (0.0, 0.1, 0.2, 0.4)]
@@ -62,14 +62,14 @@ def test_validation_is_not_smoothed(backend, cell):
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
-def test_it_is_pytorchs(smoothing):
+def test_label_smoothing_agrees_with_pytorch(smoothing):
     torch = pytest.importorskip("torch")
     from capgpu.kernels.reference import KERNELS
 
     random = np.random.default_rng(0)
     hidden, W, b = (random.standard_normal(shape) for shape in ((9, 5), (5, 7), (7,)))
     targets = np.array([0, 3, -1, 6, 6, 2, -1, 1, 4])
-    got = KERNELS.linear_cross_entropy(hidden, W, b, targets, 0.25, smoothing=smoothing)
+    actual = KERNELS.linear_cross_entropy(hidden, W, b, targets, 0.25, smoothing=smoothing)
     leaves = [torch.tensor(array, requires_grad=True) for array in (hidden, W, b)]
     loss = 0.25 * torch.nn.functional.cross_entropy(
         leaves[0] @ leaves[1] + leaves[2],
@@ -79,11 +79,11 @@ def test_it_is_pytorchs(smoothing):
         reduction="sum",
     )
     loss.backward()
-    for ours, theirs in zip(got, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
+    for ours, theirs in zip(actual, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
         assert distance(ours, theirs.numpy()) < 1e-10
 
 
-def test_half_precision_has_room_for_a_large_vocabulary():
+def test_half_precision_does_not_underflow_with_a_large_vocabulary():
     words = {**WORDS, **{f"w{i}": i for i in range(len(WORDS), 3000)}}
     capgpu.set_backend("numpy")
     losses = {}
@@ -94,7 +94,7 @@ def test_half_precision_has_room_for_a_large_vocabulary():
     assert losses["float16"] == pytest.approx(losses["float64"], rel=2e-3)
 
 
-def test_it_is_kept_with_the_model():
+def test_the_smoothing_rate_is_saved_with_the_model():
     capgpu.set_backend("numpy")
     model = CaptioningRNN(WORDS, **SIZES, label_smoothing=0.1)
     assert CaptioningRNN(WORDS, **json.loads(json.dumps(model.config))).label_smoothing == 0.1

@@ -28,7 +28,7 @@ def test_captions_without_any_word_are_refused_in_training(model: CaptioningRNN)
     assert model.nll(FEATURES, np.array([[1, 0, 0], [1, 0, 0]]))[1] == 0  # which is returned
 
 
-def test_an_entry_that_the_model_lacks_is_refused_with_the_similar_name(model: CaptioningRNN) -> None:
+def test_an_unknown_entry_is_refused_with_a_suggestion(model: CaptioningRNN) -> None:
     model.params["W_embeded"] = model.params["W_embed"]
     message = "params['W_embeded']: expected the entries W_embed, W_proj"
     for use in (lambda: model.loss(FEATURES, CAPTIONS), lambda: model.sample(FEATURES)):

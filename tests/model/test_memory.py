@@ -17,7 +17,7 @@ ROWS = 40
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_nothing_with_a_row_for_each_word_is_held_while_the_gradient_of_the_embedding_is_made(monkeypatch, cell):
+def test_no_array_with_a_row_per_word_is_alive_while_the_embedding_gradient_is_computed(monkeypatch, cell):
     made, held = [], []
 
     def watched(operation):

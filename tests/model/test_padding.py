@@ -27,8 +27,8 @@ def test_columns_of_padding_change_no_bit(backend, cell, dtype):
     features = backend.asarray(features_for(MIXED, dtype))
     wide = np.pad(MIXED, ((0, 0), (0, 7)))
     for key in (None, 3):
-        wanted = frozen(model.loss(features, MIXED, dropout_key=key))
-        assert frozen(model.loss(features, wide, dropout_key=key)) == wanted
+        expected = frozen(model.loss(features, MIXED, dropout_key=key))
+        assert frozen(model.loss(features, wide, dropout_key=key)) == expected
     assert frozen(model.nll(features, wide)) == frozen(model.nll(features, MIXED))
 
 
@@ -63,9 +63,9 @@ def test_the_order_of_a_batch_does_not_matter(backend, cell, dtype, random):
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_features_of_an_empty_caption_do_not_matter(backend, cell):
     model, host = model_of(backend, cell), features_for(MIXED)
-    wanted = frozen(model.loss(backend.asarray(host), MIXED))
+    expected = frozen(model.loss(backend.asarray(host), MIXED))
     host[2] = 1e6
-    assert frozen(model.loss(backend.asarray(host), MIXED)) == wanted
+    assert frozen(model.loss(backend.asarray(host), MIXED)) == expected
 
 
 def test_captions_of_nothing_give_zeros_of_the_right_shapes(backend):

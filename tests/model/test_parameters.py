@@ -43,7 +43,7 @@ def test_a_seed_gives_the_same_numbers_in_every_dtype():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_initial_scales_are_the_exercises(cell):
+def test_initial_scales_equal_the_exercises(cell):
     words = {"<NULL>": 0, **{str(k): k for k in range(1, 300)}}
     params = CaptioningRNN(words, 200, 150, 100, cell, seed=0).params
     for name, scale in {
@@ -84,7 +84,7 @@ def test_a_replaced_or_overwritten_parameter_is_used_at_once(backend, cell, name
     assert results(model) == wanted_after
 
 
-def test_gradients_are_arrays_of_their_own(backend):
+def test_gradients_share_no_memory(backend):
     captions = CAPTIONS["padded"]
     model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
     features = backend.asarray(features_for(captions, "float32"))

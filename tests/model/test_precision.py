@@ -22,16 +22,16 @@ def test_loss_and_gradients_are_close_to_those_of_float64(backend, cell):
     model = backend.model(WORDS, **SIZES, cell_type=cell, params=params, precision="bf16")
     loss, grads = model.loss(backend.asarray(features), captions)
     exact = {name: value.astype(np.float64) for name, value in params.items()}
-    want, wanted = captioner.loss(exact, features.astype(np.float64), captions)
-    assert 1e-6 < distance(backend.to_numpy(loss), want) < 1e-2  # and rounded they are
+    expected_array, expected = captioner.loss(exact, features.astype(np.float64), captions)
+    assert 1e-6 < distance(backend.to_numpy(loss), expected_array) < 1e-2  # and rounded they are
     for name, gradient in grads.items():
         assert backend.to_numpy(gradient).dtype == np.float32, name
-        assert distance(backend.to_numpy(gradient), wanted[name]) < 3e-2, name
+        assert distance(backend.to_numpy(gradient), expected[name]) < 3e-2, name
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_decoder_computes_in_the_models_precision(backend, cell):
+def test_every_decoder_uses_the_models_precision(backend, cell):
     features = backend.asarray(features_for(CAPTIONS["padded"], "float32"))
     scores = {}
     for precision in ("float32", "bf16"):
@@ -47,7 +47,7 @@ def test_every_decoder_computes_in_the_models_precision(backend, cell):
     assert 1e-6 < distance(scores["bf16"], scores["float32"]) < 1e-2
 
 
-def test_files_keep_the_precision(tmp_path):
+def test_the_precision_is_saved_with_the_model(tmp_path):
     model = capgpu.CaptioningRNN(WORDS, **SIZES, seed=0, precision="bf16")
     assert model.config["precision"] == "bf16"
     assert load_model(save_model(tmp_path, model)).precision == "bf16"

@@ -37,7 +37,7 @@ def everything(model, features, captions):
 
 @pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_arguments_and_parameters_are_left_as_they_were(backend, cell, captions):
+def test_arguments_and_parameters_are_not_changed(backend, cell, captions):
     model, features = model_of(backend, cell), backend.asarray(features_for(captions, "float32"))
     before = frozen([model.params, features, captions])
     everything(model, features, captions)
@@ -56,17 +56,17 @@ def test_two_runs_give_the_same_bits(backend, cell, dtype, random):
 
 @pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads_at_once_give_the_bits_of_one(backend, cell, random):
+def test_concurrent_calls_give_the_bits_of_a_single_one(backend, cell, random):
     # wide enough for one call alone to be shared among threads
     model = model_of(backend, cell, hidden_dim=136)
     batches = []
     for _ in range(4):
         captions = random.integers(1, len(WORDS), (33, 12))
         batches.append((backend.asarray(random.uniform(-1, 1, (33, 3)).astype(np.float32)), captions))
-    wanted = [everything(model, *batch) for batch in batches]
+    expected = [everything(model, *batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(2):
-            assert list(pool.map(lambda batch: everything(model, *batch), batches)) == wanted
+            assert list(pool.map(lambda batch: everything(model, *batch), batches)) == expected
 
 
 def test_the_number_of_threads_changes_no_bit(in_new_process):
@@ -101,30 +101,30 @@ def test_features_are_converted_to_the_models_dtype(backend, cell, given):
     captions = CAPTIONS["padded"]
     model, host = model_of(backend, cell), (3 * np.abs(features_for(captions))).astype(given)
     loss, grads = model.loss(backend.asarray(host), captions)
-    wanted_loss, wanted = model.loss(backend.asarray(host.astype(np.float32)), captions)
-    assert frozen([loss, grads]) == frozen([wanted_loss, wanted])
+    wanted_loss, expected = model.loss(backend.asarray(host.astype(np.float32)), captions)
+    assert frozen([loss, grads]) == frozen([wanted_loss, expected])
     assert {backend.to_numpy(value).dtype for value in (loss, *grads.values())} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32", "uint64"])
-def test_captions_of_any_integer_dtype(backend, dtype):
+def test_captions_may_have_any_integer_dtype(backend, dtype):
     captions = CAPTIONS["NULL inside"]
     model, features = model_of(backend, "lstm"), backend.asarray(features_for(captions, "float32"))
-    wanted = everything(model, features, captions)
-    assert everything(model, features, captions.astype(dtype)) == wanted
+    expected = everything(model, features, captions)
+    assert everything(model, features, captions.astype(dtype)) == expected
 
 
-def test_captions_may_lie_where_the_features_lie(backend):
+def test_captions_may_be_on_the_device_of_the_features(backend):
     captions = CAPTIONS["NULL inside"]
     model, features = model_of(backend, "lstm"), backend.asarray(features_for(captions, "float32"))
     assert everything(model, features, backend.asarray(captions)) == everything(model, features, captions)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_memory_with_gaps_is_accepted(backend, cell):
+def test_strided_arrays_are_accepted(backend, cell):
     captions = CAPTIONS["NULL inside"]
     host = features_for(captions, "float32")
-    wanted_loss, wanted = model_of(backend, cell).loss(backend.asarray(host), captions)
+    wanted_loss, expected = model_of(backend, cell).loss(backend.asarray(host), captions)
     model = model_of(backend, cell)
     for name, value in model.params.items():
         model.params[name] = backend.strided(backend.to_numpy(value))
@@ -134,8 +134,8 @@ def test_memory_with_gaps_is_accepted(backend, cell):
     model.sample(backend.strided(host), 3)
     assert distance(float(loss), float(wanted_loss)) < TOLERANCE["float32"]["forward"]
     for name, gradient in grads.items():
-        want = backend.to_numpy(wanted[name])
-        assert distance(backend.to_numpy(gradient), want) < TOLERANCE["float32"]["gradient"]
+        expected_array = backend.to_numpy(expected[name])
+        assert distance(backend.to_numpy(gradient), expected_array) < TOLERANCE["float32"]["gradient"]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
@@ -151,7 +151,7 @@ def test_features_may_be_mapped_from_a_read_only_file(backend, tmp_path):
 @pytest.mark.parametrize("name", ["W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_parameter_that_is_not_a_number_gives_a_loss_that_is_none(backend, cell, dtype, name):
+def test_a_nan_parameter_gives_a_nan_loss(backend, cell, dtype, name):
     captions = CAPTIONS["padded"]
     model = model_of(backend, cell, dtype)
     broken = backend.to_numpy(model.params[name])
@@ -173,7 +173,7 @@ def test_weights_of_ten_thousand_give_a_finite_loss_and_gradients(backend, cell)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_on_a_device_nothing_depends_on_the_order_of_threads(standin, cell):
+def test_device_results_do_not_depend_on_the_order_of_threads(standin, cell):
     capgpu.set_backend("cuda")
     captions = CAPTIONS["NULL inside"]
     model = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0, **DROPOUT)
@@ -182,7 +182,7 @@ def test_on_a_device_nothing_depends_on_the_order_of_threads(standin, cell):
     assert standin.counters().nondeterministic == []
 
 
-def test_kernels_by_order_are_the_reference(monkeypatch):
+def test_the_setting_reference_uses_the_reference_kernels(monkeypatch):
     captions = CAPTIONS["padded"]
     features = features_for(captions, "float32")
     results = {}

@@ -77,17 +77,17 @@ def check(backend, error, features, captions, words):
 
 
 @pytest.mark.parametrize(("features", "captions", "words"), REFUSED.values(), ids=REFUSED)
-def test_values_and_shapes(backend, features, captions, words):
+def test_wrong_values_and_shapes_are_refused(backend, features, captions, words):
     check(backend, ValueError, features, captions, words)
 
 
 @pytest.mark.parametrize(("features", "captions", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
-def test_types(backend, features, captions, words):
+def test_wrong_types_are_refused(backend, features, captions, words):
     check(backend, TypeError, features, captions, words)
 
 
 @pytest.mark.parametrize("case", ["features rank", "features width", "no features", "one NaN", "infinities"])
-def test_features_to_sample_from(backend, case):
+def test_wrong_features_to_sample_from_are_refused(backend, case):
     features, _, words = REFUSED[case]
     model = backend.model(WORDS, **SIZES, cell_type="rnn", seed=0)
     with pytest.raises(ValueError, match=words):
@@ -114,13 +114,13 @@ CONSTRUCTION = {
 
 
 @pytest.mark.parametrize(("changes", "error", "words"), CONSTRUCTION.values(), ids=CONSTRUCTION)
-def test_construction(changes, error, words):
+def test_wrong_constructor_arguments_are_refused(changes, error, words):
     with pytest.raises(error, match=words):
         CaptioningRNN(**{"word_to_idx": WORDS, **SIZES, **changes})
 
 
 @pytest.mark.parametrize("name", list(parameters("lstm")))
-def test_a_parameter_that_does_not_fit_any_more(backend, name):
+def test_a_replaced_parameter_of_another_shape_is_refused(backend, name):
     model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
     features, good = backend.asarray(FEATURES), model.params[name]
 
@@ -144,7 +144,7 @@ def test_a_parameter_that_does_not_fit_any_more(backend, name):
 
 
 @pytest.mark.parametrize("name", list(parameters("lstm")))
-def test_a_parameter_that_lives_elsewhere(device, name):
+def test_a_parameter_on_another_device_is_refused(device, name):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
     model.params[name] = capgpu.to_numpy(model.params[name])
     with pytest.raises(
@@ -153,7 +153,7 @@ def test_a_parameter_that_lives_elsewhere(device, name):
         model.loss(capgpu.asarray(FEATURES), GOOD)
 
 
-def test_features_that_live_elsewhere(device):
+def test_features_on_another_device_are_refused(device):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
     words = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
     for call in (

@@ -28,7 +28,7 @@ def model_of(backend, cell, dtype="float64", **changes):
 @pytest.mark.parametrize(("count", "steps"), [(1, 1), (1, 4), (3, 2), (2, 9), (9, 5), (33, 30)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_captions_are_those_of_a_plain_loop(backend, cell, dtype, count, steps):
+def test_captions_equal_those_of_a_plain_loop(backend, cell, dtype, count, steps):
     model, params = model_of(backend, cell, dtype)
     features = drawn(count, dtype)
     words = backend.to_numpy(model.sample(backend.asarray(features), steps))
@@ -45,8 +45,8 @@ def test_stopping_at_end_fills_with_null(backend, cell):
     features = drawn(12)
     going_on = backend.to_numpy(model.sample(backend.asarray(features), 20))
     stopped = backend.to_numpy(model.sample(backend.asarray(features), 20, stop_at_end=True))
-    want = captioner.sample(params, features, WORDS["<START>"], 20, end=WORDS["<END>"])
-    assert stopped.tolist() == want.tolist()
+    expected = captioner.sample(params, features, WORDS["<START>"], 20, end=WORDS["<END>"])
+    assert stopped.tolist() == expected.tolist()
     ended = (stopped == WORDS["<END>"]).any(axis=1)
     assert ended.any()
     assert not ended.all()
@@ -57,7 +57,7 @@ def test_stopping_at_end_fills_with_null(backend, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_by_default_words_follow_end(backend, cell):
+def test_by_default_sampling_continues_after_end(backend, cell):
     always_end = np.zeros(len(WORDS))
     always_end[WORDS["<END>"]] = 1e3
     model, _ = model_of(backend, cell, b_vocab=always_end)
@@ -82,7 +82,7 @@ def test_no_step_is_made_once_all_captions_have_ended(monkeypatch):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_thirty_words_are_written_by_default(backend, cell):
+def test_captions_have_thirty_words_by_default(backend, cell):
     model, _ = model_of(backend, cell)
     features = backend.asarray(drawn(2))
     assert model.sample(features).shape == (2, 30)
@@ -98,7 +98,7 @@ def test_a_caption_does_not_depend_on_its_batch(backend, cell):
     assert together == alone
 
 
-def test_equal_scores_go_to_the_least_id(backend):
+def test_of_equal_scores_the_smallest_id_is_chosen(backend):
     scores = np.zeros(len(WORDS))
     scores[[3, 5]] = 1
     model, _ = model_of(backend, "lstm", b_vocab=scores, W_vocab=np.zeros((5, len(WORDS))))
@@ -113,19 +113,19 @@ def test_equal_scores_go_to_the_least_id(backend):
         ({"<NULL>": 0, "cat": 1, "<START>": 7}, False, "<START>"),
     ],
 )
-def test_a_vocabulary_that_lacks_the_word_is_refused(backend, words, stop, missing):
+def test_a_vocabulary_without_the_required_word_is_refused(backend, words, stop, missing):
     model = backend.model(words, **SIZES)
     with pytest.raises(ValueError, match=f"the vocabulary has no {missing} with an id below its length"):
         model.sample(backend.asarray(drawn(1, "float32")), stop_at_end=stop)
 
 
-def test_a_vocabulary_without_end_writes_on(backend):
+def test_without_end_in_the_vocabulary_captions_have_full_length(backend):
     model = backend.model({"<NULL>": 0, "<START>": 1}, **SIZES)
     assert model.sample(backend.asarray(drawn(2, "float32")), 3).shape == (2, 3)
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_no_words_at_all_are_refused(length):
+def test_a_length_below_one_is_refused(length):
     model = capgpu.CaptioningRNN(WORDS, **SIZES)
     with pytest.raises(ValueError, match=f"max_length: expected at least 1, got {length}"):
         model.sample(capgpu.asarray(drawn(1, "float32")), length)

@@ -50,14 +50,14 @@ def test_the_gradient_of_the_vectors_is_the_sum_of_both_uses(backend, cell, dtyp
     params = {name: value / np.dtype(dtype).type(hidden**0.5) for name, value in params.items()}
     features = features_for(captions, dtype)
     model = model_of(backend, cell, params, dtype)
-    want_loss, want = captioner.loss(untied(params), features.astype(np.float64), captions)
-    want["W_embed"] += want.pop("W_vocab").T
+    want_loss, expected = captioner.loss(untied(params), features.astype(np.float64), captions)
+    expected["W_embed"] += expected.pop("W_vocab").T
     loss, grads = model.loss(backend.asarray(features), captions)
     assert distance(backend.to_numpy(loss), want_loss) < TOLERANCE[dtype]["forward"]
     assert list(grads) == list(model.params)
     for name, gradient in grads.items():
         assert gradient.dtype == model.params[name].dtype, name
-        assert distance(backend.to_numpy(gradient), want[name]) < TOLERANCE[dtype]["gradient"], name
+        assert distance(backend.to_numpy(gradient), expected[name]) < TOLERANCE[dtype]["gradient"], name
 
 
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
@@ -74,9 +74,9 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
             model.params[name] = backend.asarray(moved)
             return float(model.loss(features, captions, dropout_key=key)[0])
 
-        want = numeric_gradient(loss, params[name])
+        expected = numeric_gradient(loss, params[name])
         model.params[name] = backend.asarray(params[name])
-        assert distance(backend.to_numpy(grads[name]), want) < 1e-6, name
+        assert distance(backend.to_numpy(grads[name]), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -105,8 +105,8 @@ def test_a_replaced_or_overwritten_matrix_is_used_in_both_places(backend):
     model.params["W_embed"] = backend.asarray(params["W_embed"].copy())
     model.params["W_embed"][...] = backend.asarray(-params["W_embed"] + 0.5)
     moved = {**params, "W_embed": -params["W_embed"] + 0.5}
-    want, _ = captioner.loss(untied(moved), features_for(captions), captions)
-    assert distance(backend.to_numpy(model.loss(features, captions)[0]), want) < 1e-10
+    expected, _ = captioner.loss(untied(moved), features_for(captions), captions)
+    assert distance(backend.to_numpy(model.loss(features, captions)[0]), expected) < 1e-10
 
 
 def test_a_projection_that_somebody_adds_is_refused(backend):

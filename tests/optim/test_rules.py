@@ -94,18 +94,18 @@ ADAM_V = [
         ),
     ],
 )
-def test_the_published_values_of_the_course_hold(
+def test_updates_equal_the_courses_published_values(
     backend: BackendCase, rule: Callable[..., Any], config: dict[str, Any], next_w: Any, state: dict[str, Any]
 ) -> None:
     config = {key: backend.asarray(value) if hasattr(value, "shape") else value for key, value in config.items()}
-    got, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
+    actual, _ = rule(backend.asarray(ramp(-0.4, 0.6)), backend.asarray(ramp(-0.6, 0.4)), config=config)
     half_a_digit = 5.001e-9  # the tables are printed with eight decimals
-    np.testing.assert_allclose(backend.to_numpy(got), next_w, rtol=0, atol=half_a_digit)
+    np.testing.assert_allclose(backend.to_numpy(actual), next_w, rtol=0, atol=half_a_digit)
     for key, value in state.items():  # read, as the notebooks do, from the dictionary passed in
         np.testing.assert_allclose(backend.to_numpy(config[key]), value, rtol=0, atol=half_a_digit)
 
 
-def test_adam_counts_its_step_before_using_it() -> None:
+def test_adam_increments_its_step_before_the_bias_correction() -> None:
     config = {"t": 5}
     adam(np.ones(2), np.ones(2), config)
     assert config["t"] == 6
@@ -116,7 +116,7 @@ def test_sgd_steps_against_the_gradient(backend: BackendCase) -> None:
     np.testing.assert_allclose(backend.to_numpy(w), [0.95, -2.4], rtol=1e-15)
 
 
-def test_adamw_decays_the_parameter_apart_from_the_gradient() -> None:
+def test_adamw_applies_weight_decay_outside_the_moments() -> None:
     w = np.array([2.0, -3.0])
     decayed, _ = adamw(w, np.zeros(2), {"learning_rate": 0.1, "weight_decay": 0.5})
     np.testing.assert_allclose(decayed, 0.95 * w, rtol=1e-15)
@@ -133,7 +133,7 @@ def test_adamw_decays_the_parameter_apart_from_the_gradient() -> None:
         ("adamw", {"learning_rate": 0.05, "weight_decay": 0.1}, "AdamW", {"lr": 0.05, "weight_decay": 0.1}),
     ],
 )
-def test_pytorch_walks_the_same_path(
+def test_several_updates_agree_with_pytorch(
     rule: str,
     config: dict[str, Any],
     torch_name: str,
@@ -154,7 +154,7 @@ def test_pytorch_walks_the_same_path(
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dtype_in_is_dtype_out_also_for_numpy_hyper_parameters(backend: BackendCase, rule: str, dtype: str) -> None:
+def test_numpy_hyper_parameters_do_not_change_the_dtype(backend: BackendCase, rule: str, dtype: str) -> None:
     w, dw = backend.asarray(ramp(-0.4, 0.6), dtype=dtype), backend.asarray(ramp(-0.6, 0.4), dtype=dtype)
     config: dict[str, Any] = {"learning_rate": np.float64(1e-2)}
     for _ in range(2):
@@ -164,7 +164,7 @@ def test_dtype_in_is_dtype_out_also_for_numpy_hyper_parameters(backend: BackendC
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_arrays_handed_in_are_left_alone(backend: BackendCase, rule: str) -> None:
+def test_arguments_are_not_changed(backend: BackendCase, rule: str) -> None:
     w, dw = backend.strided(ramp(-0.4, 0.6)), backend.strided(ramp(-0.6, 0.4))
     _, config = update_rule(rule)(w, dw)
     handed = dict(config)
@@ -175,7 +175,7 @@ def test_arrays_handed_in_are_left_alone(backend: BackendCase, rule: str) -> Non
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_an_array_without_dimensions_stays_an_array(backend: BackendCase, rule: str) -> None:
+def test_a_zero_dimensional_array_stays_an_array(backend: BackendCase, rule: str) -> None:
     w, config = backend.asarray(np.array(2.0)), None
     for _ in range(2):
         w, config = update_rule(rule)(w, backend.asarray(np.array(0.5)), config)
@@ -200,13 +200,13 @@ def test_an_array_without_dimensions_stays_an_array(backend: BackendCase, rule: 
         ([("learning_rate", 0.1)], TypeError, "dict"),
     ],
 )
-def test_bad_configs_say_what_is_wrong(config: Any, error: type[Exception], words: str) -> None:
+def test_invalid_configs_are_refused_with_the_cause(config: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         adam(ramp(-0.4, 0.6), ramp(-0.6, 0.4), config)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_parameter_and_gradient_must_match(rule: str) -> None:
+def test_a_gradient_of_another_shape_or_dtype_is_refused(rule: str) -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 5\) and dw \(5,\)"):
         update_rule(rule)(ramp(0, 1), np.ones(5))
     with pytest.raises(TypeError, match="float64 and dw float32"):
@@ -217,7 +217,7 @@ def test_parameter_and_gradient_must_match(rule: str) -> None:
         update_rule(rule)([1.0], np.ones(1))
 
 
-def test_host_and_device_arrays_do_not_mix(cupy: Any) -> None:
+def test_mixed_host_and_device_arrays_are_refused(cupy: Any) -> None:
     with pytest.raises(TypeError, match=r"to_numpy\(dw\)"):
         sgd(np.ones(3), cupy.ones(3))
 
@@ -233,7 +233,7 @@ def test_an_update_never_waits_for_the_device(rule: str, standin: Any) -> None:
             optimizer.step(params, grads, 0.5, clip_norm=0.1)
 
 
-def test_an_unknown_rule_lists_the_known_ones() -> None:
+def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"Did you mean 'adam'.*adam, adamw, rmsprop, sgd, sgd_momentum"):
         update_rule("adma")
 
@@ -241,7 +241,7 @@ def test_an_unknown_rule_lists_the_known_ones() -> None:
 # --- clipping ---------------------------------------------------------------------------------------------
 
 
-def test_gradients_above_the_limit_get_its_norm_and_keep_their_direction(backend: BackendCase) -> None:
+def test_gradients_above_the_limit_are_scaled_to_it_and_keep_their_direction(backend: BackendCase) -> None:
     host = {"a": ramp(-3, 5), "b": np.array([7.0, -1.0])}
     clipped, norm = clip_gradients({name: backend.asarray(value) for name, value in host.items()}, 2.0)
     expected = math.sqrt(sum(float((value**2).sum()) for value in host.values()))
@@ -271,7 +271,7 @@ def test_clipping_needs_a_limit_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_optimizer_does_to_each_parameter_what_the_rule_does(backend: BackendCase, rule: str) -> None:
+def test_the_optimizer_applies_the_rule_to_each_parameter(backend: BackendCase, rule: str) -> None:
     params = {"a": backend.asarray(ramp(-0.4, 0.6)), "b": backend.asarray(np.ones(3))}
     alone, configs = dict(params), {"a": {"learning_rate": 0.02}, "b": {"learning_rate": 0.02}}
     optimizer = Optimizer(rule, {"learning_rate": 0.04})
@@ -298,7 +298,7 @@ def test_the_optimizer_clips_over_all_parameters_together() -> None:
         ({"a": np.ones(2), "b": np.ones(3, dtype=np.float32)}, TypeError, "float32"),
     ],
 )
-def test_a_step_that_cannot_be_made_whole_is_not_made(grads: Any, error: type[Exception], words: str) -> None:
+def test_a_step_with_an_invalid_gradient_updates_no_parameter(grads: Any, error: type[Exception], words: str) -> None:
     params = {"a": np.ones(2), "b": np.ones(3)}
     optimizer = Optimizer("adam")
     with pytest.raises(error, match=words):
@@ -334,6 +334,6 @@ def test_a_state_of_another_rule_is_refused() -> None:
         Optimizer("sgd").load_state_dict(Optimizer("adam").state_dict())
 
 
-def test_one_parameters_state_cannot_be_set_for_all() -> None:
+def test_the_state_of_one_parameter_is_refused_as_a_setting_for_all() -> None:
     with pytest.raises(ValueError, match="velocity is the running state"):
         Optimizer("sgd_momentum", {"velocity": np.zeros(3)})

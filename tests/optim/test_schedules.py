@@ -33,11 +33,11 @@ def test_factors_are_never_negative_and_never_above_one(name: str, warmup: int) 
     assert max(factors) <= 1
 
 
-def test_no_warmup_is_the_schedule_itself() -> None:
+def test_without_warmup_the_factor_is_the_schedules() -> None:
     assert with_warmup(cosine, 0) is cosine
 
 
-def test_an_unknown_schedule_lists_the_known_ones() -> None:
+def test_an_unknown_schedule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"Did you mean 'cosine'\? Known: constant, cosine, linear"):
         find_schedule("cosin")
 

@@ -21,12 +21,12 @@ def plain_bleu(captions: list[list[str]], references: list[list[list[str]]], max
     for n in range(1, max_n + 1):
         matches = total = 0
         for caption, truths in zip(captions, references, strict=True):
-            ceiling: Counter[tuple[str, ...]] = Counter()
+            max_count: Counter[tuple[str, ...]] = Counter()
             for truth in truths:
-                ceiling |= ngrams(truth, n)
-            own = ngrams(caption, n)
-            matches += sum((own & ceiling).values())
-            total += sum(own.values())
+                max_count |= ngrams(truth, n)
+            counts = ngrams(caption, n)
+            matches += sum((counts & max_count).values())
+            total += sum(counts.values())
         log_product += math.log((matches + 1e-15) / (total + 1e-9))
         scores.append(penalty * math.exp(log_product / n))
     return scores

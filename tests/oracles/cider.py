@@ -29,14 +29,15 @@ def plain_cider(
             }
 
         for i, (caption, truths) in enumerate(zip(captions, references, strict=True)):
-            own = weigh(caption)
+            candidate_vector = weigh(caption)
             for truth in truths:
-                theirs = weigh(truth)
+                reference_vector = weigh(truth)
                 dot = sum(
-                    (min(weight, theirs.get(gram, 0.0)) if clipped else weight) * theirs.get(gram, 0.0)
-                    for gram, weight in own.items()
+                    (min(weight, reference_vector.get(gram, 0.0)) if clipped else weight)
+                    * reference_vector.get(gram, 0.0)
+                    for gram, weight in candidate_vector.items()
                 )
-                norm = math.hypot(*own.values()) * math.hypot(*theirs.values())
+                norm = math.hypot(*candidate_vector.values()) * math.hypot(*reference_vector.values())
                 if sigma is not None:
                     # COCO's evaluation counts lengths in pairs of words
                     difference = max(len(caption) - 1, 0) - max(len(truth) - 1, 0)

@@ -12,9 +12,9 @@ __all__ = ["compilations"]
 
 def compilations() -> int:
     """Count the signatures of all compiled functions of the package."""
-    found = {}
+    compiled = {}
     for entry in pkgutil.iter_modules(capgpu.kernels.cpu.__path__):
         for value in vars(importlib.import_module(f"capgpu.kernels.cpu.{entry.name}")).values():
             if hasattr(value, "signatures"):
-                found[id(value)] = len(value.signatures)
-    return sum(found.values())
+                compiled[id(value)] = len(value.signatures)
+    return sum(compiled.values())

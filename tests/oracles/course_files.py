@@ -1,4 +1,4 @@
-"""The cs231n course's COCO files, small and made up."""
+"""Small, artificial files in the format of the cs231n course's COCO set."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "man", "on", "horse", "the", "table", "red", "dog"]
 
 Arrays = dict[str, Any]
+#: Options of h5py's `create_dataset`.
+STORAGE: list[dict[str, Any]] = [{}, {"chunks": (2, 3)}, {"chunks": (3, 5), "compression": "gzip", "shuffle": True}]
 
 
 def course_arrays(train: int = 7, val: int = 3, length: int = 6, *, captions: int = 3, seed: int = 0) -> Arrays:

@@ -75,9 +75,9 @@ def captions(
                 waiting.append(longer)
 
 
-def ranked(writer: Writer, found: Iterator[Words], length_penalty: float = 0.0) -> list[tuple[float, Words]]:
+def ranked(writer: Writer, captions: Iterator[Words], length_penalty: float = 0.0) -> list[tuple[float, Words]]:
     """Rank captions by log-probability over Wu et al.'s length penalty, the best first."""
-    scored = [(writer.log_prob(words) / ((5 + len(words)) / 6) ** length_penalty, words) for words in found]
+    scored = [(writer.log_prob(words) / ((5 + len(words)) / 6) ** length_penalty, words) for words in captions]
     return sorted(scored, key=lambda pair: -pair[0])
 
 
@@ -87,7 +87,7 @@ def plain_beam(
 ) -> list[tuple[float, Words]]:  # fmt: skip
     """Search with a beam over the words in `choice` and END, one hypothesis at a time: scores and captions."""
     living: list[tuple[float, Words]] = [(0.0, ())]
-    ended: list[tuple[float, Words]] = []
+    finished: list[tuple[float, Words]] = []
     for length in range(1, max_length + 1):
         penalty = ((5 + length) / 6) ** length_penalty
         extended = []
@@ -99,17 +99,17 @@ def plain_beam(
                 if (word != end or length > min_length) and not repeats((*words, word), no_repeat_ngram)
             ]
             extended += [(total + log_probs[word], (*words, word)) for word in allowed[:width]]
-        places = [(score, None, words) for score, words in ended]
-        places += [(total / penalty, total, words) for total, words in extended]
+        indices = [(score, None, words) for score, words in finished]
+        indices += [(total / penalty, total, words) for total, words in extended]
         # what has ended comes first where scores are equal: the order of a stable sort
-        places = sorted(places, key=lambda place: -place[0])[:width]
-        fresh = [(score, total, words) for score, total, words in places if total is not None]
+        indices = sorted(indices, key=lambda index: -index[0])[:width]
+        fresh = [(score, total, words) for score, total, words in indices if total is not None]
         living = [(total, words) for _, total, words in fresh if words[-1] != end and length < max_length]
-        ended += [(score, words) for score, _, words in fresh if words[-1] == end or length == max_length]
-        ended = sorted(ended, key=lambda pair: -pair[0])[:width]
-        if early_stop and len(ended) >= n_best:
+        finished += [(score, words) for score, _, words in fresh if words[-1] == end or length == max_length]
+        finished = sorted(finished, key=lambda pair: -pair[0])[:width]
+        if early_stop and len(finished) >= n_best:
             break
-    return ended[:n_best]
+    return finished[:n_best]
 
 
 def ids_of(backend, decoded):

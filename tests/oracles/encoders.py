@@ -34,14 +34,14 @@ class CountingEncoder:
 
     def encode(self, paths: Sequence[Path]) -> Encoded:
         self.seen += [path.name for path in paths]
-        kept, broken = [], []
+        readable, broken = [], []
         for i, path in enumerate(paths):
             if path.is_file() and path.read_bytes().startswith(b"PIC"):
-                kept.append(i)
+                readable.append(i)
             else:
                 broken.append((i, f"{path}: is no picture"))
-        rows = [self.features(paths[i]) for i in kept]
-        return Encoded(np.array(rows, np.float32).reshape(len(kept), self.network_dim), kept, broken)
+        rows = [self.features(paths[i]) for i in readable]
+        return Encoded(np.array(rows, np.float32).reshape(len(readable), self.network_dim), readable, broken)
 
     def with_projection(self, projection: Projection | None) -> Any:
         return CountingEncoder(self.network_dim, projection)

@@ -13,7 +13,7 @@ from capgpu.data.prepared_dataset import save_prepared
 
 def coco_annotations(captions: dict[Any, list[str]], file_name: str = "{}.png") -> dict[str, Any]:
     """Return COCO's annotation format for captions by image id."""
-    described = [(image, text) for image, own in captions.items() for text in own]
+    described = [(image, text) for image, captions_of_image in captions.items() for text in captions_of_image]
     return {
         "images": [{"id": image, "file_name": file_name.format(image)} for image in captions],
         "annotations": [{"id": i, "image_id": image, "caption": text} for i, (image, text) in enumerate(described)],

@@ -33,10 +33,12 @@ NANS = Extents((4, 3, 1), 24, 5)
 #: More than one tile of rows in a group.
 TILES = Extents((2,) * 70 + (1,) * 3, 8, 3)
 #: ThreadSanitizer holds 8128 threads, fibers included.
-MOST_THREADS = 6144
+MAX_THREADS = 6144
 
 
-def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = True) -> dict[str, list[Recording]]:
+def recorded(
+    device: Any, emulator: EmulatorRunner, dtype: str, all_variants: bool = True
+) -> dict[str, list[Recording]]:
     """Launch everything that a dtype has.
 
     Parameters
@@ -47,7 +49,7 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = Tr
         Executes the kernels.
     dtype : str
         Of the arrays.
-    every : bool
+    all_variants : bool
         Whether every variant of a recurrence is recorded, not only those that are `representative`.
 
     Returns
@@ -55,21 +57,21 @@ def recorded(device: Any, emulator: EmulatorRunner, dtype: str, every: bool = Tr
     dict of list of Recording
         By name of the kernel and its macros, ``"lstm_forward BACKWARD=0 RESIDENT=1 UNITS=8"``: different launches.
     """
-    found: dict[str, list[Recording]] = {}
-    seen = set()
+    by_variant: dict[str, list[Recording]] = {}
+    seen_variants = set()
 
     def small_and_new(launch: Launch) -> bool:
         scalars = tuple(value.item() for value in launch.args if isinstance(value, np.generic))
         key = (launch.kernel, launch.options, launch.grid, launch.block, launch.shared, scalars)
-        return launch.grid * launch.block <= MOST_THREADS and key not in seen and not seen.add(key)
+        return launch.grid * launch.block <= MAX_THREADS and key not in seen_variants and not seen_variants.add(key)
 
     with recording(emulator, small_and_new) as launches:
-        recurrences(dtype, every)
+        recurrences(dtype, all_variants)
         for work in (softmax_rows, dropout, others):
             work(device, dtype)
     for entry in launches:
-        found.setdefault(variant(entry.launch), []).append(entry)
-    return {name: _spread(entries) for name, entries in found.items()}
+        by_variant.setdefault(variant(entry.launch), []).append(entry)
+    return {name: _spread(entries) for name, entries in by_variant.items()}
 
 
 def variant(launch: Launch) -> str:
@@ -96,11 +98,11 @@ def representative(variant: str) -> bool:
     return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
 
 
-def _spread(entries: list[Recording], most: int = 5) -> list[Recording]:
+def _spread(entries: list[Recording], max_size: int = 5) -> list[Recording]:
     """Keep the first, the last and some between: the order of the work below goes from plain to special."""
-    if len(entries) <= most:
+    if len(entries) <= max_size:
         return entries
-    return [entries[k * (len(entries) - 1) // (most - 1)] for k in range(most)]
+    return [entries[k * (len(entries) - 1) // (max_size - 1)] for k in range(max_size)]
 
 
 def recurrences(dtype: str, every: bool = True) -> None:

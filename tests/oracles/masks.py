@@ -28,9 +28,9 @@ def kept(key: int, rate: float, count: int) -> np.ndarray:
             bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & WORD
             bits ^= bits >> 16
         mask.append(bits >= min(round(rate * 2**32), WORD))
-    found = np.array(mask, dtype=bool)
-    found.flags.writeable = False
-    return found
+    kept_elements = np.array(mask, dtype=bool)
+    kept_elements.flags.writeable = False
+    return kept_elements
 
 
 def plain_mask(dropout: Dropout | None, shape: tuple[int, ...]) -> Floats:

@@ -18,24 +18,24 @@ TOLERANCE = {
 }
 
 
-def distance(got: Any, want: Any) -> float:
+def distance(actual: Any, expected: Any) -> float:
     """Return ``|got - want| / |want|`` (norms over all entries), or ``|got|`` where zero is wanted."""
-    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    assert got.shape == want.shape, f"shape {got.shape}, wanted {want.shape}"
-    assert np.isfinite(got).all(), "not finite"
-    return float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0))
+    actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    assert actual.shape == expected.shape, f"shape {actual.shape}, wanted {expected.shape}"
+    assert np.isfinite(actual).all(), "not finite"
+    return float(np.linalg.norm(actual - expected) / (np.linalg.norm(expected) or 1.0))
 
 
 def numeric_gradient(function: Callable[[Floats], Any], x: Floats, upstream: Any = 1.0, step: float = 1e-5) -> Floats:
     """Return the gradient of ``sum(function(x) * upstream)`` by central differences."""
     x = np.array(x, dtype=np.float64)
     gradient = np.zeros_like(x)
-    for place in np.ndindex(x.shape):
-        kept = x[place]
+    for index in np.ndindex(x.shape):
+        original = x[index]
         values = []
-        for moved in (kept + step, kept - step):
-            x[place] = moved
+        for shifted in (original + step, original - step):
+            x[index] = shifted
             values.append(np.asarray(function(x.copy()), dtype=np.float64))
-        x[place] = kept
-        gradient[place] = np.sum((values[0] - values[1]) * upstream) / (2 * step)
+        x[index] = original
+        gradient[index] = np.sum((values[0] - values[1]) * upstream) / (2 * step)
     return gradient

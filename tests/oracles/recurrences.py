@@ -52,15 +52,15 @@ def lstm_sequence_backward(
     dprojected = np.zeros_like(gates)
     for t in range(len(gates) - 1, -1, -1):
         i, f, o, g = (gates[t, k * size : (k + 1) * size] for k in range(4))
-        before = cell[t - 1] if t else c0
+        previous_cell = cell[t - 1] if t else c0
         dh = dh + dhidden[t]
-        squashed = np.tanh(cell[t])
-        dc = dc + dcell[t] + dh * o * (1 - squashed**2)
+        tanh_c = np.tanh(cell[t])
+        dc = dc + dcell[t] + dh * o * (1 - tanh_c**2)
         dprojected[t] = np.concatenate(
             [
                 dc * g * i * (1 - i),
-                dc * before * f * (1 - f),
-                dh * squashed * o * (1 - o),
+                dc * previous_cell * f * (1 - f),
+                dh * tanh_c * o * (1 - o),
                 dc * i * (1 - g**2),
             ]
         )

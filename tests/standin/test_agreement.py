@@ -196,7 +196,7 @@ OTHERS: dict[str, Call] = {
 @pytest.mark.parametrize("call", OTHERS.values(), ids=OTHERS.keys())
 @given(x=arrays)
 @settings(max_examples=10, deadline=None)
-def test_usual_calls_agree(device, call, x):
+def test_common_calls_agree_with_numpy(device, call, x):
     assert_agreement(call, device, x)
 
 

@@ -16,7 +16,7 @@ def x(cupy):
     return cupy.asarray(HOST)
 
 
-def test_arrays_come_and_go_and_unwritten_memory_is_no_number(cupy, x):
+def test_bfloat16_arrays_are_transferred_and_uninitialized_ones_hold_nan(cupy, x):
     assert x.dtype == HOST.dtype
     assert (x.get() == HOST).all()
     assert np.isnan(cupy.empty(3, HOST.dtype).get().astype(np.float32)).all()
@@ -48,8 +48,8 @@ def test_sums_and_products_add_up_in_float32_and_round_once(cupy):
 
 
 @pytest.mark.parametrize("name", ["argsort", "sort", "cumsum", "unique", "var"])
-def test_what_has_nothing_for_bfloat16_is_refused(cupy, x, name):
-    with pytest.raises(TypeError, match=rf"cupy.{name}\(\) has nothing for bfloat16"):
+def test_functions_without_bfloat16_support_raise(cupy, x, name):
+    with pytest.raises(TypeError, match=rf"cupy.{name}\(\) does not support bfloat16"):
         getattr(cupy, name)(x)
 
 

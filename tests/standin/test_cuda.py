@@ -11,7 +11,7 @@ import pytest
 from simulators import cupy_standin
 
 
-def test_a_device_answers_for_itself(cupy):
+def test_device_attributes_and_properties_agree(cupy):
     device = cupy.cuda.Device()
     properties = cupy.cuda.runtime.getDeviceProperties(device.id)
     assert device.compute_capability == f"{properties['major']}{properties['minor']}"
@@ -22,7 +22,7 @@ def test_a_device_answers_for_itself(cupy):
     assert device != 0
 
 
-def test_the_current_device_decides_where_arrays_are_born():
+def test_arrays_are_created_on_the_current_device():
     with cupy_standin.installed(device_count=2) as cupy:
         with cupy.cuda.Device(1):
             x = cupy.zeros(3)
@@ -49,14 +49,14 @@ def test_streams_nest_and_events_tell_time(cupy):
 
 
 def test_a_stream_is_current_in_the_thread_that_uses_it(cupy):
-    seen = []
+    streams = []
     with cupy.cuda.Stream.ptds as stream:
         assert (stream.ptr, stream.device_id) == (2, -1)
-        thread = threading.Thread(target=lambda: seen.append(cupy.cuda.get_current_stream()))
+        thread = threading.Thread(target=lambda: streams.append(cupy.cuda.get_current_stream()))
         thread.start()
         thread.join()
         assert cupy.cuda.get_current_stream() == stream
-    assert seen == [cupy.cuda.Stream.null]
+    assert streams == [cupy.cuda.Stream.null]
 
 
 def test_random_numbers_repeat_with_their_seed_and_stay_on_the_device(cupy):
@@ -99,28 +99,28 @@ def test_methods_of_extension_types_cannot_be_replaced(cupy, name, monkeypatch):
 
 
 def test_a_runner_sees_each_compilation_and_launch(cupy):
-    seen = []
+    observed = []
 
     class Runner:
         def compile(self, module):
-            seen.append(("compile", module.code, module.options))
+            observed.append(("compile", module.code, module.options))
 
         def get_function(self, module, name):
-            seen.append(("find", name))
+            observed.append(("find", name))
 
         def launch(self, kernel, grid, block, args, shared_mem, stream):
-            seen.append(("launch", kernel.name, grid, block, shared_mem))
+            observed.append(("launch", kernel.name, grid, block, shared_mem))
             args[0].fill(args[1])
 
     cupy_standin.set_kernel_runner(Runner())
     module = cupy.RawModule(code="source", options=("-DX=1",))
-    assert seen == []
+    assert observed == []
     kernel = module.get_function("f")
     x = cupy.zeros(3)
     kernel((2, 1), (32,), (x, 4.0), shared_mem=128)
     with pytest.raises(TypeError, match="grid"):
         kernel(2, (32,), (x, 4.0))
-    assert seen == [
+    assert observed == [
         ("compile", "source", ("-DX=1",)),
         ("find", "f"),
         ("launch", "f", (2, 1), (32,), 128),

@@ -29,7 +29,7 @@ def kernel(cupy):
     return cupy.RawModule(code="").get_function("add")
 
 
-def test_a_graph_makes_its_launches_each_time_it_is_launched(cupy, kernel):
+def test_each_launch_of_a_graph_repeats_all_captured_launches(cupy, kernel):
     x, stream = cupy.zeros(3), cupy.cuda.Stream(non_blocking=True)
     structure = np.array([2.0])
     with stream:
@@ -84,7 +84,7 @@ def test_all_but_launches_is_refused_while_a_stream_captures(cupy, operation):
     operation(cupy, x)
 
 
-def test_capturing_has_its_rules(cupy):
+def test_operations_forbidden_during_capture_raise(cupy):
     stream = cupy.cuda.Stream(non_blocking=True)
     with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorStreamCaptureUnsupported"):
         cupy.cuda.Stream.null.begin_capture()
@@ -129,14 +129,14 @@ def test_pinned_memory_is_copied_to_the_device(cupy):
     host = np.frombuffer(pinned, np.int32, 8)
     host[:] = np.arange(8)
     assert host.ctypes.data == pinned.ptr
-    there, stream = cupy.zeros(10, "int32"), cupy.cuda.Stream(non_blocking=True)
-    there[2:].data.copy_from_host_async(ctypes.c_void_p(pinned.ptr), host.nbytes)
-    assert there.tolist() == [0, 0, *range(8)]
+    dev_array, stream = cupy.zeros(10, "int32"), cupy.cuda.Stream(non_blocking=True)
+    dev_array[2:].data.copy_from_host_async(ctypes.c_void_p(pinned.ptr), host.nbytes)
+    assert dev_array.tolist() == [0, 0, *range(8)]
     assert cupy_standin.counters().host_to_device_bytes == host.nbytes
     with stream:
         stream.begin_capture()
         with pytest.raises(cupy_standin.NotCapturableError, match="copying from the host"):
-            there.data.copy_from_host_async(pinned.ptr, host.nbytes)
+            dev_array.data.copy_from_host_async(pinned.ptr, host.nbytes)
         stream.end_capture()
 
 

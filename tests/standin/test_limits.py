@@ -51,7 +51,7 @@ def a_kernel(cupy, cooperative=False, **attributes):
         ("sm_90", 256, 100 * 1024, 32, 2),
     ],
 )
-def test_as_many_blocks_fit_as_the_scarcest_thing_allows(name, threads, shared, registers, blocks):
+def test_resident_blocks_are_limited_by_the_scarcest_resource(name, threads, shared, registers, blocks):
     assert ARCHITECTURES[name].resident_blocks(threads, shared, registers) == blocks
 
 
@@ -94,18 +94,18 @@ def test_blocks_are_no_larger_than_device_and_launch_bounds_allow(cupy):
         kernel((2**31,), (32,), ())
 
 
-def test_a_cooperative_grid_is_no_larger_than_what_is_on_the_device_at_once(cupy):
+def test_a_cooperative_grid_larger_than_the_resident_blocks_is_refused(cupy):
     from cupy_backends.cuda.api import driver
 
     kernel = a_kernel(cupy, cooperative=True, threads=256, registers=128)
     assert kernel.num_regs == 128
     resident = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, 256, 0)
     assert resident == 2
-    most = resident * cupy.cuda.Device().attributes["MultiProcessorCount"]
-    kernel((most,), (256,), ())
+    max_blocks = resident * cupy.cuda.Device().attributes["MultiProcessorCount"]
+    kernel((max_blocks,), (256,), ())
     with pytest.raises(driver.CUDADriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
-        kernel((most + 1,), (256,), ())
-    a_kernel(cupy, threads=256, registers=128)((most + 1,), (256,), ())
+        kernel((max_blocks + 1,), (256,), ())
+    a_kernel(cupy, threads=256, registers=128)((max_blocks + 1,), (256,), ())
     assert driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, 512, 0) == 0
 
 

@@ -62,7 +62,7 @@ def test_assignments_between_overlapping_memory_are_an_error_nobody_catches(cupy
     assert x.tolist() == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]
 
 
-def test_memory_that_nobody_wrote_is_poisoned(cupy, x):
+def test_uninitialized_memory_is_poisoned(cupy, x):
     assert np.isnan(cupy.empty((2, 2), dtype=cupy.float32).get()).all()
     assert np.isnan(cupy.empty_like(x).get()).all()
     assert cupy.empty(2, dtype=cupy.int16).tolist() == [32767, 32767]

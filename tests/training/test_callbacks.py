@@ -96,7 +96,9 @@ def test_early_stopping_waits_for_its_patience_and_a_killed_run_stops_in_the_sam
         ([math.nan], {}, 1),
     ],
 )
-def test_epochs_since_the_best(scores: list[float | None], settings: dict[str, Any], since: int) -> None:
+def test_early_stopping_counts_the_epochs_since_the_best(
+    scores: list[float | None], settings: dict[str, Any], since: int
+) -> None:
     assert EarlyStopping(9, **settings).epochs_since_best(scores) == since
 
 
@@ -116,12 +118,12 @@ def test_epochs_since_the_best(scores: list[float | None], settings: dict[str, A
         (lambda: solver(micro_batch_size=0), "micro_batch_size: expected at least 1"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(make: Any, says: str) -> None:
+def test_invalid_settings_are_refused(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
 
 
-def test_frozen_parameters_stay_and_others_have_rates_of_their_own(tmp_path: Path) -> None:
+def test_frozen_parameters_do_not_change_and_others_have_their_own_rates(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"update_rule": "sgd", "optim_config": {"learning_rate": 0.1}, "clip_norm": 0.5}
     model = TinyCaptioner()
     before = frozen(model.params["W_proj"])
@@ -162,7 +164,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_minibatch(backend: Any) -> No
     assert frozen(again) == frozen(parts)
 
 
-def test_what_is_shown_of_a_solver_and_of_an_optimizer() -> None:
+def test_reprs_of_solver_and_optimizer() -> None:
     trainer = solver(frozen=["b_vocab"])
     trainer.train()
     assert "epoch 6 of 6, step 24, val_loss" in repr(trainer)

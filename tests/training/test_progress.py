@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_are_those_of_the_course(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines_equal_the_courses(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(True, 200)
     progress.step(1, 76.9134871, 7.69, 1000.0)
     progress.at(3)
@@ -24,12 +24,12 @@ def test_lines_are_those_of_the_course(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487\n(Epoch 1 / 2) done\n"
 
 
-def test_lines_beside_those_of_epochs_have_the_unit_of_those_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_lines_also_show_the_loss_in_the_unit_of_the_epoch_lines(capsys: pytest.CaptureFixture[str]) -> None:
     make_progress(True, 200, scored=True).step(1, 76.9134871, 7.69134871, 1000.0)
     assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487 per caption, 7.6913 per token\n"
 
 
-def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_verbose_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(False, 200)
     progress.step(1, 1.0, 0.1, 1.0)
     progress.note("unheard")

@@ -16,7 +16,7 @@ from capgpu.solver import CaptioningSolver
 from capgpu.training.tensorboard import TensorBoardLogger
 
 
-def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_refused_with_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(MissingExtraError, match=r"needs the package tensorboardX.*pip install 'tensorboardX"):
         TensorBoardLogger(tmp_path)

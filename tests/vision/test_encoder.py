@@ -30,7 +30,7 @@ def pictures(tmp_path):
     return paths
 
 
-def test_features_do_not_depend_on_company_order_or_threads(network, pictures):
+def test_features_do_not_depend_on_batch_order_or_threads(network, pictures):
     encoder = open_encoder(network, output="pooled")
     together = encoder.encode(pictures, threads=1)
     assert together.features.shape == (9, encoder.dim) == (9, 5)
@@ -72,12 +72,12 @@ def test_values_for_pixels_from_0_to_1_are_refused_with_a_remedy(network, mean, 
     assert says in str(error.value)
 
 
-def test_pixels_may_be_taken_as_they_are(network):
+def test_pixels_can_be_passed_unscaled(network):
     for mean, std in ((0, 1), ((103.939, 116.779, 123.68), 1), (127.5, 127.5), (0, 255)):
         assert open_encoder(network, mean=mean, std=std).preprocessing.std == (std,) * 3
 
 
-def test_broken_files_are_told_and_skipped(network, pictures, tmp_path, monkeypatch):
+def test_broken_files_are_reported_and_skipped(network, pictures, tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:-30])
     Image.new("1", (200, 200)).save(tmp_path / "bomb.png")
@@ -96,7 +96,7 @@ def test_broken_files_are_told_and_skipped(network, pictures, tmp_path, monkeypa
         assert "\n" not in causes[i]
 
 
-def test_files_without_permission_are_told(network, pictures, monkeypatch):
+def test_unreadable_files_are_reported(network, pictures, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -104,7 +104,7 @@ def test_files_without_permission_are_told(network, pictures, monkeypatch):
     assert open_encoder(network).encode(pictures[:1]).broken == [(0, f"{pictures[0]}: Permission denied")]
 
 
-def test_nothing_and_nothing_but_broken_files_give_no_rows(network, tmp_path):
+def test_no_files_and_only_broken_files_give_no_rows(network, tmp_path):
     encoder = open_encoder(network, output="pooled", projection=Projection(np.zeros(5), np.eye(5, 3)))
     for paths in ([], [tmp_path / "missing.png"]):
         encoded = encoder.encode(paths)
@@ -113,7 +113,7 @@ def test_nothing_and_nothing_but_broken_files_give_no_rows(network, tmp_path):
         assert len(encoded.broken) == len(paths)
 
 
-def test_features_that_are_not_finite_are_a_broken_picture(tmp_path, pictures):
+def test_a_picture_with_non_finite_features_counts_as_broken(tmp_path, pictures):
     nodes = [
         onnx.helper.make_node("ReduceMean", ["pictures"], ["mean"], axes=[2, 3], keepdims=0),
         onnx.helper.make_node("Log", ["mean"], ["scores"]),
@@ -222,12 +222,12 @@ def test_a_damaged_description_is_refused(network, tmp_path):
         ({"fit": "squeeze"}, "fit: expected one of stretch"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(network, settings, message):
+def test_invalid_settings_are_refused(network, settings, message):
     with pytest.raises(ValueError, match=message):
         open_encoder(network, **settings)
 
 
-def test_a_network_of_any_size_needs_one(tmp_path):
+def test_a_network_of_variable_input_size_requires_a_size(tmp_path):
     path = tiny_network(tmp_path / "open.onnx", shape=("N", 3, "H", "W"))
     with pytest.raises(ValueError, match=r"size: expected a number of pixels, which .* does not define"):
         open_encoder(path)

@@ -22,7 +22,7 @@ def constants(path):
     return {value.name: onnx.numpy_helper.to_array(value) for value in onnx.load(path).graph.initializer}
 
 
-def test_values_inside_of_a_network_are_outputs_too(path):
+def test_inner_values_of_a_network_can_be_outputs(path):
     stored = constants(path)
     maps = np.einsum("chw,oc->ohw", PIXELS, stored["kernel"][:, :, 0, 0])
     pooled = maps.mean(axis=(1, 2))
@@ -40,7 +40,7 @@ def test_values_inside_of_a_network_are_outputs_too(path):
         np.testing.assert_allclose(vector, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_what_lies_behind_the_wanted_value_is_not_computed(tmp_path):
+def test_nodes_after_the_requested_value_are_not_computed(tmp_path):
     # the node behind it could not run: its matrix has another size
     nodes = [
         onnx.helper.make_node("ReduceMean", ["pictures"], ["pooled"], axes=[2, 3], keepdims=0),
@@ -74,7 +74,7 @@ def test_values_that_the_body_of_a_branch_reads_are_kept(tmp_path):
     np.testing.assert_allclose(Network(path, "inside")(PIXELS), 4 * PIXELS.mean(axis=(1, 2)), rtol=1e-5)
 
 
-def test_networks_of_half_precision_get_it(tmp_path):
+def test_networks_in_half_precision_get_float16_input(tmp_path):
     path = tiny_network(tmp_path / "tiny.onnx", dtype=np.float16)
     single = tiny_network(tmp_path / "single.onnx")
     vector = Network(path)(PIXELS)
@@ -88,13 +88,13 @@ def test_channels_may_come_last(tmp_path):
     np.testing.assert_allclose(Network(path)(PIXELS), PIXELS.mean(axis=(1, 2)), rtol=1e-5)
 
 
-def test_a_size_left_open_is_any_size(tmp_path):
+def test_a_symbolic_size_accepts_any_size(tmp_path):
     network = Network(tiny_network(tmp_path / "open.onnx", shape=("N", 3, "H", "W")))
     assert network.size is None
     assert network(np.zeros((3, 9, 9), np.float32)).shape == (2,)
 
 
-def test_files_that_are_no_network_are_refused(tmp_path, path):
+def test_files_that_are_not_networks_are_refused(tmp_path, path):
     with pytest.raises(FileNotFoundError, match=r"missing\.onnx: expected .* got no such file"):
         Network(tmp_path / "missing.onnx")
     for content in (b"", b"no network", path.read_bytes()[:100]):
@@ -103,20 +103,20 @@ def test_files_that_are_no_network_are_refused(tmp_path, path):
             Network(tmp_path / "broken.onnx")
 
 
-def test_an_unknown_value_is_refused_with_those_there_are(path):
+def test_an_unknown_value_is_refused_with_the_known_ones(path):
     with pytest.raises(ValueError, match=r"output: expected .* such as maps, pooled, scores, got 'fc7'"):
         Network(path, "fc7")
 
 
 @pytest.mark.parametrize("shape", [("N", 4, 4, 4), ("N", 3, 4, 5), ("N", 3, 4), ("N", 48)])
-def test_inputs_that_are_no_square_pictures_are_refused(tmp_path, shape):
+def test_inputs_other_than_square_pictures_are_refused(tmp_path, shape):
     nodes = [onnx.helper.make_node("Identity", ["pictures"], ["scores"])]
     path = save_network(tmp_path / "other.onnx", nodes, {}, shape=shape)
     with pytest.raises(ValueError, match=r"expected one input .* got pictures"):
         Network(path)
 
 
-def test_outputs_that_are_no_vector_are_refused(tmp_path):
+def test_outputs_other_than_a_vector_are_refused(tmp_path):
     nodes = [
         onnx.helper.make_node("Reshape", ["pictures", "shape"], ["tokens"]),
         onnx.helper.make_node("Shape", ["pictures"], ["sizes"]),

@@ -80,12 +80,12 @@ def test_pictures_are_turned_as_their_exif_data_say(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_of_an_animation_the_first_frame_counts(tmp_path, suffix):
+def test_the_first_frame_of_an_animation_is_used(tmp_path, suffix):
     frames = [Image.new("RGB", (4, 4), fill) for fill in (BLACK, WHITE)]
     assert colour(saved(frames[0], tmp_path / f"film.{suffix}", save_all=True, append_images=frames[1:])) == BLACK
 
 
-def test_fits_keep_what_they_promise(tmp_path):
+def test_each_fit_gives_its_documented_size_and_region(tmp_path):
     picture = Image.new("RGB", (24, 8), GREEN)
     picture.paste(RED, (0, 0, 8, 8))
     picture.paste(BLUE, (16, 0, 24, 8))
@@ -99,7 +99,7 @@ def test_fits_keep_what_they_promise(tmp_path):
     assert not padded[17:].any()
 
 
-def test_large_photographs_lose_nothing_by_being_decoded_small(tmp_path):
+def test_decoding_a_large_jpeg_at_reduced_size_changes_little(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
     picture = Image.fromarray(noise).resize((1200, 1600), Image.Resampling.BICUBIC)
     for mode in ("RGB", "CMYK"):
@@ -111,11 +111,11 @@ def test_large_photographs_lose_nothing_by_being_decoded_small(tmp_path):
         assert load_picture(large, 64, fit="crop").shape == (64, 64, 3)
 
 
-def test_one_pixel_is_a_picture(tmp_path):
+def test_a_picture_of_one_pixel_is_accepted(tmp_path):
     assert colour(saved(Image.new("RGB", (1, 1), BLUE), tmp_path / "dot.png")) == BLUE
 
 
-def test_channels_are_scaled_in_their_order(tmp_path):
+def test_each_channel_is_scaled_by_its_own_mean_and_deviation(tmp_path):
     path = saved(Image.new("RGB", (2, 2), (10, 20, 30)), tmp_path / "grey.png")
     scaled = Preprocessing(4, (10.0, 10.0, 10.0), (10.0, 5.0, 2.0)).pixels(path)
     assert scaled.shape == (3, 4, 4)
@@ -137,14 +137,14 @@ def png() -> bytes:
     [b"", b"this is no picture", png()[:5000], png()[:60], png()[:40] + bytes(2000), b"%!PS-Adobe-3.0 EPSF-3.0\n"],
     ids=["empty", "text", "cut", "cut in the header", "zeros", "a program for a printer"],
 )
-def test_what_is_no_whole_picture_is_refused(tmp_path, content):
+def test_truncated_and_damaged_pictures_are_refused(tmp_path, content):
     path = tmp_path / "broken.png"
     path.write_bytes(content)
     with pytest.raises((OSError, ValueError, SyntaxError)):
         load_picture(path, 8)
 
 
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+def test_paths_other_than_regular_files_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no regular file"):
         load_picture(tmp_path / "pipe", 8)
@@ -154,7 +154,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
         load_picture(tmp_path / "missing.png", 8)
 
 
-def test_numbers_without_a_range_are_no_pixels(tmp_path):
+def test_modes_without_a_defined_range_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected pixels of 8 or 16 bits, got mode"):
         load_picture(saved(Image.new("F", (2, 2), 0.5), tmp_path / "float.tif"), 8)
     with pytest.raises(ValueError, match="expected pixels of 8 or 16 bits, got mode"):
@@ -186,6 +186,6 @@ def test_more_pixels_than_pillows_limit_are_refused(tmp_path, monkeypatch):
         ({"background": "no colour"}, "background: expected a colour"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(setting, message):
+def test_invalid_settings_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing(**{"size": 8, **PLAIN, **setting})

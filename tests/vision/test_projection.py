@@ -39,7 +39,7 @@ def test_the_fit_does_not_depend_on_the_chunks(features, monkeypatch):
     np.testing.assert_allclose(parts.components, whole.components, rtol=1e-4, atol=1e-6)
 
 
-def test_features_mapped_from_a_file_are_welcome(features, tmp_path):
+def test_features_mapped_from_a_file_are_accepted(features, tmp_path):
     np.save(tmp_path / "features.npy", features)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     projection = fit_projection(mapped, 3)
@@ -47,7 +47,7 @@ def test_features_mapped_from_a_file_are_welcome(features, tmp_path):
     np.testing.assert_array_equal(projection.apply(mapped), projection.apply(features))
 
 
-def test_a_row_projects_the_same_in_any_company(features):
+def test_the_projection_of_a_row_does_not_depend_on_the_other_rows(features):
     projection = fit_projection(features, 8)
     together = projection.apply(features)
     for i in range(0, 60, 7):
@@ -96,7 +96,7 @@ def test_directions_above_a_hundred_thousandth_of_the_largest_count(ratio, found
     ("shape", "dim", "message"),
     [((1, 3), 1, "at least 2 rows"), ((3,), 1, "at least 2 rows"), ((3, 3), 0, "dim: expected at least 1, got 0")],
 )
-def test_what_cannot_be_fitted_is_refused(shape, dim, message):
+def test_features_that_cannot_be_fitted_are_refused(shape, dim, message):
     with pytest.raises(ValueError, match=message):
         fit_projection(np.zeros(shape), dim)
 

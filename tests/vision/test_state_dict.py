@@ -77,7 +77,7 @@ def read(content: bytes, folder: Path) -> dict[str, np.ndarray]:
     return read_state_dict(path)
 
 
-def test_tensors_are_seen_through_offset_and_strides(tmp_path):
+def test_tensors_are_read_with_their_offset_and_strides(tmp_path):
     tensors = read(GOOD, tmp_path)
     assert {key: array.tolist() for key, array in tensors.items()} == {
         "rows": [[0, 1, 2], [3, 4, 5]],
@@ -92,7 +92,7 @@ def test_tensors_are_seen_through_offset_and_strides(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("DoubleStorage", "<f8"), ("HalfStorage", "<f2"), ("LongStorage", "<i8"), ("ByteStorage", "u1")]
 )
-def test_every_kind_of_number_keeps_its_dtype(tmp_path, kind, dtype):
+def test_every_dtype_is_kept(tmp_path, kind, dtype):
     values = np.array([3, 1, 2], dtype)
     content = whole(
         dictionary(x=tensor(storage("7", 3, kind), 0, (3,), (1,))), numbers=struct.pack("<q", 3) + values.tobytes()
@@ -102,7 +102,7 @@ def test_every_kind_of_number_keeps_its_dtype(tmp_path, kind, dtype):
     assert array.tolist() == [3, 1, 2]
 
 
-def test_a_file_of_the_real_library_reads_the_same(tmp_path):
+def test_a_file_of_pytorch_reads_the_same(tmp_path):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
@@ -128,7 +128,7 @@ class Evil:
         return os.system, (self.command,)
 
 
-def test_nothing_that_a_file_asks_for_is_executed(tmp_path):
+def test_code_in_a_file_is_never_executed(tmp_path):
     trace = tmp_path / "trace"
     program = pickle.dumps({"x": Evil(f"touch {trace}")}, protocol=2)
     pickle.loads(program)
@@ -192,7 +192,7 @@ def test_all_but_a_plain_dictionary_is_refused(tmp_path, content, message):
 
 @settings(max_examples=300, deadline=None)
 @given(place=st.integers(0, len(GOOD) - 1), put=st.binary(max_size=6), removed=st.integers(0, 6))
-def test_damage_is_told_and_never_crashes(tmp_path_factory, place, put, removed):
+def test_a_damaged_file_raises_value_error_or_gives_arrays(tmp_path_factory, place, put, removed):
     try:
         tensors = read(GOOD[:place] + put + GOOD[place + removed :], tmp_path_factory.getbasetemp())
     except ValueError:

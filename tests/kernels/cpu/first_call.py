@@ -89,7 +89,7 @@ def send(kind, delay):
         threading.Timer(delay, os.kill, [os.getpid(), number]).start()
 
 
-def child(kind, delay, loss, wanted):
+def child(kind, delay, loss, expected):
     """Return the outcome of one interrupted first call."""
     outcome = "lost"
     try:
@@ -104,7 +104,7 @@ def child(kind, delay, loss, wanted):
         traceback.print_exc()
         outcome = "other"
     try:
-        if any(loss() != wanted for _ in range(2)):
+        if any(loss() != expected for _ in range(2)):
             return "wrong"
     except BaseException:
         traceback.print_exc()
@@ -145,10 +145,10 @@ def main(kind, count, seed):
     loss = make_loss()
     assert "numba" not in sys.modules, "the parent must not have what the children load"
     forked(undisturbed, loss)  # compiles the kernels, once
-    took, wanted = forked(undisturbed, loss).split()
+    took, expected = forked(undisturbed, loss).split()
     delays = random.Random(seed)
     outcomes = Counter(
-        forked(child, kind, delays.uniform(0, float(took)), loss, wanted) or "ended" for _ in range(count)
+        forked(child, kind, delays.uniform(0, float(took)), loss, expected) or "ended" for _ in range(count)
     )
     print(f"first call {float(took):.3f} s", *(f"{name} {number}" for name, number in sorted(outcomes.items())))
 

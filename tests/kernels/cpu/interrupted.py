@@ -122,14 +122,14 @@ def raise_system_exit(signum, frame):
 def main(kind, count, n_threads):
     faulthandler.enable()
     pool, loss = force_parallel(n_threads), make_loss()
-    wanted = loss()
+    expected = loss()
     while pool.serving < n_threads - 1:
         time.sleep(1e-3)
     before = pool.tasks_of_workers
     took = 1.0
     for _ in range(50):
         start = time.perf_counter()
-        assert loss() == wanted
+        assert loss() == expected
         took = min(took, time.perf_counter() - start)
     assert n_threads == 1 or pool.tasks_of_workers > before, "no job was shared"
 
@@ -163,7 +163,7 @@ def main(kind, count, n_threads):
         fresh = [np.full(size, 7.5, np.float32) for size in (64, 2_400, 6_400, 24_576)]
         alarm.stop()
         raised[outcome] += 1
-        assert loss() == wanted, f"wrong numbers after interrupt {number}"
+        assert loss() == expected, f"wrong numbers after interrupt {number}"
         assert all((array == 7.5).all() for array in fresh), f"memory overwritten after interrupt {number}"
     faulthandler.cancel_dump_traceback_later()
     shared = pool.tasks_of_workers - before

@@ -125,14 +125,14 @@ def test_barriers_order_all_threads(make_pool, n_threads):
     # 16 and 64: more threads than processors on most machines
     pool, steps = make_pool(n_threads, patience=10.0), 40
     start = np.random.default_rng(0).integers(0, 1000, 517)
-    wanted = start.copy()
+    expected = start.copy()
     for _ in range(steps):
-        wanted = (wanted + np.roll(wanted, 1)) % 1_000_003
+        expected = (expected + np.roll(expected, 1)) % 1_000_003
     for _ in range(5):
         before = pool.tasks_of_workers
         values = np.stack([start, np.zeros_like(start)])
         pool.run(n_threads, ROTATE, steps, values)
-        assert (values[steps % 2] == wanted).all()
+        assert (values[steps % 2] == expected).all()
         assert pool.tasks_of_workers == before + n_threads - 1
 
 
@@ -271,16 +271,16 @@ def test_barriers_order_all_threads_after_any_number_of_jobs(make_pool):
     # around the job that clears the flags, and where the epoch would overflow in them
     pool, steps = make_pool(3, patience=10.0), 200
     start = np.random.default_rng(0).integers(0, 1000, 517)
-    wanted = start.copy()
+    expected = start.copy()
     for _ in range(steps):
-        wanted = (wanted + np.roll(wanted, 1)) % 1_000_003
+        expected = (expected + np.roll(expected, 1)) % 1_000_003
     for epoch in (1 << 38, 1 << 39, 1 << 40):
         pool._words[job_slot.EPOCH // 8] = epoch - 4
         for _ in range(8):
             before = pool.tasks_of_workers
             values = np.stack([start, np.zeros_like(start)])
             pool.run(3, ROTATE, steps, values)
-            assert (values[steps % 2] == wanted).all()
+            assert (values[steps % 2] == expected).all()
             assert pool.tasks_of_workers == before + 2
 
 

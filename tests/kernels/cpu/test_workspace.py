@@ -61,7 +61,7 @@ def two_models(monkeypatch):
 
 def test_a_call_between_a_kernels_jobs_changes_no_bit(two_models, monkeypatch):
     outer, inner = two_models
-    wanted, inner_wanted, nested = outer(), inner(), []
+    expected, inner_wanted, nested = outer(), inner(), []
     loss_and_gradient = softmax._loss_and_gradient
 
     def interrupted(*args):
@@ -71,20 +71,20 @@ def test_a_call_between_a_kernels_jobs_changes_no_bit(two_models, monkeypatch):
         return loss_and_gradient(*args)
 
     monkeypatch.setattr(softmax, "_loss_and_gradient", interrupted)
-    assert outer() == wanted
+    assert outer() == expected
     assert nested == [True]
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such signals")
 def test_a_signal_handler_that_computes_a_loss_changes_no_bit(two_models):
     outer, inner = two_models
-    wanted, inner_wanted, results = outer(), inner(), []
+    expected, inner_wanted, results = outer(), inner(), []
     before = signal.signal(signal.SIGALRM, lambda signum, frame: results.append(inner() == inner_wanted))
     delays = np.random.default_rng(0).uniform(1e-5, 2e-3, 300)
     try:
         for delay in delays:
             signal.setitimer(signal.ITIMER_REAL, delay)
-            assert outer() == wanted
+            assert outer() == expected
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -74,3 +74,22 @@ def train_uncaptured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             return graphed_training.train(*args, **settings)
 
     return run
+
+
+@pytest.fixture
+def recurrence_device(device: Any, real_device: bool) -> Iterator[Any]:
+    """Return the device, or an emulated H100, whose kernels have the most loads in flight."""
+    from capgpu.kernels.cuda import compile, launch_heuristics
+    from oracles.recurrence_runs import emulate_architecture
+    from simulators.cupy_standin.state import STATE
+
+    previous = STATE.architecture
+    if real_device:
+        launch_heuristics.forget()
+    else:
+        emulate_architecture("sm_90")
+    yield device
+    STATE.architecture = previous
+    launch_heuristics.forget()
+    if not real_device:
+        compile.forget()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from capgpu.kernels.cuda import compile, launch_heuristics
-from capgpu.kernels.cuda.constants import roomy
+from capgpu.kernels.cuda.constants import large_shared
 from capgpu.kernels.cuda.kernel_registry import REGISTRY, Entry, compiler_options, variants_of
 
 #: The traced kernels call the emulator.
@@ -114,16 +114,16 @@ def accesses(written: np.ndarray, weights: int) -> Iterator[tuple[str, dict[int,
     """Yield each access of a warp: what it is, and offset and size by lane."""
     for number, name in enumerate(ACCESSES):
         for warp in range(256 // WARP):
-            found: dict[tuple[str, int], dict[int, tuple[int, int]]] = defaultdict(dict)
+            accesses: dict[tuple[str, int], dict[int, tuple[int, int]]] = defaultdict(dict)
             for lane in range(WARP):
                 line = written[number, warp * WARP + lane]
-                counted: dict[str, int] = defaultdict(int)
+                n_accesses: dict[str, int] = defaultdict(int)
                 for offset, size in line[1 : 1 + 2 * line[0]].reshape(-1, 2).tolist():
-                    where = f"{name} {'weights' if offset >= weights else 'buffers'}" if name != "sum" else name
-                    found[where, counted[where]][lane] = (offset, size)
-                    counted[where] += 1
-            for (where, _), access in found.items():
-                yield where, access
+                    location = f"{name} {'weights' if offset >= weights else 'buffers'}" if name != "sum" else name
+                    accesses[location, n_accesses[location]][lane] = (offset, size)
+                    n_accesses[location] += 1
+            for (location, _), access in accesses.items():
+                yield location, access
 
 
 def unchanged(code: str) -> str:
@@ -135,12 +135,12 @@ def conflicts(
 ) -> dict[str, int]:
     """Return the most ways of each kind of access in a step of so many rows."""
     name = "_".join(entry.name.split("_")[:2])
-    kind, units = launch_heuristics.PASSES[name], dict(defines)["UNITS"]
+    access_kind, units = launch_heuristics.PASSES[name], dict(defines)["UNITS"]
     if entry.cooperative:
         config = launch_heuristics.persistent(name, dtype, H, rows, units, 1)
         real = np.dtype(dtype).itemsize
-        carried = rows * units * max(real, 4) if kind.gates == 4 else 0
-        weights = config.shared - kind.depth(H) * kind.columns(units) * real - carried
+        carried = rows * units * max(real, 4) if access_kind.gates == 4 else 0
+        weights = config.shared - access_kind.depth(H) * access_kind.columns(units) * real - carried
     else:
         config = next(
             config for config in launch_heuristics.candidates(name, dtype, H, rows) if config.algorithm == "step"
@@ -148,17 +148,17 @@ def conflicts(
         weights = config.shared  # the weights are staged in the buffers
     loaded = cupy.RawModule(
         code=traced_source(entry.file, change),
-        options=compiler_options(entry.file, dtype, defines, roomy(compile.device_limits().compute_capability)),
+        options=compiler_options(entry.file, dtype, defines, large_shared(compile.device_limits().compute_capability)),
     )
     kernel = loaded.get_function("trace_step")
     kernel.max_dynamic_shared_size_bytes = config.shared
     written = cupy.zeros((len(ACCESSES), 256, SPACE), np.int32)
-    left, Wh = cupy.ones((rows, kind.depth(H)), dtype), cupy.ones((H, kind.gates * H), dtype)
-    scalars = map(np.int32, (H, kind.depth(H), kind.columns(units), rows))
+    left, Wh = cupy.ones((rows, access_kind.depth(H)), dtype), cupy.ones((H, access_kind.gates * H), dtype)
+    scalars = map(np.int32, (H, access_kind.depth(H), access_kind.columns(units), rows))
     kernel((1,), (config.block,), (left, Wh, written, *scalars), shared_mem=config.shared)
     found: dict[str, int] = defaultdict(int)
-    for where, access in accesses(written.get(), weights):
-        found[where] = max(found[where], ways(access))
+    for location, access in accesses(written.get(), weights):
+        found[location] = max(found[location], ways(access))
     return dict(found)
 
 
@@ -173,7 +173,7 @@ VARIANTS = [
 
 @pytest.mark.nightly(unless=lambda p: p.entry.file == "rnn.cu" and dict(p.defines)["UNITS"] == 16)
 @pytest.mark.parametrize(("entry", "dtype", "defines"), VARIANTS)
-def test_no_access_to_shared_memory_waits_for_a_bank(device, entry, dtype, defines):
+def test_shared_memory_accesses_have_no_bank_conflicts(device, entry, dtype, defines):
     for rows in (4, 8, 16, 32):  # a tile of rows, and what is computed of one as sequences end
         found = conflicts(device, entry, dtype, defines, rows)
         loads = {"matrices buffers"} if dict(defines)["TENSOR_CORES"] else {"load buffers"}
@@ -190,7 +190,7 @@ PERMUTED = "offset ^= 8 * (line / LINES % BLOCKS);"
 
 
 @pytest.mark.parametrize(
-    ("dtype", "units", "kind", "wanted"),
+    ("dtype", "units", "kind", "expected"),
     [
         ("float32", 16, "load weights", 4),
         ("float32", 8, "load weights", 4),
@@ -200,7 +200,7 @@ PERMUTED = "offset ^= 8 * (line / LINES % BLOCKS);"
         ("float16", 4, "matrices weights", 2),
     ],
 )
-def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dtype, units, kind, wanted):
+def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dtype, units, kind, expected):
     entry = REGISTRY["lstm_forward_tensor"]
     defines = next(defines for defines in entry.variants if ("UNITS", units) in defines)
 
@@ -208,11 +208,11 @@ def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dty
         assert code.count(PERMUTED) == 1
         return code.replace(PERMUTED, "")
 
-    assert conflicts(device, entry, dtype, defines, 16, plain)[kind] == wanted
+    assert conflicts(device, entry, dtype, defines, 16, plain)[kind] == expected
 
 
 @pytest.mark.parametrize(
-    ("words", "size", "wanted"),
+    ("words", "size", "expected"),
     [
         (range(32), 4, 1),
         ([0] * 32, 4, 1),
@@ -225,5 +225,5 @@ def test_without_their_permutation_the_weights_are_in_the_same_banks(device, dty
         (range(32), 2, 1),
     ],
 )
-def test_ways_are_counted_by_parts_of_a_warp(words, size, wanted):
-    assert ways({lane: (4 * word, size) for lane, word in enumerate(words)}) == wanted
+def test_bank_conflicts_are_counted_per_part_of_a_warp(words, size, expected):
+    assert ways({lane: (4 * word, size) for lane, word in enumerate(words)}) == expected

@@ -20,14 +20,14 @@ def draw(seed):
 
 def words_and_targets(layout):
     """Return input word and target by step and rank, of rows that have a target."""
-    found, start = {}, 0
+    pairs, start = {}, 0
     for step, count in enumerate(layout.batch_sizes):
         for rank in range(count):
             row = start + rank
             if layout.targets[row] >= 0:
-                found[step, rank] = int(layout.words[layout.word_of_row[row]]), int(layout.targets[row])
+                pairs[step, rank] = int(layout.words[layout.word_of_row[row]]), int(layout.targets[row])
         start += count
-    return found
+    return pairs
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -76,7 +76,7 @@ def test_compiled_code_and_numpy_make_the_same_layout(seed):
         np.testing.assert_array_equal(compiled, by_numpy, err_msg=name)
 
 
-def test_batches_of_one_size_have_few_shapes_with_little_added():
+def test_padding_gives_few_shapes_with_few_added_rows():
     shapes, added = set(), []
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_batches_of_one_size_have_few_shapes_with_little_added():
     assert np.mean(added) < 1 / 16
 
 
-def test_what_has_no_row_is_not_padded_and_a_bad_id_is_no_layout():
+def test_words_without_rows_are_not_padded_and_invalid_ids_are_refused():
     empty = lay_out(np.zeros((3, 5), np.int64), 0, 9, padded=True)
     assert empty.targets.size == 0
     with pytest.raises(ValueError, match=r"captions\[0, 0\]: expected an id in 0\.\.8, got 9"):

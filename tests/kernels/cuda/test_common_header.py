@@ -16,9 +16,9 @@ def launch(device, code, *arrays):
     if compile.device_limits().compute_capability < (8, 0):
         pytest.skip("no tensor cores that take TF32")
     kernel = device.RawModule(code=HEADER + code, options=OPTIONS).get_function("f")
-    there = [device.asarray(array) for array in arrays]
-    kernel((1,), (32,), tuple(there))
-    return [array.get() for array in there]
+    dev_arrays = [device.asarray(array) for array in arrays]
+    kernel((1,), (32,), tuple(dev_arrays))
+    return [array.get() for array in dev_arrays]
 
 
 def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
@@ -31,11 +31,11 @@ def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
         for (int i = threadIdx.x; i < 96; i += 32)
             y[i] = __uint_as_float(nearest_tf32(__float_as_uint(x[i])) & ~0x1fffu);
     }"""
-    _, got = launch(device, code, x, np.empty_like(x))
+    _, actual = launch(device, code, x, np.empty_like(x))
     fraction, exponent = np.frexp(np.float64(x))
-    want = np.ldexp(np.copysign(np.floor(np.abs(fraction) * 2**11 + 0.5), x), exponent - 11)
-    np.testing.assert_array_equal(got, np.float32(want))
-    assert (np.signbit(got) == np.signbit(x)).all()
+    expected = np.ldexp(np.copysign(np.floor(np.abs(fraction) * 2**11 + 0.5), x), exponent - 11)
+    np.testing.assert_array_equal(actual, np.float32(expected))
+    assert (np.signbit(actual) == np.signbit(x)).all()
 
 
 def test_sane_numbers_are_rounded_to_numbers_and_nan_stays_nan(device):
@@ -63,29 +63,29 @@ def test_sane_numbers_are_rounded_to_numbers_and_nan_stays_nan(device):
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "hyperbolic_tangent"])
-def test_squashing_functions_are_within_four_units_in_the_last_place(device, name):
+def test_sigmoid_and_tanh_are_within_four_units_in_the_last_place(device, name):
     random = np.random.default_rng(0)
-    spread = random.standard_normal(4096) * 10.0 ** random.uniform(-6, 2, 4096)
-    x = np.concatenate([spread, random.uniform(0.5, 0.6, 500), [0, -0.0, np.inf, -np.inf, np.nan, 3e38, 1e-40]])
+    inputs = random.standard_normal(4096) * 10.0 ** random.uniform(-6, 2, 4096)
+    x = np.concatenate([inputs, random.uniform(0.5, 0.6, 500), [0, -0.0, np.inf, -np.inf, np.nan, 3e38, 1e-40]])
     x = np.resize(x, 4608).astype(np.float32)
     code = """
     extern "C" __global__ void f(const float* x, float* y) {
         for (int i = threadIdx.x; i < 4608; i += 32) y[i] = FUNCTION(x[i]);
     }""".replace("FUNCTION", name)
-    _, got = launch(device, code, x, np.empty_like(x))
+    _, actual = launch(device, code, x, np.empty_like(x))
     exact = np.float64(x)
     with np.errstate(over="ignore"):
-        want = np.tanh(exact) if name == "hyperbolic_tangent" else 1 / (1 + np.exp(-exact))
+        expected = np.tanh(exact) if name == "hyperbolic_tangent" else 1 / (1 + np.exp(-exact))
     # the exponential of a large negative number is that of a rounded one
-    unit = np.spacing(np.maximum(np.abs(want), 0.125 if name == "sigmoid" else 0).astype(np.float32))
-    there = ~np.isnan(x)
-    assert np.isnan(got[~there]).all()
-    assert (np.abs(got[there] - want[there]) <= 4 * unit[there] + 1e-37).all()
-    assert (np.signbit(got[there]) == np.signbit(np.float32(want[there]))).all()
+    unit = np.spacing(np.maximum(np.abs(expected), 0.125 if name == "sigmoid" else 0).astype(np.float32))
+    not_nan = ~np.isnan(x)
+    assert np.isnan(actual[~not_nan]).all()
+    assert (np.abs(actual[not_nan] - expected[not_nan]) <= 4 * unit[not_nan] + 1e-37).all()
+    assert (np.signbit(actual[not_nan]) == np.signbit(np.float32(expected[not_nan]))).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_a_copy_that_nobody_has_waited_for_is_nan_in_every_storage_type(device, emulator, dtype):
+def test_an_asynchronous_copy_reads_as_nan_before_it_is_waited_for(device, emulator, dtype):
     code = """
     extern "C" __global__ void f(const real* x, float* before, float* after) {
         DYNAMIC_SHARED(real, tile);

@@ -27,7 +27,7 @@ def test_a_kernel_is_compiled_once_and_kept(device, losses):
     assert float(losses[1]) == 10
 
 
-def test_what_is_compiled_begins_with_the_common_header_and_names_its_lines():
+def test_sources_begin_with_the_common_header_and_line_directives():
     text = compile.source("softmax.cu")
     assert text.startswith('#line 1 "common.cuh"\n')
     assert text.index('#line 1 "softmax.cu"\n') > text.index("block_sum")
@@ -49,7 +49,7 @@ def test_the_storage_type_decides_the_options(dtype, macros):
     }
 
 
-def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_log(device, monkeypatch):
+def test_a_compilation_error_names_architecture_options_and_log(device, monkeypatch):
     compile.forget()
     monkeypatch.setattr(compile, "source", lambda file: "#error no such luck\n")
     with pytest.raises(KernelCompilationError) as error:
@@ -64,7 +64,7 @@ def test_a_source_that_does_not_compile_is_told_with_architecture_options_and_lo
         assert words in str(error.value)
 
 
-def test_a_variant_that_the_registry_lacks_is_refused(device):
+def test_a_variant_missing_from_the_registry_is_refused(device):
     with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
         compile.kernel("decode_cell", "float32", LSTM=7)
     with pytest.raises(KeyError, match=r"lstm_forward_tensor has no variant {.*'UNITS': 8} of float64"):
@@ -73,7 +73,8 @@ def test_a_variant_that_the_registry_lacks_is_refused(device):
 
 @pytest.mark.parametrize(("grid", "block"), [(1, 33), (1, 512), (1, 0), (-1, 256), (2**31, 256)])
 def test_a_launch_beyond_the_limits_is_refused(device, losses, grid, block):
-    with pytest.raises(LaunchError, match=f"kernel sum_losses: a grid of {grid} blocks of {block} threads"):
+    message = f"kernel sum_losses: expected blocks .*, got a grid of {grid} blocks of {block} threads"
+    with pytest.raises(LaunchError, match=message):
         compile.kernel("sum_losses", "float32")(grid, block, losses)
 
 
@@ -84,11 +85,12 @@ def test_an_empty_grid_launches_nothing(device, losses):
 
 
 def test_more_shared_memory_than_the_device_has_is_refused(device, losses):
-    most = compile.device_limits().shared_per_block
+    max_shared = compile.device_limits().shared_per_block
     kernel = compile.kernel("sum_losses", "float32")
-    with pytest.raises(LaunchError, match=f"{most + 1} bytes of shared memory a block; this device has {most}"):
-        kernel(1, 256, losses, most + 1)
-    assert kernel.max_blocks_per_multiprocessor(256, most + 1) == 0
+    message = f"expected at most {max_shared} bytes of shared memory .*, got {max_shared + 1}"
+    with pytest.raises(LaunchError, match=message):
+        kernel(1, 256, losses, max_shared + 1)
+    assert kernel.max_blocks_per_multiprocessor(256, max_shared + 1) == 0
 
 
 def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
@@ -96,15 +98,14 @@ def test_more_blocks_than_are_on_the_device_at_once_are_refused(device):
     dtype, defines = REGISTRY[name].dtypes[0], dict(REGISTRY[name].variants[0])
     kernel = compile.kernel(name, dtype, **defines)
     fit = kernel.max_blocks_per_multiprocessor(256, 0) * compile.device_limits().multiprocessors
-    with pytest.raises(
-        LaunchError, match=f"a cooperative launch of {fit + 1} blocks .* {fit} are on the device at once"
-    ):
+    message = f"expected a cooperative launch of at most {fit} resident blocks, got {fit + 1} blocks"
+    with pytest.raises(LaunchError, match=message):
         kernel(fit + 1, 256, ())
 
 
 @pytest.mark.parametrize("setting", [None, "0"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
-def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
+def test_an_unusable_cache_folder_gives_one_warning_and_changes_no_setting(
     emulator, device, monkeypatch, losses, number, setting
 ):
     compile_module, calls = emulator.compile, []
@@ -134,26 +135,26 @@ def test_a_folder_that_cannot_be_used_costs_one_warning_and_no_setting(
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_child_forked_after_the_first_use_is_told_so(standin, device, losses):
+def test_a_child_forked_after_the_first_use_gets_an_error(standin, device, losses):
     kernel = compile.kernel("sum_losses", "float32")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        said = []
+        output = []
         for attempt in (lambda: kernel(1, 256, losses), lambda: compile.kernel("adam", "float32")):
             try:
                 attempt()
-                said.append("nothing")
+                output.append("nothing")
             except LaunchError as error:
-                said.append(str(error))
-        os.write(write, "|".join(said).encode())
+                output.append(str(error))
+        os.write(write, "|".join(output).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
         words = pipe.read().split("|")
     os.waitpid(child, 0)
     assert len(words) == 2
-    assert all("forked" in said and 'set_start_method("spawn")' in said for said in words)
+    assert all("forked" in output and 'set_start_method("spawn")' in output for output in words)
     kernel(1, 256, losses)
     assert float(losses[1]) == 10
 

@@ -54,9 +54,7 @@ def test_no_source_defines_a_number_that_it_is_given(file):
 @pytest.mark.parametrize("difference", [-16, 16])
 @pytest.mark.parametrize("algorithm", ["persistent", "step"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
-def test_shared_memory_of_another_size_than_the_layout_takes_is_found(
-    device, emulator, monkeypatch, name, algorithm, difference
-):
+def test_a_wrong_size_of_dynamic_shared_memory_is_detected(device, emulator, monkeypatch, name, algorithm, difference):
     case = next(case for case in KERNEL_CASES if case.operation == name)
     arguments, _ = example(case, EXTENTS[1], "float32")
     given = {

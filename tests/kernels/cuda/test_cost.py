@@ -88,7 +88,7 @@ def key(config):
 @pytest.mark.parametrize(
     ("multiplied", "name", "N", "times"), [pytest.param(*row, id="-".join(map(str, row[:3]))) for row in measured()]
 )
-def test_the_rule_chooses_what_was_fastest_or_nearly(h100, monkeypatch, multiplied, name, N, times):
+def test_the_heuristic_chooses_a_configuration_close_to_the_fastest(h100, monkeypatch, multiplied, name, N, times):
     dtype, setting, products = MULTIPLIED[multiplied]
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
     chosen = launch_heuristics.choose(name, dtype, 512, N, 16)

@@ -31,10 +31,10 @@ def laid_out(device, values, layout):
     """Bring a matrix to the device in a layout."""
     transposed, gaps = layout.startswith("columns"), layout.endswith("gaps")
     values = values.T if transposed else values
-    there = device.zeros((values.shape[0], values.shape[1] + 3 * gaps), values.dtype)
-    there = there[:, 1 : 1 + values.shape[1]] if gaps else there
-    there[...] = device.asarray(np.ascontiguousarray(values))
-    return there.T if transposed else there
+    dev_array = device.zeros((values.shape[0], values.shape[1] + 3 * gaps), values.dtype)
+    dev_array = dev_array[:, 1 : 1 + values.shape[1]] if gaps else dev_array
+    dev_array[...] = device.asarray(np.ascontiguousarray(values))
+    return dev_array.T if transposed else dev_array
 
 
 @pytest.mark.parametrize("left", LAYOUTS)
@@ -63,11 +63,11 @@ def test_products_equal_numpys_and_nothing_is_copied(device, dtype, left, right)
 
 def test_matrices_with_gaps_both_ways_are_copied_first(device):
     values = np.arange(48.0).reshape(6, 8)
-    there = device.asarray(values)
+    dev_array = device.asarray(values)
     np.testing.assert_array_equal(
-        gemm.product(there[::2, ::2], there[:4, ::2]).get(), values[::2, ::2] @ values[:4, ::2]
+        gemm.product(dev_array[::2, ::2], dev_array[:4, ::2]).get(), values[::2, ::2] @ values[:4, ::2]
     )
-    np.testing.assert_array_equal(gemm.product(there[::-1], there.T).get(), values[::-1] @ values.T)
+    np.testing.assert_array_equal(gemm.product(dev_array[::-1], dev_array.T).get(), values[::-1] @ values.T)
 
 
 def test_sums_of_halves_are_kept_in_float32(device):
@@ -83,11 +83,11 @@ def test_reductions_in_float16_are_forbidden(device, cublas):
     assert context.math_mode == 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 
-def test_bfloat16_is_handed_over_as_such(device, cublas):
+def test_bfloat16_products_use_the_bfloat16_data_type(device, cublas):
     bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     a = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 
-    def there(values):
+    def to_device(values):
         bits = device.asarray((values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16))
         return SimpleNamespace(
             shape=bits.shape,
@@ -99,8 +99,8 @@ def test_bfloat16_is_handed_over_as_such(device, cublas):
             bits=bits,
         )
 
-    out = there(np.zeros((2, 2)))
-    direct.multiply(direct.library(), there(a), there(np.ascontiguousarray(a.T)), out)
+    out = to_device(np.zeros((2, 2)))
+    direct.multiply(direct.library(), to_device(a), to_device(np.ascontiguousarray(a.T)), out)
     assert ((out.bits.get().astype(np.uint32) << 16).view(np.float32) == a @ a.T).all()
     assert cublas.products[0].types == (14, 14, 14)
 
@@ -119,11 +119,11 @@ def test_shapes_that_do_not_fit_are_refused(device, columns):
         gemm.product(device.ones((2, 5)), device.ones((5, 3)), device.ones((4, 6))[::2, ::2])
 
 
-def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(device, cublas, monkeypatch):
-    told = []
+def test_each_stream_has_its_own_workspace_and_handles_are_updated_only_on_changes(device, cublas, monkeypatch):
+    library_calls = []
     for name in ("cublasSetStream_v2", "cublasSetWorkspace_v2"):
         function = getattr(cublas, name)
-        monkeypatch.setattr(cublas, name, told_of(told, name, function))
+        monkeypatch.setattr(cublas, name, told_of(library_calls, name, function))
     streams = [device.cuda.Stream(non_blocking=True), device.cuda.Stream(non_blocking=True)]
     x = device.ones((4, 4))
     for stream in (*streams, streams[1], streams[0]):
@@ -135,11 +135,11 @@ def test_each_stream_has_memory_of_its_own_and_a_handle_is_told_only_of_changes(
     assert used[1] == used[2]
     assert used[0][1] != used[1][1]
     assert {size for _, (_, size) in used} == {4 * 2**20}
-    assert told == ["cublasSetStream_v2", "cublasSetWorkspace_v2"] * 3
+    assert library_calls == ["cublasSetStream_v2", "cublasSetWorkspace_v2"] * 3
     assert len(cublas.contexts) == 1
 
 
-def test_a_handle_that_was_told_half_is_told_all_before_the_next_product(device, cublas):
+def test_a_handle_configured_only_in_part_is_configured_again_before_the_next_product(device, cublas):
     x = device.ones((4, 4))
     gemm.product(x, x)
     cublas.fails["cublasSetWorkspace_v2"] = 7
@@ -151,39 +151,37 @@ def test_a_handle_that_was_told_half_is_told_all_before_the_next_product(device,
     assert before == after
 
 
-def told_of(told, name, function):
+def told_of(library_calls, name, function):
     class Observed:
         argtypes = restype = None
 
         def __call__(self, *arguments):
-            told.append(name)
+            library_calls.append(name)
             return function(*arguments)
 
     return Observed()
 
 
-def test_each_thread_has_a_handle_which_goes_with_it(device, cublas):
+def test_each_thread_has_a_handle_that_is_destroyed_with_it(device, cublas):
     x = device.ones((2, 2))
     gemm.product(x, x)
-    seen = []
+    handles = []
 
     def work():
         gemm.product(x, x)
-        seen.append(len(cublas.contexts))
+        handles.append(len(cublas.contexts))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [2]
+    assert handles == [2]
     assert len(cublas.contexts) == 1
 
 
 @pytest.mark.parametrize(("architecture", "setting", "compute"), [
     ("sm_80", "1", 77), ("sm_80", "0", 68), ("sm_80", None, 68), ("sm_75", "1", 68),
 ])  # fmt: skip
-def test_tf32_is_the_users_choice_where_there_are_such_tensor_cores(
-    cublas, monkeypatch, architecture, setting, compute
-):
+def test_tf32_is_used_only_if_enabled_and_available(cublas, monkeypatch, architecture, setting, compute):
     monkeypatch.delenv("CUPY_TF32", raising=False)
     if setting is not None:
         monkeypatch.setenv("CUPY_TF32", setting)
@@ -235,7 +233,7 @@ def test_a_handle_that_cannot_be_made_is_an_error_and_tried_again(device, cublas
     assert (gemm.product(x, x).get() == 2).all()
 
 
-def test_after_a_fork_no_handle_is_made_and_none_of_the_parents_is_used(device, monkeypatch):
+def test_a_forked_child_neither_creates_nor_uses_cublas_handles(device, monkeypatch):
     x = device.ones((2, 2))
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -246,7 +244,7 @@ def test_after_a_fork_no_handle_is_made_and_none_of_the_parents_is_used(device, 
 
 
 @pytest.mark.parametrize("cause", [ImportError("no cublas"), OSError("libcublas.so.13: not found"), None])
-def test_without_the_library_cupy_makes_the_products_and_it_is_said_once(device, monkeypatch, caplog, cause):
+def test_without_cublas_cupy_computes_products_after_one_warning(device, monkeypatch, caplog, cause):
     def opened():
         if cause is not None:
             raise cause
@@ -283,7 +281,7 @@ def test_the_library_is_the_one_of_cupys_version_and_only_if_cupy_has_one(standi
     assert opened == ["cublas", "libcublas.so.13"]
 
 
-def test_products_are_captured_in_a_graph_and_made_again(device, cublas):
+def test_products_can_be_captured_in_a_graph_and_replayed(device, cublas):
     stream = device.cuda.Stream(non_blocking=True)
     a, out = device.ones((3, 3)), device.zeros((3, 3))
     with stream:
@@ -297,7 +295,7 @@ def test_products_are_captured_in_a_graph_and_made_again(device, cublas):
     assert (out.get() == 12).all()
 
 
-def test_the_stand_in_refuses_what_cublas_refuses(cublas):
+def test_the_stand_in_returns_cublas_error_statuses(cublas):
     with cupy_standin.installed() as cupy:
         x = cupy.ones((4, 4), "float32")
         one, handle = ctypes.c_float(1), ctypes.c_void_p()
@@ -380,7 +378,7 @@ def test_the_stand_in_has_the_same_prototypes():
         assert (function.restype, tuple(function.argtypes)) == (returned, parameters), name
 
 
-def test_a_model_on_the_device_makes_its_products_by_cublas(device, cublas):
+def test_a_model_on_the_device_computes_its_products_with_cublas(device, cublas):
     model = capgpu.model.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}, 4, 3, 5, "lstm", seed=0)
     model.loss(device.ones((2, 4), "float32"), np.array([[1, 3, 2], [1, 2, 0]]))
     assert len(cublas.products) == 9

@@ -36,11 +36,11 @@ def moved(device, model):
 def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell, V, dtype, stop):
     model = captioner(V=V, cell=cell, dtype=dtype)
     features = device.asarray(np.random.default_rng(1).standard_normal((7, 5)).astype(dtype))
-    got = model.sample(features, 11, stop)
+    actual = model.sample(features, 11, stop)
     monkeypatch.setenv("CAPGPU_KERNELS", "reference")
-    assert (got.get() == model.sample(features, 11, stop).get()).all()
-    assert got.dtype == np.int32
-    assert len(np.unique(got.get())) > 2
+    assert (actual.get() == model.sample(features, 11, stop).get()).all()
+    assert actual.dtype == np.int32
+    assert len(np.unique(actual.get())) > 2
 
 
 @pytest.mark.parametrize("V", [4, 300])
@@ -50,14 +50,14 @@ def test_words_in_half_precision_are_those_of_float32_but_where_scores_are_close
     model, features = captioner(V=V, cell=cell, dtype=dtype), np.random.default_rng(1).standard_normal((50, 5))
     wide = captioner(V=V, cell=cell, dtype="float32")
     wide.params = {name: value.astype(np.float32) for name, value in model.params.items()}
-    there = device.asarray(features.astype(dtype))
-    got, want = model.sample(there, 3), wide.sample(there.astype(np.float32), 3)
-    assert np.mean(got.get()[:, 0] == want.get()[:, 0]) > 0.9
+    dev_features = device.asarray(features.astype(dtype))
+    actual, expected = model.sample(dev_features, 3), wide.sample(dev_features.astype(np.float32), 3)
+    assert np.mean(actual.get()[:, 0] == expected.get()[:, 0]) > 0.9
 
 
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("V", [4, 33, 1004])
-def test_of_equal_scores_the_first_counts(device, dtype, V):
+def test_argmax_of_equal_scores_is_the_first(device, dtype, V):
     model = captioner(V=V, dtype=dtype)
     params = moved(device, model)
     bias = np.zeros(V, dtype)
@@ -77,7 +77,7 @@ def test_a_caption_that_has_ended_is_filled(device):
     assert greedy_captions(params, features, 3, START, -1, NULL).get().tolist() == [[END] * 3] * 3
 
 
-def test_a_score_that_is_not_a_number_is_the_greatest(device):
+def test_a_nan_score_is_ranked_highest(device):
     params = moved(device, captioner(V=300))
     bias = np.zeros(300)
     bias[[70, 203]] = np.nan
@@ -87,7 +87,7 @@ def test_a_score_that_is_not_a_number_is_the_greatest(device):
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 @pytest.mark.parametrize(("V", "a_word"), [(37, 4), (900, 6)], ids=["vocabulary projected", "words projected"])
-def test_the_host_waits_for_no_word(device, cell, V, a_word):
+def test_greedy_decoding_does_not_synchronize(device, cell, V, a_word):
     params = moved(device, captioner(V=V, cell=cell))
     features = device.ones((3, 5))
     launches = []
@@ -99,15 +99,15 @@ def test_the_host_waits_for_no_word(device, cell, V, a_word):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_step_agrees_and_waits_for_nothing(device, cell):
+def test_a_decoding_step_agrees_without_synchronization(device, cell):
     random, gates = np.random.default_rng(0), {"rnn": 1, "lstm": 4}[cell]
     projected, h, c = (random.standard_normal(shape) for shape in ((33, gates * 7), (3, 7), (3, 7)))
     rows, Wh = np.array([32, 0, 5]), random.standard_normal((7, gates * 7))
     W, b = random.standard_normal((7, 33)), random.standard_normal(33)
     host = (projected, rows, h, c if cell == "lstm" else None, Wh, W, b)
-    there = [None if a is None else device.asarray(a) for a in host]
+    dev_arrays = [None if a is None else device.asarray(a) for a in host]
     with cupy_standin.forbid_synchronisation():
-        got = KERNELS.decode_step(*there)
-    for a, want in zip(got, REFERENCE.decode_step(*host), strict=True):
-        assert (a is None) == (want is None)
-        assert a is None or distance(a.get(), want) < 1e-12
+        actual = KERNELS.decode_step(*dev_arrays)
+    for a, expected in zip(actual, REFERENCE.decode_step(*host), strict=True):
+        assert (a is None) == (expected is None)
+        assert a is None or distance(a.get(), expected) < 1e-12

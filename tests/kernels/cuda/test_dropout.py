@@ -34,18 +34,18 @@ def test_results_are_the_products_with_the_mask_of_the_host_bit_by_bit(device, d
     for key, rate in ((0, 0.3), (2**64 - 1, 0.5), (-7, 0.999)):
         out = device.empty(size, dtype)
         drop_into(device.asarray(values), Dropout(key, rate), out)
-        want = values * dropout_mask(key, rate, values.shape, values)
-        assert (bits(out.get()) == bits(want)).all()
+        expected = values * dropout_mask(key, rate, values.shape, values)
+        assert (bits(out.get()) == bits(expected)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_shape_decides_the_mask_and_the_result_may_take_the_place_of_the_array(device, dtype):
+def test_the_mask_depends_on_the_shape_only_and_dropout_works_in_place(device, dtype):
     values = draw(33 * 21, dtype).reshape(33, 21)
-    there = device.asarray(values)
+    dev_array = device.asarray(values)
     with counting() as launches:
-        drop_into(there, Dropout(5, 0.4), there)
-    want = values * dropout_mask(5, 0.4, (33, 21), values)
-    assert (bits(there.get()) == bits(want)).all()
+        drop_into(dev_array, Dropout(5, 0.4), dev_array)
+    expected = values * dropout_mask(5, 0.4, (33, 21), values)
+    assert (bits(dev_array.get()) == bits(expected)).all()
     assert launches == ["dropout"]
 
 
@@ -58,20 +58,20 @@ def test_a_stored_key_draws_the_rows_of_the_mask_that_it_names(device, dtype, wi
     words = device.asarray(np.array([rule.first, rule.second], np.uint32))
     out = device.empty(values.shape, dtype)
     drop_into(device.asarray(values), StoredDropout(0, 0.4, words, device.asarray(rows)), out)
-    want = values * dropout_mask(5, 0.4, (60, width), values)[rows]
-    assert (bits(out.get()) == bits(want)).all()
+    expected = values * dropout_mask(5, 0.4, (60, width), values)[rows]
+    assert (bits(out.get()) == bits(expected)).all()
 
 
 @pytest.mark.parametrize(("odd_in", "odd_out"), [(1, 0), (0, 1), (1, 1)])
-def test_memory_that_begins_between_packs_is_taken_element_by_element(device, odd_in, odd_out):
+def test_unaligned_arrays_give_the_mask_of_aligned_ones(device, odd_in, odd_out):
     values = draw(1030, "float32")
-    there = device.asarray(np.append(np.zeros(odd_in, np.float32), values))[odd_in:]
+    dev_array = device.asarray(np.append(np.zeros(odd_in, np.float32), values))[odd_in:]
     out = device.empty(1030 + odd_out, np.float32)[odd_out:]
-    drop_into(there, Dropout(5, 0.4), out)
+    drop_into(dev_array, Dropout(5, 0.4), out)
     assert (bits(out.get()) == bits(values * dropout_mask(5, 0.4, (1030,), values))).all()
 
 
-def test_what_is_not_finite_stays_so_where_it_is_dropped(device):
+def test_dropped_nonfinite_elements_stay_nonfinite(device):
     values = np.full(64, np.nan, np.float32)
     out = device.empty(64, np.float32)
     drop_into(device.asarray(values), Dropout(5, 0.9), out)
@@ -85,8 +85,8 @@ def test_bfloat16_has_the_same_mask(device):
     words = [np.uint32(word) for word in (300, rule.first, rule.second, rule.threshold)]
     arguments = device.asarray(values), out, *words, np.float32(rule.factor), NULL, NULL, np.uint32(300)
     compile.kernel("dropout", "bfloat16")(1, 256, arguments)
-    want = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
-    assert ((out.get().astype(np.uint32) << 16).view(np.float32) == want).all()
+    expected = dropout_mask(5, 0.5, (300,), np.empty(0, np.float32))
+    assert ((out.get().astype(np.uint32) << 16).view(np.float32) == expected).all()
 
 
 def test_an_array_without_elements_launches_nothing(device):

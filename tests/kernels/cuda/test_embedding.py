@@ -40,18 +40,18 @@ def test_rows_are_summed_by_index(device, dtype, width, skew):
     random = np.random.default_rng(4)
     rows, count = draw(61, width, dtype), 13
     index = {"even": random.integers(0, count, 61), "one": np.full(61, 5), "some": random.integers(3, 5, 61)}[skew]
-    got = KERNELS.embedding_gradient(device.asarray(rows), device.asarray(index), count)
-    assert distance(got.get(), summed(rows, index, count)) < TOLERANCE[dtype]["forward"]
+    actual = KERNELS.embedding_gradient(device.asarray(rows), device.asarray(index), count)
+    assert distance(actual.get(), summed(rows, index, count)) < TOLERANCE[dtype]["forward"]
 
 
-def test_segments_told_and_segments_found_give_the_same_bits(device):
+def test_given_and_computed_segments_give_the_same_bits(device):
     rows, index = draw(61, 33, "float32"), np.random.default_rng(4).integers(0, 13, 61).astype(np.int32)
     order = np.argsort(index, kind="stable").astype(np.int32)
     starts = np.searchsorted(index[order], np.arange(14)).astype(np.int32)
     out = [device.empty((13, 33), np.float32) for _ in range(2)]
-    there = [device.asarray(a) for a in (rows, index, order)]
-    embedding.segment_sums(*there, None, out[0])
-    embedding.segment_sums(*there, device.asarray(starts), out[1])
+    dev_arrays = [device.asarray(a) for a in (rows, index, order)]
+    embedding.segment_sums(*dev_arrays, None, out[0])
+    embedding.segment_sums(*dev_arrays, device.asarray(starts), out[1])
     assert (out[0].get() == out[1].get()).all()
 
 
@@ -67,20 +67,20 @@ def test_rows_are_scattered_over_zeros_or_added(device, dtype, width, index):
             work(device.asarray(rows), device.asarray(index), out)
         added = work is embedding.add_rows_into
         assert launches == [work.__name__.removesuffix("_into")] * (not added or index.size > 0)
-        want = before if added else np.zeros_like(before)
-        want[index] += rows
-        assert (out.get() == want).all()
+        expected = before if added else np.zeros_like(before)
+        expected[index] += rows
+        assert (out.get() == expected).all()
 
 
-def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
+def test_unaligned_rows_are_scattered_correctly(device):
     rows, index = draw(3, 8, "float32"), np.array([1, 4, 5], dtype=np.int32)
     before = draw(6, 8, "float32", 1)
-    want = np.zeros((6, 8), np.float32), before.copy()
-    for each in want:
+    expected = np.zeros((6, 8), np.float32), before.copy()
+    for each in expected:
         each[index] += rows
     for odd_rows, odd_out in ((True, False), (False, True)):
         source = device.asarray(np.append(np.zeros(int(odd_rows), np.float32), rows))[int(odd_rows) :].reshape(3, 8)
-        for work, exact in zip((embedding.scatter_rows_into, embedding.add_rows_into), want, strict=True):
+        for work, exact in zip((embedding.scatter_rows_into, embedding.add_rows_into), expected, strict=True):
             out = device.asarray(np.append(np.zeros(int(odd_out), np.float32), before))[int(odd_out) :].reshape(6, 8)
             work(source, device.asarray(index), out)
             assert (out.get() == exact).all()
@@ -91,8 +91,8 @@ def test_rows_that_begin_between_packs_are_scattered_number_by_number(device):
 def test_columns_of_any_height_are_summed(device, dtype, rows):
     values = draw(rows, 33, dtype)
     with counting() as launches:
-        got = KERNELS.column_sums(device.asarray(values))
-    assert distance(got.get(), values.astype(np.float64).sum(axis=0)) < TOLERANCE[dtype]["forward"]
+        actual = KERNELS.column_sums(device.asarray(values))
+    assert distance(actual.get(), values.astype(np.float64).sum(axis=0)) < TOLERANCE[dtype]["forward"]
     assert len(launches) == (1 if rows <= embedding.SLICE else 2)
 
 
@@ -117,19 +117,19 @@ def test_a_block_of_joint_sums_inside_another_computes_its_own(device):
     assert distance(first.get(), outer.astype(np.float64).sum(axis=0)) < 1e-6
 
 
-def test_memory_that_begins_between_packs_is_read_number_by_number(device):
+def test_unaligned_arrays_give_the_results_of_aligned_ones(device):
     table = draw(9, 8, "float32")
     shifted = device.asarray(np.concatenate([np.zeros(1, np.float32), table.ravel()]))[1:].reshape(9, 8)
     assert shifted.data.ptr % 16
-    got = KERNELS.embedding_gradient(shifted, device.asarray(np.arange(9) % 4), 4)
-    assert distance(got.get(), summed(table, np.arange(9) % 4, 4)) < 1e-6
+    actual = KERNELS.embedding_gradient(shifted, device.asarray(np.arange(9) % 4), 4)
+    assert distance(actual.get(), summed(table, np.arange(9) % 4, 4)) < 1e-6
     assert distance(KERNELS.column_sums(shifted).get(), table.astype(np.float64).sum(axis=0)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_sums_of_slices_keep_the_digits_that_a_half_type_has_not(device, dtype):
+def test_partial_column_sums_of_half_types_are_kept_in_float32(device, dtype):
     # 300 slices of 64 ones, then 77: in 16 bits, those beyond 2048 or 256 are lost
     rows = np.ones((300 * embedding.SLICE + 77, 3), dtype)
     rows[:, 1], rows[:, 2] = 0.25, -1 / 64
-    want = rows.astype(np.float64).sum(axis=0).astype(dtype)
-    assert (KERNELS.column_sums(device.asarray(rows)).get() == want).all()
+    expected = rows.astype(np.float64).sum(axis=0).astype(dtype)
+    assert (KERNELS.column_sums(device.asarray(rows)).get() == expected).all()

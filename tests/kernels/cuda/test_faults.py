@@ -47,15 +47,18 @@ def features() -> Any:
 # --- token ids, devices, memory layouts, nothing at all ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [-1, len(WORDS)])
-def test_ids_out_of_range_reach_no_kernel(device, bad):
-    model, captions = captioner(), np.where(GOOD == 6, bad, GOOD)
+@pytest.mark.parametrize("invalid_captions", [-1, len(WORDS)])
+def test_ids_out_of_range_are_refused_before_any_launch(device, invalid_captions):
+    model, captions = captioner(), np.where(GOOD == 6, invalid_captions, GOOD)
     before = frozen(model.params)
     for given in (captions, device.asarray(captions)):
-        with counting() as launches, pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {bad}"):
+        with (
+            counting() as launches,
+            pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {invalid_captions}"),
+        ):
             model.loss(features(), given)
         assert launches == []
-    with pytest.raises(ValueError, match=rf"expected ids in 0\.\.6 for the 7 entries of .*, got {bad}"):
+    with pytest.raises(ValueError, match=rf"expected ids in 0\.\.6 for the 7 entries of .*, got {invalid_captions}"):
         layers.word_embedding_forward(device.asarray(captions), model.params["W_embed"])
     assert frozen(model.params) == before
 
@@ -73,17 +76,17 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
         forward(x, h0, *weights)
         _, grads = model.loss(features(), GOOD)
         with cupy.cuda.Device(1):
-            there = cupy.ones((SIZES["hidden_dim"], weights[1].shape[1]), "f")
+            dev_array = cupy.ones((SIZES["hidden_dim"], weights[1].shape[1]), "f")
         arguments = [x, h0, *weights]
-        for place in range(1, len(arguments)):  # x is laid out anew, on the current device
+        for index in range(1, len(arguments)):  # x is laid out anew, on the current device
             with cupy.cuda.Device(1):
-                elsewhere = cupy.ones(arguments[place].shape, "f")
+                other_device_array = cupy.ones(arguments[index].shape, "f")
             with pytest.raises(ValueError, match=r"on device 1, but the current device is 0.*cupy\.cuda\.Device\(1\)"):
-                forward(*arguments[:place], elsewhere, *arguments[place + 1 :])
-        optimizer, before = Optimizer("adam"), frozen(model.params)
+                forward(*arguments[:index], other_device_array, *arguments[index + 1 :])
+        optimizer, before_call = Optimizer("adam"), frozen(model.params)
         with pytest.raises(ValueError, match=r"is on device 1, but the current device is 0"):
-            optimizer.step(model.params, {**grads, "Wh": there})
-        assert frozen(model.params) == before
+            optimizer.step(model.params, {**grads, "Wh": dev_array})
+        assert frozen(model.params) == before_call
         pictures = features()
         with cupy.cuda.Device(1), pytest.raises(ValueError, match=r"is on device 0, but the current device is 1"):
             model.sample(pictures)
@@ -100,9 +103,9 @@ def test_host_and_device_arrays_in_one_call_are_named(device):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_gaps_in_memory_and_other_orders_change_no_bit(device, cell):
+def test_noncontiguous_operands_give_the_same_bits(device, cell):
     model = captioner(cell)
-    wanted = frozen(model.loss(features(), GOOD))
+    expected = frozen(model.loss(features(), GOOD))
     words = frozen(model.sample(features()))
     wide = device.asarray(np.repeat(features_for(GOOD, "float32"), 2, axis=1))[:, ::2]
     assert not wide.flags.c_contiguous
@@ -110,7 +113,7 @@ def test_gaps_in_memory_and_other_orders_change_no_bit(device, cell):
         if array.ndim == 2:
             model.params[name] = device.asarray(np.asfortranarray(capgpu.to_numpy(array)), order="F")
             assert not model.params[name].flags.c_contiguous
-    assert frozen(model.loss(wide, device.asarray(GOOD.T).T)) == wanted
+    assert frozen(model.loss(wide, device.asarray(GOOD.T).T)) == expected
     assert frozen(model.sample(wide)) == words
 
 
@@ -134,7 +137,7 @@ def test_an_empty_batch_is_refused_by_name(device):
 
 
 @pytest.mark.parametrize("rule", ["adam", "sgd_momentum"])
-def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, rule):
+def test_an_update_without_memory_changes_nothing_and_can_be_repeated(device, rule):
     model, optimizer = captioner(), Optimizer(rule, {"learning_rate": 0.1})
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
@@ -148,20 +151,20 @@ def test_an_update_without_room_changes_nothing_and_can_be_done_again(device, ru
     assert frozen(model.params) != params
 
 
-def test_decoding_without_room_says_for_what(device):
+def test_decoding_without_memory_names_the_array(device):
     model = captioner()
-    before, wanted = frozen(model.params), frozen(model.sample(features()))
+    before, expected = frozen(model.params), frozen(model.sample(features()))
     many = device.ones((4096, 3), "f")
     with little_memory(device, 4096), pytest.raises(MemoryError, match=r"[\d,]+ bytes"):
         model.sample(many)
     assert frozen(model.params) == before
-    assert frozen(model.sample(features())) == wanted
+    assert frozen(model.sample(features())) == expected
 
 
 # --- compiling, folders, processes ------------------------------------------------------------------------------------
 
 
-def test_where_kernels_do_not_compile_the_reference_still_does(device, monkeypatch):
+def test_if_kernels_do_not_compile_the_reference_still_computes(device, monkeypatch):
     model = captioner()
     before = frozen(model.params)
     compile.forget()
@@ -215,9 +218,9 @@ def start(folder: Path, then: str = "", **variables: str) -> subprocess.Popen[st
 @pytest.mark.nightly
 def test_two_processes_that_compile_at_once_do_each_other_no_harm(emulator, tmp_path):
     processes = [start(tmp_path) for _ in range(2)]
-    said = [process.communicate(timeout=800) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said[0][0] == said[1][0] != ""
+    outputs = [process.communicate(timeout=800) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0] != ""
 
 
 def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
@@ -250,8 +253,8 @@ def test_processes_that_store_measurements_at_once_keep_all_of_them(tmp_path, mo
         subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True)
         for name in ("one", "two")
     ]
-    said = [writer.communicate(timeout=800)[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0], said
+    outputs = [writer.communicate(timeout=800)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], outputs
     devices = json.loads((tmp_path / "capgpu" / "tuning.json").read_text(encoding="utf-8"))["devices"]
     assert {device: len(shapes) for device, shapes in devices.items()} == {"one": 30, "two": 30}
     assert [path.name for path in (tmp_path / "capgpu").iterdir()] == ["tuning.json"]
@@ -262,7 +265,7 @@ def test_processes_that_store_measurements_at_once_keep_all_of_them(tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads alive
-def test_a_forked_worker_of_a_training_process_is_told_what_to_do(standin, device):
+def test_a_worker_forked_from_a_training_process_gets_an_error_with_a_remedy(standin, device):
     model = captioner()
     model.loss(features(), GOOD)
     read, write = os.pipe()

@@ -60,7 +60,7 @@ def cuda(cupy, monkeypatch, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, name, dtype):
+def test_all_blocks_of_a_persistent_configuration_are_resident(device, architecture, name, dtype):
     limits = device(architecture)
     for H, N in ((1, 1), (7, 3), (33, 33), (512, 64), (1024, 128)):
         for config in launch_heuristics.candidates(name, dtype, H, N):
@@ -79,7 +79,7 @@ def test_every_persistent_plan_is_on_the_device_at_once(device, architecture, na
         ("sm_90", *["persistent"] * 2),
     ],
 )
-def test_512_units_stay_on_the_devices_that_have_room(device, architecture, forward, backward):
+def test_512_units_are_persistent_on_devices_with_enough_shared_memory(device, architecture, forward, backward):
     # 4 MiB of recurrent weights: a T4 has 40 x 64 KiB
     device(architecture)
     assert launch_heuristics.choose("lstm_forward", "float32", 512, 64, 16).algorithm == forward
@@ -99,7 +99,7 @@ def test_a_kernel_that_the_driver_finds_no_room_for_is_not_launched(cuda, monkey
     assert launch_heuristics.choose("lstm_forward", "float32", 64, 8, 5).algorithm == "matmul"
 
 
-def test_a_single_step_keeps_nothing_and_large_steps_are_left_to_cublas(device):
+def test_one_step_uses_no_persistent_kernel_and_large_steps_use_cublas(device):
     assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 1).algorithm == "step"
     assert launch_heuristics.choose("rnn_forward", "float32", 64, 8, 2).algorithm == "persistent"
     assert launch_heuristics.choose("lstm_forward", "float32", 2048, 64, 16) == launch_heuristics.LaunchConfig("matmul")
@@ -133,7 +133,7 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
 
 
 @pytest.mark.parametrize(
-    ("setting", "architecture", "taken"),
+    ("setting", "architecture", "uses_tensor_cores"),
     [
         (
             None,
@@ -186,7 +186,7 @@ def test_the_persistent_tier_is_one_launch_and_the_step_tier_one_a_step(cuda):
         ("1", "sm_75", {}),
     ],
 )
-def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypatch, setting, architecture, taken):
+def test_tensor_cores_are_used_if_enabled_and_available(device, monkeypatch, setting, architecture, uses_tensor_cores):
     if setting is None:
         monkeypatch.delenv("CAPGPU_TENSOR_CORES", raising=False)
     else:
@@ -195,7 +195,7 @@ def test_tensor_cores_are_taken_where_they_are_wanted_and_there(device, monkeypa
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         config = launch_heuristics.choose("lstm_forward", dtype, 64, 8, 5)
         assert config.algorithm == "persistent"
-        assert config.tensor_cores == taken.get(dtype, launch_heuristics.PLAIN)
+        assert config.tensor_cores == uses_tensor_cores.get(dtype, launch_heuristics.PLAIN)
 
 
 def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_change_of_the_setting_holds_at_once(device, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_another_setting_of_the_tensor_cores_is_refused(device, monkeypatch, dtype):
     monkeypatch.setenv("CAPGPU_TENSOR_CORES", "yes")
-    with pytest.raises(ValueError, match="set it to 1 or 0"):
+    with pytest.raises(ValueError, match="CAPGPU_TENSOR_CORES: expected 1, 0 or unset, got 'yes'"):
         launch_heuristics.choose("lstm_forward", dtype, 64, 8, 5)
 
 
@@ -263,7 +263,7 @@ CHOICES = {
 
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 @pytest.mark.parametrize(("architecture", "dtype"), CHOICES)
-def test_what_is_chosen_on_an_h100_an_rtx_4090_an_a100_and_a_t4(device, architecture, dtype, name):
+def test_the_heuristics_choices_on_four_devices(device, architecture, dtype, name):
     device(architecture)
     chosen = [launch_heuristics.choose(name, dtype, 512, N, 16) for N in (64, 128)]
     assert [(config.algorithm, config.units, config.groups) for config in chosen] == CHOICES[architecture, dtype][name]
@@ -292,7 +292,7 @@ def test_more_rows_and_more_units_never_take_less_time(device, architecture, nam
 
 
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
-def test_a_faster_device_never_takes_more_time(device, monkeypatch, name):
+def test_estimates_do_not_increase_with_a_faster_device(device, monkeypatch, name):
     slow = compile.device_limits()
 
     def times(**changed):
@@ -410,7 +410,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell):
+def test_measuring_times_every_configuration_and_stores_the_fastest(cuda, cell):
     measured = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     for direction in ("forward", "backward"):
         name = f"{cell}_{direction}"
@@ -431,25 +431,27 @@ def test_measuring_times_every_plan_that_fits_and_stores_the_fastest(cuda, cell)
 
 @pytest.mark.parametrize("status", [720, 801])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
-def test_where_the_driver_refuses_a_cooperative_launch_steps_are_taken_with_one_warning(device, name, status):
+def test_a_refused_cooperative_launch_falls_back_to_step_kernels_with_one_warning(device, name, status):
     case = next(case for case in KERNEL_CASES if case.operation == name)
-    arguments, wanted = example(case, EXTENTS[1], "float32")
+    arguments, expected = example(case, EXTENTS[1], "float32")
 
     def run():
-        there = {
+        dev_arguments = {
             key: capgpu.asarray(value) if isinstance(value, np.ndarray) and key != "batch_sizes" else value
             for key, value in arguments.items()
         }
         with counting() as launches:
-            results = getattr(recurrence, name)(**there)
-        for got, want in zip(present(results), present(wanted), strict=True):
-            assert distance(capgpu.to_numpy(got), want) < TOLERANCE["float32"]["gradient"]
+            results = getattr(recurrence, name)(**dev_arguments)
+        for actual, expected_array in zip(present(results), present(expected), strict=True):
+            assert distance(capgpu.to_numpy(actual), expected_array) < TOLERANCE["float32"]["gradient"]
         return set(launches)
 
     STATE.cooperative_refusal = status
-    with pytest.warns(RuntimeWarning, match=rf"kernel {name}_split: the driver refuses a cooperative launch") as said:
+    with pytest.warns(
+        RuntimeWarning, match=rf"kernel {name}_split: the driver refuses a cooperative launch"
+    ) as warnings_raised:
         assert run() == {f"{name}_split", f"{name}_step"}
-    assert len(said) == 1
+    assert len(warnings_raised) == 1
     assert not compile.device_limits().cooperative
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -472,7 +474,7 @@ def test_another_error_of_the_driver_is_passed_on(device):
     assert compile.device_limits().cooperative
 
 
-def test_a_plan_that_the_driver_refuses_is_not_measured(device):
+def test_a_configuration_that_the_driver_refuses_is_not_measured(device):
     STATE.cooperative_refusal = 720
     measured = tuning.measure("rnn", "float32", 8, 3, 2, repeats=1)
     assert {entry.config.algorithm for entry in measured} == {"step", "matmul"}

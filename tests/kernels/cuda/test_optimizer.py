@@ -35,51 +35,51 @@ def test_sixteen_parameters_take_one_launch(device, count):
     host = arguments(sizes, "float32")
     settings = np.array([ADAM] * count)
     with counting() as launches:
-        got = KERNELS.adam_update(*([device.asarray(a) for a in arrays] for arrays in host), settings, 0.5)
+        actual = KERNELS.adam_update(*([device.asarray(a) for a in arrays] for arrays in host), settings, 0.5)
     assert launches == ["adam"] * -(-count // optimizer.TENSORS)
-    want = REFERENCE.adam_update(*host, settings, 0.5)
-    for there, here in zip(got, want, strict=True):
-        for a, b in zip(there, here, strict=True):
+    expected = REFERENCE.adam_update(*host, settings, 0.5)
+    for dev_arrays, expected_arrays in zip(actual, expected, strict=True):
+        for a, b in zip(dev_arrays, expected_arrays, strict=True):
             assert distance(a.get(), b) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("rule", ["adam", "momentum", "sgd"])
-def test_memory_that_begins_between_packs_is_updated_number_by_number(device, dtype, rule):
+def test_unaligned_parameters_are_updated_like_aligned_ones(device, dtype, rule):
     host = arguments((4100, 9), dtype)
     shifted = [[device.asarray(np.append(a[:1], a))[1:] for a in arrays] for arrays in host]
     if rule == "adam":
-        got = KERNELS.adam_update(*shifted, np.array([ADAM] * 2), 1.0)
-        want = REFERENCE.adam_update(*host, np.array([ADAM] * 2), 1.0)
+        actual = KERNELS.adam_update(*shifted, np.array([ADAM] * 2), 1.0)
+        expected = REFERENCE.adam_update(*host, np.array([ADAM] * 2), 1.0)
     else:
         velocities = {"momentum": 2, "sgd": None}[rule]
         rates = np.array([[0.1, 0.9], [0.2, 0.5]])
-        got, want = (
+        actual, expected = (
             k.momentum_update(a[0], a[1], None if velocities is None else a[velocities], rates, 1.0)
             for k, a in ((KERNELS, shifted), (REFERENCE, host))
         )
-    for there, here in zip(got, want, strict=True):
-        for a, b in zip(there or [], here or [], strict=True):
+    for dev_arrays, here in zip(actual, expected, strict=True):
+        for a, b in zip(dev_arrays or [], here or [], strict=True):
             assert distance(a.get(), b) < TOLERANCE[dtype]["forward"]
 
 
 @pytest.mark.parametrize("dtype", ALL)
-def test_a_factor_may_stay_on_the_device(device, dtype):
+def test_the_gradient_factor_can_be_a_device_array(device, dtype):
     host = arguments((33, 700), dtype)
-    there = [[device.asarray(a.copy()) for a in arrays] for arrays in host]
+    dev_arrays = [[device.asarray(a.copy()) for a in arrays] for arrays in host]
     with cupy_standin.forbid_synchronisation():
-        _, factor = KERNELS.gradient_norm(there[1], 3.0)
-        got = KERNELS.adam_update(*there, np.array([ADAM] * 2), factor)
-    want = REFERENCE.adam_update(*host, np.array([ADAM] * 2), REFERENCE.gradient_norm(host[1], 3.0)[1])
-    for a, b in zip(got[0], want[0], strict=True):
+        _, factor = KERNELS.gradient_norm(dev_arrays[1], 3.0)
+        actual = KERNELS.adam_update(*dev_arrays, np.array([ADAM] * 2), factor)
+    expected = REFERENCE.adam_update(*host, np.array([ADAM] * 2), REFERENCE.gradient_norm(host[1], 3.0)[1])
+    for a, b in zip(actual[0], expected[0], strict=True):
         assert distance(a.get(), b) < TOLERANCE[dtype]["forward"]
 
 
-def test_running_means_are_updated_where_they_lie_and_parameters_are_new(device):
-    there = [[device.asarray(a) for a in arrays] for arrays in arguments((33,), "float32")]
-    (w,), (m,), (v,) = KERNELS.adam_update(*there, np.array([ADAM]), 1.0)
-    assert (m.data.ptr, v.data.ptr) == (there[2][0].data.ptr, there[3][0].data.ptr)
-    assert w.data.ptr != there[0][0].data.ptr
+def test_moments_are_updated_in_place_and_parameters_are_new_arrays(device):
+    dev_arrays = [[device.asarray(a) for a in arrays] for arrays in arguments((33,), "float32")]
+    (w,), (m,), (v,) = KERNELS.adam_update(*dev_arrays, np.array([ADAM]), 1.0)
+    assert (m.data.ptr, v.data.ptr) == (dev_arrays[2][0].data.ptr, dev_arrays[3][0].data.ptr)
+    assert w.data.ptr != dev_arrays[0][0].data.ptr
 
 
 def test_a_large_sum_of_squares_keeps_its_digits(device):
@@ -89,7 +89,7 @@ def test_a_large_sum_of_squares_keeps_its_digits(device):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_running_means_of_half_parameters_neither_vanish_nor_stand_still(device, dtype):
+def test_moments_of_half_precision_parameters_are_kept_in_float32(device, dtype):
     # 0.001 g^2 is 1e-9, below float16's least number; and a thousandth of the mean, less than bfloat16 resolves
     w, g = (device.asarray(np.full(9, value, dtype)) for value in (1.0, 1e-3))
     m, v = device.zeros(9, "float32"), device.asarray(np.full(9, 5e-6, "float32"))
@@ -110,13 +110,13 @@ def test_the_norm_of_float16_gradients_leaves_its_range(device):
     assert abs(float(norm) * float(factor) - 1) < 1e-6
 
 
-def test_full_memory_leaves_everything_as_it_was(device):
-    there = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
-    before = frozen(there)
+def test_an_update_without_memory_changes_nothing(device):
+    dev_arrays = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
+    before_update = frozen(dev_arrays)
     words = r"too little memory for the updated parameters: 28,000 bytes, shape \(7000,\)"
     with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=words):
-        KERNELS.adam_update(*there, np.array([ADAM] * 2), 1.0)
-    assert frozen(there) == before
+        KERNELS.adam_update(*dev_arrays, np.array([ADAM] * 2), 1.0)
+    assert frozen(dev_arrays) == before_update
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -125,9 +125,9 @@ def test_settings_on_the_device_give_the_bits_of_settings_by_value_in_place_too(
     sizes = [33, 4099] * 9  # two launches
     random = np.random.default_rng(7)
     settings = np.array([ADAM] * len(sizes)) * random.uniform(0.5, 1, (len(sizes), 1))
-    ends = []
-    for place in (settings, device.asarray(settings.astype(dtype))):
+    results = []
+    for in_place in (settings, device.asarray(settings.astype(dtype))):
         w, g, m, v = ([device.asarray(a) for a in arrays] for arrays in arguments(sizes, dtype))
-        optimizer.launch_update(rule, (w, g, m, v if rule == "adam" else None, w), place, 0.5)
-        ends.append(frozen((w, m, v)))
-    assert ends[0] == ends[1]
+        optimizer.launch_update(rule, (w, g, m, v if rule == "adam" else None, w), in_place, 0.5)
+        results.append(frozen((w, m, v)))
+    assert results[0] == results[1]

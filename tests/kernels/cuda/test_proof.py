@@ -68,7 +68,7 @@ def test_every_kernel_and_variant_is_launched(recordings, dtype, pytestconfig):
 
 @pytest.mark.nightly(unless=lambda p: often(p.run))
 @pytest.mark.parametrize("run", SOUND, ids=str)
-def test_a_sound_kernel_passes(finding_of, run):
+def test_a_correct_kernel_passes_every_check(finding_of, run):
     if run.missing():
         pytest.skip(run.missing())
     assert finding_of(run) == ""

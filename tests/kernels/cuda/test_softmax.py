@@ -32,9 +32,9 @@ def smoothed(scores, targets, smoothing):
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     truth = np.full(scores.shape, smoothing / scores.shape[1])
     truth[np.arange(len(targets)), targets] += 1 - smoothing
-    counted = (targets >= 0)[:, None]
-    losses = -np.where(counted, truth * log_probs, 0).sum(axis=1)
-    return losses, np.where(counted, np.exp(log_probs) - truth, 0)
+    has_target = (targets >= 0)[:, None]
+    losses = -np.where(has_target, truth * log_probs, 0).sum(axis=1)
+    return losses, np.where(has_target, np.exp(log_probs) - truth, 0)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 33])
@@ -43,10 +43,10 @@ def smoothed(scores, targets, smoothing):
 def test_loss_and_gradient_are_those_of_plain_arithmetic(device, dtype, size, rows):
     scores, targets = draw(rows, size, dtype)
     loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
-    want_loss, want = cross_entropy(scores.astype(np.float64), targets, 0.5)
+    want_loss, expected = cross_entropy(scores.astype(np.float64), targets, 0.5)
     assert (loss.dtype, gradient.dtype) == (sums(dtype), dtype)
     assert distance(loss.get(), want_loss) < TOLERANCE[dtype]["forward"]
-    assert distance(gradient.get(), want) < TOLERANCE[dtype]["gradient"]
+    assert distance(gradient.get(), expected) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize(
@@ -62,40 +62,40 @@ def test_bfloat16_is_served_with_float32_sums(device, name, size, grid, block):
         return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
     scores, targets = draw(7, size, "float32")
-    there, losses = device.asarray(rounded(scores)), device.empty(7, np.float32)
+    dev_scores, losses = device.asarray(rounded(scores)), device.empty(7, np.float32)
     args = (device.asarray(targets.astype(np.int32)), losses, np.int32(7), np.int32(size), np.float32(1), np.float32(0))
-    compile.kernel(name, "bfloat16")(grid, block, (there, np.uint64(0), *args))
-    want_loss, want = cross_entropy(widened(rounded(scores)), targets, 1.0)
+    compile.kernel(name, "bfloat16")(grid, block, (dev_scores, np.uint64(0), *args))
+    want_loss, expected = cross_entropy(widened(rounded(scores)), targets, 1.0)
     assert distance(losses.get().sum(), want_loss) < 1e-5
-    assert distance(widened(there.get()), want) < 1e-2
+    assert distance(widened(dev_scores.get()), expected) < 1e-2
 
 
 @pytest.mark.parametrize("size", [7, 32, 600, 1004])
-def test_the_bias_is_added_on_the_way(device, size):
+def test_softmax_adds_the_bias(device, size):
     scores, targets = draw(9, size, "float64")
     bias = np.random.default_rng(1).standard_normal(size)
-    there, losses = device.asarray(scores), device.empty(9)
-    softmax.cross_entropy_rows(there, device.asarray(bias), device.asarray(targets.astype(np.int32)), losses, 2.0)
-    want_loss, want = cross_entropy(scores + bias, targets, 2.0)
+    dev_scores, losses = device.asarray(scores), device.empty(9)
+    softmax.cross_entropy_rows(dev_scores, device.asarray(bias), device.asarray(targets.astype(np.int32)), losses, 2.0)
+    want_loss, expected = cross_entropy(scores + bias, targets, 2.0)
     assert distance(2 * losses.get().sum(), want_loss) < 1e-12
-    assert distance(there.get(), want) < 1e-12
+    assert distance(dev_scores.get(), expected) < 1e-12
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("size", [EDGE + 1, 1023, 1024, 1025, 1031, 2055, 5000, 10007])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_in_registers_begin_and_end_anywhere(device, dtype, size, with_bias, smoothing):
+def test_rows_held_in_registers_may_start_and_end_at_any_alignment(device, dtype, size, with_bias, smoothing):
     scores, targets = draw(9, size, dtype)
     targets[:4] = [0, size - 1, size // 2, -1]
     bias = np.random.default_rng(1).standard_normal(size).astype(dtype) if with_bias else None
-    want_loss, want = smoothed(scores if bias is None else scores.astype(np.float64) + bias, targets, smoothing)
+    want_loss, expected = smoothed(scores if bias is None else scores.astype(np.float64) + bias, targets, smoothing)
     for shift in range(16 // scores.itemsize):
-        there = device.asarray(np.append(scores.ravel()[:shift], scores))[shift:].reshape(scores.shape)
+        dev_scores = device.asarray(np.append(scores.ravel()[:shift], scores))[shift:].reshape(scores.shape)
         losses = device.empty(9, np.float32)
         with counting() as launches:
             softmax.cross_entropy_rows(
-                there,
+                dev_scores,
                 None if bias is None else device.asarray(bias),
                 device.asarray(targets.astype(np.int32)),
                 losses,
@@ -104,7 +104,7 @@ def test_rows_in_registers_begin_and_end_anywhere(device, dtype, size, with_bias
             )
         assert launches == ["softmax_registers"]
         assert distance(losses.get(), want_loss) < TOLERANCE[dtype]["forward"]
-        assert distance(there.get(), 0.5 * want) < TOLERANCE[dtype]["gradient"]
+        assert distance(dev_scores.get(), 0.5 * expected) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 32771), ("float32", 40000), ("float16", 32776)])
@@ -114,9 +114,9 @@ def test_rows_that_registers_cannot_hold_are_read_twice(device, dtype, size):
     with counting() as launches:
         loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
     assert launches == ["softmax_registers" if size == 32771 else "softmax_blocks", "sum_losses"]
-    want_loss, want = cross_entropy(scores.astype(np.float64), targets, 0.5)
+    want_loss, expected = cross_entropy(scores.astype(np.float64), targets, 0.5)
     assert distance(loss.get(), want_loss) < TOLERANCE[dtype]["forward"]
-    assert distance(gradient.get(), want) < TOLERANCE[dtype]["gradient"]
+    assert distance(gradient.get(), expected) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
@@ -124,23 +124,23 @@ def test_rows_that_registers_cannot_hold_are_read_twice(device, dtype, size):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_smoothed_labels_mix_the_losses_of_all_classes(device, dtype, size, smoothing):
     scores, targets = draw(9, size, dtype)
-    there, losses = device.asarray(scores), device.empty(9, np.float64 if dtype == "float64" else np.float32)
-    softmax.cross_entropy_rows(there, None, device.asarray(targets.astype(np.int32)), losses, 0.5, smoothing)
-    want_losses, want = smoothed(scores.astype(np.float64), targets, smoothing)
+    dev_scores, losses = device.asarray(scores), device.empty(9, np.float64 if dtype == "float64" else np.float32)
+    softmax.cross_entropy_rows(dev_scores, None, device.asarray(targets.astype(np.int32)), losses, 0.5, smoothing)
+    want_losses, expected = smoothed(scores.astype(np.float64), targets, smoothing)
     assert distance(losses.get(), want_losses) < TOLERANCE[dtype]["forward"]
-    assert distance(there.get(), 0.5 * want) < TOLERANCE[dtype]["gradient"]
+    assert distance(dev_scores.get(), 0.5 * expected) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("size", [33, 1004])
 def test_smoothing_keeps_its_digits_where_scores_are_far_from_zero(device, size):
     scores, targets = draw(9, size, "float32")
     targets[:] = 3
-    scores = np.round(scores * 64) / 64  # exact beside the offset, too
+    scores = np.round(scores * 64) / 64  # exact with and without the offset
     losses = []
     for offset in (0, 2**16):
-        there, found = device.asarray(scores + np.float32(offset)), device.empty(9, np.float32)
-        softmax.cross_entropy_rows(there, None, device.asarray(targets.astype(np.int32)), found, 1.0, 0.2)
-        losses.append(found.get())
+        dev_scores, dev_losses = device.asarray(scores + np.float32(offset)), device.empty(9, np.float32)
+        softmax.cross_entropy_rows(dev_scores, None, device.asarray(targets.astype(np.int32)), dev_losses, 1.0, 0.2)
+        losses.append(dev_losses.get())
     assert distance(losses[1], losses[0]) < 1e-6
 
 
@@ -157,39 +157,41 @@ def test_impossible_classes_have_an_infinite_loss_with_smoothing_alone(device, s
 
 @pytest.mark.parametrize("shifted", ["scores", "bias"])
 @pytest.mark.parametrize("size", [32, 1004])
-def test_memory_that_begins_between_packs_is_read_number_by_number(device, size, shifted):
-    def brought(values, name):
+def test_unaligned_arrays_give_the_results_of_aligned_ones(device, size, shifted):
+    def to_device(values, name):
         if name != shifted:
             return device.asarray(values)
         return device.asarray(np.append(values.ravel()[:1], values))[1:].reshape(values.shape)
 
     scores, targets = draw(9, size, "float32")
     bias = np.random.default_rng(1).standard_normal(size).astype(np.float32)
-    there, losses = brought(scores, "scores"), device.empty(9, np.float32)
-    softmax.cross_entropy_rows(there, brought(bias, "bias"), device.asarray(targets.astype(np.int32)), losses, 2.0)
-    want_loss, want = cross_entropy((scores + bias).astype(np.float64), targets, 2.0)
+    dev_scores, losses = to_device(scores, "scores"), device.empty(9, np.float32)
+    softmax.cross_entropy_rows(
+        dev_scores, to_device(bias, "bias"), device.asarray(targets.astype(np.int32)), losses, 2.0
+    )
+    want_loss, expected = cross_entropy((scores + bias).astype(np.float64), targets, 2.0)
     assert distance(2 * losses.get().sum(), want_loss) < 1e-6
-    assert distance(there.get(), want) < 1e-5
+    assert distance(dev_scores.get(), expected) < 1e-5
 
 
 @pytest.mark.parametrize("size", [33, 1004])
-def test_rows_left_out_are_not_read_and_become_zero(device, size):
+def test_masked_rows_are_not_read_and_get_zero_gradients(device, size):
     scores, targets = draw(7, size, "float32")
     targets[:] = [0, -1, 2, -1, -5, 3, 1]
     scores[targets < 0] = np.nan
     loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 1.0)
-    kept = targets >= 0
-    want_loss, want = cross_entropy(scores[kept].astype(np.float64), targets[kept], 1.0)
+    has_target = targets >= 0
+    want_loss, expected = cross_entropy(scores[has_target].astype(np.float64), targets[has_target], 1.0)
     assert distance(loss.get(), want_loss) < 1e-6
-    assert not gradient.get()[~kept].any()
-    assert distance(gradient.get()[kept], want) < 1e-5
+    assert not gradient.get()[~has_target].any()
+    assert distance(gradient.get()[has_target], expected) < 1e-5
 
 
-def test_the_gradient_takes_the_place_of_the_scores(device):
+def test_the_gradient_overwrites_the_scores(device):
     scores, targets = draw(3, 33, "float32")
-    there = device.asarray(scores)
-    _, gradient = KERNELS.softmax_cross_entropy(there, device.asarray(targets), 1.0)
-    assert gradient.data.ptr == there.data.ptr
+    dev_scores = device.asarray(scores)
+    _, gradient = KERNELS.softmax_cross_entropy(dev_scores, device.asarray(targets), 1.0)
+    assert gradient.data.ptr == dev_scores.data.ptr
 
 
 @pytest.mark.parametrize("size", [33, 1004])
@@ -207,7 +209,7 @@ def test_scores_of_any_size_are_safe(device, size):
 
 @pytest.mark.parametrize("size", [33, 1004])
 @pytest.mark.parametrize("bad", ["nan", "inf", "target"])
-def test_nothing_wrong_passes_unnoticed(device, size, bad):
+def test_invalid_scores_or_targets_make_the_loss_nonfinite(device, size, bad):
     scores, targets = draw(5, size, "float32")
     targets[:] = 2
     if bad == "target":
@@ -223,75 +225,75 @@ def test_nothing_wrong_passes_unnoticed(device, size, bad):
 def test_dropout_is_a_mask_on_the_hidden_states_and_on_their_gradient(device, monkeypatch, rows, smoothing):
     random = np.random.default_rng(3)
     hidden, W, b = (random.standard_normal(shape) for shape in ((rows, 5), (5, 40), (40,)))
-    there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, rows).astype(np.int32))]
+    dev_arrays = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, rows).astype(np.int32))]
     dropout = Dropout(11, 0.4)
-    mask = dropout_mask(dropout.key, dropout.rate, hidden.shape, there[0])
-    want = KERNELS.linear_cross_entropy(there[0] * mask, *there[1:], 0.25, smoothing=smoothing)
+    mask = dropout_mask(dropout.key, dropout.rate, hidden.shape, dev_arrays[0])
+    expected = KERNELS.linear_cross_entropy(dev_arrays[0] * mask, *dev_arrays[1:], 0.25, smoothing=smoothing)
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
-    out = KERNELS.linear_cross_entropy(*there, 0.25, smoothing=smoothing, dropout=dropout)
-    for got, exact in zip(out, (want[0], want[1] * mask, *want[2:]), strict=True):
-        assert distance(got.get(), exact.get()) < 1e-13
-    assert (there[0].get() == hidden).all()
+    out = KERNELS.linear_cross_entropy(*dev_arrays, 0.25, smoothing=smoothing, dropout=dropout)
+    for actual, exact in zip(out, (expected[0], expected[1] * mask, *expected[2:]), strict=True):
+        assert distance(actual.get(), exact.get()) < 1e-13
+    assert (dev_arrays[0].get() == hidden).all()
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_a_projection_and_its_gradient_may_be_transposed_views(device, monkeypatch, blocks):
     random = np.random.default_rng(3)
     hidden, W, b = (random.standard_normal(shape) for shape in ((7, 5), (5, 40), (40,)))
-    there = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, 7).astype(np.int32))]
-    want = KERNELS.linear_cross_entropy(*there, 0.25)
-    there[1] = device.asarray(np.ascontiguousarray(W.T)).T
+    dev_arrays = [device.asarray(a) for a in (hidden, W, b, random.integers(-1, 40, 7).astype(np.int32))]
+    expected = KERNELS.linear_cross_entropy(*dev_arrays, 0.25)
+    dev_arrays[1] = device.asarray(np.ascontiguousarray(W.T)).T
     monkeypatch.setattr(softmax, "SCORE_BYTES", -(-7 // blocks) * 40 * 8)
     with counting() as launches, KERNELS.joint_column_sums():
-        out = KERNELS.linear_cross_entropy(*there, 0.25)
+        out = KERNELS.linear_cross_entropy(*dev_arrays, 0.25)
     if blocks == 1:
         assert launches == ["matmul", "softmax_warps", "matmul", "matmul", "sum_losses", "column_sums"]
     assert out[2].T.flags.c_contiguous  # in memory as W is
     assert launches.count("softmax_warps") == blocks
-    for got, exact in zip(out, want, strict=True):
-        assert distance(got.get(), exact.get()) < 1e-13
+    for actual, exact in zip(out, expected, strict=True):
+        assert distance(actual.get(), exact.get()) < 1e-13
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 6, 7, 13])
-def test_scores_too_large_to_keep_are_taken_in_blocks_of_rows(device, monkeypatch, rows, gradients):
+def test_large_scores_are_computed_in_blocks_of_rows(device, monkeypatch, rows, gradients):
     random = np.random.default_rng(3)
     hidden, W, b = (random.standard_normal(shape) for shape in ((rows, 5), (5, 40), (40,)))
     targets = random.integers(-1, 40, rows)
-    there = [device.asarray(a) for a in (hidden, W, b, targets)]
-    whole = KERNELS.linear_cross_entropy(*there, 0.25, gradients)
+    dev_arrays = [device.asarray(a) for a in (hidden, W, b, targets)]
+    in_one_block = KERNELS.linear_cross_entropy(*dev_arrays, 0.25, gradients)
     monkeypatch.setattr(softmax, "SCORE_BYTES", 6 * 40 * 8)
     workspace.forget()
-    blocks = KERNELS.linear_cross_entropy(*there, 0.25, gradients)
-    for got, want in zip(blocks, whole, strict=True):
-        assert (got is None) == (want is None)
-        if want is not None:
-            assert distance(got.get(), want.get()) < 1e-13
+    blocks = KERNELS.linear_cross_entropy(*dev_arrays, 0.25, gradients)
+    for actual, expected in zip(blocks, in_one_block, strict=True):
+        assert (actual is None) == (expected is None)
+        if expected is not None:
+            assert distance(actual.get(), expected.get()) < 1e-13
     assert workspace.workspace()._buffers["scores"].size <= softmax.SCORE_BYTES
 
 
-def test_the_kept_scores_are_bounded_whatever_the_rows(device, monkeypatch):
+def test_memory_for_scores_is_bounded_for_any_number_of_rows(device, monkeypatch):
     monkeypatch.setattr(softmax, "SCORE_BYTES", 1)
-    there = [device.asarray(a) for a in (np.ones((3, 2)), np.ones((2, 7)), np.zeros(7), np.array([0, 1, -1]))]
-    loss, *_ = KERNELS.linear_cross_entropy(*there, 1.0)
+    dev_arrays = [device.asarray(a) for a in (np.ones((3, 2)), np.ones((2, 7)), np.zeros(7), np.array([0, 1, -1]))]
+    loss, *_ = KERNELS.linear_cross_entropy(*dev_arrays, 1.0)
     assert abs(float(loss) - 2 * np.log(7)) < 1e-12
 
 
 @pytest.mark.parametrize("size", [40, 1004])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_the_loss_of_half_types_may_leave_the_range_of_float16(device, dtype, size):
+def test_the_loss_of_half_types_may_exceed_the_range_of_float16(device, dtype, size):
     scores = np.zeros((9, size), dtype)
     scores[:, 1], scores[:, 2] = 6e4, -6e4
-    there = [device.asarray(scores.astype(kind)) for kind in (dtype, "float64")]
+    dev_scores = [device.asarray(scores.astype(scores_dtype)) for scores_dtype in (dtype, "float64")]
     targets = device.asarray(np.full(9, 2))
-    (loss, gradient), (want, _) = (KERNELS.softmax_cross_entropy(array, targets, 1.0) for array in there)
+    (loss, gradient), (expected, _) = (KERNELS.softmax_cross_entropy(array, targets, 1.0) for array in dev_scores)
     assert loss.dtype == np.float32
-    assert distance(loss.get(), want.get()) < 5e-3
+    assert distance(loss.get(), expected.get()) < 5e-3
     assert (gradient.get()[:, :4].astype(np.float32) == [0, 1, -1, 0]).all()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_score_that_overflowed_makes_the_loss_one_that_is_not_a_number(device, dtype):
+def test_an_overflowed_score_makes_the_loss_nan(device, dtype):
     scores = np.zeros((2, 40), dtype)
     scores[1, 3] = np.inf
     loss, _ = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(np.array([0, 1])), 1.0)

@@ -58,19 +58,19 @@ def test_a_filler_precedes_each_batch_and_nothing_is_waited_for_until_its_end(lo
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_no_plan_of_a_recurrence_waits_within_a_batch(log, cell, monkeypatch, tmp_path):
+def test_timing_a_configuration_does_not_synchronize_within_a_batch(log, cell, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with counting(log):
-        found = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
-    assert {entry.config.algorithm for entry in found} == {"persistent", "step", "matmul"}
-    assert all(entry.queued for entry in found)
-    ends = [place for place, name in enumerate(log) if name == "event"]
-    for start, end in zip(ends[-2::-2], ends[::-2], strict=False):
+        waits = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
+    assert {entry.config.algorithm for entry in waits} == {"persistent", "step", "matmul"}
+    assert all(entry.queued for entry in waits)
+    end_events = [index for index, name in enumerate(log) if name == "event"]
+    for start, end in zip(end_events[-2::-2], end_events[::-2], strict=False):
         assert "wait" not in log[start:end]
-    assert log.count("wait") == 2 + 3 * len(found)  # twice to calibrate; warm-up, host, batch of each configuration
+    assert log.count("wait") == 2 + 3 * len(waits)  # twice to calibrate; warm-up, host, batch of each configuration
 
 
-def test_a_host_that_is_too_slow_gets_a_longer_filler_and_then_the_figure_is_marked(log, monkeypatch):
+def test_a_slow_host_gets_a_longer_filler_and_finally_an_unqueued_figure(log, monkeypatch):
     monkeypatch.setattr(stream.Event, "done", property(lambda self: True))
     turns: list[int] = []
     real = stopwatch.spin

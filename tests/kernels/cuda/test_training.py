@@ -66,7 +66,7 @@ def nothing_computed(request, real_device, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", *HALVES])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_clipping_takes_two_launches_more_and_waits_for_nothing(device, cell, dtype):
+def test_clipping_takes_two_more_launches_and_no_synchronization(device, cell, dtype):
     model = captioner(cell=cell, dtype=dtype)
     optimizer = Optimizer("adam", {"learning_rate": 1e-3}, model.params)
     features = device.ones((5, 7), dtype)
@@ -153,26 +153,26 @@ def test_gradients_are_derivatives_of_the_loss(device, cell, options):
     features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
     model.params["W_embed"] = 50 * model.params["W_embed"]  # other gradients are proportional to it
     _, grads = model.loss(features, CAPTIONS, dropout_key=3)
-    for name, there in model.params.items():
+    for name, dev_features in model.params.items():
 
-        def loss(moved, name=name):
-            model.params[name] = device.asarray(moved)
+        def loss(shifted_params, name=name):
+            model.params[name] = device.asarray(shifted_params)
             return float(model.loss(features, CAPTIONS, dropout_key=3)[0])
 
-        want = numeric_gradient(loss, there.get())
-        model.params[name] = there
-        assert distance(grads[name].get(), want) < 1e-6, name
+        expected = numeric_gradient(loss, dev_features.get())
+        model.params[name] = dev_features
+        assert distance(grads[name].get(), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_no_result_is_overwritten_by_the_next_step_and_no_argument_by_any(device, cell, options):
+def test_steps_overwrite_neither_earlier_results_nor_arguments(device, cell, options):
     model, features = captioner(W=6, cell=cell, **options), device.ones((5, 7))
     given = frozen((model.params, features))
     first = model.loss(features, CAPTIONS, dropout_key=1)
-    kept = frozen(first)
+    first_snapshot = frozen(first)
     model.loss(device.zeros((5, 7)), CAPTIONS[::-1], dropout_key=2)
-    assert frozen(first) == kept
+    assert frozen(first) == first_snapshot
     assert frozen((model.params, features)) == given
 
 
@@ -191,7 +191,7 @@ def test_the_layout_of_the_captions_is_copied_once(standin, device, dtype):
 )
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_a_solvers_step_waits_for_nothing_and_needs_no_new_memory(device, cell, rule, options, dtype):
+def test_a_solvers_step_neither_synchronizes_nor_allocates(device, cell, rule, options, dtype):
     steps, held = 12, []
 
     class Watched(CaptioningRNN):
@@ -301,11 +301,11 @@ SHORT = [("rnn", "float16", "adam"), ("rnn", "bfloat16", "rmsprop")]
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_a_short_training_in_half_precision_learns_what_float32_does(device, cell, dtype, rule, rate):
     data = emoji_subset()
-    wanted = np.array(trained(data, cell, "float32", rule, rate)[1].loss_history)
+    expected = np.array(trained(data, cell, "float32", rule, rate)[1].loss_history)
     model, solver = trained(data, cell, dtype, rule, rate)
     assert {str(value.dtype) for value in model.params.values()} == {dtype}
-    assert wanted[-1] < 0.8 * wanted[0]
-    assert distance(solver.loss_history, wanted) < 0.05
+    assert expected[-1] < 0.8 * expected[0]
+    assert distance(solver.loss_history, expected) < 0.05
     words = model.sample(device.asarray(data["train_features"][:5]), 6, stop_at_end=True)
     assert words.shape == (5, 6)
 
@@ -325,13 +325,13 @@ def test_a_short_training_agrees_with_numpy(cupy, cell, dtype):
             {name: capgpu.to_numpy(value) for name, value in model.params.items()},
             capgpu.to_numpy(words),
         )
-    wanted, got = ends["numpy"], ends["cuda"]
+    expected, actual = ends["numpy"], ends["cuda"]
     tolerance = TOLERANCE[dtype]["gradient"]
-    assert wanted[0][-1] < 0.8 * wanted[0][0]
-    assert distance(got[0], wanted[0]) < tolerance
-    for name, value in wanted[1].items():
-        assert distance(got[1][name], value) < 100 * tolerance, name  # of 24 steps, whose signs Adam makes large
-    assert (got[2] == wanted[2]).all()
+    assert expected[0][-1] < 0.8 * expected[0][0]
+    assert distance(actual[0], expected[0]) < tolerance
+    for name, value in expected[1].items():
+        assert distance(actual[1][name], value) < 100 * tolerance, name  # of 24 steps, whose signs Adam makes large
+    assert (actual[2] == expected[2]).all()
 
 
 # --- bad input and faults -----------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_an_id_out_of_range_is_refused_before_anything_is_launched(device, bad):
     assert launches == []
 
 
-def test_features_that_are_not_finite_are_named_where_nobody_has_checked_and_seen_where_somebody_has(device):
+def test_nonfinite_features_are_refused_unless_checked_and_then_make_the_loss_nan(device):
     model, features = captioner(), device.ones((5, 7))
     features[2, 3] = np.nan
     with pytest.raises(
@@ -384,12 +384,12 @@ def test_a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller
         with pytest.raises(DeviceMemoryError, match=r"too little memory for .*: [\d,]+ bytes, .* Use a smaller batch"):
             model.loss(features, captions)
         assert frozen(model.params) == before
-        wanted = model.loss(features[:3], captions[:3])
-    assert frozen(model.loss(features[:3], captions[:3])) == frozen(wanted)
+        expected = model.loss(features[:3], captions[:3])
+    assert frozen(model.loss(features[:3], captions[:3])) == frozen(expected)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_captions_without_any_word_are_no_special_case(device, cell):
+def test_captions_without_words_are_supported(device, cell):
     model = captioner(cell=cell)
     loss, grads = model.loss(device.ones((2, 7)), np.zeros((2, 4), dtype=np.int64))
     assert float(loss) == 0

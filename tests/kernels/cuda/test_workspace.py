@@ -20,11 +20,11 @@ CASE = next(case for case in KERNEL_CASES if case.operation == "lstm_forward")
 
 def forward():
     arguments, _ = example(CASE, EXTENTS[1], "float32")
-    there = {
+    dev_arguments = {
         name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
         for name, value in arguments.items()
     }
-    return frozen(recurrence.lstm_forward(**there))
+    return frozen(recurrence.lstm_forward(**dev_arguments))
 
 
 def address(array):
@@ -51,12 +51,12 @@ def in_threads(*works):
 
 
 def test_per_thread_default_streams_have_their_own_memory_though_they_share_a_pointer(device):
-    def own():
+    def run_in_thread():
         with device.cuda.Stream.ptds as stream:
             space = workspace()
             return stream.ptr, address(space.counters(4)), address(space.take("x", (4,), np.float32))
 
-    (first, *ours), (second, *theirs) = in_threads(own, own)
+    (first, *ours), (second, *theirs) = in_threads(run_in_thread, run_in_thread)
     assert first == second
     assert len({*ours, *theirs}) == 4
 
@@ -85,7 +85,7 @@ def test_a_new_stream_with_the_pointer_of_an_old_one_has_a_workspace_of_its_own(
         assert workspace() is not space
 
 
-def test_streams_that_come_and_go_leave_no_memory_behind(device):
+def test_workspaces_of_destroyed_streams_are_freed(device):
     pool = device.get_default_memory_pool()
 
     def one_stream():
@@ -99,7 +99,7 @@ def test_streams_that_come_and_go_leave_no_memory_behind(device):
     assert {one_stream() for _ in range(5)} == {first}
 
 
-def test_threads_that_come_and_go_leave_no_memory_behind(device):
+def test_workspaces_of_finished_threads_are_freed(device):
     pool = device.get_default_memory_pool()
 
     def one_thread():
@@ -119,8 +119,8 @@ def test_counters_are_ready_for_the_next_launch_after_each(device):
     assert not (capgpu.to_numpy(counters) & 0x7FFFFFFF).any()
 
 
-def test_a_launch_that_failed_leaves_its_counters_to_no_other(device, emulator, monkeypatch):
-    wanted = forward()
+def test_counters_of_a_failed_launch_are_not_reused(device, emulator, monkeypatch):
+    expected = forward()
     space = workspace()
     dirty = space.counters(1)
     compute = launch_heuristics._shared_bytes
@@ -131,5 +131,5 @@ def test_a_launch_that_failed_leaves_its_counters_to_no_other(device, emulator, 
             forward()
     dirty += 12345  # as a kernel that ends between two barriers leaves them
     launch_heuristics.forget()
-    assert forward() == wanted
+    assert forward() == expected
     assert space.counters(1) is not dirty

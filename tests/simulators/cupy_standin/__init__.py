@@ -1,7 +1,7 @@
 """A stand-in for CuPy, for tests on machines without a GPU.
 
-It runs on NumPy, behaves as CuPy 14.2 does, forbids what CuPy forbids, and counts what costs time on a
-device. Where it is stricter than CuPy is listed at `array.ndarray` and in `rules`.
+It runs on NumPy, behaves like CuPy 14.2, forbids what CuPy forbids, and counts operations that cost time on a
+device. Differences from CuPy are listed at `array.ndarray` and in `rules`.
 
 >>> from simulators import cupy_standin
 >>> with cupy_standin.installed() as cupy:
@@ -40,10 +40,10 @@ __all__ = [
 
 
 def counters() -> Counters:
-    """Return what has happened on the device since `install` or `reset_counters`."""
+    """Return the counters of device operations since `install` or `reset_counters`."""
     return STATE.counters
 
 
 def reset_counters() -> None:
-    """Count from zero again."""
+    """Set all counters to zero."""
     STATE.counters.reset()

@@ -1,4 +1,4 @@
-"""NumPy functions behind CuPy's parameters, where order, name or default differ."""
+"""NumPy functions with CuPy's parameters, where their order, names or defaults differ."""
 
 from __future__ import annotations
 

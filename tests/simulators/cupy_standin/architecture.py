@@ -1,4 +1,4 @@
-"""What GPUs of each architecture offer, and how many blocks of a kernel fit on one of their multiprocessors.
+"""Limits of GPUs of each architecture, and the number of resident blocks of a kernel on a multiprocessor.
 
 Figures: CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; numbers of
 multiprocessors from the vendor's data sheet of the device that stands for its architecture.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WARP = 32
-REGISTERS = 65536  # of a multiprocessor, and the most of a block
-MOST_REGISTERS = 255  # of a thread
-_REGISTER_UNIT = 256  # a warp's registers are handed out in units of this
-_PARTITIONS = 4  # of a multiprocessor, each with its share of the registers
+REGISTERS = 65536  # per multiprocessor, and at most per block
+MAX_REGISTERS = 255  # per thread
+_REGISTER_UNIT = 256  # allocation granularity of a warp's registers
+_PARTITIONS = 4  # of a multiprocessor, each with a quarter of the registers
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,21 @@ class Architecture:
     Attributes
     ----------
     name, device : str
-        ``"sm_80"``, and the device that the number of multiprocessors is of.
+        ``"sm_80"``, and the device whose number of multiprocessors is used.
     capability : tuple of int
         Major and minor.
     multiprocessors : int
-        Number of them.
+        Number of multiprocessors.
     clock_mhz : int
-        Highest clock of the multiprocessors.
+        Maximum clock of the multiprocessors.
     threads, blocks : int
-        The most that are on a multiprocessor at once.
+        Maximum numbers resident on a multiprocessor.
     shared : int
-        Bytes of shared memory of a multiprocessor.
+        Bytes of shared memory per multiprocessor.
     shared_optin : int
-        Bytes that one block can have when it asks for them; 48 KiB when it does not.
+        Maximum bytes per block with opt-in; 48 KiB without.
     shared_reserved, shared_unit : int
-        Bytes that the system takes for each block, and the unit in which blocks are given theirs.
+        Bytes reserved by the system per block, and the allocation granularity.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Architecture:
     shared_unit: int = 128
 
     def resident_blocks(self, threads: int, shared: int, registers: int) -> int:
-        """Return how many blocks of a kernel are on one multiprocessor at once.
+        """Return the number of blocks of a kernel that can be resident on one multiprocessor.
 
         Parameters
         ----------
@@ -66,14 +66,14 @@ class Architecture:
         Returns
         -------
         int
-            0 where not even one fits.
+            0 if not even one block fits.
         """
         warps = -(-threads // WARP)
-        if shared > self.shared_optin or registers > MOST_REGISTERS:
+        if shared > self.shared_optin or registers > MAX_REGISTERS:
             return 0
         memory = -(-(shared + self.shared_reserved) // self.shared_unit) * self.shared_unit
-        of_a_warp = -(-registers * WARP // _REGISTER_UNIT) * _REGISTER_UNIT
-        warps_by_registers = REGISTERS // _PARTITIONS // of_a_warp * _PARTITIONS
+        registers_per_warp = -(-registers * WARP // _REGISTER_UNIT) * _REGISTER_UNIT
+        warps_by_registers = REGISTERS // _PARTITIONS // registers_per_warp * _PARTITIONS
         return min(
             self.blocks,
             self.threads // (warps * WARP),

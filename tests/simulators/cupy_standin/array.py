@@ -1,4 +1,4 @@
-"""``cupy.ndarray``: an array on the stand-in device. It keeps its memory to itself."""
+"""``cupy.ndarray``: an array on the stand-in device, whose memory is not accessible from the host."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 from . import bfloat16, memory
 from .flags import Flags
 from .indexing import assign, select
-from .passage import HostPassage
 from .state import STATE, refuse_in_capture
+from .transfers import HostTransfers
 
-#: The last is bfloat16, which no dtype is before ml_dtypes has been imported.
+#: Type characters of dtypes; the last is bfloat16, which exists only after ml_dtypes has been imported.
 SUPPORTED = frozenset("?bhilqBHILQefdFD" + bfloat16.CHAR)
 _COMPARISONS = ("less", "less_equal", "equal", "not_equal", "greater", "greater_equal")
 SCALARS = (bool, int, float, complex, np.generic)
 _new = object.__new__
 
 
-class ndarray(HostPassage):
+class ndarray(HostTransfers):
     """A multi-dimensional array on the stand-in device.
 
-    Everything that CuPy forbids is forbidden here, and in these points the stand-in is stricter:
+    Everything that CuPy forbids is forbidden here. In these points the stand-in is stricter:
 
     - a NumPy function or ufunc called on a device array fails (CuPy forwards it to its own function);
     - lists and NumPy arrays are refused as indices, values and arguments of every function (CuPy copies some
-      of them to the device unasked, and computes with others on the host);
+      of them to the device implicitly, and computes with others on the host);
     - zero-dimensional NumPy arrays on the right of a comparison are refused too;
-    - what a device does in silence and wrong, or differently at each run, raises `UndefinedOnDeviceError`:
+    - operations that silently give wrong or nondeterministic results on a device raise `UndefinedOnDeviceError`:
       an index out of range (CuPy wraps it around), duplicate indices in an assignment, an assignment between
       overlapping parts of one array;
     - memory from ``cupy.empty`` holds NaN or the largest integer;
     - a view that repeats elements (``broadcast_to``) cannot be written to.
 
-    In these it is looser: arrays of several devices mix, and errors of linear algebra raise.
+    In these it is less strict: arrays of several devices can be mixed, and errors of linear algebra raise.
     """
 
     __slots__ = ("_device_id", "_host")
@@ -197,8 +197,8 @@ class ndarray(HostPassage):
     # NumPy's functions
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        # A NumPy scalar on the left of an operator comes this way and is allowed, as in CuPy; NumPy hands the
-        # one of a comparison over as a zero-dimensional array.
+        # A NumPy scalar on the left of an operator calls this method and is allowed, as in CuPy; in comparisons
+        # NumPy passes it as a zero-dimensional array.
         if ufunc.__name__ in _COMPARISONS and isinstance(inputs[0], np.ndarray) and inputs[0].ndim == 0:
             inputs = (inputs[0][()], *inputs[1:])
         for value in inputs + tuple(kwargs.get("out", ())):
@@ -238,14 +238,14 @@ class ndarray(HostPassage):
 
 
 def supported(dtype: np.dtype) -> np.dtype:
-    """Return `dtype`, or raise where no array on a device can have it."""
+    """Return `dtype`, or raise if device arrays cannot have it."""
     if dtype.char not in SUPPORTED:
         raise ValueError(f"Unsupported dtype {dtype}")
     return dtype
 
 
 def wrap(host: Any) -> ndarray:
-    """Return the array on the device whose memory `host` is."""
+    """Return a device array with the memory of `host`."""
     if type(host) is not np.ndarray:
         host = np.asarray(host)
     if host.dtype.char not in SUPPORTED:
@@ -258,20 +258,20 @@ def wrap(host: Any) -> ndarray:
 
 
 def to_device(result: Any) -> Any:
-    """Return what NumPy answered as the device would, in tuples and lists too.
+    """Convert a result of NumPy, including tuples and lists, to the result of the device.
 
-    Scalars become 0-d arrays, and new arrays are row-major whatever the operands were, unlike NumPy's.
+    Scalars become 0-d arrays, and new arrays are row-major regardless of the operands, unlike NumPy's.
     """
-    kind = type(result)
-    if kind is np.ndarray:
+    type_of_result = type(result)
+    if type_of_result is np.ndarray:
         fresh = result.ndim > 1 and result.base is None
         return wrap(np.ascontiguousarray(result) if fresh else result)
     if isinstance(result, SCALARS):
         return wrap(result)
     if isinstance(result, tuple):
         entries = [to_device(entry) for entry in result]
-        return kind(*entries) if hasattr(result, "_fields") else tuple(entries)
-    if kind is list:
+        return type_of_result(*entries) if hasattr(result, "_fields") else tuple(entries)
+    if type_of_result is list:
         return [to_device(entry) for entry in result]
     return result
 

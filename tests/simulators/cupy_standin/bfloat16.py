@@ -1,9 +1,9 @@
-"""What CuPy 14.2 makes of bfloat16 arrays, where that is not what NumPy makes of them.
+"""CuPy 14.2's behaviour for bfloat16 arrays, where it differs from NumPy's.
 
-CuPy takes the first loop of a function that the arguments can be cast to, in the order float16, bfloat16, float32. Most
-elementwise functions, sums, means and extremes have one for bfloat16; beside a Python float, though, the one for
-float32 is taken (as in NumPy). Functions without a loop for bfloat16 take that for float32, too. Products add up in
-float32. Read off ``ufunc.types`` and the reductions of an imported CuPy 14.2.0 with ml_dtypes 0.6.
+CuPy uses the first loop of a function to which the arguments can be cast, in the order float16, bfloat16, float32. Most
+elementwise functions, sums, means and extremes have one for bfloat16; with a Python float, the float32 loop is used (as
+in NumPy), as for functions without a bfloat16 loop. Products are summed in float32. Taken from ``ufunc.types`` and the
+reductions of CuPy 14.2.0 with ml_dtypes 0.6.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SUMMED = frozenset(words("dot matmul mean prod sum tensordot vdot"))
 # Without a loop for bfloat16: the result is float32.
 _WIDE = frozenset(words("allclose around clip isclose round where"))
 
-# Without anything that takes bfloat16, or nobody has looked.
+# Without support for bfloat16, or not examined.
 _REFUSED = frozenset(
     words("""
         argpartition argsort cumprod cumsum cumulative_prod cumulative_sum divmod einsum inner lexsort median nanmedian
@@ -35,7 +35,7 @@ _REFUSED = frozenset(
 
 
 def holds_bfloat16(values: Any) -> bool:
-    """Return whether one of some host values is a bfloat16 array, or a sequence that holds one."""
+    """Return whether one of the host values is a bfloat16 array, or a sequence that contains one."""
     return any(
         value.dtype.char == CHAR
         if isinstance(value, np.ndarray | np.generic)
@@ -45,7 +45,7 @@ def holds_bfloat16(values: Any) -> bool:
 
 
 def computed(name: str, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call one of NumPy's functions on bfloat16 arrays so that the result is CuPy's.
+    """Call a NumPy function on bfloat16 arrays with CuPy's result dtypes and rounding.
 
     Parameters
     ----------
@@ -54,15 +54,15 @@ def computed(name: str, function: Callable[..., Any], args: Any, kwargs: dict[st
     function : callable
         NumPy's function.
     args, kwargs
-        Host values, bfloat16 arrays among them.
+        Host values, including bfloat16 arrays.
 
     Raises
     ------
     TypeError
-        For a function that takes no bfloat16 in CuPy.
+        If CuPy's function does not support bfloat16.
     """
     if name in _REFUSED:
-        raise TypeError(f"cupy.{name}() has nothing for bfloat16 arrays; convert them to float32")
+        raise TypeError(f"cupy.{name}() does not support bfloat16 arrays; convert them to float32")
     if name in _WIDE:
         return function(*_wide(args), **dict(zip(kwargs, _wide(kwargs.values()), strict=True)))
     if name not in _SUMMED:
@@ -80,5 +80,5 @@ def computed(name: str, function: Callable[..., Any], args: Any, kwargs: dict[st
 
 
 def _wide(values: Any) -> list[Any]:
-    """Return values with the bfloat16 arrays among them in float32."""
+    """Return the values with bfloat16 arrays converted to float32."""
     return [value.astype(np.float32) if holds_bfloat16([value]) else value for value in values]

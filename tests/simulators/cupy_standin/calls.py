@@ -1,4 +1,4 @@
-"""The passage of every call: device arrays in, host arrays refused, NumPy run, device arrays out."""
+"""The wrapper of every function: converts device arrays, refuses host arrays, calls NumPy, returns device arrays."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from .state import STATE, UndefinedOnDeviceError, refuse_in_capture, synchronise
 
 @np.errstate(all="ignore")
 def quietly(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function without NumPy's floating-point warnings: a device gives none."""
+    """Call a function without NumPy's floating-point warnings, which a device does not give."""
     return function(*args, **kwargs)
 
 
 def to_host(value: Any) -> Any:
-    """Return what NumPy shall see of an argument: the memory behind device arrays, no host array ever."""
-    kind = type(value)
-    if kind is ndarray:
+    """Convert an argument for NumPy: device arrays to their memory; host arrays are refused."""
+    type_of_value = type(value)
+    if type_of_value is ndarray:
         return value._host
-    if kind is tuple or kind is list:
-        return kind([to_host(entry) for entry in value])
+    if type_of_value is tuple or type_of_value is list:
+        return type_of_value([to_host(entry) for entry in value])
     if isinstance(value, np.ndarray):
-        raise TypeError(f"Unsupported type {kind}")
+        raise TypeError(f"Unsupported type {type_of_value}")
     return value
 
 
 def _holds_array(value: Any) -> bool:
-    kind = type(value)
-    return kind is ndarray or ((kind is tuple or kind is list) and any(map(_holds_array, value)))
+    type_of_value = type(value)
+    return type_of_value is ndarray or (
+        (type_of_value is tuple or type_of_value is list) and any(map(_holds_array, value))
+    )
 
 
 def _refuse_plain_sequences(name: str, values: Any) -> None:
@@ -54,28 +56,28 @@ def _refuse_plain_sequences(name: str, values: Any) -> None:
 
 
 def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter]:
-    """Return the parameters that an entry of the list of names stands for."""
-    found = []
+    """Parse the parameters of an entry in the list of names."""
+    parameters = []
     for word in text.split():
-        bare = word.lstrip("=*")
+        name = word.lstrip("=*")
         if word.startswith("**"):
-            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_KEYWORD))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.VAR_KEYWORD))
         elif word.startswith("*"):
-            found.append(inspect.Parameter(bare, inspect.Parameter.VAR_POSITIONAL))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL))
         elif word.startswith("="):
-            found.append(inspect.Parameter(bare, inspect.Parameter.KEYWORD_ONLY, default=None))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
         else:
-            found.append(inspect.Parameter(bare, inspect.Parameter.POSITIONAL_OR_KEYWORD))
-    return found[1:] if skip_first else found
+            parameters.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    return parameters[1:] if skip_first else parameters
 
 
 def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the device that CuPy has as `name`, run by `function` on the host.
+    """Return CuPy's function `name`, computed by `function` on the host.
 
     Parameters
     ----------
     name : str
-        The name under which `rules` knows it.
+        Name of the function, as in `rules`.
     parameters : str
         CuPy's parameters; anything else is refused.
     function : callable
@@ -104,8 +106,8 @@ def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callabl
         host_args = [to_host(value) for value in args]
         host_kwargs = {key: to_host(value) for key, value in kwargs.items()} if kwargs else kwargs
         if needs_array and not (any(map(_holds_array, args)) or any(map(_holds_array, kwargs.values()))):
-            given = ", ".join(type(value).__name__ for value in args)
-            raise TypeError(f"cupy.{name}() wants a cupy.ndarray, given: {given or 'nothing'}")
+            given_types = ", ".join(type(value).__name__ for value in args)
+            raise TypeError(f"cupy.{name}() wants a cupy.ndarray, given: {given_types or 'nothing'}")
         if no_sequences:
             _refuse_plain_sequences(name, (*args, *kwargs.values()))
         if waits is not None and waits(args, kwargs):

@@ -1,4 +1,4 @@
-"""New arrays on the device, and the explicit passage between host and device."""
+"""New arrays on the device, and the explicit transfers between host and device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .array import SCALARS, ndarray, supported, wrap
 from .calls import to_host
 from .errors import ensure_usable
 from .memory import poison, reserve
-from .passage import count_upload
+from .transfers import count_upload
 
 
 def _sequence_of_arrays(obj: Any) -> bool:

@@ -1,8 +1,7 @@
-"""cuBLAS as a library: C functions by their names, which work on the stand-in device's memory.
+"""cuBLAS as a library of C functions, which operate on the stand-in device's memory.
 
-The functions are called through their C types, as those of ``libcublas.so`` are: each argument is converted as
-`ctypes` does it, addresses are addresses. What cuBLAS refuses is refused with its status. Memory outside of what was
-allocated on the device is a fault.
+The functions are called through `ctypes` like those of ``libcublas.so``, with addresses. Calls that cuBLAS refuses
+return its status. Memory outside of device allocations is a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .state import STATE, UndefinedOnDeviceError
 
 SUCCESS, NOT_INITIALIZED, ALLOC_FAILED, INVALID_VALUE = 0, 1, 3, 7
 EXECUTION_FAILED, NOT_SUPPORTED = 13, 15
-# C strings, which stay where they are
+# C strings, kept alive
 _NAMES = {
     status: ctypes.create_string_buffer(f"CUBLAS_STATUS_{name}".encode())
     for status, name in (
@@ -31,7 +30,7 @@ _NAMES = {
     )
 }
 
-# cudaDataType: what a number is stored as
+# storage dtype by cudaDataType
 _STORED = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
 _BFLOAT16 = 14
 _FAST_16BF, _TF32 = 75, 77
@@ -54,7 +53,7 @@ _TYPES = {
 
 @dataclass
 class Context:
-    """What a handle stands for."""
+    """The state of a handle."""
 
     stream: int = 0
     workspace: tuple[int, int] = (0, 0)
@@ -63,7 +62,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Gemm:
-    """One product, as it was asked for."""
+    """The arguments of one product."""
 
     operations: tuple[int, int]
     sizes: tuple[int, int, int]
@@ -80,13 +79,13 @@ class Library:
     Attributes
     ----------
     contexts : dict of int to Context
-        What handles stand for; empty where all have been destroyed.
+        State by handle; empty if all have been destroyed.
     products : list of Gemm
-        Every product that was accepted, in order.
+        All accepted products, in order.
     fails : dict of str to int
-        Status that a function returns instead of working, by its name.
+        Error status that a function returns, by its name.
     computes : bool
-        False: products are checked, and nothing is computed.
+        False: products are checked but not computed.
     """
 
     def __init__(self) -> None:
@@ -109,10 +108,10 @@ class Library:
     def _GetStatusName(self, status: int) -> int | None:
         return ctypes.addressof(_NAMES[status]) if status in _NAMES else None
 
-    def _Create(self, place: int) -> int:
+    def _Create(self, handle_address: int) -> int:
         self._made += 0x100
         self.contexts[self._made] = Context()
-        ctypes.c_void_p.from_address(place).value = self._made
+        ctypes.c_void_p.from_address(handle_address).value = self._made
         return SUCCESS
 
     def _Destroy(self, handle: int) -> int:
@@ -120,7 +119,7 @@ class Library:
 
     def _SetStream(self, handle: int, stream: int | None) -> int:
         context = self.contexts[handle]
-        context.stream, context.workspace = stream or 0, (0, 0)  # back to memory of the library's own
+        context.stream, context.workspace = stream or 0, (0, 0)  # resets the workspace to the library's own memory
         return SUCCESS
 
     def _SetWorkspace(self, handle: int, address: int, size: int) -> int:
@@ -161,14 +160,14 @@ class Library:
             return INVALID_VALUE
         if lda < max(1, shape_a[0]) or ldb < max(1, shape_b[0]) or ldc < max(1, m):
             return INVALID_VALUE
-        wide = type_c == 1
+        is_double = type_c == 1
         if len({type_a, type_b, type_c}) > 1 or type_c not in _STORED or compute not in _COMPUTE:
             return NOT_SUPPORTED
-        if wide != (compute == 70) or (compute in (_FAST_16BF, _TF32) and type_c != 0):
+        if is_double != (compute == 70) or (compute in (_FAST_16BF, _TF32) and type_c != 0):
             return NOT_SUPPORTED
-        scalar = ctypes.c_double if wide else ctypes.c_float
-        # scalars are read now, matrices when the product is made
-        factor, kept = scalar.from_address(alpha).value, scalar.from_address(beta).value
+        scalar = ctypes.c_double if is_double else ctypes.c_float
+        # scalars are read now, matrices when the product is computed
+        alpha_value, beta_value = scalar.from_address(alpha).value, scalar.from_address(beta).value
         matrices = [(a, shape_a, lda), (b, shape_b, ldb), (c, (m, n), ldc)]
         itemsize = np.dtype(_STORED[type_c]).itemsize
         if not _all_allocated(matrices, itemsize):
@@ -178,28 +177,28 @@ class Library:
                  context.workspace)
         )  # fmt: skip
 
-        def make() -> None:
+        def compute_product() -> None:
             if not self.computes:
                 return
             if not _all_allocated(matrices, itemsize):
-                raise UndefinedOnDeviceError("a graph is launched whose memory has been given back")
+                raise UndefinedOnDeviceError("a graph was launched whose memory has been freed")
             left, right, out = (_matrix(*matrix, type_c) for matrix in matrices)
-            left, right = (_numbers(factor, type_c).astype(_COMPUTE[compute]) for factor in (left, right))
+            left, right = (_numbers(alpha_value, type_c).astype(_COMPUTE[compute]) for alpha_value in (left, right))
             if compute == _FAST_16BF:
-                left, right = (_numbers(_stored(factor, _BFLOAT16), _BFLOAT16) for factor in (left, right))
-            product = factor * ((left.T if transa else left) @ (right.T if transb else right))
-            if kept:
-                product += kept * _numbers(out, type_c)
+                left, right = (_numbers(_stored(alpha_value, _BFLOAT16), _BFLOAT16) for alpha_value in (left, right))
+            product = alpha_value * ((left.T if transa else left) @ (right.T if transb else right))
+            if beta_value:
+                product += beta_value * _numbers(out, type_c)
             out[...] = _stored(product, type_c)
 
         graph = STATE.capture
         if graph is not None and graph._stream == context.stream:
             if context.workspace == (0, 0):
-                return NOT_SUPPORTED  # a graph would refer to memory of the library's own
-            graph._add(make)
+                return NOT_SUPPORTED  # a graph would refer to the library's own memory
+            graph._add(compute_product)
         else:
             with np.errstate(all="ignore"):
-                make()
+                compute_product()
         return SUCCESS
 
 
@@ -208,7 +207,7 @@ def _all_allocated(matrices: list[tuple[int, tuple[int, int], int]], itemsize: i
 
 
 def _allocated(address: int, size: int) -> bool:
-    """Tell whether all bytes of a range are one allocation's."""
+    """Return whether a range of bytes lies within one allocation."""
     for block in memory.known_blocks():
         start = block.__array_interface__["data"][0]
         if start <= address and address + size <= start + block.nbytes:
@@ -216,19 +215,19 @@ def _allocated(address: int, size: int) -> bool:
     return False
 
 
-def _matrix(address: int, shape: tuple[int, int], leading: int, kind: int) -> np.ndarray:
-    """Return column-major memory as an array of its own shape."""
-    (rows, columns), stored = shape, np.dtype(_STORED[kind])
+def _matrix(address: int, shape: tuple[int, int], leading: int, data_type: int) -> np.ndarray:
+    """Return a view of column-major memory as an array of shape (rows, columns)."""
+    (rows, columns), stored = shape, np.dtype(_STORED[data_type])
     buffer = (ctypes.c_char * (((columns - 1) * leading + rows) * stored.itemsize)).from_address(address)
     return np.ndarray(shape, stored, buffer, strides=(stored.itemsize, leading * stored.itemsize))
 
 
-def _numbers(stored: np.ndarray, kind: int) -> np.ndarray:
-    return (stored.astype(np.uint32) << 16).view(np.float32) if kind == _BFLOAT16 else stored
+def _numbers(stored: np.ndarray, data_type: int) -> np.ndarray:
+    return (stored.astype(np.uint32) << 16).view(np.float32) if data_type == _BFLOAT16 else stored
 
 
-def _stored(numbers: np.ndarray, kind: int) -> np.ndarray:
-    if kind != _BFLOAT16:
-        return numbers.astype(_STORED[kind])
+def _stored(numbers: np.ndarray, data_type: int) -> np.ndarray:
+    if data_type != _BFLOAT16:
+        return numbers.astype(_STORED[data_type])
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)

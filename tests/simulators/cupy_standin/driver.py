@@ -1,4 +1,4 @@
-"""``cupy.cuda.driver``: what CUDA's driver says about compiled kernels."""
+"""``cupy.cuda.driver``: attributes and launch limits of compiled kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from .architecture import MOST_REGISTERS, REGISTERS, WARP
+from .architecture import MAX_REGISTERS, REGISTERS, WARP
 from .errors import ensure_usable
 from .state import STATE
 
@@ -24,13 +24,13 @@ _EXPLANATIONS = {
     NOT_SUPPORTED: ("CUDA_ERROR_NOT_SUPPORTED", "operation not supported"),
 }
 
-MOST_THREADS = 1024  # of a block, on every architecture
-PLAIN_SHARED = 48 * 1024  # bytes of dynamic shared memory without asking for more
-ASSUMED_REGISTERS = 64  # of a thread, where nobody says what the compiler for the device takes
+MAX_THREADS = 1024  # per block, on every architecture
+DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory without opt-in
+ASSUMED_REGISTERS = 64  # per thread, if the device compiler's number is unknown
 
 
 class CUDADriverError(RuntimeError):
-    """An error of the CUDA driver; `hint` says what the stand-in saw, which a device would not."""
+    """An error of the CUDA driver; `hint` is the stand-in's explanation, which a device does not give."""
 
     def __init__(self, status: int, hint: str = "") -> None:
         self.status = status
@@ -43,16 +43,16 @@ CUDADriverError.__module__ = "cupy_backends.cuda.api.driver"
 
 @dataclass(frozen=True)
 class Attributes:
-    """What compiling found out about a kernel.
+    """Attributes of a compiled kernel.
 
     Attributes
     ----------
     threads : int
-        The most of a block by its launch bounds, 0 where it has none.
+        Maximum threads per block by its launch bounds, 0 without bounds.
     shared : int
         Bytes of static shared memory.
     registers : int
-        Of a thread, 0 where that is not known.
+        Registers per thread, 0 if unknown.
     """
 
     threads: int = 0
@@ -71,23 +71,25 @@ class Function:
         self.name = name
         self.ptr = next(_pointers)
         self.shared = attributes.shared
-        bound = attributes.threads or MOST_THREADS
-        # A compiler told of launch bounds leaves every thread of such a block its registers.
+        bound = attributes.threads or MAX_THREADS
+        # with launch bounds the compiler limits registers so that a block of this size fits
         fitting = REGISTERS // (-(-bound // WARP) * WARP) // 8 * 8
-        self.registers = attributes.registers or min(ASSUMED_REGISTERS, fitting, MOST_REGISTERS)
-        self.threads = min(bound, MOST_THREADS)
-        self.dynamic_shared = PLAIN_SHARED - self.shared
+        self.registers = attributes.registers or min(ASSUMED_REGISTERS, fitting, MAX_REGISTERS)
+        self.threads = min(bound, MAX_THREADS)
+        self.dynamic_shared = DEFAULT_SHARED - self.shared
         _functions[self.ptr] = self
 
     def allow_dynamic_shared(self, size: int) -> None:
-        """Let launches take up to `size` bytes of dynamic shared memory."""
-        most = STATE.architecture.shared_optin - self.shared
-        if not 0 <= size <= most:
-            raise CUDADriverError(INVALID_VALUE, f"kernel {self.name}: {size} bytes of dynamic shared memory of {most}")
+        """Allow launches with up to `size` bytes of dynamic shared memory."""
+        max_size = STATE.architecture.shared_optin - self.shared
+        if not 0 <= size <= max_size:
+            raise CUDADriverError(
+                INVALID_VALUE, f"kernel {self.name}: {size} bytes of dynamic shared memory of {max_size}"
+            )
         self.dynamic_shared = size
 
     def resident_blocks(self, threads: int, dynamic_shared: int) -> int:
-        """Return how many blocks are on a multiprocessor at once."""
+        """Return the number of blocks that can be resident on a multiprocessor."""
         if threads > self.threads or dynamic_shared > self.dynamic_shared:
             return 0
         return STATE.architecture.resident_blocks(threads, self.shared + dynamic_shared, self.registers)
@@ -108,23 +110,23 @@ class Function:
             )
         if cooperative and STATE.cooperative_refusal is not None:
             raise CUDADriverError(STATE.cooperative_refusal)
-        most = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
-        if cooperative and blocks > most:
-            # CuPy shrinks a one-dimensional grid with a warning: the kernel would compute a part, or wait forever
+        max_blocks = self.resident_blocks(threads, shared) * STATE.architecture.multiprocessors
+        if cooperative and blocks > max_blocks:
+            # CuPy shrinks a one-dimensional grid with a warning: the kernel would compute only a part, or deadlock
             raise CUDADriverError(
                 COOPERATIVE_LAUNCH_TOO_LARGE,
-                f"kernel {self.name}: {blocks} blocks of {threads} threads, {most} are on the device at once",
+                f"kernel {self.name}: {blocks} blocks of {threads} threads, {max_blocks} are on the device at once",
             )
 
 
 def occupancyMaxActiveBlocksPerMultiprocessor(func: int, blockSize: int, dynamicSMemSize: int) -> int:
-    """Return how many blocks of a kernel are on a multiprocessor at once."""
+    """Return the number of blocks of a kernel that can be resident on a multiprocessor."""
     ensure_usable()
     return _functions[func].resident_blocks(blockSize, dynamicSMemSize)
 
 
 def public() -> dict[str, Any]:
-    """Return what the module ``cupy_backends.cuda.api.driver`` holds."""
+    """Return the contents of the module ``cupy_backends.cuda.api.driver``."""
     return {
         "CUDADriverError": CUDADriverError,
         "occupancyMaxActiveBlocksPerMultiprocessor": occupancyMaxActiveBlocksPerMultiprocessor,

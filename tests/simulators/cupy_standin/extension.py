@@ -1,4 +1,4 @@
-"""Classes that CuPy compiles to extension types: nobody can replace their methods."""
+"""Classes that CuPy compiles to extension types, whose methods cannot be replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cupyx``: what CuPy offers beyond NumPy's names."""
+"""``cupyx``: functions of CuPy that NumPy does not have."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def errstate(
     invalid: None = None,
     linalg: str | None = None,
 ) -> Iterator[None]:
-    """Accept what CuPy accepts: a choice for linear algebra alone, whose errors always raise here."""
+    """Accept CuPy's only argument, for linear algebra; its errors always raise here."""
     if any(value is not None for value in (divide, over, under, invalid)):
         raise NotImplementedError
     yield

@@ -1,7 +1,7 @@
-"""``cupy.cuda.graph``: launches recorded while a stream captures, to be made again in one go.
+"""``cupy.cuda.graph``: launches recorded while a stream captures, to be replayed together.
 
-Only kernels of one's own are captured, and products that cuBLAS is asked for directly: what CuPy itself would launch
-cannot be made again here, and much of it (cuBLAS, new memory, transfers) a device refuses, too. All of it raises.
+Only launches of RawKernels and direct cuBLAS calls are captured. CuPy's own operations cannot be replayed here, and
+many of them (cuBLAS calls, allocations, transfers) fail on a device, too; all of them raise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .errors import ensure_usable
 
 
 class Graph:
-    """What a stream has captured."""
+    """The launches that a stream has captured."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream  # the address of the stream that captures
@@ -23,7 +23,7 @@ class Graph:
         self._launches.append(launch)
 
     def launch(self, stream: Any = None) -> None:
-        """Make all launches again, with the arguments they had."""
+        """Repeat all launches with their original arguments."""
         ensure_usable()
         for launch in self._launches:
             launch()

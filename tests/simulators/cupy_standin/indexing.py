@@ -1,4 +1,4 @@
-"""Reading and writing elements: the keys CuPy takes, and the two cases that a device leaves undefined."""
+"""Reading and writing elements: the keys that CuPy accepts, and the two cases that are undefined on a device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .state import UndefinedOnDeviceError, refuse_in_capture, synchronised
 
 
 def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]:
-    """Return the key for NumPy, whether it holds masks and whether it holds arrays of integers."""
+    """Return the key for NumPy, and whether it contains masks and arrays of integers."""
     entries = key if type(key) is tuple else (key,)
     host_entries = []
     masks = integers = False
     for entry in entries:
-        kind = type(entry)
-        if kind is array_class:
+        type_of_entry = type(entry)
+        if type_of_entry is array_class:
             entry = entry._host
             if entry.dtype.kind == "b":
                 masks = True
@@ -28,7 +28,7 @@ def _host_key(key: Any, array_class: type) -> tuple[tuple[Any, ...], bool, bool]
                 )
         elif isinstance(entry, np.ndarray | list | tuple):
             raise TypeError(
-                f"Unsupported type {kind} as an index of a cupy.ndarray: CuPy would copy it to the device "
+                f"Unsupported type {type_of_entry} as an index of a cupy.ndarray: CuPy would copy it to the device "
                 "unasked; move it with cupy.asarray()"
             )
         host_entries.append(entry)
@@ -42,7 +42,7 @@ def _fault(error: IndexError) -> BaseException:
 
 
 def select(host: np.ndarray, key: Any, array_class: type) -> Any:
-    """Return the chosen elements: a view for integers and slices, even of a single element, else a copy."""
+    """Return the selected elements: a view for integers and slices, even of a single element, otherwise a copy."""
     entries, masks, integers = _host_key(key, array_class)
     if not (masks or integers):
         return host[entries if any(entry is Ellipsis for entry in entries) else (*entries, ...)]
@@ -55,7 +55,7 @@ def select(host: np.ndarray, key: Any, array_class: type) -> Any:
 
 
 def assign(host: np.ndarray, key: Any, value: Any, array_class: type) -> None:
-    """Write a scalar or the memory of a device array to the chosen elements."""
+    """Write a scalar or the memory of a device array to the selected elements."""
     refuse_in_capture("an assignment to elements")
     entries, masks, integers = _host_key(key, array_class)
     if isinstance(value, np.ndarray) and value.size > 1:
@@ -71,7 +71,7 @@ def assign(host: np.ndarray, key: Any, value: Any, array_class: type) -> None:
 
 
 def _refuse_duplicates(host: np.ndarray, entries: tuple[Any, ...]) -> None:
-    """Raise where two of the written elements are the same one."""
+    """Raise if an element is written twice."""
     consumed = sum(entry is not None and entry is not Ellipsis for entry in entries)
     axis = 0
     arrays, sizes = [], []
@@ -94,7 +94,7 @@ def _refuse_duplicates(host: np.ndarray, entries: tuple[Any, ...]) -> None:
 
 
 def _refuse_overlap(target: np.ndarray, source: np.ndarray) -> None:
-    """Raise where CuPy copies with one plain memory copy between regions that overlap."""
+    """Raise if CuPy would use one memory copy between overlapping regions."""
     if (
         target.flags.c_contiguous
         and target.shape == source.shape

@@ -1,4 +1,4 @@
-"""Putting the stand-in in CuPy's place among Python's modules, and taking it out without a trace."""
+"""Installing the stand-in as the module ``cupy``, and restoring the previous modules."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Installation:
-    """What has to be put back when an installation ends."""
+    """The state that is restored when an installation ends."""
 
     def __init__(self, finder: _Finder) -> None:
         self.finder = finder
@@ -77,12 +77,12 @@ def _is_cupys(name: str) -> bool:
 
 
 def _take_out() -> dict[str, types.ModuleType]:
-    """Remove every module of CuPy, and what array-api-compat made of it or remembers about it."""
-    taken = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupys(name)}
+    """Remove CuPy's modules and array-api-compat's caches about CuPy; return the removed modules."""
+    removed = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupys(name)}
     if "array_api_compat" in sys.modules:
         vars(sys.modules["array_api_compat"]).pop("cupy", None)
     _forget_classes()
-    return taken
+    return removed
 
 
 def _put_back(modules: dict[str, types.ModuleType]) -> None:
@@ -92,7 +92,7 @@ def _put_back(modules: dict[str, types.ModuleType]) -> None:
 
 
 def _forget_classes() -> None:
-    """Clear array-api-compat's caches of which class belongs to which library."""
+    """Clear array-api-compat's caches of the library of each class."""
     helpers = sys.modules.get("array_api_compat.common._helpers")
     for function in vars(helpers).values() if helpers is not None else ():
         if hasattr(function, "cache_clear"):
@@ -107,9 +107,9 @@ def install(
     memory_limit: int | None = None,
     architecture: str = "sm_80",
 ) -> None:
-    """Let ``import cupy`` find the stand-in from now on, with every count at zero.
+    """Let ``import cupy`` find the stand-in from now on, with all counters at zero.
 
-    Installations nest: each hides the one before, and `uninstall` brings that one back as it was.
+    Installations nest: each hides the previous one, which `uninstall` restores.
 
     Parameters
     ----------
@@ -118,12 +118,12 @@ def install(
     driver : {"sufficient", "insufficient", "missing"}
         With the last two CuPy can be imported, but every use of a device fails.
     import_error : str, optional
-        The words with which importing CuPy fails, for instance
+        Message of the ImportError that importing CuPy raises, for instance
         ``"libcuda.so.1: cannot open shared object file: No such file or directory"``.
     memory_limit : int, optional
         Bytes of memory of the device; more raises ``cupy.cuda.memory.OutOfMemoryError``.
     architecture : str
-        What the devices are like, a key of `architecture.ARCHITECTURES`: their limits hold for every launch.
+        A key of `architecture.ARCHITECTURES`, whose limits apply to every launch.
 
     Raises
     ------
@@ -131,9 +131,9 @@ def install(
         For an unknown driver or a negative number.
     """
     if driver not in DRIVERS:
-        raise ValueError(f"driver {driver!r}: wanted one of {', '.join(DRIVERS)}")
+        raise ValueError(f"driver: expected one of {', '.join(DRIVERS)}, got {driver!r}")
     if device_count < 0:
-        raise ValueError(f"device_count {device_count}: wanted 0 or more")
+        raise ValueError(f"device_count: expected at least 0, got {device_count}")
     installation = _Installation(_Finder(import_error))
     STATE.reset()
     POOL.free_all_blocks()
@@ -153,7 +153,7 @@ def install(
 
 
 def uninstall() -> None:
-    """Take the latest installation out and put back what was there before it; without one, do nothing."""
+    """Remove the latest installation and restore the previous modules; without one, do nothing."""
     if not _installations:
         return
     installation = _installations.pop()
@@ -173,7 +173,7 @@ def installed(
     memory_limit: int | None = None,
     architecture: str = "sm_80",
 ) -> Iterator[types.ModuleType | None]:
-    """`install` for the length of a with block; gives the module ``cupy``, or None where importing fails."""
+    """Install the stand-in inside a ``with`` block; yields the module ``cupy``, or None if importing fails."""
     install(
         device_count=device_count,
         driver=driver,

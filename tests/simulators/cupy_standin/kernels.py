@@ -1,6 +1,6 @@
-"""``cupy.RawModule`` and ``cupy.RawKernel``: the seam through which a runner executes CUDA C++ on the host.
+"""``cupy.RawModule`` and ``cupy.RawKernel``, whose CUDA C++ is compiled and executed by a kernel runner on the host.
 
-Without a runner everything but compiling and launching works. `set_kernel_runner` registers one.
+Without a runner everything except compiling and launching works. `set_kernel_runner` registers one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .stream import get_current_stream
 
 
 class KernelRunner(Protocol):
-    """What compiles and executes kernels in place of NVRTC and the device."""
+    """Compiles and executes kernels in place of NVRTC and the device."""
 
     def compile(self, module: RawModule) -> None:
-        """Compile `module.code` with `module.options`; raise ``CompileException`` where that fails."""
+        """Compile `module.code` with `module.options`; raise ``CompileException`` if that fails."""
 
     def get_function(self, module: RawModule, name: str) -> Attributes | None:
-        """Raise where the module has no kernel of this name; say what the device will ask of a launch."""
+        """Return the attributes of a kernel; raise if the module has no kernel of this name."""
 
     def launch(
         self,
@@ -39,30 +39,32 @@ class KernelRunner(Protocol):
         shared_mem: int,
         stream: Any,
     ) -> None:
-        """Execute a kernel; `args` holds what was handed to CuPy, device arrays included."""
+        """Execute a kernel; `args` are the arguments passed to CuPy, including device arrays."""
 
 
 def set_kernel_runner(runner: KernelRunner | None) -> None:
-    """Register what executes kernels from now on; None leaves the stand-in without."""
+    """Set the kernel runner; None removes it."""
     STATE.kernel_runner = runner
 
 
-def _runner(wanted: str) -> KernelRunner:
+def _runner(purpose: str) -> KernelRunner:
     ensure_usable()
     if STATE.kernel_runner is None:
         raise RuntimeError(
-            f"{wanted}: the stand-in for CuPy has no kernel runner; register one with cupy_standin.set_kernel_runner()"
+            f"{purpose}: the stand-in for CuPy has no kernel runner; register one with cupy_standin.set_kernel_runner()"
         )
     return STATE.kernel_runner
 
 
-def _expect(name: str, value: Any, kind: type) -> None:
-    if value is not None and type(value) is not kind:
-        raise TypeError(f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})")
+def _expect(name: str, value: Any, expected_type: type) -> None:
+    if value is not None and type(value) is not expected_type:
+        raise TypeError(
+            f"Argument '{name}' has incorrect type (expected {expected_type.__name__}, got {type(value).__name__})"
+        )
 
 
 class RawModule(metaclass=ExtensionType):
-    """CUDA C++ source, compiled when something of it is first asked for."""
+    """CUDA C++ source, compiled at the first use of one of its kernels."""
 
     def __init__(
         self,
@@ -76,8 +78,8 @@ class RawModule(metaclass=ExtensionType):
         name_expressions: Any = None,
         jitify: Any = None,
     ) -> None:
-        for name, value, kind in (("code", code, str), ("path", path, str), ("options", options, tuple)):
-            _expect(name, value, kind)
+        for name, value, expected_type in (("code", code, str), ("path", path, str), ("options", options, tuple)):
+            _expect(name, value, expected_type)
         if (code is None) == (path is None):
             raise TypeError("Exactly one of `code` and `path` keyword arguments must be given.")
         self.code = code
@@ -167,7 +169,7 @@ class RawKernel(metaclass=ExtensionType):
 
     @property
     def attributes(self) -> dict[str, int]:
-        """What the driver tells of the kernel; -1 where only a device knows."""
+        """The driver's attributes of the kernel; -1 where only a device knows the value."""
         unknown = ("const_size_bytes", "local_size_bytes", "ptx_version", "cache_mode_ca")
         return {
             **dict.fromkeys((*unknown, "preferred_shared_memory_carveout"), -1),
@@ -202,7 +204,7 @@ class RawKernel(metaclass=ExtensionType):
 
 
 def _captured(value: Any) -> Callable[[], Any]:
-    """Return what gives an argument again at each launch of a graph, which keeps addresses and no memory."""
+    """Return a function that gives an argument for each launch of a graph, which keeps addresses but no memory."""
     if isinstance(value, np.ndarray):
         by_value = value.copy()
         return lambda: by_value
@@ -214,7 +216,7 @@ def _captured(value: Any) -> Callable[[], Any]:
     def array() -> ndarray:
         memory = owner()
         if memory is None:
-            raise UndefinedOnDeviceError("a graph is launched whose memory has been given back")
+            raise UndefinedOnDeviceError("a graph was launched whose memory has been freed")
         return ndarray(shape, dtype, pointer_to(memory) + offset, strides)
 
     return array

@@ -1,4 +1,4 @@
-"""``cupy.cuda.memory``: device memory is NumPy memory whose owners are known, counted and limited."""
+"""``cupy.cuda.memory``: device memory is NumPy memory whose owners are registered, counted and limited."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .extension import ExtensionType
 from .state import STATE, refuse_in_capture
 from .stream import get_current_stream
 
-UNIT = 512  # CuPy's pool hands out multiples of this
+UNIT = 512  # allocation granularity of CuPy's pool
 
 
 class OutOfMemoryError(MemoryError):
-    """The device, or the limit set on its pool, has no room for an allocation."""
+    """An allocation exceeds the device's memory or the limit of its pool."""
 
     def __init__(self, size: int, total: int, limit: int = 0) -> None:
         message = f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes"
@@ -60,7 +60,7 @@ def _require(size: int) -> None:
 
 
 def reserve(shape: Any, dtype: Any) -> None:
-    """Raise, before the host allocates anything, where the device has no room for such an array."""
+    """Raise, before the host allocates anything, if the device has too little memory for such an array."""
     ensure_usable()
     nbytes = np.dtype(dtype).itemsize
     for size in shape if isinstance(shape, tuple | list) else (shape,):
@@ -69,7 +69,7 @@ def reserve(shape: Any, dtype: Any) -> None:
 
 
 def register(host: np.ndarray) -> None:
-    """Note the memory of `host` as device memory, as a new allocation unless its owner is known."""
+    """Register the memory of `host` as device memory, as a new allocation unless its owner is registered."""
     owner = host if host.base is None else owner_of(host)
     key = id(owner)
     if key in _blocks:
@@ -103,7 +103,7 @@ def _released(block: _Block) -> None:
 
 
 def poison(host: np.ndarray) -> np.ndarray:
-    """Fill memory that nobody has written with values that show up in every result made from them."""
+    """Fill uninitialized memory with values that are visible in every result computed from them."""
     kind = host.dtype.kind
     if kind in "fc" or host.dtype.char == bfloat16.CHAR:
         host.fill(np.nan)
@@ -157,11 +157,11 @@ class MemoryPointer(metaclass=ExtensionType):
         self._array(size, np.uint8, None, "C").fill(value)
 
     def memset_async(self, value: int, size: int, stream: Any = None) -> None:
-        """Set `size` bytes to `value`; captured where the stream captures."""
+        """Set `size` bytes to `value`; captured if the stream captures."""
         do_or_capture(stream, lambda: self.memset(value, size))
 
     def copy_from_device_async(self, src: MemoryPointer, size: int, stream: Any = None) -> None:
-        """Copy `size` bytes from another place on the device; captured where the stream captures."""
+        """Copy `size` bytes from another address on the device; captured if the stream captures."""
 
         def copy() -> None:
             self._array(size, np.uint8, None, "C")[...] = src._array(size, np.uint8, None, "C")
@@ -169,8 +169,8 @@ class MemoryPointer(metaclass=ExtensionType):
         do_or_capture(stream, copy)
 
     def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
-        """Copy `size` bytes from an address on the host, now: the caller must not write there until it is done."""
-        refuse_in_capture("copying from the host")  # a graph would copy whatever is there when it is launched
+        """Copy `size` bytes from an address on the host immediately; on a device the copy is asynchronous."""
+        refuse_in_capture("copying from the host")  # a graph would copy the host memory's contents at launch
         STATE.counters.host_to_device_copies += 1
         STATE.counters.host_to_device_bytes += size
         address = mem if isinstance(mem, int) else mem.value
@@ -184,27 +184,27 @@ def pointer_to(host: np.ndarray) -> MemoryPointer:
     return MemoryPointer(block, host.__array_interface__["data"][0] - block.ptr if host.size else 0)
 
 
-def do_or_capture(stream: Any, work: Callable[[], None]) -> None:
-    """Do work on a stream, by default the current one, or add it to the graph that the stream captures."""
+def do_or_capture(stream: Any, operation: Callable[[], None]) -> None:
+    """Execute an operation, or add it to the graph if the stream (by default the current one) captures."""
     stream = get_current_stream() if stream is None else stream
     if stream.is_capturing():
-        stream._graph._add(work)
+        stream._graph._add(operation)
     else:
-        work()
+        operation()
 
 
 @contextlib.contextmanager
 def using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
-    """Ask `allocator` for all memory inside a with block; here it can only refuse, by raising."""
-    before, STATE.allocator = STATE.allocator, allocator
+    """Call `allocator` for every allocation inside a ``with`` block; here it can only refuse, by raising."""
+    previous, STATE.allocator = STATE.allocator, allocator
     try:
         yield
     finally:
-        STATE.allocator = before
+        STATE.allocator = previous
 
 
 class PinnedMemoryPointer(ctypes.Array):
-    """Memory of the host that a device copies from by itself; a buffer, as CuPy's."""
+    """Pinned host memory, a buffer like CuPy's."""
 
     _type_ = ctypes.c_char
     _length_ = 0
@@ -214,8 +214,8 @@ class PinnedMemoryPointer(ctypes.Array):
 def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
     """Allocate pinned memory of the host."""
     ensure_usable()
-    kind = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_type_": ctypes.c_char, "_length_": size})
-    pinned = kind()
+    pointer_type = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_type_": ctypes.c_char, "_length_": size})
+    pinned = pointer_type()
     pinned.ptr = ctypes.addressof(pinned)
     return pinned
 

@@ -1,4 +1,4 @@
-"""The methods of ``cupy.ndarray`` that compute: each goes through the same passage as a function."""
+"""The methods of ``cupy.ndarray`` that compute, wrapped in the same way as functions."""
 
 from __future__ import annotations
 

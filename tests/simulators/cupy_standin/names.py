@@ -1,8 +1,8 @@
-"""The names that CuPy 14.2 offers under NumPy's names, with CuPy's parameters.
+"""The functions of CuPy 14.2 that have NumPy's names, with CuPy's parameters.
 
 Parameters are separated by spaces: ``=name`` may be given by keyword only, ``*name`` takes any number.
-Left out: printing, files, polynomials, and functions that call back into Python. A test compares this list
-with a real CuPy where one can be imported.
+Omitted: printing, files, polynomials, and functions that call back into Python. A test compares this list
+with CuPy if it can be imported.
 """
 
 

@@ -1,4 +1,4 @@
-"""The modules ``cupy``, ``cupy.cuda``, ``cupy.linalg``, ... put together from the stand-in's parts."""
+"""The modules ``cupy``, ``cupy.cuda``, ``cupy.linalg``, ... assembled from the stand-in's parts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _functions(table: dict[str, str], source: Any) -> dict[str, Any]:
 
 
 def _backends(modules: dict[str, types.ModuleType]) -> dict[str, types.ModuleType]:
-    """Return the package below CuPy, through which alone some of the driver's calls are reached."""
+    """Return the modules of ``cupy_backends``, which has driver calls that ``cupy`` does not."""
     driver, runtime = modules["cupy.cuda.driver"], modules["cupy.cuda.runtime"]
     api = _module("cupy_backends.cuda.api", {"driver": driver, "runtime": runtime})
     cuda = _module("cupy_backends.cuda", {"api": api})

@@ -1,4 +1,4 @@
-"""``cupy.random``: seeded numbers on the device. They are NumPy's, so not those that CuPy would draw."""
+"""``cupy.random``: seeded numbers on the device. They are NumPy's, which differ from those that CuPy would draw."""
 
 from __future__ import annotations
 

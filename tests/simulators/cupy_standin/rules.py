@@ -1,4 +1,4 @@
-"""What NumPy cannot tell about CuPy's functions: which wait, which vary, which answer on the host."""
+"""Properties of CuPy's functions that NumPy's do not have: synchronization, nondeterminism, results on the host."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ HOST_RESULT = frozenset(
     """)
 )
 
-# New arrays in the layout that was asked for, or that the prototype has; all others are row-major.
+# New arrays in the requested layout, or in that of the prototype; all others are row-major.
 KEEPS_LAYOUT = frozenset(["full", "full_like", "ones", "ones_like", "zeros", "zeros_like"])
 
 # Meaningful without any device array among the arguments.
@@ -82,7 +82,7 @@ OPTIONAL_ARRAYS = frozenset(
     """)
 )
 
-# CuPy would copy a list of numbers to the device unasked, or fail in an obscure place.
+# CuPy would copy a list of numbers to the device implicitly, or fail with an obscure error.
 NO_PLAIN_SEQUENCES = frozenset(
     words("""
         allclose append array_equal array_equiv bincount choose compress copyto cross digitize dot

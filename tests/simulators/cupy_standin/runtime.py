@@ -1,4 +1,4 @@
-"""``cupy.cuda.runtime``: the CUDA runtime calls that a library asks before it trusts a device."""
+"""``cupy.cuda.runtime``: CUDA runtime calls about devices, memory and synchronization."""
 
 from __future__ import annotations
 

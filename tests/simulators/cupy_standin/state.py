@@ -1,4 +1,4 @@
-"""What the stand-in device knows and counts: one object, shared by every module of the stand-in."""
+"""The state and the counters of the stand-in device: one object, shared by every module of the stand-in."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SynchronisationForbiddenError(AssertionError):
 
 
 class NotCapturableError(RuntimeError):
-    """Something other than a launch of a kernel of one's own while a stream captures a graph."""
+    """An operation other than a RawKernel launch while a stream captures a graph."""
 
 
 class UndefinedOnDeviceError(AssertionError):
-    """A real device would go on in silence with a result that is wrong or differs from run to run.
+    """A device would silently continue with a result that is wrong or differs between runs.
 
-    Not an IndexError or ValueError on purpose: code that catches those would pass here and be wrong on a GPU.
+    Deliberately not an IndexError or ValueError: code that catches those would pass here and be wrong on a GPU.
     """
 
 
@@ -36,13 +36,13 @@ class Counters:
     Attributes
     ----------
     synchronisations : int
-        Times the host waited for the device, hidden waits inside CuPy's functions included.
+        Number of times that the host waited for the device, including implicit waits in CuPy's functions.
     host_to_device_copies, host_to_device_bytes, device_to_host_copies, device_to_host_bytes : int
-        Transfers. A zero-dimensional value goes to the device as a kernel argument, so it is none.
+        Transfers, except for zero-dimensional values, which are passed as kernel arguments.
     allocations, allocated_bytes : int
-        New arrays (views are none), each rounded up to the pool's unit of 512 bytes.
+        New arrays (not views), each rounded up to the pool's unit of 512 bytes.
     nondeterministic : list of str
-        Operations that a device performs with floating-point atomics, in an order that changes run to run.
+        Operations that a device performs with floating-point atomics, in an order that varies between runs.
     """
 
     synchronisations: int = 0
@@ -65,13 +65,13 @@ MEMORY_SIZE = 40 * 2**30
 
 
 class State:
-    """The configuration of the simulated machine and what is going on in it."""
+    """The configuration and the current state of the simulated machine."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Back to a healthy machine with one device and nothing counted."""
+        """Restore a working machine with one device and all counters at zero."""
         self.counters = Counters()
         self.device_count = 1
         self.current_device = 0
@@ -91,7 +91,7 @@ STATE = State()
 
 
 def refuse_in_capture(operation: str) -> None:
-    """Raise where a stream captures a graph."""
+    """Raise if a stream captures a graph."""
     if STATE.capture is not None:
         raise NotCapturableError(
             f"{operation} while a stream captures a graph: only launches of RawKernels are captured; cuBLAS, new "
@@ -100,7 +100,7 @@ def refuse_in_capture(operation: str) -> None:
 
 
 def synchronised(operation: str) -> None:
-    """Count one wait of the host for the device, or refuse it where waiting is forbidden."""
+    """Count one synchronization, or refuse it inside `forbid_synchronisation`."""
     refuse_in_capture(operation)
     STATE.counters.synchronisations += 1
     if STATE.forbidding:
@@ -111,7 +111,7 @@ def synchronised(operation: str) -> None:
 
 @contextlib.contextmanager
 def forbid_synchronisation() -> Iterator[None]:
-    """Raise `SynchronisationForbiddenError` wherever the host would wait for the device."""
+    """Raise `SynchronisationForbiddenError` whenever the host would wait for the device, inside a ``with`` block."""
     STATE.forbidding += 1
     try:
         yield

@@ -1,4 +1,4 @@
-"""``cupy.cuda.stream``: streams and events. Work is done at once, so they keep order by themselves."""
+"""``cupy.cuda.stream``: streams and events. Work is executed immediately, so its order is trivially preserved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Event:
         return True
 
     def record(self, stream: Stream | None = None) -> None:
-        """Note that the work given to the stream so far ends here."""
+        """Record the event after the work launched so far."""
         if self._time is not None:
             self._time = time.perf_counter()
 
@@ -57,7 +57,7 @@ class Stream:
         self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
     ) -> None:
         self.device_id = -1 if null or ptds else runtime.getDevice()
-        # one pointer stands for the default streams of all threads
+        # the per-thread default streams of all threads have the same pointer
         self.ptr = 0 if null else PER_THREAD if ptds else next(_pointers)
         self.is_non_blocking = non_blocking
         self._graph: Graph | None = None
@@ -132,7 +132,7 @@ def _stack() -> list[Stream]:
 
 
 class ExternalStream(Stream):
-    """A stream that another library made, known by its address."""
+    """A stream of another library, given by its address."""
 
     def __init__(self, ptr: int, device_id: int = -1) -> None:
         super().__init__(null=True)

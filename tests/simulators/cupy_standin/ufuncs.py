@@ -56,10 +56,10 @@ class ufunc:
         results = quietly(self._host, *inputs, out=host_outputs, **kwargs)
         if not isinstance(results, tuple):
             results = (results,)
-        given = tuple(
+        given_types = tuple(
             to_device(result) if value is None else value for value, result in zip(outputs, results, strict=True)
         )
-        return given if self.nout > 1 else given[0]
+        return given_types if self.nout > 1 else given_types[0]
 
     def outer(self, A: Any, B: Any, **kwargs: Any) -> Any:
         """Apply the function to all pairs."""

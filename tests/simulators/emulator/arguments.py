@@ -40,12 +40,12 @@ class Parameter:
 
 def parameters_of(words: Any) -> tuple[Parameter, ...]:
     """Read the words that a compiled kernel says of its parameters (``launch_stub.h``)."""
-    found = []
-    while words[len(found)]:
-        word = words[len(found)]
+    parameters = []
+    while words[len(parameters)]:
+        word = words[len(parameters)]
         target = word >> 16
-        found.append(Parameter(word >> 12 & 15, word & 0xFFF, target >> 12 & 15, target & 0xFFF))
-    return tuple(found)
+        parameters.append(Parameter(word >> 12 & 15, word & 0xFFF, target >> 12 & 15, target & 0xFFF))
+    return tuple(parameters)
 
 
 def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[np.ndarray]:
@@ -107,24 +107,24 @@ def _host_value(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value
-    for kind, as_numpy in ((bool, np.bool_), (int, np.int64), (float, np.float64), (complex, np.complex128)):
-        if isinstance(value, kind):
+    for python_type, as_numpy in ((bool, np.bool_), (int, np.int64), (float, np.float64), (complex, np.complex128)):
+        if isinstance(value, python_type):
             return as_numpy(value)
     raise TypeError(f"Unsupported type {type(value)}")
 
 
-def _serves(given: Parameter, wanted: Parameter) -> bool:
-    if given.size != wanted.size:
+def _serves(argument: Parameter, parameter: Parameter) -> bool:
+    if argument.size != parameter.size:
         return False
-    if wanted.kind != _POINTER:
-        return given.kind == wanted.kind or _CLASS in (given.kind, wanted.kind)
-    if given.kind != _POINTER:
+    if parameter.kind != _POINTER:
+        return argument.kind == parameter.kind or _CLASS in (argument.kind, parameter.kind)
+    if argument.kind != _POINTER:
         return False
-    if 0 in (given.target_size, wanted.target_size):
+    if 0 in (argument.target_size, parameter.target_size):
         return True
-    if wanted.target_kind == _CLASS:  # a half type, a vector of elements, or a structure
-        return wanted.target_size % given.target_size == 0
-    return (given.target_kind, given.target_size) == (wanted.target_kind, wanted.target_size)
+    if parameter.target_kind == _CLASS:  # a half type, a vector of elements, or a structure
+        return parameter.target_size % argument.target_size == 0
+    return (argument.target_kind, argument.target_size) == (parameter.target_kind, parameter.target_size)
 
 
 def address_of(value: Any) -> int:
@@ -138,8 +138,8 @@ def _bytes(value: Any) -> np.ndarray:
     if value is None or isinstance(value, MemoryPointer) or type(value) is ndarray:
         value = np.uint64(address_of(value))
     value = _host_value(value)
-    room = np.zeros(value.nbytes + 16, dtype=np.uint8)
-    start = -room.ctypes.data % 16
-    aligned = room[start : start + value.nbytes]
+    buffer = np.zeros(value.nbytes + 16, dtype=np.uint8)
+    start = -buffer.ctypes.data % 16
+    aligned = buffer[start : start + value.nbytes]
     aligned[:] = np.frombuffer(value.tobytes(), dtype=np.uint8)
     return aligned

@@ -1,4 +1,4 @@
-"""Compiling kernels for the CPU: the host's C++ compiler, once for every source and variant, kept by content."""
+"""Compiling kernels for the CPU by the host's C++ compiler, with a cache keyed by source, options and compiler."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ RUNTIME = HERE / "runtime"
 LANGUAGE = ("cuda_on_host.h", "half_types.h", "vector_types.h", "runtime/interface.h", "runtime/launch_stub.h")
 LIBRARY = ("api", "block", "fiber", "interface", "launch")
 
-#: Options of NVRTC that say nothing to a compiler for the CPU.
+#: Options of NVRTC that do not concern a compiler for the CPU.
 IGNORED = re.compile(r"--?(std=c\+\+\d\d|use_fast_math|(fmad|ftz)=(true|false)|lineinfo|generate-line-info)$")
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\b')
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 class BuildError(Exception):
-    """The compiler refuses a source; the message is its log."""
+    """A source does not compile; the message is the compiler's log."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compile kernels and the runtime.
+    """A set of compiler flags for kernels and the runtime.
 
     Attributes
     ----------
     name : str
-        In names of files.
+        Part of file names.
     kernel_flags, runtime_flags, program_flags : tuple of str
-        For a kernel, for the runtime, and for the program that replays launches under a sanitizer.
+        Flags for kernels, for the runtime, and for the program that replays launches under a sanitizer.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Variant:
 
 #: In this process: the compiler's own checks of alignment, null and declared bounds, reported by the runtime.
 PLAIN = Variant("plain", ("-fsanitize=alignment,null,bounds", "-fno-sanitize-recover=all"))
-#: AddressSanitizer and UBSan, in a process of their own.
+#: AddressSanitizer and UBSan, in a separate process.
 ADDRESS = Variant(
     "address",
     ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-fno-omit-frame-pointer", "-DEMULATED_ASAN"),
     ("-DEMULATOR_ASAN",),
     ("-fsanitize=address,undefined",),
 )
-#: ThreadSanitizer, in a process of its own.
+#: ThreadSanitizer, in a separate process.
 THREAD = Variant(
     "thread",
     ("-fsanitize=thread", "-g1", "-fno-omit-frame-pointer"),
@@ -66,19 +66,19 @@ SANITIZERS = (ADDRESS, THREAD)
 
 @functools.cache
 def compiler() -> str | None:
-    """Return the C++ compiler of this machine, GCC first: the sanitizers' fibers are known to work with it."""
+    """Return the C++ compiler of this machine; GCC is preferred, whose sanitizers support the runtime's fibers."""
     return next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
 
 
 @functools.cache
 def missing() -> str | None:
-    """Say what this machine lacks to run kernels on the CPU; None where nothing."""
+    """Return what this machine lacks for running kernels on the CPU, or None."""
     return None if compiler() else "no C++ compiler (g++) on this machine"
 
 
 @functools.cache
 def missing_sanitizer(variant: Variant) -> str | None:
-    """Say why a sanitizer's programs cannot be built and run here; None where they can."""
+    """Return why a sanitizer's programs cannot be built and run here, or None if they can."""
     if missing():
         return missing()
     with tempfile.TemporaryDirectory() as folder:
@@ -102,32 +102,32 @@ def entry_points(code: str) -> dict[str, str]:
     Returns
     -------
     dict of str
-        For every ``extern "C" __global__`` function the first of its launch bounds, an expression, or ``"0"``.
+        The first launch bound, an expression or ``"0"``, by the name of each ``extern "C" __global__`` function.
     """
     code = COMMENT.sub(" ", code)
-    found = {}
+    bounds_by_kernel = {}
     for start in KERNEL.finditer(code):
-        rest = code[start.end() :]
+        remainder = code[start.end() :]
         bounds = "0"
-        marked = re.match(r"\s*__launch_bounds__\s*\(", rest)
-        if marked:
-            depth, end = 1, marked.end()
+        launch_bounds = re.match(r"\s*__launch_bounds__\s*\(", remainder)
+        if launch_bounds:
+            depth, end = 1, launch_bounds.end()
             commas = []
             while depth:
-                depth += {"(": 1, ")": -1}.get(rest[end], 0)
-                if rest[end] == "," and depth == 1:
+                depth += {"(": 1, ")": -1}.get(remainder[end], 0)
+                if remainder[end] == "," and depth == 1:
                     commas.append(end)
                 end += 1
-            bounds = rest[marked.end() : commas[0] if commas else end - 1].strip()
-            rest = rest[end:]
-        name = re.match(r"\s*(\w+)\s*\(", rest)
+            bounds = remainder[launch_bounds.end() : commas[0] if commas else end - 1].strip()
+            remainder = remainder[end:]
+        name = re.match(r"\s*(\w+)\s*\(", remainder)
         if name:
-            found[name[1]] = bounds
-    return found
+            bounds_by_kernel[name[1]] = bounds
+    return bounds_by_kernel
 
 
 def macros(options: tuple[str, ...]) -> list[str]:
-    """Return the ``-D`` options among NVRTC's; raise for one that neither compiler would understand."""
+    """Return the ``-D`` options among NVRTC's; raise for an unknown option."""
     defined = []
     for option in options:
         if option.startswith("-D") and len(option) > 2:
@@ -138,12 +138,12 @@ def macros(options: tuple[str, ...]) -> list[str]:
 
 
 class BuildCache:
-    """Compiles into a folder and finds there what it has compiled before.
+    """Compiles into a folder, and reuses what has been compiled before.
 
     Parameters
     ----------
     folder : path
-        Kept from session to session: names of files are made from what is in them. Processes may share it.
+        Persistent folder, in which file names contain digests of the inputs. Processes may share it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -161,15 +161,15 @@ class BuildCache:
         return self._runtime(variant, (*LIBRARY, *own_checks, "replay"), "", flags)
 
     def kernel(self, code: str, options: tuple[str, ...], variant: Variant = PLAIN) -> Path:
-        """Compile a module's source; its entry points come with what calls them.
+        """Compile a module's source, together with stubs that call its entry points.
 
         Raises
         ------
         BuildError
             With the compiler's log.
         """
-        found = entry_points(preprocessed(code, macros(options)))
-        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in found.items())
+        kernels = entry_points(preprocessed(code, macros(options)))
+        stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in kernels.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
             *(
@@ -201,14 +201,14 @@ class BuildCache:
 
     def _runtime(self, variant: Variant, parts: tuple[str, ...], suffix: str, flags: tuple[str, ...]) -> Path:
         sources = [RUNTIME / f"{part}.cpp" for part in parts]
-        everything = [path.read_text() for path in sorted(RUNTIME.iterdir()) if path.suffix in (".h", ".cpp")]
-        common = ("-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", *variant.runtime_flags)
-        name = f"runtime-{variant.name}-{self._digest(*everything, *common, *parts, *flags)}{suffix}"
+        all_sources = [path.read_text() for path in sorted(RUNTIME.iterdir()) if path.suffix in (".h", ".cpp")]
+        common_flags = ("-std=c++17", "-O2", "-g1", "-fPIC", "-pthread", *variant.runtime_flags)
+        name = f"runtime-{variant.name}-{self._digest(*all_sources, *common_flags, *parts, *flags)}{suffix}"
 
         def build(target: Path) -> None:
             objects = [target.with_name(f"{target.name}-{path.stem}.o") for path in sources]
             for path, compiled in zip(sources, objects, strict=True):
-                _run([str(compiler()), *common, "-c", str(path), "-o", str(compiled)])
+                _run([str(compiler()), *common_flags, "-c", str(path), "-o", str(compiled)])
             _run([str(compiler()), "-pthread", *flags, *map(str, objects), "-ldl", "-o", str(target)])
 
         return self._make(name, build)
@@ -227,10 +227,10 @@ class BuildCache:
 
 
 def with_redzones(assembly: str) -> str:
-    """Put 64 bytes before and behind every thread-local variable of an assembly text.
+    """Insert 64 bytes before and after every thread-local variable of an assembly text.
 
-    AddressSanitizer leaves thread-local variables alone, and shared memory is made of them: the runtime forbids what
-    lies between the variables.
+    AddressSanitizer does not protect thread-local variables, which represent shared memory; the runtime poisons the
+    bytes between them.
     """
     lines, local = [], False
     for line in assembly.splitlines():
@@ -248,12 +248,12 @@ def with_redzones(assembly: str) -> str:
 def shared_variables(module: Path) -> list[tuple[str, int, int]]:
     """Return name, offset and size of every static shared variable in a compiled module's thread-local memory."""
     listing = _run(["readelf", "--wide", "--symbols", str(module)])
-    found = set()
+    variables = set()
     for line in listing.splitlines():
         words = line.split()
         if len(words) >= 8 and words[3] == "TLS" and words[6] != "UND":
-            found.add((words[7], int(words[1], 16), int(words[2], 0)))
-    return sorted(found, key=lambda variable: variable[1])
+            variables.add((words[7], int(words[1], 16), int(words[2], 0)))
+    return sorted(variables, key=lambda variable: variable[1])
 
 
 def shared_memory(module: Path) -> dict[str, int]:
@@ -277,12 +277,12 @@ def _version() -> str:
 
 
 def preprocessed(code: str, defined: list[str]) -> str:
-    """Expand a source's own macros, and leave CUDA's words as they are: names of kernels may depend on macros."""
+    """Expand a source's own macros, on which names of kernels may depend, but not CUDA's keywords."""
     return _run([str(compiler()), "-E", "-P", "-x", "c++", "-DCAPGPU_EMULATED", *defined, "-"], code)
 
 
 def _run(command: list[str], text: str | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BuildError(done.stderr)
-    return done.stdout
+    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise BuildError(process.stderr)
+    return process.stdout

@@ -1,4 +1,4 @@
-"""Broken copies of kernels, and what catches them.
+"""Broken copies of kernels, and the checks that must detect them.
 
 Every mutation must be detected by the checker that it names; otherwise the checks prove nothing.
 """
@@ -11,7 +11,7 @@ from simulators.emulator import build
 from simulators.emulator.recording import Recording, run_again
 from simulators.emulator.runner import Order
 
-#: Orders of threads and blocks that have no reason to suit a kernel.
+#: Orders of threads and blocks that expose dependencies on the order.
 ADVERSARIAL = (
     Order("breadth_first"),
     Order("reversed"),
@@ -31,13 +31,13 @@ class Mutation:
     Attributes
     ----------
     kernel : str
-        The kernel whose launches it spoils.
+        The kernel that the mutation breaks.
     name : str
-        What is broken.
+        Description.
     before, after : str
-        Text of the source, and what takes its place.
+        Text of the source, and its replacement.
     caught_by : str
-        ``results`` (other bits, in some order, or with poisoned memory), ``fault`` (the emulator's own checks),
+        ``results`` (different bits in some order, or with poisoned memory), ``fault`` (the emulator's own checks),
         ``address`` (AddressSanitizer and UBSan) or ``thread`` (ThreadSanitizer).
     """
 
@@ -46,38 +46,38 @@ class Mutation:
     before: str
     after: str
     caught_by: str
-    times: int = 1  # how often the text is in the source
+    times: int = 1  # number of occurrences of the text in the source
     dtype: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.name}"
 
     def apply(self, code: str) -> str:
-        """Return the broken source; raise where the text to be replaced is not there as often as it should."""
-        found = code.count(self.before)
-        if found != self.times:
-            raise ValueError(f"{self}: {self.before!r} is {found} times in the source, wanted {self.times}")
+        """Return the broken source; raise if the text does not occur the expected number of times."""
+        count = code.count(self.before)
+        if count != self.times:
+            raise ValueError(f"{self}: expected {self.before!r} {self.times} times in the source, got {count}")
         return code.replace(self.before, self.after)
 
 
 def finding(recorded: Recording, build_cache: build.BuildCache, checker: str, code: str | None = None) -> str:
-    """Return what a checker finds in a recorded launch.
+    """Return the report of a checker about a recorded launch.
 
     Parameters
     ----------
     recorded : Recording
-        The launch, with the results that it should have.
+        The launch, with its correct results.
     build_cache : BuildCache
-        Compiles.
+        Compiles the kernel.
     checker : str
-        One of the four.
+        One of the four checkers.
     code : str, optional
-        The source to run in place of the recorded one.
+        Source to run instead of the recorded one.
 
     Returns
     -------
     str
-        Empty where nothing is found.
+        The report; empty if the checker finds nothing.
     """
     if checker == THREAD:
         return run_again(recorded, build_cache, build.THREAD, (Order("random", 1),), code).finding
@@ -86,9 +86,9 @@ def finding(recorded: Recording, build_cache: build.BuildCache, checker: str, co
     outcome = run_again(recorded, build_cache, build.PLAIN, ADVERSARIAL, code)
     if checker == FAULT or outcome.finding:
         return outcome.finding
-    wrong = [
+    failing_orders = [
         f"{order.name} {order.seed}"
         for order, result in zip(ADVERSARIAL, outcome.results, strict=True)
         if result != recorded.result
     ]
-    return f"other results in the orders {', '.join(wrong)}" if wrong else ""
+    return f"other results in the orders {', '.join(failing_orders)}" if failing_orders else ""

@@ -1,7 +1,7 @@
-"""Launches recorded with the memory they found, to be run again: under a sanitizer, in another order, changed.
+"""Launches recorded with their memory, to be replayed under a sanitizer, in another order, or with changed source.
 
-A recording is run by a program of its own (``runtime/replay.cpp``), so that what a sanitizer stops, or a broken kernel
-destroys, is not the test session. Every array that a kernel is handed gets memory of exactly its size there.
+A recording is replayed by a separate program (``runtime/replay.cpp``), so that a sanitizer or a broken kernel cannot
+end or corrupt the test session. There every array argument has memory of exactly its size.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _SANITIZER_OPTIONS = {
 
 @dataclass(frozen=True)
 class Piece:
-    """A contiguous part of device memory: where it was, and what it held."""
+    """A contiguous part of device memory: its address and contents."""
 
     address: int
-    lead: int  # bytes between the last multiple of 512 and its beginning
+    lead: int  # offset of its start from a multiple of 512 bytes
     content: bytes
-    pointers: bool  # whether it may hold addresses of other pieces
+    pointers: bool  # whether it may contain addresses of other pieces
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A launch, the memory it started from and the memory it left.
+    """A launch with the memory before and after it.
 
     Attributes
     ----------
     launch : Launch
-        What was launched.
+        The launch.
     packed : tuple of bytes
-        The arguments, as the kernel reads them.
+        The arguments as the kernel reads them.
     pieces : tuple of Piece
         The memory before.
     result : bytes
-        The memory after, all pieces in a row.
+        The memory after, all pieces concatenated.
     """
 
     launch: Launch
@@ -67,12 +67,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of running a recording again.
+    """The result of replaying a recording.
 
     Attributes
     ----------
     finding : str
-        The report of a sanitizer, or the fault that the emulator found; empty where there was none.
+        The report of a sanitizer, or the fault that the emulator detected; empty if there was none.
     results : tuple of bytes
         The memory after each run, in the form of `Recording.result`.
     """
@@ -83,33 +83,33 @@ class Outcome:
 
 @contextlib.contextmanager
 def recording(
-    runner: EmulatorRunner, wanted: Callable[[Launch], bool] = lambda launch: True
+    runner: EmulatorRunner, selected: Callable[[Launch], bool] = lambda launch: True
 ) -> Iterator[list[Recording]]:
-    """Record the launches made in a ``with`` block, those that `wanted` picks.
+    """Record the launches of a ``with`` block for which `selected` returns True.
 
     Yields
     ------
     list of Recording
         Grows with every launch.
     """
-    found: list[Recording] = []
+    recordings: list[Recording] = []
 
     def observe(launch: Launch) -> Callable[[], None] | None:
-        if not wanted(launch):
+        if not selected(launch):
             return None
         parts = _parts(launch)
         packed = tuple(value.tobytes() for value in pack(launch.kernel, launch.parameters, launch.args))
         pieces = tuple(Piece(start, lead, memory.tobytes(), pointers) for start, lead, memory, pointers in parts)
 
         def finish() -> None:
-            after = b"".join(memory.tobytes() for _, _, memory, _ in parts)
-            found.append(Recording(replace(launch, args=()), packed, pieces, after))
+            result = b"".join(memory.tobytes() for _, _, memory, _ in parts)
+            recordings.append(Recording(replace(launch, args=()), packed, pieces, result))
 
         return finish
 
     runner.observers.append(observe)
     try:
-        yield found
+        yield recordings
     finally:
         runner.observers.remove(observe)
 
@@ -122,27 +122,27 @@ def run_again(
     code: str | None = None,
     timeout: float = 120,
 ) -> Outcome:
-    """Run a recording again, once for every order.
+    """Replay a recording, once for every order.
 
     Parameters
     ----------
     recorded : Recording
         The launch.
     build_cache : BuildCache
-        Compiles.
+        Compiles the kernel.
     variant : Variant
-        How the kernel is compiled.
+        Compiler flags.
     orders : sequence of Order
-        In which threads and blocks run.
+        Orders of threads and blocks.
     code : str, optional
-        Another source than the recorded one.
+        Source to run instead of the recorded one.
     timeout : float
-        Seconds after which the launch counts as one that hangs.
+        Seconds after which the launch counts as hanging.
 
     Returns
     -------
     Outcome
-        The first finding ends it.
+        Ends with the first finding.
     """
     launch = recorded.launch
     module = build_cache.kernel(launch.code if code is None else code, launch.options, variant)
@@ -155,21 +155,21 @@ def run_again(
         for order, result in zip(orders, results, strict=True):
             command += [str(ORDERS.index(order.name)), str(order.seed), str(result)]
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=timeout, env=_SANITIZER_OPTIONS
             )
         except subprocess.TimeoutExpired:
             return Outcome(f"still running after {timeout:g} seconds")
-        if done.returncode:
-            return Outcome(done.stderr.strip() or f"ended with status {done.returncode}")
+        if process.returncode:
+            return Outcome(process.stderr.strip() or f"ended with status {process.returncode}")
         return Outcome("", tuple(result.read_bytes() for result in results))
 
 
 def _parts(launch: Launch) -> list[tuple[int, int, np.ndarray, bool]]:
-    """Return the memory that a launch can reach: address, distance to a multiple of 512, bytes, whether of integers.
+    """Return the memory that a launch can access: address, offset from a multiple of 512, bytes, may contain pointers.
 
-    Arrays that overlap are one part. Addresses in structures, and in integers of 8 bytes on the device, lead to whole
-    allocations.
+    Overlapping arrays are merged. Addresses in structures, and in arrays of 8-byte integers on the device, refer to
+    whole allocations.
     """
     spans: list[tuple[int, int, np.ndarray, bool]] = []
     for value in launch.args:
@@ -188,16 +188,16 @@ def _parts(launch: Launch) -> list[tuple[int, int, np.ndarray, bool]]:
     parts: list[tuple[int, int, np.ndarray, bool]] = []
     for start, size, owner, pointers in sorted(spans, key=lambda span: span[:2]):
         if parts and start < parts[-1][0] + parts[-1][1]:
-            before = parts[-1]
-            parts[-1] = (before[0], max(before[1], start + size - before[0]), owner, before[3] or pointers)
+            previous = parts[-1]
+            parts[-1] = (previous[0], max(previous[1], start + size - previous[0]), owner, previous[3] or pointers)
         else:
             parts.append((start, size, owner, pointers))
-    found = []
+    memory_parts = []
     for start, size, owner, pointers in parts:
         base = owner.__array_interface__["data"][0]
         memory = np.ndarray(size, np.uint8, buffer=_flat(owner), offset=start - base)
-        found.append((start, (start - base) % 512, memory, pointers))
-    return found
+        memory_parts.append((start, (start - base) % 512, memory, pointers))
+    return memory_parts
 
 
 def _extent(host: np.ndarray) -> tuple[int, int]:
@@ -210,7 +210,7 @@ def _flat(owner: np.ndarray) -> np.ndarray:
 
 
 def _words(launch: Launch) -> Iterator[np.ndarray]:
-    """Look where addresses may be: in structures, and in device arrays of integers of 8 bytes."""
+    """Yield the words that may be addresses: in structures, and in device arrays of 8-byte integers."""
     for value in launch.args:
         if isinstance(value, np.ndarray):
             yield np.frombuffer(value.tobytes()[: value.nbytes // 8 * 8], dtype=np.uint64)
@@ -234,15 +234,15 @@ def _serialised(recorded: Recording, module: Path) -> bytes:
     return b"".join(out)
 
 
-def _addresses(holders: Sequence[bytes], pieces: Sequence[Piece]) -> bytes:
-    found = []
-    for holder, content in enumerate(holders):
+def _addresses(contents: Sequence[bytes], pieces: Sequence[Piece]) -> bytes:
+    addresses = []
+    for index, content in enumerate(contents):
         for position, (word,) in enumerate(struct.iter_unpack("<Q", content[: len(content) // 8 * 8])):
-            for number, piece in enumerate(pieces):
+            for piece_index, piece in enumerate(pieces):
                 if piece.address <= word < piece.address + max(1, len(piece.content)):
-                    found.append((holder, 8 * position, number, word - piece.address))
+                    addresses.append((index, 8 * position, piece_index, word - piece.address))
                     break
-    return _number(len(found)) + b"".join(struct.pack("<4Q", *address) for address in found)
+    return _number(len(addresses)) + b"".join(struct.pack("<4Q", *address) for address in addresses)
 
 
 def _number(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The stand-in's kernel runner: CuPy's modules and launches, carried out on the CPU."""
+"""The stand-in's kernel runner: compiles CuPy's modules for the CPU and executes launches there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MESSAGE = 1024
 
 
 class KernelFaultError(UndefinedOnDeviceError):
-    """A kernel did what CUDA leaves undefined, or would hang; the message names kernel, block, thread and line."""
+    """A kernel has undefined behaviour, or would hang; the message names kernel, block, thread and line."""
 
 
 class KernelNotFoundError(CUDADriverError):
@@ -33,14 +33,14 @@ class KernelNotFoundError(CUDADriverError):
 
 @dataclass(frozen=True)
 class Order:
-    """The order in which threads and blocks get to run.
+    """The order in which threads and blocks run.
 
     Attributes
     ----------
     name : str
         One of `ORDERS`.
     seed : int
-        Of the random one.
+        Seed of the random order.
     """
 
     name: str = "breadth_first"
@@ -62,7 +62,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch, as an observer sees it before it is made."""
+    """One launch, as passed to observers before it is executed."""
 
     code: str
     options: tuple[str, ...]
@@ -81,16 +81,16 @@ class EmulatorRunner:
     Parameters
     ----------
     folder : path
-        Where compiled code is kept.
+        Folder for compiled code.
 
     Attributes
     ----------
     order : Order
-        Of the launches that follow.
+        Order of threads and blocks in the following launches.
     at_once : int
-        Blocks that run at the same time, on as many cores.
+        Number of blocks that run concurrently.
     observers : list of callable
-        Called with every `Launch`; what one returns is called after the launch.
+        Called with every `Launch`; a callable returned by an observer is called after the launch.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,19 +103,19 @@ class EmulatorRunner:
 
     def compile(self, module: Any) -> None:
         try:
-            self._of(module)
+            self._compile(module)
         except build.BuildError as error:
             raise CompileException(str(error), module.code, "kernel.cu", module.options) from None
 
     def get_function(self, module: Any, name: str) -> Attributes:
-        compiled = self._of(module)
+        compiled = self._compile(module)
         if name not in compiled.parameters:
             words = self._runtime().emulator_signature(compiled.handle, name.encode())
             if not words:
                 raise KernelNotFoundError(name)
             compiled.parameters[name] = parameters_of(words)
         kernels = build.entry_points(module.code)
-        # what helpers declare counts for every kernel of the module, what other kernels declare does not
+        # shared memory declared by helper functions counts for every kernel of the module, that of other kernels not
         shared = sum(size for owner, size in compiled.shared.items() if owner == name or owner not in kernels)
         bounds = self._runtime().emulator_bounds(compiled.handle, name.encode())
         return Attributes(threads=bounds, shared=shared)
@@ -130,7 +130,7 @@ class EmulatorRunner:
         stream: Any,
     ) -> None:
         module = kernel.module
-        compiled = self._of(module)
+        compiled = self._compile(module)
         if max((*grid[1:], *block[1:], 1)) > 1:
             raise NotImplementedError(f"kernel {kernel.name}: grid {grid} of blocks {block}; only x is emulated")
         launch = Launch(
@@ -154,7 +154,7 @@ class EmulatorRunner:
     def _run(self, compiled: Compiled, launch: Launch, packed: list[np.ndarray]) -> None:
         pointers = (ctypes.c_void_p * max(1, len(packed)))(*(value.ctypes.data for value in packed))
         message = ctypes.create_string_buffer(_MESSAGE)
-        # a thread of the operating system costs more than a few small blocks
+        # starting a thread takes longer than a few small blocks
         at_once = self.at_once if self.order.name == "breadth_first" and launch.grid * launch.block >= 2048 else 1
         failed = self._runtime().emulator_launch(
             compiled.handle,
@@ -173,17 +173,17 @@ class EmulatorRunner:
         if failed:
             raise KernelFaultError(message.value.decode())
 
-    def _of(self, module: Any) -> Compiled:
+    def _compile(self, module: Any) -> Compiled:
         key = (module.code, module.options)
-        found = self._compiled.get(key)
-        if found is None:
+        compiled = self._compiled.get(key)
+        if compiled is None:
             path = self.build_cache.kernel(module.code, module.options)
             message = ctypes.create_string_buffer(_MESSAGE)
             handle = self._runtime().emulator_open(str(path).encode(), None, 0, message, _MESSAGE)
             if not handle:
                 raise build.BuildError(message.value.decode())
-            found = self._compiled[key] = Compiled(handle, build.shared_memory(path))
-        return found
+            compiled = self._compiled[key] = Compiled(handle, build.shared_memory(path))
+        return compiled
 
     def _runtime(self) -> Any:
         if self._library is None:

@@ -1,4 +1,4 @@
-"""Checks of recorded launches, as data, so that a test session can run all of them at once, on every core."""
+"""Checks of recorded launches as data, so that a test session can run all of them concurrently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SanitizerRun:
     Attributes
     ----------
     dtype, variant : str
-        Which kernel; `variant` may be its name alone, for the first of its variants.
+        The kernel; `variant` may be its name only, for the first of its variants.
     checker : str
         One of `simulators.emulator.mutations`.
     mutation : Mutation, optional
@@ -37,14 +37,14 @@ class SanitizerRun:
         return f"{self.mutation}-{self.checker}"
 
     def missing(self) -> str | None:
-        """Return what this machine lacks for the run, or None."""
+        """Return why the run is not possible on this machine, or None."""
         return build.missing_sanitizer(SANITIZERS[self.checker]) if self.checker in SANITIZERS else build.missing()
 
     def run(self, recordings: Sequence[Recording], build_cache: build.BuildCache) -> str:
-        """Return the first finding, empty where no launch has one."""
+        """Return the first finding, or an empty string."""
         for recorded in recordings:
             code = None if self.mutation is None else self.mutation.apply(recorded.launch.code)
-            found = finding(recorded, build_cache, self.checker, code)
-            if found:
-                return f"{recorded}: {found}"
+            report = finding(recorded, build_cache, self.checker, code)
+            if report:
+                return f"{recorded}: {report}"
         return ""

@@ -1,4 +1,4 @@
-"""The ways between a device array and the host: explicit ones, counted, and implicit ones, refused."""
+"""Conversions between device arrays and the host: explicit ones are counted, implicit ones refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def count_upload(host: np.ndarray) -> None:
         STATE.counters.host_to_device_bytes += host.nbytes
 
 
-class HostPassage:
-    """The part of ``cupy.ndarray`` that talks to the host."""
+class HostTransfers:
+    """The methods of ``cupy.ndarray`` that transfer data to or from the host."""
 
     __slots__ = ()
 
