@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,14 @@ def client(squares: Path) -> Iterator[Client]:
         service = Service(RunFolder(squares), Limits(max_bytes=200_000, max_pixels=1_000_000))
         with serving(create_app(service, allowed_hosts=["Box.example"])) as made:
             yield made
+
+
+@pytest.fixture
+def training(squares: Path, tmp_path: Path) -> Path:
+    """A run that is being trained: it has settings and a part of its record, and no model."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in squares.iterdir():
+        if file.is_file() and file.name not in ("model.safetensors", "history.jsonl", "summary.json"):
+            shutil.copy(file, folder)
+    return folder

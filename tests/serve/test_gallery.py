@@ -73,17 +73,6 @@ def test_pictures_are_sent_small(client: Any) -> None:
     assert Image.open(io.BytesIO(answer.content)).size == (320, 320)
 
 
-@pytest.fixture
-def training(squares: Path, tmp_path: Path) -> Path:
-    """A run that is being trained: it has settings and a part of its record, and no model."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for file in squares.iterdir():
-        if file.is_file() and file.name not in ("model.safetensors", "history.jsonl", "summary.json"):
-            shutil.copy(file, folder)
-    return folder
-
-
 def test_a_run_in_training_is_shown_and_captions_as_soon_as_it_has_a_model(training: Path, squares: Path) -> None:
     from capgpu.serve.app import create_app
     from capgpu.serve.service import Service

@@ -142,16 +142,16 @@ const noPreview = () => h("span", { class: "hint" }, "No preview");
 
 /** The sentence, and each word with its probability. */
 function describe(entry) {
-  const cell = (text, probability, kind) =>
+  const cell = (text, probability, kind, title) =>
     h(
       "li",
-      { class: kind },
+      { class: kind, title },
       h("span", { class: "word" }, text),
       bar(probability),
       h("span", { class: "value" }, percent(probability)),
     );
   const words = entry.words.map((word) => cell(word.text, word.probability, null));
-  if (entry.end !== null) words.push(cell("end", entry.end, "end"));
+  if (entry.end !== null) words.push(cell("end", entry.end, "end", "The sentence ends here"));
   return [
     h("p", { class: "sentence" }, entry.text || "(no words)"),
     h("ol", { class: "words", "aria-label": "Words with their probabilities" }, ...words),
@@ -170,6 +170,7 @@ function add(picture, name) {
   results.add(result);
   $("results").prepend(result.item);
   showList();
+  result.item.scrollIntoView({ block: "nearest" });
   schedule(result);
   return result;
 }
