@@ -1,4 +1,4 @@
-"""A small run that captions coloured squares, served on the plain backend. Tests skip without the extra ``serve``."""
+"""A small run that captions coloured squares, served on the plain backend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from oracles.commands import done
 from oracles.http import Client, serving
 from oracles.networks import tiny_network
 from oracles.squares import COLOURS, picture_file
-
-pytest.importorskip("starlette", reason="needs the extra serve")
-pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 
 @pytest.fixture(autouse=True)

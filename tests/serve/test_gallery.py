@@ -17,6 +17,8 @@ from capgpu.training.run_folder import RunFolder
 from oracles.http import serving
 from oracles.squares import picture_file
 
+pytest.importorskip("uvicorn")
+
 
 def gallery(client: Any, query: str = "") -> Any:
     for _ in range(200):

@@ -16,6 +16,8 @@ from oracles.http import Client, serving
 from oracles.squares import picture_file
 from tools.chromium import find_chromium, open_chromium
 
+pytest.importorskip("uvicorn")
+
 pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs playwright: pip install it"),
