@@ -144,7 +144,7 @@ def test_sliders_are_moved_by_keyboard(page: Page) -> None:
         temperature.focus()
         temperature.press("ArrowRight")
         temperature.press("ArrowRight")
-    item.get_by_role("list", name="Drawn captions, the most probable first").wait_for()
+    item.get_by_role("list", name="Captions, the most probable first").wait_for()
     assert page.page.get_by_role("radio", name="At random").is_checked()
     with page.page.expect_request(re.compile("seed=[1-9]")):
         page.page.get_by_role("button", name="Draw again").press("Enter")
