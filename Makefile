@@ -14,7 +14,7 @@ OUT ?= build/gpu-run
 SOURCES := capgpu kernels tests bench examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour test test-nightly test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo serve tour test test-nightly test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 	@$(BIN)/capgpu eval --run $(RUN) --split test --json $(RUN)/test.json --sheet $(RUN)/test.png
 	@echo
 	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
+
+serve: env ## Open the web page of the demo's run (make demo makes it; RUN=DIR for another, ARGS="--port 0")
+	$(BIN)/capgpu serve --run $(RUN) $(ARGS)
 
 tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictures (a minute)
 	$(BIN)/python examples/tour.py --out runs/tour

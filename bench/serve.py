@@ -2,7 +2,7 @@
 
 Starts ``capgpu serve`` and captions JPEG pictures of 640 x 640 pixels made from a split of the run: one client that
 sends the next picture when it has the captions of the last (one by one), and 50 such clients at the same time, with
-dynamic batching and, on a server with ``--batch-size 1``, without. Client and server share the machine's cores.
+dynamic batching and, on a server with ``--batch-size 1``, without. They take turns, and share the machine's cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 
 import capgpu
 from bench.machine import describe
-from bench.process import ROOT
+from bench.process import ROOT, wait_until_quiet
 from bench.report import table, write_atomically
 
 _SIDE = 640
@@ -42,6 +42,12 @@ class Load:
     batches: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     wall: float = 0.0
+
+    def add(self, other: Load) -> None:
+        self.seconds += other.seconds
+        self.batches += other.batches
+        self.errors += other.errors
+        self.wall += other.wall
 
     def quantile(self, fraction: float) -> float:
         ordered = sorted(self.seconds)
@@ -127,16 +133,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--requests", type=int, default=20, help="of each of the clients")
+    parser.add_argument("--requests", type=int, default=5, help="of each of the clients, in a round")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.md")
     args = parser.parse_args()
     loads: dict[str, Load] = {}
-    for name, options in (("batches of up to 32", ()), ("one picture a call", ("--batch-size", "1"))):
-        with server(args.run, *options) as port:
-            files = pictures(port)
+    quiet = 0
+    with server(args.run) as together, server(args.run, "--batch-size", "1") as alone:
+        files = pictures(together)
+        for port in (together, alone):
             measure(port, files, 4, 5)  # warm
-            loads[f"1 client, {name}"] = measure(port, files, 1, 4 * args.requests)
-            loads[f"{args.clients} clients, {name}"] = measure(port, files, args.clients, args.requests)
+        for _ in range(args.rounds):
+            for clients, port, name in (
+                (1, together, "1 client: one by one"),
+                (args.clients, together, f"{args.clients} clients, in batches of up to 32"),
+                (args.clients, alone, f"{args.clients} clients, one picture a call"),
+            ):
+                quiet += wait_until_quiet(2.0)
+                requests = args.requests * (4 if clients == 1 else 1)
+                loads.setdefault(name, Load()).add(measure(port, files, clients, requests))
     rows = []
     for name, load in loads.items():
         row = [name, str(len(load.seconds) + len(load.errors)), str(len(load.errors))]
@@ -160,7 +175,7 @@ def main() -> None:
         *table(["", ""], [[name, value] for name, value in facts.items()]),
         f"JPEG pictures of {_SIDE} x {_SIDE} pixels, a beam of 3 (three captions with the probability of each word), "
         "on the backend in force. A client sends its next picture when it has the captions of the last. Clients and "
-        "server share the cores.",
+        f"servers share the cores; the rows take turns. The cores were idle before {quiet} of {3 * args.rounds} turns.",
         "",
         *table(header, rows),
     ]

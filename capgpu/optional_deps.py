@@ -78,10 +78,20 @@ def _requirements(extra: str) -> list[str]:
 
         content = tomllib.loads(project.read_text(encoding="utf-8"))
         entries = content.get("project", {}).get("optional-dependencies", {}).get(extra, [])
-        return [entry.partition(";")[0].strip() for entry in entries]
+        return _without_own_extras([entry.partition(";")[0].strip() for entry in entries])
     try:
         entries = importlib.metadata.requires("capgpu") or []
     except importlib.metadata.PackageNotFoundError:
         return [f"capgpu[{extra}]"]
     marker = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
-    return [entry.partition(";")[0].strip() for entry in entries if marker.search(entry.partition(";")[2])]
+    own = [entry.partition(";")[0].strip() for entry in entries if marker.search(entry.partition(";")[2])]
+    return _without_own_extras(own)
+
+
+def _without_own_extras(entries: list[str]) -> list[str]:
+    """Replace extras of capgpu, which no registry has, by their requirements."""
+    found: list[str] = []
+    for entry in entries:
+        own = re.fullmatch(r"capgpu\[([\w,-]+)\]", entry)
+        found += [entry] if own is None else [line for name in own[1].split(",") for line in _requirements(name)]
+    return found

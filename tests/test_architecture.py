@@ -33,6 +33,7 @@ LAYERS = (
     ("captioner", "parameters", "model_base", "model"),
     ("captions", "solver", "training", "decode", "data", "evaluation", "vision", "interchange", "report"),
     "trained",
+    "serve",
     "cli",
 )
 #: Modules that handle the model's arrays, and therefore compute with no library of arrays by name.
@@ -173,6 +174,17 @@ def test_heavy_libraries_are_imported_inside_functions():
         if other.split(".")[0] in HEAVY or other.startswith("capgpu.kernels.cpu")
     ]
     assert eager_imports == []
+
+
+def test_only_the_server_imports_its_framework():
+    named = {
+        name
+        for name, tree in sources().items()
+        if {other.split(".")[0] for other in everywhere(tree)} & {"starlette", "uvicorn"}
+    }
+    assert named == {name for name in named if name.startswith("capgpu.serve.")}
+    hasty = {name for name in sources() if any(other.startswith("capgpu.serve") for other in reached_from(name))}
+    assert hasty == {name for name in hasty if name.startswith("capgpu.serve")}  # the command imports it in a function
 
 
 def test_code_of_the_models_arrays_names_no_array_library():

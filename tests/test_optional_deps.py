@@ -38,6 +38,8 @@ def test_the_command_to_install_is_that_of_the_installation_where_there_is_no_ch
     monkeypatch.setattr("importlib.metadata.requires", lambda name: stored)
     assert install_command("vision") == "pip install 'onnx>=1.16'"
     assert install_command("h5") == "pip install 'h5py>=3'"
+    stored.append("capgpu[vision,h5]; extra == 'all'")
+    assert install_command("all") == "pip install 'onnx>=1.16' 'h5py>=3'"
 
 
 def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, tmp_path):

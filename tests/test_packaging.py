@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Distributions whose module has another name.
 MODULES = {"pillow": "PIL"}
-#: What code may import without the package asking for it: PyPI has a CuPy for each CUDA, and who asks for PyTorch's
-#: tensors has PyTorch.
-EXTRAS = {"cupy", "torch"}
+#: What code may import without the package asking for it: PyPI has a CuPy for each CUDA, who asks for PyTorch's
+#: tensors has PyTorch, and the command imports capgpu.serve where the packages of its extra are.
+EXTRAS = {"cupy", "torch", "starlette", "uvicorn"}
 
 
 #: The environment without folders where modules would be found that are not installed.

@@ -31,6 +31,8 @@ DEFAULT_TESTS = (
     "tests/kernels/test_top_k.py",
     "tests/layers/test_course_values.py",
     "tests/report",
+    "tests/serve/test_captions.py",
+    "tests/serve/test_requests.py",
     "tests/standin/test_standin.py",
     "tests/vision/test_preprocessing.py",
 )

@@ -46,7 +46,7 @@ def main() -> None:
         with open_chromium(viewport=_VIEWPORT, color_scheme=scheme) as browser:
             page = browser.new_page()
             page.goto(options.address)
-            _caption_samples(page, (4, 2))
+            _caption_samples(page, (5, 1))
             page.mouse.move(0, 0)
             page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             page.wait_for_timeout(300)

@@ -136,22 +136,15 @@ class LossCurve:
         if self._last.get("kind") != "end":
             return "training", None
         reason = str(self._last.get("reason"))
-        if reason == "finished":
-            return "finished", None
+        if reason in ("finished", "stopped"):
+            return reason, None
         return ("interrupted", None) if reason in ("interrupted", "KeyboardInterrupt") else ("failed", reason)
 
     def _single_steps(self, per_epoch: float | None) -> list[Point]:
-        """Return the losses of minibatches in nats per word: the record has sums over the words of a caption."""
-        first = next((record for record in self._epochs if record.get("train_loss")), None)
-        if first is None or per_epoch is None:
+        if per_epoch is None:
             return []
-        words = float(first["loss"]) / float(first["train_loss"])
-        every = -(-len(self._steps) // _MAX_POINTS)
-        shown = self._steps[:: max(every, 1)]
-        return _points(
-            (record["step"] / per_epoch, None if record.get("loss") is None else record["loss"] / words)
-            for record in shown
-        )
+        every = max(-(-len(self._steps) // _MAX_POINTS), 1)
+        return _points((record["step"] / per_epoch, record.get("train_loss")) for record in self._steps[::every])
 
 
 def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) -> float | None:

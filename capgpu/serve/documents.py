@@ -145,7 +145,10 @@ class Point(TypedDict):
 class Curve(TypedDict):
     """The losses of a run, and how far it is."""
 
-    state: Literal["waiting", "training", "finished", "interrupted", "failed"]
+    state: Annotated[
+        Literal["waiting", "training", "finished", "stopped", "interrupted", "failed"],
+        "waiting: there is no record yet; stopped: finished before its last epoch on purpose.",
+    ]
     reason: Annotated[str | None, "Of a run that failed."]
     epoch: Annotated[int, "Epochs done."]
     epochs: Annotated[int, "Epochs in total."]

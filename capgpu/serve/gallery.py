@@ -1,7 +1,8 @@
 """The pictures of a split with the model's captions beside the reference captions.
 
 The captions of a split are computed once per model, in parts, by the thread that owns the model and when no request
-waits; until then a gallery says how far it is. Searching and ordering need no model.
+waits, and compared with the references by another; until then a gallery says how far it is. Searching and ordering need
+no model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -78,6 +79,7 @@ class GalleryPages:
         self._lock = threading.Lock()
         self._picture_lock = threading.Lock()  # Pillow's warnings are filtered for the whole process
         self._splits: dict[str, _SplitCaptions] = {}
+        self._judges = ThreadPoolExecutor(1, "capgpu-serve-gallery")
         self._picture = lru_cache(_CACHED_PICTURES)(self._draw)
 
     @property
@@ -211,27 +213,32 @@ class GalleryPages:
             captions = self._splits.get(split)
             if captions is None or captions.version != version:
                 captions = self._splits[split] = _SplitCaptions(version)
-            if captions.entries is None:
-                if captions.task is not None and captions.task.done():
-                    captions.task.result()  # raises what it failed with
-                if captions.task is None or captions.task.done():
-                    captions.task = self._run_when_idle(lambda: self._caption_part(split, captions))
-                return None, len(captions.captions) / max(count, 1)
-            return captions.entries, 1.0
+            if captions.task is None:
+                captions.task = self._run_when_idle(lambda: self._caption_part(split, captions))
+            elif captions.task.done():
+                captions.task.result()  # raises what it failed with
+            return captions.entries, len(captions.captions) / max(count, 1)
 
     def _caption_part(self, split: str, captions: _SplitCaptions) -> None:
         """Caption the next part of a split, and plan the one after it; called by the thread of the model."""
         features = self._dataset.features(split)
         done = len(captions.captions)
         captions.captions += self._captioner.caption_features(features[done : done + _PART])
-        if len(captions.captions) < len(features):
-            with self._lock:
+        with self._lock:
+            if len(captions.captions) < len(features):
                 captions.task = self._run_when_idle(lambda: self._caption_part(split, captions))
-        else:
-            captions.entries = self._judge(split, captions.captions)
+            else:
+                captions.task = self._judges.submit(self._judge, split, captions)
 
-    def _judge(self, split: str, captions: Sequence[str]) -> list[_Entry]:
-        """Compare captions with the references."""
+    def close(self) -> None:
+        """Stop comparing; called after the thread of the model has ended."""
+        self._judges.shutdown(cancel_futures=True)
+
+    def _judge(self, split: str, captions: _SplitCaptions) -> None:
+        """Compare all captions of a split with the references."""
+        captions.entries = self._compared(split, captions.captions)
+
+    def _compared(self, split: str, captions: Sequence[str]) -> list[_Entry]:
         from capgpu.evaluation.match import match_caption
 
         truths = self._dataset.truths(split)

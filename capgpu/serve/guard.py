@@ -12,6 +12,7 @@ Web pages of other sites cannot use the server through the user's browser:
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -116,7 +117,8 @@ def _is_address(name: str) -> bool:
 
 
 def _request_line(scope: Scope) -> str:
-    """Return method, path and query of a request, percent-encoded as they were sent: no control characters."""
+    """Return method, path and query of a request as they were sent, without control characters."""
     path = scope.get("raw_path") or scope["path"].encode("ascii", "backslashreplace")
     query = b"?" + scope["query_string"] if scope["query_string"] else b""
-    return f"{scope['method']} {(path + query).decode('ascii', 'backslashreplace')}"
+    target = (path + query).decode("ascii", "backslashreplace")
+    return f"{scope['method']} {re.sub('[^ -~]', '?', target)}"

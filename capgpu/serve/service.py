@@ -114,3 +114,5 @@ class Service:
     def close(self) -> None:
         """Stop computing; requests that wait fail."""
         self.batcher.close()
+        if self._gallery is not None:
+            self._gallery.close()

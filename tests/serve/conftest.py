@@ -1,8 +1,9 @@
-"""A small run that captions coloured squares, served on the plain backend. Tests skip without the extra ``serve``."""
+"""A small run that captions coloured squares, served on the plain backend."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,6 @@ from oracles.commands import done
 from oracles.http import Client, serving
 from oracles.networks import tiny_network
 from oracles.squares import COLOURS, picture_file
-
-pytest.importorskip("starlette", reason="needs the extra serve")
-pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +56,14 @@ def client(squares: Path) -> Iterator[Client]:
         service = Service(RunFolder(squares), Limits(max_bytes=200_000, max_pixels=1_000_000))
         with serving(create_app(service, allowed_hosts=["Box.example"])) as made:
             yield made
+
+
+@pytest.fixture
+def training(squares: Path, tmp_path: Path) -> Path:
+    """A run that is being trained: it has settings and a part of its record, and no model."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in squares.iterdir():
+        if file.is_file() and file.name not in ("model.safetensors", "history.jsonl", "summary.json"):
+            shutil.copy(file, folder)
+    return folder

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("starlette")
+
 from capgpu.serve.batching import Batcher
 from capgpu.serve.problems import RequestError
 

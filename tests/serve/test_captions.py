@@ -17,6 +17,8 @@ from PIL import Image
 import capgpu
 from oracles.squares import picture_file
 
+pytest.importorskip("uvicorn")
+
 PNG = {"Content-Type": "image/png"}
 
 

@@ -17,6 +17,8 @@ from capgpu.training.run_folder import RunFolder
 from oracles.http import serving
 from oracles.squares import picture_file
 
+pytest.importorskip("uvicorn")
+
 
 def gallery(client: Any, query: str = "") -> Any:
     for _ in range(200):
@@ -71,17 +73,6 @@ def test_pictures_are_sent_small(client: Any) -> None:
     answer = client.get(item["picture"])
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (320, 320)
-
-
-@pytest.fixture
-def training(squares: Path, tmp_path: Path) -> Path:
-    """A run that is being trained: it has settings and a part of its record, and no model."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for file in squares.iterdir():
-        if file.is_file() and file.name not in ("model.safetensors", "history.jsonl", "summary.json"):
-            shutil.copy(file, folder)
-    return folder
 
 
 def test_a_run_in_training_is_shown_and_captions_as_soon_as_it_has_a_model(training: Path, squares: Path) -> None:

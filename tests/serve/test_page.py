@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import importlib.util
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oracles.http import Client
+from oracles.http import Client, serving
 from oracles.squares import picture_file
 from tools.chromium import find_chromium, open_chromium
+
+pytest.importorskip("uvicorn")
 
 pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium"),
@@ -141,7 +144,7 @@ def test_sliders_are_moved_by_keyboard(page: Page) -> None:
         temperature.focus()
         temperature.press("ArrowRight")
         temperature.press("ArrowRight")
-    item.get_by_role("list", name="Drawn captions, the most probable first").wait_for()
+    item.get_by_role("list", name="Captions, the most probable first").wait_for()
     assert page.page.get_by_role("radio", name="At random").is_checked()
     with page.page.expect_request(re.compile("seed=[1-9]")):
         page.page.get_by_role("button", name="Draw again").press("Enter")
@@ -168,7 +171,7 @@ def test_a_bad_picture_is_explained_where_it_would_be(
 def test_the_gallery_is_searched_and_ordered(page: Page) -> None:
     page.page.get_by_role("link", name="Gallery").click()
     cards = page.page.get_by_role("list", name="Pictures").locator("li")
-    page.page.get_by_text("8 of 8 pictures shown").wait_for()
+    page.page.get_by_text("8 of 8 pictures shown.").wait_for()
     assert "no such thing as this <b> picture </b>" in cards.nth(0).inner_text()  # the worst, as text
     page.page.get_by_label("Search").fill("red square")
     page.page.get_by_text("2 of 2 pictures shown").wait_for()
@@ -195,6 +198,32 @@ def test_the_curve_is_read_by_keyboard_and_as_a_table(page: Page) -> None:
     assert page.page.locator("#chart-readout").inner_text().startswith("Epoch 40, training ")
     page.page.get_by_text("All epochs as a table").click()
     assert page.page.get_by_role("row").count() == 41
+
+
+def test_the_curve_grows_while_the_run_is_trained(browser: Any, training: Path, squares: Path) -> None:
+    from capgpu.serve.app import create_app
+    from capgpu.serve.service import Service
+    from capgpu.training.run_folder import RunFolder
+
+    lines = (squares / "history.jsonl").read_text().splitlines(keepends=True)
+    half = next(i for i, line in enumerate(lines) if '"kind": "epoch"' in line and '"epoch": 20' in line) + 1
+    record = training / "history.jsonl"
+    record.write_text("".join(lines[:half]))
+    with serving(create_app(Service(RunFolder(training)))) as client, browser.new_page() as page:
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        page.locator("#model-missing").filter(has_text="when training has finished").wait_for()
+        page.get_by_role("link", name="Training (in progress)").click()
+        page.get_by_role("status").filter(has_text="Training").wait_for()
+        page.locator(".tile").filter(has_text="20of 40").wait_for()
+        before = page.locator(".line.training").get_attribute("d")
+        record.write_text("".join(lines))
+        page.get_by_role("status").filter(has_text="Finished").wait_for()
+        page.locator(".tile").filter(has_text="40of 40").wait_for()
+        after = page.locator(".line.training").get_attribute("d")
+        assert (before.count("L"), after.count("L")) == (19, 39)
+        shutil.copy(squares / "model.safetensors", training)
+        page.get_by_role("link", name="Captions").click()
+        page.get_by_role("button", name="Caption test picture 0").wait_for()
 
 
 def test_colours_follow_the_system_and_the_choice(page: Page) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from oracles.squares import picture_file
 
+pytest.importorskip("uvicorn")
+
 PNG = {"Content-Type": "image/png"}
 
 

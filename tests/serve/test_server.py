@@ -19,6 +19,8 @@ from oracles.commands import refused, run
 from oracles.http import Client
 from oracles.squares import picture_file
 
+pytest.importorskip("uvicorn")
+
 CLIENTS = 50
 
 
@@ -89,7 +91,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    refused(run("serve", "--run", squares), "[serve]'")
+    refused(run("serve", "--run", squares), "pip install 'starlette>=")
 
 
 def test_other_machines_are_announced() -> None:

@@ -61,8 +61,8 @@ export class Chart {
     const width = this.container.clientWidth;
     if (!curve || width === 0) return;
     const points = [...curve.training_steps, ...curve.training, ...curve.validation];
-    if (!curve.training.length && !curve.validation.length) {
-      this.container.replaceChildren(h("p", { class: "hint center" }, "The curve begins with the first finished epoch."));
+    if (!points.length) {
+      this.container.replaceChildren(h("p", { class: "hint center" }, "The curve begins with the first steps of training."));
       return;
     }
     const losses = points.map((point) => point.loss);

@@ -5,7 +5,7 @@ import { $, count, debounced, h } from "./dom.js";
 
 const PAGE = 48;
 const WORD = /[\p{L}\p{M}\p{N}][\p{L}\p{M}\p{N}'’-]*/gu;
-const MARKS = { right: ["✓", "word for word"], near: ["≈", "right name, other variant"], wrong: ["✗", "other words"] };
+const MARKS = { right: ["✓", "word for word"], near: ["≈", "other variant"], wrong: ["✗", "other words"] };
 
 let run = null;
 let shown = 0;
@@ -45,7 +45,7 @@ function card(item, baseNames) {
         { class: "entry-mark" },
         h("i", { class: `mark ${item.match}`, "aria-hidden": "true" }, sign),
         h("span", {}, label),
-        item.score === null ? null : h("span", { class: "score", title: "CIDEr-D relative to the best reference" }, item.score.toFixed(2)),
+        item.score === null ? null : h("span", { class: "score" }, `score ${item.score.toFixed(2)}`),
       ),
       h("p", { class: "entry-caption" }, ...compared(item.caption || "(no words)", item.references)),
       ...references.map((text) => h("p", { class: "entry-reference" }, h("span", {}, "Reference"), " ", text)),
@@ -99,7 +99,7 @@ async function load(fresh) {
   const rest = page.found - shown;
   $("more").hidden = rest <= 0;
   $("more").textContent = `Show ${Math.min(rest, PAGE)} more`;
-  $("gallery-status").textContent = page.found === 0 ? "No caption or reference has these words." : `${shown.toLocaleString("en")} of ${count(page.found, "picture")} shown`;
+  $("gallery-status").textContent = page.found === 0 ? "No caption or reference has these words." : `${shown.toLocaleString("en")} of ${count(page.found, "picture")} shown. Score: CIDEr-D relative to that of the best reference.`;
   if (!fresh && cards.length) {
     cards[0].tabIndex = -1;
     cards[0].focus();

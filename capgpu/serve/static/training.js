@@ -17,6 +17,7 @@ const STATES = {
   waiting: "Training has not started",
   training: "Training",
   finished: "Finished",
+  stopped: "Stopped early",
   interrupted: "Interrupted",
   failed: "Failed",
 };
