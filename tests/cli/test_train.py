@@ -76,7 +76,7 @@ def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
     )
     start = read_history(folder / "history.jsonl")[0]
     assert (start["update_rule"], start["schedule"], start["batch_size"]) == ("sgd", "constant", 600)
-    assert start["optim_config"]["learning_rate"] == 0.5
+    assert start["optim_config.learning_rate"] == 0.5
     assert start["group_by_length"] is True
 
 
