@@ -84,8 +84,8 @@ class _Command(click.Group):
 def main(ctx: click.Context, debug: bool) -> None:
     """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
 
-    CAPGPU_BACKEND selects the backend: numpy, cpu, cuda, a list in order of preference such as cuda,cpu, or auto (the
-    default).
+    CAPGPU_BACKEND selects the backend: numpy, cpu (or numba), cuda (or gpu), a list in order of preference such as
+    cuda,cpu, or auto (the default).
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
