@@ -90,6 +90,6 @@ def test_tune_needs_a_gpu_and_proposes_no_other_backend(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(capgpu.array_libraries, "_import_cupy", no_cupy)
     result = run("tune")
-    refused(result, "CuPy is not installed. Install it with: pip install 'capgpu[cuda13]' (CUDA 13)")
+    refused(result, "CuPy is not installed. Install it with: pip install 'cupy-cuda13x[ctk]")
     assert "without a GPU there is nothing to tune" in result.stderr
     assert "CAPGPU_BACKEND" not in result.stderr
