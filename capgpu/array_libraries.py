@@ -176,8 +176,8 @@ def _device_problem(runtime: Any, error: Exception) -> str:
             )
         return (
             f"backend 'cuda': the NVIDIA driver is too old: it serves CUDA {_cuda_version(version)}, the "
-            f"installed CuPy needs CUDA {required}. Update the driver, or install the extra of an older CUDA "
-            f"(capgpu[cuda12]). CuPy's message: {message}"
+            f"installed CuPy needs CUDA {required}. Update the driver, or install the CuPy of an older CUDA: "
+            f"{install_command('cuda12')}. CuPy's message: {message}"
         )
     if "NoDevice" in message:
         return (

@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import capgpu
 from capgpu.cli import main
+from capgpu.training.run_folder import RunFolder
+from capgpu.vision import open_encoder
+from oracles.networks import tiny_network
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +22,19 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
 
 
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with a picture and with a run, of a tiny model and network."""
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder("runs/demo")
+    run.start({"data": "gone"})
+    words = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "cat", "face"])}
+    capgpu.CaptioningRNN(words, 5, 4, 6, "lstm", seed=2).save(run.path)
+    open_encoder(tiny_network(tmp_path / "tiny.onnx"), output="pooled").save(run.path)
+    Image.new("RGB", (9, 7), "orange").save("cat.png")
+
+
+@pytest.mark.usefixtures("demo")
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = re.sub(r"(hidden|wordvec)_dim=\d+", r"\1_dim=16", re.sub(r"num_epochs=\d+", "num_epochs=1", code))

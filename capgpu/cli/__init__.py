@@ -113,8 +113,8 @@ def main(ctx: click.Context, debug: bool) -> None:
     """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
 
     Captioners are trained on pictures with captions, into a run folder; the other commands read it. CAPGPU_BACKEND, or
-    --backend of a command, says where to compute: numpy, cpu (compiled kernels), cuda (a GPU), a list in order of
-    preference such as cuda,cpu, or auto, the default: the GPU where there is one.
+    --backend of a command, says where to compute: numpy, cpu (or numba; compiled kernels), cuda (or gpu), a list in
+    order of preference such as cuda,cpu, or auto, the default: the GPU where there is one.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

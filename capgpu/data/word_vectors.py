@@ -53,7 +53,7 @@ def load_word_vectors(path: str | os.PathLike[str], words: Iterable[str]) -> dic
     >>> from capgpu.data.word_vectors import load_word_vectors
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "glove.txt")
-    ...     _ = path.write_text("the 0.1 0.2\\ncat 0.5 -1.0\\n")
+    ...     _ = path.write_text("the 0.1 0.2\ncat 0.5 -1.0\n")
     ...     load_word_vectors(path, ["cat", "dog"])
     {'cat': array([ 0.5, -1. ], dtype=float32)}
     """

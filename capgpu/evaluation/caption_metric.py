@@ -24,7 +24,7 @@ class CaptionMetric:
     Parameters
     ----------
     names : sequence of str
-        Of ``"BLEU-1"`` to ``"BLEU-4"``, ``"ROUGE-L"``, ``"CIDEr"``.
+        Of ``"BLEU-1"`` to ``"BLEU-4"``, ``"ROUGE-L"`` and ``"CIDEr"``.
     split : str
         The split.
     count : int

@@ -161,7 +161,8 @@ def test_a_solver_trains_it_stops_and_goes_on_with_the_same_bits(tmp_path):
     whole = solver(num_epochs=6)
     whole.train()
     assert whole.val_loss_history[-1] < whole.val_loss_history[0]
-    solver(num_epochs=6, checkpoint=tmp_path, callbacks=[stop_in_third_epoch]).train()
+    with pytest.raises(KeyboardInterrupt):
+        solver(num_epochs=6, checkpoint=tmp_path, callbacks=[stop_in_third_epoch]).train()
     resumed = solver(num_epochs=6, checkpoint=tmp_path, resume=True)
     assert resumed.epoch == 3
     resumed.train()

@@ -21,6 +21,7 @@ from oracles.snapshots import frozen
 
 def dataset(count, seed=0):
     features, captions = batch(seed, count)
+    captions[:, 0] = WORDS["<START>"]
     return {
         "train_captions": captions,
         "train_features": features,

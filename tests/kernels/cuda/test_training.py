@@ -54,6 +54,7 @@ def batch(V, N, T, D, dtype, seed=0):
     random = np.random.default_rng(seed)
     captions = random.integers(1, V, (N, T + 1))
     captions[np.arange(T + 1) > random.integers(2, T + 1, (N, 1))] = 0
+    captions[:, 0] = 1  # START
     return random.standard_normal((N, D)).astype(dtype), captions
 
 
