@@ -13,7 +13,7 @@ from bench import stats
 from bench.bars import MEMORY_BAR, Standing, standing
 from bench.fresh import FirstCall
 from bench.measure import Measurement, Record
-from bench.workloads import DROPOUT, split_job
+from bench.workloads import DROPOUT, SIZES, describe_size, parse_size, split_job
 
 COLUMNS = (
     "size", "cell", "job", "competitor", "status", "median_ms", "min_ms", "iqr_ms", "samples", "rounds",
@@ -23,6 +23,7 @@ SUMMARY = (
     "size", "cell", "job", "ours", "fastest peer", "ratio", "bar", "limit", "ratio", "bar", "quiet rounds", "clears",
 )  # fmt: skip
 MIB = 2**20
+PARTS_TITLE = "## Parts of a step, ms"
 
 
 @dataclass
@@ -210,6 +211,8 @@ def markdown(results: Results) -> str:
         ["", ""],
         [[name, f"`{value}`" if name == "command" else value] for name, value in results.machine.items()],
     )
+    lines += ["Sizes; `S1:T=8` is S1 with one extent changed.", ""]
+    lines += table(["size", "extents"], [[name, describe_size(size, every=True)] for name, size in SIZES.items()])
     standings = [(measurement, standing(measurement.records)) for measurement in results.measurements]
     timed = [(breakdown, result) for breakdown, result in standings if result is not None]
     with_dropout = [(breakdown, result) for breakdown, result in timed if split_job(result.ours.job)[1]]
@@ -233,7 +236,7 @@ def markdown(results: Results) -> str:
     ]
     lines += table(SUMMARY, [summary_row(breakdown, result) for breakdown, result in without_dropout])
     if results.breakdowns:
-        lines += ["## Parts of a step, ms", "", "![](breakdown.png)", ""]
+        lines += [PARTS_TITLE, "", "![](breakdown.png)", ""]
         parts = list(dict.fromkeys(part for breakdown in results.breakdowns.values() for part in breakdown))
         rows = [[part, *(number(breakdown.get(part)) for breakdown in results.breakdowns.values())] for part in parts]
         lines += table(["part", *results.breakdowns], rows)
@@ -261,6 +264,8 @@ def detail_section(measurement: Measurement) -> list[str]:
     first = measurement.records[0]
     lines = [
         f"### {first.size} {first.cell} {first.job}",
+        "",
+        f"{describe_size(parse_size(first.size), every=True).capitalize()}.",
         "",
         f"{measurement.rounds} rounds, {measurement.quiet_rounds} of them with other processes at rest.",
         "",

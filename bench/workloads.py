@@ -101,6 +101,12 @@ def parse_size(text: str) -> Size:
     return dataclasses.replace(SIZES[base], **extents, name=text)
 
 
+def describe_size(size: Size, *, every: bool = False) -> str:
+    """Return a size in the field's terms: ``"batch 64, hidden 512, vocabulary 1,004"``, or `every` extent."""
+    text = f"batch {size.N}, hidden {size.H}, vocabulary {size.V:,}"
+    return f"{text}, {size.T} time steps, word vectors {size.W}, features {size.D}" if every else text
+
+
 def caption_lengths(rng: np.random.Generator, count: int, steps: int) -> NDArray[np.int64]:
     """Draw (count,) caption lengths in tokens, including START and END, distributed like COCO's."""
     lengths = np.rint(rng.normal(10.5, 2.4, size=count)).astype(np.int64)

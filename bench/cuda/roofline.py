@@ -19,9 +19,10 @@ from typing import Any
 from bench.cuda import cudnn, ours
 from bench.cuda.devices import BARRIER_US, DEVICES, LAUNCH_US, Device
 from bench.cuda.parts import Extents, Part, extents, total
+from bench.plots import save
 from bench.process import ROOT
 from bench.report import write_atomically
-from bench.workloads import CELLS, SIZES, make_workload
+from bench.workloads import CELLS, SIZES, describe_size, make_workload
 
 __all__ = ["PATHS", "main", "paths"]
 
@@ -200,15 +201,13 @@ def plot(path: Path) -> None:
             y += 0.6
         axes.set_yticks(ticks, labels, fontsize=7)
         axes.invert_yaxis()
-        axes.set_title(f"{size}, {cell}", fontsize=10)
+        axes.set_title(f"{cell.upper()}: {describe_size(SIZES[size])}", fontsize=9)
         axes.set_xlim(0, 1.18 * longest)
         axes.set_xlabel("microseconds (floor, nothing kept in cache)", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
     figure.suptitle("Floors of a training step: computed from counts and makers' peaks, NOT measured")
     figure.legend(loc="outside lower center", ncols=len(kinds), fontsize=9)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_atomically(path, data.getvalue())
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

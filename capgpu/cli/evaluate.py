@@ -36,7 +36,7 @@ _GROUPS = {
 _EXAMPLES = (
     ("Score the split test", "capgpu eval runs/demo"),
     (
-        "Decode with a beam of 5, and draw the best, the median and the worst captions",
+        "Decode with a beam of 5, and draw the best, typical and worst captions",
         "capgpu eval runs/demo --beam 5 --ranked-sheet best-and-worst.png",
     ),
     (
@@ -52,9 +52,9 @@ _EXAMPLES = (
 @click.option("--split", default="test", help="Split to evaluate: train, val, test or unseen.")
 @click.option("--json", "json_file", type=_FILE, help="Write scores and captions to this file.")
 @click.option("--results", type=_FILE, help="Write the model's captions to this file, in COCO's results format.")
-@click.option("--sheet", type=_FILE, help="Draw captioned pictures, evenly spaced in the split, to this PNG.")
-@click.option("--ranked-sheet", type=_FILE, help="Draw the best, the median and the worst captions to this PNG.")
-@click.option("--sheet-count", type=Count(), default=48, help="Number of pictures per sheet.")
+@click.option("--sheet", type=_FILE, help="Draw captioned pictures, evenly spaced in the split: a .png, .jpg or .webp.")
+@click.option("--ranked-sheet", type=_FILE, help="Draw the best, typical and worst captions: a .png, .jpg or .webp.")
+@click.option("--sheet-count", type=Count(), default=18, help="Number of pictures per sheet.")
 @generation_options
 @java_options
 @backend_option
@@ -76,13 +76,13 @@ def evaluate(
     of the features. Pictures without a true caption are captioned, but not scored.
     """
     from capgpu.evaluation.split_evaluation import evaluate_split
-    from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet
-    from capgpu.report.png import check_png_name
+    from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet, scores_title
+    from capgpu.report.image_file import check_image_name
 
     run = RunFolder(folder)
     for file in (sheet, ranked_sheet):
         if file is not None:
-            check_png_name(file)
+            check_image_name(file)
     check_writable(json_file, results, sheet, ranked_sheet, inputs=run.files())
     settings = run.settings()
     use_backend_option(backend)
@@ -100,11 +100,12 @@ def evaluate(
     if results is not None:
         write_coco_results(results, dataset.image_ids(split), evaluation.model_captions)
         click.echo(f"Captions in COCO's format: {results}")
+    captions, title = evaluation.model_captions, scores_title(evaluation)
     if sheet is not None:
-        draw_spaced_sheet(sheet, dataset, split, evaluation.model_captions, sheet_count)
+        draw_spaced_sheet(sheet, dataset, split, captions, sheet_count, title=title)
         click.echo(f"Contact sheet: {sheet}")
     if ranked_sheet is not None:
-        draw_ranked_sheet(ranked_sheet, dataset, split, evaluation.model_captions, sheet_count)
+        draw_ranked_sheet(ranked_sheet, dataset, split, captions, sheet_count, title=title)
         click.echo(f"Ranked contact sheet: {ranked_sheet}")
 
 

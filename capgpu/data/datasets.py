@@ -28,6 +28,8 @@ __all__ = ["DATASETS", "Dataset", "open_dataset"]
 
 #: Replaces <UNK> in true captions of data without texts. No model generates it.
 _UNKNOWN_WORD = "<unknown>"
+#: Longer side of a photograph for display, in pixels: of one twice as long as high, half fills a contact sheet's card.
+_PHOTOGRAPH_SIZE = 384
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Dataset:
     thumbnail : callable or None
         ``thumbnail(split, image) -> numpy.ndarray`` of uint8, shape (height, width, 3): the picture, for display. It
         raises ValueError for a split without pictures.
+    photographs : bool
+        Whether the pictures are photographs, which may be cropped for display.
     tokenize : callable
         Splits a caption into words.
     encoder : callable or None
@@ -62,6 +66,7 @@ class Dataset:
     notes: Mapping[str, str] = field(default_factory=dict)
     base_name: Callable[[str], str] | None = None
     thumbnail: Callable[[str, int], npt.NDArray[np.uint8]] | None = None
+    photographs: bool = False
     tokenize: Callable[[str], list[str]] = tokenize
     encoder: Callable[[], PictureEncoder] | None = None
     encoder_folder: Path | None = None
@@ -149,6 +154,7 @@ def _open_prepared(folder: Path) -> Dataset:
         thumbnail=partial(_thumbnail_of_file, data)
         if any(f"{split}_files" in data for split in splits_of(data))
         else None,
+        photographs=True,
         tokenize=TOKENIZERS[manifest.tokens],
         encoder=load_encoder if manifest.encoder else None,
         encoder_folder=folder if manifest.encoder else None,
@@ -165,7 +171,7 @@ def _thumbnail_of_file(data: Mapping[str, Any], split: str, image: int) -> npt.N
     files = data.get(f"{split}_files")
     if files is None:
         raise InvalidValueError(f"{split}: expected a split with picture files to draw, got features only.")
-    return thumbnail(files[image])
+    return thumbnail(files[image], _PHOTOGRAPH_SIZE, fit="inside")
 
 
 #: The functions that open the named data sets.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ __all__ = ["thumbnail"]
 THUMBNAIL_SIZE = 128
 
 
-def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.NDArray[np.uint8]:
+def thumbnail(
+    path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE, *, fit: Literal["pad", "inside"] = "pad"
+) -> npt.NDArray[np.uint8]:
     """Read a picture as a thumbnail.
 
     Parameters
@@ -23,11 +26,14 @@ def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.N
         A picture file in one of the common formats, with at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
     size : int
         Height and width of the result, in pixels.
+    fit : {"pad", "inside"}
+        Whether white is added to make it square, or its longer side has `size`.
 
     Returns
     -------
     numpy.ndarray of uint8, shape (size, size, 3)
-        The picture in RGB with its aspect ratio, on a white background.
+        The picture in RGB with its aspect ratio, on a white background. For ``"inside"``, width or height may be
+        smaller.
 
     Raises
     ------
@@ -40,7 +46,7 @@ def thumbnail(path: str | os.PathLike[str], size: int = THUMBNAIL_SIZE) -> npt.N
 
     try:
         with strict_pillow():
-            return load_picture(path, size, fit="pad", background="white")
+            return load_picture(path, size, fit=fit, background="white")
     except Exception as error:  # Pillow raises exceptions of any type for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -1,11 +1,11 @@
-"""Which pictures of a split to show: evenly spaced, or the best, median and worst."""
+"""Which pictures of a split to show: evenly spaced, or the best, typical and worst."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["best_median_worst", "linspace_indices"]
+__all__ = ["best_typical_worst", "linspace_indices"]
 
 
 def linspace_indices(total: int, count: int) -> list[int]:
@@ -27,8 +27,11 @@ def linspace_indices(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def best_median_worst(values: npt.NDArray[np.floating], count: int) -> dict[str, list[int]]:
-    """Return the indices of the largest, the median and the smallest values.
+def best_typical_worst(values: npt.NDArray[np.floating], count: int) -> dict[str, list[int]]:
+    """Return the indices of the largest values, of those nearest to the mean, and of the smallest.
+
+    Where many captions have the same score, often the best possible one, the median is among them and shows nothing
+    new; the mean is not. Of equal values evenly spaced ones are chosen: neighbours are often alike.
 
     Parameters
     ----------
@@ -40,13 +43,23 @@ def best_median_worst(values: npt.NDArray[np.floating], count: int) -> dict[str,
     Returns
     -------
     dict of str to list of int
-        ``"best"``, ``"median"`` and ``"worst"``: disjoint lists in order of decreasing values, empty if N is too small.
+        ``"best"``, ``"typical"`` and ``"worst"``: disjoint lists in order of decreasing values; for small N the last
+        to be filled, ``"typical"``, is empty.
     """
-    order: list[int] = np.argsort(-values, kind="stable").tolist()
-    third = max(min(count, len(order)) // 3, 1)
-    middle = max((len(order) - third) // 2, third)
-    return {
-        "best": order[:third],
-        "median": order[middle : middle + third],
-        "worst": order[max(len(order) - third, middle + third) :],
-    }
+    third = max(min(count, len(values)) // 3, 1)
+    chosen: dict[str, list[int]] = {}
+    rest = np.arange(len(values))
+    for name, keys in (("best", -values), ("worst", values), ("typical", np.abs(values - values.mean()))):
+        part = _smallest(keys, rest, third)
+        rest = rest[~np.isin(rest, part)]
+        chosen[name] = part[np.argsort(-values[part], kind="stable")].tolist()
+    return {name: chosen[name] for name in ("best", "typical", "worst")}
+
+
+def _smallest(keys: npt.NDArray[np.floating], among: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    """Return `count` of the indices `among` with the smallest keys; of equal last ones, evenly spaced indices."""
+    if len(among) <= count:
+        return among
+    limit = np.partition(keys[among], count - 1)[count - 1]
+    below, tied = among[keys[among] < limit], among[keys[among] == limit]
+    return np.concatenate([below, tied[linspace_indices(len(tied), count - len(below))]])

@@ -1,37 +1,47 @@
-"""Contact sheets: a grid of captioned pictures, as a PNG."""
+"""Contact sheets: a grid of captioned pictures."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.match import Match
-from capgpu.report.png import check_png_name
+from capgpu.report.image_file import check_image_name, write_image
+from capgpu.report.typeface import Typeface
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw, ImageFont
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 __all__ = ["Cell", "draw_contact_sheet"]
 
-# blue, amber and vermillion differ for every kind of colour vision, and the mark does not need colour
-_MARKS: dict[Match, tuple[str, str]] = {
-    "right": ("✓", "#0072B2"),
-    "near": ("≈", "#B47A00"),
-    "wrong": ("✗", "#D55E00"),
+# Sign, colour, and the sign's colour on it: blue, orange and black of Okabe and Ito's palette. For protan, deutan and
+# tritan vision (Machado et al. 2009) any two differ by 57 or more in CIELAB, and by 25 in lightness alone; orange and
+# vermillion would differ by 18.
+_MARKS: dict[Match, tuple[str, str, str]] = {
+    "right": ("✓", "#0072B2", "#FFFFFF"),
+    "near": ("≈", "#E69F00", "#000000"),
+    "wrong": ("✗", "#000000", "#FFFFFF"),
 }
-_PAPER, _CARD, _INK, _FAINT = "#F2F2F0", "#FFFFFF", "#1A1A1A", "#666666"
+_PAPER, _CARD, _INK, _FAINT = "#EFEFEC", "#FFFFFF", "#1A1A1A", "#555555"
 
-_CARD_WIDTH, _PICTURE, _PAD, _GAP = 232, 112, 12, 10
-_SIZE, _LINE = 15, 19
+# pixels: a sheet of six columns is shown at two thirds of its size on a page of 830 pixels, where text of 16 has 11
+_CARD_WIDTH, _PAD, _GAP, _MARGIN = 190, 12, 12, 20
+_BAR, _DRAWING, _RADIUS, _BADGE, _KEY = 6, 104, 10, 28, 22
+_LINE, _LEGEND = 20, 36
+#: Narrower sheets have room for their title, too.
+_LEAST_WIDTH = 600
+#: At most this fraction of a photograph is cropped away.
+_LARGEST_CROP = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,13 @@ def draw_contact_sheet(
     cells: Sequence[Cell],
     *,
     title: str,
+    subtitle: str = "",
     legend: dict[Match, str] | None = None,
-    columns: int = 6,
+    columns: int | None = None,
     headings: Mapping[int, str] | None = None,
+    fill: bool = False,
 ) -> None:
-    """Draw captioned pictures in a grid and write them as a PNG.
+    """Draw captioned pictures in a grid and write them to a file.
 
     Each card shows the picture, a mark, the caption, and the true caption if it differs. Rows are as high as their
     longest text: nothing is cut off.
@@ -73,68 +85,91 @@ def draw_contact_sheet(
     Parameters
     ----------
     path : path
-        The file; replaced whole if it exists.
+        The file; replaced whole if it exists. Its suffix determines the format, see
+        `capgpu.report.image_file.SUFFIXES`.
     cells : sequence of Cell
         The pictures, row by row.
     title : str
         Title of the sheet.
+    subtitle : str
+        Lines below the title, separated by line breaks; long ones are wrapped.
     legend : dict, optional
         Text of the legend for each mark shown in it; by default ``"right"`` and ``"wrong"``.
-    columns : int
-        Cards per row.
+    columns : int, optional
+        Cards per row; by default 6, more for more than 42 pictures.
     headings : mapping of int to str, optional
         Lines above the cards with these indices; such a card begins a new row.
+    fill : bool
+        Whether pictures fill the upper part of their cards, as photographs do, of which at most half is cropped away.
+        Otherwise they are shown whole, with a margin.
 
     Raises
     ------
     TypeError, ValueError
-        For no cells, `columns` below 1, pictures of another dtype or shape, or a name of another format.
+        For no cells, `columns` below 1, pictures of another dtype or shape, or an unknown suffix.
     """
     from PIL import Image, ImageDraw
 
-    check_png_name(path)
+    check_image_name(path)
+    columns = max(6, round(math.sqrt(len(cells)))) if columns is None else columns
     _check(cells, columns)
-    headings = headings or {}
-    if legend is None:
-        legend = {"right": "right", "wrong": "wrong"}
-    font, bold = _font("DejaVuSans.ttf", _SIZE), _font("DejaVuSans-Bold.ttf", _SIZE)
-    heading = _font("DejaVuSans-Bold.ttf", 20)
-    columns = min(columns, len(cells))
-    width = columns * (_CARD_WIDTH + _GAP) + _GAP
-    title_lines = _wrap(title, heading, width - 2 * _GAP)
-    top = _GAP + 26 * len(title_lines) + 30
-    text_width = _CARD_WIDTH - 2 * _PAD
-    texts = [_lines(cell, font, bold, text_width) for cell in cells]
-    rows = _rows(len(cells), columns, headings)
-    heights = [2 * _PAD + _PICTURE + 8 + _LINE * max(len(texts[i]) for i in row) for row in rows]
-    heading_lines = {row[0]: _wrap(headings[row[0]], bold, width - 2 * _GAP) for row in rows if row[0] in headings}
-    lines = sum(map(len, heading_lines.values()))
-    sheet = Image.new(
-        "RGB", (width, top + sum(heights) + _GAP * (len(rows) + len(heading_lines)) + _LINE * lines), _PAPER
-    )
+    rows = _rows(len(cells), columns, headings or {})
+    columns = max(map(len, rows))
+    legend = {"right": "right", "wrong": "wrong"} if legend is None else legend
+    width = max(columns * (_CARD_WIDTH + _GAP) - _GAP + 2 * _MARGIN, _LEAST_WIDTH)
+    header = _header(title, subtitle, width)
+    texts = [_texts(cell) for cell in cells]
+    bands = [_Band(row, _heading((headings or {}).get(row[0], ""), width)) for row in rows]
+    heights = [_card_height([texts[i] for i in band.row], fill) for band in bands]
+    key = _legend_places(legend, width)
+    top = 2 * _MARGIN + sum(line.height for line in header) + _LEGEND * (key[-1].row + 1 if key else 0)
+    size = top + sum(band.above for band in bands) + sum(heights) + _GAP * (len(bands) - 1) + _MARGIN
+    sheet = Image.new("RGB", (width, size), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    for i, line in enumerate(title_lines):
-        pen.text((_GAP, _GAP + 26 * i), line, fill=_INK, font=heading)
-    _draw_legend(pen, top - 30, legend, font, bold)
+    y = _draw_lines(pen, _MARGIN, _MARGIN, header)
+    _draw_legend(sheet, y + _GAP // 2, key)
     y = top
-    for row, height in zip(rows, heights, strict=True):
-        if row[0] in heading_lines:
-            for line in heading_lines[row[0]]:
-                pen.text((_GAP, y), line, fill=_INK, font=bold)
-                y += _LINE
-            y += _GAP
-        for column, i in enumerate(row):
-            x = _GAP + column * (_CARD_WIDTH + _GAP)
-            mark, colour = _MARKS[cells[i].match]
-            pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + height), 8, fill=_CARD)
-            pen.rounded_rectangle((x, y, x + _CARD_WIDTH, y + 5), 2, fill=colour)
-            pen.text((x + _CARD_WIDTH - _PAD, y + _PAD), mark, fill=colour, font=heading, anchor="ra")
-            _paste(sheet, cells[i].picture, x + (_CARD_WIDTH - _PICTURE) // 2, y + _PAD)
-            for number, (line, face, ink) in enumerate(texts[i]):
-                pen.text((x + _PAD, y + _PAD + _PICTURE + 8 + _LINE * number), line, fill=ink, font=face)
+    for band, height in zip(bands, heights, strict=True):
+        _draw_lines(pen, _MARGIN, y, band.heading)
+        y += band.above
+        for column, i in enumerate(band.row):
+            card = _card(cells[i], texts[i], height, fill)
+            sheet.paste(card, (_MARGIN + column * (_CARD_WIDTH + _GAP), y), _rounded(card.size, _RADIUS))
         y += height + _GAP
-    with atomic_write(path) as file:
-        sheet.save(file, format="PNG", optimize=True)
+    write_image(path, sheet, drawing=not fill)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of text."""
+
+    text: str
+    face: Typeface
+    colour: str
+    height: int
+
+
+@dataclass(frozen=True)
+class _Key:
+    """An entry of the legend, `x` pixels from the left in a row of it."""
+
+    match: Match
+    name: str
+    x: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A row of cards, and the lines above it."""
+
+    row: range
+    heading: list[_Line]
+
+    @property
+    def above(self) -> int:
+        """Height of the heading, with the space below it."""
+        return sum(line.height for line in self.heading) + (6 if self.heading else 0)
 
 
 def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
@@ -145,6 +180,10 @@ def _rows(count: int, columns: int, headings: Mapping[int, str]) -> list[range]:
         for first, end in itertools.pairwise(starts)
         for start in range(first, end, columns)
     ]
+
+
+def _heading(text: str, width: int) -> list[_Line]:
+    return _lines(text, Typeface(17, bold=True), _INK, 24, width - 2 * _MARGIN) if text else []
 
 
 def _check(cells: Sequence[Cell], columns: int) -> None:
@@ -160,55 +199,134 @@ def _check(cells: Sequence[Cell], columns: int) -> None:
             raise InvalidValueError(f"cells[{i}].picture: expected shape (height, width, 3 or 4), got {shape}.")
 
 
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """Load a font that matplotlib includes: it has the marks and accented letters on every machine."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+def _header(title: str, subtitle: str, width: int) -> list[_Line]:
+    room = width - 2 * _MARGIN
+    lines = _lines(title, Typeface(24, bold=True), _INK, 31, room)
+    return lines + [line for part in subtitle.splitlines() for line in _lines(part, Typeface(16), _FAINT, 24, room)]
 
 
-def _lines(cell: Cell, font: Any, bold: Any, width: int) -> list[tuple[str, Any, str]]:
-    lines = [(line, bold, _MARKS[cell.match][1]) for line in _wrap(cell.caption or "(nothing)", bold, width)]
-    if cell.caption != cell.truth:
-        lines += [(line, font, _FAINT) for line in _wrap(f"truth: {cell.truth}", font, width)]
+def _texts(cell: Cell) -> list[_Line]:
+    room = _CARD_WIDTH - 2 * _PAD
+    lines = _lines(cell.caption or "(nothing)", Typeface(16, bold=True), _INK, _LINE, room)
+    if cell.truth and cell.caption != cell.truth:
+        lines += _lines(f"truth: {cell.truth}", Typeface(15), _FAINT, _LINE, room)
     return lines
 
 
-def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Wrap a text between words, and inside words that are longer than a line."""
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        joined = f"{line} {word}" if line else word
-        if font.getlength(joined) <= width:
-            line = joined
-            continue
-        if line:
-            lines.append(line)
-        while len(word) > 1 and font.getlength(word) > width:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            lines.append(word[:cut])
-            word = word[cut:]
-        line = word
-    return [*lines, line]
+def _lines(text: str, face: Typeface, colour: str, height: int, width: int) -> list[_Line]:
+    return [_Line(line, face, colour, height) for line in face.wrap(text, width)]
 
 
-def _draw_legend(pen: ImageDraw.ImageDraw, y: int, names: dict[Match, str], font: Any, bold: Any) -> None:
-    x = float(_GAP)
-    for match, name in names.items():
-        mark, colour = _MARKS[match]
-        pen.text((x, y), mark, fill=colour, font=bold)
-        x += bold.getlength(mark) + 5
-        pen.text((x, y), name, fill=_INK, font=font)
-        x += font.getlength(name) + 22
+def _draw_lines(pen: ImageDraw, x: float, y: int, lines: Sequence[_Line]) -> int:
+    """Draw lines of text below each other and return where the next one would begin."""
+    for line in lines:
+        line.face.draw(pen, x, y + round(0.76 * line.height), line.text, line.colour)
+        y += line.height
+    return y
 
 
-def _paste(sheet: Any, picture: npt.NDArray[np.uint8], x: int, y: int) -> None:
-    from PIL import Image
+def _legend_places(legend: Mapping[Match, str], width: int) -> list[_Key]:
+    """Distribute the entries of the legend over rows."""
+    face, row, x = Typeface(16), 0, _MARGIN
+    places = []
+    for match, name in legend.items():
+        size = _KEY + 7 + round(face.width(name))
+        if x > _MARGIN and x + size > width - _MARGIN:
+            row, x = row + 1, _MARGIN
+        places.append(_Key(match, name, x, row))
+        x += size + 26
+    return places
+
+
+def _draw_legend(sheet: Image, y: int, places: Sequence[_Key]) -> None:
+    from PIL import ImageDraw
+
+    for key in places:
+        badge, mask = _badge(key.match, _KEY)
+        top = y + key.row * (_LEGEND - 6)
+        sheet.paste(badge, (key.x, top), mask)
+        Typeface(16).draw(ImageDraw.Draw(sheet), key.x + _KEY + 7, top + 17, key.name, _INK)
+
+
+def _picture_height(fill: bool) -> int:
+    return _CARD_WIDTH if fill else _DRAWING + 2 * _PAD
+
+
+def _text_top(fill: bool) -> int:
+    return _BAR + _picture_height(fill) + (9 if fill else 3)
+
+
+def _card_height(texts: Sequence[Sequence[_Line]], fill: bool) -> int:
+    return _text_top(fill) + max(map(len, texts)) * _LINE + _PAD
+
+
+def _card(cell: Cell, texts: Sequence[_Line], height: int, fill: bool) -> Image:
+    from PIL import Image, ImageDraw
+
+    card = Image.new("RGB", (_CARD_WIDTH, height), _CARD)
+    pen = ImageDraw.Draw(card)
+    pen.rectangle((0, 0, _CARD_WIDTH, _BAR - 1), fill=_MARKS[cell.match][1])
+    picture = _fitted(cell.picture, fill)
+    left, top = (_CARD_WIDTH - picture.width) // 2, _BAR + (_picture_height(fill) - picture.height) // 2
+    card.paste(picture, (left, top), picture)
+    badge, mask = _badge(cell.match, _BADGE)
+    card.paste(badge, (_CARD_WIDTH - _BADGE - 8, _BAR + 8), mask)
+    _draw_lines(pen, _PAD, _text_top(fill), texts)
+    return card
+
+
+def _fitted(picture: npt.NDArray[np.uint8], fill: bool) -> Image:
+    """Scale a picture to its part of the card, all of which it fills if it is a photograph."""
+    from PIL import Image, ImageFilter
 
     image = Image.fromarray(picture).convert("RGBA")
-    scale = _PICTURE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(image, (x + (_PICTURE - image.width) // 2, y + (_PICTURE - image.height) // 2), image)
+    if not fill:
+        return _resized(image, (0, 0, *image.size), _DRAWING / max(image.size))
+    square = _crop(image, min(image.size))
+    window = max(min(image.size), max(image.size) * (1 - _LARGEST_CROP))
+    photograph = _resized(image, _crop(image, window), _CARD_WIDTH / window)
+    # behind a picture that is too long or too high to fill the square lies a pale, blurred copy of it that does
+    behind = _resized(image, square, _CARD_WIDTH / min(image.size)).filter(ImageFilter.GaussianBlur(9))
+    behind = Image.blend(behind, Image.new("RGBA", behind.size, _CARD), 0.6)
+    place = (behind.width - photograph.width) // 2, (behind.height - photograph.height) // 2
+    behind.paste(photograph, place, photograph)
+    return behind
+
+
+def _crop(image: Image, side: float) -> tuple[float, float, float, float]:
+    """Return the part of a picture inside a square, centred but for a little more of its upper half."""
+    width, height = min(image.width, side), min(image.height, side)
+    left, top = (image.width - width) / 2, (image.height - height) * 0.4
+    return left, top, left + width, top + height
+
+
+def _resized(image: Image, box: tuple[float, float, float, float], scale: float) -> Image:
+    from PIL import Image
+
+    size = max(round((box[2] - box[0]) * scale), 1), max(round((box[3] - box[1]) * scale), 1)
+    return image.resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+@cache
+def _badge(match: Match, size: int) -> tuple[Image, Image]:
+    """Return a mark on a disc with a light rim, and its mask."""
+    from PIL import Image, ImageDraw
+
+    sign, colour, ink = _MARKS[match]
+    badge = Image.new("RGB", (size, size), colour)
+    badge.paste(_CARD, mask=_rounded((size, size), size / 2))
+    badge.paste(colour, (2, 2), _rounded((size - 4, size - 4), size / 2 - 2))
+    face = Typeface(round(0.62 * size), bold=True)
+    face.draw(ImageDraw.Draw(badge), (size - face.width(sign)) / 2, round(0.72 * size), sign, ink)
+    return badge, _rounded((size, size), size / 2)
+
+
+@cache
+def _rounded(size: tuple[int, int], radius: float) -> Image:
+    """Return the mask of a rectangle with round corners and smooth edges."""
+    from PIL import Image, ImageDraw
+
+    fine = 4
+    mask = Image.new("L", (fine * size[0], fine * size[1]))
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, fine * size[0] - 1, fine * size[1] - 1), fine * radius, fill=255)
+    return mask.resize(size, Image.Resampling.BOX)

@@ -1,15 +1,19 @@
-"""The loss curve of a training run, as a PNG."""
+"""The loss curve of a training run, as a picture."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidValueError
-from capgpu.report.png import check_png_name
+from capgpu.report.image_file import check_image_name, write_image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["plot_loss"]
 
@@ -27,12 +31,13 @@ def plot_loss(
     title: str,
     training_label: str = "training",
 ) -> None:
-    """Draw the losses of a training run over its epochs and write them as a PNG of 1200 x 750 pixels.
+    """Draw the losses of a training run over its epochs and write them as a picture of 1200 x 750 pixels.
 
     Parameters
     ----------
     path : path
-        The file; replaced whole if it exists.
+        The file; replaced whole if it exists. Its suffix determines the format, see
+        `capgpu.report.image_file.SUFFIXES`.
     training : sequence of (epoch, loss)
         The loss per word of each minibatch, drawn with its running mean. Losses that are not finite are omitted.
     validation : sequence of (epoch, loss)
@@ -45,12 +50,13 @@ def plot_loss(
     Raises
     ------
     ValueError
-        For a run without any finite training loss, or a name with another suffix than ``.png``.
+        For a run without any finite training loss, or an unknown suffix.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
-    check_png_name(path)
+    check_image_name(path)
     steps, checks = _finite(training), _finite(validation)
     if not steps:
         raise InvalidValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")
@@ -59,56 +65,76 @@ def plot_loss(
     axes = figure.add_subplot()
     epochs = [epoch for epoch, _ in steps]
     losses = [loss for _, loss in steps]
-    single = len(steps) == 1
-    axes.plot(epochs, losses, "o" if single else "-", color=_BLUE, alpha=0.25, linewidth=0.8)
-    axes.plot(
-        epochs,
-        _running_mean(losses),
-        "o" if single else "-",
-        color=_BLUE,
-        linewidth=1.8,
-        label=training_label,
-    )
+    form = "o" if len(steps) == 1 else "-"
+    axes.plot(epochs, losses, form, color=_BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(epochs, _running_mean(losses), form, color=_BLUE, linewidth=1.8, label=training_label)
     if checks:
         axes.plot(
             *zip(*checks, strict=True),
             "o-",
             color=_VERMILLION,
-            markersize=3,
+            markersize=3.5,
             linewidth=1.8,
             label="validation",
         )
         best_epoch, best = min(checks, key=lambda point: point[1])
-        axes.plot([best_epoch], [best], "o", color=_VERMILLION, markersize=9, fillstyle="none", markeredgewidth=1.5)
-        text = f"best: {best:.3f}, epoch {best_epoch:g}"
-        # the label keeps to the inner side of its point
-        side = -1 if best_epoch > 0.6 * epochs[-1] else 1
-        axes.annotate(
-            text,
-            (best_epoch, best),
-            (12 * side, 16),
-            textcoords="offset points",
-            ha="right" if side < 0 else "left",
+        axes.plot(
+            [best_epoch],
+            [best],
+            "o",
             color=_VERMILLION,
-            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+            markersize=11,
+            fillstyle="none",
+            markeredgewidth=1.8,
+            label=f"lowest: {best:.3f} at epoch {best_epoch:g}",
         )
-    if min(losses) > 0 and all(loss > 0 for _, loss in checks):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _leading_digit(value) in (2, 5) else "")
-    axes.set_title(title)
+    axes.set_xlim(0, max([*epochs, *(epoch for epoch, _ in checks)]) * 1.02)
+    _set_ticks(axes, log=min(losses) > 0 and all(loss > 0 for _, loss in checks))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss, nats a word")
-    axes.set_xlim(left=0)
-    axes.grid(which="both", color=_GREY, alpha=0.15)
+    axes.set_ylabel("loss (nats per word)")
+    axes.grid(color=_GREY, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    figure.suptitle(title, fontsize=13, fontweight="bold", wrap=True)
+    # above the axes: nowhere inside of them is sure to be free of data
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_image(path, Image.open(drawn).convert("RGB"), drawing=True)
 
 
-def _leading_digit(value: float) -> int:
-    return round(value / 10 ** math.floor(math.log10(value))) if value > 0 else 0
+def _set_ticks(axes: Axes, *, log: bool) -> None:
+    """Label both axes at round values, four or more of them on the axis of the losses."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    longest = axes.get_xlim()[1]
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=longest >= 3, steps=[1, 2, 5, 10]))
+    if not log:
+        axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.6g}")
+    axes.set_ylim(low, high)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return 4 to 10 round values between two limits of a logarithmic axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 5:
+            return ticks[:: math.ceil(len(ticks) / 10)]
+    return [
+        float(tick)
+        for tick in MaxNLocator(8, steps=[1, 2, 5, 10], min_n_ticks=4).tick_values(low, high)
+        if low <= tick <= high
+    ]
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:

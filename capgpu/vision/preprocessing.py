@@ -127,7 +127,7 @@ def strict_pillow() -> Iterator[None]:
 
 
 def load_picture(
-    picture: Picture, size: int, *, fit: Fit = "stretch", background: str = "white"
+    picture: Picture, size: int, *, fit: Fit | Literal["inside"] = "stretch", background: str = "white"
 ) -> npt.NDArray[np.uint8]:
     """Read a picture.
 
@@ -142,15 +142,15 @@ def load_picture(
         decoded at a part of their size, which open images are not: their pixels differ a little.
     size : int
         Width and height of the result, in pixels.
-    fit : {"stretch", "crop", "pad"}
-        How the picture becomes square, see `Preprocessing`.
+    fit : {"stretch", "crop", "pad", "inside"}
+        How the picture becomes square, see `Preprocessing`; ``"inside"`` keeps its shape, the longer side has `size`.
     background : str
         Colour under transparent pixels and of the padding.
 
     Returns
     -------
     numpy.ndarray of uint8, shape (size, size, 3)
-        RGB, resized bicubically.
+        RGB, resized bicubically. For ``"inside"``, width or height may be smaller.
 
     Raises
     ------
@@ -268,16 +268,18 @@ def _on_background(picture: Image, background: str) -> Image:
     return ground.convert("RGB")
 
 
-def _square(picture: Image, size: int, fit: Fit, background: str) -> Image:
+def _square(picture: Image, size: int, fit: Fit | Literal["inside"], background: str) -> Image:
     from PIL import Image, ImageOps
 
     if fit == "crop":
         return ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
-    if fit == "pad":
+    if fit in ("pad", "inside"):
         # as ImageOps.pad, but at least one pixel wide and high
         width, height = (max(round(side / max(picture.size) * size), 1) for side in picture.size)
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+        if fit == "inside":
+            return resized
         square = Image.new("RGB", (size, size), background)
-        corner = (round((size - width) / 2), round((size - height) / 2))
-        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), corner)
+        square.paste(resized, (round((size - width) / 2), round((size - height) / 2)))
         return square
     return picture.resize((size, size), Image.Resampling.BICUBIC)

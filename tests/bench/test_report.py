@@ -10,6 +10,7 @@ from bench.bars import LIMIT_BARS, PEER_BARS, standing
 from bench.fresh import FirstCall
 from bench.measure import Measurement, Record
 from bench.run import arguments
+from bench.workloads import SIZES, describe_size
 
 
 def record(
@@ -114,12 +115,34 @@ def test_plots_are_drawn_from_the_results_alone(tmp_path: Path) -> None:
         {},
         [Measurement([record("capgpu cpu", "ours", 1.0 + i, size=size)], 1, 1) for i, size in enumerate(sizes)],
     )
-    results.breakdowns = {"S1 lstm loss": {"recurrence": 3.0, "rest": 1.0}}
+    results.breakdowns = {
+        "S1 lstm loss": {"recurrence forward": 3.0, "checks": 0.5, "packing": 0.25, "rest": 0.25},
+        "S4 rnn adam-dropout": {"rest": 1.0},
+    }
     assert plots.growth_lines(results, "T")["capgpu cpu"][0] == list(plots.SWEEPS["T"])
     plots.plot_growth(results, tmp_path / "growth.png")
     plots.plot_breakdown(results, tmp_path / "breakdown.png")
-    assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "breakdown.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = {name: (tmp_path / name).read_bytes() for name in ("growth.png", "breakdown.png")}
+    assert all(content.startswith(b"\x89PNG") and len(content) < 150_000 for content in drawn.values())
+    report.write(results, tmp_path)
+    for name in drawn:
+        (tmp_path / name).unlink()
+    plots.main([str(tmp_path)])
+    assert {name: (tmp_path / name).read_bytes() for name in drawn} == drawn
+
+
+def test_plots_and_tables_name_sizes_parts_and_jobs_in_the_fields_terms(records: list[Record]) -> None:
+    assert describe_size(SIZES["S3"]) == "batch 128, hidden 512, vocabulary 10,000"
+    assert "| S3 | batch 128, hidden 512, vocabulary 10,000, 20 time steps," in report.markdown(report.Results())
+    page = report.markdown(report.Results({}, [Measurement([record("jax", "peer", 1.0, size="S1:N=8")], 1, 1)]))
+    assert "### S1:N=8 lstm loss\n\nBatch 8, hidden 512, vocabulary 1,004, 16 time steps, " in page
+    assert plots.bar_name("S4 rnn adam-dropout") == "RNN: loss, gradients, Adam, dropout"
+    shares = plots.shown_parts({"checks": 1.0, "packing": 1.0, "update": 2.0, "rest": 4.0})
+    assert {name: share for (name, _), share in shares.items() if share} == {
+        "Adam's update": 25.0,
+        "checks and packing": 25.0,
+        "everything else": 50.0,
+    }
 
 
 def test_sample_stands_for_both_sampling_jobs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL import Image
 from capgpu.data import emoji
 from capgpu.data.coco_results import read_coco_results
 from capgpu.evaluation.relative_cider import relative_cider
-from capgpu.evaluation.selection import linspace_indices
+from capgpu.evaluation.selection import best_typical_worst, linspace_indices
 from capgpu.metrics import coco_scores, corpus_bleu, exact_match
+from capgpu.report import dataset_sheets
 from capgpu.vocabulary import tokenize
-from oracles.commands import refused, run
+from oracles.commands import done, refused, run
 
 
 @pytest.mark.parametrize("split", ["test", "unseen"])
@@ -59,47 +61,58 @@ def test_a_contact_sheet_shows_the_pictures(finished: Path, tmp_path: Path) -> N
     with Image.open(tmp_path / "sheet.png") as sheet:
         drawn = np.asarray(sheet.convert("RGB")).astype(int)
         width = sheet.width
-    assert width == 6 * 242 + 10
+    assert width == 6 * 202 - 12 + 2 * 20
     thumbnail = emoji.thumbnail("test", linspace_indices(187, 7)[0])
-    expected = np.asarray(Image.fromarray(thumbnail).resize((112, 112), Image.Resampling.LANCZOS)).astype(int)
-    first_picture = drawn[:, 70 : 70 + 112]
-    assert any((first_picture[top : top + 112] == expected).all() for top in range(200))
+    first_picture = drawn[:, 20 + 43 :][:, :104]
+    assert any(_alike(first_picture[top : top + 104], thumbnail) for top in range(200))
 
 
-def test_a_ranked_sheet_shows_the_best_first_and_the_worst_last(finished: Path, tmp_path: Path) -> None:
-    result = run(
-        "eval",
-        "--run",
-        finished,
-        "--json",
-        tmp_path / "s.json",
-        "--ranked-sheet",
-        tmp_path / "s.png",
-        "--sheet-count",
-        6,
+def _alike(drawn: np.ndarray, thumbnail: np.ndarray) -> bool:
+    """Compare a part of a sheet, which has 256 colours, with a picture drawn in it."""
+    expected = np.asarray(Image.fromarray(thumbnail).resize((104, 104), Image.Resampling.LANCZOS)).astype(int)
+    return bool(np.abs(drawn - expected).mean() < 3)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is given to the function that draws sheets, which draws nothing."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        dataset_sheets, "draw_contact_sheet", lambda path, cells, **options: calls.append({"cells": cells, **options})
     )
-    assert result.exit_code == 0, result.output
+    return calls
+
+
+def test_a_ranked_sheet_shows_the_best_typical_and_worst(
+    finished: Path, tmp_path: Path, drawn: list[dict[str, Any]]
+) -> None:
+    done("eval", "--run", finished, "--json", tmp_path / "s.json", "--ranked-sheet", tmp_path / "s.png")
     captions = json.loads((tmp_path / "s.json").read_text())["captions"]
+    texts = [entry["model"] for entry in captions]
     ranks = relative_cider(
-        [tokenize(entry["model"]) for entry in captions],
+        [tokenize(text) for text in texts],
         [[tokenize(truth) for truth in entry["truth"]] for entry in captions],
     )
-    with Image.open(tmp_path / "s.png") as sheet:
-        drawn = np.asarray(sheet.convert("RGB")).astype(int)
+    parts = best_typical_worst(ranks, 18)
+    (sheet,) = drawn
+    assert [cell.caption for cell in sheet["cells"]] == [texts[i] for part in parts.values() for i in part]
+    assert len({cell.picture.tobytes() for cell in sheet["cells"]}) == 18
+    headings = [sheet["headings"][i] for i in (0, 6, 12)]
+    assert [heading.split()[0] for heading in headings] == ["Best:", "Typical,", "Worst:"]
+    for heading, part in zip(headings, parts.values(), strict=True):
+        assert all(f"{ranks[i]:.2f}" in heading for i in (part[0], part[-1]))
 
-    def top(image: int, column: int) -> int:
-        """Find the picture's upper edge in a column of cards."""
-        thumbnail = Image.fromarray(emoji.thumbnail("test", image)).resize((112, 112), Image.Resampling.LANCZOS)
-        cards = drawn[:, 70 + 242 * column :][:, :112]
-        tops = [y for y in range(len(cards) - 112) if (cards[y : y + 112] == np.asarray(thumbnail)).all()]
-        assert len(tops) == 1
-        return tops[0]
 
-    # two pictures a part: the best of all stands first, the worst second
-    order = np.argsort(-ranks, kind="stable").tolist()
-    places = [top(order[0], 0), top(order[1], 1), top(order[-2], 0), top(order[-1], 1)]
-    assert places[0] == places[1] < 200
-    assert places[2] == places[3] > len(drawn) // 2
+def test_sheets_name_the_model_and_its_scores(finished: Path, tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    printed = done("eval", "--run", finished, "--sheet", tmp_path / "s.jpg", "--ranked-sheet", tmp_path / "r.png")
+    assert len(drawn) == 2
+    for options in drawn:
+        title = options["title"]
+        assert title.startswith("LSTM, 8 units: BLEU-4 ")
+        scores = re.findall(r"[\d.]+%?", title.removeprefix("LSTM, 8 units: BLEU-4"))
+        assert len(scores) == 3
+        assert all(score in printed for score in scores)
+        assert options["subtitle"].startswith("18 of 187 pictures of test: held-out variants")
 
 
 def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) -> None:
@@ -117,6 +130,7 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
         (["--split", "train", "--ranked-sheet", "sheet.png"], "whose pictures are in the sprite"),
         (["--results", "nowhere/results.json"], "expected a file in an existing folder"),
         (["--split", "nothing"], "'nothing'"),
+        (["--sheet", "sheet.gif"], "expected a name that ends with .png, .jpg, .jpeg or .webp, got .gif"),
         (["--json", "nowhere/scores.json"], "expected a file in an existing folder"),
         (["--sheet", "nowhere/sheet.png"], "expected a file in an existing folder"),
     ],
