@@ -9,15 +9,14 @@ This module is imported by the first product that asks for bfloat16; nothing of 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, DEEP, SQUARE, TILE_BYTES, unit
-from capgpu.kernels.cpu.bf16_pack import EDGE, copy_rows, pack, tiles_along
+from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, DEEP, SQUARE, TILE_BYTES, Unit, unit
+from capgpu.kernels.cpu.bf16_pack import BLOCK, copy_rows, pack, tiles_along
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.gemm import BIAS, KEEP, NOTHING
-from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.gemm import BIAS, KEEP, NOTHING, set_rows
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.symbols import call_address
-from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import scratch
 
@@ -64,96 +63,84 @@ def squares(
         Address of scratch, `ASIDE` elements: what is smaller than whole tiles is computed there.
     """
     for i in range(0, rows, SQUARE):
-        high = min(SQUARE, rows - i)
-        tall = (high + COLUMNS - 1) // COLUMNS
+        height = min(SQUARE, rows - i)
+        tall = (height + COLUMNS - 1) // COLUMNS
         for j in range(0, columns, SQUARE):
-            broad = min(SQUARE, columns - j)
-            wide = (broad + COLUMNS - 1) // COLUMNS
-            place, left, top = c + 4 * (i * ldc + j), a + i // COLUMNS * a_step, b + j // COLUMNS * b_step
-            if high == tall * COLUMNS and broad == wide * COLUMNS:
-                call_address(kernel, (left, a_step, top, b_step, place, ldc, tiles, tall, wide, accumulate))
+            width = min(SQUARE, columns - j)
+            wide = (width + COLUMNS - 1) // COLUMNS
+            target, a_tile, b_tile = c + 4 * (i * ldc + j), a + i // COLUMNS * a_step, b + j // COLUMNS * b_step
+            if height == tall * COLUMNS and width == wide * COLUMNS:
+                call_address(kernel, (a_tile, a_step, b_tile, b_step, target, ldc, tiles, tall, wide, accumulate))
                 continue
             if accumulate:
-                copy_rows(aside, SQUARE, place, ldc, high, broad)
-            call_address(kernel, (left, a_step, top, b_step, aside, SQUARE, tiles, tall, wide, accumulate))
-            copy_rows(place, ldc, aside, SQUARE, high, broad)
+                copy_rows(aside, SQUARE, target, ldc, height, width)
+            call_address(kernel, (a_tile, a_step, b_tile, b_step, aside, SQUARE, tiles, tall, wide, accumulate))
+            copy_rows(target, ldc, aside, SQUARE, height, width)
 
 
-@compiled(allocates=False)
-def _set_rows(C: Any, start: int, stop: int, left: int, right: int, bias: Any) -> None:
-    source = bias[left:right]
-    for i in range(start, stop):
-        target = C[i, left:right]
-        for j in range(target.size):
-            target[j] = source[j]
+class _RoundedProduct(NamedTuple):
+    """Operands of a product; all but the first two as of `capgpu.kernels.cpu.gemm.Product`."""
+
+    unit: Unit
+    memory: Any  # a row for each task: packed factors, and scratch
+    by_rows: bool
+    A: Any
+    a_transposed: bool
+    B: Any
+    b_transposed: bool
+    bias: Any
+    initial: int
+    C: Any
 
 
-@compiled(allocates=False)
-def _share(
-    index: int,
-    count: int,
-    kernels: Any,
-    scratch: Any,
-    by_rows: bool,
-    A: Any,
-    a_transposed: bool,
-    B: Any,
-    b_transposed: bool,
-    bias: Any,
-    start: int,
-    C: Any,
-) -> None:
-    """Compute one of `count` shares of a product."""
+@parallel_job(operands=_RoundedProduct, allocates=False)
+def _multiply(index: int, count: int, product: _RoundedProduct) -> None:
+    """Compute some squares of rows or of columns of a product."""
+    unit, memory, by_rows, A, a_transposed, B, b_transposed, bias, initial, C = product
     m, n = C.shape
     k = A.shape[0] if a_transposed else A.shape[1]
-    row_start, row_stop, left, right = 0, m, 0, n
+    first_row, last_row, first_column, last_column = 0, m, 0, n
     if by_rows:
-        whole = (m + SQUARE - 1) // SQUARE
-        row_start, row_stop = whole * index // count * SQUARE, min(m, whole * (index + 1) // count * SQUARE)
+        squares_along = (m + SQUARE - 1) // SQUARE
+        first_row = squares_along * index // count * SQUARE
+        last_row = min(m, squares_along * (index + 1) // count * SQUARE)
     else:
-        whole = (n + SQUARE - 1) // SQUARE
-        left, right = whole * index // count * SQUARE, min(n, whole * (index + 1) // count * SQUARE)
-    if row_start >= row_stop or left >= right:
+        squares_along = (n + SQUARE - 1) // SQUARE
+        first_column = squares_along * index // count * SQUARE
+        last_column = min(n, squares_along * (index + 1) // count * SQUARE)
+    if first_row >= last_row or first_column >= last_column:
         return
-    if start == BIAS:
-        _set_rows(C, row_start, row_stop, left, right, bias)
-    elif k == 0 and start == NOTHING:
-        C[row_start:row_stop, left:right] = 0
-    most, widest = min(row_stop - row_start, CHUNK), min(right - left, GROUP)
+    if initial == BIAS:
+        set_rows(C, first_row, last_row, first_column, last_column, bias)
+    elif k == 0 and initial == NOTHING:
+        C[first_row:last_row, first_column:last_column] = 0
+    max_rows, max_columns = min(last_row - first_row, CHUNK), min(last_column - first_column, GROUP)
     step = tiles_along(min(k, DEPTH)) * TILE_BYTES
     # Numba's addresses are unsigned and sums with them are not
-    a = scratch[index].ctypes.data + 0
-    b = a + (most + COLUMNS - 1) // COLUMNS * step
-    edge = b + (widest + COLUMNS - 1) // COLUMNS * step
-    aside = edge + 4 * EDGE
+    a = memory[index].ctypes.data + 0
+    b = a + (max_rows + COLUMNS - 1) // COLUMNS * step
+    block = b + (max_columns + COLUMNS - 1) // COLUMNS * step
+    aside = block + 4 * BLOCK
     A_data, B_data, C_data = A.ctypes.data + 0, B.ctypes.data + 0, C.ctypes.data + 0
     lda, ldb = A.shape[1], B.shape[1]
-    kernel, begin, end = kernels
+    kernel, begin, end = unit
     if begin:
         call_address(begin, ())
-    for row in range(row_start, row_stop, most):
-        rows = min(most, row_stop - row)
+    for row in range(first_row, last_row, max_rows):
+        rows = min(max_rows, last_row - row)
         for top in range(0, k, DEPTH):
             depth = min(DEPTH, k - top)
             source = A_data + 4 * (top * lda + row if a_transposed else row * lda + top)
-            pack(source, lda, not a_transposed, False, rows, depth, a, step, edge)
-            for column in range(left, right, widest):
-                columns = min(widest, right - column)
+            pack(source, lda, not a_transposed, False, rows, depth, a, step, block)
+            for column in range(first_column, last_column, max_columns):
+                columns = min(max_columns, last_column - column)
                 source = B_data + 4 * (column * ldb + top if b_transposed else top * ldb + column)
-                pack(source, ldb, b_transposed, True, columns, depth, b, step, edge)
-                place = C_data + 4 * (row * n + column)
-                adds = start != NOTHING or top > 0
-                squares(kernel, a, step, b, step, place, n, rows, columns, tiles_along(depth), adds, aside)
+                pack(source, ldb, b_transposed, True, columns, depth, b, step, block)
+                c = C_data + 4 * (row * n + column)
+                adds = initial != NOTHING or top > 0
+                squares(kernel, a, step, b, step, c, n, rows, columns, tiles_along(depth), adds, aside)
     if end:
         call_address(end, ())
-
-
-_describe_share = describe_job(_share)
-
-
-@compiled()
-def _launch_share(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_share(arguments))
 
 
 def product_into(
@@ -177,11 +164,21 @@ def product_into(
     """
     m, n = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]
-    start = KEEP if accumulate else NOTHING if bias is None else BIAS
-    offsets = out[0] if bias is None else bias
+    initial = KEEP if accumulate else NOTHING if bias is None else BIAS
     n_tasks = POOL.n_threads if m * n * k >= WORTH_SHARING else 1
     # each task packs the other factor whole
-    rows, columns = (-(-min(extent, most) // COLUMNS) for extent, most in ((m, CHUNK), (n, GROUP)))
-    room = (rows + columns) * -(-min(k, DEPTH) // DEEP) * TILE_BYTES // 4 + EDGE + ASIDE
-    tiles = scratch("tiles", (n_tasks, room), out.dtype)
-    POOL.run(n_tasks, _launch_share, unit(), tiles, m > n, a, transpose_a, b, transpose_b, offsets, start, out)
+    rows, columns = (-(-min(extent, limit) // COLUMNS) for extent, limit in ((m, CHUNK), (n, GROUP)))
+    task_size = (rows + columns) * -(-min(k, DEPTH) // DEEP) * TILE_BYTES // 4 + BLOCK + ASIDE
+    product = _RoundedProduct(
+        unit=unit(),
+        memory=scratch("tiles", (n_tasks, task_size), out.dtype),
+        by_rows=m > n,
+        A=a,
+        a_transposed=transpose_a,
+        B=b,
+        b_transposed=transpose_b,
+        bias=out[0] if bias is None else bias,
+        initial=initial,
+        C=out,
+    )
+    POOL.run(n_tasks, _multiply, *product)

@@ -118,8 +118,8 @@ def _pointer(builder: Any, address: Any, *offsets: Any) -> Any:
 
 def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
     """Emit a loop of at least one round; `body` maps the counter and carried values to the next ones."""
-    before, loop = builder.block, builder.append_basic_block("tiles.loop")
-    after = builder.append_basic_block("tiles.after")
+    entry, loop = builder.block, builder.append_basic_block("tiles.loop")
+    exit_block = builder.append_basic_block("tiles.after")
     builder.branch(loop)
     builder.position_at_end(loop)
     counter = builder.phi(I64)
@@ -127,11 +127,11 @@ def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
     following: list[Any] = body(counter, running)
     advanced = builder.add(counter, I64(1))
     last = builder.block
-    builder.cbranch(builder.icmp_signed("<", advanced, count), loop, after)
+    builder.cbranch(builder.icmp_signed("<", advanced, count), loop, exit_block)
     for phi, first, later in zip([counter, *running], [I64(0), *carried], [advanced, *following], strict=True):
-        phi.add_incoming(first, before)
+        phi.add_incoming(first, entry)
         phi.add_incoming(later, last)
-    builder.position_at_end(after)
+    builder.position_at_end(exit_block)
     return following
 
 
@@ -145,13 +145,13 @@ class _Amx:
         builder = self.builder
         sums = [(i, j) for i in range(self.tall) for j in range(self.wide)]
         row = builder.mul(ldc, I64(4))
-        places = {
+        targets = {
             (i, j): _pointer(builder, c, builder.mul(row, I64(COLUMNS * i)), I64(4 * COLUMNS * j)) for i, j in sums
         }
         with builder.if_else(builder.icmp_signed("!=", accumulate, I64(0))) as (add, store):
             with add:
                 for i, j in sums:
-                    self._instruction("tileloadd64", 2 * i + j, places[i, j], row)
+                    self._instruction("tileloadd64", 2 * i + j, targets[i, j], row)
             with store:
                 for i, j in sums:
                     self._instruction("tilezero", 2 * i + j)
@@ -169,7 +169,7 @@ class _Amx:
 
         _loop(builder, depth, [], body)
         for i, j in sums:
-            self._instruction("tilestored64", 2 * i + j, places[i, j], row)
+            self._instruction("tilestored64", 2 * i + j, targets[i, j], row)
 
     def _instruction(self, name: str, tile: int, *operands: Any) -> None:
         kind = ir.FunctionType(ir.VoidType(), [I8, *(operand.type for operand in operands)])
@@ -279,13 +279,13 @@ def _vector_tiles(products: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a, b, c, ldc, depth, accumulate = args
             row = builder.mul(ldc, I64(4))
-            places = [
+            targets = [
                 builder.bitcast(_pointer(builder, c, builder.mul(row, I64(r))), FLOATS.as_pointer())
                 for r in range(ROWS)
             ]
             adds = builder.icmp_signed("!=", accumulate, I64(0))
             zero = ir.Constant(FLOATS, [0.0] * COLUMNS)
-            first = [builder.select(adds, builder.load(place, align=4), zero) for place in places]
+            first = [builder.select(adds, builder.load(target, align=4), zero) for target in targets]
 
             def body(pair: Any, running: list[Any]) -> list[Any]:
                 source = builder.bitcast(_pointer(builder, b, builder.mul(pair, I64(64))), WORDS.as_pointer())
@@ -295,9 +295,9 @@ def _vector_tiles(products: Any) -> Any:
                 along = builder.add(builder.mul(tile, I64(TILE_BYTES)), builder.mul(within, I64(4)))
                 following = []
                 for r, total in enumerate(running):
-                    place = builder.bitcast(_pointer(builder, a, along, I64(64 * r)), I32.as_pointer())
+                    pair_of_a = builder.bitcast(_pointer(builder, a, along, I64(64 * r)), I32.as_pointer())
                     lane = builder.insert_element(
-                        ir.Constant(WORDS, ir.Undefined), builder.load(place, align=4), I32(0)
+                        ir.Constant(WORDS, ir.Undefined), builder.load(pair_of_a, align=4), I32(0)
                     )
                     broadcast = builder.shuffle_vector(
                         lane, ir.Constant(WORDS, ir.Undefined), ir.Constant(WORDS, [0] * COLUMNS)
@@ -306,8 +306,8 @@ def _vector_tiles(products: Any) -> Any:
                 return following
 
             sums = _loop(builder, builder.mul(depth, I64(DEEP // 2)), first, body)
-            for place, total in zip(places, sums, strict=True):
-                builder.store(total, place, align=4)
+            for target, total in zip(targets, sums, strict=True):
+                builder.store(total, target, align=4)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 6), generate
@@ -324,8 +324,8 @@ def _avx512(
     for i in range(tall):
         for j in range(wide):
             for r in range(0, COLUMNS, ROWS):
-                place = c + 4 * ((i * COLUMNS + r) * ldc + j * COLUMNS)
-                _dot_product_rows(a + i * a_step + 64 * r, b + j * b_step, place, ldc, depth, add)
+                target = c + 4 * ((i * COLUMNS + r) * ldc + j * COLUMNS)
+                _dot_product_rows(a + i * a_step + 64 * r, b + j * b_step, target, ldc, depth, add)
 
 
 def _software(
@@ -334,8 +334,8 @@ def _software(
     for i in range(tall):
         for j in range(wide):
             for r in range(0, COLUMNS, ROWS):
-                place = c + 4 * ((i * COLUMNS + r) * ldc + j * COLUMNS)
-                _widened_rows(a + i * a_step + 64 * r, b + j * b_step, place, ldc, depth, add)
+                target = c + 4 * ((i * COLUMNS + r) * ldc + j * COLUMNS)
+                _widened_rows(a + i * a_step + 64 * r, b + j * b_step, target, ldc, depth, add)
 
 
 _TILES, _NOTHING = types.void(*[types.int64] * 10), types.void()

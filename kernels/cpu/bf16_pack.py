@@ -21,11 +21,11 @@ from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, DEEP, FLOATS, I32, I64,
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.symbols import by_symbol
 
-__all__ = ["EDGE", "copy_rows", "pack", "tiles_along"]
+__all__ = ["BLOCK", "copy_rows", "pack", "tiles_along"]
 
 HALVES = ir.VectorType(ir.IntType(16), 2 * COLUMNS)
-#: Elements of the scratch array in which a block at an edge is filled up.
-EDGE = COLUMNS * DEEP
+#: Elements of a block: of the scratch array in which one at an edge of a matrix is filled up.
+BLOCK = COLUMNS * DEEP
 
 
 def _words(values: list[int]) -> Any:
@@ -94,8 +94,8 @@ def _block(along: bool, transposed: bool) -> Any:
             if transposed:
                 lines = _transposed(builder, lines)
             for r, line in enumerate(lines):
-                place = builder.inttoptr(builder.add(target, I64(4 * COLUMNS * r)), WORDS.as_pointer())
-                builder.store(line, place, align=4)
+                pointer = builder.inttoptr(builder.add(target, I64(4 * COLUMNS * r)), WORDS.as_pointer())
+                builder.store(line, pointer, align=4)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 3), generate
@@ -146,13 +146,13 @@ def _write(typingctx: Any, address: Any, value: Any) -> Any:
 def copy_rows(target: int, target_stride: int, source: int, source_stride: int, rows: int, columns: int) -> None:
     """Copy a rectangle of float32 from address to address; strides are in elements."""
     for i in range(rows):
-        to, there = target + 4 * i * target_stride, source + 4 * i * source_stride
+        target_row, source_row = target + 4 * i * target_stride, source + 4 * i * source_stride
         for j in range(columns):
-            _write(to + 4 * j, _read(there + 4 * j))
+            _write(target_row + 4 * j, _read(source_row + 4 * j))
 
 
 @compiled(allocates=False)
-def _fill(target: int, count: int) -> None:
+def _set_to_zero(target: int, count: int) -> None:
     for j in range(count):
         _write(target + 4 * j, np.float32(0))
 
@@ -166,35 +166,35 @@ def _pack(
     depth: int,
     target: int,
     step: int,
-    edge: int,
+    block: int,
 ) -> None:
     transposed = along == as_b
     line_bytes, ahead = (4 * stride, 4 * DEEP) if along else (4, 4 * DEEP * stride)
     width = DEEP if along else COLUMNS
-    tiles, full = (depth + DEEP - 1) // DEEP, depth // DEEP
-    whole = lines // COLUMNS
+    tiles, full_tiles = (depth + DEEP - 1) // DEEP, depth // DEEP
+    full_lines = lines // COLUMNS
     if along:
-        for t in range(whole):
-            for d in range(full):
-                place = source + t * COLUMNS * line_bytes + d * ahead
-                _round_block(along, transposed, place, stride, target + t * step + d * TILE_BYTES)
+        for t in range(full_lines):
+            for d in range(full_tiles):
+                source_block = source + t * COLUMNS * line_bytes + d * ahead
+                _round_block(along, transposed, source_block, stride, target + t * step + d * TILE_BYTES)
     else:
         # row by row of blocks, so that memory is read in long runs
-        for d in range(full):
-            for t in range(whole):
-                place = source + t * COLUMNS * line_bytes + d * ahead
-                _round_block(along, transposed, place, stride, target + t * step + d * TILE_BYTES)
+        for d in range(full_tiles):
+            for t in range(full_lines):
+                source_block = source + t * COLUMNS * line_bytes + d * ahead
+                _round_block(along, transposed, source_block, stride, target + t * step + d * TILE_BYTES)
     for t in range((lines + COLUMNS - 1) // COLUMNS):
         count = min(COLUMNS, lines - t * COLUMNS)
-        for d in range(full if count == COLUMNS else 0, tiles):
+        for d in range(full_tiles if count == COLUMNS else 0, tiles):
             deep = min(DEEP, depth - d * DEEP)
-            place = source + t * COLUMNS * line_bytes + d * ahead
-            _fill(edge, EDGE)
+            source_block = source + t * COLUMNS * line_bytes + d * ahead
+            _set_to_zero(block, BLOCK)
             if along:
-                copy_rows(edge, width, place, stride, count, deep)
+                copy_rows(block, width, source_block, stride, count, deep)
             else:
-                copy_rows(edge, width, place, stride, deep, count)
-            _round_block(along, transposed, edge, width, target + t * step + d * TILE_BYTES)
+                copy_rows(block, width, source_block, stride, deep, count)
+            _round_block(along, transposed, block, width, target + t * step + d * TILE_BYTES)
 
 
 _call_pack = by_symbol(_pack, types.void(*[types.int64] * 2, *[types.boolean] * 2, *[types.int64] * 5))
@@ -202,7 +202,7 @@ _call_pack = by_symbol(_pack, types.void(*[types.int64] * 2, *[types.boolean] * 
 
 @compiled(allocates=False)
 def pack(
-    source: int, stride: int, along: bool, as_b: bool, lines: int, depth: int, target: int, step: int, edge: int
+    source: int, stride: int, along: bool, as_b: bool, lines: int, depth: int, target: int, step: int, block: int
 ) -> None:
     """Round a part of a matrix into tiles.
 
@@ -220,7 +220,7 @@ def pack(
     target, step : int
         Address of the first tile, and bytes between the tiles of neighbouring lines. Tiles that follow along k lie one
         behind the other.
-    edge : int
-        Address of scratch, `EDGE` elements.
+    block : int
+        Address of scratch, `BLOCK` elements.
     """
-    _call_pack((source, stride, along, as_b, lines, depth, target, step, edge))
+    _call_pack((source, stride, along, as_b, lines, depth, target, step, block))

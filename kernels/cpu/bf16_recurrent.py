@@ -10,7 +10,7 @@ from numba import types
 
 from capgpu.kernels.cpu.bf16_gemm import ASIDE, squares
 from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, TILE_BYTES, unit
-from capgpu.kernels.cpu.bf16_pack import EDGE, pack, tiles_along
+from capgpu.kernels.cpu.bf16_pack import BLOCK, pack, tiles_along
 from capgpu.kernels.cpu.symbols import address_of, call_address, called_by_symbol
 
 __all__ = ["rounded_products"]
@@ -23,17 +23,19 @@ def _pack_units(
     depth: int,
     n_gates: int,
     units: int,
-    left: int,
-    right: int,
+    begin_unit: int,
+    end_unit: int,
     packed: int,
     work: int,
 ) -> None:
     step = tiles_along(depth) * TILE_BYTES
-    run = (right - left + COLUMNS - 1) // COLUMNS * step
+    gate_bytes = (end_unit - begin_unit + COLUMNS - 1) // COLUMNS * step
     for gate in range(n_gates):
-        column = gate * units + left
+        column = gate * units + begin_unit
         source = weights + 4 * (column * stride if transposed else column)
-        pack(source, stride, transposed != 0, True, right - left, depth, packed + gate * run, step, work)
+        pack(
+            source, stride, transposed != 0, True, end_unit - begin_unit, depth, packed + gate * gate_bytes, step, work
+        )
 
 
 def _multiply_units(
@@ -43,8 +45,8 @@ def _multiply_units(
     packed: int,
     n_gates: int,
     units: int,
-    left: int,
-    right: int,
+    begin_unit: int,
+    end_unit: int,
     out: int,
     work: int,
     kernel: int,
@@ -53,15 +55,15 @@ def _multiply_units(
 ) -> None:
     tiles = tiles_along(depth)
     step = tiles * TILE_BYTES
-    run = (right - left + COLUMNS - 1) // COLUMNS * step
-    aside, a = work + 4 * EDGE, work + 4 * (EDGE + ASIDE)
+    gate_bytes = (end_unit - begin_unit + COLUMNS - 1) // COLUMNS * step
+    aside, a = work + 4 * BLOCK, work + 4 * (BLOCK + ASIDE)
     if begin:
         call_address(begin, ())
     pack(states, depth, True, False, rows, depth, a, step, work)
     for gate in range(n_gates):
-        place = out + 4 * (gate * units + left)
-        columns = right - left
-        squares(kernel, a, step, packed + gate * run, step, place, n_gates * units, rows, columns, tiles, False, aside)
+        target, b = out + 4 * (gate * units + begin_unit), packed + gate * gate_bytes
+        columns = end_unit - begin_unit
+        squares(kernel, a, step, b, step, target, n_gates * units, rows, columns, tiles, False, aside)
     if end:
         call_address(end, ())
 
@@ -71,7 +73,7 @@ _MULTIPLY = called_by_symbol(_multiply_units, types.void(*[types.int64] * 13))
 
 
 def rounded_products(rows: int, depth: int) -> tuple[int, ...]:
-    """Return what a recurrence of at most `rows` rows and a sum of `depth` products is handed.
+    """Return what a recurrence of at most `rows` rows and a sum of `depth` products multiplies with.
 
     Returns
     -------
@@ -80,4 +82,4 @@ def rounded_products(rows: int, depth: int) -> tuple[int, ...]:
         each task needs.
     """
     tiles = (rows + COLUMNS - 1) // COLUMNS * tiles_along(depth)
-    return (address_of(_PACK), address_of(_MULTIPLY), *unit(), EDGE + ASIDE + tiles * TILE_BYTES // 4)
+    return (address_of(_PACK), address_of(_MULTIPLY), *unit(), BLOCK + ASIDE + tiles * TILE_BYTES // 4)

@@ -129,11 +129,11 @@ def _lock(descriptor: int) -> bool | None:
 @contextlib.contextmanager
 def released() -> Iterator[None]:
     """Release the claims that were made inside this context."""
-    before = len(_own.held)
+    n_outer = len(_own.held)
     try:
         yield
     finally:
-        while len(_own.held) > before:
+        while len(_own.held) > n_outer:
             descriptor, file = _own.held.pop()
             with contextlib.suppress(OSError):
                 file.unlink()

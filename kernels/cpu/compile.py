@@ -17,7 +17,7 @@ from numba.core import config
 from capgpu.kernels.cpu.code_cache import keep_on_disk, load_undisturbed
 from capgpu.kernels.cpu.late_code import compile_late
 
-__all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled"]
+__all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled", "named_like"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +67,16 @@ def compiled(
         return result
 
     return decorate
+
+
+def named_like(origin: Callable[..., Any], function: F, name: str | None = None) -> F:
+    """Give a function that another one has made a name in the module of `origin`, by default its name; return it.
+
+    Code on disk, and symbols in it, are found by name: each function that is made needs its own.
+    """
+    function.__module__ = origin.__module__
+    function.__name__ = function.__qualname__ = name or origin.__name__
+    return function
 
 
 def _let_callers_compile(dispatcher: Any, inner: Any) -> None:

@@ -21,8 +21,7 @@ from numba.extending import intrinsic
 
 from capgpu.kernels.contract import Dropout
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.job_slot import run_job
-from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.random import mask_rule
@@ -42,12 +41,12 @@ def rule_of(dropout: Dropout, count: int) -> tuple[int, int, int, float]:
 
 
 @intrinsic
-def _is_kept(typingctx: Any, place: Any, j: Any, first: Any, second: Any, threshold: Any) -> Any:
-    """Return whether element ``place + j`` is kept: 32-bit arithmetic, for which Numba would take 64 bits."""
+def _is_kept(typingctx: Any, position: Any, j: Any, first: Any, second: Any, threshold: Any) -> Any:
+    """Return whether element ``position + j`` is kept: 32-bit arithmetic, for which Numba would use 64 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place, j, first, second, threshold = (builder.trunc(word, I32) for word in args)
-        bits = builder.add(place, j)
+        position, j, first, second, threshold = (builder.trunc(word, I32) for word in args)
+        bits = builder.add(position, j)
         for word in (first, second):
             bits = builder.xor(bits, word)
             for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -59,60 +58,47 @@ def _is_kept(typingctx: Any, place: Any, j: Any, first: Any, second: Any, thresh
 
 
 @compiled(allocates=False)
-def _masked(source: Any, place: int, rule: Any, target: Any) -> None:
-    """Write a row times its part of a mask, which begins at the mask's element `place`."""
+def _masked(source: Any, position: int, rule: Any, target: Any) -> None:
+    """Write a row times its part of a mask, which begins at the mask's element `position`."""
     first, second, threshold = rule[:3]
-    factor, nothing = source.dtype.type(rule[3]), source.dtype.type(0)
+    factor, zero = source.dtype.type(rule[3]), source.dtype.type(0)
     for j in range(source.size):
-        target[j] = source[j] * (factor if _is_kept(place, j, first, second, threshold) else nothing)
+        target[j] = source[j] * (factor if _is_kept(position, j, first, second, threshold) else zero)
 
 
 @compiled(allocates=False)
-def _mask(row: Any, place: int, rule: Any) -> None:
+def _mask(row: Any, position: int, rule: Any) -> None:
     """Do what `_masked` does in place: where source and target may be the same, its loop would not vectorise."""
     first, second, threshold = rule[:3]
-    factor, nothing = row.dtype.type(rule[3]), row.dtype.type(0)
+    factor, zero = row.dtype.type(rule[3]), row.dtype.type(0)
     for j in range(row.size):
-        row[j] *= factor if _is_kept(place, j, first, second, threshold) else nothing
+        row[j] *= factor if _is_kept(position, j, first, second, threshold) else zero
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _drop_rows(index: int, count: int, rows: Any, start: int, rule: Any) -> None:
-    """Multiply a share of rows, the first of which is row `start` of what the mask belongs to, by their mask."""
+    """Multiply a task's rows, the first of which is row `start` of what the mask belongs to, by their mask."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
         _mask(rows[k], (start + k) * width, rule)
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _drop_rows_into(index: int, count: int, rows: Any, start: int, rule: Any, out: Any) -> None:
-    """Write what `_drop_rows` makes of a share of rows to another array."""
+    """Write what `_drop_rows` makes of a task's rows to another array."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
         _masked(rows[k], (start + k) * width, rule, out[k])
 
 
-_describe_drop, _describe_drop_into = describe_job(_drop_rows), describe_job(_drop_rows_into)
-
-
-@compiled()
-def _launch_drop(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_drop(arguments))
-
-
-@compiled()
-def _launch_drop_into(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_drop_into(arguments))
-
-
 def drop_in_place(rows: Any, start: int, rule: tuple[int, int, int, float]) -> None:
     """Multiply contiguous rows, from row `start` on of what the mask belongs to, by their mask."""
-    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _launch_drop, rows, start, rule)
+    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows, rows, start, rule)
 
 
 def drop_into(rows: Any, start: int, rule: tuple[int, int, int, float], out: Any) -> None:
     """Write what `drop_in_place` makes of the rows to another array."""
-    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _launch_drop_into, rows, start, rule, out)
+    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows_into, rows, start, rule, out)
 
 
 def apply_dropout(array: Any, dropout: Dropout) -> Any:

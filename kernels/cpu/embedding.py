@@ -1,6 +1,6 @@
 """Rows taken by index, and summed in rising order, by index or all: an embedding, its gradient, and that of biases.
 
-A share is a run of rows of the table, or of columns where all rows are summed: no two threads add to the same element,
+A task owns a range of rows of the table, or of columns where all rows are summed: no two add to the same element,
 and the order of each sum is fixed.
 """
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from capgpu.kernels.contract import RowGroups
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.job_slot import run_job
-from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -23,34 +22,34 @@ __all__ = ["add_rows", "column_sums", "embedding_gradient", "scatter_rows", "tak
 WORTH_SHARING = 100_000
 
 
-@compiled()
+@parallel_job()
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     # one allocation: what a task holds when it raises is never freed
     size = out.shape[0]
     scratch = np.empty(2 * size + 1 + rows.size, np.int64)
-    starts, place, order = scratch[: size + 1], scratch[size + 1 : 2 * size + 1], scratch[2 * size + 1 :]
+    starts, next_position, order = scratch[: size + 1], scratch[size + 1 : 2 * size + 1], scratch[2 * size + 1 :]
     # rows of one index follow each other, in rising order: each sum is made while it is in the cache
     starts[:] = 0
     for m in range(rows.size):
         starts[rows[m] + 1] += 1
     for k in range(out.shape[0]):
-        place[k] = starts[k]
+        next_position[k] = starts[k]
         starts[k + 1] += starts[k]
     for m in range(rows.size):
-        order[place[rows[m]]] = m
-        place[rows[m]] += 1
+        order[next_position[rows[m]]] = m
+        next_position[rows[m]] += 1
     _add_runs(index, count, drows, order, starts, out)
 
 
 @compiled(allocates=False)
 def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: Any) -> None:
-    # a share is a run of the table's rows, for the sake of long runs of memory: as many rows read and written as others
+    # each task owns a range of the table's rows, for long runs of memory: it reads and writes as many rows as others
     work = order.size + out.shape[0]
     for k in range(out.shape[0]):
-        done = k + starts[k]
-        if done < work * index // count:
+        work_before = k + starts[k]
+        if work_before < work * index // count:
             continue
-        if done >= work * (index + 1) // count:
+        if work_before >= work * (index + 1) // count:
             break
         target = out[k]
         if starts[k] == starts[k + 1]:
@@ -66,34 +65,18 @@ def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: 
                 target[j] += source[j]
 
 
-_describe_add_rows = describe_job(_add_rows)
-
-
-@compiled()
-def _launch_add_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_add_rows(arguments))
-
-
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _sum_columns(index: int, count: int, rows: Any, out: Any) -> None:
     width = rows.shape[1]
     lines = (width + 15) // 16
-    left, right = lines * index // count * 16, min(width, lines * (index + 1) // count * 16)
-    target = out[left:right]
+    begin, end = lines * index // count * 16, min(width, lines * (index + 1) // count * 16)
+    target = out[begin:end]
     for j in range(target.size):
         target[j] = 0
     for m in range(rows.shape[0]):
-        source = rows[m, left:right]
+        source = rows[m, begin:end]
         for j in range(target.size):
             target[j] += source[j]
-
-
-_describe_sum_columns = describe_job(_sum_columns)
-
-
-@compiled()
-def _launch_sum_columns(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_sum_columns(arguments))
 
 
 def column_sums(rows: Any) -> Any:
@@ -101,11 +84,11 @@ def column_sums(rows: Any) -> Any:
     rows = contiguous(rows)
     out = np.empty(rows.shape[1], dtype=rows.dtype)
     n_tasks = POOL.n_threads if rows.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_sum_columns, rows, out)
+    POOL.run(n_tasks, _sum_columns, rows, out)
     return out
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _take_rows(index: int, count: int, table: Any, rows: Any, out: Any) -> None:
     for k in range(rows.size * index // count, rows.size * (index + 1) // count):
         source, target = table[rows[k]], out[k]
@@ -113,19 +96,11 @@ def _take_rows(index: int, count: int, table: Any, rows: Any, out: Any) -> None:
             target[j] = source[j]
 
 
-_describe_take_rows = describe_job(_take_rows)
-
-
-@compiled()
-def _launch_take_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_take_rows(arguments))
-
-
 def take_rows(table: Any, rows: Any) -> Any:
     """Take rows of a matrix; see `capgpu.kernels.reference.take_rows`."""
     table, rows = contiguous(table), contiguous(rows, dtype=np.int64)
     out = np.empty((rows.size, table.shape[1]), dtype=table.dtype)
-    POOL.run(POOL.n_threads if out.size >= WORTH_SHARING else 1, _launch_take_rows, table, rows, out)
+    POOL.run(POOL.n_threads if out.size >= WORTH_SHARING else 1, _take_rows, table, rows, out)
     return out
 
 
@@ -146,5 +121,5 @@ def embedding_gradient(drows: Any, index: Any, count: int, groups: RowGroups | N
     rows = contiguous(index, dtype=np.int64)
     out = np.empty((count, drows.shape[1]), dtype=drows.dtype)
     n_tasks = POOL.n_threads if drows.size + out.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_add_rows, drows, rows, out)
+    POOL.run(n_tasks, _add_rows, drows, rows, out)
     return out

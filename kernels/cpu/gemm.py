@@ -1,13 +1,13 @@
 """Matrix products on the host: panels of B are packed, tiles of C are computed from registers.
 
 C (m, n) = op(A) (m, k) op(B) (k, n), where op is nothing or the transpose. A panel is two vectors of columns wide
-and at most `DEPTH` deep, so that it stays in the first cache levels while all rows of A pass by it. Shares of one
+and at most `DEPTH` deep, so that it stays in the first cache levels while all rows of A pass by it. The tasks of one
 product are independent column (or row) ranges: no barriers, and the same bits for any number of threads.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -15,10 +15,9 @@ from numba import types
 from capgpu.kernels.contract import Precision, check_precision
 from capgpu.kernels.cpu.compile import VECTOR_BYTES, compiled
 from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS, tile
-from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.simd_pack import copy_panel_row, copy_tile_row, transpose_square
 from capgpu.kernels.cpu.symbols import by_symbol
-from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.kernels.loading import imported
@@ -28,21 +27,24 @@ __all__ = [
     "DEPTH",
     "KEEP",
     "NOTHING",
+    "Product",
     "aligned",
     "matmul",
     "pack_columns_whole",
     "pack_panels",
     "product_into",
     "product_with_packed",
+    "set_rows",
 ]
 
 #: Greatest depth of a packed panel: 80 KiB at two AVX-512 vectors.
 DEPTH = 640
-#: Panels of B, and tiles of A, that are worked on together: in the second cache level, and in the first.
+#: Panels of B, and tiles of A, that are processed together: in the second cache level, and in the first.
 GROUP, STRIP = 16, 2
 #: Rows of a transposed A that are packed together.
 RUN = 16
-#: Most columns of a transposed A (rows of C) that are packed at once: otherwise the packed A would be as large as A.
+#: Greatest number of columns of a transposed A (rows of C) that are packed at once: otherwise the packed A would be as
+#: large as A.
 CHUNK = 2048
 #: Below this many multiply-adds, waking a second thread costs more than it gains.
 WORTH_SHARING = 5_000_000
@@ -51,59 +53,64 @@ NOTHING, BIAS, KEEP = 0, 1, 2
 
 
 @compiled(allocates=False)
-def _pack_transposed(B: Any, row: int, depth: int, column: int, panel: Any) -> None:
+def _pack_transposed(B: Any, first_row: int, depth: int, first_column: int, panel: Any) -> None:
     """Transpose a full panel, a square of vectors at a time."""
     size, ld = B.itemsize, B.shape[1]
     lanes, side = PANEL_BYTES // size, VECTOR_BYTES // size
     squared = depth // side * side
     for k in range(0, squared, side):
         for j in range(0, lanes, side):
-            source = B.ctypes.data + ((column + j) * ld + row + k) * size
+            source = B.ctypes.data + ((first_column + j) * ld + first_row + k) * size
             transpose_square(B, panel.ctypes.data + (k * lanes + j) * size, lanes, source, ld)
     for k in range(squared, depth):
         for j in range(lanes):
-            panel[k * lanes + j] = B[column + j, row + k]
+            panel[k * lanes + j] = B[first_column + j, first_row + k]
 
 
 @compiled(allocates=False)
-def _pack_narrow(B: Any, transposed: bool, row: int, depth: int, column: int, width: int, panel: Any) -> None:
+def _pack_narrow(
+    B: Any, transposed: bool, first_row: int, depth: int, first_column: int, width: int, panel: Any
+) -> None:
+    """Pack a panel that is narrower than others, and fill it up with zeros."""
     lanes = PANEL_BYTES // B.itemsize
     panel[:] = 0
     for k in range(depth):
         for j in range(width):
-            panel[k * lanes + j] = B[column + j, row + k] if transposed else B[row + k, column + j]
+            row, column = first_row + k, first_column + j
+            panel[k * lanes + j] = B[column, row] if transposed else B[row, column]
 
 
 def _pack_panels(
     B: Any,
     transposed: bool,
-    row: int,
+    first_row: int,
     depth: int,
-    left: int,
+    first_column: int,
     columns: int,
     first: int,
     last: int,
     packed: Any,
-    start: int,
+    offset: int,
 ) -> None:
     size = B.itemsize
     lanes = PANEL_BYTES // size
     full = min(last, columns // lanes)
-    target, ld = packed.ctypes.data + start * size, B.shape[1]
+    target, ld = packed.ctypes.data + offset * size, B.shape[1]
     if transposed:
         for p in range(first, full):
-            place = start + (p - first) * depth * lanes
-            _pack_transposed(B, row, depth, left + p * lanes, packed[place : place + depth * lanes])
+            begin = offset + (p - first) * depth * lanes
+            panel = packed[begin : begin + depth * lanes]
+            _pack_transposed(B, first_row, depth, first_column + p * lanes, panel)
     else:
         # row by row, so that memory is read in long runs
         for k in range(depth):
-            source = B.ctypes.data + ((row + k) * ld + left + first * lanes) * size
+            source = B.ctypes.data + ((first_row + k) * ld + first_column + first * lanes) * size
             for p in range(full - first):
                 copy_panel_row(B, target + (p * depth + k) * PANEL_BYTES, source + p * PANEL_BYTES)
     if full < last:
-        place = start + (full - first) * depth * lanes
-        panel = packed[place : place + depth * lanes]
-        _pack_narrow(B, transposed, row, depth, left + full * lanes, columns - full * lanes, panel)
+        begin = offset + (full - first) * depth * lanes
+        panel = packed[begin : begin + depth * lanes]
+        _pack_narrow(B, transposed, first_row, depth, first_column + full * lanes, columns - full * lanes, panel)
 
 
 def _signatures(*kinds: Any) -> list[Any]:
@@ -122,21 +129,21 @@ _call_pack_panels = by_symbol(_pack_panels, *_signatures(2, types.boolean, *[typ
 def pack_panels(
     B: Any,
     transposed: bool,
-    row: int,
+    first_row: int,
     depth: int,
-    left: int,
+    first_column: int,
     columns: int,
     first: int,
     last: int,
     packed: Any,
-    start: int,
+    offset: int,
 ) -> None:
-    """Copy panels first..last-1 of the `columns` columns of op(B) from `left` on.
+    """Copy panels first..last-1 of the `columns` columns of op(B) from `first_column` on, `depth` rows.
 
-    Element (k, j) of panel p goes to ``packed[start + ((p - first) * depth + k) * lanes + j]``; a narrow last panel is
+    Element (k, j) of panel p goes to ``packed[offset + ((p - first) * depth + k) * lanes + j]``; a narrow last panel is
     filled up with zeros.
     """
-    _call_pack_panels((B, transposed, row, depth, left, columns, first, last, packed, start))
+    _call_pack_panels((B, transposed, first_row, depth, first_column, columns, first, last, packed, offset))
 
 
 @compiled()
@@ -160,80 +167,83 @@ def _blocks(k: int) -> int:
 
 
 @compiled(allocates=False)
-def _pack_columns(A: Any, row: int, depth: int, column: int, count: int, packed: Any) -> None:
-    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_rows_by_panel` takes them.
+def _pack_columns(A: Any, first_row: int, depth: int, first_column: int, columns: int, packed: Any) -> None:
+    """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_multiply_panel` takes them.
 
     A column beyond the last of A is one of ones.
     """
-    tiles = _tiles(count)
+    tiles = _tiles(columns)
     size = A.itemsize
     vector = VECTOR_BYTES // size
     copied = (ROWS + vector - 1) // vector * vector
-    end = A.ctypes.data + (A.size - copied) * size
+    last_source = A.ctypes.data + (A.size - copied) * size
     # a strip of rows of A, so that it is read in long runs and once
     for strip in range(0, depth, RUN):
-        stop = min(strip + RUN, depth)
+        strip_end = min(strip + RUN, depth)
         for t in range(tiles):
-            first = count * t // tiles
-            height = count * (t + 1) // tiles - first
-            for k in range(strip, stop):
-                place = first * depth + k * height
-                source = A.ctypes.data + ((row + k) * A.shape[1] + column + first) * size
+            first = columns * t // tiles
+            height = columns * (t + 1) // tiles - first
+            for k in range(strip, strip_end):
+                offset = first * depth + k * height
+                source = A.ctypes.data + ((first_row + k) * A.shape[1] + first_column + first) * size
                 # what is copied too much goes where the tile's next rows will be
-                there = column + first + height <= A.shape[1]
-                if there and place + copied <= (first + height) * depth and source <= end:
-                    copy_tile_row(A, packed.ctypes.data + place * size, source)
+                is_inside = first_column + first + height <= A.shape[1]
+                if is_inside and offset + copied <= (first + height) * depth and source <= last_source:
+                    copy_tile_row(A, packed.ctypes.data + offset * size, source)
                 else:
                     for r in range(height):
-                        packed[place + r] = A[row + k, column + first + r] if column + first + r < A.shape[1] else 1
+                        column = first_column + first + r
+                        packed[offset + r] = A[first_row + k, column] if column < A.shape[1] else 1
+
+
+class _Rows(NamedTuple):
+    """Rows of A: `stride` elements apart as they lie, or in tiles that `_pack_columns` packed."""
+
+    address: int
+    stride: int
+    n_rows: int
+    are_packed: bool
 
 
 @compiled(allocates=False)
-def _rows_by_panel(
-    A: Any,
-    packed_tiles: bool,
-    a: int,
-    lda: int,
-    rows: int,
-    tile_start: int,
-    tile_stop: int,
+def _multiply_panel(
+    rows: _Rows,
+    first_tile: int,
+    last_tile: int,
     depth: int,
     panel: int,
     C: Any,
     c: int,
-    ldc: int,
     width: int,
     accumulate: int,
-    edge: Any,
+    scratch: Any,
 ) -> None:
-    """Multiply some tiles of `rows` rows of A (address `a`) by one panel into C (address `c`).
-
-    A lies either in rows `lda` apart or in tiles packed by `_pack_columns`.
-    """
-    size = A.itemsize
+    """Multiply tiles first_tile..last_tile-1 of rows of A by one panel into `width` columns of C (address `c`)."""
+    size, ldc = C.itemsize, C.shape[1]
     lanes = PANEL_BYTES // size
-    tiles = _tiles(rows)
-    aside = edge.ctypes.data + 0  # signed, as c is: `tile` would be compiled for both
-    for t in range(tile_start, tile_stop):
-        row = rows * t // tiles
-        height = rows * (t + 1) // tiles - row
-        here = a + row * (depth if packed_tiles else lda) * size
-        step = height if packed_tiles else lda
+    tiles = _tiles(rows.n_rows)
+    aside = scratch.ctypes.data + 0  # signed, as c is: `tile` would be compiled for both
+    for t in range(first_tile, last_tile):
+        first = rows.n_rows * t // tiles
+        height = rows.n_rows * (t + 1) // tiles - first
+        a = rows.address + first * (depth if rows.are_packed else rows.stride) * size
+        stride = height if rows.are_packed else rows.stride
         if width == lanes:
-            tile(A, here, step, panel, c + row * ldc * size, ldc, depth, height, packed_tiles, accumulate)
+            tile(C, a, stride, panel, c + first * ldc * size, ldc, depth, height, rows.are_packed, accumulate)
         else:
-            # a panel wider than what is left of C is computed aside
-            tile(A, here, step, panel, aside, lanes, depth, height, packed_tiles, 0)
-            _add_edge(C, c + row * ldc * size, ldc, height, width, accumulate, edge)
+            # a panel wider than the remaining columns of C is computed aside
+            tile(C, a, stride, panel, aside, lanes, depth, height, rows.are_packed, 0)
+            _add_narrow(C, c + first * ldc * size, height, width, accumulate, scratch)
 
 
 @compiled(allocates=False)
-def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int, edge: Any) -> None:
-    lanes = PANEL_BYTES // C.itemsize
+def _add_narrow(C: Any, c: int, height: int, width: int, accumulate: int, scratch: Any) -> None:
+    """Add or copy `width` columns of a tile that has been computed in `scratch` to C."""
+    lanes, ldc = PANEL_BYTES // C.itemsize, C.shape[1]
     first = (c - C.ctypes.data) // C.itemsize
     row, column = first // ldc, first % ldc
     for i in range(height):
-        source, target = edge[i * lanes : i * lanes + width], C[row + i, column : column + width]
+        source, target = scratch[i * lanes : i * lanes + width], C[row + i, column : column + width]
         if accumulate:
             for j in range(target.size):
                 target[j] += source[j]
@@ -243,102 +253,86 @@ def _add_edge(C: Any, c: int, ldc: int, height: int, width: int, accumulate: int
 
 
 @compiled(allocates=False)
-def _set_rows(C: Any, start: int, stop: int, left: int, right: int, bias: Any) -> None:
-    source = bias[left:right]
-    for i in range(start, stop):
-        target = C[i, left:right]
+def set_rows(C: Any, first_row: int, last_row: int, first_column: int, last_column: int, bias: Any) -> None:
+    """Copy a bias to rows first_row..last_row-1 of C, of columns first_column..last_column-1."""
+    source = bias[first_column:last_column]
+    for i in range(first_row, last_row):
+        target = C[i, first_column:last_column]
         for j in range(target.size):
             target[j] = source[j]
 
 
-@compiled()
-def _share(
-    index: int,
-    count: int,
-    by_rows: bool,
-    A: Any,
-    a_transposed: bool,
-    B: Any,
-    b_transposed: bool,
-    bias: Any,
-    start: int,
-    C: Any,
-) -> None:
-    """Compute one of `count` shares of a product."""
+class Product(NamedTuple):
+    """Operands of a product, all arrays contiguous."""
+
+    by_rows: bool  # whether tasks share the rows of C, not the columns
+    A: Any  # (m, k), or (k, m) where it is transposed
+    a_transposed: bool
+    B: Any  # (k, n), or (n, k)
+    b_transposed: bool
+    bias: Any  # (n,)
+    initial: int  # what the product is added to: NOTHING, BIAS or KEEP
+    C: Any  # (m, n)
+
+
+@parallel_job(operands=Product)
+def _multiply(index: int, count: int, product: Product) -> None:
+    """Compute some rows or columns of a product."""
+    by_rows, A, a_transposed, B, b_transposed, bias, initial, C = product
     m, n = C.shape
     k = A.shape[0] if a_transposed else A.shape[1]
-    lanes = PANEL_BYTES // C.itemsize
-    panels = (n + lanes - 1) // lanes
-    row_start, row_stop, panel_start, panel_stop = 0, m, 0, panels
-    if by_rows:
-        row_start, row_stop = m * index // count, m * (index + 1) // count
-    else:
-        panel_start, panel_stop = panels * index // count, panels * (index + 1) // count
-    if row_start == row_stop or panel_start == panel_stop:
-        return
-    left, right = panel_start * lanes, min(n, panel_stop * lanes)
-    if start == BIAS:
-        _set_rows(C, row_start, row_stop, left, right, bias)
-    elif k == 0 and start == NOTHING:
-        C[row_start:row_stop, left:right] = 0
-    lda = A.shape[1]
-    most = min(row_stop - row_start, CHUNK) if a_transposed else row_stop - row_start
-    blocks = _blocks(k)
-    deepest = (k + blocks - 1) // blocks if blocks else 0
-    group = min(GROUP, panel_stop - panel_start)
-    # one allocation: what a task holds when it raises is never freed
-    ends = group * deepest * lanes, (group * deepest + ROWS) * lanes
-    scratch = aligned(ends[1] + (deepest * most if a_transposed else 1), C)
-    packed, edge, columns = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] :]
     size = C.itemsize
-    for row in range(row_start, row_stop, most):
-        rows = min(most, row_stop - row)
-        tiles = _tiles(rows)
+    lanes = PANEL_BYTES // size
+    panels = (n + lanes - 1) // lanes
+    first_row, last_row, first_panel, last_panel = 0, m, 0, panels
+    if by_rows:
+        first_row, last_row = m * index // count, m * (index + 1) // count
+    else:
+        first_panel, last_panel = panels * index // count, panels * (index + 1) // count
+    if first_row == last_row or first_panel == last_panel:
+        return
+    first_column, last_column = first_panel * lanes, min(n, last_panel * lanes)
+    if initial == BIAS:
+        set_rows(C, first_row, last_row, first_column, last_column, bias)
+    elif k == 0 and initial == NOTHING:
+        C[first_row:last_row, first_column:last_column] = 0
+    lda = A.shape[1]
+    max_rows = min(last_row - first_row, CHUNK) if a_transposed else last_row - first_row
+    blocks = _blocks(k)
+    max_depth = (k + blocks - 1) // blocks if blocks else 0
+    group = min(GROUP, last_panel - first_panel)
+    # one allocation: what a task holds when it raises is never freed
+    ends = group * max_depth * lanes, (group * max_depth + ROWS) * lanes
+    memory = aligned(ends[1] + (max_depth * max_rows if a_transposed else 1), C)
+    packed, scratch, packed_columns = memory[: ends[0]], memory[ends[0] : ends[1]], memory[ends[1] :]
+    for row in range(first_row, last_row, max_rows):
+        n_rows = min(max_rows, last_row - row)
+        tiles = _tiles(n_rows)
         for block in range(blocks):
             top = k * block // blocks
             depth = k * (block + 1) // blocks - top
-            accumulate = 0 if start == NOTHING and block == 0 else 1
+            accumulate = 0 if initial == NOTHING and block == 0 else 1
             if a_transposed:
-                _pack_columns(A, top, depth, row, rows, columns)
+                _pack_columns(A, top, depth, row, n_rows, packed_columns)
                 # Numba's addresses are unsigned and sums with them are not; of both types it would make float64
-                a = columns.ctypes.data + 0
+                a = packed_columns.ctypes.data + 0
             else:
                 a = A.ctypes.data + (row * lda + top) * size
+            rows = _Rows(a, lda, n_rows, a_transposed)
             # a group of panels and a strip of rows share the second cache level
-            for first in range(panel_start, panel_stop, group):
-                last = min(first + group, panel_stop)
+            for first in range(first_panel, last_panel, group):
+                last = min(first + group, last_panel)
                 pack_panels(B, b_transposed, top, depth, 0, n, first, last, packed, 0)
                 for strip in range(0, tiles, STRIP):
                     for p in range(first, last):
-                        _rows_by_panel(
-                            A,
-                            a_transposed,
-                            a,
-                            lda,
-                            rows,
-                            strip,
-                            min(strip + STRIP, tiles),
-                            depth,
-                            packed.ctypes.data + (p - first) * depth * lanes * size,
-                            C,
-                            C.ctypes.data + (row * n + p * lanes) * size,
-                            n,
-                            min(lanes, n - p * lanes),
-                            accumulate,
-                            edge,
-                        )
-
-
-_describe_share = describe_job(_share)
-
-
-@compiled()
-def _launch_share(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_share(arguments))
+                        panel = packed.ctypes.data + (p - first) * depth * lanes * size
+                        c = C.ctypes.data + (row * n + p * lanes) * size
+                        width, strip_end = min(lanes, n - p * lanes), min(strip + STRIP, tiles)
+                        _multiply_panel(rows, strip, strip_end, depth, panel, C, c, width, accumulate, scratch)
 
 
 @compiled(allocates=False)
-def pack_columns_whole(B: Any, transposed: bool, left: int, columns: int, packed: Any, start: int) -> None:
+def pack_columns_whole(B: Any, transposed: bool, first_column: int, columns: int, packed: Any, offset: int) -> None:
     """Pack some columns of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
     k = B.shape[1] if transposed else B.shape[0]
     lanes = PANEL_BYTES // B.itemsize
@@ -348,73 +342,43 @@ def pack_columns_whole(B: Any, transposed: bool, left: int, columns: int, packed
         top = k * block // blocks
         depth = k * (block + 1) // blocks - top
         for first in range(0, panels, GROUP):
-            place = start + (top * panels + first * depth) * lanes
-            pack_panels(B, transposed, top, depth, left, columns, first, min(first + GROUP, panels), packed, place)
+            last, group_offset = min(first + GROUP, panels), offset + (top * panels + first * depth) * lanes
+            pack_panels(B, transposed, top, depth, first_column, columns, first, last, packed, group_offset)
 
 
 def _product_with_packed(
-    A: Any,
-    a_row: int,
-    rows: int,
-    packed: Any,
-    start: int,
-    k: int,
-    C: Any,
-    c_row: int,
-    left: int,
-    columns: int,
-    edge: Any,
+    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, scratch: Any
 ) -> None:
     size = C.itemsize
+    n_rows, k = A.shape
     lanes = PANEL_BYTES // size
     panels = (columns + lanes - 1) // lanes
     blocks = _blocks(k)
-    tiles = _tiles(rows)
     for block in range(blocks):
         top = k * block // blocks
         depth = k * (block + 1) // blocks - top
-        a = A.ctypes.data + (a_row * A.shape[1] + top) * size
+        rows = _Rows(A.ctypes.data + top * size, k, n_rows, False)
         for p in range(panels):
-            _rows_by_panel(
-                A,
-                False,
-                a,
-                A.shape[1],
-                rows,
-                0,
-                tiles,
-                depth,
-                packed.ctypes.data + (start + (top * panels + p * depth) * lanes) * size,
-                C,
-                C.ctypes.data + (c_row * C.shape[1] + left + p * lanes) * size,
-                C.shape[1],
-                min(lanes, columns - p * lanes),
-                1 if block > 0 else 0,
-                edge,
-            )
+            panel = packed.ctypes.data + (offset + (top * panels + p * depth) * lanes) * size
+            c = C.ctypes.data + (first_column + p * lanes) * size
+            accumulate, width = 1 if block > 0 else 0, min(lanes, columns - p * lanes)
+            _multiply_panel(rows, 0, _tiles(n_rows), depth, panel, C, c, width, accumulate, scratch)
 
 
 _call_product_with_packed = by_symbol(
-    _product_with_packed, *_signatures(2, *[types.int64] * 2, 1, *[types.int64] * 2, 2, *[types.int64] * 3, 1)
+    _product_with_packed, *_signatures(2, 1, types.int64, 2, types.int64, types.int64, 1)
 )
 
 
 @compiled(allocates=False)
 def product_with_packed(
-    A: Any,
-    a_row: int,
-    rows: int,
-    packed: Any,
-    start: int,
-    k: int,
-    C: Any,
-    c_row: int,
-    left: int,
-    columns: int,
-    edge: Any,
+    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, scratch: Any
 ) -> None:
-    """Multiply some rows of A by what `pack_columns_whole` packed, into columns of C (which it stores)."""
-    _call_product_with_packed((A, a_row, rows, packed, start, k, C, c_row, left, columns, edge))
+    """Multiply A by what `pack_columns_whole` packed, into columns of the contiguous rows C (which it stores).
+
+    `scratch` has `ROWS` rows of a panel.
+    """
+    _call_product_with_packed((A, packed, offset, C, first_column, columns, scratch))
 
 
 def product_into(
@@ -454,12 +418,12 @@ def product_into(
         return
     m, n = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]
-    start = KEEP if accumulate else NOTHING if bias is None else BIAS
-    offsets = out[0] if bias is None else bias
+    initial = KEEP if accumulate else NOTHING if bias is None else BIAS
     n_tasks = POOL.n_threads if m * n * k >= WORTH_SHARING else 1
     # by rows where columns are too few to share, and where each task would pack all of a transposed A again
     by_rows = m > n and (n < 4 * (PANEL_BYTES // out.itemsize) * n_tasks or (transpose_a and m > 4 * n))
-    POOL.run(n_tasks, _launch_share, by_rows, a, transpose_a, b, transpose_b, offsets, start, out)
+    product = Product(by_rows, a, transpose_a, b, transpose_b, out[0] if bias is None else bias, initial, out)
+    POOL.run(n_tasks, _multiply, *product)
 
 
 def matmul(

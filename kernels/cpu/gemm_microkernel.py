@@ -31,7 +31,7 @@ ROWS = ACCUMULATORS // VECTORS
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 UNROLL = 4
 
-#: Rows of a panel between what is used and what is asked for.
+#: Rows of a panel between those in use and those that are prefetched.
 AHEAD = 64
 
 I64 = ir.IntType(64)
@@ -69,10 +69,10 @@ class _Tile:
 
     def _loop(self, a: Any, lda: Any, b: Any, sums: list[Any], count: Any, unroll: int) -> tuple[Any, Any, list[Any]]:
         builder = self.builder
-        before = builder.block
+        entry = builder.block
         loop = builder.append_basic_block("tile.loop")
-        after = builder.append_basic_block("tile.after")
-        builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, after)
+        exit_block = builder.append_basic_block("tile.after")
+        builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, exit_block)
         builder.position_at_end(loop)
         counter, pa, pb = builder.phi(I64), builder.phi(a.type), builder.phi(b.type)
         running = [builder.phi(self.vector) for _ in sums]
@@ -92,23 +92,23 @@ class _Tile:
         stride = builder.mul(lda, I64(unroll)) if self.transposed else I64(unroll)
         next_a = builder.gep(pa, [stride])
         next_b = builder.gep(pb, [I64(unroll * VECTORS * self.lanes)])
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, exit_block)
         for phi, first, later in zip(
             [counter, pa, pb, *running], [I64(0), a, b, *sums], [following, next_a, next_b, *updated], strict=True
         ):
-            phi.add_incoming(first, before)
+            phi.add_incoming(first, entry)
             phi.add_incoming(later, loop)
-        builder.position_at_end(after)
+        builder.position_at_end(exit_block)
         results = []
         for first, later in zip([a, b, *sums], [next_a, next_b, *updated], strict=True):
             phi = builder.phi(first.type)
-            phi.add_incoming(first, before)
+            phi.add_incoming(first, entry)
             phi.add_incoming(later, loop)
             results.append(phi)
         return results[0], results[1], results[2:]
 
     def _prefetch(self, pointer: Any, rows: int) -> None:
-        """Ask for rows of the panel that come later: the processor's own prefetching stops at every page."""
+        """Prefetch later rows of the panel: the processor's own prefetching stops at every page."""
         self._fetch(pointer, rows * PANEL_BYTES, write=False)
 
     def _fetch(self, pointer: Any, size: int, write: bool) -> None:
@@ -120,7 +120,7 @@ class _Tile:
             builder.call(fetch, [builder.gep(address, [I64(line)]), number(int(write)), number(3), number(1)])
 
     def _prefetch_result(self, c: Any, ldc: Any) -> None:
-        """Ask for the tile's lines of C for writing: they are there when the sums are."""
+        """Prefetch the tile's lines of C for writing, while the sums are computed."""
         for r in range(self.height):
             self._fetch(self.builder.gep(c, [self.builder.mul(ldc, I64(r))]), PANEL_BYTES, write=True)
 
@@ -129,11 +129,11 @@ class _Tile:
         for r in range(self.height):
             row = builder.gep(c, [builder.mul(ldc, I64(r))])
             for v in range(VECTORS):
-                place = builder.gep(row, [I64(v * self.lanes)])
+                target = builder.gep(row, [I64(v * self.lanes)])
                 value = sums[r * VECTORS + v]
                 if add:
-                    value = builder.fadd(self._load(place), value)
-                pointer = builder.bitcast(place, self.vector.as_pointer())
+                    value = builder.fadd(self._load(target), value)
+                pointer = builder.bitcast(target, self.vector.as_pointer())
                 builder.store(value, pointer, align=self._alignment())
 
     def _load(self, pointer: Any) -> Any:
@@ -144,10 +144,10 @@ class _Tile:
         return VECTOR_BYTES // self.lanes
 
     def _broadcast(self, value: Any) -> Any:
-        nothing = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(nothing, value, ir.IntType(32)(0))
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.IntType(32)(0))
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, nothing, lanes)
+        return self.builder.shuffle_vector(first, undefined, lanes)
 
 
 def _emitter(transposed: bool, single: bool) -> Any:

@@ -1,27 +1,29 @@
 """Greedy decoding in one compiled call: all words of all captions.
 
-Each thread owns a run of hidden units and a run of the vocabulary, packs its columns of the weights once (for a single
-caption, not those of a large vocabulary), and keeps them near for all words. Threads wait at two barriers a word: when
-the states are there, and when each has found the best of its own words. Of a small model, threads share the captions
-instead, and never wait. A word's input product is made once, the first time that any caption reads it.
+Each thread owns a range of hidden units and a range of the vocabulary, packs its columns of the weights once (for a
+single caption, not those of a large vocabulary), and keeps them in its cache for all words. Threads wait at two
+barriers a word: after the states, and after each has found the best of its own words. Of a small model, threads share
+the captions instead, and never wait. A word's input product is computed once, the first time that any caption reads it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import aligned
-from capgpu.kernels.cpu.job_slot import barrier, run_job
+from capgpu.kernels.cpu.job_slot import barrier
 from capgpu.kernels.cpu.lstm import activate_lstm
+from capgpu.kernels.cpu.parallel_job import parallel_job
+from capgpu.kernels.cpu.recurrence import ForwardRow
 from capgpu.kernels.cpu.recurrent_gemm import (
     Products,
-    pack_gates,
+    pack_columns,
     packed_size,
-    product_of_gates,
+    product_with_columns,
     products,
     scratch_size,
     unit_range,
@@ -29,20 +31,19 @@ from capgpu.kernels.cpu.recurrent_gemm import (
 )
 from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
-from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["greedy_captions"]
 
-#: Scores that are looked through at once.
+#: Scores that are searched at once.
 RUN = 512
-#: Weights up to this size stay near every thread: captions are shared then, not columns, and nobody meets.
+#: Weights up to this size stay in every thread's cache: captions are shared then, not columns, without barriers.
 FEW_BYTES = 512 << 10
-#: Vocabulary weights beyond this size come from far memory at every word of a single caption, packed or not.
+#: Vocabulary weights beyond this size come from memory at every word of a single caption, packed or not.
 NEAR_BYTES = 8 << 20
-#: Below this many multiply-adds a word one thread is faster than two that meet.
-WORTH_MEETING = 100_000
+#: Below this many multiply-adds a word one thread is faster than two that wait for each other.
+WORTH_BARRIERS = 100_000
 
 
 @compiled(allocates=False)
@@ -50,225 +51,230 @@ def _best(scores: Any, bias: Any) -> int:
     """Return the first index of the greatest score; NaN counts as the greatest, as in `numpy.argmax`."""
     for j in range(scores.size):
         scores[j] += bias[j]
-    # the run that holds it is found by vectors, its place in the run one by one
-    run, top = 0, greatest(scores[:RUN])
-    for start in range(RUN, scores.size, RUN):
-        score = greatest(scores[start : start + RUN])
-        if score > top or (np.isnan(score) and not np.isnan(top)):
-            run, top = start, score
-    for j in range(run, min(run + RUN, scores.size)):
-        if scores[j] == top or np.isnan(scores[j]):
+    # the run that holds it is found by vectors, its position in the run one by one
+    best_run, best_score = 0, greatest(scores[:RUN])
+    for run in range(RUN, scores.size, RUN):
+        score = greatest(scores[run : run + RUN])
+        if score > best_score or (np.isnan(score) and not np.isnan(best_score)):
+            best_run, best_score = run, score
+    for j in range(best_run, min(best_run + RUN, scores.size)):
+        if scores[j] == best_score or np.isnan(scores[j]):
             return j
     return 0
 
 
+class _Decoding(NamedTuple):
+    """Operands of greedy decoding, all arrays contiguous: N captions, G gates, vocabulary V."""
+
+    multiply: Products
+    W_embed: Any  # (V, W)
+    Wx: Any  # (W, G H)
+    Wh: Any  # (H, G H)
+    b: Any  # (G H,)
+    W_vocab: Any  # (H, V)
+    b_vocab: Any  # (V,)
+    start: int  # ids of special words
+    end: int
+    null: int
+    h: Any  # (2, N, H): the states before and after a word, which swap places at each word
+    c: Any  # the same of c; (2, N, 0) for a cell without a state
+    sums: Any  # (N, G H): recurrent sums, then gates; (N, 0) for a cell without a state
+    scores: Any  # (N, V)
+    projections: Any  # input products of the words that have been read, a row (G H) each
+    best_scores: Any  # (2, tasks, N): of each task's own words, at words of even and of odd number
+    best_words: Any  # (2, tasks, N)
+    packed_x: Any  # memory of the packed weights; the last one is empty where they are read as they lie
+    packed_h: Any
+    packed_vocab: Any
+    out: Any  # (N, max_length)
+
+
 @compiled()
-def _project_new_words(words: Any, slots: Any, used: int, W_embed: Any, x: Any) -> int:
-    """Give each word that has none a slot, and gather their vectors; return how many there were."""
-    fresh = 0
+def _gather_new_words(words: Any, slots: Any, n_slots: int, W_embed: Any, x: Any) -> int:
+    """Assign a slot to each word that has none, and gather their vectors; return how many there were."""
+    n_new = 0
     for n in range(words.size):
         if slots[words[n]] < 0:
-            slots[words[n]] = used + fresh
-            source, target = W_embed[words[n]], x[fresh]
+            slots[words[n]] = n_slots + n_new
+            source, target = W_embed[words[n]], x[n_new]
             for j in range(target.size):
                 target[j] = source[j]
-            fresh += 1
-    return fresh
+            n_new += 1
+    return n_new
 
 
 @compiled(allocates=False)
-def _stream(a: Any, weights: Any, left: int, right: int, out: Any) -> None:
-    """Multiply one row by columns left..right-1 of weights as they lie, each element one chain in rising k.
+def _multiply_unpacked(a: Any, weights: Any, begin: int, end: int, out: Any) -> None:
+    """Multiply one row by columns begin..end-1 of weights as they lie, each element one chain in rising k.
 
     For a single caption every weight is used once a word: to pack many would cost more than it saves.
     """
-    target = out[left:right]
+    target = out[begin:end]
     for j in range(target.size):
         target[j] = 0
     depth = weights.shape[0]
     # four rows at once: of more, the compiler gives up proving that none overlaps the result
     for k in range(0, depth - 3, 4):
         a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
-        w0, w1 = weights[k, left:right], weights[k + 1, left:right]
-        w2, w3 = weights[k + 2, left:right], weights[k + 3, left:right]
+        w0, w1 = weights[k, begin:end], weights[k + 1, begin:end]
+        w2, w3 = weights[k + 2, begin:end], weights[k + 3, begin:end]
         for j in range(target.size):
             total = target[j] + a0 * w0[j]
             total = total + a1 * w1[j]
             total = total + a2 * w2[j]
             target[j] = total + a3 * w3[j]
     for k in range(depth // 4 * 4, depth):
-        row = weights[k, left:right]
+        row = weights[k, begin:end]
         for j in range(target.size):
             target[j] += a[k] * row[j]
 
 
 @compiled()
-def _decode(
-    index: int,
-    count: int,
-    slot: int,
-    multiply: Products,
-    h: Any,
-    c: Any,
-    sums: Any,
-    scores: Any,
-    projections: Any,
-    tops: Any,
-    words_of: Any,
-    W_embed: Any,
-    Wx: Any,
-    Wh: Any,
-    b: Any,
-    W_vocab: Any,
-    b_vocab: Any,
-    packed_x: Any,
-    packed_h: Any,
-    packed_vocab: Any,
-    start: int,
-    end: int,
-    null: int,
-    out: Any,
-) -> None:
-    """Compute some columns of every word; `h` and `c` hold two states, taken in turn."""
-    captions, size, words_in_all = h.shape[1], h.shape[2], b_vocab.size
-    n_gates = b.size // size
-    left, right = unit_range(index, count, size, h.itemsize)
-    v_left, v_right = unit_range(index, count, words_in_all, h.itemsize)
-    edge = aligned(scratch_size(multiply, h.itemsize), h)
-    own_x = pack_gates(multiply, Wx, False, n_gates, left, right, index, packed_x, edge)
-    own_h = pack_gates(multiply, Wh, False, n_gates, left, right, index, packed_h, edge)
-    own_vocab = 0
-    streamed = packed_vocab.size == 0
-    if not streamed:
-        own_vocab = pack_gates(multiply, W_vocab, False, 1, v_left, v_right, index, packed_vocab, edge)
+def _decode(index: int, count: int, slot: int, operands: _Decoding) -> None:
+    """Compute a task's units and scores of every word."""
+    o = operands
+    n_captions, size, vocabulary_size = o.h.shape[1], o.h.shape[2], o.b_vocab.size
+    n_gates = o.b.size // size
+    work = aligned(scratch_size(o.multiply, o.h.itemsize), o.h)
+    columns_x = pack_columns(o.multiply, o.Wx, False, n_gates, index, count, o.packed_x, work)
+    columns_h = pack_columns(o.multiply, o.Wh, False, n_gates, index, count, o.packed_h, work)
+    columns_vocab = columns_h
+    is_packed = o.packed_vocab.size > 0
+    if is_packed:
+        columns_vocab = pack_columns(o.multiply, o.W_vocab, False, 1, index, count, o.packed_vocab, work)
+    first_word, last_word = unit_range(index, count, vocabulary_size, o.h.itemsize)
+    begin, end = columns_h.begin, columns_h.end
 
-    slots, used = np.full(words_in_all, -1), 0
-    x = np.empty((captions, W_embed.shape[1]), h.dtype)
-    words, ended = np.full(captions, start), np.zeros(captions, np.bool_)
-    for step in range(out.shape[1]):
-        fresh = _project_new_words(words, slots, used, W_embed, x)
-        product_of_gates(multiply, x, 0, fresh, packed_x, own_x, n_gates, left, right, projections, used, edge)
-        used += fresh
-        before, after = h[step % 2], h[(step + 1) % 2]
-        target = after if n_gates == 1 else sums
-        product_of_gates(multiply, before, 0, captions, packed_h, own_h, n_gates, left, right, target, 0, edge)
-        for n in range(captions):
-            inputs = projections[slots[words[n]]]
+    slots, n_slots = np.full(vocabulary_size, -1), 0
+    x = np.empty((n_captions, o.W_embed.shape[1]), o.h.dtype)
+    words, has_ended = np.full(n_captions, o.start), np.zeros(n_captions, np.bool_)
+    for step in range(o.out.shape[1]):
+        parity = step % 2
+        n_new = _gather_new_words(words, slots, n_slots, o.W_embed, x)
+        product_with_columns(o.multiply, x[:n_new], columns_x, o.projections[n_slots : n_slots + n_new], work)
+        n_slots += n_new
+        h_before, h = o.h[parity], o.h[1 - parity]
+        product_with_columns(o.multiply, h_before, columns_h, h if n_gates == 1 else o.sums, work)
+        for n in range(n_captions):
+            projected = o.projections[slots[words[n]]]
+            row = ForwardRow(o.sums[n], projected, o.b, o.c[parity, n], o.c[1 - parity, n], h[n])
             if n_gates == 1:
-                activate_rnn(after[n, left:right], inputs[left:right], b[left:right])
+                activate_rnn(row, begin, end)
             else:
-                activate_lstm(sums[n], inputs, b, c[step % 2, n], c[(step + 1) % 2, n], after[n], left, right)
+                activate_lstm(row, begin, end)
+        # Without it the vocabulary product could read units of h that other tasks have not written, and the next word's
+        # products could overwrite units of h_before that others still read.
         if not barrier(slot, index, count, 2 * step + 1):
             return
-        if streamed:
-            _stream(after[0], W_vocab, v_left, v_right, scores[0])
+        if is_packed:
+            product_with_columns(o.multiply, h, columns_vocab, o.scores, work)
         else:
-            product_of_gates(multiply, after, 0, captions, packed_vocab, own_vocab, 1, v_left, v_right, scores, 0, edge)
-        for n in range(captions):
-            if v_left < v_right:
-                own = scores[n, v_left:v_right]
-                best = _best(own, b_vocab[v_left:v_right])
-                tops[step % 2, index, n], words_of[step % 2, index, n] = own[best], v_left + best
+            _multiply_unpacked(h[0], o.W_vocab, first_word, last_word, o.scores[0])
+        for n in range(n_captions):
+            if first_word < last_word:
+                scores = o.scores[n, first_word:last_word]
+                best = _best(scores, o.b_vocab[first_word:last_word])
+                o.best_scores[parity, index, n], o.best_words[parity, index, n] = scores[best], first_word + best
+        # Without it a task could choose from bests that others have not written. Of the next word they lie in the other
+        # half: a task that is still choosing reads this one, and two words on all have passed the next barrier.
         if not barrier(slot, index, count, 2 * step + 2):
             return
-        for n in range(captions):
-            words[n] = _chosen(tops[step % 2, :count, n], words_of[step % 2, :count, n], words_in_all, h.itemsize)
+        for n in range(n_captions):
+            best_scores, best_words = o.best_scores[parity, :count, n], o.best_words[parity, :count, n]
+            words[n] = _choose(best_scores, best_words, vocabulary_size, o.h.itemsize)
             if index == 0:
-                out[n, step] = null if ended[n] else words[n]
-            ended[n] |= words[n] == end
-        if ended.all():
+                o.out[n, step] = o.null if has_ended[n] else words[n]
+            has_ended[n] |= words[n] == o.end
+        if has_ended.all():
             if index == 0:
-                out[:, step + 1 :] = null
+                o.out[:, step + 1 :] = o.null
             break
 
 
 @compiled()
-def _chosen(tops: Any, words: Any, words_in_all: int, itemsize: int) -> int:
-    """Return the best of the shares' best words; of equal scores the first counts, as in `_best`."""
-    chosen = -1
-    for share in range(tops.size):
-        left, right = unit_range(share, tops.size, words_in_all, itemsize)
-        if left < right and (
-            chosen < 0 or tops[share] > tops[chosen] or (np.isnan(tops[share]) and not np.isnan(tops[chosen]))
+def _choose(scores: Any, words: Any, vocabulary_size: int, itemsize: int) -> int:
+    """Return the best of the tasks' best words; of equal scores the first counts, as in `_best`."""
+    best = -1
+    for task in range(scores.size):
+        first_word, last_word = unit_range(task, scores.size, vocabulary_size, itemsize)
+        if first_word < last_word and (
+            best < 0 or scores[task] > scores[best] or (np.isnan(scores[task]) and not np.isnan(scores[best]))
         ):
-            chosen = share
-    return int(words[chosen])
+            best = task
+    return int(words[best])
 
 
-_describe_decode = describe_job(_decode, barriers=True)
+@parallel_job(barriers=True, operands=_Decoding)
+def _decode_sharing_columns(index: int, count: int, slot: int, operands: _Decoding) -> None:
+    _decode(index, count, slot, operands)
 
 
-@compiled()
-def _launch_decode(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_decode(arguments))
+class _Captions(NamedTuple):
+    """Operands where the captions are shared among the tasks; as of `_Decoding`."""
+
+    multiply: Products
+    W_embed: Any
+    Wx: Any
+    Wh: Any
+    b: Any
+    W_vocab: Any
+    b_vocab: Any
+    start: int
+    end: int
+    null: int
+    h0: Any  # (N, H)
+    out: Any
 
 
-@compiled()
-def _apart(
-    index: int,
-    count: int,
-    multiply: Products,
-    h0: Any,
-    W_embed: Any,
-    Wx: Any,
-    Wh: Any,
-    b: Any,
-    W_vocab: Any,
-    b_vocab: Any,
-    start: int,
-    end: int,
-    null: int,
-    out: Any,
-) -> None:
-    """Write a share of the captions from first word to last: for weights so few that each thread may have all."""
-    first, last = h0.shape[0] * index // count, h0.shape[0] * (index + 1) // count
+@parallel_job(operands=_Captions)
+def _decode_sharing_captions(index: int, count: int, operands: _Captions) -> None:
+    """Write some captions from first word to last: for weights so few that each thread may have all."""
+    o = operands
+    first, last = o.h0.shape[0] * index // count, o.h0.shape[0] * (index + 1) // count
     if first == last:
         return
-    captions, size, n_gates = last - first, h0.shape[1], b.size // h0.shape[1]
-    h = np.empty((2, captions, size), h0.dtype)
-    h[0] = h0[first:last]
-    own, rounded = np.empty((captions, out.shape[1]), out.dtype), multiply[0] != 0
+    n_captions, size, n_gates = last - first, o.h0.shape[1], o.b.size // o.h0.shape[1]
+    dtype, itemsize, vocabulary_size = o.h0.dtype, o.h0.itemsize, o.b_vocab.size
+    h = np.empty((2, n_captions, size), dtype)
+    h[0] = o.h0[first:last]
+    out, is_rounded = np.empty((n_captions, o.out.shape[1]), o.out.dtype), o.multiply[0] != 0
     no_slot: Any = np.int64(0)  # a single task does not touch it
     _decode(
         0,
         1,
         no_slot,
-        multiply,
-        h,
-        np.zeros((2, captions, size if n_gates > 1 else 0), h0.dtype),
-        np.empty((captions, b.size if n_gates > 1 else 0), h0.dtype),
-        np.empty((captions, b_vocab.size), h0.dtype),
-        np.empty((min(captions * out.shape[1], W_embed.shape[0]), b.size), h0.dtype),
-        np.empty((2, 1, captions), h0.dtype),
-        np.empty((2, 1, captions), np.int64),
-        W_embed,
-        Wx,
-        Wh,
-        b,
-        W_vocab,
-        b_vocab,
-        np.empty(weights_size(Wx.shape[0], size, n_gates, h0.itemsize, rounded, 1), h0.dtype),
-        np.empty(weights_size(size, size, n_gates, h0.itemsize, rounded, 1), h0.dtype),
-        np.empty(weights_size(size, b_vocab.size, 1, h0.itemsize, rounded, 1), h0.dtype),
-        start,
-        end,
-        null,
-        own,
+        _Decoding(
+            o.multiply,
+            o.W_embed,
+            o.Wx,
+            o.Wh,
+            o.b,
+            o.W_vocab,
+            o.b_vocab,
+            o.start,
+            o.end,
+            o.null,
+            h,
+            np.zeros((2, n_captions, size if n_gates > 1 else 0), dtype),
+            np.empty((n_captions, o.b.size if n_gates > 1 else 0), dtype),
+            np.empty((n_captions, vocabulary_size), dtype),
+            np.empty((min(n_captions * out.shape[1], o.W_embed.shape[0]), o.b.size), dtype),
+            np.empty((2, 1, n_captions), dtype),
+            np.empty((2, 1, n_captions), np.int64),
+            np.empty(weights_size(o.Wx.shape[0], size, n_gates, itemsize, is_rounded, 1), dtype),
+            np.empty(weights_size(size, size, n_gates, itemsize, is_rounded, 1), dtype),
+            np.empty(weights_size(size, vocabulary_size, 1, itemsize, is_rounded, 1), dtype),
+            out,
+        ),
     )
-    out[first:last] = own
+    o.out[first:last] = out
 
 
-_describe_apart = describe_job(_apart)
-
-
-@compiled()
-def _launch_apart(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_apart(arguments))
-
-
-def _room(weights: Any, n_gates: int, precision: Precision, n_tasks: int) -> int:
+def _packed(name: str, weights: Any, n_gates: int, precision: Precision, n_tasks: int) -> Any:
+    """Return memory for the packed columns of a matrix of weights."""
     depth, columns = weights.shape
-    return packed_size(depth, columns // n_gates, n_gates, weights.itemsize, precision == "bf16", n_tasks)
+    size = packed_size(depth, columns // n_gates, n_gates, weights.itemsize, precision == "bf16", n_tasks)
+    return scratch(f"packed {name}", (size,), weights.dtype)
 
 
 def greedy_captions(
@@ -283,49 +289,34 @@ def greedy_captions(
 ) -> Any:
     """Write captions greedily; see `capgpu.kernels.reference.greedy_captions`."""
     check_precision(precision, h.dtype)
-    W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
+    _, Wx, Wh, b, W_vocab, b_vocab = arrays = DecodingWeights(*map(contiguous, weights))
     h0 = contiguous(h)
-    (captions, size), dtype = h0.shape, h0.dtype
+    (n_captions, size), dtype = h0.shape, h0.dtype
     n_gates = b.size // size
-    n_tasks = POOL.n_threads if captions * size * (b.size + b_vocab.size) >= WORTH_MEETING else 1
-    out = np.empty((captions, max_length), dtype=np.int32)
-    multiply = products(precision, captions, max(size, Wx.shape[0]))
-    if captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
-        POOL.run(n_tasks, _launch_apart, multiply, h0, W_embed, Wx, Wh, b, W_vocab, b_vocab, start, end, null, out)
+    n_tasks = POOL.n_threads if n_captions * size * (b.size + b_vocab.size) >= WORTH_BARRIERS else 1
+    out = np.empty((n_captions, max_length), dtype=np.int32)
+    multiply = products(precision, n_captions, max(size, Wx.shape[0]))
+    inputs: dict[str, Any] = {"multiply": multiply, **arrays._asdict(), "start": start, "end": end, "null": null}
+    if n_captions >= n_tasks and Wx.nbytes + Wh.nbytes + W_vocab.nbytes <= FEW_BYTES:
+        POOL.run(n_tasks, _decode_sharing_captions, *_Captions(**inputs, h0=h0, out=out))
         return out
-    states = np.empty((2, captions, size), dtype)
+    states = np.empty((2, n_captions, size), dtype)
     states[0] = h0
-    cells = size if n_gates > 1 else 0
-    streamed = captions == 1 and W_vocab.nbytes > NEAR_BYTES and precision == "float32"
-    packed = [
-        scratch(f"packed {name}", (room,), dtype)
-        for name, room in (
-            ("Wx", _room(Wx, n_gates, precision, n_tasks)),
-            ("Wh", _room(Wh, n_gates, precision, n_tasks)),
-            ("W_vocab", 0 if streamed else _room(W_vocab, 1, precision, n_tasks)),
-        )
-    ]
-    POOL.run(
-        n_tasks,
-        _launch_decode,
-        multiply,
-        states,
-        np.zeros((2, captions, cells), dtype),
-        np.empty((captions, b.size if n_gates > 1 else 0), dtype),
-        scratch("scores", (captions, b_vocab.size), dtype),
-        np.empty((min(captions * max_length, W_embed.shape[0]), b.size), dtype),
-        np.empty((2, n_tasks, captions), dtype),
-        np.empty((2, n_tasks, captions), np.int64),
-        W_embed,
-        Wx,
-        Wh,
-        b,
-        W_vocab,
-        b_vocab,
-        *packed,
-        start,
-        end,
-        null,
-        out,
+    has_state = n_gates > 1
+    is_packed = n_captions > 1 or W_vocab.nbytes <= NEAR_BYTES or precision != "float32"
+    buffers = _Decoding(
+        **inputs,
+        h=states,
+        c=np.zeros((2, n_captions, size if has_state else 0), dtype),
+        sums=np.empty((n_captions, b.size if has_state else 0), dtype),
+        scores=scratch("scores", (n_captions, b_vocab.size), dtype),
+        projections=np.empty((min(n_captions * max_length, arrays.W_embed.shape[0]), b.size), dtype),
+        best_scores=np.empty((2, n_tasks, n_captions), dtype),
+        best_words=np.empty((2, n_tasks, n_captions), np.int64),
+        packed_x=_packed("Wx", Wx, n_gates, precision, n_tasks),
+        packed_h=_packed("Wh", Wh, n_gates, precision, n_tasks),
+        packed_vocab=_packed("W_vocab", W_vocab, 1, precision, n_tasks) if is_packed else np.empty(0, dtype),
+        out=out,
     )
+    POOL.run(n_tasks, _decode_sharing_columns, *buffers)
     return out

@@ -1,8 +1,9 @@
-"""Update rules over all parameters in one region, and the joint norm of their gradients.
+"""Update rules over all parameters in one parallel kernel, and the joint norm of their gradients.
 
-The parameters are taken as one long run of blocks, cut evenly among the threads; every element is read once and
-written once. Blocks begin at the same elements whatever the number of threads: what is left over by whole vectors is
-rounded in another way than they are, and would else be other elements. The norm is summed by blocks in their order.
+The parameters are processed as one long run of blocks, cut evenly among the threads; every element is read once and
+written once. Blocks begin at the same elements for any number of threads: the remainder of a loop, beyond its whole
+vectors, is rounded in another way than they are, and would otherwise be other elements. The norm is summed by blocks in
+their order.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import numpy as np
 
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.fast_math import multiply_add
-from capgpu.kernels.cpu.job_slot import run_job
-from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["adam_update", "gradient_norm", "momentum_update"]
 
-#: Elements of a block: what one loop leaves, the next finds in the first cache level.
+#: Elements of a block: what one loop writes, the next reads from the first cache level.
 BLOCK = 1024
 #: Below this many elements one thread is faster than two.
 WORTH_SHARING = 100_000
@@ -32,10 +32,10 @@ def _blocks(size: int) -> int:
 
 
 @compiled(inline=True)
-def _share(index: int, count: int, blocks: int, first: int, size: int) -> tuple[int, int]:
-    """Return the elements of an array that a share of all blocks has, the array's first block being number `first`."""
-    start, stop = blocks * index // count, blocks * (index + 1) // count
-    return max(start - first, 0) * BLOCK, min(max(stop - first, 0) * BLOCK, size)
+def _task_range(index: int, count: int, blocks: int, first: int, size: int) -> tuple[int, int]:
+    """Return the half-open range of elements of an array that a task updates; the array's first block is `first`."""
+    first_block, last_block = blocks * index // count, blocks * (index + 1) // count
+    return max(first_block - first, 0) * BLOCK, min(max(last_block - first, 0) * BLOCK, size)
 
 
 @compiled(allocates=False)
@@ -54,75 +54,52 @@ def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
         out[j] = decay * w[j] - step * m[j] / (np.sqrt(v[j]) * second + epsilon)
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _adam(
     index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
     first = 0
     for k in range(len(w)):
-        left, right = _share(index, count, blocks, first, w[k].size)
+        begin, end = _task_range(index, count, blocks, first, w[k].size)
         s = settings[k]
-        for block in range(left, right, BLOCK):
-            end = min(block + BLOCK, right)
-            _adam_moments(g[k][block:end], m[k][block:end], v[k][block:end], s, scale[0])
-            _adam_change(w[k][block:end], m[k][block:end], v[k][block:end], out[k][block:end], s)
+        for block in range(begin, end, BLOCK):
+            block_end = min(block + BLOCK, end)
+            m_block, v_block = m[k][block:block_end], v[k][block:block_end]
+            _adam_moments(g[k][block:block_end], m_block, v_block, s, scale[0])
+            _adam_change(w[k][block:block_end], m_block, v_block, out[k][block:block_end], s)
         first += _blocks(w[k].size)
 
 
-_describe_adam = describe_job(_adam)
-
-
-@compiled()
-def _launch_adam(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_adam(arguments))
-
-
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _momentum(
     index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
     first = 0
     for k in range(len(w)):
-        left, right = _share(index, count, blocks, first, w[k].size)
+        begin, end = _task_range(index, count, blocks, first, w[k].size)
         rate, momentum, factor = settings[k, 0], settings[k, 1], scale[0]
-        for block in range(left, right, BLOCK):
-            end = min(block + BLOCK, right)
-            speed, slope = velocity[k][block:end], g[k][block:end]
-            before, after = w[k][block:end], out[k][block:end]
-            for j in range(speed.size):
-                speed[j] = multiply_add(momentum, speed[j], -rate * (factor * slope[j]))
-            for j in range(speed.size):
-                after[j] = before[j] + speed[j]
+        for block in range(begin, end, BLOCK):
+            block_end = min(block + BLOCK, end)
+            v, gradient = velocity[k][block:block_end], g[k][block:block_end]
+            old, new = w[k][block:block_end], out[k][block:block_end]
+            for j in range(v.size):
+                v[j] = multiply_add(momentum, v[j], -rate * (factor * gradient[j]))
+            for j in range(v.size):
+                new[j] = old[j] + v[j]
         first += _blocks(w[k].size)
 
 
-_describe_momentum = describe_job(_momentum)
-
-
-@compiled()
-def _launch_momentum(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_momentum(arguments))
-
-
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, blocks: int) -> None:
     first = 0
     for k in range(len(w)):
-        left, right = _share(index, count, blocks, first, w[k].size)
+        begin, end = _task_range(index, count, blocks, first, w[k].size)
         rate, factor = rates[k, 0], scale[0]
-        if left < right:
-            before, slope, after = w[k][left:right], g[k][left:right], out[k][left:right]
-            for j in range(after.size):
-                after[j] = before[j] - rate * (factor * slope[j])
+        if begin < end:
+            old, gradient, new = w[k][begin:end], g[k][begin:end], out[k][begin:end]
+            for j in range(new.size):
+                new[j] = old[j] - rate * (factor * gradient[j])
         first += _blocks(w[k].size)
-
-
-_describe_descend = describe_job(_descend)
-
-
-@compiled()
-def _launch_descend(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_descend(arguments))
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
@@ -133,24 +110,16 @@ def _square(block: Any) -> float:
     return np.float64(total)
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _squares(index: int, count: int, g: Any, sums: Any) -> None:
     number = 0
     blocks = sums.size
-    start, stop = blocks * index // count, blocks * (index + 1) // count
+    first_block, last_block = blocks * index // count, blocks * (index + 1) // count
     for k in range(len(g)):
         for block in range(0, g[k].size, BLOCK):
-            if start <= number < stop:
+            if first_block <= number < last_block:
                 sums[number] = _square(g[k][block : block + BLOCK])
             number += 1
-
-
-_describe_squares = describe_job(_squares)
-
-
-@compiled()
-def _launch_squares(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_squares(arguments))
 
 
 def _flat(arrays: Any) -> tuple[Any, ...]:
@@ -172,7 +141,7 @@ def gradient_norm(grads: Any, max_norm: float) -> tuple[Any, Any]:
     flat = _flat_inputs(grads)
     total = sum(g.size for g in flat)
     sums = np.empty(_all_blocks(flat))
-    POOL.run(POOL.n_threads if total >= WORTH_SHARING else 1, _launch_squares, flat, sums)
+    POOL.run(POOL.n_threads if total >= WORTH_SHARING else 1, _squares, flat, sums)
     real = flat[0].dtype.type
     norm, limit = real(np.sqrt(sums.sum())), real(max_norm)
     return norm, limit / np.maximum(norm, limit)
@@ -187,7 +156,7 @@ def adam_update(params: Any, grads: Any, first: Any, second: Any, settings: Any,
     numbers, factor = settings.astype(dtype), np.array([scale], dtype=dtype)
     m, v = _flat(first), _flat(second)
     inputs = _flat_inputs(params), _flat_inputs(grads)
-    POOL.run(n_tasks, _launch_adam, *inputs, m, v, _flat(out), numbers, factor, _all_blocks(params))
+    POOL.run(n_tasks, _adam, *inputs, m, v, _flat(out), numbers, factor, _all_blocks(params))
     return out, _updated(first, m), _updated(second, v)
 
 
@@ -200,10 +169,10 @@ def momentum_update(params: Any, grads: Any, velocities: Any, settings: Any, sca
     numbers, factor, blocks = settings.astype(dtype), np.array([scale], dtype=dtype), _all_blocks(params)
     inputs = _flat_inputs(params), _flat_inputs(grads)
     if velocities is None:
-        POOL.run(n_tasks, _launch_descend, *inputs, _flat(out), numbers, factor, blocks)
+        POOL.run(n_tasks, _descend, *inputs, _flat(out), numbers, factor, blocks)
         return out, None
     velocity = _flat(velocities)
-    POOL.run(n_tasks, _launch_momentum, *inputs, velocity, _flat(out), numbers, factor, blocks)
+    POOL.run(n_tasks, _momentum, *inputs, velocity, _flat(out), numbers, factor, blocks)
     return out, _updated(velocities, velocity)
 
 

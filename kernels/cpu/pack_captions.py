@@ -42,8 +42,8 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
     scratch = np.empty(count + 2 * (width + 1) + vocabulary_size, np.int64)
     scratch[:] = 0
     lengths, ended = scratch[:count], scratch[count : count + width + 1]
-    place, present = scratch[count + width + 1 : count + 2 * (width + 1)], scratch[count + 2 * (width + 1) :]
-    rows = longest = 0
+    next_position, number = scratch[count + width + 1 : count + 2 * (width + 1)], scratch[count + 2 * (width + 1) :]
+    n_rows = longest = 0
     valid = True
     for n in range(count):
         for t in range(width):
@@ -52,39 +52,39 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
                 valid = False
             elif t > 0 and word != null:
                 lengths[n] = t
-        rows += lengths[n]
+        n_rows += lengths[n]
         longest = max(longest, lengths[n])
         ended[lengths[n]] += 1
-    distinct = 0
+    n_distinct = 0
     if valid:
-        # first place of each length, the longest first
-        before = 0
+        # first position of each length, the longest first
+        n_longer = 0
         for length in range(longest, -1, -1):
-            place[length] = before
-            before += ended[length]
+            next_position[length] = n_longer
+            n_longer += ended[length]
         for n in range(count):
-            order[place[lengths[n]]] = n
-            place[lengths[n]] += 1
-        alive = count
+            order[next_position[lengths[n]]] = n
+            next_position[lengths[n]] += 1
+        n_active = count
         for step in range(longest):
-            alive -= ended[step]
-            batch_sizes[step] = alive
+            n_active -= ended[step]
+            batch_sizes[step] = n_active
         row = 0
         for step in range(longest):
             for rank in range(batch_sizes[step]):
                 word, target = captions[order[rank], step], captions[order[rank], step + 1]
                 word_of_row[row] = word
-                present[word] = 1
+                number[word] = 1
                 targets[row] = -1 if target == null else target
                 row += 1
         for word in range(vocabulary_size):
-            if present[word]:
-                words[distinct] = word
-                present[word] = distinct
-                distinct += 1
-        for row in range(rows):
-            word_of_row[row] = present[word_of_row[row]]
-    return valid, longest, distinct, rows
+            if number[word]:
+                words[n_distinct] = word
+                number[word] = n_distinct
+                n_distinct += 1
+        for row in range(n_rows):
+            word_of_row[row] = number[word_of_row[row]]
+    return valid, longest, n_distinct, n_rows
 
 
 def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, Any, Any, Any, Any]:
@@ -121,18 +121,18 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
     """
     own_sizes, own_words, own_word_of_row, own_targets = packed
     words, word_of_row, targets, by_word, starts, row_numbers = arranged
-    place = np.full(vocabulary_size, -1)
+    number = np.full(vocabulary_size, -1)
     for word in own_words:
-        place[word] = 0
+        number[word] = 0
     missing = words.size - own_words.size
     distinct = 0
     for word in range(vocabulary_size):
-        if place[word] < 0 and missing > 0:
-            place[word] = 0
+        if number[word] < 0 and missing > 0:
+            number[word] = 0
             missing -= 1
-        if place[word] == 0:
+        if number[word] == 0:
             words[distinct] = word
-            place[word] = distinct
+            number[word] = distinct
             distinct += 1
     starts[:] = 0
     row = own_row = 0
@@ -140,7 +140,7 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
         own = own_sizes[step] if step < own_sizes.size else 0
         for rank in range(batch_sizes[step]):
             given = rank < own
-            word_of_row[row] = place[own_words[own_word_of_row[own_row] if given else 0]]
+            word_of_row[row] = number[own_words[own_word_of_row[own_row] if given else 0]]
             targets[row] = own_targets[own_row] if given else -1
             row_numbers[row] = own_row if given else -1
             starts[word_of_row[row] + 1] += 1
@@ -148,9 +148,10 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
             row += 1
     for word in range(words.size):
         starts[word + 1] += starts[word]
+    next_position = number[: words.size]
     for word in range(words.size):
-        place[word] = starts[word]
+        next_position[word] = starts[word]
     for row in range(word_of_row.size):
         word = word_of_row[row]
-        by_word[place[word]] = row
-        place[word] += 1
+        by_word[next_position[word]] = row
+        next_position[word] += 1

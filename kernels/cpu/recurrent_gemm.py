@@ -1,8 +1,8 @@
-"""How a recurrence is shared among threads: each owns a run of hidden units, for all steps.
+"""How a recurrence is shared among threads: each owns a range of hidden units, for all steps.
 
 A thread's columns of the recurrent weights stay in its second cache level from step to step, where the whole matrix
-would not; it computes all gates of its units, and the threads meet once a step. The other way, whole sequences a
-thread, needs no meetings, but every thread reads all weights at every step.
+would not; it computes all gates of its units, and the threads wait for each other once a step. The other way, whole
+sequences a thread, needs no barriers, but every thread reads all weights at every step.
 
 With factors rounded to bfloat16 other functions pack and multiply. Compiled code receives their addresses in
 `Products`: of the default precision it holds nothing but zeros, and those functions are not compiled.
@@ -10,7 +10,7 @@ With factors rounded to bfloat16 other functions pack and multiply. Compiled cod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from capgpu.kernels.contract import Precision
 from capgpu.kernels.cpu.bf16_microkernel import COLUMNS, DEEP, TILE_BYTES
@@ -21,10 +21,11 @@ from capgpu.kernels.cpu.symbols import call_address
 from capgpu.kernels.loading import imported
 
 __all__ = [
+    "PackedColumns",
     "Products",
-    "pack_gates",
+    "pack_columns",
     "packed_size",
-    "product_of_gates",
+    "product_with_columns",
     "products",
     "scratch_size",
     "unit_range",
@@ -60,7 +61,7 @@ weights_size = compiled()(packed_size)
 
 @compiled(inline=True)
 def unit_range(index: int, count: int, units: int, itemsize: int) -> tuple[int, int]:
-    """Return the first and the last but one unit of a share: whole panels."""
+    """Return the half-open range of units of a task, rounded to the panel width."""
     lanes = PANEL_BYTES // itemsize
     panels = (units + lanes - 1) // lanes
     return min(units, panels * index // count * lanes), min(units, panels * (index + 1) // count * lanes)
@@ -72,72 +73,100 @@ def scratch_size(multiply: Products, itemsize: int) -> int:
     return multiply[5] if multiply[0] else ROWS * (PANEL_BYTES // itemsize)
 
 
-@compiled(allocates=False)
-def pack_gates(
+class PackedColumns(NamedTuple):
+    """A task's columns of a matrix of weights, packed.
+
+    Attributes
+    ----------
+    memory : array
+        The packed columns of all tasks, `packed_size` elements.
+    offset : int
+        Element of `memory` at which this task's begin.
+    n_gates : int
+        Gates of a unit; the columns of a gate lie side by side.
+    begin, end : int
+        The half-open range of units: the task has their columns of each gate.
+    """
+
+    memory: Any
+    offset: int
+    n_gates: int
+    begin: int
+    end: int
+
+
+@compiled()
+def pack_columns(
     multiply: Products,
     weights: Any,
     transposed: bool,
     n_gates: int,
-    left: int,
-    right: int,
     index: int,
-    packed: Any,
-    edge: Any,
-) -> int:
-    """Pack the columns of units left..right-1 of each gate, a task's own; return where they begin in `packed`."""
-    depth, columns = weights.shape
-    if transposed:
-        depth, columns = columns, depth
-    units = columns // n_gates
-    if multiply[0]:
-        size = TILE_BYTES // weights.itemsize
-        first: int = (left // COLUMNS + index) * n_gates * ((depth + DEEP - 1) // DEEP) * size
-        source, target = weights.ctypes.data, packed.ctypes.data + first * weights.itemsize
-        stride, work = weights.shape[1], edge.ctypes.data
-        call_address(multiply[0], (source, stride, transposed, depth, n_gates, units, left, right, target, work))
-        return first
-    start: int = left * depth * n_gates
-    if right - left == units:
-        pack_columns_whole(weights, transposed, 0, n_gates * units, packed, start)
-    else:
-        for gate in range(n_gates):
-            place = start + gate * _run(depth, left, right, weights.itemsize)
-            pack_columns_whole(weights, transposed, gate * units + left, right - left, packed, place)
-    return start
-
-
-@compiled(inline=True)
-def _run(depth: int, left: int, right: int, itemsize: int) -> int:
-    lanes = PANEL_BYTES // itemsize
-    return (right - left + lanes - 1) // lanes * lanes * depth
+    count: int,
+    memory: Any,
+    scratch: Any,
+) -> PackedColumns:
+    """Pack the columns of op(weights) that task `index` of `count` owns."""
+    units = (weights.shape[0] if transposed else weights.shape[1]) // n_gates
+    begin, end = unit_range(index, count, units, weights.itemsize)
+    offset = _pack(multiply, weights, transposed, n_gates, index, begin, end, memory, scratch)
+    return PackedColumns(memory, offset, n_gates, begin, end)
 
 
 @compiled(allocates=False)
-def product_of_gates(
+def _pack(
     multiply: Products,
-    states: Any,
-    first: int,
-    rows: int,
-    packed: Any,
-    start: int,
+    weights: Any,
+    transposed: bool,
     n_gates: int,
-    left: int,
-    right: int,
-    out: Any,
-    row: int,
-    edge: Any,
-) -> None:
-    """Multiply rows of states by what `pack_gates` packed, into the same columns of `out`."""
-    depth, units = states.shape[1], out.shape[1] // n_gates
+    index: int,
+    begin: int,
+    end: int,
+    memory: Any,
+    scratch: Any,
+) -> int:
+    """Pack the columns of units begin..end-1 of each gate; return where they begin in `memory`."""
+    depth, width = weights.shape
+    if transposed:
+        depth, width = width, depth
+    units = width // n_gates
     if multiply[0]:
-        size = states.itemsize
-        source, target = states.ctypes.data + first * depth * size, out.ctypes.data + row * out.shape[1] * size
-        weights, work, unit = packed.ctypes.data + start * size, edge.ctypes.data, multiply[2:5]
-        call_address(multiply[1], (source, rows, depth, weights, n_gates, units, left, right, target, work, *unit))
-    elif right - left == units:
-        product_with_packed(states, first, rows, packed, start, depth, out, row, 0, n_gates * units, edge)
+        size = TILE_BYTES // weights.itemsize
+        first_tile: int = (begin // COLUMNS + index) * n_gates * ((depth + DEEP - 1) // DEEP) * size
+        source, target = weights.ctypes.data, memory.ctypes.data + first_tile * weights.itemsize
+        stride, work = weights.shape[1], scratch.ctypes.data
+        call_address(multiply[0], (source, stride, transposed, depth, n_gates, units, begin, end, target, work))
+        return first_tile
+    offset: int = begin * depth * n_gates
+    if end - begin == units:
+        pack_columns_whole(weights, transposed, 0, n_gates * units, memory, offset)
     else:
         for gate in range(n_gates):
-            place = start + gate * _run(depth, left, right, states.itemsize)
-            column = gate * units + left
-            product_with_packed(states, first, rows, packed, place, depth, out, row, column, right - left, edge)
+            gate_offset = offset + gate * _gate_size(depth, begin, end, weights.itemsize)
+            pack_columns_whole(weights, transposed, gate * units + begin, end - begin, memory, gate_offset)
+    return offset
+
+
+@compiled(inline=True)
+def _gate_size(depth: int, begin: int, end: int, itemsize: int) -> int:
+    """Return how many elements the packed columns of one gate take."""
+    lanes = PANEL_BYTES // itemsize
+    return (end - begin + lanes - 1) // lanes * lanes * depth
+
+
+@compiled(allocates=False)
+def product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
+    """Multiply rows of states by a task's packed columns, into the same columns of as many rows of `out`."""
+    rows, depth = states.shape
+    packed, offset, n_gates, begin, end = columns
+    units = out.shape[1] // n_gates
+    if multiply[0]:
+        source, target, work = states.ctypes.data, out.ctypes.data, scratch.ctypes.data
+        weights, unit = packed.ctypes.data + offset * states.itemsize, multiply[2:5]
+        call_address(multiply[1], (source, rows, depth, weights, n_gates, units, begin, end, target, work, *unit))
+    elif end - begin == units:
+        product_with_packed(states, packed, offset, out, 0, n_gates * units, scratch)
+    else:
+        for gate in range(n_gates):
+            gate_offset = offset + gate * _gate_size(depth, begin, end, states.itemsize)
+            product_with_packed(states, packed, gate_offset, out, gate * units + begin, end - begin, scratch)

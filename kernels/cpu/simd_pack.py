@@ -1,7 +1,7 @@
-"""What Numba's language has no words for, written as LLVM IR: blocks of a matrix moved by whole vectors, loops in them.
+"""LLVM IR for what Numba cannot express: copies of matrix blocks by whole vectors, and loops in the widest vectors.
 
 Packing is all loads and stores, and a short loop over a slice costs more in its bounds and its remainder than in what
-it moves. These move a fixed number of vectors from address to address; callers see to it that both sides exist.
+it moves. These move a fixed number of vectors from address to address; callers make sure that both ranges exist.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source:
         for _ in range(lanes.bit_length() - 1):
             rows = [builder.shuffle_vector(rows[i], rows[i + half], mask) for i in range(half) for mask in masks]
         for r, row in enumerate(rows):
-            place = builder.gep(target, [builder.mul(step, I64(r))])
-            builder.store(row, builder.bitcast(place, vector.as_pointer()), align=align)
+            target_row = builder.gep(target, [builder.mul(step, I64(r))])
+            builder.store(row, builder.bitcast(target_row, vector.as_pointer()), align=align)
         return context.get_dummy_value()
 
     return types.void(like, *[types.intp] * 4), generate
@@ -88,8 +88,8 @@ def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source:
 def whole_vectors(typingctx: Any) -> Any:
     """Vectorize the loops of the calling function with the processor's widest vectors.
 
-    LLVM takes AVX-512 for half of its width otherwise, out of care for code around it that such vectors slow down;
-    beside the tiles there is none. The function is called, not pasted into its caller, which would lose the wish.
+    By default LLVM uses half of the width of AVX-512, since such vectors can slow down the code around them; beside the
+    tiles there is none. The function is called, not pasted into its caller, which would lose the attribute.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -23,9 +23,8 @@ from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
 from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.fast_math import exponential, maximum
 from capgpu.kernels.cpu.gemm import product_into
-from capgpu.kernels.cpu.job_slot import run_job
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
-from capgpu.kernels.cpu.task_code import describe_job
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
@@ -40,22 +39,22 @@ WORTH_SHARING = 20_000
 @compiled(allocates=False)
 def greatest(row: Any) -> Any:
     """Return the greatest entry."""
-    top = row[0]
+    result = row[0]
     for j in range(row.size):
-        top = maximum(top, row[j])
-    return top
+        result = maximum(result, row[j])
+    return result
 
 
 @compiled(fastmath=frozenset({"reassoc"}), inline=True, allocates=False)
 def _exponentiate(row: Any, shift: Any) -> Any:
-    total = below = row.dtype.type(0)
+    total = sum_of_differences = row.dtype.type(0)
     for j in range(row.size):
         difference = row[j] - shift
         value = exponential(difference)
         row[j] = value
         total += value
-        below += difference
-    return total, below
+        sum_of_differences += difference
+    return total, sum_of_differences
 
 
 @compiled(fastmath=frozenset({"reassoc"}), allocates=False)
@@ -100,41 +99,34 @@ def _scale(row: Any, factor: Any, offset: Any) -> None:
         row[j] = row[j] * factor - offset
 
 
-@compiled(allocates=False)
+@parallel_job(allocates=False)
 def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, smoothing: float, losses: Any) -> None:
-    """Replace a share of the rows of scores by their gradients, and note each row's loss."""
+    """Replace a task's rows of scores by their gradients, and write each row's loss."""
     rows = scores.shape[0]
-    even = smoothing / max(scores.shape[1], 1)
+    label = smoothing / max(scores.shape[1], 1)
     for m in range(rows * index // count, rows * (index + 1) // count):
         row, target = scores[m], targets[m]
         if target < 0:
             row[:] = 0
             losses[m] = 0.0
             continue
-        top, score = greatest(row), row[target]
+        greatest_score, score = greatest(row), row[target]
         if smoothing > 0:
-            total, below = _exponentiate_and_sum(row, top)
-            loss = np.log(np.float64(total)) - (1 - smoothing) * np.float64(score - top) - even * np.float64(below)
+            total, differences = _exponentiate_and_sum(row, greatest_score)
+            loss = np.log(np.float64(total)) - (1 - smoothing) * np.float64(score - greatest_score)
+            loss = loss - label * np.float64(differences)
         else:
-            total = exponentiate(row, top)
-            loss = np.log(np.float64(total)) - np.float64(score - top)
+            total = exponentiate(row, greatest_score)
+            loss = np.log(np.float64(total)) - np.float64(score - greatest_score)
         losses[m] = loss
-        _scale(row, row.dtype.type(scale / total), row.dtype.type(scale * even))
+        _scale(row, row.dtype.type(scale / total), row.dtype.type(scale * label))
         row[target] -= row.dtype.type(scale * (1 - smoothing))
-
-
-_describe_rows = describe_job(_rows)
-
-
-@compiled()
-def _launch_rows(slot: int, n_tasks: int, arguments: Any) -> bool:
-    return run_job(slot, n_tasks, _describe_rows(arguments))
 
 
 def _loss_and_gradient(scores: Any, targets: Any, scale: float, smoothing: float) -> float:
     losses = np.empty(scores.shape[0])
     n_tasks = POOL.n_threads if scores.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _launch_rows, scores, targets, scale, float(smoothing), losses)
+    POOL.run(n_tasks, _rows, scores, targets, scale, float(smoothing), losses)
     return float(losses.sum()) * scale
 
 

@@ -20,31 +20,31 @@ BYTES = ir.IntType(8).as_pointer()
 TASK = ir.FunctionType(I32, [I64, I64, I64, BYTES])
 
 
-def describe_job(task: Any, *, barriers: bool = False) -> Any:
-    """Make the code that describes a job of a kernel to `run_job`.
+def describe_job(task: Any, *, barriers: bool = False, operands: type[tuple[Any, ...]] | None = None) -> Any:
+    """Make the code that describes a job of a kernel to `run_job`; see `capgpu.kernels.cpu.parallel_job`.
 
     Parameters
     ----------
     task : compiled function
-        ``task(index, count, *arguments)``, or with barriers ``task(index, count, slot, *arguments)``. It must give
-        the same result for every count and, unless it has barriers, in any order of its tasks. It may allocate; the
-        only exception that it may raise is MemoryError. Arrays that it holds then are never freed: it makes them all
-        in one allocation.
+        ``task(index, count, *arguments)``, or with barriers ``task(index, count, slot, *arguments)``.
     barriers : bool
         Whether tasks call `barrier`.
+    operands : type, optional
+        A class of named tuples, one of which the task takes in the place of the arguments.
 
     Returns
     -------
     intrinsic
-        ``describe(arguments)``, for compiled code. One for each task: compiled code that took the task as an argument
-        could not be cached on disk. The arguments are copied to the stack of the function that calls it, which must
-        not return before the job is done.
+        ``describe(arguments)``, for compiled code. The arguments are copied to the stack of the function that calls
+        it, which must not return before the job is done.
     """
 
     @intrinsic
     def describe(typingctx: Any, arguments: Any) -> Any:
         own = (types.int64,) * (3 if barriers else 2)
-        call = types.Dispatcher(task).get_call_type(typingctx, (*own, *arguments), {})
+        # one by one, or the same tuple as one of the class
+        task_types = tuple(arguments) if operands is None else (types.BaseTuple.from_types(tuple(arguments), operands),)
+        call = types.Dispatcher(task).get_call_type(typingctx, (*own, *task_types), {})
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             values = _borrowed(context, builder, arguments, args[0])
@@ -53,13 +53,15 @@ def describe_job(task: Any, *, barriers: bool = False) -> Any:
             # one body, whichever thread runs it: inlined elsewhere, products and sums would be contracted differently
             code.attributes.add("noinline")
             body = ir.IRBuilder(code.append_basic_block("entry"))
-            place = body.bitcast(code.args[3], values.type.as_pointer())
+            stored = body.bitcast(code.args[3], values.type.as_pointer())
             result = getattr(task, "inner", task).overloads[tuple(call.args)]
             context.active_code_library.add_linking_library(result.library)
-            loaded = body.load(place, align=8)
-            operands = [body.extract_value(loaded, position) for position in range(len(arguments))]
-            operands = [*code.args[: len(own)], *operands]
-            status, _ = context.call_internal_no_propagate(body, result.fndesc, call, operands)
+            loaded = body.load(stored, align=8)
+            if operands is None:
+                passed = [body.extract_value(loaded, position) for position in range(len(arguments))]
+            else:
+                passed = [loaded]
+            status, _ = context.call_internal_no_propagate(body, result.fndesc, call, [*code.args[: len(own)], *passed])
             body.ret(body.zext(status.is_error, I32))
 
             data = cgutils.alloca_once(builder, values.type)

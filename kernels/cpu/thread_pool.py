@@ -101,19 +101,17 @@ class ThreadPool:
         """Number of workers that are ready for tasks."""
         return int(self._words[job_slot.SERVING // 8])
 
-    def run(self, n_tasks: int, launch: Callable[..., bool], *args: Any) -> None:
+    def run(self, n_tasks: int, job: Callable[[int, int, Any], bool], *operands: Any) -> None:
         """Run all tasks of a job and wait for them.
 
         Parameters
         ----------
         n_tasks : int
             Number of tasks, at most the number of threads. Fewer run at once, down to 1, where threads are missing.
-        launch : compiled function
-            ``launch(slot, n_tasks, arguments)``, which passes the description of the job (see
-            `capgpu.kernels.cpu.task_code.describe_job`) to `capgpu.kernels.cpu.job_slot.run_job`. Each kernel has its
-            own: Numba caches no function that another one makes.
-        *args
-            Arguments of the tasks.
+        job : compiled function
+            A kernel that `capgpu.kernels.cpu.parallel_job.parallel_job` has made.
+        *operands
+            What its tasks take.
 
         Raises
         ------
@@ -127,7 +125,7 @@ class ThreadPool:
             # by a thread that no asynchronous exception is sent to: a worker that is just being started has the number
             # of the thread that starts it, and could receive that one's exception
             undisturbed(self._start_workers)
-        if launch(slot, n_tasks, args):
+        if job(slot, n_tasks, operands):
             raise MemoryError(
                 "expected memory for the temporary arrays of a parallel kernel, got none. Use smaller batches, or "
                 "fewer threads (CAPGPU_THREADS)."

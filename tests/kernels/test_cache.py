@@ -25,7 +25,7 @@ from capgpu.kernels.cpu import embedding
 drows = np.ones((2, 3), sys.argv[1]) / 3
 out = embedding.embedding_gradient(drows, np.array([1, 1]), 2)
 assert out.dtype == drows.dtype and out.tolist() == [[0.0] * 3, (drows[0] + drows[1]).tolist()], out
-print(sum(embedding._launch_add_rows.stats.cache_hits.values()))
+print(sum(embedding._add_rows.stats.cache_hits.values()))
 """
 UPDATE = """
 import hashlib
@@ -36,7 +36,7 @@ arrays = [[random.uniform(0, 1, 500 + k).astype(np.float32) for k in range(8)] f
 settings = np.tile([0.03, 0.9, 0.1, 0.999, 0.001, 30.0, 1e-8, 1.0], (8, 1))
 results = optimizer.adam_update(*arrays, settings, 0.7)
 digest = hashlib.sha256(b"".join(array.tobytes() for some in results for array in some)).hexdigest()
-print(digest, sum(optimizer._launch_adam.stats.cache_hits.values()))
+print(digest, sum(optimizer._adam.stats.cache_hits.values()))
 """
 FOLDER = f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu"
 KEY = "0123456789abcdef" * 4

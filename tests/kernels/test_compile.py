@@ -16,6 +16,7 @@ import pytest
 
 import capgpu
 from capgpu.kernels.cpu import code_cache, compile, gemm, job_slot, late_code
+from oracles.pools import MODULES
 
 
 def reported(monkeypatch, features, machine):
@@ -138,6 +139,14 @@ def test_functions_of_other_packages_are_not_kept_on_disk():
     assert isinstance(gemm.pack_panels._cache, code_cache._Cache)
 
 
+def test_no_two_kernels_have_one_name_on_disk():
+    # some are made by one function, such as the recurrences of all cells
+    kernels = {id(f): f for module in MODULES for f in vars(module).values() if hasattr(f, "py_func")}
+    names = [f._cache._name for f in kernels.values() if isinstance(f._cache, code_cache._Cache)]
+    assert len(names) > 50
+    assert sorted(set(names)) == sorted(names)
+
+
 PRODUCTS = """
 import numpy as np
 from capgpu.kernels.cpu import KERNELS, gemm, gemm_microkernel
@@ -145,7 +154,7 @@ for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
     depth = shape[0] if transposed else shape[1]
     ones = np.ones(shape, np.float32), np.ones((depth, 33), np.float32)
     assert (KERNELS.matmul(*ones, transpose_a=transposed) == depth).all()
-for function in (gemm._rows_by_panel, gemm.pack_panels, gemm_microkernel.tile):
+for function in (gemm._multiply_panel, gemm.pack_panels, gemm_microkernel.tile):
     print(len(function.inner.signatures), "float64" in str(function.inner.signatures))
 """
 
@@ -192,8 +201,8 @@ def test_a_product_compiles_one_version_of_each_part_and_its_loops_once(tmp_path
     assert multiply() == ["1 False"] * 3
     entries = {file.name.rpartition("-")[0]: file for file in tmp_path.rglob("*.nbc")}
     # machine code of what is called by Python or by a symbol, and of nothing else
-    assert set(entries) == {"gemm._launch_share", *BY_SYMBOL}
-    symbols = elf_symbols(entries["gemm._launch_share"].read_bytes())
+    assert set(entries) == {"gemm._multiply", *BY_SYMBOL}
+    symbols = elf_symbols(entries["gemm._multiply"].read_bytes())
     defined = {name: symbols[symbol] for name, symbol in BY_SYMBOL.items()}
     assert defined == dict.fromkeys(BY_SYMBOL, False), "functions were linked in"
     # callers from the disk, whose symbols have no address yet

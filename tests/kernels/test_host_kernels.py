@@ -34,7 +34,7 @@ def run_as_given(case, arguments):
 
 def test_the_modules_with_parallel_kernels_are_found():
     names = {module.__name__.rsplit(".", 1)[1] for module in MODULES if hasattr(module, "POOL")}
-    assert {"lstm", "rnn", "gemm", "softmax", "embedding"} <= names
+    assert {"recurrence", "gemm", "softmax", "embedding"} <= names
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -77,7 +77,7 @@ def test_the_number_of_threads_changes_no_bit_of_an_update(shared_by, rule, dtyp
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
 def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type):
     monkeypatch.setattr(greedy, "FEW_BYTES", 0)  # columns are shared, not captions
-    monkeypatch.setattr(greedy, "WORTH_MEETING", 0)
+    monkeypatch.setattr(greedy, "WORTH_BARRIERS", 0)
     with capgpu.use_backend("cpu"):
         words = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", *map(str, range(130))])}
         model = capgpu.CaptioningRNN(words, 33, 40, 70, cell_type, seed=0)

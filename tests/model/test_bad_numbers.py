@@ -39,7 +39,7 @@ def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, 
 
         # the words of the vocabulary are shared among threads, as in a large model
         monkeypatch.setattr(greedy, "FEW_BYTES", 0)
-        monkeypatch.setattr(greedy, "WORTH_MEETING", 0)
+        monkeypatch.setattr(greedy, "WORTH_BARRIERS", 0)
     for name in PARAMETERS:
         if backend.name == "cuda" and name == "Wh" and np.isinf(value):
             continue  # tensor cores multiply float32 in parts: an infinite weight is the largest finite number there

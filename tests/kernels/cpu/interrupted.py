@@ -28,10 +28,10 @@ from collections import Counter
 import numpy as np
 
 import capgpu
-from capgpu.kernels.cpu import embedding, gemm, lstm, softmax
+from capgpu.kernels.cpu import embedding, gemm, recurrence, softmax
 from capgpu.kernels.cpu.thread_pool import ThreadPool
 
-MODULES = (embedding, lstm, gemm, softmax)
+MODULES = (embedding, recurrence, gemm, softmax)
 EXPECTED = {
     "alarm": TimeoutError,
     "repeated": TimeoutError,

@@ -33,7 +33,7 @@ KERNELS.take_rows(ones, first)
 process = compile_ahead._process
 print(process.wait(60))
 assert KERNELS.column_sums(ones).tolist() == [2.0] * 3
-print(sum(embedding._launch_sum_columns.stats.cache_hits.values()))
+print(sum(embedding._sum_columns.stats.cache_hits.values()))
 """
 
 PARENT = """
@@ -255,7 +255,7 @@ def test_the_second_process_passes_over_what_is_claimed_unless_it_needs_it(entry
         claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
     monkeypatch.setattr(claims, "LIMIT", 0.05)
     with claims.released():
-        claims.claim(entry.with_name("caller.nbc"), "capgpu.kernels.cpu.lstm._launch_forward")
+        claims.claim(entry.with_name("caller.nbc"), "capgpu.kernels.cpu.lstm._backward")
         assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
 
 

@@ -12,26 +12,14 @@ import warnings
 
 import numpy as np
 import pytest
-from numba import njit
 
 from capgpu.kernels.cpu import job_slot, thread_pool
-from capgpu.kernels.cpu.job_slot import barrier, run_job
-from capgpu.kernels.cpu.task_code import describe_job
+from capgpu.kernels.cpu.job_slot import barrier
+from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.thread_pool import ThreadPool
 
 posix = pytest.mark.skipif(os.name != "posix", reason="one thread on this system")
 pytestmark = posix
-
-
-def kernel(task, barriers=False):
-    """Compile a parallel kernel from a task."""
-    describe = describe_job(njit(nogil=True)(task), barriers=barriers)
-
-    @njit(nogil=True)
-    def launch(slot, n_tasks, arguments):
-        return run_job(slot, n_tasks, describe(arguments))
-
-    return launch
 
 
 def mark(index, count, work, out):
@@ -69,8 +57,8 @@ def rotate(index, count, slot, steps, values):
             return
 
 
-MARK, FAIL = kernel(mark), kernel(fail)
-FAIL_BESIDE, ROTATE = kernel(fail_beside_a_barrier, barriers=True), kernel(rotate, barriers=True)
+MARK, FAIL = parallel_job()(mark), parallel_job()(fail)
+FAIL_BESIDE, ROTATE = parallel_job(barriers=True)(fail_beside_a_barrier), parallel_job(barriers=True)(rotate)
 
 
 @pytest.fixture
@@ -312,7 +300,7 @@ from capgpu.kernels.cpu.thread_pool import POOL
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
 a = np.random.default_rng(0).uniform(-1, 1, (400, 400))
 wanted = KERNELS.matmul(a, a).tobytes()
-launch, children = gemm._launch_share, []
+multiply, children = gemm._multiply, []
 def fork_and_launch(slot, n_tasks, args):
     # as a signal handler that forks, after the slot has been read
     if not children:
@@ -323,8 +311,8 @@ def fork_and_launch(slot, n_tasks, args):
             # as if a worker had been about to sleep
             ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(slot + job_slot.MUTEX))
             words[job_slot.SLEEPERS // 8] = 1
-    return launch(slot, n_tasks, args)
-gemm._launch_share = fork_and_launch
+    return multiply(slot, n_tasks, args)
+gemm._multiply = fork_and_launch
 right = all(KERNELS.matmul(a, a).tobytes() == wanted for _ in range(5))
 if children == [0]:
     os._exit(0 if right else 1)
