@@ -148,13 +148,15 @@ def evaluate(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> No
         shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("BLEU-4", "ROUGE-L", "CIDEr"))
         print(f"{who}: {shown}, {exact_match(words, truths):.1%} word for word")
     cells = []
-    for i in range(0, len(written), len(written) // 24):
+    for i in range(0, len(written), len(written) // 18):
         name = data["test_names"][i].lower()
         near = emoji.base_name(written[i]) == emoji.base_name(name)
         match: Match = "right" if written[i] == name else "near" if near else "wrong"
         cells.append(Cell(emoji.thumbnail("test", i), written[i], name, match))
     legend: dict[Match, str] = {"right": "right", "near": "right base name, wrong variant", "wrong": "wrong"}
-    draw_contact_sheet(out / "captions.png", cells[:24], title="Held-out variants, every seventh", legend=legend)
+    right = exact_match([tokenize(caption) for caption in written], truths)
+    title = f"LSTM, beam of 5: {right:.1%} of {len(written)} held-out variants right"
+    draw_contact_sheet(out / "captions.png", cells[:18], title=title, legend=legend)
 
 
 def keep_it(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:

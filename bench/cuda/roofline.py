@@ -163,6 +163,7 @@ def markdown() -> str:
 def plot(path: Path) -> None:
     """Draw the floors: arithmetic, memory beyond it, launches and barriers."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(12, 7.2), layout="constrained")
     grid = figure.subplots(len(CELLS), len(SIZES_ON_PAPER))
@@ -173,7 +174,7 @@ def plot(path: Path) -> None:
         axes = grid[CELLS.index(cell)][SIZES_ON_PAPER.index(size)]
         ticks, labels, y, longest = [], [], 0.0, 0.0
         for device in DEVICES:
-            for path_name, label in zip(PATHS, ("ours", "padded", "packed"), strict=True):
+            for path_name in PATHS:
                 parts = paths(e, device)[path_name]
                 heights = (
                     sum(device.arithmetic_us(p.flops) for p in parts),
@@ -183,7 +184,7 @@ def plot(path: Path) -> None:
                 )
                 left = 0.0
                 for kind, height, colour in zip(kinds, heights, colours, strict=True):
-                    first = (size, cell, device, label) == ("S1", "lstm", DEVICES[0], "ours")
+                    first = (size, cell, device, path_name) == ("S1", "lstm", DEVICES[0], "capgpu")
                     axes.barh(
                         y,
                         height,
@@ -196,16 +197,21 @@ def plot(path: Path) -> None:
                 longest = max(longest, left)
                 axes.text(left, y, f" {left:,.0f}", va="center", fontsize=7)
                 ticks.append(y)
-                labels.append(f"{device.name}: ours" if label == "ours" else label)
+                labels.append(f"{device.name}: {path_name}" if path_name == PATHS[0] else path_name)
                 y += 1
             y += 0.6
         axes.set_yticks(ticks, labels, fontsize=7)
         axes.invert_yaxis()
-        axes.set_title(f"{cell.upper()}: {describe_size(SIZES[size])}", fontsize=9)
-        axes.set_xlim(0, 1.18 * longest)
-        axes.set_xlabel("microseconds (floor, nothing kept in cache)", fontsize=8)
+        axes.set_title(f"{cell.upper()}: {describe_size(SIZES[size])}", fontsize=9, loc="right")
+        axes.set_xlim(0, 1.25 * longest)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("time per step (µs)", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
-    figure.suptitle("Floors of a training step: computed from counts and makers' peaks, NOT measured")
+    figure.suptitle(
+        "Floors of a training step, nothing kept in cache: computed from counts and makers' peaks, NOT measured"
+    )
     figure.legend(loc="outside lower center", ncols=len(kinds), fontsize=9)
     save(figure, path)
 

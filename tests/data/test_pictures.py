@@ -26,6 +26,16 @@ def test_the_whole_picture_stands_in_the_middle_of_white(width: int, height: int
         assert abs(int(np.argmax(along)) - int(np.argmax(along[::-1]))) <= 1
 
 
+@pytest.mark.parametrize(("width", "height", "shape"), [(500, 300, (19, 32)), (7, 33, (32, 7)), (1, 3000, (32, 1))])
+def test_a_picture_inside_a_square_keeps_its_shape(
+    width: int, height: int, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    Image.new("RGB", (width, height), (10, 200, 30)).save(tmp_path / "p.png")
+    picture = thumbnail(tmp_path / "p.png", 32, fit="inside")
+    assert picture.shape == (*shape, 3)
+    assert (picture == (10, 200, 30)).all()
+
+
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (thumbnail(tmp_path / "clear.png", 8) == 255).all()
