@@ -111,6 +111,27 @@ class CaptioningSolver(SolverBase):
         If `checkpoint` holds the state of an earlier run and `resume` is False.
     capgpu.checkpoint.CheckpointError
         If the state to resume from is damaged, or belongs to another model or other settings.
+
+    Examples
+    --------
+    >>> import numpy as np, capgpu
+    >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3, "dog": 4}
+    >>> data = {
+    ...     "word_to_idx": words,
+    ...     "train_captions": np.array([[1, 3, 2], [1, 4, 2]]),
+    ...     "train_features": np.eye(2, dtype=np.float32),
+    ...     "train_image_idxs": np.array([0, 1]),
+    ... }
+    >>> model = capgpu.CaptioningRNN(words, input_dim=2, wordvec_dim=4, hidden_dim=8, cell_type="lstm", seed=0)
+    >>> def stop_when_learnt(solver, record):
+    ...     if record["train_loss"] < 0.01:
+    ...         solver.stop()
+    >>> solver = capgpu.CaptioningSolver(
+    ...     model, data, "adam", {"learning_rate": 0.1}, num_epochs=99, verbose=False, step_callbacks=[stop_when_learnt]
+    ... )
+    >>> solver.train()
+    >>> solver.stopped, capgpu.to_numpy(model.sample(capgpu.asarray(data["train_features"]), 1)).tolist()
+    (True, [[3], [4]])
     """
 
     def train(self) -> None:

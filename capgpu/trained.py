@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from capgpu.vision import Picture, PictureEncoder
 
 __all__ = ["Captions", "Pictures", "TrainedCaptioner", "load", "picture_files"]
+
+logger = logging.getLogger("capgpu")
 
 #: What `TrainedCaptioner.caption` returns: one picture gives one caption, several pictures give a list of them; with
 #: ``captions=`` above 1, each picture gives a list.
@@ -140,8 +143,8 @@ class TrainedCaptioner:
             (height, width, 3 or 4), or (N, height, width, 3 or 4) for several), features (floating, of shape (D,) or
             (N, D)), or several of them.
         on_error : {"raise", "skip"}
-            What to do about pictures that cannot be read; skipped ones are missing in the result, whose captions have
-            their `Caption.source`.
+            What to do about pictures that cannot be read; skipped ones are logged, and missing in the result, whose
+            captions have their `Caption.source`.
         **settings
             As for `capgpu.decode.GenerationConfig`: ``beam=5``, ``temperature=0.8``, ``top_k``, ``top_p``, ``seed``,
             ``captions=3`` (per picture), ``max_length``, and others.
@@ -185,12 +188,14 @@ class TrainedCaptioner:
             lists = self.caption_features(features, config)
         else:
             for item in items:
-                _check_readable(item)
+                _check_picture(item, must_exist=on_error == "raise")
             result = self.caption_pictures(items, config)
             if result.errors and (on_error == "raise" or single):
                 raise InvalidValueError(
                     f"pictures: expected readable pictures, got {'; '.join(result.errors.values())}"
                 )
+            for message in result.errors.values():
+                logger.warning("skipped %s", message)
             lists = list(result.captions.values())
         if config.captions > 1:
             return lists[0] if single else lists
@@ -361,15 +366,15 @@ def _features(items: list[Any]) -> npt.NDArray[Any] | None:
     return np.stack(items)
 
 
-def _check_readable(picture: Any) -> None:
-    """Check the type of a picture and that its file exists, before the encoder is opened."""
+def _check_picture(picture: Any, *, must_exist: bool) -> None:
+    """Check the type of a picture and whether its file exists, before the encoder is opened."""
     from PIL.Image import Image
 
     if isinstance(picture, (str, os.PathLike)):
         name = os.fspath(picture)
         if "://" in str(name):
             raise InvalidValueError(f"{name}: expected a file on this machine, got an address. Download it first.")
-        if not os.path.exists(name):
+        if must_exist and not os.path.exists(name):
             raise FileNotFoundError(2, "No such file or directory", name)
     elif type(picture).__module__.split(".")[0] == "torch":
         raise InvalidTypeError(torch_advice("pictures"))

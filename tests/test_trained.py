@@ -142,13 +142,17 @@ def test_an_argument_that_is_not_a_picture_is_refused(
         capgpu.load(run).caption(given)  # type: ignore[arg-type] # as a mistaken user passes it
 
 
-def test_a_damaged_picture_among_others_is_named_or_skipped(run: Path, pictures: list[Path]) -> None:
+def test_a_damaged_picture_among_others_is_named_or_skipped(run: Path, pictures: list[Path], caplog) -> None:
     captioner = capgpu.load(run)
     pictures[1].write_text("no picture")
     with pytest.raises(ValueError, match=r"green\.png: not a picture"):
         captioner.caption(pictures[0].parent)
-    kept = captioner.caption(pictures[0].parent, on_error="skip")
-    assert [caption.source for caption in kept] == [str(pictures[0]), str(pictures[2])]
+    for given in (pictures[0].parent, [*pictures, "missing.png"]):
+        caplog.clear()
+        kept = captioner.caption(given, on_error="skip")
+        assert [caption.source for caption in kept] == [str(pictures[0]), str(pictures[2])]
+        assert f"skipped {pictures[1]}: not a picture in a supported format" in caplog.text
+    assert "skipped missing.png: No such file or directory" in caplog.text
     with pytest.raises(ValueError, match="expected a folder with picture files, got none"):
         captioner.caption(run)
 
