@@ -162,3 +162,19 @@ def test_only_what_cannot_be_written_is_known_to_be_finite() -> None:
     array[0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         validate_data(dictionary() | {"train_features": array, "train_image_idxs": np.zeros(7, np.int32)})
+
+
+def test_captions_that_teach_nothing_are_refused():
+    data = {
+        "word_to_idx": {"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3},
+        "train_captions": np.array([[1, 3, 2], [3, 2, 0]]),
+        "train_features": np.ones((2, 4), np.float32),
+        "train_image_idxs": np.arange(2),
+    }
+    with pytest.raises(ValueError, match=r"train_captions: expected <START> \(id 1\) first .* got id 3 in row 1"):
+        validate_data(data, ["train"])
+    data["train_captions"][:] = [1, 0, 0]
+    with pytest.raises(ValueError, match="train_captions: expected words to learn, got <NULL> only"):
+        validate_data(data, ["train"])
+    data["train_captions"][0, 1] = 3
+    validate_data(data, ["train"])
