@@ -177,3 +177,7 @@ def test_a_notebook_shows_the_model_and_the_loss_curve(run: Path) -> None:
     page = captioner._repr_html_()
     assert "unfinished" in page
     assert page.count('src="data:image/png;base64,') == 1  # the loss curve; the pictures have gone
+    folder = RunFolder(run)
+    assert folder._repr_html_() == page
+    (run / "model.safetensors").unlink()  # as while it is trained
+    assert folder._repr_html_().count('src="data:image/png;base64,') == 1

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,13 @@ __all__ = ["run_html"]
 _N_PICTURES = 6
 
 
-def run_html(model: CaptioningRNN, run: RunFolder | None) -> str:
+def run_html(model: CaptioningRNN | None, run: RunFolder | None) -> str:
     """Return a run as HTML, with its pictures inside.
 
     Parameters
     ----------
-    model : CaptioningRNN
-        The run's model.
+    model : CaptioningRNN or None
+        The run's model; None where it does not exist yet.
     run : RunFolder or None
         The run. None for a model by itself, of which nothing can be shown but its sizes.
 
@@ -44,14 +45,17 @@ def run_html(model: CaptioningRNN, run: RunFolder | None) -> str:
         HTML of one element. A loss curve that cannot be drawn, or pictures of a data set that is no longer there, are
         left out.
     """
-    parts = [f"<p><code>{html.escape(repr(model))}</code></p>"]
+    parts = [] if model is None else [f"<p><code>{html.escape(repr(model))}</code></p>"]
     if run is not None:
         parts.insert(0, f"<p><b>{html.escape(str(run.path))}</b>{_summary(run)}</p>")
+        drawings = {"loss curve": partial(_draw_losses, run=run)}
+        if model is not None:
+            drawings["captioned pictures"] = partial(_draw_pictures, model=model, run=run)
         with tempfile.TemporaryDirectory() as folder:
-            for name, draw in (("loss curve", _draw_losses), ("captioned pictures", _draw_pictures)):
+            for name, draw in drawings.items():
                 target = Path(folder, "picture.png")
                 try:
-                    draw(target, model, run)
+                    draw(target)
                 except (CapgpuError, OSError):
                     continue  # the data set has gone, or holds features only; the record is missing
                 data = base64.b64encode(target.read_bytes()).decode()
@@ -75,7 +79,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _draw_losses(path: Path, model: CaptioningRNN, run: RunFolder) -> None:
+def _draw_losses(path: Path, run: RunFolder) -> None:
     """Copy the curve of a finished run, which has every step; draw that of another one from its history."""
     if run.plot.is_file():
         path.write_bytes(run.plot.read_bytes())
@@ -88,7 +92,7 @@ def _draw_losses(path: Path, model: CaptioningRNN, run: RunFolder) -> None:
         path,
         [(r["step"] / steps_per_epoch, r["train_loss"]) for r in steps],
         [(r["epoch"], r["val_loss"]) for r in epochs],
-        title=f"{model.cell_type.upper()}, {model.config['hidden_dim']} units",
+        title=run.path.name,
     )
 
 

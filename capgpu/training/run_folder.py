@@ -51,6 +51,15 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.checkpoint = self.path / "checkpoint"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: loss curve and captioned pictures, as far as the run has come."""
+        from capgpu.report.run_html import run_html
+
+        return run_html(self.load_model() if self.model.is_file() else None, self)
+
     def files(self) -> list[Path]:
         """Return the paths of the run's files."""
         names = (self.config, self.history, self.model, self.plot, self.summary)
