@@ -29,7 +29,7 @@ demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones,
 	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
 
 serve: env ## Open the web page of the demo's run (make demo makes it; RUN=DIR for another, ARGS="--port 0")
-	$(BIN)/capgpu serve --run $(RUN) $(ARGS)
+	$(BIN)/capgpu serve $(RUN) $(ARGS)
 
 tour: $(VENV)/.installed ## Go from one layer to a trained captioner, with pictures (a minute)
 	$(BIN)/python examples/tour.py --out runs/tour

@@ -151,7 +151,7 @@ def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) ->
     if epochs:
         return float(epochs[-1]["step"]) / float(epochs[-1]["epoch"])
     captions, batch = start.get("train_captions"), start.get("batch_size")
-    return None if not captions or not batch else -(-captions // batch)
+    return None if not captions or not batch else max(captions // batch, 1)  # as the solver counts
 
 
 def _points(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:

@@ -95,6 +95,7 @@ async function showSamples() {
   }
   if (!first.items[0]?.picture) return;
   const address = (index) => first.items[0].picture.replace(/\/\d+\/picture$/, `/${index}/picture`);
+  $("samples-note").hidden = false;
   $("samples").replaceChildren(
     ...indices.map((index) => {
       const name = `${split.name} picture ${index}`;
@@ -138,6 +139,7 @@ export function updateCaptions(now) {
   $("limits").textContent = `At most ${run.limits.bytes / MEGA} MB and ${run.limits.pixels / MEGA} million pixels each. Pictures are not stored.`;
   $("model-missing").hidden = run.model_missing === null;
   $("model-missing").textContent = run.model_missing ?? "";
+  $("invitation").textContent = run.model_missing === null ? "Add pictures of your own." : "Pictures are captioned as soon as they can be.";
   if (wasMissing && run.model_missing === null) results.again();
-  if (model) showSamples().catch(() => {}); // samples are an offer: the page works without them
+  if (run.model_missing === null) showSamples().catch(() => {}); // samples are an offer: the page works without them
 }

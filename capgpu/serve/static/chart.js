@@ -62,7 +62,7 @@ export class Chart {
     if (!curve || width === 0) return;
     const points = [...curve.training_steps, ...curve.training, ...curve.validation];
     if (!points.length) {
-      this.container.replaceChildren(h("p", { class: "hint center" }, "The curve begins with the first steps of training."));
+      this.container.replaceChildren(h("p", { class: "hint nothing" }, "The curve begins with the first steps of training."));
       return;
     }
     const losses = points.map((point) => point.loss);

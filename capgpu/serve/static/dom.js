@@ -31,7 +31,7 @@ export function bar(fraction) {
 export function percent(probability) {
   const value = probability * 100;
   if (value >= 99.95 || value === 0) return `${Math.round(value)}%`;
-  if (value >= 10) return `${value.toFixed(0)}%`;
+  if (value >= 10 && value < 99.5) return `${value.toFixed(0)}%`;
   if (value >= 0.1) return `${value.toFixed(1)}%`;
   return "<0.1%";
 }

@@ -41,7 +41,7 @@ function show() {
     tile("Best validation loss", curve.best ? curve.best.loss.toFixed(3) : "–", curve.best ? `after epoch ${curve.best.epoch}` : null),
     tile("Speed", curve.tokens_per_second ? Math.round(curve.tokens_per_second).toLocaleString("en") : "–", "words per second"),
     curve.remaining === null
-      ? tile("Time", duration(curve.seconds), "in finished epochs")
+      ? tile("Time", curve.epoch ? duration(curve.seconds) : "–", "in finished epochs")
       : tile("Remaining", duration(curve.remaining), "estimated"),
   );
   chart.show(curve, $("log").checked);
