@@ -61,7 +61,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     path : path
         The target. Its folder must exist; links are followed. Devices and pipes (``/dev/stdout``) are written directly.
     mode : {"wb", "w"}
-        Bytes, or UTF-8 text.
+        Bytes, or UTF-8 text. What UTF-8 cannot represent, bytes in names of files, is written as JSON's escapes.
 
     Yields
     ------
@@ -80,12 +80,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     """
     if mode not in ("wb", "w"):
         raise InvalidValueError(f"mode: expected 'wb' or 'w', got {mode!r}.")
-    encoding, newline = (None, None) if mode == "wb" else ("utf-8", "\n")  # the same bytes on every system
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}  # as on every system
+    settings = text if mode == "w" else {}
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", os.fspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
         # replacing a device by a file would damage the system
-        with open(path, mode, encoding=encoding, newline=newline) as file:
+        with open(path, mode, **settings) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
@@ -95,7 +96,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from error
     try:
-        with open(descriptor, mode, encoding=encoding, newline=newline) as file:
+        with open(descriptor, mode, **settings) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from capgpu.checkpoint import load_model
 from capgpu.folder_lock import folder_lock
 from oracles.commands import refused, run
-from oracles.folders import prepared_folder
+from oracles.folders import coco_annotations, prepared_folder, write_json
 
 TINY = ["--hidden", "8", "--wordvec", "8", "--batch-size", "5", "--epochs", "2", "--seed", "3"]
 
@@ -147,3 +148,19 @@ assert all(file.is_file() for file in pictures.files)
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are always UTF-8")
+def test_a_folder_whose_name_is_not_utf8_is_prepared_and_trained_on(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff"))
+    folder.mkdir()
+    annotations = write_json(folder / "c.json", coco_annotations({i: ["a dog"] for i in range(5)}))
+    np.save(folder / "f.npy", np.ones((5, 2), np.float32))
+    options = ("--min-count", 1, "--val", 0.2, "--test", 0, "-o", folder / "data")
+    assert run("prepare", annotations, "--features", folder / "f.npy", *options).exit_code == 0
+    result = run("train", "--data", folder / "data", "--out", folder / "run", *TINY)
+    assert result.exit_code == 0, result.output
+    assert run("train", "--data", folder / "data", "--out", folder / "run", "--resume").exit_code == 2  # finished
+    result = run("eval", "--run", folder / "run", "--split", "val", "--json", folder / "scores.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "scores.json").read_text())["run"] == str(folder / "run")
