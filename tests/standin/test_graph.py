@@ -120,7 +120,7 @@ def test_a_graph_whose_memory_was_given_back_is_refused(cupy, kernel):
     graph.launch()
     assert x.tolist() == [0, 1, 1]
     del x, view
-    with pytest.raises(cupy_standin.UndefinedOnDeviceError, match="has been given back"):
+    with pytest.raises(cupy_standin.UndefinedOnDeviceError, match="has been freed"):
         graph.launch()
 
 
