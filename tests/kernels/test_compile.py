@@ -66,7 +66,10 @@ def _sum(x):
 
 def test_constants_make_no_versions_of_their_own():
     assert _sum(5) == 6 + 7 + 6
-    assert [tuple(map(str, kinds)) for kinds in _add.inner.signatures] == [("int64", "int64"), ("bool", "int64")]
+    assert [tuple(map(str, kinds)) for kinds in _add.native_version.signatures] == [
+        ("int64", "int64"),
+        ("bool", "int64"),
+    ]
 
 
 @compile.compiled()
@@ -155,7 +158,7 @@ for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
     ones = np.ones(shape, np.float32), np.ones((depth, 33), np.float32)
     assert (KERNELS.matmul(*ones, transpose_a=transposed) == depth).all()
 for function in (gemm._multiply_panel, gemm.pack_panels, gemm_microkernel.tile):
-    print(len(function.inner.signatures), "float64" in str(function.inner.signatures))
+    print(len(function.native_version.signatures), "float64" in str(function.native_version.signatures))
 """
 
 #: What a product calls by a symbol; the numbers stand for float32.

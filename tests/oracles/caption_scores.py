@@ -1,4 +1,4 @@
-"""A small corpus, and what pycocoevalcap 1.2 says of it: metrics are held to it where that package is missing, too."""
+"""A small corpus and its scores by pycocoevalcap 1.2, recorded so that tests need not have that package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The operations of the kernels' contract as data: arguments on the host, and the plain loops' results.
 
-Sequences are run one by one, each at its own length, and only then laid out: step by step, longest first.
+The oracle runs sequences one by one, each at its own length; the results are then packed step by step, longest first.
 """
 
 from __future__ import annotations
