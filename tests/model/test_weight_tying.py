@@ -92,9 +92,9 @@ def test_likelihood_and_captions_are_those_of_the_untied_computation(backend, ce
     words = backend.to_numpy(model.sample(backend.asarray(features), 9))
     assert words.tolist() == captioner.sample(untied(params), features, WORDS["<START>"], 9).tolist()
     params["b_vocab"][[WORDS["<NULL>"], WORDS["<START>"]]] -= 99.0
-    found = beam_search(model_of(backend, cell, params), backend.asarray(features), 3, max_length=5)
+    beam_results = beam_search(model_of(backend, cell, params), backend.asarray(features), 3, max_length=5)
     writers = [Writer(untied(params), feature) for feature in features]
-    for writer, row, score in zip(writers, *(backend.to_numpy(part)[:, 0] for part in found[::2]), strict=True):
+    for writer, row, score in zip(writers, *(backend.to_numpy(part)[:, 0] for part in beam_results[::2]), strict=True):
         assert writer.log_prob(tuple(word for word in row.tolist() if word)) == pytest.approx(float(score), abs=1e-9)
 
 

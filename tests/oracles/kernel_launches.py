@@ -171,7 +171,10 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 def softmax_rows(device: Any, dtype: str) -> None:
     """Run all softmax kernels, vectorized and scalar, with and without smoothing, and the sum of the losses."""
     row_threads, random = softmax.ROW_THREADS, np.random.default_rng(5)
-    for threads, unsmoothed_sizes, smoothed_sizes in ((row_threads, (7, 40, 1160, 1165), (33, 1160, 1165)), (0, (520, 525), (520,))):
+    for threads, unsmoothed_sizes, smoothed_sizes in (
+        (row_threads, (7, 40, 1160, 1165), (33, 1160, 1165)),
+        (0, (520, 525), (520,)),
+    ):
         softmax.ROW_THREADS = threads  # with none, no row is held in registers
         for size in unsmoothed_sizes:
             scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
