@@ -122,7 +122,7 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "says"),
+    ("given", "kind", "message"),
     [
         ("missing.png", FileNotFoundError, "missing.png"),
         ("https://example.org/cat.jpg", ValueError, "got an address. Download it first"),
@@ -136,9 +136,9 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
     ids=str,
 )
 def test_an_argument_that_is_not_a_picture_is_refused(
-    run: Path, given: object, kind: type[Exception], says: str
+    run: Path, given: object, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=says):
+    with pytest.raises(kind, match=message):
         capgpu.load(run).caption(given)  # type: ignore[arg-type] # as a mistaken user passes it
 
 

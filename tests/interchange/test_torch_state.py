@@ -141,7 +141,7 @@ def with_entry(key, value):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (without("vocab.bias"), "expected the entries vocab.bias"),
         (with_entry("attention.weight", np.zeros((2, 2))), "expected no other entries .* got attention.weight"),
@@ -157,8 +157,8 @@ def with_entry(key, value):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_states_of_other_modules_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_states_of_other_modules_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         from_torch(change(arrays_of()), WORDS)
 
 

@@ -155,11 +155,11 @@ def test_a_parameter_on_another_device_is_refused(device, name):
 
 def test_features_on_another_device_are_refused(device):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
-    words = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
+    message = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
     for call in (
         lambda: model.loss(FEATURES, GOOD),
         lambda: model.nll(FEATURES, GOOD),
         lambda: model.sample(FEATURES),
     ):
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises(TypeError, match=message):
             call()

@@ -164,10 +164,10 @@ def test_the_suffix_decides_the_format(name: str, kind: str, tmp_path: Path) -> 
 
 
 def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    says = r"expected a name that ends with \.png, \.jpg, \.jpeg or \.webp, got \.gif"
-    with pytest.raises(ValueError, match=says):
+    message = r"expected a name that ends with \.png, \.jpg, \.jpeg or \.webp, got \.gif"
+    with pytest.raises(ValueError, match=message):
         draw_contact_sheet(tmp_path / "s.gif", [Cell(GREEN, "a cat", "a cat", "right")], title="Pictures")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         plot_loss(tmp_path / "s.gif", [(1, 2.0)], title="a run")
     with pytest.raises(ValueError, match="at most 16383 pixels in each direction in WEBP, got 1 x 20000"):
         write_image(tmp_path / "s.webp", Image.new("RGB", (1, 20_000)), drawing=True)
@@ -232,7 +232,7 @@ def test_the_truth_is_written_only_where_it_differs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "options", "error", "says"),
+    ("cells", "options", "error", "message"),
     [
         ([], {}, ValueError, "cells: expected at least one picture"),
         ([Cell(GREEN, "", "", "right")], {"columns": 0}, ValueError, "columns: expected at least 1, got 0"),
@@ -240,7 +240,7 @@ def test_the_truth_is_written_only_where_it_differs(tmp_path: Path) -> None:
         ([Cell(GREEN[..., 0], "", "", "right")], {}, ValueError, r"\(48, 48\)"),
     ],
 )
-def test_bad_sheets_are_refused_and_write_nothing(cells, options, error, says, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(error, match=says):
+def test_bad_sheets_are_refused_and_write_nothing(cells, options, error, message, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
         draw_contact_sheet(tmp_path / "sheet.png", cells, title="Pictures", **options)
     assert list(tmp_path.iterdir()) == []

@@ -142,8 +142,8 @@ def test_an_update_without_memory_changes_nothing_and_can_be_repeated(device, ru
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
     params, state = frozen(model.params), frozen(optimizer.state_dict()["configs"])
-    words = r"too little memory for the updated parameters: [\d,]+ bytes, shape \("
-    with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=words):
+    message = r"too little memory for the updated parameters: [\d,]+ bytes, shape \("
+    with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=message):
         optimizer.step(model.params, grads)
     assert frozen(model.params) == params
     assert frozen(optimizer.state_dict()["configs"]) == state
@@ -170,10 +170,10 @@ def test_if_kernels_do_not_compile_the_reference_still_computes(device, monkeypa
     compile.forget()
     launch_heuristics.forget()
     architecture = "sm_{}{}".format(*compile.device_limits().compute_capability)
-    words = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
+    message = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
     with monkeypatch.context() as broken:
         broken.setattr(compile, "source", lambda file: "#error this compiler is too old\n")
-        with pytest.raises(compile.KernelCompilationError, match=words):
+        with pytest.raises(compile.KernelCompilationError, match=message):
             model.loss(features(), GOOD)
         assert frozen(model.params) == before
         monkeypatch.setenv("CAPGPU_KERNELS", "reference")
