@@ -84,10 +84,10 @@ def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
 #: Tests run as on a device daily.
 SOME = (
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_no_parameter_and_can_be_repeated",
     "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
     "tests/kernels/cuda/test_recurrence_options.py::test_step_kernels_can_be_captured_in_a_graph_and_replayed",
-    "tests/kernels/cuda/test_training.py::test_many_losses_kept_share_their_memory",
+    "tests/kernels/cuda/test_training.py::test_losses_of_many_steps_share_their_memory",
     SMALL,
 )
 #: Tests run as on a device at night.
@@ -95,7 +95,7 @@ MORE = (
     "tests/kernels/cuda/test_cublas.py",
     "tests/kernels/cuda/test_decode.py::test_greedy_decoding_does_not_synchronize",
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_no_parameter_and_can_be_repeated",
     "tests/kernels/cuda/test_graphs.py::test_a_replayed_step_is_two_launches_and_three_copies_without_synchronization",
     "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
     "tests/kernels/cuda/test_graph_fallbacks.py::test_if_capturing_fails_steps_are_launched_by_kernel_after_one_warning_with_the_same_bits",

@@ -75,7 +75,7 @@ def test_files_of_different_models_can_be_told_apart(tmp_path):
     assert weights_of(old) != weights_of(new)
 
 
-def test_an_export_that_fails_leaves_the_files_that_were_there(tmp_path, monkeypatch):
+def test_a_failed_export_keeps_the_existing_files(tmp_path, monkeypatch):
     model = model_of("lstm")
     files = export_onnx(model, tmp_path)
     contents = [file.read_bytes() for file in files]

@@ -41,7 +41,7 @@ def test_there_and_back_are_the_same_bits(backend, cell, dtype):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_gates_lie_where_pytorch_has_them(cell):
+def test_gates_have_pytorchs_order(cell):
     capgpu.set_backend("numpy")
     H = SIZES["hidden_dim"]
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
@@ -189,7 +189,7 @@ def test_special_words_may_have_any_ids(tmp_path):
     assert frozen(again.params) == frozen(model.params)
 
 
-def test_files_that_hold_something_else_are_told(tmp_path):
+def test_files_with_other_contents_are_refused_with_a_remedy(tmp_path):
     torch, file = pytest.importorskip("torch"), tmp_path / "file.safetensors"
     safetensors = pytest.importorskip("safetensors.torch")
     state = {name: torch.from_numpy(array) for name, array in arrays_of().items()}
@@ -214,7 +214,7 @@ def test_bfloat16_files_of_pytorch_give_a_bfloat16_model(tmp_path):
         np.testing.assert_array_equal(model.params[name].astype(np.float32), value)
 
 
-def test_a_tie_that_is_none_and_names_that_mean_nothing_are_refused():
+def test_untied_modules_declared_as_tied_and_unknown_names_are_refused():
     sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]}
     capgpu.set_backend("numpy")
     arrays = torch_arrays(CaptioningRNN(WORDS, **sizes, seed=0))

@@ -163,7 +163,7 @@ def test_new_arrays_are_row_major_whatever_the_operands(cupy, x):
         assert kept.flags.fnc
 
 
-def test_device_arrays_do_not_hash_and_scalars_index_nothing(cupy, x):
+def test_device_arrays_are_not_hashable_and_device_scalars_are_no_indices(cupy, x):
     with pytest.raises(TypeError, match="unhashable"):
         hash(x)
     with pytest.raises(TypeError):
@@ -252,7 +252,7 @@ def test_host_arrays_are_copied_both_ways(cupy):
     assert cupy.array([device, device]).shape == (2, 3)
 
 
-def test_set_wants_the_same_shape_and_dtype(cupy):
+def test_set_requires_the_same_shape_and_dtype(cupy):
     device = cupy.zeros(3)
     with pytest.raises(TypeError, match="float32 array cannot be set to float64 array"):
         device.set(np.zeros(3, dtype=np.float32))

@@ -93,7 +93,7 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
     compile.forget()
 
 
-def test_host_and_device_arrays_in_one_call_are_named(device):
+def test_host_and_device_arrays_in_one_call_are_refused_by_name(device):
     model = captioner()
     with pytest.raises(TypeError, match=r"features is a NumPy array \(host\).*capgpu\.asarray\(features\)"):
         model.loss(features_for(GOOD, "float32"), GOOD)
@@ -137,7 +137,7 @@ def test_an_empty_batch_is_refused_by_name(device):
 
 
 @pytest.mark.parametrize("rule", ["adam", "sgd_momentum"])
-def test_an_update_without_memory_changes_nothing_and_can_be_repeated(device, rule):
+def test_an_update_without_memory_changes_no_parameter_and_can_be_repeated(device, rule):
     model, optimizer = captioner(), Optimizer(rule, {"learning_rate": 0.1})
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
@@ -216,14 +216,14 @@ def start(folder: Path, then: str = "", **variables: str) -> subprocess.Popen[st
 
 
 @pytest.mark.nightly
-def test_two_processes_that_compile_at_once_do_each_other_no_harm(emulator, tmp_path):
+def test_two_processes_can_compile_at_the_same_time(emulator, tmp_path):
     processes = [start(tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=800) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0] != ""
 
 
-def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
+def test_an_unwritable_home_folder_prevents_no_computation(emulator, tmp_path):
     # no user can make a folder there, not even root
     nowhere = "/proc/nobody"
     store = (

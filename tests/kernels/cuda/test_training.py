@@ -126,7 +126,7 @@ def test_a_step_at_full_size_takes_no_more_than_24_launches(
 @pytest.mark.parametrize(("W", "H", "V"), [(5, 5, 9), (8, 8, 12), (33, 33, 601)], ids=str)
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H, V, options, tied):
+def test_loss_and_gradients_agree_with_the_reference(device, cell, dtype, W, H, V, options, tied):
     features, captions = batch(V, 7, 9, 11, dtype)
     captions[3] = 0
     results = {}
@@ -149,7 +149,7 @@ def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H
 @pytest.mark.nightly(unless=lambda p: p.cell == "rnn")
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_gradients_are_derivatives_of_the_loss(device, cell, options):
+def test_gradients_agree_with_differences_of_the_loss(device, cell, options):
     model = captioner(W=3, H=3, cell=cell, **options)
     features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
     model.params["W_embed"] = 50 * model.params["W_embed"]  # other gradients are proportional to it
@@ -257,7 +257,7 @@ def test_features_that_fit_are_copied_once_and_only_indices_go_to_the_device_aft
     assert placed_moved == moved + sum(10 * length + epochs * rows[split] * (8 - length) for split in placed)
 
 
-def test_many_losses_kept_share_their_memory(device):
+def test_losses_of_many_steps_share_their_memory(device):
     model, features = captioner(), device.ones((5, 7))
     losses = [model.loss(features, CAPTIONS)[0] for _ in range(4)]
     assert len({loss.data.mem.ptr for loss in losses}) == 1
