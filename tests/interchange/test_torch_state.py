@@ -83,17 +83,17 @@ def test_the_module_computes_the_same(cell, tied):
     features = features_for(captions)
     targets = torch.from_numpy(captions[:, 1:]).reshape(-1)
 
-    def theirs():
+    def torch_nll():
         with torch.no_grad():
             scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1])).reshape(len(targets), -1)
             return torch.nn.functional.cross_entropy(scores, targets, ignore_index=0, reduction="sum").item()
 
-    assert float(model.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+    assert float(model.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
     # and from a module with two biases
     with torch.no_grad():
         module.rnn.bias_hh_l0.normal_()
     again = from_torch(module.state_dict(), WORDS, tie_weights=tied)
-    assert float(again.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+    assert float(again.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -142,14 +142,14 @@ def test_several_updates_agree_with_pytorch(
 ) -> None:
     torch = pytest.importorskip("torch")
     w = random.standard_normal((3, 4))
-    theirs = torch.nn.Parameter(torch.tensor(w))
-    optimizer = getattr(torch.optim, torch_name)([theirs], **torch_config)
+    torch_parameter = torch.nn.Parameter(torch.tensor(w))
+    optimizer = getattr(torch.optim, torch_name)([torch_parameter], **torch_config)
     for _ in range(20):
         dw = random.standard_normal((3, 4))
         w, config = update_rule(rule)(w, dw, config)
-        theirs.grad = torch.tensor(dw)
+        torch_parameter.grad = torch.tensor(dw)
         optimizer.step()
-    np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(w, torch_parameter.detach().numpy(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES)

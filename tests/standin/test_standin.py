@@ -178,13 +178,13 @@ def test_scalars_promote_as_in_numpy_on_either_side(cupy, scalar, operation):
     for dtype in (np.float32, np.float64, np.int32, np.float16):
         host = np.arange(1, 5).astype(dtype)
         device = cupy.asarray(host)
-        for ours, numpys in (
+        for actual, expected in (
             (operation(device, scalar), of_numpy(host, scalar)),
             (operation(scalar, device), of_numpy(scalar, host)),
         ):
-            assert type(ours) is cupy.ndarray
-            assert ours.dtype == numpys.dtype
-            np.testing.assert_array_equal(ours.get(), numpys)
+            assert type(actual) is cupy.ndarray
+            assert actual.dtype == expected.dtype
+            np.testing.assert_array_equal(actual.get(), expected)
 
 
 def test_zero_dimensional_arrays_promote_like_arrays(cupy):

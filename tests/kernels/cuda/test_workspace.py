@@ -56,9 +56,9 @@ def test_per_thread_default_streams_have_their_own_memory_though_they_share_a_po
             space = workspace()
             return stream.ptr, address(space.counters(4)), address(space.take("x", (4,), np.float32))
 
-    (first, *ours), (second, *theirs) = in_threads(run_in_thread, run_in_thread)
+    (first, *first_addresses), (second, *second_addresses) = in_threads(run_in_thread, run_in_thread)
     assert first == second
-    assert len({*ours, *theirs}) == 4
+    assert len({*first_addresses, *second_addresses}) == 4
 
 
 def test_memory_of_a_stream_is_reused_only_by_that_stream(device):
