@@ -239,13 +239,13 @@ def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
         The selected backend.
     """
     global _current
-    before = _current
+    previous = _current
     backend = set_backend(name)
     try:
         yield backend
     finally:
         with _lock:
-            _current = before
+            _current = previous
 
 
 # --- following the arrays --------------------------------------------------------------------------

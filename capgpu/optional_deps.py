@@ -90,8 +90,12 @@ def _requirements(extra: str) -> list[str]:
 
 def _without_own_extras(entries: list[str]) -> list[str]:
     """Replace extras of capgpu, which no registry has, by their requirements."""
-    found: list[str] = []
+    requirements: list[str] = []
     for entry in entries:
-        own = re.fullmatch(r"capgpu\[([\w,-]+)\]", entry)
-        found += [entry] if own is None else [line for name in own[1].split(",") for line in _requirements(name)]
-    return found
+        nested_extras = re.fullmatch(r"capgpu\[([\w,-]+)\]", entry)
+        requirements += (
+            [entry]
+            if nested_extras is None
+            else [line for name in nested_extras[1].split(",") for line in _requirements(name)]
+        )
+    return requirements

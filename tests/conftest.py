@@ -1,17 +1,17 @@
-"""Every test of array code runs once for each backend that runs here.
+"""Fixtures for all tests. Tests of array code run once per backend (fixture `backend`).
 
-``numpy`` and ``cpu`` are the host's backends; ``cuda`` is CuPy on a real device where there is one, else the
-stand-in, which forbids what CuPy forbids; ``strict`` hands array-api-strict's arrays, which promise nothing
-beyond the array API standard, to the same functions.
+``numpy`` and ``cpu`` compute on the host. ``cuda`` is CuPy on a real device if there is one, otherwise the stand-in
+(tests/simulators/cupy_standin), which refuses what CuPy refuses. ``strict`` passes arrays of array-api-strict, which
+have nothing beyond the array API standard, to the same functions.
 
-Tests of CUDA ask for one of these fixtures:
+Tests of CUDA request one of these fixtures:
 
-- `cupy` or `device`: the CUDA device, real or not. On a real one the test is marked ``gpu``.
-- `standin` or `emulator` (or the mark ``standin``): something that only the stand-in for CuPy can answer, such as
-  counters, other devices or orders of threads. With a real device the test is skipped.
+- `cupy` or `device`: the CUDA device, real or simulated. On a real one the test gets the mark ``gpu``.
+- `standin` or `emulator` (or the mark ``standin``): what only the stand-in for CuPy provides, such as counters, other
+  devices or orders of threads. With a real device the test is skipped.
 
-What takes the emulator or a compiler long has the mark ``nightly`` and runs with ``--nightly``, or on a real device.
-In other runs a sample of it stays: where the mark's `unless`, a function of the test's parameters, holds.
+Tests that take the emulator or a compiler long have the mark ``nightly``; they run with ``--nightly`` or on a real
+device. The mark's `unless`, a function of the test's parameters, selects the cases that run always.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# Before NumPy is imported, here and in what the tests start. There is a process of tests for each core: threads of
-# OpenBLAS that spin while they wait for work would take the cores from the others.
+# Set before NumPy is imported, for this process and those that tests start. pytest-xdist runs one process per core:
+# OpenBLAS threads that spin while they wait for work would take time from the other processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
@@ -47,15 +47,15 @@ from capgpu.model import CaptioningRNN
 hypothesis.settings.register_profile(
     "capgpu",
     deadline=None,  # the first call of a fused kernel compiles it
-    derandomize=True,  # a failure must be there again on the next run
+    derandomize=True,  # a failure must recur on the next run
     database=None,
     max_examples=25,
-    # the backend fixture holds no state that an example could spoil
+    # the backend fixture holds no state that an example could change
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("capgpu")
 
-#: The processes of the tests use all processors: none is left for one that compiles ahead.
+#: The test processes use all cores, so a process that compiles ahead would only slow them down.
 os.environ.setdefault("CAPGPU_COMPILE_AHEAD", "0")
 
 
@@ -63,19 +63,19 @@ try:
     FOUND, SETTING_ERROR = cuda_device.find(os.environ.get("CAPGPU_BACKEND")), None
 except ValueError as error:
     FOUND, SETTING_ERROR = cuda_device.Found(None), str(error)
-WATCH = cuda_device.Watch()
+DEVICE_WATCH = cuda_device.Watch()
 
-#: Fixtures that a real device cannot serve, and the folders whose tests examine nothing but the stand-in.
-OF_THE_STANDIN = {"cublas", "emulator", "standin"}
-STANDIN_FOLDERS = {Path(__file__).parent / name for name in OF_THE_STANDIN}
-COUNT = pytest.StashKey[int]()
-LEFT = pytest.StashKey[int]()
-#: What the report of a test says that ran on a device. Its keywords would also name folders.
+#: Fixtures that a real device cannot provide, and the folders whose tests examine only the stand-in.
+STANDIN_FIXTURES = {"cublas", "emulator", "standin"}
+STANDIN_FOLDERS = {Path(__file__).parent / name for name in STANDIN_FIXTURES}
+STANDIN_TESTS = pytest.StashKey[int]()
+DESELECTED = pytest.StashKey[int]()
+#: The user property of a test that ran on a device. (Keywords of a report also contain folder names.)
 ON_DEVICE = ("device", FOUND.name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option for the tests that take long."""
+    """Add the option ``--nightly``."""
     parser.addoption("--nightly", action="store_true", help="run the tests marked nightly, too")
 
 
@@ -84,27 +84,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its options
 def pytest_configure(config: pytest.Config) -> None:
-    """End the run where a device is required and none can be used."""
+    """End the run if a device is required and none can be used."""
     if SETTING_ERROR is not None:
         raise pytest.UsageError(SETTING_ERROR)
     if FOUND.required and FOUND.name is None:
         raise pytest.UsageError(f"CAPGPU_BACKEND=cuda requires a CUDA device. {FOUND.cause}")
     if FOUND.name is not None and getattr(config.option, "timeout_method", None) is None:
-        # a kernel that never ends keeps the main thread in the driver, where no signal handler of Python's runs:
-        # another thread then ends the process, and pytest-xdist names the test and goes on in a new one
+        # a kernel that never ends keeps the main thread inside the driver, where Python runs no signal handler:
+        # the timeout thread ends the process, and pytest-xdist reports the test and continues in a new process
         config.option.timeout_method = "thread"
 
 
 def pytest_report_header() -> str:
-    """Tell which CUDA device the tests use, and why not a real one."""
+    """Return the CUDA device that the tests use, or why they use the stand-in."""
     return str(FOUND)
 
 
 def _examines_standin(item: pytest.Item) -> bool:
     return (
         item.get_closest_marker("standin") is not None
-        or not OF_THE_STANDIN.isdisjoint(getattr(item, "fixturenames", ()))
-        # the names that it offers are compared with the real CuPy's
+        or not STANDIN_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        # tests with real_cupy compare the stand-in's names with those of an installed CuPy
         or (not STANDIN_FOLDERS.isdisjoint(item.path.parents) and "real_cupy" not in getattr(item, "fixturenames", ()))
     )
 
@@ -117,39 +117,41 @@ def _uses_cuda(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by mark
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that run on the device, and skip those that it cannot serve."""
-    config.stash[COUNT] = 0
+    """Mark the tests that run on the device, skip those of the stand-in, and deselect the nightly ones."""
+    config.stash[STANDIN_TESTS] = 0
     for item in items if FOUND.name is not None else ():
         if _examines_standin(item):
-            config.stash[COUNT] += 1
+            config.stash[STANDIN_TESTS] += 1
             item.add_marker(pytest.mark.skip(reason="examines the stand-in for CuPy: not on a real device"))
         elif _uses_cuda(item):
             item.add_marker(pytest.mark.gpu)
-    deselected = [] if config.getoption("--nightly") else [item for item in items if _is_for_the_night(item, config)]
-    config.stash[LEFT] = len(deselected)
+    deselected = (
+        [] if config.getoption("--nightly") else [item for item in items if _is_deselected_nightly(item, config)]
+    )
+    config.stash[DESELECTED] = len(deselected)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         selected = set(items) - set(deselected)
         items[:] = [item for item in items if item in selected]
 
 
-def _is_for_the_night(item: pytest.Item, config: pytest.Config) -> bool:
+def _is_deselected_nightly(item: pytest.Item, config: pytest.Config) -> bool:
     marker = item.get_closest_marker("nightly")
     if marker is None:
         return False
     if item.get_closest_marker("gpu") and not config.pluginmanager.has_plugin("tests.standin_as_device"):
-        return False  # a device needs no minutes for it
+        return False  # fast on a real device
     unless = marker.kwargs.get("unless")
     return unless is None or not unless(SimpleNamespace(**item.callspec.params))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail at once after the device has been lost, instead of once more with the error of another test."""
+    """Fail at once after the device has been lost, instead of repeating the error of an earlier test."""
     if item.get_closest_marker("gpu"):
         item.user_properties.append(ON_DEVICE)
-        if WATCH.lost is not None:
-            pytest.fail(f"the device was lost in {WATCH.lost}", pytrace=False)
+        if DEVICE_WATCH.lost is not None:
+            pytest.fail(f"the device was lost in {DEVICE_WATCH.lost}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -161,32 +163,35 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         result = yield
     except BaseException:
         with contextlib.suppress(Exception):  # the test's own error is the one to report
-            WATCH.wait(item.nodeid)
+            DEVICE_WATCH.wait(item.nodeid)
         raise
-    WATCH.wait(item.nodeid)
+    DEVICE_WATCH.wait(item.nodeid)
     return result
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the counts of a worker of pytest-xdist to the process that reports."""
+    """Send the counts of a pytest-xdist worker to the controller."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["standin"] = session.config.stash.get(COUNT, 0)
-        session.config.workeroutput["left"] = session.config.stash.get(LEFT, 0)
+        session.config.workeroutput["standin"] = session.config.stash.get(STANDIN_TESTS, 0)
+        session.config.workeroutput["deselected"] = session.config.stash.get(DESELECTED, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take a worker's counts; all workers collect the same tests."""
+    """Store a worker's counts; all workers collect the same tests."""
     worker_output = getattr(node, "workeroutput", {})
-    node.config.stash[COUNT], node.config.stash[LEFT] = worker_output.get("standin", 0), worker_output.get("left", 0)
+    node.config.stash[STANDIN_TESTS], node.config.stash[DESELECTED] = (
+        worker_output.get("standin", 0),
+        worker_output.get("deselected", 0),
+    )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Tell how many tests ran on which device, and how many were left; printed under ``-q``, too."""
-    if config.stash.get(LEFT, 0):
-        terminalreporter.write_line(f"{config.stash[LEFT]} tests were left for the night: --nightly runs them, too")
+    """Print how many tests ran on which device and how many were deselected, also under ``-q``."""
+    if config.stash.get(DESELECTED, 0):
+        terminalreporter.write_line(f"{config.stash[DESELECTED]} nightly tests were deselected: --nightly runs them")
     if FOUND.name is None:
-        if config.get_verbosity() < 0:  # then there is no header
+        if config.get_verbosity() < 0:  # -q prints no header
             terminalreporter.write_line(str(FOUND))
         return
     ran = {
@@ -196,20 +201,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if ON_DEVICE in getattr(report, "user_properties", ())
     }
     terminalreporter.write_line(
-        f"{FOUND}: {len(ran)} tests ran on it; {config.stash.get(COUNT, 0)} examine the stand-in for CuPy and did not"
+        f"{FOUND}: {len(ran)} tests ran on it; {config.stash.get(STANDIN_TESTS, 0)} examine the stand-in for CuPy and "
+        "did not"
     )
 
 
 @dataclass(frozen=True)
 class BackendCase:
-    """A place where arrays live.
+    """A backend under test, with the function that makes its arrays.
 
     Attributes
     ----------
     name : str
         ``"numpy"``, ``"cpu"``, ``"cuda"`` or ``"strict"``.
     asarray : callable
-        Brings host data there, ``asarray(data, dtype=None)``.
+        Makes an array of the backend from host data: ``asarray(data, dtype=None)``.
     """
 
     name: str
@@ -220,11 +226,11 @@ class BackendCase:
         return np.array(capgpu.backend.to_numpy(array))
 
     def kernels(self, dtype: str) -> Kernels:
-        """Return the kernels that serve the arrays of this case in a dtype."""
+        """Return the kernels for arrays of this case in a dtype."""
         return kernels_for(self.asarray(np.zeros(1, dtype=named_dtype(dtype))))
 
     def strided(self, array: np.ndarray[Any, Any]) -> Any:
-        """Bring data there in an array whose memory has gaps, and which is read-only on the host."""
+        """Make a strided array with these values; a host array is also read-only."""
         padded = np.repeat(array, 2, axis=-1)
         dev_array = self.asarray(padded)[..., ::2]
         if isinstance(dev_array, np.ndarray):
@@ -232,7 +238,7 @@ class BackendCase:
         return dev_array
 
     def model(self, *args: Any, params: dict[str, Any] | None = None, **kwargs: Any) -> CaptioningRNN:
-        """Make a model whose parameters live here; `params` overwrites them with host values."""
+        """Make a model with parameters in arrays of this case; `params` overrides their values."""
         model = CaptioningRNN(*args, **kwargs)
         values = {name: self.to_numpy(value) for name, value in model.params.items()} if params is None else params
         for name, value in values.items():
@@ -241,10 +247,10 @@ class BackendCase:
 
 
 @pytest.fixture(autouse=True)
-def no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start every test as a fresh process does: no backend chosen, nothing set in the environment.
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start every test like a new process: no backend chosen, no setting in the environment.
 
-    Except for one thing: `cpu` compiles for float64 arrays of any size, so that small ones test the compiled kernels.
+    One difference: `cpu` uses the compiled kernels for float64 arrays of any size, so that small ones test them.
     """
     monkeypatch.setattr(capgpu.backend, "_current", None)
     monkeypatch.setattr(capgpu.kernels, "COMPILED_FROM", 0)
@@ -254,7 +260,7 @@ def no_choice_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def emulator() -> Any:
-    """What runs the CUDA kernels on the CPU; its compiled code stays in build/ from session to session."""
+    """The emulator that runs CUDA kernels on the CPU; its compiled code is kept in build/emulator."""
     from simulators.emulator import build
     from simulators.emulator.runner import EmulatorRunner
 
@@ -265,7 +271,7 @@ def emulator() -> Any:
 
 @pytest.fixture
 def cublas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """cuBLAS on the stand-in's memory, in the place of the library that CuPy would have loaded."""
+    """A cuBLAS that works on the stand-in's memory, in place of the library that CuPy would load."""
     from capgpu.kernels.cuda import cublas
     from simulators.cupy_standin.cublas import Library
 
@@ -278,7 +284,7 @@ def cublas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def standin(emulator: Any, cublas: Any) -> Iterator[Any]:
-    """The stand-in for CuPy, in the place of CuPy: one healthy device, counters at zero, kernels on the CPU."""
+    """The stand-in installed as ``cupy``: one working device, counters at zero, kernels run by the emulator."""
     from simulators import cupy_standin
 
     with cupy_standin.installed():
@@ -288,41 +294,41 @@ def standin(emulator: Any, cublas: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def real_device() -> bool:
-    """Whether `cupy` is the real one: what a test asks of the stand-in's counters has no answer then."""
+    """Whether `cupy` is the real CuPy, which lacks the counters of the stand-in."""
     return FOUND.name is not None
 
 
 @pytest.fixture
 def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The module ``cupy`` of the CUDA device: the real one where it can be used, else the stand-in's."""
+    """The module ``cupy``: the real one if it can be used, otherwise the stand-in."""
     if FOUND.name is None:
         request.getfixturevalue("standin")
     module = importlib.import_module("cupy")
     pool = module.get_default_memory_pool()
     limit = pool.get_limit()
     yield module
-    if WATCH.lost is None:  # everything fails after that
-        pool.set_limit(limit)  # one that a failing test leaves would fail all that follow
+    if DEVICE_WATCH.lost is None:  # a lost device refuses every call
+        pool.set_limit(limit)  # a limit left by a failing test would fail all later ones
 
 
 @pytest.fixture
 def device(cupy: Any) -> Iterator[Any]:
-    """The CUDA device as the backend in force; gives the module ``cupy``."""
+    """The module ``cupy``, with ``cuda`` as the current backend."""
     from capgpu.kernels.cuda import compile, cublas, workspace
 
     capgpu.set_backend("cuda")
-    # library and handles outlast a test on a device: one that takes them away would decide what the next ones use
+    # on a real device library and handles outlast a test: one that replaces them would change those of the next
     cublas.forget()
     yield cupy
     cublas.forget()
-    if FOUND.name is None:  # kernels and limits are those of the stand-in that goes now
+    if FOUND.name is None:  # compiled kernels and limits belong to the stand-in that is removed now
         compile.forget()
     workspace.forget()
 
 
 @pytest.fixture(params=["numpy", "cpu", "cuda", "strict"])
 def backend(request: pytest.FixtureRequest) -> BackendCase:
-    """Each backend in turn, as the one in force."""
+    """Each backend in turn, set as the current one."""
     name = request.param
     if name == "strict":
         library = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
@@ -341,13 +347,13 @@ def backend(request: pytest.FixtureRequest) -> BackendCase:
 
 @pytest.fixture
 def in_new_process() -> Callable[..., str]:
-    """Run Python code in a process of its own, with the given environment variables; gives what it prints."""
+    """A function that runs Python code in a new process with these environment variables and returns its stdout."""
 
     def run(code: str, **variables: str) -> str:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAPGPU_", "COVERAGE_"))}
-        # warnings of other packages are theirs to mend: NumPy deprecates what some still use
+        # only warnings of capgpu are errors: other packages use what NumPy has deprecated
         strict = 'import warnings; warnings.filterwarnings("error", module=r"capgpu(\\.|$)|__main__$")\n'
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", strict + code],
             env={**environment, **variables},
             capture_output=True,
@@ -355,8 +361,8 @@ def in_new_process() -> Callable[..., str]:
             timeout=600,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return run
 

@@ -60,7 +60,7 @@ def test_arrays_of_any_two_libraries_are_refused(strict):
 
 
 @pytest.mark.parametrize(
-    ("thing", "words"),
+    ("thing", "message"),
     [
         ([1.0], r"x is a builtins\.list, not an array\. Make it one with capgpu\.asarray\(x\)"),
         (1.0, r"x is a builtins\.float, not an array"),
@@ -68,8 +68,8 @@ def test_arrays_of_any_two_libraries_are_refused(strict):
         (None, "x: expected an array.*got .*None"),
     ],
 )
-def test_an_argument_that_is_not_an_array_is_refused_by_name(thing, words):
-    with pytest.raises(TypeError, match=words):
+def test_an_argument_that_is_not_an_array_is_refused_by_name(thing, message):
+    with pytest.raises(TypeError, match=message):
         capgpu.array_namespace(np.zeros(2), x=thing)
 
 

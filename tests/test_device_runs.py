@@ -81,21 +81,21 @@ def test_the_kernels_tests_are_collected_for_a_device(run: Run) -> None:
     assert tests >= {f"test_{subject}.py" for subject in subjects}
 
 
-#: Tests run as on a device daily.
-SOME = (
+#: Tests that every run repeats with the stand-in as a device.
+DAILY_TESTS = (
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_no_parameter_and_can_be_repeated",
     "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
     "tests/kernels/cuda/test_recurrence_options.py::test_step_kernels_can_be_captured_in_a_graph_and_replayed",
-    "tests/kernels/cuda/test_training.py::test_many_losses_kept_share_their_memory",
+    "tests/kernels/cuda/test_training.py::test_losses_of_many_steps_share_their_memory",
     SMALL,
 )
-#: Tests run as on a device at night.
-MORE = (
+#: The same for nightly runs.
+NIGHTLY_TESTS = (
     "tests/kernels/cuda/test_cublas.py",
     "tests/kernels/cuda/test_decode.py::test_greedy_decoding_does_not_synchronize",
     "tests/kernels/cuda/test_embedding.py",
-    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_nothing_and_can_be_repeated",
+    "tests/kernels/cuda/test_faults.py::test_an_update_without_memory_changes_no_parameter_and_can_be_repeated",
     "tests/kernels/cuda/test_graphs.py::test_a_replayed_step_is_two_launches_and_three_copies_without_synchronization",
     "tests/kernels/cuda/test_graphs.py::test_replayed_steps_with_tied_weights_agree_with_plain_ones",
     "tests/kernels/cuda/test_graph_fallbacks.py::test_if_capturing_fails_steps_are_launched_by_kernel_after_one_warning_with_the_same_bits",
@@ -111,7 +111,9 @@ MORE = (
 )
 
 
-@pytest.mark.parametrize("chosen", [SOME, pytest.param(MORE, marks=pytest.mark.nightly)], ids=["some", "more"])
+@pytest.mark.parametrize(
+    "chosen", [DAILY_TESTS, pytest.param(NIGHTLY_TESTS, marks=pytest.mark.nightly)], ids=["some", "more"]
+)
 def test_tests_of_every_kind_pass_on_a_device(run: Run, chosen: tuple[str, ...]) -> None:
     # full sizes take the emulator minutes
     settings = ("--nightly", "-m", "gpu", "-k", "not full_size", "-q", "-n", "2")
@@ -123,7 +125,7 @@ def test_tests_of_every_kind_pass_on_a_device(run: Run, chosen: tuple[str, ...])
     assert passed is not None, pytest_run.stdout
     assert summary[1] == passed[1]
     assert int(summary[1]) > 300
-    assert chosen is SOME or int(summary[2]) > 5
+    assert chosen is DAILY_TESTS or int(summary[2]) > 5
 
 
 def test_tests_of_the_stand_in_are_skipped_on_a_device(run: Run) -> None:

@@ -69,7 +69,7 @@ def test_equal_lengths_keep_their_order():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "words"),
+    ("lengths", "message"),
     [
         ([2, -1], "must not be negative; the least is -1"),
         ([[1, 2]], r"one integer a sequence.*shape \(1, 2\)"),
@@ -78,8 +78,8 @@ def test_equal_lengths_keep_their_order():
         (3, r"shape \(\)"),
     ],
 )
-def test_bad_lengths_are_refused(lengths, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_lengths_are_refused(lengths, message):
+    with pytest.raises(ValueError, match=message):
         Packing.from_lengths(lengths)
 
 

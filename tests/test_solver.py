@@ -395,7 +395,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
         ({"update_rule": "adamm"}, ValueError, "unknown update rule 'adamm'.*Did you mean 'adam'"),
@@ -424,10 +424,10 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_computed(
-    settings: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+    settings: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     given = {"model": TinyCaptioner(), "data": dataset(), "history": tmp_path / "h", **settings}
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         CaptioningSolver(**given)
     assert list(tmp_path.iterdir()) == []
 

@@ -182,7 +182,7 @@ def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"update_rule": "adamw"}, "update_rule='adam', this run has 'adamw'"),
         ({"optim_config": {"learning_rate": 0.1}}, "optim_config="),
@@ -196,11 +196,11 @@ def test_history_is_that_of_a_run_that_never_stopped(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused_and_kept(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+def test_a_state_of_another_run_is_refused_and_kept(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     solver(num_epochs=1, checkpoint=tmp_path).train()
     before = (tmp_path / STATE_FILE).read_bytes()
     model = settings.pop("model", None)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         solver(model, checkpoint=tmp_path, resume=True, **settings)
     assert (tmp_path / STATE_FILE).read_bytes() == before
 

@@ -67,24 +67,33 @@ def test_a_file_gives_a_caption_with_its_words_and_their_probabilities(run: Path
 
 def test_every_kind_of_picture_gives_the_same_caption(run: Path, pictures: list[Path]) -> None:
     captioner = capgpu.load(str(run))
-    want = captioner.caption([str(path) for path in pictures])
-    assert [caption.source for caption in want] == [str(path) for path in pictures]
+    expected = captioner.caption([str(path) for path in pictures])
+    assert [caption.source for caption in expected] == [str(path) for path in pictures]
     images = [Image.open(path) for path in pictures]
     pixels = np.stack([np.asarray(image) for image in images])
     features = captioner.encoder.encode(pictures).features
-    for given in (pictures, pictures[0].parent, images, pixels, list(pixels), features, list(features), iter(images)):
-        found = captioner.caption(given)
-        assert [caption.tokens for caption in found] == [caption.tokens for caption in want]
+    for picture_argument in (
+        pictures,
+        pictures[0].parent,
+        images,
+        pixels,
+        list(pixels),
+        features,
+        list(features),
+        iter(images),
+    ):
+        actual = captioner.caption(picture_argument)
+        assert [caption.tokens for caption in actual] == [caption.tokens for caption in expected]
     assert [c.source for c in captioner.caption(pixels)] == [c.source for c in captioner.caption(features)] == [0, 1, 2]
     for one in (images[0], pixels[0], features[0]):
-        assert captioner.caption(one).tokens == want[0].tokens
-    upright, turned = Image.new("L", (8, 5), 10), Image.new("L", (5, 8), 10)
+        assert captioner.caption(one).tokens == expected[0].tokens
+    upright, rotated = Image.new("L", (8, 5), 10), Image.new("L", (5, 8), 10)
     upright.putpixel((0, 0), 250)
-    turned.putpixel((4, 0), 250)
+    rotated.putpixel((4, 0), 250)
     exif = Image.Exif()
     exif[0x0112] = 8  # turned by a quarter
-    turned.info["exif"] = exif.tobytes()
-    rows = captioner.encoder.encode([upright, turned]).features
+    rotated.info["exif"] = exif.tobytes()
+    rows = captioner.encoder.encode([upright, rotated]).features
     np.testing.assert_array_equal(rows[0], rows[1])
     assert captioner.caption([]) == []
 
@@ -122,7 +131,7 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "says"),
+    ("argument", "error", "message"),
     [
         ("missing.png", FileNotFoundError, "missing.png"),
         ("https://example.org/cat.jpg", ValueError, "got an address. Download it first"),
@@ -136,10 +145,10 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
     ids=str,
 )
 def test_an_argument_that_is_not_a_picture_is_refused(
-    run: Path, given: object, kind: type[Exception], says: str
+    run: Path, argument: object, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=says):
-        capgpu.load(run).caption(given)  # type: ignore[arg-type] # as a mistaken user passes it
+    with pytest.raises(error, match=message):
+        capgpu.load(run).caption(argument)  # type: ignore[arg-type] # as a mistaken user passes it
 
 
 def test_a_damaged_picture_among_others_is_named_or_skipped(run: Path, pictures: list[Path], caplog) -> None:
@@ -159,9 +168,9 @@ def test_a_damaged_picture_among_others_is_named_or_skipped(run: Path, pictures:
 
 def test_tensors_of_torch_are_refused_with_the_conversion(run: Path) -> None:
     torch = pytest.importorskip("torch")
-    for given in (torch.zeros(3, 4), [torch.zeros(3, 4)]):
+    for tensors in (torch.zeros(3, 4), [torch.zeros(3, 4)]):
         with pytest.raises(TypeError, match=r"pictures: expected a NumPy array, got a torch.Tensor. Pass pictures.det"):
-            capgpu.load(run).caption(given)
+            capgpu.load(run).caption(tensors)
 
 
 def test_captioning_settings_equal_the_decoders_settings() -> None:

@@ -170,8 +170,8 @@ class _Beam:
 
     def active(self) -> Array:
         """Return the slots of active hypotheses, increasing."""
-        found: Array = self.xp.nonzero(self.xp.reshape(self.scores > -math.inf, (-1,)))[0]
-        return found
+        slots: Array = self.xp.nonzero(self.xp.reshape(self.scores > -math.inf, (-1,)))[0]
+        return slots
 
     def extend(self, log_probs: Array, words: Array, penalty: float, last_step: bool) -> None:
         """Extend the active hypotheses, keep the best, and collect those that have ended.

@@ -247,5 +247,5 @@ class Optimizer:
 
 
 def _moved_copy(array: Array) -> Array:
-    there = asarray(array) if is_host_array(array) else array
-    return array_namespace(there).asarray(there, copy=True)
+    moved = asarray(array) if is_host_array(array) else array
+    return array_namespace(moved).asarray(moved, copy=True)

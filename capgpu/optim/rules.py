@@ -80,23 +80,32 @@ def _adam(
     ws: list[Array], dws: list[Array], configs: list[Config], rates: list[float], scale: Any
 ) -> tuple[list[Array], list[Config]]:
     settings = _adam_rows(configs, rates)
-    first, second = [config["m"] for config in configs], [config["v"] for config in configs]
-    ws, first, second = kernels_for(ws[0]).adam_update(ws, dws, first, second, settings, scale)
+    first_moments, second_moments = [config["m"] for config in configs], [config["v"] for config in configs]
+    ws, first_moments, second_moments = kernels_for(ws[0]).adam_update(
+        ws, dws, first_moments, second_moments, settings, scale
+    )
     counts = [config["t"] + 1 for config in configs]
-    return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first, second, counts, strict=True)]
+    return ws, [{"m": m, "v": v, "t": t} for m, v, t in zip(first_moments, second_moments, counts, strict=True)]
 
 
 def _adam_rows(configs: list[Config], rates: list[float]) -> Any:
     """Return `adam_update`'s settings."""
     rows: list[tuple[float, ...]] = []
-    before: tuple[Any, ...] | None = None
+    previous_settings: tuple[Any, ...] | None = None
     for config, rate in zip(configs, rates, strict=True):
-        here = rate, config["beta1"], config["beta2"], config["t"], config["epsilon"], config.get("weight_decay", 0.0)
-        if here != before:
-            row, before = _adam_settings(*here), here
+        settings = (
+            rate,
+            config["beta1"],
+            config["beta2"],
+            config["t"],
+            config["epsilon"],
+            config.get("weight_decay", 0.0),
+        )
+        if settings != previous_settings:
+            row, previous_settings = _adam_settings(*settings), settings
         rows.append(row)
     # most often one configuration serves all parameters
-    identical = all(other is row for other in rows)
+    identical = all(other_row is row for other_row in rows)
     return np.array([row]).repeat(len(rows), axis=0) if identical else np.array(rows)
 
 

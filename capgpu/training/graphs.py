@@ -179,12 +179,16 @@ class GraphedSteps(TrainingSteps):
 
 def _take_over(places: Sequence[tuple[Any, str, Array]]) -> None:
     """Replace entries of dictionaries by the graphs' own arrays, with the same values."""
-    replaced = [(entries, key, own, entries[key]) for entries, key, own in places if entries[key] is not own]
+    replaced = [
+        (entries, key, graph_array, entries[key])
+        for entries, key, graph_array in places
+        if entries[key] is not graph_array
+    ]
     if not replaced:
         return
     # entries may have been exchanged: none is overwritten before it has been read
-    all_own = {id(own) for _, _, own in places}
-    values = [array.copy() if id(array) in all_own else array for *_, array in replaced]
-    for (entries, key, own, _), value in zip(replaced, values, strict=True):
-        own[...] = value
-        entries[key] = own
+    graph_array_ids = {id(graph_array) for _, _, graph_array in places}
+    values = [array.copy() if id(array) in graph_array_ids else array for *_, array in replaced]
+    for (entries, key, graph_array, _), value in zip(replaced, values, strict=True):
+        graph_array[...] = value
+        entries[key] = graph_array

@@ -103,11 +103,11 @@ def fit_projection(features: npt.NDArray[np.floating[Any]], dim: int) -> Project
     variance, axes = np.linalg.eigh(covariance / count)
     # eigh returns increasing eigenvalues
     deviation, axes = np.sqrt(np.maximum(variance[::-1], 0)), axes[:, ::-1]
-    found = int((deviation > _NEGLIGIBLE * deviation[0]).sum())
-    if dim > found:
+    n_directions = int((deviation > _NEGLIGIBLE * deviation[0]).sum())
+    if dim > n_directions:
         raise InvalidValueError(
-            f"dim: expected at most {found}, the number of directions in which the {count} features vary, got {dim}. "
-            "Lower dim, or use more pictures."
+            f"dim: expected at most {n_directions}, the number of directions in which the {count} features vary, "
+            f"got {dim}. Lower dim, or use more pictures."
         )
     deviation, axes = deviation[:dim], axes[:, :dim]
     # the sign of an axis is arbitrary: fix it, so that all LAPACKs give the same features

@@ -2,6 +2,13 @@
 
 Numba's ``error_model="numpy"`` lets loops with divisions vectorise; the global interpreter lock is released; the
 machine code is kept on disk (`capgpu.kernels.cpu.code_cache`).
+
+`compiled` makes two dispatchers of a function, each of which compiles on demand for the types of its calls::
+
+    Python code    ---->  python_version    boxes and unboxes arguments; its code is kept on disk
+    compiled code  ---->  native_version    has no wrapper for Python; becomes a part of its callers' code
+
+Most functions are called from one of the two sides only, so that one of the two is never compiled.
 """
 
 from __future__ import annotations
@@ -55,15 +62,15 @@ def compiled(
     }
 
     def decorate(function: F) -> F:
-        wrapped: Any = njit(**options)(function)
-        inner: Any = njit(**options, no_cpython_wrapper=True)(function)
-        _take_literals_as_values(inner)
-        _let_callers_compile(wrapped, inner)
-        for dispatcher in (wrapped, inner):
+        python_version: Any = njit(**options)(function)
+        native_version: Any = njit(**options, no_cpython_wrapper=True)(function)
+        _share_code_for_literals(native_version)
+        _redirect_compiled_callers(python_version, native_version)
+        for dispatcher in (python_version, native_version):
             compile_late(dispatcher._compiler, dispatcher.targetctx)
-        keep_on_disk(wrapped)
-        load_undisturbed(wrapped)
-        result: F = wrapped
+        keep_on_disk(python_version)
+        load_undisturbed(python_version)
+        result: F = python_version
         return result
 
     return decorate
@@ -79,21 +86,18 @@ def named_like(origin: Callable[..., Any], function: F, name: str | None = None)
     return function
 
 
-def _let_callers_compile(dispatcher: Any, inner: Any) -> None:
-    """Make compiled callers use `inner`, a function that cannot be called from Python, in the place of a dispatcher.
-
-    Python's and compiled code's versions of a function are compiled separately: most functions have one of the two.
-    """
-    dispatcher.inner = inner
-    dispatcher.get_call_template = inner.get_call_template
-    dispatcher.get_overload = inner.get_overload
+def _redirect_compiled_callers(python_version: Any, native_version: Any) -> None:
+    """Make compiled callers of `python_version` resolve and link `native_version` instead."""
+    python_version.native_version = native_version  # for `task_code`, which links the code itself
+    python_version.get_call_template = native_version.get_call_template
+    python_version.get_overload = native_version.get_overload
 
 
-def _take_literals_as_values(dispatcher: Any) -> None:
-    """Return a function that compiled callers share, whether they pass constants or variables.
+def _share_code_for_literals(dispatcher: Any) -> None:
+    """Resolve calls with constants to the code for variables of the same types.
 
-    Numba would compile it for each constant anew (`capgpu.kernels.cpu.gemm.product_with_packed` 14 times). LLVM sees
-    the constants all the same where it inlines the function.
+    Numba would compile the function for each constant anew (`capgpu.kernels.cpu.gemm.product_with_packed` 14 times).
+    LLVM still propagates the constants where it inlines the function.
     """
     template_for = dispatcher.get_call_template
 
@@ -104,20 +108,22 @@ def _take_literals_as_values(dispatcher: Any) -> None:
 
 
 def _features() -> set[str]:
-    chosen = config.CPU_FEATURES
-    if chosen is not None:
-        return {feature[1:] for feature in chosen.split(",") if feature.startswith("+")}
+    """Return LLVM's names of the instruction sets that compiled code may use."""
+    setting = config.CPU_FEATURES  # NUMBA_CPU_FEATURES, "+avx2,-avx512f"; None where it is unset
+    if setting is not None:
+        return {feature[1:] for feature in setting.split(",") if feature.startswith("+")}
     try:
-        found = {name for name, present in llvm.get_host_cpu_features().items() if present}
-    except RuntimeError:  # llvmlite's word for a processor that it cannot ask
-        found = set()
-    if not found and platform.machine().lower() in ("arm64", "aarch64"):
+        features = {name for name, is_present in llvm.get_host_cpu_features().items() if is_present}
+    except RuntimeError:  # llvmlite cannot query this processor
+        features = set()
+    if not features and platform.machine().lower() in ("arm64", "aarch64"):
         # llvmlite reports nothing on macOS; these are part of every 64-bit ARM processor
-        found = {"neon"}
-    return found
+        features = {"neon"}
+    return features
 
 
 def _vector_unit() -> tuple[int, int]:
+    """Return the bytes of a vector register, and how many registers hold the sums of a tile: three quarters of them."""
     features = _features()
     if "avx512f" in features:
         return 64, 24

@@ -6,6 +6,26 @@ written as LLVM IR, because no loop vectoriser keeps a tile of sums in registers
 AVX-512, AVX2 or NEON. Each element of C is one chain of multiply-adds in rising k: its bits depend neither on the
 tile's height nor on how the matrix is shared among threads.
 
+One step of k, with two vectors b0, b1 of the panel and ROWS rows of A::
+
+                    b0       b1          2 loads
+                 +--------+--------+
+    a[0] ... a[0]|  sum   |  sum   |     ROWS loads, each broadcast to a vector
+    a[1] ... a[1]|  sum   |  sum   |     2 ROWS multiply-adds, no two of which depend on each other
+       ...       |  ...   |  ...   |
+                 +--------+--------+
+
+=========  =========  ====  ==================================================
+Unit       Registers  ROWS  Sums, and what is left for b0, b1 and a broadcast
+=========  =========  ====  ==================================================
+AVX-512    32         12    24, 8
+NEON       32         12    24, 8
+AVX, SSE   16         6     12, 4
+=========  =========  ====  ==================================================
+
+A taller tile would spill sums to memory at every step. A shorter one has fewer independent chains than a multiply-add
+takes cycles times those started in a cycle (4 x 2 on most processors): below a height of 4 the units wait.
+
 The loops, one for each height, are compiled once for each orientation and element type, and called by a symbol (see
 `capgpu.kernels.cpu.symbols`): linked into all callers, they took more than half of the time of compilation.
 """

@@ -124,12 +124,12 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
     number = np.full(vocabulary_size, -1)
     for word in own_words:
         number[word] = 0
-    missing = words.size - own_words.size
+    n_missing = words.size - own_words.size
     distinct = 0
     for word in range(vocabulary_size):
-        if number[word] < 0 and missing > 0:
+        if number[word] < 0 and n_missing > 0:
             number[word] = 0
-            missing -= 1
+            n_missing -= 1
         if number[word] == 0:
             words[distinct] = word
             number[word] = distinct
@@ -137,14 +137,14 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
     starts[:] = 0
     row = own_row = 0
     for step in range(batch_sizes.size):
-        own = own_sizes[step] if step < own_sizes.size else 0
+        own_size = own_sizes[step] if step < own_sizes.size else 0
         for rank in range(batch_sizes[step]):
-            given = rank < own
-            word_of_row[row] = number[own_words[own_word_of_row[own_row] if given else 0]]
-            targets[row] = own_targets[own_row] if given else -1
-            row_numbers[row] = own_row if given else -1
+            has_own_row = rank < own_size
+            word_of_row[row] = number[own_words[own_word_of_row[own_row] if has_own_row else 0]]
+            targets[row] = own_targets[own_row] if has_own_row else -1
+            row_numbers[row] = own_row if has_own_row else -1
             starts[word_of_row[row] + 1] += 1
-            own_row += given
+            own_row += has_own_row
             row += 1
     for word in range(words.size):
         starts[word + 1] += starts[word]

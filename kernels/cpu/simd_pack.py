@@ -69,7 +69,15 @@ def _transpose_square(typingctx: Any, like: Any, target: Any, step: Any, source:
         for r in range(lanes):
             row = builder.gep(source, [builder.mul(stride, I64(r))])
             rows.append(builder.load(builder.bitcast(row, vector.as_pointer()), align=align))
-        # a perfect shuffle of rows i and i + lanes / 2, as many times as lanes has bits, is a transpose
+        # A perfect shuffle of rows i and i + lanes / 2, log2(lanes) times, is a transpose: each pass moves the highest
+        # bit of the row number r and of the column number c by one place, (r, c) as one number rotated left. For four
+        # lanes, with element rc of row r and column c:
+        #
+        #     loaded           after pass 1     after pass 2
+        #     00 01 02 03      00 20 01 21      00 10 20 30      `low` interleaves the first halves of two rows,
+        #     10 11 12 13      02 22 03 23      01 11 21 31      `high` the second halves
+        #     20 21 22 23      10 30 11 31      02 12 22 32
+        #     30 31 32 33      12 32 13 33      03 13 23 33
         half, numbers = lanes // 2, ir.IntType(32)
         low = [index for k in range(half) for index in (k, lanes + k)]
         high = [index + half for index in low]

@@ -166,21 +166,23 @@ def linear_cross_entropy(
     dhidden = np.empty_like(hidden) if gradients else None
     joint, dW, db = False, None, None
     if gradients:
-        new = np.empty if count else np.zeros
+        allocate = np.empty if count else np.zeros
         # the bias's gradient is one row more of the product that makes the weights', unless that is transposed, or
         # would round what is summed
         joint = not transposed and precision == "float32"
-        dW = new((size, hidden.shape[1]) if transposed else (hidden.shape[1] + joint, size), dtype=W.dtype)
-        db = dW[-1] if joint else new(size, dtype=W.dtype)
+        dW = allocate((size, hidden.shape[1]) if transposed else (hidden.shape[1] + joint, size), dtype=W.dtype)
+        db = dW[-1] if joint else allocate(size, dtype=W.dtype)
     memory = scratch("scores", (block, size), hidden.dtype)
     rule = None if dropout is None else rule_of(dropout, hidden.size)
-    kept = None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
+    dropped_hidden = (
+        None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
+    )
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = memory[: rows.shape[0]]
-        if rule is not None and kept is not None:
-            drop_into(rows, start, rule, kept[: rows.shape[0]])
-            rows = kept[: rows.shape[0]]
+        if rule is not None and dropped_hidden is not None:
+            drop_into(rows, start, rule, dropped_hidden[: rows.shape[0]])
+            rows = dropped_hidden[: rows.shape[0]]
         multiply(scores, rows, W, b, transpose_b=transposed)
         loss += _loss_and_gradient(scores, targets[start : start + block], scale, smoothing)
         if dhidden is None or dW is None or db is None:

@@ -4,6 +4,13 @@ Numba links the code of each function into all functions that call it, directly 
 A function that is registered here is compiled for one signature into a library of its own; callers hold an external
 symbol. The symbol must have an address before LLVM links a caller, whether that was just compiled or loaded from disk:
 an unresolved symbol ends the process.
+
+::
+
+    caller's library                 process's symbols                    a library of its own
+    call capgpu_gemm_... ----------> llvm.add_symbol(name, address) ----> machine code, kept alive by `_addresses`
+         declared, not defined       `provide`, while the caller is emitted;
+                                     `code_cache`, before a caller from disk is linked
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ __all__ = ["address_of", "by_symbol", "call_address", "called_by_symbol", "provi
 
 
 def by_symbol(function: Callable[..., Any], *signatures: Any) -> Any:
-    """Return what compiled code calls in the place of a function: ``call((argument, ...))``.
+    """Make an intrinsic, ``call((argument, ...))``, through which compiled code calls a function by its symbol.
 
     Parameters
     ----------
@@ -43,24 +50,27 @@ def by_symbol(function: Callable[..., Any], *signatures: Any) -> Any:
 
     @intrinsic
     def call(typingctx: Any, arguments: Any) -> Any:
-        given = tuple(arguments)
-        for symbol, called in zip(symbols, signatures, strict=True):
-            if all(typingctx.can_convert(*kinds) is not None for kinds in zip(given, called.args, strict=True)):
-                return called.return_type(arguments), functools.partial(_emit_call, symbol, called, given)
+        argument_types = tuple(arguments)
+        for symbol, target in zip(symbols, signatures, strict=True):
+            pairs = zip(argument_types, target.args, strict=True)
+            if all(typingctx.can_convert(source, required) is not None for source, required in pairs):
+                return target.return_type(arguments), functools.partial(_emit_call, symbol, target, argument_types)
         return None
 
     return call
 
 
-def _emit_call(symbol: str, called: Any, given: Any, context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _emit_call(
+    symbol: str, target: Any, argument_types: Any, context: Any, builder: Any, signature: Any, args: Any
+) -> Any:
     provide(symbol)
-    kinds = [context.get_value_type(kind) for kind in (called.return_type, *called.args)]
-    declared = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kinds[0], kinds[1:]), symbol)
+    result_type, *parameter_types = (context.get_value_type(t) for t in (target.return_type, *target.args))
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result_type, parameter_types), symbol)
     values = [
-        context.cast(builder, builder.extract_value(args[0], position), kind, wanted)
-        for position, (kind, wanted) in enumerate(zip(given, called.args, strict=True))
+        context.cast(builder, builder.extract_value(args[0], position), source, required)
+        for position, (source, required) in enumerate(zip(argument_types, target.args, strict=True))
     ]
-    return builder.call(declared, values)
+    return builder.call(function, values)
 
 
 def called_by_symbol(function: Callable[..., Any], signature: Any, suffix: str = "") -> str:
@@ -86,13 +96,13 @@ def called_by_symbol(function: Callable[..., Any], signature: Any, suffix: str =
 
 
 def provide(symbol: str) -> None:
-    """Give a registered symbol its address: compile the function, or load it, unless that has been done."""
+    """Define a registered symbol, if it is not: compile the function, or load it from disk."""
     if symbol not in _addresses:
         symbols[symbol]()
 
 
 def address_of(symbol: str) -> int:
-    """Return the address of a registered symbol: for callers that are handed the function to call."""
+    """Return the address of a registered symbol: for callers that get the function as an argument."""
     if symbol not in _addresses:
         undisturbed(provide, symbol)
     address: int = _addresses[symbol].address
@@ -104,12 +114,11 @@ def call_address(typingctx: Any, address: Any, arguments: Any) -> Any:
     """Call a function by its address, with a tuple of integers: one that is chosen while the program runs."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = ir.IntType(64)
         values = [
-            context.cast(builder, builder.extract_value(args[1], position), kind, types.int64)
-            for position, kind in enumerate(arguments)
+            context.cast(builder, builder.extract_value(args[1], position), source, types.int64)
+            for position, source in enumerate(arguments)
         ]
-        function = ir.FunctionType(ir.VoidType(), [number] * len(values))
+        function = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(values))
         builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
         return context.get_dummy_value()
 
@@ -122,6 +131,6 @@ _addresses: dict[str, Any] = {}
 
 def _make(symbol: str, function: Callable[..., Any], signature: Any) -> None:
     if symbol not in _addresses:
-        made = compiled_callback(function, signature)
-        llvm.add_symbol(symbol, made.address)
-        _addresses[symbol] = made
+        callback = compiled_callback(function, signature)
+        llvm.add_symbol(symbol, callback.address)
+        _addresses[symbol] = callback

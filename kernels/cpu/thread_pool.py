@@ -5,6 +5,23 @@ lock. A job of tasks is one compiled call; how it is shared with the workers, an
 with freed memory, is described in `capgpu.kernels.cpu.job_slot`. Workers wait for the next job in a short spin, since
 the jobs of a training step follow each other within microseconds, and then sleep. While other programs use the
 processors jobs run on the calling thread alone (`capgpu.kernels.cpu.contention`).
+
+The states of a worker, and who moves it from one to the next::
+
+    absent ----> serving <----> asleep ----> ended
+             1             2            3
+       ^                                      |
+       +--------------------------------------+
+                          4
+
+    1  `ThreadPool.run` finds fewer workers serving than there are to be, and starts those that are missing. The thread
+       enters `job_slot.serve`, counts itself in SERVING, and spins for the next job.
+    2  After SPINS rounds without a job the worker waits on the slot's condition; the next job, or `close`, wakes it.
+    3  `close` sets STOP: a worker returns from `serve` after the task in hand, whether it was serving or asleep.
+    4  A worker that has ended otherwise, as by an exception sent to its thread, is started again by the next `run`.
+
+A fork copies the slot but no worker. `reset` therefore takes a new slot in the child and marks the old one as in use: a
+lock or mutex in it may be held by a thread that the child does not have, and would never be released.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_a_dead_worker_is_reported_at_once(worker: WorkerProcess) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_resting_worker_is_stopped_and_continues_when_asked(worker: WorkerProcess) -> None:
+def test_an_idle_worker_is_stopped_and_continued_by_signals(worker: WorkerProcess) -> None:
     worker.ask(do="hello")
     worker.rest()
     state = Path(f"/proc/{worker.process.pid}/stat")

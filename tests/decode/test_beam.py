@@ -27,11 +27,11 @@ def results(backend, decoded):
 
 def test_a_beam_of_one_equals_greedy_decoding(backend, scene):
     model, _, features = scene(count=7)
-    there = backend.asarray(features)
+    device_features = backend.asarray(features)
     for settings in ({}, {"min_length": 3}, {"no_repeat_ngram": 2}, {"suppress_unk": False, "max_length": 5}):
-        one, straight = beam_search(model, there, 1, **settings), greedy(model, there, **settings)
-        assert backend.to_numpy(one.ids).tolist() == backend.to_numpy(straight.ids).tolist(), settings
-        assert np.allclose(backend.to_numpy(one.scores), backend.to_numpy(straight.scores), atol=1e-12)
+        beam, expected = beam_search(model, device_features, 1, **settings), greedy(model, device_features, **settings)
+        assert backend.to_numpy(beam.ids).tolist() == backend.to_numpy(expected.ids).tolist(), settings
+        assert np.allclose(backend.to_numpy(beam.scores), backend.to_numpy(expected.scores), atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,12 @@ def test_a_beam_equals_a_search_with_one_hypothesis_at_a_time(name, data):
     for n, feature in enumerate(features):
         writer = Writer(params, feature, words["<START>"])
         expected = plain_beam(writer, choice, width, length, end=words["<END>"], **search, **rules)
-        there = scores[n] > -np.inf
+        is_present = scores[n] > -np.inf
         null = words["<NULL>"]
-        assert [tuple(row[row != null].tolist()) for row in ids[n][there]] == [found for _, found in expected]
-        assert np.allclose(scores[n][there], [score for score, _ in expected], atol=1e-10)
+        assert [tuple(row[row != null].tolist()) for row in ids[n][is_present]] == [
+            hypothesis for _, hypothesis in expected
+        ]
+        assert np.allclose(scores[n][is_present], [score for score, _ in expected], atol=1e-10)
 
 
 def test_log_probabilities_equal_those_of_teacher_forcing(backend, scene):
@@ -142,9 +144,11 @@ def test_a_wider_beam_never_finds_a_worse_caption(backend, scene):
 
 def test_early_stop_returns_the_captions_that_have_ended(backend, scene):
     model, params, features = scene(count=6, end_bias=0.0)
-    there = backend.asarray(features)
-    ids, _, scores = results(backend, beam_search(model, there, 4, length_penalty=5.0, early_stop=True, max_length=9))
-    _, _, best = results(backend, beam_search(model, there, 4, length_penalty=5.0, max_length=9))
+    device_features = backend.asarray(features)
+    ids, _, scores = results(
+        backend, beam_search(model, device_features, 4, length_penalty=5.0, early_stop=True, max_length=9)
+    )
+    _, _, best = results(backend, beam_search(model, device_features, 4, length_penalty=5.0, max_length=9))
     assert (scores <= best + 1e-12).all()
     assert (scores < best).any(), "nothing was stopped early"
     for n, feature in enumerate(features):
@@ -158,25 +162,25 @@ def test_absent_captions_have_an_infinite_score_and_zero_words(backend, scene):
     ids, log_probs, scores = results(
         backend, beam_search(model, backend.asarray(features), 20, n_best=20, max_length=1)
     )
-    there = np.isfinite(scores)
-    assert there.sum(axis=1).tolist() == [len(FREE)] * 2  # END, and all words but UNK
-    assert not ids[~there].any()
-    assert not log_probs[~there].any()
+    is_present = np.isfinite(scores)
+    assert is_present.sum(axis=1).tolist() == [len(FREE)] * 2  # END, and all words but UNK
+    assert not ids[~is_present].any()
+    assert not log_probs[~is_present].any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_results_keep_their_dtypes_and_arguments_their_values(backend, scene, dtype):
     model, _, features = scene(dtype=dtype)
-    there = backend.asarray(features)
-    before = frozen([there, *model.params.values()])
-    decoded = beam_search(model, there, 3, n_best=2, no_repeat_ngram=2)
-    assert frozen([there, *model.params.values()]) == before
+    device_features = backend.asarray(features)
+    snapshot = frozen([device_features, *model.params.values()])
+    decoded = beam_search(model, device_features, 3, n_best=2, no_repeat_ngram=2)
+    assert frozen([device_features, *model.params.values()]) == snapshot
     ids, log_probs, scores = results(backend, decoded)
     assert (ids.dtype, log_probs.dtype, scores.dtype) == (np.int32, dtype, dtype)
     assert ids.shape == log_probs.shape == (4, 2, 30)
     assert scores.shape == (4, 2)
-    again = beam_search(model, there, 3, n_best=2, no_repeat_ngram=2)
-    assert frozen(results(backend, again)) == frozen([ids, log_probs, scores])
+    repeated = beam_search(model, device_features, 3, n_best=2, no_repeat_ngram=2)
+    assert frozen(results(backend, repeated)) == frozen([ids, log_probs, scores])
 
 
 def test_a_batch_gives_the_captions_of_its_pictures_alone(backend, scene):
@@ -189,7 +193,7 @@ def test_a_batch_gives_the_captions_of_its_pictures_alone(backend, scene):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"width": 0}, "width"),
         ({"width": 3, "n_best": 4}, "n_best: expected at most width = 3, got 4"),
@@ -203,10 +207,10 @@ def test_a_batch_gives_the_captions_of_its_pictures_alone(backend, scene):
     ],
     ids=str,
 )
-def test_invalid_settings_are_refused(settings, words):
+def test_invalid_settings_are_refused(settings, message):
     with capgpu.use_backend("numpy"):
         model = capgpu.CaptioningRNN(WORDS, **SIZES)
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             beam_search(model, np.zeros((2, SIZES["input_dim"]), np.float32), **settings)
 
 

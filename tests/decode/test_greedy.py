@@ -13,9 +13,9 @@ END = 2
 def test_greedy_decoding_equals_the_models_sample(backend, scene):
     model, _, features = scene(count=9)
     device_features = backend.asarray(features)
-    own = backend.to_numpy(model.sample(device_features, 12, stop_at_end=True))
-    found = greedy(model, device_features, max_length=12, suppress_unk=False)
-    assert ids_of(backend, found).tolist() == own.tolist()
+    sampled = backend.to_numpy(model.sample(device_features, 12, stop_at_end=True))
+    decoded = greedy(model, device_features, max_length=12, suppress_unk=False)
+    assert ids_of(backend, decoded).tolist() == sampled.tolist()
 
 
 @pytest.mark.parametrize("length", [1, 3])

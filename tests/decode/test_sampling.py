@@ -17,21 +17,25 @@ FREE = [2, 4, 5, 6]  # without UNK
 
 def test_frequencies_of_sampled_words_equal_their_probabilities(backend, scene):
     model, params, features = scene(count=1)
-    many = np.repeat(features, 4000, axis=0)
-    first = ids_of(backend, sample(model, backend.asarray(many), temperature=1.5, seed=11, max_length=1))[:, 0]
+    repeated_features = np.repeat(features, 4000, axis=0)
+    first = ids_of(backend, sample(model, backend.asarray(repeated_features), temperature=1.5, seed=11, max_length=1))[
+        :, 0
+    ]
     weights = np.exp(Writer(params, features[0]).next_log_probs(())[FREE] / 1.5)
-    share = weights / weights.sum()
-    found = np.array([(first == word).mean() for word in FREE])
+    probabilities = weights / weights.sum()
+    frequencies = np.array([(first == word).mean() for word in FREE])
     # five standard deviations
-    assert (np.abs(found - share) < 5 * np.sqrt(share * (1 - share) / 4000)).all()
+    assert (np.abs(frequencies - probabilities) < 5 * np.sqrt(probabilities * (1 - probabilities) / 4000)).all()
     assert set(first.tolist()) <= set(FREE)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(1, None), (2, None), (None, 0.5), (3, 0.8), (None, 1e-9), (99, 1.0)])
 def test_top_k_and_top_p_draw_only_from_the_most_probable_words(backend, scene, top_k, top_p):
     model, params, features = scene(count=2)
-    many = np.repeat(features, 400, axis=0)
-    first = ids_of(backend, sample(model, backend.asarray(many), top_k=top_k, top_p=top_p, seed=3, max_length=1))
+    repeated_features = np.repeat(features, 400, axis=0)
+    first = ids_of(
+        backend, sample(model, backend.asarray(repeated_features), top_k=top_k, top_p=top_p, seed=3, max_length=1)
+    )
     for n, feature in enumerate(features):
         log_probs = Writer(params, feature).next_log_probs(())
         head = sorted(FREE, key=lambda word: -log_probs[word])[:top_k]
@@ -61,8 +65,8 @@ def test_log_probabilities_equal_the_models(backend, scene):
 def test_equal_seeds_give_equal_captions_and_others_different_ones(backend, scene):
     model, _, features = scene(count=20)
     device_features = backend.asarray(features)
-    one, again, other = (ids_of(backend, sample(model, device_features, seed=seed)).tolist() for seed in (4, 4, 5))
-    assert one == again
+    one, repeated, other = (ids_of(backend, sample(model, device_features, seed=seed)).tolist() for seed in (4, 4, 5))
+    assert one == repeated
     assert one != other
 
 
@@ -78,11 +82,11 @@ def test_the_batch_size_does_not_change_the_captions(backend, scene):
 
 def test_a_seed_gives_the_same_captions_on_every_backend(backend, scene):
     model, _, features = scene(count=20)
-    found = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
+    ids = ids_of(backend, sample(model, backend.asarray(features), seed=4)).tolist()
     with capgpu.use_backend("numpy"):
         host = capgpu.CaptioningRNN(WORDS, **SIZES, cell_type=model.cell_type, dtype="float64")
         host.params = {name: backend.to_numpy(value) for name, value in model.params.items()}
-        assert capgpu.to_numpy(sample(host, features, seed=4).ids)[:, 0].tolist() == found
+        assert capgpu.to_numpy(sample(host, features, seed=4).ids)[:, 0].tolist() == ids
 
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3, "top_p": 0.9}], ids=str)
@@ -91,12 +95,14 @@ def test_extreme_temperatures_give_greedy_and_uniform_choices(backend, scene, dt
     model, _, features = scene(count=9, dtype=dtype)
     device_features = backend.asarray(features)
     best = ids_of(backend, greedy(model, device_features)).tolist()
-    for cold in (1e-12, 1e-39, 5e-324):
-        assert ids_of(backend, sample(model, device_features, temperature=cold, seed=2, **cut)).tolist() == best
-    many = backend.asarray(np.repeat(features[:1], 300, axis=0))
-    for hot in (1e39, 1e308):
-        first = ids_of(backend, sample(model, many, temperature=hot, seed=2, max_length=1, **cut))[:, 0]
-        counts = np.bincount(first, minlength=len(WORDS))[FREE]
+    for temperature in (1e-12, 1e-39, 5e-324):
+        assert ids_of(backend, sample(model, device_features, temperature=temperature, seed=2, **cut)).tolist() == best
+    repeated_features = backend.asarray(np.repeat(features[:1], 300, axis=0))
+    for high_temperature in (1e39, 1e308):
+        first_words = ids_of(
+            backend, sample(model, repeated_features, temperature=high_temperature, seed=2, max_length=1, **cut)
+        )[:, 0]
+        counts = np.bincount(first_words, minlength=len(WORDS))[FREE]
         # 3 or 4 words, all of them equally often
         assert np.count_nonzero(counts) == (3 if cut else 4)
         assert counts[counts > 0].min() > 30
@@ -107,14 +113,14 @@ def test_half_precision_draws_the_words_of_float32(scene):
     """Neither the random numbers nor the sums over a vocabulary of thousands fit into 16 bits."""
     words = {**WORDS, **{f"w{i}": len(WORDS) + i for i in range(4000)}}
     capgpu.set_backend("numpy")
-    found = {}
+    ids_by_dtype = {}
     for dtype in ("float16", "float32"):
         model = capgpu.CaptioningRNN(words, **SIZES, dtype=dtype, seed=0)
         for value in model.params.values():
             value[...] = 0
-        found[dtype] = sample(model, np.zeros((200, SIZES["input_dim"]), dtype), seed=3, max_length=3).ids
-    assert found["float16"].tolist() == found["float32"].tolist()
-    assert found["float16"].max() > 3900
+        ids_by_dtype[dtype] = sample(model, np.zeros((200, SIZES["input_dim"]), dtype), seed=3, max_length=3).ids
+    assert ids_by_dtype["float16"].tolist() == ids_by_dtype["float32"].tolist()
+    assert ids_by_dtype["float16"].max() > 3900
 
 
 @pytest.mark.parametrize(

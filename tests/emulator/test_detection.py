@@ -243,7 +243,7 @@ def skip_without(checker):
 
 @pytest.mark.parametrize("checker", [RESULTS, ADDRESS, THREAD])
 @pytest.mark.parametrize("recorded", LAUNCHES, ids=NAMES.get, indirect=True)
-def test_nothing_is_found_in_a_correct_kernel(recorded, checker, emulator):
+def test_the_checks_report_nothing_in_a_correct_kernel(recorded, checker, emulator):
     skip_without(checker)
     assert finding(recorded, emulator.build_cache, checker) == ""
 

@@ -74,7 +74,7 @@ def test_thread_and_block_indices_are_those_of_cuda(run, block):
     assert (out.reshape(3, block) == 2 * (30000 + 1000 * np.arange(3)[:, None] + np.arange(block))).all()
 
 
-def test_atomics_lose_nothing_and_tell_what_was_there(run):
+def test_atomics_lose_no_update_and_return_the_old_value(run):
     code = """
     extern "C" __global__ void f(int* totals, unsigned* tickets) {
         const int i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -43,14 +43,14 @@ def test_arguments_are_passed_as_by_cupy(run, cupy):
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
-        (0, np.ones(4), "pointer to floating of 4 bytes, given a pointer to floating of 8 bytes"),
-        (0, np.ones(4, np.int32), "given a pointer to integer of 4 bytes"),
-        (0, np.float32(1), "given a floating of 4 bytes"),
-        (1, np.int32(1), "structure of 8 bytes, given a integer of 4 bytes"),
-        (2, 3, "integer of 4 bytes, given a integer of 8 bytes"),
-        (2, np.float32(3), "integer of 4 bytes, given a floating of 4 bytes"),
-        (2, np.ones(4, np.int32), "integer of 4 bytes, given a pointer"),
-        (3, np.float32(3), "floating of 8 bytes, given a floating of 4 bytes"),
+        (0, np.ones(4), "pointer to floating of 4 bytes, got a pointer to floating of 8 bytes"),
+        (0, np.ones(4, np.int32), "got a pointer to integer of 4 bytes"),
+        (0, np.float32(1), "got a floating of 4 bytes"),
+        (1, np.int32(1), "structure of 8 bytes, got a integer of 4 bytes"),
+        (2, 3, "integer of 4 bytes, got a integer of 8 bytes"),
+        (2, np.float32(3), "integer of 4 bytes, got a floating of 4 bytes"),
+        (2, np.ones(4, np.int32), "integer of 4 bytes, got a pointer"),
+        (3, np.float32(3), "floating of 8 bytes, got a floating of 4 bytes"),
         (4, np.ones(4, np.float32), "pointer to structure of 2 bytes"),
     ],
 )
@@ -62,7 +62,7 @@ def test_an_argument_of_another_type_is_refused(run, position, value, message):
 
 
 def test_arguments_are_counted(run):
-    with pytest.raises(KernelArgumentError, match="takes 5 arguments, given 4"):
+    with pytest.raises(KernelArgumentError, match="expected 5 arguments, got 4"):
         run(SCALE, np.ones(4, np.float32), both(), np.int32(3), np.float64(3))
 
 

@@ -62,7 +62,7 @@ def test_a_zero_vector_is_never_a_neighbour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queries", "base", "metric", "says"),
+    ("queries", "base", "metric", "message"),
     [
         (np.zeros((2, 3)), np.zeros((2, 4)), "cosine", r"got \(2, 3\) and \(2, 4\)"),
         (np.zeros((2, 3)), np.zeros((0, 3)), "cosine", "B >= 1"),
@@ -70,6 +70,6 @@ def test_a_zero_vector_is_never_a_neighbour() -> None:
         (np.zeros((2, 3)), np.zeros((2, 3)), "manhattan", "metric: expected .* got 'manhattan'"),
     ],
 )
-def test_bad_input_is_refused(queries, base, metric, says) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=says):
+def test_bad_input_is_refused(queries, base, metric, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
         nearest_neighbours(queries, base, metric)

@@ -54,9 +54,9 @@ def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
     for count in (1, 7):
         features = np.random.default_rng(count).uniform(-2, 2, (count, SIZES["input_dim"])).astype(dtype)
         ids, chances = write_greedily(begin, step, features, 9)
-        want = greedy(model, features, max_length=9, suppress_unk=False)
-        assert ids.tolist() == want.ids[:, 0].tolist()
-        assert np.allclose(chances, want.log_probs[:, 0], atol=1e-10 if dtype == "float64" else 1e-4)
+        expected = greedy(model, features, max_length=9, suppress_unk=False)
+        assert ids.tolist() == expected.ids[:, 0].tolist()
+        assert np.allclose(chances, expected.log_probs[:, 0], atol=1e-10 if dtype == "float64" else 1e-4)
     facts = step.get_modelmeta().custom_metadata_map
     assert json.loads(facts["idx_to_word"]) == list(WORDS)
     assert facts["cell_type"] == cell
@@ -75,22 +75,22 @@ def test_files_of_different_models_can_be_told_apart(tmp_path):
     assert weights_of(old) != weights_of(new)
 
 
-def test_an_export_that_fails_leaves_the_files_that_were_there(tmp_path, monkeypatch):
+def test_a_failed_export_keeps_the_existing_files(tmp_path, monkeypatch):
     model = model_of("lstm")
     files = export_onnx(model, tmp_path)
-    before = [file.read_bytes() for file in files]
+    contents = [file.read_bytes() for file in files]
     model.params["b_vocab"][4] += 1
-    answers = iter([None, RuntimeError("the second network is none")])
+    check_outcomes = iter([None, RuntimeError("the second network is none")])
 
     def check(network, full_check):
-        answer = next(answers)
-        if answer is not None:
-            raise answer
+        outcome = next(check_outcomes)
+        if outcome is not None:
+            raise outcome
 
     monkeypatch.setattr(onnx.checker, "check_model", check)
     with pytest.raises(RuntimeError, match="second"):
         export_onnx(model, tmp_path)
-    assert [file.read_bytes() for file in files] == before
+    assert [file.read_bytes() for file in files] == contents
 
 
 def test_special_words_may_have_any_ids(tmp_path):

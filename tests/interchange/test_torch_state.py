@@ -41,7 +41,7 @@ def test_there_and_back_are_the_same_bits(backend, cell, dtype):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_gates_lie_where_pytorch_has_them(cell):
+def test_gates_have_pytorchs_order(cell):
     capgpu.set_backend("numpy")
     H = SIZES["hidden_dim"]
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
@@ -83,17 +83,17 @@ def test_the_module_computes_the_same(cell, tied):
     features = features_for(captions)
     targets = torch.from_numpy(captions[:, 1:]).reshape(-1)
 
-    def theirs():
+    def torch_nll():
         with torch.no_grad():
             scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1])).reshape(len(targets), -1)
             return torch.nn.functional.cross_entropy(scores, targets, ignore_index=0, reduction="sum").item()
 
-    assert float(model.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+    assert float(model.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
     # and from a module with two biases
     with torch.no_grad():
         module.rnn.bias_hh_l0.normal_()
     again = from_torch(module.state_dict(), WORDS, tie_weights=tied)
-    assert float(again.nll(features, captions)[0]) == pytest.approx(theirs(), rel=1e-10)
+    assert float(again.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -141,7 +141,7 @@ def with_entry(key, value):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (without("vocab.bias"), "expected the entries vocab.bias"),
         (with_entry("attention.weight", np.zeros((2, 2))), "expected no other entries .* got attention.weight"),
@@ -157,8 +157,8 @@ def with_entry(key, value):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_states_of_other_modules_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_states_of_other_modules_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         from_torch(change(arrays_of()), WORDS)
 
 
@@ -189,7 +189,7 @@ def test_special_words_may_have_any_ids(tmp_path):
     assert frozen(again.params) == frozen(model.params)
 
 
-def test_files_that_hold_something_else_are_told(tmp_path):
+def test_files_with_other_contents_are_refused_with_a_remedy(tmp_path):
     torch, file = pytest.importorskip("torch"), tmp_path / "file.safetensors"
     safetensors = pytest.importorskip("safetensors.torch")
     state = {name: torch.from_numpy(array) for name, array in arrays_of().items()}
@@ -214,7 +214,7 @@ def test_bfloat16_files_of_pytorch_give_a_bfloat16_model(tmp_path):
         np.testing.assert_array_equal(model.params[name].astype(np.float32), value)
 
 
-def test_a_tie_that_is_none_and_names_that_mean_nothing_are_refused():
+def test_untied_modules_declared_as_tied_and_unknown_names_are_refused():
     sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]}
     capgpu.set_backend("numpy")
     arrays = torch_arrays(CaptioningRNN(WORDS, **sizes, seed=0))

@@ -98,7 +98,7 @@ def compiled(compiled_once, tmp_path) -> Path:
 # --- what decides an entry --------------------------------------------------------------------------
 
 
-def test_contents_of_the_sources_decide_and_time_stamps_do_not(compiled):
+def test_the_key_depends_on_source_contents_and_not_on_time_stamps(compiled):
     copy_package(compiled)
     for file in (compiled / "capgpu" / "kernels" / "cpu").glob("*.py"):
         os.utime(file, (1, 1))
@@ -117,7 +117,7 @@ def test_code_from_the_disk_gives_the_bits_of_code_that_was_just_compiled(tmp_pa
     assert loaded == compiled
 
 
-def test_each_processor_has_entries_of_its_own(monkeypatch):
+def test_each_processor_model_has_separate_entries(monkeypatch):
     class Codegen:
         def __init__(self, *description):
             self.magic_tuple = lambda: description
@@ -150,7 +150,7 @@ def test_processes_that_compile_at_once_do_not_mix_their_entries(tmp_path, of_ea
 # --- damaged files ----------------------------------------------------------------------------------
 
 
-def test_damaged_files_are_compiled_anew_and_replaced(compiled):
+def test_damaged_files_are_replaced_by_new_code(compiled):
     damages = [
         lambda data: b"",
         lambda data: data[: len(data) // 2],
@@ -165,7 +165,7 @@ def test_damaged_files_are_compiled_anew_and_replaced(compiled):
 
 
 @pytest.mark.nightly
-def test_entries_that_numba_cannot_use_are_compiled_anew(compiled):
+def test_entries_that_numba_cannot_load_are_compiled_again(compiled):
     for payload in (pickle.dumps(()), b"no pickle", pickle.dumps(tuple(range(9)))):
         for file in stored(compiled):
             key = file.read_bytes()[code_cache.HEADER :][: len(KEY)].decode()
@@ -182,7 +182,7 @@ def entry(tmp_path):
     return path
 
 
-def test_any_truncation_is_noticed(entry):
+def test_every_truncation_is_detected(entry):
     whole = entry.read_bytes()
     for size in range(len(whole)):
         entry.write_bytes(whole[:size])
@@ -191,7 +191,7 @@ def test_any_truncation_is_noticed(entry):
     assert code_cache._read(entry, KEY) is None
 
 
-def test_the_file_of_another_key_is_not_used(entry):
+def test_a_file_of_another_key_is_ignored(entry):
     assert code_cache._read(entry, KEY[::-1]) is None
 
 
@@ -228,7 +228,7 @@ class TestOtherUsers:
         os.mkfifo(other)
         assert code_cache._read(other, KEY) is None
 
-    def test_what_others_could_have_written_is_not_unpickled(self, compiled):
+    def test_a_file_that_others_could_have_written_is_not_unpickled(self, compiled):
         mark = compiled / "executed"
         for file in stored(compiled):
             key = file.read_bytes()[code_cache.HEADER :][: len(KEY)].decode()
@@ -238,7 +238,7 @@ class TestOtherUsers:
         assert not mark.exists()
         assert run(compiled) == "1", "the files were replaced by this user's own"
 
-    def test_written_files_and_folders_are_the_users_own(self, entry):
+    def test_written_files_and_folders_are_private_to_the_user(self, entry):
         assert entry.stat().st_mode & 0o777 == 0o600
         assert entry.parent.stat().st_mode & 0o777 == 0o700
 
@@ -259,7 +259,7 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 
-def test_a_full_disk_costs_compilation_and_one_warning(tmp_path):
+def test_on_a_full_disk_code_is_compiled_with_one_warning(tmp_path):
     out, errors = finish(start(tmp_path, before=limit_file_size))
     assert out == "0"
     assert errors.count("compiled kernels cannot be kept on disk") == 1
@@ -269,7 +269,7 @@ def test_a_full_disk_costs_compilation_and_one_warning(tmp_path):
 
 
 @pytest.mark.nightly
-def test_a_folder_that_cannot_be_made_costs_compilation_and_one_warning(tmp_path):
+def test_if_the_folder_cannot_be_created_code_is_compiled_with_one_warning(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     out, errors = finish(start(tmp_path, cache=blocked))
@@ -325,7 +325,7 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     assert code_cache.folder() == tmp_path / "home" / ".cache" / "capgpu" / "kernels"
 
 
-def test_old_generations_are_removed_and_nothing_else(tmp_path):
+def test_only_old_generations_are_removed(tmp_path):
     keep = code_cache.GENERATIONS
     others = [tmp_path / f"{k:016x}" for k in range(keep + 3)]
     for k, place in enumerate(others):

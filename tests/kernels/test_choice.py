@@ -137,11 +137,11 @@ def test_host_arrays_are_computed_without_opening_a_device(in_new_process, setti
 @pytest.mark.parametrize(("setting", "name"), [("cuda,numpy", "reference"), ("cuda,numpy,cpu", "cpu"), ("auto", "cpu")])
 def test_opening_the_device_does_not_change_the_kernels_of_host_arrays(cupy, monkeypatch, setting, name):
     monkeypatch.setenv("CAPGPU_BACKEND", setting)
-    before = kernels_for(host()).name
+    kernels_before = kernels_for(host()).name
     assert capgpu.current_backend().name == "cuda"
-    after = kernels_for(host()).name
+    kernels_after = kernels_for(host()).name
     with capgpu.use_backend(setting):
-        assert [before, after, kernels_for(host()).name] == [name] * 3
+        assert [kernels_before, kernels_after, kernels_for(host()).name] == [name] * 3
 
 
 def test_a_small_float64_computation_loads_no_compiler_and_gives_the_references_bits(in_new_process):

@@ -38,7 +38,7 @@ def test_a_64_bit_arm_has_neon_though_llvmlite_reports_nothing(monkeypatch, mach
     assert compile._vector_unit() == (16, 24)
 
 
-def test_reported_features_are_taken_as_they_are(monkeypatch):
+def test_reported_features_are_used_unchanged(monkeypatch):
     assert reported(monkeypatch, {"sve": True, "neon": False}, "aarch64") == {"sve"}
     assert reported(monkeypatch, {"avx": True, "avx512f": False}, "x86_64") == {"avx"}
     assert compile._vector_unit() == (32, 12)
@@ -49,7 +49,7 @@ def test_other_processors_get_no_feature_that_is_not_reported(monkeypatch):
     assert compile._vector_unit() == (16, 12)
 
 
-def test_features_that_numba_is_told_are_taken(monkeypatch):
+def test_features_of_numbas_setting_are_used(monkeypatch):
     monkeypatch.setattr(compile.config, "CPU_FEATURES", "+avx512f,-avx")
     assert compile._features() == {"avx512f"}
 
@@ -64,9 +64,12 @@ def _sum(x):
     return _add(x, 1) + _add(x, 2) + _add(k=x, x=True)
 
 
-def test_constants_make_no_versions_of_their_own():
+def test_constant_arguments_compile_no_extra_versions():
     assert _sum(5) == 6 + 7 + 6
-    assert [tuple(map(str, kinds)) for kinds in _add.inner.signatures] == [("int64", "int64"), ("bool", "int64")]
+    assert [tuple(map(str, kinds)) for kinds in _add.native_version.signatures] == [
+        ("int64", "int64"),
+        ("bool", "int64"),
+    ]
 
 
 @compile.compiled()
@@ -155,7 +158,7 @@ for shape, transposed in (((4, 3), False), ((3, 4), True), ((5, 4), True)):
     ones = np.ones(shape, np.float32), np.ones((depth, 33), np.float32)
     assert (KERNELS.matmul(*ones, transpose_a=transposed) == depth).all()
 for function in (gemm._multiply_panel, gemm.pack_panels, gemm_microkernel.tile):
-    print(len(function.inner.signatures), "float64" in str(function.inner.signatures))
+    print(len(function.native_version.signatures), "float64" in str(function.native_version.signatures))
 """
 
 #: What a product calls by a symbol; the numbers stand for float32.

@@ -75,7 +75,7 @@ def test_the_number_of_threads_changes_no_bit_of_an_update(shared_by, rule, dtyp
 
 
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
-def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type):
+def test_the_number_of_threads_changes_no_decoded_word(shared_by, monkeypatch, cell_type):
     monkeypatch.setattr(greedy, "FEW_BYTES", 0)  # columns are shared, not captions
     monkeypatch.setattr(greedy, "WORTH_BARRIERS", 0)
     with capgpu.use_backend("cpu"):
@@ -94,7 +94,7 @@ def test_the_number_of_threads_changes_no_word(shared_by, monkeypatch, cell_type
 
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_products_of_any_size(shared_by, random, dtype, transposed):
+def test_products_of_any_size_agree_with_numpy(shared_by, random, dtype, transposed):
     await_workers(shared_by(2))
     extents = [(m, k, n) for m in EDGES for k in EDGES for n in EDGES]
     for m, k, n in [*random.permutation(extents)[:60].tolist(), (13, 1400, 33), (300, 641, 600), (CHUNK + 90, 20, 33)]:
@@ -110,7 +110,7 @@ def test_products_of_any_size(shared_by, random, dtype, transposed):
     sizes=strategies.tuples(*[strategies.integers(1, 70)] * 3),
     transposed=strategies.tuples(strategies.booleans(), strategies.booleans()),
 )
-def test_products_of_any_small_size(sizes, transposed):
+def test_products_of_any_small_size_agree_with_numpy(sizes, transposed):
     random, (m, k, n) = np.random.default_rng(0), sizes
     a = random.uniform(-1, 1, (k, m) if transposed[0] else (m, k))
     b = random.uniform(-1, 1, (n, k) if transposed[1] else (k, n))
@@ -119,7 +119,7 @@ def test_products_of_any_small_size(sizes, transposed):
 
 
 @pytest.mark.parametrize("operation", ["lstm_forward", "lstm_backward", "rnn_forward", "rnn_backward"])
-def test_states_wider_than_a_panel_is_deep(operation):
+def test_states_wider_than_the_depth_of_a_panel_agree_with_the_reference(operation):
     extents = Extents((3, 2), 700, 1)
     for case in KERNEL_CASES:
         if case.operation == operation:

@@ -78,7 +78,7 @@ def test_captions_may_be_a_read_only_view(packed):
 
 
 @pytest.mark.parametrize(
-    ("captions", "error", "words"),
+    ("captions", "error", "message"),
     [
         (
             np.zeros((2, 3)),
@@ -98,6 +98,6 @@ def test_captions_may_be_a_read_only_view(packed):
         ),
     ],
 )
-def test_bad_captions_are_refused(packed, captions, error, words):
-    with pytest.raises(error, match=words):
+def test_bad_captions_are_refused(packed, captions, error, message):
+    with pytest.raises(error, match=message):
         packed(captions, 0, len(WORDS))

@@ -28,13 +28,15 @@ def test_operations_compile_nothing_more(case):
     operation = getattr(KERNELS, case.operation)
     expected = frozen(operation(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}))
     writable = OVERWRITABLE.get(case.operation, set())
-    before = compilations()
-    given = {name: value.copy() if name in writable else read_only(value) for name, value in arguments.items()}
-    assert before > 0
-    assert frozen(operation(**given)) == expected
-    assert compilations() == before
-    for name in given.keys() - writable:
-        assert frozen(given[name]) == frozen(arguments[name]), name
+    n_compilations = compilations()
+    read_only_arguments = {
+        name: value.copy() if name in writable else read_only(value) for name, value in arguments.items()
+    }
+    assert n_compilations > 0
+    assert frozen(operation(**read_only_arguments)) == expected
+    assert compilations() == n_compilations
+    for name in read_only_arguments.keys() - writable:
+        assert frozen(read_only_arguments[name]) == frozen(arguments[name]), name
 
 
 def update_arguments(random):
@@ -60,11 +62,11 @@ def test_update_rules_compile_nothing_more(random):
             ]
         )
 
-    expected, before = update(params, grads), compilations()
-    given = read_only(params), read_only(grads)
-    assert update(*given) == expected
-    assert compilations() == before
-    assert frozen(list(given)) == frozen([params, grads])
+    expected, n_compilations = update(params, grads), compilations()
+    read_only_arrays = read_only(params), read_only(grads)
+    assert update(*read_only_arrays) == expected
+    assert compilations() == n_compilations
+    assert frozen(list(read_only_arrays)) == frozen([params, grads])
 
 
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
@@ -77,25 +79,25 @@ def test_a_model_of_read_only_weights_compiles_nothing_more(random, cell_type):
     def use(features, captions):
         return frozen([*model.loss(features, captions), model.sample(features, 4)])
 
-    expected, before = use(features, captions), compilations()
+    expected, n_compilations = use(features, captions), compilations()
     for name, value in model.params.items():
         model.params[name] = read_only(value)
     assert use(read_only(features), read_only(captions)) == expected
-    assert compilations() == before
+    assert compilations() == n_compilations
 
 
 def test_a_mapped_file_is_not_copied(tmp_path, random):
     values = random.standard_normal((5, 7)).astype(np.float32)
     values.tofile(tmp_path / "values")
     mapped = np.memmap(tmp_path / "values", np.float32, "r", shape=(5, 7))
-    taken = contiguous(mapped)
-    assert type(taken) is np.ndarray
-    assert taken.flags.carray
-    assert np.shares_memory(taken, mapped)
+    converted = contiguous(mapped)
+    assert type(converted) is np.ndarray
+    assert converted.flags.carray
+    assert np.shares_memory(converted, mapped)
     address = mapped.ctypes.data
     del mapped  # the view keeps the file mapped
-    assert taken.ctypes.data == address
-    assert taken.tolist() == values.tolist()
+    assert converted.ctypes.data == address
+    assert converted.tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1,), (2, 0), (3, 4)])
@@ -103,8 +105,8 @@ def test_read_only_views_of_any_shape_give_the_same_results(shape):
     array = np.ones(shape)
     assert contiguous(array) is array
     array.flags.writeable = False
-    taken = contiguous(array)
-    assert (taken.shape, taken.dtype, taken.flags.carray) == (shape, array.dtype, True)
+    converted = contiguous(array)
+    assert (converted.shape, converted.dtype, converted.flags.carray) == (shape, array.dtype, True)
     assert not array.flags.writeable
 
 
@@ -113,9 +115,9 @@ def test_misaligned_memory_is_copied():
     memory[:] = range(4)
     for writable in (True, False):
         memory.flags.writeable = writable
-        taken = contiguous(memory)
-        assert taken.flags.carray
-        assert taken.tolist() == [0, 1, 2, 3]
+        converted = contiguous(memory)
+        assert converted.flags.carray
+        assert converted.tolist() == [0, 1, 2, 3]
 
 
 def test_scores_that_cannot_be_overwritten_are_copied():

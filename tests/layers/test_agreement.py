@@ -18,8 +18,8 @@ extents = strategies.integers(1, 6)
 
 def results(case, arguments, seed):
     """Run both passes on the arrays of the backend in force, from host arguments."""
-    there = {name: capgpu.asarray(value) for name, value in arguments.items()}
-    outputs, cache = case.forward(**there)
+    device_arguments = {name: capgpu.asarray(value) for name, value in arguments.items()}
+    outputs, cache = case.forward(**device_arguments)
     return outputs, case.backward(upstream_of(outputs, seed, capgpu.asarray), cache)
 
 
@@ -34,8 +34,8 @@ def upstream_of(outputs, seed, asarray):
 
 def check(backend, case, arguments, dtype):
     """Compare outputs with the plain loops, gradients with the reference in float64."""
-    there = {name: backend.asarray(value) for name, value in arguments.items()}
-    outputs, cache = case.forward(**there)
+    backend_arguments = {name: backend.asarray(value) for name, value in arguments.items()}
+    outputs, cache = case.forward(**backend_arguments)
     upstream = upstream_of([backend.to_numpy(output) for output in outputs], 1, lambda a, _: np.asarray(a, dtype))
     gradients = case.backward(tuple(backend.asarray(u) for u in upstream), cache)
 

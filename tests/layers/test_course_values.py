@@ -13,7 +13,7 @@ from oracles import layers as plain
 HALF_A_DIGIT = 5.1e-9
 
 
-def there(backend, arguments):
+def on_backend(backend, arguments):
     return {name: backend.asarray(value) for name, value in arguments.items()}
 
 
@@ -32,28 +32,28 @@ def test_the_oracles_loops_give_the_courses_numbers():
 
 
 def test_rnn_step_gives_the_courses_numbers(backend):
-    next_h, _ = layers.rnn_step_forward(**there(backend, course.RNN_STEP))
+    next_h, _ = layers.rnn_step_forward(**on_backend(backend, course.RNN_STEP))
     assert furthest(backend.to_numpy(next_h), course.RNN_STEP_NEXT_H) < HALF_A_DIGIT
 
 
 def test_rnn_sequence_gives_the_courses_numbers(backend):
-    h, _ = layers.rnn_forward(**there(backend, course.RNN))
+    h, _ = layers.rnn_forward(**on_backend(backend, course.RNN))
     assert furthest(backend.to_numpy(h), course.RNN_HIDDEN) < HALF_A_DIGIT
 
 
 def test_word_embedding_gives_the_courses_numbers(backend):
-    out, _ = layers.word_embedding_forward(**there(backend, course.EMBEDDING))
+    out, _ = layers.word_embedding_forward(**on_backend(backend, course.EMBEDDING))
     assert furthest(backend.to_numpy(out), course.EMBEDDING_OUT) < HALF_A_DIGIT
 
 
 def test_lstm_step_gives_the_courses_numbers(backend):
-    next_h, next_c, _ = layers.lstm_step_forward(**there(backend, course.LSTM_STEP))
+    next_h, next_c, _ = layers.lstm_step_forward(**on_backend(backend, course.LSTM_STEP))
     assert furthest(backend.to_numpy(next_h), course.LSTM_STEP_NEXT_H) < HALF_A_DIGIT
     assert furthest(backend.to_numpy(next_c), course.LSTM_STEP_NEXT_C) < HALF_A_DIGIT
 
 
 def test_lstm_sequence_gives_the_courses_numbers(backend):
-    h, _ = layers.lstm_forward(**there(backend, course.LSTM))
+    h, _ = layers.lstm_forward(**on_backend(backend, course.LSTM))
     assert furthest(backend.to_numpy(h), course.LSTM_HIDDEN) < HALF_A_DIGIT
 
 

@@ -14,25 +14,25 @@ SIZES = Sizes(N=5, T=4, D=3, H=6, V=7)
 
 
 def run(backend, case, arguments, upstream_seed=3):
-    there = {name: backend.asarray(value) for name, value in arguments.items()}
-    outputs, cache = case.forward(**there)
+    backend_arguments = {name: backend.asarray(value) for name, value in arguments.items()}
+    outputs, cache = case.forward(**backend_arguments)
     random = np.random.default_rng(upstream_seed)
     upstream = tuple(
         backend.asarray(random.uniform(-1, 1, tuple(o.shape)), dtype=arguments[case.floats(arguments)[0]].dtype)
         for o in outputs
     )
-    return there, outputs, upstream, cache
+    return backend_arguments, outputs, upstream, cache
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
 def test_arguments_outputs_and_caches_are_not_changed(backend, random, case, dtype):
     arguments = case.arguments(random, SIZES, dtype)
-    there, outputs, upstream, cache = run(backend, case, arguments)
-    assert frozen(there) == frozen(arguments)
-    before = frozen([outputs, upstream, cache])
+    backend_arguments, outputs, upstream, cache = run(backend, case, arguments)
+    assert frozen(backend_arguments) == frozen(arguments)
+    snapshot = frozen([outputs, upstream, cache])
     case.backward(upstream, cache)
-    assert frozen([outputs, upstream, cache]) == before
+    assert frozen([outputs, upstream, cache]) == snapshot
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -94,10 +94,10 @@ def test_a_mask_of_zeros_gives_zero_loss_and_gradients(backend, random):
 
 def test_only_a_verbose_loss_prints(backend, capsys):
     arguments = [np.zeros((2, 3, 4)), np.zeros((2, 3), dtype=np.int64), np.ones((2, 3), dtype=bool)]
-    there = [backend.asarray(argument) for argument in arguments]
-    layers.temporal_softmax_loss(*there)
+    backend_arguments = [backend.asarray(argument) for argument in arguments]
+    layers.temporal_softmax_loss(*backend_arguments)
     assert capsys.readouterr().out == ""
-    layers.temporal_softmax_loss(*there, verbose=True)
+    layers.temporal_softmax_loss(*backend_arguments, verbose=True)
     assert "(2, 3, 4)" in capsys.readouterr().out
 
 
@@ -132,23 +132,25 @@ def test_an_lstm_sequence_equals_its_single_steps(backend, random):
     N, T, D, H = 3, 4, 5, 6
     shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
     host = {name: random.standard_normal(shape) for name, shape in shapes.items()}
-    there = {name: backend.asarray(value) for name, value in host.items()}
-    whole, _ = layers.lstm_forward(**there)
-    h, c = there["h0"], backend.asarray(np.zeros((N, H)))
+    backend_arguments = {name: backend.asarray(value) for name, value in host.items()}
+    sequence_h, _ = layers.lstm_forward(**backend_arguments)
+    h, c = backend_arguments["h0"], backend.asarray(np.zeros((N, H)))
     for t in range(T):
         x = backend.asarray(np.ascontiguousarray(host["x"][:, t]))
-        h, c, _ = layers.lstm_step_forward(x, h, c, there["Wx"], there["Wh"], there["b"])
-        assert distance(backend.to_numpy(h), backend.to_numpy(whole)[:, t]) < 1e-12
+        h, c, _ = layers.lstm_step_forward(
+            x, h, c, backend_arguments["Wx"], backend_arguments["Wh"], backend_arguments["b"]
+        )
+        assert distance(backend.to_numpy(h), backend.to_numpy(sequence_h)[:, t]) < 1e-12
 
 
 def test_an_rnn_sequence_equals_its_single_steps(backend, random):
     N, T, D, H = 3, 4, 5, 6
     shapes = {"x": (N, T, D), "h0": (N, H), "Wx": (D, H), "Wh": (H, H), "b": (H,)}
     host = {name: random.standard_normal(shape) for name, shape in shapes.items()}
-    there = {name: backend.asarray(value) for name, value in host.items()}
-    whole, _ = layers.rnn_forward(**there)
-    h = there["h0"]
+    backend_arguments = {name: backend.asarray(value) for name, value in host.items()}
+    sequence_h, _ = layers.rnn_forward(**backend_arguments)
+    h = backend_arguments["h0"]
     for t in range(T):
         x = backend.asarray(np.ascontiguousarray(host["x"][:, t]))
-        h, _ = layers.rnn_step_forward(x, h, there["Wx"], there["Wh"], there["b"])
-        assert distance(backend.to_numpy(h), backend.to_numpy(whole)[:, t]) < 1e-12
+        h, _ = layers.rnn_step_forward(x, h, backend_arguments["Wx"], backend_arguments["Wh"], backend_arguments["b"])
+        assert distance(backend.to_numpy(h), backend.to_numpy(sequence_h)[:, t]) < 1e-12

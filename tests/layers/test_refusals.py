@@ -177,23 +177,23 @@ REFUSED_TYPES = {
 }
 
 
-def there(backend, arguments):
+def on_backend(backend, arguments):
     return {
         name: backend.asarray(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
     }
 
 
-@pytest.mark.parametrize(("function", "arguments", "words"), REFUSED.values(), ids=REFUSED)
-def test_wrong_values_and_shapes_are_refused(backend, function, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        function(**there(backend, arguments))
+@pytest.mark.parametrize(("function", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_wrong_values_and_shapes_are_refused(backend, function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(**on_backend(backend, arguments))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
-@pytest.mark.parametrize(("function", "arguments", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
-def test_wrong_types_are_refused(backend, function, arguments, words):
-    with pytest.raises(TypeError, match=words):
-        function(**there(backend, arguments))
+@pytest.mark.parametrize(("function", "arguments", "message"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
+def test_wrong_types_are_refused(backend, function, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        function(**on_backend(backend, arguments))
 
 
 def upstream_refusals():
@@ -223,13 +223,13 @@ def upstream_refusals():
 @pytest.mark.parametrize("index", range(9))
 def test_wrong_upstream_gradients_are_refused(index):
     capgpu.set_backend("numpy")
-    function, arguments, words = list(upstream_refusals())[index]
-    with pytest.raises(ValueError, match=words):
+    function, arguments, message = list(upstream_refusals())[index]
+    with pytest.raises(ValueError, match=message):
         function(*arguments)
 
 
 def test_an_upstream_gradient_of_another_dtype_is_refused(backend):
-    _, cache = layers.lstm_forward(**there(backend, recurrent(4)))
+    _, cache = layers.lstm_forward(**on_backend(backend, recurrent(4)))
     with pytest.raises(TypeError, match=r"dh: expected .*got .*float32"):
         layers.lstm_backward(backend.asarray(np.zeros((2, 3, 5), np.float32)), cache)
 

@@ -114,7 +114,7 @@ def test_exact_match_accepts_lists_and_tuples_of_words() -> None:
 
 @pytest.mark.parametrize("metric", [corpus_bleu, exact_match, rouge_l, cider, cider_unpenalized, coco_scores])
 @pytest.mark.parametrize(
-    ("captions", "references", "error", "says"),
+    ("captions", "references", "error", "message"),
     [
         ([], [], ValueError, "expected at least one caption, got none"),
         (split("a"), [], ValueError, "each of 1 captions, got 0"),
@@ -129,8 +129,8 @@ def test_exact_match_accepts_lists_and_tuples_of_words() -> None:
         ),
     ],
 )
-def test_bad_input_is_refused(metric, captions, references, error, says) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(error, match=says):
+def test_bad_input_is_refused(metric, captions, references, error, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
         metric(captions, references)
 
 

@@ -84,11 +84,11 @@ def test_scorers_get_references_and_captions_in_order(package: Any) -> None:
             handed.append((truths, captions))
             return 0.25, [{"All": {"f": 0.5}, "Color": {"f": float("nan")}}, {"All": {"f": 0.0}}]
 
-    made: list[Any] = []
+    scorers: list[Any] = []
 
     class Meteor(Scorer):
         def compute_score(self, truths: Any, captions: Any) -> tuple[float, list[float]]:
-            made.append(self)
+            scorers.append(self)
             handed.append((truths, captions))
             return 0.3, [0.4, 0.2]
 
@@ -96,7 +96,7 @@ def test_scorers_get_references_and_captions_in_order(package: Any) -> None:
     scores = spice(CAPTIONS, REFERENCES), meteor(CAPTIONS, REFERENCES)
     assert [(score.corpus, score.captions.tolist()) for score in scores] == [(0.25, [0.5, 0.0]), (0.3, [0.4, 0.2])]
     assert handed == [({0: ["a dog", "the dog"], 1: ["cats"]}, {0: ["a dog"], 1: ["two cats"]})] * 2
-    assert made[0].meteor_p.calls == ["kill", "communicate"]
+    assert scorers[0].meteor_p.calls == ["kill", "communicate"]
 
 
 def test_a_failing_program_is_reported_and_ended(package: Any) -> None:
@@ -104,11 +104,11 @@ def test_a_failing_program_is_reported_and_ended(package: Any) -> None:
         def compute_score(self, truths: Any, captions: Any) -> None:
             raise subprocess.CalledProcessError(1, "java")
 
-    made: list[Any] = []
+    scorers: list[Any] = []
 
     class Meteor(Scorer):
         def compute_score(self, truths: Any, captions: Any) -> float:
-            made.append(self)
+            scorers.append(self)
             self.lock.acquire()
             return float(b"")  # what pycocoevalcap does when the program has ended
 
@@ -117,8 +117,8 @@ def test_a_failing_program_is_reported_and_ended(package: Any) -> None:
         spice(CAPTIONS, REFERENCES)
     with pytest.raises(OSError, match="METEOR's Java program failed"):
         meteor(CAPTIONS, REFERENCES)
-    assert made[0].meteor_p.calls == ["kill", "communicate"]
-    assert not made[0].lock.locked(), "pycocoevalcap would wait for it without end"
+    assert scorers[0].meteor_p.calls == ["kill", "communicate"]
+    assert not scorers[0].lock.locked(), "pycocoevalcap would wait for it without end"
 
 
 def test_line_breaks_and_separators_in_words_do_not_split_a_sentence(package: Any) -> None:

@@ -53,12 +53,12 @@ def test_feature_dropout_multiplies_the_features_by_a_mask(backend, cell):
     masks = [np.array(bits) / (1 - rate) for bits in itertools.product([0, 1], repeat=3)]
     expected = [captioner.loss(parameters(cell), features * mask, captions)[0] for mask in masks]
     model = model_of(backend, cell, feature_dropout=rate)
-    found = set()
+    matching_masks = set()
     for key in range(40):
         loss = float(model.loss(backend.asarray(features), captions, dropout_key=key)[0])
         (match,) = np.flatnonzero(np.abs(np.array(expected) - loss) < 1e-9)
-        found.add(int(match))
-    assert len(found) > 4
+        matching_masks.add(int(match))
+    assert len(matching_masks) > 4
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -72,12 +72,12 @@ def test_output_dropout_multiplies_the_states_before_the_vocabulary_layer(backen
         params["W_vocab"] = params["W_vocab"] * np.array(bits)[:, None] / (1 - rate)
         expected.append(captioner.loss(params, features, captions)[0])
     model = model_of(backend, cell, output_dropout=rate)
-    found = set()
+    matching_masks = set()
     for key in range(60):
         loss = float(model.loss(backend.asarray(features), captions, dropout_key=key)[0])
         (match,) = np.flatnonzero(np.abs(np.array(expected) - loss) < 1e-9)
-        found.add(int(match))
-    assert len(found) > 16
+        matching_masks.add(int(match))
+    assert len(matching_masks) > 16
 
 
 @pytest.mark.parametrize("cell", CELLS)

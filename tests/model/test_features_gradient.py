@@ -25,9 +25,9 @@ def test_the_features_gradient_agrees_with_differences_also_with_dropout(backend
         return float(model.loss(backend.asarray(values), CAPTIONS, dropout_key=key)[0])
 
     _, grads = model.loss(backend.asarray(features), CAPTIONS, dropout_key=key, features_gradient=True)
-    found = backend.to_numpy(grads["features"])
-    assert found.shape == features.shape
-    assert rel_error(found, eval_numerical_gradient(loss, features.copy())) < 1e-6
+    features_grad = backend.to_numpy(grads["features"])
+    assert features_grad.shape == features.shape
+    assert rel_error(features_grad, eval_numerical_gradient(loss, features.copy())) < 1e-6
     plain = model.loss(backend.asarray(features), CAPTIONS, dropout_key=key)[1]
     assert frozen({name: grads[name] for name in plain}) == frozen(plain)
     assert "features" not in plain

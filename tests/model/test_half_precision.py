@@ -89,12 +89,12 @@ def test_decoders_score_in_float32(backend, cell, dtype):
 def test_running_state_is_float32_and_parameters_keep_their_dtype(backend, rule, dtype):
     model, captions = model_of(backend, "rnn", dtype), CAPTIONS["padded"]
     optimizer, features = Optimizer(rule), backend.asarray(features_for(captions).astype(dtype))
-    before = exact(backend, model.params)
+    snapshot = exact(backend, model.params)
     _, grads = model.loss(features, captions)
     norm = optimizer.step(model.params, grads, clip_norm=0.5)
     assert str(norm.dtype) == "float32"
     assert {str(value.dtype) for value in model.params.values()} == {dtype}
-    assert any((backend.to_numpy(value).astype(np.float64) != before[n]).any() for n, value in model.params.items())
+    assert any((backend.to_numpy(value).astype(np.float64) != snapshot[n]).any() for n, value in model.params.items())
     state = [v for config in optimizer.configs.values() for v in config.values() if hasattr(v, "shape")]
     assert {str(value.dtype) for value in state} <= {"float32"}
     clipped, _ = clip_gradients(grads, 0.5)
@@ -115,9 +115,9 @@ def test_files_keep_every_bit_and_are_loaded_on_any_backend(backend, dtype, tmp_
     path = save_model(tmp_path, model)
     assert frozen(load_model(path).params) == frozen(model.params)
     with capgpu.use_backend("numpy"):
-        there = load_model(path)
-        assert frozen(there.params) == frozen(model.params)
-        assert there.dtype.name == dtype
-        loss, _ = there.loss(features_for(CAPTIONS["padded"]).astype(dtype), CAPTIONS["padded"])
+        loaded = load_model(path)
+        assert frozen(loaded.params) == frozen(model.params)
+        assert loaded.dtype.name == dtype
+        loss, _ = loaded.loss(features_for(CAPTIONS["padded"]).astype(dtype), CAPTIONS["padded"])
     own, _ = model.loss(backend.asarray(features_for(CAPTIONS["padded"]).astype(dtype)), CAPTIONS["padded"])
     assert distance(backend.to_numpy(own), loss) < TOLERANCE[dtype]["forward"]

@@ -31,14 +31,14 @@ def test_gradients_agree_with_differences_of_the_loss(backend, cell, key):
     model = model_of(backend, cell, 0.2, output_dropout=0.4)
     _, grads = model.loss(features, captions, dropout_key=key)
     for name in ("W_embed", "W_vocab", "b_vocab", "b"):
-        there = model.params[name]
+        parameter = model.params[name]
 
         def loss(moved, name=name):
             model.params[name] = backend.asarray(moved)
             return float(model.loss(features, captions, dropout_key=key)[0])
 
-        expected = numeric_gradient(loss, backend.to_numpy(there))
-        model.params[name] = there
+        expected = numeric_gradient(loss, backend.to_numpy(parameter))
+        model.params[name] = parameter
         assert distance(backend.to_numpy(grads[name]), expected) < 1e-6, name
 
 
@@ -79,8 +79,8 @@ def test_label_smoothing_agrees_with_pytorch(smoothing):
         reduction="sum",
     )
     loss.backward()
-    for ours, theirs in zip(actual, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
-        assert distance(ours, theirs.numpy()) < 1e-10
+    for result, torch_result in zip(actual, [loss.detach(), *(leaf.grad for leaf in leaves)], strict=True):
+        assert distance(result, torch_result.numpy()) < 1e-10
 
 
 def test_half_precision_does_not_underflow_with_a_large_vocabulary():

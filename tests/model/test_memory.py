@@ -18,12 +18,14 @@ ROWS = 40
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_no_array_with_a_row_per_word_is_alive_while_the_embedding_gradient_is_computed(monkeypatch, cell):
-    made, held = [], []
+    references, live_shapes = [], []
 
     def watched(operation):
         def call(*args, **options):
             results = operation(*args, **options)
-            made.extend(weakref.ref(array) for array in (*args, *results) if getattr(array, "shape", ())[:1] == (ROWS,))
+            references.extend(
+                weakref.ref(array) for array in (*args, *results) if getattr(array, "shape", ())[:1] == (ROWS,)
+            )
             return results
 
         return staticmethod(call)
@@ -34,7 +36,9 @@ def test_no_array_with_a_row_per_word_is_alive_while_the_embedding_gradient_is_c
 
         @staticmethod
         def scatter_rows(*args):
-            held.extend(array.shape for there in made if (array := there()) is not None and array.ndim == 2)
+            live_shapes.extend(
+                array.shape for reference in references if (array := reference()) is not None and array.ndim == 2
+            )
             return Kernels.scatter_rows(*args)
 
     capgpu.set_backend("numpy")
@@ -42,5 +46,5 @@ def test_no_array_with_a_row_per_word_is_alive_while_the_embedding_gradient_is_c
     captions = np.tile([[1, 4, 5, 6, 6, 2]], (ROWS // 5, 1))
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
     model.loss(features_for(captions, "float32"), captions)
-    assert len(made) >= 5  # hidden states, those before each step, both gradients
-    assert held == []
+    assert len(references) >= 5  # hidden states, those before each step, both gradients
+    assert live_shapes == []

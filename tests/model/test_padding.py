@@ -69,7 +69,7 @@ def test_the_features_of_an_empty_caption_do_not_matter(backend, cell):
     assert frozen(model.loss(backend.asarray(host), MIXED)) == expected
 
 
-def test_captions_of_nothing_give_zeros_of_the_right_shapes(backend):
+def test_captions_of_null_have_zero_nll_and_are_refused_in_training(backend):
     captions = np.zeros((3, 4), dtype=np.int64)
     for cell in CELLS:
         model = model_of(backend, cell)
@@ -111,7 +111,7 @@ def test_the_recurrence_runs_over_words_that_count_and_what_leads_to_them(monkey
 
 @pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_nll_is_the_undivided_loss_and_counts_its_words(backend, cell, captions):
+def test_nll_returns_the_sum_over_words_and_their_number(backend, cell, captions):
     model = model_of(backend, cell, feature_dropout=0.5, output_dropout=0.5)
     features = backend.asarray(features_for(captions))
     total, tokens = model.nll(features, captions)

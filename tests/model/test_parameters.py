@@ -21,8 +21,8 @@ NAMES = ["W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab"]
 def test_a_seed_gives_the_same_parameters_everywhere(backend, cell):
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=11)
     assert {capgpu.array_namespace(*model.params.values())} == {capgpu.current_backend().xp}
-    again = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=11)
-    assert frozen(again.params) == frozen(model.params)
+    second_model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=11)
+    assert frozen(second_model.params) == frozen(model.params)
     with capgpu.use_backend("numpy"):
         host = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=11)
     assert frozen(host.params) == frozen(model.params)

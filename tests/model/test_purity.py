@@ -39,9 +39,9 @@ def everything(model, features, captions):
 @pytest.mark.parametrize("cell", CELLS)
 def test_arguments_and_parameters_are_not_changed(backend, cell, captions):
     model, features = model_of(backend, cell), backend.asarray(features_for(captions, "float32"))
-    before = frozen([model.params, features, captions])
+    snapshot = frozen([model.params, features, captions])
     everything(model, features, captions)
-    assert frozen([model.params, features, captions]) == before
+    assert frozen([model.params, features, captions]) == snapshot
 
 
 @pytest.mark.nightly(unless=lambda p: p.backend != "cuda" or (p.cell, p.dtype) == ("rnn", "float32"))
@@ -94,12 +94,12 @@ for cell in ("rnn", "lstm"):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("given", ["float64", "float16", "int64", "uint8"])
-def test_features_are_converted_to_the_models_dtype(backend, cell, given):
-    if backend.name == "strict" and given == "float16":
-        given = "float64"
+@pytest.mark.parametrize("features", ["float64", "float16", "int64", "uint8"])
+def test_features_are_converted_to_the_models_dtype(backend, cell, features):
+    if backend.name == "strict" and features == "float16":
+        features = "float64"
     captions = CAPTIONS["padded"]
-    model, host = model_of(backend, cell), (3 * np.abs(features_for(captions))).astype(given)
+    model, host = model_of(backend, cell), (3 * np.abs(features_for(captions))).astype(features)
     loss, grads = model.loss(backend.asarray(host), captions)
     wanted_loss, expected = model.loss(backend.asarray(host.astype(np.float32)), captions)
     assert frozen([loss, grads]) == frozen([wanted_loss, expected])
@@ -124,15 +124,15 @@ def test_captions_may_be_on_the_device_of_the_features(backend):
 def test_strided_arrays_are_accepted(backend, cell):
     captions = CAPTIONS["NULL inside"]
     host = features_for(captions, "float32")
-    wanted_loss, expected = model_of(backend, cell).loss(backend.asarray(host), captions)
+    expected_loss, expected = model_of(backend, cell).loss(backend.asarray(host), captions)
     model = model_of(backend, cell)
     for name, value in model.params.items():
         model.params[name] = backend.strided(backend.to_numpy(value))
-    wide = np.repeat(captions, 3, axis=1)[:, ::3]
-    wide.flags.writeable = False
-    loss, grads = model.loss(backend.strided(host), wide)
+    strided_captions = np.repeat(captions, 3, axis=1)[:, ::3]
+    strided_captions.flags.writeable = False
+    loss, grads = model.loss(backend.strided(host), strided_captions)
     model.sample(backend.strided(host), 3)
-    assert distance(float(loss), float(wanted_loss)) < TOLERANCE["float32"]["forward"]
+    assert distance(float(loss), float(expected_loss)) < TOLERANCE["float32"]["forward"]
     for name, gradient in grads.items():
         expected_array = backend.to_numpy(expected[name])
         assert distance(backend.to_numpy(gradient), expected_array) < TOLERANCE["float32"]["gradient"]

@@ -66,31 +66,31 @@ def brought(backend, value):
     return backend.asarray(value) if isinstance(value, np.ndarray) else value
 
 
-def check(backend, error, features, captions, words):
+def check(backend, error, features, captions, message):
     model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
-    before = frozen(model.params)
-    with pytest.raises(error, match=words):
+    snapshot = frozen(model.params)
+    with pytest.raises(error, match=message):
         model.loss(brought(backend, features), captions)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         model.nll(brought(backend, features), captions)
-    assert frozen(model.params) == before
+    assert frozen(model.params) == snapshot
 
 
-@pytest.mark.parametrize(("features", "captions", "words"), REFUSED.values(), ids=REFUSED)
-def test_wrong_values_and_shapes_are_refused(backend, features, captions, words):
-    check(backend, ValueError, features, captions, words)
+@pytest.mark.parametrize(("features", "captions", "message"), REFUSED.values(), ids=REFUSED)
+def test_wrong_values_and_shapes_are_refused(backend, features, captions, message):
+    check(backend, ValueError, features, captions, message)
 
 
-@pytest.mark.parametrize(("features", "captions", "words"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
-def test_wrong_types_are_refused(backend, features, captions, words):
-    check(backend, TypeError, features, captions, words)
+@pytest.mark.parametrize(("features", "captions", "message"), REFUSED_TYPES.values(), ids=REFUSED_TYPES)
+def test_wrong_types_are_refused(backend, features, captions, message):
+    check(backend, TypeError, features, captions, message)
 
 
 @pytest.mark.parametrize("case", ["features rank", "features width", "no features", "one NaN", "infinities"])
 def test_wrong_features_to_sample_from_are_refused(backend, case):
-    features, _, words = REFUSED[case]
+    features, _, message = REFUSED[case]
     model = backend.model(WORDS, **SIZES, cell_type="rnn", seed=0)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         model.sample(backend.asarray(features))
 
 
@@ -113,9 +113,9 @@ CONSTRUCTION = {
 }
 
 
-@pytest.mark.parametrize(("changes", "error", "words"), CONSTRUCTION.values(), ids=CONSTRUCTION)
-def test_wrong_constructor_arguments_are_refused(changes, error, words):
-    with pytest.raises(error, match=words):
+@pytest.mark.parametrize(("changes", "error", "message"), CONSTRUCTION.values(), ids=CONSTRUCTION)
+def test_wrong_constructor_arguments_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
         CaptioningRNN(**{"word_to_idx": WORDS, **SIZES, **changes})
 
 
@@ -124,9 +124,9 @@ def test_a_replaced_parameter_of_another_shape_is_refused(backend, name):
     model = backend.model(WORDS, **SIZES, cell_type="lstm", seed=0)
     features, good = backend.asarray(FEATURES), model.params[name]
 
-    def refused(error, words):
+    def refused(error, message):
         for call in (lambda: model.loss(features, GOOD), lambda: model.sample(features)):
-            with pytest.raises(error, match=words):
+            with pytest.raises(error, match=message):
                 call()
 
     model.params[name] = backend.asarray(np.zeros((*good.shape, 1), np.float32))
@@ -155,11 +155,11 @@ def test_a_parameter_on_another_device_is_refused(device, name):
 
 def test_features_on_another_device_are_refused(device):
     model = CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0)
-    words = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
+    message = r"features is a NumPy array \(host\) and params is a CuPy array.*capgpu\.asarray\(features\)"
     for call in (
         lambda: model.loss(FEATURES, GOOD),
         lambda: model.nll(FEATURES, GOOD),
         lambda: model.sample(FEATURES),
     ):
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises(TypeError, match=message):
             call()

@@ -62,7 +62,7 @@ def test_the_gradient_of_the_vectors_is_the_sum_of_both_uses(backend, cell, dtyp
 
 @pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
+def test_gradients_agree_with_differences_of_the_loss(backend, cell, key):
     captions = np.array([[1, 0, 5, 0, 2, 0], [0, 4, 0, 5, 2, 1], [1, 4, 2, 0, 0, 0]])
     params = tied_parameters(cell, wordvec_dim=2, hidden_dim=2)
     features = backend.asarray(features_for(captions))
@@ -80,7 +80,7 @@ def test_gradients_are_derivatives_of_the_loss(backend, cell, key):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_likelihood_and_captions_are_those_of_the_untied_computation(backend, cell):
+def test_likelihood_and_captions_equal_those_of_the_untied_computation(backend, cell):
     captions, params = CAPTIONS["padded"], {k: 3 * v for k, v in tied_parameters(cell).items()}
     features = features_for(captions)
     model = model_of(backend, cell, params)
@@ -92,9 +92,9 @@ def test_likelihood_and_captions_are_those_of_the_untied_computation(backend, ce
     words = backend.to_numpy(model.sample(backend.asarray(features), 9))
     assert words.tolist() == captioner.sample(untied(params), features, WORDS["<START>"], 9).tolist()
     params["b_vocab"][[WORDS["<NULL>"], WORDS["<START>"]]] -= 99.0
-    found = beam_search(model_of(backend, cell, params), backend.asarray(features), 3, max_length=5)
+    beam_results = beam_search(model_of(backend, cell, params), backend.asarray(features), 3, max_length=5)
     writers = [Writer(untied(params), feature) for feature in features]
-    for writer, row, score in zip(writers, *(backend.to_numpy(part)[:, 0] for part in found[::2]), strict=True):
+    for writer, row, score in zip(writers, *(backend.to_numpy(part)[:, 0] for part in beam_results[::2]), strict=True):
         assert writer.log_prob(tuple(word for word in row.tolist() if word)) == pytest.approx(float(score), abs=1e-9)
 
 
@@ -148,7 +148,7 @@ def test_files_keep_the_tie_and_older_files_have_none(tmp_path):
 
 
 @pytest.mark.usefixtures("sigint_is_not_ignored")
-def test_a_solver_trains_it_stops_and_goes_on_with_the_same_bits(tmp_path):
+def test_a_solver_trains_a_tied_model_and_resumes_with_the_same_bits(tmp_path):
     capgpu.set_backend("numpy")
     data = dataset()
 

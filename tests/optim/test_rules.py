@@ -142,14 +142,14 @@ def test_several_updates_agree_with_pytorch(
 ) -> None:
     torch = pytest.importorskip("torch")
     w = random.standard_normal((3, 4))
-    theirs = torch.nn.Parameter(torch.tensor(w))
-    optimizer = getattr(torch.optim, torch_name)([theirs], **torch_config)
+    torch_parameter = torch.nn.Parameter(torch.tensor(w))
+    optimizer = getattr(torch.optim, torch_name)([torch_parameter], **torch_config)
     for _ in range(20):
         dw = random.standard_normal((3, 4))
         w, config = update_rule(rule)(w, dw, config)
-        theirs.grad = torch.tensor(dw)
+        torch_parameter.grad = torch.tensor(dw)
         optimizer.step()
-    np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(w, torch_parameter.detach().numpy(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -185,7 +185,7 @@ def test_a_zero_dimensional_array_stays_an_array(backend: BackendCase, rule: str
 
 
 @pytest.mark.parametrize(
-    ("config", "error", "words"),
+    ("config", "error", "message"),
     [
         ({"lerning_rate": 0.1}, ValueError, "learning_rate"),
         ({"learning_rate": 0.0}, ValueError, "positive"),
@@ -200,8 +200,8 @@ def test_a_zero_dimensional_array_stays_an_array(backend: BackendCase, rule: str
         ([("learning_rate", 0.1)], TypeError, "dict"),
     ],
 )
-def test_invalid_configs_are_refused_with_the_cause(config: Any, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_invalid_configs_are_refused_with_the_cause(config: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         adam(ramp(-0.4, 0.6), ramp(-0.6, 0.4), config)
 
 
@@ -291,17 +291,17 @@ def test_the_optimizer_clips_over_all_parameters_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grads", "error", "words"),
+    ("grads", "error", "message"),
     [
         ({"a": np.ones(2)}, ValueError, "no entry 'b'"),
         ({"a": np.ones(2), "b": np.ones(4)}, ValueError, r"params\['b'\] has shape \(3,\)"),
         ({"a": np.ones(2), "b": np.ones(3, dtype=np.float32)}, TypeError, "float32"),
     ],
 )
-def test_a_step_with_an_invalid_gradient_updates_no_parameter(grads: Any, error: type[Exception], words: str) -> None:
+def test_a_step_with_an_invalid_gradient_updates_no_parameter(grads: Any, error: type[Exception], message: str) -> None:
     params = {"a": np.ones(2), "b": np.ones(3)}
     optimizer = Optimizer("adam")
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         optimizer.step(params, grads)
     assert frozen(params) == frozen({"a": np.ones(2), "b": np.ones(3)})
     assert optimizer.configs["a"].get("t", 0) == 0

@@ -1,1 +1,1 @@
-"""What the results are held against: plain loops, published values, numeric gradients."""
+"""Reference results for the tests: plain loops, published values, numeric gradients."""

@@ -1,7 +1,7 @@
-"""Broken copies of every kernel: a barrier that is not there, an index off by one, a mask that is wrong.
+"""Mutations of every kernel: a missing barrier, an index off by one, a wrong mask.
 
-Each names what has to catch it. Not in the table are changes that leave a kernel correct, such as taking out a barrier
-of the block where a warp reads what it has written itself.
+Each names the check that must detect it. The table omits changes that leave a kernel correct, such as removing a block
+barrier where a warp reads only what it has written itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small corpus, and what pycocoevalcap 1.2 says of it: metrics are held to it where that package is missing, too."""
+"""A small corpus and its scores by pycocoevalcap 1.2, recorded so that tests need not have that package."""
 
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ def pycocoevalcap_scores(
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    ours = {i: [" ".join(words)] for i, words in enumerate(captions)}
-    theirs = {i: [" ".join(words) for words in truths] for i, truths in enumerate(references)}
-    corpus, each = Bleu(4).compute_score(theirs, ours, verbose=0)
+    captions_by_picture = {i: [" ".join(words)] for i, words in enumerate(captions)}
+    references_by_picture = {i: [" ".join(words) for words in truths] for i, truths in enumerate(references)}
+    corpus, each = Bleu(4).compute_score(references_by_picture, captions_by_picture, verbose=0)
     scores = {f"BLEU-{n}": pair for n, pair in enumerate(zip(corpus, each, strict=True), start=1)}
-    scores["ROUGE-L"] = Rouge().compute_score(theirs, ours)
-    scores["CIDEr"] = Cider().compute_score(theirs, ours)
+    scores["ROUGE-L"] = Rouge().compute_score(references_by_picture, captions_by_picture)
+    scores["CIDEr"] = Cider().compute_score(references_by_picture, captions_by_picture)
     return {name: (float(whole), [float(value) for value in values]) for name, (whole, values) in scores.items()}

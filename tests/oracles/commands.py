@@ -1,4 +1,4 @@
-"""The capgpu command, called as its user calls it."""
+"""Calls of the capgpu command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often Numba has compiled, or loaded, a function of the host's kernels in this process."""
+"""Counts of the functions of kernels.cpu that Numba has compiled, or loaded, in this process."""
 
 from __future__ import annotations
 

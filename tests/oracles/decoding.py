@@ -1,4 +1,4 @@
-"""Decoding by brute force, in float64: every caption there is, word by word, with its probability."""
+"""Decoding by brute force, in float64: all possible captions with their probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Words = tuple[int, ...]
 
 
 class Writer:
-    """Scores the words that may follow what has been written for one picture."""
+    """Scores the next words of a partial caption of one picture."""
 
     def __init__(self, params: dict[str, Floats], feature: Floats, start: int = 1) -> None:
         self.params, self.feature, self.start = params, feature, start
@@ -53,7 +53,7 @@ class Writer:
 
 
 def repeats(words: Words, n: int) -> bool:
-    """Tell whether a run of n words comes twice."""
+    """Return whether an n-gram occurs twice."""
     runs = [words[i : i + n] for i in range(len(words) - n + 1)]
     return n > 0 and len(set(runs)) < len(runs)
 
@@ -61,7 +61,7 @@ def repeats(words: Words, n: int) -> bool:
 def captions(
     choice: list[int], max_length: int, end: int = 2, min_length: int = 0, no_repeat_ngram: int = 0
 ) -> Iterator[Words]:
-    """Go through every caption of the words in `choice`: ended by END, or as long as allowed."""
+    """Yield every caption of the words in `choice` that ends with END or has the maximum length."""
     waiting: list[Words] = [()]
     while waiting:
         words = waiting.pop()

@@ -26,7 +26,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def prepared_folder(folder: Path, **sizes: int) -> dict[str, Any]:
-    """Write random captions and features as a prepared folder; returns the data that went in."""
+    """Write random captions and features as a prepared folder; return the data written."""
     data = dataset(**sizes)
     for split in ("train", "val"):
         texts = ["caption"] * len(data[f"{split}_captions"])

@@ -1,6 +1,6 @@
 """The operations of the kernels' contract as data: arguments on the host, and the plain loops' results.
 
-Sequences are run one by one, each at its own length, and only then laid out: step by step, longest first.
+The oracle runs sequences one by one, each at its own length; the results are then packed step by step, longest first.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def _matmul_arguments(random: np.random.Generator, e: Extents, dtype: str, trans
 
 
 def _matmul(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    left = a["a"].T if a["transpose_a"] else a["a"]
-    right = a["b"].T if a["transpose_b"] else a["b"]
-    out = np.zeros((left.shape[0], right.shape[1])) if a["bias"] is None else np.tile(a["bias"], (left.shape[0], 1))
-    for k in range(left.shape[1]):
-        out += np.outer(left[:, k], right[k])
+    op_a = a["a"].T if a["transpose_a"] else a["a"]
+    op_b = a["b"].T if a["transpose_b"] else a["b"]
+    out = np.zeros((op_a.shape[0], op_b.shape[1])) if a["bias"] is None else np.tile(a["bias"], (op_a.shape[0], 1))
+    for k in range(op_a.shape[1]):
+        out += np.outer(op_a[:, k], op_b[k])
     return (out,)
 
 
@@ -228,12 +228,12 @@ def _decode_arguments(
 
 
 def _decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
-    own = np.arange(len(e.lengths)) if a["parents"] is None else a["parents"]
-    before = _projected_rows(a) + (a["h"] @ a["Wh"])[own]
+    parents = np.arange(len(e.lengths)) if a["parents"] is None else a["parents"]
+    pre_activations = _projected_rows(a) + (a["h"] @ a["Wh"])[parents]
     if a["c"] is None:
-        h, c = np.tanh(before), None
+        h, c = np.tanh(pre_activations), None
     else:
-        steps = [recurrences.lstm_step(row, state) for row, state in zip(before, a["c"][own], strict=True)]
+        steps = [recurrences.lstm_step(row, state) for row, state in zip(pre_activations, a["c"][parents], strict=True)]
         h, c = np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
     return np.array([row @ a["W_vocab"] + a["b_vocab"] for row in h]), h, c
 

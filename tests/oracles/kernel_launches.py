@@ -1,7 +1,7 @@
 """Every kernel of the registry, launched by its own launcher on small shapes and recorded.
 
-What the launcher computed (grid, block, shared memory, arguments) is recorded with the memory, so that the very launch
-can be run again under a sanitizer, in another order, or with a broken kernel.
+Grid, block, shared memory and arguments are recorded together with the contents of the arrays, so that the same launch
+can be repeated under a sanitizer, in another order of threads, or with a broken kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_THREADS = 6144
 def recorded(
     device: Any, emulator: EmulatorRunner, dtype: str, all_variants: bool = True
 ) -> dict[str, list[Recording]]:
-    """Launch everything that a dtype has.
+    """Launch every kernel of a dtype.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def variants(dtype: str) -> set[str]:
 
 
 def representative(variant: str) -> bool:
-    """Return whether a variant stands for its kernel where not all are recorded: of several sizes the middle one."""
+    """Return whether a variant represents its kernel in a reduced run: the middle one of several sizes."""
     name, *given = variant.split()
     units = [macro for macro in given if macro.startswith("UNITS=")]
     sizes = [dict(macros)["UNITS"] for macros in REGISTRY[name].variants] if units else []
@@ -99,7 +99,7 @@ def representative(variant: str) -> bool:
 
 
 def _spread(entries: list[Recording], max_size: int = 5) -> list[Recording]:
-    """Keep the first, the last and some between: the order of the work below goes from plain to special."""
+    """Select the first, the last and some in between; launches below are sorted from plain to special."""
     if len(entries) <= max_size:
         return entries
     return [entries[k * (len(entries) - 1) // (max_size - 1)] for k in range(max_size)]
@@ -146,7 +146,7 @@ def _not_finite(array: Any) -> Any:
 
 
 def _with_config(config: Any, name: str, arguments: dict[str, Any]) -> None:
-    """Run a pass; where its results go, memory holds numbers that could be an earlier launch's."""
+    """Run a pass into memory that holds plausible numbers, as if an earlier launch had left them."""
 
     def used(shape: Any, dtype: Any, what: str) -> Any:
         array = empty(shape, dtype, what)
@@ -169,15 +169,18 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def softmax_rows(device: Any, dtype: str) -> None:
-    """Run the softmax in all its kernels, packed and number by number, smoothed and not, and the sum of the losses."""
-    most, random = softmax.ROW_THREADS, np.random.default_rng(5)
-    for threads, plain, smooth in ((most, (7, 40, 1160, 1165), (33, 1160, 1165)), (0, (520, 525), (520,))):
+    """Run all softmax kernels, vectorized and scalar, with and without smoothing, and the sum of the losses."""
+    row_threads, random = softmax.ROW_THREADS, np.random.default_rng(5)
+    for threads, unsmoothed_sizes, smoothed_sizes in (
+        (row_threads, (7, 40, 1160, 1165), (33, 1160, 1165)),
+        (0, (520, 525), (520,)),
+    ):
         softmax.ROW_THREADS = threads  # with none, no row is held in registers
-        for size in plain:
+        for size in unsmoothed_sizes:
             scores = device.asarray(random.standard_normal((5, size)).astype(dtype))
             targets = device.asarray(np.array([3, -1, 0, size - 1, 2]))
             KERNELS.softmax_cross_entropy(scores, targets, 0.5)
-        for size in smooth:
+        for size in smoothed_sizes:
             KERNELS.linear_cross_entropy(
                 device.asarray(random.standard_normal((5, 4)).astype(dtype)),
                 device.asarray(random.standard_normal((4, size)).astype(dtype)),
@@ -186,18 +189,18 @@ def softmax_rows(device: Any, dtype: str) -> None:
                 0.5,
                 smoothing=0.25,
             )
-    softmax.ROW_THREADS = most
+    softmax.ROW_THREADS = row_threads
 
 
 def dropout(device: Any, dtype: str) -> None:
-    """Run dropout over packs and a rest, and between packs."""
+    """Run dropout on a size with a remainder, and on an unaligned range."""
     for size in (1, 37, 2400):
         array = device.asarray(np.random.default_rng(7).standard_normal(size).astype(dtype))
         drop_into(array, Dropout(5, 0.4), device.empty(size, dtype))
         drop_into(array[1:], Dropout(5, 0.4), array[1:])
-    words, rows = device.asarray(np.array([5, 6], np.uint32)), device.asarray(np.array([0, 2, 1, 4], np.int32))
+    key_words, rows = device.asarray(np.array([5, 6], np.uint32)), device.asarray(np.array([0, 2, 1, 4], np.int32))
     array = device.asarray(np.random.default_rng(7).standard_normal((4, 37)).astype(dtype))
-    drop_into(array, StoredDropout(0, 0.4, words, rows), device.empty(array.shape, dtype))
+    drop_into(array, StoredDropout(0, 0.4, key_words, rows), device.empty(array.shape, dtype))
 
 
 def others(device: Any, dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""The layers as data: how to make arguments for each, call both passes, and what the plain loops say."""
+"""The layers as data: how to make arguments for each and call both passes, and the plain loops' results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny ONNX networks, for what runs and cuts networks."""
+"""Tiny ONNX networks for tests of `capgpu.vision`."""
 
 from __future__ import annotations
 

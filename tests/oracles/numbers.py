@@ -1,4 +1,4 @@
-"""How far two results are apart, and gradients from differences of values."""
+"""Relative errors between results, and gradients by finite differences."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ MODULES = [
 
 
 def await_workers(pool: ThreadPool) -> None:
-    """Start the workers of a pool: a job that comes before runs on fewer threads."""
+    """Start the workers of a pool and wait for them: earlier jobs would run on fewer threads."""
     pool._start_workers()
     while pool.serving < pool.n_threads - 1:
         time.sleep(1e-4)

@@ -1,6 +1,6 @@
 """The recurrences in float64, one sequence and one time step at a time, as the papers write them.
 
-Nothing here is shared with the library: no packing, no batches, no gates computed together.
+Independent of the library: no packing, no batches, no gates computed together.
 """
 
 from __future__ import annotations

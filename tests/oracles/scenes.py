@@ -1,4 +1,4 @@
-"""Minibatches of captions for the model's tests, each with something that goes wrong easily."""
+"""Minibatches of captions for the model's tests, each with a case that is easily computed wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of everything a call was handed, to see that it was left alone."""
+"""Snapshots of the bytes of values, to compare results bit by bit and to detect changed arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capgpu.backend import to_numpy
 
 
 def frozen(tree: Any) -> Any:
-    """Return what can be compared of nested tuples, lists and dicts of arrays: dtype, shape, digest."""
+    """Return a comparable copy of nested tuples, lists and dicts of arrays: dtype, shape and digest of each."""
     if isinstance(tree, dict):
         return {key: frozen(value) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):

@@ -1,4 +1,4 @@
-"""Files of captions for tests: builders, anything that JSON can hold, and what must be true of a source."""
+"""Files of captions for tests: builders, strategies for any JSON, and checks that every source must pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def karpathy_annotations(splits: dict[Any, str], raw: str = "A dog.") -> dict[st
 
 
 def json_values(*keys: str) -> st.SearchStrategy[Any]:
-    """Return anything that a JSON file can hold, and that Python reads; objects with the given keys, mostly."""
+    """Return a strategy for any JSON value that Python can read; objects mostly have the given keys."""
     return st.recursive(
         st.none() | st.booleans() | st.integers() | st.integers(0, 3) | st.floats() | st.text(max_size=5),
         lambda inner: (
@@ -44,7 +44,7 @@ def json_values(*keys: str) -> st.SearchStrategy[Any]:
 
 
 def check_source(source: Source) -> None:
-    """Check what everything behind a source relies on."""
+    """Check the properties of a source that later stages rely on."""
     ids = [image for pictures in source.splits.values() for image in pictures.image_ids]
     assert len(set(ids)) == len(ids) > 0
     for name, pictures in source.splits.items():
@@ -56,7 +56,7 @@ def check_source(source: Source) -> None:
 
 
 def read_or_refused(read: Callable[[], Source], path: Path) -> str | None:
-    """Return the words of a refusal, which name the file; None for a source that is as it should be."""
+    """Return the message of a refusal, which names the file; None if the source is valid."""
     refusal = None
     try:
         check_source(read())

@@ -57,7 +57,7 @@ def test_validation_losses_have_their_own_colour(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "losses", [[2.0], [0.0, 0.0], [1.0, float("nan"), float("inf"), 0.5], [-1.0, -2.0], [1e-9, 1e9]]
 )
-def test_odd_losses_are_drawn(losses: list[float], tmp_path: Path) -> None:
+def test_infinite_and_constant_losses_are_drawn(losses: list[float], tmp_path: Path) -> None:
     plot_loss(tmp_path / "loss.png", list(enumerate(losses, start=1)), title="a run")
     assert count(pixels(tmp_path / "loss.png"), BLUE) > 50
 
@@ -70,7 +70,7 @@ def test_losses_of_any_range_have_labels_at_round_values(low: float, high: float
     assert ticks == pytest.approx([float(f"{tick:.4g}") for tick in ticks], rel=1e-9)
 
 
-def test_no_loss_to_draw_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_history_without_losses_is_refused_and_writes_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finite loss"):
         plot_loss(tmp_path / "loss.png", [(1, float("nan"))], title="a run")
     assert list(tmp_path.iterdir()) == []
@@ -164,10 +164,10 @@ def test_the_suffix_decides_the_format(name: str, kind: str, tmp_path: Path) -> 
 
 
 def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    says = r"expected a name that ends with \.png, \.jpg, \.jpeg or \.webp, got \.gif"
-    with pytest.raises(ValueError, match=says):
+    message = r"expected a name that ends with \.png, \.jpg, \.jpeg or \.webp, got \.gif"
+    with pytest.raises(ValueError, match=message):
         draw_contact_sheet(tmp_path / "s.gif", [Cell(GREEN, "a cat", "a cat", "right")], title="Pictures")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         plot_loss(tmp_path / "s.gif", [(1, 2.0)], title="a run")
     with pytest.raises(ValueError, match="at most 16383 pixels in each direction in WEBP, got 1 x 20000"):
         write_image(tmp_path / "s.webp", Image.new("RGB", (1, 20_000)), drawing=True)
@@ -232,7 +232,7 @@ def test_the_truth_is_written_only_where_it_differs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "options", "error", "says"),
+    ("cells", "options", "error", "message"),
     [
         ([], {}, ValueError, "cells: expected at least one picture"),
         ([Cell(GREEN, "", "", "right")], {"columns": 0}, ValueError, "columns: expected at least 1, got 0"),
@@ -240,7 +240,7 @@ def test_the_truth_is_written_only_where_it_differs(tmp_path: Path) -> None:
         ([Cell(GREEN[..., 0], "", "", "right")], {}, ValueError, r"\(48, 48\)"),
     ],
 )
-def test_bad_sheets_are_refused_and_write_nothing(cells, options, error, says, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(error, match=says):
+def test_invalid_sheets_are_refused_and_write_no_file(cells, options, error, message, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
         draw_contact_sheet(tmp_path / "sheet.png", cells, title="Pictures", **options)
     assert list(tmp_path.iterdir()) == []

@@ -29,38 +29,38 @@ def device() -> Iterator[Any]:
         yield module
 
 
-def assert_same(ours: Any, numpys: Any, device: Any) -> None:
-    if isinstance(numpys, tuple | list):
-        assert len(ours) == len(numpys)
-        for one, other in zip(ours, numpys, strict=True):
+def assert_same(actual: Any, expected: Any, device: Any) -> None:
+    if isinstance(expected, tuple | list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other, device)
-    elif isinstance(numpys, np.ndarray | np.generic | bool):
-        assert type(ours) is device.ndarray
-        assert ours.shape == np.shape(numpys)
-        assert ours.dtype == np.asarray(numpys).dtype
-        np.testing.assert_array_equal(ours.get(), numpys)
+    elif isinstance(expected, np.ndarray | np.generic | bool):
+        assert type(actual) is device.ndarray
+        assert actual.shape == np.shape(expected)
+        assert actual.dtype == np.asarray(expected).dtype
+        np.testing.assert_array_equal(actual.get(), expected)
     else:
-        assert ours == numpys
+        assert actual == expected
 
 
 def assert_agreement(call: Callable[..., Any], device: Any, *hosts: np.ndarray) -> None:
     """Compare a call on both sides, the refusals of values, dtypes and shapes included."""
-    ours_args = [device.asarray(host) for host in hosts]
-    numpys_args = [host.copy() for host in hosts]
+    device_arguments = [device.asarray(host_argument) for host_argument in hosts]
+    numpy_arguments = [host_argument.copy() for host_argument in hosts]
     refusal: Exception | None = None
     try:
         with np.errstate(all="ignore"):
-            numpys = call(np, *numpys_args)
+            numpys = call(np, *numpy_arguments)
     except (TypeError, ValueError) as error:
         refusal = error
     if refusal is not None:
         with pytest.raises((TypeError, ValueError)) as raised:
-            call(device, *ours_args)
+            call(device, *device_arguments)
         assert isinstance(refusal, type(raised.value))
         return
-    assert_same(call(device, *ours_args), numpys, device)
-    for ours, host in zip(ours_args, numpys_args, strict=True):
-        np.testing.assert_array_equal(ours.get(), host)
+    assert_same(call(device, *device_arguments), numpys, device)
+    for argument, host_argument in zip(device_arguments, numpy_arguments, strict=True):
+        np.testing.assert_array_equal(argument.get(), host_argument)
 
 
 UNARY = [name for name in names.UFUNCS if getattr(getattr(np, name, None), "nin", 0) == 1]
@@ -206,10 +206,10 @@ def test_basic_indices_agree(device, data):
     x = data.draw(arrays)
     key = data.draw(npst.basic_indices(x.shape, allow_newaxis=True))
     assert_same(device.asarray(x)[key], np.asarray(x[key]), device)
-    ours, numpys = device.asarray(x), x.copy()
-    ours[key] = 1
-    numpys[key] = 1
-    np.testing.assert_array_equal(ours.get(), numpys)
+    actual, expected = device.asarray(x), x.copy()
+    actual[key] = 1
+    expected[key] = 1
+    np.testing.assert_array_equal(actual.get(), expected)
 
 
 @given(data=st.data())
@@ -217,9 +217,9 @@ def test_basic_indices_agree(device, data):
 def test_integer_array_indices_agree(device, data):
     x = data.draw(arrays)
     key = data.draw(npst.integer_array_indices(x.shape))
-    ours_key = tuple(device.asarray(entry) for entry in key)
-    assert_same(device.asarray(x)[ours_key], np.asarray(x[key]), device)
-    ours, numpys = device.asarray(x), x.copy()
-    ours[ours_key] = 1
-    numpys[key] = 1
-    np.testing.assert_array_equal(ours.get(), numpys)
+    device_key = tuple(device.asarray(entry) for entry in key)
+    assert_same(device.asarray(x)[device_key], np.asarray(x[key]), device)
+    actual, expected = device.asarray(x), x.copy()
+    actual[device_key] = 1
+    expected[key] = 1
+    np.testing.assert_array_equal(actual.get(), expected)

@@ -55,11 +55,11 @@ def test_the_array_api_namespace_computes(cupy, x):
         "repeat": (xp.repeat(ids, 2), np.repeat([2, 0, 2, 1], 2)),
         "tril": (xp.tril(x), np.tril(HOST)),
     }
-    for name, (ours, expected) in results.items():
-        assert type(ours) is cupy.ndarray, name
-        np.testing.assert_allclose(ours.get(), expected, err_msg=name)
+    for name, (actual, expected) in results.items():
+        assert type(actual) is cupy.ndarray, name
+        np.testing.assert_allclose(actual.get(), expected, err_msg=name)
         if isinstance(expected, np.ndarray):
-            assert ours.dtype == expected.dtype, name
+            assert actual.dtype == expected.dtype, name
     assert xp.isdtype(x.dtype, "real floating")
     assert xp.finfo(x.dtype).eps == np.finfo(np.float64).eps
     assert xp.__array_namespace_info__().default_dtypes()["real floating"] == np.float64

@@ -58,18 +58,18 @@ def test_the_dtypes_of_elementwise_functions_are_those_of_cupy(cupy):
     bf, whole, floating = HOST.dtype, (np.dtype("int64"), int), (np.dtype("float64"), float)
     array = cupy.asarray(HOST[0])
     for name in set(names.UFUNCS) - {"degrees", "divmod", "radians"}:
-        theirs, ours = getattr(real, name, None), getattr(cupy, name, None)
-        if not hasattr(theirs, "_ops") or theirs.nout != 1:
+        cupy_function, standin_function = getattr(real, name, None), getattr(cupy, name, None)
+        if not hasattr(cupy_function, "_ops") or cupy_function.nout != 1:
             continue
         pairs = [((bf, bf), None, array), ((bf, whole[0]), (False, int), 2), ((bf, floating[0]), (False, float), 2.5)]
-        for types, weak, other in pairs if theirs.nin == 2 else [((bf,), None, None)]:
-            loop = theirs._ops._guess_routine_from_in_types(types, weak)
+        for types, weak, other in pairs if cupy_function.nin == 2 else [((bf,), None, None)]:
+            loop = cupy_function._ops._guess_routine_from_in_types(types, weak)
             args = (array,) if other is None else (array, other)
             if loop is None:
                 with pytest.raises(TypeError):
-                    ours(*args)
+                    standin_function(*args)
             else:
-                assert ours(*args).dtype == np.dtype(loop.out_types[0]), name
+                assert standin_function(*args).dtype == np.dtype(loop.out_types[0]), name
 
 
 def test_the_character_is_that_of_ml_dtypes():

@@ -47,7 +47,7 @@ def test_each_launch_of_a_graph_repeats_all_captured_launches(cupy, kernel):
     assert x.tolist() == [6, 6, 6]
 
 
-def test_a_stream_beside_the_capturing_one_works_on(cupy, kernel):
+def test_other_streams_can_be_used_during_a_capture(cupy, kernel):
     x, stream = cupy.zeros(3), cupy.cuda.Stream(non_blocking=True)
     stream.begin_capture()
     kernel((1,), (32,), (x, np.float64(1)))
@@ -120,7 +120,7 @@ def test_a_graph_whose_memory_was_given_back_is_refused(cupy, kernel):
     graph.launch()
     assert x.tolist() == [0, 1, 1]
     del x, view
-    with pytest.raises(cupy_standin.UndefinedOnDeviceError, match="has been given back"):
+    with pytest.raises(cupy_standin.UndefinedOnDeviceError, match="has been freed"):
         graph.launch()
 
 
@@ -140,7 +140,7 @@ def test_pinned_memory_is_copied_to_the_device(cupy):
         stream.end_capture()
 
 
-def test_an_allocator_is_asked_for_all_memory(cupy):
+def test_all_memory_comes_from_the_set_allocator(cupy):
     def refuse(size):
         raise MemoryError(f"no {size}")
 

@@ -69,7 +69,7 @@ def test_a_device_reports_the_limits_that_it_enforces(name):
             kernel.max_dynamic_shared_size_bytes = architecture.shared_optin + 1
 
 
-def test_shared_memory_beyond_the_plain_limit_has_to_be_asked_for(cupy):
+def test_shared_memory_beyond_the_default_limit_requires_the_attribute(cupy):
     kernel = a_kernel(cupy, shared=1024)
     assert kernel.shared_size_bytes == 1024
     kernel((1,), (32,), (), shared_mem=47 * 1024)

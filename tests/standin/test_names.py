@@ -73,12 +73,12 @@ def public_names() -> dict[str, list[str]]:
 
 def test_the_stand_in_has_no_public_name_that_cupy_lacks(real_cupy):
     with cupy_standin.installed():
-        ours = public_names()
-    theirs = public_names()
+        standin_names = public_names()
+    cupy_names = public_names()
     for module in CLASSES:
-        theirs[module] += CLASSES[module]  # some are there without being listed
-    assert {owner: sorted(set(given) - set(theirs[owner])) for owner, given in ours.items()} == {
-        owner: [] for owner in ours
+        cupy_names[module] += CLASSES[module]  # some are there without being listed
+    assert {owner: sorted(set(names) - set(cupy_names[owner])) for owner, names in standin_names.items()} == {
+        owner: [] for owner in standin_names
     }
 
 

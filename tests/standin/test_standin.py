@@ -163,7 +163,7 @@ def test_new_arrays_are_row_major_whatever_the_operands(cupy, x):
         assert kept.flags.fnc
 
 
-def test_device_arrays_do_not_hash_and_scalars_index_nothing(cupy, x):
+def test_device_arrays_are_not_hashable_and_device_scalars_are_no_indices(cupy, x):
     with pytest.raises(TypeError, match="unhashable"):
         hash(x)
     with pytest.raises(TypeError):
@@ -178,13 +178,13 @@ def test_scalars_promote_as_in_numpy_on_either_side(cupy, scalar, operation):
     for dtype in (np.float32, np.float64, np.int32, np.float16):
         host = np.arange(1, 5).astype(dtype)
         device = cupy.asarray(host)
-        for ours, numpys in (
+        for actual, expected in (
             (operation(device, scalar), of_numpy(host, scalar)),
             (operation(scalar, device), of_numpy(scalar, host)),
         ):
-            assert type(ours) is cupy.ndarray
-            assert ours.dtype == numpys.dtype
-            np.testing.assert_array_equal(ours.get(), numpys)
+            assert type(actual) is cupy.ndarray
+            assert actual.dtype == expected.dtype
+            np.testing.assert_array_equal(actual.get(), expected)
 
 
 def test_zero_dimensional_arrays_promote_like_arrays(cupy):
@@ -252,7 +252,7 @@ def test_host_arrays_are_copied_both_ways(cupy):
     assert cupy.array([device, device]).shape == (2, 3)
 
 
-def test_set_wants_the_same_shape_and_dtype(cupy):
+def test_set_requires_the_same_shape_and_dtype(cupy):
     device = cupy.zeros(3)
     with pytest.raises(TypeError, match="float32 array cannot be set to float64 array"):
         device.set(np.zeros(3, dtype=np.float32))

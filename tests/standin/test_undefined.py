@@ -17,7 +17,7 @@ def x(cupy):
     return cupy.asarray(HOST)
 
 
-def test_an_index_out_of_range_that_a_device_would_wrap_is_an_error_nobody_catches(cupy, x):
+def test_an_index_out_of_range_raises_an_error_that_except_exception_does_not_catch(cupy, x):
     far = cupy.asarray([0, 7])
     for call in (
         lambda: x[far],
@@ -38,7 +38,7 @@ def test_an_integer_out_of_range_is_an_index_error(x):
         x.sum(axis=5)
 
 
-def test_assignments_with_duplicate_indices_are_an_error_nobody_catches(cupy, x):
+def test_assignments_with_duplicate_indices_raise_an_error_that_except_exception_does_not_catch(cupy, x):
     twice = cupy.asarray([1, 0, 1])
     with pytest.raises(UndefinedOnDeviceError, match="duplicate"):
         cupy.zeros(3)[twice] = cupy.arange(3.0)
@@ -52,7 +52,7 @@ def test_assignments_with_duplicate_indices_are_an_error_nobody_catches(cupy, x)
     assert x[1].tolist() == [5.0, 5.0, 5.0]
 
 
-def test_assignments_between_overlapping_memory_are_an_error_nobody_catches(cupy):
+def test_assignments_between_overlapping_memory_raise_an_error_that_except_exception_does_not_catch(cupy):
     x = cupy.arange(6.0)
     with pytest.raises(UndefinedOnDeviceError, match="overlapping"):
         x[1:] = x[:-1]

@@ -103,7 +103,7 @@ def test_early_stopping_counts_the_epochs_since_the_best(
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: EarlyStopping(0), "patience: expected at least 1"),
         (lambda: EarlyStopping(1, min_delta=-1), "min_delta"),
@@ -118,8 +118,8 @@ def test_early_stopping_counts_the_epochs_since_the_best(
         (lambda: solver(micro_batch_size=0), "micro_batch_size: expected at least 1"),
     ],
 )
-def test_invalid_settings_are_refused(make: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_settings_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 

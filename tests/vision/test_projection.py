@@ -18,11 +18,11 @@ def features():
 def test_components_are_principal_axes_over_the_root_of_their_deviation(features):
     mean, components = fit_projection(features, 5)
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
-    deviation = spread[:5] / np.sqrt(60)
-    wanted = axes[:5].T / np.sqrt(deviation) / np.sqrt(deviation.mean())
-    wanted *= np.sign((wanted * components).sum(axis=0))
-    np.testing.assert_allclose(components, wanted, rtol=1e-4, atol=1e-5)
+    _, singular_values, axes = np.linalg.svd(centred, full_matrices=False)
+    deviation = singular_values[:5] / np.sqrt(60)
+    expected = axes[:5].T / np.sqrt(deviation) / np.sqrt(deviation.mean())
+    expected *= np.sign((expected * components).sum(axis=0))
+    np.testing.assert_allclose(components, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(mean, features.mean(axis=0), rtol=1e-6)
     # the largest entry of an axis is positive
     assert (components[np.abs(components).argmax(axis=0), np.arange(5)] > 0).all()
@@ -83,13 +83,13 @@ def test_features_that_vary_in_exactly_one_direction_have_one_component(features
         fit_projection(np.array(features), 2)
 
 
-@pytest.mark.parametrize(("ratio", "found"), [(1.01e-5, 2), (0.99e-5, 1)])
-def test_directions_above_a_hundred_thousandth_of_the_largest_count(ratio, found):
+@pytest.mark.parametrize(("ratio", "n_directions"), [(1.01e-5, 2), (0.99e-5, 1)])
+def test_directions_above_a_hundred_thousandth_of_the_largest_count(ratio, n_directions):
     # orthogonal directions of deviations 1 and `ratio`
     features = np.array([[1, ratio], [1, -ratio], [-1, ratio], [-1, -ratio]])
-    assert fit_projection(features, found).components.shape == (2, found)
-    with pytest.raises(ValueError, match=f"dim: expected at most {found}"):
-        fit_projection(features, found + 1)
+    assert fit_projection(features, n_directions).components.shape == (2, n_directions)
+    with pytest.raises(ValueError, match=f"dim: expected at most {n_directions}"):
+        fit_projection(features, n_directions + 1)
 
 
 @pytest.mark.parametrize(

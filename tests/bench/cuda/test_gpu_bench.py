@@ -81,7 +81,7 @@ def test_a_precision_is_timed_or_has_a_note(emulator, tmp_path):
 
 
 @pytest.mark.parametrize("job", contest.JOBS)
-def test_a_timed_step_waits_for_nothing(standin, job):
+def test_a_timed_step_does_not_synchronize(standin, job):
     task = cuda_ours.make_task("cuda", make_workload(parse_size(TINY), "rnn"), job)
     task.step()
     with standin.forbid_synchronisation():

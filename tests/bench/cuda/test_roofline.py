@@ -32,7 +32,7 @@ def product_operations(parts: list[Part], pointwise: dict[str, float]) -> float:
 
 @pytest.mark.parametrize("size", ["S1", "S3", "S4:N=5,T=7"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_capgpus_operations_are_those_of_the_products_without_padding_and_repeated_words(cell, size):
+def test_capgpus_operation_count_excludes_padding_and_repeated_words(cell, size):
     work = make_workload(parse_size(size), cell)
     e = extents(work)
     forward, backward = (24, 27) if cell == "lstm" else (4, 4)
@@ -42,7 +42,7 @@ def test_capgpus_operations_are_those_of_the_products_without_padding_and_repeat
 
 @pytest.mark.parametrize(("mode", "variant"), [("padded", "full"), ("packed", "packed")])
 @pytest.mark.parametrize("cell", CELLS)
-def test_pytorchs_operations_are_those_of_its_products(cell, mode, variant):
+def test_pytorchs_operation_count_equals_that_of_its_products(cell, mode, variant):
     work = make_workload(SIZES["S1"], cell)
     e = extents(work)
     parts = cudnn.step(e, mode)

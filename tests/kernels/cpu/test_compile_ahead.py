@@ -70,7 +70,7 @@ def is_running(process: int) -> bool:
 
 
 @SEVERAL
-def test_what_the_second_process_compiles_is_loaded_by_the_first(tmp_path):
+def test_the_first_process_loads_what_the_second_has_compiled(tmp_path):
     done = run(SHARED, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1"], "it ends by itself; what it has compiled is a hit"
@@ -125,7 +125,7 @@ def starts(monkeypatch):
     return start
 
 
-def test_a_process_is_started_once_for_what_is_announced(starts):
+def test_announcing_operations_twice_starts_one_process(starts):
     ((command, options),) = starts()
     assert command[0] == sys.executable
     assert options["env"]["CAPGPU_COMPILE_AHEAD"] == "0", "none in the child"
@@ -159,7 +159,7 @@ def test_a_folder_that_others_can_write_gets_no_process(starts, monkeypatch, tmp
     assert starts() == []
 
 
-def test_a_process_that_cannot_be_started_costs_nothing(starts, monkeypatch):
+def test_a_failure_to_start_the_process_is_ignored(starts, monkeypatch):
     def refuse(*args, **kwargs):
         raise FileNotFoundError(2, "no such program")
 
@@ -168,20 +168,20 @@ def test_a_process_that_cannot_be_started_costs_nothing(starts, monkeypatch):
     assert not claims.claims.active
 
 
-def test_what_is_no_string_among_the_folders_of_modules_is_passed_over(starts, monkeypatch):
+def test_entries_of_sys_path_that_are_not_strings_are_ignored(starts, monkeypatch):
     monkeypatch.setattr(sys, "path", ["first", Path("second"), "third"])
     ((command, _),) = starts()
     assert json.loads(command[-1])["path"] == ["first", "third"]
 
 
-def test_bytecode_is_written_where_this_process_writes_it(starts, monkeypatch):
+def test_the_process_writes_bytecode_only_if_this_one_does(starts, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(sys, "pycache_prefix", "elsewhere")
     ((command, _),) = starts()
     assert command[1 : command.index("-c")] == ["-X", "pycache_prefix=elsewhere", "-B", "-I"]
 
 
-def test_a_bad_setting_is_refused(starts, monkeypatch):
+def test_an_invalid_setting_is_refused(starts, monkeypatch):
     monkeypatch.setenv("CAPGPU_COMPILE_AHEAD", "yes")
     with pytest.raises(InvalidValueError, match=r"CAPGPU_COMPILE_AHEAD: expected 1 .* or 0, got 'yes'"):
         starts()
@@ -218,7 +218,7 @@ def test_a_claim_of_a_killed_process_is_taken_over(entry, holder):
     assert not entry.with_suffix(".lock").exists()
 
 
-def test_what_another_process_has_compiled_is_waited_for(entry, holder):
+def test_a_process_waits_for_code_that_another_is_compiling(entry, holder):
     def finish():
         entry.write_text("code")
         holder.kill()
@@ -228,7 +228,7 @@ def test_what_another_process_has_compiled_is_waited_for(entry, holder):
         assert claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
 
 
-def test_waiting_for_a_process_that_is_stopped_is_limited(entry, holder, monkeypatch):
+def test_waiting_for_a_stopped_process_is_limited(entry, holder, monkeypatch):
     monkeypatch.setattr(claims, "LIMIT", 0.05)
     with claims.released():
         assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
@@ -236,7 +236,7 @@ def test_waiting_for_a_process_that_is_stopped_is_limited(entry, holder, monkeyp
 
 
 @pytest.mark.parametrize("passes_over", [False, True])
-def test_without_locks_nobody_waits_and_nothing_is_passed_over(entry, monkeypatch, passes_over):
+def test_without_file_locks_no_process_waits_or_skips_code(entry, monkeypatch, passes_over):
     def refuse(*args):
         raise OSError(errno.ENOSYS, "no locks on this file system")
 
@@ -249,7 +249,7 @@ def test_without_locks_nobody_waits_and_nothing_is_passed_over(entry, monkeypatc
     assert time.monotonic() - start < claims.LIMIT / 2
 
 
-def test_the_second_process_passes_over_what_is_claimed_unless_it_needs_it(entry, holder, monkeypatch):
+def test_the_second_process_skips_claimed_code_unless_it_needs_it(entry, holder, monkeypatch):
     monkeypatch.setattr(claims.claims, "passes_over", True)
     with pytest.raises(claims.BusyError):
         claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
@@ -299,6 +299,6 @@ print(len(before) > 15, loaded() - before)
 """
 
 
-def test_what_is_announced_is_all_that_training_and_beam_search_need():
+def test_training_and_beam_search_compile_only_announced_code():
     done = run(COVERED)
     assert done.stdout == "True set()\n", done.stderr

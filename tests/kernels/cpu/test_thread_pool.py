@@ -126,7 +126,7 @@ def test_barriers_order_all_threads(make_pool, n_threads):
 
 @pytest.mark.parametrize("launch", [FAIL, FAIL_BESIDE], ids=["independent", "barriers"])
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_task_without_memory_is_an_error_of_the_call(make_pool, launch, failing):
+def test_a_task_that_runs_out_of_memory_raises_memory_error(make_pool, launch, failing):
     pool = make_pool(3, patience=10.0)
     for _ in range(20):
         with pytest.raises(MemoryError, match="expected memory for the temporary arrays"):
@@ -135,13 +135,13 @@ def test_a_task_without_memory_is_an_error_of_the_call(make_pool, launch, failin
         pool.run(3, launch, -1, np.zeros(3))
 
 
-def test_a_task_without_memory_is_an_error_on_one_thread_too(make_pool):
+def test_a_task_that_runs_out_of_memory_on_one_thread_raises_memory_error(make_pool):
     pool = make_pool(1)
     with pytest.raises(MemoryError):
         pool.run(1, FAIL, 0, np.zeros(3))
 
 
-def test_an_exception_waits_for_the_workers(make_pool):
+def test_an_exception_is_raised_after_the_workers_have_finished(make_pool):
     pool = make_pool(2, patience=10.0)
     outputs = []
 
@@ -174,7 +174,7 @@ def test_a_signal_handler_may_run_kernels(make_pool):
     assert all(results)
 
 
-def test_a_thread_that_cannot_be_started_is_done_without(make_pool, monkeypatch):
+def test_kernels_run_without_a_thread_that_cannot_be_started(make_pool, monkeypatch):
     pool = make_pool(4, serving=False)
     start = threading.Thread.start
 
@@ -229,7 +229,7 @@ def test_a_closed_pool_runs_on_the_calling_thread(make_pool):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # raised when the workers end
-def test_an_exception_in_a_worker_thread_harms_nothing(make_pool):
+def test_an_exception_in_a_worker_thread_changes_no_result(make_pool):
     import ctypes
 
     pool = make_pool(3, patience=10.0)
@@ -241,7 +241,7 @@ def test_an_exception_in_a_worker_thread_harms_nothing(make_pool):
     pool.close()
 
 
-def test_threads_that_launch_at_once_get_their_own_results(make_pool):
+def test_concurrent_launches_get_their_own_results(make_pool):
     pool, results = make_pool(3), []
 
     def launch_many():
@@ -359,12 +359,12 @@ def run_script(code, *arguments):
 
 
 @pytest.mark.parametrize("state", ["idle", "running"])
-def test_a_forked_child_has_workers_of_its_own(state):
+def test_a_forked_child_starts_its_own_workers(state):
     done = run_script(FORK, state)
     assert done.stdout.strip() == f"{[0] * 10} True", done.stderr
 
 
-def test_a_fork_within_a_call_leaves_the_old_slot_alone():
+def test_a_fork_within_a_call_does_not_use_the_old_slot_in_the_child():
     done = run_script(FORK_WITHIN_A_CALL)
     assert done.stdout == "0 True\n", done.stderr
 
@@ -398,7 +398,7 @@ print("end")
 
 
 @pytest.mark.parametrize("state", ["idle", "running", "atexit", "thread", "finalizer"])
-def test_the_interpreter_ends_at_any_moment(state):
+def test_the_interpreter_can_exit_at_any_moment(state):
     for _ in range(5 if state == "running" else 1):
         done = run_script(EXIT, state)
         assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")

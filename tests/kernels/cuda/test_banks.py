@@ -156,10 +156,10 @@ def conflicts(
     left, Wh = cupy.ones((rows, access_kind.depth(H)), dtype), cupy.ones((H, access_kind.gates * H), dtype)
     scalars = map(np.int32, (H, access_kind.depth(H), access_kind.columns(units), rows))
     kernel((1,), (config.block,), (left, Wh, written, *scalars), shared_mem=config.shared)
-    found: dict[str, int] = defaultdict(int)
+    ways_by_location: dict[str, int] = defaultdict(int)
     for location, access in accesses(written.get(), weights):
-        found[location] = max(found[location], ways(access))
-    return dict(found)
+        ways_by_location[location] = max(ways_by_location[location], ways(access))
+    return dict(ways_by_location)
 
 
 ENTRIES = [entry for entry in REGISTRY.values() if entry.file in ("lstm.cu", "rnn.cu")]
@@ -175,15 +175,19 @@ VARIANTS = [
 @pytest.mark.parametrize(("entry", "dtype", "defines"), VARIANTS)
 def test_shared_memory_accesses_have_no_bank_conflicts(device, entry, dtype, defines):
     for rows in (4, 8, 16, 32):  # a tile of rows, and what is computed of one as sequences end
-        found = conflicts(device, entry, dtype, defines, rows)
+        ways_by_location = conflicts(device, entry, dtype, defines, rows)
         loads = {"matrices buffers"} if dict(defines)["TENSOR_CORES"] else {"load buffers"}
-        assert loads | {"put buffers" if entry.cooperative else "copy buffers", "store buffers", "sum"} <= set(found)
+        assert loads | {"put buffers" if entry.cooperative else "copy buffers", "store buffers", "sum"} <= set(
+            ways_by_location
+        )
         if dtype == "float64":
-            assert max(found.values()) <= 2  # 8 bytes a number: twice the banks of float32 for the same layout
+            assert (
+                max(ways_by_location.values()) <= 2
+            )  # 8 bytes a number: twice the banks of float32 for the same layout
         else:
             # the left factor on its way in, whose rows are padded for the loads: L2 is slower than half of the banks
-            assert found.pop("put buffers" if entry.cooperative else "copy buffers") <= 2
-            assert set(found.values()) == {1}
+            assert ways_by_location.pop("put buffers" if entry.cooperative else "copy buffers") <= 2
+            assert set(ways_by_location.values()) == {1}
 
 
 PERMUTED = "offset ^= 8 * (line / LINES % BLOCKS);"

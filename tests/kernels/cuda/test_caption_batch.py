@@ -46,7 +46,7 @@ def test_a_padded_layout_has_the_same_words_and_targets(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_padded_layout_is_one_that_the_kernels_can_take(seed):
+def test_a_padded_layout_satisfies_the_kernels_requirements(seed):
     captions, vocabulary = draw(seed)
     layout = lay_out(captions, 0, vocabulary, padded=True)
     count, steps, rows, words = layout.shape

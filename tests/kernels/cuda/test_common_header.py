@@ -38,7 +38,7 @@ def test_tf32_keeps_ten_bits_rounded_to_nearest_and_ties_away_from_zero(device):
     assert (np.signbit(actual) == np.signbit(x)).all()
 
 
-def test_sane_numbers_are_rounded_to_numbers_and_nan_stays_nan(device):
+def test_finite_numbers_are_rounded_to_finite_ones_and_nan_stays_nan(device):
     largest = 0x7F7FE000  # of TF32
     cases = {
         **dict.fromkeys((0xFFFFFFFE, 0x7FFFFFFF, 0x7F800001, 0x7FC00000, 0xFF800001), 0x7FC00000),  # each NaN

@@ -20,7 +20,7 @@ def losses(device):
     return device.ones(5, np.float32), device.empty((), np.float32), np.int32(5), np.float64(2)
 
 
-def test_a_kernel_is_compiled_once_and_kept(device, losses):
+def test_a_kernel_is_compiled_once_per_process(device, losses):
     kernel = compile.kernel("sum_losses", "float32")
     assert compile.kernel("sum_losses", np.dtype(np.float32)) is kernel
     kernel(1, 256, losses)

@@ -139,7 +139,7 @@ def test_local_arrays_and_spills_are_seen(compiler, architecture):
 
 
 @pytest.mark.parametrize(("header", "kind"), [("cuda_fp16.h", "__half"), ("cuda_bf16.h", "__nv_bfloat16")])
-def test_headers_of_the_half_types_are_there(compiler, header, kind):
+def test_headers_of_the_half_types_are_found(compiler, header, kind):
     text = f'#include <{header}>\nextern "C" __global__ void k({kind}* x) {{ x[0] = {kind}(float(x[1]) + 1.0f); }}'
     assert resources.parse(compiler.compile(text, (), 75).log)["k"].registers > 0
 

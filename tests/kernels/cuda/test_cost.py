@@ -61,8 +61,8 @@ def measured():
     """Yield one row after the other, its times by algorithm or units."""
     for line in MEASURED.split("\n")[1:-1]:
         multiplied, name, N, *times = line.split()
-        found = (time.split(":") for time in times)
-        yield multiplied, name, int(N), {key: float(time) for key, time in found}
+        entries = (time.split(":") for time in times)
+        yield multiplied, name, int(N), {key: float(time) for key, time in entries}
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def test_estimates_of_the_persistent_tier_are_near_the_measured_times(h100, monk
     for multiplied, name, N, times in measured():
         dtype, setting, _ = MULTIPLIED[multiplied]
         monkeypatch.setenv("CAPGPU_TENSOR_CORES", setting)
-        found = {key(config): config.step_us for config in launch_heuristics._resident(name, dtype, 512, N)}
-        assert set(found) == set(times) - {"step", "matmul"}
-        ratios += [found[units] / times[units] for units in found]
+        estimates = {key(config): config.step_us for config in launch_heuristics._resident(name, dtype, 512, N)}
+        assert set(estimates) == set(times) - {"step", "matmul"}
+        ratios += [estimates[units] / times[units] for units in estimates]
     assert 0.95 < np.median(ratios) < 1.05
     assert np.mean(np.abs(np.log(ratios)) < np.log(1.2)) > 0.85
     assert max(ratios) < 1.5

@@ -342,7 +342,7 @@ C_TYPES = {
 }
 
 
-def test_prototypes_and_numbers_are_those_of_the_header():
+def test_prototypes_and_constants_equal_those_of_the_header():
     path = header()
     if path is None:
         pytest.skip("no cublas_api.h here: pip install nvidia-cublas, or set CUDA_PATH")

@@ -50,17 +50,17 @@ def features() -> Any:
 @pytest.mark.parametrize("invalid_captions", [-1, len(WORDS)])
 def test_ids_out_of_range_are_refused_before_any_launch(device, invalid_captions):
     model, captions = captioner(), np.where(GOOD == 6, invalid_captions, GOOD)
-    before = frozen(model.params)
-    for given in (captions, device.asarray(captions)):
+    snapshot = frozen(model.params)
+    for captions_argument in (captions, device.asarray(captions)):
         with (
             counting() as launches,
             pytest.raises(ValueError, match=rf"expected an id in 0\.\.6, got {invalid_captions}"),
         ):
-            model.loss(features(), given)
+            model.loss(features(), captions_argument)
         assert launches == []
     with pytest.raises(ValueError, match=rf"expected ids in 0\.\.6 for the 7 entries of .*, got {invalid_captions}"):
         layers.word_embedding_forward(device.asarray(captions), model.params["W_embed"])
-    assert frozen(model.params) == before
+    assert frozen(model.params) == snapshot
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
@@ -93,7 +93,7 @@ def test_arrays_of_another_device_are_refused_in_every_call(emulator, cell):
     compile.forget()
 
 
-def test_host_and_device_arrays_in_one_call_are_named(device):
+def test_host_and_device_arrays_in_one_call_are_refused_by_name(device):
     model = captioner()
     with pytest.raises(TypeError, match=r"features is a NumPy array \(host\).*capgpu\.asarray\(features\)"):
         model.loss(features_for(GOOD, "float32"), GOOD)
@@ -119,7 +119,7 @@ def test_noncontiguous_operands_give_the_same_bits(device, cell):
 
 def test_an_empty_batch_is_refused_by_name(device):
     model = captioner()
-    before = frozen(model.params)
+    snapshot = frozen(model.params)
     with pytest.raises(ValueError, match=r"features: expected shape .*got \(0, 3\)"):
         model.loss(features()[:0], GOOD[:0])
     with pytest.raises(ValueError, match=r"features: expected shape .*got \(0, 3\)"):
@@ -130,20 +130,20 @@ def test_an_empty_batch_is_refused_by_name(device):
             device.ones((0, 5), "f"),
             *(model.params[name] for name in ("Wx", "Wh", "b")),
         )
-    assert frozen(model.params) == before
+    assert frozen(model.params) == snapshot
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", ["adam", "sgd_momentum"])
-def test_an_update_without_memory_changes_nothing_and_can_be_repeated(device, rule):
+def test_an_update_without_memory_changes_no_parameter_and_can_be_repeated(device, rule):
     model, optimizer = captioner(), Optimizer(rule, {"learning_rate": 0.1})
     _, grads = model.loss(features(), GOOD)
     optimizer.step(model.params, grads)
     params, state = frozen(model.params), frozen(optimizer.state_dict()["configs"])
-    words = r"too little memory for the updated parameters: [\d,]+ bytes, shape \("
-    with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=words):
+    message = r"too little memory for the updated parameters: [\d,]+ bytes, shape \("
+    with little_memory(device, 512), pytest.raises(DeviceMemoryError, match=message):
         optimizer.step(model.params, grads)
     assert frozen(model.params) == params
     assert frozen(optimizer.state_dict()["configs"]) == state
@@ -153,11 +153,11 @@ def test_an_update_without_memory_changes_nothing_and_can_be_repeated(device, ru
 
 def test_decoding_without_memory_names_the_array(device):
     model = captioner()
-    before, expected = frozen(model.params), frozen(model.sample(features()))
-    many = device.ones((4096, 3), "f")
+    snapshot, expected = frozen(model.params), frozen(model.sample(features()))
+    many_features = device.ones((4096, 3), "f")
     with little_memory(device, 4096), pytest.raises(MemoryError, match=r"[\d,]+ bytes"):
-        model.sample(many)
-    assert frozen(model.params) == before
+        model.sample(many_features)
+    assert frozen(model.params) == snapshot
     assert frozen(model.sample(features())) == expected
 
 
@@ -166,16 +166,16 @@ def test_decoding_without_memory_names_the_array(device):
 
 def test_if_kernels_do_not_compile_the_reference_still_computes(device, monkeypatch):
     model = captioner()
-    before = frozen(model.params)
+    snapshot = frozen(model.params)
     compile.forget()
     launch_heuristics.forget()
     architecture = "sm_{}{}".format(*compile.device_limits().compute_capability)
-    words = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
+    message = rf"{architecture}(.|\n)*too old(.|\n)*CAPGPU_KERNELS=reference"
     with monkeypatch.context() as broken:
         broken.setattr(compile, "source", lambda file: "#error this compiler is too old\n")
-        with pytest.raises(compile.KernelCompilationError, match=words):
+        with pytest.raises(compile.KernelCompilationError, match=message):
             model.loss(features(), GOOD)
-        assert frozen(model.params) == before
+        assert frozen(model.params) == snapshot
         monkeypatch.setenv("CAPGPU_KERNELS", "reference")
         loss, _ = model.loss(features(), GOOD)
     monkeypatch.delenv("CAPGPU_KERNELS")
@@ -216,14 +216,14 @@ def start(folder: Path, then: str = "", **variables: str) -> subprocess.Popen[st
 
 
 @pytest.mark.nightly
-def test_two_processes_that_compile_at_once_do_each_other_no_harm(emulator, tmp_path):
+def test_two_processes_can_compile_at_the_same_time(emulator, tmp_path):
     processes = [start(tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=800) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0] != ""
 
 
-def test_a_home_that_cannot_be_written_stops_nothing(emulator, tmp_path):
+def test_an_unwritable_home_folder_prevents_no_computation(emulator, tmp_path):
     # no user can make a folder there, not even root
     nowhere = "/proc/nobody"
     store = (

@@ -307,7 +307,7 @@ def test_estimates_do_not_increase_with_a_faster_device(device, monkeypatch, nam
 
 
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
-def test_no_step_takes_less_than_what_no_device_computes_faster(device, name):
+def test_the_cost_of_a_tiny_step_is_its_fixed_launch_time(device, name):
     for config in every_plan(name, "float32", 1, 2):
         launches = {"persistent": 0, "step": 1, "matmul": launch_heuristics.PASSES[name].launches}[config.algorithm]
         fixed = launches * cost.HOST_LAUNCH_US or cost.STEP_US
@@ -330,7 +330,7 @@ def test_tensor_cores_take_less_time_where_they_are_faster(device, monkeypatch):
     assert tensor == plain
 
 
-def test_an_unknown_architecture_is_taken_for_the_one_before_it():
+def test_an_unknown_architecture_is_treated_as_the_next_older_one():
     assert cost.rates((8, 7)) == cost.rates((8, 6))
     assert cost.rates((13, 0)) == cost.rates((12, 0))
     assert cost.rates((7, 0)) == cost.rates((7, 5))

@@ -110,11 +110,11 @@ def test_the_norm_of_float16_gradients_leaves_its_range(device):
     assert abs(float(norm) * float(factor) - 1) < 1e-6
 
 
-def test_an_update_without_memory_changes_nothing(device):
+def test_an_update_without_memory_changes_no_parameter(device):
     dev_arrays = [[device.asarray(a) for a in arrays] for arrays in arguments((5000, 7000), "float32")]
     before_update = frozen(dev_arrays)
-    words = r"too little memory for the updated parameters: 28,000 bytes, shape \(7000,\)"
-    with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=words):
+    message = r"too little memory for the updated parameters: 28,000 bytes, shape \(7000,\)"
+    with little_memory(device, 21_000), pytest.raises(DeviceMemoryError, match=message):
         KERNELS.adam_update(*dev_arrays, np.array([ADAM] * 2), 1.0)
     assert frozen(dev_arrays) == before_update
 

@@ -40,7 +40,7 @@ def smoothed(scores, targets, smoothing):
 @pytest.mark.parametrize("rows", [1, 3, 7, 33])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ALL)
-def test_loss_and_gradient_are_those_of_plain_arithmetic(device, dtype, size, rows):
+def test_loss_and_gradient_equal_those_of_plain_arithmetic(device, dtype, size, rows):
     scores, targets = draw(rows, size, dtype)
     loss, gradient = KERNELS.softmax_cross_entropy(device.asarray(scores), device.asarray(targets), 0.5)
     want_loss, expected = cross_entropy(scores.astype(np.float64), targets, 0.5)
@@ -53,7 +53,7 @@ def test_loss_and_gradient_are_those_of_plain_arithmetic(device, dtype, size, ro
     ("name", "size", "grid", "block"),
     [("softmax_warps", 33, 2, 128), ("softmax_registers", 1004, 7, 64), ("softmax_blocks", 1004, 7, 256)],
 )
-def test_bfloat16_is_served_with_float32_sums(device, name, size, grid, block):
+def test_bfloat16_kernels_sum_in_float32(device, name, size, grid, block):
     def rounded(values):
         bits = np.asarray(values, np.float32).view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)

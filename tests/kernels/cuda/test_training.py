@@ -126,7 +126,7 @@ def test_a_step_at_full_size_takes_no_more_than_24_launches(
 @pytest.mark.parametrize(("W", "H", "V"), [(5, 5, 9), (8, 8, 12), (33, 33, 601)], ids=str)
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H, V, options, tied):
+def test_loss_and_gradients_agree_with_the_reference(device, cell, dtype, W, H, V, options, tied):
     features, captions = batch(V, 7, 9, 11, dtype)
     captions[3] = 0
     results = {}
@@ -149,7 +149,7 @@ def test_loss_and_gradients_are_those_of_the_reference(device, cell, dtype, W, H
 @pytest.mark.nightly(unless=lambda p: p.cell == "rnn")
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_gradients_are_derivatives_of_the_loss(device, cell, options):
+def test_gradients_agree_with_differences_of_the_loss(device, cell, options):
     model = captioner(W=3, H=3, cell=cell, **options)
     features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
     model.params["W_embed"] = 50 * model.params["W_embed"]  # other gradients are proportional to it
@@ -169,12 +169,12 @@ def test_gradients_are_derivatives_of_the_loss(device, cell, options):
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_steps_overwrite_neither_earlier_results_nor_arguments(device, cell, options):
     model, features = captioner(W=6, cell=cell, **options), device.ones((5, 7))
-    given = frozen((model.params, features))
+    arguments_snapshot = frozen((model.params, features))
     first = model.loss(features, CAPTIONS, dropout_key=1)
     first_snapshot = frozen(first)
     model.loss(device.zeros((5, 7)), CAPTIONS[::-1], dropout_key=2)
     assert frozen(first) == first_snapshot
-    assert frozen((model.params, features)) == given
+    assert frozen((model.params, features)) == arguments_snapshot
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -193,15 +193,15 @@ def test_the_layout_of_the_captions_is_copied_once(standin, device, dtype):
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_a_solvers_step_neither_synchronizes_nor_allocates(device, cell, rule, options, dtype):
-    steps, held = 12, []
+    steps, pool_bytes = 12, []
 
     class Watched(CaptioningRNN):
         def loss(self, *args, **kwargs):
-            held.append(device.get_default_memory_pool().total_bytes())
-            if len(held) == 2:
+            pool_bytes.append(device.get_default_memory_pool().total_bytes())
+            if len(pool_bytes) == 2:
                 STATE.forbidding += 1
             result = super().loss(*args, **kwargs)
-            if len(held) == steps:
+            if len(pool_bytes) == steps:
                 STATE.forbidding -= 1
             return result
 
@@ -216,11 +216,11 @@ def test_a_solvers_step_neither_synchronizes_nor_allocates(device, cell, rule, o
     }
     solver = CaptioningSolver(model, data, rule, batch_size=4, num_epochs=1, print_every=10_000, verbose=False, seed=1)
     solver.train()
-    assert len(held) == steps
+    assert len(pool_bytes) == steps
     assert len(solver.loss_history) == steps
     assert np.isfinite(solver.loss_history).all()
     # batches differ in size: now and then the pool has no block that fits
-    assert held[-1] <= 1.01 * held[1]
+    assert pool_bytes[-1] <= 1.01 * pool_bytes[1]
 
 
 @pytest.mark.nightly(unless=lambda p: p.free > 0)
@@ -257,7 +257,7 @@ def test_features_that_fit_are_copied_once_and_only_indices_go_to_the_device_aft
     assert placed_moved == moved + sum(10 * length + epochs * rows[split] * (8 - length) for split in placed)
 
 
-def test_many_losses_kept_share_their_memory(device):
+def test_losses_of_many_steps_share_their_memory(device):
     model, features = captioner(), device.ones((5, 7))
     losses = [model.loss(features, CAPTIONS)[0] for _ in range(4)]
     assert len({loss.data.mem.ptr for loss in losses}) == 1
@@ -265,12 +265,12 @@ def test_many_losses_kept_share_their_memory(device):
     assert len({float(loss) for loss in losses}) == 1
 
 
-def emoji_subset(taken=60):
+def emoji_subset(n_captions=60):
     full = emoji.load()
     data = {name: full[name] for name in ("word_to_idx", "idx_to_word")}
-    data["train_captions"] = full["train_captions"][:taken]
-    data["train_image_idxs"] = np.arange(taken)
-    data["train_features"] = full["train_features"][full["train_image_idxs"][:taken]]
+    data["train_captions"] = full["train_captions"][:n_captions]
+    data["train_image_idxs"] = np.arange(n_captions)
+    data["train_features"] = full["train_features"][full["train_image_idxs"][:n_captions]]
     return data
 
 
@@ -379,12 +379,12 @@ def test_a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller
     model = captioner(V=300, H=40)
     rows, captions = batch(300, 400, 12, 7, "float64")
     features = device.asarray(rows)
-    before = frozen(model.params)
+    snapshot = frozen(model.params)
     model.loss(features[:3], captions[:3])  # what every batch needs, such as cuBLAS' memory, is there
     with little_memory(device, 1_500_000):
         with pytest.raises(DeviceMemoryError, match=r"too little memory for .*: [\d,]+ bytes, .* Use a smaller batch"):
             model.loss(features, captions)
-        assert frozen(model.params) == before
+        assert frozen(model.params) == snapshot
         expected = model.loss(features[:3], captions[:3])
     assert frozen(model.loss(features[:3], captions[:3])) == frozen(expected)
 

@@ -56,12 +56,12 @@ def test_per_thread_default_streams_have_their_own_memory_though_they_share_a_po
             space = workspace()
             return stream.ptr, address(space.counters(4)), address(space.take("x", (4,), np.float32))
 
-    (first, *ours), (second, *theirs) = in_threads(run_in_thread, run_in_thread)
+    (first, *first_addresses), (second, *second_addresses) = in_threads(run_in_thread, run_in_thread)
     assert first == second
-    assert len({*ours, *theirs}) == 4
+    assert len({*first_addresses, *second_addresses}) == 4
 
 
-def test_a_stream_keeps_its_memory_and_shares_it_with_no_other(device):
+def test_memory_of_a_stream_is_reused_only_by_that_stream(device):
     one, two = device.cuda.Stream(non_blocking=True), device.cuda.Stream(non_blocking=True)
     with one:
         counters = workspace().counters(64)

@@ -1,6 +1,6 @@
-"""Arguments of a launch: turned into bytes as CuPy does it, and held to the parameters of the kernel.
+"""Arguments of a launch: converted to bytes as CuPy does it, and checked against the parameters of the kernel.
 
-On a device nobody compares the two: a scalar of the wrong size, or an array of another type, is read as garbage.
+A real device checks nothing: it would read a scalar of the wrong size, or an array of another type, as garbage.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NAMES = {0: "void", _INTEGER: "integer", _FLOATING: "floating", _CLASS: "struct
 
 
 class KernelArgumentError(UndefinedOnDeviceError):
-    """What a launch hands over is not what the kernel takes."""
+    """The arguments of a launch do not fit the parameters of the kernel."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a kernel: kind and bytes, and for a pointer those of what it points to."""
+    """A parameter of a kernel: its kind and size in bytes, and for a pointer those of its target (0 if unknown)."""
 
     kind: int
     size: int
@@ -39,7 +39,7 @@ class Parameter:
 
 
 def parameters_of(words: Any) -> tuple[Parameter, ...]:
-    """Read the words that a compiled kernel says of its parameters (``launch_stub.h``)."""
+    """Decode the description of a compiled kernel's parameters, one word each (``launch_stub.h``)."""
     parameters = []
     while words[len(parameters)]:
         word = words[len(parameters)]
@@ -49,16 +49,16 @@ def parameters_of(words: Any) -> tuple[Parameter, ...]:
 
 
 def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> list[np.ndarray]:
-    """Turn arguments into the bytes that a kernel reads.
+    """Convert arguments to the bytes that a kernel reads.
 
     Parameters
     ----------
     kernel : str
-        Its name, for errors.
+        Name of the kernel, for error messages.
     parameters : sequence of Parameter
-        What it takes.
+        Its parameters.
     args : sequence
-        What the launch hands over.
+        Arguments of the launch.
 
     Returns
     -------
@@ -68,23 +68,23 @@ def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any]) -> l
     Raises
     ------
     KernelArgumentError
-        For another number of arguments, or one of another kind or size.
+        If the number of arguments differs, or the kind or size of one.
     TypeError
-        For what CuPy refuses.
+        If CuPy refuses the type of an argument.
     """
     if len(parameters) != len(args):
-        raise KernelArgumentError(f"kernel {kernel} takes {len(parameters)} arguments, given {len(args)}")
+        raise KernelArgumentError(f"kernel {kernel}: expected {len(parameters)} arguments, got {len(args)}")
     packed = []
     for position, (parameter, value) in enumerate(zip(parameters, args, strict=True)):
-        given = _describe(value)
-        if not _serves(given, parameter):
-            raise KernelArgumentError(f"kernel {kernel}, argument {position}: wanted a {parameter}, given a {given}")
+        argument = _describe(value)
+        if not _fits(argument, parameter):
+            raise KernelArgumentError(f"kernel {kernel}, argument {position}: expected a {parameter}, got a {argument}")
         packed.append(_bytes(value))
     return packed
 
 
 def _describe(value: Any) -> Parameter:
-    # a null pointer is written as the number it is
+    # callers pass a null pointer as np.uint64(0)
     if value is None or isinstance(value, MemoryPointer) or (type(value) is np.uint64 and value == 0):
         return Parameter(_POINTER, 8)
     if type(value) is ndarray:
@@ -113,7 +113,7 @@ def _host_value(value: Any) -> Any:
     raise TypeError(f"Unsupported type {type(value)}")
 
 
-def _serves(argument: Parameter, parameter: Parameter) -> bool:
+def _fits(argument: Parameter, parameter: Parameter) -> bool:
     if argument.size != parameter.size:
         return False
     if parameter.kind != _POINTER:
@@ -128,7 +128,7 @@ def _serves(argument: Parameter, parameter: Parameter) -> bool:
 
 
 def address_of(value: Any) -> int:
-    """Return where a device array or pointer begins, 0 for None."""
+    """Return the address of a device array or pointer; 0 for None."""
     if value is None:
         return 0
     return value.ptr if isinstance(value, MemoryPointer) else value._host.__array_interface__["data"][0]

@@ -36,7 +36,7 @@ def ends_soon(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_exit_code_and_output_are_kept(tmp_path, code):
+def test_exit_code_and_output_are_passed_on(tmp_path, code):
     finished, log = run(tmp_path, f"import sys; print('out'); print('err', file=sys.stderr); sys.exit({code})")
     assert finished.code == code
     assert log == "out\nerr\n"
