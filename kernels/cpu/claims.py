@@ -12,6 +12,8 @@ A claim is a lock (`flock`) on the file ``ENTRY.lock`` beside the entry::
 There is no deadlock: a process waits only for entries that it needs to complete those it has claimed, and no kernel
 needs itself.
 
+The file of a killed process is removed when its parent ends, or when the next process that compiles ahead is started.
+
 Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`) nothing is claimed. On a file system without
 locks nothing is claimed either: both processes compile, and some kernels are compiled twice.
 """
@@ -32,7 +34,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]  # mypy knows the module only where it is
 
-__all__ = ["CAN_CLAIM", "BusyError", "claim", "claims", "released"]
+__all__ = ["CAN_CLAIM", "BusyError", "claim", "claims", "released", "remove_abandoned"]
 
 CAN_CLAIM = fcntl is not None
 #: Seconds after which a process compiles an entry that another one has claimed, and seconds between two checks.
@@ -113,6 +115,24 @@ def claim(entry: Path, function: str) -> bool:
         if descriptor >= 0:
             os.close(descriptor)
     return entry.exists()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the files of claims whose processes have been killed.
+
+    A process that opens such a file at the same moment finds it locked, or locks a file that has no name any more: it
+    waits, or compiles what another one compiles, too.
+    """
+    if not CAN_CLAIM:
+        return
+    for file in folder.glob("*.lock"):
+        with contextlib.suppress(OSError):  # its claim has just ended
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                if _lock(descriptor):
+                    file.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -60,6 +60,7 @@ from numba.core import config
 
 from capgpu.cache_folder import cache_folder
 from capgpu.kernels.cpu.claims import claim, released
+from capgpu.kernels.cpu.garbage_collection import rare_collections
 from capgpu.kernels.cpu.late_code import compile_late
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
 from capgpu.kernels.reserve import COMPILING, LOADING, require_memory
@@ -68,6 +69,7 @@ __all__ = [
     "compiled_callback",
     "described",
     "folder",
+    "generation",
     "keep_on_disk",
     "load_undisturbed",
     "missing",
@@ -137,11 +139,16 @@ def described() -> str:
     return f"{folder()} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)"
 
 
+def generation() -> Path:
+    """Return the folder of the kernels that this version compiles for itself, whether or not it exists."""
+    return folder() / _generation()
+
+
 def writable() -> bool:
     """Return whether compiled kernels can be stored on disk."""
     try:
-        generation = _make_generation()
-        return _trusted(generation.lstat()) and os.access(generation, os.W_OK | os.X_OK)
+        current = _make_generation()
+        return _trusted(current.lstat()) and os.access(current, os.W_OK | os.X_OK)
     except OSError as error:
         _raise_if_not_of_the_system(error)
         return False
@@ -173,7 +180,7 @@ def keep_on_disk(dispatcher: Any) -> None:
             return
         if isinstance(dispatcher._cache, numba.core.caching.NullCache):
             dispatcher._cache = _Cache(function)
-            dispatcher.compile = released()(dispatcher.compile)
+            dispatcher.compile = rare_collections()(released()(dispatcher.compile))
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
 
@@ -212,7 +219,7 @@ def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
         callback = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
         callback._cache = _Cache(function)
         compile_late(callback._compiler, callback._targetdescr.target_context)
-        with released():
+        with rare_collections(), released():
             callback.compile()
     except AttributeError as error:
         _warn(_UNKNOWN_NUMBA.format(numba.__version__, error))
@@ -228,7 +235,7 @@ class _Cache:
 
     @property
     def cache_path(self) -> str:
-        return str(folder() / _generation())
+        return str(generation())
 
     def enable(self) -> None:
         """Do nothing: the cache is always enabled."""
@@ -296,7 +303,7 @@ class _Cache:
         return hashlib.sha256(inputs.encode()).hexdigest()
 
     def _path(self, key: str) -> Path:
-        return folder() / _generation() / f"{self._name.rpartition('kernels.cpu.')[2]}-{key[:32]}.nbc"
+        return generation() / f"{self._name.rpartition('kernels.cpu.')[2]}-{key[:32]}.nbc"
 
 
 def _warn(cause: str) -> None:
@@ -339,11 +346,11 @@ def _read(path: Path, key: str) -> bytes | None:
 
 def _write(path: Path, key: str, payload: bytes) -> None:
     """Store an entry atomically."""
-    generation = _make_generation(path.parent)
-    if not _trusted(generation.lstat()):
-        raise PermissionError(f"expected a folder that belongs to this user and only they can write, got {generation}")
+    parent = _make_generation(path.parent)
+    if not _trusted(parent.lstat()):
+        raise PermissionError(f"expected a folder that belongs to this user and only they can write, got {parent}")
     body = key.encode() + payload
-    descriptor, temporary = tempfile.mkstemp(dir=generation, prefix=path.name, suffix=".tmp")  # mode 0o600
+    descriptor, temporary = tempfile.mkstemp(dir=parent, prefix=path.name, suffix=".tmp")  # mode 0o600
     try:
         with open(descriptor, "wb") as file:
             file.write(MAGIC + hashlib.sha256(body).digest() + body)

@@ -33,7 +33,7 @@ from typing import Any
 
 from capgpu.errors import InvalidValueError
 from capgpu.kernels.cpu import code_cache
-from capgpu.kernels.cpu.claims import CAN_CLAIM, claims
+from capgpu.kernels.cpu.claims import CAN_CLAIM, claims, remove_abandoned
 from capgpu.threads import thread_count, usable_processors
 
 __all__ = ["announce", "compiles_ahead"]
@@ -99,6 +99,7 @@ def _start() -> None:
     _later.clear()
     if not compiles_ahead() or not code_cache.writable():
         return
+    remove_abandoned(code_cache.generation())
     # Python ignores entries that are not strings, such as a Path; JSON cannot contain them
     path = [entry for entry in sys.path if isinstance(entry, str)]
     request = json.dumps({"path": path, "parent": os.getpid(), "work": work})
@@ -127,6 +128,7 @@ def _end() -> None:
         with contextlib.suppress(OSError):
             process.kill()
         process.wait()
+        remove_abandoned(code_cache.generation())
 
 
 def _forget() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.cpu import KERNELS, dropout
+from capgpu.kernels.cpu import KERNELS, dropout, garbage_collection
 from capgpu.kernels.cpu.claims import BusyError, claims
 from capgpu.kernels.cpu.thread_pool import POOL
 
@@ -42,7 +42,7 @@ def main(parent: int, work: Sequence[tuple[Sequence[str], str, int]]) -> None:
     claims.active = claims.passes_over = True
     # the garbage collector would repeatedly scan Numba's many objects to free little
     gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    gc.set_threshold(*garbage_collection.COMPILING)
     for operations, dtype, parameters in work:
         for operation in reversed(operations):
             for call in _calls(operation, np.dtype(dtype), parameters):

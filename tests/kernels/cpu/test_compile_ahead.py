@@ -259,6 +259,18 @@ def test_the_second_process_skips_claimed_code_unless_it_needs_it(entry, holder,
         assert not claims.claim(entry, "capgpu.kernels.cpu.lstm._forward")
 
 
+def test_only_the_files_of_killed_processes_are_removed(entry, holder):
+    held, abandoned = entry.with_suffix(".lock"), entry.with_name("other.lock")
+    abandoned.touch()
+    claims.remove_abandoned(entry.parent)
+    assert held.exists()
+    assert not abandoned.exists()
+    holder.kill()
+    holder.wait()
+    claims.remove_abandoned(entry.parent)
+    assert not held.exists()
+
+
 COVERED = """
 import sys
 import numpy as np
