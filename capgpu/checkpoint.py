@@ -19,10 +19,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from capgpu.backend import Array, asarray, to_numpy
-from capgpu.dtypes import is_bfloat16
-from capgpu.errors import CapgpuError, InvalidValueError
+from capgpu.dtypes import floating_dtype, is_bfloat16
+from capgpu.errors import CapgpuError, InvalidValueError, name_os_errors
+from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.folder_lock import is_at, lock_file
 from capgpu.optional_deps import MissingExtraError, require
+from capgpu.visible_text import clipped
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -76,7 +78,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     ValueError
         For another mode.
     OSError
-        If the file cannot be written, or the target is a folder.
+        If the file cannot be written (the disk is full, for example), or the target is a folder; with its name.
     """
     if mode not in ("wb", "w"):
         raise InvalidValueError(f"mode: expected 'wb' or 'w', got {mode!r}.")
@@ -86,7 +88,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", os.fspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
         # replacing a device by a file would damage the system
-        with open(path, mode, **settings) as file:
+        with name_os_errors(path), open(path, mode, **settings) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
@@ -96,7 +98,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path)) from error
     try:
-        with open(descriptor, mode, **settings) as file:
+        with name_os_errors(path), open(descriptor, mode, **settings) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -218,38 +220,45 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any
         If the file is missing, truncated, damaged or not a safetensors file, or contains dtypes that NumPy lacks: those
         of 8 bits, and bfloat16 without the package ml_dtypes.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    name = os.fspath(path)
     if not os.path.isfile(path):
         found = "a folder" if os.path.isdir(path) else "no such file"
-        raise CheckpointError(f"{os.fspath(path)}: expected a .safetensors file, got {found}.")
+        raise CheckpointError(f"{name}: expected a .safetensors file, got {found}.")
     try:
         with safe_open(path, framework="numpy") as file:
             stored = file.metadata() or {}
             names = list(file.keys())
-            if any(file.get_slice(name).get_dtype() == "BF16" for name in names):
-                require("ml_dtypes", "bfloat16", f"{os.fspath(path)} holds bfloat16, and reading it")
-            params = {name: file.get_tensor(name) for name in names}
+            if any(file.get_slice(key).get_dtype() == "BF16" for key in names):
+                require("ml_dtypes", "bfloat16", f"{name} holds bfloat16, and reading it")
+            params = {key: file.get_tensor(key) for key in names}
     except MissingExtraError as error:
         raise CheckpointError(str(error)) from error
-    except (SafetensorError, ValueError, OSError, KeyError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)} cannot be read as a safetensors file: it is damaged, cut short or of another "
-            f"kind ({error}). Restore it from a copy, or train again."
-        ) from error
+    except MemoryError:
+        raise
     except (TypeError, AttributeError) as error:  # raised by the library for dtypes of 8 bits
         raise CheckpointError(_foreign(path, str(error))) from error
+    except Exception as error:  # SafetensorError, and others of the library for damaged files
+        raise CheckpointError(
+            f"{name} cannot be read as a safetensors file: it is damaged, cut short or of another kind "
+            f"({str(error)[:200]}). Restore it from a copy, or train again."
+        ) from error
     # dtypes that another package has registered with NumPy have the kind V
-    known = {name: array.dtype.kind in "biufc" or is_bfloat16(array.dtype) for name, array in params.items()}
-    foreign = next((name for name, is_known in known.items() if not is_known), None)
+    known = {key: array.dtype.kind in "biufc" or is_bfloat16(array.dtype) for key, array in params.items()}
+    foreign = next((key for key, is_known in known.items() if not is_known), None)
     if foreign is not None:
-        raise CheckpointError(_foreign(path, f"{foreign} is {params[foreign].dtype}"))
+        raise CheckpointError(_foreign(path, f"{clipped(foreign)} is {params[foreign].dtype}"))
     if "capgpu" not in stored:
         return params, {}
     if stored.get("crc32") != _checksum(stored["capgpu"], params):
-        raise CheckpointError(f"{os.fspath(path)} is damaged: its contents do not match their checksum.")
-    metadata: dict[str, Any] = json.loads(stored["capgpu"])
-    return params, metadata
+        raise CheckpointError(f"{name} is damaged: its contents do not match their checksum.")
+
+    def fail(cause: str) -> CheckpointError:
+        return CheckpointError(f"{name}: metadata: {cause}. Restore it from a copy, or train again.")
+
+    metadata = parse_json(stored["capgpu"], fail)
+    return params, JsonObject(metadata, f"{name}: metadata", CheckpointError).value
 
 
 def _foreign(path: str | os.PathLike[str], cause: str) -> str:
@@ -324,17 +333,54 @@ def load_model(path: str | os.PathLike[str], model_class: type[CaptionerBase] | 
         raise CheckpointError(f"{target} holds no captioning model of this library; save_model writes one.")
     create = CaptioningRNN if model_class is None else model_class
     try:
-        model = create(metadata["word_to_idx"], **metadata["config"], seed=0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
-    expected = {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}
-    found = {name: (array.shape, array.dtype) for name, array in params.items()}
-    if expected != found:
-        names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise CheckpointError(
-            f"{target}: expected the weights of the model it describes, with {names[0]} "
-            f"{expected.get(names[0], 'absent')}, got {found.get(names[0], 'none')}."
+        expected, dtype = _described(
+            JsonObject(metadata, f"{target} describes a model that cannot be built", CheckpointError)
         )
+        found = {name: (array.shape, array.dtype) for name, array in params.items()}
+        # built after its sizes were found in the file: those of a damaged file could exceed any memory
+        _check_fit(target, {name: (shape, dtype) for name, shape in expected.items()}, found, model_class is None)
+        model = create(metadata["word_to_idx"], **metadata["config"], seed=0)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
+    _check_fit(target, {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}, found)
     for name, array in params.items():
         model.params[name] = asarray(array)
     return model
+
+
+def _described(metadata: JsonObject) -> tuple[dict[str, tuple[int, ...]], np.dtype[Any]]:
+    """Return shapes and dtype of the parameters of a model by its description."""
+    from capgpu.layers.recurrence import CELLS
+    from capgpu.parameters import parameter_shapes
+
+    config, words = metadata.object("config"), metadata.object("word_to_idx")
+    for word in words.value:
+        words.integer(word, 0, 2**31 - 1)
+    for name in config.value:
+        if name.endswith(("_dropout", "_smoothing")):
+            config.number(name)
+    cell = config.text("cell_type")
+    if cell not in CELLS:
+        raise config.wrong(f"one of {', '.join(CELLS)}", cell, "cell_type")
+    shapes = parameter_shapes(
+        len(words.value),
+        config.integer("input_dim", 1),
+        config.integer("wordvec_dim", 1),
+        config.integer("hidden_dim", 1),
+        CELLS[cell].n_gates,
+        "tie_weights" in config.value and config.flag("tie_weights"),
+    )
+    return shapes, floating_dtype(config.text("dtype"))
+
+
+_Arrays = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def _check_fit(target: Path, expected: _Arrays, found: _Arrays, alone: bool = True) -> None:
+    """Check shapes and dtypes of parameters; other parameters are accepted unless these stand alone."""
+    for name in sorted(expected.keys() | (found.keys() if alone else set())):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{target}: expected the weights of the model it describes, with {clipped(name)} "
+                f"{expected.get(name, 'absent')}, got {found.get(name, 'none')}."
+            )

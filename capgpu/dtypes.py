@@ -12,6 +12,7 @@ import numpy as np
 
 from capgpu.errors import InvalidTypeError
 from capgpu.optional_deps import require
+from capgpu.visible_text import short
 
 __all__ = [
     "dtype_name",
@@ -70,12 +71,17 @@ def named_dtype(dtype: Any) -> np.dtype[Any]:
 
     Raises
     ------
+    TypeError
+        For anything that NumPy does not know.
     MissingExtraError
         For ``"bfloat16"`` without the package ml_dtypes.
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         dtype = require("ml_dtypes", "bfloat16", "The dtype bfloat16").bfloat16
-    found: np.dtype[Any] = np.dtype(dtype)
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise InvalidTypeError(f"dtype: expected a dtype such as numpy.float32, got {short(dtype)}.") from error
     return found
 
 

@@ -17,6 +17,7 @@ from capgpu.layers.recurrence import CELLS, Cell
 from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
 from capgpu.random import fold_key
 from capgpu.validation import check_any_word, check_captions, check_finite, check_rates, check_word_to_idx
+from capgpu.visible_text import short
 from capgpu.vocabulary import NULL
 
 __all__ = ["CaptionerBase"]
@@ -50,7 +51,9 @@ class CaptionerBase:
         precision: Precision = "float32",
     ) -> None:
         if cell_type not in CELLS:
-            raise InvalidValueError(f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {cell_type!r}.")
+            raise InvalidValueError(
+                f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {short(cell_type)}."
+            )
         check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
         check_word_to_idx(word_to_idx)
         if NULL not in word_to_idx:

@@ -15,6 +15,7 @@ from typing import Any
 from capgpu.backend import Array, array_namespace, is_host_array, torch_advice
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.visible_text import short
 
 __all__ = [
     "check_any_word",
@@ -295,7 +296,7 @@ def check_count(name: str, value: Any, least: int) -> None:
         For a value below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InvalidTypeError(f"{name}: expected an integer, got {value!r}.")
+        raise InvalidTypeError(f"{name}: expected an integer, got {short(value)}.")
     if int(value) < least:
         raise InvalidValueError(f"{name}: expected at least {least}, got {value}.")
 
@@ -318,9 +319,9 @@ def check_positive(name: str, value: Any) -> None:
         For zero, a negative number, NaN or infinity.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{name}: expected a number, got {value!r}.")
+        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
     if not (math.isfinite(value) and float(value) > 0):
-        raise InvalidValueError(f"{name}: expected a positive finite number, got {value!r}.")
+        raise InvalidValueError(f"{name}: expected a positive finite number, got {short(value)}.")
 
 
 def check_rates(**rates: Any) -> None:
@@ -338,7 +339,7 @@ def check_rates(**rates: Any) -> None:
     """
     for name, rate in rates.items():
         if not 0 <= rate < 1:
-            raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {rate!r}.")
+            raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {short(rate)}.")
 
 
 def check_captions(captions: Array) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.file_formats.json_text import parse_json
 from capgpu.tokens import detokenize, tokenize
+from capgpu.visible_text import short
 
 __all__ = [
     "END",
@@ -168,17 +170,21 @@ class Vocabulary:
 
     def __init__(self, idx_to_word: Sequence[str]) -> None:
         words = list(idx_to_word)
-        wrong = next((word for word in words if not isinstance(word, str)), None)
-        if wrong is not None:
-            raise InvalidTypeError(f"idx_to_word: expected strings, got {wrong!r} of type {type(wrong).__name__}.")
+        for word in words:
+            if not isinstance(word, str):
+                raise InvalidTypeError(
+                    f"idx_to_word: expected strings, got {short(word)} of type {type(word).__name__}."
+                )
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise InvalidValueError(
-                f"idx_to_word: expected the special words {list(SPECIAL_WORDS)} first, got {words[:4]}. Use "
-                "Vocabulary.build."
+                f"idx_to_word: expected the special words {list(SPECIAL_WORDS)} first, got "
+                f"{', '.join(map(short, words[:4])) or 'none'}. Use Vocabulary.build."
             )
         twice = [word for word, count in Counter(words).items() if count > 1]
         if twice:
-            raise InvalidValueError(f"idx_to_word: expected each word once, got more of {twice[:5]}.")
+            raise InvalidValueError(
+                f"idx_to_word: expected each word once, got more of {', '.join(map(short, twice[:5]))}."
+            )
         self._words = tuple(words)
         self._ids = {word: i for i, word in enumerate(words)}
 
@@ -290,7 +296,7 @@ class Vocabulary:
         ValueError
             If the text is no JSON array of words, or no vocabulary (see the class).
         """
-        words = json.loads(text)
+        words = parse_json(text, lambda cause: InvalidValueError(f"text: {cause}."))
         if not isinstance(words, list):
             raise InvalidValueError(f"text: expected a JSON array of words, got {type(words).__name__}.")
         return cls(words)

@@ -10,6 +10,7 @@ import numpy as np
 from capgpu.backend import Array
 from capgpu.dtypes import dtype_name
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.visible_text import short
 
 __all__ = [
     "CaptionBatch",
@@ -202,7 +203,7 @@ def check_precision(precision: str, dtype: Any) -> None:
         return
     if precision not in get_args(Precision):
         raise InvalidValueError(
-            f"precision: expected one of {', '.join(map(repr, get_args(Precision)))}, got {precision!r}."
+            f"precision: expected one of {', '.join(map(repr, get_args(Precision)))}, got {short(precision)}."
         )
     name = dtype_name(dtype)
     if name != "float32":

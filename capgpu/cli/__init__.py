@@ -14,6 +14,7 @@ from capgpu import __version__
 from capgpu.cli.caption import caption
 from capgpu.cli.check import check
 from capgpu.cli.command import write_commands, write_examples
+from capgpu.cli.console import echo
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.export import export
 from capgpu.cli.info import info
@@ -92,10 +93,10 @@ class _Command(click.Group):
         try:
             status = run(*args, **{**extra, "standalone_mode": False})
         except click.Abort:
-            click.echo("capgpu: interrupted", err=True)
+            echo("capgpu: interrupted", err=True)
             status = 130
         except click.ClickException as error:
-            click.echo(f"capgpu: error: {error.format_message()}", err=True)
+            echo(f"capgpu: error: {error.format_message()}", err=True)
             status = error.exit_code
         sys.exit(status)
 
@@ -117,7 +118,7 @@ def main(ctx: click.Context, debug: bool) -> None:
     order of preference such as cuda,cpu, or auto, the default: the GPU where there is one.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
 
 
 for _commands in _COMMANDS.values():

@@ -13,6 +13,7 @@ import click
 
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.command import Command, config_option
+from capgpu.cli.console import echo
 from capgpu.cli.generation_options import GENERATION_GROUPS, generation_options
 from capgpu.cli.options import (
     COMPUTE_GROUP,
@@ -126,11 +127,11 @@ def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationCo
     with ProgressBar("pictures") as bar:
         result = load(run.path).caption_pictures(paths, config, progress=bar.show)
     for message in result.errors.values():
-        click.echo(f"capgpu: skipped {message}", err=True)
+        echo(f"capgpu: skipped {message}", err=True)
     if not result.captions:
         raise InvalidValueError(f"expected at least one readable picture, got none in {len(paths)} files.")
     if json_file == "-":
-        click.echo(_json(result.as_json(paths), sys.stdout.encoding))
+        echo(_json(result.as_json(paths), sys.stdout.encoding))
     elif json_file is not None:
         with atomic_write(json_file, "w") as file:
             file.write(_json(result.as_json(paths), "utf-8") + "\n")
@@ -195,4 +196,4 @@ def _caption_split(
         table.add_row(Text(mark, style), Text(text, style), Text(next(iter(truths[index]), "none")), str(index))
     console().print(dataset.title(split), style="bold")
     print_table(table)
-    click.echo(marks_legend(with_base_names=dataset.base_name is not None))
+    echo(marks_legend(with_base_names=dataset.base_name is not None))

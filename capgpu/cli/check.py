@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from capgpu.cli.command import Command
+from capgpu.cli.console import echo
 
 __all__ = ["check"]
 
@@ -25,4 +26,4 @@ def check(folder: Path) -> None:
     with folder_lock(folder, shared=True):
         names = verify_prepared(folder)
     size = sum((folder / name).stat().st_size for name in names)
-    click.echo(f"{folder}: {len(names)} files, {size / 1e6:,.1f} MB, all checksums match.")
+    echo(f"{folder}: {len(names)} files, {size / 1e6:,.1f} MB, all checksums match.")

@@ -12,8 +12,12 @@ from typing import Any
 import click
 
 from capgpu.errors import InvalidValueError
+from capgpu.file_formats.content import read_content
+from capgpu.visible_text import clipped, short
 
 __all__ = ["Command", "config_option", "write_commands", "write_examples"]
+
+_MOST_BYTES = 1 << 20
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]]) -> None:
@@ -107,8 +111,10 @@ def _read_settings(ctx: click.Context, param: click.Parameter, file: Path | None
         return
     name = str(ctx.command.name)
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = tomllib.loads(read_content(file, _MOST_BYTES, InvalidValueError).decode())
+    except InvalidValueError:
+        raise
+    except (ValueError, RecursionError) as error:  # of the syntax, UTF-8, integers of 5,000 digits
         raise InvalidValueError(f"{file}: expected settings in TOML, such as hidden = 512, got: {error}") from error
     settings = {key: value for key, value in table.items() if not isinstance(value, dict)}
     own = table.get(name, {})
@@ -126,7 +132,7 @@ def _read_settings(ctx: click.Context, param: click.Parameter, file: Path | None
         if option is None:
             near = difflib.get_close_matches(key.replace("_", "-"), options, 1)
             remedy = f" Did you mean {near[0]}?" if near else f" capgpu {name} --help lists them."
-            raise InvalidValueError(f"{file}: expected options of capgpu {name}, got {key}.{remedy}")
+            raise InvalidValueError(f"{file}: expected options of capgpu {name}, got {clipped(key)}.{remedy}")
         values[str(option.name)] = _checked(file, key, value, option, ctx)
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
@@ -135,17 +141,17 @@ def _checked(file: Path, key: str, value: Any, option: click.Option, ctx: click.
     """Return a value in the form of the command line; `click` would cut 2.5 down to 2, and read "no" as true."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise InvalidValueError(f"{file}: {key}: expected true or false, got {value!r}.")
+            raise InvalidValueError(f"{file}: {clipped(key)}: expected true or false, got {short(value)}.")
         return value
     values = value if isinstance(value, list) and option.multiple else [value]
     if any(isinstance(item, (bool, list, dict)) for item in values):
-        raise InvalidValueError(f"{file}: {key}: expected a number or a text, got {value!r}.")
+        raise InvalidValueError(f"{file}: {clipped(key)}: expected a number or a text, got {short(value)}.")
     texts = [str(item) for item in values]
     try:
         for text in texts:
             option.type(text, option, ctx)
     except click.BadParameter as error:
-        raise InvalidValueError(f"{file}: {key}: {error.message}") from error
+        raise InvalidValueError(f"{file}: {clipped(key)}: {error.message[:200]}") from error
     return texts if option.multiple else texts[0]
 
 

@@ -1,14 +1,23 @@
-"""Console output that several subcommands share: tables, marks and JSON."""
+"""Console output of all subcommands: lines, tables, marks and JSON.
+
+Captions, names and messages come from files: what a terminal would execute of them is printed as escapes. Subcommands
+print by `echo` and `console` only.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import click
+
+from capgpu.visible_text import printable_json, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.segment import Segment
     from rich.table import Table
 
     from capgpu.evaluation.match import Match
@@ -16,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "console",
+    "echo",
     "encodable_json",
     "marks_legend",
     "match_mark",
@@ -36,18 +46,49 @@ _MARKS: dict[Match, tuple[str, str, str]] = {
 }
 
 
-def console() -> Console:
+def echo(text: str, err: bool = False) -> None:
+    """Print a line on standard output, or on standard error."""
+    click.echo(visible(text), err=err)
+
+
+def console(width: int | None = None) -> Console:
     """Return a console on standard output, as wide as the terminal; 120 columns for files and pipes.
+
+    Parameters
+    ----------
+    width : int, optional
+        Another number of columns, without colours.
 
     Returns
     -------
     rich.console.Console
-        It prints text unchanged: no markup, no emoji codes.
+        It interprets no markup and no emoji codes in text, and shows control characters as escapes.
     """
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
-    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    def shown(renderable: RenderableType) -> RenderableType:
+        if isinstance(renderable, str):
+            return visible(renderable)
+        if isinstance(renderable, Text) and (plain := visible(renderable.plain)) != renderable.plain:
+            return renderable.blank_copy(plain)
+        return renderable
+
+    class VisibleConsole(Console):
+        """Each object that is printed passes through `render`, and so does each text in it."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            if isinstance(renderable, Table):
+                # before the columns are measured: escapes are wider than what they stand for
+                for column in renderable.columns:
+                    column.header = shown(column.header)
+                    column._cells[:] = map(shown, column.cells)
+            return super().render(shown(renderable), options)
+
+    columns = width or (None if sys.stdout.isatty() else _WIDTH_OF_FILES)
+    plain = None if width is None else True
+    return VisibleConsole(width=columns, highlight=False, markup=False, emoji=False, no_color=plain)
 
 
 def print_table(table: Table) -> None:
@@ -61,9 +102,7 @@ def print_table(table: Table) -> None:
     if sys.stdout.isatty():
         console().print(table)
         return
-    from rich.console import Console
-
-    out = Console(width=_UNLIMITED, highlight=False, markup=False, emoji=False, no_color=True)
+    out = console(_UNLIMITED)
     with out.capture() as lines:
         out.print(table)
     for line in lines.get().splitlines():
@@ -147,11 +186,11 @@ def tokens_note(tokenizer: str) -> str:
 
 
 def encodable_json(value: Any, encoding: str) -> str:
-    """Return indented JSON, with ASCII escapes if the encoding cannot represent a character.
+    """Return indented JSON, with escapes for control characters, and for all characters if the encoding lacks one.
 
     UTF-8 cannot represent undecodable bytes of file names either.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = printable_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

@@ -11,6 +11,7 @@ import click
 
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.command import Command, config_option
+from capgpu.cli.console import echo
 from capgpu.cli.generation_options import GENERATION_GROUPS, generation_options
 from capgpu.cli.metric_options import java_options
 from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, check_writable, run_argument, use_backend_option
@@ -96,17 +97,17 @@ def evaluate(
         report = {"run": str(run.path), "decoding": asdict(config), **evaluation.as_json()}
         with atomic_write(json_file, "w") as out:
             out.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        click.echo(f"Scores and captions: {json_file}")
+        echo(f"Scores and captions: {json_file}")
     if results is not None:
         write_coco_results(results, dataset.image_ids(split), evaluation.model_captions)
-        click.echo(f"Captions in COCO's format: {results}")
+        echo(f"Captions in COCO's format: {results}")
     captions, title = evaluation.model_captions, scores_title(evaluation)
     if sheet is not None:
         draw_spaced_sheet(sheet, dataset, split, captions, sheet_count, title=title)
-        click.echo(f"Contact sheet: {sheet}")
+        echo(f"Contact sheet: {sheet}")
     if ranked_sheet is not None:
         draw_ranked_sheet(ranked_sheet, dataset, split, captions, sheet_count, title=title)
-        click.echo(f"Ranked contact sheet: {ranked_sheet}")
+        echo(f"Ranked contact sheet: {ranked_sheet}")
 
 
 def _print(dataset: Dataset, evaluation: SplitEvaluation) -> None:
@@ -122,4 +123,4 @@ def _print(dataset: Dataset, evaluation: SplitEvaluation) -> None:
         out.print(f"Only {evaluation.expressible:.1%} of these captions consist of words of the vocabulary.")
     unscored = len(evaluation.truths) - evaluation.n_scored
     if unscored:
-        click.echo(f"{unscored:,} more pictures have no true caption: captioned, but not scored.")
+        echo(f"{unscored:,} more pictures have no true caption: captioned, but not scored.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from capgpu.cli.command import Command
+from capgpu.cli.console import echo
 from capgpu.cli.options import check_writable, run_argument
 from capgpu.errors import InvalidValueError
 from capgpu.folder_lock import folder_lock
@@ -55,7 +56,7 @@ def export(folder: Path, form: str, out: Path, force: bool) -> None:
     else:
         save_torch_safetensors(out, model)
     for file in files:
-        click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+        echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
 
 
 def _check_new(files: list[Path], force: bool) -> None:

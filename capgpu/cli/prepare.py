@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.cli.command import Command, config_option
+from capgpu.cli.console import echo
 from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
 from capgpu.cli.options import Count, LocalPath, Number
 from capgpu.cli.progress_bar import ProgressBar
@@ -131,16 +132,16 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
         "images": str(options["images"] and options["images"].absolute()),
     }
     pictures = sum(map(len, captions.splits.values()))
-    click.echo(f"{captions.path}: {pictures:,} pictures, kind {captions.kind}")
+    echo(f"{captions.path}: {pictures:,} pictures, kind {captions.kind}")
     for note in captions.notes:
-        click.echo(f"{captions.path}: {note}")
+        echo(f"{captions.path}: {note}")
     if features is not None:
         whose = (
             f"ids from its entry {features.ids_entry}"
             if features.ids_entry
             else "no ids: rows are in the order of the captions' file"
         )
-        click.echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
+        echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
     with ProgressBar("pictures") as bar:
         result = prepare_folder(
             captions,
@@ -154,11 +155,11 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
             progress=bar.show,
         )
     _print(result)
-    click.echo(f"Prepared: {out}")
+    echo(f"Prepared: {out}")
     if "val" in result.report["splits"]:
-        click.echo(f"Train on it with: capgpu train --data {out}")
+        echo(f"Train on it with: capgpu train --data {out}")
     else:
-        click.echo("It has no split val, which capgpu train needs.", err=True)
+        echo("It has no split val, which capgpu train needs.", err=True)
 
 
 def _print(result: PrepareResult) -> None:
@@ -186,14 +187,14 @@ def _print(result: PrepareResult) -> None:
     share = train["unknown words"] / max(train["words"] - train["words cut off"], 1)
     out.print(f"Minimum count: {report['minimum count']}. Unknown words in training captions: {share:.2%}.")
     if share > _MUCH_UNKNOWN:
-        click.echo(
+        echo(
             f"{share:.0%} of the words in training captions are <UNK>: lower --min-count, or raise --max-words.",
             err=True,
         )
     for what, items in (("Missing or unreadable pictures", result.broken), ("Captions without words", result.wordless)):
         if items:
-            click.echo(f"{what}, omitted: {len(items):,}", err=True)
+            echo(f"{what}, omitted: {len(items):,}", err=True)
             for item in items[:_N_SHOWN]:
-                click.echo(f"  {item}", err=True)
+                echo(f"  {item}", err=True)
             if len(items) > _N_SHOWN:
-                click.echo(f"  and {len(items) - _N_SHOWN:,} more: see report in prepared.json", err=True)
+                echo(f"  and {len(items) - _N_SHOWN:,} more: see report in prepared.json", err=True)

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-import click
+from capgpu.cli.console import echo
 
 __all__ = ["ProgressBar"]
 
@@ -56,7 +56,7 @@ class ProgressBar:
                 self._open(done, total)
             elif now - self._last_line >= _BETWEEN:
                 self._last_line = now
-                click.echo(f"{self._what}: {done:,} of {total:,}{self._remaining(now, done, total)}", err=True)
+                echo(f"{self._what}: {done:,} of {total:,}{self._remaining(now, done, total)}", err=True)
 
     def _remaining(self, now: float, done: int, total: int) -> str:
         if done == self._begun or self._start is None:

@@ -9,6 +9,7 @@ import click
 
 from capgpu.checkpoint import atomic_write
 from capgpu.cli.command import Command
+from capgpu.cli.console import echo
 from capgpu.cli.metric_options import java_options
 from capgpu.cli.options import check_writable
 from capgpu.data.coco_json import read_coco_captions
@@ -79,7 +80,7 @@ def score(
     out.print(tokens_note(tokens))
     if json_file is not None:
         _write(json_file, results, annotations, tokens, captions, scores)
-        click.echo(f"Scores: {json_file}")
+        echo(f"Scores: {json_file}")
 
 
 def _write(

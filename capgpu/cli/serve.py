@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from capgpu.cli.command import Command, config_option
+from capgpu.cli.console import echo
 from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, run_argument, use_backend_option
 from capgpu.optional_deps import require
 from capgpu.training.run_folder import RunFolder
@@ -71,12 +72,12 @@ def serve(
     with open_socket(host, port) as listening:
         use_backend_option(backend)
         service = Service(run, Limits(max_mb * _MEGA, max_megapixels * _MEGA), max_batch=batch_size)
-        app = create_app(service, allowed_hosts=allowed_hosts, log=click.echo if verbose else None)
+        app = create_app(service, allowed_hosts=allowed_hosts, log=echo if verbose else None)
         missing = service.describe()["model_missing"]
         if missing is not None:
-            click.echo(f"capgpu: pictures cannot be captioned: {missing}", err=True)
+            echo(f"capgpu: pictures cannot be captioned: {missing}", err=True)
         if not is_loopback(listening):
-            click.echo("capgpu: other machines can reach this server; it has no user accounts.", err=True)
-        click.echo(f"Serving {folder} at {address_of(listening)} (Ctrl-C stops)")
+            echo("capgpu: other machines can reach this server; it has no user accounts.", err=True)
+        echo(f"Serving {folder} at {address_of(listening)} (Ctrl-C stops)")
         run_server(app, listening)
-    click.echo("Stopped.")
+    echo("Stopped.")

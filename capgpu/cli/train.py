@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capgpu.cli.command import Command, config_option
+from capgpu.cli.console import echo
 from capgpu.cli.options import COMPUTE_GROUP, Count, Number, backend_option, use_backend_option
 from capgpu.data.datasets import DATASETS, open_dataset
 from capgpu.folder_lock import folder_lock
@@ -183,16 +184,16 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     from capgpu.training.training_run import train_run
 
     size = sum(array.size for array in solver.model.params.values())
-    click.echo(
+    echo(
         f"{settings['cell'].upper()} with {size:,} parameters, "
         f"{len(solver.data['train_captions']):,} training captions, backend {current_backend().name}"
     )
     result = train_run(run, solver, settings)
     if not result.finished:
-        click.echo(f"Resume with: capgpu train {run.path} --resume", err=True)
+        echo(f"Resume with: capgpu train {run.path} --resume", err=True)
         raise click.Abort
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
-    click.echo(
+    echo(
         f"Trained in {result.seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} "
         f"nats per word on the validation split.\nRun folder: {run.path}"
     )

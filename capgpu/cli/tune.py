@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from capgpu.cli.command import Command
+from capgpu.cli.console import echo
 from capgpu.cli.options import Count
 
 __all__ = ["tune"]
@@ -58,7 +59,7 @@ def tune(cell: str, H: int, N: int, T: int, dtype: str, repeats: int) -> None:
         )
     print_table(table)
     if not all(entry.queued for entry in measured):
-        click.echo("* includes time of the host: the device was idle before the work was launched")
+        echo("* includes time of the host: the device was idle before the work was launched")
     path = tuning.store(measured, dtype, H, N)
     if path is not None:
-        click.echo(f"stored the fastest in {path}")
+        echo(f"stored the fastest in {path}")

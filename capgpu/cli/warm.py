@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from capgpu.cli.command import Command
+from capgpu.cli.console import echo
 
 __all__ = ["warm"]
 
@@ -28,4 +29,4 @@ def warm(dtype: str) -> None:
     seconds = compile_all(dtype)
     from capgpu.kernels.cpu.code_cache import described
 
-    click.echo(f"Ready after {seconds:.1f} s. Compiled kernels are in {described()}.")
+    echo(f"Ready after {seconds:.1f} s. Compiled kernels are in {described()}.")

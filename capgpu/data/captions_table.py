@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from capgpu.data.text_files import DataFileError
+from capgpu.file_formats.json_text import parse_json
 
 __all__ = ["CAPTION_NAMES", "Columns", "choose_columns", "image_names", "is_caption", "printed_list", "read_cells"]
 
@@ -142,8 +142,8 @@ def printed_list(cell: str, where: str) -> list[str] | None:
         return []
     if not _LIKE_LIST.fullmatch(text):
         return None
-    with suppress(ValueError, RecursionError):
-        texts = json.loads(text)
+    with suppress(DataFileError):
+        texts = parse_json(text, DataFileError)
         if isinstance(texts, list) and texts and all(isinstance(item, str) for item in texts):
             return texts
     if _LIST.fullmatch(text):

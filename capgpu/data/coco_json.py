@@ -10,6 +10,7 @@ from typing import Any
 from capgpu.data.picture_folder import find_files
 from capgpu.data.source import UNSPLIT, EmptyCaptions, Pictures, Source, check_distinct
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of, is_empty, read_json
+from capgpu.visible_text import short
 
 __all__ = ["CocoCaptions", "coco_source", "parse_coco", "read_coco_captions"]
 
@@ -66,7 +67,8 @@ def parse_coco(content: Any, name: str) -> CocoCaptions:
         image_id = id_of(image, "id", where)
         if image_id in index:
             raise DataFileError(
-                f"{where}: expected each id once, got {image_id!r}, as in images[{index[image_id]}]. Remove one of the "
+                f"{where}: expected each id once, got {short(image_id)}, "
+                f"as in images[{index[image_id]}]. Remove one of the "
                 "two."
             )
         index[image_id] = len(file_names)
@@ -76,7 +78,7 @@ def parse_coco(content: Any, name: str) -> CocoCaptions:
     for where, annotation in entries_of(content, "annotations", name):
         image_id = id_of(annotation, "image_id", where)
         if image_id not in index:
-            raise DataFileError(f"{where}: expected an image_id of images, got {image_id!r}.")
+            raise DataFileError(f"{where}: expected an image_id of images, got {short(image_id)}.")
         if "caption" not in annotation:
             raise DataFileError(
                 f"{where}: expected a caption, got none. Use a file of captions, such as captions_val2017.json."
@@ -86,7 +88,7 @@ def parse_coco(content: Any, name: str) -> CocoCaptions:
     return CocoCaptions(list(index), file_names, captions)
 
 
-def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
+def coco_source(content: Any, path: Path, folder: Path | None, within: Path | None = None) -> Source:
     """Return the captioned pictures of a file in COCO's annotation format.
 
     Parameters
@@ -97,6 +99,8 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
         The file.
     folder : path or None
         The folder of the pictures.
+    within : path, optional
+        The folder that the user named, if any: pictures outside of it are refused.
 
     Returns
     -------
@@ -118,12 +122,14 @@ def coco_source(content: Any, path: Path, folder: Path | None) -> Source:
     told = empty.notes()
     uncaptioned = [image_id for image_id, own in zip(read.image_ids, captions, strict=True) if not own]
     if uncaptioned:
-        told.append(f"images without captions, omitted: {len(uncaptioned):,}, the first with the id {uncaptioned[0]!r}")
+        told.append(
+            f"images without captions, omitted: {len(uncaptioned):,}, the first with the id {short(uncaptioned[0])}"
+        )
     files, notes = None, list[str]()
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]
         if nameless:
             raise DataFileError(f"{path}: images[{nameless[0]}]: expected a file_name, got none.")
-        files, notes = find_files(folder, list(map(str, read.file_names)))
+        files, notes = find_files(folder, list(map(str, read.file_names)), str(path), within)
         check_distinct(files, str(path))
     return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, captions, files)}, (*told, *notes))

@@ -12,6 +12,7 @@ from capgpu.checkpoint import atomic_write
 from capgpu.data.coco_json import CocoCaptions
 from capgpu.data.text_files import DataFileError, check_text, id_of, read_json
 from capgpu.errors import InvalidValueError
+from capgpu.visible_text import printable_json, short
 
 __all__ = ["MatchedResults", "match_results", "read_coco_results", "write_coco_results"]
 
@@ -57,8 +58,8 @@ def read_coco_results(path: str | os.PathLike[str]) -> dict[int | str, str]:
         image_id = id_of(entry, "image_id", where)
         if image_id in first:
             raise DataFileError(
-                f"{where}: expected each image_id once, got {image_id!r}, as in entry [{first[image_id]}]. Remove one "
-                "of the two."
+                f"{where}: expected each image_id once, got {short(image_id)}, as in entry [{first[image_id]}]. Remove "
+                "one of the two."
             )
         first[image_id] = i
         caption = entry["caption"]
@@ -92,7 +93,8 @@ def write_coco_results(path: str | os.PathLike[str], image_ids: Sequence[int | s
     if twice:
         raise InvalidValueError(f"image_ids: expected each id once, got {twice[0]!r} twice.")
     pairs = zip(image_ids, captions, strict=True)
-    entries = [json.dumps({"image_id": image_id, "caption": text}, ensure_ascii=False) for image_id, text in pairs]
+    lines = (json.dumps({"image_id": image_id, "caption": text}, ensure_ascii=False) for image_id, text in pairs)
+    entries = list(map(printable_json, lines))
     with atomic_write(path, "w") as out:
         out.write("[\n" + ",\n".join(entries) + "\n]\n")
 
@@ -155,7 +157,9 @@ def match_results(
             for image_id, caption in captions.items():
                 known = numbers.get(_number(image_id), image_id)
                 if known in converted:
-                    raise DataFileError(f"{results_name}: expected each image_id once, got {image_id!r} a second time.")
+                    raise DataFileError(
+                        f"{results_name}: expected each image_id once, got {short(image_id)} a second time."
+                    )
                 converted[known] = caption
             captions = converted
             notes.append("The ids of the two files differ in type or leading zeros; they were compared as numbers.")
@@ -167,8 +171,8 @@ def match_results(
         i = list(captions).index(unknown[0])
         raise DataFileError(
             f"{results_name}: expected captions of annotated images, got {len(unknown)} of {len(captions)} of other "
-            f"images, the first in entry [{i}] with image_id {unknown[0]!r}. Use the annotation file of these results, "
-            "or score only the pictures that are in both files with --subset."
+            f"images, the first in entry [{i}] with image_id {short(unknown[0])}. Use the annotation file of these "
+            "results, or score only the pictures that are in both files with --subset."
         )
     scored = {image_id: text for image_id, text in captions.items() if truths.get(image_id)}
     if not scored:
@@ -178,8 +182,8 @@ def match_results(
     if missing and not subset:
         raise DataFileError(
             f"{results_name}: expected a caption of each of {len(captioned)} captioned images, got none of "
-            f"{len(missing)}, the first with id {missing[0]!r}. Add them, or score only the pictures in the results "
-            "with --subset."
+            f"{len(missing)}, the first with id {short(missing[0])}. Add them, or score only the pictures in the "
+            "results with --subset."
         )
     if subset:
         notes.append(

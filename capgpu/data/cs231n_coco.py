@@ -33,6 +33,7 @@ from capgpu.data.feature_files import map_dataset, open_features, open_h5
 from capgpu.data.text_files import DataFileError, check_text, read_json, read_text
 from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
+from capgpu.visible_text import short, visible
 from capgpu.vocabulary import Vocabulary, decode_captions
 
 __all__ = [
@@ -218,7 +219,7 @@ def image_from_url(url: str, *, timeout: float = 10.0) -> np.ndarray[Any, np.dty
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, http.client.HTTPException, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for damaged PNG files
-        print(f"image_from_url: {url}: {error}")
+        print(visible(f"image_from_url: {url}: {error}"))
         return None
 
 
@@ -279,11 +280,12 @@ def _read_vocabulary(path: Path) -> Vocabulary:
     for i, word in enumerate(words):
         if ids.get(word) != i:
             raise DataFileError(
-                f"{path}: word_to_idx: expected the id {i} of {word!a}, as in idx_to_word, got {ids.get(word)!a}."
+                f"{path}: word_to_idx: expected the id {i} of {short(word)}, as in idx_to_word, got "
+                f"{short(ids.get(word))}."
             )
     if len(ids) != len(words):
         other = next(word for word in ids if word not in vocabulary)
-        raise DataFileError(f"{path}: word_to_idx: expected the words of idx_to_word, got {other!a}.")
+        raise DataFileError(f"{path}: word_to_idx: expected the words of idx_to_word, got {short(other)}.")
     return vocabulary
 
 

@@ -19,6 +19,7 @@ from capgpu.data.pictures import thumbnail
 from capgpu.data.prepared_dataset import is_prepared, load_prepared, read_manifest
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS, interned
+from capgpu.visible_text import short
 from capgpu.vocabulary import UNK, caption_text, detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ def _open_prepared(folder: Path) -> Dataset:
     manifest = read_manifest(folder)
     if manifest.tokens not in TOKENIZERS:
         raise CheckpointError(
-            f"{folder}: expected data prepared with the tokenizer {' or '.join(TOKENIZERS)}, got {manifest.tokens!r}. "
-            "Prepare the data again."
+            f"{folder}: expected data prepared with the tokenizer {' or '.join(TOKENIZERS)}, got "
+            f"{short(manifest.tokens)}. Prepare the data again."
         )
     data = load_prepared(folder)
 

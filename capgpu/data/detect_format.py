@@ -51,12 +51,12 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
             return recognize(path, folder)
         path = captions_file(path)
     if kind == "folder" or (kind is None and path.suffix.lower() != ".json"):
-        return folder_source(path, folder)
+        return folder_source(path, folder, folder)
     content = read_json(path)
     kind = kind or _detect_kind(content, path)
     if kind == "coco":
-        return coco_source(content, path, folder or coco_home(path, content, None))
-    return karpathy_source(content, path, folder or karpathy_home(path, picture_names(content)))
+        return coco_source(content, path, folder or coco_home(path, content, None), folder)
+    return karpathy_source(content, path, folder or karpathy_home(path, picture_names(content)), folder)
 
 
 def read_sources(paths: Sequence[Path], kind: str | None = None, folder: Path | None = None) -> Source:

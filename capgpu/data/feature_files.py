@@ -7,26 +7,23 @@ the folder of temporary files (``TMPDIR``) until the array is deleted.
 
 from __future__ import annotations
 
-import errno
-import lzma
 import math
 import os
-import tempfile
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from capgpu.data.arrays import HostArray
 from capgpu.data.picture_folder import is_companion, most_similar
 from capgpu.data.text_files import DataFileError
+from capgpu.errors import CapgpuError
+from capgpu.file_formats.npy import Header, check_expansion, map_copy, map_file, map_npy, open_npz
 from capgpu.optional_deps import require
+from capgpu.visible_text import clipped, short
 
 __all__ = ["FeatureFile", "map_dataset", "open_features", "open_h5"]
 
@@ -34,8 +31,12 @@ _BYTES_AT_ONCE = 16 << 20
 #: Names of entries that always contain the ids of the images.
 _ID_NAMES = ("image_ids", "ids", "image_id", "id")
 _Opened: TypeAlias = tuple[HostArray, list[int | str] | None, str | None]
-#: The exceptions that NumPy raises for a damaged header.
-_HEADER_ERRORS = (ValueError, TypeError, EOFError, tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
+#: Image ids are read into memory.
+_MOST_BYTES_OF_IDS = 1 << 30
+#: Chunks of compressed HDF5 datasets are decompressed whole.
+_MOST_BYTES_OF_CHUNK = 1 << 28
+#: The exceptions of h5py for damaged files; its ``RuntimeError`` and ``OSError`` carry messages of the HDF5 library.
+_H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ArithmeticError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ class FeatureFile:
         if missing:
             entry = f" in its entry {self.ids_entry}" if self.ids_entry else ""
             similar = most_similar(str(missing[0]), row_of)
-            nearest = "" if similar is None else f"; the most similar id is {similar!r}"
+            nearest = "" if similar is None else f"; the most similar id is {short(similar)}"
             raise DataFileError(
                 f"{self.path}: expected features of {len(image_ids)} images, got none of {len(missing)}, the first "
-                f"with the id {missing[0]!r}{entry}{nearest}. Add them, or remove those images."
+                f"with the id {short(missing[0])}{entry}{nearest}. Add them, or remove those images."
             )
         return np.array([row_of[str(image)] for image in image_ids], dtype=np.int64)
 
@@ -136,8 +137,8 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
         for row, image in enumerate(ids):
             if first.setdefault(image, row) != row:
                 raise DataFileError(
-                    f"{path}: {entry}: expected distinct image ids, got {image!r} in rows {first[image]} and {row}. "
-                    "Remove the entry if it does not contain ids."
+                    f"{path}: {entry}: expected distinct image ids, got {short(image)} in rows {first[image]} and "
+                    f"{row}. Remove the entry if it does not contain ids."
                 )
     return FeatureFile(path, rows, ids, entry)
 
@@ -180,32 +181,19 @@ def _blocks(rows: Any) -> Iterator[tuple[int, HostArray]]:
 
 
 def _open_npy(path: Path) -> tuple[HostArray, None, None]:
-    with open(path, "rb") as file:
-        dtype, shape, order = _npy_header(path, file)
-        size, found = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
-        if found < size:
-            raise DataFileError(f"{path} is truncated: expected {size} bytes of features, got {found}.")
-        return _mapped(file, dtype, shape, file.tell(), order), None, None
+    return map_npy(path, DataFileError), None, None
 
 
 def _open_npz(path: Path) -> _Opened:
-    with open(path, "rb") as file:  # errors of the system are raised here
-        try:
-            with zipfile.ZipFile(file) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist() if _is_entry(name)]
-                if "features" not in names:
-                    raise DataFileError(f"{path}: expected an entry features, got {', '.join(names) or 'none'}.")
-                with archive.open("features.npy") as member:
-                    rows = _copied(path, member)
-                entry = _ids_entry(path, _npz_shapes(path, archive, names), len(rows) if rows.ndim else 0)
-                return rows, None if entry is None else _npz_ids(path, archive, entry), entry
-        except DataFileError:
-            raise
-        # exceptions of the zip module and its decompressors for damaged files: OSError for a position outside of it
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError, EOFError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            raise DataFileError(f"{path}: expected an intact .npz file, got: {error}.") from error
+    with open_npz(path, DataFileError) as file:
+        names = [name.removesuffix(".npy") for name in file.members if _is_entry(name)]
+        if "features" not in names:
+            raise DataFileError(f"{path}: expected an entry features, got {', '.join(names)[:80] or 'none'}.")
+        rows = file.map("features")
+        # an entry that is chosen by its name is checked later
+        shapes = {name: () if name in _ID_NAMES else file.shape(name) for name in names if name != "features"}
+        entry = _ids_entry(path, shapes, len(rows) if rows.ndim else 0)
+        return rows, None if entry is None else _plain_ids(path, file.read(entry), entry), entry
 
 
 def _is_entry(name: str) -> bool:
@@ -213,71 +201,12 @@ def _is_entry(name: str) -> bool:
     return name.endswith(".npy") and not any(map(is_companion, name.split("/")))
 
 
-def _npz_shapes(path: Path, archive: zipfile.ZipFile, names: list[str]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in names:
-        if name in _ID_NAMES:
-            shapes[name] = ()  # chosen by its name; its shape is checked later
-        elif name != "features":
-            with archive.open(f"{name}.npy") as member:
-                shapes[name] = _any_header(path, member)[1]
-    return shapes
-
-
-def _npz_ids(path: Path, archive: zipfile.ZipFile, name: str) -> list[int | str]:
-    try:
-        with archive.open(f"{name}.npy") as member:
-            return _plain_ids(path, np.lib.format.read_array(member, allow_pickle=False), name)
-    except _HEADER_ERRORS as error:
-        raise DataFileError(f"{path}: {name}: expected integers or texts, got: {error}.") from error
-
-
-def _npy_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
-    dtype, shape, order = _any_header(path, file)
-    if dtype.hasobject or min(shape, default=0) < 0:
-        raise DataFileError(f"{path}: features: expected floats (I, D), got shape {shape} and dtype {dtype}.")
-    return dtype, shape, order
-
-
-def _any_header(path: Path, file: Any) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except _HEADER_ERRORS as error:
-        raise DataFileError(f"{path}: expected an intact NumPy array, got: {error}.") from error
-    return dtype, shape, "F" if fortran else "C"
-
-
-def _copied(path: Path, member: Any) -> HostArray:
-    """Copy an entry of an archive to an unnamed temporary file in parts, and map it."""
-    dtype, shape, order = _npy_header(path, member)
-    remaining = dtype.itemsize * math.prod(shape)
-    with tempfile.TemporaryFile() as file:
-        while remaining:
-            block = member.read(min(remaining, _BYTES_AT_ONCE))
-            if not block:
-                raise DataFileError(f"{path}: features is truncated: {remaining} bytes are missing.")
-            file.write(block)
-            remaining -= len(block)
-        return _mapped(file, dtype, shape, order=order)
-
-
-def _mapped(
-    file: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, order: Literal["C", "F"] = "C"
-) -> HostArray:
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    file.flush()
-    return np.memmap(file, dtype, "r", offset, shape, order)
-
-
 def _plain_ids(path: Path, ids: HostArray, name: str) -> list[int | str]:
     if ids.ndim != 1 or ids.dtype.kind not in "iuUS":
         other = "" if name in _ID_NAMES else " Name the images in an entry image_ids, or remove this one."
         raise DataFileError(
-            f"{path}: {name}: expected integer or text image ids (I,), got shape {ids.shape} and dtype {ids.dtype}."
-            f"{other}"
+            f"{path}: {clipped(name)}: expected integer or text image ids (I,), got shape {ids.shape} and dtype "
+            f"{ids.dtype}.{other}"
         )
     if ids.dtype.kind == "S":
         ids = np.char.decode(ids, "utf-8", "replace")
@@ -317,11 +246,13 @@ def open_h5(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system, such as a full disk; those of HDF5 have no error number
+    except CapgpuError:
+        raise
+    except _H5_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise  # of the system, such as a full disk
         raise DataFileError(
-            f"{os.fspath(path)}: expected an intact HDF5 file, got: {error}. Download it again."
+            f"{os.fspath(path)}: expected an intact HDF5 file, got: {str(error)[:200]}. Download it again."
         ) from error
 
 
@@ -347,30 +278,31 @@ def map_dataset(file: Any, name: str) -> HostArray:
     """
     try:
         return _mapped_dataset(file, name)
-    except DataFileError:
+    except CapgpuError:
         raise
-    except (TypeError, ValueError) as error:  # raised by h5py for damaged headers
-        raise DataFileError(f"{file.filename}: {name!r} cannot be read: {error}. Download the file again.") from error
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:  # raised by h5py for damaged headers
+        raise DataFileError(
+            f"{file.filename}: {name!r} cannot be read: {str(error)[:200]}. Download the file again."
+        ) from error
 
 
 def _mapped_dataset(file: Any, name: str) -> HostArray:
     dataset = file.get(name)
     if not hasattr(dataset, "shape") or dataset.shape is None or dataset.dtype.kind not in "iuf":
-        names = ", ".join(map(str, file)) or "nothing"
+        names = ", ".join(map(str, file))[:80] or "nothing"
         raise DataFileError(f"{file.filename}: expected a numeric dataset {name!r}, got {names}.")
     _check_complete(file, dataset)
     offset = dataset.id.get_offset()
     contiguous = dataset.dtype.isnative and dataset.id.get_storage_size() == dataset.nbytes
     if offset is not None and contiguous and not file.userblock_size and not dataset.external:
         with open(file.filename, "rb") as raw:
-            return _mapped(raw, dataset.dtype, dataset.shape, offset)
+            return map_file(raw, dataset.dtype, dataset.shape, offset)
     native = dataset.dtype.newbyteorder("=")
     if not dataset.shape:
         return np.array(dataset[()], native)
-    with tempfile.TemporaryFile() as copy:
-        for _, block in _blocks(dataset):
-            copy.write(np.ascontiguousarray(block, native).data)
-        return _mapped(copy, native, dataset.shape)
+    header = Header(native, dataset.shape, "C", native.itemsize * dataset.size)
+    blocks = (np.ascontiguousarray(block, native).data.cast("B") for _, block in _blocks(dataset))
+    return map_copy(blocks, header, f"{file.filename}: {name}", DataFileError)
 
 
 def _check_complete(file: Any, dataset: Any) -> None:
@@ -378,14 +310,21 @@ def _check_complete(file: Any, dataset: Any) -> None:
     if dataset.chunks is not None:
         expected = math.prod(-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks, strict=True))
         complete = dataset.id.get_num_chunks() >= expected
+        where = f"{file.filename}: {clipped(dataset.name)}"
+        check_expansion(where, dataset.nbytes, dataset.id.get_storage_size(), DataFileError)
+        if math.prod(dataset.chunks) * dataset.dtype.itemsize > _MOST_BYTES_OF_CHUNK:
+            raise DataFileError(
+                f"{where}: expected chunks of at most {_MOST_BYTES_OF_CHUNK >> 20} MiB, got shape {dataset.chunks}. "
+                "Store it with smaller chunks, or without."
+            )
     else:
         # numbers of types that NumPy lacks are stored in another width than they are read in
         expected = dataset.id.get_type().get_size() * dataset.size
         complete = dataset.is_virtual or dataset.id.get_storage_size() >= expected
     if not complete:
         raise DataFileError(
-            f"{file.filename}: {dataset.name}: expected a complete dataset of shape {dataset.shape}, got a part: the "
-            "file is truncated or damaged. Create or download it again."
+            f"{file.filename}: {clipped(dataset.name)}: expected a complete dataset of shape {dataset.shape}, got a "
+            "part: the file is truncated or damaged. Create or download it again."
         )
 
 
@@ -395,7 +334,7 @@ def _open_h5_features(path: Path) -> _Opened:
         shapes: dict[str, tuple[int, ...]] = {name: () for name in _ID_NAMES if name in file}
         file.visititems(lambda name, item: _note_shape(shapes, name, item))
         entry = _ids_entry(path, shapes, len(rows) if rows.ndim else 0)
-        return rows, None if entry is None else _h5_ids(path, file[entry], entry), entry
+        return rows, None if entry is None else _h5_ids(path, file, entry), entry
 
 
 def _note_shape(shapes: dict[str, tuple[int, ...]], name: str, item: Any) -> None:
@@ -404,9 +343,17 @@ def _note_shape(shapes: dict[str, tuple[int, ...]], name: str, item: Any) -> Non
         shapes.setdefault(name, item.shape)
 
 
-def _h5_ids(path: Path, values: Any, name: str) -> list[int | str]:
+def _h5_ids(path: Path, file: Any, name: str) -> list[int | str]:
     try:
+        values = file[name]
+        if values.dtype.kind == "O":
+            values.asstr()  # raises an exception for objects that are no texts
+        _check_complete(file, values)
+        if values.nbytes > _MOST_BYTES_OF_IDS:
+            raise DataFileError(f"{path}: {clipped(name)}: expected at most 1 GiB of image ids, got {values.nbytes:,}.")
         stored = np.array(values.asstr()[...], str) if values.dtype.kind == "O" else values[...]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataFileError(f"{path}: {name}: expected integers or texts, got: {error}.") from error
+    except CapgpuError:
+        raise
+    except _H5_ERRORS as error:
+        raise DataFileError(f"{path}: {clipped(name)}: expected integers or texts, got: {str(error)[:200]}.") from error
     return _plain_ids(path, stored, name)

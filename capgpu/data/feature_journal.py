@@ -6,12 +6,15 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.checkpoint import atomic_write
+from capgpu.data.text_files import DataFileError
+from capgpu.errors import name_os_errors
+from capgpu.file_formats.json_text import JsonObject, parse_json
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
@@ -59,7 +62,7 @@ def collect_features(
     kept: list[int] = []
     broken: list[str] = []
     rows = folder / "features.f32"
-    with open(rows, "wb") as out:
+    with name_os_errors(rows), open(rows, "wb") as out:
         for start in range(0, len(files), PIECE):
             part = files[start : start + PIECE]
             piece = folder / f"piece-{start:08d}.bin"
@@ -107,7 +110,15 @@ def _read(path: Path, state: list[list[int]], dim: int) -> tuple[npt.NDArray[np.
     if checksum != b"%08x" % zlib.crc32(content):
         return None
     head, _, rows = content.partition(b"\n")
-    stored: dict[str, Any] = json.loads(head)
-    if stored["state"] != state or len(rows) != 4 * dim * len(stored["kept"]):
+    try:
+        stored = JsonObject(parse_json(head, DataFileError), str(path), DataFileError)
+        kept, broken, places = stored.entries("kept"), stored.texts("broken"), range(len(state))
+        described = stored.entries("state")
+    except DataFileError:
+        return None  # of another version: computed again
+    whole = len(kept) + len(broken) == len(state) and len(rows) == 4 * dim * len(kept)
+    if described != state or not whole or any(type(place) is not int or place not in places for place in kept):
         return None
-    return np.frombuffer(rows, np.float32).reshape(-1, dim), stored["kept"], stored["broken"]
+    if kept != sorted(set(kept)):
+        return None
+    return np.frombuffer(rows, np.float32).reshape(-1, dim), kept, broken

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +25,11 @@ from capgpu.data.captions_table import (
     printed_list,
     read_cells,
 )
-from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name
+from capgpu.data.picture_folder import find_files, is_companion, is_file, plain_name, similar_files
 from capgpu.data.source import EmptyCaptions, Pictures, Source, by_split, first_names, split_name
 from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
+from capgpu.file_formats.json_text import parse_json
 
 __all__ = [
     "captions_file",
@@ -102,7 +104,7 @@ def has_usual_name(file: Path) -> bool:
     return usual or file.name.endswith(("token.txt", ".token"))
 
 
-def folder_source(path: Path, folder: Path | None) -> Source:
+def folder_source(path: Path, folder: Path | None, within: Path | None = None) -> Source:
     """Read pictures and captions.
 
     Parameters
@@ -112,6 +114,8 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     folder : path or None
         The folder of the pictures; by default that of the file, a folder ``images`` or ``Images`` in it, or else the
         folder in it, or one named as pictures beside it, that contains most of the first pictures.
+    within : path, optional
+        The folder that the user named, if any: pictures outside of it are refused.
 
     Returns
     -------
@@ -168,7 +172,7 @@ def folder_source(path: Path, folder: Path | None) -> Source:
     home = folder or picture_home(path, list(islice(captions, _N_SEARCHED)))
     if home not in (folder, *_candidate_folders(path.parent)):
         notes.append(f"pictures are in {home}")
-    located, differences = find_files(home, list(captions))
+    located, differences = find_files(home, list(captions), str(path), within)
     notes += differences
     files = dict(zip(captions, located, strict=True))
     _merge_links(path, files, captions, splits, notes)
@@ -296,7 +300,7 @@ def _count_files(path: Path, folder: Path | None, images: Iterable[str]) -> int:
     candidates = (folder,) if folder else _candidate_folders(path.parent)
     names = [name for image in islice(images, _N_SEARCHED) if (name := image.strip())]
     exact = sum(any(is_file(candidate / name) for candidate in candidates) for name in names)
-    return exact or sum(map(is_file, find_files(folder or path.parent, names)[0]))
+    return exact or sum(map(is_file, similar_files(folder or path.parent, names, ())[0]))
 
 
 def _column_rows(
@@ -425,12 +429,15 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[tuple[str, _Entry]]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line, object_pairs_hook=_Entry)
-        except json.JSONDecodeError as error:
-            raise DataFileError(f"{where}, column {error.colno}: expected valid JSON, got {error.msg}.") from error
-        except (ValueError, RecursionError) as error:
-            raise DataFileError(f"{where}: expected a JSON object, got {error}.") from error
+        entry = parse_json(line, partial(_not_an_object, where), partial(_invalid_line, where), _Entry)
         if not isinstance(entry, _Entry):
             raise DataFileError(f"{where}: expected an object with image and caption, got {type(entry).__name__}.")
         yield where, entry
+
+
+def _not_an_object(where: str, cause: str) -> DataFileError:
+    return DataFileError(f"{where}: {cause}.")
+
+
+def _invalid_line(where: str, error: json.JSONDecodeError) -> DataFileError:
+    return DataFileError(f"{where}, column {error.colno}: expected valid JSON, got {error.msg}.")

@@ -8,11 +8,12 @@ from typing import Any
 from capgpu.data.picture_folder import find_files
 from capgpu.data.source import EmptyCaptions, Pictures, Source, by_split, check_distinct, split_name
 from capgpu.data.text_files import DataFileError, check_text, entries_of, id_of
+from capgpu.visible_text import short
 
 __all__ = ["karpathy_source"]
 
 
-def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
+def karpathy_source(content: Any, path: Path, folder: Path | None, within: Path | None = None) -> Source:
     """Return the captioned pictures of one of Karpathy's files.
 
     Parameters
@@ -24,6 +25,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         The file.
     folder : path or None
         The folder of the pictures.
+    within : path, optional
+        The folder that the user named, if any: pictures outside of it are refused.
 
     Returns
     -------
@@ -33,7 +36,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
     Raises
     ------
     DataFileError
-        For missing or invalid entries, mostly empty captions, ids that occur twice, and two pictures of one file.
+        For missing or invalid entries, mostly empty captions, ids that occur twice, two pictures of one file, and
+        names that lead out of `within`.
     """
     name = str(path)
     rows: dict[int | str, int] = {}
@@ -45,7 +49,8 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
         image_id = id_of(image, "cocoid" if "cocoid" in image else "imgid", where)
         if image_id in rows:
             raise DataFileError(
-                f"{where}: expected each id once, got {image_id!r}, as in images[{rows[image_id]}]. Remove one of the "
+                f"{where}: expected each id once, got {short(image_id)}, "
+                f"as in images[{rows[image_id]}]. Remove one of the "
                 "two."
             )
         rows[image_id] = len(rows)
@@ -63,6 +68,6 @@ def karpathy_source(content: Any, path: Path, folder: Path | None) -> Source:
                     raise DataFileError(f"{position}.raw: expected a text, got none.")
                 own += empty.text(sentence["raw"], f"{position}.raw")
         captions.append(own)
-    files, notes = (None, []) if folder is None else find_files(folder, names)
+    files, notes = (None, []) if folder is None else find_files(folder, names, name, within)
     check_distinct(files or [], name)
     return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), (*empty.notes(), *notes))

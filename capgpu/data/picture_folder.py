@@ -3,6 +3,12 @@
 Names differ in their Unicode composition (macOS decomposes accents), the direction of slashes, case, the suffix
 (``.jpeg`` for ``.jpg``, or none), or leading folders, which one of the two lacks. Of several files that differ like
 that, none is chosen.
+
+Names may be absolute or contain ``..``. Where the user names the folder of the pictures (``--images``), a name that
+leads out of it is that of a file in it that differs in leading folders, or else refused: a file of captions from
+elsewhere shall not choose what is read. Without that statement, names may lead anywhere, and a note counts those that
+do. Links are the work of whoever made the folder, and subsets of data sets are often made of them: they are followed,
+and a note counts those that lead out of it. The folder itself may be a link, too.
 """
 
 from __future__ import annotations
@@ -13,10 +19,13 @@ import re
 import unicodedata
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+from capgpu.data.text_files import DataFileError
+from capgpu.visible_text import clipped
 
 __all__ = [
     "find_files",
@@ -27,6 +36,7 @@ __all__ = [
     "nearest_file",
     "plain_name",
     "printable",
+    "similar_files",
     "without_suffix",
 ]
 
@@ -83,7 +93,9 @@ def without_suffix(name: str) -> str:
     return _SUFFIX.sub("", name)
 
 
-def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str]]:
+def find_files(
+    folder: Path, names: Sequence[str], where: str, within: Path | None = None
+) -> tuple[list[Path], list[str]]:
     """Find pictures by their names.
 
     Parameters
@@ -92,17 +104,62 @@ def find_files(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[str
         The folder of the pictures.
     names : sequence of N str
         Names, which may contain folders.
+    where : str
+        The file of the names, for messages.
+    within : path, optional
+        The folder that the user named, if any: files outside of it are refused.
 
     Returns
     -------
     files : list of N paths
         The file of each name: ``folder / name``, unless only a file under a similar name exists.
     notes : list of str
-        How many files have similar names, for the user.
+        How many files have similar names, and how many are outside of the folder, for the user.
+
+    Raises
+    ------
+    DataFileError
+        For a name that leads out of `within`, if there is no file under a similar name in `folder`.
+    """
+    names = list(map(local_name, names))
+    bound = _Bound(within or folder)
+    leaving = {index for index, name in enumerate(names) if bound.leaves(folder, name)}
+    files, notes = similar_files(folder, names, leaving if within is not None else frozenset())
+    outside = [index for index in sorted(leaving) if files[index] == folder / names[index]]
+    if within is not None and outside:
+        common = bound.common([files[index] for index in outside])
+        raise DataFileError(
+            f"{where}: expected pictures in {within}, got {len(outside):,} outside of it, the first "
+            f"{clipped(names[outside[0]])}. Name the folder that contains all of them (--images {common}), or omit "
+            "--images to read pictures anywhere."
+        )
+    outside = [index for index in outside if is_file(files[index])]
+    links = [index for index, file in enumerate(files) if index not in leaving and bound.is_link_out(file)]
+    for what, indices in (("pictures outside of", outside), ("pictures that are links out of", links)):
+        if indices:
+            first = printable(str(files[indices[0]]))
+            notes.append(f"{what} {within or folder}: {len(indices):,}, the first {first}")
+    return files, notes
+
+
+def similar_files(folder: Path, names: Sequence[str], refused: Collection[int]) -> tuple[list[Path], list[str]]:
+    """Do the same as `find_files` without looking where files are; the names of some indices are not used as they are.
+
+    Parameters
+    ----------
+    folder, names
+        As for `find_files`.
+    refused : collection of int
+        Indices of names that are only searched for under similar names.
+
+    Returns
+    -------
+    files, notes
+        As from `find_files`.
     """
     names = list(map(local_name, names))
     files = [folder / name for name in names]
-    missing = [index for index, file in enumerate(files) if not is_file(file)]
+    missing = [index for index, file in enumerate(files) if index in refused or not is_file(file)]
     if not missing:
         return files, []
     similar = _SimilarNames(folder)
@@ -142,6 +199,53 @@ def _split(part: str) -> str:
     """Return the split that a folder is named after, such as train of ``train2017``; an empty text if there is none."""
     found = re.fullmatch(r"(train|val|dev|test)(?:ing|id|idation)?[-_ ]?(?:images?|\d{4})?", part.casefold())
     return {"dev": "val"}.get(found[1], found[1]) if found else ""
+
+
+class _Bound:
+    """A folder, and which files are outside of it.
+
+    Parameters
+    ----------
+    folder : path
+        The folder, which may be a link.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._absolute, self._real = os.path.abspath(folder), os.path.realpath(folder)
+        self._outer: dict[str, bool] = {}  # whether folders are outside, by their paths
+
+    def leaves(self, folder: Path, name: str) -> bool:
+        """Return whether a name, seen from a folder in this one, leads out of this one other than by a link."""
+        if not os.path.isabs(name) and ".." not in name:
+            return False
+        path = folder / name
+        if ".." not in path.parts and _is_in(os.path.abspath(path), self._absolute):
+            return False
+        try:
+            return not _is_in(os.path.realpath(path), self._real)
+        except ValueError:  # a name with NUL
+            return True
+
+    def is_link_out(self, file: Path) -> bool:
+        """Return whether a file is outside by a link: itself, or a folder above it."""
+        parent = os.path.dirname(file)
+        if parent not in self._outer:
+            self._outer[parent] = not _is_in(os.path.realpath(parent), self._real)
+        linked = os.path.islink(file)
+        if linked:
+            return not _is_in(os.path.realpath(file), self._real)
+        return self._outer[parent] and is_file(file)
+
+    def common(self, files: Sequence[Path]) -> str:
+        """Return the folder that contains this one and the given files."""
+        try:
+            return os.path.commonpath([self._real, *(os.path.dirname(os.path.realpath(file)) for file in files)])
+        except ValueError:  # names with NUL, and several drives
+            return "FOLDER"
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, "")) or path == folder
 
 
 def nearest_file(path: Path) -> str | None:

@@ -32,6 +32,7 @@ from capgpu.data.text_files import DataFileError
 from capgpu.errors import InvalidValueError
 from capgpu.folder_lock import folder_lock
 from capgpu.tokens import TOKENIZERS, interned
+from capgpu.visible_text import short
 from capgpu.vocabulary import END, SPECIAL_WORDS, UNK, UNKNOWN_WORD, Vocabulary
 
 if TYPE_CHECKING:
@@ -395,7 +396,7 @@ def _tokenize(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[
         indices = [index for index, captions in enumerate(tokenized) if any(captions)]
         if not indices:
             raise DataFileError(
-                f"{name}: expected a caption with words, got none; the first is {pictures.captions[0][0]!r}."
+                f"{name}: expected a caption with words, got none; the first is {short(pictures.captions[0][0])}."
             )
         chosen = pictures.take(indices)
         with_words = [

@@ -38,7 +38,9 @@ from capgpu.checkpoint import CheckpointError, atomic_write
 from capgpu.data.arrays import known_finite, splits_of, validate_data
 from capgpu.data.picture_folder import local_name
 from capgpu.data.text_files import DataFileError, read_json, read_text
-from capgpu.errors import InvalidValueError
+from capgpu.file_formats.json_text import JsonObject, parse_json
+from capgpu.file_formats.npy import map_npy
+from capgpu.visible_text import short
 
 __all__ = [
     "ENCODER_FILES",
@@ -62,6 +64,7 @@ _FORMAT = "capgpu-prepared-1"
 _ARRAYS = ("captions", "image_idxs", "features")
 _LISTS = ("texts", "image_ids", "files")
 _ROWS_AT_ONCE = 8192
+_REMEDY = "Prepare the data again."
 
 #: Size and checksum of a prepared folder's files, by name.
 _Files = dict[str, tuple[int, str]]
@@ -181,22 +184,32 @@ def _manifest(path: Path) -> tuple[Manifest, _Files]:
             f"{path}: expected a prepared data set with {MANIFEST}, got {found}. Create one with: capgpu prepare "
             f"SOURCE -o {path}"
         )
+    name = f"{path / MANIFEST} is damaged"
     try:
         text = read_text(path / MANIFEST)
-        stored = json.loads(text)
-        if stored["format"] != _FORMAT:
-            raise InvalidValueError(f"format: expected {_FORMAT!r}, got {stored['format']!r}")
-        files = {str(name): (int(entry["bytes"]), str(entry["crc32"])) for name, entry in stored["files"].items()}
-        manifest = Manifest(
-            tokens=stored["tokens"],
-            splits=list(stored["splits"]),
-            settings=dict(stored["settings"]),
-            report=dict(stored["report"]),
-            encoder=ENCODER_FILES[0] in files,
-            identity=hashlib.sha256(text.encode()).hexdigest()[:16],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}. Prepare the data again.") from error
+    except DataFileError as error:
+        raise CheckpointError(f"{name}: {error} {_REMEDY}") from error
+    content = parse_json(text, lambda cause: CheckpointError(f"{name}: {cause}. {_REMEDY}"))
+    stored = JsonObject(content, name, CheckpointError, _REMEDY)
+    stored.format(_FORMAT)
+    files: _Files = {}
+    for file, entry in stored.object("files").objects().items():
+        if Path(file).name != file or "\0" in file:
+            raise stored.wrong("names of files in the folder", file, "files")
+        files[file] = entry.integer("bytes"), entry.text("crc32")
+    splits = stored.texts("splits")
+    for split in splits:
+        needed = [f"{split}.json", *(f"{split}_{part}.npy" for part in _ARRAYS)]
+        if not files.keys() >= {"vocabulary.json", *needed}:
+            raise stored.wrong("splits with files", split, "splits")
+    manifest = Manifest(
+        tokens=stored.text("tokens"),
+        splits=splits,
+        settings=stored.object("settings").value,
+        report=stored.object("report").value,
+        encoder=ENCODER_FILES[0] in files,
+        identity=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+    )
     return manifest, files
 
 
@@ -252,19 +265,40 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder)
     manifest = read_manifest(path)
     try:
-        words = read_json(path / "vocabulary.json")
-        data: dict[str, Any] = {"idx_to_word": words, "word_to_idx": {word: i for i, word in enumerate(words)}}
+        data = _read_words(path / "vocabulary.json")
         for split in manifest.splits:
             for part in _ARRAYS:
-                mapped = np.load(path / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
+                mapped = map_npy(path / f"{split}_{part}.npy", DataFileError)
                 # compiled code needs plain arrays; features stay a memmap since only rows are gathered
                 data[f"{split}_{part}"] = known_finite(mapped) if part == "features" else mapped.view(np.ndarray)
-            data |= {f"{split}_{part}": values for part, values in read_json(path / f"{split}.json").items()}
+            data |= _read_lists(path / f"{split}.json", split, data)
             if f"{split}_files" in data:
                 data[f"{split}_files"] = list(map(local_name, data[f"{split}_files"]))
-    except (DataFileError, OSError, ValueError, TypeError, AttributeError) as error:
+        validate_data(data, manifest.splits)
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error} Prepare the data again.") from error
     return data
+
+
+def _read_words(path: Path) -> dict[str, Any]:
+    words = read_json(path)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(set(words)) < len(words):
+        raise DataFileError(f"{path}: expected a list of distinct words, got {short(words)}.")
+    return {"idx_to_word": words, "word_to_idx": {word: i for i, word in enumerate(words)}}
+
+
+def _read_lists(path: Path, split: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the texts, image ids and files of a split, which must fit its arrays."""
+    stored = JsonObject(read_json(path), str(path), DataFileError)
+    captions, features = (len(data[f"{split}_{part}"]) for part in ("captions", "features"))
+    lists: dict[str, Any] = {}
+    for part, kinds, count in (("texts", str, captions), ("image_ids", (str, int), features), ("files", str, features)):
+        if part in stored.value:
+            values = stored.entries(part)
+            if len(values) != count or not all(isinstance(value, kinds) for value in values):
+                raise stored.wrong(f"{count} entries as capgpu prepare writes them", values, part)
+            lists[f"{split}_{part}"] = values
+    return lists
 
 
 def save_prepared(

@@ -15,6 +15,7 @@ from capgpu.data.feature_files import FeatureFile
 from capgpu.data.feature_journal import collect_features
 from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.text_files import DataFileError
+from capgpu.errors import name_os_errors
 
 if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
@@ -141,7 +142,7 @@ def _parts(array: HostArray) -> Iterator[HostArray]:
 
 def _written(path: Path, parts: Iterable[HostArray], shape: tuple[int, int]) -> HostArray:
     """Write rows to a file in parts, and map it."""
-    with open(path, "wb") as file:
+    with name_os_errors(path), open(path, "wb") as file:
         for part in parts:
             file.write(np.ascontiguousarray(part, np.float32).data)
     return np.memmap(path, np.float32, "r", shape=shape)

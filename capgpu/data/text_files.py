@@ -7,12 +7,14 @@ import io
 import json
 import os
 import re
-import reprlib
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from capgpu.errors import CapgpuError
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import parse_json
+from capgpu.visible_text import short
 
 __all__ = [
     "DataFileError",
@@ -27,6 +29,8 @@ __all__ = [
 ]
 
 
+#: The largest text file: COCO's annotations have a tenth of a gigabyte.
+_MOST_BYTES = 1 << 32
 #: Characters that are not text: NUL and surrogates.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 #: The rest of a JSON text that ends inside of a word, a number or an escape.
@@ -53,11 +57,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     DataFileError
-        For bytes that are not UTF-8.
+        For bytes that are not UTF-8, and more than 4 GiB.
     OSError
         If the file cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = read_content(path, _MOST_BYTES, DataFileError)
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -98,19 +102,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         If the file cannot be read.
     """
     text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = error.msg.startswith("Unterminated") or _TRUNCATED.fullmatch(text, error.pos)
-        end = " The file is truncated." if cut else ""
-        raise DataFileError(
-            f"{os.fspath(path)}, line {error.lineno}, column {error.colno}: expected valid JSON, got {error.msg}.{end} "
-            "Download or write the file again."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataFileError(
-            f"{os.fspath(path)}: expected JSON of objects, lists, texts and numbers, got {error}."
-        ) from error
+    name = os.fspath(path)
+    return parse_json(text, lambda cause: DataFileError(f"{name}: {cause}."), partial(_invalid, name, text))
+
+
+def _invalid(name: str, text: str, error: json.JSONDecodeError) -> DataFileError:
+    cut = error.msg.startswith("Unterminated") or _TRUNCATED.fullmatch(text, error.pos)
+    end = " The file is truncated." if cut else ""
+    return DataFileError(
+        f"{name}, line {error.lineno}, column {error.colno}: expected valid JSON, got {error.msg}.{end} Download or "
+        "write the file again."
+    )
 
 
 def is_empty(value: object) -> bool:
@@ -139,12 +141,12 @@ def check_text(value: object, where: str) -> str:
         For any other value.
     """
     if not isinstance(value, str):
-        raise DataFileError(f"{where}: expected a text, got {_short(value)}.")
+        raise DataFileError(f"{where}: expected a text, got {short(value)}.")
     text = value.strip()
     if not text:
         raise DataFileError(f"{where}: expected a text, got an empty one. Write a text, or remove the entry.")
     if _NO_TEXT.search(text):
-        raise DataFileError(f"{where}: expected a text without NUL and surrogates, got {_short(text)}.")
+        raise DataFileError(f"{where}: expected a text without NUL and surrogates, got {short(text)}.")
     return text
 
 
@@ -175,7 +177,7 @@ def entries_of(content: Any, key: str, name: str) -> Iterator[tuple[str, dict[st
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         found = (
-            f"keys {', '.join(map(ascii, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
+            f"keys {', '.join(map(short, list(content)[:8]))}" if isinstance(content, dict) else type(content).__name__
         )
         raise DataFileError(f"{name}: expected a non-empty list {key} of captions in JSON, got {found}.")
     for row, entry in enumerate(entries):
@@ -200,10 +202,5 @@ def id_of(entry: dict[str, Any], key: str, where: str) -> int | str:
     """Return an id, an integer or a text, from an object of a JSON file; DataFileError for any other value."""
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataFileError(f"{where}.{key}: expected an integer or a text, got {_short(value)}.")
+        raise DataFileError(f"{where}.{key}: expected an integer or a text, got {short(value)}.")
     return value if isinstance(value, int) else check_text(value, f"{where}.{key}")
-
-
-def _short(value: object) -> str:
-    text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -31,6 +31,7 @@ from capgpu.data.karpathy import karpathy_source
 from capgpu.data.picture_folder import is_companion, is_file, plain_name
 from capgpu.data.source import UNSPLIT, Pictures, Source, split_name
 from capgpu.data.text_files import DataFileError, picture_names, read_json
+from capgpu.visible_text import short
 
 __all__ = ["coco_home", "join_coco", "join_tables", "karpathy_home", "recognize"]
 
@@ -103,7 +104,7 @@ def _readers(folder: Path, images: Path | None) -> list[tuple[str, Callable[[], 
         found.append((f"folders of splits ({names})", partial(_join_folders, folder, parts, images)))
     elif tables:
         file = captions_file(folder)
-        found.append((f"a file of captions ({file.name})", partial(folder_source, file, images)))
+        found.append((f"a file of captions ({file.name})", partial(folder_source, file, images, images)))
     return found
 
 
@@ -183,7 +184,7 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
             raise DataFileError(f"{file}: expected one file per split, got two of {split}. Name one of the two.")
         content = read_json(file)
         home = coco_home(file, content, images)
-        read = coco_source(content, file, home)
+        read = coco_source(content, file, home, images)
         pictures = splits[split] = read.splits[UNSPLIT]
         located: Sequence[Path | None] = pictures.files or [None] * len(pictures)
         for image, picture in zip(pictures.image_ids, located, strict=True):
@@ -191,9 +192,9 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
             if captions != file:
                 if not _differ(picture, other):
                     raise DataFileError(
-                        f"{file}: expected images that are in no other file, got {image!r}, as in {captions.name}. "
-                        "Remove the image from one of the two. Or, if two pictures have this id, name their folder "
-                        "(--images), so that they can be compared."
+                        f"{file}: expected images that are in no other file, got {short(image)}, as in "
+                        f"{captions.name}. Remove the image from one of the two. Or, if two pictures have this id, "
+                        "name their folder (--images), so that they can be compared."
                     )
                 repeated += 1
         notes += read.notes
@@ -250,7 +251,7 @@ def _has_pictures(file: Path, images: Path | None) -> bool:
 
 def _karpathy(file: Path, images: Path | None) -> Source:
     content = read_json(file)
-    return karpathy_source(content, file, images or karpathy_home(file, picture_names(content)))
+    return karpathy_source(content, file, images or karpathy_home(file, picture_names(content)), images)
 
 
 # --- files of splits ---------------------------------------------------------------------------------------
@@ -328,11 +329,11 @@ def _read_table(file: Path, split: str, images: Path | None) -> Source:
     bases = [images] if images else [file.parent, file.parent / "images", file.parent / "Images"]
     own = [entry for base in bases if base.is_dir() for entry in _folders(base) if _split_of(entry) == split]
     for home in own:
-        read = folder_source(file, home)
+        read = folder_source(file, home, images)
         found = [is_file(picture) for pictures in read.splits.values() for picture in pictures.files or ()]
         if sum(found) > len(found) / 2:
             return replace(read, notes=(*read.notes, f"pictures are in {home}"))
-    return folder_source(file, images)
+    return folder_source(file, images, images)
 
 
 # --- folders of splits -------------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ def _join_folders(folder: Path, parts: Sequence[Path], images: Path | None) -> S
         home = part
         if images is not None:
             home = images / part.name if (images / part.name).is_dir() else images
-        read = folder_source(file, home)
+        read = folder_source(file, home, images)
         split = split_name(part.name, str(part))
         if split in splits or UNSPLIT not in read.splits:
             raise DataFileError(

@@ -29,9 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
-from capgpu.checkpoint import load_weights, save_weights
+from capgpu.checkpoint import CheckpointError, load_weights, save_weights
 from capgpu.dtypes import is_bfloat16
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.file_formats.json_text import JsonObject
 from capgpu.optional_deps import MissingPackageError
 from capgpu.vocabulary import words_in_order
 
@@ -175,13 +176,13 @@ def from_torch(
     missing = [key for key in keys.values() if key not in state]
     if missing:
         raise InvalidValueError(
-            f"state: expected the entries {', '.join(missing)}, got {', '.join(list(state)[:12])}. Give other names of "
-            "the modules as names."
+            f"state: expected the entries {', '.join(missing)}, got {', '.join(list(state)[:12])[:300]}. Give other "
+            "names of the modules as names."
         )
     extra = sorted(set(state) - set(keys.values()))
     if extra:
         raise InvalidValueError(
-            f"state: expected no other entries than those of a captioner, got {', '.join(extra[:8])}."
+            f"state: expected no other entries than those of a captioner, got {', '.join(extra[:8])[:300]}."
         )
     s = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
     dtypes = {array.dtype for array in s.values()}
@@ -285,19 +286,22 @@ def load_torch_safetensors(
     TypeError, ValueError
         As `from_torch`, and without a vocabulary.
     """
+    name = os.fspath(path)
     arrays, metadata = load_weights(path)
     if "word_to_idx" in metadata:
-        raise InvalidValueError(
-            f"{os.fspath(path)} is a model with the names of this library: capgpu.checkpoint.load_model."
-        )
+        raise InvalidValueError(f"{name} is a model with the names of this library: capgpu.checkpoint.load_model.")
     if word_to_idx is None:
         if _WORDS not in metadata:
-            raise InvalidValueError(
-                f"word_to_idx: expected a vocabulary, which {os.fspath(path)} does not contain, got None."
-            )
-        word_to_idx = {word: i for i, word in enumerate(metadata[_WORDS])}
+            raise InvalidValueError(f"word_to_idx: expected a vocabulary, which {name} does not contain, got None.")
+        words = JsonObject(metadata, f"{name}: metadata", CheckpointError).texts(_WORDS)
+        word_to_idx = {word: i for i, word in enumerate(words)}
     tied = bool(metadata.get("tie_weights", False)) if tie_weights is None else tie_weights
-    return from_torch(arrays, word_to_idx, names=names, tie_weights=tied)
+    try:
+        return from_torch(arrays, word_to_idx, names=names, tie_weights=tied)
+    except InvalidTypeError as error:
+        raise InvalidTypeError(f"{name}: {error}") from error
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error}") from error
 
 
 def _reordered(array: npt.NDArray[Any], order: tuple[int, ...]) -> npt.NDArray[Any]:

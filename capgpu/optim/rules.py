@@ -20,6 +20,7 @@ from capgpu.dtypes import is_half, sum_dtype, widened
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import check_same_dtype
+from capgpu.visible_text import short
 
 __all__ = [
     "RULES",
@@ -200,11 +201,11 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
             near = get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             names = ", ".join(sorted(known))
-            raise InvalidValueError(f"{name}: unknown config entry {key!r}.{hint} Known: {names}.")
+            raise InvalidValueError(f"{name}: unknown config entry {short(key)}.{hint} Known: {names}.")
         if key in RULES[name].slots:
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise InvalidTypeError(f"{name}: {key}: expected a number, got {value!r}.")
+            raise InvalidTypeError(f"{name}: {key}: expected a number, got {short(value)}.")
         number, expected = float(value), ""
         if key in ("learning_rate", "epsilon"):
             expected = "" if math.isfinite(number) and number > 0 else "that is positive and finite"
@@ -215,7 +216,7 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
         elif not 0 <= number < 1:
             expected = "in [0, 1)"
         if expected:
-            raise InvalidValueError(f"{name}: {key}: expected a value {expected}, got {value!r}.")
+            raise InvalidValueError(f"{name}: {key}: expected a value {expected}, got {short(value)}.")
 
 
 def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "dw") -> None:

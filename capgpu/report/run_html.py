@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import open_dataset
-from capgpu.errors import CapgpuError
+from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.evaluation.captioning import write_captions
 from capgpu.evaluation.selection import linspace_indices
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.report.dataset_sheets import check_drawable, draw_captioned
 from capgpu.report.loss_curve import plot_loss
 from capgpu.training.history import read_history
@@ -27,6 +28,7 @@ __all__ = ["run_html"]
 
 #: Pictures shown: one row of a contact sheet.
 _N_PICTURES = 6
+_MOST_BYTES = 1 << 26
 
 
 def run_html(model: CaptioningRNN | None, run: RunFolder | None) -> str:
@@ -67,8 +69,9 @@ def _summary(run: RunFolder) -> str:
     if not run.summary.is_file():
         return ", unfinished"
     try:
-        summary = json.loads(run.summary.read_text(encoding="utf-8"))
-    except ValueError:
+        content = read_content(run.summary, _MOST_BYTES, InvalidValueError)
+        summary = JsonObject(parse_json(content, InvalidValueError), str(run.summary), InvalidValueError).value
+    except InvalidValueError:
         return ""
     return "".join(
         f", {html.escape(key.replace('_', ' '))} {html.escape(_short(value))}" for key, value in summary.items()
@@ -85,9 +88,10 @@ def _draw_losses(path: Path, run: RunFolder) -> None:
         path.write_bytes(run.plot.read_bytes())
         return
     history = read_history(run.history)
-    steps_per_epoch = next((r["step"] / r["epoch"] for r in reversed(history) if r["kind"] == "epoch"), 1)
-    steps = [r for r in history if r["kind"] == "step" and r.get("train_loss") is not None]
-    epochs = [r for r in history if r["kind"] == "epoch" and r.get("val_loss") is not None]
+    ended = [r for r in reversed(history) if r.get("kind") == "epoch" and r["epoch"] and r.get("step")]
+    steps_per_epoch = next((r["step"] / r["epoch"] for r in ended), 1)
+    steps = [r for r in history if r.get("kind") == "step" and r.get("train_loss") is not None]
+    epochs = [r for r in history if r.get("kind") == "epoch" and r.get("val_loss") is not None]
     plot_loss(
         path,
         [(r["step"] / steps_per_epoch, r["train_loss"]) for r in steps],

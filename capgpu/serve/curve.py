@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.serve.documents import Curve, Point
+from capgpu.training.history import parse_record
 from capgpu.training.run_folder import RunFolder
 
 __all__ = ["LossCurve"]
@@ -76,11 +76,8 @@ class LossCurve:
             self._take(line)
 
     def _take(self, line: bytes) -> None:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(record, dict):
+        record = parse_record(line)
+        if record is None:
             return
         self._last = record
         match record.get("kind"):

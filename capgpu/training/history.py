@@ -16,23 +16,55 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.checkpoint import atomic_write
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidValueError, name_os_errors
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import parse_json
 
-__all__ = ["HistoryWriter", "plain", "read_history", "rewind_history"]
+__all__ = ["HistoryWriter", "parse_record", "plain", "read_history", "rewind_history"]
+
+
+#: The largest history: 100,000 steps have 20 MB.
+_MOST_BYTES = 1 << 31
+_COUNTS = ("step", "epoch")
+_MEASUREMENTS = ("loss", "train_loss", "val_loss", "learning_rate", "seconds", "tokens_per_second")
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
     """Return the whole lines of a file and what follows the last line break."""
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = read_content(path, _MOST_BYTES, InvalidValueError).split(b"\n")
     return lines, tail
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """Parse a line.
+
+    Parameters
+    ----------
+    line : bytes
+        The line.
+
+    Returns
+    -------
+    dict or None
+        The record; None for a line that is cut short or no record: steps and epochs are integers, measurements numbers
+        or None.
+    """
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line, InvalidValueError)
+    except InvalidValueError:
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    needed = {"step": ("step",), "epoch": ("epoch",)}.get(str(record.get("kind")), ())
+    if any(key not in record for key in needed):
+        return None
+    counts = (record.get(key, 0) for key in _COUNTS)
+    measurements = (record.get(key) for key in _MEASUREMENTS)
+    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+        return None
+    if any(value is not None and type(value) not in (int, float) for value in measurements):
+        return None
+    return record
 
 
 def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -58,11 +90,14 @@ def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     lines, tail = _split(Path(path))
     records = []
     for number, line in enumerate(lines, start=1):
-        record = _parse(line)
+        record = parse_record(line)
         if record is None:
-            raise InvalidValueError(f"{os.fspath(path)}: line {number} is no JSON object; the file is damaged.")
+            raise InvalidValueError(
+                f"{os.fspath(path)}: line {number}: expected a JSON object with integers step and epoch, got another "
+                "line; the file is damaged."
+            )
         records.append(record)
-    last = _parse(tail)
+    last = parse_record(tail)
     return records if last is None else [*records, last]
 
 
@@ -90,7 +125,13 @@ def rewind_history(path: str | os.PathLike[str], step: int, epoch: int) -> None:
         if record.get("step", 0) <= step and not (record.get("kind") == "epoch" and record["epoch"] > epoch)
     ]
     with atomic_write(path, "w") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        file.writelines(_line(record) for record in kept)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    # lone surrogates, which JSON can hold and UTF-8 cannot, keep their escapes
+    return (text if text.isprintable() else json.dumps(record)) + "\n"
 
 
 def plain(value: Any) -> Any:
@@ -133,7 +174,7 @@ class HistoryWriter:
         if target.exists():
             _, tail = _split(target)
             if tail:
-                whole = _parse(tail) is not None
+                whole = parse_record(tail) is not None
                 with open(target, "r+b") as file:
                     file.seek(0 if whole else -len(tail), os.SEEK_END)
                     file.write(b"\n") if whole else file.truncate()
@@ -150,10 +191,12 @@ class HistoryWriter:
             Numbers, strings, and lists and dictionaries of them. The entries of a dictionary become columns of their
             own: ``{"metric": {"CIDEr": 0.9}}`` is written as ``"metric.CIDEr"``.
         """
-        self._file.write(json.dumps({"kind": kind, **_columns(plain(values))}, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with name_os_errors(self._file.name):
+            self._file.write(_line({"kind": kind, **_columns(plain(values))}))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file, its contents on the disk."""
-        os.fsync(self._file.fileno())
+        with name_os_errors(self._file.name):
+            os.fsync(self._file.fileno())
         self._file.close()

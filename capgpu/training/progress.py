@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, Protocol
 
+from capgpu.visible_text import visible
+
 __all__ = ["Progress", "make_progress"]
 
 
@@ -74,7 +76,7 @@ class _Lines:
         pass
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
     def close(self) -> None:
         pass
@@ -104,7 +106,7 @@ class _Bar:
         self._bar.update(self._task, completed=step)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(visible(text), markup=False, highlight=False)
 
     def close(self) -> None:
         self._bar.stop()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, is_temporary, load_model
 from capgpu.data.prepared_dataset import ENCODER_FILES
 from capgpu.errors import InvalidValueError
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import JsonObject, parse_json
 
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder"]
 
 _FORMAT = "capgpu-run-1"
+_MOST_BYTES = 1 << 26
 
 
 class RunFolder:
@@ -154,16 +157,19 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path}: expected a run folder, written by capgpu train, with {self.config.name}, got none."
             )
-        try:
-            config = json.loads(self.config.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.config} is damaged: {error}. Train again with --force.") from error
-        if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        where, remedy = f"{self.config} is damaged", "Train again with --force."
+
+        def fail(cause: str) -> CheckpointError:
+            return CheckpointError(f"{where}: {cause}. {remedy}")
+
+        config = JsonObject(
+            parse_json(read_content(self.config, _MOST_BYTES, CheckpointError), fail), where, CheckpointError, remedy
+        )
+        if config.value.get("format") != _FORMAT:
             raise CheckpointError(f"{self.config}: expected format {_FORMAT!r}, as capgpu train writes it.")
-        settings: Any = config.get("settings")
-        if not isinstance(settings, dict) or not isinstance(settings.get("data"), str):
-            raise CheckpointError(f"{self.config} is damaged: expected settings with the data set's name. Train again.")
-        return settings
+        settings = config.object("settings")
+        settings.text("data")
+        return settings.value
 
     def load_model(self) -> CaptioningRNN:
         """Load the run's model onto the current backend.

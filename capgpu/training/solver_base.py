@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from capgpu.backend import Array
+from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import iterations_per_epoch
 from capgpu.errors import InvalidTypeError, InvalidValueError
@@ -261,7 +262,10 @@ class SolverBase:
         state.settings["seed"] = state.seed
         check_fits(state, settings, self.model.params, os.fspath(folder))
         self.model.params.update(state.params)
-        self._optimizer.load_state_dict(state.optimizer)
+        try:
+            self._optimizer.load_state_dict(state.optimizer)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{os.path.join(folder, STATE_FILE)}: {error}") from error
         self.step, self.epoch, self.seed = state.step, state.epoch, state.seed
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history

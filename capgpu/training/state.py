@@ -17,7 +17,9 @@ import numpy as np
 
 from capgpu.backend import Array, asarray
 from capgpu.checkpoint import CheckpointError, load_weights, save_weights
+from capgpu.file_formats.json_text import JsonObject
 from capgpu.optim.rules import RULES
+from capgpu.visible_text import clipped, short
 
 __all__ = ["STATE_FILE", "TrainingState", "check_fits", "load_state", "save_state"]
 
@@ -149,23 +151,53 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
     arrays, stored = load_weights(path)
     if stored.get("format") != _FORMAT:
         raise CheckpointError(f"{path} holds no state of a training run.")
-    configs = {
-        name: {**config, **{key: asarray(arrays[f"optim/{key}/{name}"]) for key in stored["slots"][name]}}
-        for name, config in stored["configs"].items()
-    }
+    described = JsonObject(stored, f"{path} is damaged: metadata", CheckpointError)
+
+    def array(name: str, like: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        found = arrays.get(name)
+        if found is None or (like is not None and found.shape != like.shape):
+            shape = "" if like is None else f" of shape {like.shape}"
+            got = "no such array" if found is None else f"shape {found.shape}"
+            raise CheckpointError(f"{path} is damaged: expected {clipped(name)}{shape}, got {got}.")
+        return found
+
+    def losses(name: str) -> list[float]:
+        found = array(name)
+        if found.dtype != np.float64 or found.ndim != 1:
+            raise CheckpointError(
+                f"{path} is damaged: {name}: expected float64 in a row, got {found.dtype} of shape {found.shape}."
+            )
+        return [float(loss) for loss in found]
+
+    params = {name: array(f"params/{name}") for name in described.texts("params")}
+    rule, slots = described.text("rule"), described.object("slots")
+    if rule not in RULES:
+        raise described.wrong(f"one of {', '.join(RULES)}", rule, "rule")
+    configs: dict[str, dict[str, Any]] = {}
+    for name, config in described.object("configs").objects().items():
+        if name not in params:
+            raise described.wrong("the names of parameters", name, "configs")
+        for key in config.value:
+            config.number(key)
+        configs[name] = dict(config.value)
+        for slot in slots.texts(name):
+            if slot not in RULES[rule].slots:
+                raise described.wrong(f"the state arrays of {rule}", slot, "slots")
+            configs[name][slot] = asarray(array(f"optim/{slot}/{name}", params[name]))
+    best = {name: asarray(array(f"best/{name}", array(f"params/{name}"))) for name in described.texts("best")}
     return TrainingState(
-        step=stored["step"],
-        epoch=stored["epoch"],
-        seed=stored["seed"],
-        settings=_DEFAULTS_OF_EARLIER_STATES | stored["settings"],
-        params={name: asarray(arrays[f"params/{name}"]) for name in stored["params"]},
-        optimizer={"rule": stored["rule"], "configs": configs},
-        loss_history=arrays["loss_history"].tolist(),
-        val_loss_history=arrays["val_loss_history"].tolist(),
-        metric_history=stored["metric_history"],
-        best_params={name: asarray(arrays[f"best/{name}"]) for name in stored["best"]},
-        best_epoch=stored["best_epoch"],
-        stopped=stored.get("stopped", False),
+        step=described.integer("step"),
+        epoch=described.integer("epoch"),
+        seed=described.integer("seed", -(2**63), 2**128),
+        settings=_DEFAULTS_OF_EARLIER_STATES | described.object("settings").value,
+        params={name: asarray(values) for name, values in params.items()},
+        optimizer={"rule": rule, "configs": configs},
+        loss_history=losses("loss_history"),
+        val_loss_history=losses("val_loss_history"),
+        metric_history=described.entries("metric_history"),
+        best_params=best,
+        best_epoch=None if described.value.get("best_epoch") is None else described.integer("best_epoch"),
+        stopped="stopped" in stored and described.flag("stopped"),
     )
 
 
@@ -191,14 +223,14 @@ def check_fits(state: TrainingState, settings: Mapping[str, Any], params: Mappin
     for key, value in settings.items():
         if state.settings.get(key) != value:
             raise CheckpointError(
-                f"the state in {where} was trained with {key}={state.settings.get(key)!r}, this run has "
-                f"{value!r} and would not continue it. Use the same settings, or another checkpoint folder."
+                f"the state in {where} was trained with {key}={short(state.settings.get(key))}, this run has "
+                f"{short(value)} and would not continue it. Use the same settings, or another checkpoint folder."
             )
     sizes = {name: (tuple(array.shape), str(array.dtype)) for name, array in params.items()}
     saved = {name: (tuple(array.shape), str(array.dtype)) for name, array in state.params.items()}
     if sizes != saved:
         name = min(name for name in sizes.keys() | saved.keys() if sizes.get(name) != saved.get(name))
         raise CheckpointError(
-            f"the state in {where} belongs to another model: {name} is {saved.get(name, 'missing')} there "
+            f"the state in {where} belongs to another model: {clipped(name)} is {saved.get(name, 'missing')} there "
             f"and {sizes.get(name, 'missing')} here. Make the model as it was, or use another folder."
         )

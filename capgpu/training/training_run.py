@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,21 @@ from capgpu.captioner import announce_decoding
 from capgpu.checkpoint import CheckpointError, save_model
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import Dataset
+from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.evaluation.caption_metric import CaptionMetric
+from capgpu.file_formats.json_text import JsonObject
+from capgpu.layers.recurrence import CELLS
+from capgpu.metrics.coco import METRIC_NAMES
 from capgpu.model import CaptioningRNN
+from capgpu.optim import UPDATE_RULES
+from capgpu.optim.schedules import SCHEDULES
+from capgpu.parameters import parameter_shapes
 from capgpu.solver import CaptioningSolver
 from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import rewind_history
 from capgpu.training.run_folder import RunFolder
+from capgpu.training.state import STATE_FILE
 from capgpu.vocabulary import NULL
 
 __all__ = ["TrainingResult", "check_dataset", "make_solver", "resumed_settings", "train_run"]
@@ -34,6 +43,12 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "metric": None,
     "patience": None,
 }
+#: Settings by their type; others are texts.
+_COUNTS = ("hidden", "wordvec", "epochs", "batch_size")
+_RATES = ("dropout", "label_smoothing")
+_FLAGS = ("tie_weights", "group_by_length")
+#: The values of settings with few.
+_CHOICES = {"cell": tuple(CELLS), "update_rule": tuple(UPDATE_RULES), "schedule": tuple(SCHEDULES)}
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ def resumed_settings(run: RunFolder, given: Mapping[str, Any], known: tuple[str,
         raise CheckpointError(
             f"{run.config}: expected the settings {', '.join(missing)}, got none of them. Start over with --force."
         )
+    _check_types(JsonObject(stored, f"{run.config} is damaged: settings", CheckpointError), known)
     if run.summary.exists():
         raise InvalidValueError(f"{run.path}: expected an unfinished run to resume, got a finished one.")
     for name, value in given.items():
@@ -93,6 +109,33 @@ def resumed_settings(run: RunFolder, given: Mapping[str, Any], known: tuple[str,
                 f"resumed run keeps its settings: omit {option}."
             )
     return stored
+
+
+def _check_types(settings: JsonObject, known: tuple[str, ...]) -> None:
+    for name in known:
+        if name in _COUNTS:
+            settings.integer(name, 1)
+        elif name in _RATES and not 0 <= settings.number(name) < 1:
+            raise settings.wrong("a number from 0 to below 1", settings.value[name], name)
+        elif name == "learning_rate" and settings.number(name) <= 0:
+            raise settings.wrong("a number above 0", settings.value[name], name)
+        elif name in _FLAGS:
+            settings.flag(name)
+        elif name in ("seed", "warmup"):
+            settings.integer(name)
+        elif name == "patience" and settings.value[name] is not None:
+            settings.integer(name, 1)
+        elif name == "clip_norm" and settings.value[name] is not None and settings.number(name) <= 0:
+            raise settings.wrong("a number above 0", settings.value[name], name)
+        elif name == "weight_decay" and settings.value[name] is not None:
+            if settings.number(name) < 0 or settings.value.get("update_rule") != "adamw":
+                raise settings.wrong("none, or 0 or more with the update rule adamw", settings.value[name], name)
+        elif name == "metric" and settings.value[name] not in (None, *METRIC_NAMES):
+            raise settings.wrong(f"one of {', '.join(METRIC_NAMES)}", settings.value[name], name)
+        elif name in ("data", "dtype", "precision", *_CHOICES):
+            text = settings.text(name)
+            if name in _CHOICES and text not in _CHOICES[name]:
+                raise settings.wrong(f"one of {', '.join(_CHOICES[name])}", text, name)
 
 
 def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -162,20 +205,14 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
     callbacks = []
     if settings["patience"] is not None:
         callbacks.append(EarlyStopping(settings["patience"], monitor=metric or "val_loss"))
-    model = CaptioningRNN(
-        dataset.data["word_to_idx"],
-        input_dim=dataset.features("train").shape[1],
-        wordvec_dim=settings["wordvec"],
-        hidden_dim=settings["hidden"],
-        cell_type=settings["cell"],
-        dtype=settings["dtype"],
-        seed=settings["seed"],
-        feature_dropout=settings["dropout"],
-        output_dropout=settings["dropout"],
-        tie_weights=settings["tie_weights"],
-        label_smoothing=settings["label_smoothing"],
-        precision=settings["precision"],
-    )
+    try:
+        if resume:
+            _check_sizes(run, dataset, settings)
+        model = _make_model(dataset, settings)
+    except (ValueError, TypeError) as error:
+        if not resume:
+            raise
+        raise CheckpointError(f"{run.config} is damaged: {error}") from error
     return CaptioningSolver(
         model,
         dataset.data,
@@ -196,6 +233,42 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         checkpoint=run.checkpoint if resume else None,
         resume=resume,
     )
+
+
+def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:
+    return CaptioningRNN(
+        dataset.data["word_to_idx"],
+        input_dim=dataset.features("train").shape[1],
+        wordvec_dim=settings["wordvec"],
+        hidden_dim=settings["hidden"],
+        cell_type=settings["cell"],
+        dtype=settings["dtype"],
+        seed=settings["seed"],
+        feature_dropout=settings["dropout"],
+        output_dropout=settings["dropout"],
+        tie_weights=settings["tie_weights"],
+        label_smoothing=settings["label_smoothing"],
+        precision=settings["precision"],
+    )
+
+
+def _check_sizes(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+    """Check that a model is no larger than the run's checkpoint, before it is made."""
+    shapes = parameter_shapes(
+        len(dataset.data["word_to_idx"]),
+        dataset.features("train").shape[1],
+        settings["wordvec"],
+        settings["hidden"],
+        CELLS[settings["cell"]].n_gates,
+        settings["tie_weights"],
+    )
+    size = floating_dtype(settings["dtype"]).itemsize * sum(map(math.prod, shapes.values()))
+    file = run.checkpoint / STATE_FILE
+    if file.is_file() and size > file.stat().st_size:
+        raise CheckpointError(
+            f"{run.config}: expected the sizes of the model in {file}, got those of a model of {size:,} bytes, larger "
+            "than that file. Train again with --force."
+        )
 
 
 def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, Any]) -> TrainingResult:

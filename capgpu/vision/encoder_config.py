@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
-from capgpu.errors import InvalidValueError
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import JsonObject, parse_json
+from capgpu.visible_text import short
 from capgpu.vision.preprocessing import Preprocessing
 from capgpu.vision.projection import Projection
 
@@ -18,6 +19,8 @@ __all__ = ["ENCODER_FILE", "EncoderConfig"]
 ENCODER_FILE = "encoder.json"
 _PROJECTION_FILE = "encoder.safetensors"
 _FORMAT = "capgpu-encoder-1"
+_MOST_BYTES = 1 << 20
+_REMEDY = "Restore it from a copy, or prepare again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +92,47 @@ class EncoderConfig:
             raise CheckpointError(
                 f"{path}: expected the configuration of the encoder of {folder}'s features, got no such file."
             )
+        where = f"{path} is damaged"
+
+        def fail(cause: str) -> CheckpointError:
+            return CheckpointError(f"{where}: {cause}. {_REMEDY}")
+
+        content = read_content(path, _MOST_BYTES, CheckpointError)
+        stored = JsonObject(parse_json(content, fail), where, CheckpointError, _REMEDY)
+        stored.format(_FORMAT)
+        settings = stored.object("framing")
+        scales = {name: tuple(settings.numbers(name, 3)) for name in ("mean", "std")}
+        projection = None
+        if stored.value.get("projection", "") is not None:
+            stored.text("projection")
+            projection = _load_projection(folder / _PROJECTION_FILE)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format"] != _FORMAT:
-                raise InvalidValueError(f"format: expected {_FORMAT!r}, got {stored['format']!r}")
-            settings: dict[str, Any] = dict(stored["framing"])
-            return cls(
-                str(stored["network"]),
-                str(stored["sha256"]),
-                str(stored["output"]),
-                Preprocessing(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}),
-                None if stored["projection"] is None else Projection(**load_weights(folder / _PROJECTION_FILE)[0]),
-                int(stored["dim"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error!r}. Restore it from a copy, or prepare again.") from error
+            preprocessing = Preprocessing(**{**settings.value, **scales})
+        except (ValueError, TypeError) as error:
+            raise fail(f"framing: {error}".rstrip(".")) from error
+        return cls(
+            stored.text("network"),
+            stored.text("sha256"),
+            stored.text("output"),
+            preprocessing,
+            projection,
+            stored.integer("dim", 1),
+        )
+
+
+def _load_projection(path: Path) -> Projection:
+    arrays, _ = load_weights(path)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    mean, components = (arrays.get(name) for name in Projection._fields)
+    if (
+        mean is None
+        or components is None
+        or mean.ndim != 1
+        or components.shape[:1] != mean.shape
+        or components.ndim != 2
+        or any(array.dtype.kind != "f" for array in arrays.values())
+    ):
+        raise CheckpointError(
+            f"{path} is damaged: expected mean (D,) and components (D, K) of floats, got {short(shapes)}. {_REMEDY}"
+        )
+    return Projection(mean, components)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
+from capgpu.visible_text import short
 
 __all__ = ["Network", "network_sha256"]
 
@@ -64,19 +65,31 @@ class Network:
             try:
                 return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exceptions have no narrower common base
-                raise InvalidValueError(f"{self.path} cannot be run as an ONNX network: {error}") from error
+                raise InvalidValueError(f"{self.path} cannot be run as an ONNX network: {str(error)[:500]}") from error
 
         self._session = open_session(str(self.path))
-        names = [value.name for value in self._session.get_outputs()]
+        names = self._described(lambda: [value.name for value in self._session.get_outputs()])
         if output is not None and output not in names:
             self._session, names = open_session(_cut(self.path, output)), [output]
         self.output = output or names[0]
         self._input, self._channels_last, self.size, self._dtype = self._read_input()
 
+    def _described(self, read: Callable[[], list[Any]]) -> list[Any]:
+        """Return what onnxruntime says about the network's values, at least one."""
+        try:
+            values = read()
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(f"{self.path}: expected names of values in UTF-8, got {error}.") from error
+        if not values:
+            raise InvalidValueError(f"{self.path}: expected a network with an input and an output, got none.")
+        return values
+
     def _read_input(self) -> tuple[str, bool, int | None, Any]:
-        inputs = self._session.get_inputs()
-        described_inputs = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
-        shape = inputs[0].shape
+        inputs = self._described(
+            lambda: [(value.name, value.type, value.shape) for value in self._session.get_inputs()]
+        )
+        described_inputs = ", ".join(f"{name} {kind} {shape}" for name, kind, shape in inputs)[:200]
+        name, kind, shape = inputs[0]
         channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
         sides = [side for side in (shape[1:3] if channels_last else shape[2:]) if isinstance(side, int)]
         if (
@@ -84,13 +97,13 @@ class Network:
             or len(shape) != 4
             or shape[3 if channels_last else 1] != 3
             or len(set(sides)) > 1
-            or inputs[0].type not in _DTYPES
+            or kind not in _DTYPES
         ):
             raise InvalidValueError(
                 f"{self.path}: expected one input of float32 or float16 and shape (N, 3, H, W) or (N, H, W, 3) with "
                 f"H = W, got {described_inputs}."
             )
-        return inputs[0].name, channels_last, sides[0] if sides else None, _DTYPES[inputs[0].type]
+        return name, channels_last, sides[0] if sides else None, _DTYPES[kind]
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute the vector of one picture.
@@ -116,7 +129,7 @@ class Network:
             (out,) = self._session.run([self.output], {self._input: batch})
         except Exception as error:  # onnxruntime's exceptions have no narrower common base
             raise InvalidValueError(
-                f"{self.path}: the network rejects a picture of shape {batch.shape}: {error}"
+                f"{self.path}: the network rejects a picture of shape {batch.shape}: {str(error)[:500]}"
             ) from error
         if not isinstance(out, np.ndarray) or out.dtype.kind != "f" or out.ndim not in (2, 4) or len(out) != 1:
             kind = f"shape {out.shape} and dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
@@ -145,11 +158,13 @@ def network_sha256(path: Path) -> str:
     ------
     MissingExtraError
         If onnx is not installed.
+    ValueError
+        If the file is not an ONNX network, or its weights are in no file of its folder.
     OSError
         If a file cannot be read.
     """
     onnx = require("onnx", "vision", "Reading a network")
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = _load(path, load_external_data=False).graph
     external = {
         entry.value
         for tensor in graph.initializer
@@ -157,6 +172,12 @@ def network_sha256(path: Path) -> str:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    for name in external:
+        # a network from elsewhere shall not choose what is read
+        if "\0" in name or os.path.isabs(name) or ".." in Path(name).parts or not (path.parent / name).is_file():
+            raise InvalidValueError(
+                f"{path}: expected weights in files beside it, got {short(name)}. Copy that file into its folder."
+            )
     digest = hashlib.sha256()
     for file in (path, *(path.parent / name for name in sorted(external))):
         with file.open("rb") as opened:
@@ -165,10 +186,20 @@ def network_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _load(path: Path, **options: Any) -> Any:
+    onnx = require("onnx", "vision", "Reading a network")
+    try:
+        return onnx.load(path, **options)
+    except Exception as error:  # onnx's and protobuf's exceptions have no narrower common base
+        if isinstance(error, OSError):
+            raise
+        raise InvalidValueError(f"{path}: expected an ONNX network, got: {str(error)[:200]}.") from error
+
+
 def _cut(path: Path, output: str) -> bytes:
     """Select a value inside a network as its only output, and remove the nodes that it does not depend on."""
     onnx = require("onnx", "vision", "Taking a value inside of a network as its output")
-    model = onnx.load(path)
+    model = _load(path)
     graph = model.graph
     if not any(output in node.output for node in graph.node):
         outputs = [name for node in list(graph.node)[-12:] for name in node.output if name]

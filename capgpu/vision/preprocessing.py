@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
+from capgpu.visible_text import short
 from capgpu.vision.metadata import orientation_of, upright, without_metadata
 
 if TYPE_CHECKING:
@@ -76,17 +77,19 @@ class Preprocessing:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not np.isfinite(values).all():
-                raise InvalidValueError(f"{name}: expected three finite numbers, one per channel, got {values!r}.")
+                raise InvalidValueError(f"{name}: expected three finite numbers, one per channel, got {short(values)}.")
         if min(self.std) <= 0:
-            raise InvalidValueError(f"std: expected numbers above 0, got {self.std!r}.")
+            raise InvalidValueError(f"std: expected numbers above 0, got {short(self.std)}.")
         for name, known in (("channels", get_args(Channels)), ("fit", get_args(Fit))):
             if getattr(self, name) not in known:
-                raise InvalidValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}.")
+                raise InvalidValueError(
+                    f"{name}: expected one of {', '.join(known)}, got {short(getattr(self, name))}."
+                )
         try:
             ImageColor.getrgb(self.background)
         except (ValueError, AttributeError) as error:
             raise InvalidValueError(
-                f"background: expected a colour such as white or #ffeedd, got {self.background!r} ({error})."
+                f"background: expected a colour such as white or #ffeedd, got {short(self.background)} ({error})."
             ) from error
 
     def pixels(self, picture: Picture) -> npt.NDArray[np.float32]:

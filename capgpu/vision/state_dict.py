@@ -11,23 +11,28 @@ storages' names; then for each storage its length (int64) and its numbers.
 
 from __future__ import annotations
 
+import math
 import os
 import pickletools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from capgpu.errors import InvalidValueError
+from capgpu.file_formats.content import read_content
+from capgpu.visible_text import clipped, short
 
 __all__ = ["read_state_dict"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LAYOUT = 1001
+_MOST_BYTES = 1 << 33
+#: Numbers in all tensors together, for each byte of the file.
+_MOST_COPIES = 4
 _DTYPES = {
     "torch DoubleStorage": "<f8",
     "torch FloatStorage": "<f4",
@@ -120,7 +125,7 @@ class _Machine:
 
     def name(self, text: str) -> None:
         if text not in (_DICT, _TENSOR, *_DTYPES):
-            raise _RefusedError(f"the name {text.replace(' ', '.', 1)}")
+            raise _RefusedError(f"the name {clipped(text.replace(' ', '.', 1))}")
         self.stack.append(_Name(text))
 
     def call(self) -> None:
@@ -173,7 +178,7 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _View
         count *= length
     # a tensor that repeats its numbers could be larger than any memory
     if count > storage.length or (count and last >= storage.length):
-        raise _RefusedError(f"a tensor of shape {shape} and strides {strides}, larger than its storage")
+        raise _RefusedError(f"a tensor of shape {short(shape)} and strides {short(strides)}, larger than its storage")
     return _View(storage, offset, shape, strides)
 
 
@@ -232,7 +237,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]
         If the file is damaged, has another layout, or is more than a dictionary of tensors; nothing that it asks
         for is executed.
     """
-    content = Path(path).read_bytes()
+    content = read_content(path, _MOST_BYTES, InvalidValueError)
     try:
         return _read(content)
     except _RefusedError as refused:
@@ -242,7 +247,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InvalidValueError(
-            f"{os.fspath(path)} cannot be read as a PyTorch file: it is damaged ({error})."
+            f"{os.fspath(path)} cannot be read as a PyTorch file: it is damaged ({short(str(error))})."
         ) from error
 
 
@@ -265,8 +270,11 @@ def _arrays(tensors: dict[str, Any], keys: list[Any], content: bytes, start: int
     """Read the numbers of all tensors from the rest of the file."""
     for name, view in tensors.items():
         if not isinstance(view, _View):
-            raise _RefusedError(f"the entry {name!r}, which is no tensor")
+            raise _RefusedError(f"the entry {short(name)}, which is no tensor")
     storages = {view.storage.key: view.storage for view in tensors.values()}
+    # many tensors of one storage could be larger than any memory
+    if sum(math.prod(view.shape) for view in tensors.values()) > _MOST_COPIES * len(content):
+        raise _RefusedError("tensors that are together larger than the file")
     numbers = {}
     for key in keys:
         storage = storages.get(key)

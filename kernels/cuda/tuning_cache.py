@@ -16,10 +16,13 @@ from typing import Any
 
 from capgpu.cache_folder import cache_folder
 from capgpu.errors import InvalidValueError
+from capgpu.file_formats.content import read_content
+from capgpu.file_formats.json_text import JsonObject, parse_json
 
 __all__ = ["forget", "lookup", "path", "shape_key", "store", "stored"]
 
 _FORMAT = 2
+_MOST_BYTES = 1 << 26
 
 _devices: dict[str, dict[str, tuple[str, int]]] | None = None
 
@@ -141,12 +144,12 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
     global _devices
     if _devices is None:
         try:
-            _devices = _parsed(json.loads(path().read_text(encoding="utf-8")))
+            _devices = _parsed(parse_json(read_content(path(), _MOST_BYTES, InvalidValueError), InvalidValueError))
         except (FileNotFoundError, NotADirectoryError):
             _devices = {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, InvalidValueError) as error:
             warnings.warn(
-                f"{path()} is not used: {type(error).__name__}: {error}. capgpu tune writes a new one.",
+                f"{path()} is not used: {str(error).rstrip('.')}. capgpu tune writes a new one.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -155,9 +158,9 @@ def _load() -> dict[str, dict[str, tuple[str, int]]]:
 
 
 def _parsed(content: Any) -> dict[str, dict[str, tuple[str, int]]]:
-    if content["format"] != _FORMAT:
-        raise InvalidValueError(f"expected format {_FORMAT}, got {content['format']!r}")
+    stored = JsonObject(content, "content", InvalidValueError)
+    stored.format(_FORMAT)
     return {
-        device: {key: (str(entry["algorithm"]), int(entry["units"])) for key, entry in shapes.items()}
-        for device, shapes in content["devices"].items()
+        device: {key: (entry.text("algorithm"), entry.integer("units")) for key, entry in shapes.objects().items()}
+        for device, shapes in stored.object("devices").objects().items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     refused(run(command, "--run", tmp_path), "as capgpu train writes it")
     for damaged in ("", ', "settings": [1]', ', "settings": {"data": 5}'):
         (tmp_path / "config.json").write_text(f'{{"format": "capgpu-run-1"{damaged}}}')
-        refused(run(command, "--run", tmp_path), "expected settings with the data set's name")
+        refused(run(command, "--run", tmp_path), "is damaged: ")
+        assert re.search("settings: .*expected|expected settings, an object", run(command, "--run", tmp_path).stderr)
     (tmp_path / "config.json").write_text("[" * 100_000)
     refused(run(command, "--run", tmp_path), "config.json is damaged")
 

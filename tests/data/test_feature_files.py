@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import capgpu.data.feature_files
+import capgpu.file_formats.npy
 from capgpu.data.feature_files import FeatureFile, map_dataset, open_features, open_h5
 from capgpu.data.text_files import DataFileError
 
@@ -108,7 +110,8 @@ def test_rows_without_ids_are_in_the_order_of_the_captions(tmp_path: Path) -> No
 def test_files_far_larger_than_what_is_held_in_memory_are_opened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capgpu.data.feature_files, "_BYTES_AT_ONCE", 1 << 19)
+    for module in (capgpu.data.feature_files, capgpu.file_formats.npy):
+        monkeypatch.setattr(module, "_BYTES_AT_ONCE", 1 << 19)
     path = written(tmp_path, kind, np.ones((4096, 1024), np.float32))  # 16 MiB
     open_features(path)  # with what is imported, once
     tracemalloc.start()
@@ -321,7 +324,8 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(capgpu.data.feature_files.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     for kind in ("npz", "h5 in chunks"):
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left.*Set TMPDIR") as error:
             open_features(written(tmp_path, kind, ROWS))
+        assert error.value.filename == tempfile.gettempdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from pathlib import Path
@@ -43,7 +44,7 @@ def folder_of(folder: Path, *files: str) -> Path:
 )
 def test_the_only_similar_name_is_that_of_the_picture(name: str, file: str, difference: str, tmp_path: Path) -> None:
     folder_of(tmp_path, file, "other.jpg", "._" + file.rpartition("/")[2])
-    files, notes = find_files(tmp_path, ["other.jpg", name])
+    files, notes = find_files(tmp_path, ["other.jpg", name], "c.csv")
     assert files == [tmp_path / "other.jpg", tmp_path / file]
     (note,) = notes
     assert f"another {difference}" in note or f"or {difference}" in note
@@ -64,7 +65,7 @@ def test_the_only_similar_name_is_that_of_the_picture(name: str, file: str, diff
 )
 def test_names_that_may_be_those_of_other_pictures_stay(names: list[str], files: list[str], tmp_path: Path) -> None:
     folder_of(tmp_path, *files)
-    assert find_files(tmp_path, names) == ([tmp_path / name for name in names], [])
+    assert find_files(tmp_path, names, "c.csv") == ([tmp_path / name for name in names], [])
 
 
 def test_a_picture_of_another_split_is_none_of_the_same_name(tmp_path: Path) -> None:
@@ -79,10 +80,10 @@ def test_a_picture_of_another_split_is_none_of_the_same_name(tmp_path: Path) -> 
         ("pics", "val/3.jpg", None),
         ("pics", "images/4.jpg", None),
     ]:
-        found = find_files(tmp_path / folder, [name])[0][0]
+        found = find_files(tmp_path / folder, [name], "c.csv")[0][0]
         assert found == tmp_path / folder / (there or name), name
     folder_of(tmp_path, "other/2.jpg", "pictures/2.jpg")
-    assert find_files(tmp_path / "other", ["pictures/2.jpg"])[0] == [tmp_path / "other" / "pictures" / "2.jpg"]
+    assert find_files(tmp_path / "other", ["pictures/2.jpg"], "c.csv")[0] == [tmp_path / "other" / "pictures" / "2.jpg"]
 
 
 def test_two_spellings_of_a_name_are_one_picture(tmp_path: Path) -> None:
@@ -157,3 +158,54 @@ def test_hidden_companions_are_ignored(tmp_path: Path) -> None:
     assert all(is_companion(name.partition("/")[0]) for name in COMPANIONS)
     folder_of(tmp_path / "out", ".DS_Store", "Thumbs.db")
     check_output_folder(tmp_path / "out", force=False)
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    """Return a folder with a picture and a folder of pictures, beside a picture outside of it."""
+    folder_of(tmp_path, "in/a.jpg", "in/sub/b.jpg", "out.jpg")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("name", ["../out.jpg", "sub/../../out.jpg", "{outer}/out.jpg", "../in2/none.jpg", "\0/../x"])
+def test_names_that_lead_out_of_the_named_folder_are_refused(name: str, inside: Path) -> None:
+    name = name.format(outer=inside.parent)
+    with pytest.raises(DataFileError, match=r"^c\.csv: expected pictures in .*in, got 1 outside of it, the first"):
+        find_files(inside, ["a.jpg", name], "c.csv", within=inside)
+
+
+def test_a_refused_name_comes_with_the_folder_that_contains_it(inside: Path) -> None:
+    name = str(inside.parent / "out.jpg")
+    with pytest.raises(DataFileError, match=re.escape(f"(--images {inside.parent})")):
+        find_files(inside, [name], "c.csv", within=inside)
+    assert find_files(inside.parent, [name], "c.csv", within=inside.parent) == ([Path(name)], [])
+
+
+@pytest.mark.parametrize("name", ["../in/a.jpg", "sub/../a.jpg", "{inside}/a.jpg", "../images/a.jpg", "/data/in/a.jpg"])
+def test_names_of_pictures_in_the_named_folder_are_accepted_however_they_are_written(name: str, inside: Path) -> None:
+    (file,), _ = find_files(inside, [name.format(inside=inside)], "c.csv", within=inside)
+    assert file.samefile(inside / "a.jpg")
+
+
+def test_a_folder_that_is_a_link_contains_its_pictures(inside: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(inside, target_is_directory=True)
+    for folder, other in ((link, inside), (inside, link)):
+        names = ["a.jpg", str(other / "sub" / "b.jpg")]
+        assert find_files(folder, names, "c.csv", within=folder)[1] == []
+
+
+def test_links_that_lead_out_are_followed_and_counted(inside: Path) -> None:
+    (inside / "c.jpg").symlink_to(inside.parent / "out.jpg")
+    (inside / "d.jpg").symlink_to(inside / "a.jpg")
+    (inside / "far").symlink_to(inside.parent, target_is_directory=True)
+    names = ["a.jpg", "c.jpg", "d.jpg", "far/out.jpg"]
+    files, notes = find_files(inside, names, "c.csv", within=inside)
+    assert files == [inside / name for name in names]
+    assert notes == [f"pictures that are links out of {inside}: 2, the first {inside / 'c.jpg'}"]
+
+
+def test_without_a_named_folder_pictures_outside_are_counted(inside: Path) -> None:
+    files, notes = find_files(inside, ["a.jpg", "../out.jpg", "../none.jpg"], "c.csv")
+    assert files[1] == inside / "../out.jpg"
+    assert notes == [f"pictures outside of {inside}: 1, the first {inside / '../out.jpg'}"]

@@ -65,7 +65,7 @@ def test_a_last_line_that_lacks_only_its_line_break_counts(path: Path) -> None:
 
 def test_a_damaged_line_elsewhere_is_named(path: Path) -> None:
     path.write_text("{oops\n" + path.read_text())
-    with pytest.raises(ValueError, match=r"history\.jsonl: line 1 is no JSON"):
+    with pytest.raises(ValueError, match=r"history\.jsonl: line 1: expected a JSON object"):
         read_history(path)
 
 
