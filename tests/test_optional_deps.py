@@ -43,12 +43,14 @@ def test_the_command_to_install_is_that_of_the_installation_where_there_is_no_ch
 
 
 def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.touch()
 
     def fail(*_: object) -> int:
         raise MissingExtraError("Seeing needs a package.")
 
     monkeypatch.setattr(sys.modules["capgpu.cli.caption"], "_caption_files", fail)
-    result = CliRunner().invoke(main, ["caption", "--run", str(tmp_path), "--backend", "numpy", "picture.png"])
+    result = CliRunner().invoke(main, ["caption", "--run", str(tmp_path), "--backend", "numpy", str(picture)])
     assert (result.exit_code, result.stderr) == (2, "capgpu: error: Seeing needs a package.\n")
 
 
