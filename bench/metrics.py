@@ -3,7 +3,7 @@
 One human caption of each picture is scored against the others. The two libraries alternate in one process, one call
 each per round; a round's ratio is that of adjacent calls, so that drift of the machine's speed cancels. Inputs have
 each library's own form: lists of words for capgpu, strings of words for pycocoevalcap. Needs
-``pip install 'capgpu[coco-metrics]'``, and Java for the tokens.
+``pip install -e '.[coco-metrics]'``, and Java for the tokens.
 """
 
 from __future__ import annotations

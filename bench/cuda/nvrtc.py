@@ -42,7 +42,7 @@ def _folder() -> Path:
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         if any(Path(folder, "lib").glob("libnvrtc.so.*")):
             return Path(folder)
-    raise MissingCompilerError("nvidia-cuda-nvrtc is not installed: pip install 'capgpu[cuda-compile]'")
+    raise MissingCompilerError("nvidia-cuda-nvrtc is not installed: pip install -e '.[cuda-compile]'")
 
 
 class Nvrtc:
@@ -59,7 +59,7 @@ class Nvrtc:
     def __init__(self, folder: Path) -> None:
         if not (folder / "include" / "cuda_fp16.h").exists():
             raise MissingCompilerError(
-                "nvidia-cuda-runtime, which has cuda_fp16.h, is not installed: pip install 'capgpu[cuda-compile]'"
+                "nvidia-cuda-runtime, which has cuda_fp16.h, is not installed: pip install -e '.[cuda-compile]'"
             )
         self._library = ctypes.CDLL(str(next((folder / "lib").glob("libnvrtc.so.*"))))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p

@@ -59,7 +59,7 @@ def test_a_missing_package_is_refused_with_the_extra_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, f"pycocoevalcap.{name.lower()}.{name.lower()}", None)
-    with pytest.raises(MissingExtraError, match=rf"{name} needs.*pip install 'capgpu\[coco-metrics\]'"):
+    with pytest.raises(MissingExtraError, match=rf"{name} needs.*pip install 'pycocoevalcap"):
         check_java_metric(name)
 
 

@@ -100,5 +100,5 @@ def test_settings_that_the_network_fixes_are_refused(setting):
 def test_a_missing_package_is_refused_with_the_extra_that_installs_it(monkeypatch, tmp_path, module):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'capgpu\[vision\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'onnxruntime"):
         open_encoder()
