@@ -65,7 +65,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     from capgpu.kernels.reference import OPERATIONS
     from capgpu.optim import Optimizer
 
-    model, captioner = (import_module(f"capgpu.{name}") for name in ("model", "captioner"))
+    model, model_base, captioner = (import_module(f"capgpu.{name}") for name in ("model", "model_base", "captioner"))
     kernels_for: Any = captioner.kernels_for
 
     def timed_kernels(array: Any, precision: str = "float32") -> Any:
@@ -77,7 +77,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
         return mock.patch.object(owner, name, clock.wrap(PARTS[name], getattr(owner, name)))
 
     with (
-        mock.patch.object(model, "kernels_for", timed_kernels),
+        mock.patch.object(model_base, "kernels_for", timed_kernels),
         mock.patch.object(captioner, "kernels_for", timed_kernels),
         patched(model.CaptioningRNN, "_checked"),
         patched(Optimizer, "step"),

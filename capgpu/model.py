@@ -173,7 +173,8 @@ class CaptioningRNN(CaptionerBase):
         Raises
         ------
         ValueError
-            For a vocabulary without START (or END, to stop at), bad features, or parameters that are not finite.
+            For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
+            finite.
         """
         if max_length < 1:
             raise InvalidValueError(f"max_length: expected at least 1, got {max_length}.")

@@ -33,6 +33,8 @@ class DecodingTask(OurTask):
         }.get(job, {})
         if job.startswith("beam"):
             settings["width"] = int(job.removeprefix("beam"))
+        if job != "words":
+            settings["suppress_unk"] = False  # as PyTorch's loop, and as model.sample
         self.decode = decode.get(job, beam_search)
         self.settings = {**settings, "max_length": SAMPLE_LENGTH}
 

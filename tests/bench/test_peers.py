@@ -165,11 +165,11 @@ def test_repeated_steps_of_the_limit_give_the_same_values(job: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_parts_of_a_step_are_positive_and_the_wrappers_are_removed(cell: str) -> None:
     ours = importlib.import_module("bench.peers.ours")
-    model = importlib.import_module("capgpu.model")
+    captioner = importlib.import_module("capgpu.captioner")
     with use_backend("numpy"):
         task = ours.make_task("numpy", make_workload(parse_size("S4"), cell), "adam")
-        original = model.kernels_for
+        original = captioner.kernels_for
         parts = parts_of_step(task.step, 2)
     assert set(parts) >= set(PARTS.values()) - {"decode step", "dropout"} | {REST}
     assert all(milliseconds > 0 for milliseconds in parts.values())
-    assert model.kernels_for is original
+    assert captioner.kernels_for is original
