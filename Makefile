@@ -11,10 +11,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 OUT ?= build/gpu-run
-SOURCES := capgpu kernels tests bench examples tools
+SOURCES := capgpu kernels tests bench examples tools docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve tour test test-nightly test-minima test-gpu gpu-run lint format bench bench-gpu bench-peers cuda-table roofline env clean
+.PHONY: help demo serve tour test test-nightly test-minima test-gpu gpu-run lint format docs bench bench-gpu bench-peers cuda-table roofline env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ lint: env ## Check style, formatting and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy -p capgpu
+
+docs: $(VENV)/.installed-docs ## Build the documentation, executing its examples and notebooks (a minute; ARGS=-q)
+	$(BIN)/python -m sphinx -b html -j auto -n -W --keep-going -d build/docs/doctrees $(ARGS) docs build/docs/html
+	@echo "build/docs/html/index.html"
 
 format: env ## Format all code and sort its imports
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
@@ -95,4 +99,9 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV), with what builds the documentation"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ $(VENV)/.installed

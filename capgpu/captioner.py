@@ -88,7 +88,7 @@ def captioner_gradients(
     cell : Cell
         The recurrent cell.
     params : mapping of str to array
-        As `capgpu.model.CaptioningRNN.params`.
+        As ``params`` of `capgpu.model.CaptioningRNN`.
     features : array, shape (N, D)
         Image features, in the dtype of the parameters.
     batch : CaptionBatch

@@ -74,7 +74,7 @@ class CaptioningSolver(SolverBase):
         Continue from the state in `checkpoint`, if there is one, with the bits of a run that never stopped.
     callbacks : sequence of callable
         Each called as ``callback(solver, record)`` after each epoch, with the epoch's line of history. On a CUDA
-        device the arrays in `model.params` may be updated in place: copy those that are to be kept.
+        device the arrays in ``model.params`` may be updated in place: copy those that are to be kept.
         `capgpu.training.callbacks.EarlyStopping` is one; any tracker: ``lambda solver, record: tracker.log(record)``.
     step_callbacks : sequence of callable
         Each called as ``callback(solver, record)`` after each update, see `capgpu.training.callbacks.StepCallback`.
@@ -149,7 +149,7 @@ class CaptioningSolver(SolverBase):
         FloatingPointError
             For a loss that is NaN or infinite. On the host every loss is looked at before its update is made.
             On a device that would mean waiting at each step: losses are looked at where a line is printed and
-            at an epoch's first and last step. `model.params` then holds the last parameters known to be good.
+            at an epoch's first and last step. ``model.params`` then holds the last parameters known to be good.
         """
         if self._finished:
             self._target += self.num_epochs

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import capgpu
+
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Distributions whose module has another name.
@@ -128,9 +130,12 @@ def test_every_import_is_a_declared_dependency() -> None:
     assert declared - set(foreign) == set()
 
 
-def test_the_version_is_written_once_in_two_places() -> None:
-    code = (ROOT / "capgpu" / "__init__.py").read_text(encoding="utf-8")
-    assert f'__version__ = "{METADATA["project"]["version"]}"' in code
+def test_the_version_is_written_once_and_the_changelog_has_it() -> None:
+    assert METADATA["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "capgpu.__version__"}
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## (\S+)", changes, flags=re.M)
+    assert latest is not None
+    assert latest[1].rstrip(",") == capgpu.__version__
 
 
 def test_make_lists_its_targets() -> None:

@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+#: The front page and the documentation.
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
 
@@ -43,19 +47,22 @@ def test_python_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> N
     assert ("print(" in code) <= (" | " in capsys.readouterr().out)
 
 
-def test_commands_shown_exist_with_their_options() -> None:
-    lines = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
-    commands = [words for words in lines if words[:1] == ["capgpu"]]
-    assert len(commands) >= 4
-    for _, name, *rest in commands:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_shown_exist_with_their_options(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, flags=re.M | re.S))
+    shown = re.findall(r"^!?(?:CAPGPU_\w+=\S+ )?(capgpu [a-z][^\n#]*)", code, flags=re.M)
+    shown += re.findall(r"`(capgpu [a-z][^`]* --[^`]*)`", text)
+    assert page.name != "README.md" or len(shown) >= 4
+    for _, name, *rest in map(str.split, shown):
         known = {option for parameter in main.commands[name].params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= known
 
 
 def test_link_targets_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/cuda/README.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "bench/cuda/README.md"):
         page = ROOT / name
-        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"(?:\]\((?!https:)|src=\")([^)\"]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{name} links to {target}"
 
 
