@@ -139,7 +139,8 @@ def inputs_like(weights: Array, *inputs: Array) -> tuple[Array, ...]:
     weights : array
         The weights.
     *inputs : array
-        Inputs and states. Those of another library, or not floating, are returned as they are, to be refused.
+        Inputs and states. Those of another library, not floating, or with a half type on one side are returned as
+        they are, to be refused.
 
     Returns
     -------
@@ -154,7 +155,7 @@ def inputs_like(weights: Array, *inputs: Array) -> tuple[Array, ...]:
 
     def convertible(array: Any) -> bool:
         same_library = isinstance(array, type(weights)) or (is_host_array(array) and is_host_array(weights))
-        return same_library and is_floating(array.dtype, xp) and is_floating(dtype, xp)
+        return same_library and all(is_floating(d, xp) and d in (xp.float32, xp.float64) for d in (array.dtype, dtype))
 
     return tuple(
         xp.astype(array, dtype) if any(array is other for other in others) and convertible(array) else array
