@@ -119,7 +119,7 @@ class GalleryItem(TypedDict):
     caption: str
     references: list[str]
     match: Annotated[Match, "right: equal to a reference; near: only the base names are equal; wrong: neither."]
-    score: Annotated[float | None, "CIDEr-D relative to the best reference; null without references."]
+    score: Annotated[float | None, "CIDEr relative to the best reference; null without references."]
     picture: Annotated[str | None, "Address of the picture; null for data without pictures."]
 
 

@@ -99,7 +99,7 @@ async function load(fresh) {
   const rest = page.found - shown;
   $("more").hidden = rest <= 0;
   $("more").textContent = `Show ${Math.min(rest, PAGE)} more`;
-  $("gallery-status").textContent = page.found === 0 ? "No caption or reference has these words." : `${shown.toLocaleString("en")} of ${count(page.found, "picture")} shown. Score: CIDEr-D relative to that of the best reference.`;
+  $("gallery-status").textContent = page.found === 0 ? "No caption or reference has these words." : `${shown.toLocaleString("en")} of ${count(page.found, "picture")} shown. Score: CIDEr relative to that of the best reference.`;
   if (!fresh && cards.length) {
     cards[0].tabIndex = -1;
     cards[0].focus();
