@@ -47,7 +47,8 @@ __all__ = [
 MODEL_FILE = "model.safetensors"
 
 _FORMAT = "capgpu-model-1"
-_OPENS_FOLDERS = os.name != "nt"
+#: What Windows cannot do: open a folder, rename a file that is open.
+_OPENS_FOLDERS = _RENAMES_OPEN_FILES = os.name != "nt"
 
 
 class CheckpointError(CapgpuError, RuntimeError):
@@ -102,7 +103,11 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            if _RENAMES_OPEN_FILES:
+                # closed, it has no lock any more: another process that writes the target would remove it as a leftover
+                os.replace(temporary, target)
+        if not _RENAMES_OPEN_FILES:
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -23,6 +23,7 @@ from capgpu.checkpoint import (
     save_model,
     save_weights,
 )
+from capgpu.folder_lock import lock_file
 from capgpu.model import CaptioningRNN
 from oracles.snapshots import frozen
 
@@ -72,18 +73,28 @@ def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_on_windows_no_folder_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = os.open
+def test_on_windows_no_folder_is_opened_and_no_open_file_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, rename = os.open, os.replace
 
     def refuse_folders(path: Any, *args: Any, **kwargs: Any) -> int:
         if os.path.isdir(path):
             raise PermissionError(13, "Permission denied", path)  # as there
         return opened(path, *args, **kwargs)
 
+    def refuse_open_files(source: Path, target: Path) -> None:
+        with open(source) as file:
+            if lock_file(file.fileno()) is False:  # open elsewhere
+                raise PermissionError(13, "Permission denied", source)
+        rename(source, target)
+
     monkeypatch.setattr("capgpu.checkpoint.os.open", refuse_folders)
     with pytest.raises(PermissionError), atomic_write(tmp_path / "here", "w") as file:
         file.write("one")  # the simulation bites
     monkeypatch.setattr("capgpu.checkpoint._OPENS_FOLDERS", False)
+    monkeypatch.setattr("capgpu.checkpoint._RENAMES_OPEN_FILES", False)
+    monkeypatch.setattr("capgpu.checkpoint.os.replace", refuse_open_files)
     with atomic_write(tmp_path / "there", "w") as file:
         file.write("one")
     assert (tmp_path / "there").read_text() == "one"
@@ -327,6 +338,23 @@ def test_the_next_write_removes_what_a_killed_process_left_and_nothing_else(tmp_
         file.write("whole")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.json"])
     assert path.read_text() == "whole"
+
+
+def test_a_file_that_is_just_being_renamed_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    path, rename = tmp_path / "a.json", os.replace
+
+    def rename_after_another_write(source: Path, target: Path) -> None:
+        monkeypatch.setattr("capgpu.checkpoint.os.replace", rename)
+        with atomic_write(path, "w") as file:
+            file.write("the other")
+        rename(source, target)
+
+    monkeypatch.setattr("capgpu.checkpoint.os.replace", rename_after_another_write)
+    with atomic_write(path, "w") as file:
+        file.write("this one")
+    assert path.read_text() == "this one"
+    assert files(tmp_path) == ["a.json"]
 
 
 def test_equal_weights_give_equal_files(tmp_path, in_new_process):
