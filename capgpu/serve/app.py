@@ -189,7 +189,7 @@ def _upload_route(service: Service) -> Route:
             values = parse_query(_CAPTION.parameters, request.query_params.multi_items())
             return await _caption(service, request, chunks, _settings(values))
         except RequestError as error:
-            error.close = not await discard(chunks, service.limits)
+            error.close = error.close or not await discard(chunks, service.limits)
             raise
 
     return Route(_CAPTION.path, endpoint, methods=[_CAPTION.method])

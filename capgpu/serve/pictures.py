@@ -139,9 +139,11 @@ async def read_body(
             async for chunk in chunks:
                 limits.extend(body, chunk)
     except TimeoutError:
-        raise RequestError(
+        error = RequestError(
             408, f"The picture did not arrive within {_UPLOAD_SECONDS:g} s. Reduce its size, or try again."
-        ) from None
+        )
+        error.close = True  # the timeout has ended `chunks`: nothing reads the rest
+        raise error from None
     if not body:
         raise RequestError(400, "Expected a picture file as the body of the request, got nothing.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import struct
 import threading
 import zlib
@@ -140,6 +141,20 @@ def test_an_upload_of_unknown_length_is_read_no_further_than_its_limit(client: A
     with contextlib.suppress(ConnectionError):  # a client that goes on is cut off
         assert post(client, chunks(10**9)).status == 413
     assert read < 10**8
+
+
+def test_an_upload_that_takes_too_long_ends_the_connection(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capgpu.serve.pictures._UPLOAD_SECONDS", 0.1)
+    head = "POST /api/captions HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as connection:
+        connection.sendall(head.encode() + b"part")
+        answer = b""
+        while part := connection.recv(1000):  # until the server closes, well before its 5 s for the next request
+            answer += part
+    head, _, problem = answer.decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 408")
+    assert "connection: close" in head.lower()
+    assert "did not arrive within 0.1 s" in problem
 
 
 def test_all_uploads_together_are_limited() -> None:
