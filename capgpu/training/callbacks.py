@@ -113,8 +113,28 @@ class EarlyStopping:
 
     def __call__(self, solver: CaptioningSolver, record: Mapping[str, Any]) -> None:
         """Stop training if the score has not improved for `patience` epochs."""
-        if self.epochs_since_best(self._scores(solver)) >= self.patience:
+        if self.is_due(solver):
             solver.stop()
+
+    def is_due(self, solver: Any) -> bool:
+        """Return whether the score has not improved for `patience` epochs.
+
+        Parameters
+        ----------
+        solver : CaptioningSolver
+            The solver.
+
+        Returns
+        -------
+        bool
+            Whether training stops.
+
+        Raises
+        ------
+        ValueError
+            If the solver's metric returns no score of the monitored name.
+        """
+        return self.epochs_since_best(self._scores(solver)) >= self.patience
 
     def _scores(self, solver: CaptioningSolver) -> list[float | None]:
         if self.monitor == "val_loss":

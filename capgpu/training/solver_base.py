@@ -270,7 +270,10 @@ class SolverBase:
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
         self.best_params, self.best_epoch = state.best_params, state.best_epoch
-        self.stopped = state.stopped
+        # the process may have ended between the end of an epoch, whose state is saved, and its callbacks
+        ended = self.epoch > 0 and self.step == self.epoch * self.iterations_per_epoch
+        stops = [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]
+        self.stopped = state.stopped or (ended and any(stop.is_due(self) for stop in stops))
         if self.stopped:
             self._target = self.epoch  # the run was finished on purpose: train() adds nothing to it
         if self.history is not None:

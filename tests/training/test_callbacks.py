@@ -87,6 +87,24 @@ def test_early_stopping_waits_for_its_patience_and_a_killed_run_stops_in_the_sam
     assert outcome(resumed) == outcome(whole)
 
 
+def test_a_run_killed_before_early_stopping_was_asked_stops_in_the_same_epoch(tmp_path: Path) -> None:
+    def kill(trainer: CaptioningSolver, record: Any) -> None:
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt  # nothing is saved, as after a kill
+
+    settings: dict[str, Any] = {"metric": lambda model, data: 0.5, "keep_best": True}
+    early_stopping = EarlyStopping(2, monitor="metric")
+    whole = solver(callbacks=[early_stopping], **settings)
+    whole.train()
+    assert (whole.epoch, whole.stopped) == (3, True)
+    with pytest.raises(KeyboardInterrupt):
+        solver(callbacks=[kill, early_stopping], checkpoint=tmp_path, **settings).train()
+    resumed = solver(callbacks=[early_stopping], checkpoint=tmp_path, resume=True, **settings)
+    resumed.train()
+    assert outcome(resumed) == outcome(whole)
+    assert resumed.stopped
+
+
 @pytest.mark.parametrize(
     ("scores", "settings", "since"),
     [
