@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from capgpu.errors import CapgpuError
 from capgpu.serve.documents import Curve, Point
 from capgpu.training.history import parse_record
 from capgpu.training.run_folder import RunFolder
@@ -124,7 +125,7 @@ class LossCurve:
     def _total_epochs(self) -> int:
         try:
             return int(self._run.settings()["epochs"])
-        except (ValueError, KeyError, OSError):  # the folder is being written, or of another kind of run
+        except (CapgpuError, ValueError, TypeError, KeyError, OSError):  # being written, or of another kind of run
             return 0
 
     def _state(self) -> tuple[Any, str | None]:

@@ -99,6 +99,17 @@ def test_a_run_in_training_is_shown_and_captions_as_soon_as_it_has_a_model(train
     assert not service.batcher.alive  # the application has shut down
 
 
+def test_the_curve_waits_while_the_folder_has_no_settings(training: Path) -> None:
+    from capgpu.serve.curve import LossCurve
+
+    curve = LossCurve(RunFolder(training))
+    for settings in ('{"format": "capgpu-run-1", "settings": {"data": "emoji", "epochs": null}}', "{"):
+        (training / "config.json").write_text(settings)
+        assert (curve.read()["state"], curve.read()["epochs"]) == ("waiting", 0)
+    (training / "config.json").unlink()
+    assert (curve.read()["state"], curve.read()["epochs"]) == ("waiting", 0)
+
+
 def test_the_curve_follows_the_record(training: Path, squares: Path) -> None:
     from capgpu.serve.curve import LossCurve
 
