@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
-from capgpu.errors import InvalidValueError
+from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.serve.documents import Caption, Model, Word
 from capgpu.serve.pictures import damaged
 from capgpu.serve.problems import RequestError
@@ -102,17 +103,18 @@ class Captioner:
         if not self.stale():
             return
         self._signature = _signature(self._run.model)
+        missing = None
         try:
             captioner = load(self._run.path)
-        except CheckpointError as error:
+            try:
+                # opens the encoder, compiles the kernels
+                captioner.caption_pictures([_blank()], Settings().config())
+            except (CheckpointError, InvalidValueError) as error:  # features that were computed elsewhere, for example
+                missing = str(error)
+        except CapgpuError as error:
             if self._captioner is None:
                 self.missing = str(error)
             raise
-        missing = None
-        try:
-            captioner.caption_pictures([_blank()], Settings().config())  # opens the encoder, compiles the kernels
-        except (CheckpointError, InvalidValueError) as error:  # features that were computed elsewhere, for example
-            missing = str(error)
         self._captioner, self.missing = captioner, missing
         self.model = _facts(captioner.model)
         self.version += 1
@@ -137,7 +139,8 @@ class Captioner:
         RequestError
             With status 503 without a model.
         """
-        self.refresh()
+        with suppress(CapgpuError):  # the model that was loaded before remains, or `missing` has the cause
+            self.refresh()
         if self.missing is not None or self._captioner is None:
             raise RequestError(503, str(self.missing), retry_after=10)
         config = settings.config()

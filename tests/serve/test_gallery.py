@@ -96,6 +96,8 @@ def test_a_run_in_training_is_shown_and_captions_as_soon_as_it_has_a_model(train
                 break
             time.sleep(0.02)
         assert send().json()["captions"][0]["text"] == "a red square"
+        (training / "model.safetensors").write_bytes(b"damaged")
+        assert send().json()["captions"][0]["text"] == "a red square"  # by the model that was loaded before
     assert not service.batcher.alive  # the application has shut down
 
 
