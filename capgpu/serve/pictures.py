@@ -21,6 +21,8 @@ __all__ = ["Limits", "Picture", "check_picture", "damaged", "discard", "read_bod
 #: Seconds in which a picture must have arrived.
 _UPLOAD_SECONDS = 30.0
 _MEGA = 1_000_000
+#: The first bytes of an icon file (ICO), and the pictures of different sizes that one may contain.
+_ICON, _MOST_ICONS = b"\0\0\1\0", 256
 
 
 @dataclass
@@ -199,6 +201,8 @@ def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:
     from capgpu.vision.metadata import without_metadata
     from capgpu.vision.preprocessing import openable_formats
 
+    if _icon_pixels(content) > max_pixels:
+        raise _too_many_pixels(max_pixels)
     try:
         try:
             picture = _header(content)
@@ -230,6 +234,30 @@ def _header(content: bytes | bytearray) -> Picture:
 
     with Image.open(io.BytesIO(content), formats=openable_formats()) as opened:
         return Picture(opened.format or "", *opened.size)
+
+
+def _icon_pixels(content: bytes | bytearray) -> int:
+    """Return the pixels of the largest picture in an icon file; 0 for other files.
+
+    Pillow decodes a picture of an icon as it opens the file, before its size could be compared with a limit: the file's
+    directory contains another size, which may be false.
+    """
+    from PIL import BmpImagePlugin, PngImagePlugin
+
+    if not content.startswith(_ICON):
+        return 0
+    count = int.from_bytes(content[4:6], "little")
+    if count > _MOST_ICONS:
+        raise damaged(f"expected an icon of at most {_MOST_ICONS} sizes, got {count}")
+    file, pixels = io.BytesIO(content), 0
+    for entry in range(6, 6 + 16 * count, 16):
+        start = int.from_bytes(content[entry + 12 : entry + 16], "little")
+        is_png = content[start : start + 8] == b"\x89PNG\r\n\x1a\n"
+        file.seek(start)
+        with suppress(Exception):  # which Pillow raises as well, if it opens this one
+            width, height = (PngImagePlugin.PngImageFile if is_png else BmpImagePlugin.DibImageFile)(file).size
+            pixels = max(pixels, width * height)
+    return pixels
 
 
 def damaged(cause: object) -> RequestError:

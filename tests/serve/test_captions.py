@@ -178,6 +178,28 @@ def test_a_picture_that_only_its_metadata_spoil_is_captioned(client: Any) -> Non
     assert answer.json()["captions"][0]["text"] == "a blue square"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "DIB"])
+def test_an_icon_is_not_decoded_before_its_true_size_is_known(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capgpu.serve.pictures import check_picture
+    from capgpu.serve.problems import RequestError
+
+    def icon(side: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (side, side)).save(file, kind)
+        size = len(file.getvalue())
+        # the directory has one picture, of 16 x 16 pixels
+        return struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 24, size, 22) + file.getvalue()
+
+    if kind == "PNG":
+        assert check_picture(icon(16), 1000)[:2] == ("ICO", 16)
+    large = icon(40)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened, and with that decoded"))
+    with pytest.raises(RequestError, match="too many pixels"):
+        check_picture(large, 1000)
+    with pytest.raises(RequestError, match="an icon of at most 256 sizes, got 257"):
+        check_picture(struct.pack("<3H", 0, 1, 257), 1000)
+
+
 def test_of_an_animation_the_first_frame_is_captioned(client: Any) -> None:
     assert post(client, gif_of_many_frames(), Content_Type="image/gif").status == 200
 
