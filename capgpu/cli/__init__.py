@@ -78,6 +78,8 @@ class _Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # as in `capgpu caption RUN | head -1`: click ends the command with status 1
+            raise
         except _USER_ERRORS as error:
             if ctx.params["debug"]:
                 raise
@@ -85,6 +87,8 @@ class _Command(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         run: Callable[..., Any] = super().main
+        if sys.stdout is None:  # closed, as by >&-: what is written to files is wanted all the same
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
         for stream in (sys.stdout, sys.stderr):
             # replace characters that the encoding of the output cannot represent; under LC_ALL=C, Python's default is
             # surrogateescape, which replaces none

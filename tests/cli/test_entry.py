@@ -84,3 +84,18 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_a_closed_standard_output_costs_no_results(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    command = [sys.executable, "-m", "capgpu", "eval", str(finished), "--json", str(file)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert file.stat().st_size > 0
+
+
+def test_a_reader_that_closes_its_pipe_gets_no_error_message(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CaptioningRNN, "step", failing(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    result = run("caption", "--run", finished)
+    assert (result.exit_code, result.stderr) == (1, "")
