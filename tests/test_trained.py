@@ -142,7 +142,7 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
         (np.zeros((2, 4), np.float32), ValueError, r"features: expected shape \(N, 5\)"),
         ([np.zeros(5, np.float32), Image.new("L", (2, 2))], TypeError, "Caption them apart"),
     ],
-    ids=str,
+    ids=["missing file", "address", "bytes", "number", "5-D", "floating pixels", "short features", "mixed"],
 )
 def test_an_argument_that_is_not_a_picture_is_refused(
     run: Path, argument: object, error: type[Exception], message: str
