@@ -116,9 +116,17 @@ def _read_settings(ctx: click.Context, param: click.Parameter, file: Path | None
         raise
     except (ValueError, RecursionError) as error:  # of the syntax, UTF-8, integers of 5,000 digits
         raise InvalidValueError(f"{file}: expected settings in TOML, such as hidden = 512, got: {error}") from error
-    settings = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    root = ctx.find_root().command
+    commands = root.commands.keys() if isinstance(root, click.Group) else {name}
+    for key, value in table.items():
+        if isinstance(value, dict) and key not in commands:
+            near = difflib.get_close_matches(key, commands, 1)
+            remedy = f" Did you mean [{near[0]}]?" if near else ""
+            raise InvalidValueError(
+                f"{file}: expected tables of commands, such as [{name}], got [{clipped(key)}].{remedy}"
+            )
+    common = {key: value for key, value in table.items() if not isinstance(value, dict)}
     own = table.get(name, {})
-    settings |= own if isinstance(own, dict) else {}
     options = {
         option.lstrip("-"): known
         for known in ctx.command.params
@@ -127,13 +135,18 @@ def _read_settings(ctx: click.Context, param: click.Parameter, file: Path | None
         if option.startswith("--")
     }
     values = {}
-    for key, value in settings.items():
-        option = options.get(key.replace("_", "-"))
-        if option is None:
-            near = difflib.get_close_matches(key.replace("_", "-"), options, 1)
-            remedy = f" Did you mean {near[0]}?" if near else f" capgpu {name} --help lists them."
-            raise InvalidValueError(f"{file}: expected options of capgpu {name}, got {clipped(key)}.{remedy}")
-        values[str(option.name)] = _checked(file, key, value, option, ctx)
+    for settings in (common, own if isinstance(own, dict) else {}):
+        spelled: dict[str, str] = {}
+        for key, value in settings.items():
+            option = options.get(key.replace("_", "-"))
+            if option is None:
+                near = difflib.get_close_matches(key.replace("_", "-"), options, 1)
+                remedy = f" Did you mean {near[0]}?" if near else f" capgpu {name} --help lists them."
+                raise InvalidValueError(f"{file}: expected options of capgpu {name}, got {clipped(key)}.{remedy}")
+            first = spelled.setdefault(str(option.name), key)
+            if first != key:
+                raise InvalidValueError(f"{file}: expected each option once, got {first} and {key}. Remove one.")
+            values[str(option.name)] = _checked(file, key, value, option, ctx)
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
 

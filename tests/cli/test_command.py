@@ -81,6 +81,9 @@ def test_settings_come_from_a_file_unless_given(tmp_path: Path) -> None:
         ('tie-weights = "no"', "tie-weights: expected true or false, got 'no'"),
         ("hidden: 5", "expected settings in TOML"),
         ('cell = "gru"', "cell: "),
+        ("[trian]\nhidden = 5", "expected tables of commands, such as [train], got [trian]. Did you mean [train]?"),
+        ("dropout = {rate = 0.1}", "expected tables of commands, such as [train], got [dropout]."),
+        ("batch_size = 8\nbatch-size = 9", "expected each option once, got batch_size and batch-size."),
     ],
 )
 def test_a_wrong_setting_is_refused_with_file_and_name(text: str, says: str, tmp_path: Path) -> None:
