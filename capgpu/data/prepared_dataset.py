@@ -36,7 +36,7 @@ import numpy as np
 
 from capgpu.checkpoint import CheckpointError, atomic_write
 from capgpu.data.arrays import known_finite, splits_of, validate_data
-from capgpu.data.picture_folder import local_name
+from capgpu.data.picture_folder import local_name, without_suffix
 from capgpu.data.text_files import DataFileError, read_json, read_text
 from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.file_formats.npy import map_npy
@@ -179,10 +179,15 @@ def _manifest(path: Path) -> tuple[Manifest, _Files]:
     if not is_prepared(path):
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path}: expected a prepared folder, which contains {MANIFEST}, got a file.")
-        found = "a folder without it" if path.is_dir() else "no such folder"
+        remedy = f"capgpu prepare SOURCE -o {path}"
+        found = "no such folder"
+        if path.is_dir():
+            found = "a folder without it"
+            if any(without_suffix(file.name) != file.name for file in path.iterdir()):
+                # capgpu prepare writes into no folder with other files
+                remedy = f"capgpu prepare {path} -o FOLDER"
         raise CheckpointError(
-            f"{path}: expected a prepared data set with {MANIFEST}, got {found}. Create one with: capgpu prepare "
-            f"SOURCE -o {path}"
+            f"{path}: expected a prepared data set with {MANIFEST}, got {found}. Create one with: {remedy}"
         )
     name = f"{path / MANIFEST} is damaged"
     try:

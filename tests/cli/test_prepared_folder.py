@@ -164,3 +164,11 @@ def test_a_folder_whose_name_is_not_utf8_is_prepared_and_trained_on(tmp_path: Pa
     result = run("eval", "--run", folder / "run", "--split", "val", "--json", folder / "scores.json")
     assert result.exit_code == 0, result.output
     assert json.loads((folder / "scores.json").read_text())["run"] == str(folder / "run")
+
+
+def test_a_folder_of_pictures_is_not_named_as_where_to_prepare_them(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").touch()
+    (tmp_path / "captions.csv").touch()
+    refused(run("train", "--data", tmp_path), f"Create one with: capgpu prepare {tmp_path} -o FOLDER")
+    (tmp_path / "cat.png").unlink()
+    refused(run("train", "--data", tmp_path), f"Create one with: capgpu prepare SOURCE -o {tmp_path}")
