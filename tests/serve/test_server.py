@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,3 +105,33 @@ def test_other_machines_are_announced() -> None:
         assert not is_loopback(everywhere)
         assert is_loopback(here)
         assert address_of(here) == f"http://127.0.0.1:{here.getsockname()[1]}/"
+
+
+def test_a_request_that_is_cut_off_at_the_end_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from capgpu.serve import server
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(server, "_GRACE_SECONDS", 0.1)
+    listening = server.open_socket("127.0.0.1", 0)
+    uvicorn_server = server.make_server(waits)
+    thread = threading.Thread(target=uvicorn_server.run, args=([listening],))
+    with listening, caplog.at_level(logging.ERROR):
+        thread.start()
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.3)
+            uvicorn_server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()
+    assert "Cancel 1 running task" in caplog.text
+    assert "Traceback" not in caplog.text
