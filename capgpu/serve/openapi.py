@@ -78,7 +78,7 @@ class Parameter:
             expected = f"at most {self.maximum:g} characters"
         else:
             name = "an integer" if self.kind is int else "a number"
-            expected = f"{name} from {self.minimum:g} to {self.maximum:g}"
+            expected = f"{name} from {self.minimum:.12g} to {self.maximum:.12g}"
         shown = text if len(text) <= 40 else f"{text[:40]}..."
         return RequestError(400, f"{self.name}: expected {expected}, got {shown!r}.")
 

@@ -146,3 +146,9 @@ def strict(schema: Any) -> Any:
     if isinstance(schema.get("properties"), dict) and isinstance(schema.get("required"), list):
         schema["additionalProperties"] = False
     return schema
+
+
+def test_the_limits_of_a_parameter_are_named_in_digits(client: Any) -> None:
+    answer = client.post("/api/captions?temperature=1&seed=4294967296", picture_file("red"), PNG)
+    assert answer.status == 400
+    assert "from 0 to 4294967295, got '4294967296'" in answer.content.decode()
