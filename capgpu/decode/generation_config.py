@@ -62,8 +62,8 @@ class GenerationConfig:
 
     Raises
     ------
-    ValueError
-        For settings that contradict each other.
+    TypeError, ValueError
+        For a beam or captions that are no count, and settings that contradict each other.
     """
 
     beam: int = 1
@@ -79,6 +79,7 @@ class GenerationConfig:
     captions: int = 1
 
     def __post_init__(self) -> None:
+        check_count("beam", self.beam, 1)
         check_count("captions", self.captions, 1)
         if self.captions > self.beam and not self.samples:
             remedy = f"Give beam={self.captions}, or a temperature to sample with."

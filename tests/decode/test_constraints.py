@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 import numpy as np
@@ -69,3 +70,12 @@ def test_command_options_and_decoders_have_the_same_defaults():
     command = click.command()(generation_options(lambda config: None))
     with command.make_context("command", []) as context:
         assert GenerationConfig(**context.params) == GenerationConfig()
+
+
+@pytest.mark.parametrize(
+    ("beam", "error", "says"),
+    [(0, ValueError, "at least 1, got 0"), (1.5, TypeError, "an integer, got 1.5"), ("5", TypeError, "an integer")],
+)
+def test_a_beam_that_is_no_count_is_named(beam: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=f"beam: expected {says}"):
+        GenerationConfig(beam=beam)
