@@ -299,6 +299,8 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
     from PIL.Image import Image
 
     if isinstance(pictures, (str, os.PathLike)):
+        if not os.fspath(pictures):  # of pathlib it would be the current folder
+            raise InvalidValueError("pictures: expected a path, got an empty text.")
         path = Path(pictures)
         return (picture_files(path), False) if path.is_dir() else ([pictures], True)
     if isinstance(pictures, Image):
@@ -308,6 +310,8 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
     if is_device_array(pictures):
         pictures = to_numpy(pictures)
     if isinstance(pictures, np.ndarray):
+        if pictures.ndim == 1 and pictures.dtype.kind in "OU":  # such as a column of file names
+            return list(pictures), False
         if np.issubdtype(pictures.dtype, np.floating):
             if pictures.ndim == 2:
                 return list(pictures), False

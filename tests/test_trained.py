@@ -135,14 +135,29 @@ def test_a_model_without_an_encoder_captions_features_and_accepts_an_encoder(
     [
         ("missing.png", FileNotFoundError, "missing.png"),
         ("https://example.org/cat.jpg", ValueError, "got an address. Download it first"),
+        ("", ValueError, "expected a path, got an empty text"),
         (b"cat.jpg", TypeError, "got a bytes"),
+        (np.array(["missing.png", "cat.png"]), FileNotFoundError, "missing.png"),
+        (np.array(["missing.png", "cat.png"], object), FileNotFoundError, "missing.png"),
         ([3], TypeError, "got a int"),
         (np.zeros((3, 4, 5, 6, 7), np.uint8), ValueError, r"expected shape \(height, width\)"),
         (np.zeros((4, 4, 3), np.float32), ValueError, "expected pixels of dtype uint8"),
         (np.zeros((2, 4), np.float32), ValueError, r"features: expected shape \(N, 5\)"),
         ([np.zeros(5, np.float32), Image.new("L", (2, 2))], TypeError, "Caption them apart"),
     ],
-    ids=["missing file", "address", "bytes", "number", "5-D", "floating pixels", "short features", "mixed"],
+    ids=[
+        "missing file",
+        "address",
+        "empty text",
+        "bytes",
+        "names",
+        "objects",
+        "number",
+        "5-D",
+        "floating pixels",
+        "short features",
+        "mixed",
+    ],
 )
 def test_an_argument_that_is_not_a_picture_is_refused(
     run: Path, argument: object, error: type[Exception], message: str
