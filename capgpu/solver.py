@@ -11,6 +11,7 @@ from capgpu.data.arrays import Minibatch
 from capgpu.data.batches import epoch_batches
 from capgpu.data.device_cache import place_features
 from capgpu.evaluation.likelihood import loss_per_token
+from capgpu.optim.schedules import checked_factor
 from capgpu.random import fold_key
 from capgpu.training.history import plain
 from capgpu.training.interrupt import InterruptGuard
@@ -229,7 +230,7 @@ class CaptioningSolver(SolverBase):
         with closing(self._batches()) as batches:
             for captions, features, _ in batches:
                 printed = step % self.print_every == 0
-                factor = self._schedule(step - schedule_start, steps)
+                factor = checked_factor(self._schedule(step - schedule_start, steps), step - schedule_start)
                 self._update(captions, features, factor, looked_at=printed or step == first)
                 step = self.step
                 if printed or self.step_callbacks:

@@ -18,6 +18,7 @@ from capgpu.model import CaptioningRNN
 from capgpu.optim import adam, clip_gradients
 from capgpu.random import fold_key
 from capgpu.solver import CaptioningSolver
+from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import read_history
 from oracles.snapshots import frozen
 
@@ -413,7 +414,13 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"warmup": -1}, ValueError, "warmup: expected at least 0, got -1"),
         ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
         ({"metric": 3}, TypeError, "must be functions; 3 is none"),
-        ({"callbacks": [None, "x"]}, TypeError, "must be functions; 'x' is none"),
+        ({"callbacks": [print, "x"]}, TypeError, "must be functions; 'x' is none"),
+        ({"callbacks": [None]}, TypeError, "must be functions; None is none"),
+        ({"callbacks": [EarlyStopping]}, TypeError, "must be functions; <class .*EarlyStopping'> is none"),
+        ({"callbacks": EarlyStopping(1)}, TypeError, "callbacks: expected a list of functions, got a EarlyStopping"),
+        ({"frozen": "W_embed"}, TypeError, r"frozen: expected a list of names .* got 'W_embed'"),
+        ({"param_config": ["W_embed"]}, TypeError, r"param_config: expected a dict of dicts.*\['W_embed'\]"),
+        ({"param_config": {"w": 1e-4}}, TypeError, "param_config: expected a dict of dicts"),
         ({"resume": True}, ValueError, "resume=True needs checkpoint"),
         ({"model": object()}, TypeError, "model is a object without params and loss"),
         ({"model": TinyCaptioner}, TypeError, "without params"),
@@ -430,6 +437,14 @@ def test_invalid_settings_are_refused_before_anything_is_computed(
     with pytest.raises(error, match=message):
         CaptioningSolver(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0, None, "1"])
+def test_a_schedule_that_returns_no_factor_is_named(factor: Any) -> None:
+    trainer = solver(schedule=lambda step, total_steps: factor if step == 2 else 1.0)
+    with pytest.raises((TypeError, ValueError), match=r"schedule: expected .* at step 2, got"):
+        trainer.train()
+    assert trainer.step == 2
 
 
 def test_data_that_do_not_fit_the_model_are_refused() -> None:

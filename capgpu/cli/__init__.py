@@ -88,7 +88,7 @@ class _Command(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         run: Callable[..., Any] = super().main
         if sys.stdout is None:  # closed, as by >&-: what is written to files is wanted all the same
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 # for the rest of the process
         for stream in (sys.stdout, sys.stderr):
             # replace characters that the encoding of the output cannot represent; under LC_ALL=C, Python's default is
             # surrogateescape, which replaces none

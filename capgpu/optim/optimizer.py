@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
 from capgpu.dtypes import is_half
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 from capgpu.validation import check_positive
+from capgpu.visible_text import short
 
 __all__ = ["Optimizer", "clip_gradients"]
 
@@ -115,7 +116,15 @@ class Optimizer:
                     f"Leave it out; it belongs into configs[name][{key!r}]."
                 )
         names = tuple(names)
-        self.param_config = {name: dict(changes) for name, changes in (param_config or {}).items()}
+        param_config = {} if param_config is None else param_config
+        if not isinstance(param_config, Mapping) or not all(isinstance(v, Mapping) for v in param_config.values()):
+            raise InvalidTypeError(
+                "param_config: expected a dict of dicts, such as {'W_embed': {'learning_rate': 1e-4}}, got "
+                f"{short(param_config)}."
+            )
+        if isinstance(frozen, str) or not isinstance(frozen, Collection):
+            raise InvalidTypeError(f"frozen: expected a list of names of parameters, got {short(frozen)}.")
+        self.param_config = {name: dict(changes) for name, changes in param_config.items()}
         self.frozen = tuple(frozen)
         self._given = dict(config or {})
         self._check_names(names)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TypeAlias
+from numbers import Real
+from typing import Any, TypeAlias
 
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count, check_positive
+from capgpu.visible_text import short
 
 __all__ = [
     "SCHEDULES",
     "Schedule",
+    "checked_factor",
     "constant",
     "cosine",
     "find_schedule",
@@ -146,6 +149,35 @@ def with_warmup(schedule: Schedule, warmup: int) -> Schedule:
         return schedule(step - warmup, max(total_steps - warmup, 1))
 
     return warmed
+
+
+def checked_factor(factor: Any, step: int) -> float:
+    """Check what a schedule returned; NaN would pass for a training that has diverged.
+
+    Parameters
+    ----------
+    factor : object
+        Should be a finite number of at least 0.
+    step : int
+        The step that it was asked for.
+
+    Returns
+    -------
+    float
+        The factor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    if isinstance(factor, bool) or not isinstance(factor, Real):
+        raise InvalidTypeError(f"schedule: expected a number at step {step}, got {short(factor)}.")
+    if not 0 <= float(factor) < math.inf:
+        raise InvalidValueError(
+            f"schedule: expected a finite factor of at least 0 at step {step}, got {short(factor)}."
+        )
+    return float(factor)
 
 
 #: The schedules that need no parameter, by name.

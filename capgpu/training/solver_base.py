@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,16 @@ class SolverBase:
         check_count("micro_batch_size", batch_size if micro_batch_size is None else micro_batch_size, 1)
         check_positive("lr_decay", lr_decay)
         check_positive("clip_norm", 1.0 if clip_norm is None else clip_norm)
-        for function in (metric, *callbacks, *step_callbacks):
-            if function is not None and not callable(function):
+        for argument, given in (("callbacks", callbacks), ("step_callbacks", step_callbacks)):
+            if not isinstance(given, Collection):
+                raise InvalidTypeError(f"{argument}: expected a list of functions, got a {type(given).__name__}.")
+        for function in (*(() if metric is None else (metric,)), *callbacks, *step_callbacks):
+            if not callable(function) or isinstance(function, type):
                 raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
         if resume and checkpoint is None:
             raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
         self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
-        self.micro_batch_size, self.param_config, self.frozen = micro_batch_size, param_config, tuple(frozen)
+        self.micro_batch_size, self.param_config, self.frozen = micro_batch_size, param_config, frozen
         self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
         train_count = len(split_arrays(data, "train")[0])
         val_count = len(data.get("val_captions", ()))
