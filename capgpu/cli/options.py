@@ -37,10 +37,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class LocalPath(click.Path):
-    """A path on this machine; an address is refused with a remedy."""
+    """A path on this machine; an address is refused with a remedy, and so is an empty text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; errors are those of click's."""
+        if value == "":  # such as an unset variable of the shell; pathlib takes it for the current folder
+            self.fail("expected a path, got an empty text.", param, ctx)
         if isinstance(value, str) and _URL.match(value):
             self.fail(
                 f"expected a file or folder on this machine, got the address {value}. Download it (and unzip an "
@@ -110,7 +112,7 @@ def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
 run_option = click.option(
     "--run",
     "run_option",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     metavar="RUN",
     help="The run folder, instead of the first argument.",
 )
@@ -136,7 +138,7 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(f"expected one run folder, got {run_argument} and --run {run_option}.")
         return command(*args, folder=run_folder(run_argument or run_option), **options)
 
-    argument = click.argument("run_argument", type=click.Path(path_type=Path), required=False, metavar="RUN")
+    argument = click.argument("run_argument", type=LocalPath(path_type=Path), required=False, metavar="RUN")
     return argument(run_option(decorated))
 
 
@@ -206,6 +208,8 @@ def check_writable(*files: Path | None, inputs: Iterable[Path] = ()) -> None:
     for file in files:
         if file is None:
             continue
+        if str(file) == "-":  # which means standard output elsewhere
+            raise InvalidValueError("-: expected the name of a file to write.")
         target = os.path.realpath(file)
         if target in reserved and (file.is_file() or not file.exists()):
             raise InvalidValueError(f"{reserved[target]}: it would be overwritten. Name another file to write.")

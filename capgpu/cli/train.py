@@ -9,7 +9,7 @@ import click
 
 from capgpu.cli.command import Command, config_option
 from capgpu.cli.console import echo
-from capgpu.cli.options import COMPUTE_GROUP, Count, Number, backend_option, use_backend_option
+from capgpu.cli.options import COMPUTE_GROUP, Count, LocalPath, Number, backend_option, use_backend_option
 from capgpu.data.datasets import DATASETS, open_dataset
 from capgpu.folder_lock import folder_lock
 from capgpu.metrics.coco import METRIC_NAMES
@@ -71,7 +71,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
 
 
 @click.command(cls=Command, groups=_GROUPS, examples=_EXAMPLES)
-@click.argument("run_argument", type=click.Path(path_type=Path), required=False, metavar="[RUN]")
+@click.argument("run_argument", type=LocalPath(path_type=Path), required=False, metavar="[RUN]")
 @config_option
 @click.option(
     "--data",
@@ -79,7 +79,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     default="emoji",
     help="Data set: emoji, a prepared folder, or the folder of the cs231n course's COCO set.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
+@click.option("--out", type=LocalPath(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Recurrent cell.")
 @click.option("--hidden", type=Count(), default=256, help="Size of the hidden state.")
 @click.option("--wordvec", type=Count(), default=256, help="Size of a word vector.")

@@ -139,3 +139,18 @@ def test_progress_shows_the_time_that_remains_where_work_takes_long(
         "pictures: 20 of 100, 8 s left",
         "pictures: 40 of 100, 60 s left",
     ]
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (("caption", finished, ""), ("caption", "", "cat.png"), ("train", ""), ("train", "--out", "")):
+        refused(run(*command), "expected a path, got an empty text.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_to_write_has_a_name(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(run("eval", finished, "--json", "-"), "-: expected the name of a file to write.")
+    assert list(tmp_path.iterdir()) == []
