@@ -205,6 +205,13 @@ def test_a_state_of_another_run_is_refused_and_kept(tmp_path: Path, settings: di
     assert (tmp_path / STATE_FILE).read_bytes() == before
 
 
+def test_a_state_trained_with_another_dropout_is_refused(tmp_path: Path) -> None:
+    solver(TinyCaptioner(output_dropout=0.5), checkpoint=tmp_path, num_epochs=1).train()
+    with pytest.raises(CheckpointError, match=r"trained with output_dropout=0\.5, this run has 0\.25"):
+        solver(TinyCaptioner(output_dropout=0.25), checkpoint=tmp_path, resume=True)
+    solver(TinyCaptioner(output_dropout=0.5), checkpoint=tmp_path, resume=True).train()
+
+
 def test_an_earlier_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     solver(num_epochs=1, checkpoint=tmp_path).train()
     with pytest.raises(FileExistsError, match="resume=True"):

@@ -21,7 +21,7 @@ from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, Step
 from capgpu.training.graphs import training_steps
 from capgpu.training.history import rewind_history
 from capgpu.training.losses import LossRecord
-from capgpu.training.state import STATE_FILE, TrainingState, check_fits, load_state, save_state
+from capgpu.training.state import REGULARIZATION, STATE_FILE, TrainingState, check_fits, load_state, save_state
 from capgpu.validation import check_count, check_positive
 from capgpu.vocabulary import NULL
 
@@ -141,6 +141,7 @@ class SolverBase:
             },
             "frozen": list(self.frozen),
             "train_captions": train_count,
+            **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
         }
         if checkpoint is not None and (Path(checkpoint) / STATE_FILE).exists():
             if not resume:

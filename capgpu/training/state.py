@@ -21,12 +21,14 @@ from capgpu.file_formats.json_text import JsonObject
 from capgpu.optim.rules import RULES
 from capgpu.visible_text import clipped, short
 
-__all__ = ["STATE_FILE", "TrainingState", "check_fits", "load_state", "save_state"]
+__all__ = ["REGULARIZATION", "STATE_FILE", "TrainingState", "check_fits", "load_state", "save_state"]
 
 #: The file's name in a checkpoint folder.
 STATE_FILE = "training.safetensors"
 
 _FORMAT = "capgpu-training-1"
+#: Attributes of the model that are settings of its training; states of earlier versions lack them.
+REGULARIZATION = ("feature_dropout", "output_dropout", "label_smoothing")
 #: Settings that states of earlier versions lack, and the values they were trained with.
 _DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
     "group_by_length": False,
@@ -221,6 +223,8 @@ def check_fits(state: TrainingState, settings: Mapping[str, Any], params: Mappin
         Naming what differs.
     """
     for key, value in settings.items():
+        if key in REGULARIZATION and key not in state.settings:
+            continue
         if state.settings.get(key) != value:
             raise CheckpointError(
                 f"the state in {where} was trained with {key}={short(state.settings.get(key))}, this run has "
