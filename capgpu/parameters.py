@@ -177,13 +177,11 @@ def check_finite_parameters(params: Mapping[str, Array]) -> None:
 
 
 def _all_finite(array: Array) -> bool:
-    """Return whether all elements are finite. One pass over finite parameters, without a temporary array."""
-    if isinstance(array, np.ndarray) and array.dtype in (np.float32, np.float64):
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(array.sum()):
-                return True
+    """Return whether all elements are finite: their sum is not, unless they are; one pass and no temporary array."""
     xp = array_namespace(array)
-    return bool(xp.all(xp.isfinite(array)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(xp.sum(array))
+    return math.isfinite(total) or bool(xp.all(xp.isfinite(array)))
 
 
 def checked_features(features: Array, params: Mapping[str, Array]) -> Array:

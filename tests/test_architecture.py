@@ -54,7 +54,7 @@ SHIM = (("array_libraries", "cupy"), ("backend", "cupy"))
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.
 FROM_NUMPY = {
     "capgpu.model_base": {"float32"},
-    "capgpu.parameters": {"dtype", "integer"},
+    "capgpu.parameters": {"dtype", "errstate", "integer"},
     "capgpu.optim.rules": {"array"},
 }
 
