@@ -390,8 +390,12 @@ def test_a_batch_too_large_for_the_memory_is_refused_with_its_size_and_a_smaller
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_captions_without_words_are_supported(device, cell):
+def test_a_caption_without_words_adds_nothing_to_the_loss_of_others(device, cell):
     model = captioner(cell=cell)
-    loss, grads = model.loss(device.ones((2, 7)), np.zeros((2, 4), dtype=np.int64))
-    assert float(loss) == 0
-    assert not any(gradient.get().any() for gradient in grads.values())
+    word = int(CAPTIONS[0, 1])
+    captions = np.array([[1, 0, 0, 0], [1, word, 0, 0]])
+    loss, _ = model.loss(device.ones((2, 7)), captions)
+    alone, _ = model.loss(device.ones((1, 7)), captions[1:])
+    assert float(loss) == pytest.approx(float(alone) / 2, rel=1e-12)
+    with pytest.raises(ValueError, match="captions: expected at least one word after the first column"):
+        model.loss(device.ones((2, 7)), np.zeros((2, 4), dtype=np.int64))
