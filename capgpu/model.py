@@ -128,6 +128,7 @@ class CaptioningRNN(CaptionerBase):
         (1, 4)
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
+        self._known_finite.clear()
         operands = self._operands()
         dropout = options.feature_dropout is not None or options.output_dropout is not None
         announce_training(self.cell, operands, dropout)
@@ -174,14 +175,20 @@ class CaptioningRNN(CaptionerBase):
         ------
         ValueError
             For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
-            finite.
+            finite. Parameters are read for that once, and again after `loss` or when they have been replaced.
         """
         if max_length < 1:
             raise InvalidValueError(f"max_length: expected at least 1, got {max_length}.")
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
-        check_finite_parameters(self.params)
+        self._check_finite_parameters()
         return greedy_captions(self._operands(), features, max_length, start, end, self.null, self.precision)
+
+    def _check_finite_parameters(self) -> None:
+        known = self._known_finite
+        unknown = {name: array for name, array in self.params.items() if known.get(name) is not array}
+        check_finite_parameters(unknown)
+        known.update(unknown)
 
     def begin(self, features: Array, reads: int = 0) -> DecodingState:
         """Compute the state before START is read, for decoding word by word.

@@ -68,6 +68,8 @@ class CaptionerBase:
         self.output_dropout = float(output_dropout)
         self.tie_weights = bool(tie_weights)
         self.label_smoothing = float(label_smoothing)
+        #: The parameters that were finite when `sample` read them; nothing is known of those that training has changed.
+        self._known_finite: dict[str, Array] = {}
         self._shapes = parameter_shapes(
             len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.cell.n_gates, self.tie_weights
         )

@@ -51,3 +51,19 @@ def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, 
         assert loss == pytest.approx(expected, rel=1e-5, nan_ok=True), name
         assert finite == wanted_finite, name
         assert words == wanted_words, name
+
+
+def test_parameters_are_read_again_once_training_may_have_changed_them(random):
+    with capgpu.use_backend("numpy"):
+        model = CaptioningRNN(WORDS, 6, 5, 8, "lstm", np.float32, seed=1)
+        features = random.standard_normal((3, 6)).astype(np.float32)
+        model.sample(features, 5)
+        model.loss(features, CAPTIONS)
+        model.params["W_vocab"][0, 0] = np.nan  # in place, as an update
+        with pytest.raises(ValueError, match=r"params\['W_vocab'\]: expected finite values"):
+            model.sample(features, 5)
+        model.params["W_vocab"] = np.zeros_like(model.params["W_vocab"])
+        model.sample(features, 5)
+        model.params["b"] = np.full_like(model.params["b"], np.inf)
+        with pytest.raises(ValueError, match=r"params\['b'\]: expected finite values"):
+            model.sample(features, 5)
