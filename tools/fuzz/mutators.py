@@ -10,6 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -181,7 +182,8 @@ def mutated_value(random: Random, value: Any) -> str:
             case 1:
                 here.append(here[key])
             case 2 if isinstance(other[other_key], str | int | float | None):
-                here[key], other[other_key] = other[other_key], here[key]
+                # a copy: what is put into its own part would have no end
+                here[key], other[other_key] = other[other_key], deepcopy(here[key])
             case 3 if isinstance(here[key], int) and not isinstance(here[key], bool):
                 here[key] = random.choice((here[key] + 1, -here[key], here[key] * 10**9, float(here[key]), *_EXTREMES))
             case _:
