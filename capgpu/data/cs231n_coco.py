@@ -34,7 +34,7 @@ from capgpu.data.text_files import DataFileError, check_text, read_json, read_te
 from capgpu.errors import InvalidValueError
 from capgpu.validation import check_count
 from capgpu.visible_text import short, visible
-from capgpu.vocabulary import Vocabulary, decode_captions
+from capgpu.vocabulary import START, Vocabulary, decode_captions
 
 __all__ = [
     "coco_identity",
@@ -125,7 +125,7 @@ def load_coco_data(
     split_files = [name for split in _SPLITS for name in (_features_file(split, pca_features), _urls_file(split))]
     _check_files(folder, [_CAPTIONS, _VOCABULARY, *split_files])
     vocabulary = _read_vocabulary(folder / _VOCABULARY)
-    data = _read_captions(folder / _CAPTIONS, len(vocabulary))
+    data = _read_captions(folder / _CAPTIONS, vocabulary)
     for split in _SPLITS:
         file = open_features(folder / _features_file(split, pca_features))
         pictures = len(file.rows)
@@ -289,7 +289,8 @@ def _read_vocabulary(path: Path) -> Vocabulary:
     return vocabulary
 
 
-def _read_captions(path: Path, words: int) -> dict[str, Any]:
+def _read_captions(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    start = vocabulary.word_to_idx.get(START)
     with open_h5(path) as file:
         names = [f"{split}_{part}" for split in _SPLITS for part in ("captions", "image_idxs")]
         data = {name: np.array(map_dataset(file, name)) for name in names}
@@ -306,10 +307,14 @@ def _read_captions(path: Path, words: int) -> dict[str, Any]:
                 f"{path}: {split}_image_idxs: expected one integer for each caption, shape ({len(captions)},), got "
                 f"shape {image_idxs.shape} and dtype {image_idxs.dtype}."
             )
-        _check_range(where, captions, words, f"words in {path.with_name(_VOCABULARY)}")
+        _check_range(where, captions, len(vocabulary), f"words in {path.with_name(_VOCABULARY)}")
         empty = ~captions.any(axis=1)  # zeros, as in a truncated file
         if empty.any():
             raise DataFileError(f"{where}[{int(np.argmax(empty))}]: expected at least one word, got only <NULL>.")
+        other = captions[:, 0] != start
+        if start is not None and other.any():
+            row = int(np.argmax(other))
+            raise DataFileError(f"{where}[{row}, 0]: expected {START} (id {start}), got id {captions[row, 0]}.")
     return data
 
 
