@@ -1,4 +1,4 @@
-"""What a captioner consists of: its vocabulary, sizes and parameters, their checks, and the file that holds them."""
+"""Base of the captioner: vocabulary, sizes and parameters, their checks, and saving to a file."""
 
 from __future__ import annotations
 

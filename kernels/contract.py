@@ -1,4 +1,4 @@
-"""What operations of the contract take and return besides arrays."""
+"""Types that operations of the contract take and return besides arrays."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Dropout:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """How a captioner's training loss is computed.
+    """Options of a captioner's training loss.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class LossOptions:
 
 
 class DecodingWeights(NamedTuple):
-    """What decoding multiplies with.
+    """Weights of the products in decoding.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How commands look and read their settings: help in groups with examples, and values from a file of settings."""
+"""Base class of the commands: help in groups with examples, and options read from a file of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out captions."""
+"""Likelihood of held-out captions under a model."""
 
 from __future__ import annotations
 

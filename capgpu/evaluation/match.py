@@ -1,4 +1,4 @@
-"""How a caption matches the true captions of its picture."""
+"""Comparison of a caption with the true captions of its picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How gradients change parameters: update rules, an optimiser over all parameters, schedules, clipping."""
+"""Optimization: update rules, an optimizer over all parameters, learning-rate schedules, gradient clipping."""
 
 from capgpu.optim.functional import UPDATE_RULES, adam, adamw, rmsprop, sgd, sgd_momentum, update_rule
 from capgpu.optim.optimizer import Optimizer, clip_gradients

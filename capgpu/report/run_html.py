@@ -1,4 +1,4 @@
-"""What a notebook shows of a run: its model, its loss curve, and some captioned pictures."""
+"""HTML of a run for notebooks: model, loss curve, and some captioned pictures."""
 
 from __future__ import annotations
 

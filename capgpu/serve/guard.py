@@ -1,4 +1,4 @@
-"""What every request passes: checks of where it comes from, and headers that restrict what a page may do.
+"""Middleware for every request: checks of its origin, and headers that restrict what a page may do.
 
 Web pages of other sites cannot use the server through the user's browser:
 

@@ -1,4 +1,4 @@
-"""What the server serves: the model, the gallery and the loss curve of one run, and the thread that computes."""
+"""The service behind the web page: model, gallery and loss curve of one run, and the thread that computes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the solver is made of: its history, its progress display, its state on disk, its Ctrl-C."""
+"""Parts of the solver: history, progress display, state on disk, callbacks, and the handling of Ctrl-C."""

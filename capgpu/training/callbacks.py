@@ -1,4 +1,4 @@
-"""What may be called while training: the forms of callbacks, and early stopping."""
+"""Callbacks of training: their types, and early stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How training shows where it is: a live bar on a terminal, plain lines elsewhere, or nothing."""
+"""Progress display of training: a live bar on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Progress", "make_progress"]
 
 
 class Progress(Protocol):
-    """What the solver tells a display."""
+    """Interface between the solver and a display."""
 
     def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
         """Show that `step` updates are done, with the loss of the last one per caption and per word."""

@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on: to whoever watches, and to its record."""
+"""Reporting of a training run, to the progress display and to the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run consists of: its checked settings, its record so far, and its state on disk."""
+"""Base of the solver: checked settings, history so far, and state on disk."""
 
 from __future__ import annotations
 

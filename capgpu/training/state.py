@@ -40,7 +40,7 @@ _DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
 
 @dataclass
 class TrainingState:
-    """What a run continues from.
+    """State from which a run continues.
 
     Attributes
     ----------
