@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for
+from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for, split_biases
 from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
@@ -37,13 +37,8 @@ __all__ = [
     "next_word_scores",
 ]
 
-_BEFORE = ("caption_batch", "matmul", "take_rows")
-_AFTER = ("embedding_gradient", "column_sums")
-#: What training calls, in this order, without and with cell states.
-_TRAINING = (
-    (*_BEFORE, "rnn_forward", "linear_cross_entropy", "rnn_backward", *_AFTER),
-    (*_BEFORE, "lstm_forward", "linear_cross_entropy", "lstm_backward", *_AFTER),
-)
+#: What training calls, in this order, besides the recurrences; see `announce_training`.
+_BEFORE, _AFTER = ("caption_batch", "matmul", "take_rows"), ("embedding_gradient", "column_sums")
 
 
 def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) -> None:
@@ -57,7 +52,7 @@ def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) ->
         Whether there is any.
     """
     Wh = params["Wh"]
-    operations = _TRAINING[cell.has_cell_state]
+    operations = (*_BEFORE, f"{cell.name}_forward", "linear_cross_entropy", f"{cell.name}_backward", *_AFTER)
     kernels_for(Wh).announce((*operations, "apply_dropout") if dropout else operations, Wh.dtype)
 
 
@@ -138,12 +133,13 @@ def _gradients(
     assert db_vocab is not None
 
     # and back
-    dprojected, dh0, _ = backward_through_time(dhidden, None, forward)
+    gradients = backward_through_time(dhidden, None, forward)
+    dh0 = gradients.dh0
     # what is not read again makes room for the gradients of the parameters
     forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
     del dhidden
-    dembedded, dWx, dWh, db = projection_gradients(dprojected, forward)
-    del dprojected, forward
+    dembedded, dWx, dWh, db = projection_gradients(gradients, forward)
+    del gradients, forward
     tied = "W_vocab" not in p
     if tied:
         dW_embed = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
@@ -255,7 +251,8 @@ def initial_decoding_state(
     p, kernels = params, kernels_for(params["Wh"], precision)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
-    table = kernels.matmul(p["W_embed"], p["Wx"], p["b"]) if n_words >= p["W_embed"].shape[0] else None
+    input_bias, _ = split_biases(p["b"], p["Wh"])
+    table = kernels.matmul(p["W_embed"], p["Wx"], input_bias) if n_words >= p["W_embed"].shape[0] else None
     return DecodingState(h, c, table)
 
 
@@ -289,13 +286,22 @@ def next_word_scores(
         M rows.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
+    input_bias, recurrent_bias = split_biases(p["b"], p["Wh"])
     if state.table is None:
         embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
-        projected, rows = kernels.matmul(embedded, p["Wx"], p["b"]), None
+        projected, rows = kernels.matmul(embedded, p["Wx"], input_bias), None
     else:
         projected, rows = state.table, words
     logits, h, c = kernels.decode_step(
-        projected, rows, state.h, state.c, p["Wh"], _vocabulary_weights(p), p["b_vocab"], parents
+        projected,
+        rows,
+        state.h,
+        state.c,
+        p["Wh"],
+        _vocabulary_weights(p),
+        p["b_vocab"],
+        parents,
+        recurrent_bias=recurrent_bias,
     )
     return logits, DecodingState(h, c, state.table)
 

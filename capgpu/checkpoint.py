@@ -355,7 +355,7 @@ def load_model(path: str | os.PathLike[str], model_class: type[CaptionerBase] | 
 
 def _described(metadata: JsonObject) -> tuple[dict[str, tuple[int, ...]], np.dtype[Any]]:
     """Return shapes and dtype of the parameters of a model by its description."""
-    from capgpu.layers.recurrence import CELLS
+    from capgpu.layers.cells import CELLS
     from capgpu.parameters import parameter_shapes
 
     config, words = metadata.object("config"), metadata.object("word_to_idx")
@@ -368,11 +368,11 @@ def _described(metadata: JsonObject) -> tuple[dict[str, tuple[int, ...]], np.dty
     if cell not in CELLS:
         raise config.wrong(f"one of {', '.join(CELLS)}", cell, "cell_type")
     shapes = parameter_shapes(
+        CELLS[cell],
         len(words.value),
         config.integer("input_dim", 1),
         config.integer("wordvec_dim", 1),
         config.integer("hidden_dim", 1),
-        CELLS[cell].n_gates,
         "tie_weights" in config.value and config.flag("tie_weights"),
     )
     return shapes, floating_dtype(config.text("dtype"))

@@ -26,7 +26,7 @@ __all__ = ["CaptioningRNN"]
 class CaptioningRNN(CaptionerBase):
     """Recurrent image captioner (the decoder of Vinyals et al. 2015; the model of the cs231n exercises).
 
-    The feature vector gives the initial hidden state by an affine map; a vanilla RNN or an LSTM reads the
+    The feature vector gives the initial hidden state by an affine map; a vanilla RNN, an LSTM or a GRU reads the
     caption's words and an affine map scores the next one.
 
     Parameters
@@ -40,8 +40,8 @@ class CaptioningRNN(CaptionerBase):
         W, length of a word vector.
     hidden_dim : int
         H, length of the hidden state.
-    cell_type : {"rnn", "lstm"}
-        The recurrent cell.
+    cell_type : {"rnn", "lstm", "gru"}
+        The recurrent cell; the functions of `capgpu.layers` have the equations.
     dtype : dtype
         Floating dtype of parameters and results; features are converted to it. In half precision (``"float16"``,
         ``"bfloat16"``) sums, losses and the optimiser's running state are float32; parameters and gradients are not, so
@@ -67,9 +67,9 @@ class CaptioningRNN(CaptionerBase):
     Attributes
     ----------
     params : dict of str to array
-        ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (G,) with
-        G = H or 4H; ``W_vocab`` (H, V), unless weights are tied; ``b_vocab`` (V,). Entries may be replaced or
-        written into at any time.
+        ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (B,) with
+        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; ``W_vocab`` (H, V), unless weights are
+        tied; ``b_vocab`` (V,). Entries may be replaced or written into at any time.
 
     Raises
     ------

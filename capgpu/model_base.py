@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from capgpu.backend import Array, is_host_array, to_numpy
 from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import CaptionBatch, Dropout, LossOptions, Precision, check_precision, kernels_for
-from capgpu.layers.recurrence import CELLS, Cell
+from capgpu.layers.cells import CELLS, CellType
+from capgpu.layers.recurrence import Cell
 from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
 from capgpu.random import fold_key
 from capgpu.validation import check_any_word, check_captions, check_finite, check_rates, check_word_to_idx
@@ -40,7 +41,7 @@ class CaptionerBase:
         input_dim: int = 512,
         wordvec_dim: int = 128,
         hidden_dim: int = 128,
-        cell_type: Literal["rnn", "lstm"] = "rnn",
+        cell_type: CellType = "rnn",
         dtype: Any = np.float32,
         *,
         seed: int | None = None,
@@ -58,7 +59,7 @@ class CaptionerBase:
         check_word_to_idx(word_to_idx)
         if NULL not in word_to_idx:
             raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
-        self.cell_type: Literal["rnn", "lstm"] = cell_type
+        self.cell_type: CellType = cell_type
         self.dtype = floating_dtype(dtype)
         check_precision(precision, self.dtype)
         self.precision: Precision = precision
@@ -71,7 +72,7 @@ class CaptionerBase:
         #: The parameters that were finite when `sample` read them; nothing is known of those that training has changed.
         self._known_finite: dict[str, Array] = {}
         self._shapes = parameter_shapes(
-            len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.cell.n_gates, self.tie_weights
+            self.cell, len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.tie_weights
         )
         self.params = initial_parameters(self._shapes, self.dtype, seed)
 

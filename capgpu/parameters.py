@@ -12,6 +12,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace, is_device_array
 from capgpu.dtypes import dtype_name, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.layers.recurrence import Cell
 from capgpu.random import Generator
 
 __all__ = ["check_finite_parameters", "check_parameters", "checked_features", "initial_parameters", "parameter_shapes"]
@@ -20,16 +21,16 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def parameter_shapes(
-    vocabulary_size: int, input_dim: int, wordvec_dim: int, hidden_dim: int, n_gates: int, tie_weights: bool
+    cell: Cell, vocabulary_size: int, input_dim: int, wordvec_dim: int, hidden_dim: int, tie_weights: bool
 ) -> Shapes:
     """Return the shape of each parameter, in the order in which parameters are listed everywhere.
 
     Parameters
     ----------
+    cell : Cell
+        The recurrent cell.
     vocabulary_size, input_dim, wordvec_dim, hidden_dim : int
         V, D, W, H.
-    n_gates : int
-        Blocks of H columns of Wx, Wh and b.
     tie_weights : bool
         Whether words are scored by their own vectors: no W_vocab then.
 
@@ -53,14 +54,14 @@ def parameter_shapes(
             "tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
             f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
         )
-    gates = n_gates * hidden_dim
+    gates = cell.n_gates * hidden_dim
     shapes: Shapes = {
         "W_embed": (vocabulary_size, wordvec_dim),
         "W_proj": (input_dim, hidden_dim),
         "b_proj": (hidden_dim,),
         "Wx": (wordvec_dim, gates),
         "Wh": (hidden_dim, gates),
-        "b": (gates,),
+        "b": (cell.n_biases * hidden_dim,),
         "W_vocab": (hidden_dim, vocabulary_size),
         "b_vocab": (vocabulary_size,),
     }

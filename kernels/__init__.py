@@ -25,6 +25,7 @@ from capgpu.kernels.contract import (
     RowGroups,
     States,
     check_precision,
+    split_biases,
 )
 from capgpu.kernels.half import kernels_in_float32
 from capgpu.kernels.loading import undisturbed
@@ -47,6 +48,7 @@ __all__ = [
     "compile_seconds",
     "host_kernels",
     "kernels_for",
+    "split_biases",
 ]
 
 #: Elements from which float64 arrays on the host are served by compiled kernels. Compiling those of an LSTM takes 13 s

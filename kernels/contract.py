@@ -22,6 +22,7 @@ __all__ = [
     "States",
     "check_precision",
     "check_word_ids",
+    "split_biases",
 ]
 
 #: How matrix products read their factors. ``"float32"``, the default: as they are, whatever their dtype. ``"bf16"``:
@@ -75,8 +76,9 @@ class DecodingWeights(NamedTuple):
     ----------
     W_embed : array, shape (V, W)
         Word vectors.
-    Wx, Wh, b : array, shape (W, G), (H, G), (G,)
-        Input weights, recurrent weights, biases; G = H for an RNN, 4H for an LSTM.
+    Wx, Wh, b : array, shape (W, G), (H, G), (B,)
+        Input weights, recurrent weights, biases. G = B = H for an RNN, 4H for an LSTM; G = 3H and B = 4H for a GRU,
+        whose last H biases belong to its candidate's recurrent sum.
     W_vocab, b_vocab : array, shape (H, V), (V,)
         Vocabulary projection. With tied weights, W_vocab is a transposed view of W_embed.
     """
@@ -148,7 +150,7 @@ class States(NamedTuple):
     cell : array, shape (M, H), or None
         Cell states of an LSTM.
     gates : array, shape (M, 4H), or None
-        Activated gates of an LSTM, in the order i, f, o, g.
+        Activated gates of an LSTM, in the order i, f, o, g; those of a GRU, r, z, n, and its candidate's recurrent sum.
     previous : array, shape (M, H)
         Hidden state before each step: the other factor of the gradient of the recurrent weights.
     """
@@ -157,6 +159,27 @@ class States(NamedTuple):
     cell: Array | None
     gates: Array | None
     previous: Array
+
+
+def split_biases(b: Array, Wh: Array) -> tuple[Array, Array | None]:
+    """Split a cell's biases into those of the input's sums, and those of recurrent sums, which only a GRU has.
+
+    Parameters
+    ----------
+    b : array, shape (B,)
+        The biases.
+    Wh : array, shape (H, G)
+        Recurrent weights.
+
+    Returns
+    -------
+    input_biases : array, shape (G,)
+        Added to ``x Wx``.
+    recurrent_biases : array, shape (B - G,), or None
+        Added to the last columns of ``h Wh``.
+    """
+    gates = Wh.shape[1]
+    return (b, None) if b.shape[0] == gates else (b[:gates], b[gates:])
 
 
 def check_word_ids(captions: np.ndarray[Any, Any], vocabulary_size: int) -> None:

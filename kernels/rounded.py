@@ -17,6 +17,8 @@ MULTIPLYING = (
     "lstm_backward",
     "rnn_forward",
     "rnn_backward",
+    "gru_forward",
+    "gru_backward",
     "linear_cross_entropy",
     "decode_step",
     "greedy_captions",

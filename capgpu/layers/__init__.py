@@ -12,6 +12,7 @@ from capgpu.layers.affine import (
     temporal_affine_forward,
 )
 from capgpu.layers.embedding import word_embedding_backward, word_embedding_forward
+from capgpu.layers.gru import gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from capgpu.layers.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from capgpu.layers.rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from capgpu.layers.softmax import temporal_softmax_loss
@@ -19,6 +20,10 @@ from capgpu.layers.softmax import temporal_softmax_loss
 __all__ = [
     "affine_backward",
     "affine_forward",
+    "gru_backward",
+    "gru_forward",
+    "gru_step_backward",
+    "gru_step_forward",
     "lstm_backward",
     "lstm_forward",
     "lstm_step_backward",

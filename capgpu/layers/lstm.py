@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array
+from capgpu.kernels import States
 from capgpu.layers.recurrence import (
-    CELLS,
+    Cell,
+    Gradients,
+    Operands,
+    Recurrence,
     check_hidden_gradient,
     from_time_major,
     recurrent_backward,
@@ -16,7 +20,30 @@ from capgpu.layers.recurrence import (
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
 
-__all__ = ["lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward"]
+if TYPE_CHECKING:
+    from capgpu.kernels.reference import Kernels
+
+__all__ = ["LSTM", "lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward"]
+
+
+def _forward(kernels: Kernels, projected: Array, o: Operands) -> States:
+    return kernels.lstm_forward(
+        projected, o.rows, o.h0, o.c0, o.Wh, o.batch_sizes, bias=o.b, h0_bias=o.h0_bias, order=o.order
+    )
+
+
+def _backward(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
+    o, states = forward.operands, forward.states
+    # mypy: an LSTM has both
+    assert states.gates is not None
+    assert states.cell is not None
+    dprojected, dh0, dc0 = forward.kernels.lstm_backward(
+        dhidden, dcell, states.gates, states.cell, o.c0, o.Wh, o.batch_sizes, order=o.order
+    )
+    return Gradients(dprojected, dprojected, dh0, dc0)
+
+
+LSTM = Cell("lstm", n_gates=4, n_biases=4, has_cell_state=True, forward=_forward, backward=_backward)
 
 
 def lstm_step_forward(
@@ -53,7 +80,7 @@ def lstm_step_forward(
         Wh=(Wh, "H 4H"),
         b=(b, "4H"),
     )
-    cache = recurrent_forward(CELLS["lstm"], x, prev_h, prev_c, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    cache = recurrent_forward(LSTM, x, prev_h, prev_c, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
     hidden, cell, *_ = cache.states
     assert cell is not None  # an LSTM has cell states
     return hidden, cell, cache
@@ -103,7 +130,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"))
     count, steps = x.shape[:2]
     batch_sizes = Packing.full(count, steps).batch_sizes
-    cache = recurrent_forward(CELLS["lstm"], to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
+    cache = recurrent_forward(LSTM, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
     return from_time_major(cache.states.hidden, count, xp), cache
 
 

@@ -2,12 +2,14 @@
 
     a = x Wx + b + h Wh,  then the cell's pointwise mathematics (`capgpu.kernels.reference.recurrence`)
 
-The functions of the exercise are batch-first views of it (`capgpu.layers.lstm`, `capgpu.layers.rnn`), and the captioner
-is built on it (`capgpu.model`).
+A cell is a `Cell`, defined in its module beside its batch-first functions, which are views of the functions here
+(`capgpu.layers.lstm`, `capgpu.layers.rnn`, `capgpu.layers.gru`); `capgpu.layers.cells` lists the cells. The captioner
+is built on this module (`capgpu.captioner`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
 
 __all__ = [
-    "CELLS",
     "Cell",
+    "Gradients",
+    "Operands",
     "Recurrence",
     "backward_through_time",
     "check_hidden_gradient",
@@ -33,38 +36,81 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A recurrent cell.
+class Operands(NamedTuple):
+    """What a recurrence reads besides the inputs' projection; see `recurrent_forward`."""
+
+    rows: Array | None
+    h0: Array
+    c0: Array | None
+    Wh: Array
+    b: Array
+    batch_sizes: Any
+    h0_bias: Array | None
+    order: Array | None
+
+
+class Gradients(NamedTuple):
+    """What a cell's backward pass computes.
 
     Attributes
     ----------
-    n_gates : int
-        Blocks of H columns of Wx, Wh and b.
-    has_cell_state : bool
-        Whether a cell state c accompanies the hidden state.
+    dprojected : array, shape (M, G)
+        Gradient with respect to the input's part ``x Wx + b`` of the pre-activations.
+    drecurrent : array, shape (M, G)
+        Gradient with respect to the recurrent part ``h Wh``: the same array, unless the cell uses the parts apart.
+    dh0, dc0 : array, shaped like `h0`
+        Gradients with respect to the initial states; `dc0` is None for a cell without a cell state.
     """
 
-    n_gates: int
-    has_cell_state: bool
-
-
-CELLS = {"rnn": Cell(1, False), "lstm": Cell(4, True)}
+    dprojected: Array
+    drecurrent: Array
+    dh0: Array
+    dc0: Array | None
 
 
 class Recurrence(NamedTuple):
     """The operands and results of a forward pass that the backward pass reads."""
 
+    cell: Cell
     kernels: Kernels
     x: Array
-    rows: Array | None
     groups: RowGroups | None
-    order: Array | None
-    c0: Array | None
     Wx: Array
-    Wh: Array
-    batch_sizes: Any
+    operands: Operands
     states: States
+
+    @property
+    def batch_sizes(self) -> Any:
+        """Rows of each step."""
+        return self.operands.batch_sizes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell: what distinguishes it, for all code that serves every cell.
+
+    Attributes
+    ----------
+    name : str
+        Its kernels are the operations ``{name}_forward`` and ``{name}_backward``.
+    n_gates : int
+        Blocks of H columns of Wx and Wh.
+    n_biases : int
+        Blocks of H biases: `n_gates`, and further ones that are added to the last blocks of ``h Wh``.
+    has_cell_state : bool
+        Whether a cell state c accompanies the hidden state.
+    forward : callable
+        (kernels, projected inputs, operands) -> states of all packed rows: calls the forward operation.
+    backward : callable
+        (dhidden, dcell or None, forward pass) -> gradients: calls the backward operation.
+    """
+
+    name: str
+    n_gates: int
+    n_biases: int
+    has_cell_state: bool
+    forward: Callable[[Kernels, Array, Operands], States]
+    backward: Callable[[Array, Array | None, Recurrence], Gradients]
 
 
 def recurrent_forward(
@@ -95,8 +141,8 @@ def recurrent_forward(
         Initial hidden states.
     c0 : array, shaped like `h0`, or None
         Initial cell states; None is zero.
-    Wx, Wh, b : array, shape (D, G), (H, G), (G,)
-        Input weights, recurrent weights, biases; G = ``cell.n_gates * H``.
+    Wx, Wh, b : array, shape (D, G), (H, G), (B,)
+        Input weights, recurrent weights, biases; G = ``cell.n_gates * H``, B = ``cell.n_biases * H``.
     batch_sizes : numpy.ndarray of int64, shape (T,)
         Rows of each step; or what `capgpu.kernels.CaptionBatch` has in its place.
     rows : array of int, shape (M,), optional
@@ -116,12 +162,9 @@ def recurrent_forward(
         For `recurrent_backward`; its ``states.hidden`` (M, H) is the layer's result.
     """
     kernels = kernels or kernels_for(x)
-    projected = kernels.matmul(x, Wx)
-    if cell.has_cell_state:
-        states = kernels.lstm_forward(projected, rows, h0, c0, Wh, batch_sizes, bias=b, h0_bias=h0_bias, order=order)
-    else:
-        states = kernels.rnn_forward(projected, rows, h0, Wh, batch_sizes, bias=b, h0_bias=h0_bias, order=order)
-    return Recurrence(kernels, x, rows, groups, order, c0, Wx, Wh, batch_sizes, states)
+    operands = Operands(rows, h0, c0, Wh, b, batch_sizes, h0_bias, order)
+    states = cell.forward(kernels, kernels.matmul(x, Wx), operands)
+    return Recurrence(cell, kernels, x, groups, Wx, operands, states)
 
 
 def recurrent_backward(
@@ -147,14 +190,12 @@ def recurrent_backward(
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    dprojected, dh0, dc0 = backward_through_time(dhidden, dcell, forward)
-    dx, dWx, dWh, db = projection_gradients(dprojected, forward)
-    return dx, dh0, dc0, dWx, dWh, db
+    gradients = backward_through_time(dhidden, dcell, forward)
+    dx, dWx, dWh, db = projection_gradients(gradients, forward)
+    return dx, gradients.dh0, gradients.dc0, dWx, dWh, db
 
 
-def backward_through_time(
-    dhidden: Array, dcell: Array | None, forward: Recurrence
-) -> tuple[Array, Array, Array | None]:
+def backward_through_time(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
     """Run the recurrence alone backward, down to the pre-activations: the first half of `recurrent_backward`.
 
     Parameters
@@ -164,24 +205,18 @@ def backward_through_time(
 
     Returns
     -------
-    dprojected : array, shape (M, G)
-        Gradient with respect to the pre-activations of each packed row.
-    dh0, dc0
-        As from `recurrent_backward`.
+    Gradients
+        For `projection_gradients`.
     """
-    kernels, states, Wh = forward.kernels, forward.states, forward.Wh
-    batch_sizes, order = forward.batch_sizes, forward.order
-    if states.cell is None:
-        return *kernels.rnn_backward(dhidden, states.hidden, Wh, batch_sizes, order=order), None
-    return kernels.lstm_backward(dhidden, dcell, states.gates, states.cell, forward.c0, Wh, batch_sizes, order=order)
+    return forward.cell.backward(dhidden, dcell, forward)
 
 
-def projection_gradients(dprojected: Array, forward: Recurrence) -> tuple[Array, Array, Array, Array]:
+def projection_gradients(gradients: Gradients, forward: Recurrence) -> tuple[Array, Array, Array, Array]:
     """Return the gradients behind the pre-activations: the second half of `recurrent_backward`.
 
     Parameters
     ----------
-    dprojected : array, shape (M, G)
+    gradients : Gradients
         From `backward_through_time`.
     forward : Recurrence
         From `recurrent_forward`; of its states, those before each step alone are read.
@@ -191,13 +226,16 @@ def projection_gradients(dprojected: Array, forward: Recurrence) -> tuple[Array,
     dx, dWx, dWh, db
         As from `recurrent_backward`.
     """
-    kernels, x, rows = forward.kernels, forward.x, forward.rows
-    dWh = kernels.matmul(forward.states.previous, dprojected, transpose_a=True)
+    kernels, x, rows = forward.kernels, forward.x, forward.operands.rows
+    dprojected, drecurrent, *_ = gradients
+    dWh = kernels.matmul(forward.states.previous, drecurrent, transpose_a=True)
     if rows is not None:
         # sums over equal inputs first: the products that follow have one row a distinct input
         dprojected = kernels.embedding_gradient(dprojected, rows, x.shape[0], forward.groups)
     dx = kernels.matmul(dprojected, forward.Wx, transpose_b=True)
-    return dx, kernels.matmul(x, dprojected, transpose_a=True), dWh, kernels.column_sums(dprojected)
+    further = forward.operands.b.shape[0] - dprojected.shape[1]  # biases of the last recurrent sums
+    summed = (dprojected, drecurrent[:, -further:]) if further else (dprojected,)
+    return dx, kernels.matmul(x, dprojected, transpose_a=True), dWh, kernels.column_sums(*summed)
 
 
 def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array
+from capgpu.kernels import States
 from capgpu.layers.recurrence import (
-    CELLS,
+    Cell,
+    Gradients,
+    Operands,
+    Recurrence,
     check_hidden_gradient,
     from_time_major,
     recurrent_backward,
@@ -16,7 +20,23 @@ from capgpu.layers.recurrence import (
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
 
-__all__ = ["rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward"]
+if TYPE_CHECKING:
+    from capgpu.kernels.reference import Kernels
+
+__all__ = ["RNN", "rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward"]
+
+
+def _forward(kernels: Kernels, projected: Array, o: Operands) -> States:
+    return kernels.rnn_forward(projected, o.rows, o.h0, o.Wh, o.batch_sizes, bias=o.b, h0_bias=o.h0_bias, order=o.order)
+
+
+def _backward(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
+    o, states = forward.operands, forward.states
+    dprojected, dh0 = forward.kernels.rnn_backward(dhidden, states.hidden, o.Wh, o.batch_sizes, order=o.order)
+    return Gradients(dprojected, dprojected, dh0, None)
+
+
+RNN = Cell("rnn", n_gates=1, n_biases=1, has_cell_state=False, forward=_forward, backward=_backward)
 
 
 def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Any]:
@@ -40,7 +60,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
     """
     x, prev_h = inputs_like(Wx, x, prev_h)
     check_arrays(x=(x, "N D"), prev_h=(prev_h, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
-    cache = recurrent_forward(CELLS["rnn"], x, prev_h, None, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    cache = recurrent_forward(RNN, x, prev_h, None, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
     return cache.states.hidden, cache
 
 
@@ -87,7 +107,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
     count, steps = x.shape[:2]
     batch_sizes = Packing.full(count, steps).batch_sizes
-    cache = recurrent_forward(CELLS["rnn"], to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
+    cache = recurrent_forward(RNN, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
     return from_time_major(cache.states.hidden, count, xp), cache
 
 

@@ -16,7 +16,7 @@ from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.file_formats.json_text import JsonObject
-from capgpu.layers.recurrence import CELLS
+from capgpu.layers.cells import CELLS
 from capgpu.metrics.coco import METRIC_NAMES
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES
@@ -255,11 +255,11 @@ def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:
 def _check_sizes(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any]) -> None:
     """Check that a model is no larger than the run's checkpoint, before it is made."""
     shapes = parameter_shapes(
+        CELLS[settings["cell"]],
         len(dataset.data["word_to_idx"]),
         dataset.features("train").shape[1],
         settings["wordvec"],
         settings["hidden"],
-        CELLS[settings["cell"]].n_gates,
         settings["tie_weights"],
     )
     size = floating_dtype(settings["dtype"]).itemsize * sum(map(math.prod, shapes.values()))

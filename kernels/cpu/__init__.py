@@ -12,6 +12,7 @@ from capgpu.kernels.cpu import (
     embedding,
     gemm,
     greedy,
+    gru,
     lstm,
     optimizer,
     rnn,
@@ -42,6 +43,8 @@ class CpuKernels(Kernels):
     lstm_backward = staticmethod(lstm.lstm_backward)
     rnn_forward = staticmethod(rnn.rnn_forward)
     rnn_backward = staticmethod(rnn.rnn_backward)
+    gru_forward = staticmethod(gru.gru_forward)
+    gru_backward = staticmethod(gru.gru_backward)
     softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
     linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
     decode_step = staticmethod(decode.decode_step)

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import Precision
+from capgpu.kernels.cpu.cells import activate_cell
 from capgpu.kernels.cpu.gemm import matmul
-from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
-from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -27,27 +26,28 @@ WORTH_SHARING = 20_000
 
 @parallel_job()
 def _activate(
-    index: int, count: int, sums: Any, parents: Any, projected: Any, rows: Any, c: Any, next_c: Any, next_h: Any
+    index: int,
+    count: int,
+    n_gates: int,
+    sums: Any,
+    parents: Any,
+    projected: Any,
+    rows: Any,
+    bias: Any,
+    c: Any,
+    next_c: Any,
+    next_h: Any,
 ) -> None:
     """Make the states of a task's captions from the recurrent sums of their parents."""
     n_captions, size = next_h.shape
-    width = sums.shape[1]
-    # one allocation: what a task holds when it raises is never freed
-    scratch = np.empty((2, width), sums.dtype)
-    gates, zeros = scratch[0], scratch[1]
-    for j in range(width):
-        zeros[j] = 0  # the input products have their bias
+    gates = np.empty(bias.size, sums.dtype)
     for n in range(n_captions * index // count, n_captions * (index + 1) // count):
         # of a cell without gates, the sums are made into the state where they lie
-        source, target = sums[parents[n]], next_h[n] if width == size else gates
-        for j in range(target.size):
+        source, target = sums[parents[n]], next_h[n] if n_gates == 1 else gates
+        for j in range(source.size):
             target[j] = source[j]
-        # without cell states the rows of these arrays are not read
-        row = ForwardRow(target, projected[rows[n]], zeros, c[parents[n]], next_c[n], next_h[n])
-        if width == size:
-            activate_rnn(row, 0, size)
-        else:
-            activate_lstm(row, 0, size)
+        row = ForwardRow(target, projected[rows[n]], bias, c[parents[n]], next_c[n], next_h[n])
+        activate_cell(n_gates, row, 0, size)
 
 
 def decode_step(
@@ -60,10 +60,11 @@ def decode_step(
     b_vocab: Any,
     parents: Any = None,
     *,
+    recurrent_bias: Any = None,
     precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Advance all sequences by one word; see `capgpu.kernels.reference.decode_step`."""
-    captions = h.shape[0] if parents is None else parents.shape[0]
+    captions, size = (h if parents is None else parents).shape[0], h.shape[1]
     if parents is None:
         parents = np.arange(captions)
     else:
@@ -72,10 +73,13 @@ def decode_step(
     projected = contiguous(projected)
     rows = np.arange(captions) if rows is None else contiguous(rows, dtype=np.int64)
     sums = matmul(h, Wh, precision=precision)
-    next_h = np.empty((captions, h.shape[1]), h.dtype)
-    # of a cell without a state any rows serve, which are not read
-    cells = sums if c is None else contiguous(c)
+    next_h = np.empty((captions, size), h.dtype)
+    # the input products have their biases
+    bias = np.zeros(projected.shape[1], h.dtype)
+    if recurrent_bias is not None:
+        bias = np.concatenate([bias, recurrent_bias])
+    cells = contiguous(h if c is None else c)
     next_c = next_h if c is None else np.empty_like(next_h)
     n_tasks = POOL.n_threads if captions * Wh.shape[1] >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _activate, sums, parents, projected, rows, cells, next_c, next_h)
+    POOL.run(n_tasks, _activate, Wh.shape[1] // size, sums, parents, projected, rows, bias, cells, next_c, next_h)
     return matmul(next_h, W_vocab, b_vocab, precision=precision), next_h, None if c is None else next_c

@@ -79,12 +79,15 @@ def _sum_columns(index: int, count: int, rows: Any, out: Any) -> None:
             target[j] += source[j]
 
 
-def column_sums(rows: Any) -> Any:
+def column_sums(*matrices: Any) -> Any:
     """Sum the rows of a matrix; see `capgpu.kernels.reference.embedding.column_sums`."""
-    rows = contiguous(rows)
-    out = np.empty(rows.shape[1], dtype=rows.dtype)
-    n_tasks = POOL.n_threads if rows.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _sum_columns, rows, out)
+    out = np.empty(sum(matrix.shape[1] for matrix in matrices), dtype=matrices[0].dtype)
+    first = 0
+    for matrix in matrices:
+        rows = contiguous(matrix)
+        n_tasks = POOL.n_threads if rows.size >= WORTH_SHARING else 1
+        POOL.run(n_tasks, _sum_columns, rows, out[first : first + rows.shape[1]])
+        first += rows.shape[1]
     return out
 
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
+from capgpu.kernels.cpu.cells import activate_cell
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import aligned
 from capgpu.kernels.cpu.job_slot import barrier
-from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
 from capgpu.kernels.cpu.recurrent_gemm import (
@@ -29,13 +29,14 @@ from capgpu.kernels.cpu.recurrent_gemm import (
     unit_range,
     weights_size,
 )
-from capgpu.kernels.cpu.rnn import activate_rnn
 from capgpu.kernels.cpu.softmax import greatest
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["greedy_captions"]
 
+#: Gates of the cell that has a state c.
+LSTM_GATES = 4
 #: Scores that are searched at once.
 RUN = 512
 #: Weights up to this size stay in every thread's cache: captions are shared then, not columns, without barriers.
@@ -64,21 +65,21 @@ def _best(scores: Any, bias: Any) -> int:
 
 
 class _Decoding(NamedTuple):
-    """Operands of greedy decoding, all arrays contiguous: N captions, G gates, vocabulary V."""
+    """Operands of greedy decoding, all arrays contiguous: N captions, G gates, B biases, vocabulary V."""
 
     multiply: Products
     W_embed: Any  # (V, W)
     Wx: Any  # (W, G H)
     Wh: Any  # (H, G H)
-    b: Any  # (G H,)
+    b: Any  # (B H,)
     W_vocab: Any  # (H, V)
     b_vocab: Any  # (V,)
     start: int  # ids of special words
     end: int
     null: int
     h: Any  # (2, N, H): the states before and after a word, which swap places at each word
-    c: Any  # the same of c; (2, N, 0) for a cell without a state
-    sums: Any  # (N, G H): recurrent sums, then gates; (N, 0) for a cell without a state
+    c: Any  # the same of c; `h` for a cell without one
+    sums: Any  # (N, B H): recurrent sums, then gates; (N, 0) for an RNN
     scores: Any  # (N, V)
     projections: Any  # input products of the words that have been read, a row (G H) each
     best_scores: Any  # (2, tasks, N): of each task's own words, at words of even and of odd number
@@ -134,7 +135,7 @@ def _decode(index: int, count: int, slot: int, operands: _Decoding) -> None:
     """Compute a task's units and scores of every word."""
     o = operands
     n_captions, size, vocabulary_size = o.h.shape[1], o.h.shape[2], o.b_vocab.size
-    n_gates = o.b.size // size
+    n_gates = o.Wh.shape[1] // size
     work = aligned(scratch_size(o.multiply, o.h.itemsize), o.h)
     columns_x = pack_columns(o.multiply, o.Wx, False, n_gates, index, count, o.packed_x, work)
     columns_h = pack_columns(o.multiply, o.Wh, False, n_gates, index, count, o.packed_h, work)
@@ -158,10 +159,7 @@ def _decode(index: int, count: int, slot: int, operands: _Decoding) -> None:
         for n in range(n_captions):
             projected = o.projections[slots[words[n]]]
             row = ForwardRow(o.sums[n], projected, o.b, o.c[parity, n], o.c[1 - parity, n], h[n])
-            if n_gates == 1:
-                activate_rnn(row, begin, end)
-            else:
-                activate_lstm(row, begin, end)
+            activate_cell(n_gates, row, begin, end)
         # Without it the vocabulary product could read units of h that other tasks have not written, and the next word's
         # products could overwrite units of h_before that others still read.
         if not barrier(slot, index, count, 2 * step + 1):
@@ -233,10 +231,11 @@ def _decode_sharing_captions(index: int, count: int, operands: _Captions) -> Non
     first, last = o.h0.shape[0] * index // count, o.h0.shape[0] * (index + 1) // count
     if first == last:
         return
-    n_captions, size, n_gates = last - first, o.h0.shape[1], o.b.size // o.h0.shape[1]
+    n_captions, size, n_gates = last - first, o.h0.shape[1], o.Wh.shape[1] // o.h0.shape[1]
     dtype, itemsize, vocabulary_size = o.h0.dtype, o.h0.itemsize, o.b_vocab.size
     h = np.empty((2, n_captions, size), dtype)
     h[0] = o.h0[first:last]
+    c = np.zeros_like(h) if n_gates == LSTM_GATES else h
     out, is_rounded = np.empty((n_captions, o.out.shape[1]), o.out.dtype), o.multiply[0] != 0
     no_slot: Any = np.int64(0)  # a single task does not touch it
     _decode(
@@ -255,10 +254,10 @@ def _decode_sharing_captions(index: int, count: int, operands: _Captions) -> Non
             o.end,
             o.null,
             h,
-            np.zeros((2, n_captions, size if n_gates > 1 else 0), dtype),
+            c,
             np.empty((n_captions, o.b.size if n_gates > 1 else 0), dtype),
             np.empty((n_captions, vocabulary_size), dtype),
-            np.empty((min(n_captions * out.shape[1], o.W_embed.shape[0]), o.b.size), dtype),
+            np.empty((min(n_captions * out.shape[1], o.W_embed.shape[0]), o.Wx.shape[1]), dtype),
             np.empty((2, 1, n_captions), dtype),
             np.empty((2, 1, n_captions), np.int64),
             np.empty(weights_size(o.Wx.shape[0], size, n_gates, itemsize, is_rounded, 1), dtype),
@@ -292,7 +291,7 @@ def greedy_captions(
     _, Wx, Wh, b, W_vocab, b_vocab = arrays = DecodingWeights(*map(contiguous, weights))
     h0 = contiguous(h)
     (n_captions, size), dtype = h0.shape, h0.dtype
-    n_gates = b.size // size
+    n_gates = Wh.shape[1] // size
     n_tasks = POOL.n_threads if n_captions * size * (b.size + b_vocab.size) >= WORTH_BARRIERS else 1
     out = np.empty((n_captions, max_length), dtype=np.int32)
     multiply = products(precision, n_captions, max(size, Wx.shape[0]))
@@ -302,15 +301,14 @@ def greedy_captions(
         return out
     states = np.empty((2, n_captions, size), dtype)
     states[0] = h0
-    has_state = n_gates > 1
     is_packed = n_captions > 1 or W_vocab.nbytes <= NEAR_BYTES or precision != "float32"
     buffers = _Decoding(
         **inputs,
         h=states,
-        c=np.zeros((2, n_captions, size if has_state else 0), dtype),
-        sums=np.empty((n_captions, b.size if has_state else 0), dtype),
+        c=np.zeros_like(states) if n_gates == LSTM_GATES else states,
+        sums=np.empty((n_captions, b.size if n_gates > 1 else 0), dtype),
         scores=scratch("scores", (n_captions, b_vocab.size), dtype),
-        projections=np.empty((min(n_captions * max_length, arrays.W_embed.shape[0]), b.size), dtype),
+        projections=np.empty((min(n_captions * max_length, arrays.W_embed.shape[0]), Wx.shape[1]), dtype),
         best_scores=np.empty((2, n_tasks, n_captions), dtype),
         best_words=np.empty((2, n_tasks, n_captions), np.int64),
         packed_x=_packed("Wx", Wx, n_gates, precision, n_tasks),

@@ -86,7 +86,16 @@ def _differentiate(row: BackwardRow, begin: int, end: int) -> None:
         dc[j] *= f[j]
 
 
-_LSTM = Cell(n_gates=4, has_state=True, saves_gates=True, activate=activate_lstm, differentiate=_differentiate)
+_LSTM = Cell(
+    n_gates=4,
+    n_biases=4,
+    n_saved=4,
+    has_state=True,
+    carries_gradient=True,
+    splits_gradient=False,
+    activate=activate_lstm,
+    differentiate=_differentiate,
+)
 _forward, _backward = forward_job(_LSTM), backward_job(_LSTM)
 
 
@@ -133,7 +142,7 @@ def lstm_backward(
     precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
     """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
-    return run_backward(
+    dprojected, _, dh0, dc0 = run_backward(
         _LSTM,
         _backward,
         dhidden,
@@ -146,3 +155,4 @@ def lstm_backward(
         cells=cell,
         c0=c0,
     )
+    return dprojected, dh0, dc0

@@ -1,9 +1,11 @@
 """The recurrence of a cell over packed sequences, forward and backward: one skeleton for every cell.
 
-A cell's file (lstm.py, rnn.py) holds its pointwise mathematics, for one row of one step, and describes it by a `Cell`.
+A cell's file (lstm.py, rnn.py, gru.py) holds its pointwise mathematics, for one row of one step, and describes it by a
+`Cell`.
 
 Layout. Row-major; packed rows are time-major: step t owns batch_sizes[t] of the M rows, row r of a step continues row
-r of the step before. The gates of a row lie one after the other along an axis of n_gates * H.
+r of the step before. The gates of a row lie one after the other along an axis of n_gates * H; where they are saved,
+more may follow them (n_saved * H).
 
 Each task owns a range of hidden units, for all steps, and packs its columns of ``Wh`` once a pass; each step is one
 product of the rows still active with the packed columns, then one sweep of the cell over these rows while they are in
@@ -55,12 +57,14 @@ class ForwardRow(NamedTuple):
 
     Attributes
     ----------
-    sums : array, n_gates * H
+    sums : array, n_saved * H
         ``h_before Wh``; a cell that saves its gates replaces them by the activated ones. Otherwise this is `h`.
-    projected, bias : array, n_gates * H
-        The other parts of the pre-activations.
+    projected : array, n_gates * H
+        The input's part of the pre-activations.
+    bias : array, n_biases * H
+        The biases.
     c_before, c : array, H
-        The cell state before and after the step; meaningless for a cell without one.
+        The cell state before and after the step; of a cell without one, the hidden state.
     h : array, H
         Written: the hidden state.
     """
@@ -81,17 +85,21 @@ class BackwardRow(NamedTuple):
     dh_output, dc_output : array, H
         Gradients of the row's states in the loss.
     dh_later : array, H
-        Gradient of h that the next step sends; may be overwritten.
+        Gradient of h that the next step sends through the product; may be overwritten.
     dc : array, H
-        That of c; replaced by what the step before receives.
-    gates : array, n_gates * H
+        That of c, or what it sends of h beside the product; replaced by what the step before receives.
+    gates : array, n_saved * H
         Saved: activated gates; of a cell that does not save them, h.
-    c_before, c, h : array, H
-        Saved: states.
+    c_before, c : array, H
+        Saved: the cell state before and after the step; meaningless for a cell without one.
+    h : array, H
+        Saved: the hidden state after the step; before it for a cell that reads that one.
     scratch : array, H
         Free for any use.
     da : array, n_gates * H
-        Written: gradients of the pre-activations.
+        Written: gradients of the recurrent part of the pre-activations, ``h_before Wh``.
+    da_input : array, n_gates * H
+        Written: those of the input's part; the same array for a cell that adds the parts.
     """
 
     dh_output: Any
@@ -104,6 +112,7 @@ class BackwardRow(NamedTuple):
     h: Any
     scratch: Any
     da: Any
+    da_input: Any
 
 
 class Cell(NamedTuple):
@@ -113,10 +122,17 @@ class Cell(NamedTuple):
     ----------
     n_gates : int
         Pre-activations of a unit; Wh is (H, n_gates * H).
+    n_biases : int
+        Biases of a unit.
+    n_saved : int
+        Numbers of a unit that are saved: activated gates, and what else the backward pass reads; at least `n_gates`, or
+        0 where h is the only gate.
     has_state : bool
         Whether a state c is carried beside h.
-    saves_gates : bool
-        Whether activated gates are saved; False where h is the only gate.
+    carries_gradient : bool
+        Whether a gradient is carried backward beside that through the product: that of c, or of h.
+    splits_gradient : bool
+        Whether the gradients of the input's and the recurrent part of the pre-activations differ.
     activate : compiled function
         ``activate(row, begin, end)``: units begin..end-1 of a `ForwardRow`.
     differentiate : compiled function
@@ -124,8 +140,11 @@ class Cell(NamedTuple):
     """
 
     n_gates: int
+    n_biases: int
+    n_saved: int
     has_state: bool
-    saves_gates: bool
+    carries_gradient: bool
+    splits_gradient: bool
     activate: Callable[[ForwardRow, int, int], None]
     differentiate: Callable[[BackwardRow, int, int], None]
 
@@ -170,7 +189,7 @@ class _Forward(NamedTuple):
     multiply: Products
     projected: Any  # (U, n_gates H)
     rows: Any  # (M,): row of `projected` for each packed row
-    bias: Any  # (n_gates H,)
+    bias: Any  # (n_biases H,)
     h0: Any  # (N, H)
     c0: Any  # (N, H); without a state h0
     Wh: Any  # (H, n_gates H)
@@ -178,7 +197,7 @@ class _Forward(NamedTuple):
     batch_sizes: Any  # (T,)
     hidden: Any  # (M, H)
     cells: Any  # (M, H); without a state `hidden`
-    gates: Any  # (M, n_gates H); `hidden` where they are not saved
+    gates: Any  # (M, n_saved H); `hidden` where they are not saved
     previous: Any  # (M, H): hidden state before each step
 
 
@@ -222,16 +241,17 @@ class _Backward(NamedTuple):
     multiply: Products
     dhidden: Any  # (M, H)
     dcell: Any  # (M, H), or (0, H) for zeros
-    gates: Any  # (M, n_gates H); `hidden` where they are not saved
+    gates: Any  # (M, n_saved H); `hidden` where they are not saved
     cells: Any  # (M, H); without a state `hidden`
     c0: Any  # (N, H); without a state `dh`
     hidden: Any  # (M, H)
     Wh: Any  # (H, n_gates H)
     packed: Any  # memory of `PackedColumns`
     batch_sizes: Any  # (T,)
-    dprojected: Any  # (M, n_gates H)
+    drecurrent: Any  # (M, n_gates H)
+    dprojected: Any  # (M, n_gates H); `drecurrent` where they do not differ
     dh: Any  # (N, H)
-    dc: Any  # (N, H); without a state `dh`
+    dc: Any  # (N, H); `dh` where nothing is carried
 
 
 def backward_job(cell: Cell) -> Job:
@@ -239,7 +259,8 @@ def backward_job(cell: Cell) -> Job:
     differentiate = cell.differentiate
 
     def backward(index: int, count: int, slot: int, operands: _Backward) -> None:
-        multiply, dhidden, dcell, gates, cells, c0, hidden, Wh, packed, batch_sizes, dprojected, dh, dc = operands
+        multiply, dhidden, dcell, gates, cells, c0, hidden, Wh, packed, batch_sizes = operands[:10]
+        drecurrent, dprojected, dh, dc = operands[10:]
         size = dh.shape[1]
         # one allocation: what a task holds when it raises is never freed
         work_size = scratch_size(multiply, dh.itemsize)
@@ -272,6 +293,7 @@ def backward_job(cell: Cell) -> Job:
                         cells[row],
                         hidden[row],
                         row_scratch,
+                        drecurrent[row],
                         dprojected[row],
                     ),
                     begin,
@@ -280,7 +302,7 @@ def backward_job(cell: Cell) -> Job:
             # Without it the product could read units of this step's gradients that other tasks have not written.
             if not barrier(slot, index, count, back + 1):
                 return
-            product_with_columns(multiply, dprojected[first_row:last_row], columns, dh[:n_active], work)
+            product_with_columns(multiply, drecurrent[first_row:last_row], columns, dh[:n_active], work)
             last_row = first_row
 
     return parallel_job(barriers=True, operands=_Backward)(named_like(cell.differentiate, backward, "_backward"))
@@ -334,10 +356,10 @@ def run_forward(
     else:
         c0 = initial_states(c0, order, batch_sizes)
     rows = np.arange(n_rows) if rows is None else contiguous(rows, dtype=np.int64)
-    bias = np.zeros(n_gates * size, dtype) if bias is None else contiguous(bias)
+    bias = np.zeros(cell.n_biases * size, dtype) if bias is None else contiguous(bias)
     hidden, previous = np.empty((n_rows, size), dtype), np.empty((n_rows, size), dtype)
     cells = np.empty((n_rows, size), dtype) if cell.has_state else None
-    gates = np.empty((n_rows, n_gates * size), dtype) if cell.saves_gates else None
+    gates = np.empty((n_rows, cell.n_saved * size), dtype) if cell.n_saved else None
     n_tasks = POOL.n_threads if n_rows * size * size * n_gates >= WORTH_SHARING else 1
     packed_elements = packed_size(size, size, n_gates, h0.itemsize, precision == "bf16", n_tasks)
     operands = _Forward(
@@ -373,7 +395,7 @@ def run_backward(
     cells: Any = None,
     c0: Any = None,
     dcell: Any = None,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any]:
     """Run a cell's recurrence backward.
 
     Parameters
@@ -385,19 +407,23 @@ def run_backward(
     dhidden, Wh, batch_sizes, order, precision
         As of `capgpu.kernels.reference.lstm_backward`.
     hidden, gates, cells, c0, dcell
-        Those of them that the cell has and reads, as of ``lstm_backward`` and ``rnn_backward``.
+        Those of them that the cell has and reads, as of ``lstm_backward`` and ``rnn_backward``; `hidden` are the states
+        that `BackwardRow` calls h.
 
     Returns
     -------
-    dprojected, dh0, dc0 : numpy.ndarray
-        Gradients of the pre-activations and of the initial states; the last one is None without a state.
+    dprojected, drecurrent : numpy.ndarray
+        Gradients of the input's and the recurrent part of the pre-activations; one array where they do not differ.
+    dh0, dc0 : numpy.ndarray
+        Gradients of the initial states; the last one is None without a state c.
     """
     dhidden, Wh, batch_sizes = contiguous(dhidden), contiguous(Wh), contiguous(batch_sizes)
     n_rows, size = dhidden.shape
     dtype, width = dhidden.dtype, cell.n_gates * size
     n_sequences = int(batch_sizes[0]) if batch_sizes.size else 0
-    dprojected, dh = np.empty((n_rows, width), dtype), np.empty((n_sequences, size), dtype)
-    dc = np.empty((n_sequences, size), dtype) if cell.has_state else None
+    drecurrent, dh = np.empty((n_rows, width), dtype), np.empty((n_sequences, size), dtype)
+    dprojected = np.empty_like(drecurrent) if cell.splits_gradient else drecurrent
+    dc = np.empty((n_sequences, size), dtype) if cell.carries_gradient else None
     if not cell.has_state:
         c0 = dh
     elif c0 is None:
@@ -419,9 +445,14 @@ def run_backward(
         Wh,
         scratch("recurrent weights", (packed_elements,), dtype),
         batch_sizes,
+        drecurrent,
         dprojected,
         dh,
         dh if dc is None else dc,
     )
     POOL.run(n_tasks, job, *operands)
-    return dprojected, in_callers_order(dh, order), None if dc is None else in_callers_order(dc, order)
+    if dc is not None and not cell.has_state:  # what was carried is part of h's gradient
+        dh += dc
+        dc = None
+    dh0, dc0 = in_callers_order(dh, order), None if dc is None else in_callers_order(dc, order)
+    return dprojected, drecurrent, dh0, dc0

@@ -84,6 +84,8 @@ class PackedColumns(NamedTuple):
         Element of `memory` at which this task's begin.
     n_gates : int
         Gates of a unit; the columns of a gate lie side by side.
+    units : int
+        Units of a gate, H.
     begin, end : int
         The half-open range of units: the task has their columns of each gate.
     """
@@ -91,6 +93,7 @@ class PackedColumns(NamedTuple):
     memory: Any
     offset: int
     n_gates: int
+    units: int
     begin: int
     end: int
 
@@ -110,7 +113,7 @@ def pack_columns(
     units = (weights.shape[0] if transposed else weights.shape[1]) // n_gates
     begin, end = unit_range(index, count, units, weights.itemsize)
     offset = _pack(multiply, weights, transposed, n_gates, index, begin, end, memory, scratch)
-    return PackedColumns(memory, offset, n_gates, begin, end)
+    return PackedColumns(memory, offset, n_gates, units, begin, end)
 
 
 @compiled(allocates=False)
@@ -156,14 +159,16 @@ def _gate_size(depth: int, begin: int, end: int, itemsize: int) -> int:
 
 @compiled(allocates=False)
 def product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
-    """Multiply rows of states by a task's packed columns, into the same columns of as many rows of `out`."""
+    """Multiply rows of states by a task's packed columns, into the same columns of `out`, which may have more."""
     rows, depth = states.shape
-    packed, offset, n_gates, begin, end = columns
-    units = out.shape[1] // n_gates
+    packed, offset, n_gates, units, begin, end = columns
     if multiply[0]:
         source, target, work = states.ctypes.data, out.ctypes.data, scratch.ctypes.data
         weights, unit = packed.ctypes.data + offset * states.itemsize, multiply[2:5]
-        call_address(multiply[1], (source, rows, depth, weights, n_gates, units, begin, end, target, work, *unit))
+        stride = out.shape[1]
+        call_address(
+            multiply[1], (source, rows, depth, weights, n_gates, units, begin, end, target, stride, work, *unit)
+        )
     elif end - begin == units:
         product_with_packed(states, packed, offset, out, 0, n_gates * units, scratch)
     else:

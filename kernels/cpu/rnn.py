@@ -47,7 +47,16 @@ def _differentiate(row: BackwardRow, begin: int, end: int) -> None:
         da[j] = (dh_output[j] + dh_later[j]) * (one - h[j] * h[j])
 
 
-_RNN = Cell(n_gates=1, has_state=False, saves_gates=False, activate=activate_rnn, differentiate=_differentiate)
+_RNN = Cell(
+    n_gates=1,
+    n_biases=1,
+    n_saved=0,
+    has_state=False,
+    carries_gradient=False,
+    splits_gradient=False,
+    activate=activate_rnn,
+    differentiate=_differentiate,
+)
 _forward, _backward = forward_job(_RNN), backward_job(_RNN)
 
 
@@ -90,7 +99,7 @@ def rnn_backward(
     precision: Precision = "float32",
 ) -> tuple[Any, Any]:
     """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
-    dprojected, dh0, _ = run_backward(
+    dprojected, _, dh0, _ = run_backward(
         _RNN, _backward, dhidden, Wh, batch_sizes, order=order, precision=precision, hidden=hidden
     )
     return dprojected, dh0

@@ -30,6 +30,8 @@ class CudaKernels(Kernels):
     lstm_backward = staticmethod(recurrence.lstm_backward)
     rnn_forward = staticmethod(recurrence.rnn_forward)
     rnn_backward = staticmethod(recurrence.rnn_backward)
+    gru_forward = staticmethod(recurrence.gru_forward)
+    gru_backward = staticmethod(recurrence.gru_backward)
     softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
     linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
     decode_step = staticmethod(decode.decode_step)

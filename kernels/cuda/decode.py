@@ -14,6 +14,8 @@ from capgpu.kernels.cuda.device_calls import add_into, fill, take_rows
 from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import workspace
+from capgpu.kernels.half import in_float32
+from capgpu.kernels.reference import KERNELS as reference
 
 __all__ = ["decode_step", "greedy_captions"]
 
@@ -42,9 +44,16 @@ def decode_step(
     b_vocab: Any,
     parents: Any = None,
     *,
+    recurrent_bias: Any = None,
     precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
-    """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`."""
+    """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`, which serves a GRU."""
+    if recurrent_bias is not None:
+        operands = projected, rows, h, c, Wh, W_vocab, b_vocab, parents
+        results: tuple[Any, Any, Any] = in_float32(reference.decode_step)(
+            *operands, recurrent_bias=recurrent_bias, precision=precision
+        )
+        return results
     check_precision(precision, h.dtype)
     check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
     dtype = h.dtype
@@ -77,8 +86,10 @@ def greedy_captions(
     """Decode the most probable word at each step; see `capgpu.kernels.reference.greedy_captions`.
 
     Four launches per word, or six if the vocabulary is not projected beforehand. The host does not wait for results, so
-    all `max_length` steps are computed even if every caption has ended.
+    all `max_length` steps are computed even if every caption has ended. A GRU's captions are the reference's.
     """
+    if weights.Wh.shape[1] == 3 * weights.Wh.shape[0]:
+        return in_float32(reference.greedy_captions)(h, weights, max_length, start, end, null, precision=precision)
     check_precision(precision, h.dtype)
     check_device(h=h, **weights._asdict())
     W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)

@@ -178,11 +178,14 @@ def embedding_gradient(drows: Any, index: Any, count: int, groups: RowGroups | N
     return out
 
 
-def column_sums(rows: Any) -> Any:
+def column_sums(*matrices: Any) -> Any:
     """Sum the rows of a matrix; see `capgpu.kernels.reference.column_sums`."""
-    check_device(rows=rows)
-    out = empty(rows.shape[1:], rows.dtype, "the sums of columns")
-    sum_columns_later(workspace(), contiguous(rows), out)
+    check_device(rows=matrices)
+    out = empty((sum(matrix.shape[1] for matrix in matrices),), matrices[0].dtype, "the sums of columns")
+    first = 0
+    for rows in matrices:
+        sum_columns_later(workspace(), contiguous(rows), out[first : first + rows.shape[1]])
+        first += rows.shape[1]
     return out
 
 

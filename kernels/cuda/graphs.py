@@ -229,6 +229,8 @@ class StepGraphs:
         """Return whether launches for a batch of these numbers of captions, steps, rows and words can be captured."""
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
+        if gates == 3 * size:  # a GRU has no kernels
+            return False
         passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{direction}" for direction in ("forward", "backward")]
         configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES

@@ -1,8 +1,8 @@
 """The launcher of the recurrences: the kernels of recurrence.cuh for each cell, as `launch_heuristics` chooses them.
 
 `lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. They create the results and call
-`forward_into` and `backward_into`, which serve every cell. Biases are added, and initial states read in the captions'
-order, by the kernels, so that no further launch is needed.
+`forward_into` and `backward_into`, which serve both cells. Biases are added, and initial states read in the captions'
+order, by the kernels, so that no further launch is needed. `gru_forward` and `gru_backward` are the reference's.
 
 ``precision="bf16"`` permits less precise factors, and the recurrences do not use that: they run in the variants that
 `launch_heuristics` chooses for float32.
@@ -26,6 +26,7 @@ from capgpu.kernels.cuda.compile import CooperativeLaunchError
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.cuda.launch_heuristics import LaunchConfig
 from capgpu.kernels.cuda.workspace import workspace
+from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "Steps",
     "backward_into",
     "forward_into",
+    "gru_backward",
+    "gru_forward",
     "lstm_backward",
     "lstm_forward",
     "rnn_backward",
@@ -275,6 +278,24 @@ def rnn_backward(
     inputs = BackwardInputs(*_contiguous(dhidden, None, hidden, None, None, Wh, order))
     backward_into(CELLS["rnn"], inputs, steps, BackwardOutputs(dprojected, dh0))
     return dprojected, dh0
+
+
+def gru_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any, **options: Any) -> States:
+    """Run a GRU over packed sequences; see `capgpu.kernels.reference.gru_forward`."""
+    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
+    states: States = in_float32(reference.gru_forward)(projected, rows, h0, Wh, counts, **options)
+    return states
+
+
+def gru_backward(
+    dhidden: Any, gates: Any, previous: Any, Wh: Any, batch_sizes: Any, **options: Any
+) -> tuple[Any, Any, Any]:
+    """Run the GRU's recurrence backward; see `capgpu.kernels.reference.gru_backward`."""
+    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
+    gradients: tuple[Any, Any, Any] = in_float32(reference.gru_backward)(
+        dhidden, gates, previous, Wh, counts, **options
+    )
+    return gradients
 
 
 def _states(steps: Steps, like: Any, *names: str) -> list[Any]:

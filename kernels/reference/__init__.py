@@ -13,7 +13,14 @@ from capgpu.kernels.reference.gemm import matmul
 from capgpu.kernels.reference.greedy import greedy_captions
 from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.reference.pack_captions import caption_batch, pack_captions
-from capgpu.kernels.reference.recurrence import lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from capgpu.kernels.reference.recurrence import (
+    gru_backward,
+    gru_forward,
+    lstm_backward,
+    lstm_forward,
+    rnn_backward,
+    rnn_forward,
+)
 from capgpu.kernels.reference.softmax import apply_dropout, linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.reference.top_k import top_words
 
@@ -49,6 +56,8 @@ class Kernels:
     lstm_backward = staticmethod(lstm_backward)
     rnn_forward = staticmethod(rnn_forward)
     rnn_backward = staticmethod(rnn_backward)
+    gru_forward = staticmethod(gru_forward)
+    gru_backward = staticmethod(gru_backward)
     # losses
     softmax_cross_entropy = staticmethod(softmax_cross_entropy)
     linear_cross_entropy = staticmethod(linear_cross_entropy)

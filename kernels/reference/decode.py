@@ -7,7 +7,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels.contract import Precision
 from capgpu.kernels.reference.precision import product
-from capgpu.kernels.reference.recurrence import lstm_forward, rnn_forward
+from capgpu.kernels.reference.recurrence import gru_forward, lstm_forward, rnn_forward
 
 __all__ = ["decode_step"]
 
@@ -22,6 +22,7 @@ def decode_step(
     b_vocab: Array,
     parents: Array | None = None,
     *,
+    recurrent_bias: Array | None = None,
     precision: Precision = "float32",
 ) -> tuple[Array, Array, Array | None]:
     """Advance N sequences by one word: cell, then scores over the vocabulary.
@@ -29,18 +30,20 @@ def decode_step(
     Parameters
     ----------
     projected, rows
-        As for the recurrence, one packed row a sequence.
+        As for the recurrence, one packed row a sequence, with the biases of the input's sums.
     h : array, shape (P, H)
         Hidden states; P = N without `parents`.
     c : array, shape (P, H), or None
-        Cell states of an LSTM; None runs a vanilla RNN.
-    Wh : array, shape (H, 4H), or (H, H) for an RNN
-        Recurrent weights.
+        Cell states of an LSTM; None for the other cells.
+    Wh : array, shape (H, G)
+        Recurrent weights: G is H of a vanilla RNN, 3H of a GRU, 4H of an LSTM.
     W_vocab, b_vocab : array, shape (H, V) and (V,)
         Vocabulary projection.
     parents : array of int, shape (N,), optional
         Row of `h` and `c` that each sequence goes on from, in ``[0, P)``; None: its own. A state that several go on
         from is multiplied by the recurrent weights once in a fused kernel.
+    recurrent_bias : array, shape (H,), optional
+        Of a GRU: the bias of its candidate's recurrent sum. None, and no `c`, for a vanilla RNN.
     precision : {"float32", "bf16"}
         How the products read their factors (`capgpu.kernels.contract.Precision`).
 
@@ -51,12 +54,15 @@ def decode_step(
     h, c
         The next states, N rows.
     """
+    xp = array_namespace(h)
     if parents is not None:
-        xp = array_namespace(h)
         h, c = xp.take(h, parents, axis=0), None if c is None else xp.take(c, parents, axis=0)
     batch_sizes = np.array([h.shape[0]])
-    if c is None:
-        h = rnn_forward(projected, rows, h, Wh, batch_sizes, precision=precision).hidden
-    else:
+    if c is not None:
         h, c, *_ = lstm_forward(projected, rows, h, c, Wh, batch_sizes, precision=precision)
+    elif recurrent_bias is not None:
+        bias = xp.concat([xp.zeros_like(Wh[0, :]), recurrent_bias])
+        h = gru_forward(projected, rows, h, Wh, batch_sizes, bias=bias, precision=precision).hidden
+    else:
+        h = rnn_forward(projected, rows, h, Wh, batch_sizes, precision=precision).hidden
     return product(h, W_vocab, precision) + b_vocab, h, c

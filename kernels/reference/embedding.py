@@ -49,20 +49,23 @@ def embedding_gradient(drows: Array, index: Array, count: int, groups: RowGroups
     return xp.where(present[:, None], xp.take(sums, slots, axis=0), out)
 
 
-def column_sums(rows: Array) -> Array:
+def column_sums(*matrices: Array) -> Array:
     """Sum the rows of a matrix, in a fixed order: the gradient of a bias.
 
     Parameters
     ----------
-    rows : array, shape (M, W)
-        Gradient of each row.
+    *matrices : array, shape (M, W)
+        Gradient of each row. Of several matrices, each with M and W of its own, the sums lie side by side: the gradient
+        of a bias whose parts are added in different places.
 
     Returns
     -------
-    array, shape (W,)
+    array, shape (W,), or the sum of all W
         ``sum(rows)``, in their dtype.
     """
-    return array_namespace(rows).sum(rows, axis=0)
+    xp = array_namespace(*matrices)
+    sums = [xp.sum(matrix, axis=0) for matrix in matrices]
+    return sums[0] if len(sums) == 1 else xp.concat(sums)
 
 
 def take_rows(table: Array, rows: Array) -> Array:

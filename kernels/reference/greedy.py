@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels.contract import DecodingWeights, Precision
+from capgpu.kernels.contract import DecodingWeights, Precision, split_biases
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.gemm import matmul
 
@@ -51,6 +51,7 @@ def greedy_captions(
     multiply = partial(matmul, precision=precision)
     count = h.shape[0]
     c = xp.zeros_like(h) if Wh.shape[1] == 4 * Wh.shape[0] else None
+    b, recurrent_bias = split_biases(b, Wh)
     # projecting the whole vocabulary once pays when more words will be read than it holds
     table = multiply(W_embed, Wx, b) if count * max_length >= W_embed.shape[0] else None
     words = xp.full((count,), start, dtype=xp.int32, device=h.device)
@@ -61,7 +62,9 @@ def greedy_captions(
         projected, rows = table, words
         if table is None:
             projected, rows = multiply(xp.take(W_embed, words, axis=0), Wx, b), None
-        logits, h, c = decode_step(projected, rows, h, c, Wh, W_vocab, b_vocab, precision=precision)
+        logits, h, c = decode_step(
+            projected, rows, h, c, Wh, W_vocab, b_vocab, recurrent_bias=recurrent_bias, precision=precision
+        )
         words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
         written.append(xp.where(finished, nulls, words))
         if end >= 0:

@@ -4,7 +4,8 @@ Packed rows are time-major (see `capgpu.sequence`): ``batch_sizes`` is a host ar
 next ``batch_sizes[t]`` of the M rows; row r of a step belongs to the same sequence as row r of the step before.
 The pre-activations from the input, ``projected``, are either one row a packed row (``rows`` is None) or a table
 addressed by ``rows`` (M,): a word that occurs often in a batch is projected once.
-Gates lie in the order i, f, o, g along the last axis (input, forget, output, candidate).
+Gates lie one after the other along the last axis: of an LSTM i, f, o, g (input, forget, output, candidate), of a GRU
+r, z, n (reset, update, candidate).
 
 Initial states have one row for each sequence of the first step, or, with ``order`` (N,), one for each of N sequences in
 the caller's order: sequence ``order[r]`` is row r of the first step. Their gradients are returned likewise.
@@ -19,7 +20,15 @@ from capgpu.backend import Array, array_namespace
 from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.reference.precision import product
 
-__all__ = ["lstm_backward", "lstm_forward", "previous_states", "rnn_backward", "rnn_forward"]
+__all__ = [
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "previous_states",
+    "rnn_backward",
+    "rnn_forward",
+]
 
 
 def _sigmoid(xp: Any, a: Array) -> Array:
@@ -337,3 +346,143 @@ def rnn_backward(
         dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
     return _join(xp, out[::-1], size, hidden), _in_callers_order(xp, dh, order)
+
+
+def gru_forward(
+    projected: Array,
+    rows: Array | None,
+    h0: Array,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    bias: Array,
+    h0_bias: Array | None = None,
+    order: Array | None = None,
+    precision: Precision = "float32",
+) -> States:
+    """Run a GRU over packed sequences.
+
+    Parameters
+    ----------
+    projected : array, shape (M, 3H), or (U, 3H) with `rows`
+        ``x @ Wx``.
+    rows : array of int, shape (M,), or None
+        Row of `projected` for each packed row.
+    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
+        Initial hidden state.
+    Wh : array, shape (H, 3H)
+        Recurrent weights.
+    batch_sizes : numpy.ndarray of int64, shape (T,)
+        Rows of each step.
+    bias : array, shape (4H,)
+        Added to the input's sums (r, z, n), and to the candidate's recurrent ones.
+    h0_bias : array, shape (H,), optional
+        Added to `h0`.
+    order : array of int, shape (N,), optional
+        Row of `h0` for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
+
+    Returns
+    -------
+    States
+        Hidden states, and those before each step; no cell states. The gates, (M, 4H), are r, z, n and the candidate's
+        recurrent sum q, which the backward pass reads.
+
+    Notes
+    -----
+    With ``a = x Wx + b[:3H]`` and ``u = h Wh``::
+
+        r = sigmoid(a_r + u_r);  z = sigmoid(a_z + u_z);  q = u_n + b[3H:];  n = tanh(a_n + r q)
+        h' = (1 - z) n + z h
+
+    Cho et al. 2014, in the form of PyTorch and cuDNN, whose reset gate is applied to the candidate's recurrent sum
+    rather than to h: one product serves the three gates.
+    """
+    xp = array_namespace(projected, h0, Wh)
+    size = h0.shape[1]
+    projected, q_bias = projected + bias[: 3 * size], bias[3 * size :]
+    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    hidden_steps: list[Array] = []
+    gate_steps: list[Array] = []
+    start = 0
+    for count in batch_sizes.tolist():
+        h = h[:count, :]
+        a, u = _step_rows(xp, projected, rows, start, start + count), product(h, Wh, precision)
+        rz = _sigmoid(xp, a[:, : 2 * size] + u[:, : 2 * size])
+        r, z = rz[:, :size], rz[:, size:]
+        q = u[:, 2 * size :] + q_bias
+        n = xp.tanh(a[:, 2 * size :] + r * q)
+        h = (1 - z) * n + z * h
+        hidden_steps.append(h)
+        gate_steps.append(xp.concat([rz, n, q], axis=1))
+        start += count
+    hidden, gates = _join(xp, hidden_steps, size, h0), _join(xp, gate_steps, 4 * size, h0)
+    return States(hidden, None, gates, previous_states(hidden, first, batch_sizes))
+
+
+def gru_backward(
+    dhidden: Array,
+    gates: Array,
+    previous: Array,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    order: Array | None = None,
+    precision: Precision = "float32",
+) -> tuple[Array, Array, Array]:
+    """Run the GRU's recurrence backward, down to the sums of its inputs and of its states.
+
+    The gradients of weights, biases and inputs are products and sums over all rows at once, left to the caller: Wx and
+    the first three biases get theirs from `dprojected`, Wh and the last one from `drecurrent`.
+
+    Parameters
+    ----------
+    dhidden : array, shape (M, H)
+        Gradient of the loss with respect to each hidden state, from outside the recurrence.
+    gates, previous : array, shape (M, 4H) and (M, H)
+        From the forward pass.
+    Wh : array, shape (H, 3H)
+        Recurrent weights.
+    batch_sizes : numpy.ndarray of int64, shape (T,)
+        Rows of each step.
+    order : array of int, shape (N,), optional
+        Row of the initial state's gradient for each sequence.
+    precision : {"float32", "bf16"}
+        How the products read their factors (`capgpu.kernels.contract.Precision`).
+
+    Returns
+    -------
+    dprojected : array, shape (M, 3H)
+        Gradient with respect to ``x Wx + b[:3H]`` of each packed row: da_r, da_z, da_n.
+    drecurrent : array, shape (M, 3H)
+        Gradient with respect to ``h Wh``: da_r, da_z, r da_n.
+    dh0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
+        Gradient with respect to the initial hidden state; zero for sequences without any step.
+
+    Notes
+    -----
+    With dh' the whole gradient of a step's state, and h the state before the step::
+
+        da_n = dh' (1 - z) (1 - n^2);  da_z = dh' (h - n) z (1 - z);  da_r = da_n q r (1 - r)
+        dh = dh' z + drecurrent Wh-transposed
+    """
+    xp = array_namespace(dhidden, gates, previous, Wh)
+    size = previous.shape[1]
+    stop = dhidden.shape[0]
+    dh = xp.zeros((0, size), dtype=previous.dtype, device=previous.device)
+    input_steps: list[Array] = []
+    recurrent_steps: list[Array] = []
+    for count in reversed(batch_sizes.tolist()):
+        start = stop - count
+        r, z, n, q = (gates[start:stop, k * size : (k + 1) * size] for k in range(4))
+        dh = _padded_add(xp, dhidden[start:stop, :], dh)
+        da_n = dh * (1 - z) * (1 - n * n)
+        da_z = dh * (previous[start:stop, :] - n) * z * (1 - z)
+        da_r = da_n * q * r * (1 - r)
+        input_steps.append(xp.concat([da_r, da_z, da_n], axis=1))
+        recurrent_steps.append(xp.concat([da_r, da_z, r * da_n], axis=1))
+        dh = dh * z + product(recurrent_steps[-1], xp.matrix_transpose(Wh), precision)
+        stop = start
+    dprojected, drecurrent = (_join(xp, steps[::-1], 3 * size, previous) for steps in (input_steps, recurrent_steps))
+    return dprojected, drecurrent, _in_callers_order(xp, dh, order)

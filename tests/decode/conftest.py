@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oracles.scenes import SIZES, WORDS, parameters
+from oracles.scenes import CELLS, SIZES, WORDS, parameters
 
 
-@pytest.fixture(params=["rnn", "lstm"])
+@pytest.fixture(params=CELLS)
 def cell(request):
     return request.param
 

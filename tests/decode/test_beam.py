@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import capgpu
 from capgpu.decode import beam_search, greedy
 from oracles.decoding import Writer, captions, plain_beam, ranked
-from oracles.scenes import SIZES, WORDS, parameters
+from oracles.scenes import CELLS, SIZES, WORDS, parameters
 from oracles.snapshots import frozen
 
 NULL, START, END, UNK = 0, 1, 2, 3
@@ -83,11 +83,11 @@ def test_a_beam_equals_a_search_with_one_hypothesis_at_a_time(name, data):
         "no_repeat_ngram": draw(st.integers(0, 3)),
     }
     suppress = draw(st.booleans())
-    params = parameters(draw(st.sampled_from(["rnn", "lstm"])), words=len(words), seed=draw(st.integers(0, 999)))
+    cell = draw(st.sampled_from(CELLS))
+    params = parameters(cell, words=len(words), seed=draw(st.integers(0, 999)))
     params = {key: draw(st.sampled_from([1.0, 3.0])) * value for key, value in params.items()}
     features = np.random.default_rng(3).uniform(-2, 2, (3, SIZES["input_dim"]))
     with capgpu.use_backend(name):
-        cell = "lstm" if params["Wh"].shape[1] > SIZES["hidden_dim"] else "rnn"
         model = capgpu.CaptioningRNN(words, **SIZES, cell_type=cell, dtype="float64")
         model.params.update(params)
         settings = {"max_length": length, "suppress_unk": suppress, **search, **rules}

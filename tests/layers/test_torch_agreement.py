@@ -8,14 +8,13 @@ import pytest
 from capgpu import layers
 from capgpu.sequence import Packing, pack
 from oracles.numbers import distance
-from oracles.scenes import SIZES, WORDS, features_for, parameters
+from oracles.scenes import CELLS, SIZES, WORDS, features_for, parameters
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: the agreement with it is not tested")
 
 N, T, D, H = 4, 6, 3, 5
 #: PyTorch's gates are i, f, g, o: where each of its blocks lies among i, f, o, g.
-BLOCKS = {"rnn": [0], "lstm": [0, 1, 3, 2]}
-CELLS = ["rnn", "lstm"]
+BLOCKS = {"rnn": [0], "lstm": [0, 1, 3, 2], "gru": [0, 1, 2]}
 
 
 def reordered(weights, cell):
@@ -31,19 +30,23 @@ def restored(gradient, cell):
 
 
 def module_of(cell, Wx, Wh, b):
-    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[cell]
+    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
     module = kind(*Wx.shape[:1], Wh.shape[0], batch_first=True).double()
     with torch.no_grad():
         module.weight_ih_l0.copy_(torch.from_numpy(reordered(Wx, cell)))
         module.weight_hh_l0.copy_(torch.from_numpy(reordered(Wh, cell)))
-        module.bias_ih_l0.copy_(torch.from_numpy(reordered(b, cell)))
+        module.bias_ih_l0.copy_(torch.from_numpy(reordered(b[: Wh.shape[1]], cell)))
         module.bias_hh_l0.zero_()
+        if cell == "gru":  # the candidate's recurrent bias cannot be added to the other one
+            module.bias_hh_l0[-Wh.shape[0] :] = torch.from_numpy(b[Wh.shape[1] :])
     return module
 
 
 def gradients_of(module, cell):
     parameters = (module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0)
-    return [restored(parameter.grad, cell) for parameter in parameters]
+    dWx, dWh, db = (restored(parameter.grad, cell) for parameter in parameters)
+    further = module.bias_hh_l0.grad.numpy()[-dWh.shape[0] :] if cell == "gru" else []
+    return [dWx, dWh, np.concatenate([db, further])]
 
 
 def leaf(array):
@@ -51,12 +54,13 @@ def leaf(array):
 
 
 def states(cell, h0, c0):
-    return h0[None] if cell == "rnn" else (h0[None], c0[None])
+    return (h0[None], c0[None]) if cell == "lstm" else h0[None]
 
 
 def weights_of(random, cell):
     gates = len(BLOCKS[cell]) * H
-    return [random.uniform(-1, 1, shape) for shape in ((D, gates), (H, gates), (gates,))]
+    biases = gates + H * (cell == "gru")
+    return [random.uniform(-1, 1, shape) for shape in ((D, gates), (H, gates), (biases,))]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -66,6 +70,7 @@ def test_sequences_agree_with_pytorch(backend, random, cell):
     forward, backward = {
         "rnn": (layers.rnn_forward, layers.rnn_backward),
         "lstm": (layers.lstm_forward, layers.lstm_backward),
+        "gru": (layers.gru_forward, layers.gru_backward),
     }[cell]
     h, cache = forward(*(backend.asarray(array) for array in (x, h0, Wx, Wh, b)))
     gradients = backward(backend.asarray(dh), cache)
@@ -84,18 +89,19 @@ def test_sequences_agree_with_pytorch(backend, random, cell):
 def test_steps_agree_with_pytorch(backend, random, cell):
     Wx, Wh, b = weights_of(random, cell)
     x = random.uniform(-1, 1, (N, D))
-    given = [random.uniform(-1, 1, (N, H)) for _ in range(1 if cell == "rnn" else 2)]
+    given = [random.uniform(-1, 1, (N, H)) for _ in range(2 if cell == "lstm" else 1)]
     upstream = [random.uniform(-1, 1, (N, H)) for _ in given]
     forward, backward = {
         "rnn": (layers.rnn_step_forward, layers.rnn_step_backward),
         "lstm": (layers.lstm_step_forward, layers.lstm_step_backward),
+        "gru": (layers.gru_step_forward, layers.gru_step_backward),
     }[cell]
     *after, cache = forward(*(backend.asarray(array) for array in (x, *given, Wx, Wh, b)))
     gradients = backward(*(backend.asarray(array) for array in upstream), cache)
 
     module, tx, tgiven = module_of(cell, Wx, Wh, b), leaf(x), [leaf(array) for array in given]
     _, last = module(tx[:, None], states(cell, tgiven[0], tgiven[-1]))
-    expected = [last[0]] if cell == "rnn" else [last[0][0], last[1][0]]
+    expected = [last[0][0], last[1][0]] if cell == "lstm" else [last[0]]
     torch.autograd.backward(expected, [torch.from_numpy(array) for array in upstream])
     for actual, expected_array in zip(after, expected, strict=True):
         assert distance(backend.to_numpy(actual), expected_array.detach().numpy()) < 1e-10

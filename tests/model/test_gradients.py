@@ -9,9 +9,7 @@ from hypothesis import strategies
 
 from oracles import captioner
 from oracles.numbers import TOLERANCE, distance, numeric_gradient
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
-
-CELLS = ["rnn", "lstm"]
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 
 
 @pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)

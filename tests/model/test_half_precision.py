@@ -12,10 +12,9 @@ from capgpu.optim import UPDATE_RULES, Optimizer, adam, clip_gradients
 from oracles import captioner
 from oracles.halves import HALVES
 from oracles.numbers import TOLERANCE, distance
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
-CELLS = ["rnn", "lstm"]
 pytestmark = pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 
 

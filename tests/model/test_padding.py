@@ -9,10 +9,9 @@ import capgpu.captioner
 from capgpu.captioner import captioner_gradients
 from capgpu.kernels.reference import KERNELS
 from oracles.numbers import TOLERANCE, distance
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
-CELLS = ["rnn", "lstm"]
 MIXED = np.array([[1, 4, 2, 0, 0, 0], [1, 6, 0, 6, 5, 2], [0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 5, 4, 2, 0, 0]])
 
 

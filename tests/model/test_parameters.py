@@ -9,10 +9,9 @@ import pytest
 
 import capgpu
 from capgpu import CaptioningRNN
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
-CELLS = ["rnn", "lstm"]
 NAMES = ["W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab"]
 
 

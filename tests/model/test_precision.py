@@ -10,9 +10,7 @@ from capgpu.checkpoint import load_model, save_model
 from capgpu.decode import beam_search
 from oracles import captioner
 from oracles.numbers import distance
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
-
-CELLS = ["rnn", "lstm"]
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 
 
 @pytest.mark.parametrize("cell", CELLS)

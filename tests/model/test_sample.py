@@ -8,10 +8,8 @@ import pytest
 import capgpu
 from capgpu.kernels.reference import KERNELS
 from oracles import captioner
-from oracles.scenes import SIZES, WORDS, parameters
+from oracles.scenes import CELLS, SIZES, WORDS, parameters
 from oracles.snapshots import frozen
-
-CELLS = ["rnn", "lstm"]
 
 
 def drawn(count, dtype="float64"):

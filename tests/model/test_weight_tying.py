@@ -15,10 +15,9 @@ from capgpu.decode import beam_search
 from oracles import captioner
 from oracles.decoding import Writer
 from oracles.numbers import TOLERANCE, distance, numeric_gradient
-from oracles.scenes import CAPTIONS, WORDS, features_for, parameters
+from oracles.scenes import CAPTIONS, CELLS, WORDS, features_for, parameters
 from oracles.snapshots import frozen
 
-CELLS = ["rnn", "lstm"]
 SIZES = {"input_dim": 3, "wordvec_dim": 5, "hidden_dim": 5}
 
 

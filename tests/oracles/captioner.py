@@ -13,7 +13,7 @@ from oracles.recurrences import Floats
 def loss(params: dict[str, Floats], features: Floats, captions: Any, null: int = 0) -> tuple[float, dict[str, Floats]]:
     """Return the loss of a minibatch and the gradients of all eight parameters.
 
-    The cell is told from the parameters: an LSTM's ``Wh`` is four times as wide as it is high.
+    The cell follows from the parameters: ``Wh`` is as wide as it is high, or three or four times as wide (`cell_of`).
     """
     p, count = params, len(features)
     total, grads = 0.0, {name: np.zeros_like(value) for name, value in params.items()}
@@ -22,27 +22,17 @@ def loss(params: dict[str, Floats], features: Floats, captions: Any, null: int =
         targets = np.where(caption[1:] == null, -1, caption[1:])
         h0 = feature @ p["W_proj"] + p["b_proj"]
         embedded = p["W_embed"][words]
-        projected = embedded @ p["Wx"] + p["b"]
-        zero = np.zeros_like(h0)
-        if is_lstm(p):
-            hidden, cell, gates = recurrences.lstm_sequence(projected, h0, zero, p["Wh"])
-        else:
-            hidden = recurrences.rnn_sequence(projected, h0, p["Wh"])
+        hidden, saved = run(p, embedded, h0)
         part, dlogits = recurrences.cross_entropy(hidden @ p["W_vocab"] + p["b_vocab"], targets, 1 / count)
         total += part
-        dhidden = dlogits @ p["W_vocab"].T
-        if is_lstm(p):
-            dprojected, dh0, _ = recurrences.lstm_sequence_backward(
-                dhidden, np.zeros_like(cell), gates, cell, zero, p["Wh"]
-            )
-        else:
-            dprojected, dh0 = recurrences.rnn_sequence_backward(dhidden, hidden, p["Wh"])
+        dprojected, drecurrent, dh0 = run_back(p, dlogits @ p["W_vocab"].T, hidden, saved, h0)
         before = np.vstack([h0, hidden[:-1]])
         for t, word in enumerate(words):
             grads["W_embed"][word] += p["Wx"] @ dprojected[t]
             grads["Wx"] += np.outer(embedded[t], dprojected[t])
-            grads["Wh"] += np.outer(before[t], dprojected[t])
-            grads["b"] += dprojected[t]
+            grads["Wh"] += np.outer(before[t], drecurrent[t])
+            further = p["b"].size - dprojected[t].size
+            grads["b"] += np.concatenate([dprojected[t], drecurrent[t][drecurrent[t].size - further :]])
             grads["W_vocab"] += np.outer(hidden[t], dlogits[t])
             grads["b_vocab"] += dlogits[t]
         grads["W_proj"] += np.outer(feature, dh0)
@@ -59,17 +49,55 @@ def sample(
         h = feature @ p["W_proj"] + p["b_proj"]
         c, word = np.zeros_like(h), start
         for t in range(steps):
-            a = p["W_embed"][word] @ p["Wx"] + h @ p["Wh"] + p["b"]
-            if is_lstm(p):
-                h, c, _ = recurrences.lstm_step(a, c)
-            else:
-                h = np.tanh(a)
+            h, c = step(p, p["W_embed"][word], h, c)
             out[n, t] = word = int(np.argmax(h @ p["W_vocab"] + p["b_vocab"]))
             if word == end:
                 break
     return out
 
 
-def is_lstm(params: dict[str, Floats]) -> bool:
-    """Tell an LSTM's parameters from those of a vanilla RNN."""
-    return params["Wh"].shape[1] == 4 * params["Wh"].shape[0]
+def cell_of(params: dict[str, Floats]) -> str:
+    """Tell the cell from the shape of its recurrent weights."""
+    return {1: "rnn", 3: "gru", 4: "lstm"}[params["Wh"].shape[1] // params["Wh"].shape[0]]
+
+
+def step(p: dict[str, Floats], x: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
+    """Advance one caption by one word; c of a cell without a cell state stays as it is."""
+    cell, width = cell_of(p), p["Wh"].shape[1]
+    a, u = x @ p["Wx"] + p["b"][:width], h @ p["Wh"]
+    if cell == "lstm":
+        return recurrences.lstm_step(a + u, c)[:2]
+    if cell == "gru":
+        u[2 * h.size :] += p["b"][width:]
+        return recurrences.gru_step(a, u, h)[0], c
+    return np.tanh(a + u), c
+
+
+def run(p: dict[str, Floats], x: Floats, h0: Floats) -> tuple[Floats, Any]:
+    """Run one caption's recurrence over its inputs (T, W); return hidden states, and what `run_back` needs."""
+    cell, width = cell_of(p), p["Wh"].shape[1]
+    projected = x @ p["Wx"] + p["b"][:width]
+    if cell == "lstm":
+        hidden, *saved = recurrences.lstm_sequence(projected, h0, np.zeros_like(h0), p["Wh"])
+        return hidden, saved
+    if cell == "gru":
+        return recurrences.gru_sequence(projected, h0, p["Wh"], p["b"][width:])
+    return recurrences.rnn_sequence(projected, h0, p["Wh"]), None
+
+
+def run_back(
+    p: dict[str, Floats], dhidden: Floats, hidden: Floats, saved: Any, h0: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Undo `run`: gradients of the inputs' sums, of the states' sums, and of h0."""
+    cell, zero = cell_of(p), np.zeros_like(h0)
+    if cell == "gru":
+        previous = np.vstack([h0, hidden[:-1]])
+        return recurrences.gru_sequence_backward(dhidden, saved, previous, p["Wh"])
+    if cell == "lstm":
+        states, gates = saved
+        dprojected, dh0, _ = recurrences.lstm_sequence_backward(
+            dhidden, np.zeros_like(states), gates, states, zero, p["Wh"]
+        )
+    else:
+        dprojected, dh0 = recurrences.rnn_sequence_backward(dhidden, hidden, p["Wh"])
+    return dprojected, dprojected, dh0

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles import recurrences
-from oracles.captioner import is_lstm
+from oracles.captioner import step
 from oracles.recurrences import Floats
 
 Words = tuple[int, ...]
@@ -42,11 +41,7 @@ class Writer:
             else:
                 h = self.feature @ p["W_proj"] + p["b_proj"]
                 c, word = np.zeros_like(h), self.start
-            a = p["W_embed"][word] @ p["Wx"] + h @ p["Wh"] + p["b"]
-            if is_lstm(p):
-                h, c, _ = recurrences.lstm_step(a, c)
-            else:
-                h = np.tanh(a)
+            h, c = step(p, p["W_embed"][word], h, c)
             scores = h @ p["W_vocab"] + p["b_vocab"]
             self._known[words] = h, c, scores - np.logaddexp.reduce(scores)
         return self._known[words]

@@ -98,7 +98,14 @@ def _matmul(a: Arguments, e: Extents) -> tuple[Any, ...]:
 
 
 def _recurrence(
-    random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, cell: bool | None, options: bool
+    random: np.random.Generator,
+    e: Extents,
+    dtype: str,
+    gates: int,
+    table: bool,
+    cell: bool | None,
+    options: bool,
+    biases: int = 0,
 ) -> Arguments:
     rows, count = sum(e.lengths), len(e.lengths)
     distinct = 1 + rows // 2 if table else rows
@@ -113,8 +120,9 @@ def _recurrence(
         arguments["c0"] = _draw(random, dtype, sequences, e.H) if cell else None
     arguments["Wh"] = _draw(random, dtype, e.H, gates * e.H)
     arguments["batch_sizes"] = batch_sizes_of(e.lengths)
+    if options or biases:
+        arguments["bias"] = _draw(random, dtype, (biases or gates) * e.H)
     if options:
-        arguments["bias"] = _draw(random, dtype, gates * e.H)
         arguments["h0_bias"] = _draw(random, dtype, e.H)
         arguments["order"] = random.permutation(sequences)
     return arguments
@@ -122,7 +130,7 @@ def _recurrence(
 
 def _projected_rows(a: Arguments) -> Floats:
     rows = a["projected"] if a["rows"] is None else a["projected"][a["rows"]]
-    return rows + a.get("bias", 0)
+    return rows + a["bias"][: rows.shape[1]] if "bias" in a else rows
 
 
 def _ranked(a: Arguments, name: str, e: Extents) -> Floats:
@@ -210,6 +218,34 @@ def _rnn_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return packed([run[0] for run in runs], e.H), _unranked(a, [run[1] for run in runs], e)
 
 
+def _gru_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    h0, q_bias = _ranked(a, "h0", e), a["bias"][3 * e.H :]
+    sequences = zip(unpacked(_projected_rows(a), e.lengths), h0, strict=True)
+    runs = [recurrences.gru_sequence(rows, h, a["Wh"], q_bias) for rows, h in sequences]
+    hidden, gates = (packed([run[k] for run in runs], width) for k, width in enumerate((e.H, 4 * e.H)))
+    return hidden, None, gates, _previous([run[0] for run in runs], h0, e)
+
+
+def _gru_backward_arguments(random: np.random.Generator, e: Extents, dtype: str, options: bool) -> Arguments:
+    rows = sum(e.lengths)
+    r, z, n, q = (_draw(random, dtype, rows, e.H) for _ in range(4))
+    arguments = {
+        "dhidden": _draw(random, dtype, rows, e.H),
+        "gates": np.concatenate([abs(r), abs(z), n, q], axis=1),
+        "previous": _draw(random, dtype, rows, e.H),
+        "Wh": _draw(random, dtype, e.H, 3 * e.H),
+        "batch_sizes": batch_sizes_of(e.lengths),
+    }
+    return {**arguments, "order": random.permutation(len(e.lengths) + 1)} if options else arguments
+
+
+def _gru_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    parts = zip(*(unpacked(a[name], e.lengths) for name in ("dhidden", "gates", "previous")), strict=True)
+    runs = [recurrences.gru_sequence_backward(*part, a["Wh"]) for part in parts]
+    dprojected, drecurrent = (packed([run[k] for run in runs], 3 * e.H) for k in range(2))
+    return dprojected, drecurrent, _unranked(a, [run[2] for run in runs], e)
+
+
 def _decode_arguments(
     random: np.random.Generator, e: Extents, dtype: str, gates: int, table: bool, beams: bool
 ) -> Arguments:
@@ -224,13 +260,19 @@ def _decode_arguments(
         "Wh": _draw(random, dtype, e.H, gates * e.H),
         "W_vocab": _draw(random, dtype, e.H, e.V),
         "b_vocab": _draw(random, dtype, e.V),
+        **({"recurrent_bias": _draw(random, dtype, e.H)} if gates == 3 else {}),
     }
 
 
 def _decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
     parents = np.arange(len(e.lengths)) if a["parents"] is None else a["parents"]
-    pre_activations = _projected_rows(a) + (a["h"] @ a["Wh"])[parents]
-    if a["c"] is None:
+    inputs, sums = _projected_rows(a), (a["h"] @ a["Wh"])[parents]
+    pre_activations = inputs + sums
+    if "recurrent_bias" in a:
+        sums[:, 2 * e.H :] += a["recurrent_bias"]
+        rows = zip(inputs, sums, a["h"][parents], strict=True)
+        h, c = np.array([recurrences.gru_step(*row)[0] for row in rows]), None
+    elif a["c"] is None:
         h, c = np.tanh(pre_activations), None
     else:
         steps = [recurrences.lstm_step(row, state) for row, state in zip(pre_activations, a["c"][parents], strict=True)]
@@ -381,6 +423,15 @@ def _cases() -> tuple[KernelCase, ...]:
                     ("forward",) * 4,
                 )
             )
+            out.append(
+                KernelCase(
+                    "gru_forward",
+                    f"{words}{suffix}",
+                    lambda r, e, d, table=table, options=options: _recurrence(r, e, d, 3, table, None, options, 4),
+                    _gru_forward,
+                    ("forward",) * 4,
+                )
+            )
         out.extend(
             KernelCase(
                 "decode_step",
@@ -389,7 +440,7 @@ def _cases() -> tuple[KernelCase, ...]:
                 _decode,
                 ("forward",) * 3,
             )
-            for cell, gates in (("lstm", 4), ("rnn", 1))
+            for cell, gates in (("lstm", 4), ("rnn", 1), ("gru", 3))
             for beams in (False, True)
         )
     out.extend(
@@ -410,6 +461,16 @@ def _cases() -> tuple[KernelCase, ...]:
             lambda r, e, d, order=order: _rnn_backward_arguments(r, e, d, order),
             _rnn_backward,
             ("gradient",) * 2,
+        )
+        for order in (False, True)
+    )
+    out.extend(
+        KernelCase(
+            "gru_backward",
+            "order" if order else "",
+            lambda r, e, d, order=order: _gru_backward_arguments(r, e, d, order),
+            _gru_backward,
+            ("gradient",) * 3,
         )
         for order in (False, True)
     )

@@ -84,8 +84,8 @@ def _loss_backward(upstream: tuple[Any, ...], cache: Any) -> tuple[Any, ...]:
     return (cache * upstream[0],)
 
 
-def _recurrent(s: Sizes, gates: int) -> dict[str, tuple[int, ...]]:
-    return {"Wx": (s.D, gates * s.H), "Wh": (s.H, gates * s.H), "b": (gates * s.H,)}
+def _recurrent(s: Sizes, gates: int, further_biases: int = 0) -> dict[str, tuple[int, ...]]:
+    return {"Wx": (s.D, gates * s.H), "Wh": (s.H, gates * s.H), "b": ((gates + further_biases) * s.H,)}
 
 
 LAYERS = (
@@ -131,6 +131,18 @@ LAYERS = (
         lambda s: {"x": (s.N, s.T, s.D), "h0": (s.N, s.H), **_recurrent(s, 4)},
         **_layer(layers.lstm_forward, layers.lstm_backward),
         plain=plain.lstm,
+    ),
+    LayerCase(
+        "gru_step",
+        lambda s: {"x": (s.N, s.D), "prev_h": (s.N, s.H), **_recurrent(s, 3, 1)},
+        **_layer(layers.gru_step_forward, layers.gru_step_backward),
+        plain=plain.gru_step,
+    ),
+    LayerCase(
+        "gru",
+        lambda s: {"x": (s.N, s.T, s.D), "h0": (s.N, s.H), **_recurrent(s, 3, 1)},
+        **_layer(layers.gru_forward, layers.gru_backward),
+        plain=plain.gru,
     ),
     LayerCase(
         "temporal_softmax_loss",

@@ -47,6 +47,17 @@ def lstm(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
     return np.array([recurrences.lstm_sequence(x[n] @ Wx + b, h0[n], zero, Wh)[0] for n in range(len(x))])
 
 
+def gru_step(x: Floats, prev_h: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
+    """Advance a batch by one step."""
+    return gru(x[:, None], prev_h, Wx, Wh, b)[:, 0]
+
+
+def gru(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
+    """Run a batch of sequences."""
+    width = Wh.shape[1]
+    return np.array([recurrences.gru_sequence(x[n] @ Wx + b[:width], h0[n], Wh, b[width:])[0] for n in range(len(x))])
+
+
 def temporal_softmax_loss(x: Floats, y: Any, mask: Any) -> float:
     """Sum the cross-entropy over unmasked steps, divided by the batch size."""
     counted = [(x[n, t], y[n, t]) for n in range(len(x)) for t in range(x.shape[1]) if mask[n, t]]

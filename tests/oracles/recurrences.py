@@ -87,6 +87,46 @@ def rnn_sequence_backward(dhidden: Floats, hidden: Floats, Wh: Floats) -> tuple[
     return dprojected, dh
 
 
+def gru_step(a: Floats, u: Floats, h: Floats) -> tuple[Floats, Floats]:
+    """Turn the sums of the input (3H,) and of the state (3H,), biases included, into the next state and the gates."""
+    size = h.size
+    r, z = (sigmoid(a[k * size : (k + 1) * size] + u[k * size : (k + 1) * size]) for k in range(2))
+    q = u[2 * size :]
+    n = np.tanh(a[2 * size :] + r * q)
+    return (1 - z) * n + z * h, np.concatenate([r, z, n, q])
+
+
+def gru_sequence(projected: Floats, h0: Floats, Wh: Floats, q_bias: Floats) -> tuple[Floats, Floats]:
+    """Run one sequence; ``projected`` (T, 3H) is ``x Wx + b[:3H]``. Returns hidden (T, H), gates r, z, n, q (T, 4H)."""
+    h, size = h0, h0.size
+    hidden, gates = [], []
+    for row in projected:
+        u = h @ Wh
+        u[2 * size :] += q_bias
+        h, gate = gru_step(row, u, h)
+        hidden.append(h)
+        gates.append(gate)
+    return np.array(hidden).reshape(-1, size), np.array(gates).reshape(-1, 4 * size)
+
+
+def gru_sequence_backward(
+    dhidden: Floats, gates: Floats, previous: Floats, Wh: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Back-propagate through one sequence. Returns dprojected and drecurrent (T, 3H), and dh0 (H,)."""
+    size = Wh.shape[0]
+    dh = np.zeros(size)
+    dprojected, drecurrent = np.zeros((len(gates), 3 * size)), np.zeros((len(gates), 3 * size))
+    for t in range(len(gates) - 1, -1, -1):
+        r, z, n, q = (gates[t, k * size : (k + 1) * size] for k in range(4))
+        dh = dh + dhidden[t]
+        dn = dh * (1 - z) * (1 - n**2)
+        dz = dh * (previous[t] - n) * z * (1 - z)
+        dr = dn * q * r * (1 - r)
+        dprojected[t], drecurrent[t] = np.concatenate([dr, dz, dn]), np.concatenate([dr, dz, dn * r])
+        dh = dh * z + Wh @ drecurrent[t]
+    return dprojected, drecurrent, dh
+
+
 def cross_entropy(logits: Floats, targets: Any, scale: float) -> tuple[float, Floats]:
     """Sum the cross-entropy of rows of scores; rows with a negative target are left out."""
     loss, dlogits = 0.0, np.zeros_like(logits)

@@ -10,6 +10,8 @@ from oracles.recurrences import Floats
 
 #: Ids as the data sets number them.
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3, "cat": 4, "dog": 5, "red": 6}
+#: The recurrent cells.
+CELLS = ("rnn", "lstm", "gru")
 SIZES = {"input_dim": 3, "wordvec_dim": 4, "hidden_dim": 5}
 
 Captions = np.ndarray[Any, np.dtype[np.int64]]
@@ -39,14 +41,14 @@ def parameters(
     random = np.random.default_rng(seed)
     s = {**SIZES, **sizes}
     D, W, H = s["input_dim"], s["wordvec_dim"], s["hidden_dim"]
-    gates = H * {"rnn": 1, "lstm": 4}[cell]
+    gates, biases = {"rnn": (H, H), "lstm": (4 * H, 4 * H), "gru": (3 * H, 4 * H)}[cell]
     shapes = {
         "W_embed": (words, W),
         "W_proj": (D, H),
         "b_proj": (H,),
         "Wx": (W, gates),
         "Wh": (H, gates),
-        "b": (gates,),
+        "b": (biases,),
         "W_vocab": (H, words),
         "b_vocab": (words,),
     }
