@@ -19,8 +19,11 @@ MULTIPLYING = (
     "rnn_backward",
     "gru_forward",
     "gru_backward",
+    "attention_lstm_forward",
+    "attention_lstm_backward",
     "linear_cross_entropy",
     "decode_step",
+    "attention_decode_step",
     "greedy_captions",
 )
 

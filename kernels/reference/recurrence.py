@@ -23,11 +23,16 @@ from capgpu.kernels.reference.precision import product
 __all__ = [
     "gru_backward",
     "gru_forward",
+    "in_callers_order",
+    "in_rank_order",
+    "join_steps",
     "lstm_backward",
     "lstm_forward",
+    "padded_add",
     "previous_states",
     "rnn_backward",
     "rnn_forward",
+    "step_rows",
 ]
 
 
@@ -37,39 +42,41 @@ def _sigmoid(xp: Any, a: Array) -> Array:
     return (xp.tanh(a / 2) + 1) / 2
 
 
-def _step_rows(xp: Any, projected: Array, rows: Array | None, start: int, stop: int) -> Array:
+def step_rows(xp: Any, projected: Array, rows: Array | None, start: int, stop: int) -> Array:
+    """Return the rows of `projected` for packed rows start..stop-1."""
     if rows is None:
         return projected[start:stop, :]
     return xp.take(projected, rows[start:stop], axis=0)
 
 
-def _join(xp: Any, steps: list[Array], width: int, like: Array) -> Array:
+def join_steps(xp: Any, steps: list[Array], width: int, like: Array) -> Array:
+    """Return the packed rows (M, width) of all steps."""
     if not steps:
         return xp.zeros((0, width), dtype=like.dtype, device=like.device)
     return steps[0] if len(steps) == 1 else xp.concat(steps, axis=0)
 
 
-def _padded_add(xp: Any, long: Array, short: Array) -> Array:
+def padded_add(xp: Any, long: Array, short: Array) -> Array:
     """Add `short` to the first rows of `long`: sequences that have ended receive nothing from later steps."""
     count = short.shape[0]
     if count == long.shape[0]:
         return long + short
-    return xp.concat([long[:count, :] + short, long[count:, :]], axis=0)
+    return xp.concat([long[:count, ...] + short, long[count:, ...]], axis=0)
 
 
-def _in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
+def in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
     """Return the initial states of the sequences of the first step."""
     if states is None or order is None:
         return states
     return xp.take(states, order[: _alive(batch_sizes)], axis=0)
 
 
-def _in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
-    """Undo `_in_rank_order` for a gradient; zero for sequences without any step."""
+def in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
+    """Undo `in_rank_order` for a gradient; zero for sequences without any step."""
     if order is None:
         return gradient
     count = order.shape[0] - gradient.shape[0]
-    padding = xp.zeros((count, gradient.shape[1]), dtype=gradient.dtype, device=gradient.device)
+    padding = xp.zeros((count, *gradient.shape[1:]), dtype=gradient.dtype, device=gradient.device)
     return xp.take(xp.concat([gradient, padding], axis=0), xp.argsort(order), axis=0)
 
 
@@ -143,8 +150,8 @@ def lstm_forward(
     xp = array_namespace(projected, h0, Wh)
     size = h0.shape[1]
     projected = _biased(projected, bias)
-    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
-    c = _in_rank_order(xp, c0, order, batch_sizes)
+    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    c = in_rank_order(xp, c0, order, batch_sizes)
     c = xp.zeros_like(h) if c is None else c
     hidden_steps: list[Array] = []
     cell_steps: list[Array] = []
@@ -152,7 +159,7 @@ def lstm_forward(
     start = 0
     for count in batch_sizes.tolist():
         h, c = h[:count, :], c[:count, :]
-        a = _step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
+        a = step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
         ifo = _sigmoid(xp, a[:, : 3 * size])
         i, f, o = ifo[:, :size], ifo[:, size : 2 * size], ifo[:, 2 * size :]
         g = xp.tanh(a[:, 3 * size :])
@@ -162,8 +169,8 @@ def lstm_forward(
         cell_steps.append(c)
         gate_steps.append(xp.concat([ifo, g], axis=1))
         start += count
-    hidden = _join(xp, hidden_steps, size, h0)
-    cell, gates = _join(xp, cell_steps, size, h0), _join(xp, gate_steps, 4 * size, h0)
+    hidden = join_steps(xp, hidden_steps, size, h0)
+    cell, gates = join_steps(xp, cell_steps, size, h0), join_steps(xp, gate_steps, 4 * size, h0)
     return States(hidden, cell, gates, previous_states(hidden, first, batch_sizes))
 
 
@@ -211,7 +218,7 @@ def lstm_backward(
     """
     xp = array_namespace(dhidden, gates, cell, Wh)
     size = cell.shape[1]
-    c0 = _in_rank_order(xp, c0, order, batch_sizes)
+    c0 = in_rank_order(xp, c0, order, batch_sizes)
     stop = dhidden.shape[0]
     dh = dc = xp.zeros((0, size), dtype=cell.dtype, device=cell.device)
     out: list[Array] = []
@@ -228,11 +235,11 @@ def lstm_backward(
         o = gates[start:stop, 2 * size : 3 * size]
         g = gates[start:stop, 3 * size :]
         tanh_c = xp.tanh(cell[start:stop, :])
-        dh = _padded_add(xp, dhidden[start:stop, :], dh)
+        dh = padded_add(xp, dhidden[start:stop, :], dh)
         dc_here = dh * o * (1 - tanh_c * tanh_c)
         if dcell is not None:
             dc_here = dc_here + dcell[start:stop, :]
-        dc = _padded_add(xp, dc_here, dc)
+        dc = padded_add(xp, dc_here, dc)
         da = xp.concat(
             [
                 dc * g * i * (1 - i),
@@ -246,8 +253,8 @@ def lstm_backward(
         dc = dc * f
         dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
-    dh0, dc0 = (_in_callers_order(xp, gradient, order) for gradient in (dh, dc))
-    return _join(xp, out[::-1], 4 * size, cell), dh0, dc0
+    dh0, dc0 = (in_callers_order(xp, gradient, order) for gradient in (dh, dc))
+    return join_steps(xp, out[::-1], 4 * size, cell), dh0, dc0
 
 
 def rnn_forward(
@@ -290,13 +297,13 @@ def rnn_forward(
     """
     xp = array_namespace(projected, h0, Wh)
     projected = _biased(projected, bias)
-    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
     steps, start = [], 0
     for count in batch_sizes.tolist():
-        h = xp.tanh(_step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
+        h = xp.tanh(step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
         steps.append(h)
         start += count
-    hidden = _join(xp, steps, h0.shape[1], h0)
+    hidden = join_steps(xp, steps, h0.shape[1], h0)
     return States(hidden, None, None, previous_states(hidden, first, batch_sizes))
 
 
@@ -341,11 +348,11 @@ def rnn_backward(
     for count in reversed(batch_sizes.tolist()):
         start = stop - count
         h = hidden[start:stop, :]
-        da = _padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
+        da = padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
         out.append(da)
         dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
-    return _join(xp, out[::-1], size, hidden), _in_callers_order(xp, dh, order)
+    return join_steps(xp, out[::-1], size, hidden), in_callers_order(xp, dh, order)
 
 
 def gru_forward(
@@ -402,13 +409,13 @@ def gru_forward(
     xp = array_namespace(projected, h0, Wh)
     size = h0.shape[1]
     projected, q_bias = projected + bias[: 3 * size], bias[3 * size :]
-    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
     hidden_steps: list[Array] = []
     gate_steps: list[Array] = []
     start = 0
     for count in batch_sizes.tolist():
         h = h[:count, :]
-        a, u = _step_rows(xp, projected, rows, start, start + count), product(h, Wh, precision)
+        a, u = step_rows(xp, projected, rows, start, start + count), product(h, Wh, precision)
         rz = _sigmoid(xp, a[:, : 2 * size] + u[:, : 2 * size])
         r, z = rz[:, :size], rz[:, size:]
         q = u[:, 2 * size :] + q_bias
@@ -417,7 +424,7 @@ def gru_forward(
         hidden_steps.append(h)
         gate_steps.append(xp.concat([rz, n, q], axis=1))
         start += count
-    hidden, gates = _join(xp, hidden_steps, size, h0), _join(xp, gate_steps, 4 * size, h0)
+    hidden, gates = join_steps(xp, hidden_steps, size, h0), join_steps(xp, gate_steps, 4 * size, h0)
     return States(hidden, None, gates, previous_states(hidden, first, batch_sizes))
 
 
@@ -476,7 +483,7 @@ def gru_backward(
     for count in reversed(batch_sizes.tolist()):
         start = stop - count
         r, z, n, q = (gates[start:stop, k * size : (k + 1) * size] for k in range(4))
-        dh = _padded_add(xp, dhidden[start:stop, :], dh)
+        dh = padded_add(xp, dhidden[start:stop, :], dh)
         da_n = dh * (1 - z) * (1 - n * n)
         da_z = dh * (previous[start:stop, :] - n) * z * (1 - z)
         da_r = da_n * q * r * (1 - r)
@@ -484,5 +491,6 @@ def gru_backward(
         recurrent_steps.append(xp.concat([da_r, da_z, r * da_n], axis=1))
         dh = dh * z + product(recurrent_steps[-1], xp.matrix_transpose(Wh), precision)
         stop = start
-    dprojected, drecurrent = (_join(xp, steps[::-1], 3 * size, previous) for steps in (input_steps, recurrent_steps))
-    return dprojected, drecurrent, _in_callers_order(xp, dh, order)
+    joined = (join_steps(xp, steps[::-1], 3 * size, previous) for steps in (input_steps, recurrent_steps))
+    dprojected, drecurrent = joined
+    return dprojected, drecurrent, in_callers_order(xp, dh, order)
