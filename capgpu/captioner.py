@@ -96,7 +96,7 @@ def captioner_gradients(
     Returns
     -------
     loss : array, shape ()
-        Cross-entropy summed over the words that count, divided by N.
+        Cross-entropy summed over the words that count, each times its row's weight, divided by N.
     grads : dict of str to array
         Gradient with respect to each parameter; and to ``features``, where asked for.
     """
@@ -126,6 +126,7 @@ def _gradients(
         1.0 / features.shape[0],
         smoothing=options.smoothing,
         dropout=options.output_dropout,
+        row_weights=batch.row_weights,
     )
     # mypy: gradients were asked for
     assert dhidden is not None

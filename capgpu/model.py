@@ -18,6 +18,7 @@ from capgpu.captioner import (
 from capgpu.errors import InvalidValueError
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters
+from capgpu.validation import checked_weights
 from capgpu.vocabulary import END, START
 
 __all__ = ["CaptioningRNN"]
@@ -87,6 +88,7 @@ class CaptioningRNN(CaptionerBase):
         *,
         dropout_key: int | None = None,
         features_gradient: bool = False,
+        weights: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Compute the training loss of a minibatch and its gradients.
 
@@ -100,12 +102,14 @@ class CaptioningRNN(CaptionerBase):
             Turns dropout on; the same key draws the same masks. None: no dropout.
         features_gradient : bool
             Compute the gradient with respect to `features`, too, for whatever has computed them.
+        weights : array, shape (N,), optional
+            Factor of the loss of each caption's words, of any sign; best on the host. By default all are 1.
 
         Returns
         -------
         loss : array, shape ()
-            Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL,
-            divided by N, in the model's dtype; in float32 for half precision.
+            Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL, each
+            times the weight of its caption, divided by N, in the model's dtype; in float32 for half precision.
         grads : dict of str to array
             Gradient of the loss with respect to each entry of `params`; on request also ``"features"``, of shape (N, D)
             and in the model's dtype.
@@ -115,8 +119,8 @@ class CaptioningRNN(CaptionerBase):
         TypeError
             For captions that are not integers, or arrays of different libraries.
         ValueError
-            For shapes that do not fit, an empty batch, one without words, ids out of range, features that are not
-            finite, or entries of `params` that the model does not have.
+            For shapes that do not fit, an empty batch, one without words, ids out of range, features or weights that
+            are not finite, or entries of `params` that the model does not have.
 
         Examples
         --------
@@ -128,11 +132,12 @@ class CaptioningRNN(CaptionerBase):
         (1, 4)
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
+        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
         dropout = options.feature_dropout is not None or options.output_dropout is not None
         announce_training(self.cell, operands, dropout)
-        return captioner_gradients(self.cell, operands, features, self._batch(ids), options, features_gradient)
+        return captioner_gradients(self.cell, operands, features, batch, options, features_gradient)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.

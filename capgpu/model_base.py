@@ -233,10 +233,10 @@ class CaptionerBase:
         )
         return LossOptions(feature, output, self.label_smoothing, self.precision)
 
-    def _batch(self, captions: Any) -> CaptionBatch:
+    def _batch(self, captions: Any, weights: Any = None) -> CaptionBatch:
         """Pack host captions, and copy the packing to where the parameters live."""
         Wh = self.params["Wh"]
-        return kernels_for(Wh).caption_batch(captions, self.null, len(self.word_to_idx), Wh)
+        return kernels_for(Wh).caption_batch(captions, self.null, len(self.word_to_idx), Wh, weights)
 
     def _special(self, word: str) -> int:
         index = self.word_to_idx.get(word)

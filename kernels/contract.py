@@ -130,6 +130,8 @@ class CaptionBatch:
         The rows grouped by `word_of_row`, where the kernels use that.
     row_numbers : array of int, shape (M,), optional
         Number of each row among those of the captions, where rows were added; -1 for an added one.
+    row_weights : array, shape (M,), optional
+        Factor of each row's loss, in the dtype of the loss. By default all are 1.
     """
 
     batch_sizes: Any
@@ -139,6 +141,7 @@ class CaptionBatch:
     targets: Array
     groups: RowGroups | None = None
     row_numbers: Array | None = None
+    row_weights: Array | None = None
 
 
 class States(NamedTuple):

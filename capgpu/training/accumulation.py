@@ -43,6 +43,7 @@ class AccumulatedSteps(TrainingSteps):
         *,
         whole: bool = False,
         dropout_key: int | None = None,
+        weights: Any = None,
     ) -> Any:
         """Compute the loss of a minibatch; see `TrainingSteps.loss`."""
         count = captions.shape[0]
@@ -50,10 +51,13 @@ class AccumulatedSteps(TrainingSteps):
         totals: dict[str, Array] = {}
         for part, start in enumerate(range(0, count, self._size)):
             ids = captions[start : start + self._size]
+            part_weights = None if weights is None else weights[start : start + self._size]
             if not (ids[:, 1:] != self._null).any():
                 continue  # without words there is neither loss nor gradient
             key = None if dropout_key is None else fold_key(dropout_key, part)
-            loss = super().loss(features[start : start + self._size], ids, learning_rate_scale, dropout_key=key)
+            loss = super().loss(
+                features[start : start + self._size], ids, learning_rate_scale, dropout_key=key, weights=part_weights
+            )
             weight = ids.shape[0] / count
             losses.append(loss * weight)
             totals = _added(totals, self._grads, weight)

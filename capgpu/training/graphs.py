@@ -113,15 +113,16 @@ class GraphedSteps(TrainingSteps):
         *,
         whole: bool = False,
         dropout_key: int | None = None,
+        weights: Any = None,
     ) -> Any:
-        """Compute the loss of a minibatch; see `TrainingSteps.loss`.
+        """Compute the loss of a minibatch; see `TrainingSteps.loss`. Weighted steps are plain ones.
 
         The two halves have the bits of the whole. The update is made at once where it may be.
         """
         checked, ids, options = self._model.loss_inputs(features, captions, dropout_key)
         batch = checked, ids, self._model.null, options
         loss: Array | None
-        if is_host_array(checked):
+        if is_host_array(checked) or weights is not None:
             loss = None
         elif whole:
             self._move()
@@ -133,7 +134,7 @@ class GraphedSteps(TrainingSteps):
             self._to_update = self._update_from_graphs
         if loss is None:
             self._to_update = super().update
-            loss = super().loss(features, captions, learning_rate_scale, dropout_key=dropout_key)
+            loss = super().loss(features, captions, learning_rate_scale, dropout_key=dropout_key, weights=weights)
         return loss
 
     def update(self, learning_rate_scale: float) -> None:

@@ -47,6 +47,7 @@ class TrainingSteps:
         *,
         whole: bool = False,
         dropout_key: int | None = None,
+        weights: Any = None,
     ) -> Any:
         """Compute the loss of a minibatch, and keep its gradients for `update`.
 
@@ -60,6 +61,8 @@ class TrainingSteps:
             Whether the update may be made at once. False leaves the parameters as they are until `update` is called.
         dropout_key : int, optional
             As for `capgpu.model.CaptioningRNN.loss`; models without dropout get none.
+        weights : numpy.ndarray of float, shape (N,), optional
+            As for `capgpu.model.CaptioningRNN.loss`.
 
         Returns
         -------
@@ -69,8 +72,9 @@ class TrainingSteps:
         if not self._announced:
             self._announced = True
             self._announce()
-        key = {} if dropout_key is None else {"dropout_key": dropout_key}
-        loss, self._grads = self._model.loss(features, captions, **key)
+        given = {"dropout_key": dropout_key, "weights": weights}
+        options = {name: value for name, value in given.items() if value is not None}
+        loss, self._grads = self._model.loss(features, captions, **options)
         return loss
 
     def update(self, learning_rate_scale: float) -> None:

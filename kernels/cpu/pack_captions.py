@@ -13,6 +13,7 @@ import numpy as np
 from capgpu.kernels.contract import CaptionBatch, check_word_ids
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.workspace import contiguous
+from capgpu.kernels.reference.pack_captions import spread_weights
 
 __all__ = ["arrange", "caption_batch", "pack_captions"]
 
@@ -98,10 +99,11 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     return order, batch_sizes[:steps], words[:distinct], word_of_row[:rows], targets[:rows]
 
 
-def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> CaptionBatch:
+def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any, weights: Any = None) -> CaptionBatch:
     """Pack captions; see `capgpu.kernels.reference.caption_batch`. The batch is on the host, as `like` is."""
     order, batch_sizes, words, word_of_row, targets = pack_captions(captions, null, vocabulary_size)
-    return CaptionBatch(batch_sizes, order, words, word_of_row, targets)
+    row_weights = None if weights is None else spread_weights(weights, order, batch_sizes, like)
+    return CaptionBatch(batch_sizes, order, words, word_of_row, targets, row_weights=row_weights)
 
 
 @compiled()

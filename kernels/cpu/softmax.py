@@ -7,7 +7,8 @@ products.
 
     loss = log sum exp(s) - (1 - smoothing) s[target] - smoothing mean(s);  ds = softmax(s) - its labels
 
-The mean is that of the differences from the greatest score, summed in the loop that exponentiates them.
+Both are multiplied by the row's weight, if there are weights. The mean is that of the differences from the greatest
+score, summed in the loop that exponentiates them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ __all__ = ["exponentiate", "greatest", "linear_cross_entropy", "softmax_cross_en
 BLOCK_BYTES = 18 << 20
 #: Below this many scores one thread is faster than two.
 WORTH_SHARING = 20_000
+
+#: What stands for no weights.
+_UNWEIGHTED = np.empty(0)
 
 
 @compiled(allocates=False)
@@ -100,13 +104,16 @@ def _scale(row: Any, factor: Any, offset: Any) -> None:
 
 
 @parallel_job(allocates=False)
-def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, smoothing: float, losses: Any) -> None:
-    """Replace a task's rows of scores by their gradients, and write each row's loss."""
+def _rows(
+    index: int, count: int, scores: Any, targets: Any, weights: Any, scale: float, smoothing: float, losses: Any
+) -> None:
+    """Replace a task's rows of scores by their gradients, and write each row's loss; without weights all are 1."""
     rows = scores.shape[0]
     label = smoothing / max(scores.shape[1], 1)
     for m in range(rows * index // count, rows * (index + 1) // count):
         row, target = scores[m], targets[m]
-        if target < 0:
+        weight = weights[m] if weights.size > 0 else 1.0
+        if target < 0 or weight == 0:
             row[:] = 0
             losses[m] = 0.0
             continue
@@ -118,15 +125,16 @@ def _rows(index: int, count: int, scores: Any, targets: Any, scale: float, smoot
         else:
             total = exponentiate(row, greatest_score)
             loss = np.log(np.float64(total)) - np.float64(score - greatest_score)
-        losses[m] = loss
-        _scale(row, row.dtype.type(scale / total), row.dtype.type(scale * label))
-        row[target] -= row.dtype.type(scale * (1 - smoothing))
+        losses[m] = loss * weight
+        factor = scale * weight
+        _scale(row, row.dtype.type(factor / total), row.dtype.type(factor * label))
+        row[target] -= row.dtype.type(factor * (1 - smoothing))
 
 
-def _loss_and_gradient(scores: Any, targets: Any, scale: float, smoothing: float) -> float:
+def _loss_and_gradient(scores: Any, targets: Any, weights: Any, scale: float, smoothing: float) -> float:
     losses = np.empty(scores.shape[0])
     n_tasks = POOL.n_threads if scores.size >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _rows, scores, targets, scale, float(smoothing), losses)
+    POOL.run(n_tasks, _rows, scores, targets, weights, scale, float(smoothing), losses)
     return float(losses.sum()) * scale
 
 
@@ -136,7 +144,7 @@ def softmax_cross_entropy(logits: Any, targets: Any, scale: float) -> tuple[Any,
     if not logits.flags.writeable:  # the gradient is written into it
         logits = logits.copy()
     targets = contiguous(targets, dtype=np.int64)
-    loss = _loss_and_gradient(logits, targets, scale, 0.0)
+    loss = _loss_and_gradient(logits, targets, _UNWEIGHTED, scale, 0.0)
     return logits.dtype.type(loss), logits
 
 
@@ -150,6 +158,7 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
     precision: Precision = "float32",
+    row_weights: Any = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Compute loss and gradients behind a projection; see `capgpu.kernels.reference.linear_cross_entropy`."""
     check_precision(precision, hidden.dtype)
@@ -158,6 +167,7 @@ def linear_cross_entropy(
     transposed = not W.flags.c_contiguous and W.flags.f_contiguous
     hidden, W, b = (contiguous(a) for a in (hidden, W.T if transposed else W, b))
     targets = contiguous(targets, dtype=np.int64)
+    weights = _UNWEIGHTED if row_weights is None else contiguous(row_weights, dtype=np.float64)
     count, size = hidden.shape[0], b.size
     block = max(1, min(count, BLOCK_BYTES // (size * hidden.itemsize)))
     # equal blocks: a small last one would run its products at poor speed
@@ -184,7 +194,8 @@ def linear_cross_entropy(
             drop_into(rows, start, rule, dropped_hidden[: rows.shape[0]])
             rows = dropped_hidden[: rows.shape[0]]
         multiply(scores, rows, W, b, transpose_b=transposed)
-        loss += _loss_and_gradient(scores, targets[start : start + block], scale, smoothing)
+        part = slice(start, start + block)
+        loss += _loss_and_gradient(scores, targets[part], weights[part], scale, smoothing)
         if dhidden is None or dW is None or db is None:
             continue
         drows = dhidden[start : start + block]

@@ -11,6 +11,7 @@ It has additional
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from capgpu.kernels.contract import CaptionBatch, RowGroups
 from capgpu.kernels.cuda.array_checks import check_device
 from capgpu.kernels.cuda.recurrence import Steps
 from capgpu.kernels.cuda.workspace import workspace
+from capgpu.kernels.reference.pack_captions import spread_weights
 
 __all__ = ["Layout", "caption_batch", "lay_out"]
 
@@ -177,8 +179,8 @@ def _arranged_by_numpy(packed: Any, batch_sizes: Any, distinct: int, vocabulary_
     return padded_words, word_of_row, targets, *_sorted(word_of_row, distinct), row_numbers
 
 
-def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> CaptionBatch:
-    """Pack captions; see `capgpu.kernels.reference.caption_batch`. One asynchronous copy."""
+def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any, weights: Any = None) -> CaptionBatch:
+    """Pack captions; see `capgpu.kernels.reference.caption_batch`. One asynchronous copy, and one of the weights."""
     check_device(params=like)
     layout, space = lay_out(captions, null, vocabulary_size), workspace()
     numbers = layout.numbers()
@@ -186,4 +188,7 @@ def caption_batch(captions: Any, null: int, vocabulary_size: int, like: Any) -> 
     dev_numbers = space.take("layout", numbers.shape, np.int32, 6 * captions.size)
     if numbers.size:
         space.pinned.send([(dev_numbers, numbers)])
-    return layout.on_device(dev_numbers)
+    batch = layout.on_device(dev_numbers)
+    if weights is None:
+        return batch
+    return replace(batch, row_weights=spread_weights(weights, layout.order, layout.batch_sizes, like))

@@ -23,6 +23,8 @@ from capgpu.kernels.cuda.dropout import drop_into
 from capgpu.kernels.cuda.embedding import sum_columns, sum_columns_later
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import Workspace, workspace
+from capgpu.kernels.half import in_float32
+from capgpu.kernels.reference import softmax as reference
 
 __all__ = [
     "SCORE_BYTES",
@@ -116,12 +118,18 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
     precision: Precision = "float32",
+    row_weights: Any = None,
 ) -> tuple[Any, Any, Any, Any]:
-    """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`.
+    """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`, which serves weighted rows.
 
     `SCORE_BYTES` of scores are kept at once, or fewer: more rows are processed in blocks, whose gradients of the
     weights are added in order. W may be a transposed view; its gradient then lies in memory as it does.
     """
+    if row_weights is not None:
+        results: tuple[Any, Any, Any, Any] = in_float32(reference.linear_cross_entropy)(
+            hidden, W, b, targets, scale, gradients, smoothing, dropout, precision, row_weights
+        )
+        return results
     check_precision(precision, hidden.dtype)
     check_device(hidden=hidden, W=W, b=b, targets=targets)
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)

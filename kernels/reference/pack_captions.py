@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, is_host_array
+from capgpu.dtypes import sum_dtype
 from capgpu.kernels.contract import CaptionBatch, check_word_ids
 
-__all__ = ["caption_batch", "pack_captions"]
+__all__ = ["caption_batch", "pack_captions", "spread_weights"]
 
 HostInts = np.ndarray[Any, np.dtype[np.int64]]
+HostFloats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def caption_batch(captions: HostInts, null: int, vocabulary_size: int, like: Array) -> CaptionBatch:
+def caption_batch(
+    captions: HostInts, null: int, vocabulary_size: int, like: Array, weights: HostFloats | None = None
+) -> CaptionBatch:
     """Pack a minibatch of captions for teacher forcing.
 
     Parameters
@@ -26,7 +30,9 @@ def caption_batch(captions: HostInts, null: int, vocabulary_size: int, like: Arr
     vocabulary_size : int
         Ids must be in ``[0, vocabulary_size)``.
     like : array
-        Any array of the library and the device that the batch is brought to.
+        Any array of the library and the device that the batch is brought to, in the dtype of the parameters.
+    weights : numpy.ndarray of float64, shape (N,), optional
+        Factor of the loss of each caption's words.
 
     Returns
     -------
@@ -40,13 +46,38 @@ def caption_batch(captions: HostInts, null: int, vocabulary_size: int, like: Arr
     """
     if is_host_array(like):
         order, batch_sizes, words, word_of_row, targets = pack_captions(captions, null, vocabulary_size)
-        return CaptionBatch(batch_sizes, order, words, word_of_row, targets)
+        row_weights = None if weights is None else spread_weights(weights, order, batch_sizes, like)
+        return CaptionBatch(batch_sizes, order, words, word_of_row, targets, row_weights=row_weights)
     from capgpu.kernels import host_kernels
 
     packed = host_kernels().pack_captions(captions, null, vocabulary_size)
     xp = array_namespace(like)
     order, words, word_of_row, targets = (xp.asarray(packed[k], device=like.device) for k in (0, 2, 3, 4))
-    return CaptionBatch(packed[1], order, words, word_of_row, targets)
+    row_weights = None if weights is None else spread_weights(weights, *packed[:2], like)
+    return CaptionBatch(packed[1], order, words, word_of_row, targets, row_weights=row_weights)
+
+
+def spread_weights(weights: HostFloats, order: HostInts, batch_sizes: HostInts, like: Array) -> Array:
+    """Return the weight of each packed row: that of its caption.
+
+    Parameters
+    ----------
+    weights : numpy.ndarray of float64, shape (N,)
+        Weight of each caption.
+    order, batch_sizes : numpy.ndarray of int
+        The packing of the captions, as `CaptionBatch` describes it.
+    like : array
+        As for `caption_batch`.
+
+    Returns
+    -------
+    array, shape (M,)
+        In the dtype of losses, beside `like`.
+    """
+    starts = np.cumsum(batch_sizes) - batch_sizes
+    ranks = np.arange(int(batch_sizes.sum())) - np.repeat(starts, batch_sizes)
+    xp = array_namespace(like)
+    return xp.asarray(weights[order][ranks], dtype=sum_dtype(like.dtype, xp), device=like.device)
 
 
 def pack_captions(

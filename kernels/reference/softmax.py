@@ -49,6 +49,13 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
     dlogits : array, shape (M, V)
         Gradient with respect to `logits`.
     """
+    return _weighted_cross_entropy(logits, targets, scale, None)
+
+
+def _weighted_cross_entropy(
+    logits: Array, targets: Array, scale: float, row_weights: Array | None
+) -> tuple[Array, Array]:
+    """Do what `softmax_cross_entropy` does, each row's loss and gradient times its weight."""
     xp = array_namespace(logits, targets)
     has_target = targets >= 0
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
@@ -60,7 +67,18 @@ def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[
     true_scores = xp.sum(xp.where(is_target, shifted, zero), axis=1)
     losses = xp.where(has_target, xp.log(sums[:, 0]) - true_scores, xp.zeros_like(true_scores))
     dlogits = (exponentials / sums - xp.astype(is_target, logits.dtype)) * scale
-    return xp.sum(widened(losses)) * scale, xp.where(has_target[:, None], dlogits, zero)
+    dlogits = xp.where(has_target[:, None], dlogits, zero)
+    return xp.sum(_weighted(widened(losses), row_weights)) * scale, _weighted(dlogits, row_weights)
+
+
+def _weighted(rows: Array, row_weights: Array | None) -> Array:
+    """Multiply entries or rows, of any floating dtype, by their weights."""
+    if row_weights is None:
+        return rows
+    xp = array_namespace(rows)
+    weights = row_weights if rows.ndim == 1 else row_weights[:, None]
+    # in the dtype of the weights: those times the scale may leave the range of a half type
+    return xp.astype(xp.astype(rows, weights.dtype) * weights, rows.dtype)
 
 
 def linear_cross_entropy(
@@ -73,6 +91,7 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
     precision: Precision = "float32",
+    row_weights: Array | None = None,
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
     """Project hidden states to scores and compute their cross-entropy and its gradients, never keeping the scores.
 
@@ -96,11 +115,14 @@ def linear_cross_entropy(
         Applied to the hidden states before the projection.
     precision : {"float32", "bf16"}
         How the products read their factors (`capgpu.kernels.contract.Precision`).
+    row_weights : array, shape (M,), optional
+        Factor of each row's loss and gradient, of any sign, in the dtype of the loss: that of `hidden`, float32 for
+        half types. A weight of 0 leaves the row out, as a negative target does. By default all are 1.
 
     Returns
     -------
     loss : array, shape ()
-        As `softmax_cross_entropy`.
+        As `softmax_cross_entropy`: `scale` times the sum of each row's cross-entropy times its weight.
     dhidden, dW, db : array or None
         Gradients, shaped like `hidden`, `W`, `b`.
     """
@@ -110,10 +132,12 @@ def linear_cross_entropy(
         mask = dropout_mask(dropout.key, dropout.rate, tuple(hidden.shape), hidden)
         hidden = hidden * mask
     logits = product(hidden, W, precision) + b
+    if row_weights is not None:
+        targets = xp.where(row_weights != 0, targets, xp.full_like(targets, -1))
     if smoothing > 0:
-        loss, dlogits = _smoothed_cross_entropy(logits, targets, scale, smoothing)
+        loss, dlogits = _smoothed_cross_entropy(logits, targets, scale, smoothing, row_weights)
     else:
-        loss, dlogits = softmax_cross_entropy(logits, targets, scale)
+        loss, dlogits = _weighted_cross_entropy(logits, targets, scale, row_weights)
     if not gradients:
         return loss, None, None, None
     dhidden = product(dlogits, xp.matrix_transpose(W), precision)
@@ -123,15 +147,18 @@ def linear_cross_entropy(
     return loss, dhidden, dW, xp.sum(dlogits, axis=0)
 
 
-def _smoothed_cross_entropy(logits: Array, targets: Array, scale: float, smoothing: float) -> tuple[Array, Array]:
+def _smoothed_cross_entropy(
+    logits: Array, targets: Array, scale: float, smoothing: float, row_weights: Array | None
+) -> tuple[Array, Array]:
     """Apply label smoothing to the loss and the gradient of the true classes."""
     xp = array_namespace(logits, targets)
     has_target = (targets >= 0)[:, None]
-    loss, dlogits = softmax_cross_entropy(logits, targets, scale)
+    loss, dlogits = _weighted_cross_entropy(logits, targets, scale, row_weights)
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     log_probs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
     zero = xp.zeros_like(logits)
     # a sum over all classes would leave the range of half precision
-    evenly = -scale * xp.sum(widened(xp.mean(xp.where(has_target, log_probs, zero), axis=1)))
-    devenly = xp.where(has_target, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, zero)
+    means = widened(xp.mean(xp.where(has_target, log_probs, zero), axis=1))
+    evenly = -scale * xp.sum(_weighted(means, row_weights))
+    devenly = _weighted(xp.where(has_target, (xp.exp(log_probs) - 1 / logits.shape[1]) * scale, zero), row_weights)
     return (1 - smoothing) * loss + smoothing * evenly, (1 - smoothing) * dlogits + smoothing * devenly

@@ -14,6 +14,7 @@ import numpy as np
 
 from capgpu.kernels import Dropout, RowGroups
 from oracles import recurrences
+from oracles.halves import sums
 from oracles.masks import plain_mask
 from oracles.packing import batch_sizes_of, packed, unpacked
 from oracles.recurrences import Floats
@@ -386,7 +387,9 @@ def _linear_arguments(
     gradients: bool = True,
     smoothing: float = 0.0,
     dropout: Dropout | None = None,
+    weighted: bool = False,
 ) -> Arguments:
+    rows = sum(e.lengths)
     return {
         "hidden": _draw(random, dtype, sum(e.lengths), e.H),
         "W": _draw(random, dtype, e.H, e.V),
@@ -396,13 +399,22 @@ def _linear_arguments(
         "gradients": gradients,
         "smoothing": smoothing,
         "dropout": dropout,
+        # of both signs, and some 0
+        "row_weights": 0.75 * random.integers(-2, 3, rows).astype(sums(dtype)) if weighted else None,
     }
 
 
 def _linear(a: Arguments, e: Extents) -> tuple[Any, ...]:
     mask = plain_mask(a["dropout"], a["hidden"].shape)
     hidden = a["hidden"] * mask
-    loss, dlogits = _mixed(hidden @ a["W"] + a["b"], a["targets"], a["scale"], a["smoothing"])
+    logits, weights = hidden @ a["W"] + a["b"], a["row_weights"]
+    if weights is None:
+        loss, dlogits = _mixed(logits, a["targets"], a["scale"], a["smoothing"])
+    else:
+        rows = [slice(row, row + 1) for row in range(len(logits))]
+        parts = [_mixed(logits[row], a["targets"][row], a["scale"] * weights[row][0], a["smoothing"]) for row in rows]
+        loss = sum(part[0] for part in parts)
+        dlogits = np.concatenate([np.zeros_like(logits[:0]), *(part[1] for part in parts)])
     if not a["gradients"]:
         return loss, None, None, None
     return loss, dlogits @ a["W"].T * mask, hidden.T @ dlogits, dlogits.sum(axis=0)
@@ -604,6 +616,8 @@ def _cases() -> tuple[KernelCase, ...]:
         "smoothed": {"smoothing": 0.3},
         "dropout": {"dropout": DROPOUT},
         "smoothed_dropout": {"smoothing": 0.3, "dropout": DROPOUT},
+        "weighted": {"weighted": True},
+        "weighted_smoothed_dropout": {"weighted": True, "smoothing": 0.3, "dropout": DROPOUT},
         "smoothed_dropout_loss_alone": {"smoothing": 0.3, "dropout": DROPOUT, "gradients": False},
     }
     out.extend(
