@@ -29,9 +29,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from capgpu.data.arrays import HostArray, split_arrays
-from capgpu.data.feature_files import map_dataset, open_features, open_h5
+from capgpu.data.feature_files import open_features
 from capgpu.data.text_files import DataFileError, check_text, read_json, read_text
 from capgpu.errors import InvalidValueError
+from capgpu.file_formats.hdf5 import open_hdf5
 from capgpu.validation import check_count
 from capgpu.visible_text import short, visible
 from capgpu.vocabulary import START, Vocabulary, decode_captions
@@ -291,9 +292,9 @@ def _read_vocabulary(path: Path) -> Vocabulary:
 
 def _read_captions(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     start = vocabulary.word_to_idx.get(START)
-    with open_h5(path) as file:
+    with open_hdf5(path, DataFileError) as file:
         names = [f"{split}_{part}" for split in _SPLITS for part in ("captions", "image_idxs")]
-        data = {name: np.array(map_dataset(file, name)) for name in names}
+        data = {name: np.array(file.map(name)) for name in names}
     for split in _SPLITS:
         captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
         where = f"{path}: {split}_captions"

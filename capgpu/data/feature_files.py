@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,23 +19,16 @@ import numpy as np
 from capgpu.data.arrays import HostArray
 from capgpu.data.picture_folder import is_companion, most_similar
 from capgpu.data.text_files import DataFileError
-from capgpu.errors import CapgpuError
-from capgpu.file_formats.npy import Header, check_expansion, map_copy, map_file, map_npy, open_npz
-from capgpu.optional_deps import require
+from capgpu.file_formats.hdf5 import open_hdf5
+from capgpu.file_formats.npy import map_npy, open_npz
 from capgpu.visible_text import clipped, short
 
-__all__ = ["FeatureFile", "map_dataset", "open_features", "open_h5"]
+__all__ = ["FeatureFile", "open_features"]
 
 _BYTES_AT_ONCE = 16 << 20
 #: Names of entries that always contain the ids of the images.
 _ID_NAMES = ("image_ids", "ids", "image_id", "id")
 _Opened: TypeAlias = tuple[HostArray, list[int | str] | None, str | None]
-#: Image ids are read into memory.
-_MOST_BYTES_OF_IDS = 1 << 30
-#: Chunks of compressed HDF5 datasets are decompressed whole.
-_MOST_BYTES_OF_CHUNK = 1 << 28
-#: The exceptions of h5py for damaged files; its ``RuntimeError`` and ``OSError`` carry messages of the HDF5 library.
-_H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ArithmeticError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -112,15 +104,15 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     Raises
     ------
     DataFileError
-        For a file that is truncated or has another format, duplicate ids, rows that are not finite in float32, and
-        several entries that could be the ids.
+        For a file that is truncated or has another format, duplicate ids, rows that are not finite in float32, several
+        entries that could be the ids, and HDF5 whose data are in other files.
     MissingExtraError
         For HDF5 if h5py is not installed.
     OSError
         If the file cannot be read.
     """
     path = Path(path)
-    openers = {".npy": _open_npy, ".npz": _open_npz, ".h5": _open_h5_features, ".hdf5": _open_h5_features}
+    openers = {".npy": _open_npy, ".npz": _open_npz, ".h5": _open_h5, ".hdf5": _open_h5}
     kind = path.suffix.lower()
     if kind not in openers:
         raise DataFileError(f"{path}: expected a file of features ({', '.join(openers)}), got suffix {kind!r}.")
@@ -217,143 +209,14 @@ def _plain_ids(path: Path, ids: HostArray, name: str) -> list[int | str]:
 # --- HDF5 --------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def open_h5(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open an HDF5 file for reading.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Yields
-    ------
-    h5py.File
-        The file, closed at the end of the block.
-
-    Raises
-    ------
-    DataFileError
-        If the file is truncated or not HDF5.
-    MissingExtraError
-        If h5py is not installed.
-    OSError
-        If the file cannot be read.
-    """
-    h5py = require("h5py", "h5", f"Reading {os.fspath(path)}, an HDF5 file,")
-    with open(path, "rb"):
-        pass  # errors of the system are raised here
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except CapgpuError:
-        raise
-    except _H5_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise  # of the system, such as a full disk
-        raise DataFileError(
-            f"{os.fspath(path)}: expected an intact HDF5 file, got: {str(error)[:200]}. Download it again."
-        ) from error
-
-
-def map_dataset(file: Any, name: str) -> HostArray:
-    """Map a dataset of an open HDF5 file.
-
-    Parameters
-    ----------
-    file : h5py.File
-        The file.
-    name : str
-        Name of the dataset.
-
-    Returns
-    -------
-    numpy.ndarray
-        Read-only and mapped, also after the file is closed.
-
-    Raises
-    ------
-    DataFileError
-        If the file has no such numeric dataset, or it is damaged or incomplete.
-    """
-    try:
-        return _mapped_dataset(file, name)
-    except CapgpuError:
-        raise
-    except (TypeError, ValueError, KeyError, ArithmeticError) as error:  # raised by h5py for damaged headers
-        raise DataFileError(
-            f"{file.filename}: {name!r} cannot be read: {str(error)[:200]}. Download the file again."
-        ) from error
-
-
-def _mapped_dataset(file: Any, name: str) -> HostArray:
-    dataset = file.get(name)
-    if not hasattr(dataset, "shape") or dataset.shape is None or dataset.dtype.kind not in "iuf":
-        names = ", ".join(map(str, file))[:80] or "nothing"
-        raise DataFileError(f"{file.filename}: expected a numeric dataset {name!r}, got {names}.")
-    _check_complete(file, dataset)
-    offset = dataset.id.get_offset()
-    contiguous = dataset.dtype.isnative and dataset.id.get_storage_size() == dataset.nbytes
-    if offset is not None and contiguous and not file.userblock_size and not dataset.external:
-        with open(file.filename, "rb") as raw:
-            return map_file(raw, dataset.dtype, dataset.shape, offset)
-    native = dataset.dtype.newbyteorder("=")
-    if not dataset.shape:
-        return np.array(dataset[()], native)
-    header = Header(native, dataset.shape, "C", native.itemsize * dataset.size)
-    blocks = (np.ascontiguousarray(block, native).data.cast("B") for _, block in _blocks(dataset))
-    return map_copy(blocks, header, f"{file.filename}: {name}", DataFileError)
-
-
-def _check_complete(file: Any, dataset: Any) -> None:
-    """Reject an incomplete dataset: HDF5 reads parts that were never written as zeros."""
-    if dataset.chunks is not None:
-        expected = math.prod(-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-        complete = dataset.id.get_num_chunks() >= expected
-        where = f"{file.filename}: {clipped(dataset.name)}"
-        check_expansion(where, dataset.nbytes, dataset.id.get_storage_size(), DataFileError)
-        if math.prod(dataset.chunks) * dataset.dtype.itemsize > _MOST_BYTES_OF_CHUNK:
-            raise DataFileError(
-                f"{where}: expected chunks of at most {_MOST_BYTES_OF_CHUNK >> 20} MiB, got shape {dataset.chunks}. "
-                "Store it with smaller chunks, or without."
-            )
-    else:
-        # numbers of types that NumPy lacks are stored in another width than they are read in
-        expected = dataset.id.get_type().get_size() * dataset.size
-        complete = dataset.is_virtual or dataset.id.get_storage_size() >= expected
-    if not complete:
-        raise DataFileError(
-            f"{file.filename}: {clipped(dataset.name)}: expected a complete dataset of shape {dataset.shape}, got a "
-            "part: the file is truncated or damaged. Create or download it again."
-        )
-
-
-def _open_h5_features(path: Path) -> _Opened:
-    with open_h5(path) as file:
-        rows = map_dataset(file, "features")
-        shapes: dict[str, tuple[int, ...]] = {name: () for name in _ID_NAMES if name in file}
-        file.visititems(lambda name, item: _note_shape(shapes, name, item))
+def _open_h5(path: Path) -> _Opened:
+    with open_hdf5(path, DataFileError) as file:
+        rows = file.map("features")
+        # an entry that is chosen by its name is checked later
+        shapes = {
+            name: () if name in _ID_NAMES or shape is None else shape
+            for name, shape in file.shapes.items()
+            if name != "features"
+        }
         entry = _ids_entry(path, shapes, len(rows) if rows.ndim else 0)
-        return rows, None if entry is None else _h5_ids(path, file, entry), entry
-
-
-def _note_shape(shapes: dict[str, tuple[int, ...]], name: str, item: Any) -> None:
-    """Record the shape of a dataset in any group of an HDF5 file."""
-    if name != "features" and getattr(item, "shape", None) is not None:
-        shapes.setdefault(name, item.shape)
-
-
-def _h5_ids(path: Path, file: Any, name: str) -> list[int | str]:
-    try:
-        values = file[name]
-        if values.dtype.kind == "O":
-            values.asstr()  # raises an exception for objects that are no texts
-        _check_complete(file, values)
-        if values.nbytes > _MOST_BYTES_OF_IDS:
-            raise DataFileError(f"{path}: {clipped(name)}: expected at most 1 GiB of image ids, got {values.nbytes:,}.")
-        stored = np.array(values.asstr()[...], str) if values.dtype.kind == "O" else values[...]
-    except CapgpuError:
-        raise
-    except _H5_ERRORS as error:
-        raise DataFileError(f"{path}: {clipped(name)}: expected integers or texts, got: {str(error)[:200]}.") from error
-    return _plain_ids(path, stored, name)
+        return rows, None if entry is None else _plain_ids(path, file.read(entry), entry), entry

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import capgpu.data.feature_files
 import capgpu.file_formats.npy
-from capgpu.data.feature_files import FeatureFile, map_dataset, open_features, open_h5
+from capgpu.data.feature_files import FeatureFile, open_features
 from capgpu.data.text_files import DataFileError
+from capgpu.file_formats.hdf5 import open_hdf5
 
 Array = np.ndarray[Any, Any]
 ROWS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
@@ -311,10 +312,10 @@ def test_a_mapped_dataset_outlives_its_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as out:
         out["whole"] = np.arange(6, dtype=">i4").reshape(2, 3)
         out.create_dataset("scalar", data=np.array(1, ">i2"))
-    with open_h5(tmp_path / "f.h5") as file:
-        arrays = {name: map_dataset(file, name) for name in file}
+    with open_hdf5(tmp_path / "f.h5", DataFileError) as file:
+        arrays = {name: file.map(name) for name in file.shapes}
         with pytest.raises(DataFileError, match=r"f.h5: expected a numeric dataset 'x', got scalar, whole"):
-            map_dataset(file, "x")
+            file.map("x")
     assert all(array.dtype.isnative for array in arrays.values())
     assert arrays["whole"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert arrays["scalar"] == 1

@@ -59,6 +59,8 @@ class Format:
         Renews the checksums in a folder after the file of that name was mutated.
     needs : tuple of str
         Packages without which the format cannot be read.
+    seconds : float
+        Seconds that a reader may take for a mutant of a few kilobytes; measured twice, since the machine may be busy.
     """
 
     write: Callable[[Path], None]
@@ -67,6 +69,7 @@ class Format:
     protected: bool = False
     seal: Callable[[Path, str], None] | None = None
     needs: tuple[str, ...] = ()
+    seconds: float = 2.0
 
 
 def _same(value: Any) -> Any:
@@ -651,12 +654,14 @@ FORMATS: dict[str, Format] = {
     ),
     "npy": Format(_write_npy, _read_features("features.npy"), {"features.npy": NPY}),
     "npz": Format(_write_npz, _read_features("features.npz"), {"features.npz": NPZ}),
-    "hdf5": Format(_write_h5, _read_h5, {"features.h5": BYTES, "chunked.h5": BYTES}, needs=("h5py",)),
+    # the HDF5 library has 3 s of processor time
+    "hdf5": Format(_write_h5, _read_h5, {"features.h5": BYTES, "chunked.h5": BYTES}, needs=("h5py",), seconds=15.0),
     "course": Format(
         _write_course,
         _read_course,
         {"coco2014_captions.h5": BYTES, "coco2014_vocab.json": JSON, "val2014_urls.txt": TEXT},
         needs=("h5py",),
+        seconds=15.0,
     ),
     "prepared": replace(_PREPARED, seal=_seal_prepared),
     "journal": Format(

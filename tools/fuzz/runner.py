@@ -23,8 +23,6 @@ from tools.fuzz.formats import Format
 
 __all__ = ["Failure", "Report", "fuzz", "missing_packages"]
 
-#: Seconds that a reader may take for a mutant of a few kilobytes; measured twice, since the machine may be busy.
-_MOST_SECONDS = 2.0
 #: Seconds after which a reader is interrupted.
 _ALARM_SECONDS = 20
 #: Bytes of address space that a reader may take.
@@ -164,7 +162,7 @@ def _cause(chosen: Format, folder: Path, expected: object, report: Report) -> st
         if isinstance(error, KeyboardInterrupt):
             raise
         return "".join(traceback.format_exception(error)[-4:])
-    return "slow" if time.perf_counter() - start > _MOST_SECONDS else None
+    return "slow" if time.perf_counter() - start > chosen.seconds else None
 
 
 def set_environment() -> None:
