@@ -7,6 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
+from capgpu.distributed.launch import launch
 from capgpu.errors import InvalidValueError
 
 __all__ = ["thread_count", "usable_processors"]
@@ -69,11 +70,24 @@ def usable_processors() -> int:
     Returns
     -------
     int
-        At least 1. A quota is rounded down: threads above it are stopped for most of each period.
+        At least 1. A quota is rounded down: threads above it are stopped for most of each period. Ranks on one machine
+        (`capgpu.distributed`) divide them, unless the launcher has bound each rank to some.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    place = launch()
+    ranks = 1 if place is None else place.local_size
     quota = cgroup_quota(Path("/"))
-    return count if quota is None else max(1, min(count, int(quota)))
+    if ranks > 1 and not _is_bound():
+        count //= ranks
+    return max(1, count if quota is None else min(count, int(quota / ranks)))
+
+
+def _is_bound() -> bool:
+    """Return whether the launcher has restricted this process to fewer processors than itself."""
+    try:
+        return os.sched_getaffinity(0) < os.sched_getaffinity(os.getppid())
+    except (AttributeError, OSError):
+        return False
 
 
 def cgroup_quota(root: Path) -> float | None:

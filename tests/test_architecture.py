@@ -11,6 +11,7 @@ import capgpu.kernels
 
 ROOTS = {"capgpu": Path(capgpu.__file__).parent, "capgpu.kernels": Path(capgpu.kernels.__file__).parent}
 HEAVY = {
+    "mpi4py",
     "pycocoevalcap",
     "numba",
     "llvmlite",
@@ -27,7 +28,7 @@ HEAVY = {
 }
 #: A module imports from its own layer or from those before it.
 LAYERS = (
-    ("array_libraries", "backend"),
+    ("array_libraries", "backend", "distributed"),
     "kernels",
     "layers",
     ("captioner", "parameters", "model_base", "model"),

@@ -12,7 +12,20 @@ LOADED = """
 import json, sys
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))))
 """
-HEAVY = {"numba", "llvmlite", "cupy", "h5py", "matplotlib", "rich", "PIL", "safetensors", "torch", "click", "ml_dtypes"}
+HEAVY = {
+    "numba",
+    "llvmlite",
+    "cupy",
+    "h5py",
+    "matplotlib",
+    "rich",
+    "PIL",
+    "safetensors",
+    "torch",
+    "click",
+    "ml_dtypes",
+    "mpi4py",
+}
 
 
 def test_importing_the_package_loads_nothing_but_numpy(in_new_process):

@@ -127,3 +127,18 @@ def write(root, files):
 def test_cpu_quotas_of_control_groups_are_read(tmp_path, files, quota):
     write(tmp_path, files)
     assert cgroup_quota(tmp_path) == quota
+
+
+def test_ranks_on_one_machine_divide_its_processors_unless_they_are_bound(monkeypatch):
+    for name, value in (("RANK", "1"), ("SIZE", "4"), ("LOCAL_RANK", "0"), ("LOCAL_SIZE", "2")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    monkeypatch.setattr(threads, "cgroup_quota", lambda root: None)
+    own, launchers = set(range(8)), set(range(8))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: own if process == 0 else launchers)
+    assert usable_processors() == 4
+    usable_processors.cache_clear()
+    own = set(range(4))  # bound by the launcher
+    assert usable_processors() == 4
+    usable_processors.cache_clear()
+    monkeypatch.setattr(threads, "cgroup_quota", lambda root: 3.0)
+    assert usable_processors() == 1

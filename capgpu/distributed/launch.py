@@ -1,0 +1,102 @@
+"""What a launcher of several processes tells each of them, read from the environment: no MPI is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from capgpu.errors import CapgpuError
+
+__all__ = ["Launch", "LaunchError", "launch"]
+
+
+class LaunchError(CapgpuError, RuntimeError):
+    """Processes of one job cannot find one another."""
+
+
+class Launch(NamedTuple):
+    """The place of this process among those that were started with it.
+
+    Attributes
+    ----------
+    launcher : str
+        What started them, for messages.
+    rank, size : int
+        Number of this process, from 0, and of all.
+    local_rank, local_size : int
+        The same among the processes of this machine.
+    """
+
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+#: The variables of each launcher: rank, size, rank and size on this machine. Those of Open MPI come before Slurm's,
+#: which its processes inherit. Slurm sets the size of a step by srun alone, not in a batch script.
+_VARIABLES = {
+    "mpiexec of Open MPI": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "mpiexec of MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
+}
+
+
+def launch(environment: Mapping[str, str] | None = None) -> Launch | None:
+    """Return how this process was started, if a launcher of several processes did it.
+
+    Parameters
+    ----------
+    environment : mapping of str to str, optional
+        In place of the process's own environment.
+
+    Returns
+    -------
+    Launch or None
+        None for a process without a launcher, or the only one of it.
+
+    Raises
+    ------
+    LaunchError
+        For numbers that contradict each other.
+    """
+    values = os.environ if environment is None else environment
+    for launcher, (rank_name, size_name, local_rank_name, local_size_name) in _VARIABLES.items():
+        rank, size = _number(values, rank_name), _number(values, size_name)
+        if rank is None or size is None or size == 1:
+            continue
+        if rank >= size:
+            raise LaunchError(f"{rank_name}: expected a number below {size_name}={size}, got {rank}.")
+        local_rank = _number(values, local_rank_name)
+        local_size = _slurm_local_size(values) if launcher == "srun" else _number(values, local_size_name)
+        if launcher == "mpiexec of MPICH" and local_size is None:  # srun --mpi=pmi2 sets the first two alone
+            local_rank, local_size = _number(values, "SLURM_LOCALID"), _slurm_local_size(values)
+        if local_rank is None or local_size is None or local_rank >= local_size:
+            local_rank, local_size = 0, 1
+        return Launch(launcher, rank, size, local_rank, local_size)
+    return None
+
+
+def _number(values: Mapping[str, str], name: str) -> int | None:
+    text = values.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _slurm_local_size(values: Mapping[str, str]) -> int | None:
+    """Return the processes on this machine: the list ``2(x3),1`` has their numbers by machine."""
+    node = _number(values, "SLURM_NODEID")
+    counts: list[int] = []
+    for part in values.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        match = re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", part.strip())
+        if match is None:
+            return None
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts[node] if node is not None and node < len(counts) else None

@@ -1,0 +1,139 @@
+"""The communicator: of a single process, and of real ranks under mpiexec."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from capgpu.distributed import Communicator, active_communicator, communicator, use_communicator
+
+COLLECTIVES = """
+import json
+import numpy as np
+from capgpu.distributed import communicator
+c = communicator()
+rank = c.rank
+values = [np.random.default_rng(r).standard_normal((300, 7)).astype(np.float32) for r in range(c.size)]
+sums = []
+for dtype, order in ((np.float32, "C"), (np.float32, "F"), (np.float16, "C"), (np.float64, "C")):
+    array = np.array(values[rank], dtype=dtype, order=order)
+    c.all_reduce(array)
+    expected = sum(value.astype(dtype).astype(float) for value in values)
+    np.testing.assert_allclose(array, expected, rtol=1e-2 if dtype == np.float16 else 1e-5, atol=1e-3)
+    assert array.dtype == dtype
+    sums.append(array.tobytes())
+try:
+    c.all_reduce(np.zeros((4, 4))[:, ::2])
+    raise AssertionError("strided memory was taken")
+except ValueError as error:
+    assert "array: expected contiguous memory" in str(error)
+first, second = np.full(1000, rank + 1.0), np.full(3, rank + 1.0)
+started = [c.start_all_reduce(first), c.start_all_reduce(second)]
+for reduction in started:
+    reduction.wait()
+assert first[0] == second[0] == c.size * (c.size + 1) / 2
+given = np.arange(5.0) * (rank + 1)
+c.broadcast(given)
+assert given.tolist() == [0, 1, 2, 3, 4]
+assert c.gather({"rank": rank, "text": "x" * rank}) == [{"rank": r, "text": "x" * r} for r in range(c.size)]
+calls = []
+assert c.from_root(lambda: calls.append(1) or [1, "a"]) == [1, "a"]
+assert len(calls) == (rank == 0)
+try:
+    c.from_root(lambda: open("/nonexistent/file"))
+except OSError as error:
+    assert error.filename == "/nonexistent/file"
+try:
+    c.from_root(lambda: [][0])
+except (IndexError, RuntimeError) as error:
+    assert "list index out of range" in str(error)
+assert c.failed_alike("the same")
+assert not c.failed_alike(f"message of rank {rank}")
+c.barrier()
+import hashlib
+print(json.dumps({"rank": rank, "size": c.size, "sums": [hashlib.sha256(s).hexdigest() for s in sums]}))
+"""
+
+
+def records(result) -> list[dict]:
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_single_process_is_rank_0_of_1():
+    alone = Communicator()
+    array = np.arange(3.0)
+    alone.start_all_reduce(array).wait()
+    alone.all_reduce(array)
+    alone.broadcast(array)
+    alone.barrier()
+    assert array.tolist() == [0, 1, 2]
+    assert (alone.rank, alone.size, alone.gather("a"), alone.from_root(lambda: "b")) == (0, 1, ["a"], "b")
+    assert alone.failed_alike("message")
+    with use_communicator(alone):
+        assert communicator() is active_communicator() is alone
+
+
+def test_operations_of_three_ranks_and_the_same_bits_on_every_run(ranks):
+    runs = [records(ranks(3, code=COLLECTIVES)) for _ in range(2)]
+    assert sorted(record["rank"] for record in runs[0]) == [0, 1, 2]
+    assert len({json.dumps(record["sums"]) for run in runs for record in run}) == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "rank 2 of 3: rank 1 has not been heard of for 1 s"),
+        ("time.sleep(600)", "rank 2 of 3: rank 1 lives, but has not come to a reduction for 1 s"),
+        ("raise ValueError('of rank 1')", "rank 2 of 3: rank 1 has ended before the others"),
+    ],
+    ids=["stopped", "hanging", "error"],
+)
+def test_a_lost_rank_ends_the_job_and_is_named(ranks, act, cause):
+    code = f"""
+import numpy, os, signal, time
+from capgpu.distributed import communicator
+c = communicator()
+c.barrier()
+if c.rank == 1:
+    {act}
+c.start_all_reduce(numpy.ones(2)).wait()
+"""
+    begin = time.monotonic()
+    result = ranks(3, code=code, timeout=60, CAPGPU_RANK_TIMEOUT="1")
+    assert result.returncode != 0
+    assert cause in result.stderr
+    assert time.monotonic() - begin < 20
+
+
+def test_a_launcher_of_another_mpi_is_named(ranks, in_new_process):
+    environment = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    code = """
+import json
+from capgpu.distributed import LaunchError, communicator
+try:
+    communicator()
+except LaunchError as error:
+    print(json.dumps(str(error)))
+"""
+    message = json.loads(in_new_process(code, **environment))
+    assert "expected 2 processes, which the mpiexec of Open MPI started, got 1 from mpi4py (MPICH" in message
+    assert "srun --mpi=pmi2" in message
+
+
+def test_without_mpi4py_the_message_says_how_to_get_it(in_new_process):
+    code = """
+import json, sys
+sys.modules["mpi4py"] = None
+from capgpu.distributed import communicator
+try:
+    communicator()
+except ImportError as error:
+    print(json.dumps(str(error)))
+"""
+    message = json.loads(in_new_process(code, PMI_RANK="0", PMI_SIZE="2"))
+    assert message.startswith("Running as 2 processes (mpiexec of MPICH) needs the package mpi4py")
+    assert "pip install 'mpi4py" in message
