@@ -27,6 +27,9 @@ class Caption:
         penalty of a beam search.
     source : str, int or None
         The picture's file, or its index among the arrays given; None if unknown.
+    attention : tuple of tuple of float
+        For each token, the weights that an attention model gave to the L cells of the picture's grid, row by row of the
+        grid, when it chose the token; each sums to 1. Empty for other models, and where they were not asked for.
 
     Examples
     --------
@@ -43,6 +46,7 @@ class Caption:
     log_probabilities: tuple[float, ...] = ()
     score: float = 0.0
     source: str | int | None = None
+    attention: tuple[tuple[float, ...], ...] = ()
 
     def __str__(self) -> str:
         return self.text

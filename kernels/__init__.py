@@ -17,6 +17,7 @@ from capgpu.array_libraries import compilation_disabled, has_interpreter_lock
 from capgpu.backend import Array, host_choice, is_device_array, is_host_array, kernels_setting
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.contract import (
+    AttentionStates,
     CaptionBatch,
     DecodingWeights,
     Dropout,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPILED_FROM",
+    "AttentionStates",
     "CaptionBatch",
     "DecodingWeights",
     "Dropout",

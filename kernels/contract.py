@@ -13,6 +13,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.visible_text import short
 
 __all__ = [
+    "AttentionStates",
     "CaptionBatch",
     "DecodingWeights",
     "Dropout",
@@ -157,6 +158,27 @@ class States(NamedTuple):
     cell: Array | None
     gates: Array | None
     previous: Array
+
+
+class AttentionStates(NamedTuple):
+    """What the forward pass of an attention LSTM computes for each packed row.
+
+    Attributes
+    ----------
+    hidden, cell, gates, previous : array, shape (M, H), (M, H), (M, 4H), (M, H)
+        As in `States`.
+    attention : array, shape (M, L)
+        Weights that each step gives to the L cells of its picture; a row sums to 1.
+    contexts : array, shape (M, H)
+        Sum of the projected cells with these weights: the other factor of the gradient of Wattn.
+    """
+
+    hidden: Array
+    cell: Array
+    gates: Array
+    previous: Array
+    attention: Array
+    contexts: Array
 
 
 def check_word_ids(captions: np.ndarray[Any, Any], vocabulary_size: int) -> None:

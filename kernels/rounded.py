@@ -17,8 +17,11 @@ MULTIPLYING = (
     "lstm_backward",
     "rnn_forward",
     "rnn_backward",
+    "attention_lstm_forward",
+    "attention_lstm_backward",
     "linear_cross_entropy",
     "decode_step",
+    "attention_decode_step",
     "greedy_captions",
 )
 

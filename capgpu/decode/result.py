@@ -25,11 +25,15 @@ class DecodeResult(NamedTuple):
     scores : array, shape (N, K)
         The captions are ordered by score: the sum of the log-probabilities, divided by the length penalty of a beam
         search. -inf, with NULL for all words, if fewer than K captions exist.
+    attention : array, shape (N, K, T, L), or None
+        Weights of the L cells of a picture's grid, features (N, L, D), at each word, where an attention model was asked
+        for them; 0 for NULL.
     """
 
     ids: Array
     log_probs: Array
     scores: Array
+    attention: Array | None = None
 
 
 def check_finite_scores(result: DecodeResult) -> DecodeResult:
@@ -77,12 +81,19 @@ def best_first(results: Sequence[DecodeResult]) -> DecodeResult:
     if len(results) == 1:
         return results[0]
     xp = array_namespace(*(result.scores for result in results))
-    ids, log_probs, scores = (xp.concat(list(parts), axis=1) for parts in zip(*results, strict=True))
+    scores = xp.concat([result.scores for result in results], axis=1)
     order = xp.argsort(-scores, axis=1, stable=True)
     rows = xp.arange(scores.shape[0], device=scores.device)[:, None] * scores.shape[1] + order
 
-    def ordered(array: Array) -> Array:
-        flat = xp.reshape(array, (-1, array.shape[2]))
+    def joined(parts: list[Array]) -> Array:
+        array = xp.concat(parts, axis=1)
+        flat = xp.reshape(array, (-1, *array.shape[2:]))
         return xp.reshape(xp.take(flat, xp.reshape(rows, (-1,)), axis=0), array.shape)
 
-    return DecodeResult(ordered(ids), ordered(log_probs), xp.take_along_axis(scores, order, axis=1))
+    maps = [result.attention for result in results if result.attention is not None]
+    return DecodeResult(
+        joined([result.ids for result in results]),
+        joined([result.log_probs for result in results]),
+        xp.take_along_axis(scores, order, axis=1),
+        joined(maps) if maps else None,
+    )

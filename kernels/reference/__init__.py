@@ -7,6 +7,11 @@ what they must do, and it serves every dtype and shape that they do not.
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from capgpu.kernels.reference.attention import (
+    attention_decode_step,
+    attention_lstm_backward,
+    attention_lstm_forward,
+)
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.embedding import add_rows, column_sums, embedding_gradient, scatter_rows, take_rows
 from capgpu.kernels.reference.gemm import matmul
@@ -49,11 +54,14 @@ class Kernels:
     lstm_backward = staticmethod(lstm_backward)
     rnn_forward = staticmethod(rnn_forward)
     rnn_backward = staticmethod(rnn_backward)
+    attention_lstm_forward = staticmethod(attention_lstm_forward)
+    attention_lstm_backward = staticmethod(attention_lstm_backward)
     # losses
     softmax_cross_entropy = staticmethod(softmax_cross_entropy)
     linear_cross_entropy = staticmethod(linear_cross_entropy)
     # decoding
     decode_step = staticmethod(decode_step)
+    attention_decode_step = staticmethod(attention_decode_step)
     top_words = staticmethod(top_words)
     greedy_captions = staticmethod(greedy_captions)
     # update rules over all parameters at once

@@ -19,7 +19,18 @@ from capgpu.backend import Array, array_namespace
 from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.reference.precision import product
 
-__all__ = ["lstm_backward", "lstm_forward", "previous_states", "rnn_backward", "rnn_forward"]
+__all__ = [
+    "in_callers_order",
+    "in_rank_order",
+    "join_steps",
+    "lstm_backward",
+    "lstm_forward",
+    "padded_add",
+    "previous_states",
+    "rnn_backward",
+    "rnn_forward",
+    "step_rows",
+]
 
 
 def _sigmoid(xp: Any, a: Array) -> Array:
@@ -28,39 +39,41 @@ def _sigmoid(xp: Any, a: Array) -> Array:
     return (xp.tanh(a / 2) + 1) / 2
 
 
-def _step_rows(xp: Any, projected: Array, rows: Array | None, start: int, stop: int) -> Array:
+def step_rows(xp: Any, projected: Array, rows: Array | None, start: int, stop: int) -> Array:
+    """Return the rows of `projected` for packed rows start..stop-1."""
     if rows is None:
         return projected[start:stop, :]
     return xp.take(projected, rows[start:stop], axis=0)
 
 
-def _join(xp: Any, steps: list[Array], width: int, like: Array) -> Array:
+def join_steps(xp: Any, steps: list[Array], width: int, like: Array) -> Array:
+    """Return the packed rows (M, width) of all steps."""
     if not steps:
         return xp.zeros((0, width), dtype=like.dtype, device=like.device)
     return steps[0] if len(steps) == 1 else xp.concat(steps, axis=0)
 
 
-def _padded_add(xp: Any, long: Array, short: Array) -> Array:
+def padded_add(xp: Any, long: Array, short: Array) -> Array:
     """Add `short` to the first rows of `long`: sequences that have ended receive nothing from later steps."""
     count = short.shape[0]
     if count == long.shape[0]:
         return long + short
-    return xp.concat([long[:count, :] + short, long[count:, :]], axis=0)
+    return xp.concat([long[:count, ...] + short, long[count:, ...]], axis=0)
 
 
-def _in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
+def in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
     """Return the initial states of the sequences of the first step."""
     if states is None or order is None:
         return states
     return xp.take(states, order[: _alive(batch_sizes)], axis=0)
 
 
-def _in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
-    """Undo `_in_rank_order` for a gradient; zero for sequences without any step."""
+def in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
+    """Undo `in_rank_order` for a gradient; zero for sequences without any step."""
     if order is None:
         return gradient
     count = order.shape[0] - gradient.shape[0]
-    padding = xp.zeros((count, gradient.shape[1]), dtype=gradient.dtype, device=gradient.device)
+    padding = xp.zeros((count, *gradient.shape[1:]), dtype=gradient.dtype, device=gradient.device)
     return xp.take(xp.concat([gradient, padding], axis=0), xp.argsort(order), axis=0)
 
 
@@ -134,8 +147,8 @@ def lstm_forward(
     xp = array_namespace(projected, h0, Wh)
     size = h0.shape[1]
     projected = _biased(projected, bias)
-    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
-    c = _in_rank_order(xp, c0, order, batch_sizes)
+    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    c = in_rank_order(xp, c0, order, batch_sizes)
     c = xp.zeros_like(h) if c is None else c
     hidden_steps: list[Array] = []
     cell_steps: list[Array] = []
@@ -143,7 +156,7 @@ def lstm_forward(
     start = 0
     for count in batch_sizes.tolist():
         h, c = h[:count, :], c[:count, :]
-        a = _step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
+        a = step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
         ifo = _sigmoid(xp, a[:, : 3 * size])
         i, f, o = ifo[:, :size], ifo[:, size : 2 * size], ifo[:, 2 * size :]
         g = xp.tanh(a[:, 3 * size :])
@@ -153,8 +166,8 @@ def lstm_forward(
         cell_steps.append(c)
         gate_steps.append(xp.concat([ifo, g], axis=1))
         start += count
-    hidden = _join(xp, hidden_steps, size, h0)
-    cell, gates = _join(xp, cell_steps, size, h0), _join(xp, gate_steps, 4 * size, h0)
+    hidden = join_steps(xp, hidden_steps, size, h0)
+    cell, gates = join_steps(xp, cell_steps, size, h0), join_steps(xp, gate_steps, 4 * size, h0)
     return States(hidden, cell, gates, previous_states(hidden, first, batch_sizes))
 
 
@@ -202,7 +215,7 @@ def lstm_backward(
     """
     xp = array_namespace(dhidden, gates, cell, Wh)
     size = cell.shape[1]
-    c0 = _in_rank_order(xp, c0, order, batch_sizes)
+    c0 = in_rank_order(xp, c0, order, batch_sizes)
     stop = dhidden.shape[0]
     dh = dc = xp.zeros((0, size), dtype=cell.dtype, device=cell.device)
     out: list[Array] = []
@@ -219,11 +232,11 @@ def lstm_backward(
         o = gates[start:stop, 2 * size : 3 * size]
         g = gates[start:stop, 3 * size :]
         tanh_c = xp.tanh(cell[start:stop, :])
-        dh = _padded_add(xp, dhidden[start:stop, :], dh)
+        dh = padded_add(xp, dhidden[start:stop, :], dh)
         dc_here = dh * o * (1 - tanh_c * tanh_c)
         if dcell is not None:
             dc_here = dc_here + dcell[start:stop, :]
-        dc = _padded_add(xp, dc_here, dc)
+        dc = padded_add(xp, dc_here, dc)
         da = xp.concat(
             [
                 dc * g * i * (1 - i),
@@ -237,8 +250,8 @@ def lstm_backward(
         dc = dc * f
         dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
-    dh0, dc0 = (_in_callers_order(xp, gradient, order) for gradient in (dh, dc))
-    return _join(xp, out[::-1], 4 * size, cell), dh0, dc0
+    dh0, dc0 = (in_callers_order(xp, gradient, order) for gradient in (dh, dc))
+    return join_steps(xp, out[::-1], 4 * size, cell), dh0, dc0
 
 
 def rnn_forward(
@@ -281,13 +294,13 @@ def rnn_forward(
     """
     xp = array_namespace(projected, h0, Wh)
     projected = _biased(projected, bias)
-    h = first = _biased(_in_rank_order(xp, h0, order, batch_sizes), h0_bias)
+    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
     steps, start = [], 0
     for count in batch_sizes.tolist():
-        h = xp.tanh(_step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
+        h = xp.tanh(step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
         steps.append(h)
         start += count
-    hidden = _join(xp, steps, h0.shape[1], h0)
+    hidden = join_steps(xp, steps, h0.shape[1], h0)
     return States(hidden, None, None, previous_states(hidden, first, batch_sizes))
 
 
@@ -332,8 +345,8 @@ def rnn_backward(
     for count in reversed(batch_sizes.tolist()):
         start = stop - count
         h = hidden[start:stop, :]
-        da = _padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
+        da = padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
         out.append(da)
         dh = product(da, xp.matrix_transpose(Wh), precision)
         stop = start
-    return _join(xp, out[::-1], size, hidden), _in_callers_order(xp, dh, order)
+    return join_steps(xp, out[::-1], size, hidden), in_callers_order(xp, dh, order)

@@ -14,7 +14,7 @@ from oracles.kernel_cases import EXTENTS, KERNEL_CASES, OVERWRITABLE, Extents, e
 from oracles.numbers import TOLERANCE, distance
 from oracles.snapshots import frozen
 
-INDICES = ("rows", "targets", "index", "order")
+INDICES = ("rows", "targets", "index", "order", "pictures", "parents")
 RAGGED = Extents((6, 6, 5, 2, 1), 9, 11)
 
 
@@ -117,7 +117,7 @@ def test_two_runs_give_the_same_bits(backend, case, dtype):
     assert frozen(run(backend, case, arguments)[1]) == frozen(run(backend, case, arguments)[1])
 
 
-@pytest.mark.parametrize("case", [case for case in KERNEL_CASES if case.operation != "decode_step"], ids=str)
+@pytest.mark.parametrize("case", [case for case in KERNEL_CASES if "decode_step" not in case.operation], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_rows_give_empty_results(backend, case, dtype):
     extents = Extents((), 3, 5)

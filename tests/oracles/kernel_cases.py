@@ -186,6 +186,65 @@ def _lstm_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     return packed([run[0] for run in runs], 4 * e.H), dh0, dc0
 
 
+def _attention(random: np.random.Generator, e: Extents, dtype: str, table: bool, options: bool) -> Arguments:
+    lstm = _recurrence(random, e, dtype, 4, table, None, options)
+    return {
+        "projected": lstm["projected"],
+        "rows": lstm["rows"],
+        # a picture has as many cells as there are words
+        "A": _draw(random, dtype, len(lstm["h0"]), e.V, e.H),
+        "Wh": lstm["Wh"],
+        "Wattn": _draw(random, dtype, e.H, 4 * e.H),
+        "batch_sizes": lstm["batch_sizes"],
+        **({"bias": lstm["bias"], "order": lstm["order"]} if options else {}),
+    }
+
+
+def _ranked_grids(a: Arguments, e: Extents) -> Floats:
+    grids: Floats = a["A"] if a.get("order") is None else a["A"][a["order"]]
+    return grids[: len(e.lengths)]
+
+
+def _attention_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    runs = [
+        recurrences.attention_lstm_sequence(rows, grid, a["Wh"], a["Wattn"])
+        for rows, grid in zip(unpacked(_projected_rows(a), e.lengths), _ranked_grids(a, e), strict=True)
+    ]
+    widths = (e.H, e.H, 4 * e.H, e.H, e.V, e.H)
+    return tuple(packed([run[k] for run in runs], width) for k, width in enumerate(widths))
+
+
+def _attention_backward_arguments(random: np.random.Generator, e: Extents, dtype: str, order: bool) -> Arguments:
+    forward = _attention(random, e, dtype, False, order)
+    exact = {
+        name: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == dtype else value
+        for name, value in forward.items()
+    }
+    hidden, *saved, _ = _attention_forward(exact, e)
+    cell, gates, previous, attention = (array.astype(dtype) for array in saved)
+    return {
+        "dhidden": _draw(random, dtype, *hidden.shape),
+        "gates": gates,
+        "cell": cell,
+        "previous": previous,
+        "attention": attention,
+        **{name: forward[name] for name in ("A", "Wh", "Wattn", "batch_sizes")},
+        **({"order": forward["order"]} if order else {}),
+    }
+
+
+def _attention_backward(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    parts = (unpacked(a[name], e.lengths) for name in ("dhidden", "gates", "cell", "previous", "attention"))
+    runs = [
+        recurrences.attention_lstm_sequence_backward(*part, a["Wh"], a["Wattn"])
+        for part in zip(*parts, _ranked_grids(a, e), strict=True)
+    ]
+    dA = np.zeros_like(a["A"])
+    for n, (_, gradient) in enumerate(runs):
+        dA[n if a.get("order") is None else a["order"][n]] = gradient
+    return packed([run[0] for run in runs], 4 * e.H), dA
+
+
 def _rnn_forward(a: Arguments, e: Extents) -> tuple[Any, ...]:
     h0 = _ranked(a, "h0", e)
     sequences = zip(unpacked(_projected_rows(a), e.lengths), h0, strict=True)
@@ -236,6 +295,32 @@ def _decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
         steps = [recurrences.lstm_step(row, state) for row, state in zip(pre_activations, a["c"][parents], strict=True)]
         h, c = np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
     return np.array([row @ a["W_vocab"] + a["b_vocab"] for row in h]), h, c
+
+
+def _attention_decode_arguments(
+    random: np.random.Generator, e: Extents, dtype: str, table: bool, beams: bool
+) -> Arguments:
+    lstm = _decode_arguments(random, e, dtype, 4, table, beams)
+    count = len(e.lengths)
+    return {
+        **{name: lstm[name] for name in ("projected", "rows", "h", "c")},
+        "A": _draw(random, dtype, 1 + count // 2 if beams else count, e.V, e.H),
+        "pictures": random.integers(0, 1 + count // 2, count) if beams else None,
+        "Wh": lstm["Wh"],
+        "Wattn": _draw(random, dtype, e.H, 4 * e.H),
+        **{name: lstm[name] for name in ("W_vocab", "b_vocab", "parents")},
+    }
+
+
+def _attention_decode(a: Arguments, e: Extents) -> tuple[Any, ...]:
+    count = len(e.lengths)
+    parents = np.arange(count) if a["parents"] is None else a["parents"]
+    grids = a["A"] if a["pictures"] is None else a["A"][a["pictures"]]
+    attended = [recurrences.attend(h, grid) for h, grid in zip(a["h"], grids, strict=True)]
+    weights, contexts = (np.array([each[k] for each in attended])[parents] for k in (0, 1))
+    sums = (a["h"] @ a["Wh"])[parents] + contexts @ a["Wattn"]
+    logits, h, c = _decode({**a, "projected": _projected_rows(a) + sums, "rows": None, "Wh": np.zeros_like(a["Wh"])}, e)
+    return logits, h, c, weights
 
 
 def _targets(random: np.random.Generator, e: Extents) -> Any:
@@ -392,6 +477,26 @@ def _cases() -> tuple[KernelCase, ...]:
             for cell, gates in (("lstm", 4), ("rnn", 1))
             for beams in (False, True)
         )
+        out.extend(
+            KernelCase(
+                "attention_lstm_forward",
+                f"{words}{'-options' if options else ''}",
+                lambda r, e, d, table=table, options=options: _attention(r, e, d, table, options),
+                _attention_forward,
+                ("forward",) * 6,
+            )
+            for options in (False, True)
+        )
+        out.extend(
+            KernelCase(
+                "attention_decode_step",
+                f"{words}-{'beams' if beams else 'one_each'}",
+                lambda r, e, d, table=table, beams=beams: _attention_decode_arguments(r, e, d, table, beams),
+                _attention_decode,
+                ("forward",) * 4,
+            )
+            for beams in (False, True)
+        )
     out.extend(
         KernelCase(
             "lstm_backward",
@@ -409,6 +514,16 @@ def _cases() -> tuple[KernelCase, ...]:
             "order" if order else "",
             lambda r, e, d, order=order: _rnn_backward_arguments(r, e, d, order),
             _rnn_backward,
+            ("gradient",) * 2,
+        )
+        for order in (False, True)
+    )
+    out.extend(
+        KernelCase(
+            "attention_lstm_backward",
+            "order" if order else "",
+            lambda r, e, d, order=order: _attention_backward_arguments(r, e, d, order),
+            _attention_backward,
             ("gradient",) * 2,
         )
         for order in (False, True)

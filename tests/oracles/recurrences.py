@@ -68,6 +68,59 @@ def lstm_sequence_backward(
     return dprojected, dh, dc
 
 
+def attend(h: Floats, A: Floats) -> tuple[Floats, Floats]:
+    """Return the weights (L,) that a state gives to the cells A (L, H), and their weighted sum (H,)."""
+    scores = np.array([cell @ h for cell in A]) / np.sqrt(h.size)
+    weights = np.exp(scores) / np.exp(scores).sum()
+    return weights, sum(weight * cell for weight, cell in zip(weights, A, strict=True))
+
+
+def attention_lstm_sequence(projected: Floats, A: Floats, Wh: Floats, Wattn: Floats) -> tuple[Floats, ...]:
+    """Run one sequence; ``projected`` (T, 4H) is ``x Wx + b``, A (L, H) its picture's projected cells.
+
+    Returns hidden, cell (T, H), gates (T, 4H), the states before each step (T, H), weights (T, L), contexts (T, H).
+    """
+    h = c = A.mean(axis=0)
+    steps: list[tuple[Floats, ...]] = []
+    for row in projected:
+        before, (weights, context) = h, attend(h, A)
+        h, c, gate = lstm_step(row + h @ Wh + context @ Wattn, c)
+        steps.append((h, c, gate, before, weights, context))
+    size = h.size
+    widths = (size, size, 4 * size, size, len(A), size)
+    return tuple(np.array([step[k] for step in steps]).reshape(-1, width) for k, width in enumerate(widths))
+
+
+def attention_lstm_sequence_backward(
+    dhidden: Floats,
+    gates: Floats,
+    cell: Floats,
+    previous: Floats,
+    w: Floats,
+    A: Floats,
+    Wh: Floats,
+    Wattn: Floats,
+) -> tuple[Floats, Floats]:
+    """Back-propagate through one sequence with weights w (T, L). Returns dprojected (T, 4H) and dA (L, H)."""
+    size = A.shape[1]
+    dh, dc, dA = np.zeros(size), np.zeros(size), np.zeros_like(A)
+    dprojected = np.zeros_like(gates)
+    for t in range(len(gates) - 1, -1, -1):
+        c_before = cell[t - 1] if t else previous[0]
+        # one step of the plain LSTM, whose cell state's gradient comes from the next one
+        da, dh, dc = lstm_sequence_backward(
+            (dhidden[t] + dh)[None], dc[None], gates[t : t + 1], cell[t : t + 1], c_before, Wh
+        )
+        dprojected[t] = da[0]
+        dcontext = Wattn @ da[0]
+        dweights = A @ dcontext
+        # the Jacobian of the softmax
+        dscores = (np.diag(w[t]) - np.outer(w[t], w[t])) @ dweights / np.sqrt(size)
+        dA += np.outer(w[t], dcontext) + np.outer(dscores, previous[t])
+        dh = dh + dscores @ A
+    return dprojected, dA + (dh + dc) / len(A)
+
+
 def rnn_sequence(projected: Floats, h0: Floats, Wh: Floats) -> Floats:
     """Run one sequence of a vanilla RNN; ``projected`` (T, H) is ``x Wx + b``. Returns hidden (T, H)."""
     h, hidden = h0, []
