@@ -12,7 +12,7 @@ __all__ = ["ENCODER_SETTINGS", "encoder_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: The names of the options, which are parameters of `capgpu.vision.open_encoder`.
-ENCODER_SETTINGS = ("network", "output", "size", "mean", "std", "channels", "fit", "background")
+ENCODER_SETTINGS = ("network", "output", "size", "mean", "std", "channels", "fit", "background", "grid")
 
 
 class _Channels(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3 on
@@ -48,6 +48,13 @@ _OPTIONS = (
     ),
     click.option(
         "--background", metavar="COLOUR", default="white", help="Colour under transparent pixels and of the padding."
+    ),
+    click.option(
+        "--grid",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compute features of N x N cells of a picture, for attention: at most 7 for efficientnet-lite0.  "
+        "[default: one feature vector for all of it]",
     ),
 )
 

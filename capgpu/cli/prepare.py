@@ -41,6 +41,7 @@ _GROUPS = {
         "--channels",
         "--fit",
         "--background",
+        "--grid",
         "--pca",
         "--max-unreadable",
     ),
@@ -48,6 +49,7 @@ _GROUPS = {
 _EXAMPLES = (
     ("A folder of pictures with captions.csv", "capgpu prepare photos/ --out data/photos"),
     ("COCO as unzipped", "capgpu prepare coco/ --out data/coco"),
+    ("Features of 4 x 4 cells of each picture, for attention", "capgpu prepare photos/ --out data/photos --grid 4"),
     ("Train on it", "capgpu train runs/photos --data data/photos"),
 )
 
@@ -65,7 +67,7 @@ _EXAMPLES = (
 @click.option(
     "--features",
     type=LocalPath(exists=True, dir_okay=False, path_type=Path),
-    help="Existing features: .npy, or .npz or .h5 with features and image_ids.",
+    help="Existing features (vectors or grids): .npy, or .npz or .h5 with features and image_ids.",
 )
 @click.option("--tokens", type=click.Choice(list(TOKENIZERS)), default="coco", help="Tokenizer of the captions.")
 @click.option(
@@ -162,6 +164,17 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
         echo("It has no split val, which capgpu train needs.", err=True)
 
 
+def _features_line(report: dict[str, Any]) -> str:
+    stored = report["features"]
+    *cells, length = stored["shape"]
+    pictures = sum(statistics["pictures"] for statistics in report["splits"].values())
+    per_picture = stored["bytes a picture"]
+    return (
+        f"Features: {f'{cells[0]} cells of ' if cells else ''}{length:,} numbers in {stored['dtype']}, "
+        f"{per_picture / 1e3:,.1f} kB a picture, {pictures * per_picture / 1e6:,.1f} MB in all."
+    )
+
+
 def _print(result: PrepareResult) -> None:
     from rich.table import Table
 
@@ -186,6 +199,7 @@ def _print(result: PrepareResult) -> None:
     train = report["splits"]["train"]
     share = train["unknown words"] / max(train["words"] - train["words cut off"], 1)
     out.print(f"Minimum count: {report['minimum count']}. Unknown words in training captions: {share:.2%}.")
+    out.print(_features_line(report))
     if share > _MUCH_UNKNOWN:
         echo(
             f"{share:.0%} of the words in training captions are <UNK>: lower --min-count, or raise --max-words.",

@@ -1,15 +1,16 @@
 """The cs231n course's data dictionary: access, validation, and the course's random minibatches.
 
 The dictionary holds, for each split ("train", "val", ...), ``<split>_captions`` (integers, one caption a row,
-padded with 0), ``<split>_image_idxs`` (the image of each caption) and ``<split>_features`` (one image a row),
-all NumPy arrays on the host, and ``word_to_idx`` and ``idx_to_word``. The minibatches of training are in
-`capgpu.data.batches`.
+padded with 0), ``<split>_image_idxs`` (the image of each caption) and ``<split>_features`` (one image a row, with a
+vector or, for attention, a grid of vectors), all NumPy arrays on the host, and ``word_to_idx`` and ``idx_to_word``. The
+minibatches of training are in `capgpu.data.batches`.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -19,17 +20,57 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
 from capgpu.vocabulary import NULL, START
 
-__all__ = ["Minibatch", "known_finite", "sample_minibatch", "split_arrays", "splits_of", "validate_data"]
+__all__ = [
+    "Minibatch",
+    "known_finite",
+    "parts_of",
+    "rows_at_once",
+    "sample_minibatch",
+    "split_arrays",
+    "splits_of",
+    "stored_dtype",
+    "validate_data",
+]
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
-#: Captions (N, T), features (N, D), and the image index of each caption (N,).
+#: Captions (N, T), features (N, D) or (N, L, D), and the image index of each caption (N,).
 Minibatch: TypeAlias = tuple[HostArray, HostArray, HostArray]
 
 #: Arrays with known finite entries, by their id: views and copies of them are not included.
 _finite: weakref.WeakValueDictionary[int, HostArray] = weakref.WeakValueDictionary()
 
 _PARTS = ("captions", "image_idxs", "features")
-_ROWS_AT_ONCE = 8192
+#: Of arrays that are read in parts: they may be larger than memory.
+_BYTES_AT_ONCE = 32 << 20
+
+
+def rows_at_once(array: HostArray) -> int:
+    """Return how many rows of an array are read at a time."""
+    row: int = array.dtype.itemsize * math.prod(array.shape[1:])
+    return max(_BYTES_AT_ONCE // max(row, 1), 1)
+
+
+def parts_of(array: HostArray) -> Iterator[HostArray]:
+    """Yield the rows of an array in parts of 32 MiB.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The array, which may be memory-mapped.
+
+    Yields
+    ------
+    numpy.ndarray
+        Views of consecutive rows.
+    """
+    step = rows_at_once(array)
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
+
+
+def stored_dtype(features: HostArray) -> np.dtype[Any]:
+    """Return the dtype in which features are stored: float32, or float16 for grids of it, which are large."""
+    return np.dtype(np.float16 if features.ndim == 3 and features.dtype == np.float16 else np.float32)
 
 
 # --- access and validation ---------------------------------------------------------------------------------
@@ -64,7 +105,7 @@ def split_arrays(data: Mapping[str, Any], split: str) -> Minibatch:
     Returns
     -------
     captions, features, image_idxs : numpy.ndarray
-        Arrays of shapes (Nc, T), (Ni, D) and (Nc,).
+        Arrays of shapes (Nc, T), (Ni, D) or (Ni, L, D), and (Nc,).
 
     Raises
     ------
@@ -121,9 +162,9 @@ def validate_data(
         vocab_size = _vocabulary_size(data)
     for split in splits:
         captions, features, image_idxs = split_arrays(data, split)
-        _check_array(f"{split}_captions", captions, 2, "(captions, steps)", np.integer)
-        _check_array(f"{split}_image_idxs", image_idxs, 1, "(captions,)", np.integer)
-        _check_array(f"{split}_features", features, 2, "(images, feature length)", np.floating)
+        _check_array(f"{split}_captions", captions, (2,), "(captions, steps)", np.integer)
+        _check_array(f"{split}_image_idxs", image_idxs, (1,), "(captions,)", np.integer)
+        _check_array(f"{split}_features", features, (2, 3), "(images, [cells,] feature length)", np.floating)
         if captions.shape[1] < 2:
             raise InvalidValueError(
                 f"{split}_captions: expected at least 2 steps, <START> and a word, got shape {captions.shape}."
@@ -133,10 +174,10 @@ def validate_data(
                 f"{split}_image_idxs: expected one image for each of {captions.shape[0]} captions, got "
                 f"{image_idxs.shape[0]}."
             )
-        if feature_dim is not None and features.shape[1] != feature_dim:
+        if feature_dim is not None and features.shape[-1] != feature_dim:
             raise InvalidValueError(
                 f"{split}_features: expected vectors of length {feature_dim}, as the model's input_dim, got "
-                f"{features.shape[1]}. Create the model with input_dim={features.shape[1]}."
+                f"{features.shape[-1]}. Create the model with input_dim={features.shape[-1]}."
             )
         _check_range(f"{split}_image_idxs", image_idxs, features.shape[0], f"rows of {split}_features")
         if vocab_size is not None:
@@ -167,7 +208,7 @@ def _vocabulary_size(data: Mapping[str, Any]) -> int | None:
     return max(ids.values()) + 1 if ids else None
 
 
-def _check_array(name: str, array: Any, ndim: int, shape: str, kind: type) -> None:
+def _check_array(name: str, array: Any, ndims: tuple[int, ...], shape: str, kind: type) -> None:
     if not isinstance(array, np.ndarray):
         raise InvalidTypeError(
             f"{name}: expected a NumPy array on the host, got {type(array).__module__}.{type(array).__qualname__}. "
@@ -178,7 +219,7 @@ def _check_array(name: str, array: Any, ndim: int, shape: str, kind: type) -> No
         raise InvalidTypeError(
             f"{name}: expected {expected}, got dtype {array.dtype}. Convert: {name}.astype(numpy.{dtype})."
         )
-    if array.ndim != ndim:
+    if array.ndim not in ndims:
         raise InvalidValueError(f"{name}: expected shape {shape}, got {array.shape}.")
     if array.size == 0:
         raise InvalidValueError(
@@ -221,13 +262,15 @@ def known_finite(array: HostArray) -> HostArray:
 def _check_finite(name: str, features: HostArray) -> None:
     if _finite.get(id(features)) is features and not features.flags.writeable:
         return
-    for start in range(0, features.shape[0], _ROWS_AT_ONCE):  # in parts, without a mask as large as the array
-        finite = np.isfinite(features[start : start + _ROWS_AT_ONCE]).all(axis=1)
+    start = 0
+    for part in parts_of(features):  # without a mask as large as the array
+        finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise InvalidValueError(
                 f"{name}: expected finite values, got NaN or infinity in row {row}. Remove those images."
             )
+        start += len(part)
 
 
 # --- the course's minibatches -----------------------------------------------------------------------------
@@ -256,7 +299,7 @@ def sample_minibatch(
     -------
     captions : numpy.ndarray of int, shape (batch_size, T)
         The captions.
-    features : numpy.ndarray, shape (batch_size, D)
+    features : numpy.ndarray, shape (batch_size, D) or (batch_size, L, D)
         The features of their images.
     image_idxs : numpy.ndarray of int, shape (batch_size,)
         Their rows in ``<split>_features``.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import Array, array_namespace, asarray, current_backend, free_device_memory
+from capgpu.data.arrays import parts_of
 
 __all__ = ["place_features", "take_batches"]
 
 #: Fraction of the free memory for features; steps and the optimizer state, allocated later, need the rest.
 _FRACTION = 0.5
-_ROWS_AT_ONCE = 1024
 
 
 def place_features(data: Mapping[str, Any], splits: Sequence[str]) -> dict[str, Any]:
@@ -59,8 +59,10 @@ def _copied(features: np.ndarray[Any, Any]) -> Array:
     """Copy an array to the device in parts: a mapped file may be larger than the host's memory."""
     xp = current_backend().xp
     dev_array = xp.empty(features.shape, dtype=getattr(xp, features.dtype.name))
-    for start in range(0, features.shape[0], _ROWS_AT_ONCE):
-        dev_array[start : start + _ROWS_AT_ONCE, :] = asarray(features[start : start + _ROWS_AT_ONCE])
+    start = 0
+    for part in parts_of(features):
+        dev_array[start : start + len(part), ...] = asarray(part)
+        start += len(part)
     return dev_array
 
 
@@ -71,7 +73,7 @@ def take_batches(
 
     Parameters
     ----------
-    features : array, shape (I, D)
+    features : array, shape (I, D) or (I, L, D)
         On a device.
     batches : sequence of numpy.ndarray of int
         Rows of each minibatch, on the host; not validated.
@@ -80,7 +82,7 @@ def take_batches(
     ------
     rows : numpy.ndarray of int, shape (N,)
         An entry of `batches`.
-    gathered : array, shape (N, D)
+    gathered : array, shape (N, D) or (N, L, D)
         Those rows of `features`, on the same device.
     """
     if not batches:

@@ -33,13 +33,13 @@ _Opened: TypeAlias = tuple[HostArray, list[int | str] | None, str | None]
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Feature vectors on disk.
+    """Feature vectors, or grids of them, on disk.
 
     Attributes
     ----------
     path : pathlib.Path
         The file.
-    rows : numpy.memmap, shape (I, D)
+    rows : numpy.memmap, shape (I, D) or (I, L, D)
         Floating-point, read-only.
     image_ids : list of int or str, or None
         The image id of each row, if the file contains them.
@@ -92,9 +92,9 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     Parameters
     ----------
     path : path
-        A ``.npy`` file of shape (I, D), or an ``.npz`` or ``.h5`` file with such an entry named ``features`` and
-        optionally ``image_ids`` (I,). Without an entry of that name (or ``ids``, ``image_id``, ``id``), the only other
-        entry with I rows is used as ids.
+        A ``.npy`` file of shape (I, D), or (I, L, D) for a grid of L cells of each image, row by row; or an ``.npz`` or
+        ``.h5`` file with such an entry named ``features`` and optionally ``image_ids`` (I,). Without an entry of that
+        name (or ``ids``, ``image_id``, ``id``), the only other entry with I rows is used as ids.
 
     Returns
     -------
@@ -117,8 +117,10 @@ def open_features(path: str | os.PathLike[str]) -> FeatureFile:
     if kind not in openers:
         raise DataFileError(f"{path}: expected a file of features ({', '.join(openers)}), got suffix {kind!r}.")
     rows, ids, entry = openers[kind](path)
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or rows.size == 0:
-        raise DataFileError(f"{path}: features: expected floats (I, D), got shape {rows.shape} and dtype {rows.dtype}.")
+    if rows.ndim not in (2, 3) or not np.issubdtype(rows.dtype, np.floating) or rows.size == 0:
+        raise DataFileError(
+            f"{path}: features: expected floats (I, D) or (I, L, D), got shape {rows.shape} and dtype {rows.dtype}."
+        )
     _check_finite(path, rows)
     if ids is not None:
         if len(ids) != len(rows):
@@ -152,7 +154,7 @@ def _ids_entry(path: Path, shapes: Mapping[str, tuple[int, ...]], count: int) ->
 def _check_finite(path: Path, rows: HostArray) -> None:
     largest = np.finfo(np.float32).max
     for start, block in _blocks(rows):
-        finite = (np.abs(block) <= largest).all(axis=1)
+        finite = (np.abs(block) <= largest).reshape(len(block), -1).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise DataFileError(

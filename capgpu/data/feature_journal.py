@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ def collect_features(
     files: Sequence[Path],
     folder: Path,
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[npt.NDArray[np.float32], list[int], list[str]]:
+) -> tuple[npt.NDArray[Any], list[int], list[str]]:
     """Compute the features of pictures, and store every piece.
 
     Parameters
@@ -47,7 +48,7 @@ def collect_features(
 
     Returns
     -------
-    features : numpy.memmap of float32, shape (M, D)
+    features : numpy.memmap, shape (M, D) or (M, L, D)
         Features of the readable pictures, mapped from a file in the folder.
     kept : list of M int
         Their increasing indices in `files`.
@@ -61,13 +62,13 @@ def collect_features(
     """
     kept: list[int] = []
     broken: list[str] = []
-    rows = folder / "features.f32"
+    rows = folder / "features.bin"
     with name_os_errors(rows), open(rows, "wb") as out:
         for start in range(0, len(files), PIECE):
             part = files[start : start + PIECE]
             piece = folder / f"piece-{start:08d}.bin"
             state = [_state(file) for file in part]
-            stored = _read(piece, state, encoder.dim)
+            stored = _read(piece, state, encoder)
             if stored is None:
                 encoded = encoder.encode(part)
                 stored = encoded.features, encoded.kept, [message for _, message in encoded.broken]
@@ -78,8 +79,8 @@ def collect_features(
             broken.extend(messages)
             progress(start + len(part))
     if not kept:
-        return np.empty((0, encoder.dim), np.float32), kept, broken
-    return np.memmap(rows, np.float32, "r", shape=(len(kept), encoder.dim)), kept, broken
+        return np.empty((0, *encoder.shape), encoder.dtype), kept, broken
+    return np.memmap(rows, encoder.dtype, "r", shape=(len(kept), *encoder.shape)), kept, broken
 
 
 def _state(file: Path) -> list[int]:
@@ -91,9 +92,7 @@ def _state(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_mode]
 
 
-def _write(
-    path: Path, state: list[list[int]], features: npt.NDArray[np.float32], kept: list[int], broken: list[str]
-) -> None:
+def _write(path: Path, state: list[list[int]], features: npt.NDArray[Any], kept: list[int], broken: list[str]) -> None:
     """Write a piece: a line with the checksum of the rest, a line of JSON, the features."""
     head = json.dumps({"state": state, "kept": kept, "broken": broken})
     content = head.encode() + b"\n" + features.tobytes()
@@ -101,7 +100,9 @@ def _write(
         file.write(b"%08x\n" % zlib.crc32(content) + content)
 
 
-def _read(path: Path, state: list[list[int]], dim: int) -> tuple[npt.NDArray[np.float32], list[int], list[str]] | None:
+def _read(
+    path: Path, state: list[list[int]], encoder: PictureEncoder
+) -> tuple[npt.NDArray[Any], list[int], list[str]] | None:
     """Read a piece; None if it is missing or damaged, or of files or features that have changed."""
     try:
         checksum, _, content = path.read_bytes().partition(b"\n")
@@ -116,9 +117,10 @@ def _read(path: Path, state: list[list[int]], dim: int) -> tuple[npt.NDArray[np.
         described = stored.entries("state")
     except DataFileError:
         return None  # of another version: computed again
-    whole = len(kept) + len(broken) == len(state) and len(rows) == 4 * dim * len(kept)
+    size = encoder.dtype.itemsize * math.prod(encoder.shape)
+    whole = len(kept) + len(broken) == len(state) and len(rows) == size * len(kept)
     if described != state or not whole or any(type(place) is not int or place not in places for place in kept):
         return None
     if kept != sorted(set(kept)):
         return None
-    return np.frombuffer(rows, np.float32).reshape(-1, dim), kept, broken
+    return np.frombuffer(rows, encoder.dtype).reshape(-1, *encoder.shape), kept, broken

@@ -8,6 +8,7 @@ preparation resumes. Earlier contents are replaced when the new data set is comp
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capgpu.data.arrays import HostArray
+from capgpu.data.arrays import HostArray, stored_dtype
 from capgpu.data.feature_files import FeatureFile
 from capgpu.data.picture_folder import is_file, nearest_file, printable
 from capgpu.data.prepared_dataset import save_prepared
@@ -212,7 +213,8 @@ def prepare(
             from capgpu.vision.projection import fit_projection
 
             assert encoder is not None
-            encoder = encoder.with_projection(fit_projection(rows["train"], config.pca))
+            cells = rows["train"].reshape(-1, encoder.network_dim)
+            encoder = encoder.with_projection(fit_projection(cells, config.pca))
             rows = project_features(encoder, rows, work)
         data, report = _encode(splits, words, rows, config)
         report["unreadable pictures"], report["captions without words"] = broken, wordless
@@ -232,7 +234,7 @@ def _encoder(
     """Open the encoder, and check that the training pictures have the number of principal components."""
     assert open_encoder is not None
     encoder = open_encoder()
-    max_components = min(encoder.network_dim, n_pictures - 1)
+    max_components = min(encoder.network_dim, n_pictures * (encoder.grid or 1) ** 2 - 1)
     if config.pca is not None and config.pca > max_components:
         raise InvalidValueError(
             f"pca: expected at most {max_components} components of {encoder.network_dim} features of "
@@ -256,6 +258,13 @@ def _encode(
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
     report["words in training captions"], report["minimum count"] = len(counts), _min_count(counts, config)
+    dtype = stored_dtype(rows["train"])
+    shape = rows["train"].shape[1:]
+    report["features"] = {
+        "shape": list(shape),
+        "dtype": dtype.name,
+        "bytes a picture": dtype.itemsize * math.prod(shape),
+    }
     for name, pictures in splits.items():
         flat = [caption for captions in words[name] for caption in captions]
         captions = vocabulary.encode_all(flat, None if config.max_length is None else config.max_length + 2)

@@ -8,7 +8,8 @@ prepared.json
 vocabulary.json
     All words in the order of their ids.
 SPLIT_captions.npy, SPLIT_image_idxs.npy, SPLIT_features.npy
-    The arrays of the course's data dictionary.
+    The arrays of the course's data dictionary. Features are float32, or float16 if they are grids that were computed
+    or given in it.
 SPLIT.json
     ``texts`` (the raw captions), ``image_ids`` and, for picture files, ``files``.
 encoder.json, encoder.safetensors
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.checkpoint import CheckpointError, atomic_write
-from capgpu.data.arrays import known_finite, splits_of, validate_data
+from capgpu.data.arrays import known_finite, parts_of, splits_of, stored_dtype, validate_data
 from capgpu.data.picture_folder import local_name, without_suffix
 from capgpu.data.text_files import DataFileError, read_json, read_text
 from capgpu.file_formats.json_text import JsonObject, parse_json
@@ -63,7 +64,6 @@ _CHECKED = "checked.json"
 _FORMAT = "capgpu-prepared-1"
 _ARRAYS = ("captions", "image_idxs", "features")
 _LISTS = ("texts", "image_ids", "files")
-_ROWS_AT_ONCE = 8192
 _REMEDY = "Prepare the data again."
 
 #: Size and checksum of a prepared folder's files, by name.
@@ -259,8 +259,9 @@ def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         For each split, ``<split>_captions`` (N, T) int32 and ``<split>_image_idxs`` (N,) int64, memory-mapped;
-        ``<split>_features`` (I, D) float32, a read-only numpy.memmap; ``<split>_texts``, ``<split>_image_ids`` and, for
-        picture files, ``<split>_files``; and ``idx_to_word`` and ``word_to_idx``.
+        ``<split>_features`` (I, D) float32, or (I, L, D) float32 or float16, a read-only numpy.memmap;
+        ``<split>_texts``, ``<split>_image_ids`` and, for picture files, ``<split>_files``; and ``idx_to_word`` and
+        ``word_to_idx``.
 
     Raises
     ------
@@ -322,7 +323,7 @@ def save_prepared(
         The folder; created if it does not exist. An encoder must be saved in it before.
     data : dict
         The course's data dictionary, optionally with ``<split>_texts``, ``<split>_image_ids`` and ``<split>_files``.
-        Features are written in float32, in parts.
+        Features are written in parts, in float32; grids of float16 as they are.
     tokens : str
         The tokenizer of the captions, one of `capgpu.tokens.TOKENIZERS`.
     settings, report : mapping, optional
@@ -343,7 +344,8 @@ def save_prepared(
     _write_json(path / "vocabulary.json", list(data["idx_to_word"]))
     names = ["vocabulary.json", *(name for name in ENCODER_FILES if (path / name).is_file())]
     for split in splits:
-        for part, dtype in zip(_ARRAYS, (np.int32, np.int64, np.float32), strict=True):
+        dtypes = (np.dtype(np.int32), np.dtype(np.int64), stored_dtype(data[f"{split}_features"]))
+        for part, dtype in zip(_ARRAYS, dtypes, strict=True):
             _write_array(path / f"{split}_{part}.npy", data[f"{split}_{part}"], dtype)
         lists = {part: list(data[f"{split}_{part}"]) for part in _LISTS if data.get(f"{split}_{part}") is not None}
         _write_json(path / f"{split}.json", lists)
@@ -367,12 +369,12 @@ def _write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
         file.write("\n")
 
 
-def _write_array(path: Path, array: np.ndarray[Any, Any], dtype: type) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": array.shape}
+def _write_array(path: Path, array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
     with atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(array), _ROWS_AT_ONCE):
-            file.write(np.ascontiguousarray(array[start : start + _ROWS_AT_ONCE], dtype=dtype).data)
+        for part in parts_of(array):
+            file.write(np.ascontiguousarray(part, dtype=dtype).data)
 
 
 def _crc32(path: Path) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capgpu.data.arrays import HostArray
+from capgpu.data.arrays import HostArray, parts_of, rows_at_once, stored_dtype
 from capgpu.data.feature_files import FeatureFile
 from capgpu.data.feature_journal import collect_features
 from capgpu.data.source import UNSPLIT, Pictures, Source
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from capgpu.vision import PictureEncoder
 
 __all__ = ["attach_features", "gather_features", "project_features"]
-
-_ROWS_AT_ONCE = 4096
 
 
 def attach_features(splits: dict[str, Pictures], source: Source, features: FeatureFile) -> dict[str, Pictures]:
@@ -89,8 +87,8 @@ def gather_features(
     -------
     kept : dict of str to list of int
         Indices of each split's pictures with features; splits without any are omitted.
-    rows : dict of str to numpy.memmap of float32
-        Their features.
+    rows : dict of str to numpy.memmap
+        Their features: float32, or float16 for grids that are computed or stored in it.
     broken : list of str
         Path and cause for each other picture.
 
@@ -107,8 +105,11 @@ def gather_features(
             assert features is not None
             assert chosen is not None
             kept[name] = list(range(len(pictures)))
-            shape = len(pictures), features.shape[1]
-            rows[name] = _written(work / f"{name}.f32", (features[part] for part in _parts(chosen)), shape)
+            shape = len(pictures), *features.shape[1:]
+            dtype = stored_dtype(features)
+            step = rows_at_once(features)
+            parts = (features[chosen[start : start + step]] for start in range(0, len(chosen), step))
+            rows[name] = _written(work / f"{name}.bin", parts, shape, dtype)
         return kept, rows, []
     progress(0)
     files = [file for pictures in splits.values() for file in pictures.files or ()]
@@ -128,21 +129,18 @@ def project_features(encoder: PictureEncoder, rows: dict[str, HostArray], work: 
     assert projection is not None
     return {
         name: _written(
-            work / f"{name}.f32", (projection.apply(part) for part in _parts(array)), (len(array), encoder.dim)
+            work / f"{name}.bin",
+            (projection.apply(part) for part in parts_of(array)),
+            (len(array), *encoder.shape),
+            encoder.dtype,
         )
         for name, array in rows.items()
     }
 
 
-def _parts(array: HostArray) -> Iterator[HostArray]:
-    """Yield the rows of an array in parts."""
-    for start in range(0, len(array), _ROWS_AT_ONCE):
-        yield array[start : start + _ROWS_AT_ONCE]
-
-
-def _written(path: Path, parts: Iterable[HostArray], shape: tuple[int, int]) -> HostArray:
+def _written(path: Path, parts: Iterable[HostArray], shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
     """Write rows to a file in parts, and map it."""
     with name_os_errors(path), open(path, "wb") as file:
         for part in parts:
-            file.write(np.ascontiguousarray(part, np.float32).data)
-    return np.memmap(path, np.float32, "r", shape=shape)
+            file.write(np.ascontiguousarray(part, dtype).data)
+    return np.memmap(path, dtype, "r", shape=shape)

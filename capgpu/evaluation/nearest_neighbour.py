@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from capgpu.data.arrays import parts_of
 from capgpu.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ def nearest_neighbours(
 
     Parameters
     ----------
-    queries : numpy.ndarray, shape (Q, D)
-        Real feature vectors.
-    base : numpy.ndarray, shape (B, D)
+    queries : numpy.ndarray, shape (Q, D) or (Q, L, D)
+        Real feature vectors; of grids of them the mean over the cells.
+    base : numpy.ndarray, shape (B, D) or (B, L, D)
         Real feature vectors to choose from.
     metric : {"cosine", "euclidean"}
         Largest cosine, or smallest distance. A vector of zeros has cosine 0 with every vector.
@@ -50,20 +52,23 @@ def nearest_neighbours(
     """
     if metric not in ("cosine", "euclidean"):
         raise InvalidValueError(f"metric: expected 'cosine' or 'euclidean', got {metric!r}.")
-    if queries.ndim != 2 or base.ndim != 2 or queries.shape[1] != base.shape[1] or base.shape[0] == 0:
+    if queries.ndim not in (2, 3) or queries.shape[1:] != base.shape[1:] or base.shape[0] == 0:
         raise InvalidValueError(
-            f"queries, base: expected shapes (Q, D) and (B, D) with B >= 1, got {queries.shape} and {base.shape}."
+            "queries, base: expected shapes (Q, D) and (B, D), or (Q, L, D) and (B, L, D), with B >= 1, got "
+            f"{queries.shape} and {base.shape}."
         )
+    if queries.ndim == 3:
+        queries = np.concatenate([_vectors(part) for part in parts_of(queries)])
     rows = np.arange(base.shape[0]) if rows is None else rows
     if rows.size == 0:
         raise InvalidValueError("rows: expected at least one row to choose from, got none.")
     best = np.full(queries.shape[0], -np.inf, dtype=np.float32)
     nearest = np.zeros(queries.shape[0], dtype=np.int64)
-    base_step = min(max(1, _BLOCK_BYTES // (4 * base.shape[1])), rows.size)
+    base_step = min(max(1, _BLOCK_BYTES // (4 * math.prod(base.shape[1:]))), rows.size)
     query_step = max(1, _BLOCK_BYTES // (4 * base_step))
     for first in range(0, rows.size, base_step):
         chosen = rows[first : first + base_step]
-        part = base[chosen].astype(np.float32, copy=False)
+        part = _vectors(base[chosen])
         offset: Any = 0.0
         if metric == "cosine":
             part = _unit(part)
@@ -78,6 +83,14 @@ def nearest_neighbours(
             nearer = value > best[block]  # strictly: the first of equally near rows stays
             nearest[block][nearer], best[block][nearer] = chosen[column[nearer]], value[nearer]
     return nearest
+
+
+def _vectors(features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return features in float32, of grids the mean over the cells."""
+    vectors: npt.NDArray[np.float32] = (
+        features.mean(axis=1, dtype=np.float32) if features.ndim == 3 else features.astype(np.float32, copy=False)
+    )
+    return vectors
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -238,7 +238,7 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
 def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:
     return CaptioningRNN(
         dataset.data["word_to_idx"],
-        input_dim=dataset.features("train").shape[1],
+        input_dim=dataset.features("train").shape[-1],
         wordvec_dim=settings["wordvec"],
         hidden_dim=settings["hidden"],
         cell_type=settings["cell"],
@@ -257,7 +257,7 @@ def _check_sizes(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any]) 
     shapes = parameter_shapes(
         CELLS[settings["cell"]],
         len(dataset.data["word_to_idx"]),
-        dataset.features("train").shape[1],
+        dataset.features("train").shape[-1],
         settings["wordvec"],
         settings["hidden"],
         settings["tie_weights"],

@@ -22,16 +22,18 @@ from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
 from capgpu.vision.state_dict import read_state_dict
 
-__all__ = ["DIM", "MEAN", "SIZE", "STD", "build_network", "network_file", "weights_file"]
+__all__ = ["DIM", "GRID", "GRID_SIDE", "MEAN", "SIZE", "STD", "build_network", "network_file", "weights_file"]
 
 SIZE = 224
 MEAN, STD = 127.0, 128.0
 DIM = 1280
+#: Name of the last convolution's output, and its height and width.
+GRID, GRID_SIDE = "grid", 7
 
 _NORM_EPS = 1e-3
 _OPSET, _IR_VERSION = 17, 8
 #: Incremented when a different graph is built from the same weights.
-_GRAPH_VERSION = 1
+_GRAPH_VERSION = 2
 
 
 class _Stage(NamedTuple):
@@ -120,8 +122,8 @@ class _Graph:
         self.constants: list[Any] = []
         self.size = SIZE
 
-    def node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        name = f"{kind}_{len(self.nodes)}"
+    def node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
+        name = name or f"{kind}_{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(kind, inputs, [name], **attributes))
         return name
 
@@ -148,8 +150,8 @@ class _Graph:
         ]
         return self.node("Conv", inputs, strides=[stride] * 2, pads=[before, before, after, after], group=groups)
 
-    def relu6(self, x: str) -> str:
-        return self.node("Clip", [x, "zero", "six"])
+    def relu6(self, x: str, name: str | None = None) -> str:
+        return self.node("Clip", [x, "zero", "six"], name)
 
     def channels(self, convolution: str) -> int:
         return int(self.weights[f"{convolution}.weight"].shape[0])
@@ -167,7 +169,8 @@ def build_network(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     -------
     bytes
         An ONNX file: input ``pictures`` (N, 3, 224, 224), RGB, scaled as (pixel - 127) / 128; output ``pooled``
-        (N, 1280), the last convolution's outputs averaged over the picture.
+        (N, 1280), the last convolution's outputs averaged over the picture. Those outputs are the inner value ``grid``
+        (N, 1280, 7, 7).
 
     Raises
     ------
@@ -193,7 +196,7 @@ def build_network(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
             out = graph.channels(f"{block}._project_conv")
             x = graph.node("Add", [x, y]) if stride == 1 and out == width else y
             width = out
-        x = graph.relu6(graph.convolve(x, "_conv_head", "_bn1"))
+        x = graph.relu6(graph.convolve(x, "_conv_head", "_bn1"), GRID)
     except KeyError as error:
         raise InvalidValueError(f"weights: expected those of efficientnet-lite0, got none named {error}.") from error
     x = graph.node("GlobalAveragePool", [x])

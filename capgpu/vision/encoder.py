@@ -1,4 +1,4 @@
-"""Encoders: from picture files to feature vectors, saved to and loaded from folders."""
+"""Encoders: from picture files to feature vectors or grids, saved to and loaded from folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from capgpu.checkpoint import CheckpointError
 from capgpu.errors import InvalidValueError
 from capgpu.threads import thread_count
+from capgpu.validation import check_count
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.encoder_config import EncoderConfig
 from capgpu.vision.network import Network, network_sha256
@@ -33,8 +34,8 @@ class Encoded(NamedTuple):
 
     Attributes
     ----------
-    features : numpy.ndarray of float32, shape (M, D)
-        One row per index in `kept`.
+    features : numpy.ndarray, shape (M, D) or (M, L, D)
+        One row per index in `kept`, as `PictureEncoder.shape` and `PictureEncoder.dtype` say.
     kept : list of M int
         Increasing indices of the given pictures.
     broken : list of (int, str)
@@ -61,7 +62,7 @@ class PictureEncoder:
     preprocessing : Preprocessing
         Settings of the preprocessing.
     network_dim : int
-        Length of the network's output.
+        Length of the network's output, or of each cell of its grid.
     projection : Projection or None
         Projection of the output.
     """
@@ -84,6 +85,21 @@ class PictureEncoder:
     def dim(self) -> int:
         """D, the length of a feature vector."""
         return self.network_dim if self.projection is None else self.projection.components.shape[1]
+
+    @property
+    def grid(self) -> int | None:
+        """Side of the grid; None if a picture has one feature vector."""
+        return self.network.grid
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a picture's features: (D,), or (L, D) for a grid of L cells, row by row."""
+        return (self.dim,) if self.grid is None else (self.grid**2, self.dim)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 for vectors, float16 for grids: half the size, and rounded by less than networks' outputs vary."""
+        return np.dtype(np.float32 if self.grid is None else np.float16)
 
     def with_projection(self, projection: Projection | None) -> PictureEncoder:
         """Return the same encoder with another projection, or none.
@@ -154,19 +170,23 @@ class PictureEncoder:
         broken = [
             (i, f"{_label(pictures[i], i)}: {result}") for i, result in enumerate(results) if isinstance(result, str)
         ]
-        features = np.empty((len(kept), self.network_dim), np.float32)
+        features = np.empty((len(kept), *self.shape), self.dtype)
         for row, i in zip(features, kept, strict=True):
             row[:] = results[i]
-        return Encoded(features if self.projection is None else self.projection.apply(features), kept, broken)
+        return Encoded(features, kept, broken)
 
-    def _encode_one(self, picture: Picture) -> npt.NDArray[np.float32] | str:
-        """Return the network's output, or the cause of an error."""
+    def _encode_one(self, picture: Picture) -> npt.NDArray[Any] | str:
+        """Return the features of a picture, or the cause of an error."""
         try:
             pixels = self.preprocessing.pixels(picture)
         except Exception as error:  # Pillow raises exceptions of any type for damaged files
             return _cause(error)
-        vector = self.network(pixels)
-        return vector if np.isfinite(vector).all() else "the network's output is not finite"
+        output = self.network(pixels)
+        if self.projection is not None and np.isfinite(output).all():
+            output = self.projection.apply(output[None])[0]
+        with np.errstate(over="ignore"):
+            features: npt.NDArray[Any] = output.astype(self.dtype, copy=False)
+        return features if np.isfinite(features).all() else f"the network's output is not finite in {self.dtype}"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the encoder's configuration into a folder: ``encoder.json`` and the projection.
@@ -181,9 +201,9 @@ class PictureEncoder:
         OSError
             If a file cannot be written.
         """
-        EncoderConfig(self.name, self.sha256, self.network.output, self.preprocessing, self.projection, self.dim).save(
-            Path(folder)
-        )
+        EncoderConfig(
+            self.name, self.sha256, self.network.output, self.preprocessing, self.projection, self.dim, self.grid
+        ).save(Path(folder))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PictureEncoder:
@@ -209,7 +229,8 @@ class PictureEncoder:
             If a package is not installed.
         """
         stored = EncoderConfig.load(Path(folder))
-        encoder = _open(_find(stored.network, Path(folder)), stored.output, stored.preprocessing, stored.projection)
+        name = _find(stored.network, Path(folder))
+        encoder = _open(name, stored.output, stored.grid, stored.preprocessing, stored.projection)
         if encoder.sha256 != stored.sha256 or encoder.dim != stored.dim:
             raise CheckpointError(
                 f"{stored.network}: expected SHA-256 {stored.sha256}, with which the features of {folder} were "
@@ -263,6 +284,7 @@ def open_encoder(
     channels: Channels = "RGB",
     fit: Fit = "stretch",
     background: str = "white",
+    grid: int | None = None,
     projection: Projection | None = None,
 ) -> PictureEncoder:
     """Open a network as a picture encoder.
@@ -284,6 +306,10 @@ def open_encoder(
         How a picture becomes square, see `Preprocessing`.
     background : str
         Colour under transparent pixels and of the padding.
+    grid : int, optional
+        Compute grid x grid feature vectors for a picture, one for each cell, instead of one for all of it: from the
+        last convolution of ``efficientnet-lite0`` (at most 7), or the value `output` of an ONNX network. Cells of a
+        finer output are averaged.
     projection : Projection, optional
         Projection of the network's output.
 
@@ -300,15 +326,19 @@ def open_encoder(
         If the network's file cannot be read, or the cache folder cannot be written.
     ValueError
         For a network without an input of pictures, an unknown output, a size that the network does not accept, a
-        setting that ``efficientnet-lite0`` fixes, or a mean or standard deviation of pixels from 0 to 1.
+        setting that ``efficientnet-lite0`` fixes, a mean or standard deviation of pixels from 0 to 1, or a grid of more
+        cells than the output has.
     """
     name = os.fspath(network)
+    if grid is not None:
+        check_count("grid", grid, 1)
     if name == EFFICIENTNET_LITE0:
         fixed = {"output": output, "size": size, "mean": mean, "std": std}
         given = [key for key, value in fixed.items() if value is not None]
         if given or channels != "RGB":
             raise InvalidValueError(f"{name} fixes {', '.join(given) or 'channels'}: omit it, or name an ONNX file.")
         size, mean, std = efficientnet_lite0.SIZE, efficientnet_lite0.MEAN, efficientnet_lite0.STD
+        output = None if grid is None else efficientnet_lite0.GRID
     else:
         size = Network(name, output).size if size is None else size
         if size is None:
@@ -316,7 +346,7 @@ def open_encoder(
     means = _three("mean", _IMAGENET_MEAN if mean is None else mean)
     stds = _three("std", _IMAGENET_STD if std is None else std)
     _check_scale(means, stds)
-    return _open(name, output, Preprocessing(size, means, stds, channels, fit, background), projection)
+    return _open(name, output, grid, Preprocessing(size, means, stds, channels, fit, background), projection)
 
 
 def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
@@ -334,14 +364,16 @@ def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
-def _open(name: str, output: str | None, preprocessing: Preprocessing, projection: Projection | None) -> PictureEncoder:
+def _open(
+    name: str, output: str | None, grid: int | None, preprocessing: Preprocessing, projection: Projection | None
+) -> PictureEncoder:
     if name == EFFICIENTNET_LITE0:
         path, sha256 = efficientnet_lite0.network_file()
-        network = Network(path, output)
+        network = Network(path, output, grid)
     else:
         path = Path(name).absolute()
         name = str(path)
-        network = Network(path, output)
+        network = Network(path, output, grid)
         sha256 = network_sha256(path)
     blank = network(np.zeros((3, preprocessing.size, preprocessing.size), np.float32))
-    return PictureEncoder(name, sha256, network, preprocessing, len(blank), projection)
+    return PictureEncoder(name, sha256, network, preprocessing, blank.shape[-1], projection)

@@ -29,7 +29,7 @@ class EncoderConfig:
 
     Attributes
     ----------
-    network, sha256, output, preprocessing, projection, dim
+    network, sha256, output, preprocessing, projection, dim, grid
         As the attributes of `capgpu.vision.PictureEncoder` and its `Network`.
     """
 
@@ -39,6 +39,7 @@ class EncoderConfig:
     preprocessing: Preprocessing
     projection: Projection | None
     dim: int
+    grid: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write the files into a folder, which is created if it does not exist.
@@ -64,6 +65,7 @@ class EncoderConfig:
             "framing": asdict(self.preprocessing),  # the key of this format
             "projection": None if self.projection is None else _PROJECTION_FILE,
             "dim": self.dim,
+            **({} if self.grid is None else {"grid": self.grid}),
         }
         with atomic_write(folder / ENCODER_FILE, "w") as file:
             file.write(json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
@@ -117,6 +119,7 @@ class EncoderConfig:
             preprocessing,
             projection,
             stored.integer("dim", 1),
+            stored.integer("grid", 1) if "grid" in stored.value else None,
         )
 
 

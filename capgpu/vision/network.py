@@ -22,9 +22,9 @@ _QUIET = 3  # errors only: they come as exceptions, too
 
 
 class Network:
-    """A network that maps a picture to a vector.
+    """A network that maps a picture to a vector, or to a grid of them.
 
-    It runs on one thread with one picture per batch: the vector of a picture depends neither on other pictures nor on
+    It runs on one thread with one picture per batch: the output for a picture depends neither on other pictures nor on
     the number of threads. It may be called by several threads concurrently.
 
     Parameters
@@ -34,6 +34,9 @@ class Network:
     output : str, optional
         Name of the output, or of any value inside the network; later values are then not computed. By default the
         first output.
+    grid : int, optional
+        Side of a grid to which an output of shape (1, D, height, width) is averaged. By default it is averaged to one
+        vector.
 
     Attributes
     ----------
@@ -50,9 +53,9 @@ class Network:
         If the file is not an ONNX network, has no input of pictures, or no value of that name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], output: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], output: str | None = None, grid: int | None = None) -> None:
         runtime = require("onnxruntime", "vision", "Computing features of pictures")
-        self.path = Path(path)
+        self.path, self.grid = Path(path), grid
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"{self.path}: expected efficientnet-lite0, or the path of an .onnx file, got no such file."
@@ -106,7 +109,7 @@ class Network:
         return name, channels_last, sides[0] if sides else None, _DTYPES[kind]
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Compute the vector of one picture.
+        """Compute the vector or grid of one picture.
 
         Parameters
         ----------
@@ -115,13 +118,14 @@ class Network:
 
         Returns
         -------
-        numpy.ndarray of float32, shape (D,)
-            The output; one of shape (1, D, height, width) is averaged over height and width.
+        numpy.ndarray of float32, shape (D,) or (grid * grid, D)
+            The output. One of shape (1, D, height, width) is averaged over height and width, or over the parts of the
+            picture that are the cells of a grid, row by row. The mean of these cells is the vector.
 
         Raises
         ------
         ValueError
-            If the network rejects the picture, or its output has another shape.
+            If the network rejects the picture, or its output has another shape, or fewer cells than the grid.
         """
         given = pixels.transpose(1, 2, 0) if self._channels_last else pixels
         batch = np.ascontiguousarray(given[None].astype(self._dtype))
@@ -137,8 +141,35 @@ class Network:
                 f"{self.path}: {self.output}: expected floating-point numbers of shape (1, D) or (1, D, height, width) "
                 f"for one picture, got {kind}. Name another output."
             )
+        if self.grid is not None:
+            return self._cells(out)
         vector: npt.NDArray[np.float32] = out.astype(np.float32).reshape(out.shape[1], -1).mean(axis=1)
         return vector
+
+    def _cells(self, out: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Average an output of shape (1, D, height, width) over the cells of the grid."""
+        side = self.grid
+        assert side is not None
+        if out.ndim != 4 or min(out.shape[2:]) < side:
+            cells = "x".join(map(str, out.shape[2:])) or "none"
+            raise InvalidValueError(
+                f"grid: expected at most the cells of {self.output} of {self.path.name}, {cells}, got {side}x{side}. "
+                "Name a value of shape (1, D, height, width) inside of the network as the output, or lower grid."
+            )
+        rows, columns = (_averaging(extent, side) for extent in out.shape[2:])
+        values: npt.NDArray[np.float32] = out[0].astype(np.float32)
+        if values.shape[1:] != (side, side):
+            values = np.einsum("rh,dhw,cw->drc", rows, values, columns)
+        return np.ascontiguousarray(values.reshape(len(values), -1).T)
+
+
+def _averaging(extent: int, cells: int) -> npt.NDArray[np.float32]:
+    """Return the weights, shape (cells, extent), with which equal parts of a line are averaged."""
+    edges = np.linspace(0, extent, cells + 1)
+    pixels = np.arange(extent)
+    shares = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights: npt.NDArray[np.float32] = (np.maximum(shares, 0) * cells / extent).astype(np.float32)
+    return weights
 
 
 def network_sha256(path: Path) -> str:

@@ -33,16 +33,16 @@ class Projection(NamedTuple):
     components: npt.NDArray[np.floating[Any]]
 
     def apply(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Project features; the result of a row does not depend on other rows.
+        """Project features; the result of a picture does not depend on other pictures.
 
         Parameters
         ----------
-        features : numpy.ndarray of float, shape (N, D)
-            The features; they may be memory-mapped.
+        features : numpy.ndarray of float, shape (N, D) or (N, L, D)
+            The features, or grids of them; they may be memory-mapped.
 
         Returns
         -------
-        numpy.ndarray of float32, shape (N, K)
+        numpy.ndarray of float32, shape (N, K) or (N, L, K)
             The projected features.
 
         Raises
@@ -50,14 +50,15 @@ class Projection(NamedTuple):
         ValueError
             For features of another shape.
         """
-        if features.ndim != 2 or features.shape[1] != len(self.mean):
+        if features.ndim not in (2, 3) or features.shape[-1] != len(self.mean):
             raise InvalidValueError(
-                f"features: expected shape (N, {len(self.mean)}), as in the fit, got {features.shape}."
+                f"features: expected shape (N, {len(self.mean)}), as in the fit, or a grid (N, L, {len(self.mean)}), "
+                f"got {features.shape}."
             )
         mean, components = self.mean.astype(np.float32), self.components.astype(np.float32)
-        projected = np.empty((len(features), components.shape[1]), np.float32)
+        projected = np.empty((*features.shape[:-1], components.shape[1]), np.float32)
         for row, out in zip(features, projected, strict=True):
-            # row by row: in a product of all rows, the order of summation depends on their number
+            # picture by picture: in a product of all rows, the order of summation depends on their number
             np.matmul(row.astype(np.float32) - mean, components, out=out)
         return projected
 

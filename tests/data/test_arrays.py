@@ -87,7 +87,7 @@ def test_captions_of_less_than_two_steps_are_refused(steps: int) -> None:
             r"expected 0\.\.3 for 4 rows of train_features, got 4 in row 0",
         ),
         (changed("train_features", np.zeros((4, 3), dtype=int)), TypeError, "floating"),
-        (changed("train_features", np.zeros((4, 3, 1))), ValueError, r"expected shape \(images, feature length\)"),
+        (changed("train_features", np.zeros((4, 3, 1, 1))), ValueError, r"expected shape \(images, \[cells,\] feature"),
         (changed("train_features", np.zeros((0, 3))), ValueError, "Remove the empty split"),
         (
             changed("train_features", np.zeros((4, 5))),

@@ -10,7 +10,7 @@ import pytest
 
 import capgpu
 from capgpu.backend import free_device_memory, is_host_array, to_numpy
-from capgpu.data import device_cache
+from capgpu.data import arrays, device_cache
 from capgpu.data.device_cache import place_features, take_batches
 from oracles.device_memory import little_memory
 
@@ -39,13 +39,15 @@ def test_on_the_host_nothing_is_copied(backend: Any) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 33])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("kept", ["in memory", "in a mapped file", "with gaps"])
+@pytest.mark.parametrize("kept", ["in memory", "in a mapped file", "with gaps", "of a grid"])
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 def test_placed_features_have_the_values_and_the_dtype_they_had(
     backend: Any, rows: int, dtype: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_cache, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(arrays, "_BYTES_AT_ONCE", 120)
     given = data(rows, dtype)
+    if kept == "of a grid":
+        given["train_features"] = given["train_features"].reshape(-1, 2, 3)
     wanted = given["train_features"].copy()
     if kept == "in a mapped file":
         np.save(tmp_path / "train.npy", wanted)

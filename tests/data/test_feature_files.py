@@ -127,11 +127,11 @@ def test_files_far_larger_than_what_is_held_in_memory_are_opened(
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (np.ones(3, np.float32), r"features: expected floats \(I, D\), got shape \(3,\)"),
-        (np.ones((3, 2, 2), np.float32), r"features: expected floats \(I, D\), got shape \(3, 2, 2\)"),
-        (np.array(1.0, np.float32), r"features: expected floats \(I, D\), got shape \(\)"),
+        (np.ones(3, np.float32), r"features: expected floats \(I, D\) or \(I, L, D\), got shape \(3,\)"),
+        (np.ones((3, 2, 2, 1), np.float32), r"or \(I, L, D\), got shape \(3, 2, 2, 1\)"),
+        (np.array(1.0, np.float32), r"got shape \(\)"),
         (np.ones((3, 2), np.int64), "expected floats .* dtype int64"),
-        (np.ones((0, 2), np.float32), r"features: expected floats \(I, D\), got shape \(0, 2\)"),
+        (np.ones((0, 2), np.float32), r"got shape \(0, 2\)"),
         (
             np.array([[1], [2], [np.nan]], np.float32),
             "features: expected values that are finite in float32, got others in row 2",

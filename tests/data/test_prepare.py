@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from capgpu.data.arrays import validate_data
+from capgpu.data.batches import epoch_batches
 from capgpu.data.detect_format import read_source
 from capgpu.data.feature_files import open_features
 from capgpu.data.prepare import PrepareConfig, prepare
@@ -106,6 +107,42 @@ def test_rows_of_a_feature_file_are_assigned_to_their_pictures(split: Any, tmp_p
                 int(image[:-4]) for image in data[f"{split_name}_image_ids"]
             ]
             assert data[f"{split_name}_features"].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_grids_of_a_feature_file_are_stored_as_they_are(dtype: str, tmp_path: Path) -> None:
+    source = read_source(write_source(tmp_path / "source"))
+    rows = np.arange(COUNT * 6).reshape(COUNT, 3, 2).astype(dtype)
+    np.savez(tmp_path / "f.npz", features=rows, image_ids=[f"{i}.png" for i in range(COUNT)])
+    result = prepare(source, tmp_path / "out", ANYTHING, open_features(tmp_path / "f.npz"))
+    data = load_prepared(tmp_path / "out")
+    assert data["val_features"].dtype == dtype
+    chosen = [int(image[:-4]) for image in data["val_image_ids"]]
+    np.testing.assert_array_equal(data["val_features"], rows[chosen])
+    size = 6 * rows.itemsize
+    assert result.report["features"] == {"shape": [3, 2], "dtype": dtype, "bytes a picture": size}
+
+
+def test_grids_of_pictures_are_computed_resumed_and_projected(csv_source: Source, tmp_path: Path) -> None:
+    encoder = CountingEncoder(grid=2)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(csv_source, tmp_path / "out", encoder=encoder, progress=stop)
+    make(csv_source, tmp_path / "out", encoder=encoder)
+    assert len(encoder.seen) == COUNT  # none twice
+    data = load_prepared(tmp_path / "out")
+    assert data["train_features"].dtype == np.float16
+    for file, grid in zip(data["train_files"], data["train_features"], strict=True):
+        np.testing.assert_array_equal(grid, encoder.features(Path(file)))
+    captions, features, images = next(epoch_batches(data, 3, seed=0, epoch=0))
+    assert features.shape == (len(captions), 4, 4)
+    np.testing.assert_array_equal(features, data["train_features"][images])
+    make(csv_source, tmp_path / "few", PrepareConfig(min_count=1, pca=2), encoder=encoder)
+    assert load_prepared(tmp_path / "few")["train_features"].shape[1:] == (4, 2)
 
 
 def test_features_from_a_file_remove_the_encoder_of_an_earlier_preparation(csv_source: Source, tmp_path: Path) -> None:

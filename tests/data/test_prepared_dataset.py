@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import capgpu.data.arrays
 import capgpu.data.prepared_dataset
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import validate_data
@@ -35,7 +36,7 @@ def test_what_was_saved_comes_back_mapped_from_its_files(tmp_path: Path) -> None
 
 
 def test_large_features_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capgpu.data.prepared_dataset, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(capgpu.data.arrays, "_BYTES_AT_ONCE", 64)
     saved = prepared_folder(tmp_path, train=23, val=8)
     np.testing.assert_array_equal(load_prepared(tmp_path)["train_features"], saved["train_features"])
 

@@ -56,6 +56,13 @@ def test_float16_features_do_not_overflow() -> None:
     assert nearest_neighbours(base, base, "euclidean").tolist() == [0, 1]
 
 
+def test_grids_are_compared_by_the_mean_over_their_cells() -> None:
+    random = np.random.default_rng(0)
+    queries, base = random.normal(size=(5, 4, 3)).astype(np.float16), random.normal(size=(9, 4, 3))
+    expected = nearest_neighbours(queries.astype(np.float32).mean(axis=1), base.mean(axis=1))
+    np.testing.assert_array_equal(nearest_neighbours(queries, base), expected)
+
+
 def test_a_zero_vector_is_never_a_neighbour() -> None:
     base = np.array([[0.0, 0.0], [1.0, 0.0]])
     assert nearest_neighbours(np.array([[2.0, 0.0], [0.0, 0.0]]), base).tolist() == [1, 0]

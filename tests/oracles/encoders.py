@@ -19,8 +19,9 @@ class CountingEncoder:
 
     sha256 = "0123456789abcdef"
 
-    def __init__(self, dim: int = 4, projection: Projection | None = None) -> None:
+    def __init__(self, dim: int = 4, projection: Projection | None = None, grid: int | None = None) -> None:
         self.network_dim = dim
+        self.grid = grid
         self.projection = projection
         self.seen: list[str] = []
 
@@ -28,9 +29,19 @@ class CountingEncoder:
     def dim(self) -> int:
         return self.network_dim if self.projection is None else self.projection.components.shape[1]
 
-    def features(self, path: Path) -> npt.NDArray[np.float32]:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.dim,) if self.grid is None else (self.grid**2, self.dim)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32 if self.grid is None else np.float16)
+
+    def features(self, path: Path) -> npt.NDArray[Any]:
         digest = hashlib.sha256(path.read_bytes()).digest()
-        return np.frombuffer(digest, np.uint8)[: self.network_dim].astype(np.float32)
+        cells = 1 if self.grid is None else self.grid**2
+        numbers = np.frombuffer(digest, np.uint8)[: cells * self.network_dim].astype(self.dtype)
+        return numbers if self.grid is None else numbers.reshape(cells, self.network_dim)
 
     def encode(self, paths: Sequence[Path]) -> Encoded:
         self.seen += [path.name for path in paths]
@@ -41,10 +52,11 @@ class CountingEncoder:
             else:
                 broken.append((i, f"{path}: is no picture"))
         rows = [self.features(paths[i]) for i in readable]
-        return Encoded(np.array(rows, np.float32).reshape(len(readable), self.network_dim), readable, broken)
+        shape = len(readable), *self.shape[:-1], self.network_dim
+        return Encoded(np.array(rows, self.dtype).reshape(shape), readable, broken)
 
     def with_projection(self, projection: Projection | None) -> Any:
-        return CountingEncoder(self.network_dim, projection)
+        return CountingEncoder(self.network_dim, projection, self.grid)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,33 @@ def test_features_do_not_depend_on_batch_order_or_threads(network, pictures):
         np.testing.assert_array_equal(encoder.encode([str(path)]).features, row[None])
 
 
+def test_grids_come_back_from_the_folder_and_are_projected_cell_by_cell(network, pictures, tmp_path):
+    encoder = open_encoder(network, output="maps", grid=2)
+    encoded = encoder.encode(pictures)
+    assert encoded.features.shape == (9, *encoder.shape) == (9, 4, 5)
+    assert encoded.features.dtype == encoder.dtype == np.float16
+    np.testing.assert_allclose(
+        encoded.features.mean(axis=1), open_encoder(network, output="maps").encode(pictures).features, atol=2e-3
+    )
+    encoder = encoder.with_projection(fit_projection(encoded.features.reshape(-1, 5), 3))
+    encoder.save(tmp_path / "saved")
+    loaded = PictureEncoder.load(tmp_path / "saved")
+    assert (loaded.grid, loaded.shape) == (2, (4, 3))
+    projected = loaded.encode(pictures).features
+    np.testing.assert_array_equal(projected, encoder.encode(pictures).features)
+    np.testing.assert_allclose(projected[3, 1], encoder.projection.apply(encoded.features[3])[1], rtol=2e-2, atol=1e-2)
+
+
+def test_grid_features_that_float16_cannot_hold_are_reported(tmp_path, pictures):
+    nodes = [onnx.helper.make_node("Mul", ["pictures", "huge"], ["maps"])]
+    path = save_network(
+        tmp_path / "huge.onnx", nodes, {"huge": np.full((1, 1, 1, 1), 1e5, np.float32)}, outputs=["maps"]
+    )
+    encoded = open_encoder(path, grid=4).encode(pictures[:1])
+    assert encoded.features.shape == (0, 16, 3)
+    assert "the network's output is not finite in float16" in encoded.broken[0][1]
+
+
 def test_the_network_gets_scaled_pixels(tmp_path):
     nodes = [onnx.helper.make_node("ReduceMean", ["pictures"], ["scores"], axes=[2, 3], keepdims=0)]
     path = save_network(tmp_path / "mean.onnx", nodes, {})

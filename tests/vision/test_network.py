@@ -40,6 +40,23 @@ def test_inner_values_of_a_network_can_be_outputs(path):
         np.testing.assert_allclose(vector, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("grid", [4, 3, 1])
+def test_grids_are_averaged_over_equal_parts_of_the_picture(path, grid):
+    maps = np.einsum("chw,oc->ohw", PIXELS, constants(path)["kernel"][:, :, 0, 0])
+    cells = Network(path, "maps", grid)(PIXELS)
+    assert cells.shape == (grid * grid, 5)
+    # each pixel as grid x grid equal ones: every cell then consists of whole pixels
+    fine = maps.repeat(grid, axis=1).repeat(grid, axis=2).reshape(5, grid, 4, grid, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(cells, fine.reshape(5, -1).T, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(cells.mean(axis=0), Network(path, "maps")(PIXELS), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("output", "cells"), [("maps", "4x4"), ("pooled", "none")])
+def test_a_grid_finer_than_the_output_is_refused(path, output, cells):
+    with pytest.raises(ValueError, match=f"grid: expected at most the cells of {output} of tiny.onnx, {cells}, got 5x"):
+        Network(path, output, 5)(PIXELS)
+
+
 def test_nodes_after_the_requested_value_are_not_computed(tmp_path):
     # the node behind it could not run: its matrix has another size
     nodes = [
