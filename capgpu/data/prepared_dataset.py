@@ -344,7 +344,11 @@ def save_prepared(
     _write_json(path / "vocabulary.json", list(data["idx_to_word"]))
     names = ["vocabulary.json", *(name for name in ENCODER_FILES if (path / name).is_file())]
     for split in splits:
-        dtypes = (np.dtype(np.int32), np.dtype(np.int64), stored_dtype(data[f"{split}_features"]))
+        dtypes: tuple[np.dtype[Any], ...] = (
+            np.dtype(np.int32),
+            np.dtype(np.int64),
+            stored_dtype(data[f"{split}_features"]),
+        )
         for part, dtype in zip(_ARRAYS, dtypes, strict=True):
             _write_array(path / f"{split}_{part}.npy", data[f"{split}_{part}"], dtype)
         lists = {part: list(data[f"{split}_{part}"]) for part in _LISTS if data.get(f"{split}_{part}") is not None}
