@@ -11,6 +11,7 @@ import numpy as np
 from capgpu.backend import use_backend
 from capgpu.decode import beam_search
 from capgpu.kernels import kernels_for
+from capgpu.layers.cells import CELLS
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES, Optimizer
 from capgpu.vocabulary import END, NULL, START
@@ -21,7 +22,7 @@ __all__ = ["warm"]
 _SMALL, _LARGE = 4, 4096
 
 
-def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -> float:
+def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> float:
     """Compile all CPU kernels for models of a dtype, and store them on disk.
 
     Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``.
@@ -31,7 +32,7 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = ("rnn", "lstm")) -
     dtype : dtype
         Dtype of the parameters, float32 or float64.
     cell_types : sequence of str
-        ``"rnn"``, ``"lstm"``, or both.
+        Recurrent cells, as of `CaptioningRNN`; by default all.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def _compile_workers() -> None:
 
 def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
     # enough recurrent weights for the float64 kernels to be compiled
-    hidden = 16 if dtype == np.float32 else {"rnn": 256, "lstm": 128}[cell_type]
+    hidden = 16 if dtype == np.float32 else 256
     vocabulary = {word: k for k, word in enumerate((NULL, START, END, *map(str, range(words - 3))))}
     return CaptioningRNN(vocabulary, 8, 16, hidden, cell_type, dtype, seed=0, output_dropout=0.5)  # type: ignore[arg-type]
 

@@ -272,9 +272,9 @@ def test_weights_that_do_not_fit_their_sizes_are_refused(tmp_path: Path) -> None
 
 
 def test_a_description_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
-    metadata = {"format": "capgpu-model-1", "config": {"cell_type": "gru"}, "word_to_idx": WORDS}
+    metadata = {"format": "capgpu-model-1", "config": {"cell_type": "gated"}, "word_to_idx": WORDS}
     save_weights(tmp_path / "model.safetensors", {}, metadata)
-    with pytest.raises(CheckpointError, match=r"cannot be built: config: cell_type: expected .*, got 'gru'"):
+    with pytest.raises(CheckpointError, match=r"cannot be built: config: cell_type: expected .*, got 'gated'"):
         load_model(tmp_path)
 
 

@@ -80,7 +80,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     help="Data set: emoji, a prepared folder, or the folder of the cs231n course's COCO set.",
 )
 @click.option("--out", type=LocalPath(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
-@click.option("--cell", type=click.Choice(["lstm", "rnn"]), default="lstm", help="Recurrent cell.")
+@click.option("--cell", type=click.Choice(["lstm", "gru", "rnn"]), default="lstm", help="Recurrent cell.")
 @click.option("--hidden", type=Count(), default=256, help="Size of the hidden state.")
 @click.option("--wordvec", type=Count(), default=256, help="Size of a word vector.")
 @click.option("--epochs", type=Count(), default=60, help="Number of epochs.")

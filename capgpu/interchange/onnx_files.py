@@ -95,7 +95,7 @@ class _Graphs:
 
     def __init__(self, onnx: Any, model: CaptioningRNN) -> None:
         self.helper, self.numpy = onnx.helper, onnx.numpy_helper
-        self.lstm = model.cell_type == "lstm"
+        self.cell = model.cell
         self.kind = onnx.helper.np_dtype_to_tensor_dtype(model.dtype)
         self.integer = onnx.TensorProto.INT64
         self.params = {name: to_numpy(value) for name, value in model.params.items()}
@@ -103,7 +103,9 @@ class _Graphs:
             self.params["W_vocab"] = self.params["W_embed"].T
         self.D, self.H = self.params["W_proj"].shape
         self.V = len(self.params["b_vocab"])
-        self.states = ["h", "c"] if self.lstm else ["h"]
+        self.states = ["h", "c"] if self.cell.has_cell_state else ["h"]
+        # a graph cannot take a part of a constant
+        self.params["b"], self.params["b_q"] = np.split(self.params["b"], [self.params["Wh"].shape[1]])
 
     def checksum(self) -> str:
         value = 0
@@ -114,7 +116,7 @@ class _Graphs:
     def begin(self) -> Any:
         nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]
         constants = self._constants("W_proj", "b_proj")
-        if self.lstm:
+        if self.cell.has_cell_state:
             zero = self.numpy.from_array(np.zeros(1, self.params["b_proj"].dtype))
             nodes.append(self._node("Shape", ["h"], ["extents"]))
             nodes.append(self._node("ConstantOfShape", ["extents"], ["c"], value=zero))
@@ -132,23 +134,11 @@ class _Graphs:
             node("Gather", ["W_embed", "words"], ["vectors"]),
             node("Gemm", ["vectors", "Wx", "b"], ["projected"]),
             node("MatMul", ["h", "Wh"], ["recurrent"]),
-            node("Add", ["projected", "recurrent"], ["sums"]),
         ]
         constants = self._constants("W_embed", "Wx", "b", "Wh", "W_vocab", "b_vocab")
-        if self.lstm:
-            constants.append(self.numpy.from_array(np.full(4, self.H, np.int64), "gate_sizes"))
-            nodes += [
-                self._node("Split", ["sums", "gate_sizes"], ["a_i", "a_f", "a_o", "a_g"], axis=1),
-                *(node("Sigmoid", [f"a_{gate}"], [gate]) for gate in "ifo"),
-                node("Tanh", ["a_g"], ["g"]),
-                node("Mul", ["f", "c"], ["kept"]),
-                node("Mul", ["i", "g"], ["added"]),
-                node("Add", ["kept", "added"], ["next_c"]),
-                node("Tanh", ["next_c"], ["shown"]),
-                node("Mul", ["o", "shown"], ["next_h"]),
-            ]
-        else:
-            nodes.append(node("Tanh", ["sums"], ["next_h"]))
+        cell_nodes, cell_constants = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[self.cell.name]()
+        nodes += cell_nodes
+        constants += cell_constants
         nodes += [
             node("Gemm", ["next_h", "W_vocab", "b_vocab"], ["scores"]),
             self._node("LogSoftmax", ["scores"], ["log_probs"], axis=1),
@@ -163,6 +153,46 @@ class _Graphs:
             [self._value("log_probs", self.V), *(self._value(f"next_{name}", self.H) for name in self.states)],
             constants,
         )
+
+    def _rnn(self) -> tuple[list[Any], list[Any]]:
+        node = self._node
+        return [node("Add", ["projected", "recurrent"], ["sums"]), node("Tanh", ["sums"], ["next_h"])], []
+
+    def _lstm(self) -> tuple[list[Any], list[Any]]:
+        node = self._node
+        nodes = [
+            node("Add", ["projected", "recurrent"], ["sums"]),
+            node("Split", ["sums", "gate_sizes"], ["a_i", "a_f", "a_o", "a_g"], axis=1),
+            *(node("Sigmoid", [f"a_{gate}"], [gate]) for gate in "ifo"),
+            node("Tanh", ["a_g"], ["g"]),
+            node("Mul", ["f", "c"], ["kept"]),
+            node("Mul", ["i", "g"], ["added"]),
+            node("Add", ["kept", "added"], ["next_c"]),
+            node("Tanh", ["next_c"], ["shown"]),
+            node("Mul", ["o", "shown"], ["next_h"]),
+        ]
+        return nodes, [self._sizes(4)]
+
+    def _gru(self) -> tuple[list[Any], list[Any]]:
+        # n + z (h - n), which needs no constant 1
+        node = self._node
+        nodes = [
+            node("Split", ["projected", "gate_sizes"], ["a_r", "a_z", "a_n"], axis=1),
+            node("Split", ["recurrent", "gate_sizes"], ["u_r", "u_z", "u_n"], axis=1),
+            *(node("Add", [f"a_{gate}", f"u_{gate}"], [f"sums_{gate}"]) for gate in "rz"),
+            *(node("Sigmoid", [f"sums_{gate}"], [gate]) for gate in "rz"),
+            node("Add", ["u_n", "b_q"], ["q"]),
+            node("Mul", ["r", "q"], ["reset"]),
+            node("Add", ["a_n", "reset"], ["sums_n"]),
+            node("Tanh", ["sums_n"], ["n"]),
+            node("Sub", ["h", "n"], ["difference"]),
+            node("Mul", ["z", "difference"], ["kept"]),
+            node("Add", ["n", "kept"], ["next_h"]),
+        ]
+        return nodes, [self._sizes(3), *self._constants("b_q")]
+
+    def _sizes(self, gates: int) -> Any:
+        return self.numpy.from_array(np.full(gates, self.H, np.int64), "gate_sizes")
 
     def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
         return self.helper.make_node(operator, inputs, outputs, name=f"{operator} of {outputs[0]}", **attributes)

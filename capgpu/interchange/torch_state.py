@@ -7,16 +7,17 @@ The module is::
             super().__init__()
             self.project = torch.nn.Linear(D, H)
             self.embed = torch.nn.Embedding(V, W)
-            self.rnn = torch.nn.LSTM(W, H, batch_first=True)  # or torch.nn.RNN
+            self.rnn = torch.nn.LSTM(W, H, batch_first=True)  # or torch.nn.RNN, torch.nn.GRU
             self.vocab = torch.nn.Linear(H, V)
 
         def forward(self, features, words):  # (N, D), (N, T) -> scores of the next words (N, T, V)
             h0 = self.project(features)[None]
-            state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN
+            state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN and torch.nn.GRU
             return self.vocab(self.rnn(self.embed(words), state)[0])
 
-PyTorch stores transposed matrices, has the gate order i, f, g, o (here: i, f, o, g), and two biases that are added: on
-export the second one is zero, on import they are summed.
+PyTorch stores transposed matrices, has the LSTM's gate order i, f, g, o (here: i, f, o, g), and two biases that are
+added: on export the second one is zero, on import they are summed. The two biases of a GRU's candidate are not added,
+and both are kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from capgpu.checkpoint import CheckpointError, load_weights, save_weights
 from capgpu.dtypes import is_bfloat16
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.file_formats.json_text import JsonObject
+from capgpu.layers.cells import CELLS
 from capgpu.optional_deps import MissingPackageError
 from capgpu.vocabulary import words_in_order
 
@@ -44,7 +46,7 @@ __all__ = ["from_torch", "load_torch_safetensors", "save_torch_safetensors", "to
 Arrays = dict[str, npt.NDArray[Any]]
 
 #: Position of PyTorch's gate block k in this library; the permutation is its own inverse.
-_GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,)}
+_GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,), "gru": (0, 1, 2)}
 _MODULES = ("project", "embed", "rnn", "vocab")
 _ENTRIES = (
     "project.weight",
@@ -75,7 +77,11 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
     """
     p = {name: to_numpy(value) for name, value in model.params.items()}
     order = _GATE_ORDER[model.cell_type]
-    bias = _reordered(p["b"], order)
+    gates = p["Wh"].shape[1]
+    bias = _reordered(p["b"][:gates], order)
+    recurrent_bias = np.zeros_like(bias)
+    further = p["b"].size - gates
+    recurrent_bias[gates - further :] = p["b"][gates:]
     arrays = {
         "project.weight": p["W_proj"].T,
         "project.bias": p["b_proj"],
@@ -83,7 +89,7 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
         "rnn.weight_ih_l0": _reordered(p["Wx"], order).T,
         "rnn.weight_hh_l0": _reordered(p["Wh"], order).T,
         "rnn.bias_ih_l0": bias,
-        "rnn.bias_hh_l0": np.zeros_like(bias),
+        "rnn.bias_hh_l0": recurrent_bias,
         "vocab.weight": p["W_embed"] if model.tie_weights else p["W_vocab"].T,
         "vocab.bias": p["b_vocab"],
     }
@@ -155,7 +161,7 @@ def from_torch(
     ------
     ValueError
         For entries that are missing, too many, or of shapes that do not fit each other or the vocabulary; for
-        recurrences of several layers, both directions, with projections, and GRUs: there is no such model here.
+        recurrences of several layers, both directions, or with projections: there is no such model here.
         For a vocabulary whose ids leave gaps or repeat.
     TypeError
         For entries that are not floating, or of different dtypes; for a module in the place of its state.
@@ -189,11 +195,11 @@ def from_torch(
     if len(dtypes) > 1:
         raise InvalidTypeError(f"state: expected one dtype, got {', '.join(sorted(map(str, dtypes)))}.")
     hidden, gates = _matrix(keys, s, "rnn.weight_hh_l0")[1], len(s["rnn.weight_hh_l0"])
-    cells = {1: "rnn", 4: "lstm"}
+    cells = {cell.n_gates: cell for cell in CELLS.values()}
     if hidden == 0 or gates % hidden or gates // hidden not in cells:
         raise InvalidValueError(
-            f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM or (H, H) of an RNN, got "
-            f"{s['rnn.weight_hh_l0'].shape}. A GRU, (3 H, H), is not supported."
+            f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM, (3 H, H) of a GRU or (H, H) of an RNN, "
+            f"got {s['rnn.weight_hh_l0'].shape}."
         )
     cell = cells[gates // hidden]
     vectors, inputs = _matrix(keys, s, "embed.weight")[1], _matrix(keys, s, "project.weight")[1]
@@ -216,19 +222,25 @@ def from_torch(
             )
     if tie_weights and not np.array_equal(s["embed.weight"], s["vocab.weight"]):
         raise InvalidValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
-    order = _GATE_ORDER[cell]
+    order = _GATE_ORDER[cell.name]
     params: Arrays = {
         "W_embed": s["embed.weight"],
         "W_proj": s["project.weight"].T,
         "b_proj": s["project.bias"],
         "Wx": _reordered(s["rnn.weight_ih_l0"].T, order),
         "Wh": _reordered(s["rnn.weight_hh_l0"].T, order),
-        "b": _reordered(_sum(s["rnn.bias_ih_l0"], s["rnn.bias_hh_l0"]), order),
+        "b": _joint_bias(s["rnn.bias_ih_l0"], s["rnn.bias_hh_l0"], order, (cell.n_biases - cell.n_gates) * hidden),
         "W_vocab": s["vocab.weight"].T,
         "b_vocab": s["vocab.bias"],
     }
     model = CaptioningRNN(
-        word_to_idx, inputs, vectors, hidden, "lstm" if cell == "lstm" else "rnn", dtypes.pop(), tie_weights=tie_weights
+        word_to_idx,
+        inputs,
+        vectors,
+        hidden,
+        cell.name,  # type: ignore[arg-type]  # a key of CELLS
+        dtypes.pop(),
+        tie_weights=tie_weights,
     )
     for name in model.params:
         model.params[name] = asarray(np.array(params[name], order="C"))
@@ -308,6 +320,15 @@ def _reordered(array: npt.NDArray[Any], order: tuple[int, ...]) -> npt.NDArray[A
     """Permute the gate blocks along the last axis."""
     blocks = np.split(array, len(order), axis=-1)
     return np.concatenate([blocks[k] for k in order], axis=-1)
+
+
+def _joint_bias(
+    of_inputs: npt.NDArray[Any], of_states: npt.NDArray[Any], order: tuple[int, ...], further: int
+) -> npt.NDArray[Any]:
+    """Join PyTorch's two biases: all are added, except for the last `further` ones, of which both are kept."""
+    last = of_states.size - further
+    summed = _sum(of_inputs, np.concatenate([of_states[:last], np.zeros_like(of_states[last:])]))
+    return np.concatenate([_reordered(summed, order), of_states[last:]])
 
 
 def _sum(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:

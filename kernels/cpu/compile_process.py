@@ -60,6 +60,7 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
     """Return the calls that compile all kernels of an operation."""
     one, index = np.ones((1, 1), dtype), np.zeros(1, np.int64)
     wide, vector = np.ones((1, 4), dtype), np.ones(1, dtype)
+    gru, biases = np.ones((1, 3), dtype), np.ones(4, dtype)
     several = [np.ones((2, 2), dtype) for _ in range(parameters)]
     kernels = KERNELS
     calls: dict[str, list[Callable[[], Any]]] = {
@@ -76,6 +77,8 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "lstm_backward": [lambda: kernels.lstm_backward(one, None, wide, one, None, wide, index + 1)],
         "rnn_forward": [lambda: kernels.rnn_forward(one, None, one, one, index + 1)],
         "rnn_backward": [lambda: kernels.rnn_backward(one, one, one, index + 1)],
+        "gru_forward": [lambda: kernels.gru_forward(gru, None, one, gru, index + 1, bias=biases)],
+        "gru_backward": [lambda: kernels.gru_backward(one, wide, one, gru, index + 1)],
         "linear_cross_entropy": [lambda: kernels.softmax_cross_entropy(one.copy(), index, 1.0)],
         "decode_step": [lambda: kernels.decode_step(wide, None, one, one, wide, one, vector)],
         "top_words": [lambda: kernels.top_words(one, 1, np.zeros(1, np.bool_))],

@@ -13,7 +13,7 @@ from capgpu import CaptioningRNN
 from capgpu.cli import main
 from capgpu.decode import greedy
 from capgpu.interchange import export_onnx
-from oracles.scenes import SIZES, WORDS, parameters
+from oracles.scenes import CELLS, SIZES, WORDS, parameters
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -46,7 +46,7 @@ def write_greedily(begin, step, features, length, end=2):
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
     model = model_of(cell, dtype, tied)
     files = export_onnx(model, tmp_path / "onnx")

@@ -19,10 +19,8 @@ from capgpu.interchange import (
     torch_arrays,
     torch_state,
 )
-from oracles.scenes import CAPTIONS, SIZES, WORDS, features_for, parameters
+from oracles.scenes import CAPTIONS, CELLS, SIZES, WORDS, features_for, parameters
 from oracles.snapshots import frozen
-
-CELLS = ["rnn", "lstm"]
 
 
 def model_of(backend, cell, dtype="float64", **settings):
@@ -45,12 +43,13 @@ def test_gates_have_pytorchs_order(cell):
     capgpu.set_backend("numpy")
     H = SIZES["hidden_dim"]
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
-    for k, array in enumerate(np.split(model.params["b"], {"rnn": 1, "lstm": 4}[cell])):
-        array[:] = k  # i 0, f 1, o 2, g 3
+    for k, array in enumerate(np.split(model.params["b"], model.cell.n_biases)):
+        array[:] = k  # i 0, f 1, o 2, g 3; r 0, z 1, n 2 and 3
     arrays = torch_arrays(model)
     blocks = arrays["rnn.bias_ih_l0"].reshape(-1, H)[:, 0].tolist()
-    assert blocks == ([0, 1, 3, 2] if cell == "lstm" else [0])
-    assert not arrays["rnn.bias_hh_l0"].any()
+    assert blocks == {"lstm": [0, 1, 3, 2], "rnn": [0], "gru": [0, 1, 2]}[cell]
+    recurrent = arrays["rnn.bias_hh_l0"].reshape(-1, H)[:, 0].tolist()
+    assert recurrent == ([0, 0, 3] if cell == "gru" else [0] * len(blocks))
     assert arrays["rnn.weight_ih_l0"].shape == model.params["Wx"].T.shape
 
 
@@ -69,7 +68,7 @@ def test_the_module_computes_the_same(cell, tied):
         def __init__(self, D, W, H, V):
             super().__init__()
             self.project, self.embed = torch.nn.Linear(D, H), torch.nn.Embedding(V, W)
-            self.rnn = {"lstm": torch.nn.LSTM, "rnn": torch.nn.RNN}[cell](W, H, batch_first=True)
+            self.rnn = {"lstm": torch.nn.LSTM, "rnn": torch.nn.RNN, "gru": torch.nn.GRU}[cell](W, H, batch_first=True)
             self.vocab = torch.nn.Linear(H, V)
 
         def forward(self, features, words):
@@ -101,8 +100,8 @@ def test_the_module_of_the_documentation_can_be_copied_and_run(cell):
     torch = pytest.importorskip("torch")
     capgpu.set_backend("numpy")
     text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nPyTorch stores")[0]
-    if cell == "rnn":
-        text = text.replace("torch.nn.LSTM(", "torch.nn.RNN(").replace("(h0, torch.zeros_like(h0))", "h0")
+    if cell != "lstm":
+        text = text.replace("torch.nn.LSTM(", f"torch.nn.{cell.upper()}(").replace("(h0, torch.zeros_like(h0))", "h0")
     scope = {"torch": torch}
     exec(textwrap.dedent(text), scope)
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, dtype="float64", seed=0)
@@ -148,7 +147,7 @@ def with_entry(key, value):
         (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "several layers"),
         (with_entry("rnn.weight_ih_l0_reverse", np.zeros((2, 2))), "both directions"),
         (with_entry("rnn.weight_hr_l0", np.zeros((2, 2))), "projects its hidden state"),
-        (with_entry("rnn.weight_hh_l0", np.zeros((15, 5), np.float32)), "A GRU, .* is not supported"),
+        (with_entry("rnn.weight_hh_l0", np.zeros((10, 5), np.float32)), r"expected shape \(4 H, H\) .* got \(10, 5\)"),
         (
             with_entry("vocab.weight", np.zeros((3, 5), np.float32)),
             r"vocab.weight: expected shape \(7, 5\) .* got \(3, 5\)",

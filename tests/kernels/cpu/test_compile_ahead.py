@@ -290,7 +290,7 @@ work = []
 compile_ahead.announce = lambda *announced: work.append(announced)
 words = {word: k for k, word in enumerate(("<NULL>", "<START>", "<END>", "a"))}
 uses = []
-for cell in ("rnn", "lstm"):
+for cell in ("rnn", "lstm", "gru"):
     model = CaptioningRNN(words, 3, 4, 5, cell, np.float32, seed=0, output_dropout=0.5)
     announce_training(model.cell, model.params, True)
     announce_decoding(model.params)
