@@ -79,5 +79,5 @@ def serve(
         if not is_loopback(listening):
             echo("capgpu: other machines can reach this server; it has no user accounts.", err=True)
         echo(f"Serving {folder} at {address_of(listening)} (Ctrl-C stops)")
-        run_server(app, listening)
+        run_server(app, listening, service.limits.refuse_uploads)
     echo("Stopped.")

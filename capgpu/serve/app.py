@@ -184,7 +184,7 @@ def _route(service: Service, operation: Operation, handler: Handler) -> Route:
 
 def _upload_route(service: Service) -> Route:
     async def endpoint(request: Request) -> Response:
-        chunks = request.stream()
+        chunks = service.limits.unless_refused(request.stream())
         try:
             values = parse_query(_CAPTION.parameters, request.query_params.multi_items())
             return await _caption(service, request, chunks, _settings(values))
@@ -214,7 +214,7 @@ async def _caption(service: Service, request: Request, chunks: AsyncIterator[byt
     headers = request.headers
     with service.batcher.admit() as submit, service.limits.upload() as body:
         await read_body(chunks, headers.get("content-type"), headers.get("content-length"), body, service.limits)
-        content = bytes(body)
+        content = body.getvalue()
         picture = await run_in_threadpool(check_picture, content, service.limits.max_pixels)
         done = await _result_or_disconnect(request, submit(settings, content))
     return JSONResponse(

@@ -217,6 +217,8 @@ class Batcher(Generic[Item, Result]):
         results: Sequence[Result | Exception]
         try:
             results = self._compute(key, [job.item for job in group])
+            if len(results) != len(group):
+                raise RuntimeError(f"compute: expected {len(group)} results, got {len(results)}.")
         except Exception as error:  # whatever fails, its requests are answered and the worker goes on
             results = [error] * len(group)
         seconds = time.perf_counter() - start

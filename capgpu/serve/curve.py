@@ -125,7 +125,14 @@ class LossCurve:
     def _total_epochs(self) -> int:
         try:
             return int(self._run.settings()["epochs"])
-        except (CapgpuError, ValueError, TypeError, KeyError, OSError):  # being written, or of another kind of run
+        except (
+            CapgpuError,
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            OSError,
+        ):  # being written, or of another kind of run
             return 0
 
     def _state(self) -> tuple[Any, str | None]:
@@ -146,7 +153,7 @@ class LossCurve:
 
 
 def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) -> float | None:
-    if epochs:
+    if epochs and epochs[-1]["step"] and epochs[-1]["epoch"]:
         return float(epochs[-1]["step"]) / float(epochs[-1]["epoch"])
     captions, batch = start.get("train_captions"), start.get("batch_size")
     return None if not captions or not batch else max(captions // batch, 1)  # as the solver counts

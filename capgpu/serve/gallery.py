@@ -215,7 +215,8 @@ class GalleryPages:
                 captions = self._splits[split] = _SplitCaptions(version)
             if captions.task is None:
                 captions.task = self._run_when_idle(lambda: self._caption_part(split, captions))
-            elif captions.task.done():
+            elif captions.task.done() and (captions.task.cancelled() or captions.task.exception() is not None):
+                del self._splits[split]  # the next request starts over
                 captions.task.result()  # raises what it failed with
             return captions.entries, len(captions.captions) / max(count, 1)
 

@@ -43,24 +43,67 @@ class Limits:
     max_pixels: int = 40 * _MEGA
     max_bytes_held: int = 512 * _MEGA
     _held: int = field(default=0, init=False)
+    _refused: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @contextmanager
-    def upload(self) -> Iterator[bytearray]:
-        """Yield an empty body; the bytes that `extend` adds to it count as held until the end of the block."""
-        body = bytearray()
+    def upload(self) -> Iterator[io.BytesIO]:
+        """Yield an empty body; the bytes that `extend` adds to it count as held until the end of the block.
+
+        Its ``getvalue()`` is no copy until more is written.
+        """
+        body = io.BytesIO()
         try:
             yield body
         finally:
             with self._lock:
-                self._held -= len(body)
+                self._held -= body.tell()
 
-    def extend(self, body: bytearray, chunk: bytes) -> None:
+    def refuse_uploads(self) -> None:
+        """End uploads that are being read, with status 503; called in the server's loop when it stops."""
+        self._refused.set()
+
+    async def unless_refused(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield the parts of a body until uploads are refused.
+
+        Parameters
+        ----------
+        chunks : async iterator of bytes
+            The body as it arrives.
+
+        Yields
+        ------
+        bytes
+            The parts.
+
+        Raises
+        ------
+        RequestError
+            With status 503 when the server stops.
+        """
+        refused = asyncio.ensure_future(self._refused.wait())
+        part: asyncio.Future[bytes | None] = refused.get_loop().create_future()
+        try:
+            while True:
+                part = asyncio.ensure_future(_next(chunks))
+                await asyncio.wait((part, refused), return_when=asyncio.FIRST_COMPLETED)
+                if not part.done():
+                    error = RequestError(503, "The server is stopping.", retry_after=1)
+                    error.close = True
+                    raise error
+                if (chunk := part.result()) is None:
+                    return
+                yield chunk
+        finally:
+            part.cancel()
+            refused.cancel()
+
+    def extend(self, body: io.BytesIO, chunk: bytes) -> None:
         """Append a part of an upload to its body.
 
         Parameters
         ----------
-        body : bytearray
+        body : io.BytesIO
             As from `upload`.
         chunk : bytes
             The part.
@@ -70,19 +113,23 @@ class Limits:
         RequestError
             With status 413 if the picture has too many bytes, 503 if all uploads together have.
         """
-        if len(body) + len(chunk) > self.max_bytes:
+        if body.tell() + len(chunk) > self.max_bytes:
             raise self.too_large()
         with self._lock:
             if self._held + len(chunk) > self.max_bytes_held:
                 raise RequestError(503, "Too many uploads are in progress. Try again in a moment.", retry_after=1)
             self._held += len(chunk)
-        body += chunk
+        body.write(chunk)
 
     def too_large(self) -> RequestError:
         """Return the error of a picture with too many bytes."""
         return RequestError(
             413, f"The picture file is too large: expected at most {self.max_bytes / _MEGA:g} MB. Reduce its size."
         )
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
 
 
 class Picture(NamedTuple):
@@ -105,7 +152,7 @@ async def read_body(
     chunks: AsyncIterator[bytes],
     content_type: str | None,
     content_length: str | None,
-    body: bytearray,
+    body: io.BytesIO,
     limits: Limits,
 ) -> None:
     """Read an upload, and stop as soon as it exceeds a limit.
@@ -116,7 +163,7 @@ async def read_body(
         The body as it arrives.
     content_type, content_length : str or None
         Headers of the request.
-    body : bytearray
+    body : io.BytesIO
         As from `Limits.upload`; receives the bytes.
     limits : Limits
         The limits.
@@ -146,7 +193,7 @@ async def read_body(
         )
         error.close = True  # the timeout has ended `chunks`: nothing reads the rest
         raise error from None
-    if not body:
+    if not body.tell():
         raise RequestError(400, "Expected a picture file as the body of the request, got nothing.")
 
 
@@ -176,12 +223,12 @@ async def discard(chunks: AsyncIterator[bytes], limits: Limits) -> bool:
     return False
 
 
-def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:
+def check_picture(content: bytes, max_pixels: int) -> Picture:
     """Read the header of a picture file, and check what it announces.
 
     Parameters
     ----------
-    content : bytes or bytearray
+    content : bytes
         The file.
     max_pixels : int
         The limit of the pixels.
@@ -209,7 +256,7 @@ def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:
         except Image.DecompressionBombError:
             raise
         except Exception:  # of any type; metadata alone never keep a sound picture from being decoded
-            plain = without_metadata(bytes(content))
+            plain = without_metadata(content)
             if plain is None:
                 raise
             picture = _header(plain[0])
@@ -227,7 +274,7 @@ def check_picture(content: bytes | bytearray, max_pixels: int) -> Picture:
     return picture
 
 
-def _header(content: bytes | bytearray) -> Picture:
+def _header(content: bytes) -> Picture:
     from PIL import Image
 
     from capgpu.vision.preprocessing import openable_formats
@@ -236,7 +283,7 @@ def _header(content: bytes | bytearray) -> Picture:
         return Picture(opened.format or "", *opened.size)
 
 
-def _icon_pixels(content: bytes | bytearray) -> int:
+def _icon_pixels(content: bytes) -> int:
     """Return the pixels of the largest picture in an icon file; 0 for other files.
 
     Pillow decodes a picture of an icon as it opens the file, before its size could be compared with a limit: the file's

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["address_of", "is_loopback", "make_server", "open_socket", "run_server"]
 
-#: Seconds in which requests in progress may end after Ctrl-C.
+#: Seconds in which requests that are being computed may end after Ctrl-C.
 _GRACE_SECONDS = 10
 _BACKLOG = 512
 
@@ -89,7 +90,7 @@ def is_loopback(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
-def run_server(app: ASGIApp, listening: socket.socket) -> None:
+def run_server(app: ASGIApp, listening: socket.socket, on_stop: Callable[[], None] | None = None) -> None:
     """Answer requests until SIGINT (Ctrl-C) or SIGTERM; requests in progress are answered first.
 
     Parameters
@@ -98,18 +99,36 @@ def run_server(app: ASGIApp, listening: socket.socket) -> None:
         As from `capgpu.serve.app.create_app`.
     listening : socket.socket
         As from `open_socket`; closed at the end.
+    on_stop : callable, optional
+        As for `make_server`.
     """
     with listening, suppress(KeyboardInterrupt):  # which uvicorn raises after it has shut down
-        make_server(app).run(sockets=[listening])
+        make_server(app, on_stop).run(sockets=[listening])
 
 
-def make_server(app: ASGIApp) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """A server that announces its end to the application, before it waits for the requests in progress."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, as uvicorn does."""
+        if self._on_stop is not None:
+            self._on_stop()
+        await super().shutdown(sockets)
+
+
+def make_server(app: ASGIApp, on_stop: Callable[[], None] | None = None) -> uvicorn.Server:
     """Return the server of an application.
 
     Parameters
     ----------
     app : ASGI application
         As from `capgpu.serve.app.create_app`.
+    on_stop : callable, optional
+        Called in the server's loop when it begins to stop: requests that would wait for their clients end by it.
 
     Returns
     -------
@@ -128,7 +147,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
-    return uvicorn.Server(config)
+    return _Server(config, on_stop)
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

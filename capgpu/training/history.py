@@ -25,7 +25,10 @@ __all__ = ["HistoryWriter", "parse_record", "plain", "read_history", "rewind_his
 
 #: The largest history: 100,000 steps have 20 MB.
 _MOST_BYTES = 1 << 31
-_COUNTS = ("step", "epoch")
+_COUNTS, _SIZES = ("step", "epoch"), ("train_captions", "batch_size")
+_LARGEST_COUNT = 2**63
+#: Sums and products of measurements below this are finite; float32 has none above.
+_LARGEST_MEASUREMENT = 1e100
 _MEASUREMENTS = ("loss", "train_loss", "val_loss", "learning_rate", "seconds", "tokens_per_second")
 
 
@@ -46,8 +49,8 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        The record; None for a line that is cut short or no record: steps and epochs are integers, measurements numbers
-        or None.
+        The record; None for a line that is cut short or no record: steps and epochs are integers, sizes positive ones,
+        measurements finite numbers or None.
     """
     try:
         record = parse_json(line, InvalidValueError)
@@ -60,11 +63,18 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         return None
     counts = (record.get(key, 0) for key in _COUNTS)
     measurements = (record.get(key) for key in _MEASUREMENTS)
-    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+    sizes = (record.get(key, 1) for key in _SIZES)
+    if any(type(count) is not int or not 0 <= count < _LARGEST_COUNT for count in counts):
         return None
-    if any(value is not None and type(value) not in (int, float) for value in measurements):
+    if any(type(size) is not int or not 0 < size < _LARGEST_COUNT for size in sizes):
+        return None
+    if any(value is not None and not _is_measurement(value) for value in measurements):
         return None
     return record
+
+
+def _is_measurement(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _LARGEST_MEASUREMENT  # NaN is not
 
 
 def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

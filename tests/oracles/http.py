@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -47,14 +47,14 @@ class Client:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[Client]:
+def serving(app: Any, on_stop: Callable[[], None] | None = None) -> Iterator[Client]:
     """Serve an application inside a ``with`` block, by the server of ``capgpu serve``."""
     import uvicorn
 
     from capgpu.serve.server import make_server, open_socket
 
     with open_socket("127.0.0.1", 0) as listening:
-        server: uvicorn.Server = make_server(app)
+        server: uvicorn.Server = make_server(app, on_stop)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

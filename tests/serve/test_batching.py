@@ -124,6 +124,16 @@ def test_errors_reach_their_own_requests_only(batcher: Any, model: Recorder) -> 
     assert send(batcher, "a", 3).result(30).value == 30
 
 
+def test_a_wrong_number_of_results_fails_its_requests_and_not_the_thread() -> None:
+    counts = iter([0, 1])
+    batcher: Batcher[int, int] = Batcher(lambda key, items: [7] * next(counts))
+    with pytest.raises(RuntimeError, match="compute: expected 1 results, got 0"):
+        send(batcher, "a", 1).result(30)
+    assert send(batcher, "a", 2).result(30).value == 7
+    assert batcher.alive
+    batcher.close()
+
+
 def test_a_client_that_goes_away_is_not_computed(batcher: Any, model: Recorder) -> None:
     occupy(batcher, model)
     gone, stays = send(batcher, "a", 1), send(batcher, "a", 2)

@@ -7,6 +7,7 @@ import io
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import capgpu
+from oracles.http import serving
 from oracles.squares import picture_file
 
 pytest.importorskip("uvicorn")
@@ -155,6 +157,36 @@ def test_an_upload_that_takes_too_long_ends_the_connection(client: Any, monkeypa
     assert head.startswith("HTTP/1.1 408")
     assert "connection: close" in head.lower()
     assert "did not arrive within 0.1 s" in problem
+
+
+def test_an_open_upload_does_not_delay_the_end_of_the_server(squares: Path) -> None:
+    from capgpu.serve.app import create_app
+    from capgpu.serve.service import Service
+    from capgpu.training.run_folder import RunFolder
+
+    service = Service(RunFolder(squares))
+    head = b"POST /api/captions HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+    with serving(create_app(service), service.limits.refuse_uploads) as served:
+        connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+        connection.sendall(head + b"part")
+        while not service.limits._held:
+            time.sleep(0.01)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5  # requests in progress have 10 s
+    with connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+
+
+def test_an_upload_is_in_memory_once() -> None:
+    from capgpu.serve.pictures import Limits
+
+    limits = Limits()
+    with limits.upload() as body:
+        for _ in range(20):
+            limits.extend(body, bytes(100_000))
+        assert len(body.getvalue()) == 2_000_000
+        assert body.getvalue() is body.getvalue()  # no copies
+    assert limits._held == 0
 
 
 def test_all_uploads_together_are_limited() -> None:

@@ -101,6 +101,54 @@ def test_a_run_in_training_is_shown_and_captions_as_soon_as_it_has_a_model(train
     assert not service.batcher.alive  # the application has shut down
 
 
+def test_a_gallery_that_failed_once_is_tried_again(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capgpu.data.datasets import open_dataset
+    from capgpu.serve.batching import Batcher
+    from capgpu.serve.captioner import Captioner
+    from capgpu.serve.gallery import GalleryPages
+
+    run = RunFolder(squares)
+    captioner = Captioner(run)
+    captioner.refresh()
+
+    batcher: Batcher[Any, Any] = Batcher(lambda key, items: items)
+    pages = GalleryPages(open_dataset(run.settings()["data"]), captioner, batcher.run_when_idle)
+
+    def page() -> Any:
+        while (made := pages.page("test", "index", "all", "", 0, 1))["state"] == "computing":
+            time.sleep(0.01)
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(captioner, "caption_features", lambda features: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            page()
+    assert page()["found"] == 8
+    batcher.close()
+    pages.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "epoch", "step": 0, "epoch": 0}',
+        '{"kind": "epoch", "step": 0, "epoch": 1, "seconds": 1}',
+        '{"kind": "epoch", "step": 5, "epoch": 1, "train_loss": 1e999}',
+        '{"kind": "epoch", "step": 5, "epoch": 1, "seconds": 1' + 400 * "0" + "}",
+        '{"kind": "epoch", "step": 9223372036854775807, "epoch": 9223372036854775807, "seconds": 1e99}',
+        '{"kind": "start", "train_captions": "many", "batch_size": 0}',
+        '{"kind": "start", "train_captions": 3, "batch_size": 2.5}',
+        '{"kind": "end", "reason": {"a": [null]}, "step": 1, "learning_rate": -1e999}',
+    ],
+)
+def test_a_line_of_the_record_from_elsewhere_leaves_a_curve(line: str, training: Path) -> None:
+    from capgpu.serve.curve import LossCurve
+
+    run = RunFolder(training)
+    run.history.write_text('{"kind": "step", "step": 1, "train_loss": 2}\n' + line + '\n{"kind": "step", "step": 2}\n')
+    json.dumps(LossCurve(run).read(), allow_nan=False)
+
+
 def test_the_curve_waits_while_the_folder_has_no_settings(training: Path) -> None:
     from capgpu.serve.curve import LossCurve
 
