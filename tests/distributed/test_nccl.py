@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import capgpu
 from capgpu.distributed import ALONE, Communicator
 from capgpu.distributed.nccl import NcclCollectives
+from capgpu.kernels.cuda.device_calls import counting
+from capgpu.optim import Optimizer
+from capgpu.training import distributed
+from capgpu.training.distributed import DistributedSteps
+from capgpu.training.steps import TrainingSteps
+from capgpu.validation import checked_data
 from oracles.thread_ranks import run_ranks
 from simulators import cupy_standin
 
@@ -129,3 +136,45 @@ def _path() -> str:
 
     tests = Path(__file__).parents[1]
     return os.pathsep.join((str(tests.parent), str(tests)))
+
+
+class OneDevice(Communicator):
+    """The communicator of one rank that adds by NCCL all the same."""
+
+    def __init__(self) -> None:
+        self._nccl = NcclCollectives(ALONE)
+
+    def start_all_reduce(self, array: Any, *, patient: bool = False) -> Any:
+        return self._nccl.start_all_reduce(array)
+
+
+def test_a_step_makes_the_launches_of_one_process_and_its_collectives(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "_SMALL", 20)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 30)}}
+    captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 3, 6, 4, 2]])
+    features = device.ones((3, 7), "float32")
+    made = {}
+    for name, ranks in (("one", None), ("rank", OneDevice())):
+        model = capgpu.CaptioningRNN(words, 7, 5, 6, "lstm", "float32", seed=3)
+        optimizer = Optimizer("adam", {"learning_rate": 1e-2}, model.params)
+        steps = (
+            TrainingSteps(model, optimizer, 1.0) if ranks is None else DistributedSteps(model, optimizer, 1.0, ranks)
+        )
+        for _ in range(2):  # memory is there at the second step
+            cupy_standin.reset_counters()
+            with counting() as launches, cupy_standin.forbid_synchronisation(), checked_data():
+                loss = steps.loss(features, captions, 1.0)
+                steps.update(1.0)
+        made[name] = launches, cupy_standin.counters().collectives, float(loss), model.params
+    clipping = made["one"][0].index("square_sums")
+    expected = list(made["one"][0])
+    expected.insert(clipping, "scatter_rows")  # the summed rows of W_embed
+    assert made["rank"][0] == expected
+    # W_vocab first, then Wx, Wh, the rows of W_embed for the six words that occur, W_proj, b; last what is small
+    assert made["one"][1] == []
+    assert [size // 4 for _, size, _ in made["rank"][1]] == [180, 120, 144, 30, 42, 24, 30, 7]
+    assert made["rank"][2] == pytest.approx(made["one"][2], abs=1e-6)
+    for name, array in made["one"][3].items():
+        np.testing.assert_allclose(made["rank"][3][name].get(), array.get(), atol=1e-6)
