@@ -144,6 +144,11 @@ def open_cuda() -> ModuleType:
             "backend 'cuda': no CUDA device found (the driver lists 0). Check nvidia-smi and "
             f"CUDA_VISIBLE_DEVICES; {WITHOUT_GPU}."
         )
+    from capgpu.distributed.launch import launch  # its package imports this one
+
+    place = launch()
+    if place is not None:  # ranks on one machine take its devices in turn
+        runtime.setDevice(place.local_rank % count)
     return _compat("cupy", "cuda")
 
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for, split_biases
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DecodingState",
+    "GradientSink",
     "announce_decoding",
     "announce_training",
     "captioner_gradients",
@@ -39,6 +40,16 @@ __all__ = [
 
 #: What training calls, in this order, besides the recurrences; see `announce_training`.
 _BEFORE, _AFTER = ("caption_batch", "matmul", "take_rows"), ("embedding_gradient", "column_sums")
+
+
+class GradientSink(Protocol):
+    """Takes gradients as soon as they have been computed, while others still are."""
+
+    def ready(self, name: str, gradient: Array) -> None:
+        """Take the gradient of a parameter, which is not read again and may be written into."""
+
+    def ready_rows(self, name: str, rows: Array, index: Array) -> None:
+        """Take the gradient of a table of which only the rows of `index`, rising and distinct, are not zero."""
 
 
 def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) -> None:
@@ -75,6 +86,7 @@ def captioner_gradients(
     batch: CaptionBatch,
     options: LossOptions,
     features_gradient: bool = False,
+    sink: GradientSink | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Compute a captioner's loss and its gradients: the whole mathematics of training.
 
@@ -92,17 +104,21 @@ def captioner_gradients(
         Dropout, label smoothing, and the precision of products.
     features_gradient : bool
         Whether to compute the gradient with respect to the features.
+    sink : GradientSink, optional
+        Gets the gradients of the larger parameters as soon as each has been computed, the largest first.
 
     Returns
     -------
     loss : array, shape ()
-        Cross-entropy summed over the words that count, each times its row's weight, divided by N.
+        Cross-entropy summed over the words that count, each times its row's weight, divided by N, or by the captions
+        that `options` names.
     grads : dict of str to array
-        Gradient with respect to each parameter; and to ``features``, where asked for.
+        Gradient with respect to each parameter; and to ``features``, where asked for. Without those that `sink` has got
+        as rows.
     """
     kernels = kernels_for(params["Wh"], options.precision)
     with kernels.joint_column_sums():
-        return _gradients(kernels, cell, params, features, batch, options, features_gradient)
+        return _gradients(kernels, cell, params, features, batch, options, features_gradient, sink)
 
 
 def _gradients(
@@ -113,6 +129,7 @@ def _gradients(
     batch: CaptionBatch,
     options: LossOptions,
     features_gradient: bool,
+    sink: GradientSink | None,
 ) -> tuple[Array, dict[str, Array]]:
     # features -> h0; distinct words -> vectors; both -> hidden states -> scores -> loss
     if options.feature_dropout is not None:
@@ -123,7 +140,7 @@ def _gradients(
         _vocabulary_weights(p),
         p["b_vocab"],
         batch.targets,
-        1.0 / features.shape[0],
+        1.0 / (options.captions or features.shape[0]),
         smoothing=options.smoothing,
         dropout=options.output_dropout,
         row_weights=batch.row_weights,
@@ -132,6 +149,9 @@ def _gradients(
     assert dhidden is not None
     assert dW_vocab is not None
     assert db_vocab is not None
+    tied = "W_vocab" not in p
+    if sink is not None and not tied:
+        sink.ready("W_vocab", dW_vocab)
 
     # and back
     gradients = backward_through_time(dhidden, None, forward)
@@ -141,13 +161,17 @@ def _gradients(
     del dhidden
     dembedded, dWx, dWh, db = projection_gradients(gradients, forward)
     del gradients, forward
-    tied = "W_vocab" not in p
+    grads: dict[str, Array] = {}
+    if sink is not None:
+        sink.ready("Wx", dWx)
+        sink.ready("Wh", dWh)
     if tied:
-        dW_embed = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
+        grads["W_embed"] = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
+    elif sink is not None:
+        sink.ready_rows("W_embed", dembedded, batch.words)
     else:
-        dW_embed = kernels.scatter_rows(dembedded, batch.words, p["W_embed"].shape[0])
-    grads = {
-        "W_embed": dW_embed,
+        grads["W_embed"] = kernels.scatter_rows(dembedded, batch.words, p["W_embed"].shape[0])
+    grads |= {
         "W_proj": kernels.matmul(features, dh0, transpose_a=True),
         "b_proj": kernels.column_sums(dh0),
         "Wx": dWx,

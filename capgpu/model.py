@@ -5,9 +5,13 @@ The mathematics is in `capgpu.captioner`, parameters and checks of arguments in 
 
 from __future__ import annotations
 
-from capgpu.backend import Array
+from dataclasses import replace
+from typing import Any
+
+from capgpu.backend import Array, array_namespace
 from capgpu.captioner import (
     DecodingState,
+    GradientSink,
     announce_training,
     captioner_gradients,
     captioner_loss,
@@ -18,6 +22,7 @@ from capgpu.captioner import (
 from capgpu.errors import InvalidValueError
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters
+from capgpu.sequence import packed_rows
 from capgpu.validation import checked_weights
 from capgpu.vocabulary import END, START
 
@@ -138,6 +143,64 @@ class CaptioningRNN(CaptionerBase):
         dropout = options.feature_dropout is not None or options.output_dropout is not None
         announce_training(self.cell, operands, dropout)
         return captioner_gradients(self.cell, operands, features, batch, options, features_gradient)
+
+    def partial_loss(
+        self,
+        features: Array,
+        captions: Any,
+        rows: Any,
+        *,
+        dropout_key: int | None = None,
+        weights: Any = None,
+        sink: GradientSink | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Compute what some captions of a minibatch contribute to its training loss and gradients.
+
+        The contributions of all captions add up to the results of `loss` for the whole minibatch, dropout included.
+
+        Parameters
+        ----------
+        features : array, shape (n, D)
+            Features of the captions that are computed.
+        captions : numpy.ndarray of int, shape (N, T + 1)
+            The captions of the whole minibatch, on the host.
+        rows : numpy.ndarray of int, shape (n,)
+            Which of them are computed.
+        dropout_key : int, optional
+            As for `loss`.
+        weights : array, shape (n,), optional
+            As for `loss`, of the captions that are computed.
+        sink : GradientSink, optional
+            Gets the gradients of the larger parameters as soon as each has been computed.
+
+        Returns
+        -------
+        loss : array, shape ()
+            The part's sum, divided by N.
+        grads : dict of str to array
+            As `capgpu.captioner.captioner_gradients` returns them.
+        """
+        features, ids, options = self.loss_inputs(features, captions[rows], dropout_key)
+        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
+        self._known_finite.clear()
+        operands = self._operands()
+        feature_dropout, output_dropout = options.feature_dropout, options.output_dropout
+        dropout = feature_dropout is not None or output_dropout is not None
+        announce_training(self.cell, operands, dropout)
+        if dropout:  # the rows of the masks of the whole minibatch
+            Wh = operands["Wh"]
+            xp = array_namespace(Wh)
+            if feature_dropout is not None:
+                size = captions.shape[0] * features.shape[1]
+                feature_dropout = replace(feature_dropout, rows=xp.asarray(rows, device=Wh.device), size=size)
+            if output_dropout is not None:
+                packed, count = packed_rows(captions, rows, self.null)
+                size = count * Wh.shape[0]
+                output_dropout = replace(output_dropout, rows=xp.asarray(packed, device=Wh.device), size=size)
+        options = replace(
+            options, feature_dropout=feature_dropout, output_dropout=output_dropout, captions=captions.shape[0]
+        )
+        return captioner_gradients(self.cell, operands, features, batch, options, sink=sink)
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.

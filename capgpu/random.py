@@ -117,7 +117,14 @@ def mask_rule(key: int, rate: float, count: int) -> MaskRule:
     return MaskRule(key & 0xFFFFFFFF, key >> 32, threshold, 1.0 / (1.0 - rate))
 
 
-def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> Array:
+def dropout_mask(
+    key: int,
+    rate: float,
+    shape: tuple[int, ...],
+    like: Array,
+    rows: Array | None = None,
+    size: int | None = None,
+) -> Array:
     """Draw an inverted-dropout mask: 0 with probability `rate`, else ``1 / (1 - rate)``.
 
     Parameters
@@ -130,6 +137,10 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
         Shape of the mask.
     like : array
         The mask gets this array's library, device and dtype.
+    rows : array of int, shape (M,), optional
+        For a `shape` of (M, W): draw these rows of a larger mask.
+    size : int, optional
+        Elements of that larger mask; needed with `rows`.
 
     Returns
     -------
@@ -145,8 +156,12 @@ def dropout_mask(key: int, rate: float, shape: tuple[int, ...], like: Array) -> 
     count = 1
     for extent in shape:
         count *= extent
-    rule = mask_rule(key, rate, count)
-    bits = xp.arange(count, dtype=xp.uint32, device=like.device)
+    rule = mask_rule(key, rate, count if size is None else size)
+    if rows is None:
+        bits = xp.arange(count, dtype=xp.uint32, device=like.device)
+    else:
+        columns = xp.arange(shape[1], dtype=xp.uint32, device=like.device)
+        bits = xp.reshape(xp.astype(rows, xp.uint32)[:, None] * shape[1] + columns[None, :], (-1,))
     bits = _hash32(bits ^ rule.first)
     bits = _hash32(bits ^ rule.second)
     mask = xp.astype(bits >= rule.threshold, like.dtype) * rule.factor

@@ -21,7 +21,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
 
-__all__ = ["Packing", "pack", "unpack"]
+__all__ = ["Packing", "caption_lengths", "pack", "packed_rows", "unpack"]
 
 HostInts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -173,3 +173,56 @@ def unpack(packed: Array, packing: Packing, steps: int | None = None) -> Array:
     blank = xp.zeros((1, *packed.shape[1:]), dtype=packed.dtype, device=packed.device)
     rows = xp.take(xp.concat([packed, blank], axis=0), xp.asarray(source, device=packed.device), axis=0)
     return xp.reshape(rows, (count, steps, *packed.shape[1:]))
+
+
+def caption_lengths(captions: Any, null: int) -> HostInts:
+    """Return the steps of captions: up to the last word after the first column that is not NULL.
+
+    Parameters
+    ----------
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Word ids.
+    null : int
+        Id of NULL.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (N,)
+        0 for a caption without words.
+    """
+    steps = np.arange(1, captions.shape[1])
+    return np.asarray(((captions[:, 1:] != null) * steps).max(axis=1, initial=0), dtype=np.int64)
+
+
+def packed_rows(captions: Any, rows: Any, null: int) -> tuple[HostInts, int]:
+    """Return where the packed rows of some captions are among those of all captions.
+
+    Parameters
+    ----------
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        All captions.
+    rows : numpy.ndarray of int, shape (n,)
+        Which of them are packed alone.
+    null : int
+        Id of NULL.
+
+    Returns
+    -------
+    places : numpy.ndarray of int64, shape (m,)
+        For each packed row of the captions ``rows``, its place in the packing of all captions.
+    count : int
+        Rows of that packing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capgpu.sequence import packed_rows
+    >>> packed_rows(np.array([[1, 5, 0], [1, 5, 6]]), np.array([0]), 0)  # the second caption is longer: it comes first
+    (array([1]), 3)
+    """
+    lengths = caption_lengths(captions, null)
+    whole, part = Packing.from_lengths(lengths), Packing.from_lengths(lengths[rows])
+    rank = np.empty_like(whole.order)
+    rank[whole.order] = np.arange(whole.order.size)
+    first_rows = np.cumsum(whole.batch_sizes) - whole.batch_sizes
+    return first_rows[part.step_of_row] + rank[np.asarray(rows)[part.sequence_of_row]], whole.rows

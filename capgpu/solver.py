@@ -13,6 +13,7 @@ from capgpu.data.device_cache import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim.schedules import checked_factor
 from capgpu.random import fold_key
+from capgpu.training.agreement import any_rank, share_arrays
 from capgpu.training.history import plain
 from capgpu.training.interrupt import InterruptGuard
 from capgpu.training.losses import copy_arrays, divergence
@@ -99,6 +100,8 @@ class CaptioningSolver(SolverBase):
         Their epoch, counted from 1.
     best_val_acc, train_acc_history, val_acc_history : float, list, list
         0.0 and empty, as the course's captioning solver leaves them.
+    ranks : capgpu.distributed.Communicator
+        The processes that train the model together; a single one without ``mpiexec`` or ``srun``.
     interrupted : bool
         Whether Ctrl-C ended the last `train`; calling it again goes on from there.
     stopped : bool
@@ -155,12 +158,13 @@ class CaptioningSolver(SolverBase):
         if self._finished:
             self._target += self.num_epochs
             self.stopped = False
-        self.interrupted = self._finished = self._stop_requested = False
+        self.interrupted = self._finished = self._stop_requested = self._interrupt_requested = False
         total_steps = self._target * self.iterations_per_epoch
         tokens_per_step = self._train_tokens / self.iterations_per_epoch
+        is_root = self.ranks.rank == 0
         report = Reporter(
-            self.verbose,
-            self.history,
+            self.verbose and is_root,
+            self.history if is_root else None,
             self.step,
             total_steps,
             self._target,
@@ -176,13 +180,14 @@ class CaptioningSolver(SolverBase):
                     "split (validate=True scores it all the same)"
                 )
             try:
+                share_arrays(self.ranks, self.model.params)
                 self._placed = place_features(self.data, self._splits)
                 self._train_epochs(report, guard)
                 reason = "interrupted" if self.interrupted else "stopped" if self.stopped else "finished"
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-                if not isinstance(error, FloatingPointError):
-                    self._save()  # a step is made whole or not at all: a metric that fails costs no epoch
+                if not isinstance(error, FloatingPointError) and is_root:
+                    self._write_state()  # a step is made whole or not at all: a metric that fails costs no epoch
                 raise
             finally:
                 self._placed = self.data
@@ -203,15 +208,16 @@ class CaptioningSolver(SolverBase):
             self._train_epoch(report, guard)
             self._check_losses()
             whole = self.step == (self.epoch + 1) * self.iterations_per_epoch
-            ended = whole and not guard.requested and self._end_epoch(report, guard)
+            ended = whole and not self._interrupt_requested and self._end_epoch(report, guard)
+            self._agree(guard)
             if self._stop_requested:
-                self._target, self.stopped, self.interrupted = self.epoch, True, guard.requested
+                self._target, self.stopped, self.interrupted = self.epoch, True, self._interrupt_requested
                 self._save()
                 report.note(f"stopped after step {self.step}")
                 if self.interrupted:
                     return
                 break
-            if not ended or (guard.requested and self.epoch < self._target):
+            if not ended or (self._interrupt_requested and self.epoch < self._target):
                 self._save()
                 self.interrupted = True
                 report.note(f"interrupted after step {self.step}; train() goes on from there")
@@ -235,8 +241,15 @@ class CaptioningSolver(SolverBase):
                 step = self.step
                 if printed or self.step_callbacks:
                     self._report_step(report, captions, self._learning_rate() * factor, printed=printed)
-                if guard.requested or self._stop_requested:
+                self._agree(guard, patient=bool(self.step_callbacks))
+                if self._interrupt_requested or self._stop_requested:
                     return
+
+    def _agree(self, guard: InterruptGuard, *, patient: bool = True) -> None:
+        """Let an interrupt or a call of `stop` on one rank be one on all."""
+        self._interrupt_requested, self._stop_requested = any_rank(
+            self.ranks, guard.requested, self._stop_requested, patient=patient
+        )
 
     def _report_step(self, report: Reporter, captions: Any, learning_rate: float, *, printed: bool) -> None:
         """Print a step and call the step callbacks; on a device only printing waits for the loss."""
@@ -272,6 +285,7 @@ class CaptioningSolver(SolverBase):
             epoch=self.epoch,
             start=self.step - self.epoch * self.iterations_per_epoch,
             group_by_length=self.group_by_length,
+            part=(self.ranks.rank, self.ranks.size),
         )
 
     def _update(self, captions: Any, features: Array, factor: float, *, looked_at: bool) -> None:
@@ -307,12 +321,15 @@ class CaptioningSolver(SolverBase):
             **report.end_updates(self.step),
         }
         if self.validate:
-            score = loss_per_token(self.model, self._placed, "val", self.batch_size, lambda: guard.requested)
+            score = loss_per_token(
+                self.model, self._placed, "val", self.batch_size, lambda: guard.requested, self.ranks
+            )
             if score is None:
                 return False
             record |= {"val_loss": score, "best": score < self.best_val_loss}
         if self.metric is not None:
-            record["metric"] = plain(self.metric(self.model, self.data))
+            metric = self.metric
+            record["metric"] = self.ranks.from_root(lambda: plain(metric(self.model, self.data)))
             self.metric_history.append(record["metric"])
         if self.validate:
             self.val_loss_history.append(record["val_loss"])
@@ -335,4 +352,5 @@ class CaptioningSolver(SolverBase):
         if bad is not None:
             loss = self._losses.values[bad]
             self.step = self._losses.go_back(self.step, self.model.params)
-            raise divergence(bad + 1, loss, self.step, self._learning_rate(), self.clip_norm)
+            ranks = self._steps.ranks_without_a_finite_loss()
+            raise divergence(bad + 1, loss, self.step, self._learning_rate(), self.clip_norm, ranks)

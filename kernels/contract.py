@@ -42,10 +42,16 @@ class Dropout:
         Decides the mask, on every target alike.
     rate : float
         Probability of an element to be dropped, in ``(0, 1)``.
+    rows : array of int, shape (M,), optional
+        Row of the mask for each row of the array, where that holds some rows of what the mask belongs to.
+    size : int, optional
+        Elements of the whole mask, if `rows` is given.
     """
 
     key: int
     rate: float
+    rows: Array | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,15 @@ class LossOptions:
         Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
     precision : {"float32", "bf16"}
         How the products read their factors.
+    captions : int, optional
+        The number of captions that the loss is divided by, where the batch holds some of a minibatch.
     """
 
     feature_dropout: Dropout | None = None
     output_dropout: Dropout | None = None
     smoothing: float = 0.0
     precision: Precision = "float32"
+    captions: int | None = None
 
 
 class DecodingWeights(NamedTuple):

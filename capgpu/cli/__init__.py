@@ -24,6 +24,7 @@ from capgpu.cli.serve import serve
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
+from capgpu.distributed import active_communicator
 from capgpu.errors import CapgpuError
 
 __all__ = ["main"]
@@ -97,12 +98,23 @@ class _Command(click.Group):
         try:
             status = run(*args, **{**extra, "standalone_mode": False})
         except click.Abort:
-            echo("capgpu: interrupted", err=True)
+            _report("interrupted")
             status = 130
         except click.ClickException as error:
-            echo(f"capgpu: error: {error.format_message()}", err=True)
+            _report(f"error: {error.format_message()}")
             status = error.exit_code
         sys.exit(status)
+
+
+def _report(message: str) -> None:
+    """Print why the command ends; of several ranks one does, or the one that fails alone, which ends the others."""
+    ranks = active_communicator()
+    if ranks is None or ranks.size == 1:
+        echo(f"capgpu: {message}", err=True)
+    elif not ranks.failed_alike(message):
+        ranks.abort(message)
+    elif ranks.rank == 0:
+        echo(f"capgpu: {message}", err=True)
 
 
 @click.group(

@@ -27,6 +27,7 @@ from capgpu.cli.options import (
 )
 from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.datasets import open_dataset
+from capgpu.distributed import communicator
 from capgpu.errors import InvalidValueError
 from capgpu.trained import TrainedCaptioner, load, picture_files
 from capgpu.training.run_folder import RunFolder
@@ -91,7 +92,8 @@ def caption(
 
     RUN is a folder that capgpu train wrote. For each PICTURE, a file in any common format or a folder of such files,
     the caption is printed with its probability under the model. Files that cannot be read are reported on standard
-    error and skipped; the exit status is then 1, or 2 if no file could be read.
+    error and skipped; the exit status is then 1, or 2 if no file could be read. Under mpiexec, the processes divide the
+    PICTUREs.
     """
     named = paths if run_option is None else (run_option, *paths)
     run = RunFolder(run_folder(named[0] if named else None))
@@ -124,12 +126,21 @@ def _reject_split_options(ctx: click.Context) -> None:
 
 def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None) -> int:
     """Print or write the captions of picture files; return the exit status."""
+    from capgpu.evaluation.captioning import caption_pictures
+
+    ranks, captioner = communicator(), load(run.path)
     with ProgressBar("pictures") as bar:
-        result = load(run.path).caption_pictures(paths, config, progress=bar.show)
-    for message in result.errors.values():
-        echo(f"capgpu: skipped {message}", err=True)
+        progress = bar.show if ranks.rank == 0 else lambda done, total: None
+        result = caption_pictures(
+            captioner.model, captioner.encoder, paths, config, progress=progress, communicator=ranks
+        )
+    if ranks.rank == 0:
+        for message in result.errors.values():
+            echo(f"capgpu: skipped {message}", err=True)
     if not result.captions:
         raise InvalidValueError(f"expected at least one readable picture, got none in {len(paths)} files.")
+    if ranks.rank > 0:
+        return 0
     if json_file == "-":
         echo(_json(result.as_json(paths), sys.stdout.encoding))
     elif json_file is not None:

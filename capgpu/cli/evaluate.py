@@ -18,6 +18,7 @@ from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, check_writa
 from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.coco_results import write_coco_results
 from capgpu.data.datasets import Dataset, open_dataset
+from capgpu.distributed import communicator
 from capgpu.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -74,12 +75,14 @@ def evaluate(
     """Score the captions of a split: BLEU, ROUGE-L, CIDEr, exact matches and right base names.
 
     RUN is a folder that capgpu train wrote. The baseline is the caption of the nearest training picture, by the cosine
-    of the features. Pictures without a true caption are captioned, but not scored.
+    of the features. Pictures without a true caption are captioned, but not scored. Under mpiexec, the processes divide
+    the pictures.
     """
-    from capgpu.evaluation.split_evaluation import evaluate_split
+    from capgpu.evaluation.split_evaluation import caption_share, evaluate_split
     from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet, scores_title
     from capgpu.report.image_file import check_image_name
 
+    ranks = communicator()
     run = RunFolder(folder)
     for file in (sheet, ranked_sheet):
         if file is not None:
@@ -90,8 +93,13 @@ def evaluate(
     dataset = open_dataset(settings["data"])
     if sheet is not None or ranked_sheet is not None:
         check_drawable(dataset, split)
+    if ranks.rank > 0:
+        caption_share(run.load(dataset), dataset, split, config, ranks)
+        return
     with ProgressBar("pictures") as bar:
-        evaluation = evaluate_split(run.load(dataset), dataset, split, config, java=java, progress=bar.show)
+        evaluation = evaluate_split(
+            run.load(dataset), dataset, split, config, java=java, progress=bar.show, communicator=ranks
+        )
     _print(dataset, evaluation)
     if json_file is not None:
         report = {"run": str(run.path), "decoding": asdict(config), **evaluation.as_json()}

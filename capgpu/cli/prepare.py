@@ -13,11 +13,16 @@ from capgpu.cli.encoder_options import ENCODER_SETTINGS, encoder_options
 from capgpu.cli.options import Count, LocalPath, Number
 from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.detect_format import KINDS
+from capgpu.distributed import communicator
 from capgpu.errors import InvalidValueError
 from capgpu.tokens import TOKENIZERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capgpu.data.feature_journal import Helpers
     from capgpu.data.prepare import PrepareResult
+    from capgpu.vision import PictureEncoder
 
 __all__ = ["prepare"]
 
@@ -100,8 +105,36 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
     pictures and a file of captions: CSV, TSV or JSONL with image, caption and optionally split. Or it is a file:
     COCO's annotations (captions_*.json), Karpathy's splits (dataset_*.json), or a file of captions; several files of
     one kind are a split each (train.csv, val.csv).
-    An interrupted preparation resumes when it is started again.
+    An interrupted preparation resumes when it is started again. Under mpiexec, the processes divide the pictures.
     """
+    from capgpu.data.feature_journal import Helpers, compute_share
+
+    ranks = communicator()
+    encoding = {name: options[name] for name in ENCODER_SETTINGS}
+
+    def open_encoder() -> PictureEncoder:
+        from capgpu.vision import open_encoder
+
+        return open_encoder(**encoding)
+
+    if ranks.rank > 0:
+        compute_share(open_encoder, ranks)
+        return
+    with Helpers(ranks) as helpers:
+        _prepare(sources, out, kind, force, encoding, open_encoder, helpers, options)
+
+
+def _prepare(
+    sources: tuple[Path, ...],
+    out: Path,
+    kind: str | None,
+    force: bool,
+    encoding: dict[str, Any],
+    open_encoder: Callable[[], PictureEncoder],
+    helpers: Helpers,
+    options: dict[str, Any],
+) -> None:
+    """Prepare the folder, as rank 0 or the only process."""
     from capgpu.data.cs231n_coco import is_cs231n_coco
     from capgpu.data.detect_format import read_sources
     from capgpu.data.feature_files import open_features
@@ -120,14 +153,8 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
         **{name: options[name] for name in ("tokens", "min_count", "max_words", "max_length", "val", "test", "seed")},
         pca=options["pca"],
     )
-    encoding = {name: options[name] for name in ENCODER_SETTINGS}
     features = None if options["features"] is None else open_features(options["features"])
     captions = read_sources(sources, kind, options["images"])
-
-    def open_encoder() -> Any:
-        from capgpu.vision import open_encoder
-
-        return open_encoder(**encoding)
 
     where = {
         "path": " ".join(str(path.absolute()) for path in sources),
@@ -155,6 +182,7 @@ def prepare(sources: tuple[Path, ...], out: Path, kind: str | None, force: bool,
             max_unreadable=options["max_unreadable"],
             force=force,
             progress=bar.show,
+            helpers=helpers,
         )
     _print(result)
     echo(f"Prepared: {out}")

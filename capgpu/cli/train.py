@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ from capgpu.cli.command import Command, config_option
 from capgpu.cli.console import echo
 from capgpu.cli.options import COMPUTE_GROUP, Count, LocalPath, Number, backend_option, use_backend_option
 from capgpu.data.datasets import DATASETS, open_dataset
+from capgpu.distributed import communicator
 from capgpu.folder_lock import folder_lock
 from capgpu.metrics.coco import METRIC_NAMES
 from capgpu.optim import UPDATE_RULES
@@ -53,6 +57,7 @@ _EXAMPLES = (
         "capgpu train runs/best --metric CIDEr --patience 5",
     ),
     ("Continue after Ctrl-C", "capgpu train runs/demo --resume"),
+    ("Train in 4 processes, on one machine or several", "mpiexec -n 4 capgpu train runs/demo"),
     ("Read the options from a file", "capgpu train runs/wide --config wide.toml"),
 )
 
@@ -146,8 +151,10 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     RUN, the folder, gets config.json, history.jsonl, model.safetensors (the parameters of the epoch with the lowest
     validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the current step;
     --resume continues from there and gives the same bits as an uninterrupted run.
+
+    Under mpiexec -n N, or srun, N processes compute each minibatch together, with the results of one.
     """
-    from capgpu.training.training_run import check_dataset, make_solver, resumed_settings
+    from capgpu.training.training_run import check_dataset, check_same_data, make_solver, resumed_settings
 
     if options["run_argument"] is not None and options["out"] is not None:
         raise click.UsageError(f"expected one run folder, got {options['run_argument']} and --out {options['out']}.")
@@ -157,21 +164,31 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     resume: bool = options["resume"]
     if resume and options["force"]:
         raise click.UsageError("--resume continues a run and --force deletes it: give one of them.")
-    with folder_lock(run.path):
-        if resume:
-            given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
-            settings = resumed_settings(run, given, tuple(settings))
-        else:
+    ranks = communicator()
+
+    def begin() -> dict[str, Any]:
+        lock.enter_context(folder_lock(run.path))
+        if not resume:
             run.check_new(options["force"])
-        use_backend_option(options["backend"])
-        dataset = open_dataset(settings["data"])
-        check_dataset(run, dataset, settings, resume=resume)
-        solver = make_solver(run, dataset, settings, resume=resume)
+            return settings
+        given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
+        return resumed_settings(run, given, tuple(settings))
+
+    def write_settings() -> None:
         # all checks have passed: only now are files of an earlier run removed
         if not resume:
             run.start(settings | {"data_identity": dataset.identity})
-            solver.checkpoint = run.checkpoint
         run.keep_encoder(dataset.encoder_folder)  # a process may have been killed before it did
+
+    with ExitStack() as lock:
+        settings = ranks.from_root(begin)
+        use_backend_option(options["backend"])
+        dataset = open_dataset(settings["data"])
+        check_same_data(ranks, dataset)
+        check_dataset(run, dataset, settings, resume=resume)
+        solver = make_solver(run, dataset, settings, resume=resume)
+        ranks.from_root(write_settings)
+        solver.checkpoint = run.checkpoint
         _train(run, solver, settings)
 
 
@@ -184,14 +201,23 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     from capgpu.training.training_run import train_run
 
     size = sum(array.size for array in solver.model.params.values())
-    echo(
-        f"{settings['cell'].upper()} with {size:,} parameters, "
-        f"{len(solver.data['train_captions']):,} training captions, backend {current_backend().name}"
-    )
+    ranks = solver.ranks
+    # mpiexec names a process that was killed by its number only
+    processes = ranks.gather(f"{os.getpid()} on {platform.node()}")
+    if ranks.rank == 0:
+        echo(
+            f"{settings['cell'].upper()} with {size:,} parameters, "
+            f"{len(solver.data['train_captions']):,} training captions, backend {current_backend().name}"
+        )
+    if ranks.rank == 0 and ranks.size > 1:
+        echo(f"{ranks.size} ranks, processes {', '.join(processes)}")
     result = train_run(run, solver, settings)
     if not result.finished:
-        echo(f"Resume with: capgpu train {run.path} --resume", err=True)
+        if ranks.rank == 0:
+            echo(f"Resume with: capgpu train {run.path} --resume", err=True)
         raise click.Abort
+    if ranks.rank > 0:
+        return
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
     echo(
         f"Trained in {result.seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} "

@@ -18,7 +18,7 @@ from capgpu.data.prefetch import prefetch
 from capgpu.validation import check_count
 from capgpu.vocabulary import NULL
 
-__all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch"]
+__all__ = ["epoch_batches", "evaluation_batches", "iterations_per_epoch", "rank_rows"]
 
 HostInts: TypeAlias = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
@@ -55,6 +55,7 @@ def epoch_batches(
     epoch: int,
     start: int = 0,
     group_by_length: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[Minibatch, None, None]:
     """Yield the minibatches of an epoch: every caption of a split once, in random order.
 
@@ -74,11 +75,14 @@ def epoch_batches(
     group_by_length : bool
         Whether captions of similar lengths share a minibatch. The order of the minibatches is still random. Packed
         captions have no padding; grouping reduces the number of steps of the recurrence.
+    part : (int, int)
+        Rank and number of ranks: features are read for this rank's captions only, those of `rank_rows`.
 
     Returns
     -------
     generator of (captions, features, image_idxs)
-        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`. Features are
+        The `iterations_per_epoch` minibatches, each as from `capgpu.data.arrays.sample_minibatch`, with the features of
+        `part`. Features are
         gathered where they are stored (`capgpu.data.device_cache`). Those of a mapped file are read ahead by a thread
         that ends with the generator: close it if a loop may be left early.
 
@@ -98,7 +102,25 @@ def epoch_batches(
         selections = _grouped(order, _lengths(captions, null), number, random.permutation(number))
     else:
         selections = np.array_split(order, number)
-    return _take(arrays, selections[start:])
+    return _take(arrays, selections[start:], part)
+
+
+def rank_rows(count: int, rank: int, size: int) -> HostInts:
+    """Return which captions of a minibatch a rank computes: each `size`-th, so that sorted lengths are dealt evenly.
+
+    Parameters
+    ----------
+    count : int
+        Captions in the minibatch.
+    rank, size : int
+        Number of the rank, and of all.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n,)
+        Rising; empty for some ranks if `count` is less than `size`.
+    """
+    return np.arange(rank, count, size)
 
 
 def _lengths(captions: HostInts, null: int) -> HostInts:
@@ -118,7 +140,7 @@ def _grouped(order: HostInts, lengths: HostInts, number: int, positions: HostInt
 
 
 def evaluation_batches(
-    data: Mapping[str, Any], batch_size: int, split: str = "val"
+    data: Mapping[str, Any], batch_size: int, split: str = "val", part: tuple[int, int] = (0, 1)
 ) -> Generator[Minibatch, None, None]:
     """Yield the minibatches of a split in its order; the last one may be shorter.
 
@@ -130,6 +152,8 @@ def evaluation_batches(
         Captions per minibatch.
     split : str
         The split.
+    part : (int, int)
+        Rank and number of ranks: each `size`-th minibatch is yielded.
 
     Returns
     -------
@@ -144,24 +168,27 @@ def evaluation_batches(
     arrays = split_arrays(data, split)
     check_count("batch_size", batch_size, 1)
     count = arrays[0].shape[0]
-    return _take(arrays, (slice(start, start + batch_size) for start in range(0, count, batch_size)))
+    starts = range(part[0] * batch_size, count, part[1] * batch_size)
+    return _take(arrays, (slice(start, start + batch_size) for start in starts))
 
 
-def _take(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
+def _take(
+    arrays: Minibatch, selections: Iterable[Any], part: tuple[int, int] = (0, 1)
+) -> Generator[Minibatch, None, None]:
     # Rows of a mapped file may be read from a disk, rows in memory are gathered faster than a thread is notified. With
     # a device, gathering already overlaps with the work in its queue.
-    batches = _gather(arrays, selections)
+    batches = _gather(arrays, selections, slice(part[0], None, part[1]))
     return prefetch(batches) if isinstance(arrays[1], np.memmap) else batches
 
 
-def _gather(arrays: Minibatch, selections: Iterable[Any]) -> Generator[Minibatch, None, None]:
+def _gather(arrays: Minibatch, selections: Iterable[Any], rows: slice) -> Generator[Minibatch, None, None]:
     captions, features, image_idxs = arrays
     if is_host_array(features):
         for chosen in selections:
             images = image_idxs[chosen]
-            yield captions[chosen], features[images], images
+            yield captions[chosen], features[images[rows]], images
         return
     selections = list(selections)
-    gathered = take_batches(features, [image_idxs[chosen] for chosen in selections])
-    for chosen, (images, rows) in zip(selections, gathered, strict=True):
-        yield captions[chosen], rows, images
+    gathered = take_batches(features, [image_idxs[chosen][rows] for chosen in selections])
+    for chosen, (_, taken) in zip(selections, gathered, strict=True):
+        yield captions[chosen], taken, image_idxs[chosen]

@@ -23,6 +23,7 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray, stored_dtype
 from capgpu.data.feature_files import FeatureFile
+from capgpu.data.feature_journal import Helpers
 from capgpu.data.picture_folder import is_file, nearest_file, printable
 from capgpu.data.prepared_dataset import save_prepared
 from capgpu.data.source import UNSPLIT, Pictures, Source
@@ -123,6 +124,7 @@ def prepare(
     max_unreadable: float = MAX_UNREADABLE,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    helpers: Helpers | None = None,
 ) -> PrepareResult:
     """Create a prepared folder.
 
@@ -148,6 +150,8 @@ def prepare(
         Whether an earlier data set or preparation in the folder may be replaced.
     progress : callable
         ``progress(done, total)``, in pictures.
+    helpers : Helpers, optional
+        Other processes, which compute features, too. The result is that of one process.
 
     Returns
     -------
@@ -198,7 +202,7 @@ def prepare(
             splits = attach_features(splits, described, features)
         total = sum(map(len, splits.values()))
         work = open_staging(folder, everything, force)
-        kept, rows, broken = gather_features(splits, encoder, work, lambda done: progress(done, total))
+        kept, rows, broken = gather_features(splits, encoder, work, lambda done: progress(done, total), helpers)
         if "train" not in kept:
             if not kept:
                 shutil.rmtree(work)  # nothing to resume

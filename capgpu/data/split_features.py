@@ -12,7 +12,7 @@ import numpy as np
 
 from capgpu.data.arrays import HostArray, parts_of, rows_at_once, stored_dtype
 from capgpu.data.feature_files import FeatureFile
-from capgpu.data.feature_journal import collect_features
+from capgpu.data.feature_journal import Helpers, collect_features
 from capgpu.data.source import UNSPLIT, Pictures, Source
 from capgpu.data.text_files import DataFileError
 from capgpu.errors import name_os_errors
@@ -68,7 +68,11 @@ def attach_features(splits: dict[str, Pictures], source: Source, features: Featu
 
 
 def gather_features(
-    splits: dict[str, Pictures], encoder: PictureEncoder | None, work: Path, progress: Callable[[int], None]
+    splits: dict[str, Pictures],
+    encoder: PictureEncoder | None,
+    work: Path,
+    progress: Callable[[int], None],
+    helpers: Helpers | None = None,
 ) -> tuple[dict[str, list[int]], dict[str, HostArray], list[str]]:
     """Gather or compute the features of each split.
 
@@ -82,6 +86,8 @@ def gather_features(
         Folder of the results.
     progress : callable
         Called with the number of finished pictures.
+    helpers : Helpers, optional
+        Other processes, which compute features, too.
 
     Returns
     -------
@@ -113,7 +119,7 @@ def gather_features(
         return kept, rows, []
     progress(0)
     files = [file for pictures in splits.values() for file in pictures.files or ()]
-    computed, readable, broken = collect_features(encoder, files, work, progress)
+    computed, readable, broken = collect_features(encoder, files, work, progress, helpers)
     first = row = 0
     for name, pictures in splits.items():
         indices = [index - first for index in readable if first <= index < first + len(pictures)]

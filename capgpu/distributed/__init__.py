@@ -4,11 +4,12 @@
 operations return at once: code is written once, for any number of ranks.
 """
 
-from capgpu.distributed.communicator import Communicator, Reduction
+from capgpu.distributed.communicator import ALONE, Communicator, Reduction
 from capgpu.distributed.current import active_communicator, communicator, use_communicator
 from capgpu.distributed.launch import Launch, LaunchError, launch
 
 __all__ = [
+    "ALONE",
     "Communicator",
     "Launch",
     "LaunchError",

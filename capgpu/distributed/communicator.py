@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 from capgpu.backend import Array
 from capgpu.visible_text import visible
 
-__all__ = ["Communicator", "Reduction"]
+__all__ = ["ALONE", "Communicator", "Reduction"]
 
 
 class Reduction(Protocol):
@@ -154,3 +154,7 @@ class Communicator:
         """
         name = f"rank {self.rank} of {self.size}: " if self.size > 1 else ""
         print(visible(f"capgpu: {name}{message}"), file=sys.stderr, flush=True)
+
+
+#: The communicator of a process that works alone.
+ALONE = Communicator()

@@ -24,9 +24,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from capgpu.backend import Array, asarray, is_host_array, to_numpy
-from capgpu.distributed.communicator import Communicator
+from capgpu.distributed.communicator import Communicator, Reduction
 from capgpu.distributed.heartbeat import Heartbeat, rank_timeout
 from capgpu.distributed.launch import Launch, LaunchError
+from capgpu.distributed.nccl import NcclCollectives, open_nccl
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
 
@@ -103,6 +104,7 @@ class MpiCommunicator(Communicator):
         machine = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = machine.rank, machine.size
         machine.Free()
+        self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
         self._pending: list[_Operation] = []
         self._started = 0
         self._heartbeat = Heartbeat(world.Dup(), rank_timeout())
@@ -177,8 +179,11 @@ class MpiCommunicator(Communicator):
 
     # operations
 
-    def start_all_reduce(self, array: Array, *, patient: bool = False) -> _Operation:
+    def start_all_reduce(self, array: Array, *, patient: bool = False) -> Reduction:
         """Start to replace an array by its sum over all ranks; see `Communicator.start_all_reduce`."""
+        nccl = self._nccl_for(array)
+        if nccl is not None:
+            return nccl.start_all_reduce(array)
         values = to_numpy(array)
         flat = _contiguous(values)
         buffer = flat if flat.dtype.char in _ADDED else flat.astype(np.float32)
@@ -196,12 +201,24 @@ class MpiCommunicator(Communicator):
     def broadcast(self, *arrays: Array) -> None:
         """Replace arrays by those of rank 0; see `Communicator.broadcast`."""
         for array in arrays:
+            nccl = self._nccl_for(array)
+            if nccl is not None:
+                nccl.broadcast(array)
+                continue
             values = to_numpy(array)
             buffer = _contiguous(values)
             data = buffer.reshape(-1).view(np.uint8)
             self._start(partial(self._comm.Ibcast, data), data).wait()
             if not is_host_array(array) and self.rank > 0:
                 array[...] = _like(values, array)
+
+    def _nccl_for(self, array: Array) -> NcclCollectives | None:
+        """Return what serves an array of a device, if NCCL does; the first such array connects the devices."""
+        if is_host_array(array):
+            return None
+        if not self._nccl:
+            self._nccl.append(open_nccl(self))
+        return self._nccl[0]
 
     def barrier(self) -> None:
         """Wait until all ranks have called this."""

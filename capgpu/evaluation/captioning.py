@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,12 +14,13 @@ from capgpu.backend import asarray, to_numpy
 from capgpu.captions import Caption
 from capgpu.checkpoint import CheckpointError
 from capgpu.decode import DecodeResult, GenerationConfig
+from capgpu.distributed import ALONE, Communicator
 from capgpu.validation import check_count
 from capgpu.vocabulary import END, caption_text
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
-    from capgpu.vision import Picture, PictureEncoder
+    from capgpu.vision import Encoded, Picture, PictureEncoder
 
 __all__ = ["PictureCaptions", "caption_pictures", "write_caption_lists", "write_captions"]
 
@@ -82,6 +83,7 @@ def write_captions(
     *,
     batch_size: int = 256,
     progress: Progress = _silent,
+    communicator: Communicator = ALONE,
 ) -> list[Caption]:
     """Generate a caption for each feature vector.
 
@@ -97,6 +99,9 @@ def write_captions(
         Hypotheses decoded at a time: a beam search takes fewer pictures.
     progress : callable
         Called as ``progress(done, total)`` with the number of captioned pictures.
+    communicator : Communicator
+        Joins the processes that call this together: each reads and captions its batches, and all get the same result,
+        that of one process.
 
     Returns
     -------
@@ -108,7 +113,9 @@ def write_captions(
     TypeError, ValueError
         For features that do not fit the model, `batch_size` below 1, or settings out of range.
     """
-    lists = write_caption_lists(model, features, config, batch_size=batch_size, progress=progress)
+    lists = write_caption_lists(
+        model, features, config, batch_size=batch_size, progress=progress, communicator=communicator
+    )
     return [captions[0] for captions in lists]
 
 
@@ -120,12 +127,13 @@ def write_caption_lists(
     sources: Sequence[str | int] | None = None,
     batch_size: int = 256,
     progress: Progress = _silent,
+    communicator: Communicator = ALONE,
 ) -> list[list[Caption]]:
     """Generate the captions of each feature vector, `GenerationConfig.captions` of them.
 
     Parameters
     ----------
-    model, features, config, batch_size, progress
+    model, features, config, batch_size, progress, communicator
         As for `write_captions`.
     sources : sequence of N str or int, optional
         The pictures' files or indices; by default the rows of `features`.
@@ -144,13 +152,26 @@ def write_caption_lists(
     config = GenerationConfig() if config is None else config
     names = range(len(features)) if sources is None else sources
     pictures = max(batch_size // max(config.beam, 1), 1)
-    captions: list[list[Caption]] = []
-    for start in range(0, len(features), pictures):
+    batches: dict[int, list[list[Caption]]] = {}  # by their first row
+    # whole batches to each process: on any backend, the results are those of one process
+    for start in range(communicator.rank * pictures, len(features), communicator.size * pictures):
         progress(start, len(features))
         result = config(model, asarray(features[start : start + pictures]), start)
-        captions += _caption_lists(model, result, names[start : start + pictures])
+        batches[start] = _caption_lists(model, result, names[start : start + pictures])
+    if communicator.size > 1:
+        own = [(start, [list(map(astuple, captions)) for captions in batch]) for start, batch in batches.items()]
+        for part in communicator.gather(own):
+            batches |= {start: list(map(_from_json, batch)) for start, batch in part}
     progress(len(features), len(features))
-    return captions
+    return [captions for _, batch in sorted(batches.items()) for captions in batch]
+
+
+def _from_json(captions: list[Any]) -> list[Caption]:
+    """Return captions whose fields have passed through JSON."""
+    return [
+        Caption(text, tuple(tokens), tuple(log_probabilities), score, source)
+        for text, tokens, log_probabilities, score, source in captions
+    ]
 
 
 def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence[str | int]) -> list[list[Caption]]:
@@ -190,6 +211,7 @@ def caption_pictures(
     config: GenerationConfig | None = None,
     *,
     progress: Progress = _silent,
+    communicator: Communicator = ALONE,
 ) -> PictureCaptions:
     """Caption pictures.
 
@@ -200,11 +222,14 @@ def caption_pictures(
     encoder : PictureEncoder
         The encoder of the features that the model was trained on.
     pictures : sequence of N paths, PIL.Image.Image or numpy.ndarray of uint8
-        The pictures.
+        The pictures; paths, where several processes divide them.
     config : GenerationConfig, optional
         Settings of the decoder; greedy by default.
     progress : callable
         Called as ``progress(done, total)`` with the number of encoded pictures.
+    communicator : Communicator
+        Joins the processes that call this together: each encodes and captions a part of the pictures, and all get the
+        same result, that of one process.
 
     Returns
     -------
@@ -223,10 +248,32 @@ def caption_pictures(
             f"encoder: expected features of length {model.config['input_dim']}, as the model's, got {encoder.dim}: the "
             "run is inconsistent. Train again."
         )
-    encoded = encoder.encode(pictures, progress=progress)
+    encoded = _encode(encoder, pictures, progress, communicator)
     sources = [_source(pictures[i], i) for i in encoded.kept]
-    captions = write_caption_lists(model, encoded.features, config, sources=sources)
+    captions = write_caption_lists(model, encoded.features, config, sources=sources, communicator=communicator)
     return PictureCaptions(dict(zip(encoded.kept, captions, strict=True)), dict(encoded.broken))
+
+
+def _encode(
+    encoder: PictureEncoder, pictures: Sequence[Picture], progress: Progress, communicator: Communicator
+) -> Encoded:
+    """Return the features of all pictures, of which each process computes a part."""
+    if communicator.size == 1:
+        return encoder.encode(pictures, progress=progress)
+    from capgpu.vision import Encoded
+
+    bounds = [len(pictures) * rank // communicator.size for rank in range(communicator.size + 1)]
+    start, stop = bounds[communicator.rank : communicator.rank + 2]
+    own = encoder.encode(pictures[start:stop], progress=progress)
+    parts = communicator.gather([[start + i for i in own.kept], [(start + i, message) for i, message in own.broken]])
+    counts = [len(kept) for kept, _ in parts]
+    features = np.zeros((sum(counts), encoder.dim), np.float32)
+    first = sum(counts[: communicator.rank])
+    features[first : first + len(own.kept)] = own.features
+    communicator.all_reduce(features)  # each row is of one rank, zeros of the others
+    return Encoded(
+        features, [i for kept, _ in parts for i in kept], [(i, message) for _, broken in parts for i, message in broken]
+    )
 
 
 def _source(picture: Picture, index: int) -> str | int:

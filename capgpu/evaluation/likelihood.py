@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, overload
 
+import numpy as np
+
 from capgpu.backend import asarray
 from capgpu.data.batches import evaluation_batches
+from capgpu.distributed import Communicator
 from capgpu.errors import InvalidValueError
 from capgpu.training.losses import to_floats
 from capgpu.vocabulary import NULL
@@ -23,7 +26,12 @@ def loss_per_token(
 
 @overload
 def loss_per_token(
-    model: Any, data: Mapping[str, Any], split: str, batch_size: int, stop: Callable[[], bool]
+    model: Any,
+    data: Mapping[str, Any],
+    split: str,
+    batch_size: int,
+    stop: Callable[[], bool],
+    ranks: Communicator | None = None,
 ) -> float | None: ...
 
 
@@ -33,6 +41,7 @@ def loss_per_token(
     split: str = "val",
     batch_size: int = 100,
     stop: Callable[[], bool] | None = None,
+    ranks: Communicator | None = None,
 ) -> float | None:
     """Compute the negative log-likelihood of a split's words, per word, without dropout.
 
@@ -49,6 +58,9 @@ def loss_per_token(
         Captions scored at a time.
     stop : callable, optional
         Asked before each minibatch; where it says True, the result is None.
+    ranks : Communicator, optional
+        Divide the minibatches among the ranks, which all call this; the result has the same bits for any number of
+        them, and is None if `stop` says True on one of them.
 
     Returns
     -------
@@ -62,11 +74,13 @@ def loss_per_token(
     """
     null = getattr(model, "word_to_idx", {}).get(NULL, 0)
     totals: list[Any] = []
-    tokens = 0
-    with closing(evaluation_batches(data, batch_size, split)) as batches:
+    tokens, stopped = 0, False
+    ranks = Communicator() if ranks is None else ranks
+    with closing(evaluation_batches(data, batch_size, split, (ranks.rank, ranks.size))) as batches:
         for captions, features, _ in batches:
             if stop is not None and stop():
-                return None
+                stopped = True
+                break
             if hasattr(model, "nll"):
                 total, counted = model.nll(asarray(features), captions)
             else:
@@ -74,6 +88,14 @@ def loss_per_token(
                 total, counted = loss * captions.shape[0], (captions[:, 1:] != null).sum()
             totals.append(total)
             tokens += int(counted)
-    if tokens == 0:
+    number = -(-data[f"{split}_captions"].shape[0] // batch_size)
+    counts, losses = np.array([stopped, tokens]), np.zeros(number)
+    values = to_floats(totals)
+    losses[ranks.rank :: ranks.size][: len(values)] = values
+    # each sum has one term that is not zero: that is exact
+    ranks.all_reduce(counts, losses)
+    if counts[0]:
+        return None
+    if counts[1] == 0:
         raise InvalidValueError(f"{split}_captions holds no words to score: every step after the first is <NULL>.")
-    return sum(to_floats(totals)) / tokens
+    return float(sum(losses.tolist())) / int(counts[1])

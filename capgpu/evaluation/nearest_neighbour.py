@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.data.arrays import parts_of
+from capgpu.distributed import ALONE, Communicator
 from capgpu.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def nearest_neighbours(
     base: npt.NDArray[Any],
     metric: Literal["cosine", "euclidean"] = "cosine",
     rows: npt.NDArray[np.integer] | None = None,
+    communicator: Communicator = ALONE,
 ) -> npt.NDArray[np.int64]:
     """Find the row of `base` nearest to each query.
 
@@ -39,6 +41,9 @@ def nearest_neighbours(
         Largest cosine, or smallest distance. A vector of zeros has cosine 0 with every vector.
     rows : numpy.ndarray of int, shape (R,), optional
         Increasing rows of `base` to choose from; by default all.
+    communicator : Communicator
+        Joins the processes that call this together: each reads its part of `base`, and all get the same result, that
+        of one process.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def nearest_neighbours(
     nearest = np.zeros(queries.shape[0], dtype=np.int64)
     base_step = min(max(1, _BLOCK_BYTES // (4 * math.prod(base.shape[1:]))), rows.size)
     query_step = max(1, _BLOCK_BYTES // (4 * base_step))
-    for first in range(0, rows.size, base_step):
+    for first in range(communicator.rank * base_step, rows.size, communicator.size * base_step):
         chosen = rows[first : first + base_step]
         part = _vectors(base[chosen])
         offset: Any = 0.0
@@ -82,6 +87,11 @@ def nearest_neighbours(
             value = np.take_along_axis(similarity, column[:, None], axis=1)[:, 0]
             nearer = value > best[block]  # strictly: the first of equally near rows stays
             nearest[block][nearer], best[block][nearer] = chosen[column[nearer]], value[nearer]
+    if communicator.size > 1:
+        parts = communicator.gather([best.tolist(), nearest.tolist()])
+        values, candidates = (np.array([part[i] for part in parts]) for i in (0, 1))
+        # of equally near rows the first, as in one process
+        nearest = np.where(values == values.max(axis=0), candidates, base.shape[0]).min(axis=0)
     return nearest
 
 
@@ -99,7 +109,7 @@ def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return unit
 
 
-def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
+def neighbour_captions(dataset: Dataset, split: str, communicator: Communicator = ALONE) -> list[str]:
     """Caption each picture with the first caption of the nearest captioned training picture.
 
     Parameters
@@ -108,6 +118,8 @@ def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
         The data set.
     split : str
         The split to caption.
+    communicator : Communicator
+        As for `nearest_neighbours`.
 
     Returns
     -------
@@ -115,7 +127,9 @@ def neighbour_captions(dataset: Dataset, split: str) -> list[str]:
         One caption per picture of the split.
     """
     captioned, first = np.unique(dataset.captioned_images("train"), return_index=True)
-    nearest = nearest_neighbours(dataset.features(split), dataset.features("train"), rows=captioned)
+    nearest = nearest_neighbours(
+        dataset.features(split), dataset.features("train"), rows=captioned, communicator=communicator
+    )
     # only the captions that are used are tokenized
     used, index = np.unique(first[np.searchsorted(captioned, nearest)], return_inverse=True)
     texts = dataset.caption_texts("train", used)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from capgpu.data.datasets import Dataset
 from capgpu.decode import GenerationConfig
+from capgpu.distributed import ALONE, Communicator
 from capgpu.evaluation.captioning import write_captions
 from capgpu.evaluation.match import match_base_names
 from capgpu.evaluation.nearest_neighbour import neighbour_captions
@@ -17,7 +18,7 @@ from capgpu.tokens import detokenize, interned
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["BASELINE", "SplitEvaluation", "evaluate_split"]
+__all__ = ["BASELINE", "SplitEvaluation", "caption_share", "evaluate_split"]
 
 #: Name of the baseline in tables and files.
 BASELINE = "nearest training picture"
@@ -87,6 +88,7 @@ def evaluate_split(
     *,
     java: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    communicator: Communicator = ALONE,
 ) -> SplitEvaluation:
     """Caption a split and score the captions beside those of the nearest-neighbour baseline.
 
@@ -104,6 +106,8 @@ def evaluate_split(
         Additional metrics of `capgpu.evaluation.scores.JAVA_METRICS`.
     progress : callable
         Called as ``progress(done, total)`` with the number of captioned pictures.
+    communicator : Communicator
+        Joins this process, of rank 0, with those that call `caption_share`. The result is that of one process.
 
     Returns
     -------
@@ -122,10 +126,8 @@ def evaluate_split(
     truths = [[detokenize(words) for words in group] for group in references]
     scored = [i for i, group in enumerate(truths) if group]
     name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_decoder_suffix(config)}"
-    captions = {
-        name: [caption.text for caption in write_captions(model, dataset.features(split), config, progress=progress)],
-        BASELINE: neighbour_captions(dataset, split),
-    }
+    texts, neighbours = caption_share(model, dataset, split, config, communicator, progress=progress)
+    captions = {name: texts, BASELINE: neighbours}
     references = [references[i] for i in scored]
     scores = {}
     for who, texts in captions.items():
@@ -137,6 +139,38 @@ def evaluate_split(
         scores[who] = score_captions(words, references, java=java, right_base=right_base)
     expressible = _expressible(references, model.word_to_idx)
     return SplitEvaluation(split, name, captions, truths, scores, len(scored), expressible)
+
+
+def caption_share(
+    model: CaptioningRNN,
+    dataset: Dataset,
+    split: str,
+    config: GenerationConfig,
+    communicator: Communicator,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[str], list[str]]:
+    """Caption a split together with other processes: those of rank above 0 call this, rank 0 `evaluate_split`.
+
+    Parameters
+    ----------
+    model, dataset, split, config, progress
+        As for `evaluate_split`.
+    communicator : Communicator
+        Joins the processes. Each reads its part of the features.
+
+    Returns
+    -------
+    texts, neighbours : list of str
+        The captions of all pictures by the model and by the baseline, as of one process.
+
+    Raises
+    ------
+    ValueError
+        For a split that the data set does not have.
+    """
+    captions = write_captions(model, dataset.features(split), config, progress=progress, communicator=communicator)
+    return [caption.text for caption in captions], neighbour_captions(dataset, split, communicator)
 
 
 def _decoder_suffix(config: GenerationConfig) -> str:

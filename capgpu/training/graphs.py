@@ -10,12 +10,14 @@ from typing import Any
 
 from capgpu.backend import Array, is_host_array
 from capgpu.captioner import captioner_gradients
+from capgpu.distributed import Communicator
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
 from capgpu.optim.rules import RULES, complete_configs
 from capgpu.training.accumulation import AccumulatedSteps
+from capgpu.training.distributed import DistributedSteps
 from capgpu.training.steps import TrainingSteps
 
 __all__ = ["GraphedSteps", "graphs_wanted", "training_steps"]
@@ -45,7 +47,11 @@ def graphs_wanted() -> bool:
 
 
 def training_steps(
-    model: Any, optimizer: Optimizer, clip_norm: float | None, micro_batch_size: int | None = None
+    model: Any,
+    optimizer: Optimizer,
+    clip_norm: float | None,
+    micro_batch_size: int | None = None,
+    ranks: Communicator | None = None,
 ) -> TrainingSteps:
     """Return training steps: from CUDA graphs where they serve the model, unless ``CAPGPU_CUDA_GRAPHS=0``.
 
@@ -55,6 +61,8 @@ def training_steps(
         As for `TrainingSteps`.
     micro_batch_size : int, optional
         Captions computed at a time, see `AccumulatedSteps`; such steps are not made from graphs.
+    ranks : Communicator, optional
+        The ranks that compute each minibatch together, see `DistributedSteps`; not from graphs either.
 
     Returns
     -------
@@ -67,6 +75,8 @@ def training_steps(
     ValueError
         For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
     """
+    if ranks is not None and ranks.size > 1:
+        return DistributedSteps(model, optimizer, clip_norm, ranks, micro_batch_size)
     if micro_batch_size is not None:
         return AccumulatedSteps(model, optimizer, clip_norm, micro_batch_size)
     if not graphs_wanted() or all(is_host_array(array) for array in model.params.values()):

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the first asks a loop to stop at its next good point, the second stops at once."""
+"""Ctrl-C and SIGTERM as requests: the first asks a loop to stop at its next good point, the second stops at once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["InterruptGuard"]
 
 
 class InterruptGuard:
-    """Context that turns the first SIGINT into a flag.
+    """Context that turns the first SIGINT or SIGTERM into a flag.
 
     Attributes
     ----------
     requested : bool
-        Whether a SIGINT has come.
+        Whether a signal has come.
 
     Notes
     -----
     Signal handlers belong to the main thread: in another one, and where the program ignores SIGINT or has a
-    handler that was not set from Python, the context changes nothing. The handler that was there comes back
-    at the end.
+    handler that was not set from Python, the context changes nothing. SIGTERM is handled where the program has no
+    handler of its own. The handlers that were there come back at the end.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous_handler: Any = None
+        self._previous_handlers: dict[int, Any] = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -36,15 +36,15 @@ class InterruptGuard:
 
     def __enter__(self) -> InterruptGuard:
         if threading.current_thread() is threading.main_thread():
-            previous_handler = signal.getsignal(signal.SIGINT)
-            if previous_handler not in (None, signal.SIG_IGN):
-                self._previous_handler = previous_handler
-                signal.signal(signal.SIGINT, self._handle)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                previous = signal.getsignal(signum)
+                own = previous != signal.SIG_DFL if signum == signal.SIGTERM else previous == signal.SIG_IGN
+                if previous is not None and not own:
+                    self._previous_handlers[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())

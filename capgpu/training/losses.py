@@ -104,7 +104,12 @@ class LossRecord:
 
 
 def divergence(
-    step: int, loss: float, good_step: int, learning_rate: float, clip_norm: float | None
+    step: int,
+    loss: float,
+    good_step: int,
+    learning_rate: float,
+    clip_norm: float | None,
+    ranks: Sequence[int] = (),
 ) -> FloatingPointError:
     """Return the error for a loss that is not finite.
 
@@ -118,14 +123,17 @@ def divergence(
         The step that led to the parameters the model has now.
     learning_rate, clip_norm : float
         What might be lowered, or None.
+    ranks : sequence of int
+        The ranks whose captions have it, where several compute together.
 
     Returns
     -------
     FloatingPointError
         To be raised.
     """
+    where = f" on rank {', '.join(map(str, ranks))}" if ranks else ""
     return FloatingPointError(
-        f"the loss of step {step} is {loss}: training has diverged (learning rate {learning_rate:g}, clip_norm "
+        f"the loss of step {step} is {loss}{where}: training has diverged (learning rate {learning_rate:g}, clip_norm "
         f"{clip_norm}). Train anew with a lower learning rate, or with clip_norm, say 5.0. model.params holds the "
         f"parameters after step {good_step}, the last ones known to be good."
     )

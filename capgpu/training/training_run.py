@@ -12,6 +12,7 @@ from capgpu.captioner import announce_decoding
 from capgpu.checkpoint import CheckpointError, save_model
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import Dataset
+from capgpu.distributed import Communicator
 from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.evaluation.caption_metric import CaptionMetric
@@ -29,7 +30,7 @@ from capgpu.training.run_folder import RunFolder
 from capgpu.training.state import STATE_FILE
 from capgpu.vocabulary import NULL
 
-__all__ = ["TrainingResult", "check_dataset", "make_solver", "resumed_settings", "train_run"]
+__all__ = ["TrainingResult", "check_dataset", "check_same_data", "make_solver", "resumed_settings", "train_run"]
 
 #: Settings that runs of earlier versions lack, and the values they were trained with.
 _DEFAULTS_OF_EARLIER_RUNS = {
@@ -169,6 +170,30 @@ def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any],
         )
 
 
+def check_same_data(ranks: Communicator, dataset: Dataset) -> None:
+    """Check that all ranks have opened the same data.
+
+    Parameters
+    ----------
+    ranks : Communicator
+        The ranks, which all call this.
+    dataset : Dataset
+        The data set.
+
+    Raises
+    ------
+    ValueError
+        Naming the ranks whose data differ from those of rank 0.
+    """
+    identities = ranks.gather(dataset.identity)
+    others = [str(rank) for rank, identity in enumerate(identities) if identity != identities[0]]
+    if others:
+        raise InvalidValueError(
+            f"{dataset.name}: expected the same data on all ranks, got others on rank {', '.join(others)} than on rank "
+            "0. Copy the folder to all machines again."
+        )
+
+
 def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> CaptioningSolver:
     """Create the model and the solver of a run.
 
@@ -300,8 +325,8 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
     from capgpu.training.reporting import clock
 
     announce_decoding(solver.model.params)  # whoever trains will have captions written
-    if solver.step == 0:
-        rewind_history(run.history, 0, 0)  # of a process that was killed before it saved a state
+    if solver.step == 0:  # after a process that was killed before it saved a state
+        solver.ranks.from_root(lambda: rewind_history(run.history, 0, 0))
     start, compiling = clock(), compile_seconds()
     try:
         solver.train()
@@ -309,7 +334,8 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
         if not solver.interrupted:
             raise  # a second Ctrl-C: there may be no state to resume from
     seconds, compiling = clock() - start, compile_seconds() - compiling
-    if not solver.interrupted:
+
+    def finish() -> None:
         save_model(run.model, solver.model)
         _plot_losses(run, solver, settings)
         run.finish(
@@ -322,6 +348,9 @@ def train_run(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str, A
                 "backend": current_backend().name,
             }
         )
+
+    if not solver.interrupted:
+        solver.ranks.from_root(finish)
     return TrainingResult(not solver.interrupted, seconds, compiling)
 
 

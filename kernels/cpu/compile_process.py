@@ -67,8 +67,8 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "caption_batch": [lambda: kernels.caption_batch(np.array([[1, 2]]), 0, 3, one)],
         "matmul": [lambda: kernels.matmul(one, one), POOL.compile_workers],
         "apply_dropout": [
-            lambda: dropout.drop_in_place(one.copy(), 0, (0, 0, 0, 1.0)),
-            lambda: dropout.drop_into(one, 0, (0, 0, 0, 1.0), one.copy()),
+            lambda: dropout.drop_in_place(one.copy(), index, (0, 0, 0, 1.0)),
+            lambda: dropout.drop_into(one, index, (0, 0, 0, 1.0), one.copy()),
         ],
         "take_rows": [lambda: kernels.take_rows(one, index)],
         "embedding_gradient": [lambda: kernels.embedding_gradient(one, index, 1)],

@@ -26,7 +26,7 @@ from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.random import mask_rule
 
-__all__ = ["apply_dropout", "drop_in_place", "drop_into", "rule_of"]
+__all__ = ["apply_dropout", "drop_in_place", "drop_into", "mask_rows", "rule_of"]
 
 #: Below this many elements one thread is faster than two.
 WORTH_SHARING = 50_000
@@ -36,8 +36,14 @@ I32 = ir.IntType(32)
 
 def rule_of(dropout: Dropout, count: int) -> tuple[int, int, int, float]:
     """Return the rule for an array of `count` elements, as compiled code takes it."""
-    first, second, threshold, factor = mask_rule(dropout.key, dropout.rate, count)
+    size = count if dropout.size is None else dropout.size
+    first, second, threshold, factor = mask_rule(dropout.key, dropout.rate, size)
     return first, second, threshold, factor
+
+
+def mask_rows(dropout: Dropout, count: int) -> Any:
+    """Return the row of the mask for each of the `count` rows of an array."""
+    return np.arange(count) if dropout.rows is None else contiguous(dropout.rows, np.int64)
 
 
 @intrinsic
@@ -76,34 +82,34 @@ def _mask(row: Any, position: int, rule: Any) -> None:
 
 
 @parallel_job(allocates=False)
-def _drop_rows(index: int, count: int, rows: Any, start: int, rule: Any) -> None:
-    """Multiply a task's rows, the first of which is row `start` of what the mask belongs to, by their mask."""
+def _drop_rows(index: int, count: int, rows: Any, numbers: Any, rule: Any) -> None:
+    """Multiply a task's rows by the rows of the mask that have these numbers."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
-        _mask(rows[k], (start + k) * width, rule)
+        _mask(rows[k], numbers[k] * width, rule)
 
 
 @parallel_job(allocates=False)
-def _drop_rows_into(index: int, count: int, rows: Any, start: int, rule: Any, out: Any) -> None:
+def _drop_rows_into(index: int, count: int, rows: Any, numbers: Any, rule: Any, out: Any) -> None:
     """Write what `_drop_rows` makes of a task's rows to another array."""
     m, width = rows.shape
     for k in range(m * index // count, m * (index + 1) // count):
-        _masked(rows[k], (start + k) * width, rule, out[k])
+        _masked(rows[k], numbers[k] * width, rule, out[k])
 
 
-def drop_in_place(rows: Any, start: int, rule: tuple[int, int, int, float]) -> None:
-    """Multiply contiguous rows, from row `start` on of what the mask belongs to, by their mask."""
-    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows, rows, start, rule)
+def drop_in_place(rows: Any, numbers: Any, rule: tuple[int, int, int, float]) -> None:
+    """Multiply contiguous rows by the rows of the mask that have these numbers."""
+    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows, rows, numbers, rule)
 
 
-def drop_into(rows: Any, start: int, rule: tuple[int, int, int, float], out: Any) -> None:
+def drop_into(rows: Any, numbers: Any, rule: tuple[int, int, int, float], out: Any) -> None:
     """Write what `drop_in_place` makes of the rows to another array."""
-    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows_into, rows, start, rule, out)
+    POOL.run(POOL.n_threads if rows.size >= WORTH_SHARING else 1, _drop_rows_into, rows, numbers, rule, out)
 
 
 def apply_dropout(array: Any, dropout: Dropout) -> Any:
     """Multiply an array by a dropout mask; see `capgpu.kernels.reference.apply_dropout`."""
     array = contiguous(array)
     out = np.empty_like(array)
-    drop_into(array, 0, rule_of(dropout, array.size), out)
+    drop_into(array, mask_rows(dropout, array.shape[0]), rule_of(dropout, array.size), out)
     return out

@@ -20,7 +20,7 @@ import numpy as np
 
 from capgpu.kernels.contract import Dropout, Precision, check_precision
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, rule_of
+from capgpu.kernels.cpu.dropout import drop_in_place, drop_into, mask_rows, rule_of
 from capgpu.kernels.cpu.embedding import column_sums
 from capgpu.kernels.cpu.fast_math import exponential, maximum
 from capgpu.kernels.cpu.gemm import product_into
@@ -184,14 +184,15 @@ def linear_cross_entropy(
         db = dW[-1] if joint else allocate(size, dtype=W.dtype)
     memory = scratch("scores", (block, size), hidden.dtype)
     rule = None if dropout is None else rule_of(dropout, hidden.size)
+    numbers = None if dropout is None else mask_rows(dropout, count)
     dropped_hidden = (
         None if dropout is None else scratch("hidden states after dropout", (block, hidden.shape[1]), hidden.dtype)
     )
     for start in range(0, count, block):
         rows = hidden[start : start + block]
         scores = memory[: rows.shape[0]]
-        if rule is not None and dropped_hidden is not None:
-            drop_into(rows, start, rule, dropped_hidden[: rows.shape[0]])
+        if rule is not None and numbers is not None and dropped_hidden is not None:
+            drop_into(rows, numbers[start : start + block], rule, dropped_hidden[: rows.shape[0]])
             rows = dropped_hidden[: rows.shape[0]]
         multiply(scores, rows, W, b, transpose_b=transposed)
         part = slice(start, start + block)
@@ -200,8 +201,8 @@ def linear_cross_entropy(
             continue
         drows = dhidden[start : start + block]
         multiply(drows, scores, W, transpose_b=not transposed)
-        if rule is not None:
-            drop_in_place(drows, start, rule)
+        if rule is not None and numbers is not None:
+            drop_in_place(drows, numbers[start : start + block], rule)
         factors = (scores, rows) if transposed else (rows, scores)
         multiply(dW, *factors, transpose_a=True, accumulate=start > 0)
         if joint:

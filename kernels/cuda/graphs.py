@@ -248,7 +248,7 @@ class StepGraphs:
         words = dev_numbers[:_KEY_WORDS].view(np.uint32)
         batch = layout.on_device(dev_numbers[_KEY_WORDS:])
         feature, output = (
-            None if dropout is None else StoredDropout(0, dropout.rate, words[2 * number : 2 * number + 2], rows)
+            None if dropout is None else StoredDropout(0, dropout.rate, rows, None, words[2 * number : 2 * number + 2])
             for number, (dropout, rows) in enumerate(
                 ((options.feature_dropout, None), (options.output_dropout, batch.row_numbers))
             )

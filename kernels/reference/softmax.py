@@ -24,9 +24,14 @@ def apply_dropout(array: Array, dropout: Dropout) -> Array:
     Returns
     -------
     array, shape (M, W)
-        ``array * capgpu.random.dropout_mask(dropout.key, dropout.rate, array.shape, array)``.
+        ``array * capgpu.random.dropout_mask(dropout.key, dropout.rate, array.shape, array)``, or with the rows that
+        `dropout` names.
     """
-    return array * dropout_mask(dropout.key, dropout.rate, tuple(array.shape), array)
+    return array * _mask(array, dropout)
+
+
+def _mask(array: Array, dropout: Dropout) -> Array:
+    return dropout_mask(dropout.key, dropout.rate, tuple(array.shape), array, dropout.rows, dropout.size)
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:
@@ -129,7 +134,7 @@ def linear_cross_entropy(
     xp = array_namespace(hidden, W, b, targets)
     mask = None
     if dropout is not None:
-        mask = dropout_mask(dropout.key, dropout.rate, tuple(hidden.shape), hidden)
+        mask = _mask(hidden, dropout)
         hidden = hidden * mask
     logits = product(hidden, W, precision) + b
     if row_weights is not None:

@@ -200,7 +200,7 @@ def dropout(device: Any, dtype: str) -> None:
         drop_into(array[1:], Dropout(5, 0.4), array[1:])
     key_words, rows = device.asarray(np.array([5, 6], np.uint32)), device.asarray(np.array([0, 2, 1, 4], np.int32))
     array = device.asarray(np.random.default_rng(7).standard_normal((4, 37)).astype(dtype))
-    drop_into(array, StoredDropout(0, 0.4, key_words, rows), device.empty(array.shape, dtype))
+    drop_into(array, StoredDropout(0, 0.4, rows, None, key_words), device.empty(array.shape, dtype))
 
 
 def others(device: Any, dtype: str) -> None:

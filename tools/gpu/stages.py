@@ -152,6 +152,12 @@ STAGES = (
         *(45, 120, 15),
         lambda context: _module("tools.gpu.training", "--folder", str(context.scratch / "train")),
     ),
+    Stage(
+        "ranks",
+        "B",
+        *(25, 90, 12),
+        lambda context: _module("tools.gpu.ranks", "--folder", str(context.scratch)),
+    ),
     Stage("counters", "B", 50, 75, 150, _counters),
     Stage(
         "bench",

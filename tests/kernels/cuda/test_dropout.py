@@ -57,7 +57,7 @@ def test_a_stored_key_draws_the_rows_of_the_mask_that_it_names(device, dtype, wi
     rule = mask_rule(5, 0.4, 60 * width)
     words = device.asarray(np.array([rule.first, rule.second], np.uint32))
     out = device.empty(values.shape, dtype)
-    drop_into(device.asarray(values), StoredDropout(0, 0.4, words, device.asarray(rows)), out)
+    drop_into(device.asarray(values), StoredDropout(0, 0.4, device.asarray(rows), None, words), out)
     expected = values * dropout_mask(5, 0.4, (60, width), values)[rows]
     assert (bits(out.get()) == bits(expected)).all()
 

@@ -19,6 +19,7 @@ from . import (
     kernels,
     memory,
     names,
+    nccl,
     random,
     runtime,
     stream,
@@ -69,6 +70,11 @@ def _backends(modules: dict[str, types.ModuleType]) -> dict[str, types.ModuleTyp
     }
 
 
+def _nccl() -> dict[str, Any]:
+    constants = {name: value for name, value in vars(nccl).items() if name.startswith("NCCL_")}
+    return {**_public(nccl), **constants, "NcclError": nccl.NcclError, "available": nccl.available}
+
+
 def _is_available() -> bool:
     try:
         return runtime.getDeviceCount() > 0
@@ -88,6 +94,7 @@ def _cuda() -> dict[str, types.ModuleType]:
         "cupy.cuda.graph": _module("cupy.cuda.graph", _public(graph)),
         "cupy.cuda.stream": _module("cupy.cuda.stream", _public(stream)),
         "cupy.cuda.memory": _module("cupy.cuda.memory", _public(memory)),
+        "cupy.cuda.nccl": _module("cupy.cuda.nccl", _nccl()),
     }
     contents: dict[str, Any] = {name.rpartition(".")[2]: module for name, module in parts.items()}
     contents |= {

@@ -36,6 +36,12 @@ def setDevice(device_id: int) -> None:
     STATE.current_device = device_id
 
 
+def deviceGetPCIBusId(device_id: int) -> str:
+    """Return the address of a device, which differs between the devices of a machine."""
+    _check_ordinal(device_id)
+    return f"0000:{0x17 + device_id:02X}:00.0"
+
+
 def driverGetVersion() -> int:
     """Return the CUDA version that the driver serves, 0 without a driver. Never raises."""
     return STATE.driver_version

@@ -43,6 +43,8 @@ class Counters:
         New arrays (not views), each rounded up to the pool's unit of 512 bytes.
     nondeterministic : list of str
         Operations that a device performs with floating-point atomics, in an order that varies between runs.
+    collectives : list of (str, int, int)
+        NCCL's collectives: name, bytes, and the pointer of the stream.
     """
 
     synchronisations: int = 0
@@ -53,6 +55,7 @@ class Counters:
     allocations: int = 0
     allocated_bytes: int = 0
     nondeterministic: list[str] = field(default_factory=list)
+    collectives: list[tuple[str, int, int]] = field(default_factory=list)
 
     def reset(self) -> None:
         """Set every count back to zero."""

@@ -16,13 +16,14 @@ import pytest
 import capgpu
 from bench.cuda import report
 from bench.cuda.run import RESULTS
+from bench.workloads import parse_size
 from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, workspace
 from capgpu.kernels.cuda.device_calls import counting
 from oracles import kernel_launches
 from simulators import cupy_standin
 from simulators.cupy_standin.state import STATE
 from simulators.emulator.runner import EmulatorRunner, Launch
-from tools.gpu import checked, compile_all, host, profiled, tables, times, training
+from tools.gpu import checked, compile_all, host, profiled, ranks, tables, times, training
 from tools.gpu.stages import NO_DEVICE
 from tools.gpu.tables import Findings, LeftOutError, Part
 
@@ -296,6 +297,33 @@ def test_without_a_device_the_host_is_not_timed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert host.main([]) == NO_DEVICE
     assert "nothing to time: backend 'cuda'" in capsys.readouterr().err
+
+
+# --- ranks ------------------------------------------------------------------------------------------
+
+
+def test_one_rank_trains_by_nccl_like_a_process_without(device, tmp_path, capsys):
+    assert ranks.run_rank(tmp_path, 0, 1, parse_size(TINY), steps=1)
+    assert "largest relative difference" in capsys.readouterr().out
+    assert {name for name, *_ in cupy_standin.counters().collectives} == {"allReduce"}
+
+
+def test_other_losses_of_ranks_are_a_failure(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "train", lambda alone, size, steps: ([2.0 if alone is None else 2.1], 1.0))
+    assert not ranks.run_rank(tmp_path, 0, 1, parse_size(TINY), steps=1)
+
+
+def test_without_a_device_there_are_no_ranks(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert ranks.main(["--folder", str(tmp_path)]) == NO_DEVICE
+    assert "no ranks: backend 'cuda'" in capsys.readouterr().err
+
+
+def test_processes_find_one_another_by_files(tmp_path):
+    first, second = (ranks.FileCommunicator(tmp_path, rank, 2) for rank in range(2))
+    for value in ([1, 2], "a"):
+        assert first.from_root(lambda value=value: value) == value
+    assert [second.from_root(list) for _ in range(2)] == [[1, 2], "a"]
 
 
 # --- counters, train --------------------------------------------------------------------------------
