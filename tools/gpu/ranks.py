@@ -3,8 +3,8 @@
     python -m tools.gpu.ranks --folder DIR [--size S1] [--steps 30]
 
 On every device a process adds arrays of each dtype, and trains on its captions of the same minibatch; the losses must
-be those of one process with all captions. With one device, NCCL has one rank: its calls, streams and events are checked,
-but no sums. MPI is not needed: the processes find one another by files in the folder.
+be those of one process with all captions. With one device, NCCL has one rank: its calls, streams and events are
+checked, but no sums. MPI is not needed: the processes find one another by files in the folder.
 
 Exit status: 0 everything agrees; 1 it does not, or a process failed; 2 there is no device.
 """
