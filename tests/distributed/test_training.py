@@ -1,0 +1,47 @@
+"""Training in several ranks gives what one process gives, whatever is switched on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capgpu.backend import use_backend
+
+from .training_scenarios import SCENARIOS, run_all
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = str(Path(__file__).with_name("training_scenarios.py"))
+NAMES = [scenario.__name__ for scenario in SCENARIOS]
+
+
+def results_of(ranks, size: int) -> list[dict]:
+    result = ranks(size, PROGRAM, PYTHONPATH=f"{TESTS.parent}:{TESTS}")
+    assert result.returncode == 0, result.stderr
+    lines = sorted((json.loads(line) for line in result.stdout.splitlines()), key=lambda line: line["rank"])
+    assert [line["rank"] for line in lines] == list(range(size))
+    return [line["results"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict:
+    with use_backend("numpy"):
+        return run_all()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_train_like_one_process(ranks, alone, size):
+    every_rank = results_of(ranks, size)
+    for name in NAMES:
+        result, expected = every_rank[0][name], alone[name]
+        assert all(other[name] == result for other in every_rank), name  # digests of parameters among them
+        np.testing.assert_allclose(result["losses"], expected["losses"], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(result["val"], expected["val"], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result["metric"], expected["metric"], rtol=1e-3, atol=1e-5, err_msg=name)
+        assert result["end"] == expected["end"], name
+
+
+def test_the_same_ranks_give_the_same_bits(ranks):
+    assert results_of(ranks, 2) == results_of(ranks, 2)
