@@ -50,6 +50,12 @@ class CaptioningRNN(CaptionerBase):
         the package ml_dtypes; its kernels are the ``cuda`` backend's, the others compute in float32 and round.
     seed : int, optional
         Seed of the initial parameters: the same on every backend.
+    n_layers : int
+        Recurrent layers, 1 to 64. Each starts from the same hidden state, made of the features; all but the first read
+        the hidden states of the one below; words are scored from the last one's.
+    layer_dropout : float
+        Rate, in ``[0, 1)``, of the dropout on the hidden states that the next layer reads (Zaremba et al. 2014). Active
+        only where `loss` is given a ``dropout_key``.
     feature_dropout, output_dropout : float
         Rates, in ``[0, 1)``, of the dropout on the features and on the hidden states before the vocabulary
         projection. Active only where `loss` is given a ``dropout_key``.
@@ -69,8 +75,9 @@ class CaptioningRNN(CaptionerBase):
     ----------
     params : dict of str to array
         ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (B,) with
-        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; ``W_vocab`` (H, V), unless weights are
-        tied; ``b_vocab`` (V,). Entries may be replaced or written into at any time.
+        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; of further layers ``Wx2`` (H, G),
+        ``Wh2``, ``b2`` and so on; ``W_vocab`` (H, V), unless weights are tied; ``b_vocab`` (V,). Entries may be
+        replaced or written into at any time.
 
     Raises
     ------
@@ -135,7 +142,7 @@ class CaptioningRNN(CaptionerBase):
         batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
-        dropout = options.feature_dropout is not None or options.output_dropout is not None
+        dropout = any((options.feature_dropout, options.output_dropout, options.layer_dropouts))
         announce_training(self.cell, operands, dropout)
         return captioner_gradients(self.cell, operands, features, batch, options, features_gradient)
 
@@ -187,7 +194,7 @@ class CaptioningRNN(CaptionerBase):
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
         self._check_finite_parameters()
-        return greedy_captions(self._operands(), features, max_length, start, end, self.null, self.precision)
+        return greedy_captions(self.cell, self._operands(), features, max_length, start, end, self.null, self.precision)
 
     def _check_finite_parameters(self) -> None:
         known = self._known_finite
