@@ -4,17 +4,25 @@
     h_t = cell(W_embed[word_t] Wx + b, h_{t-1} Wh)
     scores of word_{t+1} = h_t W_vocab + b_vocab
 
+Of several layers, each starts from the same h0 and reads the hidden states of the one below, with dropout between them;
+words are scored from the last one's::
+
+    h2_t = cell(dropout(h_t) Wx2 + b2, h2_{t-1} Wh2)
+
+Every layer depends on the picture from the first word on, without parameters of its own for it.
+
 `capgpu.model.CaptioningRNN` holds the parameters and checks its arguments; nothing is checked here. Without an entry
 ``W_vocab``, words are scored by their own vectors: W_vocab is W_embed transposed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for, split_biases
+from capgpu.kernels import CaptionBatch, DecodingWeights, Dropout, LossOptions, Precision, kernels_for, split_biases
 from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
@@ -22,6 +30,7 @@ from capgpu.layers.recurrence import (
     projection_gradients,
     recurrent_forward,
 )
+from capgpu.parameters import layer_names
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -131,12 +140,12 @@ def _gradients(
     features_gradient: bool,
     sink: GradientSink | None,
 ) -> tuple[Array, dict[str, Array]]:
-    # features -> h0; distinct words -> vectors; both -> hidden states -> scores -> loss
+    # features -> h0; distinct words -> vectors; both -> hidden states, layer by layer -> scores -> loss
     if options.feature_dropout is not None:
         features = kernels.apply_dropout(features, options.feature_dropout)
-    forward = _hidden_states(kernels, cell, p, features, batch)
+    layers = _run_layers(kernels, cell, p, features, batch, options.layer_dropouts)
     loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
-        forward.states.hidden,
+        layers[-1].states.hidden,
         _vocabulary_weights(p),
         p["b_vocab"],
         batch.targets,
@@ -153,30 +162,36 @@ def _gradients(
     if sink is not None and not tied:
         sink.ready("W_vocab", dW_vocab)
 
-    # and back
-    gradients = backward_through_time(dhidden, None, forward)
-    dh0 = gradients.dh0
-    # what is not read again makes room for the gradients of the parameters
-    forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
+    # and back, from the last layer to the first
+    dinputs, dh0 = dhidden, None
+    dlayers: dict[str, Array] = {}
     del dhidden
-    dembedded, dWx, dWh, db = projection_gradients(gradients, forward)
-    del gradients, forward
+    while layers:
+        layer, forward = len(layers) - 1, layers.pop()
+        if layer < len(options.layer_dropouts):  # the same mask as on the way forward
+            dinputs = kernels.apply_dropout(dinputs, options.layer_dropouts[layer])
+        gradients = backward_through_time(dinputs, None, forward)
+        dh0 = gradients.dh0 if dh0 is None else dh0 + gradients.dh0
+        # what is not read again makes room for the gradients of the parameters
+        forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
+        del dinputs
+        dinputs, *dlayer = projection_gradients(gradients, forward)
+        del gradients, forward
+        dlayers.update(zip(layer_names(layer), dlayer, strict=True))
+        if sink is not None:
+            for name in layer_names(layer)[:2]:
+                sink.ready(name, dlayers[name])
     grads: dict[str, Array] = {}
-    if sink is not None:
-        sink.ready("Wx", dWx)
-        sink.ready("Wh", dWh)
     if tied:
-        grads["W_embed"] = kernels.add_rows(dW_vocab.T, dembedded, batch.words)
+        grads["W_embed"] = kernels.add_rows(dW_vocab.T, dinputs, batch.words)
     elif sink is not None:
-        sink.ready_rows("W_embed", dembedded, batch.words)
+        sink.ready_rows("W_embed", dinputs, batch.words)
     else:
-        grads["W_embed"] = kernels.scatter_rows(dembedded, batch.words, p["W_embed"].shape[0])
+        grads["W_embed"] = kernels.scatter_rows(dinputs, batch.words, p["W_embed"].shape[0])
     grads |= {
         "W_proj": kernels.matmul(features, dh0, transpose_a=True),
         "b_proj": kernels.column_sums(dh0),
-        "Wx": dWx,
-        "Wh": dWh,
-        "b": db,
+        **{name: dlayers[name] for name in p if name in dlayers},
         **({} if tied else {"W_vocab": dW_vocab}),
         "b_vocab": db_vocab,
     }
@@ -206,34 +221,47 @@ def captioner_loss(
         Cross-entropy summed over the words that count, in nats.
     """
     kernels = kernels_for(params["Wh"], precision)
-    hidden = _hidden_states(kernels, cell, params, features, batch).states.hidden
+    hidden = _run_layers(kernels, cell, params, features, batch)[-1].states.hidden
     total, *_ = kernels.linear_cross_entropy(
         hidden, _vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
     )
     return total
 
 
-def _hidden_states(
-    kernels: Kernels, cell: Cell, p: Mapping[str, Array], features: Array, batch: CaptionBatch
-) -> Recurrence:
-    """Run the recurrence over the captions; each distinct word's vector is projected once."""
+def _run_layers(
+    kernels: Kernels,
+    cell: Cell,
+    p: Mapping[str, Array],
+    features: Array,
+    batch: CaptionBatch,
+    dropouts: tuple[Dropout, ...] = (),
+) -> list[Recurrence]:
+    """Run the recurrent layers over the captions, from the first on; each distinct word's vector is projected once."""
     h0 = kernels.matmul(features, p["W_proj"])
-    embedded = kernels.take_rows(p["W_embed"], batch.words)
-    return recurrent_forward(
-        cell,
-        embedded,
-        h0,
-        None,
-        p["Wx"],
-        p["Wh"],
-        p["b"],
-        batch.batch_sizes,
-        rows=batch.word_of_row,
-        groups=batch.groups,
-        h0_bias=p["b_proj"],
-        order=batch.order,
-        kernels=kernels,
-    )
+    x, rows, groups = kernels.take_rows(p["W_embed"], batch.words), batch.word_of_row, batch.groups
+    layers: list[Recurrence] = []
+    for layer, (Wx, Wh, b) in enumerate(_layer_parameters(p)):
+        if layer:
+            x, rows, groups = layers[-1].states.hidden, None, None
+            if dropouts:
+                x = kernels.apply_dropout(x, dropouts[layer - 1])
+        forward = recurrent_forward(
+            cell,
+            x,
+            h0,
+            None,
+            Wx,
+            Wh,
+            b,
+            batch.batch_sizes,
+            rows=rows,
+            groups=groups,
+            h0_bias=p["b_proj"],
+            order=batch.order,
+            kernels=kernels,
+        )
+        layers.append(forward)
+    return layers
 
 
 class DecodingState(NamedTuple):
@@ -242,16 +270,19 @@ class DecodingState(NamedTuple):
     Attributes
     ----------
     h : array, shape (M, H)
-        Hidden state.
+        Hidden state of the first layer.
     c : array, shape (M, H), or None
-        Cell state of an LSTM.
+        Its cell state, of an LSTM.
     table : array, shape (V, G), or None
         Projected vectors of the whole vocabulary, where they were computed beforehand.
+    upper : tuple of (h, c)
+        The same states of each further layer.
     """
 
     h: Array
     c: Array | None
     table: Array | None
+    upper: tuple[tuple[Array, Array | None], ...] = ()
 
 
 def initial_decoding_state(
@@ -278,7 +309,7 @@ def initial_decoding_state(
     c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
     input_bias, _ = split_biases(p["b"], p["Wh"])
     table = kernels.matmul(p["W_embed"], p["Wx"], input_bias) if n_words >= p["W_embed"].shape[0] else None
-    return DecodingState(h, c, table)
+    return DecodingState(h, c, table, ((h, c),) * (len(_layer_parameters(p)) - 1))
 
 
 def next_word_scores(
@@ -311,27 +342,29 @@ def next_word_scores(
         M rows.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
-    input_bias, recurrent_bias = split_biases(p["b"], p["Wh"])
+    layers = [(Wx, Wh, *split_biases(b, Wh)) for Wx, Wh, b in _layer_parameters(p)]
     if state.table is None:
         embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
-        projected, rows = kernels.matmul(embedded, p["Wx"], input_bias), None
+        Wx, _, input_bias, _ = layers[0]
+        projected, rows = kernels.matmul(embedded, Wx, input_bias), None
     else:
         projected, rows = state.table, words
-    logits, h, c = kernels.decode_step(
-        projected,
-        rows,
-        state.h,
-        state.c,
-        p["Wh"],
-        _vocabulary_weights(p),
-        p["b_vocab"],
-        parents,
-        recurrent_bias=recurrent_bias,
-    )
-    return logits, DecodingState(h, c, state.table)
+    # what follows a layer is the next one's input product; after the last one, the vocabulary projection
+    products = [(Wx, input_bias) for Wx, _, input_bias, _ in layers[1:]]
+    products.append((_vocabulary_weights(p), p["b_vocab"]))
+    states: list[tuple[Array, Array | None]] = []
+    before = ((state.h, state.c), *state.upper)
+    for (h, c), (_, Wh, _, recurrent_bias), product in zip(before, layers, products, strict=True):
+        projected, *after = kernels.decode_step(
+            projected, rows, h, c, Wh, *product, parents, recurrent_bias=recurrent_bias
+        )
+        states.append((after[0], after[1]))
+        rows = None
+    return projected, DecodingState(*states[0], state.table, tuple(states[1:]))
 
 
 def greedy_captions(
+    cell: Cell,
     params: Mapping[str, Array],
     features: Array,
     max_length: int,
@@ -344,7 +377,7 @@ def greedy_captions(
 
     Parameters
     ----------
-    params, features
+    cell, params, features
         As for `captioner_gradients`.
     max_length : int
         Number of words.
@@ -359,9 +392,46 @@ def greedy_captions(
         Word ids, without START.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
+    if len(_layer_parameters(p)) > 1:
+        return _greedy_captions_by_steps(cell, params, features, max_length, start, end, null, precision)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], _vocabulary_weights(p), p["b_vocab"])
     return kernels.greedy_captions(h, weights, max_length, start, end, null)
+
+
+def _greedy_captions_by_steps(
+    cell: Cell,
+    params: Mapping[str, Array],
+    features: Array,
+    max_length: int,
+    start: int,
+    end: int,
+    null: int,
+    precision: Precision,
+) -> Array:
+    """Decode as `greedy_captions`, for several layers, of which no kernel writes whole captions."""
+    xp, count = array_namespace(features), features.shape[0]
+    state = initial_decoding_state(cell, params, features, count * max_length, precision)
+    words = xp.full((count,), start, dtype=xp.int32, device=features.device)
+    nulls = xp.full((count,), null, dtype=xp.int32, device=features.device)
+    finished = xp.zeros((count,), dtype=xp.bool, device=features.device)
+    written: list[Array] = []
+    for _ in range(max_length):
+        logits, state = next_word_scores(params, state, words, precision=precision)
+        words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
+        written.append(xp.where(finished, nulls, words))
+        if end >= 0:
+            finished = finished | (words == end)
+            if bool(xp.all(finished)):
+                break
+    written.extend([nulls] * (max_length - len(written)))
+    return xp.stack(written, axis=1)
+
+
+def _layer_parameters(params: Mapping[str, Array]) -> list[tuple[Array, Array, Array]]:
+    """Return Wx, Wh and b of each recurrent layer, the first one first."""
+    names = itertools.takewhile(lambda layer: layer[0] in params, map(layer_names, itertools.count()))
+    return [(params[Wx], params[Wh], params[b]) for Wx, Wh, b in names]
 
 
 def _vocabulary_weights(params: Mapping[str, Array]) -> Array:

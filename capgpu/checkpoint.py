@@ -374,6 +374,7 @@ def _described(metadata: JsonObject) -> tuple[dict[str, tuple[int, ...]], np.dty
         config.integer("wordvec_dim", 1),
         config.integer("hidden_dim", 1),
         "tie_weights" in config.value and config.flag("tie_weights"),
+        config.integer("n_layers", 1) if "n_layers" in config.value else 1,
     )
     return shapes, floating_dtype(config.text("dtype"))
 

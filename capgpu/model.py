@@ -5,6 +5,7 @@ The mathematics is in `capgpu.captioner`, parameters and checks of arguments in 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from capgpu.captioner import (
     next_word_scores,
 )
 from capgpu.errors import InvalidValueError
+from capgpu.kernels import LossOptions
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters
 from capgpu.sequence import packed_rows
@@ -55,6 +57,12 @@ class CaptioningRNN(CaptionerBase):
         the package ml_dtypes; its kernels are the ``cuda`` backend's, the others compute in float32 and round.
     seed : int, optional
         Seed of the initial parameters: the same on every backend.
+    n_layers : int
+        Recurrent layers, 1 to 64. Each starts from the same hidden state, made of the features; all but the first read
+        the hidden states of the one below; words are scored from the last one's.
+    layer_dropout : float
+        Rate, in ``[0, 1)``, of the dropout on the hidden states that the next layer reads (Zaremba et al. 2014). Active
+        only where `loss` is given a ``dropout_key``.
     feature_dropout, output_dropout : float
         Rates, in ``[0, 1)``, of the dropout on the features and on the hidden states before the vocabulary
         projection. Active only where `loss` is given a ``dropout_key``.
@@ -74,8 +82,9 @@ class CaptioningRNN(CaptionerBase):
     ----------
     params : dict of str to array
         ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (B,) with
-        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; ``W_vocab`` (H, V), unless weights are
-        tied; ``b_vocab`` (V,). Entries may be replaced or written into at any time.
+        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; of further layers ``Wx2`` (H, G),
+        ``Wh2``, ``b2`` and so on; ``W_vocab`` (H, V), unless weights are tied; ``b_vocab`` (V,). Entries may be
+        replaced or written into at any time.
 
     Raises
     ------
@@ -140,7 +149,7 @@ class CaptioningRNN(CaptionerBase):
         batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
-        dropout = options.feature_dropout is not None or options.output_dropout is not None
+        dropout = any((options.feature_dropout, options.output_dropout, options.layer_dropouts))
         announce_training(self.cell, operands, dropout)
         return captioner_gradients(self.cell, operands, features, batch, options, features_gradient)
 
@@ -184,23 +193,33 @@ class CaptioningRNN(CaptionerBase):
         batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
-        feature_dropout, output_dropout = options.feature_dropout, options.output_dropout
-        dropout = feature_dropout is not None or output_dropout is not None
+        dropout = any((options.feature_dropout, options.output_dropout, options.layer_dropouts))
         announce_training(self.cell, operands, dropout)
-        if dropout:  # the rows of the masks of the whole minibatch
-            Wh = operands["Wh"]
-            xp = array_namespace(Wh)
-            if feature_dropout is not None:
-                size = captions.shape[0] * features.shape[1]
-                feature_dropout = replace(feature_dropout, rows=xp.asarray(rows, device=Wh.device), size=size)
-            if output_dropout is not None:
-                packed, count = packed_rows(captions, rows, self.null)
-                size = count * Wh.shape[0]
-                output_dropout = replace(output_dropout, rows=xp.asarray(packed, device=Wh.device), size=size)
-        options = replace(
-            options, feature_dropout=feature_dropout, output_dropout=output_dropout, captions=captions.shape[0]
-        )
+        if dropout:
+            options = self._rows_of_minibatch(options, features.shape[1:], captions, rows)
+        options = replace(options, captions=captions.shape[0])
         return captioner_gradients(self.cell, operands, features, batch, options, sink=sink)
+
+    def _rows_of_minibatch(
+        self, options: LossOptions, feature_shape: tuple[int, ...], captions: Any, rows: Any
+    ) -> LossOptions:
+        """Let dropout's masks be the rows of some captions in the masks of the whole minibatch."""
+        Wh = self.params["Wh"]
+        xp = array_namespace(Wh)
+        if options.feature_dropout is not None:
+            options = replace(
+                options,
+                feature_dropout=replace(
+                    options.feature_dropout,
+                    rows=xp.asarray(rows, device=Wh.device),
+                    size=captions.shape[0] * math.prod(feature_shape),
+                ),
+            )
+        packed, count = packed_rows(captions, rows, self.null)
+        at = {"rows": xp.asarray(packed, device=Wh.device), "size": count * Wh.shape[0]}
+        if options.output_dropout is not None:
+            options = replace(options, output_dropout=replace(options.output_dropout, **at))
+        return replace(options, layer_dropouts=tuple(replace(dropout, **at) for dropout in options.layer_dropouts))
 
     def nll(self, features: Array, captions: Array) -> tuple[Array, int]:
         """Compute the negative log-likelihood of captions, without gradients and without dropout.
@@ -250,7 +269,7 @@ class CaptioningRNN(CaptionerBase):
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
         self._check_finite_parameters()
-        return greedy_captions(self._operands(), features, max_length, start, end, self.null, self.precision)
+        return greedy_captions(self.cell, self._operands(), features, max_length, start, end, self.null, self.precision)
 
     def _check_finite_parameters(self) -> None:
         known = self._known_finite

@@ -31,7 +31,7 @@ class CaptionerBase:
     ----------
     word_to_idx, input_dim, wordvec_dim, hidden_dim, cell_type, dtype, seed
         As for `capgpu.model.CaptioningRNN`.
-    feature_dropout, output_dropout, tie_weights, label_smoothing, precision
+    feature_dropout, output_dropout, tie_weights, label_smoothing, precision, n_layers, layer_dropout
         As for `capgpu.model.CaptioningRNN`.
     """
 
@@ -50,12 +50,19 @@ class CaptionerBase:
         tie_weights: bool = False,
         label_smoothing: float = 0.0,
         precision: Precision = "float32",
+        n_layers: int = 1,
+        layer_dropout: float = 0.0,
     ) -> None:
         if cell_type not in CELLS:
             raise InvalidValueError(
                 f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {short(cell_type)}."
             )
-        check_rates(feature_dropout=feature_dropout, output_dropout=output_dropout, label_smoothing=label_smoothing)
+        check_rates(
+            feature_dropout=feature_dropout,
+            output_dropout=output_dropout,
+            layer_dropout=layer_dropout,
+            label_smoothing=label_smoothing,
+        )
         check_word_to_idx(word_to_idx)
         if NULL not in word_to_idx:
             raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
@@ -67,13 +74,15 @@ class CaptionerBase:
         self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
         self.feature_dropout = float(feature_dropout)
         self.output_dropout = float(output_dropout)
+        self.layer_dropout = float(layer_dropout)
         self.tie_weights = bool(tie_weights)
         self.label_smoothing = float(label_smoothing)
         #: The parameters that were finite when `sample` read them; nothing is known of those that training has changed.
         self._known_finite: dict[str, Array] = {}
         self._shapes = parameter_shapes(
-            self.cell, len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.tie_weights
+            self.cell, len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.tie_weights, n_layers
         )
+        self.n_layers = int(n_layers)
         self.params = initial_parameters(self._shapes, self.dtype, seed)
 
     @property
@@ -100,6 +109,8 @@ class CaptionerBase:
             "tie_weights": self.tie_weights,
             "label_smoothing": self.label_smoothing,
             "precision": self.precision,
+            "n_layers": self.n_layers,
+            "layer_dropout": self.layer_dropout,
         }
 
     @property
@@ -166,6 +177,8 @@ class CaptionerBase:
         special = "".join(
             f", {name}={value!r}"
             for name, default in (
+                ("n_layers", 1),
+                ("layer_dropout", 0.0),
                 ("feature_dropout", 0.0),
                 ("output_dropout", 0.0),
                 ("tie_weights", False),
@@ -227,11 +240,12 @@ class CaptionerBase:
 
     def _options(self, dropout_key: int | None) -> LossOptions:
         """Return what `loss` applies besides the model itself; each dropout has a key of its own."""
-        feature, output = (
+        rates = self.feature_dropout, self.output_dropout, *[self.layer_dropout] * (self.n_layers - 1)
+        feature, output, *layers = (
             Dropout(fold_key(dropout_key, number), rate) if dropout_key is not None and rate > 0 else None
-            for number, rate in enumerate((self.feature_dropout, self.output_dropout))
+            for number, rate in enumerate(rates)
         )
-        return LossOptions(feature, output, self.label_smoothing, self.precision)
+        return LossOptions(feature, output, tuple(filter(None, layers)), self.label_smoothing, self.precision)
 
     def _batch(self, captions: Any, weights: Any = None) -> CaptionBatch:
         """Pack host captions, and copy the packing to where the parameters live."""

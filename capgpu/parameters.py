@@ -15,13 +15,41 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell
 from capgpu.random import Generator
 
-__all__ = ["check_finite_parameters", "check_parameters", "checked_features", "initial_parameters", "parameter_shapes"]
+__all__ = [
+    "MAX_LAYERS",
+    "check_finite_parameters",
+    "check_parameters",
+    "checked_features",
+    "initial_parameters",
+    "layer_names",
+    "parameter_shapes",
+]
 
 Shapes = dict[str, tuple[int, ...]]
+#: Largest number of layers; a file that names more is damaged.
+MAX_LAYERS = 64
+
+
+def layer_names(layer: int) -> tuple[str, str, str]:
+    """Return the names of a recurrent layer's parameters: Wx, Wh, b of the first (0), Wx2, Wh2, b2 of the next.
+
+    Parameters
+    ----------
+    layer : int
+        From 0, which reads the words.
+    """
+    suffix = str(layer + 1) if layer else ""
+    return f"Wx{suffix}", f"Wh{suffix}", f"b{suffix}"
 
 
 def parameter_shapes(
-    cell: Cell, vocabulary_size: int, input_dim: int, wordvec_dim: int, hidden_dim: int, tie_weights: bool
+    cell: Cell,
+    vocabulary_size: int,
+    input_dim: int,
+    wordvec_dim: int,
+    hidden_dim: int,
+    tie_weights: bool,
+    n_layers: int = 1,
 ) -> Shapes:
     """Return the shape of each parameter, in the order in which parameters are listed everywhere.
 
@@ -33,6 +61,8 @@ def parameter_shapes(
         V, D, W, H.
     tie_weights : bool
         Whether words are scored by their own vectors: no W_vocab then.
+    n_layers : int
+        Recurrent layers.
 
     Returns
     -------
@@ -42,8 +72,10 @@ def parameter_shapes(
     Raises
     ------
     ValueError
-        For lengths that are not integers of at least 1, or tied weights with W != H.
+        For lengths that are not integers of at least 1, a number of layers beyond 1 to 64, or tied weights with W != H.
     """
+    if not isinstance(n_layers, (int, np.integer)) or not 1 <= n_layers <= MAX_LAYERS:
+        raise InvalidValueError(f"n_layers: expected an integer in 1..{MAX_LAYERS}, got {n_layers!r}.")
     for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
         if not isinstance(size, (int, np.integer)) or size < 1:
             raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
@@ -59,14 +91,15 @@ def parameter_shapes(
         "W_embed": (vocabulary_size, wordvec_dim),
         "W_proj": (input_dim, hidden_dim),
         "b_proj": (hidden_dim,),
-        "Wx": (wordvec_dim, gates),
-        "Wh": (hidden_dim, gates),
-        "b": (cell.n_biases * hidden_dim,),
-        "W_vocab": (hidden_dim, vocabulary_size),
-        "b_vocab": (vocabulary_size,),
     }
-    if tie_weights:
-        del shapes["W_vocab"]
+    for layer in range(n_layers):
+        Wx, Wh, b = layer_names(layer)
+        shapes[Wx] = (hidden_dim if layer else wordvec_dim, gates)
+        shapes[Wh] = (hidden_dim, gates)
+        shapes[b] = (cell.n_biases * hidden_dim,)
+    if not tie_weights:
+        shapes["W_vocab"] = (hidden_dim, vocabulary_size)
+    shapes["b_vocab"] = (vocabulary_size,)
     return shapes
 
 

@@ -32,7 +32,8 @@ class CaptioningSolver(SolverBase):
     model : CaptioningRNN
         Or any object with ``params`` (a dict of arrays) and ``loss(features, captions) -> (loss, grads)``,
         its loss summed over the words and divided by the captions. ``nll`` serves validation if it is there,
-        and ``loss`` gets a ``dropout_key`` if ``feature_dropout`` or ``output_dropout`` is above 0.
+        and ``loss`` gets a ``dropout_key`` if one of its attributes ``feature_dropout``, ``output_dropout`` and
+        ``layer_dropout`` is above 0.
     data : dict
         The course's data dictionary, see `capgpu.data.arrays`. While `train` runs, a device holds a copy of the
         features that fit, see `capgpu.data.device_cache`.
@@ -294,7 +295,7 @@ class CaptioningSolver(SolverBase):
         A loss that is looked at is checked before the update.
         """
         model, step = self.model, self.step
-        dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout"))
+        dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout", "layer_dropout"))
         key = fold_key(self.seed, step) if dropout else None
         with checked_data():
             loss = self._steps.loss(asarray(features), captions, factor, whole=not looked_at, dropout_key=key)

@@ -64,6 +64,9 @@ class LossOptions:
         Applied to the features, shape (N, D).
     output_dropout : Dropout, optional
         Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
+    layer_dropouts : tuple of Dropout
+        Applied to the packed hidden states, shape (M, H), of each recurrent layer but the last, which the next layer
+        reads; empty for no dropout there.
     smoothing : float
         Part of each true word's probability that is spread evenly over the vocabulary, in ``[0, 1)``.
     precision : {"float32", "bf16"}
@@ -74,6 +77,7 @@ class LossOptions:
 
     feature_dropout: Dropout | None = None
     output_dropout: Dropout | None = None
+    layer_dropouts: tuple[Dropout, ...] = ()
     smoothing: float = 0.0
     precision: Precision = "float32"
     captions: int | None = None

@@ -3,8 +3,8 @@
     python -m tools.kill_ranks --kills 100
 
 A small captioner is trained by one process, which is the reference. Then by 2 to 4 ranks under mpiexec, of which one,
-drawn at random, is killed at a random time, or stopped, or all are interrupted; another number of ranks goes on from the
-state on the disk. After each fault:
+drawn at random, is killed at a random time, or stopped, or all are interrupted; another number of ranks goes on from
+the state on the disk. After each fault:
 
     mpiexec has ended within seconds, with an exit status other than 0
     the state can be read, is not behind that of before, and has the reference's losses

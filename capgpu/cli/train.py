@@ -32,7 +32,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEF
 
 _GROUPS = {
     "Data and run folder": ("--data", "--out", "--resume", "--force", "--config"),
-    "Model": ("--cell", "--hidden", "--wordvec", "--tie-weights", "--dtype", "--precision"),
+    "Model": ("--cell", "--hidden", "--layers", "--wordvec", "--tie-weights", "--dtype", "--precision"),
     "Training": (
         "--epochs",
         "--batch-size",
@@ -45,7 +45,7 @@ _GROUPS = {
         "--clip-norm",
         "--seed",
     ),
-    "Regularization": ("--dropout", "--label-smoothing"),
+    "Regularization": ("--dropout", "--layer-dropout", "--label-smoothing"),
     "Validation": ("--metric", "--patience"),
     **COMPUTE_GROUP,
 }
@@ -87,6 +87,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
 @click.option("--out", type=LocalPath(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
 @click.option("--cell", type=click.Choice(["lstm", "gru", "rnn"]), default="lstm", help="Recurrent cell.")
 @click.option("--hidden", type=Count(), default=256, help="Size of the hidden state.")
+@click.option("--layers", type=Count(1, 64), default=1, help="Recurrent layers, one above the other.")
 @click.option("--wordvec", type=Count(), default=256, help="Size of a word vector.")
 @click.option("--epochs", type=Count(), default=60, help="Number of epochs.")
 @click.option("--batch-size", type=Count(), default=64, help="Captions per minibatch.")
@@ -114,6 +115,12 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     type=Number(0, 1, max_open=True),
     default=0.3,
     help="Dropout rate of the features and of the hidden states before the vocabulary projection.",
+)
+@click.option(
+    "--layer-dropout",
+    type=Number(0, 1, max_open=True),
+    default=0.0,
+    help="Dropout rate of the hidden states that the next layer reads; needs --layers above 1.",
 )
 @click.option(
     "--label-smoothing",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     -------
     begin, step : pathlib.Path
         The files. ``begin``: features (N, D) to h (N, H) and, for an LSTM, c (N, H). ``step``: words (N,) int64, h and
-        c to log_probs (N, V), next_h and next_c. N is free. Both keep the vocabulary in their metadata, a JSON list
+        c to log_probs (N, V), next_h and next_c. N is free. Further layers have h2, c2, next_h2, next_c2 and so on,
+        after those of the layer below. Both keep the vocabulary in their metadata, a JSON list
         under ``idx_to_word``, and under ``weights`` a checksum that two files of one model have in common (a process
         killed between the two leaves a new one and an old one).
 
@@ -103,9 +105,14 @@ class _Graphs:
             self.params["W_vocab"] = self.params["W_embed"].T
         self.D, self.H = self.params["W_proj"].shape
         self.V = len(self.params["b_vocab"])
-        self.states = ["h", "c"] if self.cell.has_cell_state else ["h"]
-        # a graph cannot take a part of a constant
-        self.params["b"], self.params["b_q"] = np.split(self.params["b"], [self.params["Wh"].shape[1]])
+        #: What is appended to the names of each layer's parameters and states.
+        self.layers = ["" if layer == 0 else str(layer + 1) for layer in range(model.n_layers)]
+        of_a_layer = ("h", "c") if self.cell.has_cell_state else ("h",)
+        self.n_states = len(of_a_layer)
+        self.states = [f"{name}{k}" for k in self.layers for name in of_a_layer]
+        gates = self.params["Wh"].shape[1]
+        for k in self.layers:  # a node takes a whole constant
+            self.params[f"b{k}"], self.params[f"b_q{k}"] = np.split(self.params[f"b{k}"], [gates])
 
     def checksum(self) -> str:
         value = 0
@@ -115,11 +122,13 @@ class _Graphs:
 
     def begin(self) -> Any:
         nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]
-        constants = self._constants("W_proj", "b_proj")
         if self.cell.has_cell_state:
             zero = self.numpy.from_array(np.zeros(1, self.params["b_proj"].dtype))
             nodes.append(self._node("Shape", ["h"], ["extents"]))
             nodes.append(self._node("ConstantOfShape", ["extents"], ["c"], value=zero))
+        for k in self.layers[1:]:  # every layer starts alike
+            nodes += [self._node("Identity", [name], [f"{name}{k}"]) for name in self.states[: self.n_states]]
+        constants = self._constants("W_proj", "b_proj")
         return self.helper.make_graph(
             nodes,
             "captioner_begin",
@@ -129,18 +138,22 @@ class _Graphs:
         )
 
     def step(self) -> Any:
-        node = self._node
-        nodes = [
-            node("Gather", ["W_embed", "words"], ["vectors"]),
-            node("Gemm", ["vectors", "Wx", "b"], ["projected"]),
-            node("MatMul", ["h", "Wh"], ["recurrent"]),
-        ]
-        constants = self._constants("W_embed", "Wx", "b", "Wh", "W_vocab", "b_vocab")
-        cell_nodes, cell_constants = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[self.cell.name]()
-        nodes += cell_nodes
-        constants += cell_constants
+        nodes = [self._node("Gather", ["W_embed", "words"], ["vectors"])]
+        constants = self._constants("W_embed", "W_vocab", "b_vocab")
+        step = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[self.cell.name]
+        inputs = "vectors"
+        for k in self.layers:
+            nodes.append(self._node("Gemm", [inputs, f"Wx{k}", f"b{k}"], [f"projected{k}"]))
+            nodes.append(self._node("MatMul", [f"h{k}", f"Wh{k}"], [f"recurrent{k}"]))
+            nodes += step(k)
+            constants += self._constants(f"Wx{k}", f"b{k}", f"Wh{k}")
+            if self.params[f"b_q{k}"].size:
+                constants += self._constants(f"b_q{k}")
+            inputs = f"next_h{k}"
+        if self.cell.n_gates > 1:
+            constants.append(self.numpy.from_array(np.full(self.cell.n_gates, self.H, np.int64), "gate_sizes"))
         nodes += [
-            node("Gemm", ["next_h", "W_vocab", "b_vocab"], ["scores"]),
+            self._node("Gemm", [inputs, "W_vocab", "b_vocab"], ["scores"]),
             self._node("LogSoftmax", ["scores"], ["log_probs"], axis=1),
         ]
         return self.helper.make_graph(
@@ -154,15 +167,15 @@ class _Graphs:
             constants,
         )
 
-    def _rnn(self) -> tuple[list[Any], list[Any]]:
-        node = self._node
-        return [node("Add", ["projected", "recurrent"], ["sums"]), node("Tanh", ["sums"], ["next_h"])], []
+    def _rnn(self, k: str) -> list[Any]:
+        node = partial(self._node_of_layer, k)
+        return [node("Add", ["projected", "recurrent"], ["sums"]), node("Tanh", ["sums"], ["next_h"])]
 
-    def _lstm(self) -> tuple[list[Any], list[Any]]:
-        node = self._node
-        nodes = [
+    def _lstm(self, k: str) -> list[Any]:
+        node = partial(self._node_of_layer, k)
+        return [
             node("Add", ["projected", "recurrent"], ["sums"]),
-            node("Split", ["sums", "gate_sizes"], ["a_i", "a_f", "a_o", "a_g"], axis=1),
+            self._split(k, "sums", ["a_i", "a_f", "a_o", "a_g"]),
             *(node("Sigmoid", [f"a_{gate}"], [gate]) for gate in "ifo"),
             node("Tanh", ["a_g"], ["g"]),
             node("Mul", ["f", "c"], ["kept"]),
@@ -171,14 +184,13 @@ class _Graphs:
             node("Tanh", ["next_c"], ["shown"]),
             node("Mul", ["o", "shown"], ["next_h"]),
         ]
-        return nodes, [self._sizes(4)]
 
-    def _gru(self) -> tuple[list[Any], list[Any]]:
+    def _gru(self, k: str) -> list[Any]:
         # n + z (h - n), which needs no constant 1
-        node = self._node
-        nodes = [
-            node("Split", ["projected", "gate_sizes"], ["a_r", "a_z", "a_n"], axis=1),
-            node("Split", ["recurrent", "gate_sizes"], ["u_r", "u_z", "u_n"], axis=1),
+        node = partial(self._node_of_layer, k)
+        return [
+            self._split(k, "projected", ["a_r", "a_z", "a_n"]),
+            self._split(k, "recurrent", ["u_r", "u_z", "u_n"]),
             *(node("Add", [f"a_{gate}", f"u_{gate}"], [f"sums_{gate}"]) for gate in "rz"),
             *(node("Sigmoid", [f"sums_{gate}"], [gate]) for gate in "rz"),
             node("Add", ["u_n", "b_q"], ["q"]),
@@ -189,10 +201,12 @@ class _Graphs:
             node("Mul", ["z", "difference"], ["kept"]),
             node("Add", ["n", "kept"], ["next_h"]),
         ]
-        return nodes, [self._sizes(3), *self._constants("b_q")]
 
-    def _sizes(self, gates: int) -> Any:
-        return self.numpy.from_array(np.full(gates, self.H, np.int64), "gate_sizes")
+    def _split(self, k: str, sums: str, parts: list[str]) -> Any:
+        return self._node("Split", [f"{sums}{k}", "gate_sizes"], [f"{part}{k}" for part in parts], axis=1)
+
+    def _node_of_layer(self, k: str, operator: str, inputs: list[str], outputs: list[str]) -> Any:
+        return self._node(operator, [f"{name}{k}" for name in inputs], [f"{name}{k}" for name in outputs])
 
     def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
         return self.helper.make_node(operator, inputs, outputs, name=f"{operator} of {outputs[0]}", **attributes)

@@ -3,15 +3,15 @@
 The module is::
 
     class Captioner(torch.nn.Module):
-        def __init__(self, D, W, H, V):
+        def __init__(self, D, W, H, V, layers=1):
             super().__init__()
             self.project = torch.nn.Linear(D, H)
             self.embed = torch.nn.Embedding(V, W)
-            self.rnn = torch.nn.LSTM(W, H, batch_first=True)  # or torch.nn.RNN, torch.nn.GRU
+            self.rnn = torch.nn.LSTM(W, H, layers, batch_first=True)  # or torch.nn.RNN, torch.nn.GRU
             self.vocab = torch.nn.Linear(H, V)
 
         def forward(self, features, words):  # (N, D), (N, T) -> scores of the next words (N, T, V)
-            h0 = self.project(features)[None]
+            h0 = self.project(features).repeat(self.rnn.num_layers, 1, 1)
             state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN and torch.nn.GRU
             return self.vocab(self.rnn(self.embed(words), state)[0])
 
@@ -36,6 +36,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.file_formats.json_text import JsonObject
 from capgpu.layers.cells import CELLS
 from capgpu.optional_deps import MissingPackageError
+from capgpu.parameters import MAX_LAYERS, layer_names
 from capgpu.vocabulary import words_in_order
 
 if TYPE_CHECKING:
@@ -48,17 +49,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 #: Position of PyTorch's gate block k in this library; the permutation is its own inverse.
 _GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,), "gru": (0, 1, 2)}
 _MODULES = ("project", "embed", "rnn", "vocab")
-_ENTRIES = (
-    "project.weight",
-    "project.bias",
-    "embed.weight",
-    "rnn.weight_ih_l0",
-    "rnn.weight_hh_l0",
-    "rnn.bias_ih_l0",
-    "rnn.bias_hh_l0",
-    "vocab.weight",
-    "vocab.bias",
-)
+#: Entries of each layer of ``rnn``, which its number follows.
+_OF_A_LAYER = ("rnn.weight_ih_l", "rnn.weight_hh_l", "rnn.bias_ih_l", "rnn.bias_hh_l")
 _WORDS = "capgpu.idx_to_word"
 
 
@@ -77,22 +69,17 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
     """
     p = {name: to_numpy(value) for name, value in model.params.items()}
     order = _GATE_ORDER[model.cell_type]
-    gates = p["Wh"].shape[1]
-    bias = _reordered(p["b"][:gates], order)
-    recurrent_bias = np.zeros_like(bias)
-    further = p["b"].size - gates
-    recurrent_bias[gates - further :] = p["b"][gates:]
-    arrays = {
-        "project.weight": p["W_proj"].T,
-        "project.bias": p["b_proj"],
-        "embed.weight": p["W_embed"],
-        "rnn.weight_ih_l0": _reordered(p["Wx"], order).T,
-        "rnn.weight_hh_l0": _reordered(p["Wh"], order).T,
-        "rnn.bias_ih_l0": bias,
-        "rnn.bias_hh_l0": recurrent_bias,
-        "vocab.weight": p["W_embed"] if model.tie_weights else p["W_vocab"].T,
-        "vocab.bias": p["b_vocab"],
-    }
+    arrays = {"project.weight": p["W_proj"].T, "project.bias": p["b_proj"], "embed.weight": p["W_embed"]}
+    for layer in range(model.n_layers):
+        Wx, Wh, b = (p[name] for name in layer_names(layer))
+        gates = Wh.shape[1]
+        bias = _reordered(b[:gates], order)
+        recurrent_bias = np.zeros_like(bias)
+        recurrent_bias[2 * gates - b.size :] = b[gates:]
+        values = _reordered(Wx, order).T, _reordered(Wh, order).T, bias, recurrent_bias
+        arrays |= {f"{entry}{layer}": value for entry, value in zip(_OF_A_LAYER, values, strict=True)}
+    arrays["vocab.weight"] = p["W_embed"] if model.tie_weights else p["W_vocab"].T
+    arrays["vocab.bias"] = p["b_vocab"]
     return {name: np.array(array, order="C") for name, array in arrays.items()}
 
 
@@ -161,7 +148,7 @@ def from_torch(
     ------
     ValueError
         For entries that are missing, too many, or of shapes that do not fit each other or the vocabulary; for
-        recurrences of several layers, both directions, or with projections: there is no such model here.
+        recurrences of both directions, or with projections: there is no such model here.
         For a vocabulary whose ids leave gaps or repeat.
     TypeError
         For entries that are not floating, or of different dtypes; for a module in the place of its state.
@@ -177,7 +164,10 @@ def from_torch(
     unknown = sorted(set(names or {}) - set(_MODULES))
     if unknown:
         raise InvalidValueError(f"names: expected keys among {', '.join(_MODULES)}, got {', '.join(unknown)}.")
-    keys = {entry: f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}" for entry in _ENTRIES}
+    n_layers = _count_layers(state, called["rnn"])
+    of_layers = [f"{entry}{layer}" for layer in range(n_layers) for entry in _OF_A_LAYER]
+    entries = ["project.weight", "project.bias", "embed.weight", *of_layers, "vocab.weight", "vocab.bias"]
+    keys = {entry: f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}" for entry in entries}
     _refuse_other_recurrences(state, called["rnn"])
     missing = [key for key in keys.values() if key not in state]
     if missing:
@@ -208,13 +198,12 @@ def from_torch(
         "project.weight": (hidden, inputs),
         "project.bias": (hidden,),
         "embed.weight": (words, vectors),
-        "rnn.weight_ih_l0": (gates, vectors),
-        "rnn.weight_hh_l0": (gates, hidden),
-        "rnn.bias_ih_l0": (gates,),
-        "rnn.bias_hh_l0": (gates,),
         "vocab.weight": (words, hidden),
         "vocab.bias": (words,),
     }
+    for layer in range(n_layers):
+        of_layer = (gates, hidden if layer else vectors), (gates, hidden), (gates,), (gates,)
+        shapes |= {f"{entry}{layer}": shape for entry, shape in zip(_OF_A_LAYER, of_layer, strict=True)}
     for entry, shape in shapes.items():
         if s[entry].shape != shape:
             raise InvalidValueError(
@@ -227,12 +216,14 @@ def from_torch(
         "W_embed": s["embed.weight"],
         "W_proj": s["project.weight"].T,
         "b_proj": s["project.bias"],
-        "Wx": _reordered(s["rnn.weight_ih_l0"].T, order),
-        "Wh": _reordered(s["rnn.weight_hh_l0"].T, order),
-        "b": _joint_bias(s["rnn.bias_ih_l0"], s["rnn.bias_hh_l0"], order, (cell.n_biases - cell.n_gates) * hidden),
         "W_vocab": s["vocab.weight"].T,
         "b_vocab": s["vocab.bias"],
     }
+    for layer in range(n_layers):
+        w_ih, w_hh, b_ih, b_hh = (s[f"{entry}{layer}"] for entry in _OF_A_LAYER)
+        b = _joint_bias(b_ih, b_hh, order, (cell.n_biases - cell.n_gates) * hidden)
+        values = _reordered(w_ih.T, order), _reordered(w_hh.T, order), b
+        params |= dict(zip(layer_names(layer), values, strict=True))
     model = CaptioningRNN(
         word_to_idx,
         inputs,
@@ -241,6 +232,7 @@ def from_torch(
         cell.name,  # type: ignore[arg-type]  # a key of CELLS
         dtypes.pop(),
         tie_weights=tie_weights,
+        n_layers=n_layers,
     )
     for name in model.params:
         model.params[name] = asarray(np.array(params[name], order="C"))
@@ -342,10 +334,17 @@ def _refuse_other_recurrences(state: Mapping[str, Any], rnn: str) -> None:
     for what, found in (
         ("runs in both directions", [key for key in entries if key.endswith("_reverse")]),
         ("projects its hidden state", [key for key in entries if key.startswith("weight_hr")]),
-        ("has several layers", [key for key in entries if key.startswith("weight_ih_l") and key != "weight_ih_l0"]),
     ):
         if found:
             raise InvalidValueError(f"{rnn} {what} ({rnn}.{found[0]}): there is no such captioner here.")
+
+
+def _count_layers(state: Mapping[str, Any], rnn: str) -> int:
+    """Return the number of layers; at least 1, so that a state without any lacks those of the first."""
+    count = 1
+    while count < MAX_LAYERS and f"{rnn}.weight_hh_l{count}" in state:
+        count += 1
+    return count
 
 
 def _array(key: str, value: Any) -> npt.NDArray[Any]:

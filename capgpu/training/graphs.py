@@ -83,6 +83,8 @@ def training_steps(
         return TrainingSteps(model, optimizer, clip_norm)
     if type(model) is not CaptioningRNN:
         reason = f"the model is a {type(model).__name__}, not a CaptioningRNN"
+    elif model.n_layers > 1:
+        reason = "the model has several layers"
     elif optimizer.frozen:
         reason = "some parameters are frozen"
     elif not RULES[optimizer.rule].kernel:

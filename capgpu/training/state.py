@@ -28,7 +28,7 @@ STATE_FILE = "training.safetensors"
 
 _FORMAT = "capgpu-training-1"
 #: Attributes of the model that are settings of its training; states of earlier versions lack them.
-REGULARIZATION = ("feature_dropout", "output_dropout", "label_smoothing")
+REGULARIZATION = ("feature_dropout", "output_dropout", "layer_dropout", "label_smoothing")
 #: Settings that states of earlier versions lack, and the values they were trained with.
 _DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
     "group_by_length": False,

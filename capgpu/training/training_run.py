@@ -38,6 +38,8 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "label_smoothing": 0.0,
     "group_by_length": False,
     "precision": "float32",
+    "layers": 1,
+    "layer_dropout": 0.0,
     "warmup": 0,
     "weight_decay": None,
     "clip_norm": None,
@@ -45,8 +47,8 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "patience": None,
 }
 #: Settings by their type; others are texts.
-_COUNTS = ("hidden", "wordvec", "epochs", "batch_size")
-_RATES = ("dropout", "label_smoothing")
+_COUNTS = ("hidden", "layers", "wordvec", "epochs", "batch_size")
+_RATES = ("dropout", "layer_dropout", "label_smoothing")
 _FLAGS = ("tie_weights", "group_by_length")
 #: The values of settings with few.
 _CHOICES = {"cell": tuple(CELLS), "update_rule": tuple(UPDATE_RULES), "schedule": tuple(SCHEDULES)}
@@ -274,6 +276,8 @@ def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:
         tie_weights=settings["tie_weights"],
         label_smoothing=settings["label_smoothing"],
         precision=settings["precision"],
+        n_layers=settings["layers"],
+        layer_dropout=settings["layer_dropout"],
     )
 
 
@@ -286,6 +290,7 @@ def _check_sizes(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any]) 
         settings["wordvec"],
         settings["hidden"],
         settings["tie_weights"],
+        settings["layers"],
     )
     size = floating_dtype(settings["dtype"]).itemsize * sum(map(math.prod, shapes.values()))
     file = run.checkpoint / STATE_FILE
@@ -368,5 +373,7 @@ def _plot_losses(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str
         ],
         list(enumerate(solver.val_loss_history, start=1)),
         title=f"{settings['cell'].upper()}, {settings['hidden']} units, on {Path(settings['data']).name}",
-        training_label="training, with dropout" if settings["dropout"] > 0 else "training",
+        training_label="training, with dropout"
+        if settings["dropout"] > 0 or settings["layer_dropout"] > 0
+        else "training",
     )

@@ -1,4 +1,4 @@
-"""Small training runs, the same for any number of ranks. As a program: print what `run_all` returns, from every rank."""
+"""Small training runs, the same for any number of ranks. As a program: print what `run_all` returns on every rank."""
 
 from __future__ import annotations
 

@@ -53,14 +53,15 @@ def test_gates_have_pytorchs_order(cell):
     assert arrays["rnn.weight_ih_l0"].shape == model.params["Wx"].T.shape
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_module_computes_the_same(cell, tied):
+def test_the_module_computes_the_same(cell, tied, layers):
     torch = pytest.importorskip("torch")
     capgpu.set_backend("numpy")
     sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]} if tied else SIZES
-    model = CaptioningRNN(WORDS, **sizes, cell_type=cell, dtype="float64", seed=0, tie_weights=tied)
-    for name, value in parameters(cell, **sizes).items():
+    model = CaptioningRNN(WORDS, **sizes, cell_type=cell, dtype="float64", seed=0, tie_weights=tied, n_layers=layers)
+    for name, value in parameters(cell, layers=layers, **sizes).items():
         if name in model.params:
             model.params[name] = value
 
@@ -68,11 +69,13 @@ def test_the_module_computes_the_same(cell, tied):
         def __init__(self, D, W, H, V):
             super().__init__()
             self.project, self.embed = torch.nn.Linear(D, H), torch.nn.Embedding(V, W)
-            self.rnn = {"lstm": torch.nn.LSTM, "rnn": torch.nn.RNN, "gru": torch.nn.GRU}[cell](W, H, batch_first=True)
+            self.rnn = {"lstm": torch.nn.LSTM, "rnn": torch.nn.RNN, "gru": torch.nn.GRU}[cell](
+                W, H, layers, batch_first=True
+            )
             self.vocab = torch.nn.Linear(H, V)
 
         def forward(self, features, words):
-            h0 = self.project(features)[None]
+            h0 = self.project(features).repeat(layers, 1, 1)
             state = (h0, torch.zeros_like(h0)) if cell == "lstm" else h0
             return self.vocab(self.rnn(self.embed(words), state)[0])
 
@@ -90,8 +93,10 @@ def test_the_module_computes_the_same(cell, tied):
     assert float(model.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
     # and from a module with two biases
     with torch.no_grad():
-        module.rnn.bias_hh_l0.normal_()
+        for bias in (getattr(module.rnn, f"bias_hh_l{layer}") for layer in range(layers)):
+            bias.normal_()
     again = from_torch(module.state_dict(), WORDS, tie_weights=tied)
+    assert again.config == model.config
     assert float(again.nll(features, captions)[0]) == pytest.approx(torch_nll(), rel=1e-10)
 
 
@@ -144,7 +149,8 @@ def with_entry(key, value):
     [
         (without("vocab.bias"), "expected the entries vocab.bias"),
         (with_entry("attention.weight", np.zeros((2, 2))), "expected no other entries .* got attention.weight"),
-        (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "several layers"),
+        (with_entry("rnn.weight_ih_l1", np.zeros((2, 2))), "expected no other entries .* got rnn.weight_ih_l1"),
+        (with_entry("rnn.weight_hh_l1", np.zeros((2, 2))), "expected the entries rnn.weight_ih_l1, rnn.bias_ih_l1"),
         (with_entry("rnn.weight_ih_l0_reverse", np.zeros((2, 2))), "both directions"),
         (with_entry("rnn.weight_hr_l0", np.zeros((2, 2))), "projects its hidden state"),
         (with_entry("rnn.weight_hh_l0", np.zeros((10, 5), np.float32)), r"expected shape \(4 H, H\) .* got \(10, 5\)"),

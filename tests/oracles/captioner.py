@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,27 @@ def loss(params: dict[str, Floats], features: Floats, captions: Any, null: int =
         targets = np.where(caption[1:] == null, -1, caption[1:])
         h0 = feature @ p["W_proj"] + p["b_proj"]
         embedded = p["W_embed"][words]
-        hidden, saved = run(p, embedded, h0)
-        part, dlogits = recurrences.cross_entropy(hidden @ p["W_vocab"] + p["b_vocab"], targets, 1 / count)
+        inputs, runs = embedded, []
+        for layer in layers_of(p):
+            runs.append((layer, inputs, *run(layer, inputs, h0)))
+            inputs = runs[-1][2]
+        part, dlogits = recurrences.cross_entropy(inputs @ p["W_vocab"] + p["b_vocab"], targets, 1 / count)
         total += part
-        dprojected, drecurrent, dh0 = run_back(p, dlogits @ p["W_vocab"].T, hidden, saved, h0)
-        before = np.vstack([h0, hidden[:-1]])
+        grads["W_vocab"] += inputs.T @ dlogits
+        grads["b_vocab"] += dlogits.sum(axis=0)
+        dinputs, dh0 = dlogits @ p["W_vocab"].T, np.zeros_like(h0)
+        for number, (layer, inputs, hidden, saved) in reversed(list(enumerate(runs, start=1))):
+            dprojected, drecurrent, dlayer_h0 = run_back(layer, dinputs, hidden, saved, h0)
+            dh0 += dlayer_h0
+            suffix = "" if number == 1 else str(number)
+            further = layer["b"].size - dprojected.shape[1]
+            grads[f"Wx{suffix}"] += inputs.T @ dprojected
+            grads[f"Wh{suffix}"] += np.vstack([h0, hidden[:-1]]).T @ drecurrent
+            sums = dprojected.sum(axis=0), drecurrent.sum(axis=0)[drecurrent.shape[1] - further :]
+            grads[f"b{suffix}"] += np.concatenate(sums)
+            dinputs = dprojected @ layer["Wx"].T
         for t, word in enumerate(words):
-            grads["W_embed"][word] += p["Wx"] @ dprojected[t]
-            grads["Wx"] += np.outer(embedded[t], dprojected[t])
-            grads["Wh"] += np.outer(before[t], drecurrent[t])
-            further = p["b"].size - dprojected[t].size
-            grads["b"] += np.concatenate([dprojected[t], drecurrent[t][drecurrent[t].size - further :]])
-            grads["W_vocab"] += np.outer(hidden[t], dlogits[t])
-            grads["b_vocab"] += dlogits[t]
+            grads["W_embed"][word] += dinputs[t]
         grads["W_proj"] += np.outer(feature, dh0)
         grads["b_proj"] += dh0
     return total, grads
@@ -46,14 +55,36 @@ def sample(
     """Write each caption greedily; with `end`, NULL follows the first END."""
     p, out = params, np.full((len(features), steps), null)
     for n, feature in enumerate(features):
-        h = feature @ p["W_proj"] + p["b_proj"]
-        c, word = np.zeros_like(h), start
+        states, word = first_states(p, feature), start
         for t in range(steps):
-            h, c = step(p, p["W_embed"][word], h, c)
+            h, states = advance(p, word, states)
             out[n, t] = word = int(np.argmax(h @ p["W_vocab"] + p["b_vocab"]))
             if word == end:
                 break
     return out
+
+
+def layers_of(p: dict[str, Floats]) -> list[dict[str, Floats]]:
+    """Return Wx, Wh and b of each layer, from the first on."""
+    suffixes = itertools.takewhile(lambda s: f"Wx{s}" in p, itertools.chain([""], map(str, itertools.count(2))))
+    return [{name: p[f"{name}{suffix}"] for name in ("Wx", "Wh", "b")} for suffix in suffixes]
+
+
+def first_states(p: dict[str, Floats], feature: Floats) -> list[tuple[Floats, Floats]]:
+    """Return the hidden and cell state of each layer before the first word."""
+    h = feature @ p["W_proj"] + p["b_proj"]
+    return [(h, np.zeros_like(h)) for _ in layers_of(p)]
+
+
+def advance(
+    p: dict[str, Floats], word: int, states: list[tuple[Floats, Floats]]
+) -> tuple[Floats, list[tuple[Floats, Floats]]]:
+    """Advance all layers of one caption by one word; return the last one's hidden state, and the states."""
+    x, after = p["W_embed"][word], []
+    for layer, (h, c) in zip(layers_of(p), states, strict=True):
+        after.append(step(layer, x, h, c))
+        x = after[-1][0]
+    return x, after
 
 
 def cell_of(params: dict[str, Floats]) -> str:

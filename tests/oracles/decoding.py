@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.captioner import step
+from oracles.captioner import advance, first_states
 from oracles.recurrences import Floats
 
 Words = tuple[int, ...]
@@ -22,7 +22,7 @@ class Writer:
 
     def next_log_probs(self, words: Words) -> Floats:
         """Return log p(word | words) of the whole vocabulary."""
-        return self._after(words)[2]
+        return self._after(words)[1]
 
     def log_prob(self, words: Words) -> float:
         """Return the log-probability of a caption, END included where it has one."""
@@ -36,14 +36,13 @@ class Writer:
         if words not in self._known:
             p = self.params
             if words:
-                h, c, _ = self._after(words[:-1])
+                states, _ = self._after(words[:-1])
                 word = words[-1]
             else:
-                h = self.feature @ p["W_proj"] + p["b_proj"]
-                c, word = np.zeros_like(h), self.start
-            h, c = step(p, p["W_embed"][word], h, c)
+                states, word = first_states(p, self.feature), self.start
+            h, states = advance(p, word, states)
             scores = h @ p["W_vocab"] + p["b_vocab"]
-            self._known[words] = h, c, scores - np.logaddexp.reduce(scores)
+            self._known[words] = states, scores - np.logaddexp.reduce(scores)
         return self._known[words]
 
 

@@ -35,9 +35,9 @@ CAPTIONS = {
 
 
 def parameters(
-    cell: str, words: int = len(WORDS), dtype: str = "float64", seed: int = 7, **sizes: int
+    cell: str, words: int = len(WORDS), dtype: str = "float64", seed: int = 7, layers: int = 1, **sizes: int
 ) -> dict[str, Floats]:
-    """Draw all eight parameters, biases too, on the host."""
+    """Draw all parameters, biases too, on the host."""
     random = np.random.default_rng(seed)
     s = {**SIZES, **sizes}
     D, W, H = s["input_dim"], s["wordvec_dim"], s["hidden_dim"]
@@ -49,6 +49,11 @@ def parameters(
         "Wx": (W, gates),
         "Wh": (H, gates),
         "b": (biases,),
+        **{
+            f"{name}{layer}": shape
+            for layer in range(2, layers + 1)
+            for name, shape in (("Wx", (H, gates)), ("Wh", (H, gates)), ("b", (biases,)))
+        },
         "W_vocab": (H, words),
         "b_vocab": (words,),
     }
