@@ -44,8 +44,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_cell(
 #elif GATES == 3
     const acc r = sigmoid(preactivation(j)), z = sigmoid(preactivation(H + j));
     const acc q = to_acc(recurrent[2 * H + j]) + to_acc(recurrent_bias[j]);
-    const acc n = hyperbolic_tangent(with_its_bias(to_acc(inputs[2 * H + j]), 2 * H + j) + r * q);
-    h[element] = to_real((acc(1) - z) * n + z * to_acc(before[element]));
+    const acc candidate = hyperbolic_tangent(with_its_bias(to_acc(inputs[2 * H + j]), 2 * H + j) + r * q);
+    h[element] = to_real((acc(1) - z) * candidate + z * to_acc(before[element]));
 #else
     h[element] = to_real(hyperbolic_tangent(preactivation(j)));
 #endif

@@ -73,7 +73,7 @@ class Pass:
     gates : int
         Gates of the cell.
     has_state : bool
-        Whether the cell carries a number of each unit from step to step: its state c, or what of h passes the product by.
+        Whether the cell carries a number of each unit from step to step: its state c, or the part of h beside the product.
     backward : bool
         Whether the weights are transposed.
     units : tuple of int
@@ -329,7 +329,10 @@ def _machine() -> cost.Machine:
 
 def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
     pass_info, size = PASSES[name], real_size(dtype)
-    units, tile = pass_info.step_units, tile_rows(size, False, pass_info.backward, pass_info.step_units, pass_info.gates)
+    units, tile = (
+        pass_info.step_units,
+        tile_rows(size, False, pass_info.backward, pass_info.step_units, pass_info.gates),
+    )
     step = cost.Step(min(N, tile), pass_info.depth(H), pass_info.columns(units), size, tile)
     return LaunchConfig(
         algorithm="step",

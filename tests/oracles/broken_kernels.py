@@ -332,6 +332,43 @@ _BARRIER = [
     Mutation("rnn_backward", "a depth too many", "rows.count && depth < K) {", "rows.count && depth <= K) {", ADDRESS),
 ]
 
+_KEPT = "if (Cell::HAS_STATE && RESIDENT) *own_c = c;"
+_DIRECT = "Cell::STATE_IS_H ? dh + dc : dh"
+
+#: What the GRU alone has of the kernels of all cells: h beside the product, a recurrent part, three gates.
+_GRU = [
+    *(
+        Mutation(kernel, "h of two steps before", _KEPT, _KEPT.replace("RESIDENT)", "RESIDENT && t == first)"), RESULTS)
+        for kernel in ("gru_forward", "gru_forward_split")
+    ),
+    *(
+        Mutation(kernel, "a gradient of h0 without what passes the product by", _DIRECT, "dh", RESULTS)
+        for kernel in ("gru_backward", "gru_backward_tensor")
+    ),
+    *(
+        Mutation(kernel, "the recurrent part's gradient for the inputs", "? GRADIENTS - 1 : k", "? k : k", RESULTS)
+        for kernel in ("gru_backward_step", "gru_backward_split")
+    ),
+    Mutation(
+        "gru_forward_step",
+        "a recurrent part without its bias",
+        "k == Cell::RECURRENT ? sum + biases[BIASES - 1] : sum",
+        "k == Cell::RECURRENT ? sum : sum",
+        RESULTS,
+    ),
+    Mutation("gru_forward_step", "the bias of the last gate twice", "BIASES - 1]", "BIASES - 2]", RESULTS),
+    Mutation("gru_backward", "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
+    Mutation("gru_forward_tensor", "matrices past a chunk", "% 4 == 0 ? 4 : 2", "< 4 ? 2 : 4", ADDRESS, dtype="float16"),
+    Mutation(
+        "gru_forward",
+        "partial sums permuted onto each other",
+        "COLUMNS == 48   ? row / 2 % 2 * 10",
+        "COLUMNS == 48   ? row % 2 * 18",
+        RESULTS,
+    ),
+    Mutation("decode_cell", "a reset gate that resets nothing", "+ r * q);", "+ q);", RESULTS),
+]
+
 _FIRST = "__syncthreads();  // else a warp adds sums that other warps have not written yet"
 _ADDED = "__syncthreads();  // else partial sums are added that other warps have not written yet"
 _ONLINE = "__syncthreads();  // else a warp merges maxima and sums that other warps have not written yet"
@@ -459,5 +496,6 @@ MUTATIONS = [
         for mutation in _of_resident_weights(f"{kernel}_{products}")
     ),
     *_BARRIER,
+    *_GRU,
     *_OTHERS,
 ]

@@ -113,7 +113,7 @@ def recurrences(dtype: str, every: bool = True) -> None:
     for name, kind in launch_heuristics.PASSES.items():
         case = usual_case(name)
         for extents in (*RECURRENCES, DEEP, NANS, TILES):
-            if not every and name.startswith("lstm") and extents in (DEEP, TILES):
+            if not every and not name.startswith("rnn") and extents in (DEEP, TILES):
                 continue  # seconds in every order of threads, and the RNN's show the same
             N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
             step = next(
@@ -228,7 +228,7 @@ def others(device: Any, dtype: str) -> None:
         stopwatch.spin(3)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 17)}}
     captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
-    for cell in ("rnn", "lstm"):
+    for cell in ("rnn", "gru", "lstm"):
         for H in (6, 8):
             model = CaptioningRNN(words, 7, 4, H, cell, dtype, seed=3)
             model.loss(draw(4, 7), captions)
