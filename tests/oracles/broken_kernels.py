@@ -358,7 +358,9 @@ _GRU = [
     ),
     Mutation("gru_forward_step", "the bias of the last gate twice", "BIASES - 1]", "BIASES - 2]", RESULTS),
     Mutation("gru_backward", "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
-    Mutation("gru_forward_tensor", "matrices past a chunk", "% 4 == 0 ? 4 : 2", "< 4 ? 2 : 4", ADDRESS, dtype="float16"),
+    Mutation(
+        "gru_forward_tensor", "matrices past a chunk", "% 4 == 0 ? 4 : 2", "< 4 ? 2 : 4", ADDRESS, dtype="float16"
+    ),
     Mutation(
         "gru_forward",
         "partial sums permuted onto each other",
