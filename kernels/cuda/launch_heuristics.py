@@ -73,7 +73,7 @@ class Pass:
     gates : int
         Gates of the cell.
     has_state : bool
-        Whether the cell carries a number of each unit from step to step: its state c, or the part of h beside the product.
+        Whether each unit has a number carried from step to step: the state c, or the part of h beside the product.
     backward : bool
         Whether the weights are transposed.
     units : tuple of int

@@ -418,6 +418,13 @@ _OTHERS = [
     Mutation("softmax_registers", "a number left out", "single = __expf(single - local.max)", "single = 0", RESULTS),
     Mutation("softmax_registers", "packs at odd places", "aligned16(bias + front, 0)", "true", FAULT),
     Mutation("softmax_registers", "parts of the loss where maxima are read", "(all_scores, parts)", _TOPS, THREAD),
+    *(
+        Mutation(kernel, "the first row's weight for all", "acc(1) : weights[m]", "acc(1) : weights[0]", RESULTS)
+        for kernel in ("softmax_warps", "softmax_registers")
+    ),
+    Mutation(
+        "softmax_blocks", "a loss without its weight", "losses[m] = weight * loss;", "losses[m] = loss;", RESULTS, 2
+    ),
     Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", THREAD),
