@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 __all__ = [
+    "ATTENTION_CELLS",
+    "ATTENTION_THREADS",
     "CHUNK",
     "COLUMN_WARPS",
     "COUNTER_STRIDE",
@@ -48,6 +50,10 @@ THREADS = 256
 WARP_ROWS = 4
 ROW_THREADS = 1024
 HELD_SCORES = 32
+
+# attention.cu: threads of a block, a unit each at H = 512; cells of a picture whose gradients a block sums
+ATTENTION_THREADS = 512
+ATTENTION_CELLS = 8
 
 # embedding.cu: warps of a block, matrices of one launch of column_sums
 COLUMN_WARPS = 8
@@ -168,6 +174,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int], large_shared: bool
     if file == "softmax.cu":
         held = 0 if real_size(dtype) == 8 else HELD_SCORES
         return common | {"THREADS": THREADS, "WARP_ROWS": WARP_ROWS, "ROW_THREADS": ROW_THREADS, "HELD": held}
+    if file == "attention.cu":
+        return common | {"THREADS": ATTENTION_THREADS, "CELLS": ATTENTION_CELLS}
     if file == "embedding.cu":
         return common | {"WARPS": COLUMN_WARPS, "MATRICES": MATRICES}
     if file == "optimizer.cu":

@@ -15,13 +15,29 @@ from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import workspace
 
-__all__ = ["decode_step", "greedy_captions"]
+__all__ = ["advance_cell", "decode_step", "greedy_captions"]
 
 
-def _cell(
+def advance_cell(
     projected: Any, rows: Any, sums: Any, bias: Any, recurrent_bias: Any, before: tuple[Any, Any], h: Any, c: Any
 ) -> None:
-    """Advance the cell from the product ``h Wh`` and the states (h, c) before; writes h and c. One launch."""
+    """Advance a cell from the product ``h Wh``; one launch.
+
+    Parameters
+    ----------
+    projected, rows
+        As for `capgpu.kernels.reference.decode_step`.
+    sums : array, shape (N, G)
+        The product.
+    bias : array, shape (G,), or None
+        Biases that `projected` lacks.
+    recurrent_bias : array, shape (H,), or None
+        Of a GRU.
+    before : tuple of (array, array), shape (N, H)
+        States h and c; c is None for zeros, and for a cell without.
+    h, c : array, shape (N, H)
+        Written; c is None for a cell without.
+    """
     count, size = h.shape
     gates, (h_before, c_before) = sums.shape[1] // size, before
     kernel("decode_cell", h.dtype, GATES=gates)(
@@ -68,7 +84,7 @@ def decode_step(
     rows = None if rows is None else indices(rows)
     before = contiguous(h), None if c is None else contiguous(c)
     bias = None if recurrent_bias is None else contiguous(recurrent_bias)
-    _cell(contiguous(projected), rows, sums, None, bias, before, h_next, c_next)
+    advance_cell(contiguous(projected), rows, sums, None, bias, before, h_next, c_next)
     product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next
@@ -122,7 +138,7 @@ def greedy_captions(
             gather_rows(W_embed, word, embedded)
             product(embedded, Wx, projected, precision)
         product(h_before, Wh, sums, precision)
-        _cell(
+        advance_cell(
             projected,
             word if vocabulary_is_projected else None,
             sums,

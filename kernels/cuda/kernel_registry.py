@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capgpu.kernels.cuda.constants import COLUMN_WARPS, GATES, ROW_THREADS, THREADS, WARP, WARP_ROWS, WARPS, macros
+from capgpu.kernels.cuda.constants import (
+    ATTENTION_THREADS,
+    COLUMN_WARPS,
+    GATES,
+    ROW_THREADS,
+    THREADS,
+    WARP,
+    WARP_ROWS,
+    WARPS,
+    macros,
+)
 
 __all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
 
@@ -104,6 +114,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("softmax_registers", "softmax.cu", tuple(dtype for dtype in ALL if dtype != "float64"), ROW_THREADS),
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
     Entry("sum_losses", "softmax.cu", ALL, THREADS),
+    Entry("attend", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_lstm_forward", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_lstm_backward", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_gradient", "attention.cu", ALL, ATTENTION_THREADS),
     Entry("dropout", "dropout.cu", ALL, THREADS),
     Entry("gather_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("scatter_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
