@@ -69,7 +69,7 @@ __device__ __forceinline__ acc weighted_sum(const real* attention, const real* c
     return sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attend(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attend(
     const real* h,        // [N][H]
     const real* A,        // [B][L][H]
     const int* pictures,  // [N] or null
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend(
         contexts[(long long)r * H + j] = to_real(weighted_sum(weights, cells, j, H, L));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_lstm_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_lstm_forward(
     const real* projected,   // [M][4 H], or with rows [U][4 H]
     const int* rows,         // [M] row of projected for each packed row, or null
     const real* bias,        // [4 H] or null
@@ -147,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_lstm_forward(
         own[H + j] = contexts[(long long)(start + r) * H + j] = to_real(weighted_sum(weights, cells, j, H, L));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_lstm_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_lstm_backward(
     const real* dhidden,     // [M][H]
     const real* gates,       // [M][4 H]
     const real* cell,        // [M][H]
@@ -221,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_lstm_backward(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_gradient(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_gradient(
     const real* attention,   // [M][L]
     const acc* dscores,      // [M][L]
     const real* dcontexts,   // [M][H]

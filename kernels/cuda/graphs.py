@@ -3,8 +3,8 @@
 A graph repeats the captured launches with the same arguments: sizes, addresses, numbers passed by value.
 
     sizes        Captions are padded to one of few shapes (`capgpu.kernels.cuda.caption_batch`), each with its graphs;
-                 padding adds zeros to sums. The persistent recurrences read the rows of each step from the device; the
-                 other algorithms take them by value and are not captured.
+                 padding adds zeros to sums. The persistent recurrences and the attention LSTM read the rows of each
+                 step from the device; the other algorithms take them by value and are not captured.
     addresses    Parameters, optimizer states, gradients, features and all scratch are in memory that belongs to these
                  graphs: a separate workspace, and parameters that are updated in place. A graph keeps it alive.
     numbers      Everything that changes between steps (the captions' layout, the keys of dropout, the update rule's
@@ -230,7 +230,8 @@ class StepGraphs:
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
         cell = next(name for name, count in GATES.items() if gates == count * size)
-        passes = [f"{cell}_{direction}" for direction in ("forward", "backward")]
+        # the launches of attention are the same for all batches of a shape (`capgpu.kernels.cuda.attention`)
+        passes = [] if "Wattn" in self.params else [f"{cell}_{direction}" for direction in ("forward", "backward")]
         configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
         return in_one_block and all(config.algorithm == "persistent" for config in configs)

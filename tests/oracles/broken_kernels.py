@@ -371,6 +371,49 @@ _GRU = [
     Mutation("decode_cell", "a reset gate that resets nothing", "+ r * q);", "+ q);", RESULTS),
 ]
 
+_SCORES = "__syncthreads();  // else warps read scores that other warps have not written yet"
+_WEIGHTS = "__syncthreads();  // else cells are summed with weights that other threads have not written yet"
+_STATES = "__syncthreads();  // else scores are computed of states that other threads have not written yet"
+_DWEIGHTS = "__syncthreads();  // else warps read gradients of weights that other warps have not written yet"
+_SUMMED = "__syncthreads();  // else gradients of weights are overwritten that other warps still sum"
+_DSCORES = "__syncthreads();  // else cells are summed with gradients of scores that other threads have not written yet"
+
+_ATTENTION = [
+    Mutation("attend", "scores read before they are written", _SCORES, "", RESULTS),
+    Mutation("attend", "scores read before they are written", _SCORES, "", THREAD),
+    Mutation("attend", "weights read before they are written", _WEIGHTS, "", THREAD),
+    Mutation(
+        "attend",
+        "a cell too many",
+        "l < L; l += THREADS / WARP) {\n        const acc score",
+        "l <= L; l += THREADS / WARP) {\n        const acc score",
+        ADDRESS,
+    ),
+    Mutation("attention_lstm_forward", "states read before they are written", _STATES, "", RESULTS),
+    Mutation("attention_lstm_forward", "states read before they are written", _STATES, "", THREAD),
+    Mutation("attention_lstm_forward", "a row behind the last step", "if (r < active) own[j] =", "own[j] =", ADDRESS),
+    Mutation(
+        "attention_lstm_forward",
+        "a cell state of another caption",
+        "(m - batch_sizes[t - 2])",
+        "(m - batch_sizes[t - 1])",
+        RESULTS,
+    ),
+    Mutation("attention_lstm_backward", "gradients read before they are written", _DWEIGHTS, "", RESULTS),
+    Mutation("attention_lstm_backward", "gradients read before they are written", _DWEIGHTS, "", THREAD),
+    Mutation("attention_lstm_backward", "gradients overwritten before they are read", _SUMMED, "", THREAD),
+    Mutation("attention_lstm_backward", "scores' gradients read before they are written", _DSCORES, "", THREAD),
+    Mutation(
+        "attention_lstm_backward",
+        "a gradient that no later step has sent",
+        "if (r < after) {\n            dh",
+        "if (true) {\n            dh",
+        RESULTS,
+    ),
+    Mutation("attention_gradient", "a cell too many", "if (k < count) to[", "if (k <= count) to[", ADDRESS),
+    Mutation("attention_gradient", "steps behind a caption's end", "t < T && r < batch_sizes[t]", "t < T", RESULTS),
+]
+
 _FIRST = "__syncthreads();  // else a warp adds sums that other warps have not written yet"
 _ADDED = "__syncthreads();  // else partial sums are added that other warps have not written yet"
 _ONLINE = "__syncthreads();  // else a warp merges maxima and sums that other warps have not written yet"
@@ -506,5 +549,6 @@ MUTATIONS = [
     ),
     *_BARRIER,
     *_GRU,
+    *_ATTENTION,
     *_OTHERS,
 ]

@@ -67,6 +67,7 @@ def recorded(
 
     with recording(emulator, small_and_new) as launches:
         recurrences(dtype, all_variants)
+        attention(dtype)
         for work in (softmax_rows, dropout, others):
             work(device, dtype)
     for entry in launches:
@@ -166,6 +167,14 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
         name: capgpu.asarray(value) if isinstance(value, np.ndarray) and name != "batch_sizes" else value
         for name, value in arguments.items()
     }
+
+
+def attention(dtype: str) -> None:
+    """Run the attention LSTM and a step of its decoding, with fewer cells than a warp has lanes, and with more."""
+    for extents in (RECURRENCES[0], Extents((3, 2), 40, 37)):
+        for operation in ("attention_lstm_forward", "attention_lstm_backward", "attention_decode_step"):
+            arguments, _ = example(usual_case(operation), extents, dtype)
+            getattr(KERNELS, operation)(**on_device(dict(arguments)))
 
 
 def softmax_rows(device: Any, dtype: str) -> None:
