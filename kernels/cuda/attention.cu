@@ -167,7 +167,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_lstm_backward
 {
     const int r = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int active = batch_sizes[t < 0 ? 0 : t], after = t + 1 < T ? batch_sizes[t + 1] : 0;
-    if (r >= active) return;
+    if (r >= active) {
+        // shorter captions: the product reads their rows, too, which no step has written yet
+        if (t == T - 1)
+            for (int k = threadIdx.x; k < 4 * H; k += THREADS) da[(long long)r * 4 * H + k] = to_real(acc(0));
+        return;
+    }
     const int start = first_row(batch_sizes, t), row_after = (t < 0 ? 0 : start + active) + r;
     const real* cells = picture(A, order, r, H, L);
     const real* own = dleft + (long long)r * 2 * H;

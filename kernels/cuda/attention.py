@@ -99,7 +99,6 @@ def attention_lstm_backward(
     dscores = space.take("attention: gradient of scores", (M, L), acc)
     operands = map(_operand, (dhidden, gates, cell, previous, attention, A, order))
     read = dhidden, gates, cell, previous, attention, A, order = _pointers(*operands)
-    fill(da, 0)  # else products read rows that no step has written yet
     step = kernel("attention_lstm_backward", dtype)
     for t in range(T - 1, -2, -1):
         written = (da, dc, dprojected, dcontexts, dscores)

@@ -31,6 +31,7 @@ def moved(device, model):
     return {name: device.asarray(value.get()) for name, value in model.params.items()}
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell != "gru" or (p.dtype == "float64" and p.V == 37))
 @pytest.mark.parametrize("stop", [True, False])
 @pytest.mark.parametrize("V", [4, 7, 37, 300])
 @pytest.mark.parametrize("cell", CELLS)
@@ -45,6 +46,7 @@ def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell,
     assert len(np.unique(actual.get())) > 2
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell != "gru")
 @pytest.mark.parametrize("V", [4, 300])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", HALVES)
