@@ -7,7 +7,17 @@ arrays are converted to float32 for them, since CuPy's own bfloat16 is incomplet
 
 from contextlib import AbstractContextManager
 
-from capgpu.kernels.cuda import caption_batch, decode, dropout, embedding, gemm, optimizer, recurrence, softmax
+from capgpu.kernels.cuda import (
+    attention,
+    caption_batch,
+    decode,
+    dropout,
+    embedding,
+    gemm,
+    optimizer,
+    recurrence,
+    softmax,
+)
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import Kernels
 
@@ -28,16 +38,16 @@ class CudaKernels(Kernels):
     column_sums = staticmethod(embedding.column_sums)
     lstm_forward = staticmethod(recurrence.lstm_forward)
     lstm_backward = staticmethod(recurrence.lstm_backward)
-    rnn_forward = staticmethod(recurrence.rnn_forward)
-    rnn_backward = staticmethod(recurrence.rnn_backward)
     gru_forward = staticmethod(recurrence.gru_forward)
     gru_backward = staticmethod(recurrence.gru_backward)
-    attention_lstm_forward = staticmethod(in_float32(Kernels.attention_lstm_forward))
-    attention_lstm_backward = staticmethod(in_float32(Kernels.attention_lstm_backward))
+    rnn_forward = staticmethod(recurrence.rnn_forward)
+    rnn_backward = staticmethod(recurrence.rnn_backward)
+    attention_lstm_forward = staticmethod(attention.attention_lstm_forward)
+    attention_lstm_backward = staticmethod(attention.attention_lstm_backward)
     softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
     linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
     decode_step = staticmethod(decode.decode_step)
-    attention_decode_step = staticmethod(in_float32(Kernels.attention_decode_step))
+    attention_decode_step = staticmethod(attention.attention_decode_step)
     top_words = staticmethod(in_float32(Kernels.top_words))
     greedy_captions = staticmethod(decode.greedy_captions)
     adam_update = staticmethod(optimizer.adam_update)

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 __all__ = [
+    "ATTENTION_CELLS",
+    "ATTENTION_THREADS",
     "CHUNK",
     "COLUMN_WARPS",
     "COUNTER_STRIDE",
     "DEPTH",
+    "GATES",
     "HELD_SCORES",
     "LANE_ROWS",
     "MATRICES",
@@ -48,6 +51,10 @@ WARP_ROWS = 4
 ROW_THREADS = 1024
 HELD_SCORES = 32
 
+# attention.cu: threads of a block, a unit each at H = 512; cells of a picture whose gradients a block sums
+ATTENTION_THREADS = 512
+ATTENTION_CELLS = 8
+
 # embedding.cu: warps of a block, matrices of one launch of column_sums
 COLUMN_WARPS = 8
 MATRICES = 8
@@ -65,30 +72,43 @@ WARPS = {True: 8, False: 4}
 COUNTER_STRIDE = 32
 
 
+#: Gates of each recurrent cell: pre-activations of a unit that take part in its product.
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
 def real_size(dtype: str) -> int:
     """Return the bytes of a stored number of a storage type, a key of `kernel_registry.REALS`."""
     return {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
 def tile_rows(
-    size: int, resident: bool, backward: bool, units: int, tensor_cores: bool = False, large_shared: bool = True
+    size: int,
+    resident: bool,
+    backward: bool,
+    units: int,
+    gates: int,
+    tensor_cores: bool = False,
+    large_shared: bool = True,
 ) -> int:
     """Return the rows of the batch that a block of a recurrence multiplies at once.
 
-    Small tiles are used for float64, which takes two registers, and where shared memory is scarce: in blocks with the
-    weights of many units, and in backward passes, whose rows have four times as many elements.
+    Small tiles are used for float64, which takes two registers; for multiply-adds of three gates, of which a lane has
+    twelve columns (simt_mma.cuh); and where shared memory is scarce: in blocks with the weights of many units, and in
+    backward passes, whose rows have up to four times as many elements.
 
     Parameters
     ----------
     size : int
         Bytes of a stored number.
-    resident, backward, units, tensor_cores
-        The variant: weights resident in shared memory (persistent kernels), pass, hidden units of a block, products by
-        the tensor cores, which keep fewer numbers in registers.
+    resident, backward, units, gates, tensor_cores
+        The variant: weights resident in shared memory (persistent kernels), pass, hidden units of a block, gates of the
+        cell, products by the tensor cores, which keep fewer numbers in registers.
     large_shared : bool
         Result of `large_shared` for the device.
     """
-    small_tile = size == 8 or (resident and (backward or (units >= 16 and not (tensor_cores and large_shared))))
+    three_gates = gates == 3 and not backward and not tensor_cores
+    scarce = backward or (units >= 16 and not (tensor_cores and large_shared))
+    small_tile = size == 8 or three_gates or (resident and scarce)
     return LANE_ROWS * (4 if small_tile else 8)
 
 
@@ -154,6 +174,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int], large_shared: bool
     if file == "softmax.cu":
         held = 0 if real_size(dtype) == 8 else HELD_SCORES
         return common | {"THREADS": THREADS, "WARP_ROWS": WARP_ROWS, "ROW_THREADS": ROW_THREADS, "HELD": held}
+    if file == "attention.cu":
+        return common | {"THREADS": ATTENTION_THREADS, "CELLS": ATTENTION_CELLS}
     if file == "embedding.cu":
         return common | {"WARPS": COLUMN_WARPS, "MATRICES": MATRICES}
     if file == "optimizer.cu":
@@ -164,7 +186,8 @@ def macros(file: str, dtype: str, defines: Mapping[str, int], large_shared: bool
         return common
     resident, backward, units = (defines[name] for name in ("RESIDENT", "BACKWARD", "UNITS"))
     size = real_size(dtype)
-    tile = tile_rows(size, bool(resident), bool(backward), units, bool(defines["TENSOR_CORES"]), large_shared)
+    gates, tensor_cores = GATES[file.removesuffix(".cu")], bool(defines["TENSOR_CORES"])
+    tile = tile_rows(size, bool(resident), bool(backward), units, gates, tensor_cores, large_shared)
     return common | {
         "DEPTH": DEPTH,
         "LANE_ROWS": LANE_ROWS,

@@ -169,7 +169,7 @@ def _block_clocks(machine: Machine, step: Step, l2_clocks: float, warps: int) ->
             shared_load_clocks += (rows + step.columns) * step.depth * step.size / _SHARED_BYTES
         else:
             # simt_mma.cuh: per 4 terms a lane makes height + 4 quads vector loads for 16 height quads multiply-adds
-            height, quads = rows // LANE_ROWS, 1 if step.columns < 64 else 2
+            height, quads = rows // LANE_ROWS, 3 if step.columns % 3 == 0 else 1 if step.columns < 64 else 2
             vector_loads = products / (16 * height * quads) * (height + 4 * quads)
             conversions = 4 * vector_loads if step.size == 2 else 0
             arithmetic_clocks += (products + conversions) / (

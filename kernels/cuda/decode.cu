@@ -2,12 +2,14 @@
 // of the word after it. Words stay on the device: the host launches step after step and waits for none.
 //
 // decode_cell   a = projected[row] + sums + bias, with sums = h Wh from a matrix product, then the cell:
-//               i, f, o = sigmoid(a_i, a_f, a_o); g = tanh(a_g); c' = f c + i g; h' = o tanh(c')     (LSTM 1)
-//               h' = tanh(a)                                                                        (LSTM 0)
+//               i, f, o = sigmoid(a_i, a_f, a_o); g = tanh(a_g); c' = f c + i g; h' = o tanh(c')     (GATES 4)
+//               r, z = sigmoid(a_r, a_z); q = sums_n + recurrent_bias;
+//               n = tanh(projected_n + bias_n + r q); h' = (1 - z) n + z h                           (GATES 3)
+//               h' = tanh(a)                                                                        (GATES 1)
 // choose_words  word = argmax(scores + bias), of equal scores the first; a caption that has ended gets `null`.
 //
-// Memory: projected [*, G], addressed by rows [N] or in order; sums [N, G]; h, c [N, H]; G = 4 H with gates in the
-// order i, f, o, g, or H. scores [N, V]; words [N, length] one column a step; next [N] what the next step reads.
+// Memory: projected [*, G], addressed by rows [N] or in order; sums [N, G]; h, c [N, H]; G = GATES H, with gates in the
+// order i, f, o, g or r, z, n. scores [N, V]; words [N, length] one column a step; next [N] what the next step reads.
 // A score that is not a number counts as the greatest, as NumPy and CuPy have it.
 // Launch: decode_cell a thread a hidden unit; choose_words a block a caption.
 
@@ -16,32 +18,36 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS) decode_cell(
-    const real* projected,  // [*, G]
-    const int* rows,        // [N] or null
-    const real* sums,       // [N, G]
-    const real* bias,       // [G] or null
-    const real* c_before,   // [N, H] or null for zeros; not read without a cell state
-    real* h,                // [N, H]
-    real* c,                // [N, H]
+    const real* projected,       // [*, G]
+    const int* rows,             // [N] or null
+    const real* sums,            // [N, G]
+    const real* bias,            // [G] or null
+    const real* recurrent_bias,  // [H]; GATES 3 only
+    const real* before,          // [N, H]: GATES 4, c or null for zeros; GATES 3, h; else not read
+    real* h,                     // [N, H]
+    real* c,                     // [N, H]; GATES 4 only
     int N, int H) {
     const long long element = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (element >= (long long)N * H) return;
     const int n = (int)(element / H), j = (int)(element % H);
-    const int G = LSTM ? 4 * H : H;
+    const int G = GATES * H;
     const real* inputs = projected + (long long)(rows ? rows[n] : n) * G;
     const real* recurrent = sums + (long long)n * G;
-    auto before = [&](int k) {
-        const acc a = to_acc(inputs[k]) + to_acc(recurrent[k]);
-        return bias ? a + to_acc(bias[k]) : a;
-    };
-#if LSTM
-    const acc i = sigmoid(before(j)), f = sigmoid(before(H + j)), o = sigmoid(before(2 * H + j));
-    const acc g = hyperbolic_tangent(before(3 * H + j));
-    const acc state = c_before ? f * to_acc(c_before[element]) + i * g : i * g;
+    auto with_its_bias = [&](acc a, int k) { return bias ? a + to_acc(bias[k]) : a; };
+    auto preactivation = [&](int k) { return with_its_bias(to_acc(inputs[k]) + to_acc(recurrent[k]), k); };
+#if GATES == 4
+    const acc i = sigmoid(preactivation(j)), f = sigmoid(preactivation(H + j)), o = sigmoid(preactivation(2 * H + j));
+    const acc g = hyperbolic_tangent(preactivation(3 * H + j));
+    const acc state = before ? f * to_acc(before[element]) + i * g : i * g;
     c[element] = to_real(state);
     h[element] = to_real(o * hyperbolic_tangent(state));
+#elif GATES == 3
+    const acc r = sigmoid(preactivation(j)), z = sigmoid(preactivation(H + j));
+    const acc q = to_acc(recurrent[2 * H + j]) + to_acc(recurrent_bias[j]);
+    const acc candidate = hyperbolic_tangent(with_its_bias(to_acc(inputs[2 * H + j]), 2 * H + j) + r * q);
+    h[element] = to_real((acc(1) - z) * candidate + z * to_acc(before[element]));
 #else
-    h[element] = to_real(hyperbolic_tangent(before(j)));
+    h[element] = to_real(hyperbolic_tangent(preactivation(j)));
 #endif
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
+from capgpu.kernels.contract import DecodingWeights, Precision, check_precision, split_biases
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
 from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import THREADS
@@ -14,19 +14,40 @@ from capgpu.kernels.cuda.device_calls import add_into, fill, take_rows
 from capgpu.kernels.cuda.embedding import gather_rows
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import workspace
-from capgpu.kernels.half import in_float32
-from capgpu.kernels.reference import KERNELS as reference
 
-__all__ = ["decode_step", "greedy_captions"]
+__all__ = ["advance_cell", "decode_step", "greedy_captions"]
 
 
-def _cell(projected: Any, rows: Any, sums: Any, bias: Any, c_before: Any, h: Any, c: Any) -> None:
-    """Advance the cell from the product ``h Wh``; writes h and c. One launch."""
+def advance_cell(
+    projected: Any, rows: Any, sums: Any, bias: Any, recurrent_bias: Any, before: tuple[Any, Any], h: Any, c: Any
+) -> None:
+    """Advance a cell from the product ``h Wh``; one launch.
+
+    Parameters
+    ----------
+    projected, rows
+        As for `capgpu.kernels.reference.decode_step`.
+    sums : array, shape (N, G)
+        The product.
+    bias : array, shape (G,), or None
+        Biases that `projected` lacks.
+    recurrent_bias : array, shape (H,), or None
+        Of a GRU.
+    before : tuple of (array, array), shape (N, H)
+        States h and c; c is None for zeros, and for a cell without.
+    h, c : array, shape (N, H)
+        Written; c is None for a cell without.
+    """
     count, size = h.shape
-    kernel("decode_cell", h.dtype, LSTM=int(sums.shape[1] == 4 * size))(
+    gates, (h_before, c_before) = sums.shape[1] // size, before
+    kernel("decode_cell", h.dtype, GATES=gates)(
         -(-count * size // THREADS),
         THREADS,
-        (*_pointers(projected, rows, sums, bias, c_before, h, c), np.int32(count), np.int32(size)),
+        (
+            *_pointers(projected, rows, sums, bias, recurrent_bias, c_before if gates == 4 else h_before, h, c),
+            np.int32(count),
+            np.int32(size),
+        ),
     )
 
 
@@ -47,15 +68,10 @@ def decode_step(
     recurrent_bias: Any = None,
     precision: Precision = "float32",
 ) -> tuple[Any, Any, Any]:
-    """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`, which serves a GRU."""
-    if recurrent_bias is not None:
-        operands = projected, rows, h, c, Wh, W_vocab, b_vocab, parents
-        results: tuple[Any, Any, Any] = in_float32(reference.decode_step)(
-            *operands, recurrent_bias=recurrent_bias, precision=precision
-        )
-        return results
+    """Advance N sequences by one word; see `capgpu.kernels.reference.decode_step`."""
     check_precision(precision, h.dtype)
     check_device(projected=projected, rows=rows, h=h, c=c, Wh=Wh, W_vocab=W_vocab, b_vocab=b_vocab, parents=parents)
+    check_device(recurrent_bias=recurrent_bias)
     dtype = h.dtype
     if parents is not None:
         h, c = (None if states is None else take_rows(states, parents) for states in (h, c))
@@ -66,8 +82,9 @@ def decode_step(
     sums = workspace().take("decoding: sums", (count, Wh.shape[1]), dtype)
     product(h, Wh, sums, precision)
     rows = None if rows is None else indices(rows)
-    c_before = None if c is None else contiguous(c)
-    _cell(contiguous(projected), rows, sums, None, c_before, h_next, c_next)
+    before = contiguous(h), None if c is None else contiguous(c)
+    bias = None if recurrent_bias is None else contiguous(recurrent_bias)
+    advance_cell(contiguous(projected), rows, sums, None, bias, before, h_next, c_next)
     product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next
@@ -86,14 +103,13 @@ def greedy_captions(
     """Decode the most probable word at each step; see `capgpu.kernels.reference.greedy_captions`.
 
     Four launches per word, or six if the vocabulary is not projected beforehand. The host does not wait for results, so
-    all `max_length` steps are computed even if every caption has ended. A GRU's captions are the reference's.
+    all `max_length` steps are computed even if every caption has ended.
     """
-    if weights.Wh.shape[1] == 3 * weights.Wh.shape[0]:
-        return in_float32(reference.greedy_captions)(h, weights, max_length, start, end, null, precision=precision)
     check_precision(precision, h.dtype)
     check_device(h=h, **weights._asdict())
     W_embed, Wx, Wh, b, W_vocab, b_vocab = (contiguous(array) for array in weights)
     dtype, count, size = Wh.dtype, h.shape[0], Wh.shape[0]
+    b, recurrent_bias = split_biases(b, Wh)
     vocabulary, gates = W_embed.shape[0], Wh.shape[1]
     space = workspace()
     words = empty((count, max_length), np.int32, "the words")
@@ -115,19 +131,20 @@ def greedy_captions(
     else:
         embedded = space.take("decoding: embedded", (count, Wx.shape[0]), dtype)
         projected = space.take("decoding: projected words", (count, gates), dtype)
-    choose_words = kernel("choose_words", dtype, LSTM=int(gates == 4 * size))
+    choose_words = kernel("choose_words", dtype, GATES=gates // size)
     for step in range(max_length):
         h_before, h_after = hidden[1 + step % 2 if step else 0], hidden[1 + (step + 1) % 2]
         if not vocabulary_is_projected:
             gather_rows(W_embed, word, embedded)
             product(embedded, Wx, projected, precision)
         product(h_before, Wh, sums, precision)
-        _cell(
+        advance_cell(
             projected,
             word if vocabulary_is_projected else None,
             sums,
             b,
-            c[step % 2] if step else None,
+            recurrent_bias,
+            (h_before, c[step % 2] if step else None),
             h_after,
             c[(step + 1) % 2],
         )

@@ -3,8 +3,8 @@
 A graph repeats the captured launches with the same arguments: sizes, addresses, numbers passed by value.
 
     sizes        Captions are padded to one of few shapes (`capgpu.kernels.cuda.caption_batch`), each with its graphs;
-                 padding adds zeros to sums. The persistent recurrences read the rows of each step from the device; the
-                 other algorithms take them by value and are not captured.
+                 padding adds zeros to sums. The persistent recurrences and the attention LSTM read the rows of each
+                 step from the device; the other algorithms take them by value and are not captured.
     addresses    Parameters, optimizer states, gradients, features and all scratch are in memory that belongs to these
                  graphs: a separate workspace, and parameters that are updated in place. A graph keeps it alive.
     numbers      Everything that changes between steps (the captions' layout, the keys of dropout, the update rule's
@@ -34,7 +34,7 @@ from capgpu.kernels.contract import CaptionBatch, LossOptions
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import allocate, check_device, dtype_name, sum_dtype
 from capgpu.kernels.cuda.caption_batch import Layout, lay_out
-from capgpu.kernels.cuda.constants import SETTINGS
+from capgpu.kernels.cuda.constants import GATES, SETTINGS
 from capgpu.kernels.cuda.device_calls import copy_into, launch_graph
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.held_results import holding_results
@@ -229,9 +229,9 @@ class StepGraphs:
         """Return whether launches for a batch of these numbers of captions, steps, rows and words can be captured."""
         size, gates = self.params["Wh"].shape
         captions, steps, rows, _ = shape
-        if gates == 3 * size:  # a GRU has no kernels
-            return False
-        passes = [f"{'lstm' if gates == 4 * size else 'rnn'}_{direction}" for direction in ("forward", "backward")]
+        cell = next(name for name, count in GATES.items() if gates == count * size)
+        # the launches of attention are the same for all batches of a shape (`capgpu.kernels.cuda.attention`)
+        passes = [] if "Wattn" in self.params else [f"{cell}_{direction}" for direction in ("forward", "backward")]
         configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]
         in_one_block = rows * self.params["W_embed"].shape[0] * self._dtype.itemsize <= SCORE_BYTES
         return in_one_block and all(config.algorithm == "persistent" for config in configs)

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capgpu.kernels.cuda.constants import COLUMN_WARPS, ROW_THREADS, THREADS, WARP, WARP_ROWS, WARPS, macros
+from capgpu.kernels.cuda.constants import (
+    ATTENTION_THREADS,
+    COLUMN_WARPS,
+    GATES,
+    ROW_THREADS,
+    THREADS,
+    WARP,
+    WARP_ROWS,
+    WARPS,
+    macros,
+)
 
 __all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
 
@@ -56,7 +66,7 @@ class Entry:
 #: Value of the macro TENSOR_CORES by the suffix of a kernel's name: factors unchanged or rounded, or split.
 TENSOR_CORES = {"_tensor": 1, "_split": 2}
 
-_CELLS = ((("LSTM", 0),), (("LSTM", 1),))
+_CELLS = tuple((("GATES", gates),) for gates in sorted(GATES.values()))
 
 
 def _recurrence(cell: str, backward: bool, variant: str, units: tuple[int, ...]) -> Entry:
@@ -78,24 +88,36 @@ def _recurrence(cell: str, backward: bool, variant: str, units: tuple[int, ...])
 ENTRIES: tuple[Entry, ...] = (
     _recurrence("lstm", False, "", (4, 8, 16)),
     _recurrence("lstm", True, "", (8, 16, 32)),
+    _recurrence("gru", False, "", (8, 16)),
+    _recurrence("gru", True, "", (8, 16, 32)),
     _recurrence("rnn", False, "", (8, 16, 32)),
     _recurrence("rnn", True, "", (8, 16, 32)),
     _recurrence("lstm", False, "_step", (8,)),
     _recurrence("lstm", True, "_step", (16,)),
+    _recurrence("gru", False, "_step", (8,)),
+    _recurrence("gru", True, "_step", (16,)),
     _recurrence("rnn", False, "_step", (16,)),
     _recurrence("rnn", True, "_step", (16,)),
     _recurrence("lstm", False, "_tensor", (4, 8, 16)),
     _recurrence("lstm", True, "_tensor", (8, 16, 32)),
+    _recurrence("gru", False, "_tensor", (8, 16)),
+    _recurrence("gru", True, "_tensor", (8, 16, 32)),
     _recurrence("rnn", False, "_tensor", (8, 16, 32)),
     _recurrence("rnn", True, "_tensor", (8, 16, 32)),
     _recurrence("lstm", False, "_split", (4, 8, 16)),
     _recurrence("lstm", True, "_split", (8, 16, 32)),
+    _recurrence("gru", False, "_split", (8, 16)),
+    _recurrence("gru", True, "_split", (8, 16, 32)),
     _recurrence("rnn", False, "_split", (8, 16, 32)),
     _recurrence("rnn", True, "_split", (8, 16, 32)),
     Entry("softmax_warps", "softmax.cu", ALL, WARP * WARP_ROWS),
     Entry("softmax_registers", "softmax.cu", tuple(dtype for dtype in ALL if dtype != "float64"), ROW_THREADS),
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),
     Entry("sum_losses", "softmax.cu", ALL, THREADS),
+    Entry("attend", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_lstm_forward", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_lstm_backward", "attention.cu", ALL, ATTENTION_THREADS),
+    Entry("attention_gradient", "attention.cu", ALL, ATTENTION_THREADS),
     Entry("dropout", "dropout.cu", ALL, THREADS),
     Entry("gather_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("scatter_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),

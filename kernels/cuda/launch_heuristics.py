@@ -27,6 +27,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.kernels.cuda import compile, cost, tuning_cache
 from capgpu.kernels.cuda.constants import (
     DEPTH,
+    GATES,
     PACK_BYTES,
     WARP,
     WARPS,
@@ -72,7 +73,7 @@ class Pass:
     gates : int
         Gates of the cell.
     has_state : bool
-        Whether the cell carries a state c beside h.
+        Whether each unit has a number carried from step to step: the state c, or the part of h beside the product.
     backward : bool
         Whether the weights are transposed.
     units : tuple of int
@@ -101,10 +102,12 @@ class Pass:
 
 
 PASSES = {
-    "lstm_forward": Pass(4, True, False, (4, 8, 16), 8, 14),
-    "lstm_backward": Pass(4, True, True, (8, 16, 32), 16, 33),
-    "rnn_forward": Pass(1, False, False, (8, 16, 32), 16, 3),
-    "rnn_backward": Pass(1, False, True, (8, 16, 32), 16, 7),
+    "lstm_forward": Pass(GATES["lstm"], True, False, (4, 8, 16), 8, 14),
+    "lstm_backward": Pass(GATES["lstm"], True, True, (8, 16, 32), 16, 33),
+    "gru_forward": Pass(GATES["gru"], True, False, (8, 16), 8, 15),
+    "gru_backward": Pass(GATES["gru"], True, True, (8, 16, 32), 16, 24),
+    "rnn_forward": Pass(GATES["rnn"], False, False, (8, 16, 32), 16, 3),
+    "rnn_backward": Pass(GATES["rnn"], False, True, (8, 16, 32), 16, 7),
 }
 
 
@@ -258,7 +261,7 @@ def persistent(name: str, dtype: str, H: int, N: int, units: int, groups: int) -
     """
     pass_info, size, blocks, rows = PASSES[name], real_size(dtype), -(-H // units), -(-N // groups)
     tensor_cores = tensor_cores_used(dtype)
-    tile = tile_rows(size, True, pass_info.backward, units, tensor_cores > PLAIN, _large_shared())
+    tile = tile_rows(size, True, pass_info.backward, units, pass_info.gates, tensor_cores > PLAIN, _large_shared())
     passes = {PLAIN: 0, ROUNDED: 1, SPLIT: 3}[tensor_cores]
     step = cost.Step(rows, pass_info.depth(H), pass_info.columns(units), size, tile, passes)
     return LaunchConfig(
@@ -326,7 +329,10 @@ def _machine() -> cost.Machine:
 
 def _step(name: str, dtype: str, H: int, N: int) -> LaunchConfig:
     pass_info, size = PASSES[name], real_size(dtype)
-    units, tile = pass_info.step_units, tile_rows(size, False, pass_info.backward, pass_info.step_units)
+    units, tile = (
+        pass_info.step_units,
+        tile_rows(size, False, pass_info.backward, pass_info.step_units, pass_info.gates),
+    )
     step = cost.Step(min(N, tile), pass_info.depth(H), pass_info.columns(units), size, tile)
     return LaunchConfig(
         algorithm="step",
@@ -347,7 +353,7 @@ def step_grid(name: str, dtype: str, H: int, rows: int) -> int:
     """Return the number of blocks of one launch of the step kernels, each for a tile of rows and some units."""
     pass_info = PASSES[name]
     return -(-H // pass_info.step_units) * -(
-        -rows // tile_rows(real_size(dtype), False, pass_info.backward, pass_info.step_units)
+        -rows // tile_rows(real_size(dtype), False, pass_info.backward, pass_info.step_units, pass_info.gates)
     )
 
 
@@ -379,7 +385,7 @@ def _shared_bytes(
     pass_info, resident = PASSES[name], algorithm == "persistent"
     columns, tile = (
         pass_info.columns(units),
-        tile_rows(size, resident, pass_info.backward, units, tensor_cores, _large_shared()),
+        tile_rows(size, resident, pass_info.backward, units, pass_info.gates, tensor_cores, _large_shared()),
     )
     pack, acc, right_elements = PACK_BYTES // size, max(size, 4), DEPTH * columns
     left_bytes = left_rows(size, resident, tile, _large_shared()) * (DEPTH + pack) * size

@@ -22,8 +22,8 @@
 #define CELL lstm
 
 struct Cell {
-    static constexpr int GATES = 4;
-    static constexpr bool HAS_STATE = true, SAVES_GATES = true;
+    static constexpr int GATES = 4, SAVED = 4, RECURRENT = -1;
+    static constexpr bool SAVES_GATES = true, HAS_STATE = true, STATE_IS_H = false;
 
     template <class Preactivation>
     static __device__ __forceinline__ acc forward(const Preactivation& a, acc& c, acc (&gates)[GATES]) {

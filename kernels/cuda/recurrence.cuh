@@ -1,19 +1,25 @@
 // The recurrence of a cell over a packed sequence, forward and backward: one skeleton for every cell.
 //
-// A cell's source file (lstm.cu, rnn.cu) defines CELL, the beginning of its kernels' names, and `struct Cell`, its
-// pointwise mathematics, and then includes this file:
+// A cell's source file (lstm.cu, gru.cu, rnn.cu) defines CELL, the beginning of its kernels' names, and `struct Cell`,
+// its pointwise mathematics, and then includes this file:
 //
 //     GATES        pre-activations of a unit; Wh is [H][GATES H]
-//     HAS_STATE    whether a state c is carried beside h; only the thread that owns a unit reads and writes its c
-//     SAVES_GATES  whether the activated gates are saved for the backward pass; false where h is the only gate
-//     forward      (a, c, gates) -> h: one step, from a(k) = projected + bias + h_before Wh; replaces c
+//     SAVED        numbers of a unit that the backward pass reads as `gates`: the activated gates, or h
+//     SAVES_GATES  whether the forward pass writes them; false where h is the only gate
+//     HAS_STATE    whether a state c is carried from step to step; only the thread that owns a unit reads and writes it
+//     STATE_IS_H   whether c is h itself, which then is not saved a second time
+//     RECURRENT    the gate whose recurrent part, h_before Wh + a bias of its own, enters the cell apart from the part of
+//                  the inputs, so that their gradients differ; -1 where no gate does
+//     forward      (a, c, gates) -> h: one step, from a(k) = a.input(k) + a.recurrent(k) = projected + bias + h_before Wh;
+//                  replaces c
 //     backward     (gates, c, c_before, dh, dc_output, dc, da): one step; dc is sent by the next step and replaced by
-//                  what the step before receives; da are the gradients of the pre-activations
+//                  what the step before receives; da are the gradients of the pre-activations, of the recurrent part
+//                  where there is one, and then da[GATES] that of the inputs. Where c is h, `c` is h_before
 //
 // Layout. Row-major; packed rows are time-major: step t owns batch_sizes[t] of the M rows, row r of a step continues
 // row r of the step before. The gates of a row lie one after the other along an axis of GATES H.
 //
-// Saved for the backward pass: activated gates and c. Everything else is computed again.
+// Saved for the backward pass: activated gates, and c or h_before. Everything else is computed again.
 //
 // RESIDENT 1, persistent kernels: one cooperative launch for all steps. Block (group, b) owns the units
 // [b UNITS, (b + 1) UNITS) with all their gates, for the rows r = group, group + groups, ... Its columns of Wh stay in
@@ -47,7 +53,12 @@
 #define EXPAND_NAME(cell, pass, variant) JOIN_NAME(cell, pass, variant)
 #define KERNEL(pass) EXPAND_NAME(CELL, pass, VARIANT)
 
-static constexpr int GATES = Cell::GATES;
+static constexpr int GATES = Cell::GATES, SAVED = Cell::SAVED;
+// Whether a gate's recurrent part is apart: it has a bias more forward, and a gradient more backward.
+static constexpr bool HAS_RECURRENT = Cell::RECURRENT >= 0;
+static constexpr int BIASES = GATES + HAS_RECURRENT, GRADIENTS = GATES + HAS_RECURRENT;
+// Whether c has arrays of its own.
+static constexpr bool HAS_CELL = Cell::HAS_STATE && !Cell::STATE_IS_H;
 
 #if BACKWARD
 typedef Product<UNITS, true> Step;
@@ -80,10 +91,19 @@ __device__ __forceinline__ void fill_step(real* array, int start, int active, in
 
 #if !BACKWARD
 
+// The pre-activations of a unit, whole or in two parts.
+template <class Input, class Recurrent>
+struct Preactivations {
+    const Input& input;          // (k) -> projected + bias
+    const Recurrent& recurrent;  // (k) -> h_before Wh, and the bias of a recurrent part
+
+    __device__ __forceinline__ acc operator()(int k) const { return input(k) + recurrent(k); }
+};
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(forward)(
     const real* __restrict__ projected,  // [M][GATES H], or with rows [U][GATES H]
     const int* __restrict__ rows,        // [M] row of projected for each packed row, or null
-    const real* __restrict__ bias,       // [GATES H] or null
+    const real* __restrict__ bias,       // [BIASES H] or null
     const real* h0,                      // [N][H]
     const real* __restrict__ h0_bias,    // [H], added to every row of h0, or null
     const real* __restrict__ c0,         // [N][H], or null for zeros
@@ -92,8 +112,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(forward)(
     const int* __restrict__ batch_sizes, // [T]
     real* hidden,                        // [M][H]
     real* __restrict__ previous,         // [M][H] hidden state before each packed row, or null
-    real* __restrict__ cell,             // [M][H]; null without a state
-    real* __restrict__ gates,            // [M][GATES H] or null
+    real* __restrict__ cell,             // [M][H]; null where c has no array of its own
+    real* __restrict__ gates,            // [M][SAVED H] or null
     unsigned* counters,                  // [groups][COUNTER_STRIDE]
     int H,
     int T,
@@ -107,9 +127,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(forward)(
     const bool in_range = position.in_range;
     const Step step = {memory, Wh, H, H, position.block * UNITS};
     acc* shared_c = step.after_weights();  // [rows of the group][UNITS]
-    acc biases[GATES];
+    acc biases[BIASES];
 #pragma unroll
-    for (int k = 0; k < GATES; ++k) biases[k] = bias != nullptr && in_range ? to_acc(bias[k * H + unit]) : acc(0);
+    for (int k = 0; k < BIASES; ++k) biases[k] = bias != nullptr && in_range ? to_acc(bias[k * H + unit]) : acc(0);
     REQUIRE_SHARED(step.bytes(Cell::HAS_STATE ? rows_of_group(batch_sizes[0], 0, groups) * UNITS : 0));
     unsigned* counter = counters + group * COUNTER_STRIDE;
     unsigned arrival = 0;
@@ -165,27 +185,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(forward)(
                 acc* own_c = shared_c + (tile + row) * UNITS + column;
                 acc c = acc(0);
                 if (t == 0) {
-                    if (Cell::HAS_STATE && c0 != nullptr) c = to_acc(c0[initial]);
-                    if (previous != nullptr) {
-                        const real h = h0[initial];
-                        previous[offset] = h0_bias == nullptr ? h : to_real(to_acc(h) + to_acc(h0_bias[unit]));
+                    if (HAS_CELL && c0 != nullptr) c = to_acc(c0[initial]);
+                    if (previous != nullptr || Cell::STATE_IS_H) {
+                        const real given = h0[initial];
+                        const real h = h0_bias == nullptr ? given : to_real(to_acc(given) + to_acc(h0_bias[unit]));
+                        if (previous != nullptr) previous[offset] = h;
+                        if (Cell::STATE_IS_H) c = to_acc(h);
                     }
                 } else if (Cell::HAS_STATE) {
-                    c = RESIDENT ? *own_c : to_acc(cell[offset - (long long)active_before * H]);
+                    const real* states = Cell::STATE_IS_H ? hidden : cell;
+                    c = RESIDENT ? *own_c : to_acc(states[offset - (long long)active_before * H]);
                 }
-                acc activated[GATES];
-                const auto preactivation = [&](int k) {
-                    return to_acc(inputs[pair][k]) + biases[k] + step.sum(row, column + k * UNITS);
+                acc activated[SAVED];
+                const auto input = [&](int k) { return to_acc(inputs[pair][k]) + biases[k]; };
+                const auto recurrent = [&](int k) {
+                    const acc sum = step.sum(row, column + k * UNITS);
+                    return HAS_RECURRENT && k == Cell::RECURRENT ? sum + biases[BIASES - 1] : sum;
                 };
-                const real h = to_real(Cell::forward(preactivation, c, activated));
+                const Preactivations<decltype(input), decltype(recurrent)> a = {input, recurrent};
+                const real h = to_real(Cell::forward(a, c, activated));
                 if (Cell::HAS_STATE && RESIDENT) *own_c = c;
                 publish(hidden + offset, h);
-                if (Cell::HAS_STATE) cell[offset] = to_real(c);
+                if (HAS_CELL) cell[offset] = to_real(c);
                 if (previous != nullptr && rank < active_after) previous[offset + (long long)active * H] = h;
                 if (Cell::SAVES_GATES && gates != nullptr) {
-                    real* to = gates + (long long)(start + rank) * GATES * H + unit;
+                    real* to = gates + (long long)(start + rank) * SAVED * H + unit;
 #pragma unroll
-                    for (int k = 0; k < GATES; ++k) to[k * H] = to_real(activated[k]);
+                    for (int k = 0; k < SAVED; ++k) to[k * H] = to_real(activated[k]);
                 }
             }
         }
@@ -200,15 +226,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(forward)(
 extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
     const real* __restrict__ dhidden,    // [M][H]
     const real* __restrict__ dcell,      // [M][H] or null
-    const real* __restrict__ gates,      // [M][GATES H]
-    const real* __restrict__ cell,       // [M][H]; null without a state
+    const real* __restrict__ gates,      // [M][SAVED H]
+    const real* __restrict__ cell,       // [M][H] c, or h before each row where c is h; null without a state
     const real* __restrict__ c0,         // [N][H], or null for zeros
     const int* __restrict__ order,       // [N] row of c0, dh0 and dc0 for each row of the batch, or null
     const real* __restrict__ Wh,         // [H][GATES H]
     const int* __restrict__ batch_sizes, // [T]
     real* dgates,                        // [M][GATES H] gradient of the pre-activations
     real* __restrict__ dh0,              // [N][H]
-    real* dc0,                           // [N][H]; step kernels keep dc there from step to step; null without a state
+    real* dc0,                           // [N][H]; null where c has no array of its own
+    real* __restrict__ dinputs,          // [M][GATES H] that of their parts of the inputs, where a recurrent part is apart
     unsigned* counters,                  // [groups][COUNTER_STRIDE]
     int H,
     int T,
@@ -224,6 +251,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
     const Step step = {memory, Wh, H, GATES * H, position.block * UNITS};
     acc* shared_dc = step.after_weights();  // [rows of the group][UNITS] dc, from the next step
     REQUIRE_SHARED(step.bytes(Cell::HAS_STATE ? rows_of_group(batch_sizes[0], 0, groups) * UNITS : 0));
+    real* const sent_dc = HAS_CELL ? dc0 : dh0;  // where step kernels keep dc from step to step
     unsigned* counter = counters + group * COUNTER_STRIDE;
     unsigned arrival = 0;
     bool all_filled = !RESIDENT;  // whether all blocks of the group have filled what they will publish
@@ -248,7 +276,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
             const Rows rows_after(dgates, nullptr, nullptr, GATES * H, stop + group, groups, RESIDENT);
             const Rows left = rows_after.tile(tile, count_after);
             // converted where they are used: a conversion here would wait for the loads
-            real gate[PAIRS][GATES], c[PAIRS], c_before[PAIRS], dh_output[PAIRS], dc_output[PAIRS];
+            real gate[PAIRS][SAVED], c[PAIRS], c_before[PAIRS], dh_output[PAIRS], dc_output[PAIRS];
             const auto fetch_inputs = [&] {
 #pragma unroll
                 for (int pair = 0; pair < PAIRS; ++pair) {
@@ -256,11 +284,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
                     if (t < 0 || row >= height || !in_range) break;
                     const int rank = group + (tile + row) * groups;
                     const long long offset = (long long)(start + rank) * H + unit;
-                    const real* from = gates + (long long)(start + rank) * GATES * H + unit;
+                    const real* from = gates + (long long)(start + rank) * SAVED * H + unit;
 #pragma unroll
-                    for (int k = 0; k < GATES; ++k) gate[pair][k] = from[k * H];
-                    if (Cell::HAS_STATE) {
-                        c[pair] = cell[offset];
+                    for (int k = 0; k < SAVED; ++k) gate[pair][k] = from[k * H];
+                    if (Cell::HAS_STATE) c[pair] = cell[offset];
+                    if (HAS_CELL) {
                         c_before[pair] = to_real(acc(0));
                         if (t > 0)
                             c_before[pair] = cell[offset - (long long)active_before * H];
@@ -268,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
                             c_before[pair] = c0[(long long)(order == nullptr ? rank : order[rank]) * H + unit];
                     }
                     dh_output[pair] = dhidden[offset];
-                    if (Cell::HAS_STATE) dc_output[pair] = dcell == nullptr ? to_real(acc(0)) : dcell[offset];
+                    if (HAS_CELL) dc_output[pair] = dcell == nullptr ? to_real(acc(0)) : dcell[offset];
                 }
             };
             if (!all_filled && left.count > 0) {
@@ -293,27 +321,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
                 acc* own_dc = shared_dc + (tile + row) * UNITS + column;
                 // a sequence that ends at this step receives nothing from later steps
                 acc dh = row < left.count ? step.sum(row, column) : acc(0), dc = acc(0);
-                if (Cell::HAS_STATE) dc = row >= left.count ? acc(0) : RESIDENT ? *own_dc : to_acc(dc0[initial]);
+                if (Cell::HAS_STATE) dc = row >= left.count ? acc(0) : RESIDENT ? *own_dc : to_acc(sent_dc[initial]);
                 if (t < 0) {
-                    dh0[initial] = to_real(dh);
-                    if (Cell::HAS_STATE && RESIDENT) dc0[initial] = to_real(dc);
+                    dh0[initial] = to_real(Cell::STATE_IS_H ? dh + dc : dh);
+                    if (HAS_CELL && RESIDENT) dc0[initial] = to_real(dc);
                     continue;
                 }
-                acc activated[GATES], da[GATES];
+                acc activated[SAVED], da[GRADIENTS];
 #pragma unroll
-                for (int k = 0; k < GATES; ++k) activated[k] = to_acc(gate[pair][k]);
+                for (int k = 0; k < SAVED; ++k) activated[k] = to_acc(gate[pair][k]);
                 dh += to_acc(dh_output[pair]);
                 Cell::backward(activated, Cell::HAS_STATE ? to_acc(c[pair]) : acc(0),
-                               Cell::HAS_STATE ? to_acc(c_before[pair]) : acc(0), dh,
-                               Cell::HAS_STATE ? to_acc(dc_output[pair]) : acc(0), dc, da);
+                               HAS_CELL ? to_acc(c_before[pair]) : acc(0), dh,
+                               HAS_CELL ? to_acc(dc_output[pair]) : acc(0), dc, da);
                 real* to = dgates + (long long)(start + rank) * GATES * H + unit;
 #pragma unroll
                 for (int k = 0; k < GATES; ++k) publish(to + k * H, to_real(da[k]));
+                if (HAS_RECURRENT) {
+                    real* inputs = dinputs + (long long)(start + rank) * GATES * H + unit;
+#pragma unroll
+                    for (int k = 0; k < GATES; ++k)
+                        inputs[k * H] = to_real(da[k == Cell::RECURRENT ? GRADIENTS - 1 : k]);
+                }
                 if (Cell::HAS_STATE) {
                     if (RESIDENT)
                         *own_dc = dc;
                     else
-                        dc0[initial] = to_real(dc);
+                        sent_dc[initial] = to_real(dc);
                 }
             }
         }
@@ -323,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(backward)(
                 const long long initial = (long long)(order == nullptr ? rank : order[rank]) * H + unit;
                 if (in_range) {
                     dh0[initial] = to_real(acc(0));
-                    if (Cell::HAS_STATE) dc0[initial] = to_real(acc(0));
+                    if (HAS_CELL) dc0[initial] = to_real(acc(0));
                 }
             }
         }

@@ -1,8 +1,8 @@
 """The launcher of the recurrences: the kernels of recurrence.cuh for each cell, as `launch_heuristics` chooses them.
 
-`lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. They create the results and call
-`forward_into` and `backward_into`, which serve both cells. Biases are added, and initial states read in the captions'
-order, by the kernels, so that no further launch is needed. `gru_forward` and `gru_backward` are the reference's.
+`lstm_forward`, `lstm_backward`, those of the GRU and of the RNN are the contract's. They create the results and call
+`forward_into` and `backward_into`, which serve every cell. Biases are added, and initial states read in the captions'
+order, by the kernels, so that no further launch is needed.
 
 ``precision="bf16"`` permits less precise factors, and the recurrences do not use that: they run in the variants that
 `launch_heuristics` chooses for float32.
@@ -26,7 +26,6 @@ from capgpu.kernels.cuda.compile import CooperativeLaunchError
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.cuda.launch_heuristics import LaunchConfig
 from capgpu.kernels.cuda.workspace import workspace
-from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -78,7 +77,8 @@ class ForwardInputs(NamedTuple):
     Attributes
     ----------
     projected, rows, h0, c0, Wh, bias, h0_bias, order
-        As for `capgpu.kernels.reference.lstm_forward`; c0 is None for a cell without a state c.
+        As for `capgpu.kernels.reference.lstm_forward`; c0 is None for a cell without a state c. The bias of a GRU has a
+        fourth part, and may not be None, as for `capgpu.kernels.reference.gru_forward`.
     """
 
     projected: Any
@@ -101,7 +101,7 @@ class ForwardOutputs(NamedTuple):
     cell : array, shape (M, H), or None
         States c; None for a cell without.
     gates : array, shape (M, GH), or None
-        Activated gates; None for a cell that does not save them, and where no backward pass follows.
+        Activated gates, (M, 4H) for a GRU; None for a cell that does not save them, and where no backward pass follows.
     previous : array, shape (M, H), or None
         Hidden state before each packed row.
     """
@@ -119,7 +119,8 @@ class BackwardInputs(NamedTuple):
     ----------
     dhidden, dcell, gates, cell, c0, Wh, order
         As for `capgpu.kernels.reference.lstm_backward`. `gates` are the hidden states for a cell that does not save its
-        gates; dcell, cell and c0 are None for a cell without a state c.
+        gates; dcell, cell and c0 are None for a cell without a state c, but `cell` of a GRU is the hidden state before
+        each packed row.
     """
 
     dhidden: Any
@@ -137,16 +138,19 @@ class BackwardOutputs(NamedTuple):
     Attributes
     ----------
     dgates : array, shape (M, GH)
-        Gradient of the pre-activations.
+        Gradient of the pre-activations; of a GRU, of their recurrent parts.
     dh0 : array, shape (N, H)
         Gradient of the initial hidden state, zero for sequences without any step.
     dc0 : array, shape (N, H), or None
         The same for c; None for a cell without.
+    dinputs : array, shape (M, GH), or None
+        Gradient of the pre-activations' parts from the inputs; None unless it differs from `dgates`, as for a GRU.
     """
 
     dgates: Any
     dh0: Any
     dc0: Any = None
+    dinputs: Any = None
 
 
 def _lstm_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
@@ -162,6 +166,17 @@ def _rnn_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
 def _lstm_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
     dhidden, dcell, gates, cell, c0, Wh, order = inputs
     return reference.lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes, order=order)
+
+
+def _gru_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
+    projected, rows, h0, _, Wh, bias, h0_bias, order = inputs
+    return reference.gru_forward(projected, rows, h0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
+
+
+def _gru_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
+    dhidden, _, gates, previous, _, Wh, order = inputs
+    dinputs, dgates, dh0 = reference.gru_backward(dhidden, gates, previous, Wh, batch_sizes, order=order)
+    return dgates, dh0, None, dinputs
 
 
 def _rnn_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
@@ -187,6 +202,7 @@ class Cell:
 
 CELLS = {
     "lstm": Cell("lstm", _lstm_reference_forward, _lstm_reference_backward),
+    "gru": Cell("gru", _gru_reference_forward, _gru_reference_backward),
     "rnn": Cell("rnn", _rnn_reference_forward, _rnn_reference_backward),
 }
 
@@ -238,6 +254,51 @@ def lstm_backward(
     return dgates, dh0, dc0
 
 
+def gru_forward(
+    projected: Any,
+    rows: Any,
+    h0: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    bias: Any,
+    h0_bias: Any = None,
+    order: Any = None,
+    precision: Precision = "float32",
+) -> States:
+    """Run a GRU over packed sequences; see `capgpu.kernels.reference.gru_forward`."""
+    check_precision(precision, Wh.dtype)
+    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
+    steps = Steps.of(batch_sizes)
+    hidden, previous = _states(steps, h0, "hidden states", "previous states")
+    gates = empty((sum(steps.counts), 4 * h0.shape[1]), h0.dtype, "the gates")
+    inputs = ForwardInputs(*_contiguous(projected, rows, h0, None, Wh, bias, h0_bias, order))
+    forward_into(CELLS["gru"], inputs, steps, ForwardOutputs(hidden, gates=gates, previous=previous))
+    return States(hidden, None, gates, previous)
+
+
+def gru_backward(
+    dhidden: Any,
+    gates: Any,
+    previous: Any,
+    Wh: Any,
+    batch_sizes: Any,
+    *,
+    order: Any = None,
+    precision: Precision = "float32",
+) -> tuple[Any, Any, Any]:
+    """Run the GRU's recurrence backward; see `capgpu.kernels.reference.gru_backward`."""
+    check_precision(precision, Wh.dtype)
+    check_device(dhidden=dhidden, gates=gates, previous=previous, Wh=Wh, order=order)
+    steps, shape = Steps.of(batch_sizes), (gates.shape[0], Wh.shape[1])
+    dprojected = empty(shape, gates.dtype, "the gradient of the inputs' sums")
+    drecurrent = empty(shape, gates.dtype, "the gradient of the recurrent sums")
+    dh0 = _initial_gradient(steps, previous, order, "h0")
+    inputs = BackwardInputs(*_contiguous(dhidden, None, gates, previous, None, Wh, order))
+    backward_into(CELLS["gru"], inputs, steps, BackwardOutputs(drecurrent, dh0, dinputs=dprojected))
+    return dprojected, drecurrent, dh0
+
+
 def rnn_forward(
     projected: Any,
     rows: Any,
@@ -278,24 +339,6 @@ def rnn_backward(
     inputs = BackwardInputs(*_contiguous(dhidden, None, hidden, None, None, Wh, order))
     backward_into(CELLS["rnn"], inputs, steps, BackwardOutputs(dprojected, dh0))
     return dprojected, dh0
-
-
-def gru_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any, **options: Any) -> States:
-    """Run a GRU over packed sequences; see `capgpu.kernels.reference.gru_forward`."""
-    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
-    states: States = in_float32(reference.gru_forward)(projected, rows, h0, Wh, counts, **options)
-    return states
-
-
-def gru_backward(
-    dhidden: Any, gates: Any, previous: Any, Wh: Any, batch_sizes: Any, **options: Any
-) -> tuple[Any, Any, Any]:
-    """Run the GRU's recurrence backward; see `capgpu.kernels.reference.gru_backward`."""
-    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
-    gradients: tuple[Any, Any, Any] = in_float32(reference.gru_backward)(
-        dhidden, gates, previous, Wh, counts, **options
-    )
-    return gradients
 
 
 def _states(steps: Steps, like: Any, *names: str) -> list[Any]:

@@ -2,8 +2,8 @@
 //
 //     sums [rows of a tile][COLUMNS] = left [rows of a tile][K] . right [K][COLUMNS of this block]
 //
-// Work. A block owns UNITS hidden units: COLUMNS = 4 UNITS in the LSTM's forward pass (all gates of its units), else
-// UNITS. It takes TILE_ROWS rows of the batch at once. There are few columns and many multiplications along K, so the
+// Work. A block owns UNITS hidden units: COLUMNS = GATES UNITS in a forward pass (all gates of its units), in a backward
+// pass UNITS; 2^n or 3 2^n. It takes TILE_ROWS rows of the batch at once. There are few columns and many multiplications along K, so the
 // warps of a block split K, not the tile: warp w takes the chunks w, w + WARPS, ... of DEPTH terms, independently of the
 // other warps until the end. The loop has no barrier of the block, each element of `left` is fetched once a block, and
 // the warps' partial sums are added in a fixed order by the threads that use them.
@@ -52,7 +52,7 @@ static_assert(MAX_TILE == 8 || MAX_TILE == 4, "Product::multiply has a case for 
 // Offset in a right chunk of the element `offset` of a line. Transposed, fours of neighbouring lines are put into
 // different banks; in half precision 16 bytes are two fours, which stay together. Otherwise a line is a row of the
 // product's columns: multiply-adds read one line at a time, matrix instructions 4 (float32) or 8 (half types) lines at
-// once, whose blocks of 8 columns are put into different banks; LINES of them lie in 128 bytes, all banks once.
+// once, whose blocks of 8 columns are put into different banks; LINES of them begin at different banks.
 template <int COLUMNS, bool TRANSPOSED>
 __device__ __forceinline__ int right_offset(int line, int offset) {
     if (TRANSPOSED) {
@@ -60,8 +60,8 @@ __device__ __forceinline__ int right_offset(int line, int offset) {
         return line * DEPTH + (offset ^ (4 * turn));
     }
 #if USE_TENSOR_CORES
-    constexpr int LINE_BYTES = COLUMNS * (int)sizeof(real), LINES = LINE_BYTES < 128 ? 128 / LINE_BYTES : 1;
-    constexpr int AT_ONCE = 16 / (int)sizeof(real), BLOCKS = COLUMNS / 8 < AT_ONCE ? COLUMNS / 8 : AT_ONCE;
+    constexpr int LINE_BYTES = COLUMNS * (int)sizeof(real), FACTOR = LINE_BYTES & -LINE_BYTES;  // its power of two
+    constexpr int LINES = FACTOR < 128 ? 128 / FACTOR : 1, BLOCKS = 16 / (int)sizeof(real) / LINES;
     offset ^= 8 * (line / LINES % BLOCKS);
 #endif
     return line * COLUMNS + offset;
@@ -71,7 +71,8 @@ __device__ __forceinline__ int right_offset(int line, int offset) {
 // at a time, by lanes of 4 rows; a warp that adds them up reads WARP / UNITS rows of UNITS columns.
 template <int COLUMNS>
 __device__ __forceinline__ int partial_offset(int row, int column) {
-    const int turn = COLUMNS >= 32   ? row % 2 * 18 + row / 2 % 2 * 12
+    const int turn = COLUMNS == 48   ? row / 2 % 2 * 10
+                     : COLUMNS >= 32 ? row % 2 * 18 + row / 2 % 2 * 12
                      : COLUMNS == 16 ? row / 2 % 2 * 10 + row / 4 % 2 * 4
                                      : 0;
     return row * COLUMNS + (column ^ turn);

@@ -14,8 +14,8 @@
 #define CELL rnn
 
 struct Cell {
-    static constexpr int GATES = 1;
-    static constexpr bool HAS_STATE = false, SAVES_GATES = false;
+    static constexpr int GATES = 1, SAVED = 1, RECURRENT = -1;
+    static constexpr bool SAVES_GATES = false, HAS_STATE = false, STATE_IS_H = false;
 
     template <class Preactivation>
     static __device__ __forceinline__ acc forward(const Preactivation& a, acc&, acc (&)[GATES]) {

@@ -2,7 +2,7 @@
 //
 // Its lanes form a grid of LANE_ROWS x COLUMN_LANES x DEPTH_LANES; the last splits a chunk once more where columns are
 // few. A lane keeps TILE x 4 QUADS sums: TILE rows, 8 or 4 at most and fewer as sequences end, by one or two fours of
-// columns. Four terms at a time it loads TILE + 4 QUADS fours of numbers from shared memory, for 16 TILE QUADS
+// columns, or by three where the columns are those of three gates. Four terms at a time it loads TILE + 4 QUADS fours of numbers from shared memory, for 16 TILE QUADS
 // multiply-adds: up to 128 for 12 loads. In float32 the loads are the bound: shared memory serves one of 16 bytes a lane in
 // 4 clocks, 12 in 48, and a multiprocessor with 128 float32 lanes does a warp's 128 multiply-adds in 32.
 
@@ -14,7 +14,7 @@ __device__ __forceinline__ Quad load_quad(const real* address) { return *reinter
 
 template <int COLUMNS, bool TRANSPOSED, int TILE>
 struct Sums {
-    static constexpr int QUADS = COLUMNS < 64 ? 1 : 2;
+    static constexpr int QUADS = COLUMNS % 3 == 0 ? 3 : COLUMNS < 64 ? 1 : 2;
     static constexpr int COLUMN_LANES = COLUMNS / (4 * QUADS);
     static constexpr int DEPTH_LANES = WARP / (LANE_ROWS * COLUMN_LANES);
     static_assert(DEPTH_LANES >= 1 && DEPTH_LANES <= DEPTH / 4, "every lane has work along the depth of a chunk");

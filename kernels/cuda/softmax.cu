@@ -20,7 +20,8 @@
 // begins; the others where every row begins at a multiple of 16 bytes; float64 number by number, which a warp does in
 // whole lines just as well and without the registers that two exponentials of float64 at once take. losses [M], each
 // row's loss without the factor.
-// A row whose target is negative is skipped: whatever its scores, its gradient and its loss are 0.
+// Weights [M], or null: a row's loss and gradient are multiplied by its weight.
+// A row whose target is negative, or whose weight is 0, is skipped: whatever its scores, its gradient and its loss are 0.
 // A target of V or more gives a loss of NaN, so that it is noticed.
 //
 // Nothing is saved. BiasedScores are kept in ACC; the order of all additions is fixed.
@@ -69,6 +70,8 @@ __device__ __forceinline__ void merge_block(OnlineSum& total, acc* maxima, acc* 
 __device__ __forceinline__ acc with_bias(real score, const real* bias, int j) {
     return bias ? to_acc(score) + to_acc(bias[j]) : to_acc(score);
 }
+
+__device__ __forceinline__ acc weight_of(const acc* weights, int m) { return weights == nullptr ? acc(1) : weights[m]; }
 
 __device__ __forceinline__ bool can_pack(const real* scores, const real* bias, int V) {
     return sizeof(real) < 8 && aligned16(scores, V) && aligned16(bias, 0);
@@ -158,6 +161,7 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     real* scores,        // [M, V]
     const real* bias,    // [V] or null
     const int* targets,  // [M]
+    const acc* weights,  // [M] or null
     acc* losses,         // [M]
     int M, int V, acc scale, acc smoothing) {
     const int m = blockIdx.x * WARP_ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -165,19 +169,21 @@ extern "C" __global__ void __launch_bounds__(WARP * WARP_ROWS) softmax_warps(
     real* row = scores + (long long)m * V;
     const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
-    if (target < 0) {
+    const acc weight = weight_of(weights, m);
+    if (target < 0 || weight == acc(0)) {
         skip_row(row, losses + m, V, packed, lane, WARP);
         return;
     }
     OnlineSum total = first_pass(row, bias, V, packed, lane, WARP);
     merge_warp(total);
-    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, lane, WARP, total);
+    const acc part = second_pass(row, bias, target, scale * weight, smoothing, V, packed, lane, WARP, total);
     const acc loss = row_loss(total, warp_sum(part), target, V);
-    if (lane == 0) losses[m] = loss;
+    if (lane == 0) losses[m] = weight * loss;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
-    real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
+    real* scores, const real* bias, const int* targets, const acc* weights, acc* losses, int M, int V, acc scale,
+    acc smoothing) {
     __shared__ acc maxima[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
@@ -185,15 +191,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_blocks(
     real* row = scores + (long long)m * V;
     const bool packed = can_pack(scores, bias, V);
     const int target = targets[m];
-    if (target < 0) {
+    const acc weight = weight_of(weights, m);
+    if (target < 0 || weight == acc(0)) {
         skip_row(row, losses + m, V, packed, threadIdx.x, blockDim.x);
         return;
     }
     OnlineSum total = first_pass(row, bias, V, packed, threadIdx.x, blockDim.x);
     merge_block(total, maxima, sums);
-    const acc part = second_pass(row, bias, target, scale, smoothing, V, packed, threadIdx.x, blockDim.x, total);
+    const acc part = second_pass(row, bias, target, scale * weight, smoothing, V, packed, threadIdx.x, blockDim.x, total);
     const acc loss = row_loss(total, block_sum(part, parts), target, V);
-    if (threadIdx.x == 0) losses[m] = loss;
+    if (threadIdx.x == 0) losses[m] = weight * loss;
 }
 
 #if HELD > 0
@@ -219,7 +226,8 @@ __device__ __forceinline__ Pack load_numbers(const real* address, bool aligned) 
 // thread waits for others before their sums are merged; the exponentials stay where the scores were. They are those
 // of the special function unit, off by less than 2^-21 of the largest: 4 instructions a score instead of 10.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
-    real* scores, const real* bias, const int* targets, acc* losses, int M, int V, acc scale, acc smoothing) {
+    real* scores, const real* bias, const int* targets, const acc* weights, acc* losses, int M, int V, acc scale,
+    acc smoothing) {
     __shared__ acc maxima[WARP];
     __shared__ acc sums[WARP];
     __shared__ acc parts[WARP];
@@ -281,10 +289,12 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
 
     OnlineSum total = local;
     merge_block(total, maxima, sums);  // its barrier: else a row is overwritten before all threads have read the true score
-    if (target < 0) {
+    const acc weight = weight_of(weights, m);
+    if (target < 0 || weight == acc(0)) {
         skip_row(row, losses + m, V, can_pack(scores, nullptr, V), thread, threads);
         return;
     }
+    scale *= weight;
     const acc inverse_sum = acc(1) / total.sum, confidence = acc(1) - smoothing, uniform = smoothing / acc(V);
     const acc factor = scale * (exponential(local.max - total.max) * inverse_sum), subtracted = scale * uniform;
 #pragma unroll
@@ -311,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_registers(
         if (target < V) row[target] = to_real(scale * (probability - (confidence + uniform)));
         acc part = confidence * (true_score - total.max);
         if (smoothing > acc(0)) part += uniform * all_scores;
-        losses[m] = row_loss(total, part, target, V);
+        losses[m] = weight_of(weights, m) * row_loss(total, part, target, V);
     }
 }
 

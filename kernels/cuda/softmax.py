@@ -23,8 +23,6 @@ from capgpu.kernels.cuda.dropout import drop_into
 from capgpu.kernels.cuda.embedding import sum_columns, sum_columns_later
 from capgpu.kernels.cuda.gemm import product
 from capgpu.kernels.cuda.workspace import Workspace, workspace
-from capgpu.kernels.half import in_float32
-from capgpu.kernels.reference import softmax as reference
 
 __all__ = [
     "SCORE_BYTES",
@@ -46,7 +44,9 @@ def _row_threads(size: int, itemsize: int) -> int:
     return max(-(-packs // (packs_per_thread * WARP)), 2) * WARP
 
 
-def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0) -> None:
+def cross_entropy_rows(
+    scores: Any, bias: Any, targets: Any, losses: Any, scale: float, smoothing: float = 0.0, weights: Any = None
+) -> None:
     """Turn scores into their gradient, and write each row's loss; one launch.
 
     Parameters
@@ -63,11 +63,14 @@ def cross_entropy_rows(scores: Any, bias: Any, targets: Any, losses: Any, scale:
         Factor of the gradient.
     smoothing : float
         Label smoothing in ``[0, 1)``: the probability that is distributed evenly over all classes.
+    weights : array, shape (M,), optional
+        Factor of each row's loss and gradient, in the dtype of `losses`; 0 leaves a row out.
     """
     count, size = scores.shape
     acc = sum_dtype(scores.dtype).type
     numbers = np.int32(count), np.int32(size), acc(scale), acc(smoothing)
-    args = (scores, NULL if bias is None else bias, targets, losses, *numbers)
+    optional = (NULL if bias is None else bias, targets, NULL if weights is None else weights)
+    args = (scores, *optional, losses, *numbers)
     if size <= WARP_SCORES:
         kernel("softmax_warps", scores.dtype)(-(-count // WARP_ROWS), WARP * WARP_ROWS, args)
     elif scores.dtype.itemsize < 8 and (threads := _row_threads(size, scores.dtype.itemsize)) <= ROW_THREADS:
@@ -120,19 +123,15 @@ def linear_cross_entropy(
     precision: Precision = "float32",
     row_weights: Any = None,
 ) -> tuple[Any, Any, Any, Any]:
-    """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`, which serves weighted rows.
+    """Compute loss and gradients; see `capgpu.kernels.reference.linear_cross_entropy`.
 
     `SCORE_BYTES` of scores are kept at once, or fewer: more rows are processed in blocks, whose gradients of the
     weights are added in order. W may be a transposed view; its gradient then lies in memory as it does.
     """
-    if row_weights is not None:
-        results: tuple[Any, Any, Any, Any] = in_float32(reference.linear_cross_entropy)(
-            hidden, W, b, targets, scale, gradients, smoothing, dropout, precision, row_weights
-        )
-        return results
     check_precision(precision, hidden.dtype)
-    check_device(hidden=hidden, W=W, b=b, targets=targets)
+    check_device(hidden=hidden, W=W, b=b, targets=targets, row_weights=row_weights)
     hidden, b, targets = contiguous(hidden), contiguous(b), indices(targets)
+    weights = None if row_weights is None else contiguous(row_weights)
     space, dtype, (count, size) = workspace(), hidden.dtype, (hidden.shape[0], W.shape[1])
     # all results are allocated first, so that nothing has been launched if memory is short
     loss = _empty_loss(space, dtype)
@@ -154,12 +153,13 @@ def linear_cross_entropy(
         hidden = dropped_hidden
     for start in range(0, max(count, 1), max_rows):
         first, rows = start == 0, slice(start, start + max_rows)
-        block, block_targets, block_losses = hidden, targets, losses
+        block, block_targets, block_losses, block_weights = hidden, targets, losses, weights
         if count > max_rows:
             block, block_targets, block_losses = hidden[rows], targets[rows], losses[rows]
+            block_weights = None if weights is None else weights[rows]
         scores = space.take("scores", (block.shape[0], size), dtype, min(space.capacity(count), max_rows) * size)
         product(block, W, scores, precision)
-        cross_entropy_rows(scores, b, block_targets, block_losses, scale, smoothing)
+        cross_entropy_rows(scores, b, block_targets, block_losses, scale, smoothing, block_weights)
         if dhidden is None:
             continue
         product(scores, W.T, dhidden[rows] if count > max_rows else dhidden, precision)

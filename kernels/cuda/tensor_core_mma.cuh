@@ -42,7 +42,8 @@ struct Sums {
     static constexpr int COLUMN_BLOCKS = COLUMNS / 8;
     static constexpr int PARTS = DEPTH / PACK;
     static constexpr bool BY_MATRICES = TRANSPOSED || sizeof(real) == 2;
-    static constexpr int SPREAD = BY_MATRICES ? 1 : COLUMN_BLOCKS < 4 ? COLUMN_BLOCKS : 4;
+    static constexpr int EVEN = COLUMN_BLOCKS & -COLUMN_BLOCKS;  // the greatest power of two that divides them
+    static constexpr int SPREAD = BY_MATRICES ? 1 : EVEN < 4 ? EVEN : 4;
 
     float sums[ROW_BLOCKS][COLUMN_BLOCKS][4];
 
@@ -69,7 +70,7 @@ struct Sums {
     // Loads b of the whole chunk.
     static __device__ __forceinline__ void load_right(unsigned (&b)[COLUMN_BLOCKS][PARTS], const real* right) {
         if constexpr (BY_MATRICES) {
-            constexpr int MATRICES = COLUMN_BLOCKS * PARTS, COUNT = MATRICES < 4 ? MATRICES : 4;
+            constexpr int MATRICES = COLUMN_BLOCKS * PARTS, COUNT = MATRICES % 4 == 0 ? 4 : 2;
 #pragma unroll
             for (int first = 0; first < MATRICES; first += COUNT) {
                 const int matrix = first + lane() / 8 % COUNT, block = matrix / PARTS, part = matrix % PARTS;

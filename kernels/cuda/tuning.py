@@ -13,6 +13,7 @@ import numpy as np
 
 from capgpu.dtypes import named_dtype
 from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, tuning_cache
+from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.recurrence import (
     CELLS,
     BackwardInputs,
@@ -57,7 +58,7 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
 
     Parameters
     ----------
-    cell : {"lstm", "rnn"}
+    cell : {"lstm", "gru", "rnn"}
         Cell.
     dtype : str
         Storage type.
@@ -115,15 +116,17 @@ def passes(
     def draw(*shape: int) -> Any:
         return cupy.asarray((random.uniform(-1, 1, shape) / np.sqrt(H)).astype(named_dtype(dtype)))
 
-    lstm, steps, rows = cell == "lstm", Steps.of(np.full(T, N)), N * T
-    G = 4 * H if lstm else H
+    steps, rows, G = Steps.of(np.full(T, N)), N * T, GATES[cell] * H
     projected, h0, Wh, dhidden, hidden = draw(rows, G), draw(N, H), draw(H, G), draw(rows, H), draw(rows, H)
-    # without saved gates, the backward pass reads the hidden states in their place
-    cells, gates = (draw(rows, H), draw(rows, G)) if lstm else (None, None)
-    dc0 = cupy.empty_like(h0) if lstm else None
-    inputs, outputs = ForwardInputs(projected, None, h0, None, Wh), ForwardOutputs(hidden, cells, gates)
-    gradients = BackwardInputs(dhidden, None, gates if lstm else hidden, cells, None, Wh)
-    results = BackwardOutputs(cupy.empty_like(projected), cupy.empty_like(h0), dc0)
+    bias = draw(4 * H) if cell == "gru" else None
+    gates = None if cell == "rnn" else draw(rows, 4 * H)
+    cells, dc0 = (draw(rows, H), cupy.empty_like(h0)) if cell == "lstm" else (None, None)
+    dinputs = cupy.empty_like(projected) if cell == "gru" else None
+    inputs, outputs = ForwardInputs(projected, None, h0, None, Wh, bias), ForwardOutputs(hidden, cells, gates)
+    # without saved gates, the backward pass reads the hidden states in their place; of a GRU those before each row, too
+    states = hidden if cell == "gru" else cells
+    gradients = BackwardInputs(dhidden, None, hidden if gates is None else gates, states, None, Wh)
+    results = BackwardOutputs(cupy.empty_like(projected), cupy.empty_like(h0), dc0, dinputs)
     return {
         f"{cell}_forward": lambda config: forward_into(CELLS[cell], inputs, steps, outputs, config),
         f"{cell}_backward": lambda config: backward_into(CELLS[cell], gradients, steps, results, config),

@@ -332,6 +332,88 @@ _BARRIER = [
     Mutation("rnn_backward", "a depth too many", "rows.count && depth < K) {", "rows.count && depth <= K) {", ADDRESS),
 ]
 
+_KEPT = "if (Cell::HAS_STATE && RESIDENT) *own_c = c;"
+_DIRECT = "Cell::STATE_IS_H ? dh + dc : dh"
+
+#: What the GRU alone has of the kernels of all cells: h beside the product, a recurrent part, three gates.
+_GRU = [
+    *(
+        Mutation(kernel, "h of two steps before", _KEPT, _KEPT.replace("RESIDENT)", "RESIDENT && t == first)"), RESULTS)
+        for kernel in ("gru_forward", "gru_forward_split")
+    ),
+    *(
+        Mutation(kernel, "a gradient of h0 without what passes the product by", _DIRECT, "dh", RESULTS)
+        for kernel in ("gru_backward", "gru_backward_tensor")
+    ),
+    *(
+        Mutation(kernel, "the recurrent part's gradient for the inputs", "? GRADIENTS - 1 : k", "? k : k", RESULTS)
+        for kernel in ("gru_backward_step", "gru_backward_split")
+    ),
+    Mutation(
+        "gru_forward_step",
+        "a recurrent part without its bias",
+        "k == Cell::RECURRENT ? sum + biases[BIASES - 1] : sum",
+        "k == Cell::RECURRENT ? sum : sum",
+        RESULTS,
+    ),
+    Mutation("gru_forward_step", "the bias of the last gate twice", "BIASES - 1]", "BIASES - 2]", RESULTS),
+    Mutation("gru_backward", "sums read before all warps have written theirs", _SUMS, "\n", THREAD, 2),
+    Mutation(
+        "gru_forward_tensor", "matrices past a chunk", "% 4 == 0 ? 4 : 2", "< 4 ? 2 : 4", ADDRESS, dtype="float16"
+    ),
+    Mutation(
+        "gru_forward",
+        "partial sums permuted onto each other",
+        "COLUMNS == 48   ? row / 2 % 2 * 10",
+        "COLUMNS == 48   ? row % 2 * 18",
+        RESULTS,
+    ),
+    Mutation("decode_cell", "a reset gate that resets nothing", "+ r * q);", "+ q);", RESULTS),
+]
+
+_SCORES = "__syncthreads();  // else warps read scores that other warps have not written yet"
+_WEIGHTS = "__syncthreads();  // else cells are summed with weights that other threads have not written yet"
+_STATES = "__syncthreads();  // else scores are computed of states that other threads have not written yet"
+_DWEIGHTS = "__syncthreads();  // else warps read gradients of weights that other warps have not written yet"
+_SUMMED = "__syncthreads();  // else gradients of weights are overwritten that other warps still sum"
+_DSCORES = "__syncthreads();  // else cells are summed with gradients of scores that other threads have not written yet"
+
+_ATTENTION = [
+    Mutation("attend", "scores read before they are written", _SCORES, "", RESULTS),
+    Mutation("attend", "scores read before they are written", _SCORES, "", THREAD),
+    Mutation("attend", "weights read before they are written", _WEIGHTS, "", THREAD),
+    Mutation(
+        "attend",
+        "a cell too many",
+        "l < L; l += THREADS / WARP) {\n        const acc score",
+        "l <= L; l += THREADS / WARP) {\n        const acc score",
+        ADDRESS,
+    ),
+    Mutation("attention_lstm_forward", "states read before they are written", _STATES, "", RESULTS),
+    Mutation("attention_lstm_forward", "states read before they are written", _STATES, "", THREAD),
+    Mutation("attention_lstm_forward", "a row behind the last step", "if (r < active) own[j] =", "own[j] =", ADDRESS),
+    Mutation(
+        "attention_lstm_forward",
+        "a cell state of another caption",
+        "(m - batch_sizes[t - 2])",
+        "(m - batch_sizes[t - 1])",
+        RESULTS,
+    ),
+    Mutation("attention_lstm_backward", "gradients read before they are written", _DWEIGHTS, "", RESULTS),
+    Mutation("attention_lstm_backward", "gradients read before they are written", _DWEIGHTS, "", THREAD),
+    Mutation("attention_lstm_backward", "gradients overwritten before they are read", _SUMMED, "", THREAD),
+    Mutation("attention_lstm_backward", "scores' gradients read before they are written", _DSCORES, "", THREAD),
+    Mutation(
+        "attention_lstm_backward",
+        "a gradient that no later step has sent",
+        "if (r < after) {\n            dh",
+        "if (true) {\n            dh",
+        RESULTS,
+    ),
+    Mutation("attention_gradient", "a cell too many", "if (k < count) to[", "if (k <= count) to[", ADDRESS),
+    Mutation("attention_gradient", "steps behind a caption's end", "t < T && r < batch_sizes[t]", "t < T", RESULTS),
+]
+
 _FIRST = "__syncthreads();  // else a warp adds sums that other warps have not written yet"
 _ADDED = "__syncthreads();  // else partial sums are added that other warps have not written yet"
 _ONLINE = "__syncthreads();  // else a warp merges maxima and sums that other warps have not written yet"
@@ -379,6 +461,13 @@ _OTHERS = [
     Mutation("softmax_registers", "a number left out", "single = __expf(single - local.max)", "single = 0", RESULTS),
     Mutation("softmax_registers", "packs at odd places", "aligned16(bias + front, 0)", "true", FAULT),
     Mutation("softmax_registers", "parts of the loss where maxima are read", "(all_scores, parts)", _TOPS, THREAD),
+    *(
+        Mutation(kernel, "the first row's weight for all", "acc(1) : weights[m]", "acc(1) : weights[0]", RESULTS)
+        for kernel in ("softmax_warps", "softmax_registers")
+    ),
+    Mutation(
+        "softmax_blocks", "a loss without its weight", "losses[m] = weight * loss;", "losses[m] = loss;", RESULTS, 2
+    ),
     Mutation("softmax_warps", "one lane's part of the loss for all", "warp_sum(part), target", "part, target", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", RESULTS),
     Mutation("sum_losses", "no barrier", _FIRST, "", THREAD),
@@ -459,5 +548,7 @@ MUTATIONS = [
         for mutation in _of_resident_weights(f"{kernel}_{products}")
     ),
     *_BARRIER,
+    *_GRU,
+    *_ATTENTION,
     *_OTHERS,
 ]

@@ -67,6 +67,7 @@ def recorded(
 
     with recording(emulator, small_and_new) as launches:
         recurrences(dtype, all_variants)
+        attention(dtype)
         for work in (softmax_rows, dropout, others):
             work(device, dtype)
     for entry in launches:
@@ -113,7 +114,7 @@ def recurrences(dtype: str, every: bool = True) -> None:
     for name, kind in launch_heuristics.PASSES.items():
         case = usual_case(name)
         for extents in (*RECURRENCES, DEEP, NANS, TILES):
-            if not every and name.startswith("lstm") and extents in (DEEP, TILES):
+            if not every and not name.startswith("rnn") and extents in (DEEP, TILES):
                 continue  # seconds in every order of threads, and the RNN's show the same
             N, H, groups = len(extents.lengths), extents.H, 1 if extents is DEEP else 2
             step = next(
@@ -168,6 +169,14 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def attention(dtype: str) -> None:
+    """Run the attention LSTM and a step of its decoding, with fewer cells than a warp has lanes, and with more."""
+    for extents in (RECURRENCES[0], Extents((3, 2), 40, 37)):
+        for operation in ("attention_lstm_forward", "attention_lstm_backward", "attention_decode_step"):
+            arguments, _ = example(usual_case(operation), extents, dtype)
+            getattr(KERNELS, operation)(**on_device(dict(arguments)))
+
+
 def softmax_rows(device: Any, dtype: str) -> None:
     """Run all softmax kernels, vectorized and scalar, with and without smoothing, and the sum of the losses."""
     row_threads, random = softmax.ROW_THREADS, np.random.default_rng(5)
@@ -188,6 +197,7 @@ def softmax_rows(device: Any, dtype: str) -> None:
                 device.asarray(np.array([3, -1, 0, 32, 2])),
                 0.5,
                 smoothing=0.25,
+                row_weights=device.asarray(np.array([2, 1, -0.5, 0, 1], sums(dtype))) if size % 40 else None,
             )
     softmax.ROW_THREADS = row_threads
 
@@ -228,7 +238,7 @@ def others(device: Any, dtype: str) -> None:
         stopwatch.spin(3)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 17)}}
     captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
-    for cell in ("rnn", "lstm"):
+    for cell in ("rnn", "gru", "lstm"):
         for H in (6, 8):
             model = CaptioningRNN(words, 7, 4, H, cell, dtype, seed=3)
             model.loss(draw(4, 7), captions)

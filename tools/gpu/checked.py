@@ -101,24 +101,29 @@ class Launcher:
         import cupy
 
         from capgpu.kernels.cuda import recurrence
+        from capgpu.kernels.cuda.constants import GATES
 
-        M, N, G = sum(BATCH_SIZES), BATCH_SIZES[0], (4 * H if name.startswith("lstm") else H)
+        M, N, G = sum(BATCH_SIZES), BATCH_SIZES[0], GATES[name.split("_")[0]] * H
         steps = recurrence.Steps.of(np.array(BATCH_SIZES))
         order = cupy.arange(N, dtype=np.int32)[::-1].copy()
         rows = cupy.asarray(self._random.integers(0, 4, M).astype(np.int32))
-        h, Wh, dgates, gates_out = self.draw(N, H), self.draw(H, G), self.draw(M, G), self.draw(M, G)
-        hidden_arrays = [self.draw(M, H) for _ in range(2)]
+        h, Wh, hidden, previous = self.draw(N, H), self.draw(H, G), self.draw(M, H), self.draw(M, H)
         cell, direction = name.split("_")
-        lstm = cell == "lstm"
+        lstm, gru = cell == "lstm", cell == "gru"
+        gates = self.draw(M, 4 * H) if lstm or gru else None
         c, states = (self.draw(N, H), self.draw(M, H)) if lstm else (None, None)
         if direction == "forward":
-            inputs = recurrence.ForwardInputs(self.draw(4, G), rows, h, c, Wh, self.draw(G), self.draw(H), order)
-            outputs = recurrence.ForwardOutputs(hidden_arrays[0], states, gates_out if lstm else None, self.draw(M, H))
+            bias = self.draw(4 * H if gru else G)
+            inputs = recurrence.ForwardInputs(self.draw(4, G), rows, h, c, Wh, bias, self.draw(H), order)
+            outputs = recurrence.ForwardOutputs(hidden, states, gates, previous)
             recurrence.forward_into(recurrence.CELLS[cell], inputs, steps, outputs, config)
         else:
-            dcell = hidden_arrays[1] if lstm else None
-            gradients = recurrence.BackwardInputs(hidden_arrays[0], dcell, dgates, states, c, Wh, order)
-            results = recurrence.BackwardOutputs(gates_out, h, self.draw(N, H) if lstm else None)
+            dcell, saved = self.draw(M, H) if lstm else None, hidden if gates is None else gates
+            gradients = recurrence.BackwardInputs(
+                self.draw(M, H), dcell, saved, previous if gru else states, c, Wh, order
+            )
+            dc0, dinputs = self.draw(N, H) if lstm else None, self.draw(M, G) if gru else None
+            results = recurrence.BackwardOutputs(self.draw(M, G), h, dc0, dinputs)
             recurrence.backward_into(recurrence.CELLS[cell], gradients, steps, results, config)
 
     def steps(self, V: int) -> None:
@@ -129,7 +134,7 @@ class Launcher:
         word_to_idx = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
         tied = {"tie_weights": True}
         regularization: dict[str, Any] = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
-        for cell in ("lstm", "rnn"):
+        for cell in ("lstm", "gru", "rnn"):
             for H, options in ((24, {}), (21, {}), (24, regularization), (21, regularization), (12, tied)):
                 model = CaptioningRNN(word_to_idx, 7, 12, H, cell, self.dtype, seed=3, **options)
                 for rule in ("adam", "sgd_momentum", "sgd"):

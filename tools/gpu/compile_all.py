@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.kernel_registry import ENTRIES, REALS, REGISTRY, variants_of
 
 __all__ = ["Line", "Variant", "groups", "load", "main"]
@@ -60,7 +61,7 @@ def groups(kernels: Iterable[str], dtypes: Iterable[str]) -> list[list[Variant]]
             if entry.name in kernel_names and dtype in dtype_names:
                 key = (entry.file, dtype, defines, entry.cooperative)
                 variants_of_module.setdefault(key, []).append(Variant(entry.name, dtype, defines))
-    recurrences = ("lstm.cu", "rnn.cu")
+    recurrences = tuple(f"{cell}.cu" for cell in GATES)
     return [
         variants for key, variants in sorted(variants_of_module.items(), key=lambda item: item[0][0] not in recurrences)
     ]

@@ -101,7 +101,7 @@ def _sanitizer(tool: str, *options: str) -> Callable[[Context], list[str]]:
 
 def _counters(context: Context) -> list[str]:
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "WarpStateStats", "LaunchStats")
-    kernels = "regex:(lstm|rnn)_(forward|backward)|softmax_registers|adam|segment_sums|column_sums"
+    kernels = "regex:(lstm|gru|rnn)_(forward|backward)|softmax_registers|adam|segment_sums|column_sums"
     section_options = [word for section in sections for word in ("--section", section)]
     ncu_command = [program("ncu") or "ncu", "--clock-control", "none", "-k", kernels, "-c", "16", *section_options]
     return ncu_command + _module("tools.gpu.profiled")

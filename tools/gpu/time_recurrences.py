@@ -17,7 +17,7 @@ from tools.gpu.tables import LeftOutError, Part, require_torch
 
 __all__ = ["parts", "shown"]
 
-CELLS = ("lstm", "rnn")
+CELLS = ("lstm", "gru", "rnn")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -88,7 +88,7 @@ def _cudnn(H: int, shapes: Any, batches: int) -> Iterator[list[Any]]:
             for precision in PRECISIONS:
                 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
                 dtype = dtypes.get(precision, torch.float32)
-                net = (torch.nn.LSTM if cell == "lstm" else torch.nn.RNN)(H, H).to("cuda", dtype)
+                net = getattr(torch.nn, cell.upper())(H, H).to("cuda", dtype)
                 x = torch.randn(T, N, H, device="cuda", dtype=dtype, requires_grad=True)
                 upstream = torch.randn(T, N, H, device="cuda", dtype=dtype)
 

@@ -43,8 +43,8 @@ def test_sources_begin_with_the_common_header_and_line_directives():
     ],
 )
 def test_the_storage_type_decides_the_options(dtype, macros):
-    assert set(compiler_options("decode.cu", dtype, (("LSTM", 1),))) == {
-        *("-std=c++17", "-DLSTM=1", "-DPACK_BYTES=16", "-DTHREADS=256"),
+    assert set(compiler_options("decode.cu", dtype, (("GATES", 4),))) == {
+        *("-std=c++17", "-DGATES=4", "-DPACK_BYTES=16", "-DTHREADS=256"),
         *macros,
     }
 
@@ -65,8 +65,8 @@ def test_a_compilation_error_names_architecture_options_and_log(device, monkeypa
 
 
 def test_a_variant_missing_from_the_registry_is_refused(device):
-    with pytest.raises(KeyError, match=r"decode_cell has no variant {'LSTM': 7} of float32"):
-        compile.kernel("decode_cell", "float32", LSTM=7)
+    with pytest.raises(KeyError, match=r"decode_cell has no variant {'GATES': 7} of float32"):
+        compile.kernel("decode_cell", "float32", GATES=7)
     with pytest.raises(KeyError, match=r"lstm_forward_tensor has no variant {.*'UNITS': 8} of float64"):
         compile.kernel("lstm_forward_tensor", "float64", BACKWARD=0, RESIDENT=1, TENSOR_CORES=1, UNITS=8)
 
@@ -129,7 +129,7 @@ def test_an_unusable_cache_folder_gives_one_warning_and_changes_no_setting(
     assert float(losses[1]) == 10
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compile.kernel("decode_cell", "float32", LSTM=0)
+        compile.kernel("decode_cell", "float32", GATES=1)
     assert calls == [setting, "1", "1"]
     assert dict(os.environ) == before
 

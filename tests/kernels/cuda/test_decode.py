@@ -7,6 +7,7 @@ import pytest
 
 from capgpu.captioner import greedy_captions
 from capgpu.kernels.cuda import KERNELS
+from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.model import CaptioningRNN
@@ -15,6 +16,7 @@ from oracles.numbers import distance
 from simulators import cupy_standin
 
 START, END, NULL = 1, 2, 0
+CELLS = ("rnn", "gru", "lstm")
 
 
 def captioner(V=37, D=5, W=6, H=9, cell="lstm", dtype="float64", seed=0):
@@ -29,9 +31,10 @@ def moved(device, model):
     return {name: device.asarray(value.get()) for name, value in model.params.items()}
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell != "gru" or (p.dtype == "float64" and p.V == 37))
 @pytest.mark.parametrize("stop", [True, False])
 @pytest.mark.parametrize("V", [4, 7, 37, 300])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell, V, dtype, stop):
     model = captioner(V=V, cell=cell, dtype=dtype)
@@ -43,8 +46,9 @@ def test_the_words_are_those_of_decoding_step_by_step(device, monkeypatch, cell,
     assert len(np.unique(actual.get())) > 2
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell != "gru")
 @pytest.mark.parametrize("V", [4, 300])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_words_in_half_precision_are_those_of_float32_but_where_scores_are_close(device, cell, V, dtype):
     model, features = captioner(V=V, cell=cell, dtype=dtype), np.random.default_rng(1).standard_normal((50, 5))
@@ -85,7 +89,7 @@ def test_a_nan_score_is_ranked_highest(device):
     assert (greedy_captions(params, device.ones((2, 5)), 2, START, -1, NULL).get() == 70).all()
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("V", "a_word"), [(37, 4), (900, 6)], ids=["vocabulary projected", "words projected"])
 def test_greedy_decoding_does_not_synchronize(device, cell, V, a_word):
     params = moved(device, captioner(V=V, cell=cell))
@@ -98,16 +102,18 @@ def test_greedy_decoding_does_not_synchronize(device, cell, V, a_word):
     assert launches[1] - launches[0] == a_word
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_decoding_step_agrees_without_synchronization(device, cell):
-    random, gates = np.random.default_rng(0), {"rnn": 1, "lstm": 4}[cell]
+    random, gates = np.random.default_rng(0), GATES[cell]
     projected, h, c = (random.standard_normal(shape) for shape in ((33, gates * 7), (3, 7), (3, 7)))
     rows, Wh = np.array([32, 0, 5]), random.standard_normal((7, gates * 7))
     W, b = random.standard_normal((7, 33)), random.standard_normal(33)
     host = (projected, rows, h, c if cell == "lstm" else None, Wh, W, b)
     dev_arrays = [None if a is None else device.asarray(a) for a in host]
+    bias = random.standard_normal(7) if cell == "gru" else None
+    dev_bias = None if bias is None else device.asarray(bias)
     with cupy_standin.forbid_synchronisation():
-        actual = KERNELS.decode_step(*dev_arrays)
-    for a, expected in zip(actual, REFERENCE.decode_step(*host), strict=True):
+        actual = KERNELS.decode_step(*dev_arrays, recurrent_bias=dev_bias)
+    for a, expected in zip(actual, REFERENCE.decode_step(*host, recurrent_bias=bias), strict=True):
         assert (a is None) == (expected is None)
         assert a is None or distance(a.get(), expected) < 1e-12

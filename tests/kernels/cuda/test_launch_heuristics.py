@@ -219,42 +219,56 @@ CHOICES = {
     ("sm_90", "float32"): {
         "lstm_forward": [("persistent", 16, 4)] * 2,
         "lstm_backward": [("persistent", 16, 4)] * 2,
+        "gru_forward": [("persistent", 16, 4)] * 2,
+        "gru_backward": [("persistent", 16, 4)] * 2,
         "rnn_forward": [("persistent", 16, 4), ("persistent", 32, 8)],
         "rnn_backward": [("persistent", 16, 4), ("persistent", 32, 8)],
     },
     ("sm_90", "float16"): {
         "lstm_forward": [("persistent", 16, 4)] * 2,
         "lstm_backward": [("persistent", 32, 8)] * 2,
+        "gru_forward": [("persistent", 16, 4)] * 2,
+        "gru_backward": [("persistent", 16, 4), ("persistent", 32, 8)],
         "rnn_forward": [("persistent", 16, 4), ("persistent", 32, 8)],
         "rnn_backward": [("persistent", 16, 4), ("persistent", 32, 8)],
     },
     ("sm_89", "float32"): {
         "lstm_forward": [("persistent", 8, 2)] * 2,
         "lstm_backward": [("persistent", 8, 2), ("step", 16, 0)],
+        "gru_forward": [("persistent", 8, 2)] * 2,
+        "gru_backward": [("persistent", 8, 2), ("step", 16, 0)],
         "rnn_forward": [("persistent", 32, 8)] * 2,
         "rnn_backward": [("persistent", 32, 8)] * 2,
     },
     ("sm_80", "float32"): {
         "lstm_forward": [("persistent", 16, 3)] * 2,
         "lstm_backward": [("persistent", 16, 3)] * 2,
+        "gru_forward": [("persistent", 16, 3)] * 2,
+        "gru_backward": [("persistent", 16, 3)] * 2,
         "rnn_forward": [("persistent", 32, 6)] * 2,
         "rnn_backward": [("persistent", 32, 6)] * 2,
     },
     ("sm_80", "float16"): {
         "lstm_forward": [("persistent", 16, 3)] * 2,
         "lstm_backward": [("persistent", 32, 6)] * 2,
+        "gru_forward": [("persistent", 16, 3)] * 2,
+        "gru_backward": [("persistent", 32, 6)] * 2,
         "rnn_forward": [("persistent", 32, 6)] * 2,
         "rnn_backward": [("persistent", 32, 6)] * 2,
     },
     ("sm_75", "float32"): {
         "lstm_forward": [("step", 8, 0)] * 2,
         "lstm_backward": [("step", 16, 0)] * 2,
+        "gru_forward": [("step", 8, 0)] * 2,
+        "gru_backward": [("step", 16, 0)] * 2,
         "rnn_forward": [("persistent", 16, 1), ("matmul", 0, 0)],
         "rnn_backward": [("persistent", 16, 1)] * 2,
     },
     ("sm_75", "float16"): {
         "lstm_forward": [("step", 8, 0), ("matmul", 0, 0)],
         "lstm_backward": [("step", 16, 0)] * 2,
+        "gru_forward": [("step", 8, 0)] * 2,
+        "gru_backward": [("step", 16, 0)] * 2,
         "rnn_forward": [("matmul", 0, 0)] * 2,
         "rnn_backward": [("persistent", 32, 2)] * 2,
     },
@@ -409,7 +423,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 # --- measuring --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_measuring_times_every_configuration_and_stores_the_fastest(cuda, cell):
     measured = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     for direction in ("forward", "backward"):

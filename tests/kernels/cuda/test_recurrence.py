@@ -42,10 +42,14 @@ def test_every_algorithm_and_variant_agrees_with_the_loops(
             check(case, dtype, extents)
 
 
+#: Source files of the cells.
+SOURCES = {f"{cell}.cu" for cell in recurrence.CELLS}
+
+
 def test_every_kernel_of_a_recurrence_is_among_the_variants():
     suffixes = {"persistent": ("", "_tensor", "_split"), "step": ("_step",), "matmul": ()}
     tested = {(f"{name}{suffix}", units) for algorithm, name, units in VARIANTS for suffix in suffixes[algorithm]}
-    entries = [entry for entry in REGISTRY.values() if entry.file in ("lstm.cu", "rnn.cu")]
+    entries = [entry for entry in REGISTRY.values() if entry.file in SOURCES]
     assert tested == {(entry.name, dict(macros)["UNITS"]) for entry in entries for macros in entry.variants}
 
 

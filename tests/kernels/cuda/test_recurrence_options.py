@@ -10,7 +10,14 @@ from capgpu.kernels.cuda import launch_heuristics, recurrence
 from oracles.halves import ALL
 from oracles.numbers import TOLERANCE, distance
 from oracles.recurrence_runs import config_of
-from oracles.recurrences import lstm_sequence, lstm_sequence_backward, rnn_sequence, rnn_sequence_backward
+from oracles.recurrences import (
+    gru_sequence,
+    gru_sequence_backward,
+    lstm_sequence,
+    lstm_sequence_backward,
+    rnn_sequence,
+    rnn_sequence_backward,
+)
 from oracles.snapshots import frozen
 
 LENGTHS = (5, 0, 7, 3, 7, 1)
@@ -32,7 +39,7 @@ class Batch:
         self.counts = np.array([sum(length > t for length in self.lengths) for t in range(max(LENGTHS))])
         rows = int(self.counts.sum())
         self.table, self.rows = draw(9, gates * H), random.integers(0, 9, rows)
-        self.bias, self.h0_bias, self.Wh = draw(gates * H), draw(H), draw(H, gates * H)
+        self.bias, self.h0_bias, self.Wh = draw((4 if gates == 3 else gates) * H), draw(H), draw(H, gates * H)
         self.h0, self.c0, self.dhidden = draw(6, H), draw(6, H), draw(rows, H)
         starts = np.cumsum(self.counts) - self.counts
         self.rows_of_sequences = [[starts[t] + rank for t in range(length)] for rank, length in enumerate(self.lengths)]
@@ -44,39 +51,51 @@ class Batch:
         return out
 
     def forward(self):
-        """Return hidden, previous, cell and gates; the last two None for an RNN."""
+        """Return hidden, previous, cell and gates; the last two None for an RNN, and cell for a GRU."""
         operands = {name: np.float64(getattr(self, name)) for name in ("table", "bias", "h0_bias", "Wh", "h0", "c0")}
         runs, previous_states = [], []
         for rank, rows in enumerate(self.rows_of_sequences):
-            projected = operands["table"][self.rows[rows]] + operands["bias"]
+            projected = operands["table"][self.rows[rows]] + operands["bias"][: self.gates * self.H]
             h0, c0 = operands["h0"][ORDER[rank]] + operands["h0_bias"], operands["c0"][ORDER[rank]]
             if self.gates == 4:
                 runs.append(lstm_sequence(projected, h0, c0, operands["Wh"]))
+            elif self.gates == 3:
+                runs.append(gru_sequence(projected, h0, operands["Wh"], operands["bias"][3 * self.H :]))
             else:
                 runs.append((rnn_sequence(projected, h0, operands["Wh"]),))
             previous_states.append(np.vstack([h0, runs[-1][0][:-1]]))
         states = [self.packed([run[k] for run in runs]) for k in range(len(runs[0]))]
+        if self.gates == 3:
+            states.insert(1, None)
         return states[0], self.packed(previous_states), *(states[1:] or (None, None))
 
-    def backward(self, hidden, cell, gates):
-        """Return dprojected, dh0 and dc0 (zeros for an RNN), the last two in the captions' order."""
+    def backward(self, hidden, previous, cell, gates):
+        """Return dgates, dh0, dc0 (of an LSTM) and a GRU's dinputs; those of states in the captions' order."""
         Wh, dhidden, c0 = np.float64(self.Wh), np.float64(self.dhidden), np.float64(self.c0)
-        runs, dh0, dc0 = [], np.zeros((6, self.H)), np.zeros((6, self.H))
+        runs, inputs, dh0, dc0 = [], [], np.zeros((6, self.H)), np.zeros((6, self.H))
         for rank, rows in enumerate(self.rows_of_sequences):
             if self.gates == 4:
                 zero_dc = np.zeros_like(dhidden[rows])
                 result = lstm_sequence_backward(dhidden[rows], zero_dc, gates[rows], cell[rows], c0[ORDER[rank]], Wh)
                 dc0[ORDER[rank]] = result[2]
+            elif self.gates == 3:
+                dinputs, *result = gru_sequence_backward(dhidden[rows], gates[rows], previous[rows], Wh)
+                inputs.append(dinputs)
             else:
                 result = rnn_sequence_backward(dhidden[rows], hidden[rows], Wh)
             runs.append(result[0])
             dh0[ORDER[rank]] = result[1]
-        return self.packed(runs), dh0, dc0
+        return self.packed(runs), dh0, dc0, self.packed(inputs) if inputs else None
 
 
-@pytest.mark.nightly(unless=lambda p: p.dtype == "float32" or (p.gates == 1 and p.dtype != "bfloat16"))
+@pytest.mark.nightly(
+    unless=lambda p: (
+        (p.dtype == "float32" or (p.gates == 1 and p.dtype != "bfloat16"))
+        and (p.gates != 3 or p.algorithm != "persistent")
+    )
+)
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("gates", [1, 4])
+@pytest.mark.parametrize("gates", [1, 3, 4])
 @pytest.mark.parametrize("algorithm", launch_heuristics.ALGORITHMS)
 def test_biases_order_and_previous_states_agree_with_the_loops(recurrence_device, algorithm, gates, dtype):
     batch = Batch(gates, dtype)
@@ -85,8 +104,10 @@ def test_biases_order_and_previous_states_agree_with_the_loops(recurrence_device
     hidden, previous, cell, dh0, dc0 = (
         recurrence_device.full((count, H), np.nan, dtype=dtype) for count in (rows, rows, rows, 6, 6)
     )
-    activated, dgates = (recurrence_device.full((rows, gates * H), np.nan, dtype=dtype) for _ in range(2))
-    lstm, cell_of = gates == 4, recurrence.CELLS["lstm" if gates == 4 else "rnn"]
+    dgates, dinputs = (recurrence_device.full((rows, gates * H), np.nan, dtype=dtype) for _ in range(2))
+    activated = None if gates == 1 else recurrence_device.full((rows, 4 * H), np.nan, dtype=dtype)
+    lstm, gru = gates == 4, gates == 3
+    cell_of = recurrence.CELLS[{4: "lstm", 3: "gru", 1: "rnn"}[gates]]
     c0, order = to_device(batch.c0) if lstm else None, to_device(np.array(ORDER, dtype=np.int32))
 
     def config(direction):
@@ -98,20 +119,22 @@ def test_biases_order_and_previous_states_agree_with_the_loops(recurrence_device
     inputs = recurrence.ForwardInputs(
         table, index, to_device(batch.h0), c0, Wh, to_device(batch.bias), to_device(batch.h0_bias), order
     )
-    outputs = (hidden, cell, activated, previous) if lstm else (hidden, None, None, previous)
+    outputs = hidden, cell if lstm else None, activated, previous
     expected = batch.forward()
     recurrence.forward_into(cell_of, inputs, steps, recurrence.ForwardOutputs(*outputs), config("forward"))
-    results = (hidden, previous, cell, activated) if lstm else (hidden, previous)
-    for actual, expected_array in zip(results, expected, strict=False):
-        assert distance(capgpu.to_numpy(actual), expected_array) < TOLERANCE[dtype]["forward"]
+    results = hidden, previous, cell if lstm else None, activated
+    for actual, expected_array in zip(results, expected, strict=True):
+        assert (actual is None) == (expected_array is None)
+        assert actual is None or distance(capgpu.to_numpy(actual), expected_array) < TOLERANCE[dtype]["forward"]
 
-    expected = batch.backward(expected[0], expected[2], expected[3])
-    saved = (activated, cell) if lstm else (hidden, None)
+    expected = batch.backward(*expected)
+    saved = (hidden, None) if activated is None else (activated, cell if lstm else previous)
     gradients = recurrence.BackwardInputs(to_device(batch.dhidden), None, *saved, c0, Wh, order)
-    results = (dgates, dh0, dc0) if lstm else (dgates, dh0)
+    results = dgates, dh0, dc0 if lstm else None, dinputs if gru else None
     recurrence.backward_into(cell_of, gradients, steps, recurrence.BackwardOutputs(*results), config("backward"))
-    for actual, expected_array in zip(results, expected, strict=False):
-        assert distance(capgpu.to_numpy(actual), expected_array) < TOLERANCE[dtype]["gradient"]
+    for actual, expected_array in zip(results, expected, strict=True):
+        if actual is not None:
+            assert distance(capgpu.to_numpy(actual), expected_array) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("algorithm", launch_heuristics.ALGORITHMS)

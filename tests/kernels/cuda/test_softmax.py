@@ -64,7 +64,8 @@ def test_bfloat16_kernels_sum_in_float32(device, name, size, grid, block):
     scores, targets = draw(7, size, "float32")
     dev_scores, losses = device.asarray(rounded(scores)), device.empty(7, np.float32)
     args = (device.asarray(targets.astype(np.int32)), losses, np.int32(7), np.int32(size), np.float32(1), np.float32(0))
-    compile.kernel(name, "bfloat16")(grid, block, (dev_scores, np.uint64(0), *args))
+    dev_targets, *rest = args
+    compile.kernel(name, "bfloat16")(grid, block, (dev_scores, np.uint64(0), dev_targets, np.uint64(0), *rest))
     want_loss, expected = cross_entropy(widened(rounded(scores)), targets, 1.0)
     assert distance(losses.get().sum(), want_loss) < 1e-5
     assert distance(widened(dev_scores.get()), expected) < 1e-2
@@ -129,6 +130,21 @@ def test_smoothed_labels_mix_the_losses_of_all_classes(device, dtype, size, smoo
     want_losses, expected = smoothed(scores.astype(np.float64), targets, smoothing)
     assert distance(losses.get(), want_losses) < TOLERANCE[dtype]["forward"]
     assert distance(dev_scores.get(), 0.5 * expected) < TOLERANCE[dtype]["gradient"]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 33), ("float16", 33), ("float64", 1004), ("float16", 1007)])
+def test_a_rows_weight_multiplies_its_loss_and_its_gradient(device, dtype, size):
+    scores, targets = draw(9, size, dtype)
+    targets[:] = np.arange(9)
+    # a row of weight 0 is left out, whatever its scores
+    scores[3] = np.nan
+    weights = np.array([1, -2, 0.5, 0, 3, 1, -1, 0, 2])
+    want_losses, expected = smoothed(np.nan_to_num(scores), targets, 0.1)
+    dev_scores, losses = device.asarray(scores), device.empty(9, sums(dtype))
+    dev_targets, dev_weights = device.asarray(targets.astype(np.int32)), device.asarray(weights.astype(sums(dtype)))
+    softmax.cross_entropy_rows(dev_scores, None, dev_targets, losses, 0.5, 0.1, dev_weights)
+    assert distance(losses.get(), weights * want_losses) < TOLERANCE[dtype]["forward"]
+    assert distance(dev_scores.get(), 0.5 * weights[:, None] * expected) < TOLERANCE[dtype]["gradient"]
 
 
 @pytest.mark.parametrize("size", [33, 1004])

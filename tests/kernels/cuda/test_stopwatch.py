@@ -57,7 +57,7 @@ def test_a_filler_precedes_each_batch_and_nothing_is_waited_for_until_its_end(lo
     assert elapsed.milliseconds > 0
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_timing_a_configuration_does_not_synchronize_within_a_batch(log, cell, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with counting(log):
