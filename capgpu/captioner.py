@@ -4,6 +4,9 @@
     h_t = cell(W_embed[word_t] Wx + b, h_{t-1} Wh)
     scores of word_{t+1} = h_t W_vocab + b_vocab
 
+A cell that attends starts from a grid of features (N, L, D), each cell of which is projected as above
+(`capgpu.kernels.reference.attention`).
+
 `capgpu.model.CaptioningRNN` holds the parameters and checks its arguments; nothing is checked here. Without an entry
 ``W_vocab``, words are scored by their own vectors: W_vocab is W_embed transposed.
 """
@@ -14,7 +17,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import CaptionBatch, DecodingWeights, LossOptions, Precision, kernels_for, split_biases
+from capgpu.kernels import (
+    AttentionStates,
+    CaptionBatch,
+    DecodingWeights,
+    LossOptions,
+    Precision,
+    kernels_for,
+    split_biases,
+)
+from capgpu.kernels.half import in_float32
+from capgpu.kernels.reference.attention import mean_of_cells
+from capgpu.kernels.reference.greedy import greedy_loop
+from capgpu.layers.attention import context_weights_gradient
 from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
@@ -30,6 +45,7 @@ __all__ = [
     "DecodingState",
     "announce_decoding",
     "announce_training",
+    "attention_of_captions",
     "captioner_gradients",
     "captioner_loss",
     "greedy_captions",
@@ -65,7 +81,8 @@ def announce_decoding(params: Mapping[str, Array]) -> None:
         As for `captioner_gradients`.
     """
     Wh = params["Wh"]
-    kernels_for(Wh).announce(("decode_step", "top_words"), Wh.dtype, later=True)
+    step = "attention_decode_step" if "Wattn" in params else "decode_step"
+    kernels_for(Wh).announce((step, "top_words"), Wh.dtype, later=True)
 
 
 def captioner_gradients(
@@ -84,7 +101,7 @@ def captioner_gradients(
         The recurrent cell.
     params : mapping of str to array
         As ``params`` of `capgpu.model.CaptioningRNN`.
-    features : array, shape (N, D)
+    features : array, shape (N, D), or (N, L, D) for a cell that attends
         Image features, in the dtype of the parameters.
     batch : CaptionBatch
         The captions, where the parameters live.
@@ -115,15 +132,17 @@ def _gradients(
     features_gradient: bool,
 ) -> tuple[Array, dict[str, Array]]:
     # features -> h0; distinct words -> vectors; both -> hidden states -> scores -> loss
+    count, shape = features.shape[0], features.shape
+    features = _vectors(features)
     if options.feature_dropout is not None:
         features = kernels.apply_dropout(features, options.feature_dropout)
-    forward = _hidden_states(kernels, cell, p, features, batch)
+    forward = _hidden_states(kernels, cell, p, features, count, batch)
     loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
         forward.states.hidden,
         _vocabulary_weights(p),
         p["b_vocab"],
         batch.targets,
-        1.0 / features.shape[0],
+        1.0 / count,
         smoothing=options.smoothing,
         dropout=options.output_dropout,
         row_weights=batch.row_weights,
@@ -135,7 +154,8 @@ def _gradients(
 
     # and back
     gradients = backward_through_time(dhidden, None, forward)
-    dh0 = gradients.dh0
+    dh0 = _vectors(gradients.dh0)
+    dWattn = {"Wattn": context_weights_gradient(gradients, forward)} if cell.attends else {}
     # what is not read again makes room for the gradients of the parameters
     forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
     del dhidden
@@ -152,6 +172,7 @@ def _gradients(
         "b_proj": kernels.column_sums(dh0),
         "Wx": dWx,
         "Wh": dWh,
+        **dWattn,
         "b": db,
         **({} if tied else {"W_vocab": dW_vocab}),
         "b_vocab": db_vocab,
@@ -160,7 +181,7 @@ def _gradients(
         dfeatures = kernels.matmul(dh0, p["W_proj"], transpose_b=True)
         if options.feature_dropout is not None:  # the same mask and scale as on the way forward
             dfeatures = kernels.apply_dropout(dfeatures, options.feature_dropout)
-        grads["features"] = dfeatures
+        grads["features"] = dfeatures if len(shape) == 2 else array_namespace(dfeatures).reshape(dfeatures, shape)
     return loss, grads
 
 
@@ -182,23 +203,58 @@ def captioner_loss(
         Cross-entropy summed over the words that count, in nats.
     """
     kernels = kernels_for(params["Wh"], precision)
-    hidden = _hidden_states(kernels, cell, params, features, batch).states.hidden
+    hidden = _hidden_states(kernels, cell, params, _vectors(features), features.shape[0], batch).states.hidden
     total, *_ = kernels.linear_cross_entropy(
         hidden, _vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
     )
     return total
 
 
+def attention_of_captions(
+    cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch, precision: Precision = "float32"
+) -> Array:
+    """Compute the weights that a cell that attends gives to the cells of the pictures while it reads captions.
+
+    Parameters
+    ----------
+    cell, params, features, batch, precision
+        As for `captioner_loss`.
+
+    Returns
+    -------
+    array, shape (M, L)
+        The weights of each packed row.
+    """
+    kernels = kernels_for(params["Wh"], precision)
+    states = _hidden_states(kernels, cell, params, _vectors(features), features.shape[0], batch).states
+    assert isinstance(states, AttentionStates)
+    return states.attention
+
+
+def _vectors(array: Array) -> Array:
+    """Return the rows of a grid (N, L, D) one below the other, (N L, D)."""
+    return array if array.ndim == 2 else array_namespace(array).reshape(array, (-1, array.shape[2]))
+
+
+def _projected_cells(kernels: Kernels, p: Mapping[str, Array], vectors: Array, count: int) -> Array:
+    """Return A (N, L, H) of the cells of `count` pictures, (N L, D)."""
+    A = kernels.matmul(vectors, p["W_proj"], p["b_proj"])
+    return array_namespace(A).reshape(A, (count, -1, A.shape[1]))
+
+
 def _hidden_states(
-    kernels: Kernels, cell: Cell, p: Mapping[str, Array], features: Array, batch: CaptionBatch
+    kernels: Kernels, cell: Cell, p: Mapping[str, Array], vectors: Array, count: int, batch: CaptionBatch
 ) -> Recurrence:
-    """Run the recurrence over the captions; each distinct word's vector is projected once."""
-    h0 = kernels.matmul(features, p["W_proj"])
+    """Run the recurrence over the captions of `count` pictures; each distinct word's vector is projected once."""
+    if cell.attends:
+        start, start_bias = _projected_cells(kernels, p, vectors, count), None
+    else:
+        start, start_bias = kernels.matmul(vectors, p["W_proj"]), p["b_proj"]
     embedded = kernels.take_rows(p["W_embed"], batch.words)
     return recurrent_forward(
         cell,
         embedded,
-        h0,
+        start,
         None,
         p["Wx"],
         p["Wh"],
@@ -206,8 +262,9 @@ def _hidden_states(
         batch.batch_sizes,
         rows=batch.word_of_row,
         groups=batch.groups,
-        h0_bias=p["b_proj"],
+        h0_bias=start_bias,
         order=batch.order,
+        Wattn=p.get("Wattn"),
         kernels=kernels,
     )
 
@@ -223,11 +280,20 @@ class DecodingState(NamedTuple):
         Cell state of an LSTM.
     table : array, shape (V, G), or None
         Projected vectors of the whole vocabulary, where they were computed beforehand.
+    A : array, shape (N, L, H), or None
+        Projected cells of N pictures, for a cell that attends.
+    pictures : array of int, shape (M,), or None
+        Picture of each caption, in the same case; None where each has its own.
+    attention : array, shape (M, L), or None
+        Weights of the cells at the last step.
     """
 
     h: Array
     c: Array | None
     table: Array | None
+    A: Array | None = None
+    pictures: Array | None = None
+    attention: Array | None = None
 
 
 def initial_decoding_state(
@@ -250,11 +316,16 @@ def initial_decoding_state(
         One row a picture.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
-    h = kernels.matmul(features, p["W_proj"], p["b_proj"])
-    c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
+    A = None
+    if cell.attends:
+        A = _projected_cells(kernels, p, _vectors(features), features.shape[0])
+        h = c = in_float32(mean_of_cells)(A)
+    else:
+        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
+        c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
     input_bias, _ = split_biases(p["b"], p["Wh"])
     table = kernels.matmul(p["W_embed"], p["Wx"], input_bias) if n_words >= p["W_embed"].shape[0] else None
-    return DecodingState(h, c, table)
+    return DecodingState(h, c, table, A)
 
 
 def next_word_scores(
@@ -293,6 +364,24 @@ def next_word_scores(
         projected, rows = kernels.matmul(embedded, p["Wx"], input_bias), None
     else:
         projected, rows = state.table, words
+    if state.A is not None:
+        logits, h, c, attention = kernels.attention_decode_step(
+            projected,
+            rows,
+            state.h,
+            state.c,
+            state.A,
+            state.pictures,
+            p["Wh"],
+            p["Wattn"],
+            _vocabulary_weights(p),
+            p["b_vocab"],
+            parents,
+        )
+        pictures = state.pictures
+        if parents is not None:
+            pictures = parents if pictures is None else array_namespace(parents).take(pictures, parents)
+        return logits, state._replace(h=h, c=c, pictures=pictures, attention=attention)
     logits, h, c = kernels.decode_step(
         projected,
         rows,
@@ -308,6 +397,7 @@ def next_word_scores(
 
 
 def greedy_captions(
+    cell: Cell,
     params: Mapping[str, Array],
     features: Array,
     max_length: int,
@@ -320,7 +410,7 @@ def greedy_captions(
 
     Parameters
     ----------
-    params, features
+    cell, params, features
         As for `captioner_gradients`.
     max_length : int
         Number of words.
@@ -334,6 +424,15 @@ def greedy_captions(
     array of int32, shape (N, max_length)
         Word ids, without START.
     """
+    if cell.attends:
+        state = initial_decoding_state(cell, params, features, features.shape[0] * max_length, precision)
+
+        def read(words: Array) -> Array:
+            nonlocal state
+            logits, state = next_word_scores(params, state, words, precision=precision)
+            return logits
+
+        return greedy_loop(read, state.h, max_length, start, end, null)
     p, kernels = params, kernels_for(params["Wh"], precision)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], _vocabulary_weights(p), p["b_vocab"])

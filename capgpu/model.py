@@ -187,7 +187,7 @@ class CaptioningRNN(CaptionerBase):
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
         self._check_finite_parameters()
-        return greedy_captions(self._operands(), features, max_length, start, end, self.null, self.precision)
+        return greedy_captions(self.cell, self._operands(), features, max_length, start, end, self.null, self.precision)
 
     def _check_finite_parameters(self) -> None:
         known = self._known_finite
