@@ -14,7 +14,9 @@ A cell that attends starts from a grid of features (N, L, D), each cell of which
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels import (
@@ -37,6 +39,7 @@ from capgpu.layers.recurrence import (
     projection_gradients,
     recurrent_forward,
 )
+from capgpu.sequence import Packing, pack, unpack
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -211,24 +214,52 @@ def captioner_loss(
 
 
 def attention_of_captions(
-    cell: Cell, params: Mapping[str, Array], features: Array, batch: CaptionBatch, precision: Precision = "float32"
+    cell: Cell,
+    params: Mapping[str, Array],
+    features: Array,
+    captions: Any,
+    null: int,
+    precision: Precision = "float32",
 ) -> Array:
     """Compute the weights that a cell that attends gives to the cells of the pictures while it reads captions.
 
     Parameters
     ----------
-    cell, params, features, batch, precision
+    cell, params, features, precision
         As for `captioner_loss`.
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Captions with START, padded with NULL.
+    null : int
+        Id of NULL.
 
     Returns
     -------
-    array, shape (M, L)
-        The weights of each packed row.
+    array, shape (N, T, L)
+        The weights when each word after START was scored; 0 after a caption's last word.
     """
     kernels = kernels_for(params["Wh"], precision)
-    states = _hidden_states(kernels, cell, params, _vectors(features), features.shape[0], batch).states
-    assert isinstance(states, AttentionStates)
-    return states.attention
+    xp, device = array_namespace(features), features.device
+    A = _projected_cells(kernels, params, _vectors(features), features.shape[0])
+    steps = captions.shape[1] - 1
+    lengths = np.max(np.where(captions[:, 1:] != null, np.arange(1, steps + 1), 0), axis=1)
+    packing = Packing.from_lengths(lengths)
+    words = xp.asarray(pack(captions[:, :-1], packing), device=device)
+    embedded, order = kernels.take_rows(params["W_embed"], words), xp.asarray(packing.order, device=device)
+    forward = recurrent_forward(
+        cell,
+        embedded,
+        A,
+        None,
+        params["Wx"],
+        params["Wh"],
+        params["b"],
+        packing.batch_sizes,
+        order=order,
+        Wattn=params["Wattn"],
+        kernels=kernels,
+    )
+    assert isinstance(forward.states, AttentionStates)  # mypy: those of a cell that attends
+    return unpack(forward.states.attention, packing, steps)
 
 
 def _vectors(array: Array) -> Array:

@@ -2,7 +2,8 @@
 
 `lstm_forward`, `lstm_backward`, `rnn_forward` and `rnn_backward` are the contract's. They create the results and call
 `forward_into` and `backward_into`, which serve both cells. Biases are added, and initial states read in the captions'
-order, by the kernels, so that no further launch is needed. `gru_forward` and `gru_backward` are the reference's.
+order, by the kernels, so that no further launch is needed. `gru_forward` and `gru_backward`, and those of the
+attention LSTM, are the reference's.
 
 ``precision="bf16"`` permits less precise factors, and the recurrences do not use that: they run in the variants that
 `launch_heuristics` chooses for float32.
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from capgpu.kernels.contract import Precision, States, check_precision
+from capgpu.kernels.contract import AttentionStates, Precision, States, check_precision
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, dtype_name, empty, indices
 from capgpu.kernels.cuda.compile import CooperativeLaunchError
@@ -27,6 +28,7 @@ from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.cuda.launch_heuristics import LaunchConfig
 from capgpu.kernels.cuda.workspace import workspace
 from capgpu.kernels.half import in_float32
+from capgpu.kernels.reference import attention as attention_reference
 from capgpu.kernels.reference import recurrence as reference
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "ForwardInputs",
     "ForwardOutputs",
     "Steps",
+    "attention_lstm_backward",
+    "attention_lstm_forward",
     "backward_into",
     "forward_into",
     "gru_backward",
@@ -278,6 +282,35 @@ def rnn_backward(
     inputs = BackwardInputs(*_contiguous(dhidden, None, hidden, None, None, Wh, order))
     backward_into(CELLS["rnn"], inputs, steps, BackwardOutputs(dprojected, dh0))
     return dprojected, dh0
+
+
+def attention_lstm_forward(
+    projected: Any, rows: Any, A: Any, Wh: Any, Wattn: Any, batch_sizes: Any, **options: Any
+) -> AttentionStates:
+    """Run an attention LSTM over packed sequences; see `capgpu.kernels.reference.attention_lstm_forward`."""
+    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
+    operation = in_float32(attention_reference.attention_lstm_forward)
+    states: AttentionStates = operation(projected, rows, A, Wh, Wattn, counts, **options)
+    return states
+
+
+def attention_lstm_backward(
+    dhidden: Any,
+    gates: Any,
+    cell: Any,
+    previous: Any,
+    attention: Any,
+    A: Any,
+    Wh: Any,
+    Wattn: Any,
+    batch_sizes: Any,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Run its recurrence backward; see `capgpu.kernels.reference.attention_lstm_backward`."""
+    counts = np.array(Steps.of(batch_sizes).counts, np.int64)
+    operation = in_float32(attention_reference.attention_lstm_backward)
+    dprojected, dA = operation(dhidden, gates, cell, previous, attention, A, Wh, Wattn, counts, **options)
+    return dprojected, dA
 
 
 def gru_forward(projected: Any, rows: Any, h0: Any, Wh: Any, batch_sizes: Any, **options: Any) -> States:
