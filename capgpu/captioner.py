@@ -11,6 +11,9 @@ words are scored from the last one's::
 
 Every layer depends on the picture from the first word on, without parameters of its own for it.
 
+A cell that attends starts from a grid of features (N, L, D), each cell of which is projected as above
+(`capgpu.kernels.reference.attention`); it has one layer.
+
 `capgpu.model.CaptioningRNN` holds the parameters and checks its arguments; nothing is checked here. Without an entry
 ``W_vocab``, words are scored by their own vectors: W_vocab is W_embed transposed.
 """
@@ -19,10 +22,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import CaptionBatch, DecodingWeights, Dropout, LossOptions, Precision, kernels_for, split_biases
+from capgpu.kernels import (
+    AttentionStates,
+    CaptionBatch,
+    DecodingWeights,
+    Dropout,
+    LossOptions,
+    Precision,
+    kernels_for,
+    split_biases,
+)
+from capgpu.kernels.half import in_float32
+from capgpu.kernels.reference.attention import mean_of_cells
+from capgpu.kernels.reference.greedy import greedy_loop
+from capgpu.layers.attention import context_weights_gradient
 from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
@@ -31,6 +49,7 @@ from capgpu.layers.recurrence import (
     recurrent_forward,
 )
 from capgpu.parameters import layer_names
+from capgpu.sequence import Packing, pack, unpack
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -40,6 +59,7 @@ __all__ = [
     "GradientSink",
     "announce_decoding",
     "announce_training",
+    "attention_of_captions",
     "captioner_gradients",
     "captioner_loss",
     "greedy_captions",
@@ -85,7 +105,8 @@ def announce_decoding(params: Mapping[str, Array]) -> None:
         As for `captioner_gradients`.
     """
     Wh = params["Wh"]
-    kernels_for(Wh).announce(("decode_step", "top_words"), Wh.dtype, later=True)
+    step = "attention_decode_step" if "Wattn" in params else "decode_step"
+    kernels_for(Wh).announce((step, "top_words"), Wh.dtype, later=True)
 
 
 def captioner_gradients(
@@ -105,7 +126,7 @@ def captioner_gradients(
         The recurrent cell.
     params : mapping of str to array
         As ``params`` of `capgpu.model.CaptioningRNN`.
-    features : array, shape (N, D)
+    features : array, shape (N, D), or (N, L, D) for a cell that attends
         Image features, in the dtype of the parameters.
     batch : CaptionBatch
         The captions, where the parameters live.
@@ -141,15 +162,17 @@ def _gradients(
     sink: GradientSink | None,
 ) -> tuple[Array, dict[str, Array]]:
     # features -> h0; distinct words -> vectors; both -> hidden states, layer by layer -> scores -> loss
+    count, shape = features.shape[0], features.shape
+    features = _vectors(features)
     if options.feature_dropout is not None:
         features = kernels.apply_dropout(features, options.feature_dropout)
-    layers = _run_layers(kernels, cell, p, features, batch, options.layer_dropouts)
+    layers = _run_layers(kernels, cell, p, features, count, batch, options.layer_dropouts)
     loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
         layers[-1].states.hidden,
         _vocabulary_weights(p),
         p["b_vocab"],
         batch.targets,
-        1.0 / (options.captions or features.shape[0]),
+        1.0 / (options.captions or count),
         smoothing=options.smoothing,
         dropout=options.output_dropout,
         row_weights=batch.row_weights,
@@ -171,7 +194,9 @@ def _gradients(
         if layer < len(options.layer_dropouts):  # the same mask as on the way forward
             dinputs = kernels.apply_dropout(dinputs, options.layer_dropouts[layer])
         gradients = backward_through_time(dinputs, None, forward)
-        dh0 = gradients.dh0 if dh0 is None else dh0 + gradients.dh0
+        dh0 = _vectors(gradients.dh0) if dh0 is None else dh0 + gradients.dh0
+        if cell.attends:
+            dlayers["Wattn"] = context_weights_gradient(gradients, forward)
         # what is not read again makes room for the gradients of the parameters
         forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
         del dinputs
@@ -199,7 +224,7 @@ def _gradients(
         dfeatures = kernels.matmul(dh0, p["W_proj"], transpose_b=True)
         if options.feature_dropout is not None:  # the same mask and scale as on the way forward
             dfeatures = kernels.apply_dropout(dfeatures, options.feature_dropout)
-        grads["features"] = dfeatures
+        grads["features"] = dfeatures if len(shape) == 2 else array_namespace(dfeatures).reshape(dfeatures, shape)
     return loss, grads
 
 
@@ -221,23 +246,90 @@ def captioner_loss(
         Cross-entropy summed over the words that count, in nats.
     """
     kernels = kernels_for(params["Wh"], precision)
-    hidden = _run_layers(kernels, cell, params, features, batch)[-1].states.hidden
+    hidden = _run_layers(kernels, cell, params, _vectors(features), features.shape[0], batch)[-1].states.hidden
     total, *_ = kernels.linear_cross_entropy(
         hidden, _vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
     )
     return total
 
 
+def attention_of_captions(
+    cell: Cell,
+    params: Mapping[str, Array],
+    features: Array,
+    captions: Any,
+    null: int,
+    precision: Precision = "float32",
+) -> Array:
+    """Compute the weights that a cell that attends gives to the cells of the pictures while it reads captions.
+
+    Parameters
+    ----------
+    cell, params, features, precision
+        As for `captioner_loss`.
+    captions : numpy.ndarray of int, shape (N, T + 1)
+        Captions with START, padded with NULL.
+    null : int
+        Id of NULL.
+
+    Returns
+    -------
+    array, shape (N, T, L)
+        The weights when each word after START was scored; 0 after a caption's last word.
+    """
+    kernels = kernels_for(params["Wh"], precision)
+    xp, device = array_namespace(features), features.device
+    A = _projected_cells(kernels, params, _vectors(features), features.shape[0])
+    steps = captions.shape[1] - 1
+    lengths = np.max(np.where(captions[:, 1:] != null, np.arange(1, steps + 1), 0), axis=1)
+    packing = Packing.from_lengths(lengths)
+    words = xp.asarray(pack(captions[:, :-1], packing), device=device)
+    embedded, order = kernels.take_rows(params["W_embed"], words), xp.asarray(packing.order, device=device)
+    forward = recurrent_forward(
+        cell,
+        embedded,
+        A,
+        None,
+        params["Wx"],
+        params["Wh"],
+        params["b"],
+        packing.batch_sizes,
+        order=order,
+        Wattn=params["Wattn"],
+        kernels=kernels,
+    )
+    assert isinstance(forward.states, AttentionStates)  # mypy: those of a cell that attends
+    return unpack(forward.states.attention, packing, steps)
+
+
+def _vectors(array: Array) -> Array:
+    """Return the rows of a grid (N, L, D) one below the other, (N L, D)."""
+    return array if array.ndim == 2 else array_namespace(array).reshape(array, (-1, array.shape[2]))
+
+
+def _projected_cells(kernels: Kernels, p: Mapping[str, Array], vectors: Array, count: int) -> Array:
+    """Return A (N, L, H) of the cells of `count` pictures, (N L, D)."""
+    A = kernels.matmul(vectors, p["W_proj"], p["b_proj"])
+    return array_namespace(A).reshape(A, (count, -1, A.shape[1]))
+
+
 def _run_layers(
     kernels: Kernels,
     cell: Cell,
     p: Mapping[str, Array],
-    features: Array,
+    vectors: Array,
+    count: int,
     batch: CaptionBatch,
     dropouts: tuple[Dropout, ...] = (),
 ) -> list[Recurrence]:
-    """Run the recurrent layers over the captions, from the first on; each distinct word's vector is projected once."""
-    h0 = kernels.matmul(features, p["W_proj"])
+    """Run the recurrent layers over the captions of `count` pictures, from the first on.
+
+    Each distinct word's vector is projected once.
+    """
+    if cell.attends:
+        start, start_bias = _projected_cells(kernels, p, vectors, count), None
+    else:
+        start, start_bias = kernels.matmul(vectors, p["W_proj"]), p["b_proj"]
     x, rows, groups = kernels.take_rows(p["W_embed"], batch.words), batch.word_of_row, batch.groups
     layers: list[Recurrence] = []
     for layer, (Wx, Wh, b) in enumerate(_layer_parameters(p)):
@@ -248,7 +340,7 @@ def _run_layers(
         forward = recurrent_forward(
             cell,
             x,
-            h0,
+            start,
             None,
             Wx,
             Wh,
@@ -256,8 +348,9 @@ def _run_layers(
             batch.batch_sizes,
             rows=rows,
             groups=groups,
-            h0_bias=p["b_proj"],
+            h0_bias=start_bias,
             order=batch.order,
+            Wattn=p.get("Wattn"),
             kernels=kernels,
         )
         layers.append(forward)
@@ -277,12 +370,21 @@ class DecodingState(NamedTuple):
         Projected vectors of the whole vocabulary, where they were computed beforehand.
     upper : tuple of (h, c)
         The same states of each further layer.
+    A : array, shape (N, L, H), or None
+        Projected cells of N pictures, for a cell that attends.
+    pictures : array of int, shape (M,), or None
+        Picture of each caption, in the same case; None where each has its own.
+    attention : array, shape (M, L), or None
+        Weights of the cells at the last step.
     """
 
     h: Array
     c: Array | None
     table: Array | None
     upper: tuple[tuple[Array, Array | None], ...] = ()
+    A: Array | None = None
+    pictures: Array | None = None
+    attention: Array | None = None
 
 
 def initial_decoding_state(
@@ -305,11 +407,16 @@ def initial_decoding_state(
         One row a picture.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
-    h = kernels.matmul(features, p["W_proj"], p["b_proj"])
-    c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
+    A = None
+    if cell.attends:
+        A = _projected_cells(kernels, p, _vectors(features), features.shape[0])
+        h = c = in_float32(mean_of_cells)(A)
+    else:
+        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
+        c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
     input_bias, _ = split_biases(p["b"], p["Wh"])
     table = kernels.matmul(p["W_embed"], p["Wx"], input_bias) if n_words >= p["W_embed"].shape[0] else None
-    return DecodingState(h, c, table, ((h, c),) * (len(_layer_parameters(p)) - 1))
+    return DecodingState(h, c, table, ((h, c),) * (len(_layer_parameters(p)) - 1), A)
 
 
 def next_word_scores(
@@ -349,6 +456,24 @@ def next_word_scores(
         projected, rows = kernels.matmul(embedded, Wx, input_bias), None
     else:
         projected, rows = state.table, words
+    if state.A is not None:
+        logits, h, c, attention = kernels.attention_decode_step(
+            projected,
+            rows,
+            state.h,
+            state.c,
+            state.A,
+            state.pictures,
+            p["Wh"],
+            p["Wattn"],
+            _vocabulary_weights(p),
+            p["b_vocab"],
+            parents,
+        )
+        pictures = state.pictures
+        if parents is not None:
+            pictures = parents if pictures is None else array_namespace(parents).take(pictures, parents)
+        return logits, state._replace(h=h, c=c, pictures=pictures, attention=attention)
     # what follows a layer is the next one's input product; after the last one, the vocabulary projection
     products = [(Wx, input_bias) for Wx, _, input_bias, _ in layers[1:]]
     products.append((_vocabulary_weights(p), p["b_vocab"]))
@@ -392,40 +517,18 @@ def greedy_captions(
         Word ids, without START.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
-    if len(_layer_parameters(p)) > 1:
-        return _greedy_captions_by_steps(cell, params, features, max_length, start, end, null, precision)
+    if cell.attends or len(_layer_parameters(p)) > 1:  # no kernel writes whole captions of these
+        state = initial_decoding_state(cell, p, features, features.shape[0] * max_length, precision)
+
+        def read(words: Array) -> Array:
+            nonlocal state
+            logits, state = next_word_scores(p, state, words, precision=precision)
+            return logits
+
+        return greedy_loop(read, state.h, max_length, start, end, null)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], _vocabulary_weights(p), p["b_vocab"])
     return kernels.greedy_captions(h, weights, max_length, start, end, null)
-
-
-def _greedy_captions_by_steps(
-    cell: Cell,
-    params: Mapping[str, Array],
-    features: Array,
-    max_length: int,
-    start: int,
-    end: int,
-    null: int,
-    precision: Precision,
-) -> Array:
-    """Decode as `greedy_captions`, for several layers, of which no kernel writes whole captions."""
-    xp, count = array_namespace(features), features.shape[0]
-    state = initial_decoding_state(cell, params, features, count * max_length, precision)
-    words = xp.full((count,), start, dtype=xp.int32, device=features.device)
-    nulls = xp.full((count,), null, dtype=xp.int32, device=features.device)
-    finished = xp.zeros((count,), dtype=xp.bool, device=features.device)
-    written: list[Array] = []
-    for _ in range(max_length):
-        logits, state = next_word_scores(params, state, words, precision=precision)
-        words = xp.astype(xp.argmax(logits, axis=1), xp.int32)
-        written.append(xp.where(finished, nulls, words))
-        if end >= 0:
-            finished = finished | (words == end)
-            if bool(xp.all(finished)):
-                break
-    written.extend([nulls] * (max_length - len(written)))
-    return xp.stack(written, axis=1)
 
 
 def _layer_parameters(params: Mapping[str, Array]) -> list[tuple[Array, Array, Array]]:

@@ -9,11 +9,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from capgpu.backend import Array, array_namespace
 from capgpu.captioner import (
     DecodingState,
     GradientSink,
     announce_training,
+    attention_of_captions,
     captioner_gradients,
     captioner_loss,
     greedy_captions,
@@ -22,6 +25,7 @@ from capgpu.captioner import (
 )
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import LossOptions
+from capgpu.kernels.contract import check_word_ids
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters
 from capgpu.sequence import packed_rows
@@ -35,7 +39,9 @@ class CaptioningRNN(CaptionerBase):
     """Recurrent image captioner (the decoder of Vinyals et al. 2015; the model of the cs231n exercises).
 
     The feature vector gives the initial hidden state by an affine map; a vanilla RNN, an LSTM or a GRU reads the
-    caption's words and an affine map scores the next one.
+    caption's words and an affine map scores the next one. The cell ``"attention"`` reads a grid of feature vectors of
+    shape (N, L, D): an LSTM whose input at each step is also a mean of the projected cells, weighted by their products
+    with the hidden state (Xu et al. 2015; `capgpu.layers.attention_forward`).
 
     Parameters
     ----------
@@ -48,7 +54,7 @@ class CaptioningRNN(CaptionerBase):
         W, length of a word vector.
     hidden_dim : int
         H, length of the hidden state.
-    cell_type : {"rnn", "lstm", "gru"}
+    cell_type : {"rnn", "lstm", "gru", "attention"}
         The recurrent cell; the functions of `capgpu.layers` have the equations.
     dtype : dtype
         Floating dtype of parameters and results; features are converted to it. In half precision (``"float16"``,
@@ -82,9 +88,9 @@ class CaptioningRNN(CaptionerBase):
     ----------
     params : dict of str to array
         ``W_embed`` (V, W); ``W_proj`` (D, H), ``b_proj`` (H,); ``Wx`` (W, G), ``Wh`` (H, G), ``b`` (B,) with
-        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; of further layers ``Wx2`` (H, G),
-        ``Wh2``, ``b2`` and so on; ``W_vocab`` (H, V), unless weights are tied; ``b_vocab`` (V,). Entries may be
-        replaced or written into at any time.
+        G = B = H of an RNN, G = B = 4H of an LSTM, G = 3H and B = 4H of a GRU; ``Wattn`` (H, 4H) with attention; of
+        further layers ``Wx2`` (H, G), ``Wh2``, ``b2`` and so on; ``W_vocab`` (H, V), unless weights are tied;
+        ``b_vocab`` (V,). Entries may be replaced or written into at any time.
 
     Raises
     ------
@@ -108,7 +114,7 @@ class CaptioningRNN(CaptionerBase):
 
         Parameters
         ----------
-        features : array, shape (N, D)
+        features : array, shape (N, D), or (N, L, D) with ``cell_type="attention"``
             Image features, in the library of the parameters.
         captions : array of int, shape (N, T + 1)
             True captions, padded with NULL; best on the host, where they are packed.
@@ -125,8 +131,8 @@ class CaptioningRNN(CaptionerBase):
             Cross-entropy (with smoothed labels, where the model has them) summed over the words that are not NULL, each
             times the weight of its caption, divided by N, in the model's dtype; in float32 for half precision.
         grads : dict of str to array
-            Gradient of the loss with respect to each entry of `params`; on request also ``"features"``, of shape (N, D)
-            and in the model's dtype.
+            Gradient of the loss with respect to each entry of `params`; on request also ``"features"``, shaped like
+            `features` and in the model's dtype.
 
         Raises
         ------
@@ -207,14 +213,10 @@ class CaptioningRNN(CaptionerBase):
         Wh = self.params["Wh"]
         xp = array_namespace(Wh)
         if options.feature_dropout is not None:
-            options = replace(
-                options,
-                feature_dropout=replace(
-                    options.feature_dropout,
-                    rows=xp.asarray(rows, device=Wh.device),
-                    size=captions.shape[0] * math.prod(feature_shape),
-                ),
-            )
+            cells = math.prod(feature_shape[:-1])  # of a grid; its rows lie one below the other
+            features = xp.asarray((rows[:, None] * cells + np.arange(cells)).ravel(), device=Wh.device)
+            size = captions.shape[0] * math.prod(feature_shape)
+            options = replace(options, feature_dropout=replace(options.feature_dropout, rows=features, size=size))
         packed, count = packed_rows(captions, rows, self.null)
         at = {"rows": xp.asarray(packed, device=Wh.device), "size": count * Wh.shape[0]}
         if options.output_dropout is not None:
@@ -240,13 +242,49 @@ class CaptioningRNN(CaptionerBase):
         total = captioner_loss(self.cell, self._operands(), features, self._batch(ids), self.precision)
         return total, int((ids[:, 1:] != self.null).sum())
 
+    def attention(self, features: Array, captions: Array) -> Array:
+        """Compute where a model with ``cell_type="attention"`` looks while it reads captions.
+
+        Parameters
+        ----------
+        features, captions
+            As for `loss`.
+
+        Returns
+        -------
+        array, shape (N, T, L)
+            For each word after START, the weights of the L cells of the picture when the word was scored: they sum to
+            1. 0 after a caption's last word.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `loss`, and for a model of another cell.
+
+        Examples
+        --------
+        >>> import numpy as np, capgpu
+        >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3}
+        >>> model = capgpu.CaptioningRNN(words, 4, 5, 6, "attention", seed=0)
+        >>> grid = capgpu.asarray(np.ones((1, 9, 4), np.float32))  # one picture, 3 x 3 cells
+        >>> model.attention(grid, np.array([[1, 3, 2]])).shape
+        (1, 2, 9)
+        """
+        if not self.cell.attends:
+            raise InvalidValueError(
+                f"attention: expected a model with cell_type='attention', got cell_type={self.cell_type!r}."
+            )
+        features, ids = self._checked(features, captions)
+        check_word_ids(ids, len(self.word_to_idx))
+        return attention_of_captions(self.cell, self._operands(), features, ids, self.null, self.precision)
+
     def sample(self, features: Array, max_length: int = 30, stop_at_end: bool = False) -> Array:
         """Write captions greedily: the most probable word at each step.
 
         Parameters
         ----------
-        features : array, shape (N, D)
-            Image features, in the library of the parameters.
+        features : array
+            Image features, as for `loss`.
         max_length : int
             Words to write.
         stop_at_end : bool
@@ -282,8 +320,8 @@ class CaptioningRNN(CaptionerBase):
 
         Parameters
         ----------
-        features : array, shape (N, D)
-            Image features, in the library of the parameters.
+        features : array
+            Image features, as for `loss`.
         reads : int
             How many words will be read in all; where the vocabulary holds no more, its input products are made
             once, beforehand.

@@ -206,7 +206,7 @@ class CaptionerBase:
 
         Returns
         -------
-        features : array, shape (N, D)
+        features : array, shape (N, D), or (N, L, D)
             In the model's dtype.
         captions : numpy.ndarray of int, shape (N, T + 1)
             On the host; ids out of range are still there.
@@ -230,7 +230,7 @@ class CaptionerBase:
 
     def _checked_features(self, features: Array) -> Array:
         check_parameters(self.params, self._shapes, self.dtype)
-        features = checked_features(features, self.params)
+        features = checked_features(features, self.params, self.cell.attends)
         check_finite("features", features)
         return features
 

@@ -17,6 +17,7 @@ from capgpu.random import Generator
 
 __all__ = [
     "MAX_LAYERS",
+    "axes_remedy",
     "check_finite_parameters",
     "check_parameters",
     "checked_features",
@@ -72,10 +73,13 @@ def parameter_shapes(
     Raises
     ------
     ValueError
-        For lengths that are not integers of at least 1, a number of layers beyond 1 to 64, or tied weights with W != H.
+        For lengths that are not integers of at least 1, a number of layers beyond 1 to 64 (1 with attention), or tied
+        weights with W != H.
     """
     if not isinstance(n_layers, (int, np.integer)) or not 1 <= n_layers <= MAX_LAYERS:
         raise InvalidValueError(f"n_layers: expected an integer in 1..{MAX_LAYERS}, got {n_layers!r}.")
+    if cell.attends and n_layers > 1:
+        raise InvalidValueError(f"n_layers: expected 1 for a cell that attends to a grid, got {n_layers}.")
     for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
         if not isinstance(size, (int, np.integer)) or size < 1:
             raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
@@ -96,6 +100,8 @@ def parameter_shapes(
         Wx, Wh, b = layer_names(layer)
         shapes[Wx] = (hidden_dim if layer else wordvec_dim, gates)
         shapes[Wh] = (hidden_dim, gates)
+        if cell.attends:
+            shapes["Wattn"] = (hidden_dim, gates)
         shapes[b] = (cell.n_biases * hidden_dim,)
     if not tie_weights:
         shapes["W_vocab"] = (hidden_dim, vocabulary_size)
@@ -218,19 +224,21 @@ def _all_finite(array: Array) -> bool:
     return math.isfinite(total) or bool(xp.all(xp.isfinite(array)))
 
 
-def checked_features(features: Array, params: Mapping[str, Array]) -> Array:
+def checked_features(features: Array, params: Mapping[str, Array], attends: bool) -> Array:
     """Check the library, device, shape and dtype of image features, and convert them to the parameters' dtype.
 
     Parameters
     ----------
-    features : array, shape (N, D)
+    features : array, shape (N, D), or (N, L, D)
         Image features.
     params : mapping of str to array
         Parameters that `check_parameters` accepts.
+    attends : bool
+        Whether a grid (N, L, D) is expected.
 
     Returns
     -------
-    array, shape (N, D)
+    array, shape (N, D), or (N, L, D)
         The features; not copied where the dtype is right.
 
     Raises
@@ -242,9 +250,10 @@ def checked_features(features: Array, params: Mapping[str, Array]) -> Array:
     """
     W_proj = params["W_proj"]
     xp = array_namespace(features=features, params=params["W_embed"])
-    if features.ndim != 2 or features.shape[1] != W_proj.shape[0] or features.shape[0] == 0:
+    if features.ndim != 2 + attends or features.shape[-1] != W_proj.shape[0] or 0 in features.shape:
+        expected = f"(N, L, {W_proj.shape[0]}) with N, L >= 1" if attends else f"(N, {W_proj.shape[0]}) with N >= 1"
         raise InvalidValueError(
-            f"features: expected shape (N, {W_proj.shape[0]}) with N >= 1, got {tuple(features.shape)}."
+            f"features: expected shape {expected}, got {tuple(features.shape)}.{axes_remedy(features.ndim, attends)}"
         )
     if features.device != params["Wh"].device:
         raise InvalidValueError(_other_device("features", features, params["Wh"]))
@@ -253,6 +262,34 @@ def checked_features(features: Array, params: Mapping[str, Array]) -> Array:
     if not is_floating(features.dtype, xp) and not xp.isdtype(features.dtype, "integral"):
         raise InvalidTypeError(f"features: expected real numbers, got dtype {features.dtype}.")
     return xp.astype(features, W_proj.dtype)
+
+
+def axes_remedy(ndim: int, attends: bool) -> str:
+    """Return what to do about features of the wrong number of axes; nothing where that is right.
+
+    Parameters
+    ----------
+    ndim : int
+        Axes of the features.
+    attends : bool
+        Whether the model's cell attends to grids.
+
+    Returns
+    -------
+    str
+        A sentence with a space before it, or nothing.
+    """
+    if attends and ndim == 2:
+        return (
+            " The cell 'attention' reads a grid of vectors for each picture: prepare the pictures with "
+            "`capgpu prepare --grid 7`, or choose another cell."
+        )
+    if not attends and ndim == 3:
+        return (
+            " These are grids, which only the cell 'attention' reads: choose that, prepare the pictures without "
+            "--grid, or pass the mean of their cells, features.mean(axis=1)."
+        )
+    return ""
 
 
 def _other_device(name: str, array: Array, like: Array) -> str:

@@ -8,7 +8,7 @@ masks and temperature: the sum over a caption is the negative of `CaptioningRNN.
 from capgpu.decode.beam import beam_search
 from capgpu.decode.generation_config import GenerationConfig
 from capgpu.decode.greedy import greedy
-from capgpu.decode.result import DecodeResult
+from capgpu.decode.result import DecodeResult, with_attention
 from capgpu.decode.sampling import sample
 
-__all__ = ["DecodeResult", "GenerationConfig", "beam_search", "greedy", "sample"]
+__all__ = ["DecodeResult", "GenerationConfig", "beam_search", "greedy", "sample", "with_attention"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from capgpu.backend import Array
 from capgpu.decode.beam import beam_search
 from capgpu.decode.greedy import greedy
-from capgpu.decode.result import DecodeResult, best_first
+from capgpu.decode.result import DecodeResult, best_first, with_attention
 from capgpu.decode.sampling import sample
 from capgpu.decode.token_masks import SUPPRESS_UNK
 from capgpu.errors import InvalidValueError
@@ -35,6 +35,7 @@ class GenerationSettings(TypedDict, total=False):
     no_repeat_ngram: int
     suppress_unk: bool
     captions: int
+    attention: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class GenerationConfig:
         Whether to exclude ``<UNK>``, which says nothing about a picture.
     captions : int
         Captions per picture: the best of a beam search, or as many samples, which may be equal; the best first.
+    attention : bool
+        Whether to return the weights that a model with ``cell_type="attention"`` gave to the cells of the pictures.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class GenerationConfig:
     no_repeat_ngram: int = 0
     suppress_unk: bool = SUPPRESS_UNK
     captions: int = 1
+    attention: bool = False
 
     def __post_init__(self) -> None:
         check_count("beam", self.beam, 1)
@@ -109,7 +113,7 @@ class GenerationConfig:
         ----------
         model : CaptioningRNN
             A model whose vocabulary contains ``<START>`` and ``<END>``.
-        features : array, shape (N, D)
+        features : array, shape (N, D), or (N, L, D) for a model with attention
             Image features, in the array library of the parameters.
         first : int
             Index of the first picture in the data set of which `features` is a batch.
@@ -122,8 +126,12 @@ class GenerationConfig:
         Raises
         ------
         TypeError, ValueError
-            As `greedy`, `beam_search` and `sample`.
+            As `greedy`, `beam_search` and `sample`; and for `attention` with a model of another cell.
         """
+        result = self._decode(model, features, first)
+        return with_attention(model, features, result) if self.attention else result
+
+    def _decode(self, model: CaptioningRNN, features: Array, first: int) -> DecodeResult:
         constraints: dict[str, Any] = {
             name: getattr(self, name) for name in ("max_length", "min_length", "no_repeat_ngram", "suppress_unk")
         }

@@ -31,7 +31,7 @@ def greedy(
     ----------
     model : CaptioningRNN
         A model whose vocabulary contains ``<START>`` and ``<END>``.
-    features : array, shape (N, D)
+    features : array, shape (N, D), or (N, L, D) for a model with attention
         Image features, in the array library of the parameters.
     max_length, min_length : int
         Maximum number of words, END included; minimum number of words, END not included.

@@ -38,7 +38,7 @@ def decode_single(model: CaptioningRNN, features: Array, masks: TokenMasks, choo
     ----------
     model : CaptioningRNN
         The model.
-    features : array, shape (N, D)
+    features : array, shape (N, D), or (N, L, D) for a model with attention
         Image features.
     masks : TokenMasks
         The words that may not be chosen.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from capgpu.backend import Array, array_namespace
+import numpy as np
+
+from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.errors import NonFiniteError
+from capgpu.vocabulary import START
 
-__all__ = ["DecodeResult", "best_first", "check_finite_scores"]
+if TYPE_CHECKING:
+    from capgpu.model import CaptioningRNN
+
+__all__ = ["DecodeResult", "best_first", "check_finite_scores", "with_attention"]
 
 
 class DecodeResult(NamedTuple):
@@ -26,8 +32,8 @@ class DecodeResult(NamedTuple):
         The captions are ordered by score: the sum of the log-probabilities, divided by the length penalty of a beam
         search. -inf, with NULL for all words, if fewer than K captions exist.
     attention : array, shape (N, K, T, L), or None
-        Weights of the L cells of a picture's grid, features (N, L, D), at each word, where an attention model was asked
-        for them; 0 for NULL.
+        Weights of the L cells of a picture's grid, features (N, L, D), at each word: `with_attention` adds them. 0 for
+        NULL.
     """
 
     ids: Array
@@ -97,3 +103,31 @@ def best_first(results: Sequence[DecodeResult]) -> DecodeResult:
         xp.take_along_axis(scores, order, axis=1),
         joined(maps) if maps else None,
     )
+
+
+def with_attention(model: CaptioningRNN, features: Array, result: DecodeResult) -> DecodeResult:
+    """Add the weights that an attention model gave to the cells of the pictures, by reading the captions again.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        A model with ``cell_type="attention"``.
+    features : array, shape (N, L, D)
+        The features that were decoded.
+    result : DecodeResult
+        From any decoder.
+
+    Returns
+    -------
+    DecodeResult
+        The same captions, with `attention`.
+
+    Raises
+    ------
+    ValueError
+        For a model of another cell.
+    """
+    xp, ids = array_namespace(features), to_numpy(result.ids)
+    start = np.full((ids.shape[0], 1), model.word_to_idx[START])
+    maps = [model.attention(features, np.concatenate([start, ids[:, k, :]], axis=1)) for k in range(ids.shape[1])]
+    return result._replace(attention=xp.stack(maps, axis=1))

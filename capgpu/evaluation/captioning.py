@@ -179,6 +179,7 @@ def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence
     ids = to_numpy(result.ids).astype(np.int64)
     log_probs = to_numpy(result.log_probs).astype(np.float64)
     scores = to_numpy(result.scores).astype(np.float64)
+    maps = None if result.attention is None else to_numpy(result.attention).astype(np.float64)
     count, several, steps = ids.shape
     texts = caption_text(ids.reshape(-1, steps), model.idx_to_word)
     end, null = model.word_to_idx[END], model.null
@@ -198,6 +199,7 @@ def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence
                     tuple(log_probs[n, k, :length].tolist()),
                     float(scores[n, k]),
                     sources[n],
+                    () if maps is None else tuple(map(tuple, maps[n, k, :length].tolist())),
                 )
             )
         captions.append(of_picture)

@@ -11,6 +11,14 @@ from capgpu.layers.affine import (
     temporal_affine_backward,
     temporal_affine_forward,
 )
+from capgpu.layers.attention import (
+    attention_backward,
+    attention_forward,
+    attention_step_backward,
+    attention_step_forward,
+    dot_product_attention,
+    dot_product_attention_backward,
+)
 from capgpu.layers.embedding import word_embedding_backward, word_embedding_forward
 from capgpu.layers.gru import gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from capgpu.layers.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
@@ -20,6 +28,12 @@ from capgpu.layers.softmax import temporal_softmax_loss
 __all__ = [
     "affine_backward",
     "affine_forward",
+    "attention_backward",
+    "attention_forward",
+    "attention_step_backward",
+    "attention_step_forward",
+    "dot_product_attention",
+    "dot_product_attention_backward",
     "gru_backward",
     "gru_forward",
     "gru_step_backward",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from capgpu.layers.attention import ATTENTION
 from capgpu.layers.gru import GRU
 from capgpu.layers.lstm import LSTM
 from capgpu.layers.recurrence import Cell
@@ -12,7 +13,7 @@ from capgpu.layers.rnn import RNN
 __all__ = ["CELLS", "CellType"]
 
 #: A cell's name.
-CellType = Literal["rnn", "lstm", "gru"]
+CellType = Literal["rnn", "lstm", "gru", "attention"]
 
 #: The cells.
-CELLS: dict[str, Cell] = {cell.name: cell for cell in (RNN, LSTM, GRU)}
+CELLS: dict[str, Cell] = {"rnn": RNN, "lstm": LSTM, "gru": GRU, "attention": ATTENTION}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capgpu.backend import Array
 from capgpu.errors import InvalidValueError
-from capgpu.kernels import RowGroups, States, kernels_for
+from capgpu.kernels import AttentionStates, RowGroups, States, kernels_for
 from capgpu.validation import check_arrays
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Operands(NamedTuple):
     batch_sizes: Any
     h0_bias: Array | None
     order: Array | None
+    Wattn: Array | None
 
 
 class Gradients(NamedTuple):
@@ -59,7 +60,8 @@ class Gradients(NamedTuple):
     drecurrent : array, shape (M, G)
         Gradient with respect to the recurrent part ``h Wh``: the same array, unless the cell uses the parts apart.
     dh0, dc0 : array, shaped like `h0`
-        Gradients with respect to the initial states; `dc0` is None for a cell without a cell state.
+        Gradients with respect to the initial states; `dc0` is None for a cell without a cell state, and for one that
+        attends.
     """
 
     dprojected: Array
@@ -77,7 +79,7 @@ class Recurrence(NamedTuple):
     groups: RowGroups | None
     Wx: Array
     operands: Operands
-    states: States
+    states: States | AttentionStates
 
     @property
     def batch_sizes(self) -> Any:
@@ -103,14 +105,17 @@ class Cell:
         (kernels, projected inputs, operands) -> states of all packed rows: calls the forward operation.
     backward : callable
         (dhidden, dcell or None, forward pass) -> gradients: calls the backward operation.
+    attends : bool
+        Whether it starts from a grid of projected cells, and reads them at each step through weights Wattn.
     """
 
     name: str
     n_gates: int
     n_biases: int
     has_cell_state: bool
-    forward: Callable[[Kernels, Array, Operands], States]
+    forward: Callable[[Kernels, Array, Operands], States | AttentionStates]
     backward: Callable[[Array, Array | None, Recurrence], Gradients]
+    attends: bool = False
 
 
 def recurrent_forward(
@@ -127,6 +132,7 @@ def recurrent_forward(
     groups: RowGroups | None = None,
     h0_bias: Array | None = None,
     order: Array | None = None,
+    Wattn: Array | None = None,
     kernels: Kernels | None = None,
 ) -> Recurrence:
     """Run a recurrent layer over packed sequences.
@@ -138,7 +144,7 @@ def recurrent_forward(
     x : array, shape (M, D), or (U, D) with `rows`
         Inputs.
     h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Initial hidden states.
+        Initial hidden states. Of a cell that attends: projected cells, (N, L, H), whose mean is both initial states.
     c0 : array, shaped like `h0`, or None
         Initial cell states; None is zero.
     Wx, Wh, b : array, shape (D, G), (H, G), (B,)
@@ -153,6 +159,8 @@ def recurrent_forward(
         Added to `h0`.
     order : array of int, shape (N,), optional
         Row of `h0` and `c0` for each sequence.
+    Wattn : array, shape (H, G), optional
+        Weights of the weighted sums of cells, for a cell that attends.
     kernels : Kernels, optional
         What computes; by default what serves `x`.
 
@@ -162,7 +170,7 @@ def recurrent_forward(
         For `recurrent_backward`; its ``states.hidden`` (M, H) is the layer's result.
     """
     kernels = kernels or kernels_for(x)
-    operands = Operands(rows, h0, c0, Wh, b, batch_sizes, h0_bias, order)
+    operands = Operands(rows, h0, c0, Wh, b, batch_sizes, h0_bias, order, Wattn)
     states = cell.forward(kernels, kernels.matmul(x, Wx), operands)
     return Recurrence(cell, kernels, x, groups, Wx, operands, states)
 

@@ -6,6 +6,7 @@ Arrays arrive as NumPy arrays of float32 or float64; the wrappers lay them out c
 from typing import Any
 
 from capgpu.kernels.cpu import (
+    attention,
     compile_ahead,
     decode,
     dropout,
@@ -45,9 +46,12 @@ class CpuKernels(Kernels):
     rnn_backward = staticmethod(rnn.rnn_backward)
     gru_forward = staticmethod(gru.gru_forward)
     gru_backward = staticmethod(gru.gru_backward)
+    attention_lstm_forward = staticmethod(attention.attention_lstm_forward)
+    attention_lstm_backward = staticmethod(attention.attention_lstm_backward)
     softmax_cross_entropy = staticmethod(softmax.softmax_cross_entropy)
     linear_cross_entropy = staticmethod(softmax.linear_cross_entropy)
     decode_step = staticmethod(decode.decode_step)
+    attention_decode_step = staticmethod(attention.attention_decode_step)
     top_words = staticmethod(top_k.top_words)
     greedy_captions = staticmethod(greedy.greedy_captions)
     adam_update = staticmethod(optimizer.adam_update)

@@ -49,6 +49,7 @@ def _multiply_units(
     end_unit: int,
     out: int,
     stride: int,
+    adds: int,
     work: int,
     kernel: int,
     begin: int,
@@ -64,13 +65,13 @@ def _multiply_units(
     for gate in range(n_gates):
         target, b = out + 4 * (gate * units + begin_unit), packed + gate * gate_bytes
         columns = end_unit - begin_unit
-        squares(kernel, a, step, b, step, target, stride, rows, columns, tiles, False, aside)
+        squares(kernel, a, step, b, step, target, stride, rows, columns, tiles, adds != 0, aside)
     if end:
         call_address(end, ())
 
 
 _PACK = called_by_symbol(_pack_units, types.void(*[types.int64] * 10))
-_MULTIPLY = called_by_symbol(_multiply_units, types.void(*[types.int64] * 14))
+_MULTIPLY = called_by_symbol(_multiply_units, types.void(*[types.int64] * 15))
 
 
 def rounded_products(rows: int, depth: int) -> tuple[int, ...]:

@@ -18,8 +18,10 @@ from capgpu.kernels.cpu.recurrence import ForwardRow
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
-__all__ = ["decode_step"]
+__all__ = ["decode_step", "next_states"]
 
+#: Gates of the cell that has a state c.
+LSTM_GATES = 4
 #: Below this many recurrent sums one thread is faster than two.
 WORTH_SHARING = 20_000
 
@@ -73,13 +75,41 @@ def decode_step(
     projected = contiguous(projected)
     rows = np.arange(captions) if rows is None else contiguous(rows, dtype=np.int64)
     sums = matmul(h, Wh, precision=precision)
-    next_h = np.empty((captions, size), h.dtype)
     # the input products have their biases
     bias = np.zeros(projected.shape[1], h.dtype)
     if recurrent_bias is not None:
         bias = np.concatenate([bias, recurrent_bias])
-    cells = contiguous(h if c is None else c)
-    next_c = next_h if c is None else np.empty_like(next_h)
-    n_tasks = POOL.n_threads if captions * Wh.shape[1] >= WORTH_SHARING else 1
-    POOL.run(n_tasks, _activate, Wh.shape[1] // size, sums, parents, projected, rows, bias, cells, next_c, next_h)
+    next_h, next_c = next_states(
+        Wh.shape[1] // size, sums, parents, projected, rows, bias, contiguous(h if c is None else c)
+    )
     return matmul(next_h, W_vocab, b_vocab, precision=precision), next_h, None if c is None else next_c
+
+
+def next_states(n_gates: int, sums: Any, parents: Any, projected: Any, rows: Any, bias: Any, c: Any) -> tuple[Any, Any]:
+    """Make the states of captions from the recurrent sums of those that they go on from.
+
+    Parameters
+    ----------
+    n_gates : int
+        Of the cell.
+    sums : numpy.ndarray, shape (P, n_gates * H)
+        Recurrent sums.
+    parents, rows : numpy.ndarray of int64, shape (N,)
+        Row of `sums` and `c`, and of `projected`, for each caption.
+    projected : numpy.ndarray, shape (U, n_gates * H)
+        The input's part of the pre-activations.
+    bias : numpy.ndarray
+        The cell's biases.
+    c : numpy.ndarray, shape (P, H)
+        Cell states; of a cell without one, hidden states.
+
+    Returns
+    -------
+    h, c : numpy.ndarray, shape (N, H)
+        The states; `c` of an LSTM only.
+    """
+    next_h = np.empty((parents.size, c.shape[1]), c.dtype)
+    next_c = np.empty_like(next_h) if n_gates == LSTM_GATES else next_h
+    n_tasks = POOL.n_threads if parents.size * projected.shape[1] >= WORTH_SHARING else 1
+    POOL.run(n_tasks, _activate, n_gates, sums, parents, projected, rows, bias, c, next_c, next_h)
+    return next_h, next_c

@@ -374,7 +374,7 @@ def pack_columns_whole(B: Any, transposed: bool, first_column: int, columns: int
 
 
 def _product_with_packed(
-    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, scratch: Any
+    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, adds: bool, scratch: Any
 ) -> None:
     size = C.itemsize
     n_rows, k = A.shape
@@ -388,24 +388,24 @@ def _product_with_packed(
         for p in range(panels):
             panel = packed.ctypes.data + (offset + (top * panels + p * depth) * lanes) * size
             c = C.ctypes.data + (first_column + p * lanes) * size
-            accumulate, width = 1 if block > 0 else 0, min(lanes, columns - p * lanes)
+            accumulate, width = 1 if adds or block > 0 else 0, min(lanes, columns - p * lanes)
             _multiply_panel(rows, 0, _tiles(n_rows), depth, panel, C, c, width, accumulate, scratch)
 
 
 _call_product_with_packed = by_symbol(
-    _product_with_packed, *_signatures(2, 1, types.int64, 2, types.int64, types.int64, 1)
+    _product_with_packed, *_signatures(2, 1, types.int64, 2, types.int64, types.int64, types.boolean, 1)
 )
 
 
 @compiled(allocates=False)
 def product_with_packed(
-    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, scratch: Any
+    A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, adds: bool, scratch: Any
 ) -> None:
-    """Multiply A by what `pack_columns_whole` packed, into columns of the contiguous rows C (which it stores).
+    """Multiply A by what `pack_columns_whole` packed, into columns of the contiguous rows C, or add it to them.
 
     `scratch` has `ROWS` rows of a panel.
     """
-    _call_product_with_packed((A, packed, offset, C, first_column, columns, scratch))
+    _call_product_with_packed((A, packed, offset, C, first_column, columns, adds, scratch))
 
 
 def product_into(

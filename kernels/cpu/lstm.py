@@ -30,7 +30,7 @@ from capgpu.kernels.cpu.recurrence import (
 )
 from capgpu.kernels.cpu.simd_pack import pasted
 
-__all__ = ["activate_lstm", "lstm_backward", "lstm_forward"]
+__all__ = ["activate_lstm", "differentiate_lstm", "lstm_backward", "lstm_forward"]
 
 
 @for_any_length
@@ -56,7 +56,8 @@ def activate_lstm(row: ForwardRow, begin: int, end: int) -> None:
 
 
 @for_any_length
-def _differentiate(row: BackwardRow, begin: int, end: int) -> None:
+def differentiate_lstm(row: BackwardRow, begin: int, end: int) -> None:
+    """Make the gradients of units begin..end-1 of one row's pre-activations, and of the cell state before it."""
     pasted()
     size = row.c.size
     # typed: an integer literal would lift float32 to float64
@@ -94,7 +95,7 @@ _LSTM = Cell(
     carries_gradient=True,
     splits_gradient=False,
     activate=activate_lstm,
-    differentiate=_differentiate,
+    differentiate=differentiate_lstm,
 )
 _forward, _backward = forward_job(_LSTM), backward_job(_LSTM)
 

@@ -23,6 +23,7 @@ from capgpu.kernels.loading import imported
 __all__ = [
     "PackedColumns",
     "Products",
+    "add_product_with_columns",
     "pack_columns",
     "packed_size",
     "product_with_columns",
@@ -160,6 +161,17 @@ def _gate_size(depth: int, begin: int, end: int, itemsize: int) -> int:
 @compiled(allocates=False)
 def product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
     """Multiply rows of states by a task's packed columns, into the same columns of `out`, which may have more."""
+    _multiply(multiply, states, columns, out, False, scratch)
+
+
+@compiled(allocates=False)
+def add_product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
+    """Do what `product_with_columns` does, but add to what is in `out`."""
+    _multiply(multiply, states, columns, out, True, scratch)
+
+
+@compiled(allocates=False)
+def _multiply(multiply: Products, states: Any, columns: PackedColumns, out: Any, adds: bool, scratch: Any) -> None:
     rows, depth = states.shape
     packed, offset, n_gates, units, begin, end = columns
     if multiply[0]:
@@ -167,11 +179,11 @@ def product_with_columns(multiply: Products, states: Any, columns: PackedColumns
         weights, unit = packed.ctypes.data + offset * states.itemsize, multiply[2:5]
         stride = out.shape[1]
         call_address(
-            multiply[1], (source, rows, depth, weights, n_gates, units, begin, end, target, stride, work, *unit)
+            multiply[1], (source, rows, depth, weights, n_gates, units, begin, end, target, stride, adds, work, *unit)
         )
     elif end - begin == units:
-        product_with_packed(states, packed, offset, out, 0, n_gates * units, scratch)
+        product_with_packed(states, packed, offset, out, 0, n_gates * units, adds, scratch)
     else:
         for gate in range(n_gates):
             gate_offset = offset + gate * _gate_size(depth, begin, end, states.itemsize)
-            product_with_packed(states, packed, gate_offset, out, gate * units + begin, end - begin, scratch)
+            product_with_packed(states, packed, gate_offset, out, gate * units + begin, end - begin, adds, scratch)

@@ -40,7 +40,19 @@ from capgpu.kernels.reference.recurrence import (
     step_rows,
 )
 
-__all__ = ["attend", "attend_backward", "attention_decode_step", "attention_lstm_backward", "attention_lstm_forward"]
+__all__ = [
+    "attend",
+    "attend_backward",
+    "attention_decode_step",
+    "attention_lstm_backward",
+    "attention_lstm_forward",
+    "mean_of_cells",
+]
+
+
+def mean_of_cells(A: Array) -> Array:
+    """Return the mean of the cells (N, L, H) of each picture, the initial hidden and cell state."""
+    return array_namespace(A).mean(A, axis=1)
 
 
 def attend(h: Array, A: Array) -> tuple[Array, Array]:
@@ -137,7 +149,7 @@ def attention_lstm_forward(
     size = A.shape[2]
     grids = in_rank_order(xp, A, order, batch_sizes)
     assert grids is not None
-    h = c = first = xp.mean(grids, axis=1)
+    h = c = first = mean_of_cells(grids)
     steps: list[tuple[Array, ...]] = []
     start = 0
     for count in batch_sizes.tolist():

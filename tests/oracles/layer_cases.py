@@ -88,6 +88,19 @@ def _recurrent(s: Sizes, gates: int, further_biases: int = 0) -> dict[str, tuple
     return {"Wx": (s.D, gates * s.H), "Wh": (s.H, gates * s.H), "b": ((gates + further_biases) * s.H,)}
 
 
+def _attentive(s: Sizes) -> dict[str, tuple[int, ...]]:
+    return {"Wx": (s.D, 4 * s.H), "Wh": (s.H, 4 * s.H), "Wattn": (s.H, 4 * s.H), "b": (4 * s.H,)}
+
+
+def _attend(prev_h: Any, A: Any) -> tuple[tuple[Any, ...], Any]:
+    attn, weights = layers.dot_product_attention(prev_h, A)
+    return (attn,), (prev_h, A, weights)
+
+
+def _attend_backward(upstream: tuple[Any, ...], cache: Any) -> tuple[Any, ...]:
+    return layers.dot_product_attention_backward(*upstream, *cache)
+
+
 LAYERS = (
     LayerCase(
         "affine",
@@ -143,6 +156,25 @@ LAYERS = (
         lambda s: {"x": (s.N, s.T, s.D), "h0": (s.N, s.H), **_recurrent(s, 3, 1)},
         **_layer(layers.gru_forward, layers.gru_backward),
         plain=plain.gru,
+    ),
+    LayerCase(
+        "dot_product_attention",
+        lambda s: {"prev_h": (s.N, s.H), "A": (s.N, s.H, s.T, s.D)},
+        _attend,
+        _attend_backward,
+        plain.dot_product_attention,
+    ),
+    LayerCase(
+        "attention_step",
+        lambda s: {"x": (s.N, s.D), "prev_h": (s.N, s.H), "prev_c": (s.N, s.H), "attn": (s.N, s.H), **_attentive(s)},
+        **_layer(layers.attention_step_forward, layers.attention_step_backward),
+        plain=plain.attention_step,
+    ),
+    LayerCase(
+        "attention",
+        lambda s: {"x": (s.N, s.T, s.D), "A": (s.N, s.H, 2, s.D), **_attentive(s)},
+        **_layer(layers.attention_forward, layers.attention_backward),
+        plain=plain.attention,
     ),
     LayerCase(
         "temporal_softmax_loss",

@@ -58,6 +58,33 @@ def gru(x: Floats, h0: Floats, Wx: Floats, Wh: Floats, b: Floats) -> Floats:
     return np.array([recurrences.gru_sequence(x[n] @ Wx + b[:width], h0[n], Wh, b[width:])[0] for n in range(len(x))])
 
 
+def _cells(grid: Floats) -> Floats:
+    """Return the cells (R C, H) of a grid (H, R, C), row by row."""
+    return np.array([grid[:, r, c] for r in range(grid.shape[1]) for c in range(grid.shape[2])])
+
+
+def dot_product_attention(prev_h: Floats, A: Floats) -> Floats:
+    """Sum the cells of each picture, weighted by its state."""
+    return np.array([recurrences.attend(h, _cells(grid))[1] for h, grid in zip(prev_h, A, strict=True)])
+
+
+def attention_step(
+    x: Floats, prev_h: Floats, prev_c: Floats, attn: Floats, Wx: Floats, Wh: Floats, Wattn: Floats, b: Floats
+) -> tuple[Floats, Floats]:
+    """Advance a batch by one step."""
+    sums = x @ Wx + prev_h @ Wh + attn @ Wattn + b
+    steps = [recurrences.lstm_step(row, c) for row, c in zip(sums, prev_c, strict=True)]
+    return np.array([step[0] for step in steps]), np.array([step[1] for step in steps])
+
+
+def attention(x: Floats, A: Floats, Wx: Floats, Wh: Floats, Wattn: Floats, b: Floats) -> Floats:
+    """Run a batch of sequences, each over the cells of its picture."""
+    runs = zip(x, A, strict=True)
+    return np.array(
+        [recurrences.attention_lstm_sequence(rows @ Wx + b, _cells(grid), Wh, Wattn)[0] for rows, grid in runs]
+    )
+
+
 def temporal_softmax_loss(x: Floats, y: Any, mask: Any) -> float:
     """Sum the cross-entropy over unmasked steps, divided by the batch size."""
     counted = [(x[n, t], y[n, t]) for n in range(len(x)) for t in range(x.shape[1]) if mask[n, t]]
