@@ -40,7 +40,7 @@ def rank_environment(**changes: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ranks() -> Ranks:
     """Run Python code, or arguments of Python, in several ranks."""
     mpiexec = find_mpiexec()

@@ -31,9 +31,12 @@ def alone() -> dict:
         return run_all()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_train_like_one_process(ranks, alone, size):
-    every_rank = results_of(ranks, size)
+@pytest.fixture(scope="module")
+def two(ranks) -> list[dict]:
+    return results_of(ranks, 2)
+
+
+def check_like_one_process(every_rank: list[dict], alone: dict) -> None:
     for name in NAMES:
         result, expected = every_rank[0][name], alone[name]
         assert all(other[name] == result for other in every_rank), name  # digests of parameters among them
@@ -43,5 +46,13 @@ def test_ranks_train_like_one_process(ranks, alone, size):
         assert result["end"] == expected["end"], name
 
 
-def test_the_same_ranks_give_the_same_bits(ranks):
-    assert results_of(ranks, 2) == results_of(ranks, 2)
+def test_two_ranks_train_like_one_process(two, alone):
+    check_like_one_process(two, alone)
+
+
+def test_three_ranks_train_like_one_process(ranks, alone):
+    check_like_one_process(results_of(ranks, 3), alone)
+
+
+def test_the_same_ranks_give_the_same_bits(ranks, two):
+    assert results_of(ranks, 2) == two

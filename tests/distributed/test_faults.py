@@ -1,0 +1,115 @@
+"""Ranks that die, hang or fail: the job ends, says why, and goes on from its state with any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from capgpu.training.history import read_history
+from capgpu.training.state import load_state
+
+from .conftest import REPOSITORY, find_mpiexec, rank_environment
+
+TESTS = Path(__file__).parents[1]
+NOT_FINITE = """
+import math, sys
+from tiny_captioner import TinyCaptioner, dataset
+import capgpu
+from capgpu.distributed import communicator
+model = TinyCaptioner()
+plain_loss = model.loss
+def loss(features, captions, **options):
+    value, grads = plain_loss(features, captions, **options)
+    return value * (math.nan if communicator().rank == 1 and model.calls == 4 else 1), grads
+model.loss = loss
+solver = capgpu.CaptioningSolver(model, dataset(), batch_size=5, num_epochs=1, verbose=False, seed=0)
+try:
+    solver.train()
+except FloatingPointError as error:
+    sys.stdout.write(f"{solver.step} {str(error).partition(':')[0]}\\n")
+"""
+
+
+def test_a_loss_that_is_not_finite_names_the_rank(ranks):
+    result = ranks(2, code=NOT_FINITE, PYTHONPATH=f"{REPOSITORY}:{TESTS}")
+    assert result.stdout.splitlines() == ["3 the loss of step 4 is nan on rank 1"] * 2, result.stderr
+
+
+def test_an_error_of_all_ranks_is_printed_once_and_one_of_a_single_rank_is_named(ranks, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    result = ranks(2, "-m", "capgpu", "train", str(tmp_path / "other"), "--epochs", "1")
+    assert result.returncode == 2
+    assert result.stderr.count("capgpu: error:") == 1
+    assert "expected a run folder or a new folder, got other files" in result.stderr
+    code = """
+    import sys
+    from capgpu.cli import main
+    from capgpu.distributed import communicator
+    from capgpu.errors import InvalidValueError
+
+    def fail(name):
+        raise InvalidValueError("no data on this machine")
+
+    if communicator().rank == 1:
+        sys.modules["capgpu.cli.train"].open_dataset = fail
+    sys.argv = ["capgpu", "train", sys.argv[1]]
+    main()
+    """
+    result = ranks(2, str(tmp_path / "run"), code=code)
+    assert result.returncode != 0
+    assert "capgpu: rank 1 of 2: error: no data on this machine" in result.stderr
+
+
+@pytest.mark.nightly(unless=lambda p: p.signum == signal.SIGTERM)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_goes_on_with_another_number_of_ranks(signum, tmp_path):
+    run, state = tmp_path / "run", tmp_path / "run" / "checkpoint"
+    settings = ["--epochs", "8", "--hidden", "8", "--wordvec", "8", "--batch-size", "1200", "--backend", "numpy"]
+    command = [sys.executable, "-m", "capgpu", "train", str(run)]
+    environment = rank_environment()
+    job = subprocess.Popen(
+        [find_mpiexec(), "-n", "2", *command, *settings],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while not state.exists() and job.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    job.send_signal(signum)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode != 0, out
+    assert err.count("capgpu: interrupted") == 1
+    assert err.count("Resume with: capgpu train") == 1
+    step = load_state(state).step
+    assert 1 <= step < 16
+    resumed = subprocess.run(
+        [find_mpiexec(), "-n", "3", *command, "--resume"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((run / "summary.json").read_text())["steps"] == 16
+    kinds = [(record["kind"], record["step"]) for record in read_history(run / "history.jsonl")]
+    assert [step for kind, step in kinds if kind == "epoch"] == list(range(2, 17, 2))
+    assert ("start", step) in kinds
+
+
+@pytest.mark.nightly(unless=lambda p: p.kills == 3)
+@pytest.mark.parametrize("kills", [3, 100])
+def test_killed_ranks_lose_nothing(kills):
+    find_mpiexec()
+    command = [sys.executable, "-m", "tools.kill_ranks", "--kills", str(kills)]
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=rank_environment(), capture_output=True, text=True, timeout=40 * (kills + 5)
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert sum(summary[kind] for kind in ("killed", "stopped", "interrupted", "terminated")) == kills
+    assert summary["slowest_end_s"] < 30
