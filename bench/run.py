@@ -18,7 +18,7 @@ from bench import fresh, machine, plots, report
 from bench.competitors import ORACLE, Competitor, choose, kind_of_job
 from bench.measure import Measurement, Plan, absent_records, measure
 from bench.process import ROOT, WorkerFailedError, WorkerProcess, wait_until_quiet
-from bench.workloads import CELLS, JOBS, SIZES, parse_size
+from bench.workloads import CELLS, FURTHER_CELLS, JOBS, SIZES, parse_size
 
 PARTS = ("timing", "memory", "first", "breakdown", "sweep")
 SWEEP_ONLY = (
@@ -74,7 +74,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choose(args.only)
     except ValueError as error:
         parser.error(str(error))
-    for chosen, known in ((args.cells, CELLS), (args.jobs, JOBS), (args.parts, PARTS)):
+    for chosen, known in ((args.cells, CELLS + FURTHER_CELLS), (args.jobs, JOBS), (args.parts, PARTS)):
         for name in chosen:
             if name not in known:
                 parser.error(f"expected names among {', '.join(known)}, got {name!r}")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 NULL, START, END, UNK = 0, 1, 2, 3
 CELLS = ("lstm", "rnn")
+#: Further ones, timed on request: a GRU, and an LSTM of two layers.
+FURTHER_CELLS = ("gru", "lstm2")
 #: Jobs of the CPU benchmark, with `capgpu train`'s defaults first.
 JOBS = ("adam-dropout", "adam", "loss", "sample100", "sample1")
 SAMPLE_LENGTH = 30
@@ -59,8 +61,9 @@ class Workload:
     sample_features : (100, D) float32
         Features for the sampling jobs (the first one, or all).
     params : dict of float32 arrays
-        ``W_embed (V,W) W_proj (D,H) b_proj (H) Wx (W,G) Wh (H,G) b (G) W_vocab (H,V) b_vocab (V)`` with
-        G = 4H (gate order i, f, o, g) for the LSTM and H for the RNN.
+        ``W_embed (V,W) W_proj (D,H) b_proj (H) Wx (W,G) Wh (H,G) b (B) W_vocab (H,V) b_vocab (V)`` with
+        G = B = 4H (gate order i, f, o, g) for the LSTM and H for the RNN; G = 3H (r, z, n) and B = 4H for the GRU,
+        whose last biases are those of the candidate's recurrent sum. A second layer has ``Wx2 (H,G) Wh2 (H,G) b2 (B)``.
     """
 
     size: Size
@@ -128,8 +131,9 @@ def make_captions(rng: np.random.Generator, count: int, steps: int, vocabulary: 
 
 
 def make_params(rng: np.random.Generator, size: Size, cell: str) -> dict[str, NDArray[np.float32]]:
-    """Draw the eight parameters with the course's initial scales."""
-    gates = {"lstm": 4, "rnn": 1}[cell] * size.H
+    """Draw the parameters with the course's initial scales."""
+    kind, layers = split_cell(cell)
+    gates, biases = {"lstm": (4, 4), "rnn": (1, 1), "gru": (3, 4)}[kind]
 
     def normal(rows: int, cols: int, scale: float) -> NDArray[np.float32]:
         return (rng.standard_normal((rows, cols)) * scale).astype(np.float32)
@@ -137,16 +141,16 @@ def make_params(rng: np.random.Generator, size: Size, cell: str) -> dict[str, ND
     def zeros(cols: int) -> NDArray[np.float32]:
         return np.zeros(cols, dtype=np.float32)
 
-    return {
+    params = {
         "W_embed": normal(size.V, size.W, 0.01),
         "W_proj": normal(size.D, size.H, size.D**-0.5),
         "b_proj": zeros(size.H),
-        "Wx": normal(size.W, gates, size.W**-0.5),
-        "Wh": normal(size.H, gates, size.H**-0.5),
-        "b": zeros(gates),
-        "W_vocab": normal(size.H, size.V, size.H**-0.5),
-        "b_vocab": zeros(size.V),
     }
+    for suffix, inputs in [("", size.W), *((str(layer), size.H) for layer in range(2, layers + 1))]:
+        params[f"Wx{suffix}"] = normal(inputs, gates * size.H, inputs**-0.5)
+        params[f"Wh{suffix}"] = normal(size.H, gates * size.H, size.H**-0.5)
+        params[f"b{suffix}"] = zeros(biases * size.H)
+    return params | {"W_vocab": normal(size.H, size.V, size.H**-0.5), "b_vocab": zeros(size.V)}
 
 
 def make_workload(size: Size, cell: str, seed: int = 0) -> Workload:
@@ -161,6 +165,17 @@ def make_workload(size: Size, cell: str, seed: int = 0) -> Workload:
 def size_key(size: Size) -> tuple[int, ...]:
     """Return the extents alone, so that a size's name does not change its numbers."""
     return (size.N, size.D, size.W, size.H, size.V, size.T)
+
+
+def split_cell(cell: str) -> tuple[str, int]:
+    """Return the kind of a cell, and the number of layers: ``lstm2`` -> ``lstm``, 2."""
+    kind = cell.rstrip("0123456789")
+    return kind, int(cell[len(kind) :] or 1)
+
+
+def suffixes(cell: str) -> list[str]:
+    """Return what is appended to the names of each layer's parameters: ``lstm2`` -> ``""``, ``"2"``."""
+    return ["", *map(str, range(2, split_cell(cell)[1] + 1))]
 
 
 def split_job(job: str) -> tuple[str, bool]:

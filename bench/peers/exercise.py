@@ -16,11 +16,14 @@ from bench.workloads import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPS,
+    CELLS,
     NULL,
     SAMPLE_LENGTH,
     START,
     Workload,
     sample_count,
+    split_cell,
+    suffixes,
 )
 
 Array = NDArray[np.floating[Any]]
@@ -75,40 +78,63 @@ def lstm_step_back(dh: Array, dc: Array, wx: Array, wh: Array, cache: Any) -> tu
     return da @ wx.T, da @ wh.T, dc * f, x.T @ da, h.T @ da, da.sum(axis=0)
 
 
-def forward_over_time(p: dict[str, Array], x: Array, h: Array, cell: str) -> tuple[Array, list[Any]]:
-    """Run the cell over x (N, T, W) from h (N, H); return all hidden states (N, T, H) and the caches."""
+def gru_step(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Any]:
+    """One step of the GRU in PyTorch's form: next hidden state, (N, H)."""
+    width, size = wh.shape[1], h.shape[1]
+    a, u = x @ wx + b[:width], h @ wh
+    rz = sigmoid(a[:, : 2 * size] + u[:, : 2 * size])
+    r, z = rz[:, :size], rz[:, size:]
+    q = u[:, 2 * size :] + b[width:]
+    n = np.tanh(a[:, 2 * size :] + r * q)
+    return (1 - z) * n + z * h, (x, h, r, z, n, q)
+
+
+def gru_step_back(dh: Array, wx: Array, wh: Array, cache: Any) -> tuple[Array, ...]:
+    """Gradients of x, h, wx, wh and b."""
+    x, h, r, z, n, q = cache
+    dn = dh * (1 - z) * (1 - n * n)
+    dr, dz = dn * q * r * (1 - r), dh * (h - n) * z * (1 - z)
+    da, du = np.hstack([dr, dz, dn]), np.hstack([dr, dz, dn * r])
+    db = np.concatenate([da.sum(axis=0), du[:, -h.shape[1] :].sum(axis=0)])
+    return da @ wx.T, dh * z + du @ wh.T, x.T @ da, h.T @ du, db
+
+
+def forward_over_time(p: dict[str, Array], x: Array, h: Array, cell: str, suffix: str = "") -> tuple[Array, list[Any]]:
+    """Run a layer over x (N, T, W) from h (N, H); return all hidden states (N, T, H) and the caches."""
     n, steps, _ = x.shape
     out = np.zeros((n, steps, h.shape[1]), dtype=x.dtype)
     c = np.zeros_like(h)
+    weights = [p[f"{name}{suffix}"] for name in ("Wx", "Wh", "b")]
     caches = []
     for t in range(steps):
         if cell == "lstm":
-            h, c, cache = lstm_step(x[:, t], h, c, p["Wx"], p["Wh"], p["b"])
+            h, c, cache = lstm_step(x[:, t], h, c, *weights)
         else:
-            h, cache = rnn_step(x[:, t], h, p["Wx"], p["Wh"], p["b"])
+            h, cache = (gru_step if cell == "gru" else rnn_step)(x[:, t], h, *weights)
         out[:, t] = h
         caches.append(cache)
     return out, caches
 
 
 def backward_over_time(
-    p: dict[str, Array], dout: Array, caches: list[Any], cell: str
+    p: dict[str, Array], dout: Array, caches: list[Any], cell: str, suffix: str = ""
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Return dx (N, T, W), dh0 (N, H) and the gradients of Wx, Wh, b."""
+    """Return dx (N, T, W), dh0 (N, H) and the gradients of a layer's Wx, Wh, b."""
     n, steps, _ = dout.shape
-    dx = np.zeros((n, steps, p["Wx"].shape[0]), dtype=dout.dtype)
-    grads = {name: np.zeros_like(p[name]) for name in ("Wx", "Wh", "b")}
+    wx, wh, b = (p[f"{name}{suffix}"] for name in ("Wx", "Wh", "b"))
+    dx = np.zeros((n, steps, wx.shape[0]), dtype=dout.dtype)
+    sums = [np.zeros_like(array) for array in (wx, wh, b)]
     dh = np.zeros_like(dout[:, 0])
     dc = np.zeros_like(dh)
     for t in reversed(range(steps)):
         if cell == "lstm":
-            dx[:, t], dh, dc, dwx, dwh, db = lstm_step_back(dout[:, t] + dh, dc, p["Wx"], p["Wh"], caches[t])
+            dx[:, t], dh, dc, *weights = lstm_step_back(dout[:, t] + dh, dc, wx, wh, caches[t])
         else:
-            dx[:, t], dh, dwx, dwh, db = rnn_step_back(dout[:, t] + dh, p["Wx"], p["Wh"], caches[t])
-        grads["Wx"] += dwx
-        grads["Wh"] += dwh
-        grads["b"] += db
-    return dx, dh, grads
+            back = gru_step_back if cell == "gru" else rnn_step_back
+            dx[:, t], dh, *weights = back(dout[:, t] + dh, wx, wh, caches[t])
+        for total, array in zip(sums, weights, strict=True):
+            total += array
+    return dx, dh, dict(zip((f"Wx{suffix}", f"Wh{suffix}", f"b{suffix}"), sums, strict=True))
 
 
 def softmax_loss(scores: Array, targets: NDArray[np.int64]) -> tuple[Array, Array]:
@@ -129,11 +155,14 @@ def softmax_loss(scores: Array, targets: NDArray[np.int64]) -> tuple[Array, Arra
 def loss_and_grads(
     p: dict[str, Array], features: Array, captions: NDArray[np.int64], cell: str
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the captioning loss and the gradients of all eight parameters."""
+    """Return the captioning loss and the gradients of all parameters."""
     inputs, targets = captions[:, :-1], captions[:, 1:]
     h0 = features @ p["W_proj"] + p["b_proj"]
     x = p["W_embed"][inputs]
-    hidden, caches = forward_over_time(p, x, h0, cell)
+    kind, hidden, runs = split_cell(cell)[0], x, []
+    for suffix in suffixes(cell):
+        hidden, caches = forward_over_time(p, hidden, h0, kind, suffix)
+        runs.append((suffix, caches))
     n, steps, width = hidden.shape
     rows = hidden.reshape(n * steps, width)
     scores = (rows @ p["W_vocab"] + p["b_vocab"]).reshape(n, steps, -1)
@@ -141,10 +170,14 @@ def loss_and_grads(
     drows = dscores.reshape(n * steps, -1)
     grads = {"W_vocab": rows.T @ drows, "b_vocab": drows.sum(axis=0)}
     dhidden = (drows @ p["W_vocab"].T).reshape(n, steps, width)
-    dx, dh0, recurrent = backward_over_time(p, dhidden, caches, cell)
+    dx, dh0 = dhidden, np.zeros_like(h0)
+    for suffix, caches in reversed(runs):
+        dx, dh0_of_layer, recurrent = backward_over_time(p, dx, caches, kind, suffix)
+        dh0 += dh0_of_layer
+        grads |= recurrent
     dembed = np.zeros_like(p["W_embed"])
     np.add.at(dembed, inputs, dx)
-    grads |= recurrent | {"W_embed": dembed, "W_proj": features.T @ dh0, "b_proj": dh0.sum(axis=0)}
+    grads |= {"W_embed": dembed, "W_proj": features.T @ dh0, "b_proj": dh0.sum(axis=0)}
     return loss, grads
 
 
@@ -173,6 +206,8 @@ class ExerciseTask:
         self.params: dict[str, Array] = {name: array.astype(dtype) for name, array in work.params.items()}
         self.features: Array = work.features.astype(dtype)
         if job.startswith("sample"):
+            if work.cell not in CELLS:
+                raise ValueError(f"{work.cell}: expected one of {', '.join(CELLS)} for decoding")
             self.features = work.sample_features[: sample_count(job)].astype(dtype)
         self.moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in self.params.items()}
         self.steps = 0

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.workloads import SAMPLE_LENGTH, Workload, batch_sizes, describe, sample_count
+from bench.workloads import SAMPLE_LENGTH, Workload, batch_sizes, describe, sample_count, split_cell
 
 Product = tuple[Any, Any, Any]
 Buffer = Callable[[int, int], Any]
@@ -43,6 +43,9 @@ def training_products(work: Workload, variant: str, buffer: Buffer) -> list[Prod
         word_rows = int(describe(work)["distinct_words"]) if variant == "distinct" else rows
     features, w_proj, h0 = buffer(size.N, size.D), buffer(size.D, size.H), buffer(size.N, size.H)
     x, wx, a = buffer(word_rows, size.W), buffer(size.W, gates), buffer(word_rows, gates)
+    # of further layers, which read hidden states: every row is distinct
+    upper = split_cell(work.cell)[1] - 1
+    whx = buffer(size.H, gates)
     h, wh, da = buffer(rows, size.H), buffer(size.H, gates), buffer(rows, gates)
     w_vocab, scores = buffer(size.H, size.V), buffer(rows, size.V)
     dwx, dwh, dh = buffer(size.W, gates), buffer(size.H, gates), buffer(rows, size.H)
@@ -58,9 +61,11 @@ def training_products(work: Workload, variant: str, buffer: Buffer) -> list[Prod
         (features, w_proj, h0),
         (x, wx, a),
         *forward,
+        *[(h, whx, da), *forward] * upper,
         (h, w_vocab, scores),
         (h.T, scores, dw_vocab),
         (scores, w_vocab.T, dh),
+        *[*backward, (h.T, da, dwh), (h.T, da, dwh), (da, whx.T, dh)] * upper,
         *backward,
         (h.T, da, dwh),
         (x.T, a, dwx),

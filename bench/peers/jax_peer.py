@@ -17,6 +17,7 @@ from bench.workloads import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPS,
+    CELLS,
     DROPOUT,
     NULL,
     SAMPLE_LENGTH,
@@ -132,6 +133,8 @@ class JaxTask:
     """One job, compiled for its shapes."""
 
     def __init__(self, work: Workload, job: str) -> None:
+        if work.cell not in CELLS:
+            raise ValueError(f"{work.cell}: expected one of {', '.join(CELLS)}")
         job, self.dropout = split_job(job)
         self.steps = jnp.int32(0)
         self.job, self.lstm = job, work.cell == "lstm"

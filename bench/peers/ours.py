@@ -16,6 +16,7 @@ from bench.workloads import (
     SAMPLE_LENGTH,
     Workload,
     sample_count,
+    split_cell,
     split_job,
 )
 from capgpu.backend import asarray, set_backend, synchronize, to_numpy
@@ -45,12 +46,12 @@ class OurTask:
     dtype : str
         Of the model and its features.
     dropout : float
-        Rate on the features and before the vocabulary; new masks at each step.
+        Rate on the features, between layers and before the vocabulary; new masks at each step.
     """
 
     def __init__(self, mode: str, work: Workload, job: str, dtype: str = "float32", dropout: float = 0.0) -> None:
         set_backend(mode)
-        size = work.size
+        size, (cell, layers) = work.size, split_cell(work.cell)
         self.job = job
         vocabulary = [*SPECIAL_WORDS, *(f"word{index}" for index in range(4, size.V))]
         self.model = CaptioningRNN(
@@ -58,7 +59,9 @@ class OurTask:
             input_dim=size.D,
             wordvec_dim=size.W,
             hidden_dim=size.H,
-            cell_type=work.cell,  # type: ignore[arg-type]
+            cell_type=cell,  # type: ignore[arg-type]
+            n_layers=layers,
+            layer_dropout=dropout,
             dtype=dtype,
             feature_dropout=dropout,
             output_dropout=dropout,

@@ -1,7 +1,7 @@
 """PyTorch, the ways its users write this model: on the CPU, and for `bench.cuda` on a GPU.
 
 padded
-    `nn.LSTM` / `nn.RNN` over all T steps (oneDNN's fused layer where there is one), time-major so that no
+    `nn.LSTM` / `nn.RNN` / `nn.GRU` over all T steps (oneDNN's fused layer where there is one), time-major so that no
     transpose is paid; the vocabulary projection and the loss on unmasked tokens only.
 packed
     The same layers over a `PackedSequence` built from the word ids, so that padding is never embedded,
@@ -13,7 +13,8 @@ graphed
     That step uncompiled; `bench.peers.cuda_torch` captures it in one CUDA graph.
 
 Adam is the fused implementation.  Sampling is a hand loop over one step under `inference_mode`, compiled in
-the compiled mode.  The second bias vector of PyTorch's cells is held at zero and gets no gradient.
+the compiled mode.  The second bias vector of PyTorch's cells is held at zero and gets no gradient, except for that of
+a GRU's candidate.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ from bench.workloads import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPS,
+    CELLS,
     DROPOUT,
     NULL,
     SAMPLE_LENGTH,
     START,
     Workload,
     sample_count,
+    split_cell,
     split_job,
+    suffixes,
 )
 
 
@@ -52,47 +56,46 @@ def versions() -> dict[str, str]:
 
 def swap_gates(array: np.ndarray, cell: str) -> np.ndarray:
     """Reorder the last axis between i, f, o, g (ours) and i, f, g, o (PyTorch's); its own inverse."""
-    if cell == "rnn":
+    if not cell.startswith("lstm"):
         return array
     i, f, third, fourth = np.split(array, 4, axis=-1)
     return np.concatenate([i, f, fourth, third], axis=-1)
 
 
 class Captioner(nn.Module):
-    """The captioning model with the workload's parameters; `dropout` on the features and before the vocabulary."""
+    """The model with the workload's parameters; `dropout` on the features, between layers, before the vocabulary."""
 
     def __init__(self, work: Workload, dropout: float = 0.0) -> None:
         super().__init__()
         size, p = work.size, work.params
         self.dropout = dropout
-        self.cell_type = work.cell
+        self.cell_type, self.layers = split_cell(work.cell)
         self.embed = nn.Embedding(size.V, size.W, _weight=torch.tensor(p["W_embed"]))
         self.proj = nn.Linear(size.D, size.H)
-        self.cell = (nn.LSTM if work.cell == "lstm" else nn.RNN)(size.W, size.H)
+        kind = {"lstm": nn.LSTM, "rnn": nn.RNN, "gru": nn.GRU}[self.cell_type]
+        self.cell = kind(size.W, size.H, self.layers, dropout=dropout if self.layers > 1 else 0.0)
         self.vocab = nn.Linear(size.H, size.V)
         with torch.no_grad():
             self.proj.weight.copy_(torch.tensor(p["W_proj"].T))
             self.proj.bias.copy_(torch.tensor(p["b_proj"]))
-            self.cell.weight_ih_l0.copy_(torch.tensor(swap_gates(p["Wx"], work.cell).T))
-            self.cell.weight_hh_l0.copy_(torch.tensor(swap_gates(p["Wh"], work.cell).T))
-            self.cell.bias_ih_l0.copy_(torch.tensor(swap_gates(p["b"], work.cell)))
-            self.cell.bias_hh_l0.zero_()
+            for suffix, (w_ih, w_hh, b_ih, b_hh) in zip(suffixes(work.cell), self.cell.all_weights, strict=True):
+                w_ih.copy_(torch.tensor(swap_gates(p[f"Wx{suffix}"], work.cell).T))
+                w_hh.copy_(torch.tensor(swap_gates(p[f"Wh{suffix}"], work.cell).T))
+                b_ih.copy_(torch.tensor(swap_gates(p[f"b{suffix}"][: len(b_ih)], work.cell)))
+                b_hh.zero_()
+                of_candidate = p[f"b{suffix}"][len(b_ih) :]
+                b_hh[len(b_hh) - len(of_candidate) :] = torch.tensor(of_candidate)
             self.vocab.weight.copy_(torch.tensor(p["W_vocab"].T))
             self.vocab.bias.copy_(torch.tensor(p["b_vocab"]))
-        self.cell.bias_hh_l0.requires_grad_(False)
+        for *_, b_hh in self.cell.all_weights:
+            b_hh.requires_grad_(self.cell_type == "gru")
+            if self.cell_type == "gru":
+                b_hh.register_hook(_of_the_candidate)
 
     def trained(self) -> list[nn.Parameter]:
-        """Return the eight parameters in the workload's order."""
-        return [
-            self.embed.weight,
-            self.proj.weight,
-            self.proj.bias,
-            self.cell.weight_ih_l0,
-            self.cell.weight_hh_l0,
-            self.cell.bias_ih_l0,
-            self.vocab.weight,
-            self.vocab.bias,
-        ]
+        """Return the parameters in the workload's order; a GRU's second bias follows the first."""
+        cells = [array for layer in self.cell.all_weights for array in layer if array.requires_grad]
+        return [self.embed.weight, self.proj.weight, self.proj.bias, *cells, self.vocab.weight, self.vocab.bias]
 
     def dropped(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` with dropout, where the model has any."""
@@ -100,7 +103,7 @@ class Captioner(nn.Module):
 
     def start(self, features: torch.Tensor) -> Any:
         """Return the cell's first state from (N, D) features."""
-        h0 = self.proj(self.dropped(features))[None]
+        h0 = self.proj(self.dropped(features)).repeat(self.layers, 1, 1)
         return (h0, torch.zeros_like(h0)) if self.cell_type == "lstm" else h0
 
     def padded_loss(
@@ -135,6 +138,13 @@ class Captioner(nn.Module):
         hidden, _ = self.cell(vectors, self.start(features))
         total = functional.cross_entropy(self.vocab(self.dropped(hidden.data)), targets.data, reduction="sum")
         return total / features.shape[0]
+
+
+def _of_the_candidate(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of a GRU's second bias without that of r and z, which the first bias has already."""
+    gradient = gradient.clone()
+    gradient[: len(gradient) * 2 // 3] = 0
+    return gradient
 
 
 def advance(
@@ -198,6 +208,8 @@ class TorchTask:
         if job == "adam":
             self.optimizer = self.make_optimizer()
         elif job.startswith("sample"):
+            if work.cell not in CELLS:
+                raise ValueError(f"{work.cell}: expected one of {', '.join(CELLS)} for decoding")
             self.features = torch.tensor(work.sample_features[: sample_count(job)], device=device, dtype=dtype)
 
     def make_optimizer(self, **settings: Any) -> torch.optim.Optimizer:
@@ -251,23 +263,21 @@ class TorchTask:
         """Return the last step's result in the workload's layout."""
         if self.job.startswith("sample"):
             return {"words": self.out.cpu().numpy()}
-        cell = self.work.cell
+        cell, work_size = self.work.cell, self.work.size.H
         # NumPy has no bfloat16
         arrays = [
             (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy() for tensor in self.out
         ]
         named = {"loss": arrays.pop(0)} if self.job == "loss" else {}
-        embed, w_proj, b_proj, w_ih, w_hh, bias, w_vocab, b_vocab = arrays
-        return named | {
-            "W_embed": embed,
-            "W_proj": w_proj.T,
-            "b_proj": b_proj,
-            "Wx": swap_gates(w_ih.T, cell),
-            "Wh": swap_gates(w_hh.T, cell),
-            "b": swap_gates(bias, cell),
-            "W_vocab": w_vocab.T,
-            "b_vocab": b_vocab,
-        }
+        embed, w_proj, b_proj, *cells, w_vocab, b_vocab = arrays
+        named |= {"W_embed": embed, "W_proj": w_proj.T, "b_proj": b_proj}
+        layers = suffixes(cell)
+        for suffix, layer in zip(layers, np.split(np.arange(len(cells)), len(layers)), strict=True):
+            w_ih, w_hh, bias, *further = (cells[k] for k in layer)
+            named[f"Wx{suffix}"], named[f"Wh{suffix}"] = swap_gates(w_ih.T, cell), swap_gates(w_hh.T, cell)
+            of_candidate = [array[-work_size:] for array in further]
+            named[f"b{suffix}"] = np.concatenate([swap_gates(bias, cell), *of_candidate])
+        return named | {"W_vocab": w_vocab.T, "b_vocab": b_vocab}
 
 
 def make_task(mode: str, work: Workload, job: str) -> TorchTask:

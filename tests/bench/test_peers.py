@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,17 @@ import pytest
 from bench import stats
 from bench.breakdown import PARTS, REST, parts_of_step
 from bench.peers import exercise, gemm_limit
-from bench.workloads import CELLS, DROPOUT, JOBS, PARAMETERS, Workload, make_workload, parse_size, split_job
+from bench.workloads import (
+    CELLS,
+    DROPOUT,
+    FURTHER_CELLS,
+    JOBS,
+    PARAMETERS,
+    Workload,
+    make_workload,
+    parse_size,
+    split_job,
+)
 from capgpu.backend import use_backend
 
 TINY = "S4:N=5,D=4,W=3,H=6,V=12,T=7"
@@ -34,8 +46,9 @@ def assert_agrees(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
         assert stats.worst_error(actual, expected) < (1e-3 if job == "adam" else 1e-4)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    ("cell", "name"), [*itertools.product(CELLS, PARAMETERS), *itertools.product(FURTHER_CELLS, ("Wx", "Wh", "b"))]
+)
 def test_oracle_gradients_are_slopes_of_its_loss(cell: str, name: str) -> None:
     work = make_workload(parse_size(TINY), cell)
     rng = np.random.default_rng(1)
@@ -78,6 +91,19 @@ def test_torchs_step_agrees_with_the_oracles(mode: str, cell: str, job: str) -> 
     work = make_workload(parse_size("S4"), cell)
     actual = result(importlib.import_module("bench.peers.torch_peer"), mode, work, job)
     assert_agrees(actual, result(exercise, "float64", work, job), job)
+
+
+@pytest.mark.parametrize("cell", FURTHER_CELLS)
+def test_further_cells_agree_with_the_oracles(cell: str) -> None:
+    pytest.importorskip("torch")
+    work = make_workload(parse_size(TINY), cell)
+    params = {name: array + np.float32(0.1) for name, array in work.params.items()}  # biases that are not 0
+    work = dataclasses.replace(work, params=params)
+    for job in ("loss", "adam"):
+        expected = result(exercise, "float64", work, job)
+        for module, mode in (("ours", "numpy"), ("torch_peer", "packed"), ("torch_peer", "padded")):
+            with use_backend("numpy"):
+                assert_agrees(result(importlib.import_module(f"bench.peers.{module}"), mode, work, job), expected, job)
 
 
 @pytest.mark.parametrize("job", JOBS_WITHOUT_DROPOUT)

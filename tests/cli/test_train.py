@@ -64,12 +64,13 @@ def test_the_same_seed_trains_the_same_weights(finished: Path, tmp_path: Path) -
 
 def test_settings_reach_model_and_solver(tmp_path: Path) -> None:
     folder = trained(
-        tmp_path / "run", "--cell", "rnn", "--dtype", "float64", "--dropout", "0", "--update-rule", "sgd",
+        tmp_path / "run", "--cell", "gru", "--dtype", "float64", "--dropout", "0", "--update-rule", "sgd",
+        "--layers", "2", "--layer-dropout", "0.1",
         "--schedule", "constant", "--learning-rate", "0.5", "--epochs", "1", "--group-by-length",
     )  # fmt: skip
     model = load_model(folder)
-    assert (model.cell_type, model.dtype, model.feature_dropout, model.output_dropout) == (
-        "rnn",
+    assert (model.cell_type, model.n_layers, model.layer_dropout) == ("gru", 2, 0.1)
+    assert (model.dtype, model.feature_dropout, model.output_dropout) == (
         np.float64,
         0,
         0,
@@ -198,6 +199,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "out": None,
         "cell": "lstm",
         "hidden": 256,
+        "layers": 1,
         "wordvec": 256,
         "epochs": 60,
         "batch_size": 64,
@@ -205,6 +207,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "update_rule": "adam",
         "schedule": "cosine",
         "dropout": 0.3,
+        "layer_dropout": 0.0,
         "label_smoothing": 0.0,
         "tie_weights": False,
         "group_by_length": False,
@@ -227,6 +230,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
     ("option", "accepted", "refused_value"),
     [
         ("--hidden", "1", "0"),
+        ("--layers", "64", "65"),
+        ("--layer-dropout", "0.999", "1"),
         ("--wordvec", "1", "0"),
         ("--epochs", "1", "0"),
         ("--batch-size", "1", "0"),
@@ -255,7 +260,7 @@ def test_options_accept_their_minima_and_nothing_below(option: str, accepted: st
         (["--learning-rate", "nan"], "--learning-rate"),
         (["--learning-rate", "inf"], "--learning-rate"),
         (["--dropout", "nan"], "--dropout"),
-        (["--cell", "gru"], "--cell"),
+        (["--cell", "gated"], "--cell"),
         (["--update-rule", "adm"], "--update-rule"),
         (["--data", "coco"], "--data"),
         (["--hiden", "3"], "--hidden"),
