@@ -20,8 +20,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.machine import describe_machine
+from bench.machine import describe
 from bench.scaling.shaped_network import HOSTS, Link, shaped_network
+from bench.workloads import parse_size
 
 _SECONDS = 240
 
@@ -117,6 +118,7 @@ def main() -> None:
     steps = options.steps or (8 if network else 24)
     jobs = NETWORK if network else LOCAL
     lines: list[str] = []
+    records: list[dict[str, object]] = []
     for size in options.sizes:
         arguments = [size, "--cell", options.cell, "--steps", str(steps), "--warmup", "3" if network else "6"]
         arguments += [] if batch is None else ["--batch", str(batch)]
@@ -131,13 +133,21 @@ def main() -> None:
                     times[job].append(run_job(job, arguments, launcher)["median"])
                     print(f"{size} {job.name()}: {times[job][-1]:.1f} ms", file=sys.stderr, flush=True)
         what = f", {options.rate:g} Mb/s with {options.delay:g} ms between two hosts of one core" if network else ""
+        records += [
+            {"where": options.where, "size": size, "cell": options.cell, "batch": batch or parse_size(size).N}
+            | {"library": job.library, "ranks": job.ranks, "threads": job.threads, "ms": statistics.median(values)}
+            for job, values in times.items()
+        ]
         lines += [f"## {size}, {options.cell}, minibatches of {batch or 'that size'}{what}", "", *table(times), ""]
     text = "\n".join(lines)
     print(text)
     if options.out is not None:
-        command = " ".join(["python -m bench.scaling.run", *sys.argv[1:]])
-        header = [f"# Training by several ranks ({options.where})", "", f"`{command}`", "", describe_machine(), ""]
+        conditions = describe({}, None) | {"command": " ".join(["python -m bench.scaling.run", *sys.argv[1:]])}
+        lines = [f"- {key}: {value}" for key, value in conditions.items() if key != "threads"]
+        header = [f"# Training by several ranks ({options.where})", "", *lines, ""]
         (options.out / f"scaling-{options.where}.md").write_text("\n".join([*header, text]))
+        # read by bench.scaling.model
+        (options.out / f"scaling-{options.where}.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

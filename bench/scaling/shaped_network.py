@@ -73,7 +73,7 @@ class Link:
         """Return how long the link is occupied by a piece, which begins with its virtio header."""
         size = len(piece) - _VNET_HEADER.size
         gso_size = _VNET_HEADER.unpack_from(piece)[3]
-        packets = -(-size // gso_size) if gso_size else 1
+        packets = -(-(size - _HEADERS) // gso_size) if gso_size else 1
         return 8 * (size + _FRAME * packets + _HEADERS * (packets - 1)) / self.rate
 
 

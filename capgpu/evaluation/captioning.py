@@ -167,10 +167,10 @@ def write_caption_lists(
 
 
 def _from_json(captions: list[Any]) -> list[Caption]:
-    """Return captions whose fields have passed through JSON."""
+    """Return captions whose fields have passed through JSON, which has lists alone."""
     return [
-        Caption(text, tuple(tokens), tuple(log_probabilities), score, source)
-        for text, tokens, log_probabilities, score, source in captions
+        Caption(text, tuple(tokens), tuple(log_probabilities), score, source, tuple(map(tuple, attention)))
+        for text, tokens, log_probabilities, score, source, attention in captions
     ]
 
 
@@ -269,7 +269,7 @@ def _encode(
     own = encoder.encode(pictures[start:stop], progress=progress)
     parts = communicator.gather([[start + i for i in own.kept], [(start + i, message) for i, message in own.broken]])
     counts = [len(kept) for kept, _ in parts]
-    features = np.zeros((sum(counts), encoder.dim), np.float32)
+    features = np.zeros((sum(counts), *own.features.shape[1:]), own.features.dtype)
     first = sum(counts[: communicator.rank])
     features[first : first + len(own.kept)] = own.features
     communicator.all_reduce(features)  # each row is of one rank, zeros of the others
