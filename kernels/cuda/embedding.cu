@@ -8,7 +8,7 @@
 //                 segment stand together in `order`: those that belong to the same k, in the order they came.
 // column_sums     out = sum of rows[first..last), for slices of several matrices at once; sums of slices are of type ACC
 //
-// Memory: all matrices row-major without gaps; 16 bytes at a time where rows begin at multiples of 16 bytes.
+// Memory: all matrices row-major without gaps, but for those of column_sums, whose rows may be parts of longer ones; 16 bytes at a time where rows begin at multiples of 16 bytes.
 // Launch: blocks of 8 warps; of the sums 4 to a multiprocessor, since for 8 the compiler would spill registers on some
 // architectures. A block of the sums has a tile of 32 PACK columns; warp w adds every 8th row of its
 // segment or slice from the w-th on, then the 8 sums are added in order: a fixed order, no atomics.
@@ -25,19 +25,19 @@ __device__ __forceinline__ void store_sum(real* out, acc sum) { *out = to_real(s
 #endif
 
 // Adds rows[order[i]] for i in [first, last) and columns [column, column + TILE), and stores the sums: all threads of
-// the block. `order` is null for rows that stand in order.
+// the block. `order` is null for rows that stand in order; rows begin `stride` numbers apart.
 template <class In, class Out>
 __device__ __forceinline__ void sum_rows(
-    const In* rows, const int* order, int first, int last, int width, int column, Out* out, acc* sums) {
+    const In* rows, const int* order, int first, int last, int width, int stride, int column, Out* out, acc* sums) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    // sums beside a half type can begin at multiples of 16 bytes without being whole packs
-    const bool packed = aligned16(rows, width) && (sizeof(In) == sizeof(real) || width % PACK == 0);
+    // sums beside a half type, and rows with gaps, can begin at multiples of 16 bytes without being whole packs
+    const bool packed = aligned16(rows, stride) && width % PACK == 0;
     acc sum[PACK];
 #pragma unroll
     for (int p = 0; p < PACK; ++p) sum[p] = acc(0);
 #pragma unroll 4
     for (int i = first + warp; i < last; i += WARPS) {
-        const In* row = rows + (long long)(order ? order[i] : i) * width;
+        const In* row = rows + (long long)(order ? order[i] : i) * stride;
         if (packed) {
             const int j = column + lane * PACK;
             if (j < width) {
@@ -154,18 +154,19 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) segment_sums(
     const int tiles = (width + TILE - 1) / TILE, k = blockIdx.x / tiles, column = blockIdx.x % tiles * TILE;
     const int first = starts ? starts[k] : lower_bound(index, order, M, k);
     const int last = starts ? starts[k + 1] : lower_bound(index, order, M, k + 1);
-    sum_rows(rows, order, first, last, width, column, out + (long long)k * width, sums);
+    sum_rows(rows, order, first, last, width, width, column, out + (long long)k * width, sums);
 }
 
 // One matrix of a launch of column_sums.
 struct Columns {
-    const void* rows;  // [M, width]
+    const void* rows;  // [M, width], which begin `stride` numbers apart
     void* out;         // [slices, width]
     int M, width;
     int slice;         // rows of a slice
     int first_block;   // the blocks of this matrix begin here
     int of_sums;       // rows are sums of slices, of type ACC; else REAL
     int to_sums;       // out becomes sums of slices, of type ACC; else REAL
+    int stride;
 };
 struct ColumnsList {
     Columns at[MATRICES];
@@ -186,10 +187,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP, 4) column_sums(Column
     real* out = static_cast<real*>(matrix.out);
     const bool half = sizeof(real) < sizeof(acc);  // otherwise both types are one, and so are the three calls
     if (half && matrix.of_sums) {
-        sum_rows(static_cast<const acc*>(matrix.rows), nullptr, first, last, width, column, out + offset, sums);
+        sum_rows(static_cast<const acc*>(matrix.rows), nullptr, first, last, width, matrix.stride, column, out + offset, sums);
     } else if (half && matrix.to_sums) {
-        sum_rows(rows, nullptr, first, last, width, column, static_cast<acc*>(matrix.out) + offset, sums);
+        sum_rows(rows, nullptr, first, last, width, matrix.stride, column,
+                 static_cast<acc*>(matrix.out) + offset, sums);
     } else {
-        sum_rows(rows, nullptr, first, last, width, column, out + offset, sums);
+        sum_rows(rows, nullptr, first, last, width, matrix.stride, column, out + offset, sums);
     }
 }

@@ -37,8 +37,8 @@ SLICE = 64
 
 _COLUMNS = np.dtype(
     {
-        "names": ["rows", "out", "M", "width", "slice", "first_block", "of_sums", "to_sums"],
-        "formats": [np.uint64, np.uint64, *[np.int32] * 6],
+        "names": ["rows", "out", "M", "width", "slice", "first_block", "of_sums", "to_sums", "stride"],
+        "formats": [np.uint64, np.uint64, *[np.int32] * 7],
     },
     align=True,
 )
@@ -184,7 +184,9 @@ def column_sums(*matrices: Any) -> Any:
     out = empty((sum(matrix.shape[1] for matrix in matrices),), matrices[0].dtype, "the sums of columns")
     first = 0
     for rows in matrices:
-        sum_columns_later(workspace(), contiguous(rows), out[first : first + rows.shape[1]])
+        # some columns of a matrix are summed where they are
+        rows_in_place = rows if rows.strides[1] == rows.itemsize else contiguous(rows)
+        sum_columns_later(workspace(), rows_in_place, out[first : first + rows.shape[1]])
         first += rows.shape[1]
     return out
 
@@ -221,7 +223,8 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]]) -> None:
     space : Workspace
         Workspace for the sums of slices.
     matrices : sequence of (rows, out)
-        Up to 8 C-contiguous matrices of shape (M, width), and the arrays of shape (width,) for their sums.
+        Up to 8 row-major matrices of shape (M, width), whose rows may be parts of longer ones, and the arrays of shape
+        (width,) for their sums.
     """
     dtype = matrices[0][0].dtype
     first_stage: list[tuple[Any, Any, int]] = []
@@ -241,7 +244,9 @@ def sum_columns(space: Workspace, matrices: Sequence[tuple[Any, Any]]) -> None:
 
 
 def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: bool) -> None:
-    sizes = tuple([(*rows.shape, slice_rows, out.ndim == 2) for rows, out, slice_rows in stage])
+    sizes = tuple(
+        [(*rows.shape, slice_rows, out.ndim == 2, rows.strides[0] // rows.itemsize) for rows, out, slice_rows in stage]
+    )
     blocks, template = _columns(dtype, sizes, of_sums)
     words = template.copy()
     # the first two words of each matrix
@@ -250,10 +255,10 @@ def _launch_columns(dtype: Any, stage: Sequence[tuple[Any, Any, int]], of_sums: 
 
 
 @lru_cache(maxsize=1024)
-def _columns(dtype: Any, sizes: tuple[tuple[int, int, int, bool], ...], of_sums: bool) -> tuple[int, Any]:
+def _columns(dtype: Any, sizes: tuple[tuple[int, int, int, bool, int], ...], of_sums: bool) -> tuple[int, Any]:
     """Return the number of blocks of a launch, and the words of its argument structure without the addresses."""
     template, blocks = np.zeros((), _COLUMNS_LIST), 0
-    for index, (count, width, slice_rows, to_sums) in enumerate(sizes):
-        template["at"][index] = (0, 0, count, width, slice_rows, blocks, of_sums, to_sums)
+    for index, (count, width, slice_rows, to_sums, stride) in enumerate(sizes):
+        template["at"][index] = (0, 0, count, width, slice_rows, blocks, of_sums, to_sums, stride)
         blocks += _tiles(width, dtype) * max(-(-count // slice_rows), 1)
     return blocks, template.reshape(1).view(np.uint64)

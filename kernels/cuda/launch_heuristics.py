@@ -104,8 +104,8 @@ class Pass:
 PASSES = {
     "lstm_forward": Pass(GATES["lstm"], True, False, (4, 8, 16), 8, 14),
     "lstm_backward": Pass(GATES["lstm"], True, True, (8, 16, 32), 16, 33),
-    "gru_forward": Pass(GATES["gru"], True, False, (8, 16), 8, 15),
-    "gru_backward": Pass(GATES["gru"], True, True, (8, 16, 32), 16, 24),
+    "gru_forward": Pass(GATES["gru"], True, False, (8, 16), 8, 16),
+    "gru_backward": Pass(GATES["gru"], True, True, (8, 16, 32), 16, 22),
     "rnn_forward": Pass(GATES["rnn"], False, False, (8, 16, 32), 16, 3),
     "rnn_backward": Pass(GATES["rnn"], False, True, (8, 16, 32), 16, 7),
 }

@@ -504,6 +504,7 @@ _OTHERS = [
     Mutation("column_sums", "no barrier", _ADDED, "", RESULTS),
     Mutation("column_sums", "no barrier", _ADDED, "", THREAD),
     Mutation("column_sums", "a row too many", "i < last; i += WARPS", "i <= last; i += WARPS", ADDRESS),
+    Mutation("column_sums", "rows with gaps as if they had none", ": i) * stride;", ": i) * width;", RESULTS),
     Mutation("adam", "an element too many", _SHARE, _SHARE.replace("<", "<="), ADDRESS),
     Mutation("adam", "a pack too many", "count / PACK : 0", "count / PACK + 1 : 0", ADDRESS),
     Mutation(

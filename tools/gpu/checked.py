@@ -142,13 +142,35 @@ class Launcher:
                     Optimizer(rule, {"learning_rate": 1e-3}, model.params).step(model.params, grads, clip_norm=1.0)
                 model.sample(self.draw(4, 7), 4)
 
-    def long_rows(self) -> None:
-        """Compute the softmax of rows that registers cannot hold."""
+    def attention(self, H: int) -> None:
+        """Run the attention LSTM, both passes and a step of its decoding, with more cells than a warp has lanes."""
         import cupy
 
+        from capgpu.kernels.cuda import KERNELS, recurrence
+
+        N, L, M, V = BATCH_SIZES[0], 37, sum(BATCH_SIZES), VOCABULARIES[0]
+        steps = recurrence.Steps.of(np.array(BATCH_SIZES))
+        order = cupy.arange(N, dtype=np.int32)[::-1].copy()
+        A, Wh, Wattn, bias = self.draw(N, L, H), self.draw(H, 4 * H), self.draw(H, 4 * H), self.draw(4 * H)
+        states = KERNELS.attention_lstm_forward(self.draw(M, 4 * H), None, A, Wh, Wattn, steps, bias=bias, order=order)
+        saved = states.gates, states.cell, states.previous, states.attention
+        KERNELS.attention_lstm_backward(self.draw(M, H), *saved, A, Wh, Wattn, steps, order=order)
+        h, c, projected = self.draw(N, H), self.draw(N, H), self.draw(N, 4 * H)
+        KERNELS.attention_decode_step(projected, None, h, c, A, order, Wh, Wattn, self.draw(H, V), self.draw(V))
+
+    def long_rows(self) -> None:
+        """Compute the softmax of rows that registers cannot hold, and of rows with weights."""
+        import cupy
+
+        from capgpu.backend import asarray
         from capgpu.kernels.cuda import KERNELS
 
-        KERNELS.softmax_cross_entropy(self.draw(2, LONG_ROW), cupy.asarray(np.array([3, LONG_ROW - 1])), 1.0)
+        targets = cupy.asarray(np.array([3, LONG_ROW - 1]))
+        KERNELS.softmax_cross_entropy(self.draw(2, LONG_ROW), targets, 1.0)
+        weights = asarray(np.array([0.5, 0.0], np.float64 if self.name == "float64" else np.float32))
+        for V in (*VOCABULARIES, LONG_ROW):
+            operands = self.draw(2, 4), self.draw(4, V), self.draw(V), targets % V
+            KERNELS.linear_cross_entropy(*operands, 1.0, row_weights=weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 n_passes += sum(launcher.recurrences(int(H)) for H in args.hidden.split(","))
                 for V in VOCABULARIES:
                     launcher.steps(V)
+                for H in args.hidden.split(","):
+                    launcher.attention(int(H))
                 launcher.long_rows()
                 synchronize()
             except UnavailableDtypeError as error:

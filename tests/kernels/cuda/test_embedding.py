@@ -127,6 +127,17 @@ def test_unaligned_arrays_give_the_results_of_aligned_ones(device):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+def test_columns_of_a_matrix_are_summed_where_they_are(device, dtype):
+    matrix = np.arange(70 * 13).reshape(70, 13).astype(dtype) % 7
+    dev_matrix = device.asarray(matrix)
+    for first, last in ((4, 12), (1, 13), (8, 13)):
+        with counting() as launches:
+            sums = KERNELS.column_sums(dev_matrix[:, first:last], dev_matrix[:5, :first])
+        assert launches == ["column_sums"] * 3  # no copy
+        assert (sums.get() == np.concatenate([matrix[:, first:last].sum(0), matrix[:5, :first].sum(0)])).all()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_partial_column_sums_of_half_types_are_kept_in_float32(device, dtype):
     # 300 slices of 64 ones, then 77: in 16 bits, those beyond 2048 or 256 are lost
     rows = np.ones((300 * embedding.SLICE + 77, 3), dtype)

@@ -22,6 +22,7 @@ from simulators import cupy_standin
 DAILY = {
     ("lstm", "float32", "adam"),
     ("lstm", "float32", "sgd_momentum"),
+    ("gru", "float32", "adam"),
     *(("rnn", dtype, "adam") for dtype in ("float16", "bfloat16", "float64")),
 }
 
@@ -30,7 +31,7 @@ DAILY = {
     unless=lambda p: (p.cell, p.dtype, p.rule) in DAILY and p.clip_norm == (None if p.cell == "lstm" else 0.5)
 )
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize(("rule", "clip_norm"), [("adam", None), ("adam", 0.5), ("sgd_momentum", None), ("sgd", 0.1)])
 def test_replayed_steps_have_the_bits_of_uncaptured_steps_and_the_values_of_plain_ones(
     device, train_uncaptured, cell, dtype, rule, clip_norm

@@ -26,6 +26,11 @@ def unsigned_dtype(dtype):
     return np.dtype(f"u{np.dtype(dtype).itemsize}")
 
 
+def often(p):
+    """Return whether parameters are tested at every run: all products with the RNN, one of each kind with the LSTM."""
+    return p.name.startswith("rnn") or (p.name.startswith("lstm") and p.product_dtype == ("float32", "0"))
+
+
 def rows_of(extents, sequence):
     """Return the rows of a sequence in the packed arrays."""
     batch_sizes = [sum(length > t for length in extents.lengths) for t in range(max(extents.lengths))]
@@ -41,7 +46,7 @@ def product_dtype(request, monkeypatch):
     return dtype
 
 
-@pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.product_dtype == ("float32", "0"))
+@pytest.mark.nightly(unless=often)
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
 def test_previous_contents_of_memory_do_not_change_results(
@@ -66,7 +71,7 @@ def test_previous_contents_of_memory_do_not_change_results(
     assert results[1:] == results[:1] * 3
 
 
-@pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.product_dtype == ("float32", "0"))
+@pytest.mark.nightly(unless=often)
 @pytest.mark.parametrize("sign", [0, 1])
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
 @pytest.mark.parametrize("name", launch_heuristics.PASSES)
@@ -101,7 +106,7 @@ def run_with_nonfinite(case, dtype, extents, operand, position, value):
         return run(case, arguments), case.plain(floats, extents)
 
 
-@pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.product_dtype == ("float32", "0"))
+@pytest.mark.nightly(unless=often)
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("operand", ["h0", "Wh"])
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
@@ -117,10 +122,10 @@ def test_an_infinite_operand_gives_the_saturated_states_of_the_loops(
         assert distance(actual, expected_array) < TENSOR_CORE_TOLERANCE[product_dtype][tolerance_kind(case)]
 
 
-@pytest.mark.nightly(unless=lambda p: p.name.startswith("rnn") or p.product_dtype == ("float32", "0"))
+@pytest.mark.nightly(unless=often)
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("extents", ALIGNED, ids=["packs", "numbers"])
-@pytest.mark.parametrize("name", ["lstm_backward", "rnn_backward"])
+@pytest.mark.parametrize("name", ["lstm_backward", "gru_backward", "rnn_backward"])
 def test_an_infinite_gradient_makes_the_same_gradients_nonfinite_as_in_the_loops(
     recurrence_device, monkeypatch, product_dtype, name, extents, value
 ):

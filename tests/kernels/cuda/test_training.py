@@ -148,7 +148,7 @@ def test_loss_and_gradients_agree_with_the_reference(device, cell, dtype, W, H, 
 
 @pytest.mark.nightly(unless=lambda p: p.cell == "rnn")
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_gradients_agree_with_differences_of_the_loss(device, cell, options):
     model = captioner(W=3, H=3, cell=cell, **options)
     features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
