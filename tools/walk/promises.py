@@ -48,12 +48,10 @@ class Promise:
 PROMISES: list[Promise] = []
 
 
-def promise(section: str) -> Callable[[Callable[[User], str]], Callable[[User], str]]:
-    """Enter a function, whose docstring is the sentence, in the list of promises."""
+def promise(section: str, sentence: str) -> Callable[[Callable[[User], str]], Callable[[User], str]]:
+    """Enter a function in the list of promises, below those that were entered before."""
 
     def enter(check: Callable[[User], str]) -> Callable[[User], str]:
-        sentence = " ".join((check.__doc__ or "").split())
-        assert sentence.endswith("."), check
         PROMISES.append(Promise(section, sentence, check))
         return check
 
@@ -64,12 +62,14 @@ def refused(action: Callable[[], Any], says: str) -> str:
     """Return the message of an action that must be refused with these words."""
     from capgpu import CapgpuError
 
+    message = None
     try:
         action()
     except (CapgpuError, OSError) as error:
-        assert says in str(error), f"expected {says!r} in the message, got {error}"
-        return str(error)
-    raise AssertionError("expected a refusal, got none")
+        message = str(error)
+    assert message is not None, "expected a refusal, got none"
+    assert says in message, f"expected {says!r} in the message, got {message}"
+    return message
 
 
 class User:
@@ -89,6 +89,17 @@ class User:
             "CAPGPU_BACKEND": "numpy",
             "COLUMNS": "100",
         }
+
+    def python(self, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def capgpu(self, *arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command in the folder; it must end with this status."""

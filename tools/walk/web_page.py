@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -19,7 +20,7 @@ from typing import Any
 from tools.chromium import find_chromium, open_chromium
 from tools.walk.promises import SkippedError, User, promise
 
-_of_the_page = promise("Web page")
+_of_the_page = functools.partial(promise, "Web page")
 
 
 class _Server:
@@ -79,9 +80,10 @@ def _server(user: User) -> _Server:
     return _servers[0]
 
 
-@_of_the_page
-def captions_by_http(user: User) -> str:
-    """A posted picture gets captions with the probability of each word; beam width and temperature are settings."""
+@_of_the_page(
+    "A posted picture gets captions with the probability of each word; beam width and temperature are settings."
+)
+def _captions_by_http(user: User) -> str:
     server = _server(user)
     captions = server.caption(user.picture("red"), "?beam=3&captions=2")["captions"]
     assert len(captions) == 2
@@ -92,9 +94,8 @@ def captions_by_http(user: User) -> str:
     return f"{words}"
 
 
-@_of_the_page
-def described_api(user: User) -> str:
-    """The API is described by OpenAPI, and /healthz answers."""
+@_of_the_page("The API is described by OpenAPI, and /healthz answers.")
+def _described_api(user: User) -> str:
     server = _server(user)
     described = server.json("/openapi.json")
     assert described["openapi"].startswith("3.")
@@ -103,9 +104,8 @@ def described_api(user: User) -> str:
     return ", ".join(described["paths"])
 
 
-@_of_the_page
-def refusals_of_uploads(user: User) -> str:
-    """What is no picture, too large, or names a file of the server gets a clear answer of the 400s."""
+@_of_the_page("What is no picture, too large, or names a file of the server gets a clear answer of the 400s.")
+def _refusals_of_uploads(user: User) -> str:
     server = _server(user)
     seen = []
     for content, kind, expected in (
@@ -123,9 +123,8 @@ def refusals_of_uploads(user: User) -> str:
     return f"statuses {seen}"
 
 
-@_of_the_page
-def for_this_machine(user: User) -> str:
-    """The server listens on the loopback address, and does not answer to other host names."""
+@_of_the_page("The server listens on the loopback address, and does not answer to other host names.")
+def _for_this_machine(user: User) -> str:
     server = _server(user)
     assert "127.0.0.1" in server.address
     status, _ = server.ask("/", Host="other.example")
@@ -133,9 +132,8 @@ def for_this_machine(user: User) -> str:
     return f"{server.address}; status {status} for another host"
 
 
-@_of_the_page
-def many_clients(user: User) -> str:
-    """50 clients at once get the captions that they get alone, and more of them per second."""
+@_of_the_page("50 clients at once get the captions that they get alone, and more of them per second.")
+def _many_clients(user: User) -> str:
     server = _server(user)
     colours = ["red", "green", "blue", "black"]
     alone = {colour: server.caption(user.picture(colour)) for colour in colours}
@@ -172,9 +170,8 @@ def _page(user: User, **options: Any) -> Iterator[Any]:
         yield page
 
 
-@_of_the_page
-def page_in_chromium(user: User) -> str:
-    """In the browser, chosen pictures are captioned, with words, beams and sliders that the keyboard moves."""
+@_of_the_page("In the browser, chosen pictures are captioned, with words, beams and sliders that the keyboard moves.")
+def _page_in_chromium(user: User) -> str:
     with _page(user) as page:
         page.set_input_files("#files", [str(user.pictures / "40.png"), str(user.pictures / "41.png")])
         sentences = page.locator(".result .sentence")
@@ -187,9 +184,8 @@ def page_in_chromium(user: User) -> str:
         return "; ".join(sentences.all_inner_texts())
 
 
-@_of_the_page
-def gallery_and_curve(user: User) -> str:
-    """The gallery shows a split beside the references, with search and an order; the loss curve is drawn."""
+@_of_the_page("The gallery shows a split beside the references, with search and an order; the loss curve is drawn.")
+def _gallery_and_curve(user: User) -> str:
     with _page(user) as page:
         page.goto(page.url.partition("#")[0] + "#gallery")
         page.locator("#cards li").first.wait_for()
@@ -201,9 +197,8 @@ def gallery_and_curve(user: User) -> str:
         return f"5 pictures found for green; orders: {', '.join(orders)}"
 
 
-@_of_the_page
-def dark_and_light(user: User) -> str:
-    """The page is dark or light as the system is, and its parts have names for screen readers."""
+@_of_the_page("The page is dark or light as the system is, and its parts have names for screen readers.")
+def _dark_and_light(user: User) -> str:
     grounds = []
     for scheme in ("dark", "light"):
         with _page(user, color_scheme=scheme) as page:
