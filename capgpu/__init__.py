@@ -1,27 +1,13 @@
 """Image captioning with recurrent networks: one layer code on NumPy and CuPy, with fused kernels.
 
 ``CAPGPU_BACKEND`` (``numpy``, ``cpu``, ``cuda``, a list in order of preference, or ``auto``) selects the backend of new
-arrays; functions compute where their arguments are. Importing this package loads nothing heavier than NumPy and probes
-no device.
+arrays; functions compute where their arguments are. Importing this package loads nothing else and probes no device.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from capgpu.backend import (
-    BackendUnavailableError,
-    array_namespace,
-    asarray,
-    backend_info,
-    current_backend,
-    set_backend,
-    synchronize,
-    to_numpy,
-    use_backend,
-)
-from capgpu.errors import CapgpuError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,7 +42,19 @@ if TYPE_CHECKING:
         vision,
         vocabulary,
     )
+    from capgpu.backend import (
+        BackendUnavailableError,
+        array_namespace,
+        asarray,
+        backend_info,
+        current_backend,
+        set_backend,
+        synchronize,
+        to_numpy,
+        use_backend,
+    )
     from capgpu.captions import Caption
+    from capgpu.errors import CapgpuError
     from capgpu.model import CaptioningRNN
     from capgpu.solver import CaptioningSolver
     from capgpu.trained import TrainedCaptioner, load
@@ -113,6 +111,9 @@ __all__ = [
 ]
 
 _LAZY = {
+    **dict.fromkeys(("BackendUnavailableError", "array_namespace", "asarray", "backend_info"), "capgpu.backend"),
+    **dict.fromkeys(("current_backend", "set_backend", "synchronize", "to_numpy", "use_backend"), "capgpu.backend"),
+    "CapgpuError": "capgpu.errors",
     "Caption": "capgpu.captions",
     "CaptioningRNN": "capgpu.model",
     "CaptioningSolver": "capgpu.solver",
@@ -124,7 +125,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     # xp is resolved at each use, so that it always is the namespace of the backend in force
     if name == "xp":
-        return current_backend().xp
+        return import_module("capgpu.backend").current_backend().xp
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     if name in __all__:  # a module or subpackage (PEP 562): importing it makes it an attribute

@@ -14,6 +14,7 @@ from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim.schedules import checked_factor
 from capgpu.random import fold_key
 from capgpu.training.agreement import any_rank, share_arrays
+from capgpu.training.callbacks import checked_metric
 from capgpu.training.history import plain
 from capgpu.training.interrupt import InterruptGuard
 from capgpu.training.losses import copy_arrays, divergence
@@ -111,7 +112,8 @@ class CaptioningSolver(SolverBase):
     Raises
     ------
     TypeError, ValueError
-        For any argument that cannot work, before anything is computed.
+        For any argument that cannot work, before anything is computed; after an epoch, for a metric that returns
+        anything but a number or a dict of numbers.
     FileExistsError
         If `checkpoint` holds the state of an earlier run and `resume` is False.
     capgpu.checkpoint.CheckpointError
@@ -330,7 +332,7 @@ class CaptioningSolver(SolverBase):
             record |= {"val_loss": score, "best": score < self.best_val_loss}
         if self.metric is not None:
             metric = self.metric
-            record["metric"] = self.ranks.from_root(lambda: plain(metric(self.model, self.data)))
+            record["metric"] = self.ranks.from_root(lambda: plain(checked_metric(metric(self.model, self.data))))
             self.metric_history.append(record["metric"])
         if self.validate:
             self.val_loss_history.append(record["val_loss"])

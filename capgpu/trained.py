@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,10 @@ from capgpu.data.picture_folder import is_companion, without_suffix
 from capgpu.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from capgpu.decode import GenerationConfig
-    from capgpu.decode.generation_config import GenerationSettings
+    from capgpu.decode.generation_config import GenerationSettings, OneCaptionSettings
     from capgpu.evaluation.captioning import PictureCaptions
     from capgpu.model import CaptioningRNN
     from capgpu.training.run_folder import RunFolder
@@ -53,6 +56,8 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
 
     Raises
     ------
+    TypeError, ValueError
+        For anything but a path.
     CheckpointError
         If there is no run or model, or it is damaged.
 
@@ -67,6 +72,12 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     from capgpu.training.run_folder import RunFolder
     from capgpu.vision.encoder_config import ENCODER_FILE
 
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidTypeError(
+            f"path: expected the path of a run folder or a model's file, got a {type(path).__name__}."
+        )
+    if not os.fspath(path):  # of pathlib it would be the current folder
+        raise InvalidValueError("path: expected the path of a run folder or a model's file, got an empty text.")
     run = RunFolder(path)
     if run.path.suffix != ".safetensors" and (run.config.is_file() or not run.model.is_file()):
         return TrainedCaptioner(run.load_model(), run.load_encoder if encoder is None else encoder, run)
@@ -127,6 +138,42 @@ class TrainedCaptioner:
             self._encoder = self._encoder()
         return self._encoder
 
+    @overload
+    def caption(
+        self,
+        pictures: Image | io.BytesIO,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **settings: Unpack[OneCaptionSettings],
+    ) -> Caption: ...
+
+    @overload
+    def caption(  # type: ignore[overload-overlap] # a text is also an iterable of texts
+        self,
+        pictures: str | os.PathLike[str] | npt.NDArray[Any],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **settings: Unpack[OneCaptionSettings],
+    ) -> Caption | list[Caption]: ...
+
+    @overload
+    def caption(
+        self,
+        pictures: Iterable[Picture | npt.NDArray[Any]],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **settings: Unpack[OneCaptionSettings],
+    ) -> list[Caption]: ...
+
+    @overload
+    def caption(
+        self,
+        pictures: Pictures,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **settings: Unpack[GenerationSettings],
+    ) -> Captions: ...
+
     def caption(
         self,
         pictures: Pictures,
@@ -138,10 +185,10 @@ class TrainedCaptioner:
 
         Parameters
         ----------
-        pictures : path, PIL.Image.Image, numpy.ndarray, or iterable of these
-            A picture file, a folder of picture files, an open image, pixels (uint8, of shape (height, width),
-            (height, width, 3 or 4), or (N, height, width, 3 or 4) for several), features (floating, of shape (D,) or
-            (N, D)), or several of them.
+        pictures : path, io.BytesIO, PIL.Image.Image, numpy.ndarray, or iterable of these
+            A picture file, a folder of picture files, the contents of a file, an open image, pixels (uint8, of shape
+            (height, width), (height, width, 3 or 4), or (N, height, width, 3 or 4) for several), features (floating, of
+            shape (D,) or (N, D)), or several of them.
         on_error : {"raise", "skip"}
             What to do about pictures that cannot be read; skipped ones are logged, and missing in the result, whose
             captions have their `Caption.source`.
@@ -177,7 +224,7 @@ class TrainedCaptioner:
         """
         from capgpu.decode import GenerationConfig
 
-        config = GenerationConfig(**settings)
+        config = GenerationConfig.of(**settings)
         if on_error not in ("raise", "skip"):
             raise InvalidValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}.")
         items, single = _items(pictures)
@@ -303,7 +350,7 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
             raise InvalidValueError("pictures: expected a path, got an empty text.")
         path = Path(pictures)
         return (picture_files(path), False) if path.is_dir() else ([pictures], True)
-    if isinstance(pictures, Image):
+    if isinstance(pictures, (Image, io.BytesIO)):
         return [pictures], True
     if type(pictures).__module__.split(".")[0] == "torch":
         raise InvalidTypeError(torch_advice("pictures"))
@@ -320,7 +367,7 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
         return (list(pictures), False) if pictures.ndim == 4 else ([pictures], True)
     if not isinstance(pictures, Iterable) or isinstance(pictures, (bytes, dict)):
         raise InvalidTypeError(
-            "pictures: expected a path, a PIL.Image.Image, a numpy.ndarray, or several of them, got a "
+            "pictures: expected a path, an io.BytesIO, a PIL.Image.Image, a numpy.ndarray, or several of them, got a "
             f"{type(pictures).__name__}."
         )
     return list(pictures), False
@@ -382,7 +429,7 @@ def _check_picture(picture: Any, *, must_exist: bool) -> None:
             raise FileNotFoundError(2, "No such file or directory", name)
     elif type(picture).__module__.split(".")[0] == "torch":
         raise InvalidTypeError(torch_advice("pictures"))
-    elif not isinstance(picture, (Image, np.ndarray)):
+    elif not isinstance(picture, (Image, np.ndarray, io.BytesIO)):
         raise InvalidTypeError(
-            f"pictures: expected paths, PIL.Image.Image or numpy.ndarray, got a {type(picture).__name__}."
+            f"pictures: expected paths, io.BytesIO, PIL.Image.Image or numpy.ndarray, got a {type(picture).__name__}."
         )

@@ -328,6 +328,48 @@ def check_positive(name: str, value: Any) -> None:
         raise InvalidValueError(f"{name}: expected a positive finite number, got {short(value)}.")
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """Check that a setting is a finite number of at least 0.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        The value.
+
+    Raises
+    ------
+    TypeError
+        For anything but a real number.
+    ValueError
+        For a negative number, NaN or infinity.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
+    if not 0 <= float(value) < math.inf:
+        raise InvalidValueError(f"{name}: expected a finite number of at least 0, got {short(value)}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Check that a setting is True or False: a text such as "no" would count as True.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        The value.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):  # numpy.bool
+        raise InvalidTypeError(f"{name}: expected True or False, got {short(value)}.")
+
+
 def check_rates(**rates: Any) -> None:
     """Check that settings are in [0, 1).
 

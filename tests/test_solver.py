@@ -14,6 +14,7 @@ import pytest
 from tiny_captioner import TinyCaptioner, dataset
 
 import capgpu
+from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.model import CaptioningRNN
 from capgpu.optim import adam, clip_gradients
 from capgpu.random import fold_key
@@ -412,6 +413,12 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"clip_norm": math.inf}, ValueError, "clip_norm: expected a positive finite number, got inf"),
         ({"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
         ({"warmup": -1}, ValueError, "warmup: expected at least 0, got -1"),
+        ({"warmup": 1000}, ValueError, r"warmup: expected at most the \d+ steps of \d+ epochs, got 1,000"),
+        (
+            {"metric": CaptionMetric(["CIDEr"]), "callbacks": [EarlyStopping(1, monitor="BLEU-4")]},
+            ValueError,
+            "monitor: expected one of CIDEr, got 'BLEU-4'",
+        ),
         ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
         ({"metric": 3}, TypeError, "must be functions; 3 is none"),
         ({"callbacks": [print, "x"]}, TypeError, "must be functions; 'x' is none"),
@@ -437,6 +444,13 @@ def test_invalid_settings_are_refused_before_anything_is_computed(
     with pytest.raises(error, match=message):
         CaptioningSolver(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], {"CIDEr": "0.5"}, {}, None, np.ones(2)], ids=repr)
+def test_a_metric_that_returns_no_numbers_is_refused(value: Any) -> None:
+    solver = CaptioningSolver(TinyCaptioner(), dataset(), metric=lambda model, data: value, num_epochs=1, verbose=False)
+    with pytest.raises(TypeError, match="metric: expected a function that returns a number or a dict of numbers"):
+        solver.train()
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0, None, "1"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_every_kind_of_picture_gives_the_same_caption(run: Path, pictures: list[
         actual = captioner.caption(picture_argument)
         assert [caption.tokens for caption in actual] == [caption.tokens for caption in expected]
     assert [c.source for c in captioner.caption(pixels)] == [c.source for c in captioner.caption(features)] == [0, 1, 2]
-    for one in (images[0], pixels[0], features[0]):
+    for one in (images[0], pixels[0], features[0], io.BytesIO(pictures[0].read_bytes())):
         assert captioner.caption(one).tokens == expected[0].tokens
     upright, rotated = Image.new("L", (8, 5), 10), Image.new("L", (5, 8), 10)
     upright.putpixel((0, 0), 250)
@@ -186,6 +188,26 @@ def test_tensors_of_torch_are_refused_with_the_conversion(run: Path) -> None:
     for tensors in (torch.zeros(3, 4), [torch.zeros(3, 4)]):
         with pytest.raises(TypeError, match=r"pictures: expected a NumPy array, got a torch.Tensor. Pass pictures.det"):
             capgpu.load(run).caption(tensors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"foo": 1}, "settings: expected some of beam, .*, got foo"),
+        ({"suppress_unk": "no"}, "suppress_unk: expected True or False, got 'no'"),
+        ({"length_penalty": -1}, "length_penalty: expected a finite number of at least 0, got -1"),
+    ],
+)
+def test_settings_of_no_meaning_are_refused(settings: dict[str, Any], says: str, run: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=says) as error:
+        capgpu.load(run).caption(np.ones(5, np.float32), **settings)
+    assert isinstance(error.value, capgpu.CapgpuError)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"run", ""])
+def test_what_is_no_path_of_a_run_is_refused(path: Any) -> None:
+    with pytest.raises(capgpu.CapgpuError, match="path: expected the path of a run folder"):
+        capgpu.load(path)
 
 
 def test_captioning_settings_equal_the_decoders_settings() -> None:

@@ -95,6 +95,8 @@ def caption(
     error and skipped; the exit status is then 1, or 2 if no file could be read. Under mpiexec, the processes divide the
     PICTUREs.
     """
+    if run_option is not None and paths and (paths[0] / "config.json").is_file():
+        raise click.UsageError(f"expected one run folder, got {paths[0]} and --run {run_option}.")
     named = paths if run_option is None else (run_option, *paths)
     run = RunFolder(run_folder(named[0] if named else None))
     pictures = _files(named[1:])

@@ -20,6 +20,7 @@ from capgpu.data.coco_results import write_coco_results
 from capgpu.data.datasets import Dataset, open_dataset
 from capgpu.distributed import communicator
 from capgpu.training.run_folder import RunFolder
+from capgpu.visible_text import printable_json
 
 if TYPE_CHECKING:
     from capgpu.decode import GenerationConfig
@@ -82,6 +83,9 @@ def evaluate(
     from capgpu.report.dataset_sheets import check_drawable, draw_ranked_sheet, draw_spaced_sheet, scores_title
     from capgpu.report.image_file import check_image_name
 
+    sheet_count_source = click.get_current_context().get_parameter_source("sheet_count")
+    if sheet_count_source is click.core.ParameterSource.COMMANDLINE and sheet is None and ranked_sheet is None:
+        raise click.UsageError("--sheet-count is for sheets: add --sheet or --ranked-sheet, or omit it.")
     ranks = communicator()
     run = RunFolder(folder)
     for file in (sheet, ranked_sheet):
@@ -104,7 +108,7 @@ def evaluate(
     if json_file is not None:
         report = {"run": str(run.path), "decoding": asdict(config), **evaluation.as_json()}
         with atomic_write(json_file, "w") as out:
-            out.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+            out.write(printable_json(json.dumps(report, indent=1, ensure_ascii=False)) + "\n")
         echo(f"Scores and captions: {json_file}")
     if results is not None:
         write_coco_results(results, dataset.image_ids(split), evaluation.model_captions)

@@ -16,6 +16,7 @@ from capgpu.data.coco_json import read_coco_captions
 from capgpu.data.coco_results import match_results, read_coco_results
 from capgpu.evaluation.scores import Scores, has_rare_words, score_captions
 from capgpu.tokens import TOKENIZERS, interned
+from capgpu.visible_text import printable_json
 
 __all__ = ["score"]
 
@@ -102,4 +103,4 @@ def _write(
         ],
     }
     with atomic_write(path, "w") as out:
-        out.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        out.write(printable_json(json.dumps(report, indent=1, ensure_ascii=False)) + "\n")

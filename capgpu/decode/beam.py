@@ -24,7 +24,7 @@ from capgpu.dtypes import sum_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.host_memory import free_host_memory
 from capgpu.kernels import kernels_for
-from capgpu.validation import check_count, check_positive
+from capgpu.validation import check_count, check_not_negative
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
@@ -85,8 +85,7 @@ def beam_search(
     check_count("n_best", n_best, 1)
     if n_best > width:
         raise InvalidValueError(f"n_best: expected at most width = {width}, got {n_best}. Increase width.")
-    if length_penalty != 0:
-        check_positive("length_penalty", length_penalty)
+    check_not_negative("length_penalty", length_penalty)
     check_count("max_length", max_length, 1)
     if length_penalty * math.log((5 + max_length) / 6) > _LARGEST_LOG_PENALTY:
         raise InvalidValueError(

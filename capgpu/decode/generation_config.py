@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from capgpu.backend import Array
 from capgpu.decode.beam import beam_search
@@ -11,18 +11,18 @@ from capgpu.decode.greedy import greedy
 from capgpu.decode.result import DecodeResult, best_first, with_attention
 from capgpu.decode.sampling import sample
 from capgpu.decode.token_masks import SUPPRESS_UNK
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.random import fold_key
-from capgpu.validation import check_count
+from capgpu.validation import check_count, check_flag, check_not_negative
 
 if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
 
-__all__ = ["GenerationConfig", "GenerationSettings"]
+__all__ = ["GenerationConfig", "GenerationSettings", "OneCaptionSettings"]
 
 
-class GenerationSettings(TypedDict, total=False):
-    """The keyword arguments of `GenerationConfig`, for functions that pass them on."""
+class OneCaptionSettings(TypedDict, total=False):
+    """The keyword arguments of `GenerationConfig` except ``captions``: for one caption per picture."""
 
     beam: int
     length_penalty: float
@@ -34,6 +34,11 @@ class GenerationSettings(TypedDict, total=False):
     min_length: int
     no_repeat_ngram: int
     suppress_unk: bool
+
+
+class GenerationSettings(OneCaptionSettings, total=False):
+    """The keyword arguments of `GenerationConfig`, for functions that pass them on."""
+
     captions: int
     attention: bool
 
@@ -85,6 +90,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         check_count("beam", self.beam, 1)
         check_count("captions", self.captions, 1)
+        check_not_negative("length_penalty", self.length_penalty)
+        check_flag("suppress_unk", self.suppress_unk)
         if self.captions > self.beam and not self.samples:
             remedy = f"Give beam={self.captions}, or a temperature to sample with."
             found = f"a beam of {self.beam}" if self.beam > 1 else "greedy decoding, which writes one"
@@ -100,6 +107,31 @@ class GenerationConfig:
             raise InvalidValueError(
                 f"length_penalty: expected 0 without beam search, got {self.length_penalty}. Give a beam above 1."
             )
+
+    @classmethod
+    def of(cls, **settings: Unpack[GenerationSettings]) -> GenerationConfig:
+        """Return the configuration of keyword arguments that a function passes on.
+
+        Parameters
+        ----------
+        **settings
+            The settings.
+
+        Returns
+        -------
+        GenerationConfig
+            The configuration.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a setting that does not exist, and as for the class.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            raise InvalidTypeError(f"settings: expected some of {', '.join(known)}, got {unknown[0]}.")
+        return cls(**settings)
 
     @property
     def samples(self) -> bool:

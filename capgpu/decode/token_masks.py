@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
-from capgpu.validation import check_count
+from capgpu.validation import check_count, check_flag
 from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TokenMasks:
     Raises
     ------
     TypeError
-        For settings that are not integers.
+        For counts that are not integers, and a `suppress_unk` that is not True or False.
     ValueError
         For settings out of range or that contradict each other, or a vocabulary without a special token.
     """
@@ -48,6 +48,7 @@ class TokenMasks:
         check_count("max_length", max_length, 1)
         check_count("min_length", min_length, 0)
         check_count("no_repeat_ngram", no_repeat_ngram, 0)
+        check_flag("suppress_unk", suppress_unk)
         if min_length > max_length:
             raise InvalidValueError(
                 f"min_length: expected at most max_length = {max_length}, got {min_length}. Lower min_length, or raise "

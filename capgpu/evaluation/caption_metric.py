@@ -36,7 +36,7 @@ class CaptionMetric:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         For a count below 1 or settings out of range; when called, for an unknown name or a split without captions.
 
     Examples
@@ -56,7 +56,7 @@ class CaptionMetric:
         check_count("count", count, 1)
         self.names = (names,) if isinstance(names, str) else tuple(names)
         self.split, self.count, self.tokenize = split, count, tokenize
-        self.config = GenerationConfig(**settings)
+        self.config = GenerationConfig.of(**settings)
 
     def __call__(self, model: Any, data: Mapping[str, Any]) -> dict[str, float]:
         """Caption the pictures and score the captions.

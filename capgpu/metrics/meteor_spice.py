@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,9 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     2014.
     """
     check_corpus(captions, references)
-    scorer = check_java_metric("METEOR").Meteor()
+    module = check_java_metric("METEOR")
+    with _english_java():
+        scorer = module.Meteor()
     try:
         corpus, values = scorer.compute_score(*(_without_separators(texts) for texts in _joined(captions, references)))
     except (OSError, ValueError) as error:  # the program ended, or printed something that is not a number
@@ -91,6 +95,24 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         if scorer.lock.locked():
             scorer.lock.release()
     return MetricScore(corpus, np.array(values))
+
+
+@contextmanager
+def _english_java() -> Iterator[None]:
+    """Have Java programs that are started in the block print 0.5, whatever the locale, and not 0,5."""
+    # the later option counts, and those of _JAVA_OPTIONS last
+    names = [name for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS") if name in os.environ or name[0] != "_"]
+    before = {name: os.environ.get(name) for name in names}
+    for name, options in before.items():
+        os.environ[name] = f"{options or ''} -Duser.language=en -Duser.country=US -Duser.region=US".strip()
+    try:
+        yield
+    finally:
+        for name, options in before.items():
+            if options is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = options
 
 
 def spice(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> MetricScore:

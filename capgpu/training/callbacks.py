@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from capgpu.errors import InvalidValueError
-from capgpu.validation import check_count
+from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.validation import check_count, check_not_negative
+from capgpu.visible_text import short
 
 if TYPE_CHECKING:
     from capgpu.solver import CaptioningSolver
 
-__all__ = ["EarlyStopping", "EpochCallback", "Metric", "StepCallback"]
+__all__ = ["EarlyStopping", "EpochCallback", "Metric", "StepCallback", "checked_metric"]
 
 #: ``metric(model, data)`` after each epoch.
 Metric: TypeAlias = Callable[[Any, Mapping[str, Any]], "float | Mapping[str, float]"]
@@ -21,6 +22,41 @@ EpochCallback: TypeAlias = "Callable[[CaptioningSolver, Mapping[str, Any]], obje
 #: ``callback(solver, record)`` after each update: ``step``, ``epoch``, ``loss`` (per caption) and ``train_loss`` (per
 #: word), which on a device are arrays that nothing has waited for, and ``learning_rate``.
 StepCallback: TypeAlias = "Callable[[CaptioningSolver, Mapping[str, Any]], object]"
+
+
+def checked_metric(value: Any) -> float | dict[str, float]:
+    """Return what a metric returned, as floats.
+
+    Parameters
+    ----------
+    value : float, array of one number, or mapping of str to these
+        The value.
+
+    Returns
+    -------
+    float or dict of str to float
+        The same.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(value, Mapping) and value:
+        return {str(name): _number(entry) for name, entry in value.items()}
+    return _number(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        # float() would read a text, which is no number
+        if not isinstance(value, (str, bytes, bytearray)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InvalidTypeError(
+        f"metric: expected a function that returns a number or a dict of numbers, got {short(value)}."
+    )
 
 
 class EarlyStopping:
@@ -62,8 +98,9 @@ class EarlyStopping:
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         check_count("patience", patience, 1)
-        if not 0 <= min_delta < math.inf:
-            raise InvalidValueError(f"min_delta: expected a finite number of at least 0, got {min_delta!r}.")
+        check_not_negative("min_delta", min_delta)
+        if not isinstance(monitor, str):
+            raise InvalidTypeError(f"monitor: expected the name of a score, got {short(monitor)}.")
         if mode not in (None, "min", "max"):
             raise InvalidValueError(f"mode: expected 'min' or 'max', got {mode!r}.")
         self.patience, self.min_delta, self.monitor = patience, float(min_delta), monitor
@@ -88,6 +125,11 @@ class EarlyStopping:
             )
         if self.monitor != "val_loss" and solver.metric is None:
             raise InvalidValueError(f"EarlyStopping: expected a solver with a metric for {self.monitor!r}, got none.")
+        names = getattr(
+            solver.metric, "names", None
+        )  # as CaptionMetric has; other functions are known once they return
+        if self.monitor != "val_loss" and names is not None and self.monitor not in names:
+            raise InvalidValueError(f"monitor: expected one of {', '.join(names)}, got {self.monitor!r}.")
 
     def epochs_since_best(self, scores: list[float | None]) -> int:
         """Return how many epochs ago the best score was reached.

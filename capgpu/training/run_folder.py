@@ -86,18 +86,18 @@ class RunFolder:
                 return
             if self.summary.exists():
                 raise InvalidValueError(
-                    f"{self.path}: expected a folder without a run, got a finished run. Name another folder with "
-                    "--out, or overwrite it with --force."
+                    f"{self.path}: expected a folder without a run, got a finished run. Name another folder, "
+                    "or overwrite it with --force."
                 )
             raise InvalidValueError(
                 f"{self.path}: expected a folder without a run, got an unfinished run. Continue it with --resume, "
-                "start over with --force, or name another folder with --out."
+                "start over with --force, or name another folder."
             )
         if self.path.exists() and (
             not self.path.is_dir() or any(not is_temporary(entry.name) for entry in self.path.iterdir())
         ):
             raise InvalidValueError(
-                f"{self.path}: expected a run folder or a new folder, got other files. Name another folder with --out."
+                f"{self.path}: expected a run folder or a new folder, got other files. Name another folder."
             )
 
     def start(self, settings: Mapping[str, Any]) -> None:
@@ -188,7 +188,7 @@ class RunFolder:
         if not self.model.exists():
             raise CheckpointError(
                 f"{self.path}: expected {self.model.name}, got none: training was interrupted. Resume it with: capgpu "
-                f"train --resume --out {self.path}"
+                f"train {self.path} --resume"
             )
         return load_model(self.model)
 

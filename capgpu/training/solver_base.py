@@ -125,6 +125,12 @@ class SolverBase:
         self.history, self.checkpoint = history, checkpoint
         self.seed = int(self.ranks.from_root(lambda: secrets.randbits(32) if seed is None else int(seed)))
         self.iterations_per_epoch = iterations_per_epoch(train_count, batch_size)
+        steps = num_epochs * self.iterations_per_epoch
+        if warmup > steps:
+            raise InvalidValueError(
+                f"warmup: expected at most the {steps:,} steps of {num_epochs} epochs, got {warmup:,}: the learning "
+                "rate would never be reached. Lower it, or train for more epochs."
+            )
         self._null = getattr(model, "word_to_idx", {}).get(NULL, 0)
         self._train_count = train_count
         self._train_tokens = max(self._count_tokens(data["train_captions"]), 1)
@@ -143,7 +149,7 @@ class SolverBase:
                 name: {key: float(value) for key, value in config.items()}
                 for name, config in self._optimizer.param_config.items()
             },
-            "frozen": list(self.frozen),
+            "frozen": sorted(set(self.frozen)),
             "train_captions": train_count,
             **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
         }
@@ -272,6 +278,8 @@ class SolverBase:
         state = load_shared_state(self.ranks, folder)
         settings = self._settings if seed is None else {**self._settings, "seed": seed}
         state.settings["seed"] = state.seed
+        if isinstance(state.settings.get("frozen"), list):  # earlier versions stored the order that was given
+            state.settings["frozen"] = sorted(set(map(str, state.settings["frozen"])))
         check_fits(state, settings, self.model.params, os.fspath(folder))
         self.model.params.update(state.params)
         try:

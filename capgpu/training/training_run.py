@@ -168,7 +168,7 @@ def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any],
     if resume and dataset.identity != settings.get("data_identity"):
         raise InvalidValueError(
             f"{dataset.name}: expected the data that the run in {run.path} was started with, got data that have "
-            "changed since. Start over with --force, or name another folder with --out."
+            "changed since. Start over with --force, or name another folder."
         )
 
 

@@ -66,7 +66,8 @@ class Network:
 
         def open_session(source: str | bytes) -> Any:
             try:
-                return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+                # the fallback is another provider; of the error that leads to it, onnxruntime prints lines
+                return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
             except Exception as error:  # onnxruntime's exceptions have no narrower common base
                 raise InvalidValueError(f"{self.path} cannot be run as an ONNX network: {str(error)[:500]}") from error
 

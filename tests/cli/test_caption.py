@@ -28,6 +28,10 @@ def test_count_spreads_pictures_over_the_split(finished: Path) -> None:
     assert shown == linspace_indices(187, 3) == [31, 93, 155]
 
 
+def test_a_run_named_twice_is_refused(finished: Path) -> None:
+    refused(run("caption", finished, "--run", finished), f"expected one run folder, got {finished} and --run")
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -128,6 +128,7 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
     [
         (["--split", "train", "--sheet", "sheet.png"], "whose pictures are in the sprite"),
         (["--split", "train", "--ranked-sheet", "sheet.png"], "whose pictures are in the sprite"),
+        (["--sheet-count", "3"], "--sheet-count is for sheets"),
         (["--results", "nowhere/results.json"], "expected a file in an existing folder"),
         (["--split", "nothing"], "'nothing'"),
         (["--sheet", "sheet.gif"], "expected a name that ends with .png, .jpg, .jpeg or .webp, got .gif"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -119,6 +121,15 @@ def test_a_failing_program_is_reported_and_ended(package: Any) -> None:
         meteor(CAPTIONS, REFERENCES)
     assert scorers[0].meteor_p.calls == ["kill", "communicate"]
     assert not scorers[0].lock.locked(), "pycocoevalcap would wait for it without end"
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs a Java runtime")
+@pytest.mark.parametrize("variable", ["JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS"])
+def test_meteor_prints_decimal_points_whatever_java_is_set_to(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv(variable, "-Duser.language=de -Duser.country=DE")
+    assert 0.2 < meteor([["a", "dog", "runs"]], [[["a", "dog", "sits"]]]).corpus < 0.9
+    assert os.environ[variable] == "-Duser.language=de -Duser.country=DE"
 
 
 def test_line_breaks_and_separators_in_words_do_not_split_a_sentence(package: Any) -> None:
