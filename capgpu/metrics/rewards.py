@@ -208,7 +208,7 @@ def _idf_tables(words: Ints, images: Ints) -> list[tuple[npt.NDArray[np.int64], 
         pairs = np.unique(index * n_images + np.broadcast_to(images[:, None], words.shape)[inside])
         pictures = np.bincount(pairs // n_images, minlength=len(grams))
         several = pictures > 1
-        tables.append((grams[several], np.log(n_images) - np.log(np.append(pictures[several], 1))))
+        tables.append((grams[several].astype(np.int64), np.log(n_images) - np.log(np.append(pictures[several], 1))))
         numbers = np.full(words.shape, -1)
         numbers[inside] = np.where(several, np.cumsum(several) - 1, -1)[index]
         first = numbers if n == 0 else first

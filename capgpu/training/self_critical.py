@@ -21,9 +21,11 @@ import numpy.typing as npt
 
 from capgpu import decode
 from capgpu.backend import Array, array_namespace, to_numpy
+from capgpu.captioner import announce_decoding
 from capgpu.data.arrays import split_arrays
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.metrics.rewards import CaptionRewards
+from capgpu.model import CaptioningRNN
 from capgpu.random import fold_key
 from capgpu.validation import check_count
 from capgpu.visible_text import short
@@ -143,6 +145,8 @@ class Critic:
             )
         self._start = words[START]
         self._rewards = CaptionRewards(captions, images, settings.reward, words[NULL])
+        if isinstance(model, CaptioningRNN):
+            announce_decoding(model.params, drawn=True)
         self._max_length = captions.shape[1] - 1 if settings.max_length is None else settings.max_length
         first = np.unique(images, return_index=True)[1]
         self._pictures = {"train_captions": captions[first], "train_image_idxs": images[first]}

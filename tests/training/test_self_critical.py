@@ -174,6 +174,6 @@ def test_what_the_solver_cannot_do_is_refused() -> None:
         solver(best_by="CIDEr")
     with pytest.raises(ValueError, match="reward: expected"):
         solver(self_critical=SelfCritical(reward={"METEOR": 1.0}))
+    without_start = CaptioningRNN({"<NULL>": 0, "<END>": 2, "a": 1}, 8, 6, 10, seed=0)
     with pytest.raises(ValueError, match="vocabulary with <START>"):
-        words = {"<NULL>": 0, "<END>": 2, "a": 1}
-        Critic(SelfCritical(), CaptioningRNN(words, 8, 6, 10, seed=0), data())
+        Critic(SelfCritical(), without_start, data())
