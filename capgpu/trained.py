@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from capgpu.data.picture_folder import is_companion, without_suffix
 from capgpu.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
-    from capgpu.decode import GenerationConfig
+    from capgpu.decode import Ensemble, GenerationConfig
     from capgpu.decode.generation_config import GenerationSettings
     from capgpu.evaluation.captioning import PictureCaptions
     from capgpu.model import CaptioningRNN
@@ -35,13 +36,16 @@ Captions: TypeAlias = "Caption | list[Caption] | list[list[Caption]]"
 Pictures: TypeAlias = "Picture | npt.NDArray[Any] | Iterable[Picture | npt.NDArray[Any]]"
 
 
-def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None) -> TrainedCaptioner:
+def load(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, encoder: PictureEncoder | None = None
+) -> TrainedCaptioner:
     """Load a trained captioner onto the current backend.
 
     Parameters
     ----------
-    path : path
-        A run folder that ``capgpu train`` wrote, or the file or folder of `CaptioningRNN.save`.
+    path : path, or sequence of path
+        A run folder that ``capgpu train`` wrote, or the file or folder of `CaptioningRNN.save`. Several make an
+        ensemble, see `capgpu.decode.Ensemble`, with the encoder of the first.
     encoder : PictureEncoder, optional
         The encoder of the features that the model was trained on, see `capgpu.vision.open_encoder`. By default that of
         the run. A model without one captions features.
@@ -55,6 +59,8 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     ------
     CheckpointError
         If there is no run or model, or it is damaged.
+    ValueError
+        For models that are no ensemble: with different vocabularies, or features.
 
     Examples
     --------
@@ -67,6 +73,9 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     from capgpu.training.run_folder import RunFolder
     from capgpu.vision.encoder_config import ENCODER_FILE
 
+    if not isinstance(path, (str, os.PathLike)):
+        members = [load(each, encoder=encoder) for each in path]
+        return _ensemble(members, [str(os.fspath(each)) for each in path])
     run = RunFolder(path)
     if run.path.suffix != ".safetensors" and (run.config.is_file() or not run.model.is_file()):
         return TrainedCaptioner(run.load_model(), run.load_encoder if encoder is None else encoder, run)
@@ -77,12 +86,31 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     return TrainedCaptioner(load_model(run.path), encoder)
 
 
+def _ensemble(members: Sequence[TrainedCaptioner], names: Sequence[str]) -> TrainedCaptioner:
+    """Return captioners as one: that of a single one, or an ensemble with the encoder of the first."""
+    from capgpu.decode import Ensemble
+    from capgpu.vision.encoder_config import ENCODER_FILE
+
+    if len(members) == 1:
+        return members[0]
+    ensemble = Ensemble([member.model for member in members if not isinstance(member.model, Ensemble)], names)
+    files = [None if member.run is None else member.run.path / ENCODER_FILE for member in members]
+    encoders = [file.read_bytes() if file is not None and file.is_file() else None for file in files]
+    for name, own in zip(names, encoders, strict=True):
+        if own is not None and encoders[0] is not None and own != encoders[0]:
+            raise InvalidValueError(
+                f"{name}: expected the encoder of {names[0]}, got another one. The models of an ensemble read the "
+                "features of one encoder."
+            )
+    return TrainedCaptioner(ensemble, members[0]._encoder)
+
+
 class TrainedCaptioner:
     """A model with the encoder of its features: captions of pictures.
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : CaptioningRNN or Ensemble
         A model whose vocabulary contains ``<START>`` and ``<END>``.
     encoder : PictureEncoder or callable, optional
         The encoder of the features that the model was trained on, or a function that opens it. Without one, features
@@ -92,7 +120,7 @@ class TrainedCaptioner:
 
     Attributes
     ----------
-    model : CaptioningRNN
+    model : CaptioningRNN or Ensemble
         The model.
     run : RunFolder or None
         The run of the model.
@@ -100,7 +128,7 @@ class TrainedCaptioner:
 
     def __init__(
         self,
-        model: CaptioningRNN,
+        model: CaptioningRNN | Ensemble,
         encoder: PictureEncoder | Callable[[], PictureEncoder] | None = None,
         run: RunFolder | None = None,
     ) -> None:
@@ -289,8 +317,11 @@ class TrainedCaptioner:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the model, the run's loss curve, and captioned pictures."""
+        from capgpu.decode import Ensemble
         from capgpu.report.run_html import run_html
 
+        if isinstance(self.model, Ensemble):
+            return f"<pre>{html.escape(repr(self))}</pre>"
         return run_html(self.model, self.run)
 
 

@@ -16,7 +16,7 @@ from capgpu.random import fold_key
 from capgpu.validation import check_count
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["GenerationConfig", "GenerationSettings"]
 
@@ -102,12 +102,12 @@ class GenerationConfig:
         """Whether words are sampled."""
         return any(value is not None for value in (self.temperature, self.top_k, self.top_p))
 
-    def __call__(self, model: CaptioningRNN, features: Array, first: int = 0) -> DecodeResult:
+    def __call__(self, model: WordModel, features: Array, first: int = 0) -> DecodeResult:
         """Generate captions.
 
         Parameters
         ----------
-        model : CaptioningRNN
+        model : WordModel
             A model whose vocabulary contains ``<START>`` and ``<END>``.
         features : array, shape (N, D)
             Image features, in the array library of the parameters.

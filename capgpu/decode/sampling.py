@@ -16,13 +16,13 @@ from capgpu.random import fold_key, uniform
 from capgpu.validation import check_count, check_positive
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["sample"]
 
 
 def sample(
-    model: CaptioningRNN,
+    model: WordModel,
     features: Array,
     *,
     temperature: float = 1.0,

@@ -112,6 +112,10 @@ class SolverBase:
             raise InvalidValueError(f"best_by: expected 'val_loss', or a solver with a metric, got {short(best_by)}.")
         if self_critical is not None and group_by_length:
             raise InvalidValueError("group_by_length: expected False with self_critical, which draws its captions.")
+        if self_critical is not None and self.ranks.size > 1:
+            raise InvalidValueError(
+                f"self_critical: expected one process, got {self.ranks.size} ranks. Start the command without mpiexec."
+            )
         self._splits = ("train", "val") if self.validate else ("train",)
         sizes = {name: tuple(array.shape) for name, array in model.params.items()}
         validate_data(
