@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from capgpu.model import CaptioningRNN
     from capgpu.solver import CaptioningSolver
     from capgpu.trained import TrainedCaptioner, load
+    from capgpu.training.self_critical import SelfCritical
 
     xp: ModuleType
 
@@ -69,6 +70,7 @@ __all__ = [
     "Caption",
     "CaptioningRNN",
     "CaptioningSolver",
+    "SelfCritical",
     "TrainedCaptioner",
     "array_namespace",
     "asarray",
@@ -117,6 +119,7 @@ _LAZY = {
     "Caption": "capgpu.captions",
     "CaptioningRNN": "capgpu.model",
     "CaptioningSolver": "capgpu.solver",
+    "SelfCritical": "capgpu.training.self_critical",
     "TrainedCaptioner": "capgpu.trained",
     "load": "capgpu.trained",
 }

@@ -96,17 +96,20 @@ def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) ->
     kernels_for(Wh).announce((*operations, "apply_dropout") if dropout else operations, Wh.dtype)
 
 
-def announce_decoding(params: Mapping[str, Array]) -> None:
+def announce_decoding(params: Mapping[str, Array], drawn: bool = False) -> None:
     """Announce to the kernels that captions will be decoded step by step, later than anything else.
 
     Parameters
     ----------
     params
         As for `captioner_gradients`.
+    drawn : bool
+        Whether words will be drawn at random, too.
     """
     Wh = params["Wh"]
     step = "attention_decode_step" if "Wattn" in params else "decode_step"
-    kernels_for(Wh).announce((step, "top_words"), Wh.dtype, later=True)
+    operations = (step, "top_words", *(("draw_words",) if drawn else ()))
+    kernels_for(Wh).announce(operations, Wh.dtype, later=True)
 
 
 def captioner_gradients(

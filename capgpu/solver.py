@@ -69,7 +69,7 @@ class CaptioningSolver(SolverBase):
         ``metric(model, data) -> float or dict of floats``, called after each epoch, such as
         `capgpu.evaluation.caption_metric.CaptionMetric`.
     keep_best : bool
-        Put the parameters with the lowest validation loss back when training has finished.
+        Put the parameters of the best epoch back when training has finished.
     history : path, optional
         JSON Lines file to append to, see `capgpu.training.history`.
     checkpoint : path, optional
@@ -89,6 +89,13 @@ class CaptioningSolver(SolverBase):
         Hyper-parameters of single parameters, such as ``{"W_embed": {"learning_rate": 1e-4}}``.
     frozen : sequence of str
         Parameters that are not trained.
+    self_critical : SelfCritical, optional
+        Train on the rewards of captions that the model draws, see `capgpu.training.self_critical.SelfCritical`. An
+        epoch then has each training picture once, a minibatch `batch_size` pictures, and the loss is that of drawn
+        captions weighted by reward less baseline: it is no measure of progress, the reward is.
+    best_by : str
+        What the best epoch is chosen by: ``"val_loss"``, or the name of a score of `metric`, which is to be large (for
+        a metric that returns a number, any name).
 
     Attributes
     ----------
@@ -96,8 +103,11 @@ class CaptioningSolver(SolverBase):
         Epochs and updates done.
     val_loss_history, metric_history : list
         Validation loss per token, and the metric, of each epoch.
+    reward_history : list of float
+        Mean reward of the captions drawn at each step of self-critical training.
     best_params : dict of str to array
-        Copies of the parameters with the lowest validation loss so far.
+        Copies of the parameters of the best epoch so far, that with the lowest validation loss unless `best_by` says
+        otherwise.
     best_epoch : int or None
         Their epoch, counted from 1.
     best_val_acc, train_acc_history, val_acc_history : float, list, list
@@ -163,7 +173,8 @@ class CaptioningSolver(SolverBase):
             self.stopped = False
         self.interrupted = self._finished = self._stop_requested = self._interrupt_requested = False
         total_steps = self._target * self.iterations_per_epoch
-        tokens_per_step = self._train_tokens / self.iterations_per_epoch
+        captions_per_row = 1 if self.self_critical is None else self.self_critical.samples
+        tokens_per_step = captions_per_row * self._train_tokens / self.iterations_per_epoch
         is_root = self.ranks.rank == 0
         report = Reporter(
             self.verbose and is_root,
@@ -237,10 +248,10 @@ class CaptioningSolver(SolverBase):
         first = step  # its loss is looked at, whatever print_every
         report.begin_epoch(step)
         with closing(self._batches()) as batches:
-            for captions, features, _ in batches:
+            for captions, features, images in batches:
                 printed = step % self.print_every == 0
                 factor = checked_factor(self._schedule(step - schedule_start, steps), step - schedule_start)
-                self._update(captions, features, factor, looked_at=printed or step == first)
+                self._update(captions, features, images, factor, looked_at=printed or step == first)
                 step = self.step
                 if printed or self.step_callbacks:
                     self._report_step(report, captions, self._learning_rate() * factor, printed=printed)
@@ -257,9 +268,10 @@ class CaptioningSolver(SolverBase):
     def _report_step(self, report: Reporter, captions: Any, learning_rate: float, *, printed: bool) -> None:
         """Print a step and call the step callbacks; on a device only printing waits for the loss."""
         words_per_caption = max(self._count_tokens(captions), 1) / captions.shape[0]
+        reward = {} if self._critic is None else {"reward": self.reward_history[-1]}
         if printed:
             loss = self._losses.values[-1]
-            report.step(self.step, self.epoch + 1, loss, loss / words_per_caption, learning_rate)
+            report.step(self.step, self.epoch + 1, loss, loss / words_per_caption, learning_rate, **reward)
         loss = self._losses.last
         record = {
             "step": self.step,
@@ -267,6 +279,7 @@ class CaptioningSolver(SolverBase):
             "loss": loss,
             "train_loss": loss / words_per_caption,
             "learning_rate": learning_rate,
+            **reward,
         }
         for callback in self.step_callbacks:
             callback(self, record)
@@ -276,13 +289,13 @@ class CaptioningSolver(SolverBase):
         if self.step == (self.epoch + 1) * self.iterations_per_epoch:
             self._begin_next_epoch()
         with closing(self._batches()) as batches:
-            captions, features, _ = next(batches)
-            self._update(captions, features, 1.0, looked_at=True)
+            captions, features, images = next(batches)
+            self._update(captions, features, images, 1.0, looked_at=True)
 
     def _batches(self) -> Generator[Minibatch, None, None]:
         """Return the remaining minibatches of the current epoch."""
         return epoch_batches(
-            self._placed,
+            self._placed if self._critic is None else self._critic.pictures(self._placed),
             self.batch_size,
             seed=self.seed,
             epoch=self.epoch,
@@ -291,16 +304,22 @@ class CaptioningSolver(SolverBase):
             part=(self.ranks.rank, self.ranks.size),
         )
 
-    def _update(self, captions: Any, features: Array, factor: float, *, looked_at: bool) -> None:
+    def _update(self, captions: Any, features: Array, images: Any, factor: float, *, looked_at: bool) -> None:
         """Compute loss and gradients of a minibatch, and update the parameters.
 
         A loss that is looked at is checked before the update.
         """
         model, step = self.model, self.step
         dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout", "layer_dropout"))
-        key = fold_key(self.seed, step) if dropout else None
+        step_key = fold_key(self.seed, step)
+        key = step_key if dropout else None
+        features, weights = asarray(features), None
+        rewards: list[float] = []
         with checked_data():
-            loss = self._steps.loss(asarray(features), captions, factor, whole=not looked_at, dropout_key=key)
+            if self._critic is not None:
+                captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
+                rewards = [reward]
+            loss = self._steps.loss(features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights)
         on_host = self._losses.append(loss)
         if looked_at:
             self._check_losses()
@@ -308,6 +327,7 @@ class CaptioningSolver(SolverBase):
         elif on_host:
             self._check_losses()
         self._steps.update(factor)
+        self.reward_history += rewards
         self.step = step + 1
 
     def _end_epoch(self, report: Reporter, guard: InterruptGuard) -> bool:
@@ -323,21 +343,27 @@ class CaptioningSolver(SolverBase):
             "learning_rate": self._learning_rate(),
             **report.end_updates(self.step),
         }
+        if self._critic is not None:
+            rewards = self.reward_history[self.epoch * self.iterations_per_epoch :]
+            record["reward"] = sum(rewards) / len(rewards)
         if self.validate:
             score = loss_per_token(
                 self.model, self._placed, "val", self.batch_size, lambda: guard.requested, self.ranks
             )
             if score is None:
                 return False
-            record |= {"val_loss": score, "best": score < self.best_val_loss}
+            record["val_loss"] = score
         if self.metric is not None:
             metric = self.metric
             record["metric"] = self.ranks.from_root(lambda: plain(checked_metric(metric(self.model, self.data))))
+        if self.validate or self.best_by != "val_loss":
+            record["best"] = self._is_best(record)
+            if record["best"]:
+                self.best_params, self.best_epoch = copy_arrays(self.model.params), self.epoch + 1
+        if self.metric is not None:
             self.metric_history.append(record["metric"])
         if self.validate:
             self.val_loss_history.append(record["val_loss"])
-            if record["best"]:
-                self.best_params, self.best_epoch = copy_arrays(self.model.params), self.epoch + 1
         self._begin_next_epoch()
         report.epoch(record)
         self._save()
@@ -355,5 +381,6 @@ class CaptioningSolver(SolverBase):
         if bad is not None:
             loss = self._losses.values[bad]
             self.step = self._losses.go_back(self.step, self.model.params)
+            del self.reward_history[self.step :]
             ranks = self._steps.ranks_without_a_finite_loss()
             raise divergence(bad + 1, loss, self.step, self._learning_rate(), self.clip_norm, ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import logging
 import os
@@ -16,11 +17,12 @@ from capgpu.backend import is_device_array, to_numpy, torch_advice
 from capgpu.captions import Caption
 from capgpu.data.picture_folder import is_companion, without_suffix
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.visible_text import short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from capgpu.decode import GenerationConfig
+    from capgpu.decode import Ensemble, GenerationConfig
     from capgpu.decode.generation_config import GenerationSettings, OneCaptionSettings
     from capgpu.evaluation.captioning import PictureCaptions
     from capgpu.model import CaptioningRNN
@@ -38,13 +40,16 @@ Captions: TypeAlias = "Caption | list[Caption] | list[list[Caption]]"
 Pictures: TypeAlias = "Picture | npt.NDArray[Any] | Iterable[Picture | npt.NDArray[Any]]"
 
 
-def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None) -> TrainedCaptioner:
+def load(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, encoder: PictureEncoder | None = None
+) -> TrainedCaptioner:
     """Load a trained captioner onto the current backend.
 
     Parameters
     ----------
-    path : path
-        A run folder that ``capgpu train`` wrote, or the file or folder of `CaptioningRNN.save`.
+    path : path, or sequence of path
+        A run folder that ``capgpu train`` wrote, or the file or folder of `CaptioningRNN.save`. Several make an
+        ensemble, see `capgpu.decode.Ensemble`, with the encoder of the first.
     encoder : PictureEncoder, optional
         The encoder of the features that the model was trained on, see `capgpu.vision.open_encoder`. By default that of
         the run. A model without one captions features.
@@ -60,6 +65,8 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
         For anything but a path.
     CheckpointError
         If there is no run or model, or it is damaged.
+    ValueError
+        For models that are no ensemble: with different vocabularies, or features.
 
     Examples
     --------
@@ -73,9 +80,11 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     from capgpu.vision.encoder_config import ENCODER_FILE
 
     if not isinstance(path, (str, os.PathLike)):
-        raise InvalidTypeError(
-            f"path: expected the path of a run folder or a model's file, got a {type(path).__name__}."
-        )
+        if not isinstance(path, Iterable) or not (paths := list(path)):
+            raise InvalidTypeError(
+                f"path: expected the path of a run folder or a model's file, or several, got {short(path)}."
+            )
+        return _ensemble([load(each, encoder=encoder) for each in paths], [str(os.fspath(each)) for each in paths])
     if not os.fspath(path):  # of pathlib it would be the current folder
         raise InvalidValueError("path: expected the path of a run folder or a model's file, got an empty text.")
     run = RunFolder(path)
@@ -88,12 +97,31 @@ def load(path: str | os.PathLike[str], *, encoder: PictureEncoder | None = None)
     return TrainedCaptioner(load_model(run.path), encoder)
 
 
+def _ensemble(members: Sequence[TrainedCaptioner], names: Sequence[str]) -> TrainedCaptioner:
+    """Return captioners as one: that of a single one, or an ensemble with the encoder of the first."""
+    from capgpu.decode import Ensemble
+    from capgpu.vision.encoder_config import ENCODER_FILE
+
+    if len(members) == 1:
+        return members[0]
+    ensemble = Ensemble([member.model for member in members if not isinstance(member.model, Ensemble)], names)
+    files = [None if member.run is None else member.run.path / ENCODER_FILE for member in members]
+    encoders = [file.read_bytes() if file is not None and file.is_file() else None for file in files]
+    for name, own in zip(names, encoders, strict=True):
+        if own is not None and encoders[0] is not None and own != encoders[0]:
+            raise InvalidValueError(
+                f"{name}: expected the encoder of {names[0]}, got another one. The models of an ensemble read the "
+                "features of one encoder."
+            )
+    return TrainedCaptioner(ensemble, members[0]._encoder)
+
+
 class TrainedCaptioner:
     """A model with the encoder of its features: captions of pictures.
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : CaptioningRNN or Ensemble
         A model whose vocabulary contains ``<START>`` and ``<END>``.
     encoder : PictureEncoder or callable, optional
         The encoder of the features that the model was trained on, or a function that opens it. Without one, features
@@ -103,7 +131,7 @@ class TrainedCaptioner:
 
     Attributes
     ----------
-    model : CaptioningRNN
+    model : CaptioningRNN or Ensemble
         The model.
     run : RunFolder or None
         The run of the model.
@@ -111,7 +139,7 @@ class TrainedCaptioner:
 
     def __init__(
         self,
-        model: CaptioningRNN,
+        model: CaptioningRNN | Ensemble,
         encoder: PictureEncoder | Callable[[], PictureEncoder] | None = None,
         run: RunFolder | None = None,
     ) -> None:
@@ -336,8 +364,11 @@ class TrainedCaptioner:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the model, the run's loss curve, and captioned pictures."""
+        from capgpu.decode import Ensemble
         from capgpu.report.run_html import run_html
 
+        if isinstance(self.model, Ensemble):
+            return f"<pre>{html.escape(repr(self))}</pre>"
         return run_html(self.model, self.run)
 
 

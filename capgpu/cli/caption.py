@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from capgpu.cli.options import (
     LocalPath,
     backend_option,
     check_writable,
+    ensemble_option,
     run_folder,
     run_option,
     use_backend_option,
@@ -44,12 +46,14 @@ _GROUPS = {
     "Captions of PICTUREs": ("--captions", "--json"),
     "Pictures of a split": ("--split", "--count", "--indices"),
     **GENERATION_GROUPS,
+    "Several runs together": ("--ensemble",),
     **COMPUTE_GROUP,
 }
 _EXAMPLES = (
     ("Caption files and folders of pictures", "capgpu caption runs/demo cat.jpg photos/"),
     ("The three best captions of a beam search", "capgpu caption runs/demo cat.jpg --beam 5 --captions 3"),
     ("Captions with the probability of each word, for other programs", "capgpu caption runs/demo cat.jpg --json -"),
+    ("Words by the mean of two runs", "capgpu caption runs/demo cat.jpg --ensemble runs/second"),
     ("Pictures of the run's split test, beside their true captions", "capgpu caption runs/demo --count 10"),
 )
 
@@ -72,6 +76,7 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
 @click.option("--count", type=Count(), default=20, help="Number of pictures, evenly spaced in the split.")
 @click.option("--indices", type=_Indices(), help="Indices of the pictures, instead of --count.")
+@ensemble_option
 @click.option("--captions", type=Count(), default=1, help="Captions per PICTURE, with --beam or sampling.")
 @generation_options
 @backend_option
@@ -84,6 +89,7 @@ def caption(
     split: str,
     count: int,
     indices: list[int] | None,
+    ensemble: tuple[Path, ...],
     captions: int,
     config: GenerationConfig,
     backend: str | None,
@@ -104,12 +110,12 @@ def caption(
         _reject_split_options(ctx)
         check_writable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
         use_backend_option(backend)
-        ctx.exit(_caption_files(run, pictures, replace(config, captions=captions), json_file))
+        ctx.exit(_caption_files([run.path, *ensemble], pictures, replace(config, captions=captions), json_file))
     if captions != 1:
         raise click.UsageError("--captions is for captions of PICTUREs: name some.")
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json writes those of a split.")
-    _caption_split(run, split, count, indices, config, backend)
+    _caption_split(run, ensemble, split, count, indices, config, backend)
 
 
 def _files(paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -126,11 +132,13 @@ def _reject_split_options(ctx: click.Context) -> None:
             raise click.UsageError(f"--{name} chooses pictures of a data set: omit it, or the PICTUREs.")
 
 
-def _caption_files(run: RunFolder, paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None) -> int:
+def _caption_files(
+    runs: Sequence[Path], paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None
+) -> int:
     """Print or write the captions of picture files; return the exit status."""
     from capgpu.evaluation.captioning import caption_pictures
 
-    ranks, captioner = communicator(), load(run.path)
+    ranks, captioner = communicator(), load(runs)
     with ProgressBar("pictures") as bar:
         progress = bar.show if ranks.rank == 0 else lambda done, total: None
         result = caption_pictures(
@@ -179,7 +187,13 @@ def _percentage(probability: float) -> str:
 
 
 def _caption_split(
-    run: RunFolder, split: str, count: int, indices: list[int] | None, config: GenerationConfig, backend: str | None
+    run: RunFolder,
+    ensemble: tuple[Path, ...],
+    split: str,
+    count: int,
+    indices: list[int] | None,
+    config: GenerationConfig,
+    backend: str | None,
 ) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -197,7 +211,7 @@ def _caption_split(
     for index in indices:
         if not 0 <= index < len(features):
             raise InvalidValueError(f"--indices: expected indices 0 to {len(features) - 1} of {split}, got {index}.")
-    captions = TrainedCaptioner(run.load(dataset)).caption_features(features[indices], config)
+    captions = TrainedCaptioner(run.load_ensemble(dataset, ensemble)).caption_features(features[indices], config)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in ("caption", "truth"):

@@ -14,7 +14,15 @@ from capgpu.cli.command import Command, config_option
 from capgpu.cli.console import echo
 from capgpu.cli.generation_options import GENERATION_GROUPS, generation_options
 from capgpu.cli.metric_options import java_options
-from capgpu.cli.options import COMPUTE_GROUP, Count, backend_option, check_writable, run_argument, use_backend_option
+from capgpu.cli.options import (
+    COMPUTE_GROUP,
+    Count,
+    backend_option,
+    check_writable,
+    ensemble_option,
+    run_argument,
+    use_backend_option,
+)
 from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.coco_results import write_coco_results
 from capgpu.data.datasets import Dataset, open_dataset
@@ -34,6 +42,7 @@ _GROUPS = {
     "Pictures and scores": ("--split", "--meteor", "--spice"),
     "Files to write": ("--json", "--results", "--sheet", "--ranked-sheet", "--sheet-count"),
     **GENERATION_GROUPS,
+    "Several runs together": ("--ensemble",),
     **COMPUTE_GROUP,
 }
 _EXAMPLES = (
@@ -58,6 +67,7 @@ _EXAMPLES = (
 @click.option("--sheet", type=_FILE, help="Draw captioned pictures, evenly spaced in the split: a .png, .jpg or .webp.")
 @click.option("--ranked-sheet", type=_FILE, help="Draw the best, typical and worst captions: a .png, .jpg or .webp.")
 @click.option("--sheet-count", type=Count(), default=18, help="Number of pictures per sheet.")
+@ensemble_option
 @generation_options
 @java_options
 @backend_option
@@ -69,6 +79,7 @@ def evaluate(
     sheet: Path | None,
     ranked_sheet: Path | None,
     sheet_count: int,
+    ensemble: tuple[Path, ...],
     java: list[str],
     config: GenerationConfig,
     backend: str | None,
@@ -97,16 +108,16 @@ def evaluate(
     dataset = open_dataset(settings["data"])
     if sheet is not None or ranked_sheet is not None:
         check_drawable(dataset, split)
+    model = run.load_ensemble(dataset, ensemble)
     if ranks.rank > 0:
-        caption_share(run.load(dataset), dataset, split, config, ranks)
+        caption_share(model, dataset, split, config, ranks)
         return
     with ProgressBar("pictures") as bar:
-        evaluation = evaluate_split(
-            run.load(dataset), dataset, split, config, java=java, progress=bar.show, communicator=ranks
-        )
+        evaluation = evaluate_split(model, dataset, split, config, java=java, progress=bar.show, communicator=ranks)
     _print(dataset, evaluation)
     if json_file is not None:
-        report = {"run": str(run.path), "decoding": asdict(config), **evaluation.as_json()}
+        others = {"ensemble": list(map(str, ensemble))} if ensemble else {}
+        report = {"run": str(run.path), **others, "decoding": asdict(config), **evaluation.as_json()}
         with atomic_write(json_file, "w") as out:
             out.write(printable_json(json.dumps(report, indent=1, ensure_ascii=False)) + "\n")
         echo(f"Scores and captions: {json_file}")

@@ -21,6 +21,7 @@ __all__ = [
     "Number",
     "backend_option",
     "check_writable",
+    "ensemble_option",
     "run_argument",
     "run_folder",
     "run_option",
@@ -108,6 +109,14 @@ def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     return backend(threads(command))
 
+
+ensemble_option = click.option(
+    "--ensemble",
+    multiple=True,
+    type=LocalPath(path_type=Path),
+    metavar="RUN",
+    help="Another run: words are chosen by the mean of the runs' probabilities. May be given several times.",
+)
 
 run_option = click.option(
     "--run",

@@ -28,6 +28,15 @@ __all__ = ["train"]
 
 #: Options that are not settings of the run: where and how to run.
 _NOT_SETTINGS = ("run_argument", "out", "backend", "resume", "force")
+_SELF_CRITICAL_SETTINGS = ("self_critical", "from_run", "samples", "reward", "baseline")
+#: Settings with other defaults in self-critical training.
+_SELF_CRITICAL_DEFAULTS = {
+    "epochs": 10,
+    "learning_rate": 3e-4,
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "metric": "CIDEr",
+}
 _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
 
 _GROUPS = {
@@ -47,14 +56,21 @@ _GROUPS = {
     ),
     "Regularization": ("--dropout", "--layer-dropout", "--label-smoothing"),
     "Validation": ("--metric", "--patience"),
+    "Self-critical training": ("--self-critical", "--from", "--samples", "--reward", "--baseline"),
     **COMPUTE_GROUP,
 }
+#: Settings that a self-critical run takes from the run that it starts from.
+_MODEL_SETTINGS = ("data", *(option.strip("-").replace("-", "_") for option in _GROUPS["Model"]))
 _EXAMPLES = (
     ("Train on the captioned emoji that come with capgpu", "capgpu train runs/demo"),
     ("Train a wider LSTM on a prepared folder", "capgpu train runs/wide --data data/photos --hidden 512 --wordvec 512"),
     (
         "Follow CIDEr, and stop once it has not improved for 5 epochs",
         "capgpu train runs/best --metric CIDEr --patience 5",
+    ),
+    (
+        "Train a finished run on, for its captions' CIDEr",
+        "capgpu train runs/better --self-critical --from runs/demo",
     ),
     ("Continue after Ctrl-C", "capgpu train runs/demo --resume"),
     ("Train in 4 processes, on one machine or several", "mpiexec -n 4 capgpu train runs/demo"),
@@ -148,6 +164,32 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     type=Count(),
     help="Stop after N epochs in which the --metric, or without one the validation loss, has not improved.",
 )
+@click.option(
+    "--self-critical",
+    is_flag=True,
+    help="Train on the scores of captions that the model draws; needs --from. Other defaults then: --epochs 10, "
+    "--learning-rate 3e-4, --dropout 0, --metric CIDEr, by which the best epoch is chosen.",
+)
+@click.option(
+    "--from",
+    "from_run",
+    type=LocalPath(path_type=Path, exists=True, file_okay=False),
+    metavar="RUN",
+    help="The run whose model and data self-critical training starts from.",
+)
+@click.option("--samples", type=Count(), default=5, help="Captions drawn for each picture.")
+@click.option(
+    "--reward",
+    default="CIDEr",
+    metavar="SCORES",
+    help="CIDEr, BLEU-4, or a weighted sum: CIDEr=1,BLEU-4=0.5.",
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(["samples", "greedy"]),
+    default="samples",
+    help="A caption's reward is compared with the mean of the picture's other captions, or with its greedy caption.",
+)
 @backend_option
 @click.option("--resume", is_flag=True, help="Continue the unfinished run in RUN.")
 @click.option("--force", is_flag=True, help="Overwrite the run in RUN.")
@@ -166,8 +208,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     if options["run_argument"] is not None and options["out"] is not None:
         raise click.UsageError(f"expected one run folder, got {options['run_argument']} and --out {options['out']}.")
     named = options["run_argument"] or options["out"]
-    run = RunFolder(named or Path("runs", f"{Path(options['data']).name}-{options['cell']}"))
+    start: Path | None = options["from_run"]
+    default = f"{Path(options['data']).name}-{options['cell']}" if start is None else f"{start.name}-self-critical"
+    run = RunFolder(named or Path("runs", default))
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
+    settings["from_run"] = None if start is None else str(start.resolve())
     resume: bool = options["resume"]
     if resume and options["force"]:
         raise click.UsageError("--resume continues a run and --force deletes it: give one of them.")
@@ -176,6 +221,8 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     def begin() -> dict[str, Any]:
         lock.enter_context(folder_lock(run.path))
         if not resume:
+            if any(_is_given(ctx, name) for name in _SELF_CRITICAL_SETTINGS):
+                _complete_self_critical(ctx, run, settings)
             run.check_new(options["force"])
             return settings
         given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
@@ -197,6 +244,27 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         ranks.from_root(write_settings)
         solver.checkpoint = run.checkpoint
         _train(run, solver, settings)
+
+
+def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[str, Any]) -> None:
+    """Complete the settings of self-critical training by those of the run that it starts from."""
+    if not settings["self_critical"] or settings["from_run"] is None:
+        raise click.UsageError(
+            "--self-critical and --from RUN belong together, and --samples, --reward and --baseline to them: give both."
+        )
+    start = RunFolder(settings["from_run"])
+    if run.path.resolve() == start.path:
+        raise click.UsageError(f"expected another folder than that of --from, got {run.path} for both.")
+    stored = start.settings()
+    for name in _MODEL_SETTINGS:
+        value = stored.get(name, settings[name])
+        if _is_given(ctx, name) and settings[name] != value:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: expected {value}, as in the run {start.path}, got {settings[name]}. Omit "
+                "it."
+            )
+        settings[name] = value
+    settings |= {name: value for name, value in _SELF_CRITICAL_DEFAULTS.items() if not _is_given(ctx, name)}
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:

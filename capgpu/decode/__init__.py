@@ -6,9 +6,20 @@ masks and temperature: the sum over a caption is the negative of `CaptioningRNN.
 """
 
 from capgpu.decode.beam import beam_search
+from capgpu.decode.ensemble import Ensemble
 from capgpu.decode.generation_config import GenerationConfig
 from capgpu.decode.greedy import greedy
 from capgpu.decode.result import DecodeResult, with_attention
 from capgpu.decode.sampling import sample
+from capgpu.decode.word_model import WordModel
 
-__all__ = ["DecodeResult", "GenerationConfig", "beam_search", "greedy", "sample", "with_attention"]
+__all__ = [
+    "DecodeResult",
+    "Ensemble",
+    "GenerationConfig",
+    "WordModel",
+    "beam_search",
+    "greedy",
+    "sample",
+    "with_attention",
+]

@@ -27,7 +27,7 @@ from capgpu.kernels import kernels_for
 from capgpu.validation import check_count, check_not_negative
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["beam_search"]
 
@@ -38,7 +38,7 @@ _SMALL_SEARCH = 1 << 28
 
 
 def beam_search(
-    model: CaptioningRNN,
+    model: WordModel,
     features: Array,
     width: int = 5,
     *,
@@ -115,7 +115,7 @@ def beam_search(
     return check_finite_scores(beam.best(n_best))
 
 
-def _check_memory(model: CaptioningRNN, count: int, width: int, max_length: int) -> None:
+def _check_memory(model: WordModel, count: int, width: int, max_length: int) -> None:
     """Check that the arrays of a search fit the free memory; small ones are not looked at."""
     like = model.params["b_vocab"]
     words, hidden, value = len(model.word_to_idx), model.config["hidden_dim"], max(model.dtype.itemsize, 4)

@@ -16,7 +16,7 @@ from capgpu.random import fold_key
 from capgpu.validation import check_count, check_flag, check_not_negative
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["GenerationConfig", "GenerationSettings", "OneCaptionSettings"]
 
@@ -138,12 +138,12 @@ class GenerationConfig:
         """Whether words are sampled."""
         return any(value is not None for value in (self.temperature, self.top_k, self.top_p))
 
-    def __call__(self, model: CaptioningRNN, features: Array, first: int = 0) -> DecodeResult:
+    def __call__(self, model: WordModel, features: Array, first: int = 0) -> DecodeResult:
         """Generate captions.
 
         Parameters
         ----------
-        model : CaptioningRNN
+        model : WordModel
             A model whose vocabulary contains ``<START>`` and ``<END>``.
         features : array, shape (N, D), or (N, L, D) for a model with attention
             Image features, in the array library of the parameters.
@@ -163,7 +163,7 @@ class GenerationConfig:
         result = self._decode(model, features, first)
         return with_attention(model, features, result) if self.attention else result
 
-    def _decode(self, model: CaptioningRNN, features: Array, first: int) -> DecodeResult:
+    def _decode(self, model: WordModel, features: Array, first: int) -> DecodeResult:
         constraints: dict[str, Any] = {
             name: getattr(self, name) for name in ("max_length", "min_length", "no_repeat_ngram", "suppress_unk")
         }

@@ -11,13 +11,13 @@ from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.kernels import kernels_for
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["greedy"]
 
 
 def greedy(
-    model: CaptioningRNN,
+    model: WordModel,
     features: Array,
     *,
     max_length: int = 30,
@@ -29,7 +29,7 @@ def greedy(
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         A model whose vocabulary contains ``<START>`` and ``<END>``.
     features : array, shape (N, D), or (N, L, D) for a model with attention
         Image features, in the array library of the parameters.

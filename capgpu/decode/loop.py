@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array, array_namespace
 from capgpu.decode.result import DecodeResult, check_finite_scores
@@ -11,8 +11,7 @@ from capgpu.decode.token_masks import TokenMasks
 from capgpu.dtypes import sum_dtype, widened
 
 if TYPE_CHECKING:
-    from capgpu.captioner import DecodingState
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["ChooseWords", "decode_single", "next_logits"]
 
@@ -20,9 +19,7 @@ __all__ = ["ChooseWords", "decode_single", "next_logits"]
 ChooseWords = Callable[[int, Array, Array, Array | None], tuple[Array, Array]]
 
 
-def next_logits(
-    model: CaptioningRNN, state: DecodingState, words: Array, parents: Array | None = None
-) -> tuple[Array, DecodingState]:
+def next_logits(model: WordModel, state: Any, words: Array, parents: Array | None = None) -> tuple[Array, Any]:
     """Compute the logits of the next words, as `CaptioningRNN.step`; those of half precision in float32.
 
     Sums over a vocabulary or a caption, and random numbers, are too coarse in 16 bits.
@@ -31,12 +28,12 @@ def next_logits(
     return widened(logits), state
 
 
-def decode_single(model: CaptioningRNN, features: Array, masks: TokenMasks, choose: ChooseWords) -> DecodeResult:
+def decode_single(model: WordModel, features: Array, masks: TokenMasks, choose: ChooseWords) -> DecodeResult:
     """Decode one caption per picture until all have ended.
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         The model.
     features : array, shape (N, D), or (N, L, D) for a model with attention
         Image features.

@@ -12,7 +12,7 @@ from capgpu.errors import NonFiniteError
 from capgpu.vocabulary import START
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["DecodeResult", "best_first", "check_finite_scores", "with_attention"]
 
@@ -105,12 +105,12 @@ def best_first(results: Sequence[DecodeResult]) -> DecodeResult:
     )
 
 
-def with_attention(model: CaptioningRNN, features: Array, result: DecodeResult) -> DecodeResult:
+def with_attention(model: WordModel, features: Array, result: DecodeResult) -> DecodeResult:
     """Add the weights that an attention model gave to the cells of the pictures, by reading the captions again.
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         A model with ``cell_type="attention"``.
     features : array, shape (N, L, D)
         The features that were decoded.

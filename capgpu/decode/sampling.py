@@ -10,18 +10,19 @@ from capgpu.decode.loop import decode_single
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.errors import InvalidValueError
-from capgpu.kernels.reference.top_k import leave_out, log_softmax
+from capgpu.kernels import kernels_for
+from capgpu.kernels.reference.top_k import draw_columns, leave_out, log_softmax, tempered_weights
 from capgpu.random import fold_key, uniform
 from capgpu.validation import check_count, check_positive
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["sample"]
 
 
 def sample(
-    model: CaptioningRNN,
+    model: WordModel,
     features: Array,
     *,
     temperature: float = 1.0,
@@ -78,32 +79,31 @@ def sample(
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
 
     def choose(step: int, logits: Array, mask: Array, repeated: Array | None) -> tuple[Array, Array]:
+        numbers = uniform(fold_key(key, step), first, logits.shape[0], logits)
+        if top_k is None and top_p is None:
+            log_probs, words = kernels_for(logits).draw_words(
+                logits, numbers, _bounded(temperature, logits), mask, repeated
+            )
+            return words, log_probs
         xp = array_namespace(logits)
         log_probs = log_softmax(logits)
         allowed = leave_out(log_probs, mask, repeated)
-        order = None
-        if top_k is not None or top_p is not None:
-            order = xp.argsort(-allowed, axis=1, stable=True)
-            allowed = xp.take_along_axis(allowed, order, axis=1)
-        weights = _weights(allowed, temperature)
-        if order is not None:
-            weights = _truncate(weights, top_k, top_p)
-        words = _draw(weights, uniform(fold_key(key, step), first, weights.shape[0], weights))[:, None]
-        if order is not None:
-            words = xp.take_along_axis(order, words, axis=1)
+        order = xp.argsort(-allowed, axis=1, stable=True)
+        weights = tempered_weights(xp.take_along_axis(allowed, order, axis=1), _bounded(temperature, logits))
+        columns = draw_columns(_truncate(weights, top_k, top_p), numbers)[:, None]
+        words = xp.take_along_axis(order, columns, axis=1)
         return xp.astype(words[:, 0], xp.int32), xp.take_along_axis(log_probs, words, axis=1)[:, 0]
 
     return decode_single(model, features, masks, choose)
 
 
-def _weights(log_probs: Array, temperature: float) -> Array:
-    """Compute unnormalized probabilities at a temperature from `log_probs` (M, V); the largest of each row is 1."""
-    xp = array_namespace(log_probs)
-    limits = xp.finfo(log_probs.dtype)
-    # outside of these bounds the distribution no longer changes (argmax below, uniform above), but the division
-    # would overflow
-    temperature = min(max(float(temperature), float(limits.eps) / 4096), float(limits.max))
-    return xp.exp((log_probs - xp.max(log_probs, axis=1, keepdims=True)) / temperature)
+def _bounded(temperature: float, logits: Array) -> float:
+    """Return a temperature outside of whose bounds the distribution no longer changes, but a division would overflow.
+
+    Below them the most probable word is drawn, above them all words alike.
+    """
+    limits = array_namespace(logits).finfo(logits.dtype)
+    return min(max(float(temperature), float(limits.eps) / 4096), float(limits.max))
 
 
 def _truncate(weights: Array, top_k: int | None, top_p: float | None) -> Array:
@@ -118,12 +118,3 @@ def _truncate(weights: Array, top_k: int | None, top_p: float | None) -> Array:
         # keep a word if the sum of the words before it is below top_p
         weights = xp.where(sums - weights < top_p * sums[:, -1:], weights, zeros)
     return weights
-
-
-def _draw(weights: Array, numbers: Array) -> Array:
-    """Draw a column of each row with probability proportional to its weight, by inverting the cumulative sum."""
-    xp = array_namespace(weights, numbers)
-    sums = xp.where(weights > 0, xp.cumulative_sum(weights, axis=1), xp.zeros_like(weights))
-    # a number below 1 times the largest sum is below that sum: a column is always found
-    reached = sums > numbers[:, None] * xp.max(sums, axis=1, keepdims=True)
-    return xp.argmax(xp.astype(reached, xp.int8), axis=1)

@@ -10,7 +10,7 @@ from capgpu.validation import check_count, check_flag
 from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
 
 __all__ = ["SUPPRESS_UNK", "TokenMasks"]
 
@@ -23,7 +23,7 @@ class TokenMasks:
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         A model whose vocabulary contains ``<START>`` and ``<END>``.
     max_length : int
         Maximum number of words, END included.
@@ -43,7 +43,7 @@ class TokenMasks:
     """
 
     def __init__(
-        self, model: CaptioningRNN, max_length: int, min_length: int, no_repeat_ngram: int, suppress_unk: bool
+        self, model: WordModel, max_length: int, min_length: int, no_repeat_ngram: int, suppress_unk: bool
     ) -> None:
         check_count("max_length", max_length, 1)
         check_count("min_length", min_length, 0)

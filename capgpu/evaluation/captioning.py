@@ -19,7 +19,7 @@ from capgpu.validation import check_count
 from capgpu.vocabulary import END, caption_text
 
 if TYPE_CHECKING:
-    from capgpu.model import CaptioningRNN
+    from capgpu.decode.word_model import WordModel
     from capgpu.vision import Encoded, Picture, PictureEncoder
 
 __all__ = ["PictureCaptions", "caption_pictures", "write_caption_lists", "write_captions"]
@@ -77,7 +77,7 @@ def _caption_as_json(captions: list[Caption]) -> dict[str, Any]:
 
 
 def write_captions(
-    model: CaptioningRNN,
+    model: WordModel,
     features: npt.NDArray[Any],
     config: GenerationConfig | None = None,
     *,
@@ -89,7 +89,7 @@ def write_captions(
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         A model whose vocabulary contains ``<START>`` and ``<END>``.
     features : numpy.ndarray, shape (N, D)
         Features on the host; moved to the current backend batch by batch.
@@ -120,7 +120,7 @@ def write_captions(
 
 
 def write_caption_lists(
-    model: CaptioningRNN,
+    model: WordModel,
     features: npt.NDArray[Any],
     config: GenerationConfig | None = None,
     *,
@@ -174,7 +174,7 @@ def _from_json(captions: list[Any]) -> list[Caption]:
     ]
 
 
-def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence[str | int]) -> list[list[Caption]]:
+def _caption_lists(model: WordModel, result: DecodeResult, sources: Sequence[str | int]) -> list[list[Caption]]:
     """Return the captions of a decoder's result as texts."""
     ids = to_numpy(result.ids).astype(np.int64)
     log_probs = to_numpy(result.log_probs).astype(np.float64)
@@ -207,7 +207,7 @@ def _caption_lists(model: CaptioningRNN, result: DecodeResult, sources: Sequence
 
 
 def caption_pictures(
-    model: CaptioningRNN,
+    model: WordModel,
     encoder: PictureEncoder,
     pictures: Sequence[Picture],
     config: GenerationConfig | None = None,
@@ -219,7 +219,7 @@ def caption_pictures(
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         The model.
     encoder : PictureEncoder
         The encoder of the features that the model was trained on.

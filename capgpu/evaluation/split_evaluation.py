@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from capgpu.data.datasets import Dataset
-from capgpu.decode import GenerationConfig
+from capgpu.decode import Ensemble, GenerationConfig
 from capgpu.distributed import ALONE, Communicator
 from capgpu.evaluation.captioning import write_captions
 from capgpu.evaluation.match import match_base_names
@@ -16,6 +16,7 @@ from capgpu.evaluation.scores import Scores, score_captions
 from capgpu.tokens import detokenize, interned
 
 if TYPE_CHECKING:
+    from capgpu.decode import WordModel
     from capgpu.model import CaptioningRNN
 
 __all__ = ["BASELINE", "SplitEvaluation", "caption_share", "evaluate_split"]
@@ -81,7 +82,7 @@ class SplitEvaluation:
 
 
 def evaluate_split(
-    model: CaptioningRNN,
+    model: CaptioningRNN | Ensemble,
     dataset: Dataset,
     split: str,
     config: GenerationConfig | None = None,
@@ -94,7 +95,7 @@ def evaluate_split(
 
     Parameters
     ----------
-    model : CaptioningRNN
+    model : WordModel
         The model, trained on the data set.
     dataset : Dataset
         The data set.
@@ -125,7 +126,7 @@ def evaluate_split(
     references = dataset.true_words(split)
     truths = [[detokenize(words) for words in group] for group in references]
     scored = [i for i, group in enumerate(truths) if group]
-    name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_decoder_suffix(config)}"
+    name = _model_name(model) + _decoder_suffix(config)
     texts, neighbours = caption_share(model, dataset, split, config, communicator, progress=progress)
     captions = {name: texts, BASELINE: neighbours}
     references = [references[i] for i in scored]
@@ -142,7 +143,7 @@ def evaluate_split(
 
 
 def caption_share(
-    model: CaptioningRNN,
+    model: WordModel,
     dataset: Dataset,
     split: str,
     config: GenerationConfig,
@@ -171,6 +172,12 @@ def caption_share(
     """
     captions = write_captions(model, dataset.features(split), config, progress=progress, communicator=communicator)
     return [caption.text for caption in captions], neighbour_captions(dataset, split, communicator)
+
+
+def _model_name(model: CaptioningRNN | Ensemble) -> str:
+    if isinstance(model, Ensemble):
+        return f"ensemble of {len(model.models)}"
+    return f"{model.cell_type.upper()}, {model.config['hidden_dim']} units"
 
 
 def _decoder_suffix(config: GenerationConfig) -> str:

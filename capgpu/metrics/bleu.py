@@ -12,7 +12,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.metrics.corpus import Corpus, Ints, Words, encode_corpus, split_words
 from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
-__all__ = ["BleuScore", "bleu", "clipped_matches", "corpus_bleu", "score_matches"]
+__all__ = ["BleuScore", "bleu", "clipped_matches", "corpus_bleu", "score_counts", "score_matches"]
 
 
 class BleuScore(NamedTuple):
@@ -134,7 +134,7 @@ def score_matches(corpus: Corpus, matches: Sequence[Ints]) -> BleuScore:
     totals = np.maximum(lengths[:, None] - np.arange(len(matches)), 0)
     closest = _closest_lengths(corpus)
     corpus_scores = _bleu(*(part.sum(axis=0, keepdims=True) for part in (match_counts, totals, lengths, closest)))
-    return BleuScore(corpus_scores[0].tolist(), _bleu(match_counts, totals, lengths, closest))
+    return BleuScore(corpus_scores[0].tolist(), score_counts(match_counts, lengths, closest))
 
 
 def _closest_lengths(corpus: Corpus) -> Ints:
@@ -144,6 +144,25 @@ def _closest_lengths(corpus: Corpus) -> Ints:
     base = int(lengths.max()) + 1
     closest: Ints = np.minimum.reduceat(distance * base + lengths, corpus.first_references) % base
     return closest
+
+
+def score_counts(matches: Ints, lengths: Ints, closest: Ints) -> npt.NDArray[np.float64]:
+    """Compute BLEU (see `corpus_bleu`) from the counts of captions, each by itself.
+
+    Parameters
+    ----------
+    matches : numpy.ndarray of int64, shape (N, n)
+        Clipped matches of n-grams of 1, 2, ... words.
+    lengths, closest : numpy.ndarray of int64, shape (N,)
+        Length of each caption, and of its reference closest in length.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (N, n)
+        BLEU-1 to BLEU-n of each caption.
+    """
+    totals = np.maximum(lengths[:, None] - np.arange(matches.shape[1]), 0)
+    return _bleu(matches, totals, lengths, closest)
 
 
 def _bleu(matches: Ints, totals: Ints, lengths: Ints, closest: Ints) -> npt.NDArray[np.float64]:

@@ -15,16 +15,19 @@ from capgpu.errors import InvalidValueError
 from capgpu.metrics.corpus import Corpus, Ints, MetricScore, Words, encode_corpus, ngram_keys, split_words
 from capgpu.metrics.ngrams import SharedNgrams, shared_ngrams
 
-__all__ = ["Cosines", "WeightedNgrams", "cider", "cider_unpenalized", "weighted_ngrams"]
+__all__ = ["SCALE", "SIGMA", "Cosines", "WeightedNgrams", "cider", "cider_unpenalized", "weighted_ngrams"]
 
 Floats = npt.NDArray[np.float64]
 
 _MAX_N = 4
 _WORDS_AT_ONCE = 1 << 20  # limits the memory of what is computed word by word
-_SCALE = 10.0  # as in the authors' code, and in the paper for CIDEr-D
+#: Standard deviation of the length penalty.
+SIGMA = 6.0
+#: Factor of all scores.
+SCALE = 10.0  # as in the authors' code, and in the paper for CIDEr-D
 
 
-def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = 6.0) -> MetricScore:
+def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]], *, sigma: float = SIGMA) -> MetricScore:
     """Compute CIDEr as COCO's evaluation does: the CIDEr-D of the paper.
 
     It is the cosine between the weighted n-gram counts of a caption and of its references. The weight of an n-gram is
@@ -160,7 +163,7 @@ class Cosines:
         """Return the score without a length penalty, see `cider_unpenalized`."""
         return _mean(self._corpus, self._sums / _MAX_N)
 
-    def cider(self, sigma: float = 6.0) -> MetricScore:
+    def cider(self, sigma: float = SIGMA) -> MetricScore:
         """Return CIDEr, see the function `cider`."""
         corpus = self._corpus
         pairs = np.maximum(corpus.lengths - 1, 0)
@@ -178,7 +181,7 @@ def _cosines(corpus: Corpus, *, clipped: bool) -> Cosines:
 def _mean(corpus: Corpus, values: Floats) -> MetricScore:
     """Average over each caption's references, then over the captions."""
     references = np.bincount(corpus.image[corpus.count :])
-    scores = _SCALE * np.add.reduceat(values, corpus.first_references) / references
+    scores = SCALE * np.add.reduceat(values, corpus.first_references) / references
     return MetricScore(float(scores.mean()), scores)
 
 

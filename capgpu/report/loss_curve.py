@@ -30,6 +30,7 @@ def plot_loss(
     *,
     title: str,
     training_label: str = "training",
+    rewards: Points = (),
 ) -> None:
     """Draw the losses of a training run over its epochs and write them as a picture of 1200 x 750 pixels.
 
@@ -46,28 +47,52 @@ def plot_loss(
         The figure's title.
     training_label : str
         Label of the training losses in the legend.
+    rewards : sequence of (epoch, reward)
+        The mean reward of each minibatch of self-critical training, drawn above the losses. Its training losses, which
+        say nothing, are not drawn.
 
     Raises
     ------
     ValueError
-        For a run without any finite training loss, or an unknown suffix.
+        For a run without any finite training loss or reward, or an unknown suffix.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
     check_image_name(path)
-    steps, checks = _finite(training), _finite(validation)
-    if not steps:
+    scored, checks = _finite(rewards), _finite(validation)
+    steps = [] if scored else _finite(training)
+    if not steps and not scored:
         raise InvalidValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    epochs = [epoch for epoch, _ in steps]
-    losses = [loss for _, loss in steps]
-    form = "o" if len(steps) == 1 else "-"
-    axes.plot(epochs, losses, form, color=_BLUE, alpha=0.25, linewidth=0.8)
-    axes.plot(epochs, _running_mean(losses), form, color=_BLUE, linewidth=1.8, label=training_label)
+    if scored:
+        panel = figure.add_subplot(2, 1, 1) if checks else figure.add_subplot()
+        _draw_steps(panel, scored, "captions drawn in training")
+        _finish(panel, max(epoch for epoch, _ in (*scored, *checks)), "reward")
+    if steps or checks:
+        axes = figure.add_subplot(2, 1, 2) if scored else figure.add_subplot()
+        _draw_losses(axes, steps, checks, training_label)
+        _finish(axes, max(epoch for epoch, _ in (*scored, *steps, *checks)), "loss (nats per word)")
+    figure.suptitle(title, fontsize=13, fontweight="bold", wrap=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_image(path, Image.open(drawn).convert("RGB"), drawing=True)
+
+
+def _draw_steps(axes: Axes, points: Points, label: str) -> None:
+    """Draw a value of each minibatch, and its running mean."""
+    epochs = [epoch for epoch, _ in points]
+    values = [value for _, value in points]
+    form = "o" if len(points) == 1 else "-"
+    axes.plot(epochs, values, form, color=_BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(epochs, _running_mean(values), form, color=_BLUE, linewidth=1.8, label=label)
+
+
+def _draw_losses(axes: Axes, steps: Points, checks: Points, training_label: str) -> None:
+    if steps:
+        _draw_steps(axes, steps, training_label)
     if checks:
         axes.plot(
             *zip(*checks, strict=True),
@@ -88,18 +113,19 @@ def plot_loss(
             markeredgewidth=1.8,
             label=f"lowest: {best:.3f} at epoch {best_epoch:g}",
         )
-    axes.set_xlim(0, max([*epochs, *(epoch for epoch, _ in checks)]) * 1.02)
-    _set_ticks(axes, log=min(losses) > 0 and all(loss > 0 for _, loss in checks))
+    if all(loss > 0 for _, loss in (*steps, *checks)):
+        axes.set_yscale("log")
+
+
+def _finish(axes: Axes, last_epoch: float, label: str) -> None:
+    axes.set_xlim(0, last_epoch * 1.02)
+    _set_ticks(axes, log=axes.get_yscale() == "log")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss (nats per word)")
+    axes.set_ylabel(label)
     axes.grid(color=_GREY, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=13, fontweight="bold", wrap=True)
     # above the axes: nowhere inside of them is sure to be free of data
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_image(path, Image.open(drawn).convert("RGB"), drawing=True)
 
 
 def _set_ticks(axes: Axes, *, log: bool) -> None:
@@ -111,7 +137,6 @@ def _set_ticks(axes: Axes, *, log: bool) -> None:
     if not log:
         axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         return
-    axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))
     axes.yaxis.set_minor_locator(NullLocator())

@@ -97,6 +97,7 @@ def _draw_losses(path: Path, run: RunFolder) -> None:
         [(r["step"] / steps_per_epoch, r["train_loss"]) for r in steps],
         [(r["epoch"], r["val_loss"]) for r in epochs],
         title=run.path.name,
+        rewards=[(r["step"] / steps_per_epoch, r["reward"]) for r in steps if type(r.get("reward")) is float],
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from capgpu.checkpoint import CheckpointError
+from capgpu.decode import Ensemble
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.serve.documents import Caption, Model, Word
 from capgpu.serve.pictures import damaged
@@ -116,6 +117,7 @@ class Captioner:
                 self.missing = str(error)
             raise
         self._captioner, self.missing = captioner, missing
+        assert not isinstance(captioner.model, Ensemble)  # a run has one model
         self.model = _facts(captioner.model)
         self.version += 1
 

@@ -181,11 +181,33 @@ class EarlyStopping:
     def _scores(self, solver: CaptioningSolver) -> list[float | None]:
         if self.monitor == "val_loss":
             return list(solver.val_loss_history)
-        values = []
-        for entry in solver.metric_history:
-            if isinstance(entry, Mapping):
-                if self.monitor not in entry:
-                    raise InvalidValueError(f"monitor: expected one of {', '.join(entry)}, got {self.monitor!r}.")
-                entry = entry[self.monitor]
-            values.append(entry)
-        return values
+        return [metric_score(entry, self.monitor) for entry in solver.metric_history]
+
+
+def metric_score(value: Any, name: str) -> float | None:
+    """Return a score of what a metric returned: the entry of a name, or the number that it is.
+
+    Parameters
+    ----------
+    value : float, dict of str to float, or None
+        An entry of ``metric_history``.
+    name : str
+        The name.
+
+    Returns
+    -------
+    float or None
+        None if it was not finite.
+
+    Raises
+    ------
+    ValueError
+        If there are scores, but none of that name.
+    """
+    score: float | None = value
+    if not isinstance(value, Mapping):
+        return score
+    if name not in value:
+        raise InvalidValueError(f"monitor: expected one of {', '.join(value)}, got {name!r}.")
+    score = value[name]
+    return score

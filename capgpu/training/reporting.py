@@ -72,8 +72,13 @@ class Reporter:
         seconds = clock() - mark[1]
         return seconds, (step - mark[0]) * self._tokens_per_step / max(seconds, 1e-9)
 
-    def step(self, step: int, epoch: int, loss: float, train_loss: float, learning_rate: float) -> None:
-        """Report one step, with its loss per caption and per word; `epoch` is the current one, counted from 1."""
+    def step(
+        self, step: int, epoch: int, loss: float, train_loss: float, learning_rate: float, **values: float
+    ) -> None:
+        """Report one step, with its loss per caption and per word, and further `values` for the history.
+
+        `epoch` is the current one, counted from 1.
+        """
         _, speed = self._speed(step, self._step_mark)
         self._step_mark = (step, clock())
         self._progress.step(step, loss, train_loss, speed)
@@ -85,6 +90,7 @@ class Reporter:
             train_loss=train_loss,
             learning_rate=learning_rate,
             tokens_per_second=speed,
+            **values,
         )
 
     def end_updates(self, step: int) -> dict[str, float]:
@@ -98,6 +104,8 @@ class Reporter:
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
             text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f} per token"
+            if "reward" in record:
+                text += f"; reward: {record['reward']:.4f}"
             if "val_loss" in record:
                 text += f"; val loss: {record['val_loss']:.4f} per token"
             if "metric" in record:

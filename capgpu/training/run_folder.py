@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from capgpu.file_formats.json_text import JsonObject, parse_json
 
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
+    from capgpu.decode import Ensemble
     from capgpu.model import CaptioningRNN
     from capgpu.vision import PictureEncoder
 
@@ -222,6 +223,36 @@ class RunFolder:
                 "computed elsewhere. Prepare the data from their pictures and train again."
             )
         return open_encoder()
+
+    def load_ensemble(self, dataset: Dataset, others: Sequence[Path]) -> CaptioningRNN | Ensemble:
+        """Load the run's model as `load` does, and those of other runs to decode with it.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The data set of this run.
+        others : sequence of path
+            Other run folders.
+
+        Returns
+        -------
+        CaptioningRNN or Ensemble
+            The model, without others; else the ensemble.
+
+        Raises
+        ------
+        CheckpointError
+            As `load`.
+        ValueError
+            For other runs whose models make no ensemble with this one's.
+        """
+        model = self.load(dataset)
+        if not others:
+            return model
+        from capgpu.decode import Ensemble
+
+        models = [model, *(type(self)(other).load_model() for other in others)]
+        return Ensemble(models, [str(self.path), *map(str, others)])
 
     def load(self, dataset: Dataset) -> CaptioningRNN:
         """Load the run's model onto the current backend, and check that it fits the data set.

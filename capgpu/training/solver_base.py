@@ -19,12 +19,14 @@ from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.training.agreement import load_shared_state
-from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, StepCallback
+from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, StepCallback, metric_score
 from capgpu.training.graphs import training_steps
 from capgpu.training.history import rewind_history
 from capgpu.training.losses import LossRecord
+from capgpu.training.self_critical import Critic, SelfCritical
 from capgpu.training.state import REGULARIZATION, STATE_FILE, TrainingState, check_fits, save_state
 from capgpu.validation import check_count, check_positive
+from capgpu.visible_text import short
 from capgpu.vocabulary import NULL
 
 __all__ = ["VALIDATION_LIMIT", "SolverBase"]
@@ -42,7 +44,7 @@ class SolverBase:
         As for `capgpu.solver.CaptioningSolver`.
     seed, schedule, warmup, clip_norm, group_by_length, validate, metric, keep_best, history, checkpoint, resume
         As for `capgpu.solver.CaptioningSolver`.
-    callbacks, step_callbacks, micro_batch_size, param_config, frozen
+    callbacks, step_callbacks, micro_batch_size, param_config, frozen, self_critical, best_by
         As for `capgpu.solver.CaptioningSolver`.
     """
 
@@ -74,6 +76,8 @@ class SolverBase:
         micro_batch_size: int | None = None,
         param_config: Mapping[str, Mapping[str, float]] | None = None,
         frozen: Sequence[str] = (),
+        self_critical: SelfCritical | None = None,
+        best_by: str = "val_loss",
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
             raise InvalidTypeError(f"model is a {type(model).__name__} without params and loss(features, captions).")
@@ -98,12 +102,20 @@ class SolverBase:
         self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
         self.micro_batch_size, self.param_config, self.frozen = micro_batch_size, param_config, frozen
         self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
-        train_count = len(split_arrays(data, "train")[0])
+        n_captions = len(split_arrays(data, "train")[0])
         val_count = len(data.get("val_captions", ()))
-        self._validation_skipped = validate is None and val_count > VALIDATION_LIMIT * train_count
+        self._validation_skipped = validate is None and val_count > VALIDATION_LIMIT * n_captions
         self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
-        if keep_best and not self.validate:
+        if keep_best and not self.validate and best_by == "val_loss":
             raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+        if best_by != "val_loss" and metric is None:
+            raise InvalidValueError(f"best_by: expected 'val_loss', or a solver with a metric, got {short(best_by)}.")
+        if self_critical is not None and group_by_length:
+            raise InvalidValueError("group_by_length: expected False with self_critical, which draws its captions.")
+        if self_critical is not None and self.ranks.size > 1:
+            raise InvalidValueError(
+                f"self_critical: expected one process, got {self.ranks.size} ranks. Start the command without mpiexec."
+            )
         self._splits = ("train", "val") if self.validate else ("train",)
         sizes = {name: tuple(array.shape) for name, array in model.params.items()}
         validate_data(
@@ -114,6 +126,10 @@ class SolverBase:
         )
         self.data = data
         self._placed = data  # while training, with features on the device
+        self.self_critical, self.best_by = self_critical, best_by
+        self._critic = None if self_critical is None else Critic(self_critical, model, data)
+        rows = (data if self._critic is None else self._critic.pictures(data))["train_captions"]
+        train_count = len(rows)
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
         self.print_every, self.verbose, self.clip_norm = print_every, verbose, clip_norm
         self.group_by_length = bool(group_by_length)
@@ -133,7 +149,7 @@ class SolverBase:
             )
         self._null = getattr(model, "word_to_idx", {}).get(NULL, 0)
         self._train_count = train_count
-        self._train_tokens = max(self._count_tokens(data["train_captions"]), 1)
+        self._train_tokens = max(self._count_tokens(rows), 1)
         self._reset()
         self._settings: dict[str, Any] = {
             "update_rule": update_rule,
@@ -150,7 +166,9 @@ class SolverBase:
                 for name, config in self._optimizer.param_config.items()
             },
             "frozen": sorted(set(self.frozen)),
-            "train_captions": train_count,
+            "train_captions": n_captions,
+            "self_critical": None if self_critical is None else self_critical.as_json(),
+            "best_by": best_by,
             **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
         }
         if checkpoint is not None and self.ranks.from_root((Path(checkpoint) / STATE_FILE).exists):
@@ -175,6 +193,7 @@ class SolverBase:
         self.best_epoch: int | None = None
         self.val_loss_history: list[float] = []
         self.metric_history: list[Any] = []
+        self.reward_history: list[float] = []
         # the course's solver has these and never fills them
         self.best_val_acc = 0.0
         self.train_acc_history: list[float] = []
@@ -213,8 +232,20 @@ class SolverBase:
 
     @property
     def best_val_loss(self) -> float:
-        """Lowest validation loss per token so far; infinite where there is none."""
+        """Validation loss per token of the best epoch so far; infinite where there is none."""
         return math.inf if self.best_epoch is None else self.val_loss_history[self.best_epoch - 1]
+
+    def _is_best(self, record: Mapping[str, Any]) -> bool:
+        """Return whether an epoch, whose record is not yet in the histories, is the best so far."""
+        if self.best_by == "val_loss":
+            return bool(record["val_loss"] < self.best_val_loss)
+        score = metric_score(record["metric"], self.best_by)
+        if score is None:
+            return False
+        if self.best_epoch is None:
+            return True
+        best = metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
+        return best is None or score > best
 
     def evaluate(self, split: str = "val") -> float:
         """Score a whole split: negative log-likelihood per word, in nats, without dropout.
@@ -268,6 +299,7 @@ class SolverBase:
             loss_history=self._losses.values,
             val_loss_history=self.val_loss_history,
             metric_history=self.metric_history,
+            reward_history=self.reward_history,
             best_params=self.best_params,
             best_epoch=self.best_epoch,
             stopped=self.stopped,
@@ -289,6 +321,7 @@ class SolverBase:
         self.step, self.epoch, self.seed = state.step, state.epoch, state.seed
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
+        self.reward_history = state.reward_history
         self.best_params, self.best_epoch = state.best_params, state.best_epoch
         # the process may have ended between the end of an epoch, whose state is saved, and its callbacks
         ended = self.epoch > 0 and self.step == self.epoch * self.iterations_per_epoch

@@ -35,6 +35,8 @@ _DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
     "micro_batch_size": None,
     "param_config": {},
     "frozen": [],
+    "self_critical": None,
+    "best_by": "val_loss",
 }
 
 
@@ -58,6 +60,8 @@ class TrainingState:
         Losses of all steps and epochs so far.
     metric_history : list
         What the metric returned after each epoch.
+    reward_history : list of float
+        Mean reward of each step of self-critical training.
     best_params : dict of str to array
         Parameters of the best epoch; empty where there is none yet.
     best_epoch : int or None
@@ -75,6 +79,7 @@ class TrainingState:
     loss_history: list[float] = field(default_factory=list)
     val_loss_history: list[float] = field(default_factory=list)
     metric_history: list[Any] = field(default_factory=list)
+    reward_history: list[float] = field(default_factory=list)
     best_params: dict[str, Array] = field(default_factory=dict)
     best_epoch: int | None = None
     stopped: bool = False
@@ -98,6 +103,7 @@ def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
     arrays: dict[str, Array] = {
         "loss_history": np.array(state.loss_history, dtype=np.float64),
         "val_loss_history": np.array(state.val_loss_history, dtype=np.float64),
+        "reward_history": np.array(state.reward_history, dtype=np.float64),
     }
     for group, values in (("params", state.params), ("best", state.best_params)):
         arrays.update({f"{group}/{name}": array for name, array in values.items()})
@@ -197,6 +203,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
         loss_history=losses("loss_history"),
         val_loss_history=losses("val_loss_history"),
         metric_history=described.entries("metric_history"),
+        reward_history=losses("reward_history") if "reward_history" in arrays else [],
         best_params=best,
         best_epoch=None if described.value.get("best_epoch") is None else described.integer("best_epoch"),
         stopped="stopped" in stored and described.flag("stopped"),

@@ -83,7 +83,11 @@ class TensorBoardLogger:
         if solver.ranks.rank > 0:
             return
         writer = self._open(record["step"])
-        values = {"loss/train_epoch": record["train_loss"], "loss/val": record.get("val_loss")}
+        values = {
+            "loss/train_epoch": record["train_loss"],
+            "loss/val": record.get("val_loss"),
+            "reward": record.get("reward"),
+        }
         metric = record.get("metric")
         values |= {f"metric/{k}": v for k, v in metric.items()} if isinstance(metric, Mapping) else {"metric": metric}
         for name, value in values.items():

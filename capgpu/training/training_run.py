@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from capgpu.captioner import announce_decoding
 from capgpu.checkpoint import CheckpointError, save_model
@@ -19,6 +19,7 @@ from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.file_formats.json_text import JsonObject
 from capgpu.layers.cells import CELLS
 from capgpu.metrics.coco import METRIC_NAMES
+from capgpu.metrics.rewards import REWARDS
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
@@ -27,10 +28,20 @@ from capgpu.solver import CaptioningSolver
 from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import rewind_history
 from capgpu.training.run_folder import RunFolder
+from capgpu.training.self_critical import Baseline, SelfCritical
 from capgpu.training.state import STATE_FILE
+from capgpu.visible_text import short
 from capgpu.vocabulary import NULL
 
-__all__ = ["TrainingResult", "check_dataset", "check_same_data", "make_solver", "resumed_settings", "train_run"]
+__all__ = [
+    "TrainingResult",
+    "check_dataset",
+    "check_same_data",
+    "make_solver",
+    "parse_reward",
+    "resumed_settings",
+    "train_run",
+]
 
 #: Settings that runs of earlier versions lack, and the values they were trained with.
 _DEFAULTS_OF_EARLIER_RUNS = {
@@ -45,13 +56,23 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "clip_norm": None,
     "metric": None,
     "patience": None,
+    "self_critical": False,
+    "from_run": None,
+    "samples": 5,
+    "reward": "CIDEr",
+    "baseline": "samples",
 }
 #: Settings by their type; others are texts.
-_COUNTS = ("hidden", "layers", "wordvec", "epochs", "batch_size")
+_COUNTS = ("hidden", "layers", "wordvec", "epochs", "batch_size", "samples")
 _RATES = ("dropout", "layer_dropout", "label_smoothing")
-_FLAGS = ("tie_weights", "group_by_length")
+_FLAGS = ("tie_weights", "group_by_length", "self_critical")
 #: The values of settings with few.
-_CHOICES = {"cell": tuple(CELLS), "update_rule": tuple(UPDATE_RULES), "schedule": tuple(SCHEDULES)}
+_CHOICES = {
+    "cell": tuple(CELLS),
+    "update_rule": tuple(UPDATE_RULES),
+    "schedule": tuple(SCHEDULES),
+    "baseline": get_args(Baseline),
+}
 
 
 @dataclass(frozen=True)
@@ -135,10 +156,46 @@ def _check_types(settings: JsonObject, known: tuple[str, ...]) -> None:
                 raise settings.wrong("none, or 0 or more with the update rule adamw", settings.value[name], name)
         elif name == "metric" and settings.value[name] not in (None, *METRIC_NAMES):
             raise settings.wrong(f"one of {', '.join(METRIC_NAMES)}", settings.value[name], name)
-        elif name in ("data", "dtype", "precision", *_CHOICES):
+        elif name == "from_run" and settings.value[name] is None:
+            continue
+        elif name in ("data", "dtype", "precision", "from_run", "reward", *_CHOICES):
             text = settings.text(name)
             if name in _CHOICES and text not in _CHOICES[name]:
                 raise settings.wrong(f"one of {', '.join(_CHOICES[name])}", text, name)
+
+
+def parse_reward(text: str) -> dict[str, float]:
+    """Parse the reward of self-critical training.
+
+    Parameters
+    ----------
+    text : str
+        A score, such as ``CIDEr``, or several with factors, such as ``CIDEr=1,BLEU-4=0.5``.
+
+    Returns
+    -------
+    dict of str to float
+        Factors by the names of scores, as `capgpu.training.self_critical.SelfCritical` takes them.
+
+    Raises
+    ------
+    ValueError
+        For another form, an unknown score, or one that is named twice.
+    """
+    reward: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, factor = part.strip().partition("=")
+        try:
+            value = float(factor or 1.0)
+        except ValueError:
+            value = math.nan
+        if name not in REWARDS or name in reward or not math.isfinite(value):
+            raise InvalidValueError(
+                f"--reward: expected some of {', '.join(REWARDS)}, each once, alone or with a factor as in "
+                f"CIDEr=1,BLEU-4=0.5, got {short(text)}."
+            )
+        reward[name] = value
+    return reward
 
 
 def check_dataset(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -229,6 +286,11 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
             )
         optim_config["weight_decay"] = settings["weight_decay"]
     metric = settings["metric"]
+    self_critical = None
+    if settings["self_critical"]:
+        self_critical = SelfCritical(
+            samples=settings["samples"], reward=parse_reward(settings["reward"]), baseline=settings["baseline"]
+        )
     callbacks = []
     if settings["patience"] is not None:
         callbacks.append(EarlyStopping(settings["patience"], monitor=metric or "val_loss"))
@@ -240,6 +302,8 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         if not resume:
             raise
         raise CheckpointError(f"{run.config} is damaged: {error}") from error
+    if settings["from_run"] is not None and not (resume and (run.checkpoint / STATE_FILE).is_file()):
+        model.params.update(RunFolder(settings["from_run"]).load(dataset).params)
     return CaptioningSolver(
         model,
         dataset.data,
@@ -259,6 +323,8 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         history=run.history,
         checkpoint=run.checkpoint if resume else None,
         resume=resume,
+        self_critical=self_critical,
+        best_by=metric if self_critical is not None and metric else "val_loss",
     )
 
 
@@ -376,4 +442,7 @@ def _plot_losses(run: RunFolder, solver: CaptioningSolver, settings: Mapping[str
         training_label="training, with dropout"
         if settings["dropout"] > 0 or settings["layer_dropout"] > 0
         else "training",
+        rewards=[
+            (step / solver.iterations_per_epoch, reward) for step, reward in enumerate(solver.reward_history, start=1)
+        ],
     )

@@ -21,6 +21,7 @@ from capgpu.kernels.cpu import (
     top_k,
 )
 from capgpu.kernels.cpu.compile_notice import notice
+from capgpu.kernels.cpu.draw_words import draw_words
 from capgpu.kernels.cpu.pack_captions import caption_batch, pack_captions
 from capgpu.kernels.reference import Kernels
 
@@ -53,6 +54,7 @@ class CpuKernels(Kernels):
     decode_step = staticmethod(decode.decode_step)
     attention_decode_step = staticmethod(attention.attention_decode_step)
     top_words = staticmethod(top_k.top_words)
+    draw_words = staticmethod(draw_words)
     greedy_captions = staticmethod(greedy.greedy_captions)
     adam_update = staticmethod(optimizer.adam_update)
     momentum_update = staticmethod(optimizer.momentum_update)

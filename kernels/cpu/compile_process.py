@@ -82,6 +82,7 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "linear_cross_entropy": [lambda: kernels.softmax_cross_entropy(one.copy(), index, 1.0)],
         "decode_step": [lambda: kernels.decode_step(wide, None, one, one, wide, one, vector)],
         "top_words": [lambda: kernels.top_words(one, 1, np.zeros(1, np.bool_))],
+        "draw_words": [lambda: kernels.draw_words(one, vector, 1.0, np.zeros(1, np.bool_))],
         "adam_update": [lambda: kernels.adam_update(several, several, several, several, _settings(parameters, 8), 1.0)],
         "momentum_update": [
             lambda: kernels.momentum_update(several, several, None, _settings(parameters, 2), 1.0),

@@ -49,6 +49,7 @@ class CudaKernels(Kernels):
     decode_step = staticmethod(decode.decode_step)
     attention_decode_step = staticmethod(attention.attention_decode_step)
     top_words = staticmethod(in_float32(Kernels.top_words))
+    draw_words = staticmethod(in_float32(Kernels.draw_words))
     greedy_captions = staticmethod(decode.greedy_captions)
     adam_update = staticmethod(optimizer.adam_update)
     momentum_update = staticmethod(optimizer.momentum_update)

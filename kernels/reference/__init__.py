@@ -27,7 +27,7 @@ from capgpu.kernels.reference.recurrence import (
     rnn_forward,
 )
 from capgpu.kernels.reference.softmax import apply_dropout, linear_cross_entropy, softmax_cross_entropy
-from capgpu.kernels.reference.top_k import top_words
+from capgpu.kernels.reference.top_k import draw_words, top_words
 
 __all__ = ["KERNELS", "OPERATIONS", "Kernels"]
 
@@ -72,6 +72,7 @@ class Kernels:
     decode_step = staticmethod(decode_step)
     attention_decode_step = staticmethod(attention_decode_step)
     top_words = staticmethod(top_words)
+    draw_words = staticmethod(draw_words)
     greedy_captions = staticmethod(greedy_captions)
     # update rules over all parameters at once
     adam_update = staticmethod(adam_update)

@@ -8,7 +8,7 @@ import pytest
 
 from capgpu.data import emoji
 from capgpu.evaluation.selection import linspace_indices
-from oracles.commands import refused, run
+from oracles.commands import done, refused, run
 
 
 def test_captions_stand_beside_their_truths(finished: Path) -> None:
@@ -44,3 +44,9 @@ def test_a_run_named_twice_is_refused(finished: Path) -> None:
 )
 def test_bad_caption_options_are_refused(args: list[str], says: str, finished: Path) -> None:
     refused(run("caption", "--run", finished, *args), says)
+
+
+def test_an_ensemble_of_a_run_with_itself_writes_its_captions(finished: Path) -> None:
+    alone = done("caption", finished, "--count", "3")
+    assert done("caption", finished, "--count", "3", "--ensemble", finished) == alone
+    refused(run("caption", finished, "--count", "3", "--ensemble", finished / "none"), "expected a run folder")

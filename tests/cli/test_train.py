@@ -18,7 +18,7 @@ from capgpu.data import emoji
 from capgpu.folder_lock import folder_lock
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
-from oracles.commands import TINY, refused, run
+from oracles.commands import TINY, done, refused, run
 
 
 def trained(folder: Path, *args: object) -> Path:
@@ -292,3 +292,39 @@ def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
     (folder / "summary.json").unlink()
     refused(run("train", "--resume", "--out", folder), "expected the settings cell, hidden")
     assert run("eval", "--run", folder).exit_code == 0
+
+
+SELF_CRITICAL = ("--self-critical", "--samples", "2", "--batch-size", "600", "--epochs", "1")
+
+
+def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "better"
+    done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    assert (settings["hidden"], settings["dropout"], settings["metric"]) == (8, 0.0, "CIDEr")
+    history = read_history(folder / "history.jsonl")
+    assert history[0]["self_critical.reward.BLEU-4"] == 0.5
+    epoch = next(record for record in history if record["kind"] == "epoch")
+    assert epoch["reward"] > 0
+    assert epoch["metric.CIDEr"] > 0
+    assert weight_bits(folder) != weight_bits(finished)
+    with Image.open(folder / "loss.png") as picture:
+        assert picture.size == (1200, 750)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--self-critical",), "belong together"),
+        (("--samples", "3"), "belong together"),
+        (("--hidden", "16"), "--hidden: expected 8"),
+        (("--reward", "METEOR"), "--reward: expected"),
+        (("--samples", "1"), "samples: expected"),
+    ],
+)
+def test_self_critical_options_that_cannot_work_are_refused(
+    finished: Path, tmp_path: Path, args: tuple[str, ...], says: str
+) -> None:
+    start = () if says == "belong together" else ("--self-critical", "--from", finished)
+    refused(run("train", tmp_path / "run", *start, *args), says)
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -49,7 +49,7 @@ def test_every_operation_has_a_case():
     # held by test_update_contract.py (lists of arrays), test_pack_captions.py (host integers) and the model's tests
     tested_in_other_files = {"adam_update", "momentum_update", "gradient_norm", "column_sums", "pack_captions"}
     # and by test_top_k.py (what it returns are words, too)
-    tested_in_other_files |= {"caption_batch", "greedy_captions", "top_words"}
+    tested_in_other_files |= {"caption_batch", "greedy_captions", "top_words", "draw_words"}
     assert {case.operation for case in KERNEL_CASES} | tested_in_other_files == set(OPERATIONS)
 
 

@@ -1,0 +1,191 @@
+"""Self-critical sequence training: captions are drawn, scored, and made more or less probable by their score.
+
+    loss = -1/M sum over the M drawn captions of (reward - baseline) log p(caption)
+
+Its gradient is an estimate of that of the negative expected reward (policy gradient, Williams 1992); the baseline
+lowers its variance and leaves its mean. S. J. Rennie et al., "Self-Critical Sequence Training for Image Captioning",
+2017, take the reward of the greedy caption; R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020, the
+mean reward of the other captions drawn for the picture.
+
+The loss is that of `capgpu.model.CaptioningRNN.loss` with ``weights = reward - baseline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from capgpu import decode
+from capgpu.backend import Array, array_namespace, to_numpy
+from capgpu.captioner import announce_decoding
+from capgpu.data.arrays import split_arrays
+from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.metrics.rewards import CaptionRewards
+from capgpu.model import CaptioningRNN
+from capgpu.random import fold_key
+from capgpu.validation import check_count
+from capgpu.visible_text import short
+from capgpu.vocabulary import END, NULL, START
+
+__all__ = ["Baseline", "Critic", "SampledCaptions", "SelfCritical"]
+
+Baseline = Literal["samples", "greedy"]
+
+#: Number of the key of the random words among those of a step; dropout has 0 and 1.
+_KEY = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCritical:
+    """Settings of self-critical training, for `capgpu.solver.CaptioningSolver`.
+
+    Parameters
+    ----------
+    samples : int
+        Captions drawn for each picture; two or more for the baseline ``"samples"``.
+    reward : mapping of str to float
+        Factors of the scores in the reward, `capgpu.metrics.rewards.REWARDS`: ``{"CIDEr": 1.0, "BLEU-4": 0.5}``.
+    baseline : {"samples", "greedy"}
+        What a caption's reward is compared with: the mean reward of the picture's other captions, or the reward of its
+        greedy caption.
+    max_length : int, optional
+        Words of a drawn caption at most, END included. By default those of the longest training caption.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings out of range.
+
+    Examples
+    --------
+    >>> import capgpu
+    >>> capgpu.SelfCritical(samples=8, reward={"CIDEr": 1.0, "BLEU-4": 0.5}).baseline
+    'samples'
+    """
+
+    samples: int = 5
+    reward: Mapping[str, float] = field(default_factory=lambda: {"CIDEr": 1.0})
+    baseline: Baseline = "samples"
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline not in get_args(Baseline):
+            raise InvalidValueError(
+                f"baseline: expected one of {', '.join(map(repr, get_args(Baseline)))}, got {short(self.baseline)}."
+            )
+        check_count("samples", self.samples, 2 if self.baseline == "samples" else 1)
+        check_count("max_length", 1 if self.max_length is None else self.max_length, 1)
+        if not isinstance(self.reward, Mapping):
+            raise InvalidTypeError(
+                f"reward: expected a dictionary such as {{'CIDEr': 1.0}}, got a {type(self.reward).__name__}."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {
+            "samples": int(self.samples),
+            "reward": {name: float(weight) for name, weight in self.reward.items()},
+            "baseline": self.baseline,
+            "max_length": None if self.max_length is None else int(self.max_length),
+        }
+
+
+class SampledCaptions(NamedTuple):
+    """The captions that a step is made of, those of each picture in a row.
+
+    Attributes
+    ----------
+    captions : numpy.ndarray of int, shape (M, T + 1)
+        Drawn captions, with START.
+    features : array, shape (M, ...)
+        The features of their pictures.
+    weights : numpy.ndarray of float64, shape (M,)
+        Reward less baseline.
+    reward : float
+        Mean reward of the captions.
+    """
+
+    captions: npt.NDArray[Any]
+    features: Array
+    weights: npt.NDArray[np.float64]
+    reward: float
+
+
+class Critic:
+    """Draws captions of training pictures, and weighs them by their rewards.
+
+    Parameters
+    ----------
+    settings : SelfCritical
+        The settings.
+    model : CaptioningRNN
+        A model whose vocabulary has ``<START>`` and ``<END>``.
+    data : mapping
+        The course's data dictionary.
+
+    Raises
+    ------
+    ValueError
+        For a vocabulary without START or END, or unknown rewards.
+    """
+
+    def __init__(self, settings: SelfCritical, model: Any, data: Mapping[str, Any]) -> None:
+        self.settings = settings
+        captions, _, images = split_arrays(data, "train")
+        words = getattr(model, "word_to_idx", {})
+        missing = [word for word in (NULL, START, END) if word not in words]
+        if missing:
+            raise InvalidValueError(
+                f"self_critical: expected a vocabulary with {', '.join(missing)}, by which captions are drawn, got one "
+                "without."
+            )
+        self._start = words[START]
+        self._rewards = CaptionRewards(captions, images, settings.reward, words[NULL])
+        if isinstance(model, CaptioningRNN):
+            announce_decoding(model.params, drawn=True)
+        self._max_length = captions.shape[1] - 1 if settings.max_length is None else settings.max_length
+        first = np.unique(images, return_index=True)[1]
+        self._pictures = {"train_captions": captions[first], "train_image_idxs": images[first]}
+
+    def pictures(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data dictionary with each training picture once, with its first caption."""
+        return {**data, **self._pictures}
+
+    def draw(self, model: Any, features: Array, images: npt.NDArray[Any], key: int) -> SampledCaptions:
+        """Draw captions of pictures, and weigh them.
+
+        Parameters
+        ----------
+        model : CaptioningRNN
+            The model.
+        features : array, shape (N, ...)
+            Features of the pictures, in the library of the parameters.
+        images : numpy.ndarray of int, shape (N,)
+            The pictures' rows in ``train_features``.
+        key : int
+            The same key draws the same captions from the same parameters.
+
+        Returns
+        -------
+        SampledCaptions
+            `samples` captions of each picture.
+        """
+        xp = array_namespace(features)
+        count, samples = features.shape[0], self.settings.samples
+        rows = xp.arange(count * samples, device=features.device) // samples
+        repeated = xp.take(features, rows, axis=0)
+        drawn = decode.sample(model, repeated, seed=fold_key(key, _KEY), max_length=self._max_length)
+        ids = to_numpy(drawn.ids)[:, 0]
+        rewards = self._rewards(ids, np.repeat(images, samples)).reshape(count, samples)
+        if self.settings.baseline == "greedy":
+            best = decode.greedy(model, features, max_length=self._max_length)
+            advantages = rewards - self._rewards(to_numpy(best.ids)[:, 0], images)[:, None]
+        else:
+            others = (rewards.sum(axis=1, keepdims=True) - rewards) / (samples - 1)
+            advantages = rewards - others
+        captions = np.column_stack([np.full(len(ids), self._start, ids.dtype), ids])
+        return SampledCaptions(captions, repeated, advantages.reshape(-1), float(rewards.mean()))

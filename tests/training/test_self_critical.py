@@ -1,0 +1,179 @@
+"""Self-critical training: what it draws and how it weighs it, the solver's bookkeeping, and that it helps."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import capgpu
+from capgpu import CaptioningRNN, CaptioningSolver, SelfCritical, decode
+from capgpu.evaluation.caption_metric import CaptionMetric
+from capgpu.metrics.rewards import CaptionRewards
+from capgpu.random import fold_key
+from capgpu.training.history import read_history
+from capgpu.training.self_critical import Critic
+from oracles.numbers import distance
+from oracles.snapshots import frozen
+
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(8))]
+START, END = 1, 2
+
+
+def data(pictures: int = 12, seed: int = 0) -> dict[str, Any]:
+    """Return pictures whose features determine two words; picture 0 has one caption, the others two or three."""
+    random = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {"word_to_idx": {word: i for i, word in enumerate(WORDS)}, "idx_to_word": WORDS}
+    for split in ("train", "val"):
+        first, second = random.integers(4, 8, pictures), random.integers(8, 12, pictures)
+        features = np.zeros((pictures, 8), np.float32)
+        features[np.arange(pictures), first - 4] = features[np.arange(pictures), second - 4] = 1
+        images = np.repeat(np.arange(pictures), [1, *random.integers(2, 4, pictures - 1)])
+        captions = np.zeros((len(images), 6), np.int64)
+        for caption, image in zip(captions, images, strict=True):
+            words = [START, first[image], second[image], *random.integers(4, 12, random.integers(0, 2)), END]
+            caption[: len(words)] = words
+        arrays |= {f"{split}_captions": captions, f"{split}_image_idxs": images, f"{split}_features": features}
+    return arrays
+
+
+def captioner(cell: Any = "lstm", **settings: Any) -> CaptioningRNN:
+    return CaptioningRNN(data()["word_to_idx"], 8, 6, 10, cell, seed=1, **settings)
+
+
+def solver(model: CaptioningRNN | None = None, **settings: Any) -> CaptioningSolver:
+    defaults: dict[str, Any] = {
+        "update_rule": "adam",
+        "optim_config": {"learning_rate": 0.02},
+        "batch_size": 4,
+        "num_epochs": 3,
+        "print_every": 2,
+        "verbose": False,
+        "seed": 7,
+        "clip_norm": 2.0,
+        "self_critical": SelfCritical(samples=3),
+    }
+    return CaptioningSolver(model or captioner(), data(), **(defaults | settings))
+
+
+def outcome(trainer: CaptioningSolver) -> Any:
+    return (
+        frozen(trainer.model.params),
+        trainer.loss_history,
+        trainer.reward_history,
+        trainer.val_loss_history,
+        trainer.step,
+        trainer.best_epoch,
+    )
+
+
+@pytest.mark.nightly(unless=lambda p: p.backend == "numpy" or (p.cell, p.baseline) == ("lstm", "samples"))
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("baseline", ["samples", "greedy"])
+def test_captions_are_drawn_on_every_backend_alike_and_weighed_by_reward_less_baseline(
+    backend: Any, cell: str, baseline: Any
+) -> None:
+    arrays = data()
+    images = np.array([5, 0, 3])
+    features = arrays["train_features"][images]
+    settings = SelfCritical(samples=4, baseline=baseline, reward={"CIDEr": 1.0, "BLEU-4": 0.5})
+    drawn = Critic(settings, captioner(cell), arrays).draw(captioner(cell), capgpu.asarray(features), images, key=9)
+    capgpu.set_backend("numpy")
+    model = captioner(cell)
+    ids = decode.sample(model, np.repeat(features, 4, axis=0), seed=fold_key(9, 2), max_length=5).ids[:, 0]
+    score = CaptionRewards(arrays["train_captions"], arrays["train_image_idxs"], settings.reward)
+    rewards = score(ids, np.repeat(images, 4)).reshape(3, 4)
+    if baseline == "greedy":
+        expected = rewards - score(decode.greedy(model, features, max_length=5).ids[:, 0], images)[:, None]
+    else:
+        expected = np.array([[r - np.delete(row, k).mean() for k, r in enumerate(row)] for row in rewards])
+    assert drawn.captions.tolist() == np.column_stack([np.full(12, START), ids]).tolist()
+    assert distance(drawn.weights, expected.reshape(-1)) < 1e-12
+    assert drawn.reward == pytest.approx(rewards.mean())
+    assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.nightly(unless=lambda p: p.backend == "numpy")
+def test_a_run_stopped_within_an_epoch_resumes_with_the_same_bits(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model() -> CaptioningRNN:
+        return captioner("rnn" if backend.name == "cuda" else "lstm", output_dropout=0.2)
+
+    whole = solver(model())
+    whole.train()
+    first = solver(model(), checkpoint=tmp_path, history=tmp_path / "history.jsonl")
+    draw, calls = Critic.draw, []
+
+    def interrupted(self: Critic, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return draw(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Critic, "draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            first.train()
+    assert (first.step, first.epoch, len(first.reward_history)) == (5, 1, 5)
+    resumed = solver(model(), checkpoint=tmp_path, resume=True, history=tmp_path / "history.jsonl")
+    resumed.train()
+    assert outcome(resumed) == outcome(whole)
+    epochs = [line for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "epoch"]
+    means = np.reshape(whole.reward_history, (3, 3)).mean(axis=1)
+    assert [line["reward"] for line in epochs] == pytest.approx(means.tolist())
+
+
+def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
+    capgpu.set_backend("numpy")
+    taught = solver(self_critical=None, num_epochs=4, validate=False)
+    taught.train()
+    metric = CaptionMetric(["CIDEr"], split="train")
+    settings = {"self_critical": SelfCritical(), "batch_size": 12, "num_epochs": 40, "validate": False}
+    trained = solver(taught.model, metric=metric, best_by="CIDEr", keep_best=True, **settings)
+    trained.train()
+    assert np.mean(trained.reward_history[-5:]) > 1.5 * np.mean(trained.reward_history[:5])
+    scores = [entry["CIDEr"] for entry in trained.metric_history]
+    assert trained.best_epoch == int(np.argmax(scores)) + 1
+    assert frozen(trained.model.params) == frozen(trained.best_params)
+
+
+def test_gradient_accumulation_gives_the_same_gradients() -> None:
+    capgpu.set_backend("numpy")
+    whole, parts = (solver(captioner(dtype="float64"), num_epochs=1, micro_batch_size=size) for size in (None, 5))
+    whole.train()
+    parts.train()
+    for name, array in whole.model.params.items():
+        assert distance(parts.model.params[name], array) < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 1}, "samples: expected"),
+        ({"samples": 0, "baseline": "greedy"}, "samples: expected"),
+        ({"baseline": "mean"}, "baseline: expected"),
+        ({"max_length": 0}, "max_length: expected"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SelfCritical(**settings)
+
+
+def test_what_the_solver_cannot_do_is_refused() -> None:
+    capgpu.set_backend("numpy")
+    with pytest.raises(ValueError, match="group_by_length"):
+        solver(group_by_length=True)
+    with pytest.raises(ValueError, match="best_by"):
+        solver(best_by="CIDEr")
+    with pytest.raises(ValueError, match="reward: expected"):
+        solver(self_critical=SelfCritical(reward={"METEOR": 1.0}))
+    without_start = CaptioningRNN({"<NULL>": 0, "<END>": 2, "a": 1}, 8, 6, 10, seed=0)
+    with pytest.raises(ValueError, match="vocabulary with <START>"):
+        Critic(SelfCritical(), without_start, data())
