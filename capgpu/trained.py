@@ -216,13 +216,13 @@ class TrainedCaptioner:
         pictures : path, io.BytesIO, PIL.Image.Image, numpy.ndarray, or iterable of these
             A picture file, a folder of picture files, the contents of a file, an open image, pixels (uint8, of shape
             (height, width), (height, width, 3 or 4), or (N, height, width, 3 or 4) for several), features (floating, of
-            shape (D,) or (N, D)), or several of them.
+            shape (D,) or (N, D), of grids (L, D) or (N, L, D)), or several of them.
         on_error : {"raise", "skip"}
             What to do about pictures that cannot be read; skipped ones are logged, and missing in the result, whose
             captions have their `Caption.source`.
         **settings
             As for `capgpu.decode.GenerationConfig`: ``beam=5``, ``temperature=0.8``, ``top_k``, ``top_p``, ``seed``,
-            ``captions=3`` (per picture), ``max_length``, and others.
+            ``captions=3`` (per picture), ``max_length``, ``attention=True`` for `Caption.attention`, and others.
 
         Returns
         -------
@@ -255,8 +255,9 @@ class TrainedCaptioner:
         config = GenerationConfig.of(**settings)
         if on_error not in ("raise", "skip"):
             raise InvalidValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}.")
-        items, single = _items(pictures)
-        features = _features(items)
+        axes = 2 if self.model.cell.attends else 1
+        items, single = _items(pictures, axes)
+        features = _features(items, axes)
         if not items:
             lists: list[list[Caption]] = []
         elif features is not None:
@@ -318,7 +319,7 @@ class TrainedCaptioner:
 
         Parameters
         ----------
-        features : numpy.ndarray, shape (N, D)
+        features : numpy.ndarray, shape (N, D), or (N, L, D) for a model with attention
             Features, moved to the current backend batch by batch.
         config : GenerationConfig, optional
             Settings of the decoder; greedy by default.
@@ -372,8 +373,8 @@ class TrainedCaptioner:
         return run_html(self.model, self.run)
 
 
-def _items(pictures: Any) -> tuple[list[Any], bool]:
-    """Return the given pictures one by one, and whether it was a single one."""
+def _items(pictures: Any, axes: int) -> tuple[list[Any], bool]:
+    """Return the given pictures one by one, and whether it was a single one; a picture's features have so many axes."""
     from PIL.Image import Image
 
     if isinstance(pictures, (str, os.PathLike)):
@@ -391,9 +392,9 @@ def _items(pictures: Any) -> tuple[list[Any], bool]:
         if pictures.ndim == 1 and pictures.dtype.kind in "OU":  # such as a column of file names
             return list(pictures), False
         if np.issubdtype(pictures.dtype, np.floating):
-            if pictures.ndim == 2:
+            if pictures.ndim == axes + 1:
                 return list(pictures), False
-            if pictures.ndim == 1:
+            if pictures.ndim == axes:
                 return [pictures], True
         return (list(pictures), False) if pictures.ndim == 4 else ([pictures], True)
     if not isinstance(pictures, Iterable) or isinstance(pictures, (bytes, dict)):
@@ -434,16 +435,20 @@ def picture_files(folder: Path) -> list[Path]:
     return files
 
 
-def _features(items: list[Any]) -> npt.NDArray[Any] | None:
-    """Return feature vectors as one array; None for pictures."""
-    vectors = [isinstance(item, np.ndarray) and item.ndim == 1 for item in items]
+def _features(items: list[Any], axes: int) -> npt.NDArray[Any] | None:
+    """Return features as one array; None for pictures."""
+    vectors = [
+        isinstance(item, np.ndarray)
+        and (item.ndim == 1 or (item.ndim == axes and np.issubdtype(item.dtype, np.floating)))
+        for item in items
+    ]
     if not any(vectors):
         return None
-    lengths = {len(item) for item, is_vector in zip(items, vectors, strict=True) if is_vector}
+    lengths = {item.shape for item, is_vector in zip(items, vectors, strict=True) if is_vector}
     if not all(vectors) or len(lengths) > 1:
         raise InvalidTypeError(
             "pictures: expected pictures, or feature vectors of one length, got both, or vectors of the lengths "
-            f"{', '.join(map(str, sorted(lengths)))}. Caption them apart."
+            f"{', '.join('x'.join(map(str, shape)) for shape in sorted(lengths))}. Caption them apart."
         )
     return np.stack(items)
 

@@ -31,6 +31,7 @@ from capgpu.cli.progress_bar import ProgressBar
 from capgpu.data.datasets import open_dataset
 from capgpu.distributed import communicator
 from capgpu.errors import InvalidValueError
+from capgpu.report.image_file import check_image_name
 from capgpu.trained import TrainedCaptioner, load, picture_files
 from capgpu.training.run_folder import RunFolder
 
@@ -43,7 +44,7 @@ __all__ = ["caption"]
 _SMALLEST_PERCENTAGE = 0.001
 
 _GROUPS = {
-    "Captions of PICTUREs": ("--captions", "--json"),
+    "Captions of PICTUREs": ("--captions", "--json", "--attention-sheet"),
     "Pictures of a split": ("--split", "--count", "--indices"),
     **GENERATION_GROUPS,
     "Several runs together": ("--ensemble",),
@@ -54,6 +55,7 @@ _EXAMPLES = (
     ("The three best captions of a beam search", "capgpu caption runs/demo cat.jpg --beam 5 --captions 3"),
     ("Captions with the probability of each word, for other programs", "capgpu caption runs/demo cat.jpg --json -"),
     ("Words by the mean of two runs", "capgpu caption runs/demo cat.jpg --ensemble runs/second"),
+    ("Where a model with attention looked at each word", "capgpu caption runs/grid cat.jpg --attention-sheet cat.png"),
     ("Pictures of the run's split test, beside their true captions", "capgpu caption runs/demo --count 10"),
 )
 
@@ -73,6 +75,13 @@ class _Indices(click.ParamType):  # type: ignore[type-arg] # generic from click 
 @run_option
 @config_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the captions of PICTUREs as JSON; - is stdout.")
+@click.option(
+    "--attention-sheet",
+    "sheet",
+    type=LocalPath(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw where the model looked in each PICTURE at each word: for runs trained with --cell attention.",
+)
 @click.option("--split", default="test", help="Without PICTURE: train, val, test or unseen.")
 @click.option("--count", type=Count(), default=20, help="Number of pictures, evenly spaced in the split.")
 @click.option("--indices", type=_Indices(), help="Indices of the pictures, instead of --count.")
@@ -86,6 +95,7 @@ def caption(
     paths: tuple[Path, ...],
     run_option: Path | None,
     json_file: str | None,
+    sheet: Path | None,
     split: str,
     count: int,
     indices: list[int] | None,
@@ -108,11 +118,18 @@ def caption(
     pictures = _files(named[1:])
     if pictures:
         _reject_split_options(ctx)
-        check_writable(None if json_file in (None, "-") else Path(json_file), inputs=(*pictures, *run.files()))
+        inputs = (*pictures, *run.files())
+        check_writable(None if json_file in (None, "-") else Path(json_file), inputs=inputs)
+        if sheet is not None:
+            check_image_name(sheet)
+            check_writable(sheet, inputs=inputs)
         use_backend_option(backend)
-        ctx.exit(_caption_files([run.path, *ensemble], pictures, replace(config, captions=captions), json_file))
+        config = replace(config, captions=captions, attention=sheet is not None)
+        ctx.exit(_caption_files([run.path, *ensemble], pictures, config, json_file, sheet))
     if captions != 1:
         raise click.UsageError("--captions is for captions of PICTUREs: name some.")
+    if sheet is not None:
+        raise click.UsageError("--attention-sheet is for captions of PICTUREs: name some.")
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json writes those of a split.")
     _caption_split(run, ensemble, split, count, indices, config, backend)
@@ -133,7 +150,7 @@ def _reject_split_options(ctx: click.Context) -> None:
 
 
 def _caption_files(
-    runs: Sequence[Path], paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None
+    runs: Sequence[Path], paths: tuple[Path, ...], config: GenerationConfig, json_file: str | None, sheet: Path | None
 ) -> int:
     """Print or write the captions of picture files; return the exit status."""
     from capgpu.evaluation.captioning import caption_pictures
@@ -156,9 +173,26 @@ def _caption_files(
     elif json_file is not None:
         with atomic_write(json_file, "w") as file:
             file.write(_json(result.as_json(paths), "utf-8") + "\n")
+    if sheet is not None:
+        _draw_attention(sheet, captioner, [(paths[i], captions[0]) for i, captions in result.captions.items()])
     if json_file != "-":
         _print([(paths[i], caption) for i, captions in result.captions.items() for caption in captions])
     return 1 if result.errors else 0
+
+
+def _draw_attention(sheet: Path, captioner: TrainedCaptioner, captions: list[tuple[Path, Caption]]) -> None:
+    from capgpu.report.attention_sheet import PICTURE_SIZE, AttentionPicture, draw_attention_sheet
+    from capgpu.vision import load_picture
+
+    fit = captioner.encoder.preprocessing.fit
+    draw_attention_sheet(
+        sheet,
+        [
+            AttentionPicture(load_picture(path, PICTURE_SIZE, fit="inside"), caption, fit, str(path))
+            for path, caption in captions
+        ],
+    )
+    echo(f"Wrote {sheet}", err=True)
 
 
 def _json(value: Any, encoding: str) -> str:

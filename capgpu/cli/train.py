@@ -98,10 +98,15 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     "--data",
     type=_Data(),
     default="emoji",
-    help="Data set: emoji, a prepared folder, or the folder of the cs231n course's COCO set.",
+    help="Data set: emoji, emoji-grid, a prepared folder, or the folder of the cs231n course's COCO set.",
 )
 @click.option("--out", type=LocalPath(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
-@click.option("--cell", type=click.Choice(["lstm", "gru", "rnn"]), default="lstm", help="Recurrent cell.")
+@click.option(
+    "--cell",
+    type=click.Choice(["lstm", "gru", "rnn", "attention"]),
+    default="lstm",
+    help="Recurrent cell; attention is an LSTM that looks at parts of a picture, for data prepared with --grid.",
+)
 @click.option("--hidden", type=Count(), default=256, help="Size of the hidden state.")
 @click.option("--layers", type=Count(1, 64), default=1, help="Recurrent layers, one above the other.")
 @click.option("--wordvec", type=Count(), default=256, help="Size of a word vector.")

@@ -79,7 +79,7 @@ class Dataset:
         return f"{split}: {note}" if note else split
 
     def features(self, split: str) -> npt.NDArray[Any]:
-        """Return the features of a split's images, shape (N, D)."""
+        """Return the features of a split's images, shape (N, D), or (N, L, D) of grids."""
         features: npt.NDArray[Any] = split_arrays(self.data, split)[1]
         return features
 
@@ -124,7 +124,7 @@ class Dataset:
         return list(range(len(self.features(split)))) if ids is None else list(ids)
 
 
-def _open_emoji() -> Dataset:
+def _open_emoji(name: str = "emoji", *, grid: bool = False) -> Dataset:
     from capgpu.data import emoji
 
     notes = {
@@ -132,7 +132,14 @@ def _open_emoji() -> Dataset:
         "test": "held-out variants of emoji that training has seen in others",
         "unseen": "whole emoji that training has seen in no variant: their names can only be guessed",
     }
-    return Dataset("emoji", emoji.load(), notes, emoji.base_name, emoji.thumbnail, encoder=emoji.encoder)
+    return Dataset(
+        name,
+        emoji.load(grid=grid),
+        notes,
+        emoji.base_name,
+        emoji.thumbnail,
+        encoder=partial(emoji.encoder, grid=grid),
+    )
 
 
 def _open_prepared(folder: Path) -> Dataset:
@@ -176,7 +183,10 @@ def _thumbnail_of_file(data: Mapping[str, Any], split: str, image: int) -> npt.N
 
 
 #: The functions that open the named data sets.
-DATASETS: dict[str, Callable[[], Dataset]] = {"emoji": _open_emoji}
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "emoji": _open_emoji,
+    "emoji-grid": partial(_open_emoji, "emoji-grid", grid=True),
+}
 
 
 def open_dataset(name_or_folder: str | os.PathLike[str]) -> Dataset:

@@ -1,7 +1,8 @@
 """The embedded set of real pictures: Noto emoji, each captioned with its Unicode CLDR short name.
 
 A picture is stored as its features: the 1,280 pooled outputs of EfficientNet-Lite0, projected onto 256 principal
-components of the training part. There are four parts:
+components of the training part; and, for attention, the same outputs averaged over each of 4 x 4 cells, projected onto
+64 principal components of the cells and rounded to 8 bits. There are four parts:
 
 train
     Pictures for training.
@@ -39,6 +40,8 @@ PARTS = ("train", "val", "test", "unseen")
 SPRITE_PARTS = ("val", "test", "unseen")
 SPRITE_COLUMNS = 32
 THUMBNAIL_SIZE = 64
+#: The grids have 4 x 4 cells.
+GRID_SIDE = 4
 
 _FILES = resources.files("capgpu.data")
 
@@ -48,8 +51,13 @@ def _read_npz(name: str) -> dict[str, npt.NDArray[Any]]:
         return dict(arrays)
 
 
-def load() -> dict[str, Any]:
+def load(*, grid: bool = False) -> dict[str, Any]:
     """Return the set as the data dictionary of the cs231n exercises.
+
+    Parameters
+    ----------
+    grid : bool
+        Whether the features of a picture are those of the 16 cells of a grid, row by row, for a model with attention.
 
     Returns
     -------
@@ -60,7 +68,7 @@ def load() -> dict[str, Any]:
             ``<START>``, words, ``<END>``, padded with ``<NULL>``.
         ``P_image_idxs`` (N,) int64
             0 to N - 1: the row of ``P_features`` that each caption describes.
-        ``P_features`` (N, 256) float32
+        ``P_features`` (N, 256), or (N, 16, 64) of a grid, float32
             Features, of mean square about one.
         ``P_names`` list of N str
             The short names as in CLDR.
@@ -73,13 +81,15 @@ def load() -> dict[str, Any]:
         objects are new at each call and may be modified.
     """
     stored = _read_npz("emoji.npz")
+    grids = _read_npz("emoji_grid.npz") if grid else {}
     words: list[str] = stored["idx_to_word"].tolist()
     data: dict[str, Any] = {"idx_to_word": words, "word_to_idx": {word: i for i, word in enumerate(words)}}
     for part in PARTS:
         names: list[str] = stored[f"{part}_names"].tolist()
         data[f"{part}_captions"] = stored[f"{part}_captions"]
         data[f"{part}_image_idxs"] = np.arange(len(names))
-        data[f"{part}_features"] = stored[f"{part}_features"].astype(np.float32)
+        features = grids[f"{part}_steps"] * grids["step"] if grid else stored[f"{part}_features"].astype(np.float32)
+        data[f"{part}_features"] = features
         data[f"{part}_names"] = names
         data[f"{part}_base"] = [base_name(name) for name in names]
         data[f"{part}_characters"] = stored[f"{part}_characters"].tolist()
@@ -136,8 +146,13 @@ def exact_and_base(captions: Sequence[str], names: Sequence[str]) -> tuple[float
     return exact / len(pairs), base / len(pairs)
 
 
-def encoder() -> PictureEncoder:
+def encoder(*, grid: bool = False) -> PictureEncoder:
     """Open the encoder of the features.
+
+    Parameters
+    ----------
+    grid : bool
+        Whether the features are those of a grid, see `load`.
 
     Returns
     -------
@@ -153,7 +168,8 @@ def encoder() -> PictureEncoder:
     """
     from capgpu.vision import open_encoder
 
-    return open_encoder("efficientnet-lite0", fit="pad", projection=_projection())
+    side = GRID_SIDE if grid else None
+    return open_encoder("efficientnet-lite0", fit="pad", grid=side, projection=_projection(grid))
 
 
 def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
@@ -174,7 +190,9 @@ def project(pooled: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     ValueError
         For an array of another shape.
     """
-    return _projection().apply(pooled)
+    if pooled.ndim != 2:
+        raise InvalidValueError(f"pooled: expected shape (N, 1280), got {pooled.shape}.")
+    return _projection(False).apply(pooled)
 
 
 def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
@@ -211,10 +229,11 @@ def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
 
 
 @cache
-def _projection() -> Projection:
+def _projection(grid: bool) -> Projection:
     from capgpu.vision.projection import Projection
 
-    return Projection(**_read_npz("emoji_pca.npz"))
+    stored = _read_npz("emoji_grid.npz" if grid else "emoji_pca.npz")
+    return Projection(stored["mean"], stored["components"])
 
 
 @cache

@@ -250,6 +250,12 @@ def caption_pictures(
             f"encoder: expected features of length {model.config['input_dim']}, as the model's, got {encoder.dim}: the "
             "run is inconsistent. Train again."
         )
+    if model.cell.attends != (encoder.grid is not None):
+        raise CheckpointError(
+            "encoder: expected feature grids, as the model's, got vectors: the run is inconsistent. Train again."
+            if model.cell.attends
+            else "encoder: expected feature vectors, as the model's, got grids: the run is inconsistent. Train again."
+        )
     encoded = _encode(encoder, pictures, progress, communicator)
     sources = [_source(pictures[i], i) for i in encoded.kept]
     captions = write_caption_lists(model, encoded.features, config, sources=sources, communicator=communicator)

@@ -40,7 +40,19 @@ _STATIC = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("theme", "main", "api", "dom", "captions", "results", "camera", "gallery", "training", "chart")
+        for name in (
+            "theme",
+            "main",
+            "api",
+            "dom",
+            "captions",
+            "results",
+            "attention",
+            "camera",
+            "gallery",
+            "training",
+            "chart",
+        )
     },
 }
 _MAX_BEAM = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from capgpu.checkpoint import CheckpointError
 from capgpu.decode import Ensemble
 from capgpu.errors import CapgpuError, InvalidValueError
-from capgpu.serve.documents import Caption, Model, Word
+from capgpu.serve.documents import Caption, Grid, Model, Word
 from capgpu.serve.pictures import damaged
 from capgpu.serve.problems import RequestError
 from capgpu.trained import TrainedCaptioner, load
@@ -24,9 +24,12 @@ from capgpu.vocabulary import END
 if TYPE_CHECKING:
     from capgpu.captions import Caption as ModelCaption
     from capgpu.decode import GenerationConfig
-    from capgpu.model import CaptioningRNN
 
 __all__ = ["Captioner", "Settings"]
+
+
+#: Of attention weights in documents: more than a picture can show.
+_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,7 @@ class Captioner:
                 self.missing = str(error)
             raise
         self._captioner, self.missing = captioner, missing
-        assert not isinstance(captioner.model, Ensemble)  # a run has one model
-        self.model = _facts(captioner.model)
+        self.model = _facts(captioner, can_encode=missing is None)
         self.version += 1
 
     def caption_pictures(self, settings: Settings, pictures: Sequence[bytes]) -> list[list[Caption] | Exception]:
@@ -145,7 +147,7 @@ class Captioner:
             self.refresh()
         if self.missing is not None or self._captioner is None:
             raise RequestError(503, str(self.missing), retry_after=10)
-        config = settings.config()
+        config = replace(settings.config(), attention=self._captioner.model.cell.attends)
         if config.samples and len(pictures) > 1:
             # random numbers depend on the position in a batch: a seed gives the same captions in any company
             return [self.caption_pictures(settings, [picture])[0] for picture in pictures]
@@ -175,17 +177,21 @@ class Captioner:
 
 
 def _document(caption: ModelCaption) -> Caption:
+    maps: list[list[float] | None] = [[round(weight, _DIGITS) for weight in row] for row in caption.attention]
     words = [
-        Word(text=token, probability=probability)
-        for token, probability in zip(caption.tokens, caption.probabilities, strict=True)
+        Word(text=token, probability=probability, attention=attention)
+        for token, probability, attention in zip(
+            caption.tokens, caption.probabilities, maps or [None] * len(caption.tokens), strict=True
+        )
     ]
-    end = words.pop()["probability"] if words and words[-1]["text"] == END else None
+    end = words.pop() if words and words[-1]["text"] == END else None
     return Caption(
         text=caption.text,
         probability=caption.probability,
         log_probability=caption.log_probability,
         words=words,
-        end=end,
+        end=None if end is None else end["probability"],
+        end_attention=None if end is None else end["attention"],
     )
 
 
@@ -203,13 +209,20 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _facts(model: CaptioningRNN) -> Model:
+def _facts(captioner: TrainedCaptioner, *, can_encode: bool) -> Model:
     from capgpu.backend import current_backend
 
+    model, grid = captioner.model, None
+    assert not isinstance(model, Ensemble)  # a run has one model
+    if model.cell.attends and can_encode:
+        encoder = captioner.encoder
+        assert encoder.grid is not None  # or the encoder would not fit the model
+        grid = Grid(side=encoder.grid, fit=encoder.preprocessing.fit)
     return Model(
         cell=model.cell_type,
         hidden=model.config["hidden_dim"],
         words=len(model.word_to_idx),
         parameters=sum(int(array.size) for array in model.params.values()),
         backend=current_backend().name,
+        grid=grid,
     )

@@ -1,7 +1,7 @@
 """The JSON documents of the API.
 
 Types are described where they are declared, and `capgpu.serve.openapi` makes the API's description from them. Clients
-ignore members that they do not know: later versions add some, such as the attention of each word in `Word`.
+ignore members that they do not know: later versions add some.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ __all__ = [
     "Curve",
     "Gallery",
     "GalleryItem",
+    "Grid",
     "Health",
     "Match",
     "Model",
@@ -33,6 +34,16 @@ class Health(TypedDict):
     model: Annotated[bool, "Whether the run has a model that captions pictures."]
 
 
+class Grid(TypedDict):
+    """The cells of a picture that a model with attention weighs."""
+
+    side: Annotated[int, "The grid has side x side cells."]
+    fit: Annotated[
+        Literal["stretch", "crop", "pad"],
+        "What the grid covers: the picture; its middle, a square; or the square around it.",
+    ]
+
+
 class Model(TypedDict):
     """The model that captions are written by."""
 
@@ -41,6 +52,7 @@ class Model(TypedDict):
     words: Annotated[int, "Size of the vocabulary."]
     parameters: Annotated[int, "Number of parameters."]
     backend: Annotated[str, "Where it computes: numpy, cpu or cuda."]
+    grid: Annotated[Grid | None, "null without attention, and before pictures can be captioned."]
 
 
 class Split(TypedDict):
@@ -76,6 +88,10 @@ class Word(TypedDict):
 
     text: str
     probability: Annotated[float, "The model's probability of the word after the words before it."]
+    attention: Annotated[
+        list[float] | None,
+        "Weights of the cells of the grid as the word was chosen, row by row, with the sum 1; null without attention.",
+    ]
 
 
 class Caption(TypedDict):
@@ -86,6 +102,7 @@ class Caption(TypedDict):
     log_probability: Annotated[float, "Its logarithm, in nats."]
     words: Annotated[list[Word], "The words, without the end."]
     end: Annotated[float | None, "Probability of the end after the last word; null if the caption was cut off."]
+    end_attention: Annotated[list[float] | None, "As of a word; null also if the caption was cut off."]
 
 
 class UploadedPicture(TypedDict):

@@ -23,7 +23,7 @@ from capgpu.metrics.rewards import REWARDS
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
-from capgpu.parameters import parameter_shapes
+from capgpu.parameters import axes_remedy, parameter_shapes
 from capgpu.solver import CaptioningSolver
 from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import rewind_history
@@ -329,9 +329,15 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
 
 
 def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:
+    features = dataset.features("train")
+    remedy = axes_remedy(features.ndim, CELLS[settings["cell"]].attends)
+    if remedy:
+        raise InvalidValueError(
+            f"--cell: expected one that reads features of shape {features.shape}, got {settings['cell']}.{remedy}"
+        )
     return CaptioningRNN(
         dataset.data["word_to_idx"],
-        input_dim=dataset.features("train").shape[-1],
+        input_dim=features.shape[-1],
         wordvec_dim=settings["wordvec"],
         hidden_dim=settings["hidden"],
         cell_type=settings["cell"],

@@ -22,7 +22,7 @@ from capgpu.vision.metadata import orientation_of, upright, without_metadata
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Picture", "Preprocessing", "load_picture", "openable_formats", "strict_pillow"]
+__all__ = ["Picture", "Preprocessing", "load_picture", "openable_formats", "seen_box", "strict_pillow"]
 
 Fit = Literal["stretch", "crop", "pad"]
 Channels = Literal["RGB", "BGR"]
@@ -116,6 +116,33 @@ class Preprocessing:
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
         scaled = (pixels.astype(np.float32) - mean) / std
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def seen_box(width: int, height: int, fit: Fit) -> tuple[float, float, float, float]:
+    """Return the part of a picture that becomes the network's square.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the picture.
+    fit : {"stretch", "crop", "pad"}
+        How it becomes square, see `Preprocessing`.
+
+    Returns
+    -------
+    left, top, right, bottom : float
+        In the picture's pixels; with padding it reaches beyond the picture.
+
+    Examples
+    --------
+    >>> seen_box(40, 20, "crop"), seen_box(40, 20, "pad")
+    ((10.0, 0.0, 30.0, 20.0), (0.0, -10.0, 40.0, 30.0))
+    """
+    if fit == "stretch":
+        return 0.0, 0.0, float(width), float(height)
+    side = min(width, height) if fit == "crop" else max(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import capgpu
 from capgpu.checkpoint import save_model
 from capgpu.cli import main
 from capgpu.data import emoji
@@ -46,6 +47,52 @@ def pictures(tmp_path: Path) -> list[Path]:
     for path in paths:
         Image.new("RGB", (9, 7), path.stem).save(path)
     return paths
+
+
+@pytest.fixture
+def attentive(tmp_path: Path) -> Path:
+    """Make such a run of a model with attention over 2 x 2 cells."""
+    folder = RunFolder(tmp_path / "attentive")
+    folder.start({"data": str(tmp_path / "gone")})
+    words = {word: i for i, word in enumerate(WORDS)}
+    model = CaptioningRNN(words, input_dim=5, wordvec_dim=4, hidden_dim=6, cell_type="attention", seed=2)
+    save_model(folder.path, model)
+    open_encoder(tiny_network(tmp_path / "tiny.onnx"), output="maps", grid=2).save(folder.path)
+    return folder.path
+
+
+def test_a_run_with_attention_captions_grids_and_draws_where_it_looked(
+    attentive: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    result = caption(attentive, *pictures, "--attention-sheet", tmp_path / "sheet.png", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.endswith(f"Wrote {tmp_path / 'sheet.png'}\n")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 3 * 176 * 7 / 9  # three pictures of nine by seven pixels
+    captioner = capgpu.load(attentive)
+    grids = captioner.encoder.encode(pictures).features
+    assert grids.shape == (3, 4, 5)
+    expected = [item.text for item in captioner.caption(grids)]
+    assert [entry["caption"] for entry in json.loads(result.stdout)] == expected
+    assert captioner.caption(grids[0]).text == captioner.caption(pictures[0]).text == expected[0]
+    several = captioner.caption(list(grids), beam=2, captions=2, attention=True)
+    assert all(len(item.attention) == len(item.tokens) for captions in several for item in captions)
+    first = captioner.caption(pictures[0], attention=True)
+    np.testing.assert_allclose(np.sum(first.attention, axis=1), 1, atol=1e-5)
+
+
+def test_an_attention_sheet_needs_a_model_with_attention_and_pictures(
+    run: Path, attentive: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    for arguments, words in (
+        ((run, pictures[0], "--attention-sheet", tmp_path / "s.png"), "attention"),
+        ((attentive, "--attention-sheet", tmp_path / "s.png"), "--attention-sheet is for captions of PICTUREs"),
+        ((attentive, pictures[0], "--attention-sheet", tmp_path / "s.gif"), "expected a name that ends with"),
+        ((attentive, pictures[0], "--attention-sheet", pictures[0]), "red.png"),
+    ):
+        result = caption(*arguments)
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
 
 
 def test_each_picture_gets_a_caption_and_its_probability(run: Path, pictures: list[Path]) -> None:

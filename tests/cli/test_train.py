@@ -192,6 +192,26 @@ def test_there_must_be_something_to_resume(finished: Path, tmp_path: Path) -> No
     refused(run("train", "--resume", "--force", "--out", finished), "one of them")
 
 
+@pytest.mark.parametrize(
+    ("data", "cell", "says"),
+    [("emoji", "attention", "capgpu prepare --grid"), ("emoji-grid", "lstm", "which only the cell 'attention' reads")],
+)
+def test_a_cell_that_does_not_read_the_features_is_refused(data: str, cell: str, says: str, tmp_path: Path) -> None:
+    refused(run("train", "--data", data, "--cell", cell, "--out", tmp_path / "run"), says)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_grids_are_trained_on_evaluated_and_captioned(tmp_path: Path) -> None:
+    tiny = ("--hidden", 8, "--wordvec", 8, "--epochs", 1, "--batch-size", 500, "--backend", "numpy")
+    folder = tmp_path / "run"
+    done = run("train", "--data", "emoji-grid", "--cell", "attention", "--out", folder, *tiny)
+    assert done.exit_code == 0, done.output
+    scores = run("eval", folder, "--max-length", 3, "--backend", "numpy", "--json", tmp_path / "scores.json")
+    assert scores.exit_code == 0, scores.output
+    captions = run("caption", folder, "--count", 3, "--max-length", 3, "--backend", "numpy")
+    assert captions.exit_code == 0, captions.output
+
+
 def test_defaults_are_those_of_the_documentation() -> None:
     """A run without options trains as the README says: a changed default would change every such run."""
     assert train.make_context("train", []).params == {

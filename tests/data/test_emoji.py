@@ -32,6 +32,23 @@ def test_parts_have_the_shapes_and_dtypes_of_the_course(data):
         assert len(data[f"{part}_base"]) == len(data[f"{part}_characters"]) == n
 
 
+def test_grids_are_the_same_pictures_in_cells(data):
+    grids = emoji.load(grid=True)
+    assert grids.keys() == data.keys()
+    for part in emoji.PARTS:
+        assert grids[f"{part}_names"] == data[f"{part}_names"]
+        features = grids[f"{part}_features"]
+        assert features.shape == (len(data[f"{part}_names"]), emoji.GRID_SIDE**2, 64)
+        assert features.dtype == np.float32
+    train, test = (grids[f"{part}_features"] for part in ("train", "test"))
+    assert 0.9 < (train**2).mean() < 1.1
+    assert abs(train.mean(axis=(0, 1))).max() < 0.02
+    # the mean over the cells tells pictures apart as the pooled features do
+    pooled, mean = data["test_features"], test.mean(axis=1)
+    similar = np.corrcoef(pooled)[np.triu_indices(len(pooled), 1)], np.corrcoef(mean)[np.triu_indices(len(mean), 1)]
+    assert np.corrcoef(*similar)[0, 1] > 0.9
+
+
 def test_set_holds_about_3500_pictures(data):
     sizes = {part: len(data[f"{part}_names"]) for part in emoji.PARTS}
     assert 3400 < sum(sizes.values()) < 3600

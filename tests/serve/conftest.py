@@ -45,6 +45,30 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def attentive(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with attention over grids of 2 x 2 cells of the same pictures, not to be written into."""
+    folder = tmp_path_factory.mktemp("attentive")
+    source = squares.parent
+    network = ("--network", source / "tiny.onnx", "--output", "maps", "--grid", 2, "--mean", "127", "--std", "128")
+    tiny = ("--hidden", 16, "--wordvec", 8, "--epochs", 15, "--batch-size", 8, "--dropout", 0, "--learning-rate", 0.02)
+    with capgpu.backend.use_backend("numpy"):
+        done("prepare", source / "pictures", "-o", folder / "data", "--min-count", 1, "--fit", "crop", *network)
+        done("train", "--data", folder / "data", "--cell", "attention", "--out", folder / "run", *tiny)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def attentive_client(attentive: Path) -> Iterator[Client]:
+    """A client of a server of the run with attention."""
+    from capgpu.serve.app import create_app
+    from capgpu.serve.service import Service
+    from capgpu.training.run_folder import RunFolder
+
+    with capgpu.backend.use_backend("numpy"), serving(create_app(Service(RunFolder(attentive)))) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def client(squares: Path) -> Iterator[Client]:
     """A client of a server of the run."""
     from capgpu.serve.app import create_app

@@ -51,6 +51,29 @@ def test_captions_are_those_of_the_library(client: Any, squares: Path, tmp_path:
         assert product == pytest.approx(found["probability"], rel=1e-6)
 
 
+@pytest.mark.parametrize("query", ["?beam=2", "?temperature=1&captions=2&seed=3"])
+def test_each_word_has_its_attention_where_the_model_has_some(
+    attentive_client: Any, client: Any, attentive: Path, tmp_path: Path, query: str
+) -> None:
+    model = attentive_client.get("/api/run").json()["model"]
+    assert (model["cell"], model["grid"]) == ("attention", {"side": 2, "fit": "crop"})
+    content = picture_file("red", size=(20, 12))
+    settings = {"beam": 2, "captions": 2} if "beam" in query else {"temperature": 1.0, "captions": 2, "seed": 3}
+    (tmp_path / "red.png").write_bytes(content)
+    expected: Any = capgpu.load(attentive).caption(tmp_path / "red.png", attention=True, **settings)
+    captions = post(attentive_client, content, f"/api/captions{query}").json()["captions"]
+    for caption, wanted in zip(captions, expected, strict=True):
+        maps = [word["attention"] for word in caption["words"]]
+        maps += [] if caption["end"] is None else [caption["end_attention"]]
+        assert len(maps) == len(wanted.tokens) == len(wanted.attention)
+        for weights, row in zip(maps, wanted.attention, strict=True):
+            assert sum(weights) == pytest.approx(1, abs=1e-4)
+            assert weights == pytest.approx(row, abs=1e-5)
+    assert client.get("/api/run").json()["model"]["grid"] is None
+    caption = post(client, content).json()["captions"][0]
+    assert {word["attention"] for word in caption["words"]} == {caption["end_attention"]} == {None}
+
+
 def test_the_colours_are_recognised(client: Any) -> None:
     for colour in ("red", "green", "blue", "black"):
         assert post(client, picture_file(colour)).json()["captions"][0]["text"] == f"a {colour} square"

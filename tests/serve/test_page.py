@@ -128,6 +128,47 @@ def test_beams_and_words_are_shown_with_their_probabilities(page: Page) -> None:
     assert "probability" in page.page.locator("#caption-status").inner_text()
 
 
+def test_words_show_where_the_model_looked(browser: Any, attentive_client: Client) -> None:
+    opened = browser.new_page()
+    page = Page(opened, f"http://127.0.0.1:{attentive_client.port}/")
+    opened.goto(page.address)
+    opened.locator("#facts").filter(has_text="ATTENTION").wait_for()
+    page.give("drop", "red.png", picture_file("red", size=(40, 20)))
+    item = page.item("red.png")
+    canvas = item.locator(".attended canvas")
+    words = item.get_by_role("list", name="Words with their probabilities").get_by_role("button")
+    words.first.wait_for()
+    assert not canvas.is_visible()
+    words.nth(1).hover()
+    assert canvas.is_visible()
+    # the encoder crops: left and right of the middle square all is shaded, in the square the heaviest cell is not
+    alphas = canvas.evaluate("""canvas => {
+        const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const at = (x, y) => data[4 * (Math.floor(y * height) * width + Math.floor(x * width)) + 3];
+        const middle = [0.375, 0.625].flatMap((x) => [0.25, 0.75].map((y) => at(x, y)));
+        return [at(0.1, 0.5), at(0.9, 0.5), Math.min(...middle)];
+    }""")
+    assert alphas[:2] == [209, 209]  # 0.82 of 255
+    assert alphas[2] < 100
+    opened.mouse.move(0, 0)
+    assert not canvas.is_visible()
+    assert words.nth(0).get_attribute("tabindex") == "0"
+    words.nth(0).focus()
+    assert canvas.is_visible()
+    opened.keyboard.press("ArrowRight")
+    assert words.nth(1).evaluate("button => button === document.activeElement && button.tabIndex === 0")
+    assert re.search(r"looked at: (top|bottom) (left|right)", words.nth(1).inner_text())
+    opened.keyboard.press("Escape")
+    assert not canvas.is_visible()
+    opened.keyboard.press("End")
+    assert canvas.is_visible()
+    opened.keyboard.press("Tab")
+    assert not canvas.is_visible()
+    assert item.locator(".beams button").first.evaluate("button => button === document.activeElement")
+    assert page.complaints == []
+    opened.close()
+
+
 def test_sliders_are_moved_by_keyboard(page: Page) -> None:
     page.give("drop", "red.png", picture_file("red"))
     item = page.item("red.png")

@@ -58,6 +58,15 @@ def test_embedded_pictures_get_the_embedded_features(tmp_path):
     assert distances.argmin(axis=1).tolist() == list(range(count))
 
 
+def test_embedded_pictures_get_the_embedded_grids(tmp_path):
+    encoder = emoji.encoder(grid=True)
+    assert encoder.shape == (16, 64)
+    stored = emoji.load(grid=True)["test_features"]
+    features = encoder.encode([emoji.thumbnail("test", i) for i in range(4)]).features.astype(np.float32)
+    distances = np.linalg.norm((features[:, None] - stored[None]).reshape(4, len(stored), -1), axis=2)
+    assert distances.argmin(axis=1).tolist() == list(range(4))
+
+
 def test_the_built_network_is_cached_under_the_hash_of_its_weights(cache, monkeypatch, tmp_path):
     path, sha256 = efficientnet_lite0.network_file()
     assert sha256 in path.name

@@ -117,7 +117,11 @@ async function showSamples() {
 }
 
 export function setUpCaptions() {
-  results = new Results(settings, () => run.limits.bytes);
+  results = new Results(
+    settings,
+    () => run.limits.bytes,
+    () => run.model?.grid ?? null,
+  );
   $("choose").addEventListener("click", () => $("files").click());
   $("files").addEventListener("change", () => {
     results.addFiles($("files").files);

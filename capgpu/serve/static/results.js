@@ -1,6 +1,7 @@
 // The list of pictures with their captions.
 
 import { ApiError, caption } from "./api.js";
+import { Attended, place } from "./attention.js";
 import { $, bar, count, debounced, duration, h, percent } from "./dom.js";
 
 const MEGA = 1e6;
@@ -13,21 +14,46 @@ function announce(text) {
   $("caption-status").textContent = text;
 }
 
-/** The sentence, and each word with its probability. */
-function describe(entry) {
-  const cell = (text, probability, kind, title) =>
-    h(
-      "li",
-      { class: kind, title },
+/** The sentence, and each word with its probability; those with attention show it over the picture. */
+function describe(entry, attended, grid) {
+  const cell = (text, probability, weights, kind, title) => {
+    const parts = [
       h("span", { class: "word" }, text),
       bar(probability),
       h("span", { class: "value" }, percent(probability)),
+    ];
+    if (!grid || !weights) return h("li", { class: kind, title }, ...parts);
+    const show = () => attended.show(weights, grid);
+    const hide = () => attended.hide();
+    const button = h(
+      "button",
+      { type: "button", class: "look", tabindex: "-1", onfocus: show, onblur: hide, onclick: show },
+      ...parts,
+      h("span", { class: "hidden" }, `looked at: ${place(weights, grid.side)}`),
     );
-  const words = entry.words.map((word) => cell(word.text, word.probability));
-  if (entry.end !== null) words.push(cell("end", entry.end, "end", "The sentence ends here"));
+    return h("li", { class: kind, title, onpointerenter: show, onpointerleave: hide }, button);
+  };
+  const words = entry.words.map((word) => cell(word.text, word.probability, word.attention));
+  if (entry.end !== null) {
+    words.push(cell("end", entry.end, entry.end_attention, "end", "The sentence ends here"));
+  }
+  const list = h("ol", { class: "words", "aria-label": "Words with their probabilities" }, ...words);
+  const buttons = [...list.querySelectorAll("button")];
+  if (!buttons.length) return [h("p", { class: "sentence" }, entry.text || "(no words)"), list];
+  buttons[0].tabIndex = 0; // one stop of Tab; arrow keys move between the words
+  list.addEventListener("keydown", (event) => {
+    const now = buttons.indexOf(document.activeElement);
+    const next = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (event.key === "Escape") attended.hide();
+    if (next === undefined || !buttons[next]) return;
+    event.preventDefault();
+    buttons.forEach((button, i) => (button.tabIndex = i === next ? 0 : -1));
+    buttons[next].focus();
+  });
   return [
     h("p", { class: "sentence" }, entry.text || "(no words)"),
-    h("ol", { class: "words", "aria-label": "Words with their probabilities" }, ...words),
+    list,
+    h("p", { class: "hint look-hint" }, "Point at a word, or move to it with Tab and the arrow keys: the picture stays light where the model looked."),
   ];
 }
 
@@ -47,10 +73,11 @@ class Result {
     );
     const image = h("img", { src: this.url, alt: name });
     image.addEventListener("error", () => image.replaceWith(h("span", { class: "hint" }, "No preview")));
+    this.attended = new Attended(image);
     this.item = h(
       "li",
       { class: "card result", "aria-label": name },
-      h("div", { class: "frame" }, image),
+      h("div", { class: "frame" }, this.attended.element),
       h(
         "div",
         { class: "result-main" },
@@ -61,7 +88,7 @@ class Result {
   }
 
   /** Caption the picture with these settings, in place of a request that may be in progress. */
-  async request(settings, maxBytes) {
+  async request(settings, maxBytes, grid) {
     this.controller?.abort();
     this.controller = new AbortController();
     this.item.classList.add("busy");
@@ -70,7 +97,7 @@ class Result {
       if (this.picture.size > maxBytes) {
         throw new ApiError(413, `The picture file is too large: ${mega(this.picture.size)} of at most ${mega(maxBytes)}.`);
       }
-      this.show(await caption(this.picture, settings, this.controller.signal));
+      this.show(await caption(this.picture, settings, this.controller.signal), grid);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.timing.textContent = "";
@@ -80,12 +107,13 @@ class Result {
     this.item.classList.remove("busy");
   }
 
-  show({ captions, timing }) {
+  show({ captions, timing }, grid) {
     this.timing.textContent = duration(timing.computed) + (timing.batch > 1 ? `, ${timing.batch} pictures together` : "");
     const detail = h("div", { class: "detail" });
     const choose = (index) => {
       buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === index)));
-      detail.replaceChildren(...describe(captions[index]));
+      this.attended.hide();
+      detail.replaceChildren(...describe(captions[index], this.attended, grid));
     };
     const buttons = captions.map((entry, i) =>
       h(
@@ -110,11 +138,12 @@ class Result {
   }
 }
 
-/** All pictures of the page; `settings()` and `maxBytes()` return what is in force when a picture is captioned. */
+/** All pictures of the page; `settings()`, `maxBytes()` and `grid()` return what is in force when one is captioned. */
 export class Results {
-  constructor(settings, maxBytes) {
+  constructor(settings, maxBytes, grid) {
     this.settings = settings;
     this.maxBytes = maxBytes;
+    this.grid = grid;
     this.all = new Set();
     this.waiting = [];
     this.active = 0;
@@ -150,7 +179,7 @@ export class Results {
       const result = this.waiting.shift();
       if (!this.all.has(result)) continue;
       this.active += 1;
-      result.request(this.settings(), this.maxBytes()).finally(() => {
+      result.request(this.settings(), this.maxBytes(), this.grid()).finally(() => {
         this.active -= 1;
         this.next();
       });
