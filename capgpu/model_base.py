@@ -91,6 +91,11 @@ class CaptionerBase:
         return CELLS[self.cell_type]
 
     @property
+    def attends(self) -> bool:
+        """Whether the model reads grids of features, (N, L, D): that of ``cell_type="attention"``."""
+        return self.cell.attends
+
+    @property
     def parameter_names(self) -> tuple[str, ...]:
         """The entries of `params`, in the order of the kernels' contract, whatever the order in the dictionary."""
         return tuple(self._shapes)

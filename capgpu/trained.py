@@ -255,7 +255,7 @@ class TrainedCaptioner:
         config = GenerationConfig.of(**settings)
         if on_error not in ("raise", "skip"):
             raise InvalidValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}.")
-        axes = 2 if self.model.cell.attends else 1
+        axes = 2 if self.model.attends else 1
         items, single = _items(pictures, axes)
         features = _features(items, axes)
         if not items:

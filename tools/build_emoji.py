@@ -5,9 +5,9 @@
 
 Downloads 80 MB with `npm pack` (exact versions, hashes checked), runs 3,500 pictures through EfficientNet-Lite0, once
 for pooled features and once for grids (half a minute each on one core), and writes emoji.npz, emoji_pca.npz,
-emoji_grid.npz and emoji_sprite.png into capgpu/data or the folder given by --out. Names, split and captions are reproduced bit for bit. Features can differ in the last bit of float16:
-the stored ones were computed by PyTorch 2.13, which sums in another order than onnxruntime. The sprite can differ with
-other versions of Pillow; --check compares.
+emoji_grid.npz and emoji_sprite.png into capgpu/data or the folder given by --out. Names, split and captions are
+reproduced bit for bit. Features can differ in the last bit of float16: the stored ones were computed by PyTorch 2.13,
+which sums in another order than onnxruntime. The sprite can differ with other versions of Pillow; --check compares.
 """
 
 from __future__ import annotations

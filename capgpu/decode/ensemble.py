@@ -55,7 +55,8 @@ class Ensemble:
     Raises
     ------
     ValueError
-        For no models, vocabularies that differ (naming the first difference), or features of different lengths.
+        For no models, vocabularies that differ (naming the first difference), or features of different kinds or
+        lengths.
 
     Notes
     -----
@@ -78,6 +79,12 @@ class Ensemble:
         first = models[0]
         for name, model in zip(names, models, strict=True):
             _check_vocabulary(first.word_to_idx, model.word_to_idx, names[0], name)
+            if model.attends != first.attends:
+                kind, other = ("grids", "vectors") if first.attends else ("vectors", "grids")
+                raise InvalidValueError(
+                    f"{name}: expected a model that reads {kind} of features, as {names[0]}, got one of {other}. All "
+                    "models of an ensemble read the same features."
+                )
             if model.config["input_dim"] != first.config["input_dim"]:
                 raise InvalidValueError(
                     f"{name}: expected a model of features of length {first.config['input_dim']}, as {names[0]}, got "
@@ -94,6 +101,11 @@ class Ensemble:
             "input_dim": self.models[0].config["input_dim"],
             "hidden_dim": sum(model.config["hidden_dim"] for model in self.models),
         }
+
+    @property
+    def attends(self) -> bool:
+        """Whether the models read grids of features, (N, L, D)."""
+        return self.models[0].attends
 
     @property
     def null(self) -> int:

@@ -33,6 +33,10 @@ class WordModel(Protocol):
         """Sizes, with ``input_dim`` and ``hidden_dim``."""
 
     @property
+    def attends(self) -> bool:
+        """Whether captions are decoded from grids of features, (N, L, D)."""
+
+    @property
     def null(self) -> int:
         """Id of NULL."""
 

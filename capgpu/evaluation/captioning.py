@@ -250,10 +250,10 @@ def caption_pictures(
             f"encoder: expected features of length {model.config['input_dim']}, as the model's, got {encoder.dim}: the "
             "run is inconsistent. Train again."
         )
-    if model.cell.attends != (encoder.grid is not None):
+    if model.attends != (encoder.grid is not None):
         raise CheckpointError(
             "encoder: expected feature grids, as the model's, got vectors: the run is inconsistent. Train again."
-            if model.cell.attends
+            if model.attends
             else "encoder: expected feature vectors, as the model's, got grids: the run is inconsistent. Train again."
         )
     encoded = _encode(encoder, pictures, progress, communicator)

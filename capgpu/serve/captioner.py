@@ -147,7 +147,7 @@ class Captioner:
             self.refresh()
         if self.missing is not None or self._captioner is None:
             raise RequestError(503, str(self.missing), retry_after=10)
-        config = replace(settings.config(), attention=self._captioner.model.cell.attends)
+        config = replace(settings.config(), attention=self._captioner.model.attends)
         if config.samples and len(pictures) > 1:
             # random numbers depend on the position in a batch: a seed gives the same captions in any company
             return [self.caption_pictures(settings, [picture])[0] for picture in pictures]
@@ -214,7 +214,7 @@ def _facts(captioner: TrainedCaptioner, *, can_encode: bool) -> Model:
 
     model, grid = captioner.model, None
     assert not isinstance(model, Ensemble)  # a run has one model
-    if model.cell.attends and can_encode:
+    if model.attends and can_encode:
         encoder = captioner.encoder
         assert encoder.grid is not None  # or the encoder would not fit the model
         grid = Grid(side=encoder.grid, fit=encoder.preprocessing.fit)
