@@ -24,8 +24,6 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels import (
     AttentionStates,
@@ -49,7 +47,7 @@ from capgpu.layers.recurrence import (
     recurrent_forward,
 )
 from capgpu.parameters import layer_names
-from capgpu.sequence import Packing, pack, unpack
+from capgpu.sequence import Packing, caption_lengths, pack, unpack
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
@@ -284,8 +282,7 @@ def attention_of_captions(
     xp, device = array_namespace(features), features.device
     A = _projected_cells(kernels, params, _vectors(features), features.shape[0])
     steps = captions.shape[1] - 1
-    lengths = np.max(np.where(captions[:, 1:] != null, np.arange(1, steps + 1), 0), axis=1)
-    packing = Packing.from_lengths(lengths)
+    packing = Packing.from_lengths(caption_lengths(captions, null))
     words = xp.asarray(pack(captions[:, :-1], packing), device=device)
     embedded, order = kernels.take_rows(params["W_embed"], words), xp.asarray(packing.order, device=device)
     forward = recurrent_forward(

@@ -9,8 +9,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from capgpu.backend import Array, array_namespace
 from capgpu.captioner import (
     DecodingState,
@@ -28,7 +26,7 @@ from capgpu.kernels import LossOptions
 from capgpu.kernels.contract import check_word_ids
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters
-from capgpu.sequence import packed_rows
+from capgpu.sequence import packed_rows, rows_of_grids
 from capgpu.validation import checked_weights
 from capgpu.vocabulary import END, START
 
@@ -214,7 +212,7 @@ class CaptioningRNN(CaptionerBase):
         xp = array_namespace(Wh)
         if options.feature_dropout is not None:
             cells = math.prod(feature_shape[:-1])  # of a grid; its rows lie one below the other
-            features = xp.asarray((rows[:, None] * cells + np.arange(cells)).ravel(), device=Wh.device)
+            features = xp.asarray(rows_of_grids(rows, cells), device=Wh.device)
             size = captions.shape[0] * math.prod(feature_shape)
             options = replace(options, feature_dropout=replace(options.feature_dropout, rows=features, size=size))
         packed, count = packed_rows(captions, rows, self.null)

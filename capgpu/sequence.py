@@ -21,7 +21,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
 
-__all__ = ["Packing", "caption_lengths", "pack", "packed_rows", "unpack"]
+__all__ = ["Packing", "after_start", "caption_lengths", "pack", "packed_rows", "rows_of_grids", "unpack"]
 
 HostInts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -226,3 +226,26 @@ def packed_rows(captions: Any, rows: Any, null: int) -> tuple[HostInts, int]:
     rank[whole.order] = np.arange(whole.order.size)
     first_rows = np.cumsum(whole.batch_sizes) - whole.batch_sizes
     return first_rows[part.step_of_row] + rank[np.asarray(rows)[part.sequence_of_row]], whole.rows
+
+
+def rows_of_grids(rows: Any, cells: int) -> HostInts:
+    """Return the rows of some grids among all, of which each has `cells` rows one below the other.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray of int, shape (n,)
+        Numbers of the grids.
+    cells : int
+        Rows of a grid.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n * cells,)
+        Numbers of the rows.
+    """
+    return np.asarray(rows[:, None] * cells + np.arange(cells), np.int64).ravel()
+
+
+def after_start(ids: Any, start: int) -> HostInts:
+    """Return captions that were decoded, (N, T), with START before them, (N, T + 1)."""
+    return np.concatenate([np.full((ids.shape[0], 1), start, ids.dtype), ids], axis=1)

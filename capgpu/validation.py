@@ -12,8 +12,6 @@ from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy, torch_advice
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
@@ -420,7 +418,7 @@ def check_captions(captions: Array) -> None:
         )
 
 
-def checked_weights(weights: Array, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def checked_weights(weights: Array, count: int) -> Any:
     """Check the weights of captions, and return them on the host.
 
     Parameters
@@ -452,7 +450,7 @@ def checked_weights(weights: Array, count: int) -> np.ndarray[Any, np.dtype[np.f
     if host.shape != (count,):
         raise InvalidValueError(f"weights: expected shape ({count},), one for each caption, got {host.shape}.")
     check_finite("weights", host)
-    return host.astype(np.float64)
+    return host.astype("float64")
 
 
 def check_any_word(name: str, captions: Any, null: int) -> None:

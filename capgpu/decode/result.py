@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.errors import NonFiniteError
+from capgpu.sequence import after_start
 from capgpu.vocabulary import START
 
 if TYPE_CHECKING:
@@ -128,6 +127,6 @@ def with_attention(model: WordModel, features: Array, result: DecodeResult) -> D
         For a model of another cell.
     """
     xp, ids = array_namespace(features), to_numpy(result.ids)
-    start = np.full((ids.shape[0], 1), model.word_to_idx[START])
-    maps = [model.attention(features, np.concatenate([start, ids[:, k, :]], axis=1)) for k in range(ids.shape[1])]
+    start = model.word_to_idx[START]
+    maps = [model.attention(features, after_start(ids[:, k, :], start)) for k in range(ids.shape[1])]
     return result._replace(attention=xp.stack(maps, axis=1))
