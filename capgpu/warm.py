@@ -72,8 +72,9 @@ def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
 
 def _use(model: CaptioningRNN, count: int) -> None:
     captions = np.tile(np.array([[1, 3, 2], [1, 2, 0]]), (count // 2, 1))
-    _, grads = model.loss(np.ones((count, 8), model.dtype), captions, dropout_key=0)
-    features = np.ones((2, 8), model.dtype)
+    shape = (4, 8) if model.cell.attends else (8,)
+    _, grads = model.loss(np.ones((count, *shape), model.dtype), captions, dropout_key=0)
+    features = np.ones((2, *shape), model.dtype)
     # the kernels of update rules depend on the number of parameters: tied weights are one less
     for names in (list(grads), [name for name in grads if name != "W_vocab"]):
         for rule in UPDATE_RULES:

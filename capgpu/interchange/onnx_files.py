@@ -6,6 +6,7 @@ The decoding loop (greedy, beam search or sampling) is that of the caller; the t
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from functools import partial
@@ -49,7 +50,9 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     begin, step : pathlib.Path
         The files. ``begin``: features (N, D) to h (N, H) and, for an LSTM, c (N, H). ``step``: words (N,) int64, h and
         c to log_probs (N, V), next_h and next_c. N is free. Further layers have h2, c2, next_h2, next_c2 and so on,
-        after those of the layer below. Both keep the vocabulary in their metadata, a JSON list
+        after those of the layer below. With attention, ``begin`` takes features (N, L, D), and also returns the
+        projected cells A (N, L, H); ``step`` takes A, and also returns it, as next_A, and the weights attention (N, L);
+        L is free. Both keep the vocabulary in their metadata, a JSON list
         under ``idx_to_word``, and under ``weights`` a checksum that two files of one model have in common (a process
         killed between the two leaves a new one and an old one).
 
@@ -121,6 +124,8 @@ class _Graphs:
         return f"{value:08x}"
 
     def begin(self) -> Any:
+        if self.cell.attends:
+            return self._begin_with_attention()
         nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]
         if self.cell.has_cell_state:
             zero = self.numpy.from_array(np.zeros(1, self.params["b_proj"].dtype))
@@ -137,10 +142,27 @@ class _Graphs:
             constants,
         )
 
+    def _begin_with_attention(self) -> Any:
+        node = self._node
+        nodes = [
+            node("MatMul", ["features", "W_proj"], ["products"]),
+            node("Add", ["products", "b_proj"], ["A"]),
+            node("ReduceMean", ["A"], ["h"], axes=[1], keepdims=0),
+            node("Identity", ["h"], ["c"]),
+        ]
+        return self.helper.make_graph(
+            nodes,
+            "captioner_begin",
+            [self._value("features", "L", self.D)],
+            [self._value("h", self.H), self._value("c", self.H), self._value("A", "L", self.H)],
+            self._constants("W_proj", "b_proj"),
+        )
+
     def step(self) -> Any:
         nodes = [self._node("Gather", ["W_embed", "words"], ["vectors"])]
         constants = self._constants("W_embed", "W_vocab", "b_vocab")
-        step = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[self.cell.name]
+        cells = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru, "attention_lstm": self._attention_lstm}
+        step = cells[self.cell.name]
         inputs = "vectors"
         for k in self.layers:
             nodes.append(self._node("Gemm", [inputs, f"Wx{k}", f"b{k}"], [f"projected{k}"]))
@@ -150,6 +172,8 @@ class _Graphs:
             if self.params[f"b_q{k}"].size:
                 constants += self._constants(f"b_q{k}")
             inputs = f"next_h{k}"
+        if self.cell.attends:
+            constants += self._attention_constants()
         if self.cell.n_gates > 1:
             constants.append(self.numpy.from_array(np.full(self.cell.n_gates, self.H, np.int64), "gate_sizes"))
         nodes += [
@@ -162,8 +186,13 @@ class _Graphs:
             [
                 self.helper.make_tensor_value_info("words", self.integer, ["N"]),
                 *(self._value(name, self.H) for name in self.states),
+                *([self._value("A", "L", self.H)] if self.cell.attends else []),
             ],
-            [self._value("log_probs", self.V), *(self._value(f"next_{name}", self.H) for name in self.states)],
+            [
+                self._value("log_probs", self.V),
+                *(self._value(f"next_{name}", self.H) for name in self.states),
+                *([self._value("next_A", "L", self.H), self._value("attention", "L")] if self.cell.attends else []),
+            ],
             constants,
         )
 
@@ -171,10 +200,10 @@ class _Graphs:
         node = partial(self._node_of_layer, k)
         return [node("Add", ["projected", "recurrent"], ["sums"]), node("Tanh", ["sums"], ["next_h"])]
 
-    def _lstm(self, k: str) -> list[Any]:
+    def _lstm(self, k: str, recurrent: str = "recurrent") -> list[Any]:
         node = partial(self._node_of_layer, k)
         return [
-            node("Add", ["projected", "recurrent"], ["sums"]),
+            node("Add", ["projected", recurrent], ["sums"]),
             self._split(k, "sums", ["a_i", "a_f", "a_o", "a_g"]),
             *(node("Sigmoid", [f"a_{gate}"], [gate]) for gate in "ifo"),
             node("Tanh", ["a_g"], ["g"]),
@@ -184,6 +213,27 @@ class _Graphs:
             node("Tanh", ["next_c"], ["shown"]),
             node("Mul", ["o", "shown"], ["next_h"]),
         ]
+
+    def _attention_lstm(self, k: str) -> list[Any]:
+        node = self._node
+        return [
+            node("Unsqueeze", ["h", "last"], ["column"]),
+            node("MatMul", ["A", "column"], ["similarities"]),
+            node("Mul", ["similarities", "scale"], ["scaled"]),
+            node("Softmax", ["scaled"], ["weights"], axis=1),
+            node("Squeeze", ["weights", "last"], ["attention"]),
+            node("Mul", ["weights", "A"], ["weighted"]),
+            node("ReduceSum", ["weighted", "cells"], ["context"], keepdims=0),
+            node("MatMul", ["context", "Wattn"], ["attended"]),
+            node("Add", ["recurrent", "attended"], ["state_sums"]),
+            node("Identity", ["A"], ["next_A"]),
+            *self._lstm(k, "state_sums"),
+        ]
+
+    def _attention_constants(self) -> list[Any]:
+        scale = np.array(1 / math.sqrt(self.H), self.params["Wattn"].dtype)
+        named = {"last": np.array([2]), "cells": np.array([1]), "scale": scale}
+        return [*self._constants("Wattn"), *(self.numpy.from_array(value, name) for name, value in named.items())]
 
     def _gru(self, k: str) -> list[Any]:
         # n + z (h - n), which needs no constant 1
@@ -211,8 +261,8 @@ class _Graphs:
     def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
         return self.helper.make_node(operator, inputs, outputs, name=f"{operator} of {outputs[0]}", **attributes)
 
-    def _value(self, name: str, length: int) -> Any:
-        return self.helper.make_tensor_value_info(name, self.kind, ["N", length])
+    def _value(self, name: str, *extents: int | str) -> Any:
+        return self.helper.make_tensor_value_info(name, self.kind, ["N", *extents])
 
     def _constants(self, *names: str) -> list[Any]:
         return [self.numpy.from_array(np.ascontiguousarray(self.params[name]), name) for name in names]

@@ -15,6 +15,26 @@ The module is::
             state = (h0, torch.zeros_like(h0))  # h0 alone for torch.nn.RNN and torch.nn.GRU
             return self.vocab(self.rnn(self.embed(words), state)[0])
 
+and for a model with attention, whose features are grids (N, L, D), with ``torch.nn.LSTMCell``::
+
+    class AttentionCaptioner(torch.nn.Module):
+        def __init__(self, D, W, H, V):
+            super().__init__()
+            self.project = torch.nn.Linear(D, H)
+            self.embed = torch.nn.Embedding(V, W)
+            self.rnn = torch.nn.LSTMCell(W + H, H)
+            self.vocab = torch.nn.Linear(H, V)
+
+        def forward(self, features, words):  # (N, L, D), (N, T) -> (N, T, V)
+            cells = self.project(features)
+            h = c = cells.mean(1)
+            states = []
+            for vectors in self.embed(words).unbind(1):
+                weights = torch.softmax(cells @ h[:, :, None] / h.shape[1] ** 0.5, dim=1)
+                h, c = self.rnn(torch.cat([vectors, (weights * cells).sum(1)], 1), (h, c))
+                states.append(h)
+            return self.vocab(torch.stack(states, 1))
+
 PyTorch stores transposed matrices, has the LSTM's gate order i, f, g, o (here: i, f, o, g), and two biases that are
 added: on export the second one is zero, on import they are summed. The two biases of a GRU's candidate are not added,
 and both are kept.
@@ -47,11 +67,13 @@ __all__ = ["from_torch", "load_torch_safetensors", "save_torch_safetensors", "to
 Arrays = dict[str, npt.NDArray[Any]]
 
 #: Position of PyTorch's gate block k in this library; the permutation is its own inverse.
-_GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,), "gru": (0, 1, 2)}
+_GATE_ORDER = {"lstm": (0, 1, 3, 2), "rnn": (0,), "gru": (0, 1, 2), "attention": (0, 1, 3, 2)}
 _MODULES = ("project", "embed", "rnn", "vocab")
 #: Entries of each layer of ``rnn``, which its number follows.
 _OF_A_LAYER = ("rnn.weight_ih_l", "rnn.weight_hh_l", "rnn.bias_ih_l", "rnn.bias_hh_l")
 _WORDS = "capgpu.idx_to_word"
+#: What the names of a layer's weights have and those of a cell have not, which an attention model uses.
+_LAYER = "_l0"
 
 
 def torch_arrays(model: CaptioningRNN) -> Arrays:
@@ -72,6 +94,8 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
     arrays = {"project.weight": p["W_proj"].T, "project.bias": p["b_proj"], "embed.weight": p["W_embed"]}
     for layer in range(model.n_layers):
         Wx, Wh, b = (p[name] for name in layer_names(layer))
+        if model.cell.attends:
+            Wx = np.concatenate([Wx, p["Wattn"]])
         gates = Wh.shape[1]
         bias = _reordered(b[:gates], order)
         recurrent_bias = np.zeros_like(bias)
@@ -80,7 +104,12 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
         arrays |= {f"{entry}{layer}": value for entry, value in zip(_OF_A_LAYER, values, strict=True)}
     arrays["vocab.weight"] = p["W_embed"] if model.tie_weights else p["W_vocab"].T
     arrays["vocab.bias"] = p["b_vocab"]
-    return {name: np.array(array, order="C") for name, array in arrays.items()}
+    return {_entry(name, model.cell.attends): np.array(array, order="C") for name, array in arrays.items()}
+
+
+def _entry(name: str, attends: bool) -> str:
+    """Return the name of an entry in the state of the module of a model."""
+    return name.removesuffix(_LAYER) if attends else name
 
 
 def to_torch(model: CaptioningRNN) -> dict[str, Any]:
@@ -167,7 +196,8 @@ def from_torch(
     n_layers = _count_layers(state, called["rnn"])
     of_layers = [f"{entry}{layer}" for layer in range(n_layers) for entry in _OF_A_LAYER]
     entries = ["project.weight", "project.bias", "embed.weight", *of_layers, "vocab.weight", "vocab.bias"]
-    keys = {entry: f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}" for entry in entries}
+    attends = f"{called['rnn']}.weight_ih" in state
+    keys = {entry: _entry(f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}", attends) for entry in entries}
     _refuse_other_recurrences(state, called["rnn"])
     missing = [key for key in keys.values() if key not in state]
     if missing:
@@ -185,13 +215,14 @@ def from_torch(
     if len(dtypes) > 1:
         raise InvalidTypeError(f"state: expected one dtype, got {', '.join(sorted(map(str, dtypes)))}.")
     hidden, gates = _matrix(keys, s, "rnn.weight_hh_l0")[1], len(s["rnn.weight_hh_l0"])
-    cells = {cell.n_gates: cell for cell in CELLS.values()}
+    cells = {cell.n_gates: name for name, cell in CELLS.items() if cell.attends == attends}
     if hidden == 0 or gates % hidden or gates // hidden not in cells:
         raise InvalidValueError(
             f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM, (3 H, H) of a GRU or (H, H) of an RNN, "
             f"got {s['rnn.weight_hh_l0'].shape}."
         )
-    cell = cells[gates // hidden]
+    cell_type = cells[gates // hidden]
+    cell = CELLS[cell_type]
     vectors, inputs = _matrix(keys, s, "embed.weight")[1], _matrix(keys, s, "project.weight")[1]
     words = len(word_to_idx)
     shapes = {
@@ -202,7 +233,7 @@ def from_torch(
         "vocab.bias": (words,),
     }
     for layer in range(n_layers):
-        of_layer = (gates, hidden if layer else vectors), (gates, hidden), (gates,), (gates,)
+        of_layer = (gates, hidden if layer else vectors + attends * hidden), (gates, hidden), (gates,), (gates,)
         shapes |= {f"{entry}{layer}": shape for entry, shape in zip(_OF_A_LAYER, of_layer, strict=True)}
     for entry, shape in shapes.items():
         if s[entry].shape != shape:
@@ -211,7 +242,7 @@ def from_torch(
             )
     if tie_weights and not np.array_equal(s["embed.weight"], s["vocab.weight"]):
         raise InvalidValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
-    order = _GATE_ORDER[cell.name]
+    order = _GATE_ORDER[cell_type]
     params: Arrays = {
         "W_embed": s["embed.weight"],
         "W_proj": s["project.weight"].T,
@@ -224,12 +255,14 @@ def from_torch(
         b = _joint_bias(b_ih, b_hh, order, (cell.n_biases - cell.n_gates) * hidden)
         values = _reordered(w_ih.T, order), _reordered(w_hh.T, order), b
         params |= dict(zip(layer_names(layer), values, strict=True))
+    if attends:
+        params["Wx"], params["Wattn"] = np.split(params["Wx"], [vectors])
     model = CaptioningRNN(
         word_to_idx,
         inputs,
         vectors,
         hidden,
-        cell.name,  # type: ignore[arg-type]  # a key of CELLS
+        cell_type,  # type: ignore[arg-type]  # a key of CELLS
         dtypes.pop(),
         tie_weights=tie_weights,
         n_layers=n_layers,

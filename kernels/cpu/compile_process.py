@@ -61,6 +61,7 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
     one, index = np.ones((1, 1), dtype), np.zeros(1, np.int64)
     wide, vector = np.ones((1, 4), dtype), np.ones(1, dtype)
     gru, biases = np.ones((1, 3), dtype), np.ones(4, dtype)
+    grid = np.ones((1, 1, 1), dtype)
     several = [np.ones((2, 2), dtype) for _ in range(parameters)]
     kernels = KERNELS
     calls: dict[str, list[Callable[[], Any]]] = {
@@ -79,8 +80,17 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "rnn_backward": [lambda: kernels.rnn_backward(one, one, one, index + 1)],
         "gru_forward": [lambda: kernels.gru_forward(gru, None, one, gru, index + 1, bias=biases)],
         "gru_backward": [lambda: kernels.gru_backward(one, wide, one, gru, index + 1)],
+        "attention_lstm_forward": [
+            lambda: kernels.attention_lstm_forward(wide, None, grid, wide, wide, index + 1),
+        ],
+        "attention_lstm_backward": [
+            lambda: kernels.attention_lstm_backward(one, wide, one, one, one, grid, wide, wide, index + 1),
+        ],
         "linear_cross_entropy": [lambda: kernels.softmax_cross_entropy(one.copy(), index, 1.0)],
         "decode_step": [lambda: kernels.decode_step(wide, None, one, one, wide, one, vector)],
+        "attention_decode_step": [
+            lambda: kernels.attention_decode_step(wide, None, one, one, grid, None, wide, wide, one, vector),
+        ],
         "top_words": [lambda: kernels.top_words(one, 1, np.zeros(1, np.bool_))],
         "draw_words": [lambda: kernels.draw_words(one, vector, 1.0, np.zeros(1, np.bool_))],
         "adam_update": [lambda: kernels.adam_update(several, several, several, several, _settings(parameters, 8), 1.0)],

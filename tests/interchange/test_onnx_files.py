@@ -64,6 +64,29 @@ def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
     assert facts["weights"] == begin.get_modelmeta().custom_metadata_map["weights"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_onnxruntime_attends_to_the_same_cells(tmp_path, dtype):
+    capgpu.set_backend("numpy")
+    model = CaptioningRNN(WORDS, **SIZES, cell_type="attention", dtype=dtype, seed=0)
+    random = np.random.default_rng(1)
+    for name, value in model.params.items():
+        model.params[name] = random.uniform(-2, 2, value.shape).astype(dtype)
+    files = export_onnx(model, tmp_path)
+    begin, step = (onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]) for file in files)
+    tolerance = 1e-10 if dtype == "float64" else 1e-4
+    for count, cells in ((1, 4), (3, 9)):
+        features = random.uniform(-1, 1, (count, cells, SIZES["input_dim"])).astype(dtype)
+        h, c, A = begin.run(None, {"features": features})
+        state = model.begin(features)
+        for words in ([1] * count, [4] * count, [5] * count):
+            ids = np.array(words)
+            log_probs, h, c, A, attention = step.run(None, {"words": ids, "h": h, "c": c, "A": A})
+            logits, state = model.step(state, ids)
+            expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            assert np.allclose(log_probs, expected, atol=tolerance)
+            assert np.allclose(attention, state.attention, atol=tolerance)
+
+
 def test_files_of_different_models_can_be_told_apart(tmp_path):
     def weights_of(file):
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

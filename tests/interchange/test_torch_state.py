@@ -104,7 +104,7 @@ def test_the_module_computes_the_same(cell, tied, layers):
 def test_the_module_of_the_documentation_can_be_copied_and_run(cell):
     torch = pytest.importorskip("torch")
     capgpu.set_backend("numpy")
-    text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nPyTorch stores")[0]
+    text = inspect.cleandoc(torch_state.__doc__).split("::\n\n")[1].split("\n\nand for a model")[0]
     if cell != "lstm":
         text = text.replace("torch.nn.LSTM(", f"torch.nn.{cell.upper()}(").replace("(h0, torch.zeros_like(h0))", "h0")
     scope = {"torch": torch}
@@ -118,6 +118,25 @@ def test_the_module_of_the_documentation_can_be_copied_and_run(cell):
         scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1]))
         want = torch.nn.functional.cross_entropy(scores.mT, torch.from_numpy(captions[:, 1:]), reduction="sum")
     assert float(model.nll(features, captions)[0]) == pytest.approx(want.item(), rel=1e-10)
+
+
+def test_the_attention_module_of_the_documentation_computes_the_same(backend):
+    torch = pytest.importorskip("torch")
+    text = inspect.cleandoc(torch_state.__doc__).split("LSTMCell``::\n\n")[1].split("\n\nPyTorch stores")[0]
+    scope = {"torch": torch}
+    exec(textwrap.dedent(text), scope)
+    model = backend.model(WORDS, **SIZES, cell_type="attention", dtype="float64", seed=0)
+    module = scope["AttentionCaptioner"](*SIZES.values(), len(WORDS)).double()
+    module.load_state_dict(to_torch(model))
+    captions = CAPTIONS["unpadded"]
+    features = np.random.default_rng(3).uniform(-1, 1, (len(captions), 6, SIZES["input_dim"]))
+    with torch.no_grad():
+        scores = module(torch.from_numpy(features), torch.from_numpy(captions[:, :-1]))
+        want = torch.nn.functional.cross_entropy(scores.mT, torch.from_numpy(captions[:, 1:]), reduction="sum")
+    assert float(model.nll(backend.asarray(features), captions)[0]) == pytest.approx(want.item(), rel=1e-10)
+    back = from_torch(module.state_dict(), WORDS)
+    assert back.config == model.config
+    assert frozen(back.params) == frozen(model.params)
 
 
 def arrays_of(cell="lstm"):

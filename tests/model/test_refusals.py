@@ -95,7 +95,11 @@ def test_wrong_features_to_sample_from_are_refused(backend, case):
 
 
 CONSTRUCTION = {
-    "cell": ({"cell_type": "gated"}, ValueError, "cell_type: expected one of 'rnn', 'lstm', 'gru', got 'gated'"),
+    "cell": (
+        {"cell_type": "gated"},
+        ValueError,
+        "cell_type: expected one of 'rnn', 'lstm', 'gru', 'attention', got 'gated'",
+    ),
     "no input": ({"input_dim": 0}, ValueError, "input_dim: expected an integer of at least 1, got 0"),
     "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim: expected .*got -5"),
     "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim: expected an integer .*got 2\.5"),

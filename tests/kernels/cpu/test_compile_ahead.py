@@ -290,7 +290,7 @@ work = []
 compile_ahead.announce = lambda *announced: work.append(announced)
 words = {word: k for k, word in enumerate(("<NULL>", "<START>", "<END>", "a"))}
 uses = []
-for cell in ("rnn", "lstm", "gru"):
+for cell in ("rnn", "lstm", "gru", "attention"):
     model = CaptioningRNN(words, 3, 4, 5, cell, np.float32, seed=0, output_dropout=0.5)
     announce_training(model.cell, model.params, True)
     announce_decoding(model.params)
@@ -304,9 +304,10 @@ for operations, dtype, parameters, _ in work:
             call()
 before = loaded()
 for model, steps in uses:
-    steps.loss(np.ones((2, 3), np.float32), np.array([[1, 3, 2], [1, 2, 0]]), 1.0, dropout_key=0)
+    features = np.ones((2, 2, 3) if model.cell.attends else (2, 3), np.float32)
+    steps.loss(features, np.array([[1, 3, 2], [1, 2, 0]]), 1.0, dropout_key=0)
     steps.update(1.0)
-    beam_search(model, np.ones((2, 3), np.float32), 2, max_length=3)
+    beam_search(model, features, 2, max_length=3)
 print(len(before) > 15, loaded() - before)
 """
 
