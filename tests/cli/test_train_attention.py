@@ -12,6 +12,7 @@ from capgpu.data.detect_format import read_source
 from capgpu.data.feature_files import open_features
 from capgpu.data.prepare import prepare
 from capgpu.data.prepared_dataset import load_prepared
+from capgpu.decode import GenerationConfig
 from oracles.commands import refused, run
 from oracles.preparations import ANYTHING, COUNT, write_source
 
@@ -33,20 +34,20 @@ def test_a_model_is_trained_on_grids_and_tells_where_it_looks(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     captioner = capgpu.load(tmp_path / "run")
     grids = np.asarray(load_prepared(data)["val_features"][:2])
-    for caption in captioner.caption(grids, attention=True, max_length=5):
+    for (caption,) in captioner.caption_features(grids, GenerationConfig(attention=True, max_length=5)):
         weights = np.array(caption.attention)
         assert weights.shape == (len(caption.tokens), 4)
         assert np.allclose(weights.sum(axis=1), 1, atol=1e-5)
-    assert captioner.caption(grids)[0].attention == ()
-    scored = run("eval", "--run", tmp_path / "run", "--data", data, "--split", "val")
+    assert captioner.caption_features(grids)[0][0].attention == ()
+    scored = run("eval", "--run", tmp_path / "run", "--split", "val")
     assert scored.exit_code == 0, scored.output
 
 
 @pytest.mark.parametrize(
     ("shape", "cell", "message"),
     [
-        ((3,), "attention", "--cell attention: expected grids of feature vectors, got features of 2 axes.*--grid 7"),
-        ((4, 3), "lstm", "--cell lstm: expected one feature vector for each picture, got features of 3 axes.*--grid"),
+        ((3,), "attention", "got attention. The cell 'attention' reads a grid of vectors for each picture: prepare"),
+        ((4, 3), "lstm", "got lstm. These are grids, which only the cell 'attention' reads: choose that"),
     ],
 )
 def test_a_cell_that_cannot_read_the_features_is_refused(
@@ -54,4 +55,3 @@ def test_a_cell_that_cannot_read_the_features_is_refused(
 ) -> None:
     data = data_of(tmp_path, shape)
     refused(run("train", "--data", data, "--out", tmp_path / "run", "--cell", cell, *SETTINGS), message)
-    assert not (tmp_path / "run").exists()
