@@ -125,7 +125,8 @@ def evaluate_split(
     references = dataset.true_words(split)
     truths = [[detokenize(words) for words in group] for group in references]
     scored = [i for i, group in enumerate(truths) if group]
-    name = f"{model.cell_type.upper()}, {model.config['hidden_dim']} units{_decoder_suffix(config)}"
+    layers = "" if model.n_layers == 1 else f"{model.n_layers} layers of "
+    name = f"{model.cell_type.upper()}, {layers}{model.config['hidden_dim']} units{_decoder_suffix(config)}"
     texts, neighbours = caption_share(model, dataset, split, config, communicator, progress=progress)
     captions = {name: texts, BASELINE: neighbours}
     references = [references[i] for i in scored]
