@@ -25,7 +25,8 @@ _SMALL, _LARGE = 4, 4096
 def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> float:
     """Compile all CPU kernels for models of a dtype, and store them on disk.
 
-    Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``.
+    Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``. Kernels
+    of update rules depend on the number of parameters: they are those of models of one layer.
 
     Parameters
     ----------

@@ -276,6 +276,10 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in _GIVEN
 
 
+def _layers(settings: dict[str, Any]) -> str:
+    return "" if settings["layers"] == 1 else f" of {settings['layers']} layers"
+
+
 def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -> None:
     from capgpu.backend import current_backend
     from capgpu.training.training_run import train_run
@@ -286,7 +290,7 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     processes = ranks.gather(f"{os.getpid()} on {platform.node()}")
     if ranks.rank == 0:
         echo(
-            f"{settings['cell'].upper()} with {size:,} parameters, "
+            f"{settings['cell'].upper()}{_layers(settings)} with {size:,} parameters, "
             f"{len(solver.data['train_captions']):,} training captions, backend {current_backend().name}"
         )
     if ranks.rank == 0 and ranks.size > 1:

@@ -177,7 +177,8 @@ def caption_share(
 def _model_name(model: CaptioningRNN | Ensemble) -> str:
     if isinstance(model, Ensemble):
         return f"ensemble of {len(model.models)}"
-    return f"{model.cell_type.upper()}, {model.config['hidden_dim']} units"
+    layers = "" if model.n_layers == 1 else f"{model.n_layers} layers of "
+    return f"{model.cell_type.upper()}, {layers}{model.config['hidden_dim']} units"
 
 
 def _decoder_suffix(config: GenerationConfig) -> str:

@@ -16,6 +16,7 @@ from capgpu.optim import UPDATE_RULES, Optimizer
 from oracles.kernel_cases import KERNEL_CASES, Extents, example
 from oracles.numbers import TOLERANCE, distance
 from oracles.pools import MODULES, await_workers
+from oracles.scenes import CELLS
 from oracles.snapshots import frozen
 
 #: Around the edges of tiles (12 rows), panels (2 vectors), strips, groups and blocks of depth.
@@ -74,7 +75,7 @@ def test_the_number_of_threads_changes_no_bit_of_an_update(shared_by, rule, dtyp
     assert results[1:] == results[:1] * 3
 
 
-@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell_type", CELLS)
 def test_the_number_of_threads_changes_no_decoded_word(shared_by, monkeypatch, cell_type):
     monkeypatch.setattr(greedy, "FEW_BYTES", 0)  # columns are shared, not captions
     monkeypatch.setattr(greedy, "WORTH_BARRIERS", 0)

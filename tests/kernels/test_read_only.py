@@ -10,6 +10,7 @@ from capgpu.kernels.cpu import KERNELS
 from capgpu.kernels.cpu.workspace import contiguous
 from oracles.compilations import compilations
 from oracles.kernel_cases import KERNEL_CASES, OVERWRITABLE, Extents, example
+from oracles.scenes import CELLS
 from oracles.snapshots import frozen
 
 
@@ -69,7 +70,7 @@ def test_update_rules_compile_nothing_more(random):
     assert frozen(list(read_only_arrays)) == frozen([params, grads])
 
 
-@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell_type", CELLS)
 def test_a_model_of_read_only_weights_compiles_nothing_more(random, cell_type):
     capgpu.set_backend("cpu")
     model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}, 3, 4, 5, cell_type, seed=0)

@@ -17,6 +17,7 @@ from capgpu.kernels.rounded import MULTIPLYING
 from oracles.kernel_cases import KERNEL_CASES, Extents, example, usual_case
 from oracles.numbers import distance
 from oracles.pools import await_workers
+from oracles.scenes import CELLS
 from oracles.snapshots import frozen
 
 #: Tiles, and what is left at their edges, of rows, columns and sums.
@@ -125,7 +126,7 @@ def test_operations_agree_with_the_loops_and_the_reference(backend, case, extent
             assert distance(host, other) < FINE[kind]
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_the_number_of_threads_changes_no_bit(shared_by, random, cell):
     words = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", *map(str, range(67))])}
     captions = random.integers(0, 70, (40, 6))

@@ -25,6 +25,7 @@ def model_of(backend, cell, dtype="float64", layers=2, spread=1.0, **settings):
     return model, {name: value.astype(np.float64) for name, value in params.items()}
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell == "gru" or (p.dtype == "float64" and p.backend != "cuda"))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("cell", "layers"), [*((cell, 2) for cell in CELLS), ("rnn", 3)])
 def test_loss_and_gradients_agree_with_the_padded_computation(backend, cell, layers, dtype):
@@ -73,6 +74,7 @@ def test_dropout_between_layers_is_that_between_layers_alone(backend):
     assert float(model.loss(features, ids, dropout_key=1)[0]) == expected
 
 
+@pytest.mark.nightly(unless=lambda p: p.cell == "gru" or p.backend != "cuda")
 @pytest.mark.parametrize("cell", CELLS)
 def test_decoders_agree_with_plain_loops(backend, cell):
     model, params = model_of(backend, cell, spread=2.0)

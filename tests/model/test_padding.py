@@ -98,7 +98,7 @@ def test_the_recurrence_runs_over_words_that_count_and_what_leads_to_them(monkey
 
         return run
 
-    counted = {name: staticmethod(counting(name)) for name in ("lstm_forward", "rnn_forward")}
+    counted = {name: staticmethod(counting(name)) for name in (f"{each}_forward" for each in CELLS)}
     kernels = type("Counting", (type(KERNELS),), counted)()
     monkeypatch.setattr(capgpu.captioner, "kernels_for", lambda array, precision="float32": kernels)
     capgpu.set_backend("numpy")

@@ -37,7 +37,8 @@ def test_parts_add_up_to_the_loss_of_the_minibatch(backend, tied, dtype):
     captions = CAPTIONS["padded"]
     sizes = {**SIZES, "wordvec_dim": SIZES["hidden_dim"]} if tied else SIZES
     options = {"params": parameters("lstm")} if not tied else {"seed": 0}
-    model = backend.model(WORDS, **sizes, cell_type="lstm", dtype=dtype, tie_weights=tied, **options, **RATES)
+    layers = {"n_layers": 2, "layer_dropout": 0.4} if tied else {}
+    model = backend.model(WORDS, **sizes, cell_type="lstm", dtype=dtype, tie_weights=tied, **options, **RATES, **layers)
     features = features_for(captions).astype(dtype)
     loss, grads = model.loss(backend.asarray(features), captions, dropout_key=7)
     total, sums = 0.0, {name: np.zeros(array.shape) for name, array in model.params.items()}
@@ -45,7 +46,7 @@ def test_parts_add_up_to_the_loss_of_the_minibatch(backend, tied, dtype):
     for rows in parts:
         sink = Sink(backend, len(WORDS))
         part, rest = model.partial_loss(backend.asarray(features[rows]), captions, rows, dropout_key=7, sink=sink)
-        assert sink.taken == (["Wx", "Wh"] if tied else ["W_vocab", "Wx", "Wh", "W_embed"])
+        assert sink.taken == (["Wx2", "Wh2", "Wx", "Wh"] if tied else ["W_vocab", "Wx", "Wh", "W_embed"])
         assert "W_embed" in rest or not tied
         total += float(part)
         for name in sums:
