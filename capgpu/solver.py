@@ -152,11 +152,11 @@ class CaptioningSolver(SolverBase):
     """
 
     def train(self) -> None:
-        """Train for `num_epochs` epochs, or until Ctrl-C.
+        """Train for `num_epochs` epochs, or until Ctrl-C or SIGTERM.
 
         Called again it trains as many epochs more; after an interruption, or where a state was resumed, it
-        goes on to the end that was planned. The first Ctrl-C lets the step at hand finish, saves history and
-        state, sets `interrupted` and raises KeyboardInterrupt, so that what follows in a notebook is not run with a
+        goes on to the end that was planned. The first Ctrl-C, or SIGTERM, lets the step at hand finish, saves history
+        and state, sets `interrupted` and raises KeyboardInterrupt, so that what follows in a notebook is not run with a
         model trained in part. A second one raises it at once.
 
         Raises

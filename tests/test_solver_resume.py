@@ -297,6 +297,28 @@ def test_a_program_that_ignores_sigint_still_ignores_it_during_training() -> Non
     assert trainer.epoch == 5
 
 
+def test_sigterm_saves_the_state_like_an_interrupt_unless_the_program_has_a_handler(tmp_path: Path) -> None:
+    def terminate(number: int) -> None:
+        if number == call_of(5):
+            signal.raise_signal(signal.SIGTERM)
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        trainer = solver(TinyCaptioner(before=terminate), checkpoint=tmp_path)
+        train_until_interrupted(trainer)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
+        other = solver(TinyCaptioner(before=terminate))
+        other.train()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (trainer.step, other.interrupted, received) == (6, False, [signal.SIGTERM])
+    resumed = solver(checkpoint=tmp_path, resume=True)
+    resumed.train()
+    assert outcome(resumed) == outcome(other)
+
+
 def test_training_works_outside_the_main_thread() -> None:
     trainer = solver()
     thread = threading.Thread(target=trainer.train)

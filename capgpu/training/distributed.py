@@ -11,6 +11,7 @@ captions adds zeros.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
+from capgpu.parameters import layer_names
 from capgpu.random import fold_key
 from capgpu.sequence import caption_lengths
 from capgpu.training.steps import TrainingSteps
@@ -34,8 +36,6 @@ __all__ = ["DistributedSteps", "GradientSums"]
 
 #: Gradients below this many elements share a sum: it takes less time to copy them than to start another.
 _SMALL = 1 << 15
-#: The order in which a captioner computes its large gradients.
-_FIRST = ("W_vocab", "Wx", "Wh", "W_embed")
 #: Rows of W_embed are added alone if they are at most this part of all.
 _SPARSE = 0.75
 #: Steps in which ranks wait for one another without limit: kernels may be compiled.
@@ -60,7 +60,7 @@ class GradientSums:
     def __init__(self, ranks: Communicator, params: Mapping[str, Array], words: Any, patient: bool) -> None:
         self._ranks, self._params, self._patient = ranks, params, patient
         large = [name for name, array in params.items() if array.size >= _SMALL]
-        order = [name for name in _FIRST if name in large]
+        order = [name for name in _order_of_gradients(params) if name in large]
         self._waiting = deque([*order, *(name for name in large if name not in order)])
         self._small = [name for name in params if name not in large]
         self._sparse = "W_embed" in large and words is not None and words.size <= _SPARSE * params["W_embed"].shape[0]
@@ -144,6 +144,12 @@ class GradientSums:
 
     def _start(self, array: Array) -> Reduction:
         return self._ranks.start_all_reduce(array, patient=self._patient)
+
+
+def _order_of_gradients(params: Mapping[str, Array]) -> list[str]:
+    """Return the names of a captioner's large parameters in the order in which it computes their gradients."""
+    layers = itertools.takewhile(lambda names: names[0] in params, map(layer_names, itertools.count()))
+    return ["W_vocab", *(name for names in reversed([*layers]) for name in names), "W_embed"]
 
 
 def _own(gradient: Array) -> Array:

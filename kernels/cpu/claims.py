@@ -14,8 +14,9 @@ needs itself.
 
 The file of a killed process is removed when its parent ends, or when the next process that compiles ahead is started.
 
-Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`) nothing is claimed. On a file system without
-locks nothing is claimed either: both processes compile, and some kernels are compiled twice.
+Without a process that compiles ahead (`capgpu.kernels.cpu.compile_ahead`), and other ranks on this machine, nothing is
+claimed. On a file system without locks nothing is claimed either: each process compiles, and some kernels are compiled
+several times.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ The second process is optional: if it cannot be started, or is killed, this proc
 a second whether its parent is alive, has its own session (Ctrl-C in a terminal does not reach it), prints nothing, and
 is killed when this process ends. It is not started if this process may use only one processor or one thread, if the
 folder cannot be written, in a bundled application, or with ``CAPGPU_COMPILE_AHEAD=0``.
+
+Ranks on one machine (`capgpu.distributed`) need the same kernels at the same time: all of them claim what they compile,
+so that each kernel is compiled once, and the first of them starts the second process.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import sys
 import threading
 from typing import Any
 
+from capgpu.distributed.launch import launch
 from capgpu.errors import InvalidValueError
 from capgpu.kernels.cpu import code_cache
 from capgpu.kernels.cpu.claims import CAN_CLAIM, claims, remove_abandoned
@@ -67,10 +71,12 @@ def compiles_ahead() -> bool:
         raise InvalidValueError(
             f"{VARIABLE}: expected 1 (compile in a second process, too) or 0, got {setting!r}. Unset it for 1."
         )
-    processors = min(thread_count(), usable_processors())
+    place = launch()
+    processors = min(thread_count(), usable_processors()) * (1 if place is None else place.local_size)
     # in a bundled application (PyInstaller) sys.executable is the application, which would run a second time
     interpreter = bool(sys.executable) and not getattr(sys, "frozen", False)
-    return setting != "0" and CAN_CLAIM and processors > 1 and interpreter
+    first = place is None or place.local_rank == 0
+    return setting != "0" and CAN_CLAIM and processors > 1 and first and interpreter
 
 
 def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bool) -> None:
@@ -92,6 +98,8 @@ def _bytecode_options() -> list[str]:
 def _start() -> None:
     """Start the process unless it is running or nothing was announced. Called when a kernel is missing on disk."""
     global _process
+    if _has_other_ranks():
+        code_cache.writable()  # makes the folder, without which nothing can be claimed
     if not (_soon or _later) or (_process is not None and _process.poll() is None):
         return
     work = [*_soon, *_later]
@@ -137,6 +145,13 @@ def _forget() -> None:
     _process = None
 
 
+def _has_other_ranks() -> bool:
+    """Return whether this machine has other ranks, which need the same kernels."""
+    place = launch()
+    return place is not None and place.local_size > 1
+
+
+claims.active = claims.active or (CAN_CLAIM and _has_other_ranks())
 code_cache.missing.append(_start)
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):

@@ -16,6 +16,8 @@ from typing import Any
 
 from numba.core import event
 
+from capgpu.distributed.launch import launch
+
 __all__ = ["Notice", "notice"]
 
 #: Seconds after which a compilation is announced.
@@ -79,6 +81,9 @@ class Notice(event.Listener):  # type: ignore[misc]  # Numba's classes have no t
                     _write(f" {seconds:.0f} s\n")
 
     def _announce(self, name: str) -> None:
+        place = launch()
+        if place is not None and place.rank > 0:  # rank 0 prints for all
+            return
         with self._lock:
             if self._timer is threading.current_thread():
                 self._written = True

@@ -101,8 +101,8 @@ def test_an_interrupted_run_goes_on_with_another_number_of_ranks(signum, tmp_pat
     assert ("start", step) in kinds
 
 
-@pytest.mark.nightly(unless=lambda p: p.kills == 3)
-@pytest.mark.parametrize("kills", [3, 100])
+@pytest.mark.nightly(unless=lambda p: p.kills == 2)
+@pytest.mark.parametrize("kills", [2, 100])
 def test_killed_ranks_lose_nothing(kills):
     find_mpiexec()
     command = [sys.executable, "-m", "tools.kill_ranks", "--kills", str(kills)]

@@ -49,6 +49,20 @@ def few_rows_of_a_large_vocabulary() -> capgpu.CaptioningSolver:
     return solver(captioner(given, output_dropout=0.2), given, clip_norm=1.0)
 
 
+def two_layers() -> capgpu.CaptioningSolver:
+    given = data()
+    options = {"cell_type": "gru", "n_layers": 2, "hidden_dim": 128, "layer_dropout": 0.3, "output_dropout": 0.2}
+    return solver(captioner(given, **options), given, num_epochs=1)
+
+
+def attention_to_a_grid() -> capgpu.CaptioningSolver:
+    given = data()
+    rng = np.random.default_rng(5)
+    for split in ("train", "val"):
+        given[f"{split}_features"] = rng.standard_normal((len(given[f"{split}_features"]), 4, 6)).astype(np.float32)
+    return solver(captioner(given, cell_type="attention", feature_dropout=0.3, output_dropout=0.2), given)
+
+
 def tied_weights_in_float64() -> capgpu.CaptioningSolver:
     given = large_vocabulary_data()
     return solver(captioner(given, tie_weights=True, dtype="float64"), given)
@@ -87,6 +101,8 @@ def early_stopping_and_frozen_parameters() -> capgpu.CaptioningSolver:
 SCENARIOS: tuple[Callable[[], capgpu.CaptioningSolver], ...] = (
     with_everything,
     few_rows_of_a_large_vocabulary,
+    two_layers,
+    attention_to_a_grid,
     tied_weights_in_float64,
     batch_smaller_than_the_ranks,
     captions_computed_two_at_a_time,
