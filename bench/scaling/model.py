@@ -276,12 +276,17 @@ def scaling(machine: Machine, network: Network, counts: Sequence[int], batches: 
                     *(alone.total / other.total for other in (found, half)),
                     *(ranks * alone.total / weak.total, ranks * alone_in_parts.total / parts.total),
                 )
-                times = (f"{seconds * 1e3:.3g}" for seconds in (found.total, found.exposed))
+                times = (_milliseconds(seconds) for seconds in (found.total, found.exposed))
                 rows.append([captions, ranks, *times, *(f"{speed_up:.2f}" for speed_up in speed_ups)])
         megabytes = step(size, size.N, 2, machine, network).n_bytes / 1e6
         yield f"{size.name}: {megabytes:.0f} MB of gradients a step.\n"
         heading = ("captions", "ranks", "ms a step", "exposed ms", "speed-up", "with bfloat16 gradients")
         yield table((*heading, "speed-up, so many captions a rank", "and 4 such parts accumulated"), rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    """Return three digits of a time in ms."""
+    return f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}"
 
 
 def ends(machine: Machine, networks: Sequence[Network], most: int) -> Iterator[str]:
@@ -318,10 +323,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("bench/results"), help="folder of measured steps")
     options = parser.parse_args()
     records: list[dict[str, Any]] = []
-    for where in ("local", "network"):
-        file = options.results / f"scaling-{where}.json"
-        if file.exists():
-            records += json.loads(file.read_text())
+    for file in sorted(options.results.glob("scaling-*.json")):
+        records += json.loads(file.read_text())
     print("# Training by several ranks: a model on paper\n")
     print("`python -m bench.scaling.model`. All figures are estimates but those called measured.\n")
     if records:

@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=1000, help="Mb/s of the network in each direction")
     parser.add_argument("--delay", type=float, default=1, help="ms of the network in each direction")
-    parser.add_argument("--out", type=Path, help="folder that gets scaling-WHERE.md")
+    parser.add_argument("--out", type=Path, help="folder that gets scaling-WHERE-SIZES.md and .json")
     options = parser.parse_args()
     network = options.where == "network"
     batch = options.batch or (1024 if network else None)
@@ -138,16 +138,22 @@ def main() -> None:
             | {"library": job.library, "ranks": job.ranks, "threads": job.threads, "ms": statistics.median(values)}
             for job, values in times.items()
         ]
-        lines += [f"## {size}, {options.cell}, minibatches of {batch or 'that size'}{what}", "", *table(times), ""]
+        lines += [
+            f"## {size}, {options.cell}, minibatches of {batch or parse_size(size).N} captions{what}",
+            "",
+            *table(times),
+            "",
+        ]
     text = "\n".join(lines)
     print(text)
     if options.out is not None:
         conditions = describe({}, None) | {"command": " ".join(["python -m bench.scaling.run", *sys.argv[1:]])}
         lines = [f"- {key}: {value}" for key, value in conditions.items() if key != "threads"]
         header = [f"# Training by several ranks ({options.where})", "", *lines, ""]
-        (options.out / f"scaling-{options.where}.md").write_text("\n".join([*header, text]))
+        stem = "-".join(["scaling", options.where, *options.sizes])
+        (options.out / f"{stem}.md").write_text("\n".join([*header, text]))
         # read by bench.scaling.model
-        (options.out / f"scaling-{options.where}.json").write_text(json.dumps(records, indent=1) + "\n")
+        (options.out / f"{stem}.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.worker import die_with_parent
+
 __all__ = ["HOSTS", "Link", "shaped_network"]
 
 #: Addresses of the two hosts.
@@ -162,9 +164,10 @@ def shaped_network(link: Link) -> Iterator[Path]:
         )
         launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
         forwarder = None
+        devices: list[int] = []
         try:
-            devices = []
             for address, namespace in zip(HOSTS, _NAMESPACES, strict=True):
+                subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)  # of a killed run
                 _run("ip", "netns", "add", namespace)
                 devices.append(_open_device(namespace))
                 inside = ("ip", "-n", namespace)
@@ -174,6 +177,7 @@ def shaped_network(link: Link) -> Iterator[Path]:
             forwarder = os.fork()
             if forwarder == 0:
                 try:
+                    die_with_parent()
                     forward((devices[0], devices[1]), link)
                 finally:
                     os._exit(1)

@@ -12,7 +12,9 @@ import capgpu
 import capgpu.data.feature_journal
 from capgpu.data.datasets import Dataset
 from capgpu.data.detect_format import read_source
+from capgpu.data.feature_files import open_features
 from capgpu.data.feature_journal import Helpers, compute_share
+from capgpu.data.prepare import prepare
 from capgpu.data.source import Source
 from capgpu.decode import GenerationConfig
 from capgpu.distributed import Communicator
@@ -20,7 +22,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.evaluation import captioning, nearest_neighbour
 from capgpu.evaluation.split_evaluation import caption_share, evaluate_split
 from oracles.encoders import CountingEncoder, picture_files
-from oracles.preparations import contents, make, write_source
+from oracles.preparations import ANYTHING, COUNT, contents, make, write_source
 from oracles.thread_ranks import run_ranks
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(9))]
@@ -174,3 +176,65 @@ def test_captions_of_files_divided_among_ranks_are_those_of_one_process(tmp_path
     assert divided == [alone] * 3
     assert [len(encoder.seen) for encoder in encoders] == [3, 4, 4]
     assert len(alone.captions[1]) == 2
+
+
+PREPARE = """
+import os, signal, sys
+from pathlib import Path
+import capgpu.data.feature_journal as journal
+from capgpu.data.detect_format import read_source
+from capgpu.data.feature_files import open_features
+from capgpu.distributed import communicator
+from oracles.encoders import CountingEncoder
+from oracles.preparations import make
+
+journal.PIECE = 3
+source, out, killed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+ranks = communicator()
+
+class Encoder(CountingEncoder):
+    def encode(self, paths):
+        if killed and ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(*(path.name for path in paths))
+        return super().encode(paths)
+
+if ranks.rank:
+    journal.compute_share(Encoder, ranks)
+else:
+    with journal.Helpers(ranks) as helpers:
+        make(read_source(source), out, encoder=Encoder(), helpers=helpers)
+"""
+
+
+def test_real_ranks_resume_a_preparation_after_a_kill(
+    source: Source, tmp_path: Path, ranks: Any, request: pytest.FixtureRequest
+) -> None:
+    make(source, tmp_path / "alone")
+    path = str(request.config.rootpath)
+    environment = {"PYTHONPATH": f"{path}:{path}/tests"}
+    arguments = [str(source.path), str(tmp_path / "divided")]
+    assert ranks(3, *arguments, "1", code=PREPARE, **environment).returncode != 0
+    finished = {file.name for file in (tmp_path / "divided" / "preparing").glob("piece-*")}
+    result = ranks(2, *arguments, "0", code=PREPARE, **environment)
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "alone") == contents(tmp_path / "divided")
+    # of 7 pieces, those of before were not computed again
+    assert len(result.stdout.splitlines()) == 7 - len(finished)
+
+
+def test_the_command_evaluates_alike_with_real_ranks(source: Source, tmp_path: Path, ranks: Any) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, 4)).astype(np.float32)
+    np.savez(tmp_path / "f.npz", features=rows, image_ids=[f"{i}.png" for i in range(COUNT)])
+    prepare(source, tmp_path / "data", ANYTHING, open_features(tmp_path / "f.npz"))
+    small = ["--hidden", "4", "--wordvec", "4", "--epochs", "1"]
+    trained = ranks(1, "-m", "capgpu", "train", str(tmp_path / "run"), "--data", str(tmp_path / "data"), *small)
+    assert trained.returncode == 0, trained.stderr
+    written = []
+    for size in (1, 3):
+        file = tmp_path / f"{size}.json"
+        command = ["-m", "capgpu", "eval", str(tmp_path / "run"), "--split", "train", "--json", str(file)]
+        result = ranks(size, *command)
+        assert result.returncode == 0, result.stderr
+        written.append((file.read_text(), result.stdout.replace(str(file), "")))
+    assert written[0] == written[1]
