@@ -126,8 +126,8 @@ def main() -> None:
         " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "",
         "Medians; the spread is the interquartile range over the median. *Its reward* is the share of the reward in "
-        "the step. PyTorch draws and keeps the log-probabilities with their gradients (one pass), or draws and then runs "
-        "`nn.LSTM` or `nn.RNN` over the packed captions (two passes).",
+        "the step. PyTorch draws and keeps the log-probabilities with their gradients (one pass), or draws and then "
+        "runs `nn.LSTM` or `nn.RNN` over the packed captions (two passes).",
         "",
         *table(header, rows),
     ]
