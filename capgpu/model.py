@@ -25,9 +25,8 @@ from capgpu.errors import InvalidValueError
 from capgpu.kernels import LossOptions
 from capgpu.kernels.contract import check_word_ids
 from capgpu.model_base import CaptionerBase
-from capgpu.parameters import check_finite_parameters
+from capgpu.parameters import check_finite_parameters, checked_weights
 from capgpu.sequence import packed_rows, rows_of_grids
-from capgpu.validation import checked_weights
 from capgpu.vocabulary import END, START
 
 __all__ = ["CaptioningRNN"]

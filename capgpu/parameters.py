@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.backend import Array, array_namespace, is_device_array
+from capgpu.backend import Array, array_namespace, is_device_array, to_numpy
 from capgpu.dtypes import dtype_name, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell
 from capgpu.random import Generator
+from capgpu.validation import check_finite
 
 __all__ = [
     "MAX_LAYERS",
@@ -21,6 +22,7 @@ __all__ = [
     "check_finite_parameters",
     "check_parameters",
     "checked_features",
+    "checked_weights",
     "initial_parameters",
     "layer_names",
     "parameter_shapes",
@@ -297,3 +299,38 @@ def _other_device(name: str, array: Array, like: Array) -> str:
         f"{name}: expected an array on {like.device}, where params['Wh'] is, got one on {array.device}. Copy it there: "
         f"{name} = capgpu.asarray({name})."
     )
+
+
+def checked_weights(weights: Array, count: int) -> Any:
+    """Check the weights of captions, and return them on the host.
+
+    Parameters
+    ----------
+    weights : array
+        Should be finite numbers of shape (N,), wherever they live.
+    count : int
+        N.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (N,)
+        The weights.
+
+    Raises
+    ------
+    TypeError
+        For what is not an array of real numbers.
+    ValueError
+        For another shape, or a number that is not finite.
+    """
+    if not hasattr(weights, "dtype") or type(weights).__module__.split(".")[0] == "torch":
+        raise InvalidTypeError(
+            f"weights: expected an array of numbers, got a {type(weights).__name__}. numpy.asarray makes one."
+        )
+    host = to_numpy(weights)
+    if host.dtype.kind not in "fiu":
+        raise InvalidTypeError(f"weights: expected real numbers, got dtype {host.dtype}.")
+    if host.shape != (count,):
+        raise InvalidValueError(f"weights: expected shape ({count},), one for each caption, got {host.shape}.")
+    check_finite("weights", host)
+    return host.astype("float64")

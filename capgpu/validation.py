@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-from capgpu.backend import Array, array_namespace, is_host_array, to_numpy, torch_advice
+from capgpu.backend import Array, array_namespace, is_host_array, torch_advice
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.visible_text import short
@@ -30,7 +30,6 @@ __all__ = [
     "check_token_ids",
     "check_word_to_idx",
     "checked_data",
-    "checked_weights",
     "inputs_like",
 ]
 
@@ -416,41 +415,6 @@ def check_captions(captions: Array) -> None:
             "captions: expected shape (N, T + 1) with N >= 1 and T >= 1 (an input and a target), got "
             f"{tuple(captions.shape)}."
         )
-
-
-def checked_weights(weights: Array, count: int) -> Any:
-    """Check the weights of captions, and return them on the host.
-
-    Parameters
-    ----------
-    weights : array
-        Should be finite numbers of shape (N,), wherever they live.
-    count : int
-        N.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (N,)
-        The weights.
-
-    Raises
-    ------
-    TypeError
-        For what is not an array of real numbers.
-    ValueError
-        For another shape, or a number that is not finite.
-    """
-    if not hasattr(weights, "dtype") or type(weights).__module__.split(".")[0] == "torch":
-        raise InvalidTypeError(
-            f"weights: expected an array of numbers, got a {type(weights).__name__}. numpy.asarray makes one."
-        )
-    host = to_numpy(weights)
-    if host.dtype.kind not in "fiu":
-        raise InvalidTypeError(f"weights: expected real numbers, got dtype {host.dtype}.")
-    if host.shape != (count,):
-        raise InvalidValueError(f"weights: expected shape ({count},), one for each caption, got {host.shape}.")
-    check_finite("weights", host)
-    return host.astype("float64")
 
 
 def check_any_word(name: str, captions: Any, null: int) -> None:

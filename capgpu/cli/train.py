@@ -34,6 +34,7 @@ _SELF_CRITICAL_DEFAULTS = {
     "epochs": 10,
     "learning_rate": 3e-4,
     "dropout": 0.0,
+    "layer_dropout": 0.0,
     "label_smoothing": 0.0,
     "metric": "CIDEr",
 }

@@ -144,7 +144,7 @@ class Critic:
                 "without."
             )
         self._start = words[START]
-        self._rewards = CaptionRewards(captions, images, settings.reward, words[NULL])
+        self.rewards = CaptionRewards(captions, images, settings.reward, words[NULL])
         if isinstance(model, CaptioningRNN):
             announce_decoding(model.params, drawn=True)
         self._max_length = captions.shape[1] - 1 if settings.max_length is None else settings.max_length
@@ -180,10 +180,10 @@ class Critic:
         repeated = xp.take(features, rows, axis=0)
         drawn = decode.sample(model, repeated, seed=fold_key(key, _KEY), max_length=self._max_length)
         ids = to_numpy(drawn.ids)[:, 0]
-        rewards = self._rewards(ids, np.repeat(images, samples)).reshape(count, samples)
+        rewards = self.rewards(ids, np.repeat(images, samples)).reshape(count, samples)
         if self.settings.baseline == "greedy":
             best = decode.greedy(model, features, max_length=self._max_length)
-            advantages = rewards - self._rewards(to_numpy(best.ids)[:, 0], images)[:, None]
+            advantages = rewards - self.rewards(to_numpy(best.ids)[:, 0], images)[:, None]
         else:
             others = (rewards.sum(axis=1, keepdims=True) - rewards) / (samples - 1)
             advantages = rewards - others

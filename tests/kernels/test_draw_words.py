@@ -25,8 +25,7 @@ def plain_draw(logits, numbers, temperature, barred, banned):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 5.0])
-@pytest.mark.parametrize(("rows", "words"), [(1, 1), (7, 3), (33, 1004), (70, 1004)])
+@pytest.mark.parametrize(("temperature", "rows", "words"), [(1.0, 1, 1), (5.0, 7, 3), (1.0, 33, 1004), (0.3, 33, 1004)])
 def test_drawn_words_agree_with_a_plain_inversion(backend, random, dtype, temperature, rows, words):
     logits = (3 * random.standard_normal((rows, words))).astype(dtype)
     logits[0, -1] += 200  # the rest of this row has no weight, unless its last word is left out
