@@ -42,14 +42,14 @@ def _layer_forward(e: Extents, rows: int, steps: int) -> list[Part]:
         FLOAT * (steps * e.H * e.G + rows * (e.H + e.G)),
         steps,
     )
-    # read: gates of both products; written: hidden states, cell states and gates
-    unit = (3 * e.G // e.H) + (3 if e.lstm else 1)
+    # read: gates of both products; written: hidden states, cell states and gates; the GRU reads hidden states, too
+    unit = (3 * e.G // e.H) + {"lstm": 3, "gru": 2, "rnn": 1}[e.cell]
     gates = Part("cuDNN: cells", 17.0 * rows * e.H, FLOAT * unit * rows * e.H, steps)
     return [product("cuDNN: inputs with Wx", rows, e.W, e.G), recurrent, gates]
 
 
 def _layer_backward(e: Extents, rows: int, steps: int) -> list[Part]:
-    unit = (2 * e.G // e.H) + (5 if e.lstm else 3)
+    unit = (2 * e.G // e.H) + {"lstm": 5, "gru": 4, "rnn": 3}[e.cell]
     return [
         Part("cuDNN: cells backward", 20.0 * rows * e.H, FLOAT * unit * rows * e.H, steps),
         Part(

@@ -12,30 +12,33 @@ from capgpu.kernels.cuda.embedding import SLICE
 __all__ = ["step"]
 
 # operations per unit and row, with a special function counted as one: see kernels/reference/recurrence.py
-_LSTM_FORWARD, _LSTM_BACKWARD, _RNN_FORWARD, _RNN_BACKWARD = 24, 27, 4, 4
+_POINTWISE = {"lstm": (24, 27), "gru": (21, 17), "rnn": (4, 4)}
+# numbers of a unit and row that are moved. Forward, written: hidden and previous hidden states, and the LSTM's cell
+# states and gates, or the GRU's four saved numbers. Backward, read: dhidden and hidden, or what the LSTM saved, or what
+# the GRU saved and the previous hidden states; written: the gates' gradient, of which the GRU has two
+_MOVED = {"lstm": (7, 10), "gru": (6, 12), "rnn": (2, 3)}
 _ADAM = 12
 _DROPOUT = 14  # two rounds of the hash, the comparison, the product
 
 
 def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
-    cell, suffix = ("lstm" if e.lstm else "rnn"), ("" if persistent else "_step")
+    cell, suffix = e.cell, ("" if persistent else "_step")
+    (forward_flops, backward_flops), (written, moved) = _POINTWISE[cell], _MOVED[cell]
     # one launch per step reads Wh again at each step
     weights = e.H * e.G * (1 if persistent else e.steps)
     units = e.M * e.H
-    # written: hidden and previous hidden states; for the LSTM also cell states and gates
     forward = Part(
         "recurrence forward",
-        2.0 * units * e.G + (_LSTM_FORWARD if e.lstm else _RNN_FORWARD) * units,
-        float(FLOAT * (weights + e.U * e.G + e.G + e.N * e.H + e.H + e.M + units * (7 if e.lstm else 2))),
+        2.0 * units * e.G + forward_flops * units,
+        float(FLOAT * (weights + e.U * e.G + e.B + e.N * e.H + e.H + e.M + units * written)),
         1 if persistent else e.steps,
         e.steps - 1 if persistent else 0,
         kernel=f"{cell}_forward{suffix}",
     )
-    # read: dhidden and hidden (LSTM: cell states and gates); written: the gates' gradient
     backward = Part(
         "recurrence backward",
-        2.0 * units * e.G + (_LSTM_BACKWARD if e.lstm else _RNN_BACKWARD) * units,
-        float(FLOAT * (weights + e.N * e.H + units * (10 if e.lstm else 3))),
+        2.0 * units * e.G + backward_flops * units,
+        float(FLOAT * (weights + e.N * e.H + units * moved)),
         1 if persistent else e.steps + 1,
         e.steps if persistent else 0,
         kernel=f"{cell}_backward{suffix}",
@@ -108,6 +111,7 @@ def step(e: Extents, persistent: bool = True, update: bool = True, dropout: bool
         product("gradient of word vectors", e.U, e.G, e.W),
         Part("gradient of W_embed", 0.0, float(FLOAT * (e.U + e.V) * e.W), kernel="scatter_rows"),
         product("gradient of W_proj", e.D, e.N, e.H),
-        *_column_sums([(e.M, e.V), (e.U, e.G), (e.N, e.H)]),
+        # the GRU's last bias belongs to some columns of the recurrent gradient
+        *_column_sums([(e.M, e.V), (e.U, e.G), *([(e.M, e.B - e.G)] if e.B > e.G else []), (e.N, e.H)]),
         *([adam] if update else []),
     ]

@@ -23,7 +23,9 @@ class Extents:
     N, D, W, H, V : int
         Numbers of captions, features, word vector components, hidden units and words.
     G : int
-        Gates: 4H for the LSTM, H for the RNN.
+        Gates: 4H for the LSTM, 3H for the GRU, H for the RNN.
+    B : int
+        Biases: G, but 4H for the GRU.
     T : int
         Steps of the padded captions.
     steps : int
@@ -41,6 +43,7 @@ class Extents:
     W: int
     H: int
     G: int
+    B: int
     V: int
     T: int
     steps: int
@@ -50,9 +53,9 @@ class Extents:
     tensors: int
 
     @property
-    def lstm(self) -> bool:
-        """Whether the cell is an LSTM."""
-        return self.G == 4 * self.H
+    def cell(self) -> str:
+        """The cell's name."""
+        return {4: "lstm", 3: "gru", 1: "rnn"}[self.G // self.H]
 
 
 def extents(work: Workload) -> Extents:
@@ -64,6 +67,7 @@ def extents(work: Workload) -> Extents:
         W=size.W,
         H=size.H,
         G=int(work.params["Wh"].shape[1]),
+        B=int(work.params["b"].shape[0]),
         V=size.V,
         T=size.T,
         steps=len(sizes),

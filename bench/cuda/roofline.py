@@ -22,12 +22,13 @@ from bench.cuda.parts import Extents, Part, extents, total
 from bench.plots import save
 from bench.process import ROOT
 from bench.report import write_atomically
-from bench.workloads import CELLS, SIZES, describe_size, make_workload
+from bench.workloads import SIZES, describe_size, make_workload
 
-__all__ = ["PATHS", "main", "paths"]
+__all__ = ["CELLS", "PATHS", "main", "paths"]
 
 RESULTS = ROOT / "bench" / "cuda" / "results"
 SIZES_ON_PAPER = ("S1", "S2", "S3")
+CELLS = ("lstm", "gru", "rnn")
 #: Implementations of a step, in the order of the tables.
 PATHS = ("capgpu", "PyTorch padded", "PyTorch packed")
 MARK = "computed, not measured"
@@ -165,7 +166,7 @@ def plot(path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure = Figure(figsize=(12, 10.4), layout="constrained")
     grid = figure.subplots(len(CELLS), len(SIZES_ON_PAPER))
     kinds = ("arithmetic", "memory beyond it", "launches", "barriers")
     colours = ("#4477aa", "#88ccee", "#ddaa33", "#bb5566")

@@ -37,11 +37,12 @@ from bench.workloads import CELLS, SIZES, make_workload, parse_size, split_job
 __all__ = ["main"]
 
 RESULTS = ROOT / "bench" / "cuda" / "results"
-_NAMES = {"cells": CELLS, "jobs": JOBS, "precisions": PRECISIONS, "peers": MODES}
+_NAMES = {"cells": (*CELLS, "gru"), "jobs": JOBS, "precisions": PRECISIONS, "peers": MODES}
 #: Defaults of the arguments in a complete run, and in a quick one, which ends after 100 s.
 COMPLETE = {
     "sizes": ",".join(SIZES),
     **{name: ",".join(known) for name, known in _NAMES.items()},
+    "cells": ",".join(CELLS),
     **{"rounds": 5, "steps": 100, "warm": 20, "filler_ms": 20.0, "seconds": float("inf")},
 }
 QUICK = COMPLETE | {

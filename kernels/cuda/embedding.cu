@@ -4,6 +4,7 @@
 // scatter_rows    out[index[m]] = rows[m], and zeros in all other rows, for indices that rise
 // add_rows        out[index[m]] += rows[m], for indices that are distinct: no two warps write one row, so that neither
 //                 atomics nor an order are needed
+// add_bias        out[m] += bias
 // segment_sums    out[k] = sum of rows[order[i]] over the i in the segment of k, zero where it has none. The rows of a
 //                 segment stand together in `order`: those that belong to the same k, in the order they came.
 // column_sums     out = sum of rows[first..last), for slices of several matrices at once; sums of slices are of type ACC
@@ -139,6 +140,27 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) add_rows(
         }
     } else {
         for (int j = lane; j < width; j += WARP) target[j] = to_real(to_acc(target[j]) + to_acc(source[j]));
+    }
+}
+
+// A warp a row.
+extern "C" __global__ void __launch_bounds__(WARPS * WARP) add_bias(
+    const real* bias,  // [width]
+    real* out,         // [M, width]
+    int M, int width) {
+    const int m = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (m >= M) return;
+    real* target = out + (long long)m * width;
+    if (aligned16(bias, 0) && aligned16(out, width)) {
+        for (int j = lane * PACK; j < width; j += TILE) {
+            Pack sums = load_pack(target + j);
+            const Pack added = load_pack(bias + j);
+#pragma unroll
+            for (int p = 0; p < PACK; ++p) sums.at[p] = to_real(to_acc(sums.at[p]) + to_acc(added.at[p]));
+            store_pack(target + j, sums);
+        }
+    } else {
+        for (int j = lane; j < width; j += WARP) target[j] = to_real(to_acc(target[j]) + to_acc(bias[j]));
     }
 }
 

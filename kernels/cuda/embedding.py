@@ -17,6 +17,7 @@ from capgpu.kernels.cuda.device_calls import argsort
 from capgpu.kernels.cuda.workspace import Workspace, workspace
 
 __all__ = [
+    "add_bias",
     "add_rows",
     "add_rows_into",
     "column_sums",
@@ -115,6 +116,23 @@ def add_rows_into(rows: Any, index: Any, out: Any) -> None:
     kernel("add_rows", out.dtype)(
         -(-count // COLUMN_WARPS), WARP * COLUMN_WARPS, (rows, index, out, np.int32(count), np.int32(width))
     )
+
+
+def add_bias(bias: Any, out: Any) -> None:
+    """Add a row to every row of a matrix, ``out += bias``; one launch, which a graph can capture.
+
+    Parameters
+    ----------
+    bias : array, shape (width,)
+        C-contiguous.
+    out : array, shape (M, width)
+        C-contiguous; written.
+    """
+    count, width = out.shape
+    if out.size:
+        kernel("add_bias", out.dtype)(
+            -(-count // COLUMN_WARPS), WARP * COLUMN_WARPS, (bias, out, np.int32(count), np.int32(width))
+        )
 
 
 def scatter_rows(rows: Any, index: Any, count: int) -> Any:

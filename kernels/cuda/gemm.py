@@ -10,8 +10,9 @@ from typing import Any
 
 from capgpu.kernels.contract import Precision, check_precision
 from capgpu.kernels.cuda import cublas
-from capgpu.kernels.cuda.array_checks import check_device, empty
-from capgpu.kernels.cuda.device_calls import add_into, report
+from capgpu.kernels.cuda.array_checks import check_device, contiguous, empty
+from capgpu.kernels.cuda.device_calls import report
+from capgpu.kernels.cuda.embedding import add_bias
 
 __all__ = ["matmul", "product"]
 
@@ -63,5 +64,5 @@ def matmul(
     a, b = a.T if transpose_a else a, b.T if transpose_b else b
     out = product(a, b, empty((a.shape[0], b.shape[1]), a.dtype, "a matrix product"), precision)
     if bias is not None:
-        add_into(out, bias)
+        add_bias(contiguous(bias), out)
     return out

@@ -122,6 +122,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("gather_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("scatter_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("add_rows", "embedding.cu", ALL, WARP * COLUMN_WARPS),
+    Entry("add_bias", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("segment_sums", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("column_sums", "embedding.cu", ALL, WARP * COLUMN_WARPS),
     Entry("adam", "optimizer.cu", ALL, THREADS),

@@ -422,6 +422,7 @@ _GATHERED = "j < width; j += WARP) target[j] = source"
 _SCATTERED = "j < width; j += WARP) target[j] = is_source"
 _ADDITION = "j < width; j += WARP) target[j] = to_real"
 _ALIGNED = "if (aligned16(rows, width) && aligned16(out, width))"
+_ALIGNED_BIAS = "if (aligned16(bias, 0) && aligned16(out, width))"
 _HALF_MASK = "other = __shfl_xor_sync(0xffffu"
 _TOPS = "(all_scores, maxima)"
 _WRITTEN = "__syncthreads();  // else the thread that holds the true class's number overwrites its gradient"
@@ -478,17 +479,20 @@ _OTHERS = [
     Mutation("dropout", "one mask for all of a pack", "(unsigned)start + p)", "(unsigned)start)", RESULTS),
     Mutation("dropout", "the array's row for the mask's", "(unsigned)rows[row] * width", "row * width", RESULTS),
     Mutation("dropout", "one round of the hash", "hash32(hash32(i ^ first) ^ second)", "hash32(i ^ first)", RESULTS),
-    Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
+    Mutation("gather_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 3),
     Mutation("scatter_rows", "a row too many", "if (k >= count) return;", "if (k > count) return;", ADDRESS),
     Mutation("scatter_rows", "a number too many", _SCATTERED, _SCATTERED.replace("<", "<="), THREAD),
     Mutation("scatter_rows", "packs at odd places", _ALIGNED, "if (true)", FAULT, 2),
     Mutation("scatter_rows", "a row of another index", "m < M && index[m] == k", "m < M", RESULTS),
     Mutation("scatter_rows", "a row behind the last", "m < M && index[m] == k", "index[m] == k", ADDRESS),
-    Mutation("add_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 2),
+    Mutation("add_rows", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 3),
     Mutation("add_rows", "a number too many", _ADDITION, _ADDITION.replace("<", "<="), RESULTS),
     Mutation("add_rows", "packs at odd places", _ALIGNED, "if (true)", FAULT, 2),
     Mutation("add_rows", "packs that are not added", "to_acc(before.at[p]) + ", "", RESULTS),
     Mutation("add_rows", "numbers that are not added", "to_acc(target[j]) + ", "", RESULTS),
+    Mutation("add_bias", "a row too many", "if (m >= M) return;", "if (m > M) return;", ADDRESS, 3),
+    Mutation("add_bias", "packs at odd places", _ALIGNED_BIAS, "if (true)", FAULT),
+    Mutation("add_bias", "packs that are not added", "to_acc(sums.at[p]) + ", "", RESULTS),
     Mutation("gather_rows", "a number too many", _GATHERED, _GATHERED.replace("<", "<="), THREAD),
     Mutation(
         "gather_rows",

@@ -12,6 +12,11 @@ from capgpu.kernels.cuda.graphs import _capturing
 from capgpu.kernels.cuda.held_results import holding_results
 from capgpu.kernels.cuda.recurrence import Steps
 from capgpu.kernels.cuda.workspace import Workspace
+from capgpu.model import CaptioningRNN
+from capgpu.optim import Optimizer
+from capgpu.training.graphs import GraphedSteps
+from capgpu.training.steps import TrainingSteps
+from oracles import graphed_training
 from oracles.halves import ALL
 from oracles.kernel_cases import Extents, example, present, usual_case
 from oracles.kernel_launches import on_device
@@ -83,3 +88,20 @@ def test_a_captured_pass_has_the_bits_of_launches_one_by_one_whatever_the_length
     sizes[...] = device.asarray(np.array(counts[1], np.int32))
     launch_graph(graphs[0])
     assert bits(results) == expected[1]
+
+
+def test_training_steps_are_made_from_graphs(device):
+    def train(steps_class):
+        model = CaptioningRNN(graphed_training.WORDS, 7, 5, 6, "attention", "float32", seed=3, output_dropout=0.2)
+        steps, losses = steps_class(model, Optimizer("adam", {"learning_rate": 1e-2}, model.params), 0.5), []
+        for seed in (5, 5, 6):
+            grids = np.random.default_rng(seed).standard_normal((5, 4, 7)).astype(np.float32)
+            _, captions = graphed_training.batch(seed, 5, max_length=4)
+            losses.append(float(steps.loss(device.asarray(grids), captions, 1.0, whole=True, dropout_key=seed)))
+            steps.update(1.0)
+        return losses
+
+    with counting() as launches:
+        losses = train(GraphedSteps)
+    assert launches.count("graph") >= 2
+    assert distance(losses, train(TrainingSteps)) < 1e-5
