@@ -96,7 +96,7 @@ def attention_map(
     left, top, right, bottom = seen_box(width, height, fit)
     grid = Image.fromarray(values.reshape(side, side) / values.max())
     size = max(round(right - left), 1), max(round(bottom - top), 1)
-    seen = np.clip(grid.resize(size, Image.Resampling.BICUBIC), 0, 1)
+    seen = np.clip(np.asarray(grid.resize(size, Image.Resampling.BICUBIC)), 0, 1)
     first_row, first_column = max(-round(top), 0), max(-round(left), 0)
     seen = seen[first_row : first_row + height, first_column : first_column + width]
     out = np.zeros((height, width), np.float32)
