@@ -109,12 +109,20 @@ def test_rows_of_a_feature_file_are_assigned_to_their_pictures(split: Any, tmp_p
             assert data[f"{split_name}_features"].dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_grids_of_a_feature_file_are_stored_as_they_are(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "kind"), [("float16", "npz"), ("float32", "h5"), ("float16", "npy")])
+def test_grids_of_a_feature_file_are_stored_as_they_are(dtype: str, kind: str, tmp_path: Path) -> None:
     source = read_source(write_source(tmp_path / "source"))
     rows = np.arange(COUNT * 6).reshape(COUNT, 3, 2).astype(dtype)
-    np.savez(tmp_path / "f.npz", features=rows, image_ids=[f"{i}.png" for i in range(COUNT)])
-    result = prepare(source, tmp_path / "out", ANYTHING, open_features(tmp_path / "f.npz"))
+    ids = [f"{i}.png" for i in range(COUNT)]
+    file = tmp_path / f"f.{kind}"
+    if kind == "npz":
+        np.savez(file, features=rows, image_ids=ids)
+    elif kind == "npy":
+        np.save(file, rows)
+    else:
+        with pytest.importorskip("h5py").File(file, "w") as out:
+            out["features"], out["image_ids"] = rows, ids
+    result = prepare(source, tmp_path / "out", ANYTHING, open_features(file))
     data = load_prepared(tmp_path / "out")
     assert data["val_features"].dtype == dtype
     chosen = [int(image[:-4]) for image in data["val_image_ids"]]
