@@ -540,25 +540,24 @@ def _cases() -> tuple[KernelCase, ...]:
             for cell, gates in (("lstm", 4), ("rnn", 1), ("gru", 3))
             for beams in (False, True)
         )
-        out.extend(
+        # each option in one of two cases: the kernels treat them one apart from another
+        out.append(
             KernelCase(
                 "attention_lstm_forward",
-                f"{words}{'-options' if options else ''}",
-                lambda r, e, d, table=table, options=options: _attention(r, e, d, table, options),
+                "table-options" if table else "rows",
+                lambda r, e, d, table=table: _attention(r, e, d, table, table),
                 _attention_forward,
                 ("forward",) * 6,
             )
-            for options in (False, True)
         )
-        out.extend(
+        out.append(
             KernelCase(
                 "attention_decode_step",
-                f"{words}-{'beams' if beams else 'one_each'}",
-                lambda r, e, d, table=table, beams=beams: _attention_decode_arguments(r, e, d, table, beams),
+                "table-beams" if table else "rows-one_each",
+                lambda r, e, d, table=table: _attention_decode_arguments(r, e, d, table, table),
                 _attention_decode,
                 ("forward",) * 4,
             )
-            for beams in (False, True)
         )
     out.extend(
         KernelCase(
