@@ -322,6 +322,11 @@ class SolverBase:
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
         self.reward_history = state.reward_history
+        if self.self_critical is not None and len(self.reward_history) != state.step:
+            raise CheckpointError(
+                f"{os.path.join(folder, STATE_FILE)} is damaged: expected a reward of each of {state.step} steps, got "
+                f"{len(self.reward_history)}."
+            )
         self.best_params, self.best_epoch = state.best_params, state.best_epoch
         # the process may have ended between the end of an epoch, whose state is saved, and its callbacks
         ended = self.epoch > 0 and self.step == self.epoch * self.iterations_per_epoch
