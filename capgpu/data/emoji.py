@@ -2,7 +2,7 @@
 
 A picture is stored as its features: the 1,280 pooled outputs of EfficientNet-Lite0, projected onto 256 principal
 components of the training part; and, for attention, the same outputs averaged over each of 4 x 4 cells, projected onto
-64 principal components of the cells and rounded to 8 bits. There are four parts:
+128 principal components of the cells and rounded to 8 bits. There are four parts:
 
 train
     Pictures for training.
@@ -68,7 +68,7 @@ def load(*, grid: bool = False) -> dict[str, Any]:
             ``<START>``, words, ``<END>``, padded with ``<NULL>``.
         ``P_image_idxs`` (N,) int64
             0 to N - 1: the row of ``P_features`` that each caption describes.
-        ``P_features`` (N, 256), or (N, 16, 64) of a grid, float32
+        ``P_features`` (N, 256), or (N, 16, 128) of a grid, float32
             Features, of mean square about one.
         ``P_names`` list of N str
             The short names as in CLDR.

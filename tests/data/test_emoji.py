@@ -38,7 +38,7 @@ def test_grids_are_the_same_pictures_in_cells(data):
     for part in emoji.PARTS:
         assert grids[f"{part}_names"] == data[f"{part}_names"]
         features = grids[f"{part}_features"]
-        assert features.shape == (len(data[f"{part}_names"]), emoji.GRID_SIDE**2, 64)
+        assert features.shape == (len(data[f"{part}_names"]), emoji.GRID_SIDE**2, 128)
         assert features.dtype == np.float32
     train, test = (grids[f"{part}_features"] for part in ("train", "test"))
     assert 0.9 < (train**2).mean() < 1.1

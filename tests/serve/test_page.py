@@ -132,7 +132,7 @@ def test_words_show_where_the_model_looked(browser: Any, attentive_client: Clien
     opened = browser.new_page()
     page = Page(opened, f"http://127.0.0.1:{attentive_client.port}/")
     opened.goto(page.address)
-    opened.locator("#facts").filter(has_text="ATTENTION").wait_for()
+    opened.locator("#facts").filter(has_text="LSTM with attention").wait_for()
     page.give("drop", "red.png", picture_file("red", size=(40, 20)))
     item = page.item("red.png")
     canvas = item.locator(".attended canvas")

@@ -60,7 +60,7 @@ def test_embedded_pictures_get_the_embedded_features(tmp_path):
 
 def test_embedded_pictures_get_the_embedded_grids(tmp_path):
     encoder = emoji.encoder(grid=True)
-    assert encoder.shape == (16, 64)
+    assert encoder.shape == (16, 128)
     stored = emoji.load(grid=True)["test_features"]
     features = encoder.encode([emoji.thumbnail("test", i) for i in range(4)]).features.astype(np.float32)
     distances = np.linalg.norm((features[:, None] - stored[None]).reshape(4, len(stored), -1), axis=2)

@@ -137,8 +137,9 @@ export function updateCaptions(now) {
   const wasMissing = run?.model_missing;
   run = now;
   const { model } = run;
+  const cell = model?.cell === "attention" ? "LSTM with attention" : model?.cell.toUpperCase();
   $("facts").textContent = model
-    ? `${run.name} · ${model.cell.toUpperCase()}, ${model.hidden} units · ${model.words.toLocaleString("en")} words · backend ${model.backend}`
+    ? `${run.name} · ${cell}, ${model.hidden} units · ${model.words.toLocaleString("en")} words · backend ${model.backend}`
     : run.name;
   $("limits").textContent = `At most ${run.limits.bytes / MEGA} MB and ${run.limits.pixels / MEGA} million pixels each. Pictures are not stored.`;
   $("model-missing").hidden = run.model_missing === null;

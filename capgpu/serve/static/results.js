@@ -53,7 +53,7 @@ function describe(entry, attended, grid) {
   return [
     h("p", { class: "sentence" }, entry.text || "(no words)"),
     list,
-    h("p", { class: "hint look-hint" }, "Point at a word, or move to it with Tab and the arrow keys: the picture stays light where the model looked."),
+    h("p", { class: "hint look-hint" }, "Point at a word, or move to it by keyboard: the picture stays light where the model looked."),
   ];
 }
 
