@@ -22,7 +22,7 @@ def written(row):
 
 
 def results(backend, decoded):
-    return [backend.to_numpy(part) for part in decoded]
+    return [backend.to_numpy(part) for part in decoded if part is not None]
 
 
 def test_a_beam_of_one_equals_greedy_decoding(backend, scene):
@@ -91,7 +91,7 @@ def test_a_beam_equals_a_search_with_one_hypothesis_at_a_time(name, data):
         model = capgpu.CaptioningRNN(words, **SIZES, cell_type=cell, dtype="float64")
         model.params.update(params)
         settings = {"max_length": length, "suppress_unk": suppress, **search, **rules}
-        ids, _, scores = beam_search(model, features, width, **settings)
+        ids, _, scores, _ = beam_search(model, features, width, **settings)
     never = {words[word] for word in ("<NULL>", "<START>", "<END>", *(["<UNK>"] if suppress else []))}
     choice = [i for i in range(len(words)) if i not in never]
     for n, feature in enumerate(features):
