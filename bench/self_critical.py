@@ -121,7 +121,11 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     )  # fmt: skip
     results = {"cross-entropy": scores_of(model, data)}
     start = {name: array.copy() for name, array in model.params.items()}
-    further = {"optim_config": {"learning_rate": args.learning_rate}, "num_epochs": args.epochs}
+    further = {
+        "optim_config": {"learning_rate": args.learning_rate},
+        "num_epochs": args.epochs,
+        "schedule": "cosine",
+    }
     metric = CaptionMetric(["CIDEr"], split="val", count=args.held_out, tokenize=str.split)
     n_pictures = len(data["train_features"])
     captions_per_update = round(len(data["train_captions"]) / (n_pictures // args.batch_size))
@@ -150,18 +154,18 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("captions", type=Path, help="COCO's captions, such as captions_val2017.json")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", type=int, default=500, help="pictures for validation, and for the test")
     parser.add_argument("--min-count", type=int, default=5, help="of a word of the vocabulary")
     parser.add_argument("--words", type=int, default=16, help="of a caption at most")
     parser.add_argument("--features", type=int, default=256, help="length of a feature vector")
     parser.add_argument("--noise", type=float, default=0.7, help="length of the noise beside features of length 1")
-    parser.add_argument("--hidden", type=int, default=192, help="size of hidden states and word vectors")
+    parser.add_argument("--hidden", type=int, default=128, help="size of hidden states and word vectors")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures of a self-critical step")
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--baseline", choices=("samples", "greedy"), default="samples")
-    parser.add_argument("--epochs", type=int, default=8, help="of self-critical training")
-    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of self-critical training")
+    parser.add_argument("--epochs", type=int, default=20, help="of self-critical training")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of self-critical training")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "self_critical.md")
     args = parser.parse_args()
     references = read_references(args.captions)

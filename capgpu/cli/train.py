@@ -32,7 +32,7 @@ _SELF_CRITICAL_SETTINGS = ("self_critical", "from_run", "samples", "reward", "ba
 #: Settings with other defaults in self-critical training.
 _SELF_CRITICAL_DEFAULTS = {
     "epochs": 10,
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-4,
     "dropout": 0.0,
     "layer_dropout": 0.0,
     "label_smoothing": 0.0,
@@ -174,7 +174,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     "--self-critical",
     is_flag=True,
     help="Train on the scores of captions that the model draws; needs --from. Other defaults then: --epochs 10, "
-    "--learning-rate 3e-4, --dropout 0, --metric CIDEr, by which the best epoch is chosen.",
+    "--learning-rate 1e-4, --dropout 0, --metric CIDEr, by which the best epoch is chosen.",
 )
 @click.option(
     "--from",
