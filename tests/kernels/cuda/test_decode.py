@@ -10,6 +10,8 @@ from capgpu.kernels.cuda import KERNELS
 from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.reference import KERNELS as REFERENCE
+from capgpu.layers import cells
+from capgpu.layers.lstm import LSTM
 from capgpu.model import CaptioningRNN
 from oracles.halves import ALL, HALVES
 from oracles.numbers import distance
@@ -67,7 +69,7 @@ def test_argmax_of_equal_scores_is_the_first(device, dtype, V):
     bias = np.zeros(V, dtype)
     bias[[V // 2, V // 2 + 1, V - 1]] = 5
     params |= {"W_vocab": device.zeros_like(params["W_vocab"]), "b_vocab": device.asarray(bias)}
-    words = greedy_captions(params, device.ones((3, 5), dtype), 4, START, -1, NULL)
+    words = greedy_captions(LSTM, params, device.ones((3, 5), dtype), 4, START, -1, NULL)
     assert (words.get() == V // 2).all()
 
 
@@ -77,8 +79,8 @@ def test_a_caption_that_has_ended_is_filled(device):
     bias[END] = 9
     params |= {"W_vocab": params["W_vocab"] * 0, "b_vocab": device.asarray(bias)}
     features = device.ones((3, 5))
-    assert greedy_captions(params, features, 3, START, END, NULL).get().tolist() == [[END, NULL, NULL]] * 3
-    assert greedy_captions(params, features, 3, START, -1, NULL).get().tolist() == [[END] * 3] * 3
+    assert greedy_captions(LSTM, params, features, 3, START, END, NULL).get().tolist() == [[END, NULL, NULL]] * 3
+    assert greedy_captions(LSTM, params, features, 3, START, -1, NULL).get().tolist() == [[END] * 3] * 3
 
 
 def test_a_nan_score_is_ranked_highest(device):
@@ -86,7 +88,7 @@ def test_a_nan_score_is_ranked_highest(device):
     bias = np.zeros(300)
     bias[[70, 203]] = np.nan
     params |= {"b_vocab": device.asarray(bias)}
-    assert (greedy_captions(params, device.ones((2, 5)), 2, START, -1, NULL).get() == 70).all()
+    assert (greedy_captions(LSTM, params, device.ones((2, 5)), 2, START, -1, NULL).get() == 70).all()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -97,7 +99,7 @@ def test_greedy_decoding_does_not_synchronize(device, cell, V, a_word):
     launches = []
     for length in (20, 21):
         with cupy_standin.forbid_synchronisation(), counting() as made:
-            greedy_captions(params, features, length, START, END, NULL)
+            greedy_captions(cells.CELLS[cell], params, features, length, START, END, NULL)
         launches.append(len(made))
     assert launches[1] - launches[0] == a_word
 
