@@ -141,6 +141,7 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     steps = solver.iterations_per_epoch
     rewards = np.reshape(solver.reward_history, (-1, steps)).mean(axis=1)
     print("  rewards " + " ".join(f"{reward:.3f}" for reward in rewards), flush=True)
+    print("  CIDEr of val " + " ".join(f"{entry['CIDEr']:.3f}" for entry in solver.metric_history), flush=True)
     results["self-critical"] = scores_of(model, data)
     for name, scores in results.items():
         print(f"  {name}: " + ", ".join(f"{d} {s['CIDEr']:.4f}" for d, s in scores.items()), flush=True)
