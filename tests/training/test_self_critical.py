@@ -140,6 +140,9 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     assert np.mean(trained.reward_history[-5:]) > 1.5 * np.mean(trained.reward_history[:5])
     scores = [entry["CIDEr"] for entry in trained.metric_history]
     assert trained.best_epoch == int(np.argmax(scores)) + 1
+    assert trained.best_score == max(scores)
+    assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch};" in repr(trained)
+    assert trained.best_val_loss == float("inf")  # without validation there is none
     assert frozen(trained.model.params) == frozen(trained.best_params)
 
 
@@ -172,6 +175,8 @@ def test_what_the_solver_cannot_do_is_refused() -> None:
         solver(group_by_length=True)
     with pytest.raises(ValueError, match="best_by"):
         solver(best_by="CIDEr")
+    with pytest.raises(ValueError, match="best_by: expected one of CIDEr, got 'BLEU-4'"):
+        solver(best_by="BLEU-4", metric=CaptionMetric(["CIDEr"]))
     with pytest.raises(ValueError, match="reward: expected"):
         solver(self_critical=SelfCritical(reward={"METEOR": 1.0}))
     without_start = CaptioningRNN({"<NULL>": 0, "<END>": 2, "a": 1}, 8, 6, 10, seed=0)
