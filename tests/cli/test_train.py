@@ -344,6 +344,7 @@ def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finish
         (("--samples", "3"), "belong together"),
         (("--hidden", "16"), "--hidden: expected 8"),
         (("--reward", "METEOR"), "--reward: expected"),
+        (("--reward", "CIDEr=0"), "--reward: expected"),
         (("--samples", "1"), "samples: expected"),
     ],
 )
