@@ -53,7 +53,7 @@ class CaptionerBase:
         n_layers: int = 1,
         layer_dropout: float = 0.0,
     ) -> None:
-        if cell_type not in CELLS:
+        if not isinstance(cell_type, str) or cell_type not in CELLS:
             raise InvalidValueError(
                 f"cell_type: expected one of {', '.join(map(repr, CELLS))}, got {short(cell_type)}."
             )

@@ -23,7 +23,10 @@ __all__ = [
     "check_captions",
     "check_count",
     "check_finite",
+    "check_finite_number",
+    "check_flag",
     "check_mask",
+    "check_not_negative",
     "check_positive",
     "check_rates",
     "check_same_dtype",
@@ -302,6 +305,33 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise InvalidValueError(f"{name}: expected at least {least}, got {value}.")
 
 
+def _check_real(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
+
+
+def check_finite_number(name: str, value: Any) -> None:
+    """Check that a setting is a finite number.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        The value.
+
+    Raises
+    ------
+    TypeError
+        For anything but a real number.
+    ValueError
+        For NaN or infinity.
+    """
+    _check_real(name, value)
+    if not math.isfinite(value):
+        raise InvalidValueError(f"{name}: expected a finite number, got {short(value)}.")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Check that a setting is a positive finite number.
 
@@ -319,8 +349,7 @@ def check_positive(name: str, value: Any) -> None:
     ValueError
         For zero, a negative number, NaN or infinity.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
+    _check_real(name, value)
     if not (math.isfinite(value) and float(value) > 0):
         raise InvalidValueError(f"{name}: expected a positive finite number, got {short(value)}.")
 
@@ -342,8 +371,7 @@ def check_not_negative(name: str, value: Any) -> None:
     ValueError
         For a negative number, NaN or infinity.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
+    _check_real(name, value)
     if not 0 <= float(value) < math.inf:
         raise InvalidValueError(f"{name}: expected a finite number of at least 0, got {short(value)}.")
 
@@ -377,10 +405,13 @@ def check_rates(**rates: Any) -> None:
 
     Raises
     ------
+    TypeError
+        For anything but a real number.
     ValueError
         For a value outside the interval.
     """
     for name, rate in rates.items():
+        _check_real(name, rate)
         if not 0 <= rate < 1:
             raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {short(rate)}.")
 

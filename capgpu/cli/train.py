@@ -204,8 +204,9 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     """Train a captioner and write a run folder.
 
     RUN, the folder, gets config.json, history.jsonl, model.safetensors (the parameters of the epoch with the lowest
-    validation loss), loss.png, summary.json, and checkpoint/ to resume from. Ctrl-C stops after the current step;
-    --resume continues from there and gives the same bits as an uninterrupted run.
+    validation loss; with --self-critical, of that with the best --metric), loss.png, summary.json, and checkpoint/ to
+    resume from. Ctrl-C stops after the current step; --resume continues from there and gives the same bits as an
+    uninterrupted run.
 
     Under mpiexec -n N, or srun, N processes compute each minibatch together, with the results of one.
     """
@@ -304,7 +305,9 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     if ranks.rank > 0:
         return
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
+    score = None if solver.best_by == "val_loss" else solver.best_score
+    best = "" if score is None else f" by {solver.best_by}, {score:.3f}"
     echo(
-        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} "
-        f"nats per word on the validation split.\nRun folder: {run.path}"
+        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch{best}: {solver.best_epoch}, "
+        f"{solver.best_val_loss:.4f} nats per word on the validation split.\nRun folder: {run.path}"
     )

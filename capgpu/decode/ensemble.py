@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import widened
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels.reference.top_k import log_softmax
 from capgpu.visible_text import short
 
@@ -54,6 +54,8 @@ class Ensemble:
 
     Raises
     ------
+    TypeError
+        For anything but a sequence of models.
     ValueError
         For no models, vocabularies that differ (naming the first difference), or features of different kinds or
         lengths.
@@ -73,9 +75,13 @@ class Ensemble:
     """
 
     def __init__(self, models: Sequence[CaptioningRNN], names: Sequence[str] | None = None) -> None:
+        if not isinstance(models, Sequence) or not all(hasattr(model, "word_to_idx") for model in models):
+            raise InvalidTypeError(f"models: expected a list of models, got {short(models)}.")
         if not models:
             raise InvalidValueError("models: expected at least one model, got none.")
         names = [f"model {number}" for number in range(1, len(models) + 1)] if names is None else names
+        if len(names) != len(models):
+            raise InvalidValueError(f"names: expected {len(models)}, one for each model, got {len(names)}.")
         first = models[0]
         for name, model in zip(names, models, strict=True):
             _check_vocabulary(first.word_to_idx, model.word_to_idx, names[0], name)

@@ -28,6 +28,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.metrics.bleu import score_counts
 from capgpu.metrics.cider import SCALE, SIGMA
 from capgpu.metrics.corpus import look_up
+from capgpu.validation import check_finite_number
 
 __all__ = ["REWARDS", "CaptionRewards"]
 
@@ -61,8 +62,10 @@ class CaptionRewards:
 
     Raises
     ------
+    TypeError
+        For weights that are no numbers.
     ValueError
-        For no weights, unknown names, or weights that are not finite numbers.
+        For no weights, unknown names, weights that are not finite, or none above 0.
 
     Examples
     --------
@@ -86,8 +89,12 @@ class CaptionRewards:
             raise InvalidValueError(
                 f"reward: expected some of {', '.join(REWARDS)}, got {unknown[0] if unknown else 'none'}."
             )
-        if not np.isfinite(list(weights.values())).all():
-            raise InvalidValueError(f"reward: expected finite weights, got {dict(weights)}.")
+        for name, weight in weights.items():
+            check_finite_number(f"reward[{name!r}]", weight)
+        if max(weights.values()) <= 0:
+            raise InvalidValueError(
+                f"reward: expected a weight above 0, got {dict(weights)}: no caption would be rewarded."
+            )
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._null = null
         order = np.argsort(images, kind="stable")

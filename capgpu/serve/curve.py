@@ -95,7 +95,7 @@ class LossCurve:
         per_epoch = _steps_per_epoch(epochs, self._start)
         done = epochs[-1]["epoch"] if epochs else 0
         state, reason = self._state()
-        training = _points((record["epoch"], record.get("train_loss")) for record in epochs)
+        training = [] if self._is_self_critical() else _points((r["epoch"], r.get("train_loss")) for r in epochs)
         validation = _points((record["epoch"], record.get("val_loss")) for record in epochs)
         seconds = [float(record.get("seconds") or 0) for record in epochs]
         recent = seconds[-_RECENT_EPOCHS:]
@@ -145,8 +145,12 @@ class LossCurve:
             return reason, None
         return ("interrupted", None) if reason in ("interrupted", "KeyboardInterrupt") else ("failed", reason)
 
+    def _is_self_critical(self) -> bool:
+        """Return whether training losses are those of drawn captions, which measure nothing."""
+        return self._start.get("self_critical") is not None
+
     def _single_steps(self, per_epoch: float | None) -> list[Point]:
-        if per_epoch is None:
+        if per_epoch is None or self._is_self_critical():
             return []
         every = max(-(-len(self._steps) // _MAX_POINTS), 1)
         return _points((record["step"] / per_epoch, record.get("train_loss")) for record in self._steps[::every])
@@ -155,6 +159,8 @@ class LossCurve:
 def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) -> float | None:
     if epochs and epochs[-1]["step"] and epochs[-1]["epoch"]:
         return float(epochs[-1]["step"]) / float(epochs[-1]["epoch"])
+    if start.get("self_critical") is not None:  # its epochs have each picture once, the record has the captions
+        return None
     captions, batch = start.get("train_captions"), start.get("batch_size")
     return None if not captions or not batch else max(captions // batch, 1)  # as the solver counts
 

@@ -175,8 +175,10 @@ class Curve(TypedDict):
     remaining: Annotated[float | None, "Estimated seconds until the end; null unless it trains."]
     tokens_per_second: float | None
     learning_rate: float | None
-    training_steps: Annotated[list[Point], "Training loss of single minibatches, thinned out."]
-    training: Annotated[list[Point], "Mean training loss of each epoch."]
+    training_steps: Annotated[
+        list[Point], "Training loss of single minibatches, thinned out; none of self-critical training."
+    ]
+    training: Annotated[list[Point], "Mean training loss of each epoch; none of self-critical training."]
     validation: Annotated[list[Point], "Validation loss after each epoch."]
     best: Annotated[Point | None, "The smallest validation loss."]
     silent: Annotated[float | None, "Seconds since training last wrote its record; null without a record."]

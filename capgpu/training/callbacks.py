@@ -13,7 +13,15 @@ from capgpu.visible_text import short
 if TYPE_CHECKING:
     from capgpu.solver import CaptioningSolver
 
-__all__ = ["EarlyStopping", "EpochCallback", "Metric", "StepCallback", "checked_metric"]
+__all__ = [
+    "EarlyStopping",
+    "EpochCallback",
+    "Metric",
+    "StepCallback",
+    "check_score_name",
+    "checked_metric",
+    "metric_score",
+]
 
 #: ``metric(model, data)`` after each epoch.
 Metric: TypeAlias = Callable[[Any, Mapping[str, Any]], "float | Mapping[str, float]"]
@@ -125,11 +133,8 @@ class EarlyStopping:
             )
         if self.monitor != "val_loss" and solver.metric is None:
             raise InvalidValueError(f"EarlyStopping: expected a solver with a metric for {self.monitor!r}, got none.")
-        names = getattr(
-            solver.metric, "names", None
-        )  # as CaptionMetric has; other functions are known once they return
-        if self.monitor != "val_loss" and names is not None and self.monitor not in names:
-            raise InvalidValueError(f"monitor: expected one of {', '.join(names)}, got {self.monitor!r}.")
+        if self.monitor != "val_loss":
+            check_score_name("monitor", self.monitor, solver.metric)
 
     def epochs_since_best(self, scores: list[float | None]) -> int:
         """Return how many epochs ago the best score was reached.
@@ -184,6 +189,28 @@ class EarlyStopping:
         return [metric_score(entry, self.monitor) for entry in solver.metric_history]
 
 
+def check_score_name(argument: str, name: str, metric: Any) -> None:
+    """Check that a metric returns a score, where it lists them in ``names``, as CaptionMetric does.
+
+    Parameters
+    ----------
+    argument : str
+        The argument that names the score.
+    name : str
+        The score.
+    metric : callable
+        The metric. The scores of one without ``names`` are known once it returns.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    names = getattr(metric, "names", None)
+    if names is not None and name not in names:
+        raise InvalidValueError(f"{argument}: expected one of {', '.join(names)}, got {short(name)}.")
+
+
 def metric_score(value: Any, name: str) -> float | None:
     """Return a score of what a metric returned: the entry of a name, or the number that it is.
 
@@ -208,6 +235,9 @@ def metric_score(value: Any, name: str) -> float | None:
     if not isinstance(value, Mapping):
         return score
     if name not in value:
-        raise InvalidValueError(f"monitor: expected one of {', '.join(value)}, got {name!r}.")
+        raise InvalidValueError(
+            f"metric: expected a function that returns the score {short(name)}, got one that returns "
+            f"{', '.join(value)}."
+        )
     score = value[name]
     return score

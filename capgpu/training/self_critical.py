@@ -27,6 +27,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.metrics.rewards import CaptionRewards
 from capgpu.model import CaptioningRNN
 from capgpu.random import fold_key
+from capgpu.sequence import after_start
 from capgpu.validation import check_count
 from capgpu.visible_text import short
 from capgpu.vocabulary import END, NULL, START
@@ -35,8 +36,8 @@ __all__ = ["Baseline", "Critic", "SampledCaptions", "SelfCritical"]
 
 Baseline = Literal["samples", "greedy"]
 
-#: Number of the key of the random words among those of a step; dropout has 0 and 1.
-_KEY = 2
+#: Number of the key of the random words among those of a step; dropout counts from 0, up to the number of layers.
+_KEY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +130,22 @@ class Critic:
 
     Raises
     ------
+    TypeError
+        For settings of another type, and rewards whose factors are no numbers.
     ValueError
-        For a vocabulary without START or END, or unknown rewards.
+        For a vocabulary without START or END, a model with label smoothing, or unknown rewards.
     """
 
     def __init__(self, settings: SelfCritical, model: Any, data: Mapping[str, Any]) -> None:
         self.settings = settings
+        if not isinstance(settings, SelfCritical):
+            raise InvalidTypeError(f"self_critical: expected a capgpu.SelfCritical, got {short(settings)}.")
+        smoothing = getattr(model, "label_smoothing", 0.0)
+        if smoothing > 0:
+            raise InvalidValueError(
+                f"self_critical: expected a model with label_smoothing=0, got {smoothing}: the loss of smoothed labels "
+                "is not the captions' log-probability. Set model.label_smoothing = 0.0."
+            )
         captions, _, images = split_arrays(data, "train")
         words = getattr(model, "word_to_idx", {})
         missing = [word for word in (NULL, START, END) if word not in words]
@@ -187,5 +198,4 @@ class Critic:
         else:
             others = (rewards.sum(axis=1, keepdims=True) - rewards) / (samples - 1)
             advantages = rewards - others
-        captions = np.column_stack([np.full(len(ids), self._start, ids.dtype), ids])
-        return SampledCaptions(captions, repeated, advantages.reshape(-1), float(rewards.mean()))
+        return SampledCaptions(after_start(ids, self._start), repeated, advantages.reshape(-1), float(rewards.mean()))

@@ -19,7 +19,14 @@ from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.training.agreement import load_shared_state
-from capgpu.training.callbacks import EarlyStopping, EpochCallback, Metric, StepCallback, metric_score
+from capgpu.training.callbacks import (
+    EarlyStopping,
+    EpochCallback,
+    Metric,
+    StepCallback,
+    check_score_name,
+    metric_score,
+)
 from capgpu.training.graphs import training_steps
 from capgpu.training.history import rewind_history
 from capgpu.training.losses import LossRecord
@@ -110,6 +117,8 @@ class SolverBase:
             raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
         if best_by != "val_loss" and metric is None:
             raise InvalidValueError(f"best_by: expected 'val_loss', or a solver with a metric, got {short(best_by)}.")
+        if best_by != "val_loss":
+            check_score_name("best_by", best_by, metric)
         if self_critical is not None and group_by_length:
             raise InvalidValueError("group_by_length: expected False with self_critical, which draws its captions.")
         if self_critical is not None and self.ranks.size > 1:
@@ -200,11 +209,10 @@ class SolverBase:
         self.val_acc_history: list[float] = []
 
     def __repr__(self) -> str:
-        validation = (
-            "" if self.best_epoch is None else f", val_loss {self.best_val_loss:.4f} in epoch {self.best_epoch}"
-        )
+        score = self.best_score
+        best = "" if score is None else f", {self.best_by} {score:.4f} in epoch {self.best_epoch}"
         return (
-            f"<{type(self).__name__}: epoch {self.epoch} of {self._target}, step {self.step:,}{validation}; "
+            f"<{type(self).__name__}: epoch {self.epoch} of {self._target}, step {self.step:,}{best}; "
             f"batches of {self.batch_size} of {self._train_count:,} captions, {self._optimizer!r}, seed {self.seed}; "
             f"{self.model!r}>"
         )
@@ -233,19 +241,25 @@ class SolverBase:
     @property
     def best_val_loss(self) -> float:
         """Validation loss per token of the best epoch so far; infinite where there is none."""
-        return math.inf if self.best_epoch is None else self.val_loss_history[self.best_epoch - 1]
+        losses, epoch = self.val_loss_history, self.best_epoch
+        return losses[epoch - 1] if epoch is not None and epoch <= len(losses) else math.inf
+
+    @property
+    def best_score(self) -> float | None:
+        """Score of the best epoch so far, by which it was chosen: that of `best_by`; None if there is none."""
+        if self.best_epoch is None:
+            return None
+        if self.best_by == "val_loss":
+            return self.best_val_loss
+        return metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
 
     def _is_best(self, record: Mapping[str, Any]) -> bool:
         """Return whether an epoch, whose record is not yet in the histories, is the best so far."""
         if self.best_by == "val_loss":
             return bool(record["val_loss"] < self.best_val_loss)
         score = metric_score(record["metric"], self.best_by)
-        if score is None:
-            return False
-        if self.best_epoch is None:
-            return True
-        best = metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
-        return best is None or score > best
+        best = self.best_score
+        return score is not None and (best is None or score > best)
 
     def evaluate(self, split: str = "val") -> float:
         """Score a whole split: negative log-likelihood per word, in nats, without dropout.

@@ -285,6 +285,11 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
                 "adamw, or omit --weight-decay."
             )
         optim_config["weight_decay"] = settings["weight_decay"]
+    if settings["layer_dropout"] > 0 and settings["layers"] == 1:
+        raise InvalidValueError(
+            f"--layer-dropout: expected 0 with one layer, got {settings['layer_dropout']}. Add --layers above 1, or "
+            "omit --layer-dropout."
+        )
     metric = settings["metric"]
     self_critical = None
     if settings["self_critical"]:

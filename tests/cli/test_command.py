@@ -102,6 +102,7 @@ def test_options_of_training_reach_the_solver(tmp_path: Path) -> None:
     start = read_history(folder / "history.jsonl")[0]
     assert (start["warmup"], start["clip_norm"], start["optim_config.weight_decay"]) == (3, 0.5, 0.02)
     refused(run("train", tmp_path / "other", "--weight-decay", 0.1), "expected the update rule adamw, got adam")
+    refused(run("train", tmp_path / "other", "--layer-dropout", 0.1), "--layer-dropout: expected 0 with one layer")
 
 
 def test_training_follows_a_metric_and_stops_when_it_no_longer_improves(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -324,7 +325,8 @@ SELF_CRITICAL = ("--self-critical", "--samples", "2", "--batch-size", "600", "--
 
 def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "better"
-    done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
+    output = done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
+    assert re.search(r"Best epoch by CIDEr, \d\.\d{3}: 1, \d\.\d{4} nats per word", output)
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert (settings["hidden"], settings["dropout"], settings["metric"]) == (8, 0.0, "CIDEr")
     history = read_history(folder / "history.jsonl")
@@ -344,6 +346,7 @@ def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finish
         (("--samples", "3"), "belong together"),
         (("--hidden", "16"), "--hidden: expected 8"),
         (("--reward", "METEOR"), "--reward: expected"),
+        (("--reward", "CIDEr=0"), "reward: expected a weight above 0"),
         (("--samples", "1"), "samples: expected"),
     ],
 )

@@ -96,6 +96,11 @@ def test_models_that_do_not_fit_are_refused() -> None:
         Ensemble([model, wider])
     with pytest.raises(ValueError, match="at least one model"):
         Ensemble([])
+    for wrong in (model, [1, 2], "ab"):
+        with pytest.raises(TypeError, match="models: expected a list of models, got"):
+            Ensemble(wrong)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ValueError, match="names: expected 2, one for each model, got 1"):
+        Ensemble([model, model], ["first"])
 
 
 def test_several_files_are_loaded_as_an_ensemble(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def test_a_missing_end_costs_and_an_empty_caption_scores_nothing():
     assert empty == 0
 
 
-@pytest.mark.parametrize("weights", [{}, {"METEOR": 1.0}, {"CIDEr": float("nan")}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"METEOR": 1.0}, *({"CIDEr": weight} for weight in (float("nan"), 0, -1.0, "1", None))]
+)
 def test_bad_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="reward: expected"):
+    with pytest.raises((ValueError, TypeError), match=r"reward.*: expected"):
         CaptionRewards(np.array([[START, 3, END]]), np.array([0]), weights, NULL)

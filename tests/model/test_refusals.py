@@ -100,6 +100,8 @@ CONSTRUCTION = {
         ValueError,
         "cell_type: expected one of 'rnn', 'lstm', 'gru', 'attention', got 'gated'",
     ),
+    "cells": ({"cell_type": ["gru"]}, ValueError, r"cell_type: expected one of .*got \['gru'\]"),
+    "dropout in words": ({"layer_dropout": "low"}, TypeError, "layer_dropout: expected a number, got 'low'"),
     "no input": ({"input_dim": 0}, ValueError, "input_dim: expected an integer of at least 1, got 0"),
     "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim: expected .*got -5"),
     "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim: expected an integer .*got 2\.5"),

@@ -185,6 +185,23 @@ def test_the_curve_follows_the_record(training: Path, squares: Path) -> None:
     assert 0.5 < first / whole["training"][0]["loss"] < 2
 
 
+def test_self_critical_training_shows_no_losses_of_drawn_captions(training: Path) -> None:
+    from capgpu.serve.curve import LossCurve
+
+    start = {"kind": "start", "self_critical": {"samples": 5}, "train_captions": 50, "batch_size": 5}
+    step = {"kind": "step", "step": 1, "epoch": 1, "loss": -0.2, "train_loss": -0.1, "reward": 0.5}
+    epoch = {**step, "kind": "epoch", "step": 2, "val_loss": 2.5}
+    record = training / "history.jsonl"
+    record.write_text("".join(json.dumps(line) + "\n" for line in (start, step)))
+    curve = LossCurve(RunFolder(training))
+    assert curve.read()["steps"] is None  # pictures are fewer than captions
+    with record.open("a") as file:
+        file.write(json.dumps(epoch) + "\n")
+    document = curve.read()
+    assert (document["training"], document["training_steps"]) == ([], [])
+    assert document["validation"] == [{"epoch": 1.0, "loss": 2.5}]
+
+
 def test_a_run_that_starts_over_is_read_from_its_start(training: Path, squares: Path) -> None:
     from capgpu.serve.curve import LossCurve
 

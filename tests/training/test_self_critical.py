@@ -84,7 +84,7 @@ def test_captions_are_drawn_on_every_backend_alike_and_weighed_by_reward_less_ba
     drawn = Critic(settings, captioner(cell), arrays).draw(captioner(cell), capgpu.asarray(features), images, key=9)
     capgpu.set_backend("numpy")
     model = captioner(cell)
-    ids = decode.sample(model, np.repeat(features, 4, axis=0), seed=fold_key(9, 2), max_length=5).ids[:, 0]
+    ids = decode.sample(model, np.repeat(features, 4, axis=0), seed=fold_key(9, -1), max_length=5).ids[:, 0]
     score = CaptionRewards(arrays["train_captions"], arrays["train_image_idxs"], settings.reward)
     rewards = score(ids, np.repeat(images, 4)).reshape(3, 4)
     if baseline == "greedy":
@@ -140,7 +140,27 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     assert np.mean(trained.reward_history[-5:]) > 1.5 * np.mean(trained.reward_history[:5])
     scores = [entry["CIDEr"] for entry in trained.metric_history]
     assert trained.best_epoch == int(np.argmax(scores)) + 1
+    assert trained.best_score == max(scores)
+    assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch};" in repr(trained)
+    assert trained.best_val_loss == float("inf")  # without validation there is none
     assert frozen(trained.model.params) == frozen(trained.best_params)
+
+
+def test_words_and_dropout_of_a_step_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    capgpu.set_backend("numpy")
+    seeds: list[Any] = []
+
+    def greedy(model: Any, features: Any, *, seed: int, **settings: Any) -> Any:
+        seeds.append(seed)
+        return decode.greedy(model, features, **settings)
+
+    monkeypatch.setattr(decode, "sample", greedy)
+    arrays = data()
+    model = captioner(n_layers=3, feature_dropout=0.1, output_dropout=0.1, layer_dropout=0.1)
+    Critic(SelfCritical(), model, arrays).draw(model, arrays["train_features"][:2], np.array([0, 1]), key=4)
+    _, _, options = model.loss_inputs(arrays["train_features"][:2], arrays["train_captions"][:2], dropout_key=4)
+    dropouts = (options.feature_dropout, options.output_dropout, *options.layer_dropouts)
+    assert len({*seeds, *(dropout.key for dropout in dropouts if dropout is not None)}) == 1 + 4
 
 
 def test_gradient_accumulation_gives_the_same_gradients() -> None:
@@ -172,8 +192,15 @@ def test_what_the_solver_cannot_do_is_refused() -> None:
         solver(group_by_length=True)
     with pytest.raises(ValueError, match="best_by"):
         solver(best_by="CIDEr")
+    with pytest.raises(ValueError, match="best_by: expected one of CIDEr, got 'BLEU-4'"):
+        solver(best_by="BLEU-4", metric=CaptionMetric(["CIDEr"]))
     with pytest.raises(ValueError, match="reward: expected"):
         solver(self_critical=SelfCritical(reward={"METEOR": 1.0}))
+    for wrong in (True, {"samples": 3}):
+        with pytest.raises(TypeError, match=r"self_critical: expected a capgpu\.SelfCritical, got"):
+            solver(self_critical=wrong)
+    with pytest.raises(ValueError, match="expected a model with label_smoothing=0, got"):
+        solver(captioner(label_smoothing=0.1))
     without_start = CaptioningRNN({"<NULL>": 0, "<END>": 2, "a": 1}, 8, 6, 10, seed=0)
     with pytest.raises(ValueError, match="vocabulary with <START>"):
         Critic(SelfCritical(), without_start, data())
