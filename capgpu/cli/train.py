@@ -304,7 +304,9 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     if ranks.rank > 0:
         return
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
+    by_loss = solver.best_by == "val_loss"
+    score = f"{solver.best_score:.4f} nats per word" if by_loss else f"{solver.best_by} {solver.best_score:.4f}"
     echo(
-        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {solver.best_val_loss:.4f} "
-        f"nats per word on the validation split.\nRun folder: {run.path}"
+        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch: {solver.best_epoch}, {score} on the validation "
+        f"split.\nRun folder: {run.path}"
     )

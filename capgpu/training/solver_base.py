@@ -201,7 +201,7 @@ class SolverBase:
 
     def __repr__(self) -> str:
         validation = (
-            "" if self.best_epoch is None else f", val_loss {self.best_val_loss:.4f} in epoch {self.best_epoch}"
+            "" if self.best_epoch is None else f", {self.best_by} {self.best_score:.4f} in epoch {self.best_epoch}"
         )
         return (
             f"<{type(self).__name__}: epoch {self.epoch} of {self._target}, step {self.step:,}{validation}; "
@@ -233,7 +233,16 @@ class SolverBase:
     @property
     def best_val_loss(self) -> float:
         """Validation loss per token of the best epoch so far; infinite where there is none."""
-        return math.inf if self.best_epoch is None else self.val_loss_history[self.best_epoch - 1]
+        if self.best_epoch is None or not self.validate:
+            return math.inf
+        return self.val_loss_history[self.best_epoch - 1]
+
+    @property
+    def best_score(self) -> float | None:
+        """The score by which the best epoch so far was chosen, `best_by`; None where no score of a metric is finite."""
+        if self.best_by == "val_loss":
+            return self.best_val_loss
+        return None if self.best_epoch is None else metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
 
     def _is_best(self, record: Mapping[str, Any]) -> bool:
         """Return whether an epoch, whose record is not yet in the histories, is the best so far."""
@@ -242,9 +251,7 @@ class SolverBase:
         score = metric_score(record["metric"], self.best_by)
         if score is None:
             return False
-        if self.best_epoch is None:
-            return True
-        best = metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
+        best = self.best_score
         return best is None or score > best
 
     def evaluate(self, split: str = "val") -> float:

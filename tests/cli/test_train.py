@@ -324,7 +324,7 @@ SELF_CRITICAL = ("--self-critical", "--samples", "2", "--batch-size", "600", "--
 
 def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "better"
-    done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
+    printed = done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert (settings["hidden"], settings["dropout"], settings["metric"]) == (8, 0.0, "CIDEr")
     history = read_history(folder / "history.jsonl")
@@ -332,6 +332,7 @@ def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finish
     epoch = next(record for record in history if record["kind"] == "epoch")
     assert epoch["reward"] > 0
     assert epoch["metric.CIDEr"] > 0
+    assert f"Best epoch: 1, CIDEr {epoch['metric.CIDEr']:.4f} on the validation split" in printed
     assert weight_bits(folder) != weight_bits(finished)
     with Image.open(folder / "loss.png") as picture:
         assert picture.size == (1200, 750)

@@ -141,6 +141,7 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     scores = [entry["CIDEr"] for entry in trained.metric_history]
     assert trained.best_epoch == int(np.argmax(scores)) + 1
     assert frozen(trained.model.params) == frozen(trained.best_params)
+    assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch}" in repr(trained)
 
 
 def test_gradient_accumulation_gives_the_same_gradients() -> None:
