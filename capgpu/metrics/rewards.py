@@ -3,7 +3,8 @@
 The scores are those of `capgpu.metrics.cider` and `capgpu.metrics.bleu`, for whole batches and without strings. END
 counts as a word, so that a caption that stops too early or too late loses what its last n-grams would have scored. The
 document frequencies of CIDEr are those of all references, and so are the lengths of their vectors of n-grams: both are
-computed once.
+computed once. An id that stands for any unknown word counts in lengths, but is equal to no word, not even to itself:
+each is weighted as a word that one picture has.
 
 Two n-grams are equal where their words are, so that all counts come from comparing every word of a caption with every
 word of its references:
@@ -18,7 +19,7 @@ f(c_n[i], r_n[i]) / c_n[i].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ _MAX_N = 4
 _REFERENCES_AT_ONCE = 4096
 # what follows the last word; different ones, so that no padding is equal to another's
 _PADDING, _REFERENCE_PADDING = -1, -2
+# unknown words, by their position; above all ids, and different ones for the same reason
+_UNKNOWN, _REFERENCE_UNKNOWN = 2**30, 2**30 + 2**29
 
 
 class CaptionRewards:
@@ -59,6 +62,8 @@ class CaptionRewards:
         Factors of some of `REWARDS`.
     null : int
         Id of padding.
+    unknown : collection of int
+        Ids that stand for words beyond the vocabulary.
 
     Raises
     ------
@@ -83,11 +88,12 @@ class CaptionRewards:
         images: npt.NDArray[Any],
         weights: Mapping[str, float],
         null: int = 0,
+        unknown: Collection[int] = (),
     ) -> None:
-        unknown = [name for name in weights if name not in REWARDS]
-        if unknown or not weights:
+        others = [name for name in weights if name not in REWARDS]
+        if others or not weights:
             raise InvalidValueError(
-                f"reward: expected some of {', '.join(REWARDS)}, got {unknown[0] if unknown else 'none'}."
+                f"reward: expected some of {', '.join(REWARDS)}, got {others[0] if others else 'none'}."
             )
         for name, weight in weights.items():
             check_finite_number(f"reward[{name!r}]", weight)
@@ -96,11 +102,11 @@ class CaptionRewards:
                 f"reward: expected a weight above 0, got {dict(weights)}: no caption would be rewarded."
             )
         self.weights = {name: float(weight) for name, weight in weights.items()}
-        self._null = null
+        self._null, self._unknown = null, list(unknown)
         order = np.argsort(images, kind="stable")
         #: Pictures that have references, increasing, the first reference of each, and their number.
         self.images, self._first, self._counts = np.unique(images[order], return_index=True, return_counts=True)
-        self._references = _words(references[order, 1:], null, _REFERENCE_PADDING)
+        self._references = self._words(references[order, 1:], _REFERENCE_PADDING, _REFERENCE_UNKNOWN)
         self._lengths = (self._references >= 0).sum(axis=1)
         self._tables = _idf_tables(self._references, np.repeat(np.arange(len(self.images)), self._counts))
         self._squares = np.concatenate(
@@ -125,7 +131,7 @@ class CaptionRewards:
         numpy.ndarray of float64, shape (B,)
             The rewards. CIDEr is between 0 and 10, and BLEU-4 between 0 and 1.
         """
-        words = _words(captions, self._null, _PADDING)
+        words = self._words(captions, _PADDING, _UNKNOWN)
         rows, exists = self._reference_rows(images)
         references = self._references[rows]
         references[~exists] = _REFERENCE_PADDING
@@ -136,6 +142,15 @@ class CaptionRewards:
             "BLEU-4": lambda: self._bleu(words, counts, found, rows, exists),
         }
         return sum((weight * scores[name]() for name, weight in self.weights.items()), np.zeros(len(words)))
+
+    def _words(self, ids: npt.NDArray[Any], padding: int, unknown: int) -> Ints:
+        """Return words without NULL, each row followed by `padding`, and unknown words numbered from `unknown` on."""
+        is_padding = ids == self._null
+        order = np.argsort(is_padding, axis=1, kind="stable")
+        words = np.where(is_padding, padding, ids)
+        words = np.where(np.isin(ids, self._unknown), unknown + np.arange(ids.shape[1]), words)
+        packed: Ints = np.take_along_axis(words, order, axis=1).astype(np.int32)
+        return packed
 
     def _reference_rows(self, images: npt.NDArray[Any]) -> tuple[Ints, Bools]:
         """Return the rows of the references of each picture, and which exist, shape (B, most references)."""
@@ -195,7 +210,7 @@ def _idf_tables(words: Ints, images: Ints) -> list[tuple[npt.NDArray[np.int64], 
     Parameters
     ----------
     words : numpy.ndarray of int, shape (R, T)
-        The references, padded with negative numbers.
+        The references, padded with negative numbers, unknown words numbered from ``_UNKNOWN`` on.
     images : numpy.ndarray of int, shape (R,)
         The picture of each, from 0 on.
 
@@ -206,6 +221,7 @@ def _idf_tables(words: Ints, images: Ints) -> list[tuple[npt.NDArray[np.int64], 
         all other n-grams, which occur with one picture at most.
     """
     n_images = int(images.max()) + 1
+    words = np.where(words < _UNKNOWN, words, -1)
     tables: list[tuple[npt.NDArray[np.int64], Floats]] = []
     first = numbers = words
     for n in range(_MAX_N):
@@ -220,15 +236,6 @@ def _idf_tables(words: Ints, images: Ints) -> list[tuple[npt.NDArray[np.int64], 
         numbers[inside] = np.where(several, np.cumsum(several) - 1, -1)[index]
         first = numbers if n == 0 else first
     return tables
-
-
-def _words(ids: npt.NDArray[Any], null: int, padding: int) -> Ints:
-    """Return words without NULL, each row followed by `padding`."""
-    is_padding = ids == null
-    order = np.argsort(is_padding, axis=1, kind="stable")
-    words = np.where(is_padding, padding, ids)
-    packed: Ints = np.take_along_axis(words, order, axis=1).astype(np.int32)
-    return packed
 
 
 def _repetitions(same: Bools) -> list[Ints]:

@@ -30,7 +30,7 @@ from capgpu.random import fold_key
 from capgpu.sequence import after_start
 from capgpu.validation import check_count
 from capgpu.visible_text import short
-from capgpu.vocabulary import END, NULL, START
+from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
 
 __all__ = ["Baseline", "Critic", "SampledCaptions", "SelfCritical"]
 
@@ -155,7 +155,8 @@ class Critic:
                 "without."
             )
         self._start = words[START]
-        self.rewards = CaptionRewards(captions, images, settings.reward, words[NULL])
+        unknown = [words[word] for word in (UNK, UNKNOWN_WORD) if word in words]
+        self.rewards = CaptionRewards(captions, images, settings.reward, words[NULL], unknown)
         if isinstance(model, CaptioningRNN):
             announce_decoding(model.params, drawn=True)
         self._max_length = captions.shape[1] - 1 if settings.max_length is None else settings.max_length

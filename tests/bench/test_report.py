@@ -151,7 +151,7 @@ def test_sample_stands_for_both_sampling_jobs() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments_given", [["--sizes", "S9"], ["--cells", "gru"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
+    "arguments_given", [["--sizes", "S9"], ["--cells", "mgu"], ["--jobs", "fit"], ["--parts", "x"], ["--only", "mxnet"]]
 )
 def test_unknown_names_on_the_command_line_are_refused(
     arguments_given: list[str], capsys: pytest.CaptureFixture[str]

@@ -80,7 +80,7 @@ def test_settings_come_from_a_file_unless_given(tmp_path: Path) -> None:
         ("hidden = true", "hidden: expected a number or a text, got True"),
         ('tie-weights = "no"', "tie-weights: expected true or false, got 'no'"),
         ("hidden: 5", "expected settings in TOML"),
-        ('cell = "gru"', "cell: "),
+        ('cell = "mgu"', "cell: "),
         ("[trian]\nhidden = 5", "expected tables of commands, such as [train], got [trian]. Did you mean [train]?"),
         ("dropout = {rate = 0.1}", "expected tables of commands, such as [train], got [dropout]."),
         ("batch_size = 8\nbatch-size = 9", "expected each option once, got batch_size and batch-size."),

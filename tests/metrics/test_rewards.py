@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies
 from capgpu.metrics import bleu, cider
 from capgpu.metrics.rewards import CaptionRewards
 
-NULL, START, END = 0, 1, 2
+NULL, START, END, UNK = 0, 1, 2, 3
 
 
 def random_captions(random, count, width, words, ended=0.9):
@@ -86,6 +88,21 @@ def test_a_missing_end_costs_and_an_empty_caption_scores_nothing():
     assert whole == pytest.approx(10.0)
     assert 0 < cut < whole
     assert empty == 0
+
+
+def test_unknown_words_are_scored_as_words_that_occur_once() -> None:
+    candidates, references, images, groups = scene(3, pictures=30, width=11, words=8)
+    rewards = CaptionRewards(references, images, {"CIDEr": 1.0, "BLEU-4": 1.0}, NULL, unknown=[UNK])
+    fresh = itertools.count()
+
+    def spelt(words):
+        return [f"other{next(fresh)}" if word == f"w{UNK}" else word for word in words]
+
+    given, truths = [spelt(words) for words in texts(candidates)], [[spelt(words) for words in g] for g in groups]
+    expected = cider(given, truths).captions + bleu(given, truths).captions[:, 3]
+    assert (candidates == UNK).any()
+    assert expected.max() > 1
+    assert rewards(candidates, 3 * np.arange(30)) == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
 @pytest.mark.parametrize(

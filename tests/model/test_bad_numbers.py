@@ -26,14 +26,14 @@ def outcome(cell, name, value, features):
         if not is_device_array(features):
             with pytest.raises(ValueError, match=rf"params\['{name}'\]: expected finite values"):
                 model.sample(features, 5)
-        words = greedy_captions(model.params, features, 5, 1, -1, 0)
+        words = greedy_captions(model.cell, model.params, features, 5, 1, -1, 0)
     finite = {key: bool(np.isfinite(capgpu.to_numpy(grad)).all()) for key, grad in grads.items()}
     return float(loss), finite, capgpu.to_numpy(words).tolist()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, random, cell, value):
     features = random.standard_normal((3, 6)).astype(np.float32)
     if backend.name == "cpu":

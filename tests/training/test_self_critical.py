@@ -144,6 +144,7 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch};" in repr(trained)
     assert trained.best_val_loss == float("inf")  # without validation there is none
     assert frozen(trained.model.params) == frozen(trained.best_params)
+    assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch}" in repr(trained)
 
 
 def test_words_and_dropout_of_a_step_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_without_a_device_the_cause_is_printed(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("--cells", "gru", "cells: expected names among"),
+        ("--cells", "mgu", "cells: expected names among"),
         ("--jobs", "dream", "jobs: expected names among"),
         ("--sizes", "S9", "no size"),
         ("--precisions", "float8", "precisions: expected names among"),
