@@ -172,7 +172,7 @@ class CaptioningRNN(CaptionerBase):
 
         Parameters
         ----------
-        features : array, shape (n, D)
+        features : array, shape (n, D), or (n, L, D) with ``cell_type="attention"``
             Features of the captions that are computed.
         captions : numpy.ndarray of int, shape (N, T + 1)
             The captions of the whole minibatch, on the host.

@@ -284,7 +284,8 @@ def axes_remedy(ndim: int, attends: bool) -> str:
     if attends and ndim == 2:
         return (
             " The cell 'attention' reads a grid of vectors for each picture: prepare the pictures with "
-            "`capgpu prepare --grid 7`, or choose another cell."
+            "`capgpu prepare --grid 7` (the embedded emoji have grids as the data set emoji-grid), or choose another "
+            "cell."
         )
     if not attends and ndim == 3:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import closing
 from typing import Any
@@ -317,7 +318,12 @@ class CaptioningSolver(SolverBase):
         rewards: list[float] = []
         with checked_data():
             if self._critic is not None:
-                captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
+                try:
+                    captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
+                except FloatingPointError:  # the last update has made probabilities that are not finite
+                    self._losses.values.append(math.nan)
+                    self._check_losses()
+                    raise
                 rewards = [reward]
             loss = self._steps.loss(features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights)
         on_host = self._losses.append(loss)

@@ -61,7 +61,7 @@ class LossOptions:
     Attributes
     ----------
     feature_dropout : Dropout, optional
-        Applied to the features, shape (N, D).
+        Applied to the features, shape (N, D), or to the cells of grids one below the other, (N L, D).
     output_dropout : Dropout, optional
         Applied to the packed hidden states, shape (M, H), before the vocabulary projection.
     layer_dropouts : tuple of Dropout

@@ -91,7 +91,7 @@ def write_captions(
     ----------
     model : WordModel
         A model whose vocabulary contains ``<START>`` and ``<END>``.
-    features : numpy.ndarray, shape (N, D)
+    features : numpy.ndarray, shape (N, D), or (N, L, D) for a model with attention
         Features on the host; moved to the current backend batch by batch.
     config : GenerationConfig, optional
         Settings of the decoder; greedy by default.

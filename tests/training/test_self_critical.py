@@ -147,6 +147,15 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch}" in repr(trained)
 
 
+def test_a_divergence_names_the_learning_rate_and_keeps_the_last_good_parameters() -> None:
+    capgpu.set_backend("numpy")
+    trainer = solver(update_rule="sgd", optim_config={"learning_rate": 1e38}, clip_norm=None)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"diverged \(learning rate 1e\+38"):
+        trainer.train()
+    assert all(np.isfinite(array).all() for array in trainer.model.params.values())
+    assert len(trainer.loss_history) == len(trainer.reward_history) == trainer.step
+
+
 def test_words_and_dropout_of_a_step_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     capgpu.set_backend("numpy")
     seeds: list[Any] = []
