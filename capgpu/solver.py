@@ -256,7 +256,8 @@ class CaptioningSolver(SolverBase):
                 step = self.step
                 if printed or self.step_callbacks:
                     self._report_step(report, captions, self._learning_rate() * factor, printed=printed)
-                self._agree(guard, patient=bool(self.step_callbacks))
+                # the first update may have compiled kernels, and callbacks take their time
+                self._agree(guard, patient=bool(self.step_callbacks) or step == first + 1)
                 if self._interrupt_requested or self._stop_requested:
                     return
 

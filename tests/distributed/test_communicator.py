@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from capgpu.distributed import Communicator, active_communicator, communicator, use_communicator
+from capgpu.distributed.mpi import MpiCommunicator
 
 COLLECTIVES = """
 import json
@@ -109,6 +113,51 @@ c.start_all_reduce(numpy.ones(2)).wait()
     assert time.monotonic() - begin < 20
 
 
+def test_ranks_do_not_wait_for_one_that_failed_before_it_came_to_connect(ranks):
+    code = """
+import os, sys
+if os.environ["PMI_RANK"] == "1":
+    sys.exit("no module on this machine")
+import capgpu.distributed.mpi
+from capgpu.distributed import communicator
+capgpu.distributed.mpi._START_LIMIT = 1.0
+communicator()
+"""
+    result = ranks(2, code=code, timeout=60, CAPGPU_RANK_TIMEOUT="0.5")
+    assert result.returncode != 0
+    assert "capgpu: rank 0 of 2: not all ranks have started within 1 s" in result.stderr
+
+
+def test_two_threads_that_find_a_cause_print_it_before_the_end(monkeypatch):
+    events = []
+
+    class Rank(MpiCommunicator):
+        def __init__(self):
+            world = SimpleNamespace(Abort=lambda status: events.append("end"))
+            self._mpi, self._aborts, self._aborting = SimpleNamespace(COMM_WORLD=world), threading.Lock(), False
+
+        def print_error(self, message):
+            time.sleep(0.1)
+            events.append(message)
+
+    def leave(status):
+        raise SystemExit
+
+    monkeypatch.setattr("os._exit", leave)
+    rank = Rank()
+
+    def abort():
+        with suppress(SystemExit):
+            rank.abort("the cause")
+
+    threads = [threading.Thread(target=abort) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert events == ["the cause", "end", "end"]
+
+
 def test_a_launcher_of_another_mpi_is_named(ranks, in_new_process):
     environment = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     code = """
@@ -120,8 +169,9 @@ except LaunchError as error:
     print(json.dumps(str(error)))
 """
     message = json.loads(in_new_process(code, **environment))
-    assert "expected 2 processes, which the mpiexec of Open MPI started, got 1 from mpi4py (MPICH" in message
+    assert "expected 2 processes, which mpiexec of Open MPI started, got 1 from mpi4py (MPICH" in message
     assert "srun --mpi=pmi2" in message
+    assert "unset OMPI_COMM_WORLD_SIZE to run one process" in message
 
 
 def test_without_mpi4py_the_message_says_how_to_get_it(in_new_process):
