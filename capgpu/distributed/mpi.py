@@ -98,7 +98,7 @@ class MpiCommunicator(Communicator):
                 "thread may call. Leave mpi4py.rc.thread_level as it is, or install another MPI."
             )
         self.rank, self.size = world.rank, world.size
-        self._lock, self._aborts = threading.RLock(), threading.Lock()
+        self._lock, self._aborts, self._aborting = threading.RLock(), threading.Lock(), False
         # failures and the end have communicators of their own: the others may be in the middle of other operations
         self._comm, self._failures, self._ends = world.Dup(), world.Dup(), world.Dup()
         machine = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -283,8 +283,10 @@ class MpiCommunicator(Communicator):
 
     def abort(self, message: str) -> NoReturn:
         """Print a message that names this rank, and end all processes at once; see `Communicator.abort`."""
-        if self._aborts.acquire(blocking=False):  # of two threads that find a cause, one prints it
-            self.print_error(message)
+        with self._aborts:  # of two threads that find a cause, one prints it, and the other waits until it has
+            if not self._aborting:
+                self._aborting = True
+                self.print_error(message)
         self._mpi.COMM_WORLD.Abort(1)
         os._exit(1)
 

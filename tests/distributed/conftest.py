@@ -36,6 +36,7 @@ def rank_environment(**changes: str) -> dict[str, str]:
         "CAPGPU_BACKEND": "numpy",
         "OPENBLAS_NUM_THREADS": "1",
         "CAPGPU_RANK_TIMEOUT": "60",
+        "PYTHONUNBUFFERED": "",  # a line and its end would be written apart, and lines of several ranks mixed
         **changes,
     }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from capgpu.distributed import Communicator, active_communicator, communicator, use_communicator
+from capgpu.distributed.mpi import MpiCommunicator
 
 COLLECTIVES = """
 import json
@@ -107,6 +111,36 @@ c.start_all_reduce(numpy.ones(2)).wait()
     assert result.returncode != 0
     assert cause in result.stderr
     assert time.monotonic() - begin < 20
+
+
+def test_two_threads_that_find_a_cause_print_it_before_the_end(monkeypatch):
+    events = []
+
+    class Rank(MpiCommunicator):
+        def __init__(self):
+            world = SimpleNamespace(Abort=lambda status: events.append("end"))
+            self._mpi, self._aborts, self._aborting = SimpleNamespace(COMM_WORLD=world), threading.Lock(), False
+
+        def print_error(self, message):
+            time.sleep(0.1)
+            events.append(message)
+
+    def leave(status):
+        raise SystemExit
+
+    monkeypatch.setattr("os._exit", leave)
+    rank = Rank()
+
+    def abort():
+        with suppress(SystemExit):
+            rank.abort("the cause")
+
+    threads = [threading.Thread(target=abort) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert events == ["the cause", "end", "end"]
 
 
 def test_a_launcher_of_another_mpi_is_named(ranks, in_new_process):
