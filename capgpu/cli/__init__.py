@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from capgpu.cli.serve import serve
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
-from capgpu.distributed import active_communicator
+from capgpu.distributed import active_communicator, communicator
 from capgpu.errors import CapgpuError
 
 __all__ = ["main"]
@@ -40,6 +41,8 @@ _COMMANDS = {
     "Captioners": (train, caption, evaluate, serve, score, export),
     "This machine": (info, warm, tune),
 }
+#: The commands that divide their work among ranks.
+_OF_RANKS = tuple(command.name for command in (train, prepare, caption, evaluate))
 _EXAMPLES = (
     ("Start here: train on the captioned emoji that come with capgpu (a minute)", "capgpu train runs/demo"),
     ("See captions of pictures that it has not seen, beside the true ones", "capgpu caption runs/demo"),
@@ -81,8 +84,11 @@ class _Command(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # as in `capgpu caption RUN | head -1`: click ends the command with status 1
             raise
-        except _USER_ERRORS as error:
-            if ctx.params["debug"]:
+        except (*_USER_ERRORS, click.ClickException) as error:
+            if ctx.invoked_subcommand in _OF_RANKS:
+                with suppress(CapgpuError):  # it may be the error itself
+                    communicator()  # ranks that have got further wait for this one
+            if ctx.params["debug"] or isinstance(error, click.ClickException):
                 raise
             raise _UserError(_message(error)) from error
 

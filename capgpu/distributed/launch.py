@@ -27,6 +27,8 @@ class Launch(NamedTuple):
         Number of this process, from 0, and of all.
     local_rank, local_size : int
         The same among the processes of this machine.
+    variable : str
+        The environment variable that says how many there are.
     """
 
     launcher: str
@@ -34,6 +36,7 @@ class Launch(NamedTuple):
     size: int
     local_rank: int
     local_size: int
+    variable: str = ""
 
 
 #: The variables of each launcher: rank, size, rank and size on this machine. Those of Open MPI come before Slurm's,
@@ -81,7 +84,7 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch | None:
             local_rank, local_size = _number(values, "SLURM_LOCALID"), _slurm_local_size(values)
         if local_rank is None or local_size is None or local_rank >= local_size:
             local_rank, local_size = 0, 1
-        return Launch(launcher, rank, size, local_rank, local_size)
+        return Launch(launcher, rank, size, local_rank, local_size, size_name)
     return None
 
 

@@ -28,6 +28,7 @@ from capgpu.distributed.communicator import Communicator, Reduction
 from capgpu.distributed.heartbeat import Heartbeat, rank_timeout
 from capgpu.distributed.launch import Launch, LaunchError
 from capgpu.distributed.nccl import NcclCollectives, open_nccl
+from capgpu.distributed.start_limit import start_limit
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
 
@@ -35,6 +36,8 @@ __all__ = ["MpiCommunicator", "RootError"]
 
 #: Seconds between two looks at reductions in progress, by the thread and by a rank that has waited for `_SPIN` seconds.
 _POLL, _LATE_POLL, _SPIN = 1e-4, 5e-5, 2e-3
+#: Seconds within which all ranks have to come to connect, or twice the timeout if that is longer.
+_START_LIMIT = 60.0
 #: Seconds that `failed_alike` waits for the others.
 _FAILURE_WAIT = 2.0
 #: dtypes that MPI adds; others are added in float32.
@@ -81,16 +84,30 @@ class MpiCommunicator(Communicator):
     """
 
     def __init__(self, place: Launch) -> None:
+        timeout = rank_timeout()
         require("mpi4py", "mpi", f"Running as {place.size} processes ({place.launcher})")
+        with start_limit(place, max(_START_LIMIT, 2 * timeout)):
+            self._connect(place, timeout)
+        self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
+        self._pending: list[_Operation] = []
+        self._started = 0
+        self._wake, self._closed = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="capgpu-mpi", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def _connect(self, place: Launch, timeout: float) -> None:
+        """Find the other ranks."""
         MPI: Any = require("mpi4py.MPI", "mpi", f"Running as {place.size} processes ({place.launcher})")
         self._mpi = MPI
         world = MPI.COMM_WORLD
         if world.size != place.size:
             library = MPI.Get_library_version().split("\n")[0].strip()
             raise LaunchError(
-                f"expected {place.size} processes, which the {place.launcher} started, got {world.size} from mpi4py "
+                f"expected {place.size} processes, which {place.launcher} started, got {world.size} from mpi4py "
                 f"({library}): the launcher belongs to another MPI. Use the mpiexec of that MPI (with the package "
-                "mpich, the one beside Python), srun --mpi=pmi2, or install an mpi4py for the MPI of the launcher."
+                "mpich, the one beside Python), srun --mpi=pmi2, or install an mpi4py for the MPI of the launcher. In "
+                f"a shell that was itself started by {place.launcher}, unset {place.variable} to run one process."
             )
         if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
             raise LaunchError(
@@ -104,14 +121,7 @@ class MpiCommunicator(Communicator):
         machine = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = machine.rank, machine.size
         machine.Free()
-        self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
-        self._pending: list[_Operation] = []
-        self._started = 0
-        self._heartbeat = Heartbeat(world.Dup(), rank_timeout())
-        self._wake, self._closed = threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="capgpu-mpi", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
+        self._heartbeat = Heartbeat(world.Dup(), timeout)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"

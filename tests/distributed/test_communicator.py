@@ -113,6 +113,21 @@ c.start_all_reduce(numpy.ones(2)).wait()
     assert time.monotonic() - begin < 20
 
 
+def test_ranks_do_not_wait_for_one_that_failed_before_it_came_to_connect(ranks):
+    code = """
+import os, sys
+if os.environ["PMI_RANK"] == "1":
+    sys.exit("no module on this machine")
+import capgpu.distributed.mpi
+from capgpu.distributed import communicator
+capgpu.distributed.mpi._START_LIMIT = 1.0
+communicator()
+"""
+    result = ranks(2, code=code, timeout=60, CAPGPU_RANK_TIMEOUT="0.5")
+    assert result.returncode != 0
+    assert "capgpu: rank 0 of 2: not all ranks have started within 1 s" in result.stderr
+
+
 def test_two_threads_that_find_a_cause_print_it_before_the_end(monkeypatch):
     events = []
 
@@ -154,8 +169,9 @@ except LaunchError as error:
     print(json.dumps(str(error)))
 """
     message = json.loads(in_new_process(code, **environment))
-    assert "expected 2 processes, which the mpiexec of Open MPI started, got 1 from mpi4py (MPICH" in message
+    assert "expected 2 processes, which mpiexec of Open MPI started, got 1 from mpi4py (MPICH" in message
     assert "srun --mpi=pmi2" in message
+    assert "unset OMPI_COMM_WORLD_SIZE to run one process" in message
 
 
 def test_without_mpi4py_the_message_says_how_to_get_it(in_new_process):

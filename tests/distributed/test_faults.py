@@ -67,6 +67,20 @@ def test_an_error_of_all_ranks_is_printed_once_and_one_of_a_single_rank_is_named
     assert "capgpu: rank 1 of 2: error: no data on this machine" in result.stderr
 
 
+def test_a_rank_whose_options_are_refused_ends_the_others_which_wait_for_it(ranks, tmp_path):
+    code = """
+    import os, sys
+    from capgpu.cli import main
+
+    data = "no-such-folder" if os.environ["PMI_RANK"] == "1" else "emoji"
+    sys.argv = ["capgpu", "train", sys.argv[1], "--data", data]
+    main()
+    """
+    result = ranks(2, str(tmp_path / "run"), code=code)
+    assert result.returncode != 0
+    assert "capgpu: rank 1 of 2: error: Invalid value for '--data'" in result.stderr
+
+
 @pytest.mark.nightly(unless=lambda p: p.signum == signal.SIGTERM)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_goes_on_with_another_number_of_ranks(signum, tmp_path):
