@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from capgpu.backend import use_backend
+from capgpu.distributed import Communicator, use_communicator
 
-from .training_scenarios import SCENARIOS, run_all
+from .training_scenarios import SCENARIOS, captioner, data, run_all, solver
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = str(Path(__file__).with_name("training_scenarios.py"))
@@ -56,3 +57,17 @@ def test_three_ranks_train_like_one_process(ranks, alone):
 
 def test_the_same_ranks_give_the_same_bits(ranks, two):
     assert results_of(ranks, 2) == two
+
+
+def test_the_end_of_the_first_step_alone_is_waited_for_without_limit():
+    patience = []
+
+    class Recording(Communicator):
+        def start_all_reduce(self, array, *, patient=False):
+            patience.append(patient)
+            return super().start_all_reduce(array, patient=patient)
+
+    with use_communicator(Recording()):
+        given = data()
+        solver(captioner(given), given).train()
+    assert patience[:4] == [True, False, False, False]
