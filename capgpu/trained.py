@@ -219,10 +219,10 @@ class TrainedCaptioner:
             shape (D,) or (N, D), of grids (L, D) or (N, L, D)), or several of them.
         on_error : {"raise", "skip"}
             What to do about pictures that cannot be read; skipped ones are logged, and missing in the result, whose
-            captions have their `Caption.source`.
+            captions have their ``source``.
         **settings
             As for `capgpu.decode.GenerationConfig`: ``beam=5``, ``temperature=0.8``, ``top_k``, ``top_p``, ``seed``,
-            ``captions=3`` (per picture), ``max_length``, ``attention=True`` for `Caption.attention`, and others.
+            ``captions=3`` (per picture), ``max_length``, ``attention=True`` for the weights of attention, and others.
 
         Returns
         -------

@@ -43,7 +43,7 @@ class AttentionPicture:
     picture : numpy.ndarray of uint8, shape (height, width, 3)
         The picture, RGB.
     caption : Caption
-        The caption, with its `Caption.attention`.
+        The caption, with its ``attention``.
     fit : {"stretch", "crop", "pad"}
         How the encoder makes pictures square, see `capgpu.vision.Preprocessing`.
     name : str
