@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from capgpu.backend import Array, asarray
@@ -319,7 +319,10 @@ class CaptioningSolver(SolverBase):
             if self._critic is not None:
                 captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
                 rewards = [reward]
-            loss = self._steps.loss(features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights)
+            with nullcontext() if self._critic is None else self._critic.policy(model):
+                loss = self._steps.loss(
+                    features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights
+                )
         on_host = self._losses.append(loss)
         if looked_at:
             self._check_losses()
