@@ -5,10 +5,12 @@ the bag of words of its reference captions (for each word the fraction of the ca
 frequent words), of unit length, plus normal noise of length ``--noise``. The noise leaves a captioner unsure of what is
 in the picture, as a picture does.
 
-For each seed (of the split, the features, the parameters and the minibatches) an LSTM is trained by cross-entropy until
-the validation loss has not fallen for 3 epochs, and its best epoch is trained on by self-critical training, of which
-the epoch with the best CIDEr of 500 validation pictures counts. Scores are COCO's, of greedy captions and of a beam of
-3 on test pictures that take no part in any choice. A second control trains by cross-entropy for as many updates more.
+For each seed (of the split, the features, the parameters and the minibatches) an LSTM is trained by cross-entropy, and
+its epoch with the lowest validation loss is trained on by self-critical training, of which the epoch with the best
+CIDEr of 500 validation pictures counts. Before, all logits are multiplied by ``--sharpen``: the greedy captions are the
+same, and those that are drawn become more like them. Scores are COCO's, of greedy captions and of a beam of 3 on test
+pictures that take no part in any choice. Two controls have no self-critical training: the one with multiplied logits,
+and one that is trained by cross-entropy for as many updates more.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import shlex
 import sys
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,6 @@ from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.evaluation.captioning import write_captions
 from capgpu.metrics import coco_scores
 from capgpu.tokens import coco_tokenize
-from capgpu.training.callbacks import EarlyStopping
 
 SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
 N_STOP_WORDS = 20
@@ -103,7 +107,7 @@ def train(model: CaptioningRNN, data: dict[str, Any], args: argparse.Namespace, 
         model, data, "adam", verbose=False, seed=seed, keep_best=True, clip_norm=5.0, print_every=10**9, **settings
     )
     solver.train()
-    print(f"  {solver.step} updates, best epoch {solver.best_epoch} of {solver.epoch}, "
+    print(f"  seed {seed}: {solver.step} updates, best epoch {solver.best_epoch} of {solver.epoch}, "
           f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     return solver
 
@@ -116,8 +120,8 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     )
     print(f"seed {seed}: {len(data['train_captions'])} captions, {len(data['word_to_idx'])} words", flush=True)
     train(
-        model, data, args, seed, optim_config={"learning_rate": 2e-3}, batch_size=100, num_epochs=60,
-        callbacks=[EarlyStopping(3)],
+        model, data, args, seed, optim_config={"learning_rate": 4e-3}, batch_size=100, num_epochs=args.first_epochs,
+        schedule="cosine",
     )  # fmt: skip
     results = {"cross-entropy": scores_of(model, data)}
     start = {name: array.copy() for name, array in model.params.items()}
@@ -133,6 +137,9 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     results["cross-entropy, trained on"] = scores_of(model, data)
     model.params.update(start)
     model.output_dropout = 0.0
+    for name in ("W_vocab", "b_vocab"):
+        model.params[name] = model.params[name] * np.float32(args.sharpen)
+    results["cross-entropy, logits multiplied"] = scores_of(model, data)
     settings = SelfCritical(samples=args.samples, baseline=args.baseline)
     solver = train(
         model, data, args, seed, batch_size=args.batch_size, metric=metric, best_by="CIDEr", self_critical=settings,
@@ -140,11 +147,14 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     )  # fmt: skip
     steps = solver.iterations_per_epoch
     rewards = np.reshape(solver.reward_history, (-1, steps)).mean(axis=1)
-    print("  rewards " + " ".join(f"{reward:.3f}" for reward in rewards), flush=True)
-    print("  CIDEr of val " + " ".join(f"{entry['CIDEr']:.3f}" for entry in solver.metric_history), flush=True)
+    print(f"  seed {seed}: rewards " + " ".join(f"{reward:.3f}" for reward in rewards), flush=True)
+    print(
+        f"  seed {seed}: CIDEr of val " + " ".join(f"{entry['CIDEr']:.3f}" for entry in solver.metric_history),
+        flush=True,
+    )
     results["self-critical"] = scores_of(model, data)
     for name, scores in results.items():
-        print(f"  {name}: " + ", ".join(f"{d} {s['CIDEr']:.4f}" for d, s in scores.items()), flush=True)
+        print(f"  seed {seed}, {name}: " + ", ".join(f"{d} {s['CIDEr']:.4f}" for d, s in scores.items()), flush=True)
     return results
 
 
@@ -157,20 +167,24 @@ def main() -> None:
     parser.add_argument("captions", type=Path, help="COCO's captions, such as captions_val2017.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", type=int, default=500, help="pictures for validation, and for the test")
-    parser.add_argument("--min-count", type=int, default=5, help="of a word of the vocabulary")
+    parser.add_argument("--min-count", type=int, default=30, help="of a word of the vocabulary")
     parser.add_argument("--words", type=int, default=16, help="of a caption at most")
     parser.add_argument("--features", type=int, default=256, help="length of a feature vector")
-    parser.add_argument("--noise", type=float, default=0.7, help="length of the noise beside features of length 1")
+    parser.add_argument("--noise", type=float, default=0.2, help="length of the noise beside features of length 1")
     parser.add_argument("--hidden", type=int, default=128, help="size of hidden states and word vectors")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures of a self-critical step")
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--baseline", choices=("samples", "greedy"), default="samples")
-    parser.add_argument("--epochs", type=int, default=20, help="of self-critical training")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of self-critical training")
+    parser.add_argument("--first-epochs", type=int, default=8, help="of cross-entropy")
+    parser.add_argument("--sharpen", type=float, default=2.5, help="factor of the logits before self-critical training")
+    parser.add_argument("--epochs", type=int, default=5, help="of self-critical training")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of self-critical training")
+    parser.add_argument("--processes", type=int, default=1, help="that seeds are divided among")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "self_critical.md")
     args = parser.parse_args()
     references = read_references(args.captions)
-    results = [run(references, args, seed) for seed in range(args.seeds)]
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(partial(run, references, args), range(args.seeds)))
     rows = []
     for decoder in DECODERS:
         for name in results[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from capgpu.backend import Array, asarray
@@ -326,7 +326,10 @@ class CaptioningSolver(SolverBase):
                     self._check_losses()
                     raise
                 rewards = [reward]
-            loss = self._steps.loss(features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights)
+            with nullcontext() if self._critic is None else self._critic.policy(model):
+                loss = self._steps.loss(
+                    features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights
+                )
         on_host = self._losses.append(loss)
         if looked_at:
             self._check_losses()

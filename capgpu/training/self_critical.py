@@ -12,7 +12,8 @@ The loss is that of `capgpu.model.CaptioningRNN.loss` with ``weights = reward - 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -38,6 +39,8 @@ Baseline = Literal["samples", "greedy"]
 
 #: Number of the key of the random words among those of a step; dropout counts from 0, up to the number of layers.
 _KEY = -1
+#: Logit of words that are never drawn: its exponential is 0 beside any other, and half precision can hold it.
+_IMPOSSIBLE = -3e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,7 @@ class Critic:
                 "without."
             )
         self._start = words[START]
+        self._never_drawn = [words[word] for word in (NULL, START, UNK, UNKNOWN_WORD) if word in words]
         unknown = [words[word] for word in (UNK, UNKNOWN_WORD) if word in words]
         self.rewards = CaptionRewards(captions, images, settings.reward, words[NULL], unknown)
         if isinstance(model, CaptioningRNN):
@@ -166,6 +170,29 @@ class Critic:
     def pictures(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data dictionary with each training picture once, with its first caption."""
         return {**data, **self._pictures}
+
+    @contextmanager
+    def policy(self, model: Any) -> Generator[None, None, None]:
+        """Give the words that are never drawn the probability 0 in the model, as they have in what draws.
+
+        The loss is then that of the distribution that the captions come from. With the model's own, the estimate of the
+        gradient is biased: where captions score below the baseline, all drawn words become less probable, and what is
+        never drawn takes their probability, until the model writes nothing else.
+
+        Parameters
+        ----------
+        model : CaptioningRNN
+            The model. Its ``b_vocab`` is another array meanwhile.
+        """
+        bias = model.params["b_vocab"]
+        xp = array_namespace(bias)
+        never = np.zeros(bias.shape, bool)
+        never[self._never_drawn] = True
+        model.params["b_vocab"] = xp.where(xp.asarray(never, device=bias.device), xp.full_like(bias, _IMPOSSIBLE), bias)
+        try:
+            yield
+        finally:
+            model.params["b_vocab"] = bias
 
     def draw(self, model: Any, features: Array, images: npt.NDArray[Any], key: int) -> SampledCaptions:
         """Draw captions of pictures, and weigh them.

@@ -97,6 +97,21 @@ def test_captions_are_drawn_on_every_backend_alike_and_weighed_by_reward_less_ba
     assert np.abs(expected).max() > 0.1
 
 
+def test_the_loss_is_that_of_the_words_that_can_be_drawn() -> None:
+    capgpu.set_backend("numpy")
+    model, never, drawn = captioner(), [0, START, 3], [END, *range(4, 12)]
+    features = data()["train_features"][:1]
+    with Critic(SelfCritical(), model, data()).policy(model):
+        losses = [float(model.nll(features, np.array([[START, word]]))[0]) for word in drawn]
+    assert np.exp(-np.array(losses)).sum() == pytest.approx(1, abs=1e-6)
+    before = {name: array.copy() for name, array in model.params.items()}
+    solver(model, num_epochs=1).train()
+    for name in ("W_vocab", "b_vocab"):
+        changed = (model.params[name] != before[name]).reshape(-1, len(WORDS)).any(axis=0)
+        assert not changed[never].any()
+        assert changed[drawn].all()
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.nightly(unless=lambda p: p.backend == "numpy")
 def test_a_run_stopped_within_an_epoch_resumes_with_the_same_bits(
