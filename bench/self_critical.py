@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -195,7 +196,9 @@ def main() -> None:
             ]
             row.append("" if name == "cross-entropy" else ", ".join(f"{gain:+.1%}" for gain in gains))
             rows.append(row)
-    conditions = describe({"capgpu": capgpu.__version__, "numpy": np.__version__}, None)
+    threads = os.environ.get("CAPGPU_THREADS")
+    versions = {"capgpu": capgpu.__version__, "numpy": np.__version__}
+    conditions = describe(versions, None if threads is None else int(threads))
     command = shlex.join([args.captions.name, *sys.argv[2:]])
     conditions["command"] = f"`python -m bench.self_critical {command}`"
     least = min(
@@ -206,13 +209,11 @@ def main() -> None:
         "# Self-critical training on COCO's captions",
         "",
         *table(["", ""], [[name, value] for name, value in conditions.items()]),
-        "",
         " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "",
         f"{args.seeds} seeds; mean and standard deviation, and the gain in CIDEr of each seed over cross-entropy.",
         "",
         *table(["decoder", "training", *SCORES, "gain in CIDEr"], rows),
-        "",
         f"Bar: a gain of {BAR:.0%} in greedy captions' CIDEr. Least gain of a seed: {least:.1%}.",
     ]
     write_atomically(args.out, ("\n".join(text) + "\n").encode())
