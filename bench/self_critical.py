@@ -40,6 +40,7 @@ from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.evaluation.captioning import write_captions
 from capgpu.metrics import coco_scores
 from capgpu.tokens import coco_tokenize
+from capgpu.training.self_critical import sharpen
 
 SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
 N_STOP_WORDS = 20
@@ -138,8 +139,7 @@ def run(references: list[list[list[str]]], args: argparse.Namespace, seed: int) 
     results["cross-entropy, trained on"] = scores_of(model, data)
     model.params.update(start)
     model.output_dropout = 0.0
-    for name in ("W_vocab", "b_vocab"):
-        model.params[name] = model.params[name] * np.float32(args.sharpen)
+    sharpen(model, args.sharpen)
     results["cross-entropy, logits multiplied"] = scores_of(model, data)
     settings = SelfCritical(samples=args.samples, baseline=args.baseline)
     solver = train(

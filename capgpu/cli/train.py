@@ -28,7 +28,7 @@ __all__ = ["train"]
 
 #: Options that are not settings of the run: where and how to run.
 _NOT_SETTINGS = ("run_argument", "out", "backend", "resume", "force")
-_SELF_CRITICAL_SETTINGS = ("self_critical", "from_run", "samples", "reward", "baseline")
+_SELF_CRITICAL_SETTINGS = ("self_critical", "from_run", "samples", "reward", "baseline", "sharpen")
 #: Settings with other defaults in self-critical training.
 _SELF_CRITICAL_DEFAULTS = {
     "epochs": 10,
@@ -57,7 +57,7 @@ _GROUPS = {
     ),
     "Regularization": ("--dropout", "--layer-dropout", "--label-smoothing"),
     "Validation": ("--metric", "--patience"),
-    "Self-critical training": ("--self-critical", "--from", "--samples", "--reward", "--baseline"),
+    "Self-critical training": ("--self-critical", "--from", "--samples", "--reward", "--baseline", "--sharpen"),
     **COMPUTE_GROUP,
 }
 #: Settings that a self-critical run takes from the run that it starts from.
@@ -196,6 +196,12 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     default="samples",
     help="A caption's reward is compared with the mean of the picture's other captions, or with its greedy caption.",
 )
+@click.option(
+    "--sharpen",
+    type=Number(min=0, min_open=True),
+    default=2.0,
+    help="Factor of the logits at the start: drawn captions become more like greedy ones. 1 with --tie-weights.",
+)
 @backend_option
 @click.option("--resume", is_flag=True, help="Continue the unfinished run in RUN.")
 @click.option("--force", is_flag=True, help="Overwrite the run in RUN.")
@@ -257,7 +263,8 @@ def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[s
     """Complete the settings of self-critical training by those of the run that it starts from."""
     if not settings["self_critical"] or settings["from_run"] is None:
         raise click.UsageError(
-            "--self-critical and --from RUN belong together, and --samples, --reward and --baseline to them: give both."
+            "--self-critical and --from RUN belong together, and --samples, --reward, --baseline and --sharpen to "
+            "them: give both."
         )
     start = RunFolder(settings["from_run"])
     if run.path.resolve() == start.path:
@@ -271,6 +278,8 @@ def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[s
                 "it."
             )
         settings[name] = value
+    if settings["tie_weights"] and not _is_given(ctx, "sharpen"):
+        settings["sharpen"] = 1.0
     settings |= {name: value for name, value in _SELF_CRITICAL_DEFAULTS.items() if not _is_given(ctx, name)}
 
 

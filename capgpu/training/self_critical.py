@@ -29,11 +29,11 @@ from capgpu.metrics.rewards import CaptionRewards
 from capgpu.model import CaptioningRNN
 from capgpu.random import fold_key
 from capgpu.sequence import after_start
-from capgpu.validation import check_count
+from capgpu.validation import check_count, check_positive
 from capgpu.visible_text import short
 from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
 
-__all__ = ["Baseline", "Critic", "SampledCaptions", "SelfCritical"]
+__all__ = ["Baseline", "Critic", "SampledCaptions", "SelfCritical", "sharpen"]
 
 Baseline = Literal["samples", "greedy"]
 
@@ -96,6 +96,48 @@ class SelfCritical:
             "baseline": self.baseline,
             "max_length": None if self.max_length is None else int(self.max_length),
         }
+
+
+def sharpen(model: CaptioningRNN, factor: float) -> None:
+    """Multiply the logits of a model, before self-critical training.
+
+    Greedy captions stay the same, and drawn ones become more like them. A model that is unsure draws captions that are
+    far worse than its greedy ones; trained on those, it first learns words that fit most pictures, and its greedy
+    captions become worse.
+
+    Parameters
+    ----------
+    model : CaptioningRNN
+        The model, whose ``W_vocab`` and ``b_vocab`` are replaced.
+    factor : float
+        The factor, above 0; 1 changes nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a factor that is no number above 0; another one than 1 with tied weights, where ``W_vocab`` is ``W_embed``.
+
+    Examples
+    --------
+    >>> import numpy as np, capgpu
+    >>> from capgpu.training.self_critical import sharpen
+    >>> model = capgpu.CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "cat": 3}, 4, 5, 6, "lstm", seed=0)
+    >>> before = capgpu.to_numpy(model.params["W_vocab"])
+    >>> sharpen(model, 2.0)
+    >>> bool((capgpu.to_numpy(model.params["W_vocab"]) == 2 * before).all())
+    True
+    """
+    check_positive("sharpen", factor)
+    if factor == 1:
+        return
+    if model.tie_weights:
+        raise InvalidValueError(
+            f"sharpen: expected 1 for a model with tied weights, whose word vectors make its logits, got {factor}."
+        )
+    for name in ("W_vocab", "b_vocab"):
+        model.params[name] = model.params[name] * array_namespace(model.params[name]).asarray(
+            factor, dtype=model.params[name].dtype, device=model.params[name].device
+        )
 
 
 class SampledCaptions(NamedTuple):

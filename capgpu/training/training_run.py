@@ -28,7 +28,7 @@ from capgpu.solver import CaptioningSolver
 from capgpu.training.callbacks import EarlyStopping
 from capgpu.training.history import rewind_history
 from capgpu.training.run_folder import RunFolder
-from capgpu.training.self_critical import Baseline, SelfCritical
+from capgpu.training.self_critical import Baseline, SelfCritical, sharpen
 from capgpu.training.state import STATE_FILE
 from capgpu.visible_text import short
 from capgpu.vocabulary import NULL
@@ -61,6 +61,7 @@ _DEFAULTS_OF_EARLIER_RUNS = {
     "samples": 5,
     "reward": "CIDEr",
     "baseline": "samples",
+    "sharpen": 1.0,
 }
 #: Settings by their type; others are texts.
 _COUNTS = ("hidden", "layers", "wordvec", "epochs", "batch_size", "samples")
@@ -141,7 +142,7 @@ def _check_types(settings: JsonObject, known: tuple[str, ...]) -> None:
             settings.integer(name, 1)
         elif name in _RATES and not 0 <= settings.number(name) < 1:
             raise settings.wrong("a number from 0 to below 1", settings.value[name], name)
-        elif name == "learning_rate" and settings.number(name) <= 0:
+        elif name in ("learning_rate", "sharpen") and settings.number(name) <= 0:
             raise settings.wrong("a number above 0", settings.value[name], name)
         elif name in _FLAGS:
             settings.flag(name)
@@ -309,6 +310,7 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         raise CheckpointError(f"{run.config} is damaged: {error}") from error
     if settings["from_run"] is not None and not (resume and (run.checkpoint / STATE_FILE).is_file()):
         model.params.update(RunFolder(settings["from_run"]).load(dataset).params)
+        sharpen(model, settings["sharpen"])
     return CaptioningSolver(
         model,
         dataset.data,

@@ -224,6 +224,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "samples": 5,
         "reward": "CIDEr",
         "baseline": "samples",
+        "sharpen": 2.0,
         "hidden": 256,
         "layers": 1,
         "wordvec": 256,

@@ -15,7 +15,7 @@ from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.metrics.rewards import CaptionRewards
 from capgpu.random import fold_key
 from capgpu.training.history import read_history
-from capgpu.training.self_critical import Critic
+from capgpu.training.self_critical import Critic, sharpen
 from oracles.numbers import distance
 from oracles.snapshots import frozen
 
@@ -229,3 +229,20 @@ def test_what_the_solver_cannot_do_is_refused() -> None:
     without_start = CaptioningRNN({"<NULL>": 0, "<END>": 2, "a": 1}, 8, 6, 10, seed=0)
     with pytest.raises(ValueError, match="vocabulary with <START>"):
         Critic(SelfCritical(), without_start, data())
+
+
+def test_a_sharpened_model_writes_the_same_greedy_captions_with_multiplied_scores(backend: Any) -> None:
+    model, features = captioner(), capgpu.asarray(data()["train_features"])
+
+    def scores() -> Any:
+        words = capgpu.asarray(np.full(features.shape[0], START, np.int32))
+        return capgpu.to_numpy(model.step(model.begin(features), words)[0])
+
+    before, ids = scores(), capgpu.to_numpy(decode.greedy(model, features).ids)
+    sharpen(model, 3.0)
+    assert scores() == pytest.approx(3 * before, rel=1e-5, abs=1e-6)
+    assert capgpu.to_numpy(decode.greedy(model, features).ids).tolist() == ids.tolist()
+    with pytest.raises(ValueError, match="sharpen: expected"):
+        sharpen(model, 0)
+    with pytest.raises(ValueError, match="sharpen: expected 1 for a model with tied weights"):
+        sharpen(CaptioningRNN(data()["word_to_idx"], 8, 10, 10, "lstm", seed=1, tie_weights=True), 2.0)
