@@ -91,6 +91,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_ctrl_c_during_imports_shows_no_traceback() -> None:
     code = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "capgpu.cli.train":

@@ -201,6 +201,8 @@ def _write_run(folder: Path) -> None:
     settings |= {"update_rule": "adam", "tie_weights": False, "label_smoothing": 0.0, "data_identity": None}
     settings |= {"precision": "float32", "group_by_length": False}
     settings |= {"warmup": 0, "weight_decay": None, "clip_norm": 1.0, "metric": None, "patience": 3}
+    settings |= {"layers": 1, "layer_dropout": 0.0, "self_critical": False, "from_run": None}
+    settings |= {"samples": 5, "reward": "CIDEr", "baseline": "samples", "sharpen": 2.0}
     run, dataset = RunFolder(folder), Dataset("data", _data())
     run.start(settings)
     solver = make_solver(run, dataset, settings, resume=False)
@@ -232,7 +234,8 @@ _RUN_SETTINGS = (
         "dropout",
     ),
     *("label_smoothing", "tie_weights", "group_by_length", "seed", "dtype", "precision"),
-    *("warmup", "weight_decay", "clip_norm", "metric", "patience"),
+    *("warmup", "weight_decay", "clip_norm", "metric", "patience", "layers", "layer_dropout"),
+    *("self_critical", "from_run", "samples", "reward", "baseline", "sharpen"),
 )
 
 
@@ -353,7 +356,8 @@ def _seal_prepared(folder: Path, name: str) -> None:
 class _Encoder:
     """Features of files without a network."""
 
-    dim = 4
+    shape = (4,)
+    dtype = np.dtype(np.float32)
 
     def encode(self, paths: Sequence[Path]) -> Any:
         from capgpu.vision.encoder import Encoded

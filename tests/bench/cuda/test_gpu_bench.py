@@ -52,6 +52,7 @@ def emulated(emulator: Any, tmp_path_factory: pytest.TempPathFactory, cells: tup
     return folder
 
 
+@pytest.mark.nightly
 def test_every_job_of_a_cell_is_timed_and_agrees_with_the_oracle(emulated, cells):
     (table,) = emulated.glob("*.csv")
     rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
