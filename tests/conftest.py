@@ -139,7 +139,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 #: What the ids of the variants of a test have that run as a sample where kernels are emulated, and its share.
-_SAMPLED, _SAMPLE = re.compile(r"(?<![a-z])(rnn|gru|attention)(?![a-z])"), 4
+_SAMPLED, _SAMPLE = re.compile(r"(?<![a-z])(rnn|gru|attention)(?![a-z])"), 8
 
 
 def _is_sampled_out(item: pytest.Item) -> bool:
