@@ -150,6 +150,7 @@ def main() -> None:
         conditions = describe({}, None) | {"command": " ".join(["python -m bench.scaling.run", *sys.argv[1:]])}
         lines = [f"- {key}: {value}" for key, value in conditions.items() if key != "threads"]
         header = [f"# Training by several ranks ({options.where})", "", *lines, ""]
+        options.out.mkdir(parents=True, exist_ok=True)
         stem = "-".join(["scaling", options.where, *options.sizes])
         (options.out / f"{stem}.md").write_text("\n".join([*header, text]))
         # read by bench.scaling.model
