@@ -32,6 +32,7 @@ from capgpu.array_libraries import (
 )
 from capgpu.dtypes import named_dtype
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.visible_text import short
 
 __all__ = [
     "Array",
@@ -101,7 +102,7 @@ _KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
     parts = choice.split(",") if isinstance(choice, str) else choice
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise InvalidTypeError(f"{source} must be a name or names in order of preference, got {choice!r}.")
+        raise InvalidTypeError(f"{source} must be a name or names in order of preference, got {short(choice)}.")
     names = [ALIASES.get(name, name) for part in parts if (name := part.strip().lower())]
     if not names:
         raise InvalidValueError(
@@ -113,7 +114,7 @@ def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
             near = get_close_matches(name, (*NAMES, *ALIASES, "auto"), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidValueError(
-                f"{source}: unknown backend {name!r}.{hint} Known: {', '.join(NAMES)}, a list of them in "
+                f"{source}: unknown backend {short(name)}.{hint} Known: {', '.join(NAMES)}, a list of them in "
                 "order of preference such as 'cuda,cpu', or 'auto'."
             )
         out.extend(AUTO if name == "auto" else (name,))

@@ -17,6 +17,7 @@ import numpy as np
 from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.visible_text import short
 
 __all__ = [
     "check_model",
@@ -45,7 +46,7 @@ def _differences(
 ) -> Iterator[tuple[Index, Any, Any]]:
     """Yield (index, f(x + h), f(x - h)) for entries of x (all of them), perturbed in place and put back."""
     if not (math.isfinite(h) and h > 0):
-        raise InvalidValueError(f"h: expected a positive finite step such as 1e-5, got {h!r}.")
+        raise InvalidValueError(f"h: expected a positive finite step such as 1e-5, got {short(h)}.")
     for index in product(*map(range, x.shape)) if indices is None else indices:
         original = float(x[index])
         try:

@@ -401,6 +401,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
     [
         ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
         ({"update_rule": "adamm"}, ValueError, "unknown update rule 'adamm'.*Did you mean 'adam'"),
+        ({"update_rule": {"rule": "x" * 999}}, ValueError, r"unknown update rule \{[^.]{,60}\.\.\."),
         ({"optim_config": {"lr": 1e-3}}, ValueError, "unknown config entry 'lr'"),
         ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate: expected .* got -1.0"),
         ({"optim_config": 1e-3}, TypeError, "config: expected a dict .* got float"),

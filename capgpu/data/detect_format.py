@@ -13,6 +13,7 @@ from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError, picture_names, read_json
 from capgpu.data.unzipped import coco_home, join_coco, join_tables, karpathy_home, recognize
 from capgpu.errors import InvalidValueError
+from capgpu.visible_text import short
 
 __all__ = ["KINDS", "read_source", "read_sources"]
 
@@ -45,7 +46,7 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
         If a file cannot be read.
     """
     if kind is not None and kind not in KINDS:
-        raise InvalidValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
+        raise InvalidValueError(f"kind: expected one of {', '.join(KINDS)}, got {short(kind)}.")
     if path.is_dir():
         if kind is None:
             return recognize(path, folder)

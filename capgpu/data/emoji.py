@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.errors import InvalidValueError
+from capgpu.visible_text import short
 from capgpu.vocabulary import detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def thumbnail(part: str, index: int) -> npt.NDArray[np.uint8]:
     """
     if part not in SPRITE_PARTS:
         raise InvalidValueError(
-            f"part: expected one of {', '.join(SPRITE_PARTS)}, whose pictures are in the sprite, got {part!r}."
+            f"part: expected one of {', '.join(SPRITE_PARTS)}, whose pictures are in the sprite, got {short(part)}."
         )
     counts = _part_sizes()
     if not 0 <= index < counts[part]:

@@ -287,7 +287,7 @@ def _encode(
 
 def _check_config(config: PrepareConfig) -> None:
     if config.tokens not in TOKENIZERS:
-        raise InvalidValueError(f"tokens: expected one of {', '.join(TOKENIZERS)}, got {config.tokens!r}.")
+        raise InvalidValueError(f"tokens: expected one of {', '.join(TOKENIZERS)}, got {short(config.tokens)}.")
     minima = {"min_count": 1, "max_words": len(SPECIAL_WORDS) + 1, "max_length": 1, "seed": 0, "pca": 1}
     for name, limit in minima.items():
         value = getattr(config, name)

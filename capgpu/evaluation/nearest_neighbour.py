@@ -11,6 +11,7 @@ import numpy.typing as npt
 from capgpu.data.arrays import parts_of
 from capgpu.distributed import ALONE, Communicator
 from capgpu.errors import InvalidValueError
+from capgpu.visible_text import short
 
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
@@ -56,7 +57,7 @@ def nearest_neighbours(
         For an unknown metric, shapes that do not match, or no rows to choose from.
     """
     if metric not in ("cosine", "euclidean"):
-        raise InvalidValueError(f"metric: expected 'cosine' or 'euclidean', got {metric!r}.")
+        raise InvalidValueError(f"metric: expected 'cosine' or 'euclidean', got {short(metric)}.")
     if queries.ndim not in (2, 3) or queries.shape[1:] != base.shape[1:] or base.shape[0] == 0:
         raise InvalidValueError(
             "queries, base: expected shapes (Q, D) and (B, D), or (Q, L, D) and (B, L, D), with B >= 1, got "

@@ -138,7 +138,7 @@ class Optimizer:
                     near = get_close_matches(str(name), names, n=1)
                     hint = f" Did you mean {near[0]!r}?" if near else ""
                     raise InvalidValueError(
-                        f"{argument}: expected parameters of {', '.join(names)}, got {name!r}.{hint}"
+                        f"{argument}: expected parameters of {', '.join(names)}, got {short(name)}.{hint}"
                     )
         if names and set(self.frozen) >= set(names):
             raise InvalidValueError("frozen: expected some parameters to train, got all of them.")

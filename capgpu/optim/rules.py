@@ -187,7 +187,9 @@ def find_rule(name: str) -> Rule:
     except (KeyError, TypeError):
         near = get_close_matches(str(name), RULES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InvalidValueError(f"unknown update rule {name!r}.{hint} Known: {', '.join(sorted(RULES))}.") from None
+        raise InvalidValueError(
+            f"unknown update rule {short(name)}.{hint} Known: {', '.join(sorted(RULES))}."
+        ) from None
 
 
 def check_config(name: str, config: Mapping[str, Any]) -> None:

@@ -208,6 +208,6 @@ def find_schedule(name: str) -> Schedule:
         suggestions = get_close_matches(str(name), SCHEDULES, n=1)
         hint = f" Did you mean {suggestions[0]!r}?" if suggestions else ""
         raise InvalidValueError(
-            f"unknown schedule {name!r}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
+            f"unknown schedule {short(name)}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
             "schedule(step, total_steps) -> factor."
         ) from None

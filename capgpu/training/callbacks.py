@@ -110,7 +110,7 @@ class EarlyStopping:
         if not isinstance(monitor, str):
             raise InvalidTypeError(f"monitor: expected the name of a score, got {short(monitor)}.")
         if mode not in (None, "min", "max"):
-            raise InvalidValueError(f"mode: expected 'min' or 'max', got {mode!r}.")
+            raise InvalidValueError(f"mode: expected 'min' or 'max', got {short(mode)}.")
         self.patience, self.min_delta, self.monitor = patience, float(min_delta), monitor
         self.mode = ("min" if monitor == "val_loss" else "max") if mode is None else mode
 

@@ -16,6 +16,7 @@ from capgpu.checkpoint import CheckpointError
 from capgpu.errors import InvalidValueError
 from capgpu.threads import thread_count
 from capgpu.validation import check_count
+from capgpu.visible_text import short
 from capgpu.vision import efficientnet_lite0
 from capgpu.vision.encoder_config import EncoderConfig
 from capgpu.vision.network import Network, network_sha256
@@ -271,7 +272,7 @@ def _three(name: str, values: float | Sequence[float]) -> tuple[float, float, fl
         red, green, blue = (values, values, values) if isinstance(values, (int, float)) else values
         return float(red), float(green), float(blue)
     except (TypeError, ValueError) as error:
-        raise InvalidValueError(f"{name}: expected one number or three, got {values!r}.") from error
+        raise InvalidValueError(f"{name}: expected one number or three, got {short(values)}.") from error
 
 
 def open_encoder(
