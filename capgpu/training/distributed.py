@@ -149,7 +149,7 @@ def _order_of_gradients(params: Mapping[str, Array]) -> list[str]:
     """Return the names of a captioner's large parameters in the order in which it computes their gradients."""
     layers = itertools.takewhile(lambda names: names[0] in params, map(layer_names, itertools.count()))
     # biases are known at the end of the pass
-    return ["W_vocab", *(name for names in reversed([*layers]) for name in names[:2]), "W_embed"]
+    return ["W_vocab", *(name for Wx, Wh, _ in reversed([*layers]) for name in (Wh, Wx)), "W_embed"]
 
 
 def _own(gradient: Array) -> Array:
