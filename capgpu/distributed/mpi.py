@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from capgpu.backend import Array, asarray, is_host_array, to_numpy
 from capgpu.distributed.communicator import Communicator, Reduction
 from capgpu.distributed.heartbeat import Heartbeat, rank_timeout
 from capgpu.distributed.launch import Launch, LaunchError
-from capgpu.distributed.nccl import NcclCollectives, open_nccl
 from capgpu.distributed.start_limit import start_limit
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
+
+if TYPE_CHECKING:
+    from capgpu.kernels.cuda.nccl import NcclCollectives
 
 __all__ = ["MpiCommunicator", "RootError"]
 
@@ -227,6 +229,8 @@ class MpiCommunicator(Communicator):
         if is_host_array(array):
             return None
         if not self._nccl:
+            from capgpu.kernels.cuda.nccl import open_nccl
+
             self._nccl.append(open_nccl(self))
         return self._nccl[0]
 

@@ -10,8 +10,8 @@ import pytest
 
 import capgpu
 from capgpu.distributed import ALONE, Communicator
-from capgpu.distributed.nccl import NcclCollectives
 from capgpu.kernels.cuda.device_calls import counting
+from capgpu.kernels.cuda.nccl import NcclCollectives
 from capgpu.optim import Optimizer
 from capgpu.training import distributed
 from capgpu.training.distributed import DistributedSteps
