@@ -43,8 +43,9 @@ from capgpu.layers.recurrence import (
     Cell,
     Recurrence,
     backward_through_time,
-    projection_gradients,
+    input_gradients,
     recurrent_forward,
+    recurrent_weights_gradient,
 )
 from capgpu.parameters import layer_names
 from capgpu.sequence import Packing, caption_lengths, pack, unpack
@@ -201,12 +202,14 @@ def _gradients(
         # what is not read again makes room for the gradients of the parameters
         forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
         del dinputs
-        dinputs, *dlayer = projection_gradients(gradients, forward)
-        del gradients, forward
-        dlayers.update(zip(layer_names(layer), dlayer, strict=True))
+        Wx, Wh, b = layer_names(layer)
+        dlayers[Wh] = recurrent_weights_gradient(gradients, forward)
         if sink is not None:
-            for name in layer_names(layer)[:2]:
-                sink.ready(name, dlayers[name])
+            sink.ready(Wh, dlayers[Wh])
+        dinputs, dlayers[Wx], dlayers[b] = input_gradients(gradients, forward)
+        del gradients, forward
+        if sink is not None:
+            sink.ready(Wx, dlayers[Wx])
     grads: dict[str, Array] = {}
     if tied:
         grads["W_embed"] = kernels.add_rows(dW_vocab.T, dinputs, batch.words)

@@ -169,27 +169,26 @@ def dropout_mask(
     return xp.reshape(xp.astype(mask, like.dtype, copy=False), shape)
 
 
-def uniform(key: int, first: int, count: int, like: Array) -> Array:
+def uniform(key: int, positions: Array, like: Array) -> Array:
     """Draw numbers in ``[0, 1)``: a function of key and position alone.
 
     Parameters
     ----------
     key : int
         The same key gives the same numbers, on every backend.
-    first, count : int
-        Positions `first` to ``first + count - 1`` of the key's endless row of numbers.
+    positions : array of int, shape (N,)
+        Positions in the key's endless row of numbers, in the library and on the device of `like`.
     like : array
         The numbers get this array's library, device and dtype (float32 or float64).
 
     Returns
     -------
-    array, shape (count,)
+    array, shape (N,)
         Multiples of 2**-24, the same in both dtypes.
     """
     xp = array_namespace(like)
     key = fold_key(key, 0)
-    bits = xp.arange(first, first + count, dtype=xp.uint32, device=like.device)
-    bits = _hash32(bits ^ (key & 0xFFFFFFFF))
+    bits = _hash32(xp.astype(positions, xp.uint32) ^ (key & 0xFFFFFFFF))
     bits = _hash32(bits ^ (key >> 32))
     return xp.astype(bits >> 8, like.dtype) * 2.0**-24
 

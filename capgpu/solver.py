@@ -319,12 +319,10 @@ class CaptioningSolver(SolverBase):
         rewards: list[float] = []
         with checked_data():
             if self._critic is not None:
-                try:
-                    captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
-                except FloatingPointError:  # the last update has made probabilities that are not finite
+                captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
+                if math.isnan(reward):  # the last update has made probabilities that are not finite
                     self._losses.values.append(math.nan)
                     self._check_losses()
-                    raise
                 rewards = [reward]
             with nullcontext() if self._critic is None else self._critic.policy(model):
                 loss = self._steps.loss(

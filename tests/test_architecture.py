@@ -51,7 +51,7 @@ BACKEND_FREE = (
     "validation",
 )
 #: Modules outside of the kernels that may import an array library.
-SHIM = (("array_libraries", "cupy"), ("backend", "cupy"), ("distributed.nccl", "cupy"))
+SHIM = (("array_libraries", "cupy"), ("backend", "cupy"))
 #: What those take from NumPy all the same: names of dtypes, and the numbers that a kernel is handed from the host.
 FROM_NUMPY = {
     "capgpu.model_base": {"float32"},

@@ -102,13 +102,15 @@ def test_numbers_of_one_generator_do_not_repeat():
 
 def test_uniform_numbers_are_a_function_of_key_and_position(backend):
     like = backend.asarray(np.zeros(1))
-    whole = backend.to_numpy(uniform(5, 0, 1000, like))
-    assert backend.to_numpy(uniform(5, 400, 600, like)).tolist() == whole[400:].tolist()
-    single = backend.to_numpy(uniform(5, 0, 1000, backend.asarray(np.zeros(1, np.float32))))
+    positions = np.arange(1000)
+    whole = backend.to_numpy(uniform(5, backend.asarray(positions), like))
+    some = np.array([999, 3, 400])
+    assert backend.to_numpy(uniform(5, backend.asarray(some), like)).tolist() == whole[some].tolist()
+    single = backend.to_numpy(uniform(5, backend.asarray(positions), backend.asarray(np.zeros(1, np.float32))))
     assert single.dtype == np.float32
     assert single.tolist() == whole.tolist()
     assert whole.min() >= 0
     assert whole.max() < 1
     assert len(set(whole.tolist())) > 990
     assert abs(whole.mean() - 0.5) < 0.05
-    assert backend.to_numpy(uniform(6, 0, 1000, like)).tolist() != whole.tolist()
+    assert backend.to_numpy(uniform(6, backend.asarray(positions), like)).tolist() != whole.tolist()

@@ -25,7 +25,8 @@ from capgpu.cli.serve import serve
 from capgpu.cli.train import train
 from capgpu.cli.tune import tune
 from capgpu.cli.warm import warm
-from capgpu.distributed import active_communicator, communicator
+from capgpu.distributed import active_communicator, communicator, launch
+from capgpu.distributed.launch import take_over
 from capgpu.errors import CapgpuError
 
 __all__ = ["main"]
@@ -41,8 +42,9 @@ _COMMANDS = {
     "Captioners": (train, caption, evaluate, serve, score, export),
     "This machine": (info, warm, tune),
 }
-#: The commands that divide their work among ranks.
+#: The commands that divide their work among ranks. Of the others one process does the work: of all, or of each machine.
 _OF_RANKS = tuple(command.name for command in (train, prepare, caption, evaluate))
+_OF_MACHINES = tuple(command.name for command in _COMMANDS["This machine"])
 _EXAMPLES = (
     ("Start here: train on the captioned emoji that come with capgpu (a minute)", "capgpu train runs/demo"),
     ("See captions of pictures that it has not seen, beside the true ones", "capgpu caption runs/demo"),
@@ -139,7 +141,12 @@ def main(ctx: click.Context, debug: bool) -> None:
     --backend of a command, says where to compute: numpy, cpu (or numba; compiled kernels), cuda (or gpu), a list in
     order of preference such as cuda,cpu, or auto, the default: the GPU where there is one.
     """
-    if ctx.invoked_subcommand is None:
+    name, place = ctx.invoked_subcommand, launch()
+    if name not in _OF_RANKS and place is not None:
+        if (place.local_rank if name in _OF_MACHINES else place.rank) > 0:
+            ctx.exit()
+        take_over(None)
+    if name is None:
         echo(ctx.get_help())
 
 

@@ -15,6 +15,7 @@ from capgpu.backend import is_host_array
 from capgpu.data.arrays import Minibatch, split_arrays
 from capgpu.data.device_cache import take_batches
 from capgpu.data.prefetch import prefetch
+from capgpu.sequence import rows_of_grids
 from capgpu.validation import check_count
 from capgpu.vocabulary import NULL
 
@@ -105,7 +106,7 @@ def epoch_batches(
     return _take(arrays, selections[start:], part)
 
 
-def rank_rows(count: int, rank: int, size: int) -> HostInts:
+def rank_rows(count: int, rank: int, size: int, per_picture: int = 1) -> HostInts:
     """Return which captions of a minibatch a rank computes: each `size`-th, so that sorted lengths are dealt evenly.
 
     Parameters
@@ -114,13 +115,15 @@ def rank_rows(count: int, rank: int, size: int) -> HostInts:
         Captions in the minibatch.
     rank, size : int
         Number of the rank, and of all.
+    per_picture : int
+        Captions in a row that belong to one picture, and so to one rank.
 
     Returns
     -------
     numpy.ndarray of int, shape (n,)
-        Rising; empty for some ranks if `count` is less than `size`.
+        Rising; empty for some ranks if there are fewer captions, or pictures, than ranks.
     """
-    return np.arange(rank, count, size)
+    return rows_of_grids(np.arange(rank, count // per_picture, size), per_picture)
 
 
 def _lengths(captions: HostInts, null: int) -> HostInts:

@@ -30,6 +30,7 @@ def sample(
     top_p: float | None = None,
     seed: int | None = None,
     first: int = 0,
+    rows: Array | None = None,
     max_length: int = 30,
     min_length: int = 0,
     no_repeat_ngram: int = 0,
@@ -53,6 +54,8 @@ def sample(
     first : int
         Index of the first picture in the data set of which `features` is a batch. The random numbers of a picture
         depend only on its index and the seed, so that captions do not depend on the batch size.
+    rows : array of int, shape (N,), optional
+        Index of each picture, where they are not consecutive: counted from `first`. In the library of `features`.
 
     Returns
     -------
@@ -76,10 +79,13 @@ def sample(
             raise InvalidValueError(f"top_p: expected a probability in (0, 1], got {top_p!r}.")
     check_count("first", first, 0)
     key = secrets.randbits(64) if seed is None else seed
+    if rows is None:
+        rows = array_namespace(features).arange(features.shape[0], device=features.device)
+    positions = rows + first
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
 
     def choose(step: int, logits: Array, mask: Array, repeated: Array | None) -> tuple[Array, Array]:
-        numbers = uniform(fold_key(key, step), first, logits.shape[0], logits)
+        numbers = uniform(fold_key(key, step), positions, logits)
         if top_k is None and top_p is None:
             log_probs, words = kernels_for(logits).draw_words(
                 logits, numbers, _bounded(temperature, logits), mask, repeated

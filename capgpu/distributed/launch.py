@@ -1,4 +1,8 @@
-"""What a launcher of several processes tells each of them, read from the environment: no MPI is loaded."""
+"""What a launcher of several processes tells each of them, read from the environment: no MPI is loaded.
+
+Programs that a rank starts inherit its environment, and would take themselves for that rank. So `take_over` removes the
+launcher's variables from it, once they have served.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import NamedTuple
 
 from capgpu.errors import CapgpuError
 
-__all__ = ["Launch", "LaunchError", "launch"]
+__all__ = ["Launch", "LaunchError", "launch", "take_over"]
 
 
 class LaunchError(CapgpuError, RuntimeError):
@@ -51,6 +55,10 @@ _VARIABLES = {
     "mpiexec of MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
 }
+#: What the names of further variables begin with by which a process finds its launcher.
+_PREFIXES = ("PMI_", "PMIX_")
+
+_taken_over: list[Launch | None] = []  # one entry, once the environment no longer says it
 
 
 def launch(environment: Mapping[str, str] | None = None) -> Launch | None:
@@ -71,6 +79,8 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch | None:
     LaunchError
         For numbers that contradict each other.
     """
+    if environment is None and _taken_over:
+        return _taken_over[0]
     values = os.environ if environment is None else environment
     for launcher, (rank_name, size_name, local_rank_name, local_size_name) in _VARIABLES.items():
         rank, size = _number(values, rank_name), _number(values, size_name)
@@ -86,6 +96,20 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch | None:
             local_rank, local_size = 0, 1
         return Launch(launcher, rank, size, local_rank, local_size, size_name)
     return None
+
+
+def take_over(place: Launch | None) -> None:
+    """Remember the place of this process, and remove the launcher's variables from the environment.
+
+    Parameters
+    ----------
+    place : Launch or None
+        What `launch` returns from now on: the place of a connected rank, or None for a process that works alone.
+    """
+    _taken_over[:] = [place]
+    names = {name for names in _VARIABLES.values() for name in names if name}
+    for name in [name for name in os.environ if name in names or name.startswith(_PREFIXES)]:
+        del os.environ[name]
 
 
 def _number(values: Mapping[str, str], name: str) -> int | None:

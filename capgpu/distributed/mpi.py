@@ -19,18 +19,20 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from capgpu.backend import Array, asarray, is_host_array, to_numpy
 from capgpu.distributed.communicator import Communicator, Reduction
 from capgpu.distributed.heartbeat import Heartbeat, rank_timeout
-from capgpu.distributed.launch import Launch, LaunchError
-from capgpu.distributed.nccl import NcclCollectives, open_nccl
+from capgpu.distributed.launch import Launch, LaunchError, take_over
 from capgpu.distributed.start_limit import start_limit
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
+
+if TYPE_CHECKING:
+    from capgpu.kernels.cuda.nccl import NcclCollectives
 
 __all__ = ["MpiCommunicator", "RootError"]
 
@@ -88,6 +90,7 @@ class MpiCommunicator(Communicator):
         require("mpi4py", "mpi", f"Running as {place.size} processes ({place.launcher})")
         with start_limit(place, max(_START_LIMIT, 2 * timeout)):
             self._connect(place, timeout)
+        take_over(place)  # after MPI has read them
         self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
         self._pending: list[_Operation] = []
         self._started = 0
@@ -227,6 +230,8 @@ class MpiCommunicator(Communicator):
         if is_host_array(array):
             return None
         if not self._nccl:
+            from capgpu.kernels.cuda.nccl import open_nccl
+
             self._nccl.append(open_nccl(self))
         return self._nccl[0]
 

@@ -22,9 +22,10 @@ from capgpu.layers.recurrence import (
     backward_through_time,
     check_hidden_gradient,
     from_time_major,
-    projection_gradients,
+    input_gradients,
     recurrent_backward,
     recurrent_forward,
+    recurrent_weights_gradient,
     to_time_major,
 )
 from capgpu.sequence import Packing
@@ -284,6 +285,7 @@ def attention_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Arra
     forward, shape = cache
     xp, dhidden = check_hidden_gradient(dh, forward)
     gradients = backward_through_time(dhidden, None, forward)
-    dx, dWx, dWh, db = projection_gradients(gradients, forward)
+    dWh = recurrent_weights_gradient(gradients, forward)
+    dx, dWx, db = input_gradients(gradients, forward)
     dWattn = context_weights_gradient(gradients, forward)
     return from_time_major(dx, dh.shape[0], xp), _grid(gradients.dh0, shape, xp), dWx, dWh, dWattn, db

@@ -29,9 +29,10 @@ __all__ = [
     "backward_through_time",
     "check_hidden_gradient",
     "from_time_major",
-    "projection_gradients",
+    "input_gradients",
     "recurrent_backward",
     "recurrent_forward",
+    "recurrent_weights_gradient",
     "to_time_major",
 ]
 
@@ -199,7 +200,8 @@ def recurrent_backward(
         Gradients with respect to the parameters.
     """
     gradients = backward_through_time(dhidden, dcell, forward)
-    dx, dWx, dWh, db = projection_gradients(gradients, forward)
+    dWh = recurrent_weights_gradient(gradients, forward)
+    dx, dWx, db = input_gradients(gradients, forward)
     return dx, gradients.dh0, gradients.dc0, dWx, dWh, db
 
 
@@ -214,13 +216,13 @@ def backward_through_time(dhidden: Array, dcell: Array | None, forward: Recurren
     Returns
     -------
     Gradients
-        For `projection_gradients`.
+        For `recurrent_weights_gradient` and `input_gradients`.
     """
     return forward.cell.backward(dhidden, dcell, forward)
 
 
-def projection_gradients(gradients: Gradients, forward: Recurrence) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients behind the pre-activations: the second half of `recurrent_backward`.
+def recurrent_weights_gradient(gradients: Gradients, forward: Recurrence) -> Array:
+    """Return the gradient with respect to Wh, after `backward_through_time`.
 
     Parameters
     ----------
@@ -231,19 +233,36 @@ def projection_gradients(gradients: Gradients, forward: Recurrence) -> tuple[Arr
 
     Returns
     -------
-    dx, dWx, dWh, db
+    array, shape (H, G)
+        The gradient.
+    """
+    return forward.kernels.matmul(forward.states.previous, gradients.drecurrent, transpose_a=True)
+
+
+def input_gradients(gradients: Gradients, forward: Recurrence) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to the inputs and what projects them, after `backward_through_time`.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        From `backward_through_time`.
+    forward : Recurrence
+        From `recurrent_forward`; its states are not read.
+
+    Returns
+    -------
+    dx, dWx, db
         As from `recurrent_backward`.
     """
     kernels, x, rows = forward.kernels, forward.x, forward.operands.rows
     dprojected, drecurrent, *_ = gradients
-    dWh = kernels.matmul(forward.states.previous, drecurrent, transpose_a=True)
     if rows is not None:
         # sums over equal inputs first: the products that follow have one row a distinct input
         dprojected = kernels.embedding_gradient(dprojected, rows, x.shape[0], forward.groups)
     dx = kernels.matmul(dprojected, forward.Wx, transpose_b=True)
     further = forward.operands.b.shape[0] - dprojected.shape[1]  # biases of the last recurrent sums
     summed = (dprojected, drecurrent[:, -further:]) if further else (dprojected,)
-    return dx, kernels.matmul(x, dprojected, transpose_a=True), dWh, kernels.column_sums(*summed)
+    return dx, kernels.matmul(x, dprojected, transpose_a=True), kernels.column_sums(*summed)
 
 
 def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:

@@ -6,15 +6,20 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from capgpu.backend import Array
 from capgpu.distributed import Communicator
 from capgpu.training.losses import copy_arrays
 from capgpu.training.state import STATE_FILE, TrainingState, load_state
 
-__all__ = ["any_rank", "load_shared_state", "share_arrays"]
+__all__ = ["PATIENT_STEPS", "any_rank", "collect_rows", "load_shared_state", "share_arrays"]
+
+#: First steps in which ranks wait for one another without limit: kernels may be compiled.
+PATIENT_STEPS = 3
 
 
 def any_rank(ranks: Communicator, *flags: bool, patient: bool = True) -> list[bool]:
@@ -37,6 +42,39 @@ def any_rank(ranks: Communicator, *flags: bool, patient: bool = True) -> list[bo
     counts = np.array(flags, np.int64)
     ranks.start_all_reduce(counts, patient=patient).wait()
     return [bool(count) for count in counts]
+
+
+def collect_rows(
+    ranks: Communicator, rows: Any, count: int, *parts: npt.NDArray[Any], patient: bool = True
+) -> list[npt.NDArray[Any]]:
+    """Return the rows that the ranks have computed, of all of them.
+
+    Parameters
+    ----------
+    ranks : Communicator
+        The ranks, which all call this.
+    rows : numpy.ndarray of int, shape (n,)
+        The rows that this rank has computed, which no other has.
+    count : int
+        Rows in all.
+    *parts : numpy.ndarray, shape (n, ...)
+        Their values.
+    patient : bool
+        As for `Communicator.start_all_reduce`.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (count, ...)
+        The same on every rank.
+    """
+    collected = []
+    for part in parts:
+        whole = np.zeros((count, *part.shape[1:]), part.dtype)
+        whole[rows] = part
+        collected.append(whole)
+    for reduction in [ranks.start_all_reduce(whole, patient=patient) for whole in collected]:
+        reduction.wait()
+    return collected
 
 
 def share_arrays(ranks: Communicator, arrays: MutableMapping[str, Array]) -> None:

@@ -30,6 +30,7 @@ from capgpu.optim import Optimizer
 from capgpu.parameters import layer_names
 from capgpu.random import fold_key
 from capgpu.sequence import caption_lengths
+from capgpu.training.agreement import PATIENT_STEPS
 from capgpu.training.steps import TrainingSteps
 
 __all__ = ["DistributedSteps", "GradientSums"]
@@ -38,8 +39,6 @@ __all__ = ["DistributedSteps", "GradientSums"]
 _SMALL = 1 << 15
 #: Rows of W_embed are added alone if they are at most this part of all.
 _SPARSE = 0.75
-#: Steps in which ranks wait for one another without limit: kernels may be compiled.
-_PATIENT_STEPS = 3
 
 
 class GradientSums:
@@ -150,7 +149,7 @@ def _order_of_gradients(params: Mapping[str, Array]) -> list[str]:
     """Return the names of a captioner's large parameters in the order in which it computes their gradients."""
     layers = itertools.takewhile(lambda names: names[0] in params, map(layer_names, itertools.count()))
     # biases are known at the end of the pass
-    return ["W_vocab", *(name for names in reversed([*layers]) for name in names[:2]), "W_embed"]
+    return ["W_vocab", *(name for Wx, Wh, _ in reversed([*layers]) for name in (Wh, Wx)), "W_embed"]
 
 
 def _own(gradient: Array) -> Array:
@@ -173,6 +172,8 @@ class DistributedSteps(TrainingSteps):
         The ranks.
     micro_batch_size : int, optional
         Captions that a rank computes at a time.
+    captions_per_picture : int
+        Captions in a row that one rank computes; see `capgpu.data.batches.rank_rows`.
 
     Notes
     -----
@@ -187,9 +188,11 @@ class DistributedSteps(TrainingSteps):
         clip_norm: float | None,
         ranks: Communicator,
         micro_batch_size: int | None = None,
+        captions_per_picture: int = 1,
     ) -> None:
         super().__init__(model, optimizer, clip_norm)
         self._ranks, self._micro_batch_size = ranks, micro_batch_size
+        self._captions_per_picture = captions_per_picture
         self._null = int(getattr(model, "null", 0))
         self._steps = 0
         self._own_loss: Any = 0.0
@@ -231,9 +234,9 @@ class DistributedSteps(TrainingSteps):
         words = None
         if in_parts and "W_vocab" in self._model.params:
             words = np.unique(captions[:, :-1][np.arange(captions.shape[1] - 1) < lengths[:, None]])
-        sums = GradientSums(self._ranks, trained, words, self._steps < _PATIENT_STEPS)
+        sums = GradientSums(self._ranks, trained, words, self._steps < PATIENT_STEPS)
         self._steps += 1
-        rows = rank_rows(captions.shape[0], self._ranks.rank, self._ranks.size)
+        rows = rank_rows(captions.shape[0], self._ranks.rank, self._ranks.size, self._captions_per_picture)
         self._own_loss = 0.0
         if not lengths[rows].any():
             loss, self._grads = sums.finish_without_captions()

@@ -52,6 +52,7 @@ def training_steps(
     clip_norm: float | None,
     micro_batch_size: int | None = None,
     ranks: Communicator | None = None,
+    captions_per_picture: int = 1,
 ) -> TrainingSteps:
     """Return training steps: from CUDA graphs where they serve the model, unless ``CAPGPU_CUDA_GRAPHS=0``.
 
@@ -63,6 +64,8 @@ def training_steps(
         Captions computed at a time, see `AccumulatedSteps`; such steps are not made from graphs.
     ranks : Communicator, optional
         The ranks that compute each minibatch together, see `DistributedSteps`; not from graphs either.
+    captions_per_picture : int
+        As for `DistributedSteps`.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def training_steps(
         For an unknown value of ``CAPGPU_CUDA_GRAPHS``.
     """
     if ranks is not None and ranks.size > 1:
-        return DistributedSteps(model, optimizer, clip_norm, ranks, micro_batch_size)
+        return DistributedSteps(model, optimizer, clip_norm, ranks, micro_batch_size, captions_per_picture)
     if micro_batch_size is not None:
         return AccumulatedSteps(model, optimizer, clip_norm, micro_batch_size)
     if not graphs_wanted() or all(is_host_array(array) for array in model.params.values()):

@@ -13,7 +13,7 @@ The loss is that of `capgpu.model.CaptioningRNN.loss` with ``weights = reward - 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,11 +24,14 @@ from capgpu import decode
 from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.captioner import announce_decoding
 from capgpu.data.arrays import split_arrays
+from capgpu.data.batches import rank_rows
+from capgpu.distributed import ALONE, Communicator
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.metrics.rewards import CaptionRewards
 from capgpu.model import CaptioningRNN
 from capgpu.random import fold_key
-from capgpu.sequence import after_start
+from capgpu.sequence import after_start, rows_of_grids
+from capgpu.training.agreement import PATIENT_STEPS, collect_rows
 from capgpu.validation import check_count, check_positive
 from capgpu.visible_text import short
 from capgpu.vocabulary import END, NULL, START, UNK, UNKNOWN_WORD
@@ -147,12 +150,12 @@ class SampledCaptions(NamedTuple):
     ----------
     captions : numpy.ndarray of int, shape (M, T + 1)
         Drawn captions, with START.
-    features : array, shape (M, ...)
-        The features of their pictures.
+    features : array, shape (m, ...)
+        The features of the pictures of this rank's captions; of all captions where one process draws them.
     weights : numpy.ndarray of float64, shape (M,)
         Reward less baseline.
     reward : float
-        Mean reward of the captions.
+        Mean reward of the captions; NaN if the model's probabilities are not finite.
     """
 
     captions: npt.NDArray[Any]
@@ -172,6 +175,8 @@ class Critic:
         A model whose vocabulary has ``<START>`` and ``<END>``.
     data : mapping
         The course's data dictionary.
+    ranks : Communicator
+        The processes that draw together, each for its own pictures.
 
     Raises
     ------
@@ -181,8 +186,10 @@ class Critic:
         For a vocabulary without START or END, a model with label smoothing, or unknown rewards.
     """
 
-    def __init__(self, settings: SelfCritical, model: Any, data: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: SelfCritical, model: Any, data: Mapping[str, Any], ranks: Communicator = ALONE
+    ) -> None:
+        self.settings, self._ranks, self._steps = settings, ranks, 0
         if not isinstance(settings, SelfCritical):
             raise InvalidTypeError(f"self_critical: expected a capgpu.SelfCritical, got {short(settings)}.")
         smoothing = getattr(model, "label_smoothing", 0.0)
@@ -237,16 +244,19 @@ class Critic:
             model.params["b_vocab"] = bias
 
     def draw(self, model: Any, features: Array, images: npt.NDArray[Any], key: int) -> SampledCaptions:
-        """Draw captions of pictures, and weigh them.
+        """Draw captions of the pictures of a minibatch, and weigh them.
+
+        Each rank draws those of its own pictures, and gets all. The random numbers of a caption depend on its place in
+        the minibatch, not on the rank that draws it.
 
         Parameters
         ----------
         model : CaptioningRNN
             The model.
-        features : array, shape (N, ...)
-            Features of the pictures, in the library of the parameters.
+        features : array, shape (n, ...)
+            Features of this rank's pictures, see `capgpu.data.batches.rank_rows`, in the library of the parameters.
         images : numpy.ndarray of int, shape (N,)
-            The pictures' rows in ``train_features``.
+            The rows of all pictures in ``train_features``.
         key : int
             The same key draws the same captions from the same parameters.
 
@@ -256,16 +266,36 @@ class Critic:
             `samples` captions of each picture.
         """
         xp = array_namespace(features)
-        count, samples = features.shape[0], self.settings.samples
-        rows = xp.arange(count * samples, device=features.device) // samples
-        repeated = xp.take(features, rows, axis=0)
-        drawn = decode.sample(model, repeated, seed=fold_key(key, _KEY), max_length=self._max_length)
-        ids = to_numpy(drawn.ids)[:, 0]
-        rewards = self.rewards(ids, np.repeat(images, samples)).reshape(count, samples)
+        samples = self.settings.samples
+        pictures = rank_rows(images.size, self._ranks.rank, self._ranks.size)
+        rows = rows_of_grids(pictures, samples)
+        repeated = xp.take(features, xp.arange(rows.size, device=features.device) // samples, axis=0)
+        ids = np.zeros((rows.size, self._max_length), np.int32)
+        rewards = weights = np.full(rows.size, np.nan)
+        # no other rank waits in vain for the captions of one that fails: all get its NaN
+        with suppress(FloatingPointError):
+            if rows.size:
+                seed, places = fold_key(key, _KEY), xp.asarray(rows, device=features.device)
+                drawn = decode.sample(model, repeated, seed=seed, rows=places, max_length=self._max_length)
+                ids = to_numpy(drawn.ids)[:, 0]
+                rewards, weights = self._weigh(model, features, images[pictures], ids)
+        patient = self._steps < PATIENT_STEPS
+        self._steps += 1
+        ids, rewards, weights = collect_rows(
+            self._ranks, rows, images.size * samples, ids, rewards, weights, patient=patient
+        )
+        return SampledCaptions(after_start(ids, self._start), repeated, weights, float(rewards.mean()))
+
+    def _weigh(
+        self, model: Any, features: Array, images: npt.NDArray[Any], ids: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the rewards of drawn captions, and their rewards less baseline."""
+        samples = self.settings.samples
+        rewards = self.rewards(ids, np.repeat(images, samples))
+        of_pictures = rewards.reshape(-1, samples)
         if self.settings.baseline == "greedy":
             best = decode.greedy(model, features, max_length=self._max_length)
-            advantages = rewards - self.rewards(to_numpy(best.ids)[:, 0], images)[:, None]
+            baselines = self.rewards(to_numpy(best.ids)[:, 0], images)[:, None]
         else:
-            others = (rewards.sum(axis=1, keepdims=True) - rewards) / (samples - 1)
-            advantages = rewards - others
-        return SampledCaptions(after_start(ids, self._start), repeated, advantages.reshape(-1), float(rewards.mean()))
+            baselines = (of_pictures.sum(axis=1, keepdims=True) - of_pictures) / (samples - 1)
+        return rewards, (of_pictures - baselines).reshape(-1)

@@ -121,10 +121,6 @@ class SolverBase:
             check_score_name("best_by", best_by, metric)
         if self_critical is not None and group_by_length:
             raise InvalidValueError("group_by_length: expected False with self_critical, which draws its captions.")
-        if self_critical is not None and self.ranks.size > 1:
-            raise InvalidValueError(
-                f"self_critical: expected one process, got {self.ranks.size} ranks. Start the command without mpiexec."
-            )
         self._splits = ("train", "val") if self.validate else ("train",)
         sizes = {name: tuple(array.shape) for name, array in model.params.items()}
         validate_data(
@@ -136,7 +132,7 @@ class SolverBase:
         self.data = data
         self._placed = data  # while training, with features on the device
         self.self_critical, self.best_by = self_critical, best_by
-        self._critic = None if self_critical is None else Critic(self_critical, model, data)
+        self._critic = None if self_critical is None else Critic(self_critical, model, data, self.ranks)
         rows = (data if self._critic is None else self._critic.pictures(data))["train_captions"]
         train_count = len(rows)
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
@@ -193,7 +189,14 @@ class SolverBase:
         self._optimizer = Optimizer(
             self.update_rule, self.optim_config, self.model.params, param_config=self.param_config, frozen=self.frozen
         )
-        self._steps = training_steps(self.model, self._optimizer, self.clip_norm, self.micro_batch_size, self.ranks)
+        self._steps = training_steps(
+            self.model,
+            self._optimizer,
+            self.clip_norm,
+            self.micro_batch_size,
+            self.ranks,
+            1 if self.self_critical is None else self.self_critical.samples,
+        )
         self._losses = LossRecord()
         self._target = self.num_epochs
         self.epoch = self.step = 0

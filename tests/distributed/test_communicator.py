@@ -158,6 +158,19 @@ def test_two_threads_that_find_a_cause_print_it_before_the_end(monkeypatch):
     assert events == ["the cause", "end", "end"]
 
 
+def test_a_program_that_a_rank_starts_is_a_process_of_its_own(ranks):
+    code = """
+    import subprocess, sys
+    from capgpu.distributed import communicator, launch
+    program = "from capgpu.distributed import communicator; print(communicator().size)"
+    own = communicator()
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    sys.stdout.write(f"{launch()[1:3]} {started.stdout}")
+    """
+    result = ranks(2, code=code, timeout=60)
+    assert sorted(result.stdout.splitlines()) == ["(0, 2) 1", "(1, 2) 1"], result.stderr
+
+
 def test_a_launcher_of_another_mpi_is_named(ranks, in_new_process):
     environment = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     code = """

@@ -223,6 +223,12 @@ def test_real_ranks_resume_a_preparation_after_a_kill(
     assert len(result.stdout.splitlines()) == 7 - len(finished)
 
 
+def test_one_rank_alone_runs_a_command_that_divides_nothing(ranks: Any) -> None:
+    result = ranks(2, "-m", "capgpu", "info")
+    lines = [line.split()[0] for line in result.stdout.splitlines() if line]
+    assert (result.returncode, lines.count("why")) == (0, 1), result.stderr
+
+
 def test_the_command_evaluates_alike_with_real_ranks(source: Source, tmp_path: Path, ranks: Any) -> None:
     rows = np.random.default_rng(0).standard_normal((COUNT, 4)).astype(np.float32)
     np.savez(tmp_path / "f.npz", features=rows, image_ids=[f"{i}.png" for i in range(COUNT)])

@@ -10,8 +10,8 @@ import pytest
 
 import capgpu
 from capgpu.distributed import ALONE, Communicator
-from capgpu.distributed.nccl import NcclCollectives
 from capgpu.kernels.cuda.device_calls import counting
+from capgpu.kernels.cuda.nccl import NcclCollectives
 from capgpu.optim import Optimizer
 from capgpu.training import distributed
 from capgpu.training.distributed import DistributedSteps
@@ -172,9 +172,9 @@ def test_a_step_makes_the_launches_of_one_process_and_its_collectives(
     expected = list(made["one"][0])
     expected.insert(clipping, "scatter_rows")  # the summed rows of W_embed
     assert made["rank"][0] == expected
-    # W_vocab first, then Wx, Wh, the rows of W_embed for the six words that occur, W_proj, b; last what is small
+    # W_vocab first, then Wh, Wx, the rows of W_embed for the six words that occur, W_proj, b; last what is small
     assert made["one"][1] == []
-    assert [size // 4 for _, size, _ in made["rank"][1]] == [180, 120, 144, 30, 42, 24, 30, 7]
+    assert [size // 4 for _, size, _ in made["rank"][1]] == [180, 144, 120, 30, 42, 24, 30, 7]
     assert made["rank"][2] == pytest.approx(made["one"][2], abs=1e-6)
     for name, array in made["one"][3].items():
         np.testing.assert_allclose(made["rank"][3][name].get(), array.get(), atol=1e-6)

@@ -78,6 +78,18 @@ def captions_computed_two_at_a_time() -> capgpu.CaptioningSolver:
     return solver(captioner(given), given, batch_size=9, micro_batch_size=2)
 
 
+def captions_that_the_model_draws(**options: Any) -> capgpu.CaptioningSolver:
+    given = large_vocabulary_data()
+    critical = capgpu.SelfCritical(samples=3, baseline="greedy")
+    model = captioner(given, output_dropout=0.2, dtype="float64")
+    return solver(model, given, clip_norm=1.0, self_critical=critical, **options)
+
+
+def fewer_pictures_than_ranks_to_draw_captions_of() -> capgpu.CaptioningSolver:
+    given = data(train=2)
+    return solver(captioner(given), given, batch_size=1, self_critical=capgpu.SelfCritical())
+
+
 def another_model() -> capgpu.CaptioningSolver:
     return solver(TinyCaptioner(), data(), update_rule="sgd_momentum", optim_config={"learning_rate": 1e-2})
 
@@ -106,6 +118,8 @@ SCENARIOS: tuple[Callable[[], capgpu.CaptioningSolver], ...] = (
     tied_weights_in_float64,
     batch_smaller_than_the_ranks,
     captions_computed_two_at_a_time,
+    captions_that_the_model_draws,
+    fewer_pictures_than_ranks_to_draw_captions_of,
     another_model,
     stopped_by_one_ranks_step_callback,
     early_stopping_and_frozen_parameters,
@@ -123,6 +137,7 @@ def run_all() -> dict[str, dict[str, Any]]:
             digest.update(np.ascontiguousarray(run.model.params[name]))
         results[scenario.__name__] = {
             "losses": run.loss_history,
+            "rewards": run.reward_history,
             "val": run.val_loss_history,
             "metric": [entry["sum"] if isinstance(entry, dict) else entry for entry in run.metric_history],
             "end": [run.step, run.epoch, run.stopped, run.best_epoch],

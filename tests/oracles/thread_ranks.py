@@ -40,10 +40,10 @@ class ThreadCommunicator(Communicator):
         self._meeting, self.rank, self.size = meeting, rank, size
         self.local_rank, self.local_size = rank, size
 
-    def all_reduce(self, *arrays: Any) -> None:
-        for array in arrays:
-            parts = self._meeting.exchange(self.rank, array.copy())
-            array[...] = np.sum(parts, axis=0, dtype=array.dtype)
+    def start_all_reduce(self, array: Any, *, patient: bool = False) -> Any:
+        parts = self._meeting.exchange(self.rank, array.copy())
+        array[...] = np.sum(parts, axis=0, dtype=array.dtype)
+        return super().start_all_reduce(array, patient=patient)
 
     def barrier(self) -> None:
         self._meeting.exchange(self.rank, None)

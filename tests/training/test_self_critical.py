@@ -11,13 +11,15 @@ import pytest
 
 import capgpu
 from capgpu import CaptioningRNN, CaptioningSolver, SelfCritical, decode
+from capgpu.distributed import ALONE, Communicator
 from capgpu.evaluation.caption_metric import CaptionMetric
 from capgpu.metrics.rewards import CaptionRewards
 from capgpu.random import fold_key
 from capgpu.training.history import read_history
-from capgpu.training.self_critical import Critic, sharpen
+from capgpu.training.self_critical import Critic, SampledCaptions, sharpen
 from oracles.numbers import distance
 from oracles.snapshots import frozen
+from oracles.thread_ranks import run_ranks
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(8))]
 START, END = 1, 2
@@ -95,6 +97,40 @@ def test_captions_are_drawn_on_every_backend_alike_and_weighed_by_reward_less_ba
     assert distance(drawn.weights, expected.reshape(-1)) < 1e-12
     assert drawn.reward == pytest.approx(rewards.mean())
     assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("baseline", ["samples", "greedy"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_ranks_draw_the_captions_of_one_process_and_all_get_them(size: int, baseline: Any) -> None:
+    capgpu.set_backend("numpy")
+    arrays, model, images = data(), captioner(dtype="float64"), np.array([5, 0, 3, 9])  # one rank of five has none
+    settings = SelfCritical(samples=3, baseline=baseline)
+
+    def draw(ranks: Communicator) -> SampledCaptions:
+        features = arrays["train_features"][images[ranks.rank :: ranks.size]]
+        return Critic(settings, model, arrays, ranks).draw(model, features, images, key=9)
+
+    alone = draw(ALONE)
+    for rank, drawn in enumerate(run_ranks(size, draw)):
+        assert drawn.captions.tolist() == alone.captions.tolist()
+        assert distance(drawn.weights, alone.weights) < 1e-12
+        assert drawn.reward == pytest.approx(alone.reward, rel=1e-12)
+        own = np.repeat(np.arange(4), 3) % size == rank
+        assert drawn.features.tolist() == alone.features[own].tolist()
+
+
+def test_a_rank_that_cannot_draw_leaves_no_other_waiting() -> None:
+    capgpu.set_backend("numpy")
+    arrays, images = data(), np.array([5, 0])
+
+    def draw(ranks: Communicator) -> float:
+        model = captioner()
+        if ranks.rank == 1:
+            model.params["b_vocab"] = np.full_like(model.params["b_vocab"], np.nan)
+        features = arrays["train_features"][images[ranks.rank :: ranks.size]]
+        return Critic(SelfCritical(), model, arrays, ranks).draw(model, features, images, key=9).reward
+
+    assert np.isnan(run_ranks(2, draw)).all()
 
 
 def test_the_loss_is_that_of_the_words_that_can_be_drawn() -> None:
@@ -175,7 +211,7 @@ def test_words_and_dropout_of_a_step_have_keys_of_their_own(monkeypatch: pytest.
     capgpu.set_backend("numpy")
     seeds: list[Any] = []
 
-    def greedy(model: Any, features: Any, *, seed: int, **settings: Any) -> Any:
+    def greedy(model: Any, features: Any, *, seed: int, rows: Any, **settings: Any) -> Any:
         seeds.append(seed)
         return decode.greedy(model, features, **settings)
 

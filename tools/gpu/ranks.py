@@ -28,8 +28,8 @@ from capgpu.array_libraries import BackendUnavailableError, open_cuda
 from capgpu.backend import Array, synchronize
 from capgpu.checkpoint import atomic_write
 from capgpu.distributed import Communicator, Reduction
-from capgpu.distributed.nccl import NcclCollectives
 from capgpu.dtypes import named_dtype
+from capgpu.kernels.cuda.nccl import NcclCollectives
 from capgpu.optional_deps import MissingExtraError
 from capgpu.training.distributed import DistributedSteps
 from capgpu.training.steps import TrainingSteps
