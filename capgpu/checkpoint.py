@@ -344,7 +344,10 @@ def load_model(path: str | os.PathLike[str], model_class: type[CaptionerBase] | 
         found = {name: (array.shape, array.dtype) for name, array in params.items()}
         # built after its sizes were found in the file: those of a damaged file could exceed any memory
         _check_fit(target, {name: (shape, dtype) for name, shape in expected.items()}, found, model_class is None)
-        model = create(metadata["word_to_idx"], **metadata["config"], seed=0)
+        config = dict(metadata["config"])
+        if config.get("n_layers", 1) == 1:
+            config.pop("layer_dropout", None)  # has no effect, and earlier versions stored any
+        model = create(metadata["word_to_idx"], **config, seed=0)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{target} describes a model that cannot be built: {error}") from error
     _check_fit(target, {name: (tuple(array.shape), model.dtype) for name, array in model.params.items()}, found)

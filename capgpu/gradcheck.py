@@ -265,7 +265,7 @@ def check_model(
     seed: int = 0,
     dropout_key: int | None = None,
 ) -> dict[str, float]:
-    """Hold a model's gradients against numeric ones, on a sample of each parameter's entries.
+    """Compare a model's gradients with numeric ones, on a sample of each parameter's entries.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ class CaptioningRNN(CaptionerBase):
         the hidden states of the one below; words are scored from the last one's.
     layer_dropout : float
         Rate, in ``[0, 1)``, of the dropout on the hidden states that the next layer reads (Zaremba et al. 2014). Active
-        only where `loss` is given a ``dropout_key``.
+        only where `loss` is given a ``dropout_key``; 0 with one layer.
     feature_dropout, output_dropout : float
         Rates, in ``[0, 1)``, of the dropout on the features and on the hidden states before the vocabulary
         projection. Active only where `loss` is given a ``dropout_key``.
@@ -92,8 +92,8 @@ class CaptioningRNN(CaptionerBase):
     Raises
     ------
     ValueError
-        For an unknown cell or precision, sizes below 1, rates out of range, a vocabulary without ``"<NULL>"``, or tied
-        weights where word vectors and hidden states differ in length.
+        For an unknown cell or precision, sizes below 1, rates out of range, a vocabulary without ``"<NULL>"``, dropout
+        between layers of a single layer, or tied weights where word vectors and hidden states differ in length.
     TypeError
         For a dtype that is not floating, or not float32 with ``precision="bf16"``.
     """
@@ -120,7 +120,7 @@ class CaptioningRNN(CaptionerBase):
         features_gradient : bool
             Compute the gradient with respect to `features`, too, for whatever has computed them.
         weights : array, shape (N,), optional
-            Factor of the loss of each caption's words, of any sign; best on the host. By default all are 1.
+            Factor of the loss of each caption's words, from -1e30 to 1e30; best on the host. By default all are 1.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class CaptioningRNN(CaptionerBase):
             For captions that are not integers, or arrays of different libraries.
         ValueError
             For shapes that do not fit, an empty batch, one without words, ids out of range, features or weights that
-            are not finite, or entries of `params` that the model does not have.
+            are not finite, larger weights, or entries of `params` that the model does not have.
 
         Examples
         --------

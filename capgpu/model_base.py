@@ -83,6 +83,11 @@ class CaptionerBase:
             self.cell, len(self.word_to_idx), input_dim, wordvec_dim, hidden_dim, self.tie_weights, n_layers
         )
         self.n_layers = int(n_layers)
+        if layer_dropout > 0 and self.n_layers == 1:
+            raise InvalidValueError(
+                f"layer_dropout: expected 0 with one layer, got {layer_dropout}: it applies between layers. Pass "
+                "n_layers=2 or more, or omit it."
+            )
         self.params = initial_parameters(self._shapes, self.dtype, seed)
 
     @property
@@ -228,8 +233,8 @@ class CaptionerBase:
         check_captions(captions)
         if captions.shape[0] != features.shape[0]:
             raise InvalidValueError(
-                f"features has {features.shape[0]} rows and captions {captions.shape[0]}; wanted one feature "
-                "vector a caption. Repeat a picture's features for each of its captions."
+                f"captions: expected one row for each of the {features.shape[0]} rows of features, got "
+                f"{captions.shape[0]}. Repeat a picture's features for each of its captions."
             )
         return features, to_numpy(captions)
 

@@ -31,6 +31,8 @@ __all__ = [
 Shapes = dict[str, tuple[int, ...]]
 #: Largest number of layers; a file that names more is damaged.
 MAX_LAYERS = 64
+#: Largest weight of a caption. A loss of a million nats times this is still finite in float32.
+_LARGEST_WEIGHT = 1e30
 
 
 def layer_names(layer: int) -> tuple[str, str, str]:
@@ -78,12 +80,12 @@ def parameter_shapes(
         For lengths that are not integers of at least 1, a number of layers beyond 1 to 64 (1 with attention), or tied
         weights with W != H.
     """
-    if not isinstance(n_layers, (int, np.integer)) or not 1 <= n_layers <= MAX_LAYERS:
+    if not _is_integer(n_layers) or not 1 <= n_layers <= MAX_LAYERS:
         raise InvalidValueError(f"n_layers: expected an integer in 1..{MAX_LAYERS}, got {n_layers!r}.")
     if cell.attends and n_layers > 1:
         raise InvalidValueError(f"n_layers: expected 1 for a cell that attends to a grid, got {n_layers}.")
     for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
-        if not isinstance(size, (int, np.integer)) or size < 1:
+        if not _is_integer(size) or size < 1:
             raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
     # shapes are written as JSON, which knows no integers but Python's
     input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
@@ -109,6 +111,10 @@ def parameter_shapes(
         shapes["W_vocab"] = (hidden_dim, vocabulary_size)
     shapes["b_vocab"] = (vocabulary_size,)
     return shapes
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def initial_parameters(shapes: Shapes, dtype: Any, seed: int | None) -> dict[str, Array]:
@@ -308,7 +314,7 @@ def checked_weights(weights: Array, count: int) -> Any:
     Parameters
     ----------
     weights : array
-        Should be finite numbers of shape (N,), wherever they live.
+        Should be numbers of shape (N,) and at most 1e30 in absolute value, wherever they are.
     count : int
         N.
 
@@ -322,7 +328,7 @@ def checked_weights(weights: Array, count: int) -> Any:
     TypeError
         For what is not an array of real numbers.
     ValueError
-        For another shape, or a number that is not finite.
+        For another shape, a number that is not finite, or a larger one.
     """
     if not hasattr(weights, "dtype") or type(weights).__module__.split(".")[0] == "torch":
         raise InvalidTypeError(
@@ -334,4 +340,11 @@ def checked_weights(weights: Array, count: int) -> Any:
     if host.shape != (count,):
         raise InvalidValueError(f"weights: expected shape ({count},), one for each caption, got {host.shape}.")
     check_finite("weights", host)
-    return host.astype("float64")
+    host = host.astype("float64")
+    largest = float(abs(host).max())
+    if largest > _LARGEST_WEIGHT:
+        raise InvalidValueError(
+            f"weights: expected values of at most {_LARGEST_WEIGHT:g} in absolute value, got {largest:g}: the loss "
+            "would be infinite. Divide all weights by the largest."
+        )
+    return host

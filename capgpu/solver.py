@@ -188,7 +188,14 @@ class CaptioningSolver(SolverBase):
         )
         reason = "KeyboardInterrupt"
         with closing(report), InterruptGuard() as guard:
-            report.write("start", step=self.step, epoch=self.epoch, seed=self.seed, **self._settings)
+            report.write(
+                "start",
+                step=self.step,
+                epoch=self.epoch,
+                steps_per_epoch=self.iterations_per_epoch,
+                seed=self.seed,
+                **self._settings,
+            )
             if self._validation_skipped:
                 report.note(
                     f"no validation: the val split is over {VALIDATION_LIMIT} times as large as the train "

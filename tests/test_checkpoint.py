@@ -258,6 +258,13 @@ def test_a_model_comes_back_as_it_was(
     np.testing.assert_array_equal(backend.to_numpy(loaded.sample(capgpu.asarray(features))), written)
 
 
+def test_a_single_layer_stored_with_dropout_between_layers_comes_back_without(tmp_path: Path) -> None:
+    model = CaptioningRNN(WORDS, seed=1, **SETTINGS)
+    model.layer_dropout = 0.5  # as the constructor once accepted it
+    loaded = load_model(save_model(tmp_path, model))
+    assert (loaded.layer_dropout, frozen(loaded.params)) == (0.0, frozen(model.params))
+
+
 def test_weights_alone_are_no_model(saved: Path) -> None:
     with pytest.raises(CheckpointError, match=r"w\.safetensors holds no captioning model"):
         load_model(saved)

@@ -105,15 +105,15 @@ class Part:
     kernel: str = ""
 
     def fixed_us(self) -> float:
-        """Microseconds of launches and barriers."""
+        """Return the microseconds of launches and barriers."""
         return self.launches * LAUNCH_US + self.barriers * BARRIER_US
 
     def cold_us(self, device: Device) -> float:
-        """Floor if every launch reads device memory."""
+        """Return the least microseconds if every launch reads device memory."""
         return max(device.arithmetic_us(self.flops), device.memory_us(self.bytes)) + self.fixed_us()
 
     def warm_us(self, device: Device) -> float:
-        """Floor if all operands are in the L2 cache and reading them is free."""
+        """Return the least microseconds if all operands are in the L2 cache and reading them is free."""
         return device.arithmetic_us(self.flops) + self.fixed_us()
 
 

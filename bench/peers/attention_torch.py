@@ -61,7 +61,7 @@ class AttentionCaptioner(nn.Module):
         return state
 
     def padded_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Loss of (N, T + 1) captions, all steps of all captions."""
+        """Compute the loss of (N, T + 1) captions, with all steps of all captions."""
         A, words = self.project(features), self.embed(captions[:, :-1])
         h = c = A.mean(1)
         states = []
@@ -73,7 +73,7 @@ class AttentionCaptioner(nn.Module):
         return total / len(captions)
 
     def shrinking_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Loss of (N, T + 1) captions, each up to its end."""
+        """Compute the loss of (N, T + 1) captions, each up to its end."""
         lengths, order = (captions[:, 1:] != NULL).sum(1).sort(descending=True, stable=True)
         captions = captions[order]
         A, words = self.project(features[order]), self.embed(captions[:, :-1])

@@ -42,7 +42,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def rnn_step(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Any]:
-    """One step of the vanilla RNN, (N, H)."""
+    """Compute one step of the vanilla RNN: the next hidden state, (N, H)."""
     next_h = np.tanh(x @ wx + h @ wh + b)
     return next_h, (x, h, next_h)
 
@@ -55,7 +55,7 @@ def rnn_step_back(dh: Array, wx: Array, wh: Array, cache: Any) -> tuple[Array, .
 
 
 def lstm_step(x: Array, h: Array, c: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Array, Any]:
-    """One step of the LSTM: next hidden and cell state, (N, H) each."""
+    """Compute one step of the LSTM: the next hidden and cell state, (N, H) each."""
     hidden = h.shape[1]
     a = x @ wx + h @ wh + b
     i = sigmoid(a[:, :hidden])
@@ -79,7 +79,7 @@ def lstm_step_back(dh: Array, dc: Array, wx: Array, wh: Array, cache: Any) -> tu
 
 
 def gru_step(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array, Any]:
-    """One step of the GRU in PyTorch's form: next hidden state, (N, H)."""
+    """Compute one step of the GRU in PyTorch's form: the next hidden state, (N, H)."""
     width, size = wh.shape[1], h.shape[1]
     a, u = x @ wx + b[:width], h @ wh
     rz = sigmoid(a[:, : 2 * size] + u[:, : 2 * size])
@@ -90,7 +90,7 @@ def gru_step(x: Array, h: Array, wx: Array, wh: Array, b: Array) -> tuple[Array,
 
 
 def gru_step_back(dh: Array, wx: Array, wh: Array, cache: Any) -> tuple[Array, ...]:
-    """Gradients of x, h, wx, wh and b."""
+    """Compute the gradients of x, h, wx, wh and b."""
     x, h, r, z, n, q = cache
     dn = dh * (1 - z) * (1 - n * n)
     dr, dz = dn * q * r * (1 - r), dh * (h - n) * z * (1 - z)
@@ -214,7 +214,7 @@ class ExerciseTask:
         self.out: dict[str, Any] = {}
 
     def build(self) -> None:
-        """Nothing is compiled."""
+        """Do nothing: there is nothing to compile."""
 
     def release(self) -> None:
         """Drop the last step's result."""

@@ -113,13 +113,13 @@ class GemmTask:
             self.products = training_products(work, variant, buffer)
 
     def build(self) -> None:
-        """Nothing is compiled."""
+        """Do nothing: there is nothing to compile."""
 
     def release(self) -> None:
-        """No result is kept."""
+        """Do nothing: no result is kept."""
 
     def set_rate(self, rate: float) -> None:
-        """No update here."""
+        """Do nothing: there are no updates."""
 
     def step(self) -> None:
         """Do all products."""
@@ -128,7 +128,7 @@ class GemmTask:
             multiply(left, right, out=out)
 
     def result(self) -> dict[str, np.ndarray]:
-        """No result to compare."""
+        """Return nothing: there is no result to compare."""
         return {}
 
 

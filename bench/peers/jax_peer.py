@@ -56,7 +56,7 @@ def dropped(x: jax.Array, key: jax.Array | None, use_index: int) -> jax.Array:
 def caption_loss(
     p: Params, features: jax.Array, captions: jax.Array, lstm: bool, key: jax.Array | None = None
 ) -> jax.Array:
-    """Masked cross-entropy of (T+1, N) captions, summed and divided by N; with dropout where there is a key."""
+    """Compute the masked cross-entropy of (T+1, N) captions, summed and divided by N; a key turns dropout on."""
     h0 = dropped(features, key, 0) @ p["W_proj"] + p["b_proj"]
     projected = p["W_embed"][captions[:-1]] @ p["Wx"] + p["b"]
 

@@ -61,7 +61,7 @@ class OurTask:
             hidden_dim=size.H,
             cell_type=cell,  # type: ignore[arg-type]
             n_layers=layers,
-            layer_dropout=dropout,
+            layer_dropout=dropout if layers > 1 else 0.0,
             dtype=dtype,
             feature_dropout=dropout,
             output_dropout=dropout,
@@ -79,7 +79,7 @@ class OurTask:
         self.out: dict[str, Any] = {}
 
     def build(self) -> None:
-        """Kernels are compiled for dtypes, not for shapes."""
+        """Do nothing: kernels are compiled for dtypes, not for shapes."""
 
     def release(self) -> None:
         """Drop the last step's result."""

@@ -150,14 +150,14 @@ class TorchSelfCritical:
         self.optimizer.step()
 
     def build(self) -> None:
-        """Nothing is compiled."""
+        """Do nothing: there is nothing to compile."""
 
     def step(self) -> None:
         """Do the job once."""
         self.step_of(self.job)
 
     def release(self) -> None:
-        """Nothing is kept but words."""
+        """Do nothing: only words are kept."""
 
     def set_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""

@@ -109,7 +109,7 @@ class Captioner(nn.Module):
     def padded_loss(
         self, features: torch.Tensor, captions: torch.Tensor, real: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Loss of (T+1, N) captions over all steps, scoring the unmasked ones; `real` holds their places (T N)."""
+        """Compute the loss of (T+1, N) captions over all steps; `real` holds the positions (T N) that are scored."""
         hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
         targets = captions[1:].reshape(-1)
         if real is None:
@@ -118,7 +118,7 @@ class Captioner(nn.Module):
         return functional.cross_entropy(logits, targets[real], reduction="sum") / features.shape[0]
 
     def static_loss(self, features: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Loss of (T+1, N) captions with shapes that do not depend on the words."""
+        """Compute the loss of (T+1, N) captions, with shapes that do not depend on the words."""
         hidden, _ = self.cell(self.embed(captions[:-1]), self.start(features))
         logits = self.vocab(self.dropped(hidden)).flatten(0, 1)
         total = functional.cross_entropy(logits, captions[1:].reshape(-1), ignore_index=NULL, reduction="sum")
@@ -127,7 +127,7 @@ class Captioner(nn.Module):
     def packed_loss(
         self, features: torch.Tensor, captions: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Loss of (T+1, N) captions without their padding; PyTorch wants their lengths on the host."""
+        """Compute the loss of (T+1, N) captions without their padding; PyTorch needs the lengths on the host."""
         if lengths is None:
             lengths = (captions[1:] != NULL).sum(0)
         words = pack_padded_sequence(captions[:-1], lengths, enforce_sorted=False)

@@ -135,7 +135,7 @@ def _report(message: str) -> None:
 @click.version_option(__version__, "-V", "--version", prog_name="capgpu")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
-    """Caption images with RNNs and LSTMs, on NumPy, Numba or CUDA.
+    """Caption images with recurrent networks, on NumPy, Numba or CUDA.
 
     Captioners are trained on pictures with captions, into a run folder; the other commands read it. CAPGPU_BACKEND, or
     --backend of a command, says where to compute: numpy, cpu (or numba; compiled kernels), cuda (or gpu), a list in

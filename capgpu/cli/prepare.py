@@ -187,7 +187,8 @@ def _prepare(
     _print(result)
     echo(f"Prepared: {out}")
     if "val" in result.report["splits"]:
-        echo(f"Train on it with: capgpu train --data {out}")
+        cells = len(result.report["features"]["shape"]) > 1
+        echo(f"Train on it with: capgpu train --data {out}{' --cell attention' if cells else ''}")
     else:
         echo("It has no split val, which capgpu train needs.", err=True)
 

@@ -193,5 +193,5 @@ def _gather(arrays: Minibatch, selections: Iterable[Any], rows: slice) -> Genera
         return
     selections = list(selections)
     gathered = take_batches(features, [image_idxs[chosen][rows] for chosen in selections])
-    for chosen, (_, taken) in zip(selections, gathered, strict=True):
-        yield captions[chosen], taken, image_idxs[chosen]
+    for chosen, (_, batch_features) in zip(selections, gathered, strict=True):
+        yield captions[chosen], batch_features, image_idxs[chosen]

@@ -116,20 +116,20 @@ def coco_source(content: Any, path: Path, folder: Path | None, within: Path | No
     read = parse_coco(content, str(path))
     empty = EmptyCaptions(path)
     captions = [
-        [text for caption in own for text in empty.text(caption, f"{path}: a caption of the image {image_id!r}")]
-        for image_id, own in zip(read.image_ids, read.captions, strict=True)
+        [text for caption in raw for text in empty.text(caption, f"{path}: a caption of the image {image_id!r}")]
+        for image_id, raw in zip(read.image_ids, read.captions, strict=True)
     ]
-    told = empty.notes()
-    uncaptioned = [image_id for image_id, own in zip(read.image_ids, captions, strict=True) if not own]
+    caption_notes = empty.notes()
+    uncaptioned = [image_id for image_id, texts in zip(read.image_ids, captions, strict=True) if not texts]
     if uncaptioned:
-        told.append(
+        caption_notes.append(
             f"images without captions, omitted: {len(uncaptioned):,}, the first with the id {short(uncaptioned[0])}"
         )
-    files, notes = None, list[str]()
+    files, file_notes = None, list[str]()
     if folder is not None:
         nameless = [row for row, name in enumerate(read.file_names) if name is None]
         if nameless:
             raise DataFileError(f"{path}: images[{nameless[0]}]: expected a file_name, got none.")
-        files, notes = find_files(folder, list(map(str, read.file_names)), str(path), within)
+        files, file_notes = find_files(folder, list(map(str, read.file_names)), str(path), within)
         check_distinct(files, str(path))
-    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, captions, files)}, (*told, *notes))
+    return Source("coco", path, {UNSPLIT: Pictures(read.image_ids, captions, files)}, (*caption_notes, *file_notes))

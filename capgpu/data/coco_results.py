@@ -163,7 +163,7 @@ def match_results(
                 converted[known] = caption
             captions = converted
             notes.append("The ids of the two files differ in type or leading zeros; they were compared as numbers.")
-    uncaptioned = {image_id for image_id, own in truths.items() if not own}
+    uncaptioned = {image_id for image_id, references in truths.items() if not references}
     if uncaptioned:
         notes.append(f"{len(uncaptioned)} annotated pictures without a true caption are left out.")
     unknown = [image_id for image_id in captions if image_id not in truths]

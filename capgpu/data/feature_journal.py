@@ -232,13 +232,13 @@ def _read(
     head, _, rows = content.partition(b"\n")
     try:
         stored = JsonObject(parse_json(head, DataFileError), str(path), DataFileError)
-        kept, broken, places = stored.entries("kept"), stored.texts("broken"), range(len(state))
+        kept, broken, rows_of_piece = stored.entries("kept"), stored.texts("broken"), range(len(state))
         described = stored.entries("state")
     except DataFileError:
         return None  # of another version: computed again
     size = encoder.dtype.itemsize * math.prod(encoder.shape)
     whole = len(kept) + len(broken) == len(state) and len(rows) == size * len(kept)
-    if described != state or not whole or any(type(place) is not int or place not in places for place in kept):
+    if described != state or not whole or any(type(row) is not int or row not in rows_of_piece for row in kept):
         return None
     if kept != sorted(set(kept)):
         return None

@@ -152,7 +152,7 @@ def folder_source(path: Path, folder: Path | None, within: Path | None = None) -
     if not captions:
         raise DataFileError(f"{path}: expected at least one caption, got none.")
     notes += empty.notes()
-    uncaptioned = [image for image, own in captions.items() if not own]
+    uncaptioned = [image for image, texts in captions.items() if not texts]
     if uncaptioned:
         notes.append(f"pictures without captions, omitted: {len(uncaptioned):,}, the first {uncaptioned[0]}")
     without = [image for image, split in splits.items() if split is None]

@@ -59,15 +59,15 @@ def karpathy_source(content: Any, path: Path, folder: Path | None, within: Path 
             # flickr8k's and flickr30k's files have no filepath
             parts = [key for key in ("filepath", "filename") if key == "filename" or image.get(key, "") != ""]
             names.append("/".join(check_text(image.get(key), f"{where}.{key}") for key in parts))
-        own: list[str] = []
+        texts: list[str] = []
         if image.get("sentences") == []:
             empty.count(f"{where}.sentences")
         else:
             for position, sentence in entries_of(image, "sentences", where):
                 if "raw" not in sentence:
                     raise DataFileError(f"{position}.raw: expected a text, got none.")
-                own += empty.text(sentence["raw"], f"{position}.raw")
-        captions.append(own)
+                texts += empty.text(sentence["raw"], f"{position}.raw")
+        captions.append(texts)
     files, notes = (None, []) if folder is None else find_files(folder, names, name, within)
     check_distinct(files or [], name)
     return Source("karpathy", path, by_split(Pictures(list(rows), captions, files), splits), (*empty.notes(), *notes))

@@ -166,12 +166,12 @@ def similar_files(folder: Path, names: Sequence[str], refused: Collection[int]) 
     found = {index: match for index in missing if (match := similar.find(names[index])) is not None}
     # a file of another name, or of two, is not that of a name without suffix or folder
     absent = set(missing)
-    taken = {plain_name(name) for index, name in enumerate(names) if index not in absent}
+    exact_files = {plain_name(name) for index, name in enumerate(names) if index not in absent}
     claims = Counter(file for file, _ in {(file, _exact(names[index])) for index, (file, _) in found.items()})
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
     for index, (file, difference) in found.items():
-        if difference in _LOOSE and (file in taken or claims[file] > 1):
+        if difference in _LOOSE and (file in exact_files or claims[file] > 1):
             continue
         if difference == _FOLDER and _is_other_split(folder, names[index], file):
             continue
@@ -281,8 +281,8 @@ def _with_common_ends(key: str, keys: Iterable[str]) -> list[str]:
     near: dict[str, None] = {}
     for step in (1, -1):  # the names as they are, and backwards
         ordered = sorted(name[::step] for name in all_keys)
-        place = bisect(ordered, key[::step])
-        near |= dict.fromkeys(name[::step] for name in ordered[max(place - _N_COMPARED, 0) : place + _N_COMPARED])
+        position = bisect(ordered, key[::step])
+        near |= dict.fromkeys(name[::step] for name in ordered[max(position - _N_COMPARED, 0) : position + _N_COMPARED])
     return list(near)
 
 

@@ -273,7 +273,7 @@ def _encode(
         flat = [caption for captions in words[name] for caption in captions]
         captions = vocabulary.encode_all(flat, None if config.max_length is None else config.max_length + 2)
         data[f"{name}_captions"] = captions
-        data[f"{name}_image_idxs"] = np.repeat(np.arange(len(pictures)), [len(own) for own in words[name]])
+        data[f"{name}_image_idxs"] = np.repeat(np.arange(len(pictures)), [len(tokenized) for tokenized in words[name]])
         data[f"{name}_features"] = rows[name]
         data[f"{name}_texts"] = [text for texts in pictures.captions for text in texts]
         data[f"{name}_image_ids"] = pictures.image_ids

@@ -298,10 +298,10 @@ def _read_lists(path: Path, split: str, data: Mapping[str, Any]) -> dict[str, An
     stored = JsonObject(read_json(path), str(path), DataFileError)
     captions, features = (len(data[f"{split}_{part}"]) for part in ("captions", "features"))
     lists: dict[str, Any] = {}
-    for part, kinds, count in (("texts", str, captions), ("image_ids", (str, int), features), ("files", str, features)):
+    for part, types, count in (("texts", str, captions), ("image_ids", (str, int), features), ("files", str, features)):
         if part in stored.value:
             values = stored.entries(part)
-            if len(values) != count or not all(isinstance(value, kinds) for value in values):
+            if len(values) != count or not all(isinstance(value, types) for value in values):
                 raise stored.wrong(f"{count} entries as capgpu prepare writes them", values, part)
             lists[f"{split}_{part}"] = values
     return lists

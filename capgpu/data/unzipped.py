@@ -327,12 +327,12 @@ def join_tables(files: Sequence[Path], images: Path | None) -> Source:
 def _read_table(file: Path, split: str, images: Path | None) -> Source:
     """Read a split's file of captions, preferably with the pictures in a folder named as the split."""
     bases = [images] if images else [file.parent, file.parent / "images", file.parent / "Images"]
-    own = [entry for base in bases if base.is_dir() for entry in _folders(base) if _split_of(entry) == split]
-    for home in own:
-        read = folder_source(file, home, images)
+    split_folders = [entry for base in bases if base.is_dir() for entry in _folders(base) if _split_of(entry) == split]
+    for folder in split_folders:
+        read = folder_source(file, folder, images)
         found = [is_file(picture) for pictures in read.splits.values() for picture in pictures.files or ()]
         if sum(found) > len(found) / 2:
-            return replace(read, notes=(*read.notes, f"pictures are in {home}"))
+            return replace(read, notes=(*read.notes, f"pictures are in {folder}"))
     return folder_source(file, images, images)
 
 

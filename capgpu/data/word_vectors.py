@@ -57,11 +57,11 @@ def load_word_vectors(path: str | os.PathLike[str], words: Iterable[str]) -> dic
     ...     load_word_vectors(path, ["cat", "dog"])
     {'cat': array([ 0.5, -1. ], dtype=float32)}
     """
-    wanted: dict[bytes, list[str]] = {}
+    words_by_entry: dict[bytes, list[str]] = {}
     for word in dict.fromkeys(words):
-        wanted.setdefault(word.encode(), []).append(word)
+        words_by_entry.setdefault(word.encode(), []).append(word)
         if word.lower() != word:
-            wanted.setdefault(word.lower().encode(), []).append(word)
+            words_by_entry.setdefault(word.lower().encode(), []).append(word)
     found: dict[str, npt.NDArray[np.float32]] = {}
     length = 0
     with open(path, "rb") as file:
@@ -75,7 +75,7 @@ def load_word_vectors(path: str | os.PathLike[str], words: Iterable[str]) -> dic
             entry = b" ".join(fields[:-length]) if length else b""
             if len(fields) <= length or not length:
                 raise _damaged(path, number, f"a word and {length or 'some'} numbers", len(fields) - 1)
-            for name in wanted.get(entry, ()):
+            for name in words_by_entry.get(entry, ()):
                 if name not in found or name.encode() == entry:  # the word itself has precedence over its lower case
                     found[name] = _vector(path, number, fields[-length:])
     return found

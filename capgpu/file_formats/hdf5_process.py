@@ -189,7 +189,7 @@ def _blocks(dataset: Any) -> Iterator[Any]:
 
 
 def _allow_seconds(seconds: float) -> None:
-    """Have the kernel end this process after so many seconds of processor time; 0 for never."""
+    """Limit the processor time of this process, which the kernel then ends; 0 for no limit."""
     if hasattr(signal, "setitimer"):  # a signal of the kernel also ends a library that does not return
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -99,7 +99,7 @@ def meteor(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 
 @contextmanager
 def _english_java() -> Iterator[None]:
-    """Have Java programs that are started in the block print 0.5, whatever the locale, and not 0,5."""
+    """Set the English number format of Java programs started in the block: 0.5, whatever the locale, not 0,5."""
     # the later option counts, and those of _JAVA_OPTIONS last
     names = [name for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS") if name in os.environ or name[0] != "_"]
     before = {name: os.environ.get(name) for name in names}

@@ -145,7 +145,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
 
 
 def adamw(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """Adam, with the parameter decayed by ``learning_rate * weight_decay`` apart from the gradient.
+    """Step as Adam does, and decay the parameter by ``learning_rate * weight_decay`` apart from the gradient.
 
     Parameters
     ----------

@@ -220,6 +220,7 @@ def _facts(captioner: TrainedCaptioner, *, can_encode: bool) -> Model:
         grid = Grid(side=encoder.grid, fit=encoder.preprocessing.fit)
     return Model(
         cell=model.cell_type,
+        layers=model.n_layers,
         hidden=model.config["hidden_dim"],
         words=len(model.word_to_idx),
         parameters=sum(int(array.size) for array in model.params.values()),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from capgpu.errors import CapgpuError
-from capgpu.serve.documents import Curve, Point
-from capgpu.training.history import parse_record
+from capgpu.serve.documents import Curve, Point, Reward, Score
+from capgpu.training.history import is_measurement, parse_record
 from capgpu.training.run_folder import RunFolder
 
 __all__ = ["LossCurve"]
@@ -20,10 +20,12 @@ __all__ = ["LossCurve"]
 _MAX_POINTS = 600
 #: Epochs by which the remaining time is estimated.
 _RECENT_EPOCHS = 5
+#: Lines of a record, each after the epochs that are done by then.
+_Timed = Sequence[tuple[float, dict[str, Any]]]
 
 
 class LossCurve:
-    """Follows the record of a run.
+    """Follows the record of a run: losses, and rewards of self-critical training.
 
     The record is read from where it was last read to; a new run in the same folder is noticed and read from its start.
 
@@ -93,10 +95,13 @@ class LossCurve:
         epochs, last = self._epochs, self._last
         total = self._total_epochs()
         per_epoch = _steps_per_epoch(epochs, self._start)
+        # the losses of drawn captions measure nothing, their rewards do
+        self_critical = self._start.get("self_critical.samples") is not None
+        steps = [] if per_epoch is None else self._thinned_steps(per_epoch)
+        ends = [(float(record["epoch"]), record) for record in epochs]
         done = epochs[-1]["epoch"] if epochs else 0
         state, reason = self._state()
-        training = [] if self._is_self_critical() else _points((r["epoch"], r.get("train_loss")) for r in epochs)
-        validation = _points((record["epoch"], record.get("val_loss")) for record in epochs)
+        validation = _losses(ends, "val_loss")
         seconds = [float(record.get("seconds") or 0) for record in epochs]
         recent = seconds[-_RECENT_EPOCHS:]
         step = max((int(record.get("step", 0)) for record in (last, *epochs[-1:], *self._steps[-1:])), default=0)
@@ -115,10 +120,13 @@ class LossCurve:
             remaining=remaining,
             tokens_per_second=None if newest is None else newest.get("tokens_per_second"),
             learning_rate=None if not self._steps else self._steps[-1].get("learning_rate"),
-            training_steps=self._single_steps(per_epoch),
-            training=training,
+            training_steps=[] if self_critical else _losses(steps, "train_loss"),
+            training=[] if self_critical else _losses(ends, "train_loss"),
             validation=validation,
             best=min(validation, key=lambda point: point["loss"], default=None),
+            reward_steps=_rewards(steps),
+            rewards=_rewards(ends),
+            best_score=self._best_score(),
             silent=None if self._inode is None else max(time.time() - self._written, 0.0),
         )
 
@@ -145,25 +153,36 @@ class LossCurve:
             return reason, None
         return ("interrupted", None) if reason in ("interrupted", "KeyboardInterrupt") else ("failed", reason)
 
-    def _is_self_critical(self) -> bool:
-        """Return whether training losses are those of drawn captions, which measure nothing."""
-        return self._start.get("self_critical") is not None
-
-    def _single_steps(self, per_epoch: float | None) -> list[Point]:
-        if per_epoch is None or self._is_self_critical():
-            return []
+    def _thinned_steps(self, per_epoch: float) -> _Timed:
         every = max(-(-len(self._steps) // _MAX_POINTS), 1)
-        return _points((record["step"] / per_epoch, record.get("train_loss")) for record in self._steps[::every])
+        return [(record["step"] / per_epoch, record) for record in self._steps[::every]]
+
+    def _best_score(self) -> Score | None:
+        name = self._start.get("best_by")
+        # a metric that returns a number alone is "metric"
+        keys = (f"metric.{name}", "metric")
+        scores = [
+            Score(epoch=record["epoch"], name=str(name), score=float(record[key]))
+            for record in self._epochs
+            for key in keys
+            if name not in (None, "val_loss") and is_measurement(record.get(key))
+        ]
+        return max(scores, key=lambda score: score["score"], default=None)
 
 
 def _steps_per_epoch(epochs: Sequence[dict[str, Any]], start: dict[str, Any]) -> float | None:
     if epochs and epochs[-1]["step"] and epochs[-1]["epoch"]:
         return float(epochs[-1]["step"]) / float(epochs[-1]["epoch"])
-    if start.get("self_critical") is not None:  # its epochs have each picture once, the record has the captions
-        return None
-    captions, batch = start.get("train_captions"), start.get("batch_size")
-    return None if not captions or not batch else max(captions // batch, 1)  # as the solver counts
+    return start.get("steps_per_epoch")
 
 
-def _points(pairs: Iterable[tuple[Any, Any]]) -> list[Point]:
-    return [Point(epoch=float(epoch), loss=float(loss)) for epoch, loss in pairs if loss is not None]
+def _losses(records: _Timed, key: str) -> list[Point]:
+    return [Point(epoch=epoch, loss=float(record[key])) for epoch, record in records if record.get(key) is not None]
+
+
+def _rewards(records: _Timed) -> list[Reward]:
+    return [
+        Reward(epoch=epoch, reward=float(record["reward"]))
+        for epoch, record in records
+        if record.get("reward") is not None
+    ]

@@ -19,7 +19,9 @@ __all__ = [
     "Match",
     "Model",
     "Point",
+    "Reward",
     "Run",
+    "Score",
     "Word",
 ]
 
@@ -47,7 +49,8 @@ class Grid(TypedDict):
 class Model(TypedDict):
     """The model that captions are written by."""
 
-    cell: Annotated[str, "lstm or rnn."]
+    cell: Annotated[str, "rnn, lstm, gru or attention."]
+    layers: Annotated[int, "Recurrent layers."]
     hidden: Annotated[int, "Size of the hidden state."]
     words: Annotated[int, "Size of the vocabulary."]
     parameters: Annotated[int, "Number of parameters."]
@@ -159,6 +162,21 @@ class Point(TypedDict):
     loss: float
 
 
+class Reward(TypedDict):
+    """The mean reward of the captions that self-critical training has drawn, at some time of training."""
+
+    epoch: Annotated[float, "Epochs done."]
+    reward: float
+
+
+class Score(TypedDict):
+    """A score of the captions that the model writes after an epoch."""
+
+    epoch: Annotated[int, "Epochs done."]
+    name: Annotated[str, "Such as CIDEr."]
+    score: float
+
+
 class Curve(TypedDict):
     """The losses of a run, and how far it is."""
 
@@ -170,7 +188,7 @@ class Curve(TypedDict):
     epoch: Annotated[int, "Epochs done."]
     epochs: Annotated[int, "Epochs in total."]
     step: Annotated[int, "Updates done."]
-    steps: Annotated[int | None, "Updates in total; null before the first epoch."]
+    steps: Annotated[int | None, "Updates in total; null while they are unknown."]
     seconds: Annotated[float, "Time of training in finished epochs."]
     remaining: Annotated[float | None, "Estimated seconds until the end; null unless it trains."]
     tokens_per_second: float | None
@@ -181,4 +199,7 @@ class Curve(TypedDict):
     training: Annotated[list[Point], "Mean training loss of each epoch; none of self-critical training."]
     validation: Annotated[list[Point], "Validation loss after each epoch."]
     best: Annotated[Point | None, "The smallest validation loss."]
+    reward_steps: Annotated[list[Reward], "Reward of single minibatches, thinned out; of self-critical training alone."]
+    rewards: Annotated[list[Reward], "Mean reward of each epoch; of self-critical training alone."]
+    best_score: Annotated[Score | None, "The best score, where the best epoch is chosen by one; otherwise null."]
     silent: Annotated[float | None, "Seconds since training last wrote its record; null without a record."]

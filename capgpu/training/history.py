@@ -20,16 +20,16 @@ from capgpu.errors import InvalidValueError, name_os_errors
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import parse_json
 
-__all__ = ["HistoryWriter", "parse_record", "plain", "read_history", "rewind_history"]
+__all__ = ["HistoryWriter", "is_measurement", "parse_record", "plain", "read_history", "rewind_history"]
 
 
 #: The largest history: 100,000 steps have 20 MB.
 _MOST_BYTES = 1 << 31
-_COUNTS, _SIZES = ("step", "epoch"), ("train_captions", "batch_size")
+_COUNTS, _SIZE = ("step", "epoch"), "steps_per_epoch"
 _LARGEST_COUNT = 2**63
 #: Sums and products of measurements below this are finite; float32 has none above.
 _LARGEST_MEASUREMENT = 1e100
-_MEASUREMENTS = ("loss", "train_loss", "val_loss", "learning_rate", "seconds", "tokens_per_second")
+_MEASUREMENTS = ("loss", "train_loss", "val_loss", "learning_rate", "seconds", "tokens_per_second", "reward")
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
@@ -49,8 +49,8 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        The record; None for a line that is cut short or no record: steps and epochs are integers, sizes positive ones,
-        measurements finite numbers or None.
+        The record; None for a line that is cut short or no record: steps and epochs are integers, measurements finite
+        numbers or None.
     """
     try:
         record = parse_json(line, InvalidValueError)
@@ -63,18 +63,30 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         return None
     counts = (record.get(key, 0) for key in _COUNTS)
     measurements = (record.get(key) for key in _MEASUREMENTS)
-    sizes = (record.get(key, 1) for key in _SIZES)
+    size = record.get(_SIZE, 1)
     if any(type(count) is not int or not 0 <= count < _LARGEST_COUNT for count in counts):
         return None
-    if any(type(size) is not int or not 0 < size < _LARGEST_COUNT for size in sizes):
+    if type(size) is not int or not 0 < size < _LARGEST_COUNT:
         return None
-    if any(value is not None and not _is_measurement(value) for value in measurements):
+    if any(value is not None and not is_measurement(value) for value in measurements):
         return None
     return record
 
 
-def _is_measurement(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < _LARGEST_MEASUREMENT  # NaN is not
+def is_measurement(value: Any) -> bool:
+    """Return whether a value of a record is a number that can be computed with.
+
+    Parameters
+    ----------
+    value : object
+        Any JSON value.
+
+    Returns
+    -------
+    bool
+        False for NaN and numbers so large that sums of them are infinite, too.
+    """
+    return type(value) in (int, float) and abs(value) < _LARGEST_MEASUREMENT
 
 
 def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -222,7 +222,7 @@ class Critic:
 
     @contextmanager
     def policy(self, model: Any) -> Generator[None, None, None]:
-        """Give the words that are never drawn the probability 0 in the model, as they have in what draws.
+        """Set the probability of the words that are never drawn to 0 in the model, as the sampler does.
 
         The loss is then that of the distribution that the captions come from. With the model's own, the estimate of the
         gradient is biased: where captions score below the baseline, all drawn words become less probable, and what is

@@ -93,11 +93,11 @@ class Pass:
     launches: int
 
     def columns(self, units: int) -> int:
-        """Columns of the product that a block computes."""
+        """Return the number of columns of the product that a block computes."""
         return units if self.backward else self.gates * units
 
     def depth(self, H: int) -> int:
-        """Terms of each sum of the product."""
+        """Return the number of terms of each sum of the product."""
         return self.gates * H if self.backward else H
 
 

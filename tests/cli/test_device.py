@@ -53,18 +53,18 @@ def test_info_tells_of_the_device_its_kernels_and_their_folders(
         monkeypatch.delenv(setting, raising=False)
     tuning_cache.forget()
     lines = [re.split(r"  +", line, maxsplit=1) for line in run("info").stdout.splitlines() if "  " in line]
-    told = {name: words.strip() for name, words in lines}
-    assert told["kernels"] == "cuda"
-    assert told["driver"].startswith("supports CUDA 1")
-    assert told["multiprocessors"].startswith(f"{compile.device_limits().multiprocessors},")
-    assert re.fullmatch(r"\d+, in \d+ variants", told["cuda kernels"])
-    assert told["kernel cache"] == str(tmp_path / "kernels")
-    assert told["tensor cores"] == (
+    printed = {name: words.strip() for name, words in lines}
+    assert printed["kernels"] == "cuda"
+    assert printed["driver"].startswith("supports CUDA 1")
+    assert printed["multiprocessors"].startswith(f"{compile.device_limits().multiprocessors},")
+    assert re.fullmatch(r"\d+, in \d+ variants", printed["cuda kernels"])
+    assert printed["kernel cache"] == str(tmp_path / "kernels")
+    assert printed["tensor cores"] == (
         "recurrences of half types: on; recurrences of float32: split in two; products of float32: off"
     )
-    assert told["recurrences"] == "by heuristics (capgpu tune measures them)"
-    assert told["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
-    device = told["device"].split(", compute")[0]
+    assert printed["recurrences"] == "by heuristics (capgpu tune measures them)"
+    assert printed["tuning file"] == str(tmp_path / "capgpu" / "tuning.json")
+    device = printed["device"].split(", compute")[0]
     tuning_cache.store(device, {"lstm_forward float32 H=512 N=64": ("persistent", 8)})
     measured = "measured for lstm_forward float32 H=512 N=64: persistent of 8 units; others by heuristics"
     assert measured in run("info").stdout

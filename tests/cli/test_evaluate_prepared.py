@@ -41,7 +41,7 @@ def test_results_of_eval_have_the_figures_of_score(tmp_path: Path) -> None:
         }
     save_prepared(tmp_path / "data", data, tokens="coco")
     annotations = {
-        "images": [{"id": own} for own in data["val_image_ids"]],
+        "images": [{"id": image_id} for image_id in data["val_image_ids"]],
         "annotations": [{"image_id": 100 + 7 * (i // 2), "caption": text} for i, text in enumerate(TEXTS["val"])],
     }
     (tmp_path / "truth.json").write_text(json.dumps(annotations))

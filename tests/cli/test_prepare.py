@@ -107,9 +107,9 @@ def test_what_is_printed_is_what_was_made(pictures: Path, network: tuple[str, ..
     )
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line[:5] in ("train", "val  ")}
     manifest = read_manifest(tmp_path / "o")
-    for split, own in manifest.report["splits"].items():
-        assert rows[split][:3] == [str(own[key]) for key in ("pictures", "captions", "words")]
-        assert rows[split][3] == f"{own['unknown words'] / own['words']:.2%}"
+    for split, counts in manifest.report["splits"].items():
+        assert rows[split][:3] == [str(counts[key]) for key in ("pictures", "captions", "words")]
+        assert rows[split][3] == f"{counts['unknown words'] / counts['words']:.2%}"
     assert manifest.splits == ["train", "val"]
     assert "Captions without words, omitted: 1\n  1/1.png: ...\n" in result.stderr
 
@@ -122,8 +122,8 @@ def test_real_annotations_are_counted_as_they_are(tmp_path: Path) -> None:
     splits = read_manifest(tmp_path / "out").report["splits"]
     assert [splits[split]["pictures"] for split in ("train", "val", "test")] == [4000, 500, 500]
     # the words that COCO's own tokeniser finds in its 25,014 captions
-    assert sum(own["captions"] for own in splits.values()) == 25_014
-    assert sum(own["words"] for own in splits.values()) == 261_470
+    assert sum(split["captions"] for split in splits.values()) == 25_014
+    assert sum(split["words"] for split in splits.values()) == 261_470
     assert "5,000 pictures, kind coco" in result.stdout
 
 

@@ -32,11 +32,13 @@ def run(*args: object) -> Result:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     annotations = {
-        "images": [{"id": own} for own in TRUTHS],
-        "annotations": [{"image_id": own, "caption": text} for own, texts in TRUTHS.items() for text in texts],
+        "images": [{"id": image_id} for image_id in TRUTHS],
+        "annotations": [
+            {"image_id": image_id, "caption": text} for image_id, texts in TRUTHS.items() for text in texts
+        ],
     }
     (tmp_path / "truth.json").write_text(json.dumps(annotations))
-    results = [{"image_id": own, "caption": text} for own, text in CAPTIONS.items()]
+    results = [{"image_id": image_id, "caption": text} for image_id, text in CAPTIONS.items()]
     (tmp_path / "results.json").write_text(json.dumps(results))
     return tmp_path / "results.json", tmp_path / "truth.json"
 
@@ -48,7 +50,7 @@ def test_figures_are_those_of_the_metrics_on_the_files_words(tokens: str, files:
     report = json.loads((files[0].parent / "scores.json").read_text())
     tokenize = TOKENIZERS[tokens]
     words = [tokenize(text) for text in CAPTIONS.values()]
-    references = [[tokenize(text) for text in TRUTHS[own]] for own in CAPTIONS]
+    references = [[tokenize(text) for text in TRUTHS[image_id]] for image_id in CAPTIONS]
     expected = coco_scores(words, references)
     scores = {name: score.corpus for name, score in expected.items()}
     assert report["scores"] == {**scores, "CIDEr-D": scores["CIDEr"], "exact": 0.0}
@@ -146,7 +148,7 @@ def test_neither_file_is_overwritten(files: tuple[Path, Path]) -> None:
 
 def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
     words = [["a", "red", "cat", "sleeps"], ["two", "dogs", "run", "fast"]]
-    scores = score_captions(words, [[own] for own in words], right_base=[True, False])
+    scores = score_captions(words, [[caption] for caption in words], right_base=[True, False])
     console = Console(width=60, record=True, file=io.StringIO())
     console.print(score_table({"LSTM, 256 units, beam of 5": scores, "nearest training picture": scores}))
     text = console.export_text()

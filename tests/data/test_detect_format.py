@@ -1,4 +1,4 @@
-"""A source by its path: its form is told from what is there."""
+"""A source by its path: its format follows from its files."""
 
 from __future__ import annotations
 

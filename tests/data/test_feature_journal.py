@@ -30,9 +30,9 @@ def test_features_stand_with_the_places_of_their_pictures(
     count: int, broken: list[int], work: Path, tmp_path: Path
 ) -> None:
     encoder, files = CountingEncoder(), picture_files(tmp_path, count, broken)
-    told: list[int] = []
+    reported: list[int] = []
     for _ in range(2):  # computed, then found
-        features, kept, messages = collect_features(encoder, files, work, told.append)  # type: ignore[arg-type]
+        features, kept, messages = collect_features(encoder, files, work, reported.append)  # type: ignore[arg-type]
         assert kept == [i for i in range(count) if i not in broken]
         assert features.shape == (len(kept), 4)
         assert features.dtype == np.float32
@@ -40,7 +40,7 @@ def test_features_stand_with_the_places_of_their_pictures(
             np.testing.assert_array_equal(row, encoder.features(files[i]))
         assert messages == [f"{files[i]}: is no picture" for i in broken]
     assert encoder.seen == [file.name for file in files]
-    assert told[: len(told) // 2] == told[len(told) // 2 :] == [*range(3, count, 3), count]
+    assert reported[: len(reported) // 2] == reported[len(reported) // 2 :] == [*range(3, count, 3), count]
 
 
 def test_no_pictures_give_no_features(work: Path) -> None:

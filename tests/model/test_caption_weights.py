@@ -12,6 +12,7 @@ BAD_WEIGHTS = {
     "list": ([1.0, 2.0], TypeError, "array of numbers"),
     "shape": (np.ones(2), ValueError, r"expected shape \(3,\)"),
     "nan": (np.array([1.0, np.nan, 1.0]), ValueError, "finite"),
+    "huge": (np.array([1.0, -1e31, 1.0]), ValueError, "at most 1e.30 in absolute value, got 1e.31"),
     "text": (np.array(["1", "2", "3"]), TypeError, "real numbers"),
 }
 

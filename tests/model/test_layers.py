@@ -123,7 +123,7 @@ def test_a_saved_model_has_its_layers(tmp_path):
     assert "n_layers=3, layer_dropout=0.25" in repr(again)
 
 
-@pytest.mark.parametrize("count", [0, 65, 1.5])
+@pytest.mark.parametrize("count", [0, 65, 1.5, True])
 def test_numbers_of_layers_out_of_range_are_refused(count):
     with pytest.raises(ValueError, match=r"n_layers: expected an integer in 1\.\.64, got"):
         capgpu.CaptioningRNN(WORDS, **SIZES, n_layers=count)

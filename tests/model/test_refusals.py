@@ -33,7 +33,7 @@ REFUSED = {
     "captions rank": (FEATURES, GOOD[0], r"captions: expected shape \(N, T \+ 1\).* got \(5,\)"),
     "no captions": (FEATURES, GOOD[:0], r"captions: expected .*N >= 1.* got \(0, 5\)"),
     "one column": (FEATURES, GOOD[:, :1], r"captions: expected .*T >= 1.* got \(3, 1\)"),
-    "counts": (FEATURES, GOOD[:2], r"features has 3 rows and captions 2.*Repeat a picture's features"),
+    "counts": (FEATURES, GOOD[:2], r"captions: expected one row for each of the 3 .*got 2\. Repeat a picture's"),
     "id too high": (
         FEATURES,
         np.where(GOOD == 6, 7, GOOD),
@@ -102,6 +102,12 @@ CONSTRUCTION = {
     ),
     "cells": ({"cell_type": ["gru"]}, ValueError, r"cell_type: expected one of .*got \['gru'\]"),
     "dropout in words": ({"layer_dropout": "low"}, TypeError, "layer_dropout: expected a number, got 'low'"),
+    "dropout between one layer": (
+        {"layer_dropout": 0.2},
+        ValueError,
+        r"layer_dropout: expected 0 with one layer, got 0\.2",
+    ),
+    "width of a flag": ({"hidden_dim": True}, ValueError, "hidden_dim: expected an integer .*got True"),
     "no input": ({"input_dim": 0}, ValueError, "input_dim: expected an integer of at least 1, got 0"),
     "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim: expected .*got -5"),
     "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim: expected an integer .*got 2\.5"),

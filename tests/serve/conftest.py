@@ -45,6 +45,15 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def self_critical(squares: Path) -> Path:
+    """A run that trains the squares' model on by self-critical training, not to be written into."""
+    critical = ("--self-critical", "--from", squares, "--epochs", 2, "--batch-size", 8, "--samples", 2)
+    with capgpu.backend.use_backend("numpy"):
+        done("train", squares.parent / "better", *critical)
+    return squares.parent / "better"
+
+
+@pytest.fixture(scope="session")
 def attentive(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with attention over grids of 2 x 2 cells of the same pictures, not to be written into."""
     folder = tmp_path_factory.mktemp("attentive")

@@ -95,12 +95,12 @@ def test_a_request_that_fails_while_it_is_read_delays_nobody(batcher: Any, model
 
 
 def test_too_many_requests_are_refused_and_room_is_made_again(batcher: Any, model: Recorder) -> None:
-    def fill(left: int, then: Callable[[], None]) -> None:
-        if left == 0:
+    def fill(remaining: int, then: Callable[[], None]) -> None:
+        if remaining == 0:
             then()
             return
         with batcher.admit():
-            fill(left - 1, then)
+            fill(remaining - 1, then)
 
     def refused() -> None:
         with pytest.raises(RequestError) as caught, batcher.admit():

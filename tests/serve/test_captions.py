@@ -41,10 +41,10 @@ def test_captions_are_those_of_the_library(client: Any, squares: Path, tmp_path:
     answer = post(client, file.read_bytes(), f"/api/captions{query}").json()
     assert answer["picture"] == {"format": "JPEG", "width": 1500, "height": 600}
     assert [caption["text"] for caption in answer["captions"]] == [caption.text for caption in expected]
-    for found, own in zip(answer["captions"], expected, strict=True):
+    for found, caption in zip(answer["captions"], expected, strict=True):
         tokens = [word["text"] for word in found["words"]] + ([] if found["end"] is None else ["<END>"])
-        assert tokens == list(own.tokens)
-        assert found["probability"] == pytest.approx(own.probability, rel=1e-6)
+        assert tokens == list(caption.tokens)
+        assert found["probability"] == pytest.approx(caption.probability, rel=1e-6)
         product = found["end"] or 1.0
         for word in found["words"]:
             product *= word["probability"]

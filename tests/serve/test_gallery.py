@@ -136,8 +136,10 @@ def test_a_gallery_that_failed_once_is_tried_again(squares: Path, monkeypatch: p
         '{"kind": "epoch", "step": 5, "epoch": 1, "train_loss": 1e999}',
         '{"kind": "epoch", "step": 5, "epoch": 1, "seconds": 1' + 400 * "0" + "}",
         '{"kind": "epoch", "step": 9223372036854775807, "epoch": 9223372036854775807, "seconds": 1e99}',
-        '{"kind": "start", "train_captions": "many", "batch_size": 0}',
-        '{"kind": "start", "train_captions": 3, "batch_size": 2.5}',
+        '{"kind": "start", "steps_per_epoch": "many"}',
+        '{"kind": "start", "steps_per_epoch": 0}',
+        '{"kind": "start", "best_by": ["CIDEr"], "self_critical.samples": "five"}',
+        '{"kind": "epoch", "step": 5, "epoch": 1, "reward": "high", "metric.CIDEr": {}}',
         '{"kind": "end", "reason": {"a": [null]}, "step": 1, "learning_rate": -1e999}',
     ],
 )
@@ -185,21 +187,21 @@ def test_the_curve_follows_the_record(training: Path, squares: Path) -> None:
     assert 0.5 < first / whole["training"][0]["loss"] < 2
 
 
-def test_self_critical_training_shows_no_losses_of_drawn_captions(training: Path) -> None:
+def test_self_critical_training_shows_rewards_and_no_losses_of_drawn_captions(self_critical: Path) -> None:
     from capgpu.serve.curve import LossCurve
 
-    start = {"kind": "start", "self_critical": {"samples": 5}, "train_captions": 50, "batch_size": 5}
-    step = {"kind": "step", "step": 1, "epoch": 1, "loss": -0.2, "train_loss": -0.1, "reward": 0.5}
-    epoch = {**step, "kind": "epoch", "step": 2, "val_loss": 2.5}
-    record = training / "history.jsonl"
-    record.write_text("".join(json.dumps(line) + "\n" for line in (start, step)))
-    curve = LossCurve(RunFolder(training))
-    assert curve.read()["steps"] is None  # pictures are fewer than captions
-    with record.open("a") as file:
-        file.write(json.dumps(epoch) + "\n")
-    document = curve.read()
+    run = RunFolder(self_critical)
+    document = LossCurve(run).read()
     assert (document["training"], document["training_steps"]) == ([], [])
-    assert document["validation"] == [{"epoch": 1.0, "loss": 2.5}]
+    assert len(document["validation"]) == 2
+    records = [json.loads(line) for line in run.history.read_text().splitlines()]
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    assert [(point["epoch"], point["reward"]) for point in document["rewards"]] == [
+        (record["epoch"], record["reward"]) for record in epochs
+    ]
+    assert document["reward_steps"][0]["epoch"] == pytest.approx(1 / 3)  # of 24 pictures
+    best = max(epochs, key=lambda record: record["metric.CIDEr"])
+    assert document["best_score"] == {"epoch": best["epoch"], "name": "CIDEr", "score": best["metric.CIDEr"]}
 
 
 def test_a_run_that_starts_over_is_read_from_its_start(training: Path, squares: Path) -> None:
@@ -227,9 +229,9 @@ def test_a_run_whose_data_have_gone_captions_all_the_same(squares: Path, tmp_pat
     (folder / "config.json").write_text(json.dumps(config))
     service = Service(RunFolder(folder))
     try:
-        facts = service.describe()
-        assert facts["model_missing"] is None
-        assert "cannot be opened" in str(facts["splits_missing"])
+        document = service.describe()
+        assert document["model_missing"] is None
+        assert "cannot be opened" in str(document["splits_missing"])
         with pytest.raises(RequestError, match="cannot be opened"):
             service.gallery.splits()
     finally:

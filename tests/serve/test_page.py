@@ -241,6 +241,25 @@ def test_the_curve_is_read_by_keyboard_and_as_a_table(page: Page) -> None:
     assert page.page.get_by_role("row").count() == 41
 
 
+def test_rewards_of_self_critical_training_are_a_curve_of_their_own(browser: Any, self_critical: Path) -> None:
+    from capgpu.serve.app import create_app
+    from capgpu.serve.service import Service
+    from capgpu.training.run_folder import RunFolder
+
+    with serving(create_app(Service(RunFolder(self_critical)))) as client, browser.new_page() as page:
+        page.goto(f"http://127.0.0.1:{client.port}/#training")
+        chart = page.get_by_role("group", name="Reward of drawn captions")
+        assert re.match(r"After epoch 2: reward \d", chart.get_by_role("img").get_attribute("aria-label"))
+        chart.press("Home")
+        assert re.match(r"Epoch 1, reward \d", page.locator("#reward-readout").inner_text())
+        assert chart.locator(".line.training").get_attribute("d").count("L") == 1
+        page.locator(".tile").filter(has_text="Best CIDEr").wait_for()
+        losses = page.get_by_role("group", name="Loss per word")
+        assert (losses.locator(".line.training").get_attribute("d"), losses.locator(".best").count()) == ("", 0)
+        page.get_by_text("All epochs as a table").click()
+        assert page.get_by_role("row").all_inner_texts()[0].split("\t") == ["Epoch", "Reward", "Validation loss"]
+
+
 def test_the_curve_grows_while_the_run_is_trained(browser: Any, training: Path, squares: Path) -> None:
     from capgpu.serve.app import create_app
     from capgpu.serve.service import Service

@@ -77,8 +77,8 @@ def test_fifty_clients_are_answered_and_ctrl_c_stops(process: tuple[Any, Client]
 
 
 def test_a_port_in_use_is_refused_before_anything_is_loaded(squares: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         refused(run("serve", "--run", squares, "--port", port), f"expected a free port, got {port}")
 
 

@@ -69,7 +69,7 @@ def _options_of_training(user: User) -> str:
     (user.folder / "wide.toml").write_text("hidden = 12\n[train]\nwarmup = 2\nclip-norm = 1.5\n")
     rule = ("--update-rule", "adamw", "--weight-decay", 0.01, "--metric", "CIDEr", "--threads", 1)
     user.capgpu("train", "runs/wide", "--data", user.data, "--config", "wide.toml", "--epochs", 3, *rule)
-    config = json.loads((user.folder / "runs" / "wide" / "config.json").read_text())
+    config = json.loads((user.folder / "runs" / "wide" / "config.json").read_text())["settings"]
     stored = {name: config[name] for name in ("hidden", "warmup", "clip_norm")}
     assert stored == {"hidden": 12, "warmup": 2, "clip_norm": 1.5}, config
     return f"{stored}"

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -126,11 +127,24 @@ def _loss_curve(user: User) -> str:
 
 @_of_the_pictures("Plots of benchmarks have titles and units, and terms of the field.")
 def _benchmarks(user: User) -> str:
-    source = _text("bench/plots.py") + _text("bench/breakdown.py")
-    assert "suptitle" in source
-    assert "set_xlabel" in source
-    assert "set_ylabel" in source
-    labels = re.findall(r'"gemm distinct \w+": \("([^"]+)"', source)
-    assert labels
-    assert not any("gemm" in label for label in labels)
-    return ", ".join(labels)
+    from matplotlib.text import Text
+
+    from bench import plots
+
+    figures: list[Any] = []
+    results, save = plots.read_results(ROOT / "bench" / "results"), plots.save
+    plots.save = lambda figure, path: figures.append(figure)
+    try:
+        plots.plot_growth(results, user.folder / "growth.png")
+        plots.plot_breakdown(results, user.folder / "breakdown.png")
+    finally:
+        plots.save = save
+    axes = [axes for figure in figures for axes in figure.axes]
+    assert all(figure.get_suptitle() for figure in figures)
+    assert all(each.get_xlabel() for each in axes)
+    assert axes[0].get_ylabel().endswith("(ms)")
+    assert axes[-1].get_xlabel().endswith("(%)")
+    texts = [text.get_text() for figure in figures for text in figure.findobj(Text)]
+    assert any("matrix products" in text for text in texts)
+    assert not any("gemm" in text for text in texts)
+    return f"{len(figures)} figures with {len(axes)} axes, by {axes[0].get_ylabel()} and {axes[-1].get_xlabel()}"

@@ -138,8 +138,9 @@ export function updateCaptions(now) {
   run = now;
   const { model } = run;
   const cell = model?.cell === "attention" ? "LSTM with attention" : model?.cell.toUpperCase();
+  const layers = model?.layers > 1 ? ` of ${model.layers} layers` : "";
   $("facts").textContent = model
-    ? `${run.name} · ${cell}, ${model.hidden} units · ${model.words.toLocaleString("en")} words · backend ${model.backend}`
+    ? `${run.name} · ${cell}${layers}, ${model.hidden} units · ${model.words.toLocaleString("en")} words · backend ${model.backend}`
     : run.name;
   $("limits").textContent = `At most ${run.limits.bytes / MEGA} MB and ${run.limits.pixels / MEGA} million pixels each. Pictures are not stored.`;
   $("model-missing").hidden = run.model_missing === null;

@@ -1,13 +1,13 @@
-// A line chart of losses over epochs, as SVG. Colours come from the style sheet.
+// A line chart of a quantity over epochs, as SVG. Colours come from the style sheet.
 
 import { h, s } from "./dom.js";
 
 const HEIGHT = 380;
 const MARGIN = { top: 16, right: 20, bottom: 44, left: 60 };
 
-/** Round numbers in a range: about `wanted` of them. */
-function linearTicks(low, high, wanted) {
-  const raw = (high - low) / wanted || 1;
+/** Round numbers in a range: about `count` of them. */
+function linearTicks(low, high, count) {
+  const raw = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= raw);
   const ticks = [];
@@ -33,16 +33,22 @@ function smoothed(points) {
   const reach = Math.max(1, Math.round(points.length / 100));
   return points.map((point, i) => {
     const near = points.slice(Math.max(0, i - reach), i + reach + 1);
-    return { epoch: point.epoch, loss: near.reduce((sum, other) => sum + other.loss, 0) / near.length };
+    return { epoch: point.epoch, value: near.reduce((sum, other) => sum + other.value, 0) / near.length };
   });
 }
 
+/**
+ * A chart of a quantity `{ axis, unit, epochs, steps, lines, best }`: the text beside its axis, and that after its values;
+ * `epochs` in total; `steps`, `{ legend, points }` of single minibatches, and `lines` of points after each epoch, as
+ * `{ name, label, legend, points }`, where the name is a class of the style sheet; `best`, a point of the last line, or
+ * null. Points are `{ epoch, value }`.
+ */
 export class Chart {
   constructor(container, readout) {
     this.container = container;
     this.readout = readout;
     this.curve = null;
-    this.log = true;
+    this.log = false;
     this.selected = null;
     new ResizeObserver(() => this.draw()).observe(container);
     container.addEventListener("pointermove", (event) => this.point(event));
@@ -60,25 +66,27 @@ export class Chart {
     const curve = this.curve;
     const width = this.container.clientWidth;
     if (!curve || width === 0) return;
-    const points = [...curve.training_steps, ...curve.training, ...curve.validation];
+    const points = [curve.steps, ...curve.lines].flatMap((line) => line.points);
     if (!points.length) {
       this.container.replaceChildren(h("p", { class: "hint nothing" }, "The curve begins with the first steps of training."));
       return;
     }
-    const losses = points.map((point) => point.loss);
-    const positive = Math.min(...losses) > 0;
-    const log = this.log && positive;
-    let low = Math.min(...losses);
-    let high = Math.max(...losses);
+    const values = points.map((point) => point.value);
+    let low = Math.min(...values);
+    let high = Math.max(...values);
+    const log = this.log && low > 0;
     if (log) [low, high] = [low / 1.1, high * 1.1];
-    else [low, high] = [Math.max(0, low - (high - low) * 0.06), high + (high - low) * 0.06];
+    else {
+      const beyond = (high - low) * 0.06;
+      [low, high] = [low < 0 ? low - beyond : Math.max(0, low - beyond), high + beyond];
+    }
     if (high === low) [low, high] = [low - 0.5, high + 0.5];
     const last = Math.max(curve.epochs, ...points.map((point) => point.epoch), 1);
     const scale = log ? Math.log : (value) => value;
     this.x = (epoch) => MARGIN.left + (epoch / last) * (width - MARGIN.left - MARGIN.right);
-    this.y = (loss) =>
-      HEIGHT - MARGIN.bottom - ((scale(loss) - scale(low)) / (scale(high) - scale(low))) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-    const path = (line) => line.map((point, i) => `${i ? "L" : "M"}${this.x(point.epoch).toFixed(1)} ${this.y(point.loss).toFixed(1)}`).join("");
+    this.y = (value) =>
+      HEIGHT - MARGIN.bottom - ((scale(value) - scale(low)) / (scale(high) - scale(low))) * (HEIGHT - MARGIN.top - MARGIN.bottom);
+    const path = (line) => line.map((point, i) => `${i ? "L" : "M"}${this.x(point.epoch).toFixed(1)} ${this.y(point.value).toFixed(1)}`).join("");
     const svg = s("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": this.summary() });
     for (const value of log ? logTicks(low, high) : linearTicks(low, high, 6)) {
       const y = this.y(value);
@@ -93,42 +101,42 @@ export class Chart {
     }
     svg.append(s("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: HEIGHT - MARGIN.bottom, y2: HEIGHT - MARGIN.bottom }));
     svg.append(s("text", { class: "tick", x: (MARGIN.left + width - MARGIN.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, "epoch"));
-    svg.append(s("text", { class: "tick", x: 16, y: (HEIGHT - MARGIN.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 16 ${(HEIGHT - MARGIN.bottom) / 2})` }, "nats per word"));
-    svg.append(s("path", { class: "line steps", d: path(smoothed(curve.training_steps)) }));
-    for (const [name, line] of [["training", curve.training], ["validation", curve.validation]]) {
+    svg.append(s("text", { class: "tick", x: 16, y: (HEIGHT - MARGIN.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 16 ${(HEIGHT - MARGIN.bottom) / 2})` }, curve.axis));
+    svg.append(s("path", { class: "line steps", d: path(smoothed(curve.steps.points)) }));
+    for (const { name, points: line } of curve.lines) {
       svg.append(s("path", { class: `line ${name}`, d: path(line) }));
-      if (line.length === 1) svg.append(s("circle", { class: `dot ${name}`, cx: this.x(line[0].epoch), cy: this.y(line[0].loss), r: 4 }));
+      if (line.length === 1) svg.append(s("circle", { class: `dot ${name}`, cx: this.x(line[0].epoch), cy: this.y(line[0].value), r: 4 }));
     }
     if (curve.best) {
-      const [x, y] = [this.x(curve.best.epoch), this.y(curve.best.loss)];
+      const [x, y] = [this.x(curve.best.epoch), this.y(curve.best.value)];
       const left = x > width * 0.6;
       svg.append(s("circle", { class: "best", cx: x, cy: y, r: 6 }));
-      svg.append(s("text", { class: "best-label", x: x + (left ? -10 : 10), y: y + 24, "text-anchor": left ? "end" : "start" }, `best ${curve.best.loss.toFixed(3)}`));
+      svg.append(s("text", { class: "best-label", x: x + (left ? -10 : 10), y: y + 24, "text-anchor": left ? "end" : "start" }, `best ${curve.best.value.toFixed(3)}`));
     }
     this.cursor = s("g", { class: "cursor" });
     svg.append(this.cursor);
     const legend = h(
       "ul",
       { class: "legend", "aria-label": "Lines" },
-      h("li", { class: "training" }, "training, mean of an epoch"),
-      curve.training_steps.length ? h("li", { class: "steps" }, "training, single minibatches") : null,
-      curve.validation.length ? h("li", { class: "validation" }, "validation") : null,
+      ...curve.lines.filter((line) => line.points.length).map((line) => h("li", { class: line.name }, line.legend)),
+      curve.steps.points.length ? h("li", { class: "steps" }, curve.steps.legend) : null,
     );
     this.container.replaceChildren(legend, svg);
     if (this.selected !== null) this.mark();
   }
 
   summary() {
-    const { best, training } = this.curve;
-    const end = training.at(-1);
+    const { best, lines } = this.curve;
+    const last = this.epochs().at(-1);
+    const ends = lines.flatMap((line) => line.points.filter((point) => point.epoch === last).map((point) => `${line.label} ${point.value.toFixed(3)}`));
     return [
-      end ? `Training loss ${end.loss.toFixed(3)} after epoch ${end.epoch}.` : "",
-      best ? `Best validation loss ${best.loss.toFixed(3)} after epoch ${best.epoch}.` : "",
+      ends.length ? `After epoch ${last}: ${ends.join(", ")}.` : "",
+      best ? `Best ${lines.at(-1).label} ${best.value.toFixed(3)} after epoch ${best.epoch}.` : "",
     ].join(" ");
   }
 
   epochs() {
-    return [...new Set([...this.curve.training, ...this.curve.validation].map((point) => point.epoch))].sort((a, b) => a - b);
+    return [...new Set(this.curve.lines.flatMap((line) => line.points.map((point) => point.epoch)))].sort((a, b) => a - b);
   }
 
   point(event) {
@@ -162,15 +170,14 @@ export class Chart {
       this.readout.textContent = "Move over the chart, or use the arrow keys, to read an epoch.";
       return;
     }
-    const at = (line) => line.find((point) => point.epoch === epoch);
-    const [training, validation] = [at(this.curve.training), at(this.curve.validation)];
+    const marked = this.curve.lines
+      .map((line) => ({ ...line, point: line.points.find((point) => point.epoch === epoch) }))
+      .filter((line) => line.point);
     this.cursor.replaceChildren(
       s("line", { x1: this.x(epoch), x2: this.x(epoch), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }),
-      ...[["training", training], ["validation", validation]]
-        .filter(([, point]) => point)
-        .map(([name, point]) => s("circle", { class: `dot ${name}`, cx: this.x(epoch), cy: this.y(point.loss), r: 4.5 })),
+      ...marked.map(({ name, point }) => s("circle", { class: `dot ${name}`, cx: this.x(epoch), cy: this.y(point.value), r: 4.5 })),
     );
-    const part = (name, point) => (point ? `, ${name} ${point.loss.toFixed(4)}` : "");
-    this.readout.textContent = `Epoch ${epoch}${part("training", training)}${part("validation", validation)} nats per word`;
+    const parts = marked.map(({ label, point }) => `, ${label} ${point.value.toFixed(4)}`);
+    this.readout.textContent = `Epoch ${epoch}${parts.join("")}${this.curve.unit}`;
   }
 }

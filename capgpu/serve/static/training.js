@@ -8,7 +8,8 @@ const SECONDS = 2;
 /** Seconds of silence after which the page says that nothing is being written. */
 const SILENCE = 120;
 
-let chart = null;
+let losses = null;
+let rewards = null;
 let curve = null;
 let timer = 0;
 let signature = "";
@@ -34,28 +35,57 @@ function show() {
   $("training-state").dataset.state = silent ? "waiting" : curve.state;
   $("training-mark").hidden = curve.state !== "training" || silent;
   const last = curve.training.at(-1);
+  const reward = curve.rewards.at(-1);
   $("tiles").replaceChildren(
     tile("Epoch", `${curve.epoch}`, curve.epochs ? `of ${curve.epochs}` : null),
     tile("Step", curve.step.toLocaleString("en"), curve.steps ? `of ${curve.steps.toLocaleString("en")}` : null),
-    tile("Training loss", last ? last.loss.toFixed(3) : "–", "nats per word"),
-    tile("Best validation loss", curve.best ? curve.best.loss.toFixed(3) : "–", curve.best ? `after epoch ${curve.best.epoch}` : null),
+    reward ? tile("Reward", reward.reward.toFixed(3), "mean of drawn captions") : tile("Training loss", last ? last.loss.toFixed(3) : "–", "nats per word"),
+    curve.best_score
+      ? tile(`Best ${curve.best_score.name}`, curve.best_score.score.toFixed(3), `after epoch ${curve.best_score.epoch}`)
+      : tile("Best validation loss", curve.best ? curve.best.loss.toFixed(3) : "–", curve.best ? `after epoch ${curve.best.epoch}` : null),
     tile("Speed", curve.tokens_per_second ? Math.round(curve.tokens_per_second).toLocaleString("en") : "–", "words per second"),
     curve.remaining === null
       ? tile("Time", curve.epoch ? duration(curve.seconds) : "–", "in finished epochs")
       : tile("Remaining", duration(curve.remaining), "estimated"),
   );
-  chart.show(curve, $("log").checked);
-  const losses = new Map();
-  for (const [name, line] of [["training", curve.training], ["validation", curve.validation]]) {
-    for (const point of line) losses.set(point.epoch, { ...losses.get(point.epoch), [name]: point.loss });
+  const lossOf = (points) => points.map((point) => ({ epoch: point.epoch, value: point.loss }));
+  const rewardOf = (points) => points.map((point) => ({ epoch: point.epoch, value: point.reward }));
+  const training = { name: "training", label: "training loss", legend: "training, mean of an epoch", points: lossOf(curve.training) };
+  const validation = { name: "validation", label: "validation loss", legend: "validation", points: lossOf(curve.validation) };
+  const drawn = { name: "training", label: "reward", legend: "drawn captions, mean of an epoch", points: rewardOf(curve.rewards) };
+  const lossDescription = {
+    axis: "nats per word",
+    unit: " nats per word",
+    epochs: curve.epochs,
+    steps: { legend: "training, single minibatches", points: lossOf(curve.training_steps) },
+    lines: [training, validation],
+    best: curve.best && !curve.best_score ? { epoch: curve.best.epoch, value: curve.best.loss } : null,
+  };
+  losses.show(lossDescription, $("log").checked);
+  const rewarded = curve.rewards.length + curve.reward_steps.length > 0;
+  $("reward-card").hidden = !rewarded;
+  if (rewarded) {
+    const steps = { legend: "drawn captions, single minibatches", points: rewardOf(curve.reward_steps) };
+    rewards.show({ axis: "reward", unit: "", epochs: curve.epochs, steps, lines: [drawn], best: null }, false);
   }
-  const now = `${losses.size} ${last?.loss}`;
+  showTable(rewarded ? drawn : training, validation);
+}
+
+/** The epochs as a table, made anew only when it changes. */
+function showTable(first, second) {
+  const rows = new Map();
+  for (const line of [first, second]) {
+    for (const point of line.points) rows.set(point.epoch, { ...rows.get(point.epoch), [line.label]: point.value });
+  }
+  const now = `${first.label} ${rows.size} ${first.points.at(-1)?.value}`;
   if (now === signature) return;
   signature = now;
+  const best = (curve.best_score ?? curve.best)?.epoch;
   const number = (value) => (value === undefined ? "–" : value.toFixed(4));
+  $("first-column").textContent = first.label[0].toUpperCase() + first.label.slice(1);
   $("epochs").tBodies[0].replaceChildren(
-    ...[...losses].map(([epoch, row]) =>
-      h("tr", epoch === curve.best?.epoch ? { class: "best-row" } : {}, h("th", { scope: "row" }, `${epoch}`), h("td", {}, number(row.training)), h("td", {}, number(row.validation))),
+    ...[...rows].map(([epoch, row]) =>
+      h("tr", epoch === best ? { class: "best-row" } : {}, h("th", { scope: "row" }, `${epoch}`), h("td", {}, number(row[first.label])), h("td", {}, number(row[second.label]))),
     ),
   );
 }
@@ -73,10 +103,11 @@ async function refresh() {
 }
 
 export function setUpTraining() {
-  chart = new Chart($("chart"), $("chart-readout"));
+  losses = new Chart($("chart"), $("chart-readout"));
+  rewards = new Chart($("reward-chart"), $("reward-readout"));
   $("log").addEventListener("change", () => curve && show());
   document.addEventListener("visibilitychange", () => !document.hidden && refresh());
   refresh();
 }
 
-export const openTraining = () => chart.draw();
+export const openTraining = () => [losses, rewards].forEach((chart) => chart.draw());
