@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +97,13 @@ def missing_sanitizer(variant: Variant) -> str | None:
         return f"the {variant.name} sanitizer does not run here: {ran.stderr.strip()}" if ran.returncode else None
 
 
-def entry_points(code: str) -> dict[str, str]:
+@functools.cache
+def entry_points(code: str) -> Mapping[str, str]:
     """Find the kernels of a source.
 
     Returns
     -------
-    dict of str
+    mapping of str
         The first launch bound, an expression or ``"0"``, by the name of each ``extern "C" __global__`` function.
     """
     code = COMMENT.sub(" ", code)
@@ -206,12 +208,16 @@ class BuildCache:
         name = f"runtime-{variant.name}-{self._digest(*all_sources, *common_flags, *parts, *flags)}{suffix}"
 
         def build(target: Path) -> None:
-            objects = [target.with_name(f"{target.name}-{path.stem}.o") for path in sources]
-            for path, compiled in zip(sources, objects, strict=True):
-                _run([str(compiler()), *common_flags, "-c", str(path), "-o", str(compiled)])
+            objects = [self._object(path, common_flags, all_sources) for path in sources]
             _run([str(compiler()), "-pthread", *flags, *map(str, objects), "-ldl", "-o", str(target)])
 
         return self._make(name, build)
+
+    def _object(self, path: Path, flags: tuple[str, ...], all_sources: list[str]) -> Path:
+        """Compile a part of the runtime, which a library and a program may share."""
+        name = f"runtime-{path.stem}-{self._digest(*all_sources, *flags)}.o"
+        command = [str(compiler()), *flags, "-c", str(path), "-o"]
+        return self._make(name, lambda target: _run([*command, str(target)]))
 
     def _digest(self, *parts: str) -> str:
         return hashlib.sha256("\0".join((_version(), *parts)).encode()).hexdigest()[:24]
