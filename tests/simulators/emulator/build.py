@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+HEADER = HERE / "cuda_on_host.h"
 RUNTIME = HERE / "runtime"
 LANGUAGE = ("cuda_on_host.h", "half_types.h", "vector_types.h", "runtime/interface.h", "runtime/launch_stub.h")
 LIBRARY = ("api", "block", "fiber", "interface", "launch")
@@ -174,21 +175,19 @@ class BuildCache:
         stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in kernels.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
-            *(
-                "-std=c++17",
-                "-Og",
-                "-fPIC",
-                "-shared",
-                "-ffp-contract=off",
-                "-fno-gnu-unique",
-                "-ftls-model=global-dynamic",
-            ),
-            *("-w", "-DCAPGPU_EMULATED", f"-I{HERE}", "-include", str(HERE / "cuda_on_host.h")),
-            *variant.kernel_flags,
+            *("-shared", f"-I{self._header(variant).parent}", "-include", HEADER.name),
+            *_kernel_flags(variant),
             *macros(options),
         ]
         name = f"kernel-{variant.name}-{self._digest(source, *flags, *map(_text, LANGUAGE))}.so"
         return self._make(name, lambda target: self._compile_kernel(source, flags, variant, target))
+
+    def _header(self, variant: Variant) -> Path:
+        """Compile what every kernel includes: parsing it takes longer than compiling many a kernel."""
+        flags = _kernel_flags(variant)
+        name = f"header-{variant.name}-{self._digest(*flags, *map(_text, LANGUAGE))}/{HEADER.name}.gch"
+        command = [str(compiler()), *flags, "-x", "c++-header", str(HEADER), "-o"]
+        return self._make(name, lambda target: _run([*command, str(target)]))
 
     def _compile_kernel(self, source: str, flags: list[str], variant: Variant, target: Path) -> None:
         text = target.with_suffix(".cpp")
@@ -225,8 +224,9 @@ class BuildCache:
     def _make(self, name: str, build: object) -> Path:
         final = self.folder / name
         if not final.exists():
+            final.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as work:
-                target = Path(work) / name
+                target = Path(work) / final.name
                 build(target)  # type: ignore[operator]
                 os.replace(target, final)
         return final
@@ -271,6 +271,12 @@ def shared_memory(module: Path) -> dict[str, int]:
         if owner != "emulated_anchor":
             total[owner] = total.get(owner, 0) + size
     return total
+
+
+def _kernel_flags(variant: Variant) -> tuple[str, ...]:
+    """Return the flags of kernels and of the header that they include; that is valid for the same flags only."""
+    flags = ("-std=c++17", "-Og", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-ftls-model=global-dynamic")
+    return (*flags, "-w", "-DCAPGPU_EMULATED", f"-I{HERE}", *variant.kernel_flags)
 
 
 def _text(name: str) -> str:
