@@ -151,17 +151,11 @@ def test_processes_that_compile_at_once_do_not_mix_their_entries(tmp_path, of_ea
 
 
 def test_damaged_files_are_replaced_by_new_code(compiled):
-    damages = [
-        lambda data: b"",
-        lambda data: data[: len(data) // 2],
-        lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
-        lambda data: pickle.dumps({}),
-    ]
-    for damage in damages:
-        for file in stored(compiled):
-            file.write_bytes(damage(file.read_bytes()))
-        assert run(compiled) == "0"
-        assert run(compiled) == "1"
+    for file in stored(compiled):
+        data = file.read_bytes()
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    assert run(compiled) == "0"
+    assert run(compiled) == "1"
 
 
 @pytest.mark.nightly
@@ -189,6 +183,14 @@ def test_every_truncation_is_detected(entry):
         assert code_cache._read(entry, KEY) is None
     entry.write_bytes(whole + b"\0")
     assert code_cache._read(entry, KEY) is None
+
+
+def test_every_changed_byte_and_other_contents_are_detected(entry):
+    whole = entry.read_bytes()
+    changed = [whole[:k] + bytes([whole[k] ^ 1]) + whole[k + 1 :] for k in range(len(whole))]
+    for data in (*changed, pickle.dumps({})):
+        entry.write_bytes(data)
+        assert code_cache._read(entry, KEY) is None
 
 
 def test_a_file_of_another_key_is_ignored(entry):

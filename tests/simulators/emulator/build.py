@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+HEADER = HERE / "cuda_on_host.h"
 RUNTIME = HERE / "runtime"
 LANGUAGE = ("cuda_on_host.h", "half_types.h", "vector_types.h", "runtime/interface.h", "runtime/launch_stub.h")
 LIBRARY = ("api", "block", "fiber", "interface", "launch")
@@ -96,12 +98,13 @@ def missing_sanitizer(variant: Variant) -> str | None:
         return f"the {variant.name} sanitizer does not run here: {ran.stderr.strip()}" if ran.returncode else None
 
 
-def entry_points(code: str) -> dict[str, str]:
+@functools.cache
+def entry_points(code: str) -> Mapping[str, str]:
     """Find the kernels of a source.
 
     Returns
     -------
-    dict of str
+    mapping of str
         The first launch bound, an expression or ``"0"``, by the name of each ``extern "C" __global__`` function.
     """
     code = COMMENT.sub(" ", code)
@@ -172,21 +175,19 @@ class BuildCache:
         stubs = "".join(f"EMULATED_KERNEL({name}, ({bounds}))\n" for name, bounds in kernels.items())
         source = f'#line 1 "kernel"\n{code}\n#line 1 "stubs"\n#include "runtime/launch_stub.h"\n{stubs}'
         flags = [
-            *(
-                "-std=c++17",
-                "-Og",
-                "-fPIC",
-                "-shared",
-                "-ffp-contract=off",
-                "-fno-gnu-unique",
-                "-ftls-model=global-dynamic",
-            ),
-            *("-w", "-DCAPGPU_EMULATED", f"-I{HERE}", "-include", str(HERE / "cuda_on_host.h")),
-            *variant.kernel_flags,
+            *("-shared", f"-I{self._header(variant).parent}", "-include", HEADER.name),
+            *_kernel_flags(variant),
             *macros(options),
         ]
         name = f"kernel-{variant.name}-{self._digest(source, *flags, *map(_text, LANGUAGE))}.so"
         return self._make(name, lambda target: self._compile_kernel(source, flags, variant, target))
+
+    def _header(self, variant: Variant) -> Path:
+        """Compile what every kernel includes: parsing it takes longer than compiling many a kernel."""
+        flags = _kernel_flags(variant)
+        name = f"header-{variant.name}-{self._digest(*flags, *map(_text, LANGUAGE))}/{HEADER.name}.gch"
+        command = [str(compiler()), *flags, "-x", "c++-header", str(HEADER), "-o"]
+        return self._make(name, lambda target: _run([*command, str(target)]))
 
     def _compile_kernel(self, source: str, flags: list[str], variant: Variant, target: Path) -> None:
         text = target.with_suffix(".cpp")
@@ -206,12 +207,16 @@ class BuildCache:
         name = f"runtime-{variant.name}-{self._digest(*all_sources, *common_flags, *parts, *flags)}{suffix}"
 
         def build(target: Path) -> None:
-            objects = [target.with_name(f"{target.name}-{path.stem}.o") for path in sources]
-            for path, compiled in zip(sources, objects, strict=True):
-                _run([str(compiler()), *common_flags, "-c", str(path), "-o", str(compiled)])
+            objects = [self._object(path, common_flags, all_sources) for path in sources]
             _run([str(compiler()), "-pthread", *flags, *map(str, objects), "-ldl", "-o", str(target)])
 
         return self._make(name, build)
+
+    def _object(self, path: Path, flags: tuple[str, ...], all_sources: list[str]) -> Path:
+        """Compile a part of the runtime, which a library and a program may share."""
+        name = f"runtime-{path.stem}-{self._digest(*all_sources, *flags)}.o"
+        command = [str(compiler()), *flags, "-c", str(path), "-o"]
+        return self._make(name, lambda target: _run([*command, str(target)]))
 
     def _digest(self, *parts: str) -> str:
         return hashlib.sha256("\0".join((_version(), *parts)).encode()).hexdigest()[:24]
@@ -219,8 +224,9 @@ class BuildCache:
     def _make(self, name: str, build: object) -> Path:
         final = self.folder / name
         if not final.exists():
+            final.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as work:
-                target = Path(work) / name
+                target = Path(work) / final.name
                 build(target)  # type: ignore[operator]
                 os.replace(target, final)
         return final
@@ -265,6 +271,12 @@ def shared_memory(module: Path) -> dict[str, int]:
         if owner != "emulated_anchor":
             total[owner] = total.get(owner, 0) + size
     return total
+
+
+def _kernel_flags(variant: Variant) -> tuple[str, ...]:
+    """Return the flags of kernels and of the header that they include; that is valid for the same flags only."""
+    flags = ("-std=c++17", "-Og", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-ftls-model=global-dynamic")
+    return (*flags, "-w", "-DCAPGPU_EMULATED", f"-I{HERE}", *variant.kernel_flags)
 
 
 def _text(name: str) -> str:
