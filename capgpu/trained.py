@@ -100,19 +100,12 @@ def load(
 def _ensemble(members: Sequence[TrainedCaptioner], names: Sequence[str]) -> TrainedCaptioner:
     """Return captioners as one: that of a single one, or an ensemble with the encoder of the first."""
     from capgpu.decode import Ensemble
-    from capgpu.vision.encoder_config import ENCODER_FILE
+    from capgpu.vision.encoder_config import check_same_encoder
 
     if len(members) == 1:
         return members[0]
     ensemble = Ensemble([member.model for member in members if not isinstance(member.model, Ensemble)], names)
-    files = [None if member.run is None else member.run.path / ENCODER_FILE for member in members]
-    encoders = [file.read_bytes() if file is not None and file.is_file() else None for file in files]
-    for name, own in zip(names, encoders, strict=True):
-        if own is not None and encoders[0] is not None and own != encoders[0]:
-            raise InvalidValueError(
-                f"{name}: expected the encoder of {names[0]}, got another one. The models of an ensemble read the "
-                "features of one encoder."
-            )
+    check_same_encoder(names)
     return TrainedCaptioner(ensemble, members[0]._encoder)
 
 

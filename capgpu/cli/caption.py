@@ -118,11 +118,10 @@ def caption(
     pictures = _files(named[1:])
     if pictures:
         _reject_split_options(ctx)
-        inputs = (*pictures, *run.files())
-        check_writable(None if json_file in (None, "-") else Path(json_file), inputs=inputs)
         if sheet is not None:
             check_image_name(sheet)
-            check_writable(sheet, inputs=inputs)
+        inputs = (*pictures, *run.files(), *(file for other in ensemble for file in RunFolder(other).files()))
+        check_writable(None if json_file in (None, "-") else Path(json_file), sheet, inputs=inputs)
         use_backend_option(backend)
         config = replace(config, captions=captions, attention=sheet is not None)
         ctx.exit(_caption_files([run.path, *ensemble], pictures, config, json_file, sheet))

@@ -102,7 +102,8 @@ def evaluate(
     for file in (sheet, ranked_sheet):
         if file is not None:
             check_image_name(file)
-    check_writable(json_file, results, sheet, ranked_sheet, inputs=run.files())
+    inputs = (file for each in (run, *map(RunFolder, ensemble)) for file in each.files())
+    check_writable(json_file, results, sheet, ranked_sheet, inputs=inputs)
     settings = run.settings()
     use_backend_option(backend)
     dataset = open_dataset(settings["data"])

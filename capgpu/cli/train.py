@@ -261,6 +261,8 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
 def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[str, Any]) -> None:
     """Complete the settings of self-critical training by those of the run that it starts from."""
+    from capgpu.training.training_run import stored_settings
+
     if not settings["self_critical"] or settings["from_run"] is None:
         raise click.UsageError(
             "--self-critical and --from RUN belong together, and --samples, --reward, --baseline and --sharpen to "
@@ -269,9 +271,9 @@ def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[s
     start = RunFolder(settings["from_run"])
     if run.path.resolve() == start.path:
         raise click.UsageError(f"expected another folder than that of --from, got {run.path} for both.")
-    stored = start.settings()
+    stored = stored_settings(start, _MODEL_SETTINGS)
     for name in _MODEL_SETTINGS:
-        value = stored.get(name, settings[name])
+        value = stored[name]
         if _is_given(ctx, name) and settings[name] != value:
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: expected {value}, as in the run {start.path}, got {settings[name]}. Omit "

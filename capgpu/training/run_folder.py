@@ -14,6 +14,7 @@ from capgpu.data.prepared_dataset import ENCODER_FILES
 from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import JsonObject, parse_json
+from capgpu.training.state import STATE_FILE
 
 if TYPE_CHECKING:
     from capgpu.data.datasets import Dataset
@@ -66,7 +67,7 @@ class RunFolder:
 
     def files(self) -> list[Path]:
         """Return the paths of the run's files."""
-        names = (self.config, self.history, self.model, self.plot, self.summary)
+        names = (self.config, self.history, self.model, self.plot, self.summary, self.checkpoint / STATE_FILE)
         return [*names, *(self.path / name for name in ENCODER_FILES)]
 
     def check_new(self, force: bool) -> None:
@@ -80,9 +81,14 @@ class RunFolder:
         Raises
         ------
         ValueError
-            If the folder contains a run and `force` is False, or other files.
+            If the folder contains a run and `force` is False, or other files, also a ``config.json`` of another program.
         """
+        other = InvalidValueError(
+            f"{self.path}: expected a run folder or a new folder, got other files. Name another folder."
+        )
         if self.config.exists():
+            if self._is_foreign():
+                raise other
             if force:
                 return
             if self.summary.exists():
@@ -97,9 +103,18 @@ class RunFolder:
         if self.path.exists() and (
             not self.path.is_dir() or any(not is_temporary(entry.name) for entry in self.path.iterdir())
         ):
-            raise InvalidValueError(
-                f"{self.path}: expected a run folder or a new folder, got other files. Name another folder."
-            )
+            raise other
+
+    def _is_foreign(self) -> bool:
+        """Return whether ``config.json`` is that of another program, as folders of models often have one.
+
+        A damaged one may be a run's: ``--force`` is the remedy for that.
+        """
+        try:
+            config = parse_json(read_content(self.config, _MOST_BYTES, CheckpointError), CheckpointError)
+        except CheckpointError:
+            return False
+        return not isinstance(config, dict) or config.get("format") != _FORMAT
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """Start a new run: remove the files of an earlier one and write the settings.
@@ -111,7 +126,8 @@ class RunFolder:
         settings : mapping
             The settings, as JSON can hold them.
         """
-        for file in (self.summary, self.history, self.model, self.plot):
+        # the state first: what rmtree leaves, such as a link to a folder, must not be resumed from
+        for file in (self.checkpoint / STATE_FILE, self.summary, self.history, self.model, self.plot):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -244,13 +260,15 @@ class RunFolder:
         CheckpointError
             As `load`.
         ValueError
-            For other runs whose models make no ensemble with this one's.
+            For other runs whose models make no ensemble with this one's, or read features of another encoder.
         """
         model = self.load(dataset)
         if not others:
             return model
         from capgpu.decode import Ensemble
+        from capgpu.vision.encoder_config import check_same_encoder
 
+        check_same_encoder([self.path, *others])
         models = [model, *(type(self)(other).load_model() for other in others)]
         return Ensemble(models, [str(self.path), *map(str, others)])
 

@@ -40,6 +40,7 @@ __all__ = [
     "make_solver",
     "parse_reward",
     "resumed_settings",
+    "stored_settings",
     "train_run",
 ]
 
@@ -67,6 +68,8 @@ _DEFAULTS_OF_EARLIER_RUNS = {
 _COUNTS = ("hidden", "layers", "wordvec", "epochs", "batch_size", "samples")
 _RATES = ("dropout", "layer_dropout", "label_smoothing")
 _FLAGS = ("tie_weights", "group_by_length", "self_critical")
+#: The entries of a model's configuration that its parameters follow from.
+_SIZES = ("cell_type", "input_dim", "wordvec_dim", "hidden_dim", "n_layers", "tie_weights", "dtype")
 #: The values of settings with few.
 _CHOICES = {
     "cell": tuple(CELLS),
@@ -117,13 +120,7 @@ def resumed_settings(run: RunFolder, given: Mapping[str, Any], known: tuple[str,
     ValueError
         If the run has finished, or a given setting differs from the stored one.
     """
-    stored = {**_DEFAULTS_OF_EARLIER_RUNS, **run.settings()}
-    missing = [name for name in known if name not in stored]
-    if missing:
-        raise CheckpointError(
-            f"{run.config}: expected the settings {', '.join(missing)}, got none of them. Start over with --force."
-        )
-    _check_types(JsonObject(stored, f"{run.config} is damaged: settings", CheckpointError), known)
+    stored = stored_settings(run, known)
     if run.summary.exists():
         raise InvalidValueError(f"{run.path}: expected an unfinished run to resume, got a finished one.")
     for name, value in given.items():
@@ -133,6 +130,36 @@ def resumed_settings(run: RunFolder, given: Mapping[str, Any], known: tuple[str,
                 f"{option}: expected {stored[name]}, with which the run in {run.path} was started, got {value}. A "
                 f"resumed run keeps its settings: omit {option}."
             )
+    return stored
+
+
+def stored_settings(run: RunFolder, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings with which a run was started, and check the types of some.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    names : tuple of str
+        The names of those that are needed.
+
+    Returns
+    -------
+    dict
+        All settings.
+
+    Raises
+    ------
+    CheckpointError
+        If the run's configuration is missing, incomplete or damaged.
+    """
+    stored = {**_DEFAULTS_OF_EARLIER_RUNS, **run.settings()}
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise CheckpointError(
+            f"{run.config}: expected the settings {', '.join(missing)}, got none of them. Start over with --force."
+        )
+    _check_types(JsonObject(stored, f"{run.config} is damaged: settings", CheckpointError), names)
     return stored
 
 
@@ -309,7 +336,15 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
             raise
         raise CheckpointError(f"{run.config} is damaged: {error}") from error
     if settings["from_run"] is not None and not (resume and (run.checkpoint / STATE_FILE).is_file()):
-        model.params.update(RunFolder(settings["from_run"]).load(dataset).params)
+        start = RunFolder(settings["from_run"])
+        found = start.load(dataset)
+        wrong = next((name for name in _SIZES if found.config[name] != model.config[name]), None)
+        if wrong is not None:
+            raise CheckpointError(
+                f"{start.config} is damaged: expected the sizes of the model in {start.model}, with {wrong} "
+                f"{found.config[wrong]}, got {model.config[wrong]}."
+            )
+        model.params.update(found.params)
         sharpen(model, settings["sharpen"])
     return CaptioningSolver(
         model,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_weights
+from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.visible_text import short
 from capgpu.vision.preprocessing import Preprocessing
 from capgpu.vision.projection import Projection
 
-__all__ = ["ENCODER_FILE", "EncoderConfig"]
+__all__ = ["ENCODER_FILE", "EncoderConfig", "check_same_encoder"]
 
 #: The file with the configuration of the encoder of a folder's features.
 ENCODER_FILE = "encoder.json"
@@ -139,3 +142,31 @@ def _load_projection(path: Path) -> Projection:
             f"{path} is damaged: expected mean (D,) and components (D, K) of floats, got {short(shapes)}. {_REMEDY}"
         )
     return Projection(mean, components)
+
+
+def check_same_encoder(folders: Sequence[str | os.PathLike[str]]) -> None:
+    """Check that the encoders in several folders are the same one, as the models of an ensemble need.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Folders of runs or models. Those without an encoder are not compared.
+
+    Raises
+    ------
+    ValueError
+        Naming the first folder whose encoder is another one.
+    """
+    first = None
+    for folder in folders:
+        files = [Path(folder) / name for name in (ENCODER_FILE, _PROJECTION_FILE)]
+        if not files[0].is_file():
+            continue
+        own = [file.read_bytes() if file.is_file() else b"" for file in files]
+        if first is None:
+            first = os.fspath(folder), own
+        elif own != first[1]:
+            raise InvalidValueError(
+                f"{os.fspath(folder)}: expected the encoder of {first[0]}, got another one. The models of an ensemble "
+                "read the features of one encoder."
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import capgpu
 from capgpu.checkpoint import save_model
 from capgpu.cli import main
 from capgpu.data import emoji
+from capgpu.data.datasets import Dataset
+from capgpu.errors import InvalidValueError
 from capgpu.model import CaptioningRNN
 from capgpu.training.run_folder import RunFolder
 from capgpu.vision import Projection, open_encoder
@@ -231,11 +234,14 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
 
 def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to(pictures[1])
-    before = {path: path.read_bytes() for path in (*pictures, *run.iterdir())}
-    for target in (pictures[0], tmp_path / "link.json", run / "model.safetensors"):
-        result = caption("--run", run, *pictures, "--json", target)
+    other = shutil.copytree(run, tmp_path / "other")
+    before = {path: path.read_bytes() for path in (*pictures, *run.iterdir(), *other.iterdir())}
+    for target in (pictures[0], tmp_path / "link.json", run / "model.safetensors", other / "model.safetensors"):
+        result = caption("--run", run, *pictures, "--json", target, "--ensemble", other)
         assert result.exit_code == 2
         assert "is an input: it would be overwritten" in result.stderr
+    sheet = tmp_path / "sheet.png"
+    assert "sheet.png is given twice" in caption(run, *pictures, "--json", sheet, "--attention-sheet", sheet).stderr
     result = CliRunner().invoke(
         main, ["export", "--run", str(run), "--to", "torch", "-o", str(run / "model.safetensors")]
     )
@@ -245,6 +251,19 @@ def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tm
     assert result.exit_code == 2
     assert "out.json is given twice" in result.stderr
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_models_of_other_features_make_no_ensemble(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    components = np.eye(5, dtype=np.float32)
+    for folder, mean in ((run, 0), (other, 1)):  # the same network, and other components
+        projection = Projection(np.full(5, mean, np.float32), components)
+        open_encoder(tmp_path / "tiny.onnx", output="pooled", projection=projection).save(folder)
+    assert f"{other}: expected the encoder of {run}" in caption(run, pictures[0], "--ensemble", other).stderr
+    words = {word: i for i, word in enumerate(WORDS)}
+    dataset = Dataset("data", {"word_to_idx": words})
+    with pytest.raises(InvalidValueError, match=f"{other}: expected the encoder of {run}"):
+        RunFolder(run).load_ensemble(dataset, [other])
 
 
 def test_too_little_memory_is_told_in_a_line(run: Path, pictures: list[Path]) -> None:

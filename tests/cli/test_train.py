@@ -19,6 +19,7 @@ from capgpu.data import emoji
 from capgpu.folder_lock import folder_lock
 from capgpu.solver import CaptioningSolver
 from capgpu.training.history import read_history
+from capgpu.training.run_folder import RunFolder
 from oracles.commands import TINY, done, refused, run
 
 
@@ -123,6 +124,22 @@ def test_force_overwrites_a_run_and_only_a_run(tmp_path: Path) -> None:
     (other / "letter.txt").write_text("keep me")
     refused(run("train", "--out", other, *TINY, "--force"), "expected a run folder")
     assert contents(other) == {"letter.txt": b"keep me"}
+    (other / "letter.txt").rename(other / "model.safetensors")
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    before = contents(other)
+    refused(run("train", "--out", other, *TINY, "--force"), "expected a run folder")
+    assert contents(other) == before
+
+
+def test_a_state_in_a_linked_checkpoint_folder_does_not_outlive_its_run(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    state = tmp_path / "disk" / "training.safetensors"
+    state.write_text("of an earlier run")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.checkpoint.symlink_to(tmp_path / "disk")
+    folder.start({"data": "emoji"})
+    assert not state.exists()
 
 
 def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
