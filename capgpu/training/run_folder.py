@@ -81,7 +81,8 @@ class RunFolder:
         Raises
         ------
         ValueError
-            If the folder contains a run and `force` is False, or other files, also a ``config.json`` of another program.
+            If the folder contains a run and `force` is False, or other files, such as the ``config.json`` of another
+            program.
         """
         other = InvalidValueError(
             f"{self.path}: expected a run folder or a new folder, got other files. Name another folder."
