@@ -12,7 +12,7 @@ Tests of CUDA request one of these fixtures:
 
 Tests that take the emulator or a compiler long have the mark ``nightly``; they run with ``--nightly`` or on a real
 device. The mark's `unless`, a function of the test's parameters, selects the cases that run always. Of the variants for
-other cells than the LSTM, on the emulator and on array-api-strict, a quarter runs always (`_is_sampled_out`).
+other cells than the LSTM, on the emulator and on array-api-strict, an eighth runs always (`_is_sampled_out`).
 """
 
 from __future__ import annotations

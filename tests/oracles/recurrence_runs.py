@@ -26,6 +26,10 @@ VARIANTS = [
 SHAPES = (*EXTENTS, Extents((4,) * 9 + (2,) * 11, 64, 3), Extents((3,) * 50 + (2,) * 41 + (1,) * 9, 24, 3))
 
 
+#: Of each operation the case with the most options: what concerns its product is tested with this one at every run.
+FULLEST = {case.operation: case for case in CASES}
+
+
 def config_of(algorithm, name, units, dtype, H, N, groups):
     if algorithm == "persistent":
         return launch_heuristics.persistent(name, dtype, H, N, units, min(groups, N))

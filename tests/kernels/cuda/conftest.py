@@ -77,6 +77,12 @@ def train_uncaptured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def every_case(pytestconfig: pytest.Config, real_device: bool) -> bool:
+    """Whether a test takes every case of an operation: at night, and on a real device, which is fast."""
+    return real_device or bool(pytestconfig.getoption("--nightly"))
+
+
+@pytest.fixture
 def recurrence_device(device: Any, real_device: bool) -> Iterator[Any]:
     """Return the device, or an emulated H100, whose kernels have the most loads in flight."""
     from capgpu.kernels.cuda import compile, launch_heuristics
