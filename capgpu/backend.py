@@ -2,7 +2,8 @@
 
 A backend is an array library with a set of kernels. ``CAPGPU_BACKEND`` (read at first use), `set_backend` and
 `use_backend` select the backend of *new* arrays; every function computes with the library of its arguments, through
-`array_namespace`. How an array library is opened is in `capgpu.array_libraries`.
+`array_namespace`. How an array library is opened is in `capgpu.array_libraries`, and which one arrays belong to in
+`capgpu.array_origin`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +30,7 @@ from capgpu.array_libraries import (
     open_cuda,
     open_numpy,
 )
+from capgpu.array_origin import common_namespace, is_device_array, is_host_array
 from capgpu.dtypes import named_dtype
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.visible_text import short
@@ -252,17 +253,6 @@ def use_backend(name: str | Sequence[str]) -> Iterator[Backend]:
 # --- following the arrays --------------------------------------------------------------------------
 
 
-def is_host_array(array: object) -> bool:
-    """Return whether an array is a NumPy array in host memory."""
-    return isinstance(array, np.ndarray)
-
-
-def is_device_array(array: object) -> bool:
-    """Return whether an array is a CuPy array, or of a subclass. Does not import CuPy: without it there is none."""
-    cupy = sys.modules.get("cupy")
-    return cupy is not None and isinstance(array, getattr(cupy, "ndarray", ()))
-
-
 def array_namespace(*arrays: Array, **named: Array) -> Any:
     """Return the common array namespace of arrays, and reject arrays of different libraries.
 
@@ -291,84 +281,7 @@ def array_namespace(*arrays: Array, **named: Array) -> Any:
         else:
             if arrays or named:
                 return host_namespace("numpy")
-    return _mixed_namespace(arrays, named)
-
-
-def _mixed_namespace(arrays: tuple[Array, ...], named: dict[str, Array]) -> Any:
-    import array_api_compat
-
-    if not arrays and not named:
-        raise InvalidTypeError("array_namespace needs at least one array.")
-    first_name, first_space, first_type = "", None, None
-    for index, array in enumerate((*arrays, *named.values())):
-        if type(array) is first_type:
-            continue  # of one class, of one library
-        name = f"argument {index + 1}" if index < len(arrays) else list(named)[index - len(arrays)]
-        if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
-            if array is None:
-                raise InvalidTypeError(f"{name}: expected an array, got None.")
-            raise InvalidTypeError(
-                f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
-                f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
-            )
-        if len(arrays) + len(named) > 1 and array_api_compat.is_torch_array(array):
-            _reject_torch_mixture(name, (*arrays, *named.values()))
-        space = array_api_compat.array_namespace(array)
-        if first_space is None:
-            first_name, first_space, first_array, first_type = name, space, array, type(array)
-        elif space is not first_space:
-            raise InvalidTypeError(_mixture(first_name, first_array, name, array))
-    return first_space
-
-
-def _reject_torch_mixture(name: str, arrays: Sequence[Array]) -> None:
-    """Reject a tensor of torch among other arrays, with the conversion."""
-    import array_api_compat
-
-    other = next((array for array in arrays if not array_api_compat.is_torch_array(array)), None)
-    if other is None or not array_api_compat.is_array_api_obj(other):
-        return
-    raise InvalidTypeError(torch_advice(name, on_device=is_device_array(other)))
-
-
-def torch_advice(name: str, *, on_device: bool = False) -> str:
-    """Return the message for a tensor of torch where an array is expected.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name.
-    on_device : bool
-        Whether a CuPy array is expected.
-
-    Returns
-    -------
-    str
-        What was expected, and the conversion.
-    """
-    value = name if name.isidentifier() else "tensor"
-    if on_device:
-        return f"{name}: expected a CuPy array, got a torch.Tensor. Pass cupy.from_dlpack({value}.detach().cuda())."
-    return f"{name}: expected a NumPy array, got a torch.Tensor. Pass {value}.detach().cpu().numpy()."
-
-
-def _mixture(first: str, first_array: Array, second: str, second_array: Array) -> str:
-    host, device = (first, second) if is_host_array(first_array) else (second, first)
-
-    def call(function: str, name: str) -> str:
-        return f"capgpu.{function}({name if name.isidentifier() else '...'})"
-
-    return (
-        f"{first} is a {_kind(first_array)} and {second} is a {_kind(second_array)}: arrays of one call must "
-        f"live in one place. Move one of them: {call('asarray', host)} takes {host} to the current backend, "
-        f"{call('to_numpy', device)} takes {device} to the host."
-    )
-
-
-def _kind(array: Array) -> str:
-    kind = type(array)
-    root = kind.__module__.split(".")[0]
-    return {"numpy": "NumPy array (host)", "cupy": "CuPy array (device)"}.get(root, f"{root}.{kind.__name__}")
+    return common_namespace(arrays, named)
 
 
 # --- moving ----------------------------------------------------------------------------------------

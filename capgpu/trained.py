@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.backend import is_device_array, to_numpy, torch_advice
+from capgpu.array_origin import torch_advice
+from capgpu.backend import is_device_array, to_numpy
 from capgpu.captions import Caption
 from capgpu.data.picture_folder import is_companion, without_suffix
 from capgpu.errors import InvalidTypeError, InvalidValueError

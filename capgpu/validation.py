@@ -6,13 +6,14 @@ A message names the argument, what was expected and what was given, and a remedy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
-from capgpu.backend import Array, array_namespace, is_host_array, torch_advice
+from capgpu.array_origin import torch_advice
+from capgpu.backend import Array, array_namespace, is_host_array
 from capgpu.dtypes import is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.visible_text import short
@@ -305,11 +306,6 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise InvalidValueError(f"{name}: expected at least {least}, got {value}.")
 
 
-def _check_real(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
-
-
 def check_finite_number(name: str, value: Any) -> None:
     """Check that a setting is a finite number.
 
@@ -327,53 +323,34 @@ def check_finite_number(name: str, value: Any) -> None:
     ValueError
         For NaN or infinity.
     """
-    _check_real(name, value)
-    if not math.isfinite(value):
-        raise InvalidValueError(f"{name}: expected a finite number, got {short(value)}.")
+    _check_number(name, value, "a finite number", math.isfinite)
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Check that a setting is a positive finite number.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name.
-    value : object
-        The value.
-
-    Raises
-    ------
-    TypeError
-        For anything but a real number.
-    ValueError
-        For zero, a negative number, NaN or infinity.
-    """
-    _check_real(name, value)
-    if not (math.isfinite(value) and float(value) > 0):
-        raise InvalidValueError(f"{name}: expected a positive finite number, got {short(value)}.")
+    """Check that a setting is a positive finite number; otherwise as `check_finite_number`."""
+    _check_number(name, value, "a positive finite number", lambda number: 0 < number < math.inf)
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Check that a setting is a finite number of at least 0.
+    """Check that a setting is a finite number of at least 0; otherwise as `check_finite_number`."""
+    _check_number(name, value, "a finite number of at least 0", lambda number: 0 <= number < math.inf)
 
-    Parameters
-    ----------
-    name : str
-        The argument's name.
-    value : object
-        The value.
 
-    Raises
-    ------
-    TypeError
-        For anything but a real number.
-    ValueError
-        For a negative number, NaN or infinity.
-    """
-    _check_real(name, value)
-    if not 0 <= float(value) < math.inf:
-        raise InvalidValueError(f"{name}: expected a finite number of at least 0, got {short(value)}.")
+def check_rates(**rates: Any) -> None:
+    """Check that settings, by the names of the arguments, are in [0, 1); otherwise as `check_finite_number`."""
+    for name, rate in rates.items():
+        _check_number(name, rate, "a rate in [0, 1)", lambda number: 0 <= number < 1)
+
+
+def _check_number(name: str, value: Any, expected: str, is_valid: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the floats
+        number = math.inf
+    if not is_valid(number):
+        raise InvalidValueError(f"{name}: expected {expected}, got {short(value)}.")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -393,27 +370,6 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):  # numpy.bool
         raise InvalidTypeError(f"{name}: expected True or False, got {short(value)}.")
-
-
-def check_rates(**rates: Any) -> None:
-    """Check that settings are in [0, 1).
-
-    Parameters
-    ----------
-    **rates : object
-        The values, by the names of the arguments.
-
-    Raises
-    ------
-    TypeError
-        For anything but a real number.
-    ValueError
-        For a value outside the interval.
-    """
-    for name, rate in rates.items():
-        _check_real(name, rate)
-        if not 0 <= rate < 1:
-            raise InvalidValueError(f"{name}: expected a rate in [0, 1), got {short(rate)}.")
 
 
 def check_captions(captions: Array) -> None:
