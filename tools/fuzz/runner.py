@@ -19,7 +19,7 @@ from random import Random
 from types import FrameType
 
 from capgpu.errors import CapgpuError
-from tools.fuzz.formats import Format
+from tools.fuzz.format import Format
 
 __all__ = ["Failure", "Report", "fuzz", "missing_packages"]
 
