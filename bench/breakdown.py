@@ -65,7 +65,8 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     from capgpu.kernels.reference import OPERATIONS
     from capgpu.optim import Optimizer
 
-    model, model_base, captioner = (import_module(f"capgpu.{name}") for name in ("model", "model_base", "captioner"))
+    names = ("model", "model_base", "captioner", "captioner_steps")
+    model, model_base, captioner, captioner_steps = (import_module(f"capgpu.{name}") for name in names)
     kernels_for: Any = captioner.kernels_for
 
     def timed_kernels(array: Any, precision: str = "float32") -> Any:
@@ -79,6 +80,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     with (
         mock.patch.object(model_base, "kernels_for", timed_kernels),
         mock.patch.object(captioner, "kernels_for", timed_kernels),
+        mock.patch.object(captioner_steps, "kernels_for", timed_kernels),
         patched(model.CaptioningRNN, "_checked"),
         patched(Optimizer, "step"),
     ):

@@ -1,4 +1,4 @@
-"""The mathematics of the captioner, as functions of its parameters: training, scoring, decoding step by step.
+"""The mathematics of the captioner over whole captions, as functions of its parameters: training and scoring.
 
     h0 = features W_proj + b_proj
     h_t = cell(W_embed[word_t] Wx + b, h_{t-1} Wh)
@@ -14,30 +14,18 @@ Every layer depends on the picture from the first word on, without parameters of
 A cell that attends starts from a grid of features (N, L, D), each cell of which is projected as above
 (`capgpu.kernels.reference.attention`); it has one layer.
 
-`capgpu.model.CaptioningRNN` holds the parameters and checks its arguments; nothing is checked here. Without an entry
-``W_vocab``, words are scored by their own vectors: W_vocab is W_embed transposed.
+`capgpu.captioner_steps` is the same word by word. `capgpu.model.CaptioningRNN` holds the parameters and checks its
+arguments; nothing is checked here. Without an entry ``W_vocab``, words are scored by their own vectors: W_vocab is
+W_embed transposed.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels import (
-    AttentionStates,
-    CaptionBatch,
-    DecodingWeights,
-    Dropout,
-    LossOptions,
-    Precision,
-    kernels_for,
-    split_biases,
-)
-from capgpu.kernels.half import in_float32
-from capgpu.kernels.reference.attention import mean_of_cells
-from capgpu.kernels.reference.greedy import greedy_loop
+from capgpu.kernels import AttentionStates, CaptionBatch, Dropout, LossOptions, Precision, kernels_for
 from capgpu.layers.attention import context_weights_gradient
 from capgpu.layers.recurrence import (
     Cell,
@@ -47,23 +35,21 @@ from capgpu.layers.recurrence import (
     recurrent_forward,
     recurrent_weights_gradient,
 )
-from capgpu.parameters import layer_names
+from capgpu.parameters import layer_names, layer_parameters, vocabulary_weights
 from capgpu.sequence import Packing, caption_lengths, pack, unpack
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
 
 __all__ = [
-    "DecodingState",
     "GradientSink",
     "announce_decoding",
     "announce_training",
     "attention_of_captions",
     "captioner_gradients",
     "captioner_loss",
-    "greedy_captions",
-    "initial_decoding_state",
-    "next_word_scores",
+    "projected_cells",
+    "vectors_of",
 ]
 
 #: What training calls, in this order, besides the recurrences; see `announce_training`.
@@ -165,13 +151,13 @@ def _gradients(
 ) -> tuple[Array, dict[str, Array]]:
     # features -> h0; distinct words -> vectors; both -> hidden states, layer by layer -> scores -> loss
     count, shape = features.shape[0], features.shape
-    features = _vectors(features)
+    features = vectors_of(features)
     if options.feature_dropout is not None:
         features = kernels.apply_dropout(features, options.feature_dropout)
     layers = _run_layers(kernels, cell, p, features, count, batch, options.layer_dropouts)
     loss, dhidden, dW_vocab, db_vocab = kernels.linear_cross_entropy(
         layers[-1].states.hidden,
-        _vocabulary_weights(p),
+        vocabulary_weights(p),
         p["b_vocab"],
         batch.targets,
         1.0 / (options.captions or count),
@@ -196,7 +182,7 @@ def _gradients(
         if layer < len(options.layer_dropouts):  # the same mask as on the way forward
             dinputs = kernels.apply_dropout(dinputs, options.layer_dropouts[layer])
         gradients = backward_through_time(dinputs, None, forward)
-        dh0 = _vectors(gradients.dh0) if dh0 is None else dh0 + gradients.dh0
+        dh0 = vectors_of(gradients.dh0) if dh0 is None else dh0 + gradients.dh0
         if cell.attends:
             dlayers["Wattn"] = context_weights_gradient(gradients, forward)
         # what is not read again makes room for the gradients of the parameters
@@ -250,9 +236,9 @@ def captioner_loss(
         Cross-entropy summed over the words that count, in nats.
     """
     kernels = kernels_for(params["Wh"], precision)
-    hidden = _run_layers(kernels, cell, params, _vectors(features), features.shape[0], batch)[-1].states.hidden
+    hidden = _run_layers(kernels, cell, params, vectors_of(features), features.shape[0], batch)[-1].states.hidden
     total, *_ = kernels.linear_cross_entropy(
-        hidden, _vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
+        hidden, vocabulary_weights(params), params["b_vocab"], batch.targets, 1.0, False
     )
     return total
 
@@ -283,7 +269,7 @@ def attention_of_captions(
     """
     kernels = kernels_for(params["Wh"], precision)
     xp, device = array_namespace(features), features.device
-    A = _projected_cells(kernels, params, _vectors(features), features.shape[0])
+    A = projected_cells(kernels, params, vectors_of(features), features.shape[0])
     steps = captions.shape[1] - 1
     packing = Packing.from_lengths(caption_lengths(captions, null))
     words = xp.asarray(pack(captions[:, :-1], packing), device=device)
@@ -305,12 +291,12 @@ def attention_of_captions(
     return unpack(forward.states.attention, packing, steps)
 
 
-def _vectors(array: Array) -> Array:
+def vectors_of(array: Array) -> Array:
     """Return the rows of a grid (N, L, D) one below the other, (N L, D)."""
     return array if array.ndim == 2 else array_namespace(array).reshape(array, (-1, array.shape[2]))
 
 
-def _projected_cells(kernels: Kernels, p: Mapping[str, Array], vectors: Array, count: int) -> Array:
+def projected_cells(kernels: Kernels, p: Mapping[str, Array], vectors: Array, count: int) -> Array:
     """Return A (N, L, H) of the cells of `count` pictures, (N L, D)."""
     A = kernels.matmul(vectors, p["W_proj"], p["b_proj"])
     return array_namespace(A).reshape(A, (count, -1, A.shape[1]))
@@ -330,12 +316,12 @@ def _run_layers(
     Each distinct word's vector is projected once.
     """
     if cell.attends:
-        start, start_bias = _projected_cells(kernels, p, vectors, count), None
+        start, start_bias = projected_cells(kernels, p, vectors, count), None
     else:
         start, start_bias = kernels.matmul(vectors, p["W_proj"]), p["b_proj"]
     x, rows, groups = kernels.take_rows(p["W_embed"], batch.words), batch.word_of_row, batch.groups
     layers: list[Recurrence] = []
-    for layer, (Wx, Wh, b) in enumerate(_layer_parameters(p)):
+    for layer, (Wx, Wh, b) in enumerate(layer_parameters(p)):
         if layer:
             x, rows, groups = layers[-1].states.hidden, None, None
             if dropouts:
@@ -358,190 +344,3 @@ def _run_layers(
         )
         layers.append(forward)
     return layers
-
-
-class DecodingState(NamedTuple):
-    """The recurrent state of M captions while they are decoded.
-
-    Attributes
-    ----------
-    h : array, shape (M, H)
-        Hidden state of the first layer.
-    c : array, shape (M, H), or None
-        Its cell state, of an LSTM.
-    table : array, shape (V, G), or None
-        Projected vectors of the whole vocabulary, where they were computed beforehand.
-    upper : tuple of (h, c)
-        The same states of each further layer.
-    A : array, shape (N, L, H), or None
-        Projected cells of N pictures, for a cell that attends.
-    pictures : array of int, shape (M,), or None
-        Picture of each caption, in the same case; None where each has its own.
-    attention : array, shape (M, L), or None
-        Weights of the cells at the last step.
-    """
-
-    h: Array
-    c: Array | None
-    table: Array | None
-    upper: tuple[tuple[Array, Array | None], ...] = ()
-    A: Array | None = None
-    pictures: Array | None = None
-    attention: Array | None = None
-
-
-def initial_decoding_state(
-    cell: Cell, params: Mapping[str, Array], features: Array, n_words: int, precision: Precision = "float32"
-) -> DecodingState:
-    """Compute the state before START is read.
-
-    Parameters
-    ----------
-    cell, params, features
-        As for `captioner_gradients`.
-    n_words : int
-        Number of words that will be read in all; the whole vocabulary is projected once where it is no larger.
-    precision : {"float32", "bf16"}
-        How products read their factors.
-
-    Returns
-    -------
-    DecodingState
-        One row a picture.
-    """
-    p, kernels = params, kernels_for(params["Wh"], precision)
-    A = None
-    if cell.attends:
-        A = _projected_cells(kernels, p, _vectors(features), features.shape[0])
-        h = c = in_float32(mean_of_cells)(A)
-    else:
-        h = kernels.matmul(features, p["W_proj"], p["b_proj"])
-        c = array_namespace(h).zeros_like(h) if cell.has_cell_state else None
-    input_bias, _ = split_biases(p["b"], p["Wh"])
-    table = kernels.matmul(p["W_embed"], p["Wx"], input_bias) if n_words >= p["W_embed"].shape[0] else None
-    return DecodingState(h, c, table, ((h, c),) * (len(_layer_parameters(p)) - 1), A)
-
-
-def next_word_scores(
-    params: Mapping[str, Array],
-    state: DecodingState,
-    words: Array,
-    parents: Array | None = None,
-    precision: Precision = "float32",
-) -> tuple[Array, DecodingState]:
-    """Read one word per caption and score the next.
-
-    Parameters
-    ----------
-    params : mapping of str to array
-        As for `captioner_gradients`.
-    state : DecodingState
-        Of the last step.
-    words : array of int, shape (M,)
-        The word that each caption reads.
-    parents : array of int, shape (M,), optional
-        Row of `state` that each caption continues; by default its own.
-    precision : {"float32", "bf16"}
-        How products read their factors.
-
-    Returns
-    -------
-    logits : array, shape (M, V)
-        Scores of the next word.
-    state : DecodingState
-        M rows.
-    """
-    p, kernels = params, kernels_for(params["Wh"], precision)
-    layers = [(Wx, Wh, *split_biases(b, Wh)) for Wx, Wh, b in _layer_parameters(p)]
-    if state.table is None:
-        embedded = array_namespace(words).take(p["W_embed"], words, axis=0)
-        Wx, _, input_bias, _ = layers[0]
-        projected, rows = kernels.matmul(embedded, Wx, input_bias), None
-    else:
-        projected, rows = state.table, words
-    if state.A is not None:
-        logits, h, c, attention = kernels.attention_decode_step(
-            projected,
-            rows,
-            state.h,
-            state.c,
-            state.A,
-            state.pictures,
-            p["Wh"],
-            p["Wattn"],
-            _vocabulary_weights(p),
-            p["b_vocab"],
-            parents,
-        )
-        pictures = state.pictures
-        if parents is not None:
-            pictures = parents if pictures is None else array_namespace(parents).take(pictures, parents)
-        return logits, state._replace(h=h, c=c, pictures=pictures, attention=attention)
-    # what follows a layer is the next one's input product; after the last one, the vocabulary projection
-    products = [(Wx, input_bias) for Wx, _, input_bias, _ in layers[1:]]
-    products.append((_vocabulary_weights(p), p["b_vocab"]))
-    states: list[tuple[Array, Array | None]] = []
-    before = ((state.h, state.c), *state.upper)
-    for (h, c), (_, Wh, _, recurrent_bias), product in zip(before, layers, products, strict=True):
-        projected, *after = kernels.decode_step(
-            projected, rows, h, c, Wh, *product, parents, recurrent_bias=recurrent_bias
-        )
-        states.append((after[0], after[1]))
-        rows = None
-    return projected, DecodingState(*states[0], state.table, tuple(states[1:]))
-
-
-def greedy_captions(
-    cell: Cell,
-    params: Mapping[str, Array],
-    features: Array,
-    max_length: int,
-    start: int,
-    end: int,
-    null: int,
-    precision: Precision = "float32",
-) -> Array:
-    """Decode the most probable word at each step.
-
-    Parameters
-    ----------
-    cell, params, features
-        As for `captioner_gradients`.
-    max_length : int
-        Number of words.
-    start, end, null : int
-        Ids of the word that is read first, of the word that ends a caption (-1: none), and of padding.
-    precision : {"float32", "bf16"}
-        How products read their factors.
-
-    Returns
-    -------
-    array of int32, shape (N, max_length)
-        Word ids, without START.
-    """
-    p, kernels = params, kernels_for(params["Wh"], precision)
-    if cell.attends or len(_layer_parameters(p)) > 1:  # no kernel writes whole captions of these
-        state = initial_decoding_state(cell, p, features, features.shape[0] * max_length, precision)
-
-        def read(words: Array) -> Array:
-            nonlocal state
-            logits, state = next_word_scores(p, state, words, precision=precision)
-            return logits
-
-        return greedy_loop(read, state.h, max_length, start, end, null)
-    h = kernels.matmul(features, p["W_proj"], p["b_proj"])
-    weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], _vocabulary_weights(p), p["b_vocab"])
-    return kernels.greedy_captions(h, weights, max_length, start, end, null)
-
-
-def _layer_parameters(params: Mapping[str, Array]) -> list[tuple[Array, Array, Array]]:
-    """Return Wx, Wh and b of each recurrent layer, the first one first."""
-    names = itertools.takewhile(lambda layer: layer[0] in params, map(layer_names, itertools.count()))
-    return [(params[Wx], params[Wh], params[b]) for Wx, Wh, b in names]
-
-
-def _vocabulary_weights(params: Mapping[str, Array]) -> Array:
-    """Return W_vocab (H, V), a transposed view of W_embed where weights are tied."""
-    if "W_vocab" in params:
-        return params["W_vocab"]
-    return params["W_embed"].T

@@ -1,6 +1,7 @@
 """The captioning model: an image feature starts a recurrent network that writes a caption word by word.
 
-The mathematics is in `capgpu.captioner`, parameters and checks of arguments in `capgpu.model_base`.
+The mathematics is in `capgpu.captioner` and `capgpu.captioner_steps`, parameters and checks of arguments in
+`capgpu.model_base`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,13 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace
 from capgpu.captioner import (
-    DecodingState,
     GradientSink,
     announce_training,
     attention_of_captions,
     captioner_gradients,
     captioner_loss,
-    greedy_captions,
-    initial_decoding_state,
-    next_word_scores,
 )
+from capgpu.captioner_steps import DecodingState, greedy_captions, initial_decoding_state, next_word_scores
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import LossOptions
 from capgpu.kernels.contract import check_word_ids

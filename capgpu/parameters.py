@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -25,7 +26,9 @@ __all__ = [
     "checked_weights",
     "initial_parameters",
     "layer_names",
+    "layer_parameters",
     "parameter_shapes",
+    "vocabulary_weights",
 ]
 
 Shapes = dict[str, tuple[int, ...]]
@@ -45,6 +48,19 @@ def layer_names(layer: int) -> tuple[str, str, str]:
     """
     suffix = str(layer + 1) if layer else ""
     return f"Wx{suffix}", f"Wh{suffix}", f"b{suffix}"
+
+
+def layer_parameters(params: Mapping[str, Array]) -> list[tuple[Array, Array, Array]]:
+    """Return Wx, Wh and b of each recurrent layer, the first one first."""
+    names = itertools.takewhile(lambda layer: layer[0] in params, map(layer_names, itertools.count()))
+    return [(params[Wx], params[Wh], params[b]) for Wx, Wh, b in names]
+
+
+def vocabulary_weights(params: Mapping[str, Array]) -> Array:
+    """Return W_vocab (H, V), a transposed view of W_embed where weights are tied."""
+    if "W_vocab" in params:
+        return params["W_vocab"]
+    return params["W_embed"].T
 
 
 def parameter_shapes(
@@ -94,7 +110,7 @@ def parameter_shapes(
             "tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
             f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
         )
-    gates = cell.n_gates * hidden_dim
+    gates = cell.shape.n_gates * hidden_dim
     shapes: Shapes = {
         "W_embed": (vocabulary_size, wordvec_dim),
         "W_proj": (input_dim, hidden_dim),
@@ -106,7 +122,7 @@ def parameter_shapes(
         shapes[Wh] = (hidden_dim, gates)
         if cell.attends:
             shapes["Wattn"] = (hidden_dim, gates)
-        shapes[b] = (cell.n_biases * hidden_dim,)
+        shapes[b] = (cell.shape.n_biases * hidden_dim,)
     if not tie_weights:
         shapes["W_vocab"] = (hidden_dim, vocabulary_size)
     shapes["b_vocab"] = (vocabulary_size,)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from capgpu.kernels.reference import Kernels
 
-__all__ = ["MULTIPLYING", "with_rounded_products"]
+__all__ = ["multiplying", "with_rounded_products"]
 
-#: The operations of the contract that multiply matrices of the model.
-MULTIPLYING = (
-    "matmul",
-    "lstm_forward",
-    "lstm_backward",
-    "rnn_forward",
-    "rnn_backward",
-    "gru_forward",
-    "gru_backward",
-    "attention_lstm_forward",
-    "attention_lstm_backward",
-    "linear_cross_entropy",
-    "decode_step",
-    "attention_decode_step",
-    "greedy_captions",
-)
+
+@functools.cache
+def multiplying() -> tuple[str, ...]:
+    """Return the names of the operations that multiply matrices of the model: those that take a precision."""
+    from capgpu.kernels.reference import OPERATIONS, Kernels
+
+    return tuple(name for name in OPERATIONS if "precision" in inspect.signature(getattr(Kernels, name)).parameters)
 
 
 @functools.cache
 def with_rounded_products(kernels: Kernels) -> Kernels:
     """Return kernels whose operations are called with ``precision="bf16"``."""
     operations = {
-        name: staticmethod(functools.partial(getattr(kernels, name), precision="bf16")) for name in MULTIPLYING
+        name: staticmethod(functools.partial(getattr(kernels, name), precision="bf16")) for name in multiplying()
     }
     rounding: Kernels = type("RoundingKernels", (type(kernels),), operations)()
     return rounding

@@ -110,7 +110,7 @@ class _Graphs:
         self.V = len(self.params["b_vocab"])
         #: What is appended to the names of each layer's parameters and states.
         self.layers = ["" if layer == 0 else str(layer + 1) for layer in range(model.n_layers)]
-        of_a_layer = ("h", "c") if self.cell.has_cell_state else ("h",)
+        of_a_layer = ("h", "c") if self.cell.shape.has_state else ("h",)
         self.n_states = len(of_a_layer)
         self.states = [f"{name}{k}" for k in self.layers for name in of_a_layer]
         gates = self.params["Wh"].shape[1]
@@ -127,7 +127,7 @@ class _Graphs:
         if self.cell.attends:
             return self._begin_with_attention()
         nodes = [self._node("Gemm", ["features", "W_proj", "b_proj"], ["h"])]
-        if self.cell.has_cell_state:
+        if self.cell.shape.has_state:
             zero = self.numpy.from_array(np.zeros(1, self.params["b_proj"].dtype))
             nodes.append(self._node("Shape", ["h"], ["extents"]))
             nodes.append(self._node("ConstantOfShape", ["extents"], ["c"], value=zero))
@@ -174,8 +174,8 @@ class _Graphs:
             inputs = f"next_h{k}"
         if self.cell.attends:
             constants += self._attention_constants()
-        if self.cell.n_gates > 1:
-            constants.append(self.numpy.from_array(np.full(self.cell.n_gates, self.H, np.int64), "gate_sizes"))
+        if self.cell.shape.n_gates > 1:
+            constants.append(self.numpy.from_array(np.full(self.cell.shape.n_gates, self.H, np.int64), "gate_sizes"))
         nodes += [
             self._node("Gemm", [inputs, "W_vocab", "b_vocab"], ["scores"]),
             self._node("LogSoftmax", ["scores"], ["log_probs"], axis=1),

@@ -193,10 +193,33 @@ def from_torch(
     unknown = sorted(set(names or {}) - set(_MODULES))
     if unknown:
         raise InvalidValueError(f"names: expected keys among {', '.join(_MODULES)}, got {', '.join(unknown)}.")
-    n_layers = _count_layers(state, called["rnn"])
+    n_layers, attends = _count_layers(state, called["rnn"]), f"{called['rnn']}.weight_ih" in state
+    keys, arrays = _entries(state, called, n_layers, attends)
+    cell_type, inputs, vectors, hidden = _checked_sizes(keys, arrays, len(word_to_idx), n_layers, attends)
+    if tie_weights and not np.array_equal(arrays["embed.weight"], arrays["vocab.weight"]):
+        raise InvalidValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
+    model = CaptioningRNN(
+        word_to_idx,
+        inputs,
+        vectors,
+        hidden,
+        cell_type,  # type: ignore[arg-type]  # a key of CELLS
+        arrays["embed.weight"].dtype,
+        tie_weights=tie_weights,
+        n_layers=n_layers,
+    )
+    params = _parameters(arrays, cell_type, n_layers)
+    for name in model.params:
+        model.params[name] = asarray(np.array(params[name], order="C"))
+    return model
+
+
+def _entries(
+    state: Mapping[str, Any], called: Mapping[str, str], n_layers: int, attends: bool
+) -> tuple[dict[str, str], Arrays]:
+    """Return the key in a state of each entry of a captioner, and its array; check that these are all, of one dtype."""
     of_layers = [f"{entry}{layer}" for layer in range(n_layers) for entry in _OF_A_LAYER]
     entries = ["project.weight", "project.bias", "embed.weight", *of_layers, "vocab.weight", "vocab.bias"]
-    attends = f"{called['rnn']}.weight_ih" in state
     keys = {entry: _entry(f"{called[entry.split('.')[0]]}.{entry.split('.')[1]}", attends) for entry in entries}
     _refuse_other_recurrences(state, called["rnn"])
     missing = [key for key in keys.values() if key not in state]
@@ -210,21 +233,25 @@ def from_torch(
         raise InvalidValueError(
             f"state: expected no other entries than those of a captioner, got {', '.join(extra[:8])[:300]}."
         )
-    s = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
-    dtypes = {array.dtype for array in s.values()}
+    arrays = {entry: _array(keys[entry], state[key]) for entry, key in keys.items()}
+    dtypes = {array.dtype for array in arrays.values()}
     if len(dtypes) > 1:
         raise InvalidTypeError(f"state: expected one dtype, got {', '.join(sorted(map(str, dtypes)))}.")
-    hidden, gates = _matrix(keys, s, "rnn.weight_hh_l0")[1], len(s["rnn.weight_hh_l0"])
-    cells = {cell.n_gates: name for name, cell in CELLS.items() if cell.attends == attends}
+    return keys, arrays
+
+
+def _checked_sizes(
+    keys: Mapping[str, str], arrays: Arrays, words: int, n_layers: int, attends: bool
+) -> tuple[str, int, int, int]:
+    """Return cell type, D, W and H, which follow from the shapes of the arrays; check that all shapes agree."""
+    hidden, gates = _matrix(keys, arrays, "rnn.weight_hh_l0")[1], len(arrays["rnn.weight_hh_l0"])
+    cells = {cell.shape.n_gates: name for name, cell in CELLS.items() if cell.attends == attends}
     if hidden == 0 or gates % hidden or gates // hidden not in cells:
         raise InvalidValueError(
             f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM, (3 H, H) of a GRU or (H, H) of an RNN, "
-            f"got {s['rnn.weight_hh_l0'].shape}."
+            f"got {arrays['rnn.weight_hh_l0'].shape}."
         )
-    cell_type = cells[gates // hidden]
-    cell = CELLS[cell_type]
-    vectors, inputs = _matrix(keys, s, "embed.weight")[1], _matrix(keys, s, "project.weight")[1]
-    words = len(word_to_idx)
+    vectors, inputs = _matrix(keys, arrays, "embed.weight")[1], _matrix(keys, arrays, "project.weight")[1]
     shapes = {
         "project.weight": (hidden, inputs),
         "project.bias": (hidden,),
@@ -236,40 +263,32 @@ def from_torch(
         of_layer = (gates, hidden if layer else vectors + attends * hidden), (gates, hidden), (gates,), (gates,)
         shapes |= {f"{entry}{layer}": shape for entry, shape in zip(_OF_A_LAYER, of_layer, strict=True)}
     for entry, shape in shapes.items():
-        if s[entry].shape != shape:
+        if arrays[entry].shape != shape:
             raise InvalidValueError(
-                f"{keys[entry]}: expected shape {shape} for {words} words and H = {hidden}, got {s[entry].shape}."
+                f"{keys[entry]}: expected shape {shape} for {words} words and H = {hidden}, got {arrays[entry].shape}."
             )
-    if tie_weights and not np.array_equal(s["embed.weight"], s["vocab.weight"]):
-        raise InvalidValueError(f"tie_weights=True, but {keys['embed.weight']} and {keys['vocab.weight']} differ.")
-    order = _GATE_ORDER[cell_type]
+    return cells[gates // hidden], inputs, vectors, hidden
+
+
+def _parameters(arrays: Arrays, cell_type: str, n_layers: int) -> Arrays:
+    """Return the parameters of a model from the entries of a state."""
+    cell, order = CELLS[cell_type], _GATE_ORDER[cell_type]
     params: Arrays = {
-        "W_embed": s["embed.weight"],
-        "W_proj": s["project.weight"].T,
-        "b_proj": s["project.bias"],
-        "W_vocab": s["vocab.weight"].T,
-        "b_vocab": s["vocab.bias"],
+        "W_embed": arrays["embed.weight"],
+        "W_proj": arrays["project.weight"].T,
+        "b_proj": arrays["project.bias"],
+        "W_vocab": arrays["vocab.weight"].T,
+        "b_vocab": arrays["vocab.bias"],
     }
+    hidden = len(params["b_proj"])
     for layer in range(n_layers):
-        w_ih, w_hh, b_ih, b_hh = (s[f"{entry}{layer}"] for entry in _OF_A_LAYER)
-        b = _joint_bias(b_ih, b_hh, order, (cell.n_biases - cell.n_gates) * hidden)
+        w_ih, w_hh, b_ih, b_hh = (arrays[f"{entry}{layer}"] for entry in _OF_A_LAYER)
+        b = _joint_bias(b_ih, b_hh, order, (cell.shape.n_biases - cell.shape.n_gates) * hidden)
         values = _reordered(w_ih.T, order), _reordered(w_hh.T, order), b
         params |= dict(zip(layer_names(layer), values, strict=True))
-    if attends:
-        params["Wx"], params["Wattn"] = np.split(params["Wx"], [vectors])
-    model = CaptioningRNN(
-        word_to_idx,
-        inputs,
-        vectors,
-        hidden,
-        cell_type,  # type: ignore[arg-type]  # a key of CELLS
-        dtypes.pop(),
-        tie_weights=tie_weights,
-        n_layers=n_layers,
-    )
-    for name in model.params:
-        model.params[name] = asarray(np.array(params[name], order="C"))
-    return model
+    if cell.attends:
+        params["Wx"], params["Wattn"] = np.split(params["Wx"], [params["W_embed"].shape[1]])
+    return params
 
 
 def save_torch_safetensors(path: str | os.PathLike[str], model: CaptioningRNN) -> None:

@@ -7,32 +7,25 @@ mathematics is in `capgpu.kernels.reference.attention`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capgpu.backend import Array
 from capgpu.kernels import AttentionStates
+from capgpu.kernels.cells import CELLS, RecurrenceGradients
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import attention as reference
+from capgpu.layers.batch_first import check_hidden_gradient, from_time_major, step_backward, to_time_major
 from capgpu.layers.lstm import LSTM
 from capgpu.layers.recurrence import (
     Cell,
-    Gradients,
-    Operands,
     Recurrence,
     backward_through_time,
-    check_hidden_gradient,
-    from_time_major,
     input_gradients,
-    recurrent_backward,
     recurrent_forward,
     recurrent_weights_gradient,
-    to_time_major,
 )
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
-
-if TYPE_CHECKING:
-    from capgpu.kernels.reference import Kernels
 
 __all__ = [
     "ATTENTION",
@@ -49,43 +42,16 @@ __all__ = [
 _attend, _attend_backward = in_float32(reference.attend), in_float32(reference.attend_backward)
 
 
-def _forward(kernels: Kernels, projected: Array, o: Operands) -> AttentionStates:
-    return kernels.attention_lstm_forward(
-        projected, o.rows, o.h0, o.Wh, o.Wattn, o.batch_sizes, bias=o.b, order=o.order
-    )
-
-
-def _backward(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
-    o, states = forward.operands, forward.states
-    # mypy: the states are those of `_forward`
-    assert isinstance(states, AttentionStates)
-    dprojected, dA = forward.kernels.attention_lstm_backward(
-        dhidden,
-        states.gates,
-        states.cell,
-        states.previous,
-        states.attention,
-        o.h0,
-        o.Wh,
-        o.Wattn,
-        o.batch_sizes,
-        order=o.order,
-    )
-    return Gradients(dprojected, dprojected, dA, None)
-
-
 #: The LSTM with attention: `recurrent_forward` takes the projected cells A (N, L, H) in the place of ``h0``, and Wattn.
-ATTENTION = Cell(
-    "attention_lstm", n_gates=4, n_biases=4, has_cell_state=True, attends=True, forward=_forward, backward=_backward
-)
+ATTENTION = Cell("attention_lstm", CELLS["lstm"], attends=True)
 
 
-def context_weights_gradient(gradients: Gradients, forward: Recurrence) -> Array:
+def context_weights_gradient(gradients: RecurrenceGradients, forward: Recurrence) -> Array:
     """Return the gradient with respect to Wattn, after `capgpu.layers.recurrence.backward_through_time`.
 
     Parameters
     ----------
-    gradients : Gradients
+    gradients : RecurrenceGradients
         From ``backward_through_time``.
     forward : Recurrence
         From `recurrent_forward`.
@@ -97,7 +63,7 @@ def context_weights_gradient(gradients: Gradients, forward: Recurrence) -> Array
     """
     states = forward.states
     assert isinstance(states, AttentionStates)
-    return forward.kernels.matmul(states.contexts, gradients.drecurrent, transpose_a=True)
+    return forward.kernels.matmul(states.contexts, gradients.dprojected, transpose_a=True)
 
 
 def _cells(A: Array, xp: Any) -> Array:
@@ -225,8 +191,7 @@ def attention_step_backward(
     dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
-    dinputs, dh0, dc0, dweights, dWh, db = recurrent_backward(dnext_h, dnext_c, cache)
+    dinputs, dh0, dc0, dweights, dWh, db = step_backward(dnext_h, dnext_c, cache)
     assert dc0 is not None  # an LSTM has cell states
     size = dinputs.shape[1] - dh0.shape[1]
     return dinputs[:, :size], dh0, dc0, dinputs[:, size:], dweights[:size, :], dWh, dweights[size:, :], db

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capgpu.backend import Array
-from capgpu.kernels import States
-from capgpu.layers.recurrence import (
-    Cell,
-    Gradients,
-    Operands,
-    Recurrence,
-    check_hidden_gradient,
-    from_time_major,
-    recurrent_backward,
-    recurrent_forward,
-    to_time_major,
-)
-from capgpu.sequence import Packing
-from capgpu.validation import check_arrays, inputs_like
-
-if TYPE_CHECKING:
-    from capgpu.kernels.reference import Kernels
+from capgpu.kernels.cells import CELLS
+from capgpu.layers import batch_first
+from capgpu.layers.recurrence import Cell
 
 __all__ = ["GRU", "gru_backward", "gru_forward", "gru_step_backward", "gru_step_forward"]
 
 
-def _forward(kernels: Kernels, projected: Array, o: Operands) -> States:
-    return kernels.gru_forward(projected, o.rows, o.h0, o.Wh, o.batch_sizes, bias=o.b, h0_bias=o.h0_bias, order=o.order)
-
-
-def _backward(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
-    o, states = forward.operands, forward.states
-    assert states.gates is not None  # mypy: a GRU has gates
-    results = forward.kernels.gru_backward(dhidden, states.gates, states.previous, o.Wh, o.batch_sizes, order=o.order)
-    return Gradients(*results, None)
-
-
-GRU = Cell("gru", n_gates=3, n_biases=4, has_cell_state=False, forward=_forward, backward=_backward)
+GRU = Cell("gru", CELLS["gru"])
 
 
 def gru_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Any]:
@@ -68,9 +43,7 @@ def gru_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 
     Cho et al. (2014), in the form of PyTorch and cuDNN, whose reset gate is applied to the product.
     """
-    x, prev_h = inputs_like(Wx, x, prev_h)
-    check_arrays(x=(x, "N D"), prev_h=(prev_h, "N H"), Wx=(Wx, "D 3H"), Wh=(Wh, "H 3H"), b=(b, "4H"))
-    cache = recurrent_forward(GRU, x, prev_h, None, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    cache = batch_first.step_forward(GRU, x, prev_h, None, Wx, Wh, b)
     return cache.states.hidden, cache
 
 
@@ -89,8 +62,7 @@ def gru_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, 
     dx, dprev_h, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"))
-    dx, dh0, _, dWx, dWh, db = recurrent_backward(dnext_h, None, cache)
+    dx, dh0, _, dWx, dWh, db = batch_first.step_backward(dnext_h, None, cache)
     return dx, dh0, dWx, dWh, db
 
 
@@ -113,12 +85,7 @@ def gru_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     cache : object
         For `gru_backward`.
     """
-    x, h0 = inputs_like(Wx, x, h0)
-    xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 3H"), Wh=(Wh, "H 3H"), b=(b, "4H"))
-    count, steps = x.shape[:2]
-    batch_sizes = Packing.full(count, steps).batch_sizes
-    cache = recurrent_forward(GRU, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
-    return from_time_major(cache.states.hidden, count, xp), cache
+    return batch_first.sequences_forward(GRU, x, h0, Wx, Wh, b)
 
 
 def gru_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -140,6 +107,4 @@ def gru_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Arr
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    xp, dhidden = check_hidden_gradient(dh, cache)
-    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
-    return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db
+    return batch_first.sequences_backward(dh, cache)

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capgpu.backend import Array
-from capgpu.kernels import States
-from capgpu.layers.recurrence import (
-    Cell,
-    Gradients,
-    Operands,
-    Recurrence,
-    check_hidden_gradient,
-    from_time_major,
-    recurrent_backward,
-    recurrent_forward,
-    to_time_major,
-)
-from capgpu.sequence import Packing
-from capgpu.validation import check_arrays, inputs_like
-
-if TYPE_CHECKING:
-    from capgpu.kernels.reference import Kernels
+from capgpu.kernels.cells import CELLS
+from capgpu.layers import batch_first
+from capgpu.layers.recurrence import Cell
 
 __all__ = ["LSTM", "lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward"]
 
 
-def _forward(kernels: Kernels, projected: Array, o: Operands) -> States:
-    return kernels.lstm_forward(
-        projected, o.rows, o.h0, o.c0, o.Wh, o.batch_sizes, bias=o.b, h0_bias=o.h0_bias, order=o.order
-    )
-
-
-def _backward(dhidden: Array, dcell: Array | None, forward: Recurrence) -> Gradients:
-    o, states = forward.operands, forward.states
-    # mypy: an LSTM has both
-    assert states.gates is not None
-    assert states.cell is not None
-    dprojected, dh0, dc0 = forward.kernels.lstm_backward(
-        dhidden, dcell, states.gates, states.cell, o.c0, o.Wh, o.batch_sizes, order=o.order
-    )
-    return Gradients(dprojected, dprojected, dh0, dc0)
-
-
-LSTM = Cell("lstm", n_gates=4, n_biases=4, has_cell_state=True, forward=_forward, backward=_backward)
+LSTM = Cell("lstm", CELLS["lstm"])
 
 
 def lstm_step_forward(
@@ -69,21 +38,15 @@ def lstm_step_forward(
 
     Notes
     -----
+    With ``a = x Wx + prev_h Wh + b``, in blocks of H columns for the gates i, f, o and g::
+
+        i = sigmoid(a_i);  f = sigmoid(a_f);  o = sigmoid(a_o);  g = tanh(a_g)
+        next_c = f prev_c + i g;  next_h = o tanh(next_c)
+
     Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000).
     """
-    x, prev_h, prev_c = inputs_like(Wx, x, prev_h, prev_c)
-    check_arrays(
-        x=(x, "N D"),
-        prev_h=(prev_h, "N H"),
-        prev_c=(prev_c, "N H"),
-        Wx=(Wx, "D 4H"),
-        Wh=(Wh, "H 4H"),
-        b=(b, "4H"),
-    )
-    cache = recurrent_forward(LSTM, x, prev_h, prev_c, Wx, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
-    hidden, cell, *_ = cache.states
-    assert cell is not None  # an LSTM has cell states
-    return hidden, cell, cache
+    cache = batch_first.step_forward(LSTM, x, prev_h, prev_c, Wx, Wh, b)
+    return cache.states.hidden, cache.states.cell, cache
 
 
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
@@ -101,8 +64,7 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Arra
     dx, dprev_h, dprev_c, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
-    dx, dh0, dc0, dWx, dWh, db = recurrent_backward(dnext_h, dnext_c, cache)
+    dx, dh0, dc0, dWx, dWh, db = batch_first.step_backward(dnext_h, dnext_c, cache)
     assert dc0 is not None  # an LSTM has cell states
     return dx, dh0, dc0, dWx, dWh, db
 
@@ -126,12 +88,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[A
     cache : object
         For `lstm_backward`.
     """
-    x, h0 = inputs_like(Wx, x, h0)
-    xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"))
-    count, steps = x.shape[:2]
-    batch_sizes = Packing.full(count, steps).batch_sizes
-    cache = recurrent_forward(LSTM, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
-    return from_time_major(cache.states.hidden, count, xp), cache
+    return batch_first.sequences_forward(LSTM, x, h0, Wx, Wh, b)
 
 
 def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -153,6 +110,4 @@ def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Ar
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    xp, dhidden = check_hidden_gradient(dh, cache)
-    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
-    return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db
+    return batch_first.sequences_backward(dh, cache)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.kernels.contract import AttentionStates, Precision
+from capgpu.kernels.cpu.cells import LSTM_GATES
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.decode import next_states
 from capgpu.kernels.cpu.fast_math import multiply_add
@@ -51,8 +52,6 @@ from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["attention_decode_step", "attention_lstm_backward", "attention_lstm_forward"]
 
-#: Gates of the LSTM.
-GATES = 4
 #: Below this many elements of projected cells one thread is faster than two.
 WORTH_SHARING_CELLS = 100_000
 
@@ -156,8 +155,8 @@ class _Forward(NamedTuple):
 def _forward(index: int, count: int, slot: int, operands: _Forward) -> None:
     o = operands
     work = aligned(scratch_size(o.multiply, o.hidden.itemsize), o.hidden)
-    columns_h = pack_columns(o.multiply, o.Wh, False, GATES, index, count, o.packed_h, work)
-    columns_attention = pack_columns(o.multiply, o.Wattn, False, GATES, index, count, o.packed_attention, work)
+    columns_h = pack_columns(o.multiply, o.Wh, False, LSTM_GATES, index, count, o.packed_h, work)
+    columns_attention = pack_columns(o.multiply, o.Wattn, False, LSTM_GATES, index, count, o.packed_attention, work)
     begin, end = columns_h.begin, columns_h.end
     for rank in range(index, o.grids.size, count):
         _mean(o.A[o.grids[rank]], o.previous[rank])
@@ -353,16 +352,16 @@ def attention_lstm_forward(
     _, n_cells, size = A.shape
     rows = np.arange(n_rows) if rows is None else contiguous(rows, dtype=np.int64)
     grids = _grids(order, batch_sizes)
-    n_tasks = POOL.n_threads if n_rows * size * size * 2 * GATES >= WORTH_SHARING else 1
-    packed_h, packed_attention = _packed(Wh, GATES, precision, n_tasks)
+    n_tasks = POOL.n_threads if n_rows * size * size * 2 * LSTM_GATES >= WORTH_SHARING else 1
+    packed_h, packed_attention = _packed(Wh, LSTM_GATES, precision, n_tasks)
     states = AttentionStates(
-        *(np.empty((n_rows, width), A.dtype) for width in (size, size, GATES * size, size, n_cells, size))
+        *(np.empty((n_rows, width), A.dtype) for width in (size, size, LSTM_GATES * size, size, n_cells, size))
     )
     operands = _Forward(
         products(precision, grids.size, size),
         projected,
         rows,
-        np.zeros(GATES * size, A.dtype) if bias is None else contiguous(bias),
+        np.zeros(LSTM_GATES * size, A.dtype) if bias is None else contiguous(bias),
         A,
         grids,
         Wh,
@@ -395,13 +394,13 @@ def attention_lstm_backward(
     A, Wh, Wattn, batch_sizes = map(contiguous, (A, Wh, Wattn, batch_sizes))
     (n_rows, size), n_cells, dtype = dhidden.shape, A.shape[1], A.dtype
     grids = _grids(order, batch_sizes)
-    n_tasks = POOL.n_threads if n_rows * size * size * 2 * GATES >= WORTH_SHARING else 1
+    n_tasks = POOL.n_threads if n_rows * size * size * 2 * LSTM_GATES >= WORTH_SHARING else 1
     packed_h, packed_attention = _packed(Wh.T, 1, precision, n_tasks)
-    dprojected, dA = np.empty((n_rows, GATES * size), dtype), np.empty_like(A)
+    dprojected, dA = np.empty((n_rows, LSTM_GATES * size), dtype), np.empty_like(A)
     if order is not None:
         dA[order[grids.size :]] = 0
     operands = _Backward(
-        products(precision, grids.size, GATES * size),
+        products(precision, grids.size, LSTM_GATES * size),
         dhidden,
         gates,
         cell,
@@ -464,6 +463,6 @@ def attention_decode_step(
     sums = matmul(h, Wh, precision=precision)
     product_into(sums, contexts, contiguous(Wattn), accumulate=True, precision=precision)
     # the input products have their biases
-    bias = np.zeros(GATES * h.shape[1], h.dtype)
-    next_h, next_c = next_states(GATES, sums, parents, projected, rows, bias, c)
+    bias = np.zeros(LSTM_GATES * h.shape[1], h.dtype)
+    next_h, next_c = next_states(LSTM_GATES, sums, parents, projected, rows, bias, c)
     return matmul(next_h, W_vocab, b_vocab, precision=precision), next_h, next_c, attention[parents]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gru import activate_gru
 from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.recurrence import ForwardRow
 from capgpu.kernels.cpu.rnn import activate_rnn
 
-__all__ = ["activate_cell"]
+__all__ = ["LSTM_GATES", "activate_cell"]
+
+#: Gates of the cell that has a state c.
+LSTM_GATES = CELLS["lstm"].n_gates
 
 
 @compiled(allocates=False)

@@ -59,6 +59,7 @@ import numpy as np
 from numba.core import config
 
 from capgpu.cache_folder import cache_folder
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu.claims import claim, released
 from capgpu.kernels.cpu.garbage_collection import rare_collections
 from capgpu.kernels.cpu.late_code import compile_late
@@ -161,7 +162,8 @@ def _generation() -> str:
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(repr((file.name, hashlib.sha256(file.read_bytes()).hexdigest())).encode())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    digest.update(repr((versions, [(name, getattr(config, name, None)) for name in SETTINGS])).encode())
+    # numbers of the cells are constants of compiled code
+    digest.update(repr((versions, CELLS, [(name, getattr(config, name, None)) for name in SETTINGS])).encode())
     return digest.hexdigest()[:16]
 
 

@@ -12,10 +12,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu import KERNELS, dropout, garbage_collection
 from capgpu.kernels.cpu.claims import BusyError, claims
 from capgpu.kernels.cpu.thread_pool import POOL
@@ -60,7 +62,6 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
     """Return the calls that compile all kernels of an operation."""
     one, index = np.ones((1, 1), dtype), np.zeros(1, np.int64)
     wide, vector = np.ones((1, 4), dtype), np.ones(1, dtype)
-    gru, biases = np.ones((1, 3), dtype), np.ones(4, dtype)
     grid = np.ones((1, 1, 1), dtype)
     several = [np.ones((2, 2), dtype) for _ in range(parameters)]
     kernels = KERNELS
@@ -74,12 +75,6 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "take_rows": [lambda: kernels.take_rows(one, index)],
         "embedding_gradient": [lambda: kernels.embedding_gradient(one, index, 1)],
         "column_sums": [lambda: kernels.column_sums(one)],
-        "lstm_forward": [lambda: kernels.lstm_forward(wide, None, one, None, wide, index + 1)],
-        "lstm_backward": [lambda: kernels.lstm_backward(one, None, wide, one, None, wide, index + 1)],
-        "rnn_forward": [lambda: kernels.rnn_forward(one, None, one, one, index + 1)],
-        "rnn_backward": [lambda: kernels.rnn_backward(one, one, one, index + 1)],
-        "gru_forward": [lambda: kernels.gru_forward(gru, None, one, gru, index + 1, bias=biases)],
-        "gru_backward": [lambda: kernels.gru_backward(one, wide, one, gru, index + 1)],
         "attention_lstm_forward": [
             lambda: kernels.attention_lstm_forward(wide, None, grid, wide, wide, index + 1),
         ],
@@ -100,6 +95,12 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         ],
         "gradient_norm": [lambda: kernels.gradient_norm(several, 1.0)],
     }
+    for name, cell in CELLS.items():
+        sums, saved = np.ones((1, cell.n_gates), dtype), np.ones((1, cell.n_saved), dtype)
+        forward, backward = getattr(kernels, f"{name}_forward"), getattr(kernels, f"{name}_backward")
+        states = one, one, saved, one
+        calls[f"{name}_forward"] = [partial(forward, sums, None, one, None, sums, index + 1)]
+        calls[f"{name}_backward"] = [partial(backward, one, None, *states, None, sums, index + 1)]
     return calls[operation]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import Precision
-from capgpu.kernels.cpu.cells import activate_cell
+from capgpu.kernels.cpu.cells import LSTM_GATES, activate_cell
 from capgpu.kernels.cpu.gemm import matmul
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
@@ -20,8 +20,6 @@ from capgpu.kernels.cpu.workspace import contiguous
 
 __all__ = ["decode_step", "next_states"]
 
-#: Gates of the cell that has a state c.
-LSTM_GATES = 4
 #: Below this many recurrent sums one thread is faster than two.
 WORTH_SHARING = 20_000
 

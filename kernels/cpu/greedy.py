@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
-from capgpu.kernels.cpu.cells import activate_cell
+from capgpu.kernels.cpu.cells import LSTM_GATES, activate_cell
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import aligned
 from capgpu.kernels.cpu.job_slot import barrier
@@ -35,8 +35,6 @@ from capgpu.kernels.cpu.workspace import contiguous, scratch
 
 __all__ = ["greedy_captions"]
 
-#: Gates of the cell that has a state c.
-LSTM_GATES = 4
 #: Scores that are searched at once.
 RUN = 512
 #: Weights up to this size stay in every thread's cache: captions are shared then, not columns, without barriers.

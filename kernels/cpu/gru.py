@@ -12,20 +12,9 @@ Saved: r, z, n and q. The part dh' z of dh is carried where the LSTM carries dc.
 
 from __future__ import annotations
 
-from typing import Any
-
-from capgpu.kernels.contract import Precision, States
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu.fast_math import hyperbolic_tangent, multiply_add, sigmoid
-from capgpu.kernels.cpu.recurrence import (
-    BackwardRow,
-    Cell,
-    ForwardRow,
-    backward_job,
-    for_any_length,
-    forward_job,
-    run_backward,
-    run_forward,
-)
+from capgpu.kernels.cpu.recurrence import BackwardRow, Cell, ForwardRow, for_any_length, operations
 from capgpu.kernels.cpu.simd_pack import pasted
 
 __all__ = ["activate_gru", "gru_backward", "gru_forward"]
@@ -86,60 +75,6 @@ def _differentiate(row: BackwardRow, begin: int, end: int) -> None:
         carried[j] = dh[j] * z[j]
 
 
-_GRU = Cell(
-    n_gates=3,
-    n_biases=4,
-    n_saved=4,
-    has_state=False,
-    carries_gradient=True,
-    splits_gradient=True,
-    activate=activate_gru,
-    differentiate=_differentiate,
+gru_forward, gru_backward = operations(
+    Cell(CELLS["gru"], carries_gradient=True, activate=activate_gru, differentiate=_differentiate)
 )
-_forward, _backward = forward_job(_GRU), backward_job(_GRU)
-
-
-def gru_forward(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    bias: Any,
-    h0_bias: Any = None,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run a GRU over packed sequences; see `capgpu.kernels.reference.gru_forward`."""
-    return run_forward(
-        _GRU,
-        _forward,
-        projected,
-        rows,
-        h0,
-        None,
-        Wh,
-        batch_sizes,
-        bias=bias,
-        h0_bias=h0_bias,
-        order=order,
-        precision=precision,
-    )
-
-
-def gru_backward(
-    dhidden: Any,
-    gates: Any,
-    previous: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> tuple[Any, Any, Any]:
-    """Run the GRU's recurrence backward; see `capgpu.kernels.reference.gru_backward`."""
-    dprojected, drecurrent, dh0, _ = run_backward(
-        _GRU, _backward, dhidden, Wh, batch_sizes, order=order, precision=precision, gates=gates, hidden=previous
-    )
-    return dprojected, drecurrent, dh0

@@ -14,20 +14,9 @@ for all that the compiler knows, and would be tested each time.
 
 from __future__ import annotations
 
-from typing import Any
-
-from capgpu.kernels.contract import Precision, States
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu.fast_math import hyperbolic_tangent, multiply_add, sigmoid
-from capgpu.kernels.cpu.recurrence import (
-    BackwardRow,
-    Cell,
-    ForwardRow,
-    backward_job,
-    for_any_length,
-    forward_job,
-    run_backward,
-    run_forward,
-)
+from capgpu.kernels.cpu.recurrence import BackwardRow, Cell, ForwardRow, for_any_length, operations
 from capgpu.kernels.cpu.simd_pack import pasted
 
 __all__ = ["activate_lstm", "differentiate_lstm", "lstm_backward", "lstm_forward"]
@@ -87,73 +76,6 @@ def differentiate_lstm(row: BackwardRow, begin: int, end: int) -> None:
         dc[j] *= f[j]
 
 
-_LSTM = Cell(
-    n_gates=4,
-    n_biases=4,
-    n_saved=4,
-    has_state=True,
-    carries_gradient=True,
-    splits_gradient=False,
-    activate=activate_lstm,
-    differentiate=differentiate_lstm,
+lstm_forward, lstm_backward = operations(
+    Cell(CELLS["lstm"], carries_gradient=True, activate=activate_lstm, differentiate=differentiate_lstm)
 )
-_forward, _backward = forward_job(_LSTM), backward_job(_LSTM)
-
-
-def lstm_forward(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    c0: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    bias: Any = None,
-    h0_bias: Any = None,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
-    return run_forward(
-        _LSTM,
-        _forward,
-        projected,
-        rows,
-        h0,
-        c0,
-        Wh,
-        batch_sizes,
-        bias=bias,
-        h0_bias=h0_bias,
-        order=order,
-        precision=precision,
-    )
-
-
-def lstm_backward(
-    dhidden: Any,
-    dcell: Any,
-    gates: Any,
-    cell: Any,
-    c0: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> tuple[Any, Any, Any]:
-    """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
-    dprojected, _, dh0, dc0 = run_backward(
-        _LSTM,
-        _backward,
-        dhidden,
-        Wh,
-        batch_sizes,
-        order=order,
-        precision=precision,
-        dcell=dcell,
-        gates=gates,
-        cells=cell,
-        c0=c0,
-    )
-    return dprojected, dh0, dc0

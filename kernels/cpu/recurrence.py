@@ -18,10 +18,12 @@ caller.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from capgpu.kernels.cells import CellShape, RecurrenceBackward, RecurrenceForward, RecurrenceGradients
 from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.cpu.compile import compiled, named_like
 from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned
@@ -44,11 +46,8 @@ __all__ = [
     "BackwardRow",
     "Cell",
     "ForwardRow",
-    "backward_job",
     "for_any_length",
-    "forward_job",
-    "run_backward",
-    "run_forward",
+    "operations",
 ]
 
 
@@ -93,7 +92,7 @@ class BackwardRow(NamedTuple):
     c_before, c : array, H
         Saved: the cell state before and after the step; meaningless for a cell without one.
     h : array, H
-        Saved: the hidden state after the step; before it for a cell that reads that one.
+        Saved: of a cell without a cell state, the hidden state before the step, or, where no gates are saved, after it.
     scratch : array, H
         Free for any use.
     da : array, n_gates * H
@@ -120,31 +119,18 @@ class Cell(NamedTuple):
 
     Attributes
     ----------
-    n_gates : int
-        Pre-activations of a unit; Wh is (H, n_gates * H).
-    n_biases : int
-        Biases of a unit.
-    n_saved : int
-        Numbers of a unit that are saved: activated gates, and what else the backward pass reads; at least `n_gates`, or
-        0 where h is the only gate.
-    has_state : bool
-        Whether a state c is carried beside h.
+    shape : CellShape
+        Its gates, biases and saved numbers: `n_saved` is at least `n_gates`, or 0.
     carries_gradient : bool
         Whether a gradient is carried backward beside that through the product: that of c, or of h.
-    splits_gradient : bool
-        Whether the gradients of the input's and the recurrent part of the pre-activations differ.
     activate : compiled function
         ``activate(row, begin, end)``: units begin..end-1 of a `ForwardRow`.
     differentiate : compiled function
         ``differentiate(row, begin, end)``: units begin..end-1 of a `BackwardRow`.
     """
 
-    n_gates: int
-    n_biases: int
-    n_saved: int
-    has_state: bool
+    shape: CellShape
     carries_gradient: bool
-    splits_gradient: bool
     activate: Callable[[ForwardRow, int, int], None]
     differentiate: Callable[[BackwardRow, int, int], None]
 
@@ -201,9 +187,9 @@ class _Forward(NamedTuple):
     previous: Any  # (M, H): hidden state before each step
 
 
-def forward_job(cell: Cell) -> Job:
+def _forward_job(cell: Cell) -> Job:
     """Return the parallel kernel of a cell's forward pass, which takes `_Forward`."""
-    n_gates, activate = cell.n_gates, cell.activate
+    n_gates, activate = cell.shape.n_gates, cell.activate
 
     def forward(index: int, count: int, slot: int, operands: _Forward) -> None:
         multiply, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, hidden, cells, gates, previous = operands
@@ -254,7 +240,7 @@ class _Backward(NamedTuple):
     dc: Any  # (N, H); `dh` where nothing is carried
 
 
-def backward_job(cell: Cell) -> Job:
+def _backward_job(cell: Cell) -> Job:
     """Return the parallel kernel of a cell's backward pass, which takes `_Backward`."""
     differentiate = cell.differentiate
 
@@ -315,8 +301,13 @@ def _set_to_zero(row: Any, begin: int, end: int) -> None:
         part[j] = 0
 
 
-def run_forward(
-    cell: Cell,
+def operations(cell: Cell) -> tuple[RecurrenceForward, RecurrenceBackward]:
+    """Return the two operations of a cell."""
+    return partial(_run_forward, cell, _forward_job(cell)), partial(_run_backward, cell, _backward_job(cell))
+
+
+def _run_forward(
+    kind: Cell,
     job: Job,
     projected: Any,
     rows: Any,
@@ -325,41 +316,20 @@ def run_forward(
     Wh: Any,
     batch_sizes: Any,
     *,
-    bias: Any,
-    h0_bias: Any,
-    order: Any,
-    precision: Precision,
+    bias: Any = None,
+    h0_bias: Any = None,
+    order: Any = None,
+    precision: Precision = "float32",
 ) -> States:
-    """Run a cell over packed sequences.
-
-    Parameters
-    ----------
-    cell : Cell
-        Which.
-    job : compiled function
-        Its `forward_job`.
-    projected, rows, h0, c0, Wh, batch_sizes, bias, h0_bias, order, precision
-        As of `capgpu.kernels.reference.lstm_forward`; `c0` is not used for a cell without a state.
-
-    Returns
-    -------
-    States
-        Cell states and gates are None where the cell has, or saves, none.
-    """
     h0, n_rows = initial_states(h0, order, batch_sizes, h0_bias), (projected if rows is None else rows).shape[0]
     projected, Wh, batch_sizes = contiguous(projected), contiguous(Wh), contiguous(batch_sizes)
-    size, dtype, n_gates = h0.shape[1], h0.dtype, cell.n_gates
-    if not cell.has_state:
-        c0 = h0
-    elif c0 is None:
-        c0 = np.zeros_like(h0)
-    else:
-        c0 = initial_states(c0, order, batch_sizes)
+    (n_gates, n_biases, n_saved, has_state, _), size, dtype = kind.shape, h0.shape[1], h0.dtype
+    c0 = _initial_cell_states(c0, order, batch_sizes, h0) if has_state else h0
     rows = np.arange(n_rows) if rows is None else contiguous(rows, dtype=np.int64)
-    bias = np.zeros(cell.n_biases * size, dtype) if bias is None else contiguous(bias)
+    bias = np.zeros(n_biases * size, dtype) if bias is None else contiguous(bias)
     hidden, previous = np.empty((n_rows, size), dtype), np.empty((n_rows, size), dtype)
-    cells = np.empty((n_rows, size), dtype) if cell.has_state else None
-    gates = np.empty((n_rows, cell.n_saved * size), dtype) if cell.n_saved else None
+    cells = np.empty((n_rows, size), dtype) if has_state else None
+    gates = np.empty((n_rows, n_saved * size), dtype) if n_saved else None
     n_tasks = POOL.n_threads if n_rows * size * size * n_gates >= WORTH_SHARING else 1
     packed_elements = packed_size(size, size, n_gates, h0.itemsize, precision == "bf16", n_tasks)
     operands = _Forward(
@@ -381,67 +351,42 @@ def run_forward(
     return States(hidden, cells, gates, previous)
 
 
-def run_backward(
-    cell: Cell,
+def _run_backward(
+    kind: Cell,
     job: Job,
     dhidden: Any,
+    dcell: Any,
+    hidden: Any,
+    cell: Any,
+    gates: Any,
+    previous: Any,
+    c0: Any,
     Wh: Any,
     batch_sizes: Any,
     *,
-    order: Any,
-    precision: Precision,
-    hidden: Any = None,
-    gates: Any = None,
-    cells: Any = None,
-    c0: Any = None,
-    dcell: Any = None,
-) -> tuple[Any, Any, Any, Any]:
-    """Run a cell's recurrence backward.
-
-    Parameters
-    ----------
-    cell : Cell
-        Which.
-    job : compiled function
-        Its `backward_job`.
-    dhidden, Wh, batch_sizes, order, precision
-        As of `capgpu.kernels.reference.lstm_backward`.
-    hidden, gates, cells, c0, dcell
-        Those of them that the cell has and reads, as of ``lstm_backward`` and ``rnn_backward``; `hidden` are the states
-        that `BackwardRow` calls h.
-
-    Returns
-    -------
-    dprojected, drecurrent : numpy.ndarray
-        Gradients of the input's and the recurrent part of the pre-activations; one array where they do not differ.
-    dh0, dc0 : numpy.ndarray
-        Gradients of the initial states; the last one is None without a state c.
-    """
+    order: Any = None,
+    precision: Precision = "float32",
+) -> RecurrenceGradients:
     dhidden, Wh, batch_sizes = contiguous(dhidden), contiguous(Wh), contiguous(batch_sizes)
-    n_rows, size = dhidden.shape
-    dtype, width = dhidden.dtype, cell.n_gates * size
+    (n_gates, _, n_saved, has_state, splits_gradient), (n_rows, size) = kind.shape, dhidden.shape
+    dtype, width = dhidden.dtype, n_gates * size
     n_sequences = int(batch_sizes[0]) if batch_sizes.size else 0
     drecurrent, dh = np.empty((n_rows, width), dtype), np.empty((n_sequences, size), dtype)
-    dprojected = np.empty_like(drecurrent) if cell.splits_gradient else drecurrent
-    dc = np.empty((n_sequences, size), dtype) if cell.carries_gradient else None
-    if not cell.has_state:
-        c0 = dh
-    elif c0 is None:
-        c0 = np.zeros((n_sequences, size), dtype)
-    else:
-        c0 = initial_states(c0, order, batch_sizes)
+    dprojected = np.empty_like(drecurrent) if splits_gradient else drecurrent
+    dc = np.empty((n_sequences, size), dtype) if kind.carries_gradient else None
     # an array that the cell does not have is not read: any of its shape serves
-    hidden = dhidden if hidden is None else contiguous(hidden)
+    h = dhidden if has_state else contiguous(previous if n_saved else hidden)
+    c0 = _initial_cell_states(c0, order, batch_sizes, dh) if has_state else dh
     n_tasks = POOL.n_threads if dhidden.size * width >= WORTH_SHARING else 1
     packed_elements = packed_size(width, size, 1, dh.itemsize, precision == "bf16", n_tasks)
     operands = _Backward(
         products(precision, n_sequences, width),
         dhidden,
         np.empty((0, size), dtype) if dcell is None else contiguous(dcell),
-        hidden if gates is None else contiguous(gates),
-        hidden if cells is None else contiguous(cells),
+        contiguous(gates) if n_saved else h,
+        contiguous(cell) if has_state else h,
         c0,
-        hidden,
+        h,
         Wh,
         scratch("recurrent weights", (packed_elements,), dtype),
         batch_sizes,
@@ -451,8 +396,12 @@ def run_backward(
         dh if dc is None else dc,
     )
     POOL.run(n_tasks, job, *operands)
-    if dc is not None and not cell.has_state:  # what was carried is part of h's gradient
+    if dc is not None and not has_state:  # what was carried is part of h's gradient
         dh += dc
         dc = None
     dh0, dc0 = in_callers_order(dh, order), None if dc is None else in_callers_order(dc, order)
-    return dprojected, drecurrent, dh0, dc0
+    return RecurrenceGradients(dprojected, drecurrent if splits_gradient else None, dh0, dc0)
+
+
+def _initial_cell_states(c0: Any, order: Any, batch_sizes: Any, like: Any) -> Any:
+    return np.zeros_like(like) if c0 is None else initial_states(c0, order, batch_sizes)

@@ -23,6 +23,8 @@ __all__ = [
     "empty",
     "indices",
     "is_allocating_anew",
+    "operand",
+    "pointers",
     "sum_dtype",
 ]
 
@@ -91,6 +93,18 @@ def sum_dtype(dtype: Any) -> Any:
 def indices(array: Any) -> Any:
     """Return integers as the kernels read them: int32, C-contiguous."""
     return contiguous(array if array.dtype.char == "i" else array.astype(np.int32))
+
+
+def operand(array: Any) -> Any:
+    """Return an optional array as kernels read it: integers as `indices`, others C-contiguous."""
+    if array is None:
+        return None
+    return indices(array) if array.dtype.kind in "iu" else contiguous(array)
+
+
+def pointers(*arrays: Any) -> list[Any]:
+    """Return optional arrays as arguments of a launch: `NULL` for None."""
+    return [NULL if array is None else array for array in arrays]
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 
 from capgpu.kernels.contract import AttentionStates, Precision, check_precision
 from capgpu.kernels.cuda import decode
-from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices, sum_dtype
+from capgpu.kernels.cuda.array_checks import check_device, contiguous, empty, operand, pointers, sum_dtype
 from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import ATTENTION_CELLS, ATTENTION_THREADS
 from capgpu.kernels.cuda.device_calls import add_into, copy_into, fill, take_rows
@@ -56,7 +56,7 @@ def attention_lstm_forward(
         left = space.take("attention: h and context", (count, 2 * H), dtype)
         sums = space.take("attention: sums", (count, 4 * H), dtype)
         scores = space.take("attention: scores", (count, L), sum_dtype(dtype))
-        read = _pointers(*map(_operand, (projected, rows, bias, A, order)), steps.sizes, sums)
+        read = pointers(*map(operand, (projected, rows, bias, A, order)), steps.sizes, sums)
         step, T = kernel("attention_lstm_forward", dtype), len(steps.counts)
         for t in range(T + 1):
             step(count, ATTENTION_THREADS, (*read, left, scores, *outputs, *map(np.int32, (H, L, T, t))))
@@ -97,8 +97,8 @@ def attention_lstm_backward(
     dc = space.take("attention: gradient of cell states", (count, H), acc)
     dcontexts = space.take("attention: gradient of contexts", (M, H), dtype)
     dscores = space.take("attention: gradient of scores", (M, L), acc)
-    operands = map(_operand, (dhidden, gates, cell, previous, attention, A, order))
-    read = dhidden, gates, cell, previous, attention, A, order = _pointers(*operands)
+    operands = map(operand, (dhidden, gates, cell, previous, attention, A, order))
+    read = dhidden, gates, cell, previous, attention, A, order = pointers(*operands)
     step = kernel("attention_lstm_backward", dtype)
     for t in range(T - 1, -2, -1):
         written = (da, dc, dprojected, dcontexts, dscores)
@@ -143,12 +143,12 @@ def attention_decode_step(
     contexts = space.take("attention: contexts", (count, H), dtype)
     scores = space.take("attention: scores", (count, L), sum_dtype(dtype))
     sums, context_sums = (space.take(f"attention: sums of {name}", (count, 4 * H), dtype) for name in ("h", "contexts"))
-    read = _pointers(h, A, _operand(pictures))
+    read = pointers(h, A, operand(pictures))
     kernel("attend", dtype)(count, ATTENTION_THREADS, (*read, scores, attention, contexts, *map(np.int32, (H, L))))
     product(h, Wh, sums, precision)
     product(contexts, Wattn, context_sums, precision)
     add_into(sums, context_sums)
-    decode.advance_cell(contiguous(projected), _operand(rows), sums, None, None, (h, c), h_next, c_next)
+    decode.advance_cell(contiguous(projected), operand(rows), sums, None, None, (h, c), h_next, c_next)
     product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next, attention
@@ -161,14 +161,3 @@ def _joined_weights(space: Workspace, Wh: Any, Wattn: Any) -> Any:
     copy_into(weights[:H], Wh)
     copy_into(weights[H:], Wattn)
     return weights
-
-
-def _operand(array: Any) -> Any:
-    """Return an array as kernels read it."""
-    if array is None:
-        return None
-    return indices(array) if array.dtype.kind in "iu" else contiguous(array)
-
-
-def _pointers(*arrays: Any) -> list[Any]:
-    return [NULL if array is None else array for array in arrays]

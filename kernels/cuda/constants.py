@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from capgpu.kernels.cells import CELLS
+
 __all__ = [
     "ATTENTION_CELLS",
     "ATTENTION_THREADS",
@@ -73,7 +75,7 @@ COUNTER_STRIDE = 32
 
 
 #: Gates of each recurrent cell: pre-activations of a unit that take part in its product.
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+GATES = {name: cell.n_gates for name, cell in CELLS.items()}
 
 
 def real_size(dtype: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision, split_biases
-from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, empty, indices
+from capgpu.kernels.cuda.array_checks import check_device, contiguous, empty, operand, pointers
 from capgpu.kernels.cuda.compile import kernel
 from capgpu.kernels.cuda.constants import THREADS
 from capgpu.kernels.cuda.device_calls import add_into, fill, take_rows
@@ -44,15 +44,11 @@ def advance_cell(
         -(-count * size // THREADS),
         THREADS,
         (
-            *_pointers(projected, rows, sums, bias, recurrent_bias, c_before if gates == 4 else h_before, h, c),
+            *pointers(projected, rows, sums, bias, recurrent_bias, c_before if gates == 4 else h_before, h, c),
             np.int32(count),
             np.int32(size),
         ),
     )
-
-
-def _pointers(*arrays: Any) -> list[Any]:
-    return [NULL if array is None else array for array in arrays]
 
 
 def decode_step(
@@ -81,10 +77,8 @@ def decode_step(
     logits = empty((count, W_vocab.shape[1]), dtype, "the scores of the next word")
     sums = workspace().take("decoding: sums", (count, Wh.shape[1]), dtype)
     product(h, Wh, sums, precision)
-    rows = None if rows is None else indices(rows)
-    before = contiguous(h), None if c is None else contiguous(c)
-    bias = None if recurrent_bias is None else contiguous(recurrent_bias)
-    advance_cell(contiguous(projected), rows, sums, None, bias, before, h_next, c_next)
+    projected, rows, recurrent_bias, h, c = map(operand, (projected, rows, recurrent_bias, h, c))
+    advance_cell(projected, rows, sums, None, recurrent_bias, (h, c), h_next, c_next)
     product(h_next, W_vocab, logits, precision)
     add_into(logits, b_vocab)
     return logits, h_next, c_next

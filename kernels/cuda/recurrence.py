@@ -1,8 +1,7 @@
 """The launcher of the recurrences: the kernels of recurrence.cuh for each cell, as `launch_heuristics` chooses them.
 
-`lstm_forward`, `lstm_backward`, those of the GRU and of the RNN are the contract's. They create the results and call
-`forward_into` and `backward_into`, which serve every cell. Biases are added, and initial states read in the captions'
-order, by the kernels, so that no further launch is needed.
+`forward_into` and `backward_into` serve every cell. Biases are added, and initial states read in the captions' order,
+by the kernels, so that no further launch is needed.
 
 ``precision="bf16"`` permits less precise factors, and the recurrences do not use that: they run in the variants that
 `launch_heuristics` chooses for float32.
@@ -14,19 +13,22 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from capgpu.kernels import cells
+from capgpu.kernels.cells import CellShape, RecurrenceBackward, RecurrenceForward, RecurrenceGradients
 from capgpu.kernels.contract import Precision, States, check_precision
 from capgpu.kernels.cuda import launch_heuristics
-from capgpu.kernels.cuda.array_checks import NULL, check_device, contiguous, dtype_name, empty, indices
+from capgpu.kernels.cuda.array_checks import NULL, check_device, dtype_name, empty, operand, pointers
 from capgpu.kernels.cuda.compile import CooperativeLaunchError
 from capgpu.kernels.cuda.constants import COUNTER_STRIDE
 from capgpu.kernels.cuda.launch_heuristics import LaunchConfig
 from capgpu.kernels.cuda.workspace import workspace
-from capgpu.kernels.reference import recurrence as reference
+from capgpu.kernels.reference import KERNELS as REFERENCE
 
 __all__ = [
     "CELLS",
@@ -77,8 +79,7 @@ class ForwardInputs(NamedTuple):
     Attributes
     ----------
     projected, rows, h0, c0, Wh, bias, h0_bias, order
-        As for `capgpu.kernels.reference.lstm_forward`; c0 is None for a cell without a state c. The bias of a GRU has a
-        fourth part, and may not be None, as for `capgpu.kernels.reference.gru_forward`.
+        As for `capgpu.kernels.cells.RecurrenceForward`; c0 is None for a cell without a state c.
     """
 
     projected: Any
@@ -118,9 +119,9 @@ class BackwardInputs(NamedTuple):
     Attributes
     ----------
     dhidden, dcell, gates, cell, c0, Wh, order
-        As for `capgpu.kernels.reference.lstm_backward`. `gates` are the hidden states for a cell that does not save its
-        gates; dcell, cell and c0 are None for a cell without a state c, but `cell` of a GRU is the hidden state before
-        each packed row.
+        As for `capgpu.kernels.cells.RecurrenceBackward`. `gates` are the hidden states for a cell that does not save
+        its gates; dcell, cell and c0 are None for a cell without a state c, but `cell` of a GRU is the hidden state
+        before each packed row.
     """
 
     dhidden: Any
@@ -153,36 +154,6 @@ class BackwardOutputs(NamedTuple):
     dinputs: Any = None
 
 
-def _lstm_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
-    projected, rows, h0, c0, Wh, bias, h0_bias, order = inputs
-    return reference.lstm_forward(projected, rows, h0, c0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
-
-
-def _rnn_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
-    projected, rows, h0, _, Wh, bias, h0_bias, order = inputs
-    return reference.rnn_forward(projected, rows, h0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
-
-
-def _lstm_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
-    dhidden, dcell, gates, cell, c0, Wh, order = inputs
-    return reference.lstm_backward(dhidden, dcell, gates, cell, c0, Wh, batch_sizes, order=order)
-
-
-def _gru_reference_forward(inputs: ForwardInputs, batch_sizes: Any) -> States:
-    projected, rows, h0, _, Wh, bias, h0_bias, order = inputs
-    return reference.gru_forward(projected, rows, h0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
-
-
-def _gru_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
-    dhidden, _, gates, previous, _, Wh, order = inputs
-    dinputs, dgates, dh0 = reference.gru_backward(dhidden, gates, previous, Wh, batch_sizes, order=order)
-    return dgates, dh0, None, dinputs
-
-
-def _rnn_reference_backward(inputs: BackwardInputs, batch_sizes: Any) -> tuple[Any, ...]:
-    return reference.rnn_backward(inputs.dhidden, inputs.gates, inputs.Wh, batch_sizes, order=inputs.order)
-
-
 @dataclass(frozen=True)
 class Cell:
     """A recurrent cell on the device; its kernels are in ``{name}.cu``.
@@ -191,23 +162,41 @@ class Cell:
     ----------
     name : str
         Its kernels' names begin with it.
-    reference_forward, reference_backward : callable
-        The passes in array code, where no kernel is launched.
+    shape : CellShape
+        Its gates, biases and saved numbers.
     """
 
     name: str
-    reference_forward: Callable[[ForwardInputs, Any], States]
-    reference_backward: Callable[[BackwardInputs, Any], tuple[Any, ...]]
+    shape: CellShape
+
+    def reference_forward(self, inputs: ForwardInputs, batch_sizes: Any) -> States:
+        """Run the forward pass in array code, where no kernel is launched."""
+        projected, rows, h0, c0, Wh, bias, h0_bias, order = inputs
+        forward: RecurrenceForward = getattr(REFERENCE, f"{self.name}_forward")
+        return forward(projected, rows, h0, c0, Wh, batch_sizes, bias=bias, h0_bias=h0_bias, order=order)
+
+    def reference_backward(self, inputs: BackwardInputs, batch_sizes: Any) -> BackwardOutputs:
+        """Run the backward pass in array code, where no kernel is launched."""
+        dhidden, dcell, gates, states, c0, Wh, order = inputs
+        hidden, cell, previous = gates, states, states  # what `BackwardInputs` has in one place
+        backward: RecurrenceBackward = getattr(REFERENCE, f"{self.name}_backward")
+        if not self.shape.has_state:
+            cell = None
+        gradients = backward(dhidden, dcell, hidden, cell, gates, previous, c0, Wh, batch_sizes, order=order)
+        dprojected, drecurrent, dh0, dc0 = gradients
+        return BackwardOutputs(dprojected if drecurrent is None else drecurrent, dh0, dc0, dprojected)
 
 
-CELLS = {
-    "lstm": Cell("lstm", _lstm_reference_forward, _lstm_reference_backward),
-    "gru": Cell("gru", _gru_reference_forward, _gru_reference_backward),
-    "rnn": Cell("rnn", _rnn_reference_forward, _rnn_reference_backward),
-}
+CELLS = {name: Cell(name, shape) for name, shape in cells.CELLS.items()}
 
 
-def lstm_forward(
+def operations(name: str) -> tuple[RecurrenceForward, RecurrenceBackward]:
+    """Return the two operations of a cell, which create the results and call `forward_into` and `backward_into`."""
+    return partial(_run_forward, CELLS[name]), partial(_run_backward, CELLS[name])
+
+
+def _run_forward(
+    kind: Cell,
     projected: Any,
     rows: Any,
     h0: Any,
@@ -220,140 +209,60 @@ def lstm_forward(
     order: Any = None,
     precision: Precision = "float32",
 ) -> States:
-    """Run an LSTM over packed sequences; see `capgpu.kernels.reference.lstm_forward`."""
     check_precision(precision, Wh.dtype)
     check_device(projected=projected, rows=rows, h0=h0, c0=c0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
-    steps, size = Steps.of(batch_sizes), h0.shape[1]
-    hidden, cell, previous = _states(steps, h0, "hidden states", "cell states", "previous states")
-    gates = empty((sum(steps.counts), 4 * size), h0.dtype, "the gates")
-    inputs = ForwardInputs(*_contiguous(projected, rows, h0, c0, Wh, bias, h0_bias, order))
-    forward_into(CELLS["lstm"], inputs, steps, ForwardOutputs(hidden, cell, gates, previous))
+    steps, shape = Steps.of(batch_sizes), kind.shape
+    M, H = sum(steps.counts), h0.shape[1]
+    hidden = empty((M, H), h0.dtype, "the hidden states")
+    cell = empty((M, H), h0.dtype, "the cell states") if shape.has_state else None
+    previous = empty((M, H), h0.dtype, "the previous states")
+    gates = empty((M, shape.n_saved * H), h0.dtype, "the gates") if shape.n_saved else None
+    c0 = c0 if shape.has_state else None
+    inputs = ForwardInputs(*map(operand, (projected, rows, h0, c0, Wh, bias, h0_bias, order)))
+    forward_into(kind, inputs, steps, ForwardOutputs(hidden, cell, gates, previous))
     return States(hidden, cell, gates, previous)
 
 
-def lstm_backward(
+def _run_backward(
+    kind: Cell,
     dhidden: Any,
     dcell: Any,
-    gates: Any,
+    hidden: Any,
     cell: Any,
+    gates: Any,
+    previous: Any,
     c0: Any,
     Wh: Any,
     batch_sizes: Any,
     *,
     order: Any = None,
     precision: Precision = "float32",
-) -> tuple[Any, Any, Any]:
-    """Run the LSTM's recurrence backward; see `capgpu.kernels.reference.lstm_backward`."""
+) -> RecurrenceGradients:
     check_precision(precision, Wh.dtype)
-    check_device(dhidden=dhidden, dcell=dcell, gates=gates, cell=cell, c0=c0, Wh=Wh, order=order)
-    steps = Steps.of(batch_sizes)
-    dgates = empty(gates.shape, gates.dtype, "the gradient of the gates")
-    dh0, dc0 = (_initial_gradient(steps, cell, order, name) for name in ("h0", "c0"))
-    inputs = BackwardInputs(*_contiguous(dhidden, dcell, gates, cell, c0, Wh, order))
-    backward_into(CELLS["lstm"], inputs, steps, BackwardOutputs(dgates, dh0, dc0))
-    return dgates, dh0, dc0
+    check_device(dhidden=dhidden, dcell=dcell, hidden=hidden, cell=cell, gates=gates, previous=previous)
+    check_device(c0=c0, Wh=Wh, order=order)
+    steps, shape, (M, G) = Steps.of(batch_sizes), kind.shape, (dhidden.shape[0], Wh.shape[1])
+    dgates = empty((M, G), dhidden.dtype, "the gradient of the pre-activations")
+    dinputs = empty((M, G), dhidden.dtype, "the gradient of the inputs' sums") if shape.splits_gradient else None
+    dh0 = _initial_gradient(steps, dhidden, order, "h0")
+    dc0 = _initial_gradient(steps, dhidden, order, "c0") if shape.has_state else None
+    gates = gates if shape.n_saved else hidden
+    states = cell if shape.has_state else previous if shape.n_saved else None
+    dcell, c0 = (dcell, c0) if shape.has_state else (None, None)
+    inputs = BackwardInputs(*map(operand, (dhidden, dcell, gates, states, c0, Wh, order)))
+    backward_into(kind, inputs, steps, BackwardOutputs(dgates, dh0, dc0, dinputs))
+    dprojected, drecurrent = (dgates, None) if dinputs is None else (dinputs, dgates)
+    return RecurrenceGradients(dprojected, drecurrent, dh0, dc0)
 
 
-def gru_forward(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    bias: Any,
-    h0_bias: Any = None,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run a GRU over packed sequences; see `capgpu.kernels.reference.gru_forward`."""
-    check_precision(precision, Wh.dtype)
-    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
-    steps = Steps.of(batch_sizes)
-    hidden, previous = _states(steps, h0, "hidden states", "previous states")
-    gates = empty((sum(steps.counts), 4 * h0.shape[1]), h0.dtype, "the gates")
-    inputs = ForwardInputs(*_contiguous(projected, rows, h0, None, Wh, bias, h0_bias, order))
-    forward_into(CELLS["gru"], inputs, steps, ForwardOutputs(hidden, gates=gates, previous=previous))
-    return States(hidden, None, gates, previous)
-
-
-def gru_backward(
-    dhidden: Any,
-    gates: Any,
-    previous: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> tuple[Any, Any, Any]:
-    """Run the GRU's recurrence backward; see `capgpu.kernels.reference.gru_backward`."""
-    check_precision(precision, Wh.dtype)
-    check_device(dhidden=dhidden, gates=gates, previous=previous, Wh=Wh, order=order)
-    steps, shape = Steps.of(batch_sizes), (gates.shape[0], Wh.shape[1])
-    dprojected = empty(shape, gates.dtype, "the gradient of the inputs' sums")
-    drecurrent = empty(shape, gates.dtype, "the gradient of the recurrent sums")
-    dh0 = _initial_gradient(steps, previous, order, "h0")
-    inputs = BackwardInputs(*_contiguous(dhidden, None, gates, previous, None, Wh, order))
-    backward_into(CELLS["gru"], inputs, steps, BackwardOutputs(drecurrent, dh0, dinputs=dprojected))
-    return dprojected, drecurrent, dh0
-
-
-def rnn_forward(
-    projected: Any,
-    rows: Any,
-    h0: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    bias: Any = None,
-    h0_bias: Any = None,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run a vanilla RNN over packed sequences; see `capgpu.kernels.reference.rnn_forward`."""
-    check_precision(precision, Wh.dtype)
-    check_device(projected=projected, rows=rows, h0=h0, Wh=Wh, bias=bias, h0_bias=h0_bias, order=order)
-    steps = Steps.of(batch_sizes)
-    hidden, previous = _states(steps, h0, "hidden states", "previous states")
-    inputs = ForwardInputs(*_contiguous(projected, rows, h0, None, Wh, bias, h0_bias, order))
-    forward_into(CELLS["rnn"], inputs, steps, ForwardOutputs(hidden, previous=previous))
-    return States(hidden, None, None, previous)
-
-
-def rnn_backward(
-    dhidden: Any,
-    hidden: Any,
-    Wh: Any,
-    batch_sizes: Any,
-    *,
-    order: Any = None,
-    precision: Precision = "float32",
-) -> tuple[Any, Any]:
-    """Run the RNN's recurrence backward; see `capgpu.kernels.reference.rnn_backward`."""
-    check_precision(precision, Wh.dtype)
-    check_device(dhidden=dhidden, hidden=hidden, Wh=Wh, order=order)
-    steps = Steps.of(batch_sizes)
-    dprojected = empty(hidden.shape, hidden.dtype, "the gradient of the pre-activations")
-    dh0 = _initial_gradient(steps, hidden, order, "h0")
-    inputs = BackwardInputs(*_contiguous(dhidden, None, hidden, None, None, Wh, order))
-    backward_into(CELLS["rnn"], inputs, steps, BackwardOutputs(dprojected, dh0))
-    return dprojected, dh0
-
-
-def _states(steps: Steps, like: Any, *names: str) -> list[Any]:
-    return [empty((sum(steps.counts), like.shape[1]), like.dtype, f"the {name}") for name in names]
+lstm_forward, lstm_backward = operations("lstm")
+gru_forward, gru_backward = operations("gru")
+rnn_forward, rnn_backward = operations("rnn")
 
 
 def _initial_gradient(steps: Steps, like: Any, order: Any, name: str) -> Any:
     count = order.shape[0] if order is not None else steps.counts[0] if steps.counts else 0
     return empty((count, like.shape[1]), like.dtype, f"the gradient of {name}")
-
-
-def _contiguous(*arrays: Any) -> list[Any]:
-    return [
-        None if array is None else indices(array) if array.dtype.kind in "iu" else contiguous(array) for array in arrays
-    ]
 
 
 def forward_into(
@@ -394,7 +303,7 @@ def forward_into(
         projected, rows, h0, c0, Wh, bias, h0_bias, order = inputs
         read = (projected, rows, bias, h0, h0_bias, c0, order, Wh, steps.sizes)
         written = (outputs.hidden, outputs.previous, outputs.cell, outputs.gates)
-        _launch_forward(name, config, like, steps, _pointers(*read, *written))
+        _launch_forward(name, config, like, steps, pointers(*read, *written))
 
     _launch_or_fall_back(name, like, steps, config, launch)
 
@@ -431,7 +340,7 @@ def backward_into(
             return
         dhidden, dcell, gates, states, c0, Wh, order = inputs
         read = (dhidden, dcell, gates, states, c0, order, Wh, steps.sizes)
-        _launch_backward(name, config, like, steps, _pointers(*read, *outputs))
+        _launch_backward(name, config, like, steps, pointers(*read, *outputs))
 
     _launch_or_fall_back(name, like, steps, config, launch)
 
@@ -471,37 +380,37 @@ def _choose(name: str, like: Any, steps: Steps) -> LaunchConfig:
     return launch_heuristics.choose(name, dtype_name(like.dtype), like.shape[1], steps.counts[0], len(steps.counts))
 
 
-def _launch_forward(name: str, config: LaunchConfig, like: Any, steps: Steps, pointers: Sequence[Any]) -> None:
+def _launch_forward(name: str, config: LaunchConfig, like: Any, steps: Steps, arrays: Sequence[Any]) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
     kernel, size = config.kernel(name, dtype), np.int32(like.shape[1])
     if config.algorithm == "persistent":
         with _barrier_counters(config) as counters:
             numbers = (size, count, np.int32(0), count, np.int32(0))
-            kernel(config.grid, config.block, (*pointers, counters, *numbers), config.shared)
+            kernel(config.grid, config.block, (*arrays, counters, *numbers), config.shared)
         return
     start = 0
     for step, active in enumerate(steps.counts):
         grid = launch_heuristics.step_grid(name, dtype, like.shape[1], active)
         numbers = (size, count, np.int32(step), np.int32(1), np.int32(start))
-        kernel(grid, config.block, (*pointers, NULL, *numbers), config.shared)
+        kernel(grid, config.block, (*arrays, NULL, *numbers), config.shared)
         start += active
 
 
-def _launch_backward(name: str, config: LaunchConfig, like: Any, steps: Steps, pointers: Sequence[Any]) -> None:
+def _launch_backward(name: str, config: LaunchConfig, like: Any, steps: Steps, arrays: Sequence[Any]) -> None:
     dtype, count = dtype_name(like.dtype), np.int32(len(steps.counts))
     kernel, size = config.kernel(name, dtype), np.int32(like.shape[1])
     stop, last, sequences = sum(steps.counts), len(steps.counts) - 1, np.int32(like.shape[0])
     if config.algorithm == "persistent":
         with _barrier_counters(config) as counters:
             numbers = (size, count, np.int32(last), np.int32(last + 2), np.int32(stop), sequences)
-            kernel(config.grid, config.block, (*pointers, counters, *numbers), config.shared)
+            kernel(config.grid, config.block, (*arrays, counters, *numbers), config.shared)
         return
     # after step 0 comes step -1: the gradients of the initial states
     for step in range(last, -2, -1):
         active = steps.counts[max(step, 0)]
         grid = launch_heuristics.step_grid(name, dtype, like.shape[1], active)
         numbers = (size, count, np.int32(step), np.int32(1), np.int32(stop), sequences)
-        kernel(grid, config.block, (*pointers, NULL, *numbers), config.shared)
+        kernel(grid, config.block, (*arrays, NULL, *numbers), config.shared)
         stop -= active
 
 
@@ -513,7 +422,3 @@ def _barrier_counters(config: LaunchConfig) -> Iterator[Any]:
     except BaseException:
         workspace().discard_counters()
         raise
-
-
-def _pointers(*arrays: Any) -> list[Any]:
-    return [NULL if array is None else array for array in arrays]

@@ -16,16 +16,11 @@ from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.embedding import add_rows, column_sums, embedding_gradient, scatter_rows, take_rows
 from capgpu.kernels.reference.gemm import matmul
 from capgpu.kernels.reference.greedy import greedy_captions
+from capgpu.kernels.reference.gru import gru_backward, gru_forward
+from capgpu.kernels.reference.lstm import lstm_backward, lstm_forward
 from capgpu.kernels.reference.optimizer import adam_update, gradient_norm, momentum_update
 from capgpu.kernels.reference.pack_captions import caption_batch, pack_captions
-from capgpu.kernels.reference.recurrence import (
-    gru_backward,
-    gru_forward,
-    lstm_backward,
-    lstm_forward,
-    rnn_backward,
-    rnn_forward,
-)
+from capgpu.kernels.reference.rnn import rnn_backward, rnn_forward
 from capgpu.kernels.reference.softmax import apply_dropout, linear_cross_entropy, softmax_cross_entropy
 from capgpu.kernels.reference.top_k import draw_words, top_words
 

@@ -5,7 +5,7 @@ grid, channels last. They are projected to ``A`` (N, L, H) by the caller, ``A = 
 hidden state before a step and A_l a cell of the sequence's picture:
 
     s_l = A_l h / sqrt(H);  w = softmax(s);  z = sum_l w_l A_l
-    a = x Wx + h Wh + z Wattn + b,  then the LSTM (`capgpu.kernels.reference.recurrence`)
+    a = x Wx + h Wh + z Wattn + b,  then the LSTM (`capgpu.kernels.reference.lstm`)
     h_0 = c_0 = mean of the cells of A
 
 (the scaled dot-product attention of Vaswani et al. 2017 in the captioner of Xu et al. 2015). The weights w of a step
@@ -28,13 +28,12 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels.contract import AttentionStates, Precision
+from capgpu.kernels.reference.lstm import lstm_backward, lstm_forward
 from capgpu.kernels.reference.precision import product
 from capgpu.kernels.reference.recurrence import (
     in_callers_order,
     in_rank_order,
     join_steps,
-    lstm_backward,
-    lstm_forward,
     padded_add,
     previous_states,
     step_rows,
@@ -122,16 +121,12 @@ def attention_lstm_forward(
 
     Parameters
     ----------
-    projected : array, shape (M, 4H), or (U, 4H) with `rows`
-        ``x @ Wx``.
-    rows : array of int, shape (M,), or None
-        Row of `projected` for each packed row.
+    projected, rows, batch_sizes
+        As for every recurrence (`capgpu.kernels.cells.RecurrenceForward`), with G = 4H.
     A : array, shape (batch_sizes[0], L, H), or (N, L, H) with `order`
         Projected cells. Their mean is the initial hidden state and the initial cell state.
     Wh, Wattn : array, shape (H, 4H)
         Weights of the hidden state and of the context.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
     bias : array, shape (4H,), optional
         Added to the pre-activations.
     order : array of int, shape (N,), optional
@@ -148,7 +143,6 @@ def attention_lstm_forward(
     xp = array_namespace(projected, A, Wh)
     size = A.shape[2]
     grids = in_rank_order(xp, A, order, batch_sizes)
-    assert grids is not None
     h = c = first = mean_of_cells(grids)
     steps: list[tuple[Array, ...]] = []
     start = 0
@@ -204,7 +198,6 @@ def attention_lstm_backward(
     """
     xp = array_namespace(dhidden, gates, A, Wh)
     grids = in_rank_order(xp, A, order, batch_sizes)
-    assert grids is not None
     counts = batch_sizes.tolist()
     stop = dhidden.shape[0]
     dh = dc = xp.zeros((0, A.shape[2]), dtype=A.dtype, device=A.device)
@@ -217,9 +210,8 @@ def attention_lstm_backward(
         c_before = cell[start - counts[step - 1] : start - counts[step - 1] + count, :] if step else previous[:count, :]
         dh = padded_add(xp, dhidden[start:stop, :], dh)
         dc = padded_add(xp, xp.zeros_like(dhidden[start:stop, :]), dc)
-        da, dh, dc = lstm_backward(
-            dh, dc, gates[start:stop, :], cell[start:stop, :], c_before, Wh, np.array([count]), precision=precision
-        )
+        states = None, cell[start:stop, :], gates[start:stop, :], None
+        da, _, dh, dc = lstm_backward(dh, dc, *states, c_before, Wh, np.array([count]), precision=precision)
         out.append(da)
         dcontexts = product(da, xp.matrix_transpose(Wattn), precision)
         here = grids[:count, :, :]

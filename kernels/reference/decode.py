@@ -6,8 +6,10 @@ import numpy as np
 
 from capgpu.backend import Array, array_namespace
 from capgpu.kernels.contract import Precision
+from capgpu.kernels.reference.gru import gru_forward
+from capgpu.kernels.reference.lstm import lstm_forward
 from capgpu.kernels.reference.precision import product
-from capgpu.kernels.reference.recurrence import gru_forward, lstm_forward, rnn_forward
+from capgpu.kernels.reference.rnn import rnn_forward
 
 __all__ = ["decode_step"]
 
@@ -57,12 +59,7 @@ def decode_step(
     xp = array_namespace(h)
     if parents is not None:
         h, c = xp.take(h, parents, axis=0), None if c is None else xp.take(c, parents, axis=0)
-    batch_sizes = np.array([h.shape[0]])
-    if c is not None:
-        h, c, *_ = lstm_forward(projected, rows, h, c, Wh, batch_sizes, precision=precision)
-    elif recurrent_bias is not None:
-        bias = xp.concat([xp.zeros_like(Wh[0, :]), recurrent_bias])
-        h = gru_forward(projected, rows, h, Wh, batch_sizes, bias=bias, precision=precision).hidden
-    else:
-        h = rnn_forward(projected, rows, h, Wh, batch_sizes, precision=precision).hidden
+    forward = lstm_forward if c is not None else rnn_forward if recurrent_bias is None else gru_forward
+    bias = None if recurrent_bias is None else xp.concat([xp.zeros_like(Wh[0, :]), recurrent_bias])
+    h, c, *_ = forward(projected, rows, h, c, Wh, np.array([h.shape[0]]), bias=bias, precision=precision)
     return product(h, W_vocab, precision) + b_vocab, h, c

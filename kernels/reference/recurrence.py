@@ -1,11 +1,13 @@
-"""The oracle of the recurrences over packed sequences.
+"""The oracle of the recurrences over packed sequences: the loop over the steps, for every cell.
+
+A cell's file (`capgpu.kernels.reference.lstm`, ``gru``, ``rnn``) holds the mathematics of one step, forward and
+backward.
 
 Packed rows are time-major (see `capgpu.sequence`): ``batch_sizes`` is a host array, never rising; step t owns the
 next ``batch_sizes[t]`` of the M rows; row r of a step belongs to the same sequence as row r of the step before.
 The pre-activations from the input, ``projected``, are either one row a packed row (``rows`` is None) or a table
 addressed by ``rows`` (M,): a word that occurs often in a batch is projected once.
-Gates lie one after the other along the last axis: of an LSTM i, f, o, g (input, forget, output, candidate), of a GRU
-r, z, n (reset, update, candidate).
+Gates lie one after the other along the last axis.
 
 Initial states have one row for each sequence of the first step, or, with ``order`` (N,), one for each of N sequences in
 the caller's order: sequence ``order[r]`` is row r of the first step. Their gradients are returned likewise.
@@ -13,30 +15,168 @@ the caller's order: sequence ``order[r]`` is row r of the first step. Their grad
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from capgpu.backend import Array, array_namespace
-from capgpu.kernels.contract import Precision, States
+from capgpu.kernels.cells import CellShape, RecurrenceBackward, RecurrenceForward, RecurrenceGradients
+from capgpu.kernels.contract import Precision, States, split_biases
 from capgpu.kernels.reference.precision import product
 
 __all__ = [
-    "gru_backward",
-    "gru_forward",
+    "Cell",
+    "Saved",
     "in_callers_order",
     "in_rank_order",
     "join_steps",
-    "lstm_backward",
-    "lstm_forward",
+    "operations",
     "padded_add",
     "previous_states",
-    "rnn_backward",
-    "rnn_forward",
+    "sigmoid",
     "step_rows",
 ]
 
 
-def _sigmoid(xp: Any, a: Array) -> Array:
+class Saved(NamedTuple):
+    """What the backward pass of a step reads: its rows of what the forward pass has computed.
+
+    Attributes
+    ----------
+    h, h_before : array, shape (n, H)
+        Hidden states after and before the step.
+    c, c_before : array, shape (n, H), or None
+        Cell states after and before the step.
+    gates : array, shape (n, n_saved * H), or None
+        What the forward pass has saved.
+    dcell : array, shape (n, H), or None
+        Gradient of the loss with respect to the cell states, from outside the recurrence; None is zero.
+    """
+
+    h: Any
+    h_before: Any
+    c: Any
+    c_before: Any
+    gates: Any
+    dcell: Any
+
+
+class Cell(NamedTuple):
+    """The mathematics of one step of a cell.
+
+    Attributes
+    ----------
+    shape : CellShape
+        Its gates and biases.
+    forward : callable
+        (xp, a, u, h, c, bias) -> (h, c, gates): from the input's part a, (n, G), and the recurrent part u = h Wh of the
+        pre-activations, the states before the step, and the biases of u or None, the states after it and what is saved.
+    backward : callable
+        (xp, dh, dc, saved) -> (da, du, dh, dc): from the gradient of the hidden states, and that of the cell states
+        that later steps send to the first rows, the gradients of a and u (one array, unless the cell splits them), what
+        goes to the hidden states before the step other than through u (or None), and the gradient of the cell states.
+    """
+
+    shape: CellShape
+    forward: Callable[[Any, Array, Array, Array, Any, Array | None], tuple[Array, Array | None, Array | None]]
+    backward: Callable[[Any, Array, Any, Saved], tuple[Array, Array, Array | None, Array | None]]
+
+
+def operations(cell: Cell) -> tuple[RecurrenceForward, RecurrenceBackward]:
+    """Return the two operations of a cell."""
+    return partial(_run_forward, cell), partial(_run_backward, cell)
+
+
+def _run_forward(
+    kind: Cell,
+    projected: Array,
+    rows: Array | None,
+    h0: Array,
+    c0: Array | None,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    bias: Array | None = None,
+    h0_bias: Array | None = None,
+    order: Array | None = None,
+    precision: Precision = "float32",
+) -> States:
+    xp = array_namespace(projected, h0, Wh)
+    size, recurrent_bias = h0.shape[1], None
+    if bias is not None:
+        bias, recurrent_bias = split_biases(bias, Wh)
+        projected = projected + bias
+    h = in_rank_order(xp, h0, order, batch_sizes)
+    h = first = h if h0_bias is None else h + h0_bias
+    c = None
+    if kind.shape.has_state:
+        c = xp.zeros_like(h) if c0 is None else in_rank_order(xp, c0, order, batch_sizes)
+    steps: list[tuple[Any, ...]] = []
+    start = 0
+    for count in batch_sizes.tolist():
+        h, c = h[:count, :], None if c is None else c[:count, :]
+        a, u = step_rows(xp, projected, rows, start, start + count), product(h, Wh, precision)
+        h, c, gates = kind.forward(xp, a, u, h, c, recurrent_bias)
+        steps.append((h, c, gates))
+        start += count
+    widths = (size, size if kind.shape.has_state else 0, kind.shape.n_saved * size)
+    hidden, cells, saved = (
+        join_steps(xp, [step[k] for step in steps], width, h0) if width else None for k, width in enumerate(widths)
+    )
+    return States(hidden, cells, saved, previous_states(hidden, first, batch_sizes))
+
+
+def _run_backward(
+    kind: Cell,
+    dhidden: Array,
+    dcell: Array | None,
+    hidden: Array | None,
+    cell: Array | None,
+    gates: Array | None,
+    previous: Array | None,
+    c0: Array | None,
+    Wh: Array,
+    batch_sizes: Any,
+    *,
+    order: Array | None = None,
+    precision: Precision = "float32",
+) -> RecurrenceGradients:
+    xp = array_namespace(dhidden, Wh)
+    size, stop = dhidden.shape[1], dhidden.shape[0]
+    dh = dc = xp.zeros((0, size), dtype=dhidden.dtype, device=dhidden.device)
+    input_steps: list[Array] = []
+    recurrent_steps: list[Array] = []
+    counts = batch_sizes.tolist()
+    for step in reversed(range(len(counts))):
+        start = stop - counts[step]
+        h, h_before, c, saved, dc_output = (
+            None if array is None else array[start:stop, :] for array in (hidden, previous, cell, gates, dcell)
+        )
+        c_before = None
+        if cell is not None and step:
+            before = start - counts[step - 1]
+            c_before = cell[before : before + counts[step], :]
+        elif cell is not None:
+            c_before = xp.zeros_like(c) if c0 is None else in_rank_order(xp, c0, order, batch_sizes)
+        dh = padded_add(xp, dhidden[start:stop, :], dh)
+        da, du, dh_beside, dc = kind.backward(xp, dh, dc, Saved(h, h_before, c, c_before, saved, dc_output))
+        input_steps.append(da)
+        recurrent_steps.append(du)
+        dh = product(du, xp.matrix_transpose(Wh), precision)
+        if dh_beside is not None:
+            dh = dh_beside + dh
+        stop = start
+    dprojected, drecurrent = (
+        join_steps(xp, steps[::-1], Wh.shape[1], dhidden) if needed else None
+        for steps, needed in ((input_steps, True), (recurrent_steps, kind.shape.splits_gradient))
+    )
+    dc0 = in_callers_order(xp, dc, order) if kind.shape.has_state else None
+    return RecurrenceGradients(dprojected, drecurrent, in_callers_order(xp, dh, order), dc0)
+
+
+def sigmoid(xp: Any, a: Array) -> Array:
+    """Return the logistic function of each element."""
     # the form with tanh cannot overflow, whatever the sign of a; floats in the place of 1 and 2 would make float32 of
     # bfloat16
     return (xp.tanh(a / 2) + 1) / 2
@@ -64,11 +204,9 @@ def padded_add(xp: Any, long: Array, short: Array) -> Array:
     return xp.concat([long[:count, ...] + short, long[count:, ...]], axis=0)
 
 
-def in_rank_order(xp: Any, states: Array | None, order: Array | None, batch_sizes: Any) -> Array | None:
+def in_rank_order(xp: Any, states: Array, order: Array | None, batch_sizes: Any) -> Array:
     """Return the initial states of the sequences of the first step."""
-    if states is None or order is None:
-        return states
-    return xp.take(states, order[: _alive(batch_sizes)], axis=0)
+    return states if order is None else xp.take(states, order[: _alive(batch_sizes)], axis=0)
 
 
 def in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
@@ -78,14 +216,6 @@ def in_callers_order(xp: Any, gradient: Array, order: Array | None) -> Array:
     count = order.shape[0] - gradient.shape[0]
     padding = xp.zeros((count, *gradient.shape[1:]), dtype=gradient.dtype, device=gradient.device)
     return xp.take(xp.concat([gradient, padding], axis=0), xp.argsort(order), axis=0)
-
-
-def _alive(batch_sizes: Any) -> int:
-    return int(batch_sizes[0]) if batch_sizes.size else 0
-
-
-def _biased(states: Array, bias: Array | None) -> Array:
-    return states if bias is None else states + bias
 
 
 def previous_states(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
@@ -99,398 +229,5 @@ def previous_states(hidden: Array, h0: Array, batch_sizes: Any) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-def lstm_forward(
-    projected: Array,
-    rows: Array | None,
-    h0: Array,
-    c0: Array | None,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    bias: Array | None = None,
-    h0_bias: Array | None = None,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run an LSTM over packed sequences.
-
-    Parameters
-    ----------
-    projected : array, shape (M, 4H), or (U, 4H) with `rows`
-        ``x @ Wx``.
-    rows : array of int, shape (M,), or None
-        Row of `projected` for each packed row.
-    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Initial hidden state.
-    c0 : array, shaped like `h0`, or None
-        Initial cell state; None is zero.
-    Wh : array, shape (H, 4H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    bias : array, shape (4H,), optional
-        Added to the pre-activations.
-    h0_bias : array, shape (H,), optional
-        Added to `h0`.
-    order : array of int, shape (N,), optional
-        Row of `h0` and `c0` for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    States
-        Hidden and cell states, activated gates, and the hidden states before each step.
-
-    Notes
-    -----
-    ``i, f, o = sigmoid(a_i, a_f, a_o); g = tanh(a_g); c' = f c + i g; h' = o tanh(c')`` with
-    ``a = x Wx + h Wh + b`` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
-    """
-    xp = array_namespace(projected, h0, Wh)
-    size = h0.shape[1]
-    projected = _biased(projected, bias)
-    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
-    c = in_rank_order(xp, c0, order, batch_sizes)
-    c = xp.zeros_like(h) if c is None else c
-    hidden_steps: list[Array] = []
-    cell_steps: list[Array] = []
-    gate_steps: list[Array] = []
-    start = 0
-    for count in batch_sizes.tolist():
-        h, c = h[:count, :], c[:count, :]
-        a = step_rows(xp, projected, rows, start, start + count) + product(h, Wh, precision)
-        ifo = _sigmoid(xp, a[:, : 3 * size])
-        i, f, o = ifo[:, :size], ifo[:, size : 2 * size], ifo[:, 2 * size :]
-        g = xp.tanh(a[:, 3 * size :])
-        c = f * c + i * g
-        h = o * xp.tanh(c)
-        hidden_steps.append(h)
-        cell_steps.append(c)
-        gate_steps.append(xp.concat([ifo, g], axis=1))
-        start += count
-    hidden = join_steps(xp, hidden_steps, size, h0)
-    cell, gates = join_steps(xp, cell_steps, size, h0), join_steps(xp, gate_steps, 4 * size, h0)
-    return States(hidden, cell, gates, previous_states(hidden, first, batch_sizes))
-
-
-def lstm_backward(
-    dhidden: Array,
-    dcell: Array | None,
-    gates: Array,
-    cell: Array,
-    c0: Array | None,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> tuple[Array, Array, Array]:
-    """Run the LSTM's recurrence backward, down to the pre-activations.
-
-    The gradients of weights and inputs are products over all rows at once, left to the caller.
-
-    Parameters
-    ----------
-    dhidden : array, shape (M, H)
-        Gradient of the loss with respect to each hidden state, from outside the recurrence.
-    dcell : array, shape (M, H), or None
-        The same for the cell states; None is zero.
-    gates, cell : array, shape (M, 4H) and (M, H)
-        From the forward pass.
-    c0 : array, shape (batch_sizes[0], H), or (N, H) with `order`, or None
-        Initial cell state; None is zero.
-    Wh : array, shape (H, 4H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    order : array of int, shape (N,), optional
-        Row of `c0`, and of the gradients of the initial states, for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    dprojected : array, shape (M, 4H)
-        Gradient with respect to the pre-activations of each packed row.
-    dh0, dc0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Gradients with respect to the initial states; zero for sequences without any step.
-    """
-    xp = array_namespace(dhidden, gates, cell, Wh)
-    size = cell.shape[1]
-    c0 = in_rank_order(xp, c0, order, batch_sizes)
-    stop = dhidden.shape[0]
-    dh = dc = xp.zeros((0, size), dtype=cell.dtype, device=cell.device)
-    out: list[Array] = []
-    counts = batch_sizes.tolist()
-    for step in reversed(range(len(counts))):
-        count = counts[step]
-        start = stop - count
-        if step:
-            c_before = cell[start - counts[step - 1] : start - counts[step - 1] + count, :]
-        else:
-            c_before = xp.zeros((count, size), dtype=cell.dtype, device=cell.device) if c0 is None else c0
-        i = gates[start:stop, :size]
-        f = gates[start:stop, size : 2 * size]
-        o = gates[start:stop, 2 * size : 3 * size]
-        g = gates[start:stop, 3 * size :]
-        tanh_c = xp.tanh(cell[start:stop, :])
-        dh = padded_add(xp, dhidden[start:stop, :], dh)
-        dc_here = dh * o * (1 - tanh_c * tanh_c)
-        if dcell is not None:
-            dc_here = dc_here + dcell[start:stop, :]
-        dc = padded_add(xp, dc_here, dc)
-        da = xp.concat(
-            [
-                dc * g * i * (1 - i),
-                dc * c_before * f * (1 - f),
-                dh * tanh_c * o * (1 - o),
-                dc * i * (1 - g * g),
-            ],
-            axis=1,
-        )
-        out.append(da)
-        dc = dc * f
-        dh = product(da, xp.matrix_transpose(Wh), precision)
-        stop = start
-    dh0, dc0 = (in_callers_order(xp, gradient, order) for gradient in (dh, dc))
-    return join_steps(xp, out[::-1], 4 * size, cell), dh0, dc0
-
-
-def rnn_forward(
-    projected: Array,
-    rows: Array | None,
-    h0: Array,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    bias: Array | None = None,
-    h0_bias: Array | None = None,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run a vanilla RNN, ``h' = tanh(x Wx + h Wh + b)``, over packed sequences (Elman 1990).
-
-    Parameters
-    ----------
-    projected : array, shape (M, H), or (U, H) with `rows`
-        ``x @ Wx``.
-    rows : array of int, shape (M,), or None
-        Row of `projected` for each packed row.
-    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Initial hidden state.
-    Wh : array, shape (H, H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    bias, h0_bias : array, shape (H,), optional
-        Added to the pre-activations, and to `h0`.
-    order : array of int, shape (N,), optional
-        Row of `h0` for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    States
-        Hidden states, and those before each step; no cell states, no gates.
-    """
-    xp = array_namespace(projected, h0, Wh)
-    projected = _biased(projected, bias)
-    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
-    steps, start = [], 0
-    for count in batch_sizes.tolist():
-        h = xp.tanh(step_rows(xp, projected, rows, start, start + count) + product(h[:count, :], Wh, precision))
-        steps.append(h)
-        start += count
-    hidden = join_steps(xp, steps, h0.shape[1], h0)
-    return States(hidden, None, None, previous_states(hidden, first, batch_sizes))
-
-
-def rnn_backward(
-    dhidden: Array,
-    hidden: Array,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> tuple[Array, Array]:
-    """Run the RNN's recurrence backward, down to the pre-activations.
-
-    Parameters
-    ----------
-    dhidden : array, shape (M, H)
-        Gradient of the loss with respect to each hidden state, from outside the recurrence.
-    hidden : array, shape (M, H)
-        From the forward pass.
-    Wh : array, shape (H, H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    order : array of int, shape (N,), optional
-        Row of the initial state's gradient for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    dprojected : array, shape (M, H)
-        Gradient with respect to the pre-activations of each packed row.
-    dh0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Gradient with respect to the initial hidden state; zero for sequences without any step.
-    """
-    xp = array_namespace(dhidden, hidden, Wh)
-    size = hidden.shape[1]
-    stop = dhidden.shape[0]
-    dh = xp.zeros((0, size), dtype=hidden.dtype, device=hidden.device)
-    out: list[Array] = []
-    for count in reversed(batch_sizes.tolist()):
-        start = stop - count
-        h = hidden[start:stop, :]
-        da = padded_add(xp, dhidden[start:stop, :], dh) * (1 - h * h)
-        out.append(da)
-        dh = product(da, xp.matrix_transpose(Wh), precision)
-        stop = start
-    return join_steps(xp, out[::-1], size, hidden), in_callers_order(xp, dh, order)
-
-
-def gru_forward(
-    projected: Array,
-    rows: Array | None,
-    h0: Array,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    bias: Array,
-    h0_bias: Array | None = None,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> States:
-    """Run a GRU over packed sequences.
-
-    Parameters
-    ----------
-    projected : array, shape (M, 3H), or (U, 3H) with `rows`
-        ``x @ Wx``.
-    rows : array of int, shape (M,), or None
-        Row of `projected` for each packed row.
-    h0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Initial hidden state.
-    Wh : array, shape (H, 3H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    bias : array, shape (4H,)
-        Added to the input's sums (r, z, n), and to the candidate's recurrent ones.
-    h0_bias : array, shape (H,), optional
-        Added to `h0`.
-    order : array of int, shape (N,), optional
-        Row of `h0` for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    States
-        Hidden states, and those before each step; no cell states. The gates, (M, 4H), are r, z, n and the candidate's
-        recurrent sum q, which the backward pass reads.
-
-    Notes
-    -----
-    With ``a = x Wx + b[:3H]`` and ``u = h Wh``::
-
-        r = sigmoid(a_r + u_r);  z = sigmoid(a_z + u_z);  q = u_n + b[3H:];  n = tanh(a_n + r q)
-        h' = (1 - z) n + z h
-
-    Cho et al. 2014, in the form of PyTorch and cuDNN, whose reset gate is applied to the candidate's recurrent sum
-    rather than to h: one product serves the three gates.
-    """
-    xp = array_namespace(projected, h0, Wh)
-    size = h0.shape[1]
-    projected, q_bias = projected + bias[: 3 * size], bias[3 * size :]
-    h = first = _biased(in_rank_order(xp, h0, order, batch_sizes), h0_bias)
-    hidden_steps: list[Array] = []
-    gate_steps: list[Array] = []
-    start = 0
-    for count in batch_sizes.tolist():
-        h = h[:count, :]
-        a, u = step_rows(xp, projected, rows, start, start + count), product(h, Wh, precision)
-        rz = _sigmoid(xp, a[:, : 2 * size] + u[:, : 2 * size])
-        r, z = rz[:, :size], rz[:, size:]
-        q = u[:, 2 * size :] + q_bias
-        n = xp.tanh(a[:, 2 * size :] + r * q)
-        h = (1 - z) * n + z * h
-        hidden_steps.append(h)
-        gate_steps.append(xp.concat([rz, n, q], axis=1))
-        start += count
-    hidden, gates = join_steps(xp, hidden_steps, size, h0), join_steps(xp, gate_steps, 4 * size, h0)
-    return States(hidden, None, gates, previous_states(hidden, first, batch_sizes))
-
-
-def gru_backward(
-    dhidden: Array,
-    gates: Array,
-    previous: Array,
-    Wh: Array,
-    batch_sizes: Any,
-    *,
-    order: Array | None = None,
-    precision: Precision = "float32",
-) -> tuple[Array, Array, Array]:
-    """Run the GRU's recurrence backward, down to the sums of its inputs and of its states.
-
-    The gradients of weights, biases and inputs are products and sums over all rows at once, left to the caller: Wx and
-    the first three biases get theirs from `dprojected`, Wh and the last one from `drecurrent`.
-
-    Parameters
-    ----------
-    dhidden : array, shape (M, H)
-        Gradient of the loss with respect to each hidden state, from outside the recurrence.
-    gates, previous : array, shape (M, 4H) and (M, H)
-        From the forward pass.
-    Wh : array, shape (H, 3H)
-        Recurrent weights.
-    batch_sizes : numpy.ndarray of int64, shape (T,)
-        Rows of each step.
-    order : array of int, shape (N,), optional
-        Row of the initial state's gradient for each sequence.
-    precision : {"float32", "bf16"}
-        How the products read their factors (`capgpu.kernels.contract.Precision`).
-
-    Returns
-    -------
-    dprojected : array, shape (M, 3H)
-        Gradient with respect to ``x Wx + b[:3H]`` of each packed row: da_r, da_z, da_n.
-    drecurrent : array, shape (M, 3H)
-        Gradient with respect to ``h Wh``: da_r, da_z, r da_n.
-    dh0 : array, shape (batch_sizes[0], H), or (N, H) with `order`
-        Gradient with respect to the initial hidden state; zero for sequences without any step.
-
-    Notes
-    -----
-    With dh' the whole gradient of a step's state, and h the state before the step::
-
-        da_n = dh' (1 - z) (1 - n^2);  da_z = dh' (h - n) z (1 - z);  da_r = da_n q r (1 - r)
-        dh = dh' z + drecurrent Wh-transposed
-    """
-    xp = array_namespace(dhidden, gates, previous, Wh)
-    size = previous.shape[1]
-    stop = dhidden.shape[0]
-    dh = xp.zeros((0, size), dtype=previous.dtype, device=previous.device)
-    input_steps: list[Array] = []
-    recurrent_steps: list[Array] = []
-    for count in reversed(batch_sizes.tolist()):
-        start = stop - count
-        r, z, n, q = (gates[start:stop, k * size : (k + 1) * size] for k in range(4))
-        dh = padded_add(xp, dhidden[start:stop, :], dh)
-        da_n = dh * (1 - z) * (1 - n * n)
-        da_z = dh * (previous[start:stop, :] - n) * z * (1 - z)
-        da_r = da_n * q * r * (1 - r)
-        input_steps.append(xp.concat([da_r, da_z, da_n], axis=1))
-        recurrent_steps.append(xp.concat([da_r, da_z, r * da_n], axis=1))
-        dh = dh * z + product(recurrent_steps[-1], xp.matrix_transpose(Wh), precision)
-        stop = start
-    joined = (join_steps(xp, steps[::-1], 3 * size, previous) for steps in (input_steps, recurrent_steps))
-    dprojected, drecurrent = joined
-    return dprojected, drecurrent, in_callers_order(xp, dh, order)
+def _alive(batch_sizes: Any) -> int:
+    return int(batch_sizes[0]) if batch_sizes.size else 0

@@ -43,7 +43,7 @@ def test_gates_have_pytorchs_order(cell):
     capgpu.set_backend("numpy")
     H = SIZES["hidden_dim"]
     model = CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0)
-    for k, array in enumerate(np.split(model.params["b"], model.cell.n_biases)):
+    for k, array in enumerate(np.split(model.params["b"], model.cell.shape.n_biases)):
         array[:] = k  # i 0, f 1, o 2, g 3; r 0, z 1, n 2 and 3
     arrays = torch_arrays(model)
     blocks = arrays["rnn.bias_ih_l0"].reshape(-1, H)[:, 0].tolist()

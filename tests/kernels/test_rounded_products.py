@@ -13,7 +13,7 @@ from capgpu.kernels.cpu import bf16_gemm, bf16_microkernel
 from capgpu.kernels.cpu.bf16_microkernel import available_units, unit
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.kernels.reference.precision import rounded
-from capgpu.kernels.rounded import MULTIPLYING
+from capgpu.kernels.rounded import multiplying
 from oracles.kernel_cases import KERNEL_CASES, Extents, example, usual_case
 from oracles.numbers import distance
 from oracles.pools import await_workers
@@ -27,7 +27,7 @@ COARSE = {"forward": 1e-2, "gradient": 2e-2}
 #: Norm-wise, beside the reference with rounded factors. A state that differs in its last bit can round to another
 #: neighbour, so that what follows differs by as much as rounding changes it.
 FINE = {"forward": 2e-3, "gradient": 5e-3}
-CASES = [case for case in KERNEL_CASES if case.operation in MULTIPLYING]
+CASES = [case for case in KERNEL_CASES if case.operation in multiplying()]
 
 
 def by_bits(array):

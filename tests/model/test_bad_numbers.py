@@ -7,7 +7,7 @@ import pytest
 
 import capgpu
 from capgpu.backend import is_device_array
-from capgpu.captioner import greedy_captions
+from capgpu.captioner_steps import greedy_captions
 from capgpu.model import CaptioningRNN
 
 WORDS = {word: index for index, word in enumerate(["<NULL>", "<START>", "<END>", *"abcdefg"])}

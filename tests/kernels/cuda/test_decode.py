@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capgpu.captioner import greedy_captions
+from capgpu.captioner_steps import greedy_captions
 from capgpu.kernels.cuda import KERNELS
 from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.device_calls import counting

@@ -480,9 +480,11 @@ def test_another_error_of_the_driver_is_passed_on(device):
     STATE.cooperative_refusal = 1
     with pytest.raises(CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
         recurrence.rnn_forward(
-            *(capgpu.asarray(np.ones(shape, np.float32)) for shape in [(6, 64)]),
+            capgpu.asarray(np.ones((6, 64), np.float32)),
             None,
-            *(capgpu.asarray(np.ones(shape, np.float32)) for shape in [(3, 64), (64, 64)]),
+            capgpu.asarray(np.ones((3, 64), np.float32)),
+            None,
+            capgpu.asarray(np.ones((64, 64), np.float32)),
             np.array([3, 3]),
         )
     assert compile.device_limits().cooperative
