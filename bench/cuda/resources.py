@@ -39,11 +39,6 @@ class Resources:
     spill_loads: int
     barriers: int
 
-    @property
-    def in_registers(self) -> bool:
-        """Whether the kernel uses no local memory: no stack and no spills."""
-        return self.stack == self.spill_stores == self.spill_loads == 0
-
 
 def parse(log: str) -> dict[str, Resources]:
     """Parse a log.

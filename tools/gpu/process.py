@@ -15,7 +15,6 @@ __all__ = ["TIMED_OUT", "Finished", "run", "tail"]
 
 #: Exit code of a stage that was killed at its limit, as of ``timeout`` of the coreutils.
 TIMED_OUT = 124
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
