@@ -2,7 +2,8 @@
 
 MPI moves data only inside of calls. Reductions that were started go on in a thread, which asks for their progress
 every 0.1 ms; a rank that waits asks by itself, at first without pause: to notify a thread takes longer.
-A lock lets one of them at a time into MPI.
+A lock lets one of them at a time into MPI. Among ranks of one machine that compute with one thread each, that
+thread would only take time from the computation: there the rank that waits moves the data alone.
 
 The same thread sends heartbeats (see `capgpu.distributed.heartbeat`).
 
@@ -30,6 +31,7 @@ from capgpu.distributed.launch import Launch, LaunchError, take_over
 from capgpu.distributed.start_limit import start_limit
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
+from capgpu.threads import thread_count
 
 if TYPE_CHECKING:
     from capgpu.kernels.cuda.nccl import NcclCollectives
@@ -94,6 +96,7 @@ class MpiCommunicator(Communicator):
         self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
         self._pending: list[_Operation] = []
         self._started = 0
+        self._in_background = self.local_size < self.size or thread_count() > 1
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="capgpu-mpi", daemon=True)
         self._thread.start()
@@ -136,7 +139,7 @@ class MpiCommunicator(Communicator):
         try:
             while not self._closed:
                 self._progress()
-                if self._pending:
+                if self._pending and self._in_background:
                     time.sleep(_POLL)
                 else:
                     self._wake.wait(self._heartbeat.interval)
@@ -168,7 +171,8 @@ class MpiCommunicator(Communicator):
             operation = _Operation(self, begin(), buffer, finish, patient)
             self._pending.append(operation)
             self._started += 1
-        self._wake.set()
+        if self._in_background:
+            self._wake.set()
         return operation
 
     def complete(self, operation: _Operation) -> None:

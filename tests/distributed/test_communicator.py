@@ -15,11 +15,17 @@ from capgpu.distributed import Communicator, active_communicator, communicator, 
 from capgpu.distributed.mpi import MpiCommunicator
 
 COLLECTIVES = """
-import json
+import json, sys, time
 import numpy as np
 from capgpu.distributed import communicator
 c = communicator()
 rank = c.rank
+beside = c.start_all_reduce(np.ones(1 << 20))
+end = time.monotonic() + float(sys.argv[1])
+while not beside.done and time.monotonic() < end:
+    time.sleep(0.01)
+in_background = beside.done
+beside.wait()
 values = [np.random.default_rng(r).standard_normal((300, 7)).astype(np.float32) for r in range(c.size)]
 sums = []
 for dtype, order in ((np.float32, "C"), (np.float32, "F"), (np.float16, "C"), (np.float64, "C")):
@@ -58,7 +64,7 @@ assert c.failed_alike("the same")
 assert not c.failed_alike(f"message of rank {rank}")
 c.barrier()
 import hashlib
-print(json.dumps({"rank": rank, "size": c.size, "sums": [hashlib.sha256(s).hexdigest() for s in sums]}))
+print(json.dumps({"rank": rank, "in_background": in_background, "sums": [hashlib.sha256(s).hexdigest() for s in sums]}))
 """
 
 
@@ -82,9 +88,12 @@ def test_a_single_process_is_rank_0_of_1():
 
 
 def test_operations_of_three_ranks_and_the_same_bits_on_every_run(ranks):
-    runs = [records(ranks(3, code=COLLECTIVES)) for _ in range(2)]
+    limits = {"1": "0.2", "2": "20"}
+    runs = [records(ranks(3, limit, code=COLLECTIVES, CAPGPU_THREADS=n)) for n, limit in limits.items()]
     assert sorted(record["rank"] for record in runs[0]) == [0, 1, 2]
     assert len({json.dumps(record["sums"]) for run in runs for record in run}) == 1
+    # a rank with one thread computes meanwhile, and moves data when it waits
+    assert [{record["in_background"] for record in run} for run in runs] == [{False}, {True}]
 
 
 @pytest.mark.parametrize(
