@@ -2,19 +2,21 @@
 
     python -m bench.scaling.model [--results bench/results]
 
-Every figure that it prints is an estimate, but for the column "measured" of the first table.
+Every figure that it prints is an estimate, but for those called measured in the first table.
 
-A step of n captions (t words in all) on a rank, in the order of the computation, with the operations of its products:
+A step of n captions (t words in all, u of them different) on a rank, in the order of the computation, with the
+operations of its products:
 
-    h0, input, recurrence, scores    2 (n D H + t W G + t H G + t H V)
-    scores, backward                 4 t H V           then the sum of W_vocab's gradient starts:   H V values
-    recurrence, backward             2 t H G
-    weights, words                   2 t (H G + 2 W G) then those of Wx and Wh:                     W G, H G
-    W_proj                           2 n D H           then those of W_embed, W_proj, and the rest: U W, D H
+    h0, input, recurrence, scores    2 (n D H + u W G + t H G + t H V)
+    scores, backward                 4 t H V      then the sum of W_vocab's gradient starts:   H V values
+    recurrence, Wh, backward         4 t H G      then that of Wh:                             H G
+    Wx, words                        4 u W G      then that of Wx:                             W G
+    W_proj                           2 n D H      then those of W_embed, W_proj, and the rest: U W, D H
 
-G is 4 H for an LSTM, and U the number of different words in the minibatch of all ranks: their expectation for words by
-Zipf's law; all V where they are more than three quarters. The sums run one after another beside the computation. One of
-b bytes by R ranks takes
+G is 4 H for an LSTM, and U the number of different words in the minibatch of all ranks: like u their expectation for
+words by Zipf's law; all V where they are more than three quarters. Each time step reads Wh, and each step prepares all
+parameters, whatever the captions: every rank does both. The sums run one after another beside the computation. One of b
+bytes by R ranks takes
 
     2 (R - 1) / R  b / bandwidth  +  2 log2(R) latency
 
@@ -58,6 +60,8 @@ class Machine:
         Operations a second.
     seconds, seconds_a_time_step : float
         Which a step, and each of its T time steps, takes besides.
+    preparation_bandwidth : float
+        Bytes of parameters a second that a step prepares: it packs them, and clears the memory of their gradients.
     update_bandwidth : float
         Bytes a second of the update.
     launching : float
@@ -70,6 +74,18 @@ class Machine:
     seconds_a_time_step: float
     update_bandwidth: float
     launching: float = 0.0
+    preparation_bandwidth: float = math.inf
+
+    def slower(self, factor: float) -> Machine:
+        """Return a machine on which everything takes `factor` times as long."""
+        return replace(
+            self,
+            rate=self.rate / factor,
+            seconds=self.seconds * factor,
+            seconds_a_time_step=self.seconds_a_time_step * factor,
+            update_bandwidth=self.update_bandwidth / factor,
+            preparation_bandwidth=self.preparation_bandwidth / factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -147,15 +163,18 @@ def step(
     G = H * (4 if cell == "lstm" else 1)
     n = captions / ranks / accumulated
     t = n * words_per_caption(size)
+    u = distinct_words(V, t)
     phases: list[tuple[float, list[float]]] = [
-        (2 * (n * D * H + t * W * G + t * H * G + t * H * V) + 4 * t * H * V, [H * V]),
-        (2 * t * H * G + 2 * t * (H * G + 2 * W * G), [W * G, H * G]),
+        (2 * (n * D * H + u * W * G + t * H * G + t * H * V) + 4 * t * H * V, [H * V]),
+        (4 * t * H * G, [H * G]),
+        (4 * u * W * G, [W * G]),
         (2 * n * D * H, []),
     ]
     distinct = distinct_words(V, captions * words_per_caption(size))
     rest = (W + H + 1) * G + (W + H + 1) * V + (D + 1) * H - H * V - W * G - H * G - V * W
     last = [(distinct if distinct <= _SPARSE * V else V) * W, rest]
     fixed = machine.seconds + size.T * machine.seconds_a_time_step
+    fixed += 4 * parameters(size, G) / machine.preparation_bandwidth
     operations = sum(phase[0] for phase in phases)
     one = fixed + operations / machine.rate
     computation = one * accumulated
@@ -182,8 +201,11 @@ def step(
     return Step(total, computation, sums, end - computation, update, n_bytes)
 
 
-#: One core of the machine of bench/results, until `calibrated` has its measurements.
-CORE = Machine("one core of a Xeon", 90e9, 0.5e-3, 0.0, 12e9)
+#: One core of the machine of bench/results. Processor times of losses of 8 to 256 captions at S1, of 8 to 128 at S3,
+#: grow by 0.92 and 3.2 ms a caption from 8.9 and 22.9 ms for none: 16 and 20 time steps of 0.37 ms (Wh, 4 MB, is read
+#: twice), and 10 and 54 MB of parameters at 3.5 GB/s. Updates took 4.4 and 20.3 ms. Its speed in a measurement is
+#: that of the step of one rank beside it.
+CORE = Machine("one core of a Xeon", 90e9, 0.0, 0.37e-3, 17e9, preparation_bandwidth=3.5e9)
 #: A guess: eight cores of a laptop at 50 GFLOP/s each.
 LAPTOP = Machine("a laptop, 400 GFLOP/s", 400e9, 0.5e-3, 0.0, 40e9)
 #: From two measured steps (bench/cuda/results/h100/times.md, with CUDA graphs): S1 0.436 ms, S3 1.598 ms.
@@ -192,14 +214,20 @@ H100_UPDATES = 2.5e12
 #: Elapsed time of S1 without graphs in the same table.
 H100_LAUNCHING = 1.15e-3
 
-#: Of MPICH through shared memory: two cores copy every byte, beside nothing else.
-SHARED_MEMORY = Network("shared memory", 3e9, 20e-6, 1.0)
-#: Goodput of TCP over Ethernet of 1 Gb/s, a delay of 1 ms each way, and the processing of messages.
-SHAPED = Network("1 Gb/s, 1 ms", 117e6, 1.2e-3, 0.1)
+#: Of MPICH through shared memory: cores copy every byte, beside nothing else. Sums of 10 MB by two ranks took 3.4 ms of
+#: processor time of each alone, and 6.7 ms inside of steps, whose gradients are in no cache.
+SHARED_MEMORY = Network("shared memory", 1.5e9, 20e-6, 1.0)
+#: A sum of 11 MB by two ranks took 112 ms, and one of 10 MB 22 ms of processor time of each rank; the process that
+#: imitates the link took 43 ms of the two cores.
+SHAPED = Network("1 Gb/s, 1 ms", 100e6, 1.2e-3, 0.4)
+#: Goodput of TCP over Ethernet, and the processing of messages.
 OFFICE = Network("1 Gb/s, 0.3 ms", 117e6, 0.4e-3, 0.1)
 #: Assumptions from data sheets: NCCL reaches about 80% of the link; 6 and 10 us a message.
 NVLINK = Network("NVLink, 450 GB/s", 360e9, 6e-6, 0.05)
 INFINIBAND = Network("200 Gb/s", 20e9, 10e-6, 0.05)
+#: How much longer the two cores take at once than one alone, for the memory they share: of two processes, losses of 64
+#: captions at S3 took 251 ms of processor time instead of 207, and of 32 at S1 42 instead of 37.
+_AT_ONCE = 1.2
 
 
 def h100() -> Machine:
@@ -214,24 +242,6 @@ def h100() -> Machine:
     return Machine("H100", 1 / inverse_rate, 0.0, a_time_step, H100_UPDATES, H100_LAUNCHING)
 
 
-def calibrated(records: Sequence[dict[str, Any]]) -> Machine:
-    """Return one core by the measured steps of one rank with one thread: its rate, and what a step costs besides."""
-    rows, times = [], []
-    for record in records:
-        if (record["library"], record["ranks"], record["threads"]) == ("ours", 1, 1):
-            unit = step(parse_size(record["size"]), record["batch"], 1, replace(CORE, rate=1.0, seconds=0.0))
-            # relative errors count, not those of the longest step
-            seconds = record["ms"] / 1e3
-            rows.append([unit.computation / seconds, 1 / seconds])
-            times.append(1 - unit.update / seconds)
-    if len(rows) < 2:
-        return CORE
-    (inverse_rate, fixed), *_ = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)
-    if inverse_rate <= 0 or fixed < 0:  # one size alone decides badly
-        inverse_rate, fixed = np.linalg.lstsq(np.array(rows)[:, :1], np.array(times), rcond=None)[0][0], 0.0
-    return replace(CORE, rate=float(1 / inverse_rate), seconds=float(fixed))
-
-
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table in Markdown."""
     lines = [f"| {' | '.join(heading)} |", "|" + " ---: |" * len(heading)]
@@ -239,24 +249,31 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def check(records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the measured steps beside the model's, whose core is calibrated by steps of one rank alone."""
-    core = calibrated(records)
-    yield f"One core: {core.rate / 1e9:.0f} GFLOP/s and {core.seconds * 1e3:.1f} ms a step, from steps of one rank.\n"
+    """Yield the measured steps of several ranks beside the model's, whose core is as fast as one rank measured it."""
+    yield (
+        "A core is as fast as one rank of one thread, alone, found it in the same run; two cores at once take "
+        f"{_AT_ONCE:g} times as long.\n"
+    )
     rows = []
     n_cores = 2
-    for record in records:
-        if record["library"] != "ours" or record["threads"] != 1:
-            continue
-        network = SHAPED if record["where"] == "network" else SHARED_MEMORY
-        # more ranks than cores take turns, and each makes the whole update
-        turns = 1.0 if record["where"] == "network" else max(1.0, record["ranks"] / n_cores)
-        machine = replace(core, rate=core.rate / turns, seconds=core.seconds * turns)
-        machine = replace(machine, update_bandwidth=core.update_bandwidth / turns)
-        found = step(parse_size(record["size"]), record["batch"], record["ranks"], machine, network)
-        ms = found.total * 1e3
-        job = [record[key] for key in ("where", "size", "batch", "ranks")]
-        rows.append([*job, f"{record['ms']:.1f}", f"{ms:.1f}", f"{ms / record['ms']:.2f}"])
-    yield table(("where", "size", "batch", "ranks", "measured ms", "estimate ms", "estimate / measured"), rows)
+    ours = [record for record in records if record["library"] == "ours" and record["threads"] == 1]
+    for alone in (record for record in ours if record["ranks"] == 1):
+        size, batch = parse_size(alone["size"]), alone["batch"]
+        core = CORE.slower(alone["ms"] / 1e3 / step(size, batch, 1, CORE, cell=alone["cell"]).total)
+        for record in ours:
+            if record["ranks"] == 1 or any(record[key] != alone[key] for key in ("where", "size", "batch", "cell")):
+                continue
+            # more ranks than cores take turns
+            turns = 1.0 if record["where"] == "network" else max(1.0, record["ranks"] / n_cores)
+            network = SHAPED if record["where"] == "network" else SHARED_MEMORY
+            network = replace(network, bandwidth=network.bandwidth / turns)
+            machine = core.slower(_AT_ONCE * turns)
+            found = step(size, batch, record["ranks"], machine, network, cell=record["cell"])
+            ms = found.total * 1e3
+            job = [record[key] for key in ("where", "size", "batch", "ranks")]
+            rows.append([*job, f"{alone['ms']:.1f}", f"{record['ms']:.1f}", f"{ms:.1f}", f"{ms / record['ms']:.2f}"])
+    heading = ("where", "size", "batch", "ranks", "one rank measured, ms", "measured, ms", "estimate, ms")
+    yield table((*heading, "estimate / measured"), rows)
 
 
 def scaling(machine: Machine, network: Network, counts: Sequence[int], batches: Sequence[int]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -17,8 +16,10 @@ INSTANT = model.Network("instant", 1e18, 0.0, 0.0)
 
 def test_without_latency_ranks_divide_the_computation_but_not_the_update():
     alone = model.step(SIZES["S1"], 1024, 1, model.CORE)
-    four = model.step(SIZES["S1"], 1024, 4, replace(model.CORE, seconds=0.0), INSTANT)
-    assert four.computation == pytest.approx((alone.computation - model.CORE.seconds) / 4)
+    four = model.step(SIZES["S1"], 1024, 4, model.CORE, INSTANT)
+    quarter = model.step(SIZES["S1"], 256, 1, model.CORE)
+    assert four.computation == quarter.computation
+    assert alone.computation / 4 < quarter.computation < alone.computation / 3  # what captions do not divide
     assert four.update == alone.update
     assert four.exposed == pytest.approx(0, abs=1e-9)
     assert four.total == pytest.approx(four.computation + four.update)
@@ -45,15 +46,19 @@ def test_the_bytes_of_a_step_are_those_of_the_parameters():
 def test_the_model_repeats_the_steps_it_was_calibrated_by():
     for name, seconds in model.H100_STEPS:
         assert model.step(SIZES[name], SIZES[name].N, 1, model.h100()).total == pytest.approx(seconds)
-    core = replace(model.CORE, rate=7e10, seconds=2e-3)
-    records = [
-        {"library": "ours", "ranks": 1, "threads": 1, "where": "local", "size": name, "batch": batch}
-        | {"ms": 1e3 * model.step(SIZES[name], batch, 1, core).total}
-        for name, batch in (("S1", 64), ("S1", 1024), ("S3", 128))
-    ]
-    assert model.calibrated(records).rate == pytest.approx(core.rate)
-    assert model.calibrated(records).seconds == pytest.approx(core.seconds)
-    assert "| 1.00 |" in "".join(model.check(records))
+
+
+@pytest.mark.parametrize(("where", "network"), [("local", model.SHARED_MEMORY), ("network", model.SHAPED)])
+def test_measured_ranks_are_compared_with_one_rank_of_the_same_run(where, network):
+    slow = model.CORE.slower(3.0)
+    job = {"library": "ours", "threads": 1, "where": where, "size": "S1", "batch": 1024, "cell": "rnn"}
+    alone = model.step(SIZES["S1"], 1024, 1, slow, cell="rnn").total
+    two = model.step(SIZES["S1"], 1024, 2, slow.slower(model._AT_ONCE), network, cell="rnn").total
+    records = [{**job, "ranks": 1, "ms": 1e3 * alone}, {**job, "ranks": 2, "ms": 1e3 * two}]
+    others = [{**record, "batch": 64, "ms": 1.0} for record in records]
+    *_, first, second = "".join(model.check([*records, *others])).splitlines()
+    assert first == f"| {where} | S1 | 1024 | 2 | {1e3 * alone:.1f} | {1e3 * two:.1f} | {1e3 * two:.1f} | 1.00 |"
+    assert second.startswith(f"| {where} | S1 | 64 | 2 | 1.0 | 1.0 |")
 
 
 def test_a_piece_occupies_the_link_for_the_packets_that_a_card_makes_of_it():
