@@ -212,6 +212,19 @@ def test_a_state_trained_with_another_dropout_is_refused(tmp_path: Path) -> None
     solver(TinyCaptioner(output_dropout=0.5), checkpoint=tmp_path, resume=True).train()
 
 
+def test_a_state_trained_with_another_precision_is_refused(tmp_path: Path) -> None:
+    def trainer(precision: Any, resume: bool) -> CaptioningSolver:
+        model = CaptioningRNN(dataset()["word_to_idx"], 6, 4, 4, "gru", seed=0, precision=precision)
+        return CaptioningSolver(
+            model, dataset(), num_epochs=1, verbose=False, seed=0, checkpoint=tmp_path, resume=resume
+        )
+
+    trainer("bf16", False).train()
+    with pytest.raises(CheckpointError, match="trained with precision='bf16', this run has 'float32'"):
+        trainer("float32", True)
+    trainer("bf16", True).train()
+
+
 def test_an_earlier_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     solver(num_epochs=1, checkpoint=tmp_path).train()
     with pytest.raises(FileExistsError, match="resume=True"):
