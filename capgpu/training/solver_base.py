@@ -341,6 +341,11 @@ class SolverBase:
         self.step, self.epoch, self.seed = state.step, state.epoch, state.seed
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
+        # the entries of epochs that were trained without validation, or without a metric
+        if self.validate:
+            self.val_loss_history += [math.nan] * (state.epoch - len(self.val_loss_history))
+        if self.metric is not None:
+            self.metric_history += [None] * (state.epoch - len(self.metric_history))
         self.reward_history = state.reward_history
         if self.self_critical is not None and len(self.reward_history) != state.step:
             raise CheckpointError(
