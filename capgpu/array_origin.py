@@ -35,6 +35,11 @@ def common_namespace(arrays: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         if type(array) is first_type:
             continue  # of one class, of one library
         name = f"argument {index + 1}" if index < len(arrays) else list(named)[index - len(arrays)]
+        if isinstance(array, np.ma.MaskedArray):
+            raise InvalidTypeError(
+                f"{name}: expected an array without a mask, which would be ignored, got a numpy.ma.MaskedArray. Fill "
+                f"it: {name if name.isidentifier() else '...'}.filled(...)."
+            )
         if not array_api_compat.is_array_api_obj(array) or isinstance(array, np.generic):
             if array is None:
                 raise InvalidTypeError(f"{name}: expected an array, got None.")

@@ -20,7 +20,7 @@ import numpy as np
 
 from capgpu.backend import Array, asarray, to_numpy
 from capgpu.dtypes import floating_dtype, is_bfloat16
-from capgpu.errors import CapgpuError, InvalidValueError, name_os_errors
+from capgpu.errors import CapgpuError, InvalidTypeError, InvalidValueError, name_os_errors
 from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.folder_lock import is_at, lock_file
 from capgpu.optional_deps import MissingExtraError, require
@@ -36,6 +36,7 @@ __all__ = [
     "MODEL_FILE",
     "CheckpointError",
     "atomic_write",
+    "check_single_model",
     "is_temporary",
     "load_model",
     "load_weights",
@@ -275,6 +276,26 @@ def _model_path(path: str | os.PathLike[str]) -> Path:
     return given if given.suffix == ".safetensors" else given / MODEL_FILE
 
 
+def check_single_model(model: Any) -> None:
+    """Check that what is to be written to a file is one model, and no ensemble.
+
+    Parameters
+    ----------
+    model : object
+        Should be a `CaptioningRNN`.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    from capgpu.model_base import CaptionerBase
+
+    if not isinstance(model, CaptionerBase):
+        remedy = " Take each of its models." if hasattr(model, "models") else ""
+        raise InvalidTypeError(f"model: expected a CaptioningRNN, got {type(model).__name__}.{remedy}")
+
+
 def save_model(path: str | os.PathLike[str], model: CaptionerBase) -> Path:
     """Save a captioning model: weights, sizes and vocabulary in one file, as `CaptioningRNN.save` does.
 
@@ -292,9 +313,12 @@ def save_model(path: str | os.PathLike[str], model: CaptionerBase) -> Path:
 
     Raises
     ------
+    TypeError
+        For anything but one model, such as an ensemble.
     OSError
         If the file cannot be written; an existing file is unchanged.
     """
+    check_single_model(model)
     target = _model_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": _FORMAT, "config": model.config, "word_to_idx": model.word_to_idx}

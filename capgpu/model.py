@@ -25,6 +25,7 @@ from capgpu.kernels.contract import check_word_ids
 from capgpu.model_base import CaptionerBase
 from capgpu.parameters import check_finite_parameters, checked_weights
 from capgpu.sequence import packed_rows, rows_of_grids
+from capgpu.validation import check_count, check_flag
 from capgpu.vocabulary import END, START
 
 __all__ = ["CaptioningRNN"]
@@ -297,8 +298,8 @@ class CaptioningRNN(CaptionerBase):
             For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
             finite. Parameters are read for that once, and again after `loss` or when they have been replaced.
         """
-        if max_length < 1:
-            raise InvalidValueError(f"max_length: expected at least 1, got {max_length}.")
+        check_count("max_length", max_length, 1)
+        check_flag("stop_at_end", stop_at_end)
         start, end = self._special(START), self._special(END) if stop_at_end else -1
         features = self._checked_features(features)
         self._check_finite_parameters()

@@ -17,7 +17,16 @@ from capgpu.layers.cells import CELLS, CellType
 from capgpu.layers.recurrence import Cell
 from capgpu.parameters import check_parameters, checked_features, initial_parameters, parameter_shapes
 from capgpu.random import fold_key
-from capgpu.validation import check_any_word, check_captions, check_finite, check_rates, check_word_to_idx
+from capgpu.validation import (
+    check_any_word,
+    check_captions,
+    check_count,
+    check_finite,
+    check_flag,
+    check_integer,
+    check_rates,
+    check_word_to_idx,
+)
 from capgpu.visible_text import short
 from capgpu.vocabulary import NULL
 
@@ -63,6 +72,8 @@ class CaptionerBase:
             layer_dropout=layer_dropout,
             label_smoothing=label_smoothing,
         )
+        check_flag("tie_weights", tie_weights)
+        check_count("seed", 0 if seed is None else seed, 0)
         check_word_to_idx(word_to_idx)
         if NULL not in word_to_idx:
             raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
@@ -223,6 +234,8 @@ class CaptionerBase:
         options : LossOptions
             What `loss` applies besides the model itself.
         """
+        if dropout_key is not None:
+            check_integer("dropout_key", dropout_key)
         features, ids = self._checked(features, captions)
         check_any_word("captions", ids, self.null)
         return features, ids, self._options(dropout_key)

@@ -81,9 +81,12 @@ def load(
     from capgpu.vision.encoder_config import ENCODER_FILE
 
     if not isinstance(path, (str, os.PathLike)):
-        if not isinstance(path, Iterable) or not (paths := list(path)):
+        paths = list(path) if isinstance(path, Iterable) else []
+        others = [each for each in paths if not isinstance(each, (str, os.PathLike))]
+        if not paths or others:
             raise InvalidTypeError(
-                f"path: expected the path of a run folder or a model's file, or several, got {short(path)}."
+                "path: expected the path of a run folder or a model's file, or several, got "
+                f"{short(others[0] if others else path)}."
             )
         return _ensemble([load(each, encoder=encoder) for each in paths], [str(os.fspath(each)) for each in paths])
     if not os.fspath(path):  # of pathlib it would be the current folder

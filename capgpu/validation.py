@@ -26,6 +26,7 @@ __all__ = [
     "check_finite",
     "check_finite_number",
     "check_flag",
+    "check_integer",
     "check_mask",
     "check_not_negative",
     "check_positive",
@@ -281,6 +282,25 @@ def check_finite(name: str, array: Array, xp: Any = None) -> None:
     )
 
 
+def check_integer(name: str, value: Any) -> None:
+    """Check that a setting is an integer.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        The value.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidTypeError(f"{name}: expected an integer, got {short(value)}.")
+
+
 def check_count(name: str, value: Any, least: int) -> None:
     """Check that a setting is an integer of at least `least`.
 
@@ -300,8 +320,7 @@ def check_count(name: str, value: Any, least: int) -> None:
     ValueError
         For a value below `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InvalidTypeError(f"{name}: expected an integer, got {short(value)}.")
+    check_integer(name, value)
     if int(value) < least:
         raise InvalidValueError(f"{name}: expected at least {least}, got {value}.")
 
@@ -393,7 +412,7 @@ def check_captions(captions: Array) -> None:
         )
     if type(captions).__module__.split(".")[0] == "torch":
         raise InvalidTypeError(torch_advice("captions"))
-    if not array_namespace(captions).isdtype(captions.dtype, "integral"):
+    if not array_namespace(captions=captions).isdtype(captions.dtype, "integral"):
         raise InvalidTypeError(
             f"captions: expected integer word ids, got dtype {captions.dtype}. Convert: captions.astype(numpy.int64)."
         )

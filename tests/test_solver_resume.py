@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_captioner import TinyCaptioner, dataset
 
@@ -210,6 +211,31 @@ def test_a_state_trained_with_another_dropout_is_refused(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"trained with output_dropout=0\.5, this run has 0\.25"):
         solver(TinyCaptioner(output_dropout=0.25), checkpoint=tmp_path, resume=True)
     solver(TinyCaptioner(output_dropout=0.5), checkpoint=tmp_path, resume=True).train()
+
+
+def test_a_state_trained_with_another_precision_is_refused(tmp_path: Path) -> None:
+    def trainer(precision: Any, resume: bool) -> CaptioningSolver:
+        model = CaptioningRNN(dataset()["word_to_idx"], 6, 4, 4, "gru", seed=0, precision=precision)
+        return CaptioningSolver(
+            model, dataset(), num_epochs=1, verbose=False, seed=0, checkpoint=tmp_path, resume=resume
+        )
+
+    trainer("bf16", False).train()
+    with pytest.raises(CheckpointError, match="trained with precision='bf16', this run has 'float32'"):
+        trainer("float32", True)
+    trainer("bf16", True).train()
+
+
+def test_the_best_epoch_of_a_run_resumed_with_validation_is_that_of_the_lowest_loss(tmp_path: Path) -> None:
+    overfitting: Any = {"checkpoint": tmp_path, "optim_config": {"learning_rate": 0.5}, "schedule": "constant"}
+    solver(num_epochs=2, validate=False, **overfitting).train()
+    resumed = solver(num_epochs=8, metric=lambda model, data: 1.0, resume=True, keep_best=True, **overfitting)
+    resumed.train()
+    losses = np.array(resumed.val_loss_history)
+    assert np.isnan(losses).tolist() == [True] * 2 + [False] * 6
+    assert resumed.metric_history == [None] * 2 + [1.0] * 6
+    assert (resumed.best_epoch, resumed.best_val_loss) == (int(np.nanargmin(losses)) + 1, np.nanmin(losses))
+    assert resumed.best_epoch < 8
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_settings_of_no_meaning_are_refused(settings: dict[str, Any], says: str,
     assert isinstance(error.value, capgpu.CapgpuError)
 
 
-@pytest.mark.parametrize("path", [None, 3, b"run", ""])
+@pytest.mark.parametrize("path", [None, 3, b"run", "", [["run"], "run"]])
 def test_what_is_no_path_of_a_run_is_refused(path: Any) -> None:
     with pytest.raises(capgpu.CapgpuError, match="path: expected the path of a run folder"):
         capgpu.load(path)

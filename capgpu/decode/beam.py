@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array, array_namespace, free_device_memory, is_host_array
-from capgpu.decode.loop import next_logits
+from capgpu.decode.loop import next_logits, picture_count
 from capgpu.decode.result import DecodeResult, check_finite_scores
 from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.dtypes import sum_dtype
@@ -93,8 +93,8 @@ def beam_search(
             f"{length_penalty!r}. Wu et al. use 0.6 to 0.7."
         )
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
-    xp, device = array_namespace(features), features.device
-    count = features.shape[0]
+    xp, device = array_namespace(features=features), features.device
+    count = picture_count(features)
     candidates = min(width, len(model.word_to_idx))
     _check_memory(model, count, width, max_length)
     state = model.begin(features, count * width * max_length)

@@ -13,7 +13,7 @@ from capgpu.decode.sampling import sample
 from capgpu.decode.token_masks import SUPPRESS_UNK
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.random import fold_key
-from capgpu.validation import check_count, check_flag, check_not_negative
+from capgpu.validation import check_count, check_flag, check_integer, check_not_negative
 
 if TYPE_CHECKING:
     from capgpu.decode.word_model import WordModel
@@ -71,7 +71,8 @@ class GenerationConfig:
     Raises
     ------
     TypeError, ValueError
-        For a beam or captions that are no count, and settings that contradict each other.
+        For a beam or captions that are no count, a seed that is no integer, flags that are neither True nor False, and
+        settings that contradict each other.
     """
 
     beam: int = 1
@@ -92,6 +93,8 @@ class GenerationConfig:
         check_count("captions", self.captions, 1)
         check_not_negative("length_penalty", self.length_penalty)
         check_flag("suppress_unk", self.suppress_unk)
+        check_flag("attention", self.attention)
+        check_integer("seed", self.seed)
         if self.captions > self.beam and not self.samples:
             remedy = f"Give beam={self.captions}, or a temperature to sample with."
             found = f"a beam of {self.beam}" if self.beam > 1 else "greedy decoding, which writes one"

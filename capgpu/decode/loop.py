@@ -13,10 +13,15 @@ from capgpu.dtypes import sum_dtype, widened
 if TYPE_CHECKING:
     from capgpu.decode.word_model import WordModel
 
-__all__ = ["ChooseWords", "decode_single", "next_logits"]
+__all__ = ["ChooseWords", "decode_single", "next_logits", "picture_count"]
 
 #: (step, logits, mask, repeated) -> id and log-probability of the next word of each row; masks as in `TokenMasks`.
 ChooseWords = Callable[[int, Array, Array, Array | None], tuple[Array, Array]]
+
+
+def picture_count(features: Array) -> int:
+    """Return the number of pictures of features; 1 for an array without axes, which a model refuses."""
+    return features.shape[0] if features.ndim else 1
 
 
 def next_logits(model: WordModel, state: Any, words: Array, parents: Array | None = None) -> tuple[Array, Any]:
@@ -52,10 +57,9 @@ def decode_single(model: WordModel, features: Array, masks: TokenMasks, choose: 
     FloatingPointError
         For parameters that are not finite.
     """
-    xp = array_namespace(features)
-    count = features.shape[0]
+    xp, device = array_namespace(features=features), features.device
+    count = picture_count(features)
     state = model.begin(features, count * masks.max_length)
-    device = features.device
     words = xp.full((count,), masks.start, dtype=xp.int32, device=device)
     null = xp.full((count,), masks.null, dtype=xp.int32, device=device)
     finished = xp.zeros((count,), dtype=xp.bool, device=device)

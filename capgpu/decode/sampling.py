@@ -6,14 +6,14 @@ import secrets
 from typing import TYPE_CHECKING
 
 from capgpu.backend import Array, array_namespace
-from capgpu.decode.loop import decode_single
+from capgpu.decode.loop import decode_single, picture_count
 from capgpu.decode.result import DecodeResult
 from capgpu.decode.token_masks import SUPPRESS_UNK, TokenMasks
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.kernels.reference.top_k import draw_columns, leave_out, log_softmax, tempered_weights
 from capgpu.random import fold_key, uniform
-from capgpu.validation import check_count, check_positive
+from capgpu.validation import check_count, check_integer, check_positive
 
 if TYPE_CHECKING:
     from capgpu.decode.word_model import WordModel
@@ -66,7 +66,7 @@ def sample(
     ------
     TypeError, ValueError
         As `capgpu.decode.greedy`; and for a temperature that is not positive, `top_k` below 1, `top_p` outside of
-        ``(0, 1]``, or `first` below 0.
+        ``(0, 1]``, `first` below 0, or a seed that is no integer.
     FloatingPointError
         As `capgpu.decode.greedy`.
     """
@@ -78,9 +78,10 @@ def sample(
         if top_p > 1:
             raise InvalidValueError(f"top_p: expected a probability in (0, 1], got {top_p!r}.")
     check_count("first", first, 0)
+    check_integer("seed", 0 if seed is None else seed)
     key = secrets.randbits(64) if seed is None else seed
     if rows is None:
-        rows = array_namespace(features).arange(features.shape[0], device=features.device)
+        rows = array_namespace(features=features).arange(picture_count(features), device=features.device)
     positions = rows + first
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capgpu.backend import to_numpy
-from capgpu.checkpoint import atomic_write
+from capgpu.checkpoint import atomic_write, check_single_model
 from capgpu.errors import InvalidValueError
 from capgpu.optional_deps import require
 from capgpu.vocabulary import words_in_order
@@ -60,11 +60,14 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
     ------
     MissingExtraError
         If the package onnx is not installed.
+    TypeError
+        For anything but one model, such as an ensemble.
     ValueError
         For another dtype, or a vocabulary with missing or repeated ids.
     OSError
         If a file cannot be written; existing files are unchanged.
     """
+    check_single_model(model)
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     if model.dtype.name not in ("float32", "float64"):
         raise InvalidValueError(f"model: expected dtype float32 or float64, got {model.dtype}.")

@@ -50,7 +50,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capgpu.backend import asarray, to_numpy
-from capgpu.checkpoint import CheckpointError, load_weights, save_weights
+from capgpu.checkpoint import CheckpointError, check_single_model, load_weights, save_weights
 from capgpu.dtypes import is_bfloat16
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.file_formats.json_text import JsonObject
@@ -88,7 +88,13 @@ def torch_arrays(model: CaptioningRNN) -> Arrays:
     -------
     dict of str to numpy.ndarray
         The state dictionary of the module above, in its order; new arrays of the model's dtype.
+
+    Raises
+    ------
+    TypeError
+        For anything but one model, such as an ensemble.
     """
+    check_single_model(model)
     p = {name: to_numpy(value) for name, value in model.params.items()}
     order = _GATE_ORDER[model.cell_type]
     arrays = {"project.weight": p["W_proj"].T, "project.bias": p["b_proj"], "embed.weight": p["W_embed"]}
@@ -130,7 +136,7 @@ def to_torch(model: CaptioningRNN) -> dict[str, Any]:
     MissingPackageError
         If PyTorch is not installed; `torch_arrays` does not need it.
     TypeError
-        For a model in bfloat16, which PyTorch does not convert from NumPy arrays.
+        For a model in bfloat16, which PyTorch does not convert from NumPy arrays, and for anything but one model.
     """
     if is_bfloat16(model.dtype):
         raise InvalidTypeError(

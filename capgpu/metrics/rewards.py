@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.metrics.bleu import score_counts
 from capgpu.metrics.cider import SCALE, SIGMA
 from capgpu.metrics.corpus import look_up
@@ -68,9 +68,9 @@ class CaptionRewards:
     Raises
     ------
     TypeError
-        For weights that are no numbers.
+        For weights that are no numbers, and references or images that are no arrays of integers.
     ValueError
-        For no weights, unknown names, weights that are not finite, or none above 0.
+        For no references, another shape, no weights, unknown names, weights that are not finite, or none above 0.
 
     Examples
     --------
@@ -90,6 +90,7 @@ class CaptionRewards:
         null: int = 0,
         unknown: Collection[int] = (),
     ) -> None:
+        _check_ids("references", references, images)
         others = [name for name in weights if name not in REWARDS]
         if others or not weights:
             raise InvalidValueError(
@@ -130,7 +131,15 @@ class CaptionRewards:
         -------
         numpy.ndarray of float64, shape (B,)
             The rewards. CIDEr is between 0 and 10, and BLEU-4 between 0 and 1.
+
+        Raises
+        ------
+        TypeError
+            For what is not an array of integers.
+        ValueError
+            For another shape, or a picture without references.
         """
+        _check_ids("captions", captions, images)
         words = self._words(captions, _PADDING, _UNKNOWN)
         rows, exists = self._reference_rows(images)
         references = self._references[rows]
@@ -155,6 +164,11 @@ class CaptionRewards:
     def _reference_rows(self, images: npt.NDArray[Any]) -> tuple[Ints, Bools]:
         """Return the rows of the references of each picture, and which exist, shape (B, most references)."""
         at = np.searchsorted(self.images, images)
+        missing = self.images[np.minimum(at, len(self.images) - 1)] != images
+        if missing.any():
+            raise InvalidValueError(
+                f"images: expected pictures that have references, got {images[missing][0]}, which has none."
+            )
         numbers = np.arange(int(self._counts[at].max(initial=1)))
         exists = numbers < self._counts[at, None]
         return np.where(exists, self._first[at, None] + numbers, 0), exists
@@ -202,6 +216,19 @@ class CaptionRewards:
             first = numbers if n == 0 else first
             result.append(idf[numbers])
         return result
+
+
+def _check_ids(name: str, ids: Any, images: Any) -> None:
+    """Check that word ids, one row a caption, and the numbers of their pictures are integers of fitting shapes."""
+    for argument, array, ndim in ((name, ids, 2), ("images", images, 1)):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+            got = getattr(array, "dtype", None) or f"a {type(array).__name__}"
+            raise InvalidTypeError(f"{argument}: expected a NumPy array of integers, got {got}.")
+        if array.ndim != ndim or array.size == 0:
+            expected = "(captions, words)" if ndim == 2 else "(captions,)"
+            raise InvalidValueError(f"{argument}: expected shape {expected}, not empty, got {array.shape}.")
+    if len(images) != len(ids):
+        raise InvalidValueError(f"images: expected one for each of {len(ids)} captions, got {len(images)}.")
 
 
 def _idf_tables(words: Ints, images: Ints) -> list[tuple[npt.NDArray[np.int64], Floats]]:

@@ -181,7 +181,7 @@ class Critic:
     Raises
     ------
     TypeError
-        For settings of another type, and rewards whose factors are no numbers.
+        For settings of another type, rewards whose factors are no numbers, and models that write no captions.
     ValueError
         For a vocabulary without START or END, a model with label smoothing, or unknown rewards.
     """
@@ -192,6 +192,11 @@ class Critic:
         self.settings, self._ranks, self._steps = settings, ranks, 0
         if not isinstance(settings, SelfCritical):
             raise InvalidTypeError(f"self_critical: expected a capgpu.SelfCritical, got {short(settings)}.")
+        if not all(callable(getattr(model, method, None)) for method in ("begin", "step")):
+            raise InvalidTypeError(
+                f"self_critical: expected a model that writes captions, such as CaptioningRNN, got a "
+                f"{type(model).__name__} without begin and step."
+            )
         smoothing = getattr(model, "label_smoothing", 0.0)
         if smoothing > 0:
             raise InvalidValueError(

@@ -115,6 +115,8 @@ class SolverBase:
         self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
         if keep_best and not self.validate and best_by == "val_loss":
             raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+        if not isinstance(best_by, str):
+            raise InvalidTypeError(f"best_by: expected the name of a score, got {short(best_by)}.")
         if best_by != "val_loss" and metric is None:
             raise InvalidValueError(f"best_by: expected 'val_loss', or a solver with a metric, got {short(best_by)}.")
         if best_by != "val_loss":
@@ -175,6 +177,7 @@ class SolverBase:
             "self_critical": None if self_critical is None else self_critical.as_json(),
             "best_by": best_by,
             **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
+            **({"precision": model.precision} if hasattr(model, "precision") else {}),
         }
         if checkpoint is not None and self.ranks.from_root((Path(checkpoint) / STATE_FILE).exists):
             if not resume:
@@ -338,6 +341,11 @@ class SolverBase:
         self.step, self.epoch, self.seed = state.step, state.epoch, state.seed
         self._losses = LossRecord(state.loss_history)
         self.val_loss_history, self.metric_history = state.val_loss_history, state.metric_history
+        # the entries of epochs that were trained without validation, or without a metric
+        if self.validate:
+            self.val_loss_history += [math.nan] * (state.epoch - len(self.val_loss_history))
+        if self.metric is not None:
+            self.metric_history += [None] * (state.epoch - len(self.metric_history))
         self.reward_history = state.reward_history
         if self.self_critical is not None and len(self.reward_history) != state.step:
             raise CheckpointError(

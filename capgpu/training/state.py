@@ -29,6 +29,8 @@ STATE_FILE = "training.safetensors"
 _FORMAT = "capgpu-training-1"
 #: Attributes of the model that are settings of its training; states of earlier versions lack them.
 REGULARIZATION = ("feature_dropout", "output_dropout", "layer_dropout", "label_smoothing")
+#: These, and that which is no number.
+_OF_MODELS = (*REGULARIZATION, "precision")
 #: Settings that states of earlier versions lack, and the values they were trained with.
 _DEFAULTS_OF_EARLIER_STATES: dict[str, Any] = {
     "group_by_length": False,
@@ -230,7 +232,7 @@ def check_fits(state: TrainingState, settings: Mapping[str, Any], params: Mappin
         Naming what differs.
     """
     for key, value in settings.items():
-        if key in REGULARIZATION and key not in state.settings:
+        if key in _OF_MODELS and key not in state.settings:
             continue
         if state.settings.get(key) != value:
             raise CheckpointError(

@@ -72,7 +72,8 @@ def attend(h: Array, A: Array) -> tuple[Array, Array]:
         Their weighted sums.
     """
     xp = array_namespace(h, A)
-    scores = (A @ h[:, :, None])[:, :, 0] / math.sqrt(h.shape[1])
+    # divided first: the sum over H products may leave the range of float16
+    scores = (A @ (h / math.sqrt(h.shape[1]))[:, :, None])[:, :, 0]
     attention = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
     attention = attention / xp.sum(attention, axis=1, keepdims=True)
     return attention, (attention[:, None, :] @ A)[:, 0, :]

@@ -111,3 +111,19 @@ def test_unknown_words_are_scored_as_words_that_occur_once() -> None:
 def test_bad_weights_are_refused(weights):
     with pytest.raises((ValueError, TypeError), match=r"reward.*: expected"):
         CaptionRewards(np.array([[START, 3, END]]), np.array([0]), weights, NULL)
+
+
+@pytest.mark.parametrize(
+    ("captions", "images", "message"),
+    [
+        ([[3, END]], [7], "images: expected pictures that have references, got 7"),
+        ([[3, END]], [-1], "images: expected pictures that have references, got -1"),
+        ([[3, END]], [0, 0], "images: expected one for each of 1 captions, got 2"),
+        ([3, END], [0, 0], r"captions: expected shape \(captions, words\)"),
+        ([[3.0, END]], [0], "captions: expected a NumPy array of integers, got float64"),
+    ],
+)
+def test_captions_that_cannot_be_scored_are_refused(captions, images, message):
+    rewards = CaptionRewards(np.array([[START, 3, END], [START, 4, END]]), np.array([0, 2]), {"CIDEr": 1.0}, NULL)
+    with pytest.raises((ValueError, TypeError), match=message):
+        rewards(np.array(captions), np.array(images))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import capgpu
 from capgpu import CaptioningRNN
 from capgpu.decode import GenerationConfig, beam_search, greedy, with_attention
 from oracles.numbers import distance
@@ -141,3 +142,11 @@ def test_features_of_the_wrong_shape_are_refused_with_a_remedy(backend):
     result = greedy(plain, backend.asarray(grid[:, 0]), max_length=2)
     with pytest.raises(ValueError, match="cell_type='attention'"):
         with_attention(plain, backend.asarray(grid[:, 0]), result)
+
+
+def test_products_of_large_states_and_cells_do_not_leave_the_range_of_float16():
+    capgpu.set_backend("numpy")
+    model = CaptioningRNN(WORDS, 16, 4, 128, "attention", "float16", seed=0)
+    loss, grads = model.loss(np.full((1, 2, 16), 40, np.float16), np.array([[1, 2]]))  # products of about 2e5
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in grads.values())

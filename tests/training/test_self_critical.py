@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from tiny_captioner import TinyCaptioner
 
 import capgpu
 from capgpu import CaptioningRNN, CaptioningSolver, SelfCritical, decode
@@ -255,8 +256,12 @@ def test_what_the_solver_cannot_do_is_refused() -> None:
         solver(best_by="CIDEr")
     with pytest.raises(ValueError, match="best_by: expected one of CIDEr, got 'BLEU-4'"):
         solver(best_by="BLEU-4", metric=CaptionMetric(["CIDEr"]))
+    with pytest.raises(TypeError, match=r"best_by: expected the name of a score, got \['CIDEr'\]"):
+        solver(best_by=["CIDEr"], metric=CaptionMetric(["CIDEr"]))
     with pytest.raises(ValueError, match="reward: expected"):
         solver(self_critical=SelfCritical(reward={"METEOR": 1.0}))
+    with pytest.raises(TypeError, match=r"self_critical: expected a model that writes captions, .* TinyCaptioner"):
+        solver(cast(Any, TinyCaptioner(length=8)))
     for wrong in (True, {"samples": 3}):
         with pytest.raises(TypeError, match=r"self_critical: expected a capgpu\.SelfCritical, got"):
             solver(self_critical=wrong)
