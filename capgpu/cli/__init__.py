@@ -62,8 +62,9 @@ class _UserError(click.ClickException):
 def _message(error: BaseException) -> str:
     """Return the message of an error in one line."""
     text = str(error)
-    if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
-        text = f"{os.fsdecode(error.filename)}: {error.strerror}"  # not "[Errno 2] ..."
+    if isinstance(error, OSError) and error.strerror:  # not "[Errno 2] ..."
+        name = error.filename if isinstance(error.filename, str | bytes) else ""
+        text = f"{os.fsdecode(name)}: {error.strerror}" if name else error.strerror
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -80,6 +81,15 @@ class _Command(click.Group):
         write_examples(formatter, _EXAMPLES)
         formatter.write_paragraph()
         formatter.write_text("capgpu COMMAND --help explains the options of a command.")
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the arguments; with --help and --version, that prints."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk
+            raise _UserError(_message(error)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -109,7 +119,7 @@ class _Command(click.Group):
             _report("interrupted")
             status = 130
         except click.ClickException as error:
-            _report(f"error: {error.format_message()}")
+            _report(f"error: {' '.join(error.format_message().split())}")  # click lists choices on lines of their own
             status = error.exit_code
         sys.exit(status)
 

@@ -51,8 +51,9 @@ def check_drawable(dataset: Dataset, split: str) -> None:
     Raises
     ------
     ValueError
-        If it has no pictures, only features.
+        If the data set lacks the split, or it has no pictures, only features.
     """
+    dataset.features(split)
     if dataset.thumbnail is None:
         raise InvalidValueError(
             f"{dataset.name}: expected a data set with pictures to draw, got features only. Omit the sheets."

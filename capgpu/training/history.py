@@ -219,6 +219,5 @@ class HistoryWriter:
 
     def close(self) -> None:
         """Close the file, its contents on the disk."""
-        with name_os_errors(self._file.name):
+        with name_os_errors(self._file.name), self._file:  # closing it writes what a full disk has not taken
             os.fsync(self._file.fileno())
-        self._file.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capgpu.checkpoint import MODEL_FILE, CheckpointError, atomic_write, is_temporary, load_model
+from capgpu.data.arrays import splits_of
 from capgpu.data.prepared_dataset import ENCODER_FILES
 from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
@@ -297,7 +298,46 @@ class RunFolder:
                 f"{self.model}: expected the vocabulary of the data set {dataset.name}, got another vocabulary. The "
                 "model was trained on other data: train again."
             )
+        features = dataset.features(splits_of(dataset.data)[0])
+        expected, found = (
+            _kind(model.config["input_dim"], model.attends),
+            _kind(features.shape[-1], features.ndim == 3),
+        )
+        if found != expected:
+            raise CheckpointError(
+                f"{self.model}: expected data with {expected}, as the model's, got {dataset.name} with {found}. "
+                "Prepare the data as before, or train again."
+            )
+        self.check_encoder(dataset)
         return model
+
+    def check_encoder(self, dataset: Dataset) -> None:
+        """Check that the features of the data set are still those of the run's encoder, if both are known.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The data set, which may have been prepared again.
+
+        Raises
+        ------
+        CheckpointError
+            If they are of another encoder, or the file of an encoder is damaged.
+        """
+        folder = dataset.encoder_folder
+        if folder is None or not (self.path / ENCODER_FILES[0]).is_file():
+            return
+        from capgpu.vision.encoder_config import EncoderConfig
+
+        if not EncoderConfig.load(self.path).computes_as(EncoderConfig.load(folder)):
+            raise CheckpointError(
+                f"{self.path}: expected data with the features of its encoder, got {dataset.name}, which has since "
+                "been prepared with another one. Prepare the data as before, or train again."
+            )
+
+
+def _kind(length: int, of_grid: bool) -> str:
+    return f"{'grids of ' if of_grid else ''}features of length {length}"
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

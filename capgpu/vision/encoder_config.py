@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +45,21 @@ class EncoderConfig:
     dim: int
     grid: int | None = None
 
+    def computes_as(self, other: EncoderConfig) -> bool:
+        """Return whether another encoder computes the same features; the path of its network may differ.
+
+        Parameters
+        ----------
+        other : EncoderConfig
+            The other encoder.
+        """
+
+        def identity(config: EncoderConfig) -> tuple[object, ...]:
+            projection = config.projection and [array.tobytes() for array in config.projection]
+            return config.sha256, config.output, config.preprocessing, config.dim, config.grid, projection
+
+        return identity(self) == identity(other)
+
     def save(self, folder: Path) -> None:
         """Write the files into a folder, which is created if it does not exist.
 
@@ -70,6 +86,7 @@ class EncoderConfig:
             "dim": self.dim,
             **({} if self.grid is None else {"grid": self.grid}),
         }
+        stored["crc32"] = _checksum(stored)
         with atomic_write(folder / ENCODER_FILE, "w") as file:
             file.write(json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
 
@@ -105,6 +122,9 @@ class EncoderConfig:
         content = read_content(path, _MOST_BYTES, CheckpointError)
         stored = JsonObject(parse_json(content, fail), where, CheckpointError, _REMEDY)
         stored.format(_FORMAT)
+        # files of earlier versions have none
+        if stored.value.pop("crc32", None) not in (None, _checksum(stored.value)):
+            raise fail("expected contents that match their checksum, got others")
         settings = stored.object("framing")
         scales = {name: tuple(settings.numbers(name, 3)) for name in ("mean", "std")}
         projection = None
@@ -124,6 +144,11 @@ class EncoderConfig:
             stored.integer("dim", 1),
             stored.integer("grid", 1) if "grid" in stored.value else None,
         )
+
+
+def _checksum(stored: Mapping[str, object]) -> str:
+    """Return the checksum of the other entries: one wrong digit of a mean would give other captions, and no error."""
+    return f"{zlib.crc32(json.dumps(stored, sort_keys=True).encode()):08x}"
 
 
 def _load_projection(path: Path) -> Projection:
@@ -156,17 +181,17 @@ def check_same_encoder(folders: Sequence[str | os.PathLike[str]]) -> None:
     ------
     ValueError
         Naming the first folder whose encoder is another one.
+    CheckpointError
+        If the files of an encoder are damaged.
     """
+    known = [folder for folder in folders if (Path(folder) / ENCODER_FILE).is_file()]
     first = None
-    for folder in folders:
-        files = [Path(folder) / name for name in (ENCODER_FILE, _PROJECTION_FILE)]
-        if not files[0].is_file():
-            continue
-        own = [file.read_bytes() if file.is_file() else b"" for file in files]
+    for folder in known:
+        own = EncoderConfig.load(Path(folder))
         if first is None:
-            first = os.fspath(folder), own
-        elif own != first[1]:
+            first = own
+        elif not own.computes_as(first):
             raise InvalidValueError(
-                f"{os.fspath(folder)}: expected the encoder of {first[0]}, got another one. The models of an ensemble "
-                "read the features of one encoder."
+                f"{os.fspath(folder)}: expected the encoder of {os.fspath(known[0])}, got another one. The models of "
+                "an ensemble read the features of one encoder."
             )

@@ -15,7 +15,7 @@ import pytest
 from capgpu.backend import BackendUnavailableError
 from capgpu.errors import InvalidTypeError, InvalidValueError, NonFiniteError
 from capgpu.model import CaptioningRNN
-from oracles.commands import run
+from oracles.commands import refused, run
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
@@ -111,6 +111,18 @@ def test_a_closed_standard_output_costs_no_results(finished: Path, tmp_path: Pat
     done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert file.stat().st_size > 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_help_on_a_full_disk_is_an_error_in_one_line() -> None:
+    command = [sys.executable, "-m", "capgpu", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "capgpu: error: No space left on device\n")
+
+
+def test_a_missing_choice_is_told_in_one_line(finished: Path) -> None:
+    refused(run("export", finished, "--out", "x"), "Missing option '--to'. Choose from: onnx, torch")
 
 
 def test_a_reader_that_closes_its_pipe_gets_no_error_message(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

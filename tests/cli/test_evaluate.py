@@ -131,6 +131,7 @@ def test_captions_are_written_in_cocos_format(finished: Path, tmp_path: Path) ->
         (["--sheet-count", "3"], "--sheet-count is for sheets"),
         (["--results", "nowhere/results.json"], "expected a file in an existing folder"),
         (["--split", "nothing"], "'nothing'"),
+        (["--split", "nothing", "--sheet", "sheet.png"], "expected the entries nothing_captions"),
         (["--sheet", "sheet.gif"], "expected a name that ends with .png, .jpg, .jpeg or .webp, got .gif"),
         (["--json", "nowhere/scores.json"], "expected a file in an existing folder"),
         (["--sheet", "nowhere/sheet.png"], "expected a file in an existing folder"),

@@ -261,9 +261,17 @@ def test_models_of_other_features_make_no_ensemble(run: Path, pictures: list[Pat
         open_encoder(tmp_path / "tiny.onnx", output="pooled", projection=projection).save(folder)
     assert f"{other}: expected the encoder of {run}" in caption(run, pictures[0], "--ensemble", other).stderr
     words = {word: i for i, word in enumerate(WORDS)}
-    dataset = Dataset("data", {"word_to_idx": words})
+    arrays = {"captions": [[1, 2]], "image_idxs": [0], "features": np.zeros((1, 5), np.float32)}
+    data = {f"train_{part}": np.asarray(array) for part, array in arrays.items()}
+    dataset = Dataset("data", {"word_to_idx": words, **data})
     with pytest.raises(InvalidValueError, match=f"{other}: expected the encoder of {run}"):
         RunFolder(run).load_ensemble(dataset, [other])
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copy(run / name, other)
+    moved = json.loads((run / "encoder.json").read_text()) | {"network": "elsewhere.onnx"}
+    del moved["crc32"]  # as an earlier version has written it
+    (other / "encoder.json").write_text(json.dumps(moved))
+    assert len(RunFolder(run).load_ensemble(dataset, [other]).models) == 2
 
 
 def test_too_little_memory_is_told_in_a_line(run: Path, pictures: list[Path]) -> None:

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from capgpu.checkpoint import load_model
+from capgpu.checkpoint import load_model, save_model
 from capgpu.folder_lock import folder_lock
+from capgpu.model import CaptioningRNN
+from capgpu.vision.encoder_config import EncoderConfig
+from capgpu.vision.preprocessing import Preprocessing
 from oracles.commands import refused, run
 from oracles.folders import coco_annotations, prepared_folder, write_json
 
@@ -70,6 +74,26 @@ def test_no_run_goes_on_with_data_that_have_changed(data: Path, trained: Path) -
     (trained / "summary.json").unlink()
     prepared_folder(data, seed=1)
     refused(run("train", "--resume", "--out", trained), "got data that have changed since")
+
+
+def test_a_run_reads_no_features_of_another_encoder_or_length(data: Path, tmp_path: Path) -> None:
+    """Captions of features that the model has not been trained on would mean nothing."""
+
+    def prepare(channels: Literal["RGB", "BGR"]) -> None:
+        preprocessing = Preprocessing(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), channels)
+        EncoderConfig("a.onnx", "0" * 64, "pooled", preprocessing, None, 4).save(data)
+        prepared_folder(data)
+
+    prepare("RGB")
+    folder = tmp_path / "run"
+    assert run("train", "--data", data, "--out", folder, *TINY).exit_code == 0
+    start = ("train", tmp_path / "better", "--self-critical", "--from", folder)
+    prepare("BGR")
+    for command in (("eval", folder, "--split", "val"), ("caption", folder, "--split", "val"), start):
+        refused(run(*command), "which has since been prepared with another one")
+    shape = load_model(folder).config
+    save_model(folder, CaptioningRNN(load_model(folder).word_to_idx, shape["input_dim"] + 1, 8, 8, "lstm", seed=0))
+    refused(run("eval", folder, "--split", "val"), f"expected data with features of length {shape['input_dim'] + 1}")
 
 
 @pytest.mark.parametrize("command", [("train", "--resume", "--out"), ("eval", "--run"), ("caption", "--run")])

@@ -358,6 +358,27 @@ def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finish
 
 
 @pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"cell": ["lstm"]}, "settings: cell: expected a text"),
+        ({"hidden": 7}, "expected the sizes of the model in"),
+        ({"cell": "gru"}, "expected the sizes of the model in"),
+    ],
+)
+def test_a_start_run_whose_settings_are_not_those_of_its_model_is_refused(
+    finished: Path, tmp_path: Path, settings: dict[str, object], says: str
+) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "model.safetensors").write_bytes((finished / "model.safetensors").read_bytes())
+    config = json.loads((finished / "config.json").read_text())
+    config["settings"] |= settings
+    (start / "config.json").write_text(json.dumps(config))
+    refused(run("train", tmp_path / "run", *SELF_CRITICAL, "--from", start), says)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (("--self-critical",), "belong together"),

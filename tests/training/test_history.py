@@ -94,6 +94,17 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path: Path) -> None:
     assert path.read_text().endswith("\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_named_also_when_the_file_is_closed(tmp_path: Path) -> None:
+    writer = HistoryWriter(tmp_path / "history.jsonl")
+    writer._file.close()
+    writer._file = open("/dev/full", "a")  # noqa: SIM115 # the writer closes it
+    for call in (lambda: writer.write("step", step=1), writer.close):
+        with pytest.raises(OSError, match="No space left") as error:
+            call()
+        assert error.value.filename == "/dev/full"
+
+
 def test_there_need_be_nothing_to_rewind(tmp_path: Path) -> None:
     rewind_history(tmp_path / "h", 0, 0)
     assert not (tmp_path / "h").exists()

@@ -218,8 +218,10 @@ def test_a_damaged_description_is_refused(network, tmp_path):
         PictureEncoder.load(tmp_path)
     open_encoder(network, output="pooled", projection=Projection(np.zeros(5), np.eye(5))).save(tmp_path)
     file = tmp_path / "encoder.json"
-    whole = json.loads(file.read_text())
-    broken = [
+    checked = json.loads(file.read_text())
+    whole = {key: value for key, value in checked.items() if key != "crc32"}  # as an earlier version has written it
+    broken = [{**checked, "framing": {**whole["framing"], "mean": [1, 2, 3]}}]  # valid, but not what was written
+    broken += [
         {key: value for key, value in whole.items() if key != left_out} for left_out in whole if left_out != "format"
     ]
     broken += [
