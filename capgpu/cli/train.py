@@ -69,6 +69,7 @@ _EXAMPLES = (
         "Follow CIDEr, and stop once it has not improved for 5 epochs",
         "capgpu train runs/best --metric CIDEr --patience 5",
     ),
+    ("Train a model that looks at parts of a picture", "capgpu train runs/look --data emoji-grid --cell attention"),
     (
         "Train a finished run on, for its captions' CIDEr",
         "capgpu train runs/better --self-critical --from runs/demo",
@@ -101,7 +102,11 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
     default="emoji",
     help="Data set: emoji, emoji-grid, a prepared folder, or the folder of the cs231n course's COCO set.",
 )
-@click.option("--out", type=LocalPath(path_type=Path), help="RUN, as an option.  [default: runs/DATA-CELL]")
+@click.option(
+    "--out",
+    type=LocalPath(path_type=Path),
+    help="RUN, as an option.  [default: runs/DATA-CELL; with --from RUN, runs/RUN-self-critical]",
+)
 @click.option(
     "--cell",
     type=click.Choice(["lstm", "gru", "rnn", "attention"]),
@@ -317,8 +322,8 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
         return
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
     score = None if solver.best_by == "val_loss" else solver.best_score
-    best = "" if score is None else f" by {solver.best_by}, {score:.3f}"
+    by, reached = ("", "") if score is None else (f" by {solver.best_by}", f"{solver.best_by} {score:.3f} and ")
     echo(
-        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch{best}: {solver.best_epoch}, "
+        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch{by}: {solver.best_epoch}, {reached}"
         f"{solver.best_val_loss:.4f} nats per word on the validation split.\nRun folder: {run.path}"
     )

@@ -13,8 +13,10 @@ __all__ = ["Progress", "make_progress"]
 class Progress(Protocol):
     """Interface between the solver and a display."""
 
-    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
-        """Show that `step` updates are done, with the loss of the last one per caption and per word."""
+    def step(
+        self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
+    ) -> None:
+        """Show that `step` updates are done, with the last one's loss per caption and per word, or its reward."""
 
     def at(self, step: int) -> None:
         """Show that `step` updates are done, where that takes no line."""
@@ -51,7 +53,9 @@ def make_progress(verbose: bool, total: int, done: int = 0, *, scored: bool = Fa
 
 
 class _Silent:
-    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
+    def step(
+        self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
+    ) -> None:
         pass
 
     def at(self, step: int) -> None:
@@ -68,9 +72,12 @@ class _Lines:
     def __init__(self, total: int, scored: bool) -> None:
         self._total, self._scored = total, scored
 
-    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
+    def step(
+        self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
+    ) -> None:
         per_word = f" per caption, {train_loss:.4f} per token" if self._scored else ""
-        print(f"(Iteration {step} / {self._total}) loss: {loss:.6f}{per_word}", flush=True)
+        shown = f"loss: {loss:.6f}{per_word}" if reward is None else f"reward: {reward:.4f}"
+        print(f"(Iteration {step} / {self._total}) {shown}", flush=True)
 
     def at(self, step: int) -> None:
         pass
@@ -90,17 +97,20 @@ class _Bar:
             progress.TextColumn("training"),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("loss per token {task.fields[loss]}"),
+            progress.TextColumn("{task.fields[shown]}"),
             progress.TextColumn("{task.fields[rate]} tokens/s"),
             progress.TextColumn("time left"),
             progress.TimeRemainingColumn(),
             expand=True,
         )
-        self._task = self._bar.add_task("training", total=total, completed=done, loss="-", rate="-")
+        self._task = self._bar.add_task("training", total=total, completed=done, shown="", rate="-")
         self._bar.start()
 
-    def step(self, step: int, loss: float, train_loss: float, tokens_per_second: float) -> None:
-        self._bar.update(self._task, completed=step, loss=f"{train_loss:.4f}", rate=f"{tokens_per_second:,.0f}")
+    def step(
+        self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
+    ) -> None:
+        shown = f"loss per token {train_loss:.4f}" if reward is None else f"reward {reward:.4f}"
+        self._bar.update(self._task, completed=step, shown=shown, rate=f"{tokens_per_second:,.0f}")
 
     def at(self, step: int) -> None:
         self._bar.update(self._task, completed=step)

@@ -81,7 +81,7 @@ class Reporter:
         """
         _, speed = self._speed(step, self._step_mark)
         self._step_mark = (step, clock())
-        self._progress.step(step, loss, train_loss, speed)
+        self._progress.step(step, loss, train_loss, speed, values.get("reward"))
         self.write(
             "step",
             step=step,
@@ -103,14 +103,18 @@ class Reporter:
         """Report a finished epoch."""
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
-            text = f"(Epoch {record['epoch']} / {self._total_epochs}) train loss: {record['train_loss']:.4f} per token"
-            if "reward" in record:
-                text += f"; reward: {record['reward']:.4f}"
+            # the loss of drawn captions measures nothing, their reward does
+            name, unit = ("reward", "") if "reward" in record else ("train_loss", " per token")
+            parts = [f"{name.replace('_', ' ')}: {record[name]:.4f}{unit}"]
             if "val_loss" in record:
-                text += f"; val loss: {record['val_loss']:.4f} per token"
+                parts.append(f"val loss: {record['val_loss']:.4f} per token")
             if "metric" in record:
-                text += f"; metric: {record['metric']}"
-            self.note(text)
+                scores = record["metric"]
+                parts += [
+                    f"{score}: {value if value is None else format(value, '.4f')}"
+                    for score, value in (scores if isinstance(scores, Mapping) else {"metric": scores}).items()
+                ]
+            self.note(f"(Epoch {record['epoch']} / {self._total_epochs}) {'; '.join(parts)}")
 
     def close(self) -> None:
         """Close the display and write the history to disk."""
