@@ -91,10 +91,12 @@ class CaptioningRNN(CaptionerBase):
     Raises
     ------
     ValueError
-        For an unknown cell or precision, sizes below 1, rates out of range, a vocabulary without ``"<NULL>"``, dropout
-        between layers of a single layer, or tied weights where word vectors and hidden states differ in length.
+        For an unknown cell or precision, sizes below 1, a negative seed, rates out of range, a vocabulary without
+        ``"<NULL>"``, dropout between layers of a single layer, or tied weights where word vectors and hidden states
+        differ in length.
     TypeError
-        For a dtype that is not floating, or not float32 with ``precision="bf16"``.
+        For a dtype that is not floating, or not float32 with ``precision="bf16"``; a seed that is no integer; a
+        `tie_weights` that is neither True nor False.
     """
 
     def loss(
@@ -133,7 +135,7 @@ class CaptioningRNN(CaptionerBase):
         Raises
         ------
         TypeError
-            For captions that are not integers, or arrays of different libraries.
+            For captions or a key that are not integers, arrays of different libraries, or with a mask.
         ValueError
             For shapes that do not fit, an empty batch, one without words, ids out of range, features or weights that
             are not finite, larger weights, or entries of `params` that the model does not have.
@@ -294,6 +296,8 @@ class CaptioningRNN(CaptionerBase):
 
         Raises
         ------
+        TypeError
+            For a `max_length` that is no integer, or a `stop_at_end` that is neither True nor False.
         ValueError
             For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
             finite. Parameters are read for that once, and again after `loss` or when they have been replaced.

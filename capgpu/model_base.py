@@ -81,7 +81,8 @@ class CaptionerBase:
         self.dtype = floating_dtype(dtype)
         check_precision(precision, self.dtype)
         self.precision: Precision = precision
-        self.word_to_idx = dict(word_to_idx)
+        # JSON, as which it is saved, has no integers but Python's
+        self.word_to_idx = {word: int(index) for word, index in word_to_idx.items()}
         self.idx_to_word = {index: word for word, index in self.word_to_idx.items()}
         self.feature_dropout = float(feature_dropout)
         self.output_dropout = float(output_dropout)

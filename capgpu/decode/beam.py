@@ -94,7 +94,7 @@ def beam_search(
         )
     masks = TokenMasks(model, max_length, min_length, no_repeat_ngram, suppress_unk)
     xp, device = array_namespace(features=features), features.device
-    count = picture_count(features)
+    count, width, max_length = picture_count(features), int(width), masks.max_length
     candidates = min(width, len(model.word_to_idx))
     _check_memory(model, count, width, max_length)
     state = model.begin(features, count * width * max_length)

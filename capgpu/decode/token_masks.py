@@ -60,7 +60,8 @@ class TokenMasks:
                 raise InvalidValueError(
                     f"word_to_idx: expected an id of {word} below {size}, got none. Decoding needs it."
                 )
-        self.max_length, self.min_length, self.ngram = max_length, min_length, no_repeat_ngram
+        # products of NumPy's small integers overflow
+        self.max_length, self.min_length, self.ngram = int(max_length), int(min_length), int(no_repeat_ngram)
         self.null, self.start, self.end = (model.word_to_idx[word] for word in (NULL, START, END))
         excluded = {self.null, self.start}
         if suppress_unk:

@@ -271,7 +271,7 @@ class Critic:
             `samples` captions of each picture.
         """
         xp = array_namespace(features)
-        samples = self.settings.samples
+        samples = int(self.settings.samples)
         pictures = rank_rows(images.size, self._ranks.rank, self._ranks.size)
         rows = rows_of_grids(pictures, samples)
         repeated = xp.take(features, xp.arange(rows.size, device=features.device) // samples, axis=0)

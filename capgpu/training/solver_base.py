@@ -94,6 +94,8 @@ class SolverBase:
         check_count("warmup", warmup, 0)
         check_count("seed", 0 if seed is None else seed, 0)
         check_count("micro_batch_size", batch_size if micro_batch_size is None else micro_batch_size, 1)
+        # those of NumPy overflow, and JSON lacks them
+        batch_size, num_epochs, print_every, warmup = map(int, (batch_size, num_epochs, print_every, warmup))
         check_positive("lr_decay", lr_decay)
         check_positive("clip_norm", 1.0 if clip_norm is None else clip_norm)
         for argument, given in (("callbacks", callbacks), ("step_callbacks", step_callbacks)):
@@ -162,9 +164,9 @@ class SolverBase:
             "update_rule": update_rule,
             "optim_config": {key: float(value) for key, value in self._optimizer.config.items()},
             "lr_decay": float(lr_decay),
-            "batch_size": int(batch_size),
+            "batch_size": batch_size,
             "schedule": schedule if isinstance(schedule, str) else "a function",
-            "warmup": int(warmup),
+            "warmup": warmup,
             "clip_norm": None if clip_norm is None else float(clip_norm),
             "group_by_length": self.group_by_length,
             "micro_batch_size": None if micro_batch_size is None else int(micro_batch_size),

@@ -73,3 +73,24 @@ def test_an_ensemble_is_written_to_no_file(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"^model: expected a CaptioningRNN, got Ensemble\. Take each"):
             write()
     assert not list(tmp_path.iterdir())
+
+
+def test_integers_of_numpy_serve_as_those_of_python(tmp_path: Path) -> None:
+    capgpu.set_backend("numpy")
+    words = {word: np.int64(index) for word, index in WORDS.items()}
+    writer = CaptioningRNN(words, 3, 4, 5, "gru", seed=0)
+    assert CaptioningRNN.load(writer.save(tmp_path)).word_to_idx == WORDS
+    decode.greedy(writer, FEATURES, max_length=np.uint8(200))  # a warning of overflow is an error
+    decode.beam_search(writer, FEATURES, np.uint8(20), max_length=np.uint8(20))
+    data = {"train_captions": CAPTIONS, "train_features": FEATURES, "train_image_idxs": np.arange(2)}
+    for resume in (False, True):
+        capgpu.CaptioningSolver(
+            writer,
+            data,
+            batch_size=np.int64(1),
+            num_epochs=np.uint8(2),
+            verbose=False,
+            history=tmp_path / "history.jsonl",
+            checkpoint=tmp_path / "state",
+            resume=resume,
+        ).train()
