@@ -273,7 +273,7 @@ def _foreign(path: str | os.PathLike[str], cause: str) -> str:
 
 def _model_path(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
-    return given if given.suffix == ".safetensors" else given / MODEL_FILE
+    return given if given.suffix == ".safetensors" and not given.is_dir() else given / MODEL_FILE
 
 
 def check_single_model(model: Any) -> None:

@@ -92,7 +92,8 @@ def load(
     if not os.fspath(path):  # of pathlib it would be the current folder
         raise InvalidValueError("path: expected the path of a run folder or a model's file, got an empty text.")
     run = RunFolder(path)
-    if run.path.suffix != ".safetensors" and (run.config.is_file() or not run.model.is_file()):
+    is_file = run.path.suffix == ".safetensors" and not run.path.is_dir()
+    if not is_file and (run.config.is_file() or not run.model.is_file()):
         return TrainedCaptioner(run.load_model(), run.load_encoder if encoder is None else encoder, run)
     if encoder is None and (run.path / ENCODER_FILE).is_file():
         from capgpu.vision import PictureEncoder

@@ -33,6 +33,8 @@ COMPUTE_GROUP = {"Where to compute": ("--backend", "--threads")}
 #: Folder where capgpu train writes runs by default.
 _RUNS = Path("runs")
 _N_RUNS_SHOWN = 5
+#: A run with a larger seed could not be resumed.
+_LARGEST_COUNT = 2**63 - 1
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -61,6 +63,13 @@ class Count(click.IntRange):
 
     def __init__(self, min: int = 1, max: int | None = None) -> None:
         super().__init__(min, max)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; errors are those of click's."""
+        number = int(super().convert(value, param, ctx))
+        if number > _LARGEST_COUNT:
+            self.fail(f"expected at most {_LARGEST_COUNT}, which the files of a run can hold, got {value}.", param, ctx)
+        return number
 
 
 class Number(click.FloatRange):

@@ -253,6 +253,12 @@ def test_no_file_that_is_read_is_overwritten(run: Path, pictures: list[Path], tm
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_may_have_the_name_of_a_models_file(run: Path, pictures: list[Path], tmp_path: Path) -> None:
+    expected = caption(run, pictures[0], "--json", "-").stdout
+    named = run.rename(tmp_path / "run.safetensors")
+    assert caption(named, pictures[0], "--json", "-").stdout == expected
+
+
 def test_models_of_other_features_make_no_ensemble(run: Path, pictures: list[Path], tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "other")
     components = np.eye(5, dtype=np.float32)

@@ -299,6 +299,7 @@ def test_options_accept_their_minima_and_nothing_below(option: str, accepted: st
     [
         (["--epochs", "0"], "--epochs"),
         (["--batch-size", "-3"], "--batch-size"),
+        (["--seed", str(2**63)], "expected at most 9223372036854775807"),
         (["--dropout", "1"], "--dropout"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--learning-rate", "nan"], "--learning-rate"),
