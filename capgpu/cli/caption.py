@@ -216,7 +216,7 @@ def _print(captions: list[tuple[Path, Caption]]) -> None:
 
 
 def _percentage(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= _SMALLEST_PERCENTAGE else f"{probability:.0e}"
+    return f"{probability:.1%}" if probability >= _SMALLEST_PERCENTAGE else f"{100 * probability:.1g}%"
 
 
 def _caption_split(
