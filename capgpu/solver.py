@@ -103,7 +103,7 @@ class CaptioningSolver(SolverBase):
     epoch, step : int
         Epochs and updates done.
     val_loss_history, metric_history : list
-        Validation loss per token, and the metric, of each epoch; NaN and None for those of a resumed run that were
+        Validation loss per word, and the metric, of each epoch; NaN and None for those of a resumed run that were
         trained without.
     reward_history : list of float
         Mean reward of the captions drawn at each step of self-critical training.

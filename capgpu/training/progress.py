@@ -75,7 +75,7 @@ class _Lines:
     def step(
         self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
     ) -> None:
-        per_word = f" per caption, {train_loss:.4f} per token" if self._scored else ""
+        per_word = f" per caption, {train_loss:.4f} per word" if self._scored else ""
         shown = f"loss: {loss:.6f}{per_word}" if reward is None else f"reward: {reward:.4f}"
         print(f"(Iteration {step} / {self._total}) {shown}", flush=True)
 
@@ -109,7 +109,7 @@ class _Bar:
     def step(
         self, step: int, loss: float, train_loss: float, tokens_per_second: float, reward: float | None = None
     ) -> None:
-        shown = f"loss per token {train_loss:.4f}" if reward is None else f"reward {reward:.4f}"
+        shown = f"loss per word {train_loss:.4f}" if reward is None else f"reward {reward:.4f}"
         self._bar.update(self._task, completed=step, shown=shown, rate=f"{tokens_per_second:,.0f}")
 
     def at(self, step: int) -> None:

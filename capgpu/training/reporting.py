@@ -104,10 +104,10 @@ class Reporter:
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
             # the loss of drawn captions measures nothing, their reward does
-            name, unit = ("reward", "") if "reward" in record else ("train_loss", " per token")
+            name, unit = ("reward", "") if "reward" in record else ("train_loss", " per word")
             parts = [f"{name.replace('_', ' ')}: {record[name]:.4f}{unit}"]
             if "val_loss" in record:
-                parts.append(f"val loss: {record['val_loss']:.4f} per token")
+                parts.append(f"val loss: {record['val_loss']:.4f} per word")
             if "metric" in record:
                 scores = record["metric"]
                 parts += [

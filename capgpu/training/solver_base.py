@@ -248,7 +248,7 @@ class SolverBase:
 
     @property
     def best_val_loss(self) -> float:
-        """Validation loss per token of the best epoch so far; infinite where there is none."""
+        """Validation loss per word of the best epoch so far; infinite where there is none."""
         losses, epoch = self.val_loss_history, self.best_epoch
         return losses[epoch - 1] if epoch is not None and epoch <= len(losses) else math.inf
 

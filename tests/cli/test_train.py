@@ -346,7 +346,7 @@ def test_self_critical_training_starts_from_a_run_and_records_its_rewards(finish
     folder = tmp_path / "better"
     output = done("train", folder, *SELF_CRITICAL, "--from", finished, "--reward", "CIDEr=1,BLEU-4=0.5")
     assert re.search(r"^\(Iteration 1 / \d+\) reward: \d\.\d{4}$", output, re.M)
-    line = r"^\(Epoch 1 / 1\) reward: \d\.\d{4}; val loss: \d\.\d{4} per token; CIDEr: \d\.\d{4}$"
+    line = r"^\(Epoch 1 / 1\) reward: \d\.\d{4}; val loss: \d\.\d{4} per word; CIDEr: \d\.\d{4}$"
     assert re.search(line, output, re.M)  # and no loss of drawn captions
     assert re.search(r"Best epoch by CIDEr: 1, CIDEr \d\.\d{3} and \d\.\d{4} nats per word", output)
     settings = json.loads((folder / "config.json").read_text())["settings"]

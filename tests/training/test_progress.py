@@ -26,7 +26,7 @@ def test_printed_lines_equal_the_courses(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_step_lines_also_show_the_loss_in_the_unit_of_the_epoch_lines(capsys: pytest.CaptureFixture[str]) -> None:
     make_progress(True, 200, scored=True).step(1, 76.9134871, 7.69134871, 1000.0)
-    assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487 per caption, 7.6913 per token\n"
+    assert capsys.readouterr().out == "(Iteration 1 / 200) loss: 76.913487 per caption, 7.6913 per word\n"
 
 
 def test_without_verbose_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left(monkeypatch: pytest
     shown = terminal.getvalue()
     for part in (
         "200/200",
-        "loss per token 2.3457",
+        "loss per word 2.3457",
         "12,346 tokens/s",
         "time left",
         "(Epoch 1 / 2) [val] 1.25",
