@@ -191,7 +191,7 @@ def attention_step_backward(
     dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    dinputs, dh0, dc0, dweights, dWh, db = step_backward(dnext_h, dnext_c, cache)
+    dinputs, dh0, dc0, dweights, dWh, db = step_backward(LSTM, dnext_h, dnext_c, cache)
     assert dc0 is not None  # an LSTM has cell states
     size = dinputs.shape[1] - dh0.shape[1]
     return dinputs[:, :size], dh0, dc0, dinputs[:, size:], dweights[:size, :], dWh, dweights[size:, :], db

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.errors import InvalidValueError
+from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell, Recurrence, recurrent_backward, recurrent_forward
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
@@ -55,12 +55,14 @@ def step_forward(
 
 
 def step_backward(
-    dnext_h: Array, dnext_c: Array | None, cache: Recurrence
+    cell: Cell, dnext_h: Array, dnext_c: Array | None, cache: Any
 ) -> tuple[Array, Array, Array | None, Array, Array, Array]:
     """Compute the backward pass of `step_forward`.
 
     Parameters
     ----------
+    cell : Cell
+        The cell.
     dnext_h, dnext_c : array, shape (N, H)
         Gradients with respect to the states after the step; `dnext_c` is not read for a cell without a cell state.
     cache : Recurrence
@@ -70,8 +72,14 @@ def step_backward(
     -------
     dx, dprev_h, dprev_c, dWx, dWh, db
         Gradients; `dprev_c` is None for a cell without a cell state.
+
+    Raises
+    ------
+    TypeError
+        For the cache of another cell.
     """
-    further = {"dnext_c": (dnext_c, "N H")} if cache.cell.shape.has_state else {}
+    _check_cache(cell, cache, f"{cell.name}_step_forward")
+    further = {"dnext_c": (dnext_c, "N H")} if cell.shape.has_state else {}
     check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), **further)
     return recurrent_backward(dnext_h, dnext_c, cache)
 
@@ -105,11 +113,13 @@ def sequences_forward(cell: Cell, x: Array, h0: Array, Wx: Array, Wh: Array, b: 
     return from_time_major(cache.states.hidden, count, xp), cache
 
 
-def sequences_backward(dh: Array, cache: Recurrence) -> tuple[Array, Array, Array, Array, Array]:
+def sequences_backward(cell: Cell, dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     """Compute the backward pass of `sequences_forward`.
 
     Parameters
     ----------
+    cell : Cell
+        The cell.
     dh : array, shape (N, T, H)
         Gradient with respect to the hidden states.
     cache : Recurrence
@@ -119,10 +129,24 @@ def sequences_backward(dh: Array, cache: Recurrence) -> tuple[Array, Array, Arra
     -------
     dx, dh0, dWx, dWh, db
         Gradients.
+
+    Raises
+    ------
+    TypeError
+        For the cache of another cell.
     """
+    _check_cache(cell, cache, f"{cell.name}_forward")
     xp, dhidden = check_hidden_gradient(dh, cache)
     dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
     return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db
+
+
+def _check_cache(cell: Cell, cache: Any, forward: str) -> None:
+    """Check that a cache is that of a cell: gradients of another one would have plausible shapes."""
+    if not isinstance(cache, Recurrence):
+        raise InvalidTypeError(f"cache: expected what {forward} returned last, got a {type(cache).__name__}.")
+    if cache.cell != cell:
+        raise InvalidTypeError(f"cache: expected what {forward} returned last, got that of the cell {cache.cell.name}.")
 
 
 def _shapes(cell: Cell, Wx: Array, Wh: Array, b: Array) -> dict[str, tuple[Array, str]]:

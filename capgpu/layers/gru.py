@@ -62,7 +62,7 @@ def gru_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, 
     dx, dprev_h, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    dx, dh0, _, dWx, dWh, db = batch_first.step_backward(dnext_h, None, cache)
+    dx, dh0, _, dWx, dWh, db = batch_first.step_backward(GRU, dnext_h, None, cache)
     return dx, dh0, dWx, dWh, db
 
 
@@ -107,4 +107,4 @@ def gru_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Arr
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    return batch_first.sequences_backward(dh, cache)
+    return batch_first.sequences_backward(GRU, dh, cache)

@@ -64,7 +64,7 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Arra
     dx, dprev_h, dprev_c, dWx, dWh, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    dx, dh0, dc0, dWx, dWh, db = batch_first.step_backward(dnext_h, dnext_c, cache)
+    dx, dh0, dc0, dWx, dWh, db = batch_first.step_backward(LSTM, dnext_h, dnext_c, cache)
     assert dc0 is not None  # an LSTM has cell states
     return dx, dh0, dc0, dWx, dWh, db
 
@@ -110,4 +110,4 @@ def lstm_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Ar
     dWx, dWh, db : array
         Gradients with respect to the parameters.
     """
-    return batch_first.sequences_backward(dh, cache)
+    return batch_first.sequences_backward(LSTM, dh, cache)

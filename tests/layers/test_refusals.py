@@ -243,3 +243,16 @@ def test_mixed_host_and_device_arrays_are_refused(device):
     h, cache = layers.lstm_forward(**arguments)
     with pytest.raises(TypeError, match=r"dh is a NumPy array .*capgpu\.asarray\(dh\)"):
         layers.lstm_backward(capgpu.to_numpy(h), cache)
+
+
+@pytest.mark.parametrize(("name", "other"), [("gru", "lstm"), ("lstm", "rnn"), ("rnn", "gru")])
+def test_the_cache_of_another_cell_is_refused(name, other):
+    units = 4
+    gates, biases = {"rnn": (1, 1), "lstm": (4, 4), "gru": (3, 4)}[other]
+    ones = [np.ones(shape) for shape in ((2, 3, 5), (2, units), (5, gates * units), (units, gates * units))]
+    h, cache = getattr(layers, f"{other}_forward")(*ones, np.ones(biases * units))
+    backward = getattr(layers, f"{name}_backward")
+    with pytest.raises(TypeError, match=f"cache: expected what {name}_forward returned last, got that of .* {other}"):
+        backward(h, cache)
+    with pytest.raises(TypeError, match=f"cache: expected what {name}_forward returned last, got a tuple"):
+        backward(h, (h, cache))
