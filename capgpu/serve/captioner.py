@@ -23,6 +23,7 @@ from capgpu.vocabulary import END
 
 if TYPE_CHECKING:
     from capgpu.captions import Caption as ModelCaption
+    from capgpu.data.datasets import Dataset
     from capgpu.decode import GenerationConfig
 
 __all__ = ["Captioner", "Settings"]
@@ -122,6 +123,23 @@ class Captioner:
         self._captioner, self.missing = captioner, missing
         self.model = _facts(captioner, can_encode=missing is None)
         self.version += 1
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Check that the features of a data set are those that the model reads, as far as that is known.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The data set of the run, which may have been prepared again since.
+
+        Raises
+        ------
+        CheckpointError
+            If they are not.
+        """
+        self._run.check_encoder(dataset)
+        if self._captioner is not None and not isinstance(self._captioner.model, Ensemble):
+            self._run.check_data(self._captioner.model, dataset)
 
     def caption_pictures(self, settings: Settings, pictures: Sequence[bytes]) -> list[list[Caption] | Exception]:
         """Caption uploaded pictures.

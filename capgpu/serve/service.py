@@ -77,7 +77,7 @@ class Service:
     def _open_gallery(self) -> None:
         try:
             dataset = open_dataset(self._data)
-            self.run.check_encoder(dataset)
+            self._captioner.check_data(dataset)
         except (CapgpuError, OSError) as error:
             # the data need not be on the machine that serves the run
             self._splits_missing = f"The data set of the run cannot be opened: {error}"

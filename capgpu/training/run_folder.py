@@ -293,6 +293,24 @@ class RunFolder:
             If the model does not exist yet, is damaged, or does not fit the data.
         """
         model = self.load_model()
+        self.check_data(model, dataset)
+        return model
+
+    def check_data(self, model: CaptioningRNN, dataset: Dataset) -> None:
+        """Check that the run's model fits a data set: its vocabulary, and features as it was trained on.
+
+        Parameters
+        ----------
+        model : CaptioningRNN
+            The model.
+        dataset : Dataset
+            The data set, which may have been prepared again since.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not.
+        """
         if model.word_to_idx != dataset.data["word_to_idx"]:
             raise CheckpointError(
                 f"{self.model}: expected the vocabulary of the data set {dataset.name}, got another vocabulary. The "
@@ -309,7 +327,6 @@ class RunFolder:
                 "Prepare the data as before, or train again."
             )
         self.check_encoder(dataset)
-        return model
 
     def check_encoder(self, dataset: Dataset) -> None:
         """Check that the features of the data set are still those of the run's encoder, if both are known.

@@ -218,20 +218,26 @@ def test_a_run_that_starts_over_is_read_from_its_start(training: Path, squares: 
     assert (failed["state"], failed["reason"], failed["epoch"]) == ("failed", "NonFiniteError: loss", 0)
 
 
-def test_a_run_whose_data_have_gone_captions_all_the_same(squares: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "cause"), [("gone", "existing folder"), ("emoji", "the vocabulary of the data set emoji")]
+)
+def test_a_run_whose_data_have_gone_or_changed_captions_all_the_same(
+    data: str, cause: str, squares: Path, tmp_path: Path
+) -> None:
     from capgpu.serve.problems import RequestError
     from capgpu.serve.service import Service
 
     folder = tmp_path / "run"
     shutil.copytree(squares, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["settings"]["data"] = str(tmp_path / "gone")
+    config["settings"]["data"] = data
     (folder / "config.json").write_text(json.dumps(config))
     service = Service(RunFolder(folder))
     try:
         document = service.describe()
         assert document["model_missing"] is None
         assert "cannot be opened" in str(document["splits_missing"])
+        assert cause in str(document["splits_missing"])
         with pytest.raises(RequestError, match="cannot be opened"):
             service.gallery.splits()
     finally:
