@@ -150,6 +150,7 @@ def test_the_loss_is_that_of_the_words_that_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 @pytest.mark.nightly(unless=lambda p: p.backend == "numpy")
 def test_a_run_stopped_within_an_epoch_resumes_with_the_same_bits(
     backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
