@@ -6,6 +6,7 @@ Launchers look up their kernels here, and the checks that compile everything for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from capgpu.kernels.cuda.constants import (
     ATTENTION_THREADS,
@@ -19,7 +20,7 @@ from capgpu.kernels.cuda.constants import (
     macros,
 )
 
-__all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "Entry", "compiler_options", "variants_of"]
+__all__ = ["REALS", "REGISTRY", "TENSOR_CORES", "UNITS", "Entry", "Units", "compiler_options", "variants_of"]
 
 #: Storage type of each dtype in CUDA C++, the type that sums are kept in, and its preprocessor macro.
 REALS = {
@@ -69,47 +70,52 @@ TENSOR_CORES = {"_tensor": 1, "_split": 2}
 _CELLS = tuple((("GATES", gates),) for gates in sorted(GATES.values()))
 
 
-def _recurrence(cell: str, backward: bool, variant: str, units: tuple[int, ...]) -> Entry:
+class Units(NamedTuple):
+    """Hidden units of a block, in the kernels of one direction of a recurrence.
+
+    Attributes
+    ----------
+    persistent : tuple of int
+        In each variant of the persistent kernels.
+    step : int
+        In the step kernel.
+    """
+
+    persistent: tuple[int, ...]
+    step: int
+
+
+#: The recurrences: those of each cell, forward and backward.
+UNITS = {
+    "lstm_forward": Units((4, 8, 16), 8),
+    "lstm_backward": Units((8, 16, 32), 16),
+    "gru_forward": Units((8, 16), 8),
+    "gru_backward": Units((8, 16, 32), 16),
+    "rnn_forward": Units((8, 16, 32), 16),
+    "rnn_backward": Units((8, 16, 32), 16),
+}
+
+
+def _recurrence(name: str, variant: str) -> Entry:
     """Return the entry of one direction of a recurrence in one variant."""
+    cell, direction = name.split("_")
+    backward, units = direction == "backward", UNITS[name]
     resident = variant != "_step"
     macros = (("BACKWARD", int(backward)), ("RESIDENT", int(resident)), ("TENSOR_CORES", TENSOR_CORES.get(variant, 0)))
     dtypes = {"_tensor": tuple(dtype for dtype in ALL if dtype != "float64"), "_split": ("float32",)}
     return Entry(
-        name=f"{cell}_{'backward' if backward else 'forward'}{variant}",
+        name=f"{name}{variant}",
         file=f"{cell}.cu",
         dtypes=dtypes.get(variant, ALL),
         block=WARP * WARPS[resident],
-        variants=tuple((*macros, ("UNITS", u)) for u in units),
+        variants=tuple((*macros, ("UNITS", u)) for u in (units.persistent if resident else (units.step,))),
         shared=227 * 1024 if resident else 48 * 1024,
         cooperative=resident,
     )
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _recurrence("lstm", False, "", (4, 8, 16)),
-    _recurrence("lstm", True, "", (8, 16, 32)),
-    _recurrence("gru", False, "", (8, 16)),
-    _recurrence("gru", True, "", (8, 16, 32)),
-    _recurrence("rnn", False, "", (8, 16, 32)),
-    _recurrence("rnn", True, "", (8, 16, 32)),
-    _recurrence("lstm", False, "_step", (8,)),
-    _recurrence("lstm", True, "_step", (16,)),
-    _recurrence("gru", False, "_step", (8,)),
-    _recurrence("gru", True, "_step", (16,)),
-    _recurrence("rnn", False, "_step", (16,)),
-    _recurrence("rnn", True, "_step", (16,)),
-    _recurrence("lstm", False, "_tensor", (4, 8, 16)),
-    _recurrence("lstm", True, "_tensor", (8, 16, 32)),
-    _recurrence("gru", False, "_tensor", (8, 16)),
-    _recurrence("gru", True, "_tensor", (8, 16, 32)),
-    _recurrence("rnn", False, "_tensor", (8, 16, 32)),
-    _recurrence("rnn", True, "_tensor", (8, 16, 32)),
-    _recurrence("lstm", False, "_split", (4, 8, 16)),
-    _recurrence("lstm", True, "_split", (8, 16, 32)),
-    _recurrence("gru", False, "_split", (8, 16)),
-    _recurrence("gru", True, "_split", (8, 16, 32)),
-    _recurrence("rnn", False, "_split", (8, 16, 32)),
-    _recurrence("rnn", True, "_split", (8, 16, 32)),
+    *(_recurrence(name, variant) for variant in ("", "_step", *TENSOR_CORES) for name in UNITS),
     Entry("softmax_warps", "softmax.cu", ALL, WARP * WARP_ROWS),
     Entry("softmax_registers", "softmax.cu", tuple(dtype for dtype in ALL if dtype != "float64"), ROW_THREADS),
     Entry("softmax_blocks", "softmax.cu", ALL, THREADS),

@@ -37,7 +37,7 @@ from capgpu.kernels.cuda.constants import (
     stages,
     tile_rows,
 )
-from capgpu.kernels.cuda.kernel_registry import TENSOR_CORES
+from capgpu.kernels.cuda.kernel_registry import TENSOR_CORES, UNITS
 
 __all__ = [
     "ALGORITHMS",
@@ -102,12 +102,12 @@ class Pass:
 
 
 PASSES = {
-    "lstm_forward": Pass(GATES["lstm"], True, False, (4, 8, 16), 8, 14),
-    "lstm_backward": Pass(GATES["lstm"], True, True, (8, 16, 32), 16, 33),
-    "gru_forward": Pass(GATES["gru"], True, False, (8, 16), 8, 16),
-    "gru_backward": Pass(GATES["gru"], True, True, (8, 16, 32), 16, 22),
-    "rnn_forward": Pass(GATES["rnn"], False, False, (8, 16, 32), 16, 3),
-    "rnn_backward": Pass(GATES["rnn"], False, True, (8, 16, 32), 16, 7),
+    "lstm_forward": Pass(GATES["lstm"], True, False, *UNITS["lstm_forward"], 14),
+    "lstm_backward": Pass(GATES["lstm"], True, True, *UNITS["lstm_backward"], 33),
+    "gru_forward": Pass(GATES["gru"], True, False, *UNITS["gru_forward"], 16),
+    "gru_backward": Pass(GATES["gru"], True, True, *UNITS["gru_backward"], 22),
+    "rnn_forward": Pass(GATES["rnn"], False, False, *UNITS["rnn_forward"], 3),
+    "rnn_backward": Pass(GATES["rnn"], False, True, *UNITS["rnn_backward"], 7),
 }
 
 

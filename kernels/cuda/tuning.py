@@ -13,7 +13,6 @@ import numpy as np
 
 from capgpu.dtypes import named_dtype
 from capgpu.kernels.cuda import compile, launch_heuristics, stopwatch, tuning_cache
-from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.recurrence import (
     CELLS,
     BackwardInputs,
@@ -58,8 +57,8 @@ def measure(cell: str, dtype: str, H: int, N: int, T: int, repeats: int = 20) ->
 
     Parameters
     ----------
-    cell : {"lstm", "gru", "rnn"}
-        Cell.
+    cell : str
+        A key of `capgpu.kernels.cells.CELLS`.
     dtype : str
         Storage type.
     H, N, T : int
@@ -116,15 +115,17 @@ def passes(
     def draw(*shape: int) -> Any:
         return cupy.asarray((random.uniform(-1, 1, shape) / np.sqrt(H)).astype(named_dtype(dtype)))
 
-    steps, rows, G = Steps.of(np.full(T, N)), N * T, GATES[cell] * H
+    shape = CELLS[cell].shape
+    steps, rows, G = Steps.of(np.full(T, N)), N * T, shape.n_gates * H
     projected, h0, Wh, dhidden, hidden = draw(rows, G), draw(N, H), draw(H, G), draw(rows, H), draw(rows, H)
-    bias = draw(4 * H) if cell == "gru" else None
-    gates = None if cell == "rnn" else draw(rows, 4 * H)
-    cells, dc0 = (draw(rows, H), cupy.empty_like(h0)) if cell == "lstm" else (None, None)
-    dinputs = cupy.empty_like(projected) if cell == "gru" else None
+    bias = draw(shape.n_biases * H) if shape.n_biases > shape.n_gates else None
+    gates = draw(rows, shape.n_saved * H) if shape.n_saved else None
+    cells, dc0 = (draw(rows, H), cupy.empty_like(h0)) if shape.has_state else (None, None)
+    dinputs = cupy.empty_like(projected) if shape.splits_gradient else None
     inputs, outputs = ForwardInputs(projected, None, h0, None, Wh, bias), ForwardOutputs(hidden, cells, gates)
-    # without saved gates, the backward pass reads the hidden states in their place; of a GRU those before each row, too
-    states = hidden if cell == "gru" else cells
+    # without saved gates, the backward pass reads the hidden states in their place; with gates and without a state c,
+    # those before each row, too
+    states = cells if shape.has_state else hidden if shape.n_saved else None
     gradients = BackwardInputs(dhidden, None, hidden if gates is None else gates, states, None, Wh)
     results = BackwardOutputs(cupy.empty_like(projected), cupy.empty_like(h0), dc0, dinputs)
     return {

@@ -101,40 +101,39 @@ class Launcher:
         import cupy
 
         from capgpu.kernels.cuda import recurrence
-        from capgpu.kernels.cuda.constants import GATES
 
-        M, N, G = sum(BATCH_SIZES), BATCH_SIZES[0], GATES[name.split("_")[0]] * H
+        cell, direction = name.split("_")
+        shape = recurrence.CELLS[cell].shape
+        M, N, G = sum(BATCH_SIZES), BATCH_SIZES[0], shape.n_gates * H
         steps = recurrence.Steps.of(np.array(BATCH_SIZES))
         order = cupy.arange(N, dtype=np.int32)[::-1].copy()
         rows = cupy.asarray(self._random.integers(0, 4, M).astype(np.int32))
         h, Wh, hidden, previous = self.draw(N, H), self.draw(H, G), self.draw(M, H), self.draw(M, H)
-        cell, direction = name.split("_")
-        lstm, gru = cell == "lstm", cell == "gru"
-        gates = self.draw(M, 4 * H) if lstm or gru else None
-        c, states = (self.draw(N, H), self.draw(M, H)) if lstm else (None, None)
+        gates = self.draw(M, shape.n_saved * H) if shape.n_saved else None
+        c, states = (self.draw(N, H), self.draw(M, H)) if shape.has_state else (None, None)
         if direction == "forward":
-            bias = self.draw(4 * H if gru else G)
+            bias = self.draw(shape.n_biases * H)
             inputs = recurrence.ForwardInputs(self.draw(4, G), rows, h, c, Wh, bias, self.draw(H), order)
             outputs = recurrence.ForwardOutputs(hidden, states, gates, previous)
             recurrence.forward_into(recurrence.CELLS[cell], inputs, steps, outputs, config)
         else:
-            dcell, saved = self.draw(M, H) if lstm else None, hidden if gates is None else gates
-            gradients = recurrence.BackwardInputs(
-                self.draw(M, H), dcell, saved, previous if gru else states, c, Wh, order
-            )
-            dc0, dinputs = self.draw(N, H) if lstm else None, self.draw(M, G) if gru else None
+            dcell, dc0 = (self.draw(M, H), self.draw(N, H)) if shape.has_state else (None, None)
+            saved, states = (hidden, None) if gates is None else (gates, previous if states is None else states)
+            gradients = recurrence.BackwardInputs(self.draw(M, H), dcell, saved, states, c, Wh, order)
+            dinputs = self.draw(M, G) if shape.splits_gradient else None
             results = recurrence.BackwardOutputs(self.draw(M, G), h, dc0, dinputs)
             recurrence.backward_into(recurrence.CELLS[cell], gradients, steps, results, config)
 
     def steps(self, V: int) -> None:
         """Train each variant of the model for one step with each update rule, and decode."""
+        from capgpu.kernels.cells import CELLS
         from capgpu.model import CaptioningRNN
         from capgpu.optim import Optimizer
 
         word_to_idx = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, V)}}
         tied = {"tie_weights": True}
         regularization: dict[str, Any] = {"feature_dropout": 0.3, "output_dropout": 0.3, "label_smoothing": 0.1}
-        for cell in ("lstm", "gru", "rnn"):
+        for cell in CELLS:
             for H, options in ((24, {}), (21, {}), (24, regularization), (21, regularization), (12, tied)):
                 model = CaptioningRNN(word_to_idx, 7, 12, H, cell, self.dtype, seed=3, **options)
                 for rule in ("adam", "sgd_momentum", "sgd"):

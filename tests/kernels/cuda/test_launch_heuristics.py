@@ -423,7 +423,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 # --- measuring --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", recurrence.CELLS)
 def test_measuring_times_every_configuration_and_stores_the_fastest(cuda, cell):
     measured = tuning.measure(cell, "float32", 8, 3, 2, repeats=1)
     for direction in ("forward", "backward"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import capgpu
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda import compile, stopwatch, tuning, workspace
 from capgpu.kernels.cuda.device_calls import counting
 from simulators.cupy_standin import stream
@@ -57,7 +58,7 @@ def test_a_filler_precedes_each_batch_and_nothing_is_waited_for_until_its_end(lo
     assert elapsed.milliseconds > 0
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_timing_a_configuration_does_not_synchronize_within_a_batch(log, cell, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with counting(log):
