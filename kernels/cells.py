@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from capgpu.backend import Array
 from capgpu.kernels.contract import Precision, States
 
-__all__ = ["CELLS", "CellShape", "RecurrenceBackward", "RecurrenceForward", "RecurrenceGradients"]
+__all__ = ["CELLS", "CellShape", "RecurrenceBackward", "RecurrenceForward", "RecurrenceGradients", "cell_of_weights"]
 
 
 class CellShape(NamedTuple):
@@ -21,12 +21,13 @@ class CellShape(NamedTuple):
     Attributes
     ----------
     n_gates : int
-        Pre-activations: Wx is (D, n_gates * H), and Wh (H, n_gates * H).
+        Pre-activations: Wx is (D, n_gates * H), and Wh (H, n_gates * H). No other cell has as many: decoding tells the
+        cells apart by it (`cell_of_weights`).
     n_biases : int
-        Biases: `n_gates`, and further ones that are added to the last blocks of ``h Wh``.
+        Biases: `n_gates`, or one more, which is added to the last block of ``h Wh``.
     n_saved : int
         Numbers that the forward pass saves for the backward pass besides the states: activated gates, and what else
-        that reads; 0 where the hidden state is the only gate.
+        that reads; at least `n_gates`, or 0 where the hidden state is the only gate.
     has_state : bool
         Whether a cell state c accompanies the hidden state.
     splits_gradient : bool
@@ -46,6 +47,12 @@ CELLS = {
     "lstm": CellShape(n_gates=4, n_biases=4, n_saved=4, has_state=True, splits_gradient=False),
     "gru": CellShape(n_gates=3, n_biases=4, n_saved=4, has_state=False, splits_gradient=True),
 }
+_BY_GATES = {shape.n_gates: name for name, shape in CELLS.items()}
+
+
+def cell_of_weights(Wh: Array) -> str:
+    """Return the name of the cell that recurrent weights (H, n_gates * H) belong to."""
+    return _BY_GATES[Wh.shape[1] // Wh.shape[0]]
 
 
 class RecurrenceGradients(NamedTuple):

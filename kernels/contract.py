@@ -91,8 +91,8 @@ class DecodingWeights(NamedTuple):
     W_embed : array, shape (V, W)
         Word vectors.
     Wx, Wh, b : array, shape (W, G), (H, G), (B,)
-        Input weights, recurrent weights, biases. G = B = H for an RNN, 4H for an LSTM; G = 3H and B = 4H for a GRU,
-        whose last H biases belong to its candidate's recurrent sum.
+        Input weights, recurrent weights, biases; G = ``n_gates * H``, B = ``n_biases * H``
+        (`capgpu.kernels.cells.CellShape`).
     W_vocab, b_vocab : array, shape (H, V), (V,)
         Vocabulary projection. With tied weights, W_vocab is a transposed view of W_embed.
     """
@@ -165,9 +165,10 @@ class States(NamedTuple):
     hidden : array, shape (M, H)
         Hidden states after each step.
     cell : array, shape (M, H), or None
-        Cell states of an LSTM.
-    gates : array, shape (M, 4H), or None
-        Activated gates of an LSTM, in the order i, f, o, g; those of a GRU, r, z, n, and its candidate's recurrent sum.
+        Cell states; None for a cell without.
+    gates : array, shape (M, n_saved * H), or None
+        Activated gates, and what else is saved for the backward pass: of an LSTM i, f, o, g; of a GRU r, z, n, and its
+        candidate's recurrent sum. None for a cell that saves nothing.
     previous : array, shape (M, H)
         Hidden state before each step: the other factor of the gradient of the recurrent weights.
     """
@@ -179,7 +180,7 @@ class States(NamedTuple):
 
 
 def split_biases(b: Array, Wh: Array) -> tuple[Array, Array | None]:
-    """Split a cell's biases into those of the input's sums, and those of recurrent sums, which only a GRU has.
+    """Split a cell's biases into those of the input's sums, and those of recurrent sums, as a GRU has.
 
     Parameters
     ----------

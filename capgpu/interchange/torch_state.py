@@ -251,7 +251,7 @@ def _checked_sizes(
 ) -> tuple[str, int, int, int]:
     """Return cell type, D, W and H, which follow from the shapes of the arrays; check that all shapes agree."""
     hidden, gates = _matrix(keys, arrays, "rnn.weight_hh_l0")[1], len(arrays["rnn.weight_hh_l0"])
-    cells = {cell.shape.n_gates: name for name, cell in CELLS.items() if cell.attends == attends}
+    cells = {CELLS[name].shape.n_gates: name for name in _GATE_ORDER if CELLS[name].attends == attends}
     if hidden == 0 or gates % hidden or gates // hidden not in cells:
         raise InvalidValueError(
             f"{keys['rnn.weight_hh_l0']}: expected shape (4 H, H) of an LSTM, (3 H, H) of a GRU or (H, H) of an RNN, "

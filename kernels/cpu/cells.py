@@ -9,10 +9,12 @@ from capgpu.kernels.cpu.lstm import activate_lstm
 from capgpu.kernels.cpu.recurrence import ForwardRow
 from capgpu.kernels.cpu.rnn import activate_rnn
 
-__all__ = ["LSTM_GATES", "activate_cell"]
+__all__ = ["GATES_WITH_STATE", "LSTM_GATES", "activate_cell"]
 
-#: Gates of the cell that has a state c.
+#: Gates of the LSTM, with attention or without.
 LSTM_GATES = CELLS["lstm"].n_gates
+#: Numbers of gates of the cells that have a state c.
+GATES_WITH_STATE = tuple(cell.n_gates for cell in CELLS.values() if cell.has_state)
 
 
 @compiled(allocates=False)

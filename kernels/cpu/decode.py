@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.contract import Precision
-from capgpu.kernels.cpu.cells import LSTM_GATES, activate_cell
+from capgpu.kernels.cpu.cells import GATES_WITH_STATE, activate_cell
 from capgpu.kernels.cpu.gemm import matmul
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
@@ -104,10 +104,10 @@ def next_states(n_gates: int, sums: Any, parents: Any, projected: Any, rows: Any
     Returns
     -------
     h, c : numpy.ndarray, shape (N, H)
-        The states; `c` of an LSTM only.
+        The states; of a cell without a state c, `c` is `h`.
     """
     next_h = np.empty((parents.size, c.shape[1]), c.dtype)
-    next_c = np.empty_like(next_h) if n_gates == LSTM_GATES else next_h
+    next_c = np.empty_like(next_h) if n_gates in GATES_WITH_STATE else next_h
     n_tasks = POOL.n_threads if parents.size * projected.shape[1] >= WORTH_SHARING else 1
     POOL.run(n_tasks, _activate, n_gates, sums, parents, projected, rows, bias, c, next_c, next_h)
     return next_h, next_c

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
-from capgpu.kernels.cpu.cells import LSTM_GATES, activate_cell
+from capgpu.kernels.cpu.cells import GATES_WITH_STATE, activate_cell
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.gemm import aligned
 from capgpu.kernels.cpu.job_slot import barrier
@@ -233,7 +233,7 @@ def _decode_sharing_captions(index: int, count: int, operands: _Captions) -> Non
     dtype, itemsize, vocabulary_size = o.h0.dtype, o.h0.itemsize, o.b_vocab.size
     h = np.empty((2, n_captions, size), dtype)
     h[0] = o.h0[first:last]
-    c = np.zeros_like(h) if n_gates == LSTM_GATES else h
+    c = np.zeros_like(h) if n_gates in GATES_WITH_STATE else h
     out, is_rounded = np.empty((n_captions, o.out.shape[1]), o.out.dtype), o.multiply[0] != 0
     no_slot: Any = np.int64(0)  # a single task does not touch it
     _decode(
@@ -303,7 +303,7 @@ def greedy_captions(
     buffers = _Decoding(
         **inputs,
         h=states,
-        c=np.zeros_like(states) if n_gates == LSTM_GATES else states,
+        c=np.zeros_like(states) if n_gates in GATES_WITH_STATE else states,
         sums=np.empty((n_captions, b.size if n_gates > 1 else 0), dtype),
         scores=scratch("scores", (n_captions, b_vocab.size), dtype),
         projections=np.empty((min(n_captions * max_length, arrays.W_embed.shape[0]), Wx.shape[1]), dtype),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.cells import CELLS, cell_of_weights
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision, split_biases
 from capgpu.kernels.cuda.array_checks import check_device, contiguous, empty, operand, pointers
 from capgpu.kernels.cuda.compile import kernel
@@ -44,7 +45,7 @@ def advance_cell(
         -(-count * size // THREADS),
         THREADS,
         (
-            *pointers(projected, rows, sums, bias, recurrent_bias, c_before if gates == 4 else h_before, h, c),
+            *pointers(projected, rows, sums, bias, recurrent_bias, h_before if c is None else c_before, h, c),
             np.int32(count),
             np.int32(size),
         ),
@@ -109,7 +110,7 @@ def greedy_captions(
     words = empty((count, max_length), np.int32, "the words")
     hidden = [contiguous(h), *(space.take(f"decoding: h {k}", (count, size), dtype) for k in range(2))]
     c: list[Any] = [None, None]
-    if gates == 4 * size:
+    if CELLS[cell_of_weights(Wh)].has_state:
         c = [space.take(f"decoding: c {k}", (count, size), dtype) for k in range(2)]
     sums = space.take("decoding: sums", (count, gates), dtype)
     scores = space.take("decoding: scores", (count, vocabulary), dtype)

@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from capgpu.errors import CapgpuError
+from capgpu.kernels.cells import cell_of_weights
 from capgpu.kernels.contract import CaptionBatch, LossOptions
 from capgpu.kernels.cuda import launch_heuristics
 from capgpu.kernels.cuda.array_checks import allocate, check_device, dtype_name, sum_dtype
 from capgpu.kernels.cuda.caption_batch import Layout, lay_out
-from capgpu.kernels.cuda.constants import GATES, SETTINGS
+from capgpu.kernels.cuda.constants import SETTINGS
 from capgpu.kernels.cuda.device_calls import copy_into, launch_graph
 from capgpu.kernels.cuda.dropout import StoredDropout
 from capgpu.kernels.cuda.held_results import holding_results
@@ -227,9 +228,8 @@ class StepGraphs:
 
     def _can_be_captured(self, shape: tuple[int, ...]) -> bool:
         """Return whether launches for a batch of these numbers of captions, steps, rows and words can be captured."""
-        size, gates = self.params["Wh"].shape
+        size, cell = self.params["Wh"].shape[0], cell_of_weights(self.params["Wh"])
         captions, steps, rows, _ = shape
-        cell = next(name for name, count in GATES.items() if gates == count * size)
         # the launches of attention are the same for all batches of a shape (`capgpu.kernels.cuda.attention`)
         passes = [] if "Wattn" in self.params else [f"{cell}_{direction}" for direction in ("forward", "backward")]
         configs = [launch_heuristics.choose(name, dtype_name(self._dtype), size, captions, steps) for name in passes]

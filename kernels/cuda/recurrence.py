@@ -101,8 +101,8 @@ class ForwardOutputs(NamedTuple):
         Hidden states.
     cell : array, shape (M, H), or None
         States c; None for a cell without.
-    gates : array, shape (M, GH), or None
-        Activated gates, (M, 4H) for a GRU; None for a cell that does not save them, and where no backward pass follows.
+    gates : array, shape (M, n_saved * H), or None
+        Activated gates, and what else is saved; None for a cell that saves nothing, and where no backward pass follows.
     previous : array, shape (M, H), or None
         Hidden state before each packed row.
     """
@@ -120,8 +120,8 @@ class BackwardInputs(NamedTuple):
     ----------
     dhidden, dcell, gates, cell, c0, Wh, order
         As for `capgpu.kernels.cells.RecurrenceBackward`. `gates` are the hidden states for a cell that does not save
-        its gates; dcell, cell and c0 are None for a cell without a state c, but `cell` of a GRU is the hidden state
-        before each packed row.
+        its gates; dcell, cell and c0 are None for a cell without a state c, except that `cell` is the hidden state
+        before each packed row for one that saves its gates, such as the GRU.
     """
 
     dhidden: Any
@@ -139,13 +139,13 @@ class BackwardOutputs(NamedTuple):
     Attributes
     ----------
     dgates : array, shape (M, GH)
-        Gradient of the pre-activations; of a GRU, of their recurrent parts.
+        Gradient of the pre-activations, or of their recurrent parts where those differ.
     dh0 : array, shape (N, H)
         Gradient of the initial hidden state, zero for sequences without any step.
     dc0 : array, shape (N, H), or None
         The same for c; None for a cell without.
     dinputs : array, shape (M, GH), or None
-        Gradient of the pre-activations' parts from the inputs; None unless it differs from `dgates`, as for a GRU.
+        Gradient of the pre-activations' parts from the inputs; None where it is `dgates`.
     """
 
     dgates: Any

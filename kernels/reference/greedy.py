@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from capgpu.backend import Array, array_namespace
+from capgpu.kernels.cells import CELLS, cell_of_weights
 from capgpu.kernels.contract import DecodingWeights, Precision, split_biases
 from capgpu.kernels.reference.decode import decode_step
 from capgpu.kernels.reference.gemm import matmul
@@ -51,7 +52,7 @@ def greedy_captions(
     W_embed, Wx, Wh, b, W_vocab, b_vocab = weights
     multiply = partial(matmul, precision=precision)
     count = h.shape[0]
-    c = xp.zeros_like(h) if Wh.shape[1] == 4 * Wh.shape[0] else None
+    c = xp.zeros_like(h) if CELLS[cell_of_weights(Wh)].has_state else None
     b, recurrent_bias = split_biases(b, Wh)
     # projecting the whole vocabulary once pays when more words will be read than it holds
     table = multiply(W_embed, Wx, b) if count * max_length >= W_embed.shape[0] else None

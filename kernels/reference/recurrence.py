@@ -1,7 +1,6 @@
 """The oracle of the recurrences over packed sequences: the loop over the steps, for every cell.
 
-A cell's file (`capgpu.kernels.reference.lstm`, ``gru``, ``rnn``) holds the mathematics of one step, forward and
-backward.
+A cell's file (such as `capgpu.kernels.reference.gru`) holds the mathematics of one step, forward and backward.
 
 Packed rows are time-major (see `capgpu.sequence`): ``batch_sizes`` is a host array, never rising; step t owns the
 next ``batch_sizes[t]`` of the M rows; row r of a step belongs to the same sequence as row r of the step before.

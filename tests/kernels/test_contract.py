@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies
 
 from capgpu.kernels import RowGroups
+from capgpu.kernels.cells import CELLS, cell_of_weights
 from capgpu.kernels.reference import OPERATIONS
 from oracles.halves import HALVES, loss_or
 from oracles.kernel_cases import EXTENTS, KERNEL_CASES, OVERWRITABLE, Extents, example
@@ -51,6 +52,11 @@ def test_every_operation_has_a_case():
     # and by test_top_k.py (what it returns are words, too)
     tested_in_other_files |= {"caption_batch", "greedy_captions", "top_words", "draw_words"}
     assert {case.operation for case in KERNEL_CASES} | tested_in_other_files == set(OPERATIONS)
+
+
+def test_no_two_cells_have_equally_many_gates():
+    for name, shape in CELLS.items():
+        assert cell_of_weights(np.ones((5, shape.n_gates * 5))) == name
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=range(len(EXTENTS)))

@@ -8,6 +8,7 @@ import pytest
 import capgpu
 from capgpu.backend import is_device_array
 from capgpu.captioner_steps import greedy_captions
+from capgpu.kernels.cells import CELLS
 from capgpu.model import CaptioningRNN
 
 WORDS = {word: index for index, word in enumerate(["<NULL>", "<START>", "<END>", *"abcdefg"])}
@@ -33,7 +34,7 @@ def outcome(cell, name, value, features):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_backends_agree_on_parameters_that_are_not_finite(backend, monkeypatch, random, cell, value):
     features = random.standard_normal((3, 6)).astype(np.float32)
     if backend.name == "cpu":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.cells import cell_of_weights
 from oracles import recurrences
 from oracles.recurrences import Floats
 
@@ -14,7 +15,7 @@ from oracles.recurrences import Floats
 def loss(params: dict[str, Floats], features: Floats, captions: Any, null: int = 0) -> tuple[float, dict[str, Floats]]:
     """Return the loss of a minibatch and the gradients of all eight parameters.
 
-    The cell follows from the parameters: ``Wh`` is as wide as it is high, or three or four times as wide (`cell_of`).
+    The cell follows from the parameters: the width of ``Wh`` tells it (`cell_of_weights`).
     """
     p, count = params, len(features)
     total, grads = 0.0, {name: np.zeros_like(value) for name, value in params.items()}
@@ -87,14 +88,9 @@ def advance(
     return x, after
 
 
-def cell_of(params: dict[str, Floats]) -> str:
-    """Tell the cell from the shape of its recurrent weights."""
-    return {1: "rnn", 3: "gru", 4: "lstm"}[params["Wh"].shape[1] // params["Wh"].shape[0]]
-
-
 def step(p: dict[str, Floats], x: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
     """Advance one caption by one word; c of a cell without a cell state stays as it is."""
-    cell, width = cell_of(p), p["Wh"].shape[1]
+    cell, width = cell_of_weights(p["Wh"]), p["Wh"].shape[1]
     a, u = x @ p["Wx"] + p["b"][:width], h @ p["Wh"]
     if cell == "lstm":
         return recurrences.lstm_step(a + u, c)[:2]
@@ -106,7 +102,7 @@ def step(p: dict[str, Floats], x: Floats, h: Floats, c: Floats) -> tuple[Floats,
 
 def run(p: dict[str, Floats], x: Floats, h0: Floats) -> tuple[Floats, Any]:
     """Run one caption's recurrence over its inputs (T, W); return hidden states, and what `run_back` needs."""
-    cell, width = cell_of(p), p["Wh"].shape[1]
+    cell, width = cell_of_weights(p["Wh"]), p["Wh"].shape[1]
     projected = x @ p["Wx"] + p["b"][:width]
     if cell == "lstm":
         hidden, *saved = recurrences.lstm_sequence(projected, h0, np.zeros_like(h0), p["Wh"])
@@ -120,7 +116,7 @@ def run_back(
     p: dict[str, Floats], dhidden: Floats, hidden: Floats, saved: Any, h0: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Undo `run`: gradients of the inputs' sums, of the states' sums, and of h0."""
-    cell, zero = cell_of(p), np.zeros_like(h0)
+    cell, zero = cell_of_weights(p["Wh"]), np.zeros_like(h0)
     if cell == "gru":
         previous = np.vstack([h0, hidden[:-1]])
         return recurrences.gru_sequence_backward(dhidden, saved, previous, p["Wh"])

@@ -13,6 +13,7 @@ import numpy as np
 
 import capgpu
 from capgpu.kernels import Dropout
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda import KERNELS, compile, embedding, launch_heuristics, recurrence, softmax, stopwatch
 from capgpu.kernels.cuda.dropout import StoredDropout, drop_into
 from capgpu.kernels.cuda.kernel_registry import REGISTRY
@@ -240,7 +241,7 @@ def others(device: Any, dtype: str) -> None:
         stopwatch.spin(3)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{k}": k for k in range(3, 17)}}
     captions = np.array([[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0], [1, 5, 0, 6, 4, 2], [0, 0, 0, 0, 0, 0]])
-    for cell in ("rnn", "gru", "lstm"):
+    for cell in CELLS:
         for H in (6, 8):
             model = CaptioningRNN(words, 7, 4, H, cell, dtype, seed=3)
             model.loss(draw(4, 7), captions)

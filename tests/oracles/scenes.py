@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels import cells
 from oracles.recurrences import Floats
 
 #: Ids as the data sets number them.
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3, "cat": 4, "dog": 5, "red": 6}
 #: The recurrent cells.
-CELLS = ("rnn", "lstm", "gru")
+CELLS = tuple(cells.CELLS)
 SIZES = {"input_dim": 3, "wordvec_dim": 4, "hidden_dim": 5}
 
 Captions = np.ndarray[Any, np.dtype[np.int64]]
@@ -41,7 +42,7 @@ def parameters(
     random = np.random.default_rng(seed)
     s = {**SIZES, **sizes}
     D, W, H = s["input_dim"], s["wordvec_dim"], s["hidden_dim"]
-    gates, biases = {"rnn": (H, H), "lstm": (4 * H, 4 * H), "gru": (3 * H, 4 * H)}[cell]
+    gates, biases = cells.CELLS[cell].n_gates * H, cells.CELLS[cell].n_biases * H
     shapes = {
         "W_embed": (words, W),
         "W_proj": (D, H),

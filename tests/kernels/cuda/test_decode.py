@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from capgpu.captioner_steps import greedy_captions
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda import KERNELS
-from capgpu.kernels.cuda.constants import GATES
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.kernels.reference import KERNELS as REFERENCE
 from capgpu.layers import cells
@@ -18,7 +18,6 @@ from oracles.numbers import distance
 from simulators import cupy_standin
 
 START, END, NULL = 1, 2, 0
-CELLS = ("rnn", "gru", "lstm")
 
 
 def captioner(V=37, D=5, W=6, H=9, cell="lstm", dtype="float64", seed=0):
@@ -106,13 +105,14 @@ def test_greedy_decoding_does_not_synchronize(device, cell, V, a_word):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_decoding_step_agrees_without_synchronization(device, cell):
-    random, gates = np.random.default_rng(0), GATES[cell]
+    random, shape = np.random.default_rng(0), CELLS[cell]
+    gates = shape.n_gates
     projected, h, c = (random.standard_normal(shape) for shape in ((33, gates * 7), (3, 7), (3, 7)))
     rows, Wh = np.array([32, 0, 5]), random.standard_normal((7, gates * 7))
     W, b = random.standard_normal((7, 33)), random.standard_normal(33)
-    host = (projected, rows, h, c if cell == "lstm" else None, Wh, W, b)
+    host = (projected, rows, h, c if shape.has_state else None, Wh, W, b)
     dev_arrays = [None if a is None else device.asarray(a) for a in host]
-    bias = random.standard_normal(7) if cell == "gru" else None
+    bias = random.standard_normal(7) if shape.n_biases > gates else None
     dev_bias = None if bias is None else device.asarray(bias)
     with cupy_standin.forbid_synchronisation():
         actual = KERNELS.decode_step(*dev_arrays, recurrent_bias=dev_bias)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import capgpu
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.model import CaptioningRNN
 from capgpu.optim import Optimizer
@@ -31,7 +32,7 @@ DAILY = {
     unless=lambda p: (p.cell, p.dtype, p.rule) in DAILY and p.clip_norm == (None if p.cell == "lstm" else 0.5)
 )
 @pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("rule", "clip_norm"), [("adam", None), ("adam", 0.5), ("sgd_momentum", None), ("sgd", 0.1)])
 def test_replayed_steps_have_the_bits_of_uncaptured_steps_and_the_values_of_plain_ones(
     device, train_uncaptured, cell, dtype, rule, clip_norm

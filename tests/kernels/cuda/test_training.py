@@ -12,6 +12,7 @@ from bench.cuda import ours
 from bench.cuda.parts import extents
 from bench.workloads import SIZES, make_workload
 from capgpu.data import emoji
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda.array_checks import DeviceMemoryError
 from capgpu.kernels.cuda.device_calls import counting
 from capgpu.model import CaptioningRNN
@@ -94,7 +95,7 @@ def expected(cell, options, tied=False):
     unless=lambda p: (p.size == "S1" and (p.cell != "gru" or not p.tied)) or (p.cell, p.tied) == ("lstm", False)
 )
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("size", "dtype"), [("S1", "float32"), ("S3", "float32"), ("S1", "float16")])
 def test_a_step_at_full_size_takes_no_more_than_24_launches(
     device, real_device, nothing_computed, dtype, size, cell, tied, capsys
@@ -150,7 +151,7 @@ def test_loss_and_gradients_agree_with_the_reference(device, cell, dtype, W, H, 
 
 @pytest.mark.nightly(unless=lambda p: p.cell == "rnn")
 @pytest.mark.parametrize("options", [{}, {**OPTIONS["both"], "tie_weights": True}], ids=["plain", "all"])
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_gradients_agree_with_differences_of_the_loss(device, cell, options):
     model = captioner(W=3, H=3, cell=cell, **options)
     features = device.asarray(np.random.default_rng(0).standard_normal((5, 7)))
