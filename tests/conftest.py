@@ -45,6 +45,7 @@ import cuda_device
 from capgpu.dtypes import named_dtype
 from capgpu.kernels import kernels_for
 from capgpu.kernels.reference import Kernels
+from capgpu.layers.cells import CELLS
 from capgpu.model import CaptioningRNN
 
 hypothesis.settings.register_profile(
@@ -139,7 +140,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 #: What the ids of the variants of a test have that run as a sample where kernels are emulated, and its share.
-_SAMPLED, _SAMPLE = re.compile(r"(?<![a-z])(rnn|gru|attention)(?![a-z])"), 4
+_SAMPLED, _SAMPLE = re.compile(rf"(?<![a-z])({'|'.join(CELLS.keys() - {'lstm'})})(?![a-z])"), 4
 
 
 def _is_sampled_out(item: pytest.Item) -> bool:

@@ -16,6 +16,7 @@ from capgpu.cli.options import COMPUTE_GROUP, Count, LocalPath, Number, backend_
 from capgpu.data.datasets import DATASETS, open_dataset
 from capgpu.distributed import communicator
 from capgpu.folder_lock import folder_lock
+from capgpu.layers.cells import CELLS
 from capgpu.metrics.coco import METRIC_NAMES
 from capgpu.optim import UPDATE_RULES
 from capgpu.optim.schedules import SCHEDULES
@@ -109,7 +110,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
 )
 @click.option(
     "--cell",
-    type=click.Choice(["lstm", "gru", "rnn", "attention"]),
+    type=click.Choice(list(CELLS)),
     default="lstm",
     help="Recurrent cell; attention is an LSTM that looks at parts of a picture, for data prepared with --grid.",
 )

@@ -7,12 +7,13 @@ import click
 from capgpu.cli.command import Command
 from capgpu.cli.console import echo
 from capgpu.cli.options import Count
+from capgpu.kernels.cells import CELLS
 
 __all__ = ["tune"]
 
 
 @click.command(cls=Command, examples=(("Tune the default model of capgpu train", "capgpu tune --hidden 256"),))
-@click.option("--cell", type=click.Choice(["lstm", "gru", "rnn"]), default="lstm", help="Recurrent cell.")
+@click.option("--cell", type=click.Choice(list(CELLS)), default="lstm", help="Recurrent cell.")
 @click.option("--hidden", "H", type=Count(1), default=512, help="Size of the hidden state.")
 @click.option("--batch-size", "--batch", "N", type=Count(1), default=64, help="Captions per minibatch.")
 @click.option("--steps", "T", type=Count(2), default=16, help="Words per caption.")
