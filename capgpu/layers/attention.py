@@ -14,7 +14,13 @@ from capgpu.kernels import AttentionStates
 from capgpu.kernels.cells import CELLS, RecurrenceGradients
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import attention as reference
-from capgpu.layers.batch_first import check_hidden_gradient, from_time_major, step_backward, to_time_major
+from capgpu.layers.batch_first import (
+    check_cache,
+    check_hidden_gradient,
+    from_time_major,
+    step_backward,
+    to_time_major,
+)
 from capgpu.layers.lstm import LSTM
 from capgpu.layers.recurrence import (
     Cell,
@@ -191,6 +197,7 @@ def attention_step_backward(
     dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db : array
         Gradients, shaped like the forward pass's arguments.
     """
+    check_cache(LSTM, cache, "attention_step_forward")
     dinputs, dh0, dc0, dweights, dWh, db = step_backward(LSTM, dnext_h, dnext_c, cache)
     assert dc0 is not None  # an LSTM has cell states
     size = dinputs.shape[1] - dh0.shape[1]
@@ -247,7 +254,8 @@ def attention_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Arra
     dWx, dWh, dWattn, db : array
         Gradients with respect to the parameters.
     """
-    forward, shape = cache
+    forward, shape = cache if type(cache) is tuple and len(cache) == 2 else (cache, ())
+    check_cache(ATTENTION, forward, "attention_forward")
     xp, dhidden = check_hidden_gradient(dh, forward)
     gradients = backward_through_time(dhidden, None, forward)
     dWh = recurrent_weights_gradient(gradients, forward)

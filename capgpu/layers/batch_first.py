@@ -1,7 +1,7 @@
 """Batch-first views of a recurrent layer, whatever its cell: one step (N, D), and whole sequences (N, T, D).
 
-The functions of `capgpu.layers.rnn`, `capgpu.layers.lstm` and `capgpu.layers.gru` are these for one cell each. A cache
-is the `capgpu.layers.recurrence.Recurrence` of the packed layer.
+The functions of a cell's module, such as `capgpu.layers.gru`, are these for one cell. A cache is the
+`capgpu.layers.recurrence.Recurrence` of the packed layer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
 
 __all__ = [
+    "check_cache",
     "check_hidden_gradient",
     "from_time_major",
     "sequences_backward",
@@ -78,7 +79,7 @@ def step_backward(
     TypeError
         For the cache of another cell.
     """
-    _check_cache(cell, cache, f"{cell.name}_step_forward")
+    check_cache(cell, cache, f"{cell.name}_step_forward")
     further = {"dnext_c": (dnext_c, "N H")} if cell.shape.has_state else {}
     check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), **further)
     return recurrent_backward(dnext_h, dnext_c, cache)
@@ -135,24 +136,39 @@ def sequences_backward(cell: Cell, dh: Array, cache: Any) -> tuple[Array, Array,
     TypeError
         For the cache of another cell.
     """
-    _check_cache(cell, cache, f"{cell.name}_forward")
+    check_cache(cell, cache, f"{cell.name}_forward")
     xp, dhidden = check_hidden_gradient(dh, cache)
     dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
     return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db
-
-
-def _check_cache(cell: Cell, cache: Any, forward: str) -> None:
-    """Check that a cache is that of a cell: gradients of another one would have plausible shapes."""
-    if not isinstance(cache, Recurrence):
-        raise InvalidTypeError(f"cache: expected what {forward} returned last, got a {type(cache).__name__}.")
-    if cache.cell != cell:
-        raise InvalidTypeError(f"cache: expected what {forward} returned last, got that of the cell {cache.cell.name}.")
 
 
 def _shapes(cell: Cell, Wx: Array, Wh: Array, b: Array) -> dict[str, tuple[Array, str]]:
     """Return the parameters of a cell with their symbolic shapes, for `check_arrays`."""
     columns, biases = ("H" if n == 1 else f"{n}H" for n in (cell.shape.n_gates, cell.shape.n_biases))
     return {"Wx": (Wx, f"D {columns}"), "Wh": (Wh, f"H {columns}"), "b": (b, biases)}
+
+
+def check_cache(cell: Cell, cache: Any, forward: str) -> None:
+    """Check that a cache is that of a cell: gradients of another one would have plausible shapes.
+
+    Parameters
+    ----------
+    cell : Cell
+        The cell.
+    cache : object
+        Should be a `Recurrence` of it.
+    forward : str
+        The function that returns such a cache, for the message.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if not isinstance(cache, Recurrence):
+        raise InvalidTypeError(f"cache: expected what {forward} returned last, got a {type(cache).__name__}.")
+    if cache.cell != cell:
+        raise InvalidTypeError(f"cache: expected what {forward} returned last, got that of the cell {cache.cell.name}.")
 
 
 def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:

@@ -2,9 +2,9 @@
 
     a = x Wx + b + h Wh,  then the cell's pointwise mathematics (`capgpu.kernels.reference.recurrence`)
 
-A cell is a `Cell`, defined in its module (`capgpu.layers.lstm`, `capgpu.layers.rnn`, `capgpu.layers.gru`) beside its
-batch-first functions, which are views of the functions here (`capgpu.layers.batch_first`); `capgpu.layers.cells` lists
-the cells. The captioner is built on this module (`capgpu.captioner`).
+A cell is a `Cell`, defined in its module (such as `capgpu.layers.gru`) beside its batch-first functions, which are
+views of the functions here (`capgpu.layers.batch_first`); `capgpu.layers.cells` lists the cells. The captioner is built
+on this module (`capgpu.captioner`).
 """
 
 from __future__ import annotations

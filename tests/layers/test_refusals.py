@@ -256,3 +256,16 @@ def test_the_cache_of_another_cell_is_refused(name, other):
         backward(h, cache)
     with pytest.raises(TypeError, match=f"cache: expected what {name}_forward returned last, got a tuple"):
         backward(h, (h, cache))
+
+
+@pytest.mark.parametrize("step", ["", "_step"])
+def test_attention_refuses_the_cache_of_another_cell(step):
+    h, cache = getattr(layers, f"rnn{step}_forward")(
+        *(np.ones(shape) for shape in ((2, 5) if step else (2, 3, 5), (2, 4), (5, 4), (4, 4), 4))
+    )
+    backward, upstream = getattr(layers, f"attention{step}_backward"), [h, h] if step else [h]
+    expected = f"cache: expected what attention{step}_forward returned last, got"
+    with pytest.raises(TypeError, match=f"{expected} that of the cell rnn"):
+        backward(*upstream, cache)
+    with pytest.raises(TypeError, match=f"{expected} a NoneType"):
+        backward(*upstream, None)
