@@ -137,7 +137,8 @@ class StepGraphs:
         Parameters
         ----------
         features, captions, null, options
-            The batch: features of shape (N, D) or (N, L, D), host captions of shape (N, T + 1), the id of NULL, and options.
+            The batch: features of shape (N, D) or (N, L, D), host captions of shape (N, T + 1), the id of NULL, and
+            options.
         settings : numpy.ndarray of float, shape (P, 8) or less
             The update rule's numbers for each parameter.
 

@@ -11,6 +11,7 @@ Neither stream makes the host wait. The ranks find one another by NCCL's unique 
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array
@@ -56,7 +57,9 @@ def open_nccl(communicator: Communicator) -> NcclCollectives | None:
 
     runtime = cupy.cuda.runtime
     try:
-        import cupy.cuda.nccl as library
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy warns where NCCL is missing; that is logged below
+            import cupy.cuda.nccl as library
 
         version = library.get_version() if getattr(library, "available", True) else 0
     except (ImportError, AttributeError):
