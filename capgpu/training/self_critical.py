@@ -242,7 +242,9 @@ class Critic:
         xp = array_namespace(bias)
         never = np.zeros(bias.shape, bool)
         never[self._never_drawn] = True
-        model.params["b_vocab"] = xp.where(xp.asarray(never, device=bias.device), xp.full_like(bias, _IMPOSSIBLE), bias)
+        replaced = xp.where(xp.asarray(never, device=bias.device), xp.full_like(bias, _IMPOSSIBLE), bias)
+        # CuPy's where makes float32 of bfloat16
+        model.params["b_vocab"] = xp.astype(replaced, bias.dtype, copy=False)
         try:
             yield
         finally:

@@ -138,7 +138,8 @@ class StepGraphs:
         Parameters
         ----------
         features, captions, null, options
-            The batch: features of shape (N, D), host captions of shape (N, T + 1), the id of NULL, and options.
+            The batch: features of shape (N, D) or (N, L, D), host captions of shape (N, T + 1), the id of NULL, and
+            options.
         settings : numpy.ndarray of float, shape (P, 8) or less
             The update rule's numbers for each parameter.
 
@@ -199,7 +200,8 @@ class StepGraphs:
         check_device(features=features)
         dropouts = options.feature_dropout, options.output_dropout
         rates = tuple(0.0 if dropout is None else dropout.rate for dropout in dropouts)
-        key = (*layout.shape, captions.shape[1], options.smoothing, options.precision, *rates)
+        # pictures of different batches may have grids of different sizes
+        key = (*layout.shape, captions.shape[1], *features.shape[1:], options.smoothing, options.precision, *rates)
         shape = self._shapes.get(key)
         if (shape is None or shape.update is None) and not self._can_be_captured(layout.shape):
             return None

@@ -11,6 +11,7 @@ Neither stream makes the host wait. The ranks find one another by NCCL's unique 
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from capgpu.backend import Array
@@ -23,7 +24,7 @@ __all__ = ["NcclCollectives", "open_nccl"]
 
 logger = logging.getLogger("capgpu")
 
-#: NCCL's names of dtypes; ncclBfloat16 of its header is missing in CuPy.
+#: NCCL's names of dtypes.
 _DTYPES = {
     "int8": "NCCL_INT8",
     "uint8": "NCCL_UINT8",
@@ -32,8 +33,8 @@ _DTYPES = {
     "float16": "NCCL_FLOAT16",
     "float32": "NCCL_FLOAT32",
     "float64": "NCCL_FLOAT64",
+    "bfloat16": "NCCL_BFLOAT16",
 }
-_BFLOAT16 = 9
 
 
 def open_nccl(communicator: Communicator) -> NcclCollectives | None:
@@ -56,7 +57,9 @@ def open_nccl(communicator: Communicator) -> NcclCollectives | None:
 
     runtime = cupy.cuda.runtime
     try:
-        import cupy.cuda.nccl as library
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy warns where NCCL is missing; that is logged below
+            import cupy.cuda.nccl as library
 
         version = library.get_version() if getattr(library, "available", True) else 0
     except (ImportError, AttributeError):
@@ -103,7 +106,7 @@ class NcclCollectives:
         import cupy.cuda.nccl
 
         self._nccl = cupy.cuda.nccl
-        unique = tuple(communicator.from_root(lambda: list(self._nccl.get_unique_id())))
+        unique = bytes(communicator.from_root(lambda: list(self._nccl.get_unique_id())))  # JSON holds no bytes
         self._comm = self._nccl.NcclCommunicator(communicator.size, unique, communicator.rank)
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._new_event: Any = lambda: cupy.cuda.Event(disable_timing=True)
@@ -155,7 +158,6 @@ class NcclCollectives:
         if not (array.flags.c_contiguous or array.flags.f_contiguous):
             raise InvalidValueError(f"array: expected contiguous memory, got strides {array.strides} of {array.shape}.")
         name = array.dtype.name
-        if name not in (*_DTYPES, "bfloat16"):
+        if name not in _DTYPES:
             raise InvalidValueError(f"array: expected a dtype that NCCL adds, got {name}.")
-        dtype = _BFLOAT16 if name == "bfloat16" else getattr(self._nccl, _DTYPES[name])
-        return array.data.ptr, array.size, dtype
+        return array.data.ptr, array.size, getattr(self._nccl, _DTYPES[name])

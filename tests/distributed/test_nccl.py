@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.util import spec_from_loader
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 import capgpu
 from capgpu.distributed import ALONE, Communicator
 from capgpu.kernels.cuda.device_calls import counting
-from capgpu.kernels.cuda.nccl import NcclCollectives
+from capgpu.kernels.cuda.nccl import NcclCollectives, open_nccl
 from capgpu.optim import Optimizer
 from capgpu.training import distributed
 from capgpu.training.distributed import DistributedSteps
@@ -99,6 +103,31 @@ def test_what_nccl_would_misread_is_refused() -> None:
         nccl.start_all_reduce(cupy.ones((4, 4))[:, ::2])
     with pytest.raises(ValueError, match="array: expected a dtype that NCCL adds, got complex128"):
         nccl.start_all_reduce(cupy.ones(4, dtype="complex128"))
+
+
+class MissingNccl(MetaPathFinder, Loader):
+    """Imports of ``cupy.cuda.nccl`` on a machine without NCCL, as CuPy makes them: with a warning."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        return spec_from_loader(name, self) if name == "cupy.cuda.nccl" else None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        module.available = False
+        warnings.warn("nccl library could not be loaded.", stacklevel=2)
+
+
+def test_a_missing_nccl_is_logged_without_cupys_warning(monkeypatch: Any, caplog: Any) -> None:
+    import cupy
+
+    monkeypatch.setattr(cupy.cuda, "nccl", None, raising=False)
+    monkeypatch.delitem(sys.modules, "cupy.cuda.nccl", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [MissingNccl(), *sys.meta_path])
+    caplog.set_level("INFO", "capgpu")
+    assert open_nccl(ALONE) is None
+    assert "through the host's memory: NCCL is missing. Install it with: pip install" in caplog.text
 
 
 DEVICES = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -90,3 +91,20 @@ def test_methods_have_cupys_parameters(real_cupy):
         inside = first_line.split("(")[1].split(")")[0]
         given = [part.split("=")[0].split()[-1] for part in inside.split(",")]
         assert given == parameters.split(), name
+
+
+def test_nccl_has_cupys_constants_and_ids(real_cupy):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns where NCCL is not installed
+        cupys = importlib.import_module("cupy.cuda.nccl")
+    if not cupys.available:
+        pytest.skip("NCCL is not installed")
+    with cupy_standin.installed():
+        standins = importlib.import_module("cupy.cuda.nccl")
+        unique = standins.get_unique_id()
+        standins.NcclCommunicator(1, unique, 0).destroy()
+    for name, value in vars(standins).items():
+        if name.startswith("NCCL_") and name != "NCCL_UNIQUE_ID_BYTES":  # that one is CuPy's own
+            assert getattr(cupys, name) == value, name
+    cupys_unique = cupys.get_unique_id()
+    assert (type(unique), len(unique)) == (type(cupys_unique), len(cupys_unique))

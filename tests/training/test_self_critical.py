@@ -149,6 +149,14 @@ def test_the_loss_is_that_of_the_words_that_can_be_drawn() -> None:
         assert changed[drawn].all()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"], indirect=True)
+def test_the_biases_of_what_is_drawn_have_the_models_dtype(backend: Any) -> None:
+    pytest.importorskip("ml_dtypes")
+    model = captioner(dtype="bfloat16")
+    with Critic(SelfCritical(), model, data()).policy(model):
+        assert model.params["b_vocab"].dtype == model.dtype
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"], indirect=True)
 @pytest.mark.usefixtures("sigint_is_not_ignored")
 @pytest.mark.nightly(unless=lambda p: p.backend == "numpy")

@@ -27,11 +27,12 @@ REQUIRED = (
     *("matplotlib", "PIL", "hypothesis", "pytest"),
 )
 #: Modules without which a part of a stage is skipped.
-OPTIONAL = ("torch", "ml_dtypes", "h5py", "onnx", "onnxruntime")
+OPTIONAL = ("torch", "ml_dtypes", "cupy.cuda.nccl", "h5py", "onnx", "onnxruntime")
 PACKAGES = (
     *("numpy", "cupy-cuda13x", "cupy-cuda12x", "numba", "llvmlite", "array-api-compat", "array-api-strict"),
     *("torch", "triton", "ml-dtypes", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "setuptools"),
-    *("cuda-pathfinder", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cudnn-cu13", "safetensors", "click", "rich"),
+    *("cuda-pathfinder", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "safetensors"),
+    *("click", "rich"),
 )
 PROGRAMS = ("nvidia-smi", "nvcc", "compute-sanitizer", "ncu", "g++")
 _SMI = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,clocks.sm,persistence_mode,mig.mode.current"

@@ -90,18 +90,22 @@ def test_a_captured_pass_has_the_bits_of_launches_one_by_one_whatever_the_length
     assert bits(results) == expected[1]
 
 
-def test_training_steps_are_made_from_graphs(device):
-    def train(steps_class):
-        model = CaptioningRNN(graphed_training.WORDS, 7, 5, 6, "attention", "float32", seed=3, output_dropout=0.2)
-        steps, losses = steps_class(model, Optimizer("adam", {"learning_rate": 1e-2}, model.params), 0.5), []
-        for seed in (5, 5, 6):
-            grids = np.random.default_rng(seed).standard_normal((5, 4, 7)).astype(np.float32)
-            _, captions = graphed_training.batch(seed, 5, max_length=4)
-            losses.append(float(steps.loss(device.asarray(grids), captions, 1.0, whole=True, dropout_key=seed)))
-            steps.update(1.0)
-        return losses
+def train(steps_class, device, batches):
+    """Return the losses of training steps on batches, each given by a seed and the cells of its pictures."""
+    model = CaptioningRNN(graphed_training.WORDS, 7, 5, 6, "attention", "float32", seed=3, output_dropout=0.2)
+    steps, losses = steps_class(model, Optimizer("adam", {"learning_rate": 1e-2}, model.params), 0.5), []
+    for seed, cells in batches:
+        grids = np.random.default_rng(seed).standard_normal((5, cells, 7)).astype(np.float32)
+        _, captions = graphed_training.batch(seed, 5, max_length=4)
+        losses.append(float(steps.loss(device.asarray(grids), captions, 1.0, whole=True, dropout_key=seed)))
+        steps.update(1.0)
+    return losses
 
+
+# batches of the same captions and other grids than those of a graph must not be copied to that graph's memory
+@pytest.mark.parametrize("batches", [[(5, 4), (5, 4), (6, 4)], [(5, 9), (5, 3), (5, 9), (5, 4)]], ids=["grid", "grids"])
+def test_training_steps_are_made_from_graphs(device, batches):
     with counting() as launches:
-        losses = train(GraphedSteps)
+        losses = train(GraphedSteps, device, batches)
     assert launches.count("graph") >= 2
-    assert distance(losses, train(TrainingSteps)) < 1e-5
+    assert distance(losses, train(TrainingSteps, device, batches)) < 1e-5

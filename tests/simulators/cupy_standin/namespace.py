@@ -97,6 +97,7 @@ def _cuda() -> dict[str, types.ModuleType]:
         "cupy.cuda.nccl": _module("cupy.cuda.nccl", _nccl()),
     }
     contents: dict[str, Any] = {name.rpartition(".")[2]: module for name, module in parts.items()}
+    del contents["nccl"]  # an attribute only after `import cupy.cuda.nccl`
     contents |= {
         "Device": device.Device,
         "Event": stream.Event,

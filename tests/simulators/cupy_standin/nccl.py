@@ -24,8 +24,7 @@ from .state import STATE, refuse_in_capture
 NCCL_UNIQUE_ID_BYTES = 128
 NCCL_SUM, NCCL_PROD, NCCL_MAX, NCCL_MIN = range(4)
 NCCL_INT8, NCCL_UINT8, NCCL_INT32, NCCL_UINT32, NCCL_INT64, NCCL_UINT64 = range(6)
-NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64 = 6, 7, 8
-_BFLOAT16 = 9  # of NCCL's header; CuPy has no name for it
+NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_BFLOAT16 = 6, 7, 8, 9
 _DTYPES = ("int8", "uint8", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
 _SYSTEM_ERROR, _INVALID_ARGUMENT, _INVALID_USAGE = 2, 4, 5
 _NAMES = {
@@ -37,7 +36,7 @@ _REDUCTIONS: dict[int, Any] = {NCCL_SUM: np.add, NCCL_PROD: np.multiply, NCCL_MA
 _SECONDS = 60.0  # after which a rank that waits for the others gives up, so that a test fails
 
 available = True
-_listeners: dict[tuple[int, ...], Listener] = {}
+_listeners: dict[bytes, Listener] = {}
 _numbers = itertools.count()
 
 
@@ -57,15 +56,14 @@ def get_version() -> int:
     return 22703
 
 
-def get_unique_id() -> tuple[int, ...]:
-    """Return an id by which ranks find each other: signed bytes, as CuPy returns them."""
+def get_unique_id() -> bytes:
+    """Return an id by which ranks find each other: bytes, since CuPy 14."""
     ensure_usable()
     name = f"nccl-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(4)}"
     address = os.path.join(tempfile.gettempdir(), name).encode()
-    padded = address.ljust(NCCL_UNIQUE_ID_BYTES, b"\0")
-    if len(padded) > NCCL_UNIQUE_ID_BYTES:
+    unique = address.ljust(NCCL_UNIQUE_ID_BYTES, b"\0")
+    if len(unique) > NCCL_UNIQUE_ID_BYTES:
         raise NcclError(_SYSTEM_ERROR)
-    unique = tuple(byte - 256 if byte > 127 else byte for byte in padded)
     _listeners[unique] = Listener(os.fsdecode(address), "AF_UNIX", backlog=64)
     return unique
 
@@ -73,10 +71,13 @@ def get_unique_id() -> tuple[int, ...]:
 class NcclCommunicator:
     """The communicator of one rank, which has the device that is current when it is made."""
 
-    def __init__(self, ndev: int, commId: tuple[int, ...], rank: int) -> None:
+    def __init__(self, ndev: int, commId: bytes, rank: int) -> None:
         ensure_usable()
-        if not isinstance(commId, tuple) or len(commId) != NCCL_UNIQUE_ID_BYTES:
-            raise AssertionError
+        if type(commId) is not bytes:
+            given_type = type(commId).__name__
+            raise TypeError(f"Argument 'commId' has incorrect type (expected bytes, got {given_type})")
+        if len(commId) != NCCL_UNIQUE_ID_BYTES:
+            raise ValueError(f"commId length {len(commId)} != {NCCL_UNIQUE_ID_BYTES}.")
         if not 0 <= rank < ndev:
             raise NcclError(_INVALID_ARGUMENT)
         self._rank, self._size = rank, ndev
@@ -88,8 +89,7 @@ class NcclCommunicator:
                     peer = _accepted(listener)
                     self._peers[_received(peer)] = peer
         else:
-            address = bytes(byte % 256 for byte in commId).rstrip(b"\0")
-            self._peers[0] = Client(os.fsdecode(address), "AF_UNIX")
+            self._peers[0] = Client(os.fsdecode(commId.rstrip(b"\0")), "AF_UNIX")
             self._peers[0].send(rank)
         self._exchange("init", (ndev, commId), np.zeros(0))
 
@@ -179,7 +179,7 @@ def _received(peer: Connection[Any, Any]) -> Any:
 
 def _memory(address: int, count: int, datatype: int) -> np.ndarray:
     """Return device memory as an array; refuse an address that is not on the device."""
-    if datatype == _BFLOAT16:
+    if datatype == NCCL_BFLOAT16:
         import ml_dtypes
 
         dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
