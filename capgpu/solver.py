@@ -330,7 +330,7 @@ class CaptioningSolver(SolverBase):
                 captions, features, weights, reward = self._critic.draw(model, features, images, step_key)
                 if math.isnan(reward):  # the last update has made probabilities that are not finite
                     self._losses.values.append(math.nan)
-                    self._check_losses()
+                    self._check_losses(self._critic.ranks_without_finite_weights(weights))
                 rewards = [reward]
             with nullcontext() if self._critic is None else self._critic.policy(model):
                 loss = self._steps.loss(
@@ -392,11 +392,12 @@ class CaptioningSolver(SolverBase):
         for config in self.optim_configs.values():
             config["learning_rate"] *= self.lr_decay
 
-    def _check_losses(self) -> None:
+    def _check_losses(self, ranks: list[int] | None = None) -> None:
+        """Raise an error for a loss that is not finite; it names the ranks, by default those of the last minibatch."""
         bad = self._losses.first_not_finite()
         if bad is not None:
             loss = self._losses.values[bad]
             self.step = self._losses.go_back(self.step, self.model.params)
             del self.reward_history[self.step :]
-            ranks = self._steps.ranks_without_a_finite_loss()
+            ranks = self._steps.ranks_without_a_finite_loss() if ranks is None else ranks
             raise divergence(bad + 1, loss, self.step, self._learning_rate(), self.clip_norm, ranks)

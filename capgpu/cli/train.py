@@ -185,7 +185,7 @@ class _Data(click.ParamType):  # type: ignore[type-arg] # generic from click 8.3
 @click.option(
     "--from",
     "from_run",
-    type=LocalPath(path_type=Path, exists=True, file_okay=False),
+    type=LocalPath(path_type=Path),  # rank 0 alone needs to have it
     metavar="RUN",
     help="The run whose model and data self-critical training starts from.",
 )
@@ -237,15 +237,15 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("--resume continues a run and --force deletes it: give one of them.")
     ranks = communicator()
 
-    def begin() -> dict[str, Any]:
+    def begin() -> tuple[dict[str, Any], bool]:
         lock.enter_context(folder_lock(run.path))
         if not resume:
             if any(_is_given(ctx, name) for name in _SELF_CRITICAL_SETTINGS):
                 _complete_self_critical(ctx, run, settings)
             run.check_new(options["force"])
-            return settings
+            return settings, resume
         given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
-        return resumed_settings(run, given, tuple(settings))
+        return resumed_settings(run, given, tuple(settings)), resume
 
     def write_settings() -> None:
         # all checks have passed: only now are files of an earlier run removed
@@ -254,7 +254,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         run.keep_encoder(dataset.encoder_folder)  # a process may have been killed before it did
 
     with ExitStack() as lock:
-        settings = ranks.from_root(begin)
+        settings, resume = ranks.from_root(begin)
         use_backend_option(options["backend"])
         dataset = open_dataset(settings["data"])
         check_same_data(ranks, dataset)

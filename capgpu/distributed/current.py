@@ -24,7 +24,8 @@ def communicator() -> Communicator:
     Raises
     ------
     LaunchError
-        If it did and they cannot find one another.
+        If it did and they cannot find one another, run different versions of capgpu, or have environment variables that
+        are refused.
     MissingExtraError
         If it did and mpi4py is not installed.
 
@@ -42,7 +43,8 @@ def communicator() -> Communicator:
         else:
             from capgpu.distributed.mpi import MpiCommunicator
 
-            _current = MpiCommunicator(place)
+            ranks = _current = MpiCommunicator(place)
+            ranks.check_alike()
     return _current
 
 

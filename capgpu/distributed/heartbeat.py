@@ -19,9 +19,10 @@ import numpy as np
 
 from capgpu.errors import InvalidValueError
 
-__all__ = ["Heartbeat", "rank_timeout"]
+__all__ = ["DEFAULT_TIMEOUT", "Heartbeat", "rank_timeout"]
 
-_DEFAULT_TIMEOUT = 30.0
+#: Seconds, where nothing else is set.
+DEFAULT_TIMEOUT = 30.0
 _BEATS_PER_TIMEOUT = 20
 
 
@@ -40,13 +41,13 @@ def rank_timeout() -> float:
     """
     setting = os.environ.get("CAPGPU_RANK_TIMEOUT", "").strip()
     try:
-        seconds = float(setting or _DEFAULT_TIMEOUT)
+        seconds = float(setting or DEFAULT_TIMEOUT)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise InvalidValueError(
             f"CAPGPU_RANK_TIMEOUT: expected a number of seconds above 0, got {setting!r}. Unset it for "
-            f"{_DEFAULT_TIMEOUT:g}."
+            f"{DEFAULT_TIMEOUT:g}."
         )
     return seconds
 

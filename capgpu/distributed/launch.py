@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from capgpu.errors import CapgpuError
 
-__all__ = ["Launch", "LaunchError", "launch", "take_over"]
+__all__ = ["Launch", "LaunchError", "check_connection", "launch", "take_over"]
 
 
 class LaunchError(CapgpuError, RuntimeError):
@@ -110,6 +111,38 @@ def take_over(place: Launch | None) -> None:
     names = {name for names in _VARIABLES.values() for name in names if name}
     for name in [name for name in os.environ if name in names or name.startswith(_PREFIXES)]:
         del os.environ[name]
+
+
+def check_connection(place: Launch) -> None:
+    """Check that this process can speak to its launcher: the MPI library would print a trace of calls, and end it.
+
+    Parameters
+    ----------
+    place : Launch
+        This process, for the message.
+
+    Raises
+    ------
+    LaunchError
+        If the connection that the launcher names (``PMI_FD``) is closed.
+    """
+    descriptor = _number(os.environ, "PMI_FD")
+    if descriptor is None:
+        return
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            is_open = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:  # nothing to read
+        is_open = True
+    except OSError:  # closed, or no socket
+        is_open = False
+    if not is_open:
+        raise LaunchError(
+            f"expected a process that {place.launcher} started, the first one in its place, got one that cannot reach "
+            "it: it was started by such a process, as a notebook's kernel is, or after another command of the same "
+            f"script. Start each command by {place.launcher.split()[0]} itself, or unset {place.variable} to run one "
+            "process."
+        )
 
 
 def _number(values: Mapping[str, str], name: str) -> int | None:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from capgpu import __version__
 from capgpu.backend import Array, asarray, is_host_array, to_numpy
 from capgpu.distributed.communicator import Communicator, Reduction
-from capgpu.distributed.heartbeat import Heartbeat, rank_timeout
-from capgpu.distributed.launch import Launch, LaunchError, take_over
+from capgpu.distributed.heartbeat import DEFAULT_TIMEOUT, Heartbeat, rank_timeout
+from capgpu.distributed.launch import Launch, LaunchError, check_connection, take_over
 from capgpu.distributed.start_limit import start_limit
 from capgpu.errors import CapgpuError, InvalidValueError
 from capgpu.optional_deps import require
@@ -88,15 +89,20 @@ class MpiCommunicator(Communicator):
     """
 
     def __init__(self, place: Launch) -> None:
-        timeout = rank_timeout()
         require("mpi4py", "mpi", f"Running as {place.size} processes ({place.launcher})")
+        check_connection(place)
+        self._problem, timeout, threads = "", DEFAULT_TIMEOUT, 1
+        try:
+            timeout, threads = rank_timeout(), thread_count()
+        except CapgpuError as error:  # raised by `check_alike`: until all ranks are connected, they wait for this one
+            self._problem = str(error)
         with start_limit(place, max(_START_LIMIT, 2 * timeout)):
             self._connect(place, timeout)
         take_over(place)  # after MPI has read them
         self._nccl: list[NcclCollectives | None] = []  # empty until an array of a device is exchanged
         self._pending: list[_Operation] = []
         self._started = 0
-        self._in_background = self.local_size < self.size or thread_count() > 1
+        self._in_background = self.local_size < self.size or threads > 1
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="capgpu-mpi", daemon=True)
         self._thread.start()
@@ -127,10 +133,32 @@ class MpiCommunicator(Communicator):
         machine = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = machine.rank, machine.size
         machine.Free()
-        self._heartbeat = Heartbeat(world.Dup(), timeout)
+        longest = np.array([timeout])  # a rank of a shorter one would miss the messages of the others
+        world.Allreduce(MPI.IN_PLACE, longest, MPI.MAX)
+        self._heartbeat = Heartbeat(world.Dup(), float(longest[0]))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"
+
+    def check_alike(self) -> None:
+        """Check what the ranks run with; all of them call this, and all raise the same.
+
+        Raises
+        ------
+        LaunchError
+            If ranks run different versions of capgpu, or the environment variables of some are refused.
+        """
+        places = self.gather([__version__, self._problem])
+        refused = [rank for rank, (_, problem) in enumerate(places) if problem]
+        if refused:
+            where = "" if len(refused) == self.size else f"rank {', '.join(map(str, refused))}: "
+            raise LaunchError(where + places[refused[0]][1])
+        for rank, (version, _) in enumerate(places):
+            if version != places[0][0]:
+                raise LaunchError(
+                    f"expected the same version of capgpu on all ranks, got {version} on rank {rank} and "
+                    f"{places[0][0]} on rank 0. Install the same one on all machines."
+                )
 
     # progress
 

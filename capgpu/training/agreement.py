@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from capgpu.backend import Array
 from capgpu.distributed import Communicator
+from capgpu.errors import InvalidValueError
 from capgpu.training.losses import copy_arrays
 from capgpu.training.state import STATE_FILE, TrainingState, load_state
+from capgpu.visible_text import short
 
-__all__ = ["PATIENT_STEPS", "any_rank", "collect_rows", "load_shared_state", "share_arrays"]
+__all__ = ["PATIENT_STEPS", "any_rank", "check_same", "collect_rows", "load_shared_state", "share_arrays"]
 
 #: First steps in which ranks wait for one another without limit: kernels may be compiled.
 PATIENT_STEPS = 3
@@ -42,6 +44,35 @@ def any_rank(ranks: Communicator, *flags: bool, patient: bool = True) -> list[bo
     counts = np.array(flags, np.int64)
     ranks.start_all_reduce(counts, patient=patient).wait()
     return [bool(count) for count in counts]
+
+
+def check_same(ranks: Communicator, values: Mapping[str, Any]) -> None:
+    """Check that values are the same on all ranks.
+
+    Parameters
+    ----------
+    ranks : Communicator
+        The ranks, which all call this.
+    values : mapping of str to object
+        What JSON can hold; those of rank 0 are looked for on the others.
+
+    Raises
+    ------
+    ValueError
+        The same on every rank, naming a value and the ranks where it is not that of rank 0.
+    """
+    every = ranks.gather(dict(values))
+    for name, value in every[0].items():
+        others = [rank for rank, given in enumerate(every) if given.get(name) != value]
+        if others:
+            parts = [every[others[0]].get(name), value]
+            parts = [[*part.items()] if isinstance(part, dict) else part for part in parts]
+            if all(isinstance(part, list) for part in parts):  # name the entries that differ
+                parts = [[entry for entry in part if entry not in other] for part, other in (parts, parts[::-1])]
+            raise InvalidValueError(
+                f"{name}: expected the same on all ranks, got {short(parts[0])} on rank {', '.join(map(str, others))} "
+                f"and {short(parts[1])} on rank 0."
+            )
 
 
 def collect_rows(

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
+from capgpu.errors import NonFiniteError
 
 __all__ = ["LossRecord", "copy_arrays", "divergence", "to_floats"]
 
@@ -110,7 +111,7 @@ def divergence(
     learning_rate: float,
     clip_norm: float | None,
     ranks: Sequence[int] = (),
-) -> FloatingPointError:
+) -> NonFiniteError:
     """Return the error for a loss that is not finite.
 
     Parameters
@@ -128,11 +129,11 @@ def divergence(
 
     Returns
     -------
-    FloatingPointError
+    NonFiniteError
         To be raised.
     """
     where = f" on rank {', '.join(map(str, ranks))}" if ranks else ""
-    return FloatingPointError(
+    return NonFiniteError(
         f"the loss of step {step} is {loss}{where}: training has diverged (learning rate {learning_rate:g}, clip_norm "
         f"{clip_norm}). Train anew with a lower learning rate, or with clip_norm, say 5.0. model.params holds the "
         f"parameters after step {good_step}, the last ones known to be good."

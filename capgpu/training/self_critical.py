@@ -293,6 +293,24 @@ class Critic:
         )
         return SampledCaptions(after_start(ids, self._start), repeated, weights, float(rewards.mean()))
 
+    def ranks_without_finite_weights(self, weights: npt.NDArray[np.float64]) -> list[int]:
+        """Return the ranks that could draw no captions, where several draw together.
+
+        Parameters
+        ----------
+        weights : numpy.ndarray of float64, shape (M,)
+            As from `draw`.
+
+        Returns
+        -------
+        list of int
+            Rising; empty for a single process.
+        """
+        if self._ranks.size == 1:
+            return []
+        pictures = np.flatnonzero(np.isnan(weights)) // int(self.settings.samples)
+        return np.unique(pictures % self._ranks.size).tolist()
+
     def _weigh(
         self, model: Any, features: Array, images: npt.NDArray[Any], ids: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import secrets
@@ -9,7 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capgpu.backend import Array
+import numpy as np
+
+from capgpu.backend import Array, is_host_array
 from capgpu.checkpoint import CheckpointError
 from capgpu.data.arrays import split_arrays, validate_data
 from capgpu.data.batches import iterations_per_epoch
@@ -18,7 +21,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
-from capgpu.training.agreement import load_shared_state
+from capgpu.training.agreement import check_same, load_shared_state
 from capgpu.training.callbacks import (
     EarlyStopping,
     EpochCallback,
@@ -181,13 +184,44 @@ class SolverBase:
             **{name: float(getattr(model, name)) for name in REGULARIZATION if hasattr(model, name)},
             **({"precision": model.precision} if hasattr(model, "precision") else {}),
         }
-        if checkpoint is not None and self.ranks.from_root((Path(checkpoint) / STATE_FILE).exists):
+        if self.ranks.size > 1:
+            check_same(self.ranks, self._common_values(resume))
+        # a script may give rank 0 alone, which writes, a folder
+        folder = self.ranks.from_root(
+            lambda: (
+                None if checkpoint is None or not (Path(checkpoint) / STATE_FILE).exists() else os.fspath(checkpoint)
+            )
+        )
+        if folder is not None:
             if not resume:
                 raise FileExistsError(
-                    f"{os.fspath(checkpoint)} holds the state of an earlier run. Pass resume=True to "
-                    "continue it, or name another folder."
+                    f"{folder} holds the state of an earlier run. Pass resume=True to continue it, or name another "
+                    "folder."
                 )
-            self._restore(checkpoint, seed)
+            self._restore(folder, seed)
+
+    def _common_values(self, resume: bool) -> dict[str, Any]:
+        """Return what has to be the same on all ranks, so that they come to the same sums of the same arrays."""
+        digests = {}
+        for split in self._splits:
+            digest = hashlib.sha256()
+            captions, features, images = split_arrays(self.data, split)
+            for array in (captions, images):
+                digest.update(np.ascontiguousarray(array))
+            digests[f"data of the split {split}"] = [len(captions), list(features.shape), digest.hexdigest()[:8]]
+        params = self.model.params.items()
+        return {
+            "model.params": [
+                [name, list(array.shape), str(array.dtype), is_host_array(array)] for name, array in params
+            ],
+            "validate": bool(self.validate),
+            **digests,
+            "num_epochs": self.num_epochs,
+            "print_every": self.print_every,
+            "metric": self.metric is not None,
+            "resume": bool(resume),
+            **self._settings,
+        }
 
     def _reset(self) -> None:
         """Reset counters, histories and running averages, but not the parameters."""
@@ -361,6 +395,5 @@ class SolverBase:
         self.stopped = state.stopped or (ended and any(stop.is_due(self) for stop in stops))
         if self.stopped:
             self._target = self.epoch  # the run was finished on purpose: train() adds nothing to it
-        if self.history is not None:
-            history = self.history
-            self.ranks.from_root(lambda: rewind_history(history, self.step, self.epoch))
+        history = self.history
+        self.ranks.from_root(lambda: None if history is None else rewind_history(history, self.step, self.epoch))

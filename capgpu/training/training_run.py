@@ -12,7 +12,7 @@ from capgpu.captioner import announce_decoding
 from capgpu.checkpoint import CheckpointError, save_model
 from capgpu.data.arrays import splits_of
 from capgpu.data.datasets import Dataset
-from capgpu.distributed import Communicator
+from capgpu.distributed import Communicator, communicator
 from capgpu.dtypes import floating_dtype
 from capgpu.errors import InvalidValueError
 from capgpu.evaluation.caption_metric import CaptionMetric
@@ -335,17 +335,14 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         if not resume:
             raise
         raise CheckpointError(f"{run.config} is damaged: {error}") from error
-    if settings["from_run"] is not None and not (resume and (run.checkpoint / STATE_FILE).is_file()):
-        start = RunFolder(settings["from_run"])
-        found = start.load(dataset)
-        wrong = next((name for name in _SIZES if found.config[name] != model.config[name]), None)
-        if wrong is not None:
-            raise CheckpointError(
-                f"{start.config} is damaged: expected the sizes of the model in {start.model}, with {wrong} "
-                f"{found.config[wrong]}, got {model.config[wrong]}."
-            )
-        model.params.update(found.params)
-        sharpen(model, settings["sharpen"])
+    if settings["from_run"] is not None:
+
+        def start() -> None:
+            if not (resume and (run.checkpoint / STATE_FILE).is_file()):
+                _start_from(RunFolder(settings["from_run"]), dataset, model)
+                sharpen(model, settings["sharpen"])
+
+        communicator().from_root(start)  # training shares the parameters; other machines may not have the run
     return CaptioningSolver(
         model,
         dataset.data,
@@ -368,6 +365,18 @@ def make_solver(run: RunFolder, dataset: Dataset, settings: Mapping[str, Any], *
         self_critical=self_critical,
         best_by=metric if self_critical is not None and metric else "val_loss",
     )
+
+
+def _start_from(start: RunFolder, dataset: Dataset, model: CaptioningRNN) -> None:
+    """Give a model the parameters of a run."""
+    found = start.load(dataset)
+    wrong = next((name for name in _SIZES if found.config[name] != model.config[name]), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{start.config} is damaged: expected the sizes of the model in {start.model}, with {wrong} "
+            f"{found.config[wrong]}, got {model.config[wrong]}."
+        )
+    model.params.update(found.params)
 
 
 def _make_model(dataset: Dataset, settings: Mapping[str, Any]) -> CaptioningRNN:

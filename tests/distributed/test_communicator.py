@@ -180,6 +180,39 @@ def test_a_program_that_a_rank_starts_is_a_process_of_its_own(ranks):
     assert sorted(result.stdout.splitlines()) == ["(0, 2) 1", "(1, 2) 1"], result.stderr
 
 
+def test_a_process_that_cannot_reach_its_launcher_says_so(ranks):
+    code = """
+    import os, subprocess, sys
+    from capgpu.distributed import LaunchError, communicator
+    if os.environ["PMI_RANK"] == "0":  # a kernel of a notebook, which gets the variables, but not the connection
+        program = "from capgpu.distributed import communicator; communicator()"
+        started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        sys.stdout.write(started.stderr.splitlines()[-1])
+    """
+    result = ranks(2, code=code, timeout=60)
+    assert "LaunchError: expected a process that mpiexec of MPICH started, the first one in its place" in result.stdout
+
+
+def test_ranks_of_different_versions_are_refused_and_agree_about_the_time_limit(ranks):
+    code = """
+    import os, sys
+    import capgpu
+    from capgpu.distributed import LaunchError, active_communicator, communicator
+    if os.environ["PMI_RANK"] == "1":
+        capgpu.__version__ = "0.0.9"
+        os.environ["CAPGPU_RANK_TIMEOUT"] = "0.5"
+    try:
+        communicator()
+    except LaunchError as error:
+        sys.stdout.write(f"{active_communicator()._heartbeat.timeout} {error}\\n")
+    """
+    lines = ranks(2, code=code, timeout=60, CAPGPU_RANK_TIMEOUT="8").stdout.splitlines()
+    assert len(lines) == 2
+    assert all(
+        line.startswith("8.0 expected the same version of capgpu on all ranks, got 0.0.9 on rank 1") for line in lines
+    )
+
+
 def test_a_launcher_of_another_mpi_is_named(ranks, in_new_process):
     environment = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     code = """

@@ -81,6 +81,80 @@ def test_a_rank_whose_options_are_refused_ends_the_others_which_wait_for_it(rank
     assert "capgpu: rank 1 of 2: error: Invalid value for '--data'" in result.stderr
 
 
+DIFFERENT_RANKS = """
+import sys
+import capgpu
+from capgpu.distributed import communicator
+from distributed.training_scenarios import captioner, data, solver
+ranks = communicator()
+other = ranks.rank == 1
+
+def attempt(name, given=None, model=None, **options):
+    given = data() if given is None else given
+    try:
+        solver(captioner(data()) if model is None else model, given, **options).train()
+        cause = "nothing"
+    except (ValueError, FloatingPointError) as error:
+        cause = " ".join(str(error).split()[:12])
+    print(f"{name}: {cause}\\n", end="", flush=True)
+
+attempt("captions", data(train=22 if other else 23))
+attempt("model", model=captioner(data(), hidden_dim=8 if other else 16))
+attempt("validation", validate=not other)
+attempt("epochs", num_epochs=3 if other else 2)
+attempt("metric", metric=None if other else lambda model, data: 1.0)
+attempt("folders", checkpoint=None if other else sys.argv[1], history=None if other else sys.argv[1] + "/history")
+attempt("resumed", checkpoint=sys.argv[1], resume=True, history=None if other else sys.argv[1] + "/history")
+if other:
+    def sample(*arguments, **options):
+        raise FloatingPointError
+
+    capgpu.decode.sample = sample
+attempt("drawn", self_critical=capgpu.SelfCritical(samples=2))
+"""
+EXPECTED = {
+    "captions": "data of the split train: expected the same on all ranks, got",
+    "model": "model.params: expected the same on all ranks, got",
+    "validation": "validate: expected the same on all ranks, got False on rank 1",
+    "epochs": "num_epochs: expected the same on all ranks, got 3 on rank 1",
+    "metric": "metric: expected the same on all ranks, got False on rank 1",
+    "folders": "nothing",
+    "resumed": "nothing",
+    "drawn": "the loss of step 1 is nan on rank 1:",
+}
+
+
+def test_ranks_that_differ_are_named_by_all_of_them(ranks, tmp_path):
+    result = ranks(2, str(tmp_path), code=DIFFERENT_RANKS, PYTHONPATH=f"{REPOSITORY}:{TESTS}", CAPGPU_RANK_TIMEOUT="5")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    for name, cause in EXPECTED.items():
+        assert [line.startswith(f"{name}: {cause}") for line in lines if line.startswith(name)] == [True] * 2, lines
+
+
+def test_a_diverged_run_ends_with_one_line(ranks, tmp_path):
+    options = ["--learning-rate", "1e30", "--hidden", "4", "--wordvec", "4", "--batch-size", "1000"]
+    result = ranks(2, "-m", "capgpu", "train", str(tmp_path / "run"), *options)
+    assert result.returncode == 2
+    assert result.stderr.count("capgpu: error: the loss of step 2 is nan on rank 0, 1: training has diverged") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_an_environment_that_one_rank_refuses_ends_all_with_its_name(ranks, tmp_path):
+    code = """
+    import os, sys
+    from capgpu.cli import main
+
+    if os.environ["PMI_RANK"] == "1":
+        os.environ["CAPGPU_THREADS"] = "many"
+    sys.argv = ["capgpu", "train", sys.argv[1]]
+    main()
+    """
+    result = ranks(2, str(tmp_path / "run"), code=code, timeout=30)
+    assert result.returncode == 2
+    assert result.stderr.count("capgpu: error: rank 1: CAPGPU_THREADS: expected a number of threads") == 1
+
+
 @pytest.mark.nightly(unless=lambda p: p.signum == signal.SIGTERM)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_goes_on_with_another_number_of_ranks(signum, tmp_path):
