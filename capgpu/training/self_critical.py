@@ -309,7 +309,7 @@ class Critic:
         if self._ranks.size == 1:
             return []
         pictures = np.flatnonzero(np.isnan(weights)) // int(self.settings.samples)
-        return np.unique(pictures % self._ranks.size).tolist()
+        return [int(rank) for rank in np.unique(pictures % self._ranks.size)]
 
     def _weigh(
         self, model: Any, features: Array, images: npt.NDArray[Any], ids: npt.NDArray[Any]

@@ -207,7 +207,7 @@ class SolverBase:
             digest = hashlib.sha256()
             captions, features, images = split_arrays(self.data, split)
             for array in (captions, images):
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
             digests[f"data of the split {split}"] = [len(captions), list(features.shape), digest.hexdigest()[:8]]
         params = self.model.params.items()
         return {
