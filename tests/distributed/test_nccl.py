@@ -122,11 +122,13 @@ class MissingNccl(MetaPathFinder, Loader):
 def test_a_missing_nccl_is_logged_without_cupys_warning(monkeypatch: Any, caplog: Any) -> None:
     import cupy
 
-    monkeypatch.setattr(cupy.cuda, "nccl", None, raising=False)
-    monkeypatch.delitem(sys.modules, "cupy.cuda.nccl", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [MissingNccl(), *sys.meta_path])
     caplog.set_level("INFO", "capgpu")
-    assert open_nccl(ALONE) is None
+    with monkeypatch.context() as patch:  # before the stand-in is removed
+        patch.setattr(cupy.cuda, "nccl", None, raising=False)
+        patch.setitem(sys.modules, "cupy.cuda.nccl", None)
+        del sys.modules["cupy.cuda.nccl"]
+        patch.setattr(sys, "meta_path", [MissingNccl(), *sys.meta_path])
+        assert open_nccl(ALONE) is None
     assert "through the host's memory: NCCL is missing. Install it with: pip install" in caplog.text
 
 
