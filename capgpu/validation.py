@@ -135,7 +135,7 @@ def check_same_dtype(xp: Any, **arrays: Array) -> None:
 
 
 def inputs_like(weights: Array, *inputs: Array) -> tuple[Array, ...]:
-    """Convert floating-point inputs and states to the dtype of the weights that they meet, as a model its features.
+    """Convert floating-point inputs and states to the dtype of their weights, as a model converts its features.
 
     The states of public solutions to the course are often float64 (``numpy.zeros``) beside float32 weights.
 

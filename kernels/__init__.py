@@ -111,7 +111,7 @@ def host_kernels() -> Kernels:
     -------
     Kernels
         The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba is
-        not installed or told not to compile. No device is opened to find out.
+        not installed, or with its compilation disabled. No device is opened to find out.
     """
     if kernels_setting() == "fused":
         backend = host_choice()

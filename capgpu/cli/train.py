@@ -222,7 +222,8 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
     Under mpiexec -n N, or srun, N processes compute each minibatch together, with the results of one.
     """
-    from capgpu.training.training_run import check_dataset, check_same_data, make_solver, resumed_settings
+    from capgpu.training.run_settings import resumed_settings
+    from capgpu.training.training_run import check_dataset, check_same_data, make_solver
 
     if options["run_argument"] is not None and options["out"] is not None:
         raise click.UsageError(f"expected one run folder, got {options['run_argument']} and --out {options['out']}.")
@@ -267,7 +268,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
 def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[str, Any]) -> None:
     """Complete the settings of self-critical training by those of the run that it starts from."""
-    from capgpu.training.training_run import stored_settings
+    from capgpu.training.run_settings import stored_settings
 
     if not settings["self_critical"] or settings["from_run"] is None:
         raise click.UsageError(

@@ -63,7 +63,7 @@ def _has(feature: str) -> bool:
     if chosen is not None:
         return f"+{feature}" in chosen.split(",")
     if feature.startswith("avx") and not config.ENABLE_AVX:
-        return False  # LLVM ends the process where it meets an instruction that it was told not to use
+        return False  # LLVM ends the process at an instruction that is disabled
     try:
         return bool(llvm.get_host_cpu_features().get(feature, False))
     except RuntimeError:  # llvmlite cannot ask this processor

@@ -136,7 +136,8 @@ def _write_run(folder: Path) -> None:
 def _read_run(folder: Path) -> Any:
     from capgpu.data.datasets import Dataset
     from capgpu.training.run_folder import RunFolder
-    from capgpu.training.training_run import make_solver, resumed_settings
+    from capgpu.training.run_settings import resumed_settings
+    from capgpu.training.training_run import make_solver
 
     run = RunFolder(folder)
     settings = resumed_settings(run, {}, _RUN_SETTINGS)
