@@ -31,7 +31,7 @@ from capgpu.kernels.cpu.cells import LSTM_GATES
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.decode import next_states
 from capgpu.kernels.cpu.fast_math import multiply_add
-from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned, matmul, product_into
+from capgpu.kernels.cpu.gemm import WORTH_SHARING, matmul, product_into
 from capgpu.kernels.cpu.job_slot import barrier
 from capgpu.kernels.cpu.lstm import activate_lstm, differentiate_lstm
 from capgpu.kernels.cpu.parallel_job import parallel_job
@@ -47,6 +47,7 @@ from capgpu.kernels.cpu.recurrent_gemm import (
 )
 from capgpu.kernels.cpu.simd_pack import whole_vectors
 from capgpu.kernels.cpu.softmax import exponentiate, greatest
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
@@ -151,10 +152,16 @@ class _Forward(NamedTuple):
     contexts: Any  # (M, H)
 
 
-@parallel_job(barriers=True, operands=_Forward)
+@parallel_job(barriers=True, operands=_Forward, allocates=False)
 def _forward(index: int, count: int, slot: int, operands: _Forward) -> None:
+    work = allocate(scratch_size(operands.multiply, operands.hidden.itemsize), operands.hidden)
+    _forward_steps(index, count, slot, operands, work)
+    release(work)
+
+
+@compiled(allocates=False)
+def _forward_steps(index: int, count: int, slot: int, operands: _Forward, work: Any) -> None:
     o = operands
-    work = aligned(scratch_size(o.multiply, o.hidden.itemsize), o.hidden)
     columns_h = pack_columns(o.multiply, o.Wh, False, LSTM_GATES, index, count, o.packed_h, work)
     columns_attention = pack_columns(o.multiply, o.Wattn, False, LSTM_GATES, index, count, o.packed_attention, work)
     begin, end = columns_h.begin, columns_h.end
@@ -232,14 +239,19 @@ class _Backward(NamedTuple):
     dA: Any  # (N, L, H): written for the captions in `grids`
 
 
-@parallel_job(barriers=True, operands=_Backward)
+@parallel_job(barriers=True, operands=_Backward, allocates=False)
 def _backward(index: int, count: int, slot: int, operands: _Backward) -> None:
+    work_size = scratch_size(operands.multiply, operands.dh.itemsize)
+    memory = allocate(work_size + 2 * operands.dh.shape[1], operands.dh)
+    _backward_steps(index, count, slot, operands, memory[:work_size], memory[work_size:])
+    release(memory)
+
+
+@compiled(allocates=False)
+def _backward_steps(index: int, count: int, slot: int, operands: _Backward, work: Any, rows: Any) -> None:
     o = operands
     size = o.dh.shape[1]
-    # one allocation: what a task holds when it raises is never freed
-    work_size = scratch_size(o.multiply, o.dh.itemsize)
-    memory = aligned(work_size + 2 * size, o.dh)
-    work, row_scratch, zeros = memory[:work_size], memory[work_size : work_size + size], memory[work_size + size :]
+    row_scratch, zeros = rows[:size], rows[size:]
     columns_h = pack_columns(o.multiply, o.Wh, True, 1, index, count, o.packed_h, work)
     columns_attention = pack_columns(o.multiply, o.Wattn, True, 1, index, count, o.packed_attention, work)
     begin, end = columns_h.begin, columns_h.end

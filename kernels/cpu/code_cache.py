@@ -29,8 +29,8 @@ If files cannot be written, kernels are compiled in memory, with one warning.
 Unpickling can execute code. A file is read only if it is a regular file that belongs to this user and that no other
 user can write, in a folder of which the same is true.
 
-This file and `capgpu.kernels.cpu.late_code` are the only ones that use private names of Numba; where those of this file
-are missing, kernels are compiled in memory.
+This file, `capgpu.kernels.cpu.late_code` and `capgpu.kernels.cpu.front_end` are the only ones that use private names of
+Numba; where those of this file are missing, kernels are compiled in memory.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from numba.core import config
 from capgpu.cache_folder import cache_folder
 from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cpu.claims import claim, released
+from capgpu.kernels.cpu.front_end import KernelCompiler
 from capgpu.kernels.cpu.garbage_collection import rare_collections
 from capgpu.kernels.cpu.late_code import compile_late
 from capgpu.kernels.loading import holds_compiler_lock, undisturbed
@@ -218,7 +219,8 @@ def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
     """
     options = {"nopython": True, "error_model": "numpy", "_nrt": False}
     try:
-        callback = numba.core.ccallback.CFunc(function, (signature.args, signature.return_type), {}, options)
+        wanted = signature.args, signature.return_type
+        callback = numba.core.ccallback.CFunc(function, wanted, {}, options, KernelCompiler)
         callback._cache = _Cache(function)
         compile_late(callback._compiler, callback._targetdescr.target_context)
         with rare_collections(), released():

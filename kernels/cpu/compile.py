@@ -22,6 +22,7 @@ from numba import njit, types
 from numba.core import config
 
 from capgpu.kernels.cpu.code_cache import keep_on_disk, load_undisturbed
+from capgpu.kernels.cpu.front_end import KernelCompiler
 from capgpu.kernels.cpu.late_code import compile_late
 
 __all__ = ["ACCUMULATORS", "FUSES", "VECTOR_BYTES", "compiled", "named_like"]
@@ -59,6 +60,7 @@ def compiled(
         "_nrt": allocates,
         # nothing takes these functions for C functions; 6% of the processor time of compiling an LSTM's loss
         "no_cfunc_wrapper": True,
+        "pipeline_class": KernelCompiler,
     }
 
     def decorate(function: F) -> F:

@@ -13,6 +13,7 @@ import numpy as np
 from capgpu.kernels.contract import RowGroups
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.parallel_job import parallel_job
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -22,14 +23,14 @@ __all__ = ["add_rows", "column_sums", "embedding_gradient", "scatter_rows", "tak
 WORTH_SHARING = 100_000
 
 
-@parallel_job()
+@parallel_job(allocates=False)
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
-    # one allocation: what a task holds when it raises is never freed
     size = out.shape[0]
-    scratch = np.empty(2 * size + 1 + rows.size, np.int64)
+    scratch = allocate(2 * size + 1 + rows.size, rows)
     starts, next_position, order = scratch[: size + 1], scratch[size + 1 : 2 * size + 1], scratch[2 * size + 1 :]
     # rows of one index follow each other, in rising order: each sum is made while it is in the cache
-    starts[:] = 0
+    for k in range(starts.size):
+        starts[k] = 0
     for m in range(rows.size):
         starts[rows[m] + 1] += 1
     for k in range(out.shape[0]):
@@ -39,6 +40,7 @@ def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
         order[next_position[rows[m]]] = m
         next_position[rows[m]] += 1
     _add_runs(index, count, drows, order, starts, out)
+    release(scratch)
 
 
 @compiled(allocates=False)

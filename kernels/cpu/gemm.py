@@ -45,6 +45,7 @@ from capgpu.kernels.cpu.gemm_microkernel import PANEL_BYTES, ROWS, tile
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.simd_pack import copy_panel_row, copy_tile_row, transpose_square
 from capgpu.kernels.cpu.symbols import by_symbol
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.kernels.loading import imported
@@ -55,7 +56,6 @@ __all__ = [
     "KEEP",
     "NOTHING",
     "Product",
-    "aligned",
     "matmul",
     "pack_columns_whole",
     "pack_panels",
@@ -171,14 +171,6 @@ def pack_panels(
     filled up with zeros.
     """
     _call_pack_panels((B, transposed, first_row, depth, first_column, columns, first, last, packed, offset))
-
-
-@compiled()
-def aligned(size: int, like: Any) -> Any:
-    """Return scratch of `size` elements that starts on a cache line."""
-    raw = np.empty(size + 64 // like.itemsize, like.dtype)
-    offset = (-raw.ctypes.data) % 64 // like.itemsize
-    return raw[offset : offset + size]
 
 
 @compiled(inline=True)
@@ -302,7 +294,7 @@ class Product(NamedTuple):
     C: Any  # (m, n)
 
 
-@parallel_job(operands=Product)
+@parallel_job(operands=Product, allocates=False)
 def _multiply(index: int, count: int, product: Product) -> None:
     """Compute some rows or columns of a product."""
     by_rows, A, a_transposed, B, b_transposed, bias, initial, C = product
@@ -328,9 +320,8 @@ def _multiply(index: int, count: int, product: Product) -> None:
     blocks = _blocks(k)
     max_depth = (k + blocks - 1) // blocks if blocks else 0
     group = min(GROUP, last_panel - first_panel)
-    # one allocation: what a task holds when it raises is never freed
     ends = group * max_depth * lanes, (group * max_depth + ROWS) * lanes
-    memory = aligned(ends[1] + (max_depth * max_rows if a_transposed else 1), C)
+    memory = allocate(ends[1] + (max_depth * max_rows if a_transposed else 1), C)
     packed, scratch, packed_columns = memory[: ends[0]], memory[ends[0] : ends[1]], memory[ends[1] :]
     for row in range(first_row, last_row, max_rows):
         n_rows = min(max_rows, last_row - row)
@@ -356,6 +347,7 @@ def _multiply(index: int, count: int, product: Product) -> None:
                         c = C.ctypes.data + (row * n + p * lanes) * size
                         width, strip_end = min(lanes, n - p * lanes), min(strip + STRIP, tiles)
                         _multiply_panel(rows, strip, strip_end, depth, panel, C, c, width, accumulate, scratch)
+    release(memory)
 
 
 @compiled(allocates=False)

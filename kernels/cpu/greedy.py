@@ -15,7 +15,6 @@ import numpy as np
 from capgpu.kernels.contract import DecodingWeights, Precision, check_precision
 from capgpu.kernels.cpu.cells import GATES_WITH_STATE, activate_cell
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.gemm import aligned
 from capgpu.kernels.cpu.job_slot import barrier
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
@@ -134,7 +133,7 @@ def _decode(index: int, count: int, slot: int, operands: _Decoding) -> None:
     o = operands
     n_captions, size, vocabulary_size = o.h.shape[1], o.h.shape[2], o.b_vocab.size
     n_gates = o.Wh.shape[1] // size
-    work = aligned(scratch_size(o.multiply, o.h.itemsize), o.h)
+    work = np.empty(scratch_size(o.multiply, o.h.itemsize), o.h.dtype)
     columns_x = pack_columns(o.multiply, o.Wx, False, n_gates, index, count, o.packed_x, work)
     columns_h = pack_columns(o.multiply, o.Wh, False, n_gates, index, count, o.packed_h, work)
     columns_vocab = columns_h

@@ -16,25 +16,22 @@ functions that it calls, directly or indirectly, once, and is optimized when an 
 That takes half the time. Linked IR has not been optimized before, so the result does not depend on what else a process
 has compiled.
 
-The types of operators on numbers and arrays are resolved once per process, since Numba tries dozens of templates for
-each `a + b` and `a[j]`. So are the sizes of types, for which Numba parses a module each time.
-
-This file and `capgpu.kernels.cpu.code_cache` are the only ones that use private names of Numba. If they are missing,
-Numba generates machine code of all functions.
+This file, `capgpu.kernels.cpu.front_end` and `capgpu.kernels.cpu.code_cache` are the only ones that use private names
+of Numba. If those of this file are missing, Numba generates machine code of all functions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
+
+from capgpu.kernels.cpu.front_end import shortened
 
 __all__ = ["LateLibrary", "compile_late"]
 
@@ -44,11 +41,6 @@ logger = logging.getLogger("capgpu")
 ENVIRONMENT = "_ZN08NumbaEnv"
 #: Prefix of the symbols of `capgpu.kernels.cpu.symbols`, and of variables with addresses of one process.
 SYMBOL, DYNAMIC = "capgpu_", "numba.dynamic.globals"
-OPERANDS = (types.Number, types.Boolean, types.Array, types.SliceType)
-#: (operator, signature) by the operator's id and its arguments' types; the operator is kept so that its id stays valid.
-_resolved: dict[Any, tuple[Any, Any]] = {}
-#: Sizes of LLVM types by their text.
-_sizes: dict[str, int] = {}
 #: Private names of Numba's libraries that this file uses.
 NEEDED = ("_ensure_finalized", "_finalize_final_module", "_get_compiled_object", "_get_module_for_linking")
 
@@ -235,41 +227,14 @@ def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _changed(context: Any) -> Iterator[None]:
-    """Create late libraries and cache types inside a ``with`` block; the thread holds Numba's compiler lock."""
-    codegen, typing = context.codegen(), context.typing_context
+    """Create late libraries, with less work, inside a ``with`` block; the thread holds Numba's compiler lock."""
+    codegen = context.codegen()
     if "_library_class" in vars(codegen):  # a callee of the function that is being compiled
         yield
         return
-    try:  # includes the assignments: an asynchronous exception can be raised after any of them
+    try:  # includes the assignment: an asynchronous exception can be raised after it
         codegen._library_class = LateLibrary
-        typing.resolve_function_type = functools.partial(_resolve, typing.resolve_function_type)
-        context.get_abi_sizeof = functools.partial(_size, context.get_abi_sizeof)
-        yield
+        with shortened(context):
+            yield
     finally:
         vars(codegen).pop("_library_class", None)
-        vars(typing).pop("resolve_function_type", None)
-        vars(context).pop("get_abi_sizeof", None)
-
-
-def _size(size_of: Callable[[Any], int], kind: Any) -> int:
-    """Return the size of an LLVM type, cached in `_sizes`."""
-    key = str(kind)
-    if key not in _sizes:
-        _sizes[key] = size_of(kind)
-    return _sizes[key]
-
-
-def _resolve(resolve: Callable[..., Any], function: Any, args: Any, kws: Any) -> Any:
-    """Resolve the type of a call; for operators on numbers and arrays, cached in `_resolved`."""
-    operator = getattr(function, "typing_key", None)
-    is_operator = operator is bool or getattr(operator, "__module__", "") == "_operator"
-    if not is_operator or kws or not all(map(_is_operand, args)):
-        return resolve(function, args, kws)
-    key = id(function), tuple(args)
-    if key not in _resolved:
-        _resolved[key] = function, resolve(function, args, kws)
-    return _resolved[key][1]
-
-
-def _is_operand(kind: Any) -> bool:
-    return all(map(_is_operand, kind)) if isinstance(kind, types.BaseTuple) else isinstance(kind, OPERANDS)

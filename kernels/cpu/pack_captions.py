@@ -12,6 +12,7 @@ import numpy as np
 
 from capgpu.kernels.contract import CaptionBatch, check_word_ids
 from capgpu.kernels.cpu.compile import compiled
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.kernels.reference.pack_captions import spread_weights
 
@@ -31,7 +32,7 @@ def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
     )
 
 
-@compiled()
+@compiled(allocates=False)
 def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[bool, int, int, int]:
     """Fill `arrays` with the layout of captions; return whether all words are valid, and the layout's sizes.
 
@@ -40,8 +41,9 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
     """
     order, batch_sizes, words, word_of_row, targets = arrays
     count, width = captions.shape
-    scratch = np.empty(count + 2 * (width + 1) + vocabulary_size, np.int64)
-    scratch[:] = 0
+    scratch = allocate(count + 2 * (width + 1) + vocabulary_size, captions)
+    for k in range(scratch.size):
+        scratch[k] = 0
     lengths, ended = scratch[:count], scratch[count : count + width + 1]
     next_position, number = scratch[count + width + 1 : count + 2 * (width + 1)], scratch[count + 2 * (width + 1) :]
     n_rows = longest = 0
@@ -85,6 +87,7 @@ def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[
                 n_distinct += 1
         for row in range(n_rows):
             word_of_row[row] = number[word_of_row[row]]
+    release(scratch)
     return valid, longest, n_distinct, n_rows
 
 

@@ -55,6 +55,6 @@ def parallel_job(
         def launch(slot: int, n_tasks: int, arguments: Any) -> bool:
             return run_job(slot, n_tasks, describe(arguments))
 
-        return compiled()(named_like(task, launch))
+        return compiled(allocates=False)(named_like(task, launch))
 
     return decorate

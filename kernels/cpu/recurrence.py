@@ -26,7 +26,7 @@ import numpy as np
 from capgpu.kernels.cells import CellShape, RecurrenceBackward, RecurrenceForward, RecurrenceGradients
 from capgpu.kernels.contract import Precision, States
 from capgpu.kernels.cpu.compile import compiled, named_like
-from capgpu.kernels.cpu.gemm import WORTH_SHARING, aligned
+from capgpu.kernels.cpu.gemm import WORTH_SHARING
 from capgpu.kernels.cpu.initial_states import in_callers_order, initial_states
 from capgpu.kernels.cpu.job_slot import barrier
 from capgpu.kernels.cpu.parallel_job import Job, parallel_job
@@ -39,6 +39,7 @@ from capgpu.kernels.cpu.recurrent_gemm import (
     scratch_size,
 )
 from capgpu.kernels.cpu.simd_pack import LONG, whole_vectors
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous, scratch
 
@@ -193,7 +194,7 @@ def _forward_job(cell: Cell) -> Job:
 
     def forward(index: int, count: int, slot: int, operands: _Forward) -> None:
         multiply, projected, rows, bias, h0, c0, Wh, packed, batch_sizes, hidden, cells, gates, previous = operands
-        work = aligned(scratch_size(multiply, h0.itemsize), h0)
+        work = allocate(scratch_size(multiply, h0.itemsize), h0)
         columns = pack_columns(multiply, Wh, False, n_gates, index, count, packed, work)
         begin, end = columns.begin, columns.end
         first_row = first_row_before = 0
@@ -215,10 +216,13 @@ def _forward_job(cell: Cell) -> Job:
                 )
             # Without it the next step's product could read units of this step's h that other tasks have not written.
             if not barrier(slot, index, count, step + 1):
-                return
+                break
             first_row_before, first_row = first_row, last_row
+        release(work)
 
-    return parallel_job(barriers=True, operands=_Forward)(named_like(cell.activate, forward, "_forward"))
+    return parallel_job(barriers=True, operands=_Forward, allocates=False)(
+        named_like(cell.activate, forward, "_forward")
+    )
 
 
 class _Backward(NamedTuple):
@@ -248,9 +252,8 @@ def _backward_job(cell: Cell) -> Job:
         multiply, dhidden, dcell, gates, cells, c0, hidden, Wh, packed, batch_sizes = operands[:10]
         drecurrent, dprojected, dh, dc = operands[10:]
         size = dh.shape[1]
-        # one allocation: what a task holds when it raises is never freed
         work_size = scratch_size(multiply, dh.itemsize)
-        memory = aligned(work_size + 2 * size, dh)
+        memory = allocate(work_size + 2 * size, dh)
         work, row_scratch = memory[:work_size], memory[work_size : work_size + size]
         zeros = memory[work_size + size :]
         columns = pack_columns(multiply, Wh, True, 1, index, count, packed, work)
@@ -287,11 +290,14 @@ def _backward_job(cell: Cell) -> Job:
                 )
             # Without it the product could read units of this step's gradients that other tasks have not written.
             if not barrier(slot, index, count, back + 1):
-                return
+                break
             product_with_columns(multiply, drecurrent[first_row:last_row], columns, dh[:n_active], work)
             last_row = first_row
+        release(memory)
 
-    return parallel_job(barriers=True, operands=_Backward)(named_like(cell.differentiate, backward, "_backward"))
+    return parallel_job(barriers=True, operands=_Backward, allocates=False)(
+        named_like(cell.differentiate, backward, "_backward")
+    )
 
 
 @compiled(allocates=False)

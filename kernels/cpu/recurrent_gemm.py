@@ -99,7 +99,7 @@ class PackedColumns(NamedTuple):
     end: int
 
 
-@compiled()
+@compiled(allocates=False)
 def pack_columns(
     multiply: Products,
     weights: Any,
