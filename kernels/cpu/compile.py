@@ -45,7 +45,8 @@ def compiled(
         Paste the function into its callers before optimising.
     allocates : bool
         False for a function that makes no array: its views are then not counted, which costs two atomic
-        operations each.
+        operations each. It must not return an array, not even an argument: a caller that counts references would
+        release one that was never added.
 
     Returns
     -------

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
+from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
 
@@ -213,16 +214,27 @@ def compile_late(compiler: Any, context: Any) -> None:
     if missing or not hasattr(context.codegen(), "_library_class"):
         logger.info("capgpu: this version of Numba generates machine code of all functions (%s)", missing)
         return
-    compiler.compile = _late(compiler.compile, context)
+    compiler.compile = _late(compiler.compile, context, bool(compiler.targetoptions.get("_nrt", True)))
 
 
-def _late(compile_now: Callable[..., Any], context: Any) -> Callable[..., Any]:
+def _late(compile_now: Callable[..., Any], context: Any, counts_references: bool) -> Callable[..., Any]:
     def compile_with_late_libraries(args: Any, return_type: Any) -> Any:
         context.refresh()  # compiles Numba's own functions, as usual
         with _changed(context):
-            return compile_now(args, return_type)
+            result = compile_now(args, return_type)
+        if not counts_references and _has_array(result.signature.return_type):
+            # a caller that counts references would release one that was never added, and so free memory in use
+            raise TypeError(
+                f"expected a function without allocations to return no array, got {result.signature} of "
+                f"{result.fndesc.qualname}. Return its numbers, or compile it with allocates=True."
+            )
+        return result
 
     return compile_with_late_libraries
+
+
+def _has_array(kind: Any) -> bool:
+    return any(map(_has_array, kind)) if isinstance(kind, types.BaseTuple) else isinstance(kind, types.Array)
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ class PackedColumns(NamedTuple):
     end: int
 
 
-@compiled(allocates=False)
+@compiled(inline=True)
 def pack_columns(
     multiply: Products,
     weights: Any,

@@ -120,6 +120,17 @@ def _fails(x):
     return _first(x) + x.no_attribute
 
 
+@compile.compiled(allocates=False)
+def _returned(x):
+    return x, 1
+
+
+def test_a_function_that_counts_no_references_returns_no_array():
+    # a caller that counts them would free the array's memory
+    with pytest.raises(TypeError, match="expected a function without allocations to return no array"):
+        _returned(np.ones(2))
+
+
 def test_what_is_changed_in_numba_is_restored_when_a_compilation_fails():
     assert numba_is_unchanged()
     with pytest.raises(numba.TypingError):
