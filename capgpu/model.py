@@ -150,11 +150,11 @@ class CaptioningRNN(CaptionerBase):
         (1, 4)
         """
         features, ids, options = self.loss_inputs(features, captions, dropout_key)
-        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
         dropout = any((options.feature_dropout, options.output_dropout, options.layer_dropouts))
         announce_training(self.cell, operands, dropout)
+        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         return captioner_gradients(self.cell, operands, features, batch, options, features_gradient)
 
     def partial_loss(
@@ -194,11 +194,11 @@ class CaptioningRNN(CaptionerBase):
             As `capgpu.captioner.captioner_gradients` returns them.
         """
         features, ids, options = self.loss_inputs(features, captions[rows], dropout_key)
-        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         self._known_finite.clear()
         operands = self._operands()
         dropout = any((options.feature_dropout, options.output_dropout, options.layer_dropouts))
         announce_training(self.cell, operands, dropout)
+        batch = self._batch(ids, None if weights is None else checked_weights(weights, ids.shape[0]))
         if dropout:
             options = self._rows_of_minibatch(options, features.shape[1:], captions, rows)
         options = replace(options, captions=captions.shape[0])

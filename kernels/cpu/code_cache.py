@@ -75,6 +75,7 @@ __all__ = [
     "keep_on_disk",
     "load_undisturbed",
     "missing",
+    "stored",
     "symbols",
     "writable",
 ]
@@ -202,6 +203,23 @@ def load_undisturbed(dispatcher: Any) -> None:
         logger.info("capgpu: exceptions can interrupt the loading of kernels: %s", error)
 
 
+def stored(dispatcher: Any, *args: Any) -> bool:
+    """Return whether the code for arguments of these types need not be compiled: it is loaded, or on disk.
+
+    Parameters
+    ----------
+    dispatcher : numba.core.dispatcher.Dispatcher
+        A compiled function.
+    *args
+        The arguments of a call.
+    """
+    try:
+        kinds = tuple(map(dispatcher.typeof_pyval, args))
+        return kinds in dispatcher.overloads or dispatcher._cache.has(kinds, dispatcher.targetctx)
+    except UNUSABLE:  # the call will report what is wrong
+        return True
+
+
 def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
     """Compile a function to be called by its address, or load it from disk.
 
@@ -264,6 +282,10 @@ class _Cache:
             if self._claim(signature, target):  # another process has compiled it
                 function = self._load(signature, target)
         return function
+
+    def has(self, signature: Any, target: Any) -> bool:
+        """Return whether there is a file for some types of arguments."""
+        return self._path(self._key(signature, target.codegen())).exists()
 
     def _claim(self, signature: Any, target: Any) -> bool:
         try:

@@ -13,6 +13,9 @@ compiles what::
     softmax is claimed: waits        <--------    writes softmax, releases the claim
     loads softmax
 
+What this process can do without compiled code as well, with the same result, it does until the code is there
+(`is_awaited`): it lays captions out with NumPy, and runs kernels without the pool's workers.
+
 The second process is optional: if it cannot be started, or is killed, this process compiles everything. It checks twice
 a second whether its parent is alive, has its own session (Ctrl-C in a terminal does not reach it), prints nothing, and
 is killed when this process ends. It is not started if this process may use only one processor or one thread, if the
@@ -40,7 +43,7 @@ from capgpu.kernels.cpu import code_cache
 from capgpu.kernels.cpu.claims import CAN_CLAIM, claims, remove_abandoned
 from capgpu.threads import thread_count, usable_processors
 
-__all__ = ["announce", "compiles_ahead"]
+__all__ = ["announce", "compiles_ahead", "is_awaited"]
 
 logger = logging.getLogger("capgpu")
 
@@ -87,6 +90,22 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
         # half types are computed in float32
         work = operations, "float64" if dtype == "float64" else "float32", parameters
         (_later if later else _soon).append(work)
+
+
+def is_awaited(kernel: Any, *args: Any) -> bool:
+    """Return whether a compiled function for some arguments is missing on disk while the second process runs.
+
+    Parameters
+    ----------
+    kernel : compiled function
+        The kernel of an operation that the caller can compute in another way, with the same result.
+    *args
+        Its arguments.
+    """
+    if code_cache.stored(kernel, *args):
+        return False
+    _start()
+    return _process is not None and _process.poll() is None
 
 
 def _bytecode_options() -> list[str]:

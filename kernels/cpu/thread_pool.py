@@ -14,8 +14,9 @@ The states of a worker, and who moves it from one to the next::
        +--------------------------------------+
                           4
 
-    1  `ThreadPool.run` finds fewer workers serving than there are to be, and starts those that are missing. The thread
-       enters `job_slot.serve`, counts itself in SERVING, and spins for the next job.
+    1  `ThreadPool.run` finds fewer workers serving than there are to be, and starts those that are missing, unless a
+       second process is still compiling what they run. The thread enters `job_slot.serve`, counts itself in SERVING,
+       and spins for the next job.
     2  After SPINS rounds without a job the worker waits on the slot's condition; the next job, or `close`, wakes it.
     3  `close` sets STOP: a worker returns from `serve` after the task in hand, whether it was serving or asleep.
     4  A worker that has ended otherwise, as by an exception sent to its thread, is started again by the next `run`.
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu import job_slot
+from capgpu.kernels.cpu.compile_ahead import is_awaited
 from capgpu.kernels.cpu.system_calls import HAS_POSIX_THREADS
 from capgpu.kernels.loading import undisturbed
 from capgpu.threads import thread_count, usable_processors
@@ -50,6 +52,8 @@ SPINS = 10_000
 PATIENCE = 200_000
 #: Seconds until a thread that could not be started is tried again.
 RETRY = 10.0
+#: Seconds between two looks for the workers' code, while another process compiles it.
+AWAIT = 0.05
 #: Seconds that `ThreadPool.close` waits for workers, which may have a job of another thread to finish.
 CLOSING = 1.0
 
@@ -170,6 +174,9 @@ class ThreadPool:
             return
         with self._starting:
             words, slot = self._memory
+            if is_awaited(job_slot.serve, slot, 0):
+                self._retry_at = monotonic() + AWAIT
+                return
             _compile_workers(slot)  # so that they need not
             for index in range(1, self.n_threads):
                 thread = self._threads.get(index)

@@ -36,6 +36,32 @@ assert KERNELS.column_sums(ones).tolist() == [2.0] * 3
 print(sum(embedding._sum_columns.stats.cache_hits.values()))
 """
 
+AWAITED = """
+import importlib, os, signal, sys, time
+import numpy as np
+from capgpu.kernels.cpu import KERNELS, compile_ahead
+from capgpu.kernels.cpu.thread_pool import POOL
+packing = importlib.import_module("capgpu.kernels.cpu.pack_captions")._pack
+captions, wide, first = np.array([[1, 4, 2], [1, 2, 0]]), np.ones((400, 400), np.float32), np.zeros(1, np.int64)
+KERNELS.announce(("caption_batch", "matmul", "take_rows"), np.float32)
+layout = KERNELS.pack_captions(captions, 0, 5)  # starts the process
+assert compile_ahead._process.poll() is None and not packing.signatures, "NumPy has laid them out"
+os.kill(compile_ahead._process.pid, signal.SIGSTOP)  # so that it has not compiled the workers' code
+KERNELS.matmul(wide, wide)
+assert POOL.serving == 0
+os.kill(compile_ahead._process.pid, signal.SIGKILL if sys.argv[1] == "killed" else signal.SIGCONT)
+compile_ahead._process.wait(120)
+again = KERNELS.pack_captions(captions, 0, 5)
+assert all(a.dtype == b.dtype and (a == b).all() for a, b in zip(layout, again, strict=True))
+time.sleep(0.1)
+KERNELS.matmul(wide, wide)
+for _ in range(1000):
+    if POOL.serving == 1:
+        break
+    time.sleep(0.01)
+print(len(packing.signatures), sum(packing.stats.cache_hits.values()), POOL.serving)
+"""
+
 PARENT = """
 import numpy as np, os, signal
 from capgpu.kernels.cpu import KERNELS, compile_ahead
@@ -48,7 +74,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def run(script: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(script: str, cache: Path | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         **({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)}),
@@ -56,7 +82,8 @@ def run(script: str, cache: Path | None = None) -> subprocess.CompletedProcess[s
         "CAPGPU_THREADS": "2",
         "CAPGPU_COMPILE_AHEAD": "1",
     }
-    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def is_running(process: int) -> bool:
@@ -76,6 +103,14 @@ def test_the_first_process_loads_what_the_second_has_compiled(tmp_path):
     assert done.stdout.split() == ["0", "1"], "it ends by itself; what it has compiled is a hit"
     assert not list(tmp_path.rglob("*.lock"))
     assert "Traceback" not in done.stderr
+
+
+@SEVERAL
+@pytest.mark.parametrize(("end", "hits"), [("by itself", "1"), ("killed", "0")])
+def test_what_numpy_can_do_as_well_does_not_wait_for_the_second_process(tmp_path, end, hits):
+    done = run(AWAITED, tmp_path, end)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", hits, "1"], "then the code is loaded or compiled here, and the worker starts"
 
 
 @SEVERAL
