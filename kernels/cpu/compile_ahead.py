@@ -59,6 +59,8 @@ _announced: set[Any] = set()
 _soon: list[Any] = []
 _later: list[Any] = []
 _process: subprocess.Popen[bytes] | None = None
+#: Compiled functions that are not awaited any more.
+_ready: set[Any] = set()
 
 
 def compiles_ahead() -> bool:
@@ -102,7 +104,10 @@ def is_awaited(kernel: Any, *args: Any) -> bool:
     *args
         Its arguments.
     """
+    if kernel in _ready:  # at each training step but the first
+        return False
     if code_cache.stored(kernel, *args):
+        _ready.add(kernel)
         return False
     _start()
     return _process is not None and _process.poll() is None

@@ -97,7 +97,7 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     """Lay captions out for teacher forcing; see `capgpu.kernels.reference.pack_captions`."""
     ids = contiguous(captions, dtype=np.int64)
     arrays = _layout_arrays(ids.shape[0], ids.shape[1], vocabulary_size)
-    if not _pack.signatures and is_awaited(_pack, ids, null, vocabulary_size, arrays):
+    if is_awaited(_pack, ids, null, vocabulary_size, arrays):
         return pack_with_numpy(ids, null, vocabulary_size)
     valid, steps, distinct, rows = _pack(ids, null, vocabulary_size, arrays)
     if not valid:
