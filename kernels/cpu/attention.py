@@ -152,7 +152,7 @@ class _Forward(NamedTuple):
     contexts: Any  # (M, H)
 
 
-@parallel_job(barriers=True, operands=_Forward, allocates=False)
+@parallel_job(barriers=True, operands=_Forward)
 def _forward(index: int, count: int, slot: int, operands: _Forward) -> None:
     work = allocate(scratch_size(operands.multiply, operands.hidden.itemsize), operands.hidden)
     _forward_steps(index, count, slot, operands, work)
@@ -239,7 +239,7 @@ class _Backward(NamedTuple):
     dA: Any  # (N, L, H): written for the captions in `grids`
 
 
-@parallel_job(barriers=True, operands=_Backward, allocates=False)
+@parallel_job(barriers=True, operands=_Backward)
 def _backward(index: int, count: int, slot: int, operands: _Backward) -> None:
     work_size = scratch_size(operands.multiply, operands.dh.itemsize)
     memory = allocate(work_size + 2 * operands.dh.shape[1], operands.dh)
@@ -436,7 +436,7 @@ def attention_lstm_backward(
     return dprojected, dA
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _attend_all(index: int, count: int, A: Any, pictures: Any, h: Any, attention: Any, contexts: Any) -> None:
     """Compute weights and contexts of a task's states."""
     for n in range(h.shape[0] * index // count, h.shape[0] * (index + 1) // count):

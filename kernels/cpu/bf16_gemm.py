@@ -93,7 +93,7 @@ class _RoundedProduct(NamedTuple):
     C: Any
 
 
-@parallel_job(operands=_RoundedProduct, allocates=False)
+@parallel_job(operands=_RoundedProduct)
 def _multiply(index: int, count: int, product: _RoundedProduct) -> None:
     """Compute some squares of rows or of columns of a product."""
     unit, memory, by_rows, A, a_transposed, B, b_transposed, bias, initial, C = product

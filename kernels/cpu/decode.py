@@ -15,6 +15,7 @@ from capgpu.kernels.cpu.cells import GATES_WITH_STATE, activate_cell
 from capgpu.kernels.cpu.gemm import matmul
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.recurrence import ForwardRow
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -40,7 +41,7 @@ def _activate(
 ) -> None:
     """Make the states of a task's captions from the recurrent sums of their parents."""
     n_captions, size = next_h.shape
-    gates = np.empty(bias.size, sums.dtype)
+    gates = allocate(bias.size, sums)
     for n in range(n_captions * index // count, n_captions * (index + 1) // count):
         # of a cell without gates, the sums are made into the state where they lie
         source, target = sums[parents[n]], next_h[n] if n_gates == 1 else gates
@@ -48,6 +49,7 @@ def _activate(
             target[j] = source[j]
         row = ForwardRow(target, projected[rows[n]], bias, c[parents[n]], next_c[n], next_h[n])
         activate_cell(n_gates, row, 0, size)
+    release(gates)
 
 
 def decode_step(

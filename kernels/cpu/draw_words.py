@@ -15,6 +15,7 @@ import numpy as np
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.softmax import exponentiate, greatest
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -60,15 +61,16 @@ def _rows(
     words: Any,
 ) -> None:
     rows = logits.shape[0]
-    # one allocation each, which no exception follows: what a task holds when it raises is never freed
-    weights, left_out = np.empty(logits.shape[1], logits.dtype), np.empty(logits.shape[1], np.bool_)
+    vocabulary_size = logits.shape[1]
+    memory = allocate(2 * vocabulary_size, logits)
+    weights, left_out = memory[:vocabulary_size], memory[vocabulary_size:]
     for m in range(rows * index // count, rows * (index + 1) // count):
         row = logits[m]
         for j in range(row.size):
             weights[j] = row[j]
             left_out[j] = barred[j]
         for b in range(banned.shape[1]):
-            left_out[banned[m, b]] = True
+            left_out[banned[m, b]] = 1
         greatest_score, shift = greatest(row), _greatest_allowed(row, left_out)
         normaliser = np.log(np.float64(exponentiate(weights, greatest_score)))
         if shift != greatest_score or temperature != 1.0:
@@ -81,6 +83,7 @@ def _rows(
         word = _draw(weights, numbers[m])
         words[m] = word
         log_probs[m] = np.float64(row[word] - greatest_score) - normaliser
+    release(memory)
 
 
 def draw_words(logits: Any, numbers: Any, temperature: float, barred: Any, banned: Any = None) -> tuple[Any, Any]:

@@ -81,7 +81,7 @@ def _mask(row: Any, position: int, rule: Any) -> None:
         row[j] *= factor if _is_kept(position, j, first, second, threshold) else zero
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _drop_rows(index: int, count: int, rows: Any, numbers: Any, rule: Any) -> None:
     """Multiply a task's rows by the rows of the mask that have these numbers."""
     m, width = rows.shape
@@ -89,7 +89,7 @@ def _drop_rows(index: int, count: int, rows: Any, numbers: Any, rule: Any) -> No
         _mask(rows[k], numbers[k] * width, rule)
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _drop_rows_into(index: int, count: int, rows: Any, numbers: Any, rule: Any, out: Any) -> None:
     """Write what `_drop_rows` makes of a task's rows to another array."""
     m, width = rows.shape

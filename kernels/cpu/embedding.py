@@ -23,7 +23,7 @@ __all__ = ["add_rows", "column_sums", "embedding_gradient", "scatter_rows", "tak
 WORTH_SHARING = 100_000
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     size = out.shape[0]
     scratch = allocate(2 * size + 1 + rows.size, rows)
@@ -67,7 +67,7 @@ def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: 
                 target[j] += source[j]
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _sum_columns(index: int, count: int, rows: Any, out: Any) -> None:
     width = rows.shape[1]
     lines = (width + 15) // 16
@@ -93,7 +93,7 @@ def column_sums(*matrices: Any) -> Any:
     return out
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _take_rows(index: int, count: int, table: Any, rows: Any, out: Any) -> None:
     for k in range(rows.size * index // count, rows.size * (index + 1) // count):
         source, target = table[rows[k]], out[k]

@@ -294,7 +294,7 @@ class Product(NamedTuple):
     C: Any  # (m, n)
 
 
-@parallel_job(operands=Product, allocates=False)
+@parallel_job(operands=Product)
 def _multiply(index: int, count: int, product: Product) -> None:
     """Compute some rows or columns of a product."""
     by_rows, A, a_transposed, B, b_transposed, bias, initial, C = product

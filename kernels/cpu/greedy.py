@@ -199,7 +199,7 @@ def _choose(scores: Any, words: Any, vocabulary_size: int, itemsize: int) -> int
     return int(words[best])
 
 
-@parallel_job(barriers=True, operands=_Decoding)
+@parallel_job(barriers=True, operands=_Decoding, allocates=True)
 def _decode_sharing_columns(index: int, count: int, slot: int, operands: _Decoding) -> None:
     _decode(index, count, slot, operands)
 
@@ -221,7 +221,7 @@ class _Captions(NamedTuple):
     out: Any
 
 
-@parallel_job(operands=_Captions)
+@parallel_job(operands=_Captions, allocates=True)
 def _decode_sharing_captions(index: int, count: int, operands: _Captions) -> None:
     """Write some captions from first word to last: for weights so few that each thread may have all."""
     o = operands

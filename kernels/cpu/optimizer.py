@@ -54,7 +54,7 @@ def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
         out[j] = decay * w[j] - step * m[j] / (np.sqrt(v[j]) * second + epsilon)
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _adam(
     index: int, count: int, w: Any, g: Any, m: Any, v: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
@@ -70,7 +70,7 @@ def _adam(
         first += _blocks(w[k].size)
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _momentum(
     index: int, count: int, w: Any, g: Any, velocity: Any, out: Any, settings: Any, scale: Any, blocks: int
 ) -> None:
@@ -89,7 +89,7 @@ def _momentum(
         first += _blocks(w[k].size)
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale: Any, blocks: int) -> None:
     first = 0
     for k in range(len(w)):
@@ -110,7 +110,7 @@ def _square(block: Any) -> float:
     return np.float64(total)
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _squares(index: int, count: int, g: Any, sums: Any) -> None:
     number = 0
     blocks = sums.size

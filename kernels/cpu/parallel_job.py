@@ -16,7 +16,7 @@ Job = Callable[[int, int, Any], bool]
 
 
 def parallel_job(
-    *, barriers: bool = False, operands: type[tuple[Any, ...]] | None = None, allocates: bool = True
+    *, barriers: bool = False, operands: type[tuple[Any, ...]] | None = None, allocates: bool = False
 ) -> Callable[[Callable[..., None]], Job]:
     """Compile a task, and the code that runs it on the thread pool.
 
@@ -28,20 +28,21 @@ def parallel_job(
         A class of named tuples. The task takes one of it, and `ThreadPool.run` its fields: a plain tuple is
         dispatched in a microsecond, a named one in ten.
     allocates : bool
-        As of `capgpu.kernels.cpu.compile.compiled`.
+        Whether a task makes NumPy arrays. One temporary array is better made with
+        `capgpu.kernels.cpu.task_memory.allocate`: see there.
 
     Returns
     -------
     callable
         The decorator of the task, ``task(index, count, *operands)``, with barriers ``task(index, count, slot,
         *operands)``: task `index` of `count`. It must give the same result for every count and, unless it has
-        barriers, in any order of its tasks. It may allocate; the only exception that it may raise is MemoryError.
-        Arrays that it holds then are never freed: it makes them all in one allocation. A task with barriers returns
-        when `barrier` returns False.
+        barriers, in any order of its tasks. The only exception that it may raise is MemoryError. Arrays that it holds
+        then are never freed: it makes them all in one allocation. A task with barriers ends when `barrier` returns
+        False.
 
     Examples
     --------
-    >>> @parallel_job(allocates=False)
+    >>> @parallel_job()
     ... def _negate(index, count, values, out):
     ...     for k in range(values.size * index // count, values.size * (index + 1) // count):
     ...         out[k] = -values[k]

@@ -220,9 +220,7 @@ def _forward_job(cell: Cell) -> Job:
             first_row_before, first_row = first_row, last_row
         release(work)
 
-    return parallel_job(barriers=True, operands=_Forward, allocates=False)(
-        named_like(cell.activate, forward, "_forward")
-    )
+    return parallel_job(barriers=True, operands=_Forward)(named_like(cell.activate, forward, "_forward"))
 
 
 class _Backward(NamedTuple):
@@ -295,9 +293,7 @@ def _backward_job(cell: Cell) -> Job:
             last_row = first_row
         release(memory)
 
-    return parallel_job(barriers=True, operands=_Backward, allocates=False)(
-        named_like(cell.differentiate, backward, "_backward")
-    )
+    return parallel_job(barriers=True, operands=_Backward)(named_like(cell.differentiate, backward, "_backward"))
 
 
 @compiled(allocates=False)

@@ -103,7 +103,7 @@ def _scale(row: Any, factor: Any, offset: Any) -> None:
         row[j] = row[j] * factor - offset
 
 
-@parallel_job(allocates=False)
+@parallel_job()
 def _rows(
     index: int, count: int, scores: Any, targets: Any, weights: Any, scale: float, smoothing: float, losses: Any
 ) -> None:

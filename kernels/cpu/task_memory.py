@@ -35,7 +35,7 @@ def allocate(typingctx: Any, size: Any, like: Any) -> Any:
     kind = types.Array(like.dtype, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        size, itemsize = args[0], I64(like.dtype.bitwidth // 8)
+        size, itemsize = args[0], I64(context.get_abi_sizeof(context.get_data_type(like.dtype)))
         lines = builder.udiv(builder.add(builder.mul(size, itemsize), I64(LINE - 1)), I64(LINE))
         numbers = [I64(LINE), builder.mul(lines, I64(LINE))]
         if not HAS_POSIX_THREADS:  # Windows has no such function; arrays are not aligned there

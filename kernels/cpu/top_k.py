@@ -13,6 +13,7 @@ import numpy as np
 from capgpu.kernels.cpu.compile import compiled
 from capgpu.kernels.cpu.parallel_job import parallel_job
 from capgpu.kernels.cpu.softmax import exponentiate, greatest
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import POOL
 from capgpu.kernels.cpu.workspace import contiguous
 
@@ -54,7 +55,7 @@ def _choose(row: Any, barred: Any, banned: Any, scores: Any, words: Any) -> int:
 @parallel_job()
 def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_probs: Any, words: Any) -> None:
     rows = logits.shape[0]
-    weights = np.empty(logits.shape[1], logits.dtype)
+    weights = allocate(logits.shape[1], logits)
     for m in range(rows * index // count, rows * (index + 1) // count):
         greatest_score = greatest(logits[m])
         for j in range(weights.size):
@@ -66,6 +67,7 @@ def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_pro
             chosen[k] = np.float64(chosen[k] - greatest_score) - normaliser
         chosen[n_chosen:] = -np.inf
         words[m, n_chosen:] = 0
+    release(weights)
 
 
 def top_words(logits: Any, count: int, barred: Any, banned: Any = None) -> tuple[Any, Any]:
