@@ -13,8 +13,8 @@ compiles what::
     softmax is claimed: waits        <--------    writes softmax, releases the claim
     loads softmax
 
-What this process can do without compiled code as well, with the same result, it does until the code is there
-(`is_awaited`): it lays captions out with NumPy, and runs kernels without the pool's workers.
+Until their code is compiled (`is_compiled_elsewhere`), captions are laid out by NumPy, which gives the same integers, and
+kernels run without the pool's workers.
 
 The second process is optional: if it cannot be started, or is killed, this process compiles everything. It checks twice
 a second whether its parent is alive, has its own session (Ctrl-C in a terminal does not reach it), prints nothing, and
@@ -43,7 +43,7 @@ from capgpu.kernels.cpu import code_cache
 from capgpu.kernels.cpu.claims import CAN_CLAIM, claims, remove_abandoned
 from capgpu.threads import thread_count, usable_processors
 
-__all__ = ["announce", "compiles_ahead", "is_awaited"]
+__all__ = ["announce", "compiles_ahead", "is_compiled_elsewhere"]
 
 logger = logging.getLogger("capgpu")
 
@@ -94,7 +94,7 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
         (_later if later else _soon).append(work)
 
 
-def is_awaited(kernel: Any, *args: Any) -> bool:
+def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
     """Return whether a compiled function for some arguments is missing on disk while the second process runs.
 
     Parameters

@@ -22,7 +22,7 @@ from numba.core.compiler import CompilerBase
 from numba.core.compiler_machinery import PassManager
 from numba.core.postproc import PostProcessor, VariableLifetime
 
-__all__ = ["KernelCompiler", "shortened"]
+__all__ = ["KernelCompiler", "reuse_results"]
 
 PASSES = (
     (untyped_passes.TranslateByteCode, "translate bytecode to Numba's IR"),
@@ -61,7 +61,7 @@ class KernelCompiler(CompilerBase):  # type: ignore[misc]  # Numba's classes hav
 
 
 @contextlib.contextmanager
-def shortened(context: Any) -> Iterator[None]:
+def reuse_results(context: Any) -> Iterator[None]:
     """Compute once, inside a ``with`` block, what the front end computes repeatedly.
 
     Parameters

@@ -32,7 +32,7 @@ from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
 
-from capgpu.kernels.cpu.front_end import shortened
+from capgpu.kernels.cpu.front_end import reuse_results
 
 __all__ = ["LateLibrary", "compile_late"]
 
@@ -246,7 +246,7 @@ def _changed(context: Any) -> Iterator[None]:
         return
     try:  # includes the assignment: an asynchronous exception can be raised after it
         codegen._library_class = LateLibrary
-        with shortened(context):
+        with reuse_results(context):
             yield
     finally:
         vars(codegen).pop("_library_class", None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from capgpu.kernels.contract import CaptionBatch, check_word_ids
 from capgpu.kernels.cpu.compile import compiled
-from capgpu.kernels.cpu.compile_ahead import is_awaited
+from capgpu.kernels.cpu.compile_ahead import is_compiled_elsewhere
 from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.workspace import contiguous
 from capgpu.kernels.reference.pack_captions import pack_captions as pack_with_numpy
@@ -97,7 +97,7 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     """Lay captions out for teacher forcing; see `capgpu.kernels.reference.pack_captions`."""
     ids = contiguous(captions, dtype=np.int64)
     arrays = _layout_arrays(ids.shape[0], ids.shape[1], vocabulary_size)
-    if is_awaited(_pack, ids, null, vocabulary_size, arrays):
+    if is_compiled_elsewhere(_pack, ids, null, vocabulary_size, arrays):
         return pack_with_numpy(ids, null, vocabulary_size)
     valid, steps, distinct, rows = _pack(ids, null, vocabulary_size, arrays)
     if not valid:

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cpu import job_slot
-from capgpu.kernels.cpu.compile_ahead import is_awaited
+from capgpu.kernels.cpu.compile_ahead import is_compiled_elsewhere
 from capgpu.kernels.cpu.system_calls import HAS_POSIX_THREADS
 from capgpu.kernels.loading import undisturbed
 from capgpu.threads import thread_count, usable_processors
@@ -53,7 +53,7 @@ PATIENCE = 200_000
 #: Seconds until a thread that could not be started is tried again.
 RETRY = 10.0
 #: Seconds between two looks for the workers' code, while another process compiles it.
-AWAIT = 0.05
+POLL_INTERVAL = 0.05
 #: Seconds that `ThreadPool.close` waits for workers, which may have a job of another thread to finish.
 CLOSING = 1.0
 
@@ -174,8 +174,8 @@ class ThreadPool:
             return
         with self._starting:
             words, slot = self._memory
-            if is_awaited(job_slot.serve, slot, 0):
-                self._retry_at = monotonic() + AWAIT
+            if is_compiled_elsewhere(job_slot.serve, slot, 0):
+                self._retry_at = monotonic() + POLL_INTERVAL
                 return
             _compile_workers(slot)  # so that they need not
             for index in range(1, self.n_threads):
