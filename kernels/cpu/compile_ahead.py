@@ -13,8 +13,8 @@ compiles what::
     softmax is claimed: waits        <--------    writes softmax, releases the claim
     loads softmax
 
-Until their code is compiled (`is_compiled_elsewhere`), captions are laid out by NumPy, which gives the same integers, and
-kernels run without the pool's workers.
+Until their code is compiled (`is_compiled_elsewhere`), captions are laid out by NumPy, which gives the same integers,
+and kernels run without the pool's workers.
 
 The second process is optional: if it cannot be started, or is killed, this process compiles everything. It checks twice
 a second whether its parent is alive, has its own session (Ctrl-C in a terminal does not reach it), prints nothing, and
