@@ -81,8 +81,8 @@ def announce_training(cell: Cell, params: Mapping[str, Array], dropout: bool) ->
     kernels_for(Wh).announce((*operations, "apply_dropout") if dropout else operations, Wh.dtype)
 
 
-def announce_decoding(params: Mapping[str, Array], drawn: bool = False) -> None:
-    """Announce to the kernels that captions will be decoded step by step, later than anything else.
+def announce_decoding(params: Mapping[str, Array], *, drawn: bool = False, later: bool = True) -> None:
+    """Announce to the kernels that captions will be decoded step by step.
 
     Parameters
     ----------
@@ -90,11 +90,13 @@ def announce_decoding(params: Mapping[str, Array], drawn: bool = False) -> None:
         As for `captioner_gradients`.
     drawn : bool
         Whether words will be drawn at random, too.
+    later : bool
+        Whether everything else that is announced is needed before.
     """
     Wh = params["Wh"]
     step = "attention_decode_step" if "Wattn" in params else "decode_step"
-    operations = (step, "top_words", *(("draw_words",) if drawn else ()))
-    kernels_for(Wh).announce(operations, Wh.dtype, later=True)
+    operations = ("matmul", step, "top_words", *(("draw_words",) if drawn else ()))
+    kernels_for(Wh).announce(operations, Wh.dtype, later=later)
 
 
 def captioner_gradients(

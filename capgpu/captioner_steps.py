@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from capgpu.backend import Array, array_namespace
-from capgpu.captioner import projected_cells, vectors_of
+from capgpu.captioner import announce_decoding, projected_cells, vectors_of
 from capgpu.kernels import DecodingWeights, Precision, kernels_for, split_biases
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference.attention import mean_of_cells
@@ -70,6 +70,7 @@ def initial_decoding_state(
         One row a picture.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
+    announce_decoding(p, later=False)
     A = None
     if cell.attends:
         A = projected_cells(kernels, p, vectors_of(features), features.shape[0])
@@ -189,6 +190,7 @@ def greedy_captions(
             return logits
 
         return greedy_loop(read, state.h, max_length, start, end, null)
+    kernels.announce(("matmul", "greedy_captions"), p["Wh"].dtype)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], vocabulary_weights(p), p["b_vocab"])
     return kernels.greedy_captions(h, weights, max_length, start, end, null)

@@ -18,12 +18,16 @@ from typing import Any
 import numpy as np
 
 from capgpu.kernels.cells import CELLS
+from capgpu.kernels.contract import DecodingWeights
 from capgpu.kernels.cpu import KERNELS, dropout, garbage_collection
 from capgpu.kernels.cpu.claims import BusyError, claims
+from capgpu.kernels.cpu.greedy import FEW_BYTES
 from capgpu.kernels.cpu.thread_pool import POOL
 
 __all__ = ["main"]
 
+#: Words of weights that threads share by columns (`capgpu.kernels.cpu.greedy.FEW_BYTES`).
+WIDE_VOCABULARY = FEW_BYTES // 4
 #: Seconds between two checks whether the parent is alive.
 CHECK_INTERVAL = 0.5
 
@@ -86,6 +90,10 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         "attention_decode_step": [
             lambda: kernels.attention_decode_step(wide, None, one, one, grid, None, wide, wide, one, vector),
         ],
+        "greedy_captions": [
+            lambda: kernels.greedy_captions(one, _decoding_weights(dtype, WIDE_VOCABULARY), 1, 0, 0, 0),
+            lambda: kernels.greedy_captions(one, _decoding_weights(dtype, 1), 1, 0, 0, 0),
+        ],
         "top_words": [lambda: kernels.top_words(one, 1, np.zeros(1, np.bool_))],
         "draw_words": [lambda: kernels.draw_words(one, vector, 1.0, np.zeros(1, np.bool_))],
         "adam_update": [lambda: kernels.adam_update(several, several, several, several, _settings(parameters, 8), 1.0)],
@@ -102,6 +110,11 @@ def _calls(operation: str, dtype: np.dtype[Any], parameters: int) -> list[Callab
         calls[f"{name}_forward"] = [partial(forward, sums, None, one, None, sums, index + 1)]
         calls[f"{name}_backward"] = [partial(backward, one, None, *states, None, sums, index + 1)]
     return calls[operation]
+
+
+def _decoding_weights(dtype: Any, vocabulary_size: int) -> DecodingWeights:
+    one, wide = np.ones((1, 1), dtype), np.ones((1, vocabulary_size), dtype)
+    return DecodingWeights(wide.reshape(-1, 1), one, one, one[0], wide, wide[0])
 
 
 def _settings(rows: int, columns: int) -> Any:

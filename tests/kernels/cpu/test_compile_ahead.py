@@ -333,6 +333,7 @@ for cell in ("rnn", "lstm", "gru", "attention"):
         steps = TrainingSteps(model, Optimizer(rule, {}, model.params), 1.0)
         steps._announce()
         uses.append((model, steps))
+work.append((("greedy_captions",), "float32", 0, False))  # is announced where it is called
 for operations, dtype, parameters, _ in work:
     for operation in operations:
         for call in compile_process._calls(operation, np.dtype(dtype), parameters):
@@ -343,10 +344,13 @@ for model, steps in uses:
     steps.loss(features, np.array([[1, 3, 2], [1, 2, 0]]), 1.0, dropout_key=0)
     steps.update(1.0)
     beam_search(model, features, 2, max_length=3)
+    model.sample(features, max_length=3)
+many = {**words, **{str(k): k for k in range(4, 5000)}}
+CaptioningRNN(many, 3, 4, 64, "lstm", np.float32).sample(np.ones((1, 3), np.float32), max_length=3)
 print(len(before) > 15, loaded() - before)
 """
 
 
-def test_training_and_beam_search_compile_only_announced_code():
+def test_training_and_decoding_compile_only_announced_code():
     done = run(COVERED)
     assert done.stdout == "True set()\n", done.stderr
