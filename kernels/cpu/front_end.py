@@ -7,37 +7,47 @@ From Python to LLVM IR takes Numba as long as LLVM takes from there to machine c
 - Types of operators on numbers and arrays are resolved once per process: Numba tries dozens of templates for each
   ``a + b`` and ``a[j]``. So are the sizes of types, for which it parses a module each time.
 - Lifetimes of variables are computed where they are read, not after each pass.
+
+If private names of Numba are missing that this file uses, Numba's own pipeline compiles the kernels.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from numba import types
-from numba.core import transforms, typed_passes, untyped_passes
-from numba.core.compiler import CompilerBase
-from numba.core.compiler_machinery import PassManager
-from numba.core.postproc import PostProcessor, VariableLifetime
+from numba.core.compiler import Compiler
 
 __all__ = ["KernelCompiler", "reuse_results"]
 
-PASSES = (
-    (untyped_passes.TranslateByteCode, "translate bytecode to Numba's IR"),
-    (untyped_passes.FixupArgs, "arguments"),
-    (untyped_passes.IRProcessing, "lifetimes of variables"),
-    (untyped_passes.GenericRewrites, "indices and other constants"),
-    (untyped_passes.RewriteDynamicRaises, "exceptions with computed arguments"),
-    (untyped_passes.InlineInlinables, "functions that are inlined"),
-    (untyped_passes.ReconstructSSA, "static single assignment"),
-    (typed_passes.NopythonTypeInference, "types"),
-    (typed_passes.PreLowerStripPhis, "no phi nodes"),
-    (typed_passes.IRLegalization, "ends of lifetimes"),
-    (typed_passes.NativeLowering, "lower to LLVM IR"),
-    (typed_passes.NoPythonBackend, "result"),
-)
+logger = logging.getLogger("capgpu")
+
+try:
+    from numba.core import transforms, typed_passes, untyped_passes
+    from numba.core.compiler_machinery import PassManager
+    from numba.core.postproc import PostProcessor, VariableLifetime
+
+    PASSES: tuple[tuple[Any, str], ...] = (
+        (untyped_passes.TranslateByteCode, "translate bytecode to Numba's IR"),
+        (untyped_passes.FixupArgs, "arguments"),
+        (untyped_passes.IRProcessing, "lifetimes of variables"),
+        (untyped_passes.GenericRewrites, "indices and other constants"),
+        (untyped_passes.RewriteDynamicRaises, "exceptions with computed arguments"),
+        (untyped_passes.InlineInlinables, "functions that are inlined"),
+        (untyped_passes.ReconstructSSA, "static single assignment"),
+        (typed_passes.NopythonTypeInference, "types"),
+        (typed_passes.PreLowerStripPhis, "no phi nodes"),
+        (typed_passes.IRLegalization, "ends of lifetimes"),
+        (typed_passes.NativeLowering, "lower to LLVM IR"),
+        (typed_passes.NoPythonBackend, "result"),
+    )
+except (AttributeError, ImportError) as error:
+    logger.info("capgpu: this version of Numba compiles kernels with all of its passes: %s", error)
+    PASSES = ()
 #: Types of operands for which operators mean the same wherever they stand.
 OPERANDS = (types.Number, types.Boolean, types.Array, types.SliceType)
 #: Functions beside the module `operator` whose types are kept.
@@ -48,11 +58,13 @@ _resolved: dict[Any, tuple[Any, Any]] = {}
 _sizes: dict[str, int] = {}
 
 
-class KernelCompiler(CompilerBase):  # type: ignore[misc]  # Numba's classes have no types here
+class KernelCompiler(Compiler):  # type: ignore[misc]  # Numba's classes have no types here
     """Compiles functions with `PASSES`."""
 
     def define_pipelines(self) -> list[Any]:
         """Return the one pipeline."""
+        if not PASSES:
+            return list(super().define_pipelines())
         pipeline = PassManager("kernel")
         for step, description in PASSES:
             pipeline.add_pass(step, description)
@@ -69,6 +81,9 @@ def reuse_results(context: Any) -> Iterator[None]:
     context : numba.core.cpu.CPUContext
         Target context. The thread holds Numba's compiler lock.
     """
+    if not PASSES:
+        yield
+        return
     get_call_type, post_process = types.BaseFunction.get_call_type, PostProcessor.run
     try:  # includes the assignments: an asynchronous exception can be raised after any of them
         types.BaseFunction.get_call_type = lambda *args: _call_type(get_call_type, *args)

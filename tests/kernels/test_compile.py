@@ -155,6 +155,27 @@ def test_what_is_changed_in_numba_is_restored_when_the_change_is_interrupted():
     assert numba_is_unchanged()
 
 
+OTHER_NUMBA = """
+import logging
+logging.basicConfig(level="INFO")
+import numpy as np
+from numba.core import typed_passes
+missing = typed_passes.IRLegalization
+del typed_passes.IRLegalization
+from capgpu.kernels.cpu import KERNELS, front_end
+typed_passes.IRLegalization = missing
+print(len(front_end.PASSES), KERNELS.column_sums(np.ones((2, 3), np.float32)).tolist())
+"""
+
+
+def test_with_a_numba_that_lacks_a_pass_its_own_pipeline_compiles(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(capgpu.__file__).parents[1])}
+    command = [sys.executable, "-c", OTHER_NUMBA]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "0 [2.0, 2.0, 2.0]\n", done.stderr
+    assert "compiles kernels with all of its passes" in done.stderr
+
+
 def test_functions_of_other_packages_are_not_kept_on_disk():
     assert _add.py_func.__module__ != "capgpu.kernels.cpu.compile"
     assert type(_add._cache).__name__ == "NullCache"
