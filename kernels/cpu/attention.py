@@ -57,7 +57,7 @@ __all__ = ["attention_decode_step", "attention_lstm_backward", "attention_lstm_f
 WORTH_SHARING_CELLS = 100_000
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _dots(A: Any, x: Any, out: Any) -> None:
     """Write the products of each row of A (L, H) with x (H,)."""
     whole_vectors()
@@ -80,7 +80,7 @@ def _dots(A: Any, x: Any, out: Any) -> None:
         out[k] = s0
 
 
-@compiled(allocates=False)
+@compiled()
 def _add_weighted_sum(weights: Any, A: Any, out: Any) -> None:
     """Add the rows of A (L, H) with their weights (L,) to `out` (H,)."""
     whole_vectors()
@@ -97,13 +97,13 @@ def _add_weighted_sum(weights: Any, A: Any, out: Any) -> None:
             out[j] = multiply_add(w0, a0[j], out[j])
 
 
-@compiled(allocates=False)
+@compiled()
 def _fill(row: Any, value: Any) -> None:
     for j in range(row.size):
         row[j] = value
 
 
-@compiled(allocates=False)
+@compiled()
 def _attend(A: Any, h: Any, weights: Any, context: Any) -> None:
     """Write the weights (L,) that a state h gives to the cells A (L, H), and their weighted sum."""
     _dots(A, h, weights)
@@ -117,7 +117,7 @@ def _attend(A: Any, h: Any, weights: Any, context: Any) -> None:
     _add_weighted_sum(weights, A, context)
 
 
-@compiled(allocates=False)
+@compiled()
 def _attend_backward(A: Any, weights: Any, dcontext: Any, dscores: Any, dh: Any) -> None:
     """Write the gradient of the scores before they are divided by sqrt(H), and add that of the state."""
     _dots(A, dcontext, dscores)
@@ -159,7 +159,7 @@ def _forward(index: int, count: int, slot: int, operands: _Forward) -> None:
     release(work)
 
 
-@compiled(allocates=False)
+@compiled()
 def _forward_steps(index: int, count: int, slot: int, operands: _Forward, work: Any) -> None:
     o = operands
     columns_h = pack_columns(o.multiply, o.Wh, False, LSTM_GATES, index, count, o.packed_h, work)
@@ -202,7 +202,7 @@ def _forward_steps(index: int, count: int, slot: int, operands: _Forward, work: 
         first_row_before, first_row = first_row, last_row
 
 
-@compiled(allocates=False)
+@compiled()
 def _mean(A: Any, out: Any) -> None:
     """Write the mean of the rows of A (L, H)."""
     _fill(out, out.dtype.type(0))
@@ -247,7 +247,7 @@ def _backward(index: int, count: int, slot: int, operands: _Backward) -> None:
     release(memory)
 
 
-@compiled(allocates=False)
+@compiled()
 def _backward_steps(index: int, count: int, slot: int, operands: _Backward, work: Any, rows: Any) -> None:
     o = operands
     size = o.dh.shape[1]
@@ -312,7 +312,7 @@ def _backward_steps(index: int, count: int, slot: int, operands: _Backward, work
         )
 
 
-@compiled(allocates=False)
+@compiled()
 def _cell_gradients(
     rank: int, batch_sizes: Any, attention: Any, dscores: Any, dcontexts: Any, previous: Any, dinitial: Any, dA: Any
 ) -> None:

@@ -30,7 +30,7 @@ ASIDE = SQUARE * SQUARE
 WORTH_SHARING = 5_000_000
 
 
-@compiled(allocates=False)
+@compiled()
 def squares(
     kernel: int,
     a: int,

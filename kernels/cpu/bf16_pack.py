@@ -113,7 +113,7 @@ def tiles_along(k: int) -> int:
     return (k + DEEP - 1) // DEEP
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True)
 def _round_block(along: bool, transposed: bool, source: int, stride: int, target: int) -> None:
     if along and transposed:
         _along_transposed(source, stride, target)
@@ -142,7 +142,7 @@ def _write(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.float32), generate
 
 
-@compiled(allocates=False)
+@compiled()
 def copy_rows(target: int, target_stride: int, source: int, source_stride: int, rows: int, columns: int) -> None:
     """Copy a rectangle of float32 from address to address; strides are in elements."""
     for i in range(rows):
@@ -151,7 +151,7 @@ def copy_rows(target: int, target_stride: int, source: int, source_stride: int, 
             _write(target_row + 4 * j, _read(source_row + 4 * j))
 
 
-@compiled(allocates=False)
+@compiled()
 def _set_to_zero(target: int, count: int) -> None:
     for j in range(count):
         _write(target + 4 * j, np.float32(0))
@@ -200,7 +200,7 @@ def _pack(
 _call_pack = by_symbol(_pack, types.void(*[types.int64] * 2, *[types.boolean] * 2, *[types.int64] * 5))
 
 
-@compiled(allocates=False)
+@compiled()
 def pack(
     source: int, stride: int, along: bool, as_b: bool, lines: int, depth: int, target: int, step: int, block: int
 ) -> None:

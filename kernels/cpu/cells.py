@@ -17,7 +17,7 @@ LSTM_GATES = CELLS["lstm"].n_gates
 GATES_WITH_STATE = tuple(cell.n_gates for cell in CELLS.values() if cell.has_state)
 
 
-@compiled(allocates=False)
+@compiled()
 def activate_cell(n_gates: int, row: ForwardRow, begin: int, end: int) -> None:
     """Turn units begin..end-1 of one row into gates and states, by the cell that has so many gates."""
     if n_gates == 1:

@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(
-    *, fastmath: frozenset[str] = frozenset(), inline: bool = False, allocates: bool = True
+    *, fastmath: frozenset[str] = frozenset(), inline: bool = False, allocates: bool = False
 ) -> Callable[[F], F]:
     """Compile a function for the host.
 
@@ -44,9 +44,10 @@ def compiled(
     inline : bool
         Paste the function into its callers before optimising.
     allocates : bool
-        False for a function that makes no array: its views are then not counted, which costs two atomic
-        operations each. It must not return an array, not even an argument: a caller that counts references would
-        release one that was never added.
+        Whether the function makes NumPy arrays (one temporary array is better made with
+        `capgpu.kernels.cpu.task_memory.allocate`). References are counted then, of each view as well, by two atomic
+        operations. A function that does not count them must not return an array, not even an argument: a caller that
+        does would release a reference that was never added.
 
     Returns
     -------

@@ -30,7 +30,7 @@ ONE, DECAY, LIMIT = 1024, 973, 2048
 SHORTEST, LONGEST = 20_000_000, 1_000_000_000
 
 
-@compiled(allocates=False)
+@compiled()
 def backs_off(tracker: int, now: int) -> bool:
     """Return whether a job that starts now should run on the launching thread alone.
 
@@ -44,7 +44,7 @@ def backs_off(tracker: int, now: int) -> bool:
     return bool(now < load(tracker))
 
 
-@compiled(allocates=False)
+@compiled()
 def note_job(tracker: int, now: int, took: int, waited: int) -> None:
     """Update a tracker by a job that was shared.
 

@@ -25,7 +25,7 @@ __all__ = ["draw_words"]
 WORTH_SHARING = 20_000
 
 
-@compiled(allocates=False)
+@compiled()
 def _greatest_allowed(row: Any, left_out: Any) -> Any:
     """Return the greatest score of the words that are not left out; -inf if all are."""
     result = row.dtype.type(-np.inf)
@@ -34,7 +34,7 @@ def _greatest_allowed(row: Any, left_out: Any) -> Any:
     return result
 
 
-@compiled(allocates=False)
+@compiled()
 def _draw(weights: Any, number: Any) -> int:
     """Return the first word whose cumulative sum exceeds `number` times the sum of all; 0 where there is none."""
     total = weights.dtype.type(0)

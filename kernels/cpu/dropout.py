@@ -63,7 +63,7 @@ def _is_kept(typingctx: Any, position: Any, j: Any, first: Any, second: Any, thr
     return types.boolean(*[types.int64] * 5), generate
 
 
-@compiled(allocates=False)
+@compiled()
 def _masked(source: Any, position: int, rule: Any, target: Any) -> None:
     """Write a row times its part of a mask, which begins at the mask's element `position`."""
     first, second, threshold = rule[:3]
@@ -72,7 +72,7 @@ def _masked(source: Any, position: int, rule: Any, target: Any) -> None:
         target[j] = source[j] * (factor if _is_kept(position, j, first, second, threshold) else zero)
 
 
-@compiled(allocates=False)
+@compiled()
 def _mask(row: Any, position: int, rule: Any) -> None:
     """Do what `_masked` does in place: where source and target may be the same, its loop would not vectorise."""
     first, second, threshold = rule[:3]

@@ -43,7 +43,7 @@ def _add_rows(index: int, count: int, drows: Any, rows: Any, out: Any) -> None:
     release(scratch)
 
 
-@compiled(allocates=False)
+@compiled()
 def _add_runs(index: int, count: int, drows: Any, order: Any, starts: Any, out: Any) -> None:
     # each task owns a range of the table's rows, for long runs of memory: it reads and writes as many rows as others
     work = order.size + out.shape[0]

@@ -79,7 +79,7 @@ WORTH_SHARING = 5_000_000
 NOTHING, BIAS, KEEP = 0, 1, 2
 
 
-@compiled(allocates=False)
+@compiled()
 def _pack_transposed(B: Any, first_row: int, depth: int, first_column: int, panel: Any) -> None:
     """Transpose a full panel, a square of vectors at a time."""
     size, ld = B.itemsize, B.shape[1]
@@ -94,7 +94,7 @@ def _pack_transposed(B: Any, first_row: int, depth: int, first_column: int, pane
             panel[k * lanes + j] = B[first_column + j, first_row + k]
 
 
-@compiled(allocates=False)
+@compiled()
 def _pack_narrow(
     B: Any, transposed: bool, first_row: int, depth: int, first_column: int, width: int, panel: Any
 ) -> None:
@@ -152,7 +152,7 @@ def _signatures(*kinds: Any) -> list[Any]:
 _call_pack_panels = by_symbol(_pack_panels, *_signatures(2, types.boolean, *[types.int64] * 6, 1, types.int64))
 
 
-@compiled(allocates=False)
+@compiled()
 def pack_panels(
     B: Any,
     transposed: bool,
@@ -185,7 +185,7 @@ def _blocks(k: int) -> int:
     return (k + DEPTH - 1) // DEPTH
 
 
-@compiled(allocates=False)
+@compiled()
 def _pack_columns(A: Any, first_row: int, depth: int, first_column: int, columns: int, packed: Any) -> None:
     """Copy a block of A (k, m) into tiles ``[k][height]``, in the order in which `_multiply_panel` takes them.
 
@@ -224,7 +224,7 @@ class _Rows(NamedTuple):
     are_packed: bool
 
 
-@compiled(allocates=False)
+@compiled()
 def _multiply_panel(
     rows: _Rows,
     first_tile: int,
@@ -255,7 +255,7 @@ def _multiply_panel(
             _add_narrow(C, c + first * ldc * size, height, width, accumulate, scratch)
 
 
-@compiled(allocates=False)
+@compiled()
 def _add_narrow(C: Any, c: int, height: int, width: int, accumulate: int, scratch: Any) -> None:
     """Add or copy `width` columns of a tile that has been computed in `scratch` to C."""
     lanes, ldc = PANEL_BYTES // C.itemsize, C.shape[1]
@@ -271,7 +271,7 @@ def _add_narrow(C: Any, c: int, height: int, width: int, accumulate: int, scratc
                 target[j] = source[j]
 
 
-@compiled(allocates=False)
+@compiled()
 def set_rows(C: Any, first_row: int, last_row: int, first_column: int, last_column: int, bias: Any) -> None:
     """Copy a bias to rows first_row..last_row-1 of C, of columns first_column..last_column-1."""
     source = bias[first_column:last_column]
@@ -350,7 +350,7 @@ def _multiply(index: int, count: int, product: Product) -> None:
     release(memory)
 
 
-@compiled(allocates=False)
+@compiled()
 def pack_columns_whole(B: Any, transposed: bool, first_column: int, columns: int, packed: Any, offset: int) -> None:
     """Pack some columns of op(B) whole: blocks of `DEPTH` rows, each a run of panels."""
     k = B.shape[1] if transposed else B.shape[0]
@@ -389,7 +389,7 @@ _call_product_with_packed = by_symbol(
 )
 
 
-@compiled(allocates=False)
+@compiled()
 def product_with_packed(
     A: Any, packed: Any, offset: int, C: Any, first_column: int, columns: int, adds: bool, scratch: Any
 ) -> None:

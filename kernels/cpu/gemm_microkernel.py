@@ -248,7 +248,7 @@ def _caller(transposed: bool) -> Any:
 _tile_plain, _tile_transposed = _caller(False), _caller(True)
 
 
-@compiled(allocates=False)
+@compiled()
 def tile(
     like: Any, a: int, lda: int, b: int, c: int, ldc: int, k: int, height: int, transposed: bool, accumulate: int
 ) -> None:

@@ -44,7 +44,7 @@ NEAR_BYTES = 8 << 20
 WORTH_BARRIERS = 100_000
 
 
-@compiled(allocates=False)
+@compiled()
 def _best(scores: Any, bias: Any) -> int:
     """Return the first index of the greatest score; NaN counts as the greatest, as in `numpy.argmax`."""
     for j in range(scores.size):
@@ -101,7 +101,7 @@ def _gather_new_words(words: Any, slots: Any, n_slots: int, W_embed: Any, x: Any
     return n_new
 
 
-@compiled(allocates=False)
+@compiled()
 def _multiply_unpacked(a: Any, weights: Any, begin: int, end: int, out: Any) -> None:
     """Multiply one row by columns begin..end-1 of weights as they lie, each element one chain in rising k.
 
@@ -127,7 +127,7 @@ def _multiply_unpacked(a: Any, weights: Any, begin: int, end: int, out: Any) -> 
             target[j] += a[k] * row[j]
 
 
-@compiled()
+@compiled(allocates=True)
 def _decode(index: int, count: int, slot: int, operands: _Decoding) -> None:
     """Compute a task's units and scores of every word."""
     o = operands

@@ -136,7 +136,7 @@ def _part(slot: int, index: int) -> int:
     return slot + THREADS + THREAD_BYTES * index
 
 
-@compiled(allocates=False)
+@compiled()
 def initialize(slot: int) -> None:
     """Initialize the mutex and the condition variable of a zeroed slot, once: later calls do nothing.
 
@@ -150,7 +150,7 @@ def initialize(slot: int) -> None:
     system_calls.condition_init(slot + CONDITION)
 
 
-@compiled(allocates=False)
+@compiled()
 def wake_all(slot: int) -> None:
     """Wake all sleeping workers."""
     # Under the mutex: without it a worker between its test of STATE and condition_wait would miss the broadcast.
@@ -159,7 +159,7 @@ def wake_all(slot: int) -> None:
     system_calls.mutex_unlock(slot + MUTEX)
 
 
-@compiled(allocates=False)
+@compiled()
 def _sleep(slot: int, part: int) -> None:
     """Sleep until a task is offered or the pool stops."""
     system_calls.mutex_lock(slot + MUTEX)
@@ -174,7 +174,7 @@ def _sleep(slot: int, part: int) -> None:
     system_calls.mutex_unlock(slot + MUTEX)
 
 
-@compiled(allocates=False)
+@compiled()
 def _wait(slot: int, address: int, value: int, waited: int, failed: int) -> bool:
     """Wait until a word is at least `value`; return False if the word at `failed` becomes nonzero first.
 
@@ -197,7 +197,7 @@ def _wait(slot: int, address: int, value: int, waited: int, failed: int) -> bool
     return True
 
 
-@compiled(allocates=False)
+@compiled()
 def barrier(slot: int, index: int, count: int, step: int) -> bool:
     """Wait until all tasks of a job have reached a barrier.
 
@@ -245,13 +245,13 @@ def _barrier(slot: int, index: int, count: int, step: int) -> bool:
 _call_barrier = by_symbol(_barrier, types.boolean(*[types.int64] * 4))
 
 
-@compiled(allocates=False)
+@compiled()
 def _run_task(slot: int, index: int, count: int) -> None:
     if call_task(load(slot + CODE), index, count, slot, load(slot + DATA)):
         store(slot + FAILED, 1)
 
 
-@compiled(allocates=False)
+@compiled()
 def run_job(slot: int, n_tasks: int, job: Any) -> bool:
     """Run all tasks of a job; return when none is running.
 
@@ -297,7 +297,7 @@ def _run_job(slot: int, n_tasks: int, code: int, data: int, barriers: int) -> bo
 _call_run_job = by_symbol(_run_job, types.boolean(*[types.int64] * 5))
 
 
-@compiled(allocates=False)
+@compiled()
 def _share(slot: int, n_tasks: int, barriers: int) -> int:
     """Run a job together with the workers; return the total time that its threads waited for each other, ns."""
     epoch = load(slot + EPOCH) + 1
@@ -352,7 +352,7 @@ def _share(slot: int, n_tasks: int, barriers: int) -> int:
     return waited
 
 
-@compiled(allocates=False)
+@compiled()
 def _clear_flags(slot: int) -> None:
     """Set the barriers' flags of all threads to 0."""
     for index in range(load(slot + N_THREADS)):
@@ -360,7 +360,7 @@ def _clear_flags(slot: int) -> None:
             store(_part(slot, index) + FLAGS + 8 * word, 0)
 
 
-@compiled(allocates=False)
+@compiled()
 def _await_workers(slot: int, n_tasks: int, offered: int, patience: int) -> None:
     """Wait at most `patience` ns until workers have begun all offered tasks."""
     if patience == 0:
@@ -375,7 +375,7 @@ def _await_workers(slot: int, n_tasks: int, offered: int, patience: int) -> None
                 yield_processor()
 
 
-@compiled(allocates=False)
+@compiled()
 def serve(slot: int, index: int) -> None:
     """Run this worker's tasks until the pool stops.
 

@@ -38,7 +38,7 @@ def _task_range(index: int, count: int, blocks: int, first: int, size: int) -> t
     return max(first_block - first, 0) * BLOCK, min(max(last_block - first, 0) * BLOCK, size)
 
 
-@compiled(allocates=False)
+@compiled()
 def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
     beta1, rest1, beta2, rest2 = s[1], s[2], s[3], s[4]
     for j in range(g.size):
@@ -47,7 +47,7 @@ def _adam_moments(g: Any, m: Any, v: Any, s: Any, scale: Any) -> None:
         v[j] = multiply_add(beta2, v[j], rest2 * d * d)
 
 
-@compiled(allocates=False)
+@compiled()
 def _adam_change(w: Any, m: Any, v: Any, out: Any, s: Any) -> None:
     step, second, epsilon, decay = s[0], s[5], s[6], s[7]
     for j in range(w.size):
@@ -102,7 +102,7 @@ def _descend(index: int, count: int, w: Any, g: Any, out: Any, rates: Any, scale
         first += _blocks(w[k].size)
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _square(block: Any) -> float:
     total = block.dtype.type(0)
     for j in range(block.size):

@@ -34,7 +34,7 @@ def _layout_arrays(count: int, width: int, vocabulary_size: int) -> Any:
     )
 
 
-@compiled(allocates=False)
+@compiled()
 def _pack(captions: Any, null: int, vocabulary_size: int, arrays: Any) -> tuple[bool, int, int, int]:
     """Fill `arrays` with the layout of captions; return whether all words are valid, and the layout's sizes.
 
@@ -130,7 +130,9 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
     """
     own_sizes, own_words, own_word_of_row, own_targets = packed
     words, word_of_row, targets, by_word, starts, row_numbers = arranged
-    number = np.full(vocabulary_size, -1)
+    number = allocate(vocabulary_size, words)
+    for word in range(vocabulary_size):
+        number[word] = -1
     for word in own_words:
         number[word] = 0
     n_missing = words.size - own_words.size
@@ -164,3 +166,4 @@ def arrange(packed: Any, batch_sizes: Any, vocabulary_size: int, arranged: Any) 
         word = word_of_row[row]
         by_word[next_position[word]] = row
         next_position[word] += 1
+    release(number)

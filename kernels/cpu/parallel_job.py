@@ -28,8 +28,7 @@ def parallel_job(
         A class of named tuples. The task takes one of it, and `ThreadPool.run` its fields: a plain tuple is
         dispatched in a microsecond, a named one in ten.
     allocates : bool
-        Whether a task makes NumPy arrays. One temporary array is better made with
-        `capgpu.kernels.cpu.task_memory.allocate`: see there.
+        As of `capgpu.kernels.cpu.compile.compiled`.
 
     Returns
     -------
@@ -56,6 +55,6 @@ def parallel_job(
         def launch(slot: int, n_tasks: int, arguments: Any) -> bool:
             return run_job(slot, n_tasks, describe(arguments))
 
-        return compiled(allocates=False)(named_like(task, launch))
+        return compiled()(named_like(task, launch))
 
     return decorate

@@ -149,7 +149,7 @@ def for_any_length(function: Callable[..., None]) -> Callable[..., None]:
     compiled function
         The same, as `Cell` takes it.
     """
-    loops = compiled(allocates=False)(function)
+    loops = compiled()(function)
 
     def short(row: Any, begin: int, end: int) -> None:
         loops(row, begin, end)
@@ -158,8 +158,8 @@ def for_any_length(function: Callable[..., None]) -> Callable[..., None]:
         whole_vectors()
         loops(row, begin, end)
 
-    in_short_vectors = compiled(allocates=False)(named_like(function, short, f"{function.__name__}_short"))
-    in_whole_vectors = compiled(allocates=False)(named_like(function, long, f"{function.__name__}_long"))
+    in_short_vectors = compiled()(named_like(function, short, f"{function.__name__}_short"))
+    in_whole_vectors = compiled()(named_like(function, long, f"{function.__name__}_long"))
 
     def choose(row: Any, begin: int, end: int) -> None:
         if end - begin < LONG:
@@ -167,7 +167,7 @@ def for_any_length(function: Callable[..., None]) -> Callable[..., None]:
         else:
             in_whole_vectors(row, begin, end)
 
-    return compiled(allocates=False)(named_like(function, choose, f"{function.__name__}_any"))
+    return compiled()(named_like(function, choose, f"{function.__name__}_any"))
 
 
 class _Forward(NamedTuple):
@@ -296,7 +296,7 @@ def _backward_job(cell: Cell) -> Job:
     return parallel_job(barriers=True, operands=_Backward)(named_like(cell.differentiate, backward, "_backward"))
 
 
-@compiled(allocates=False)
+@compiled()
 def _set_to_zero(row: Any, begin: int, end: int) -> None:
     part = row[begin:end]
     for j in range(part.size):

@@ -117,7 +117,7 @@ def pack_columns(
     return PackedColumns(memory, offset, n_gates, units, begin, end)
 
 
-@compiled(allocates=False)
+@compiled()
 def _pack(
     multiply: Products,
     weights: Any,
@@ -158,19 +158,19 @@ def _gate_size(depth: int, begin: int, end: int, itemsize: int) -> int:
     return (end - begin + lanes - 1) // lanes * lanes * depth
 
 
-@compiled(allocates=False)
+@compiled()
 def product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
     """Multiply rows of states by a task's packed columns, into the same columns of `out`, which may have more."""
     _multiply(multiply, states, columns, out, False, scratch)
 
 
-@compiled(allocates=False)
+@compiled()
 def add_product_with_columns(multiply: Products, states: Any, columns: PackedColumns, out: Any, scratch: Any) -> None:
     """Do what `product_with_columns` does, but add to what is in `out`."""
     _multiply(multiply, states, columns, out, True, scratch)
 
 
-@compiled(allocates=False)
+@compiled()
 def _multiply(multiply: Products, states: Any, columns: PackedColumns, out: Any, adds: bool, scratch: Any) -> None:
     rows, depth = states.shape
     packed, offset, n_gates, units, begin, end = columns

@@ -25,7 +25,7 @@ def activate_rnn(row: ForwardRow, begin: int, end: int) -> None:
         h[j] = hyperbolic_tangent(h[j] + (projected[j] + bias[j]))
 
 
-@compiled(allocates=False)
+@compiled()
 def _differentiate(row: BackwardRow, begin: int, end: int) -> None:
     pasted()
     # typed: an integer literal would lift float32 to float64

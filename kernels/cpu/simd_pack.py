@@ -124,19 +124,19 @@ def pasted(typingctx: Any) -> Any:
     return types.void(), generate
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True)
 def copy_panel_row(like: Any, target: int, source: int) -> None:
     """Copy one row of a full panel, `PANEL_BYTES` from address to address; `like` has the element type."""
     _copy_panel_row(like, target, source)
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True)
 def copy_tile_row(like: Any, target: int, source: int) -> None:
     """Copy at least `ROWS` elements, in whole vectors: reads and writes up to a vector more."""
     _copy_tile_row(like, target, source)
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True)
 def transpose_square(like: Any, target: int, step: int, source: int, stride: int) -> None:
     """Write the transpose of a square of one vector by as many rows; strides are in elements."""
     _transpose_square(like, target, step, source, stride)

@@ -40,7 +40,7 @@ WORTH_SHARING = 20_000
 _UNWEIGHTED = np.empty(0)
 
 
-@compiled(allocates=False)
+@compiled()
 def greatest(row: Any) -> Any:
     """Return the greatest entry."""
     result = row[0]
@@ -49,7 +49,7 @@ def greatest(row: Any) -> Any:
     return result
 
 
-@compiled(fastmath=frozenset({"reassoc"}), inline=True, allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}), inline=True)
 def _exponentiate(row: Any, shift: Any) -> Any:
     total = sum_of_differences = row.dtype.type(0)
     for j in range(row.size):
@@ -61,43 +61,43 @@ def _exponentiate(row: Any, shift: Any) -> Any:
     return total, sum_of_differences
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _exponentiate_long(row: Any, shift: Any) -> Any:
     whole_vectors()
     total, _ = _exponentiate(row, shift)
     return total
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _exponentiate_short(row: Any, shift: Any) -> Any:
     total, _ = _exponentiate(row, shift)
     return total
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _exponentiate_and_sum_long(row: Any, shift: Any) -> Any:
     whole_vectors()
     return _exponentiate(row, shift)
 
 
-@compiled(fastmath=frozenset({"reassoc"}), allocates=False)
+@compiled(fastmath=frozenset({"reassoc"}))
 def _exponentiate_and_sum_short(row: Any, shift: Any) -> Any:
     return _exponentiate(row, shift)
 
 
-@compiled(allocates=False)
+@compiled()
 def exponentiate(row: Any, shift: Any) -> Any:
     """Replace a row by ``exp(row - shift)`` and return the sum."""
     return _exponentiate_short(row, shift) if row.size < LONG else _exponentiate_long(row, shift)
 
 
-@compiled(allocates=False)
+@compiled()
 def _exponentiate_and_sum(row: Any, shift: Any) -> Any:
     """Do what `exponentiate` does, and return also the sum of ``row - shift``."""
     return _exponentiate_and_sum_short(row, shift) if row.size < LONG else _exponentiate_and_sum_long(row, shift)
 
 
-@compiled(allocates=False)
+@compiled()
 def _scale(row: Any, factor: Any, offset: Any) -> None:
     for j in range(row.size):
         row[j] = row[j] * factor - offset

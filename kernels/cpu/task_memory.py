@@ -36,6 +36,9 @@ def allocate(typingctx: Any, size: Any, like: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         size, itemsize = args[0], I64(context.get_abi_sizeof(context.get_data_type(like.dtype)))
+        is_impossible = builder.icmp_unsigned(">", size, I64((2**63 - LINE) // itemsize.constant))
+        with builder.if_then(is_impossible, likely=False):  # or negative: the number of bytes would overflow
+            context.call_conv.return_user_exc(builder, MemoryError, ())
         lines = builder.udiv(builder.add(builder.mul(size, itemsize), I64(LINE - 1)), I64(LINE))
         numbers = [I64(LINE), builder.mul(lines, I64(LINE))]
         if not HAS_POSIX_THREADS:  # Windows has no such function; arrays are not aligned there

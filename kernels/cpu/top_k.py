@@ -25,7 +25,7 @@ RUN = 64
 WORTH_SHARING = 20_000
 
 
-@compiled(allocates=False)
+@compiled()
 def _choose(row: Any, barred: Any, banned: Any, scores: Any, words: Any) -> int:
     """Fill in the greatest scores that may be chosen, falling, and their words; return how many there are."""
     n_chosen, limit = 0, words.size

@@ -56,12 +56,12 @@ def test_features_of_numbas_setting_are_used(monkeypatch):
     assert compile._features() == {"avx512f"}
 
 
-@compile.compiled()
+@compile.compiled(allocates=True)
 def _add(x, k):
     return x + k
 
 
-@compile.compiled()
+@compile.compiled(allocates=True)
 def _sum(x):
     return _add(x, 1) + _add(x, 2) + _add(k=x, x=True)
 
@@ -74,7 +74,7 @@ def test_constant_arguments_compile_no_extra_versions():
     ]
 
 
-@compile.compiled()
+@compile.compiled(allocates=True)
 def _first(x):
     if x.size > 2:
         raise ValueError("expected at most 2, got", x.size)
@@ -115,12 +115,12 @@ def numba_is_unchanged():
     return unchanged and "_library_class" not in changeable[0] and "get_abi_sizeof" not in changeable[1]
 
 
-@compile.compiled()
+@compile.compiled(allocates=True)
 def _fails(x):
     return _first(x) + x.no_attribute
 
 
-@compile.compiled(allocates=False)
+@compile.compiled()
 def _returned(x):
     return x, 1
 

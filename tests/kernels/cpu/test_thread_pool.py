@@ -16,6 +16,7 @@ import pytest
 from capgpu.kernels.cpu import job_slot, thread_pool
 from capgpu.kernels.cpu.job_slot import barrier
 from capgpu.kernels.cpu.parallel_job import parallel_job
+from capgpu.kernels.cpu.task_memory import allocate, release
 from capgpu.kernels.cpu.thread_pool import ThreadPool
 
 posix = pytest.mark.skipif(os.name != "posix", reason="one thread on this system")
@@ -34,13 +35,17 @@ def mark(index, count, work, out):
 def fail(index, count, failing, out):
     """Fail in one of the tasks for want of memory."""
     size = 1 << 60 if index == failing else 1
-    out[index] = np.empty(size, np.int8).size
+    memory = allocate(size, out)
+    out[index] = memory.size
+    release(memory)
 
 
 def fail_beside_a_barrier(index, count, slot, failing, out):
     """Fail in one of the tasks, for which others wait at a barrier."""
     size = 1 << 60 if index == failing and count > 1 else 1
-    out[index] = np.empty(size, np.int8).size
+    memory = allocate(size, out)
+    out[index] = memory.size
+    release(memory)
     for step in range(3):
         if not barrier(slot, index, count, step + 1):
             return
