@@ -226,6 +226,15 @@ def test_the_process_writes_bytecode_only_if_this_one_does(starts, monkeypatch):
     assert command[1 : command.index("-c")] == ["-X", "pycache_prefix=elsewhere", "-B", "-I"]
 
 
+def test_code_of_a_process_that_does_not_end_is_awaited_for_a_limited_time(starts, monkeypatch):
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)
+    monkeypatch.setattr(code_cache, "stored", lambda *args: False)
+    starts()
+    assert compile_ahead.is_compiled_elsewhere(None)
+    monkeypatch.setattr(compile_ahead, "monotonic", lambda: time.monotonic() + claims.LIMIT)
+    assert not compile_ahead.is_compiled_elsewhere(None)
+
+
 def test_an_invalid_setting_is_refused(starts, monkeypatch):
     monkeypatch.setenv("CAPGPU_COMPILE_AHEAD", "yes")
     with pytest.raises(InvalidValueError, match=r"CAPGPU_COMPILE_AHEAD: expected 1 .* or 0, got 'yes'"):
