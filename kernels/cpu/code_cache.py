@@ -216,7 +216,8 @@ def stored(dispatcher: Any, *args: Any) -> bool:
     try:
         kinds = tuple(map(dispatcher.typeof_pyval, args))
         return kinds in dispatcher.overloads or dispatcher._cache.has(kinds, dispatcher.targetctx)
-    except UNUSABLE:  # the call will report what is wrong
+    except (*UNUSABLE, OSError) as error:  # the call will report what is wrong
+        _raise_if_not_of_the_system(error)
         return True
 
 

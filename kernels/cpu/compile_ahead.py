@@ -35,12 +35,13 @@ import os
 import subprocess
 import sys
 import threading
+from time import monotonic
 from typing import Any
 
 from capgpu.distributed.launch import launch
 from capgpu.errors import InvalidValueError
 from capgpu.kernels.cpu import code_cache
-from capgpu.kernels.cpu.claims import CAN_CLAIM, claims, remove_abandoned
+from capgpu.kernels.cpu.claims import CAN_CLAIM, LIMIT, claims, remove_abandoned
 from capgpu.threads import thread_count, usable_processors
 
 __all__ = ["announce", "compiles_ahead", "is_compiled_elsewhere"]
@@ -59,6 +60,8 @@ _announced: set[Any] = set()
 _soon: list[Any] = []
 _later: list[Any] = []
 _process: subprocess.Popen[bytes] | None = None
+#: Time (`time.monotonic`) until which code of the process is awaited.
+_awaited_until = 0.0
 #: Compiled functions that are not awaited any more.
 _ready: set[Any] = set()
 
@@ -97,6 +100,8 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
 def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
     """Return whether a compiled function for some arguments is missing on disk while the second process runs.
 
+    False from `capgpu.kernels.cpu.claims.LIMIT` seconds after its start on: it may have been stopped.
+
     Parameters
     ----------
     kernel : compiled function
@@ -110,7 +115,7 @@ def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
         _ready.add(kernel)
         return False
     _start()
-    return _process is not None and _process.poll() is None
+    return _process is not None and _process.poll() is None and monotonic() < _awaited_until
 
 
 def _bytecode_options() -> list[str]:
@@ -121,7 +126,7 @@ def _bytecode_options() -> list[str]:
 
 def _start() -> None:
     """Start the process unless it is running or nothing was announced. Called when a kernel is missing on disk."""
-    global _process
+    global _process, _awaited_until
     if _has_other_ranks():
         code_cache.writable()  # makes the folder, without which nothing can be claimed
     if not (_soon or _later) or (_process is not None and _process.poll() is None):
@@ -145,7 +150,7 @@ def _start() -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        claims.active = True
+        claims.active, _awaited_until = True, monotonic() + LIMIT
         # without waiting for it, it would remain a zombie until this process ends
         threading.Thread(target=_process.wait, name="capgpu-compile-ahead", daemon=True).start()
     except (OSError, RuntimeError) as error:

@@ -98,7 +98,7 @@ def pack_captions(captions: Any, null: int, vocabulary_size: int) -> tuple[Any, 
     ids = contiguous(captions, dtype=np.int64)
     arrays = _layout_arrays(ids.shape[0], ids.shape[1], vocabulary_size)
     if is_compiled_elsewhere(_pack, ids, null, vocabulary_size, arrays):
-        return pack_with_numpy(ids, null, vocabulary_size)
+        return pack_with_numpy(captions, null, vocabulary_size)
     valid, steps, distinct, rows = _pack(ids, null, vocabulary_size, arrays)
     if not valid:
         check_word_ids(captions, vocabulary_size)

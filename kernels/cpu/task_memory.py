@@ -20,6 +20,8 @@ __all__ = ["allocate", "release"]
 
 #: Bytes of a cache line.
 LINE = 64
+#: More bytes than any system allocates. A size in bytes that has wrapped around could be small.
+TOO_MANY = 2**63 - LINE
 
 I64 = ir.IntType(64)
 BYTES = ir.IntType(8).as_pointer()
@@ -27,7 +29,7 @@ BYTES = ir.IntType(8).as_pointer()
 
 @intrinsic
 def allocate(typingctx: Any, size: Any, like: Any) -> Any:
-    """Return an uninitialized array of `size` elements, at least 1, of the type of `like`, aligned to a cache line.
+    """Return an uninitialized array of `size` elements, of the type of `like`, aligned to a cache line.
 
     It has no owner: views of it keep no memory alive, and the task has to `release` it. A task makes one such array,
     from which it takes all that it needs: what it holds when it raises is never freed. Raises MemoryError.
@@ -36,11 +38,10 @@ def allocate(typingctx: Any, size: Any, like: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         size, itemsize = args[0], I64(context.get_abi_sizeof(context.get_data_type(like.dtype)))
-        is_impossible = builder.icmp_unsigned(">", size, I64((2**63 - LINE) // itemsize.constant))
-        with builder.if_then(is_impossible, likely=False):  # or negative: the number of bytes would overflow
-            context.call_conv.return_user_exc(builder, MemoryError, ())
-        lines = builder.udiv(builder.add(builder.mul(size, itemsize), I64(LINE - 1)), I64(LINE))
-        numbers = [I64(LINE), builder.mul(lines, I64(LINE))]
+        # also of no elements one line: of 0 bytes some libraries return no address
+        lines = builder.add(builder.udiv(builder.mul(size, itemsize), I64(LINE)), I64(1))
+        fits = builder.icmp_unsigned("<", size, builder.udiv(I64(TOO_MANY), itemsize))
+        numbers = [I64(LINE), builder.select(fits, builder.mul(lines, I64(LINE)), I64(TOO_MANY))]
         if not HAS_POSIX_THREADS:  # Windows has no such function; arrays are not aligned there
             numbers = numbers[1:]
         name = "aligned_alloc" if HAS_POSIX_THREADS else "malloc"

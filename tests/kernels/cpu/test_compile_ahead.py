@@ -43,8 +43,17 @@ from capgpu.kernels.cpu import KERNELS, compile_ahead
 from capgpu.kernels.cpu.thread_pool import POOL
 packing = importlib.import_module("capgpu.kernels.cpu.pack_captions")._pack
 captions, wide, first = np.array([[1, 4, 2], [1, 2, 0]]), np.ones((400, 400), np.float32), np.zeros(1, np.int64)
+
+def error_of(captions):
+    try:
+        KERNELS.pack_captions(captions, 0, 5)
+    except ValueError as error:
+        return str(error)
+
 KERNELS.announce(("caption_batch", "matmul", "take_rows"), np.float32)
 layout = KERNELS.pack_captions(captions, 0, 5)  # starts the process
+out_of_range = np.array([[1, 2**64 - 1]], np.uint64)
+error = error_of(out_of_range)
 assert compile_ahead._process.poll() is None and not packing.signatures, "NumPy has laid them out"
 os.kill(compile_ahead._process.pid, signal.SIGSTOP)  # so that it has not compiled the workers' code
 KERNELS.matmul(wide, wide)
@@ -53,6 +62,7 @@ os.kill(compile_ahead._process.pid, signal.SIGKILL if sys.argv[1] == "killed" el
 compile_ahead._process.wait(120)
 again = KERNELS.pack_captions(captions, 0, 5)
 assert all(a.dtype == b.dtype and (a == b).all() for a, b in zip(layout, again, strict=True))
+assert error and error_of(out_of_range) == error
 time.sleep(0.1)
 KERNELS.matmul(wide, wide)
 for _ in range(1000):
@@ -214,6 +224,15 @@ def test_the_process_writes_bytecode_only_if_this_one_does(starts, monkeypatch):
     monkeypatch.setattr(sys, "pycache_prefix", "elsewhere")
     ((command, _),) = starts()
     assert command[1 : command.index("-c")] == ["-X", "pycache_prefix=elsewhere", "-B", "-I"]
+
+
+def test_code_of_a_process_that_does_not_end_is_awaited_for_a_limited_time(starts, monkeypatch):
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)
+    monkeypatch.setattr(code_cache, "stored", lambda *args: False)
+    starts()
+    assert compile_ahead.is_compiled_elsewhere(None)
+    monkeypatch.setattr(compile_ahead, "monotonic", lambda: time.monotonic() + claims.LIMIT)
+    assert not compile_ahead.is_compiled_elsewhere(None)
 
 
 def test_an_invalid_setting_is_refused(starts, monkeypatch):
