@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array, array_namespace, is_device_array
 from capgpu.captioner import (
     GradientSink,
     announce_training,
@@ -311,7 +311,11 @@ class CaptioningRNN(CaptionerBase):
 
     def _check_finite_parameters(self) -> None:
         known = self._known_finite
-        unknown = {name: array for name, array in self.params.items() if known.get(name) is not array}
+        unknown = {  # reading those on a device would make the host wait
+            name: array
+            for name, array in self.params.items()
+            if known.get(name) is not array and not is_device_array(array)
+        }
         check_finite_parameters(unknown)
         known.update(unknown)
 
