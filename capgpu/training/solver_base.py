@@ -19,6 +19,7 @@ from capgpu.data.batches import iterations_per_epoch
 from capgpu.distributed import communicator
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.likelihood import loss_per_token
+from capgpu.kernels import kernels_for
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.training.agreement import check_same, load_shared_state
@@ -214,6 +215,7 @@ class SolverBase:
             "model.params": [
                 [name, list(array.shape), str(array.dtype), is_host_array(array)] for name, array in params
             ],
+            "kernels": sorted({kernels_for(array).name for _, array in params}),
             "validate": bool(self.validate),
             **digests,
             "num_epochs": self.num_epochs,
