@@ -450,9 +450,7 @@ def test_invalid_settings_are_refused_before_anything_is_computed(
 
 @HOMES
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_parameters_that_are_not_finite_are_refused_before_training(
-    backend: Any, value: float, tmp_path: Path
-) -> None:
+def test_parameters_that_are_not_finite_are_refused_before_training(backend: Any, value: float, tmp_path: Path) -> None:
     model = TinyCaptioner()
     bias = np.zeros(16)
     bias[3] = value
