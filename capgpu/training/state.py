@@ -18,6 +18,7 @@ import numpy as np
 from capgpu.backend import Array, asarray
 from capgpu.checkpoint import CheckpointError, load_weights, save_weights
 from capgpu.file_formats.json_text import JsonObject
+from capgpu.new_folder import create_folder
 from capgpu.optim.rules import RULES
 from capgpu.visible_text import clipped, short
 
@@ -131,7 +132,7 @@ def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
         "stopped": state.stopped,
     }
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    create_folder(target)
     save_weights(target / STATE_FILE, arrays, metadata)
 
 
