@@ -301,6 +301,8 @@ class CaptioningRNN(CaptionerBase):
         ValueError
             For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
             finite. Parameters are read for that once, and again after `loss` or when they have been replaced.
+        FloatingPointError
+            For features on the host that are so large that hidden states are not finite.
         """
         check_count("max_length", max_length, 1)
         check_flag("stop_at_end", stop_at_end)

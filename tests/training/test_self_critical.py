@@ -294,5 +294,10 @@ def test_a_sharpened_model_writes_the_same_greedy_captions_with_multiplied_score
     assert capgpu.to_numpy(decode.greedy(model, features).ids).tolist() == ids.tolist()
     with pytest.raises(ValueError, match="sharpen: expected"):
         sharpen(model, 0)
+    before = frozen(model.params)
+    for factor in (1e39, 1e-46):  # float32 holds neither
+        with pytest.raises(ValueError, match="sharpen: expected a factor that keeps W_vocab within float32, got 1e"):
+            sharpen(model, factor)
+    assert frozen(model.params) == before
     with pytest.raises(ValueError, match="sharpen: expected 1 for a model with tied weights"):
         sharpen(CaptioningRNN(data()["word_to_idx"], 8, 10, 10, "lstm", seed=1, tie_weights=True), 2.0)
