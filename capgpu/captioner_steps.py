@@ -1,6 +1,6 @@
 """The mathematics of the captioner word by word: the state while captions are decoded, and its steps.
 
-The equations, and what the parameters are, stand in `capgpu.captioner`; nothing is checked here.
+The equations, and what the parameters are, stand in `capgpu.captioner`; arguments are not checked here.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array, array_namespace, is_device_array
 from capgpu.captioner import announce_decoding, projected_cells, vectors_of
+from capgpu.errors import NonFiniteError
 from capgpu.kernels import DecodingWeights, Precision, kernels_for, split_biases
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference.attention import mean_of_cells
 from capgpu.kernels.reference.greedy import greedy_loop
 from capgpu.layers.recurrence import Cell
-from capgpu.parameters import layer_parameters, vocabulary_weights
+from capgpu.parameters import all_finite, layer_parameters, vocabulary_weights
 
 __all__ = ["DecodingState", "greedy_captions", "initial_decoding_state", "next_word_scores"]
 
@@ -179,10 +180,17 @@ def greedy_captions(
     -------
     array of int32, shape (N, max_length)
         Word ids, without START.
+
+    Raises
+    ------
+    FloatingPointError
+        For features on the host whose hidden states overflow: the words would be arbitrary. Those on a device are not
+        read.
     """
     p, kernels = params, kernels_for(params["Wh"], precision)
     if cell.attends or len(layer_parameters(p)) > 1:  # no kernel writes whole captions of these
         state = initial_decoding_state(cell, p, features, features.shape[0] * max_length, precision)
+        _check_finite_states(state.h)
 
         def read(words: Array) -> Array:
             nonlocal state
@@ -192,5 +200,14 @@ def greedy_captions(
         return greedy_loop(read, state.h, max_length, start, end, null)
     kernels.announce(("matmul", "greedy_captions"), p["Wh"].dtype)
     h = kernels.matmul(features, p["W_proj"], p["b_proj"])
+    _check_finite_states(h)
     weights = DecodingWeights(p["W_embed"], p["Wx"], p["Wh"], p["b"], vocabulary_weights(p), p["b_vocab"])
     return kernels.greedy_captions(h, weights, max_length, start, end, null)
+
+
+def _check_finite_states(h: Array) -> None:
+    if not is_device_array(h) and not all_finite(h):
+        raise NonFiniteError(
+            "features: expected finite hidden states, got NaN or infinity: the features, or W_proj, are far too large. "
+            "Compute features as those that the model was trained on."
+        )

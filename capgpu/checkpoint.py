@@ -23,6 +23,7 @@ from capgpu.dtypes import floating_dtype, is_bfloat16
 from capgpu.errors import CapgpuError, InvalidTypeError, InvalidValueError, name_os_errors
 from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.folder_lock import is_at, lock_file
+from capgpu.new_folder import create_folder
 from capgpu.optional_deps import MissingExtraError, require
 from capgpu.visible_text import clipped
 
@@ -320,7 +321,7 @@ def save_model(path: str | os.PathLike[str], model: CaptionerBase) -> Path:
     """
     check_single_model(model)
     target = _model_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(target.parent)
     metadata = {"format": _FORMAT, "config": model.config, "word_to_idx": model.word_to_idx}
     save_weights(target, model.params, metadata)
     return target

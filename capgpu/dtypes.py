@@ -78,10 +78,13 @@ def named_dtype(dtype: Any) -> np.dtype[Any]:
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         dtype = require("ml_dtypes", "bfloat16", "The dtype bfloat16").bfloat16
+    refusal = InvalidTypeError(f"dtype: expected a dtype such as numpy.float32, got {short(dtype)}.")
+    if dtype is None:  # which NumPy reads as float64
+        raise refusal
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
-        raise InvalidTypeError(f"dtype: expected a dtype such as numpy.float32, got {short(dtype)}.") from error
+        raise refusal from error
     return found
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from capgpu.errors import InvalidValueError
+from capgpu.new_folder import create_folder
 
 __all__ = ["folder_lock", "is_at", "lock_file"]
 
@@ -57,7 +58,7 @@ def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
 def _locked(folder: Path, shared: bool) -> int | None:
     """Return the descriptor of a locked folder, which is created if it is missing; None on Windows."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
         if os.name == "nt":  # has no descriptors of folders
             return None
         descriptor = os.open(folder, os.O_RDONLY)

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from capgpu.backend import Array, array_namespace
+from capgpu.backend import Array, array_namespace, is_device_array
 from capgpu.captioner import (
     GradientSink,
     announce_training,
@@ -301,6 +301,8 @@ class CaptioningRNN(CaptionerBase):
         ValueError
             For a vocabulary without START (or END, to stop at), bad features, or parameters on the host that are not
             finite. Parameters are read for that once, and again after `loss` or when they have been replaced.
+        FloatingPointError
+            For features on the host that are so large that hidden states are not finite.
         """
         check_count("max_length", max_length, 1)
         check_flag("stop_at_end", stop_at_end)
@@ -311,7 +313,11 @@ class CaptioningRNN(CaptionerBase):
 
     def _check_finite_parameters(self) -> None:
         known = self._known_finite
-        unknown = {name: array for name, array in self.params.items() if known.get(name) is not array}
+        unknown = {  # reading those on a device would make the host wait
+            name: array
+            for name, array in self.params.items()
+            if known.get(name) is not array and not is_device_array(array)
+        }
         check_finite_parameters(unknown)
         known.update(unknown)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from capgpu.backend import Array, array_namespace, is_device_array, to_numpy
+from capgpu.backend import Array, array_namespace, to_numpy
 from capgpu.dtypes import dtype_name, is_floating
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell
@@ -19,6 +19,7 @@ from capgpu.validation import check_finite
 
 __all__ = [
     "MAX_LAYERS",
+    "all_finite",
     "axes_remedy",
     "check_finite_parameters",
     "check_parameters",
@@ -218,9 +219,7 @@ def _check_names(params: Mapping[str, Array], shapes: Shapes) -> None:
 
 
 def check_finite_parameters(params: Mapping[str, Array]) -> None:
-    """Check that all parameters on the host are finite, as for decoding.
-
-    Those on a device are not read: that would make the host wait.
+    """Check that all parameters are finite; on a device this synchronizes.
 
     Parameters
     ----------
@@ -233,15 +232,26 @@ def check_finite_parameters(params: Mapping[str, Array]) -> None:
         Naming the first that is not.
     """
     for name, array in params.items():
-        if not is_device_array(array) and not _all_finite(array):
+        if not all_finite(array):
             raise InvalidValueError(
-                f"params[{name!r}]: expected finite values, got NaN or infinity: the model's words would be arbitrary. "
-                "Load another file, or train again."
+                f"params[{name!r}]: expected finite values, got NaN or infinity: losses and words would be arbitrary. "
+                "Load another file, or train a new model."
             )
 
 
-def _all_finite(array: Array) -> bool:
-    """Return whether all elements are finite: their sum is not, unless they are; one pass and no temporary array."""
+def all_finite(array: Array) -> bool:
+    """Return whether all elements are finite; on a device this synchronizes.
+
+    Parameters
+    ----------
+    array : array
+        A floating array.
+
+    Returns
+    -------
+    bool
+        Their sum is not finite unless they are: one pass and no temporary array.
+    """
     xp = array_namespace(array)
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(xp.sum(array))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from capgpu.data.batches import epoch_batches
 from capgpu.data.device_cache import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim.schedules import checked_factor
+from capgpu.parameters import check_finite_parameters
 from capgpu.random import fold_key
 from capgpu.training.agreement import any_rank, share_arrays
 from capgpu.training.callbacks import checked_metric
@@ -93,7 +94,8 @@ class CaptioningSolver(SolverBase):
     self_critical : SelfCritical, optional
         Train on the rewards of captions that the model draws, see `capgpu.training.self_critical.SelfCritical`. An
         epoch then has each training picture once, a minibatch `batch_size` pictures, and the loss is that of drawn
-        captions weighted by reward less baseline: it is no measure of progress, the reward is.
+        captions weighted by reward less baseline: it is no measure of progress, the reward is. The model at the start
+        is scored as epoch 0, which is the best one until another is better.
     best_by : str
         What the best epoch is chosen by: ``"val_loss"``, or the name of a score of `metric`, which is to be large (for
         a metric that returns a number, any name).
@@ -111,7 +113,9 @@ class CaptioningSolver(SolverBase):
         Copies of the parameters of the best epoch so far, that with the lowest validation loss unless `best_by` says
         otherwise.
     best_epoch : int or None
-        Their epoch, counted from 1.
+        Their epoch, counted from 1; 0 for the start of self-critical training.
+    start_scores : dict
+        ``val_loss`` and ``metric`` at the start of self-critical training.
     best_val_acc, train_acc_history, val_acc_history : float, list, list
         0.0 and empty, as the course's captioning solver leaves them.
     ranks : capgpu.distributed.Communicator
@@ -163,6 +167,8 @@ class CaptioningSolver(SolverBase):
 
         Raises
         ------
+        ValueError
+            For parameters that are not finite at the start, before anything is computed or written.
         KeyboardInterrupt
             After Ctrl-C, once the state has been saved.
         FloatingPointError
@@ -170,6 +176,8 @@ class CaptioningSolver(SolverBase):
             On a device that would mean waiting at each step: losses are looked at where a line is printed and
             at an epoch's first and last step. ``model.params`` then holds the last parameters known to be good.
         """
+        # of rank 0, with which all ranks start
+        self.ranks.from_root(lambda: check_finite_parameters(self.model.params))
         if self._finished:
             self._target += self.num_epochs
             self.stopped = False
@@ -227,6 +235,10 @@ class CaptioningSolver(SolverBase):
         self._stop_requested = True
 
     def _train_epochs(self, report: Reporter, guard: InterruptGuard) -> None:
+        starts = self._critic is not None and self.step == 0 and self._has_best and not self.start_scores
+        if starts and not self._score_start(report, guard):
+            self._pause(report)
+            return
         while self.epoch < self._target:
             self._train_epoch(report, guard)
             self._check_losses()
@@ -241,13 +253,17 @@ class CaptioningSolver(SolverBase):
                     return
                 break
             if not ended or (self._interrupt_requested and self.epoch < self._target):
-                self._save()
-                self.interrupted = True
-                report.note(f"interrupted after step {self.step}; train() goes on from there")
+                self._pause(report)
                 return
         self._finished = True
         if self.keep_best and self.best_params:
             self.model.params.update(copy_arrays(self.best_params))
+
+    def _pause(self, report: Reporter) -> None:
+        """Save an interrupted run."""
+        self._save()
+        self.interrupted = True
+        report.note(f"interrupted after step {self.step}; train() goes on from there")
 
     def _train_epoch(self, report: Reporter, guard: InterruptGuard) -> None:
         """Run the remaining updates of an epoch."""
@@ -362,20 +378,12 @@ class CaptioningSolver(SolverBase):
         if self._critic is not None:
             rewards = self.reward_history[self.epoch * self.iterations_per_epoch :]
             record["reward"] = sum(rewards) / len(rewards)
-        if self.validate:
-            score = loss_per_token(
-                self.model, self._placed, "val", self.batch_size, lambda: guard.requested, self.ranks
-            )
-            if score is None:
-                return False
-            record["val_loss"] = score
-        if self.metric is not None:
-            metric = self.metric
-            record["metric"] = self.ranks.from_root(lambda: plain(checked_metric(metric(self.model, self.data))))
-        if self.validate or self.best_by != "val_loss":
-            record["best"] = self._is_best(record)
-            if record["best"]:
-                self.best_params, self.best_epoch = copy_arrays(self.model.params), self.epoch + 1
+        scores = self._scores(guard)
+        if scores is None:
+            return False
+        record |= scores
+        if self._has_best:
+            record["best"] = self._keep_if_best(record)
         if self.metric is not None:
             self.metric_history.append(record["metric"])
         if self.validate:
@@ -386,6 +394,41 @@ class CaptioningSolver(SolverBase):
         for callback in self.callbacks:
             callback(self, record)
         return True
+
+    def _score_start(self, report: Reporter, guard: InterruptGuard) -> bool:
+        """Let the model that self-critical training starts from be the best until an epoch is better.
+
+        False if Ctrl-C came before its score was known.
+        """
+        scores = self._scores(guard)
+        if scores is None:
+            return False
+        record = {"epoch": 0, "step": 0, **scores}
+        record["best"] = self._keep_if_best(record)
+        self.start_scores = plain(scores)
+        report.epoch(record)
+        self._save()
+        return True
+
+    def _scores(self, guard: InterruptGuard) -> dict[str, Any] | None:
+        """Return the validation loss and the metric of the parameters at hand; None if Ctrl-C came before."""
+        scores: dict[str, Any] = {}
+        if self.validate:
+            loss = loss_per_token(self.model, self._placed, "val", self.batch_size, lambda: guard.requested, self.ranks)
+            if loss is None:
+                return None
+            scores["val_loss"] = loss
+        if self.metric is not None:
+            metric = self.metric
+            scores["metric"] = self.ranks.from_root(lambda: plain(checked_metric(metric(self.model, self.data))))
+        return scores
+
+    def _keep_if_best(self, record: Mapping[str, Any]) -> bool:
+        """Copy the parameters if the epoch of a record, not yet in the histories, is the best so far."""
+        best = self._is_best(record)
+        if best:
+            self.best_params, self.best_epoch = copy_arrays(self.model.params), record["epoch"]
+        return best
 
     def _begin_next_epoch(self) -> None:
         self.epoch += 1

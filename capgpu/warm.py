@@ -10,6 +10,7 @@ import numpy as np
 
 from capgpu.backend import use_backend
 from capgpu.decode import beam_search
+from capgpu.dtypes import floating_dtype
 from capgpu.kernels import kernels_for
 from capgpu.layers.cells import CELLS
 from capgpu.model import CaptioningRNN
@@ -42,10 +43,12 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> f
 
     Raises
     ------
+    TypeError
+        For a dtype that is not floating.
     BackendUnavailableError
         If the backend ``cpu`` is unavailable.
     """
-    start, kind = time.perf_counter(), np.dtype(dtype)
+    start, kind = time.perf_counter(), floating_dtype(dtype)
     with use_backend("cpu"):
         # a product large enough for several threads, to compile their kernels
         square = np.ones((256, 256), kind)

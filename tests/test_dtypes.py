@@ -12,6 +12,7 @@ from capgpu import CaptioningRNN
 from capgpu.dtypes import floating_dtype, is_floating, is_half, sum_dtype, widened
 from capgpu.layers import affine_forward
 from capgpu.optional_deps import MissingExtraError
+from capgpu.warm import warm
 from oracles.halves import ALL, HALVES, sums
 
 
@@ -30,6 +31,13 @@ def test_names_scalar_types_and_dtypes_are_accepted(dtype):
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(TypeError, match=r"dtype: expected a floating dtype such as numpy\.float32, got"):
         floating_dtype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [None, "float33", 4])
+def test_what_names_no_dtype_is_refused(dtype):
+    for call in (floating_dtype, lambda dtype: CaptioningRNN({"<NULL>": 0}, dtype=dtype), warm):
+        with pytest.raises(TypeError, match=rf"dtype: expected a dtype such as numpy\.float32, got {dtype!r}"):
+            call(dtype)
 
 
 def test_bfloat16_without_its_package_is_refused_with_the_command_that_installs_it(monkeypatch):

@@ -448,6 +448,20 @@ def test_invalid_settings_are_refused_before_anything_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
+@HOMES
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_parameters_that_are_not_finite_are_refused_before_training(backend: Any, value: float, tmp_path: Path) -> None:
+    model = TinyCaptioner()
+    bias = np.zeros(16)
+    bias[3] = value
+    model.params["b_vocab"] = capgpu.asarray(bias)
+    trainer = solver(model, history=tmp_path / "h", checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match=r"params\['b_vocab'\]: expected finite values, got NaN or infinity"):
+        trainer.train()
+    assert model.calls == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("value", ["0.5", [0.5], {"CIDEr": "0.5"}, {}, None, np.ones(2)], ids=repr)
 def test_a_metric_that_returns_no_numbers_is_refused(value: Any) -> None:
     solver = CaptioningSolver(TinyCaptioner(), dataset(), metric=lambda model, data: value, num_epochs=1, verbose=False)

@@ -14,7 +14,7 @@ import click
 from capgpu import __version__
 from capgpu.cli.caption import caption
 from capgpu.cli.check import check
-from capgpu.cli.command import write_commands, write_examples
+from capgpu.cli.command import CommandContext, write_commands, write_examples
 from capgpu.cli.console import echo
 from capgpu.cli.evaluate import evaluate
 from capgpu.cli.export import export
@@ -70,6 +70,8 @@ def _message(error: BaseException) -> str:
 
 class _Command(click.Group):
     """The group of all subcommands: user errors are printed in one line on stderr, with exit status 2."""
+
+    context_class = CommandContext
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by heading."""

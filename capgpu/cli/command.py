@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
 from capgpu.visible_text import clipped, short
 
-__all__ = ["Command", "config_option", "write_commands", "write_examples"]
+__all__ = ["Command", "CommandContext", "config_option", "write_commands", "write_examples"]
 
 _MOST_BYTES = 1 << 20
 
@@ -59,6 +59,28 @@ def _first_sentence(text: str) -> str:
     return " ".join(re.split(r"\n\s*\n", text.strip())[0].split())
 
 
+class _HelpFormatter(click.HelpFormatter):
+    """Breaks lines at spaces alone: the names of options, which are searched for and copied, stay whole."""
+
+    # no place to break a line for textwrap
+    _HYPHEN = "\N{NON-BREAKING HYPHEN}"
+
+    def write(self, string: str) -> None:
+        super().write(string.replace(self._HYPHEN, "-"))
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", self._HYPHEN))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], *args: Any, **settings: Any) -> None:
+        super().write_dl([(first, text.replace("-", self._HYPHEN)) for first, text in rows], *args, **settings)
+
+
+class CommandContext(click.Context):
+    """The context of a command whose help breaks lines at spaces alone."""
+
+    formatter_class = _HelpFormatter
+
+
 class Command(click.Command):
     """A command whose help shows its options in groups and ends with examples.
 
@@ -71,6 +93,8 @@ class Command(click.Command):
     examples : sequence of (str, str)
         What a command line does, and the line.
     """
+
+    context_class = CommandContext
 
     def __init__(
         self,

@@ -325,7 +325,8 @@ def _train(run: RunFolder, solver: CaptioningSolver, settings: dict[str, Any]) -
     compiled = f" and {result.compile_seconds:.1f} s of compiling kernels" if result.compile_seconds else ""
     score = None if solver.best_by == "val_loss" else solver.best_score
     by, reached = ("", "") if score is None else (f" by {solver.best_by}", f"{solver.best_by} {score:.3f} and ")
+    best = str(solver.best_epoch) if solver.best_epoch else "none, the start is kept"
     echo(
-        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch{by}: {solver.best_epoch}, {reached}"
+        f"Trained in {result.seconds:.1f} s{compiled}. Best epoch{by}: {best}, {reached}"
         f"{solver.best_val_loss:.4f} nats per word on the validation split.\nRun folder: {run.path}"
     )

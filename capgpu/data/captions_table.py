@@ -178,7 +178,7 @@ def read_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, lis
     Raises
     ------
     DataFileError
-        For invalid quotation marks.
+        For invalid quotation marks, and cells that are too long.
     """
     return _cells(path, text, delimiter, True) if delimiter in ",;" else _unquoted_cells(path, text, delimiter)
 
@@ -209,6 +209,16 @@ def _unquoted(cell: str, all_quoted: bool) -> str:
     return cell
 
 
+def _cause(message: str, delimiter: str, quotes: bool) -> str:
+    """Return what is wrong with a row, by the message of the csv module."""
+    if "end of data" in message:
+        return "a quotation mark is not closed."
+    if "field limit" in message:
+        remedy = "Close its quotation mark, or shorten it." if quotes else "Shorten it."
+        return f"expected cells of at most {csv.field_size_limit():,} characters, got a longer one. {remedy}"
+    return f"expected {delimiter!r} or the end of the line after a quoted cell. Double quotation marks inside of cells."
+
+
 def _cells(path: Path, text: str, delimiter: str, quotes: bool) -> Iterator[tuple[str, list[str]]]:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
@@ -218,8 +228,6 @@ def _cells(path: Path, text: str, delimiter: str, quotes: bool) -> Iterator[tupl
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            # the message of the csv module for an unclosed quotation mark
-            cause = "a quotation mark is not closed" if "end of data" in str(error) else error
-            raise DataFileError(f"{where}: {cause}.") from error
+            raise DataFileError(f"{where}: {_cause(str(error), delimiter, quotes)}") from error
         if cells and any(cell.strip() for cell in cells):
             yield where, cells

@@ -41,6 +41,7 @@ from capgpu.data.picture_folder import local_name, without_suffix
 from capgpu.data.text_files import DataFileError, read_json, read_text
 from capgpu.file_formats.json_text import JsonObject, parse_json
 from capgpu.file_formats.npy import map_npy
+from capgpu.new_folder import create_folder
 from capgpu.visible_text import short
 
 __all__ = [
@@ -339,7 +340,7 @@ def save_prepared(
     splits = splits_of(data)
     validate_data(data, splits)
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    create_folder(path)
     (path / MANIFEST).unlink(missing_ok=True)
     _write_json(path / "vocabulary.json", list(data["idx_to_word"]))
     names = ["vocabulary.json", *(name for name in ENCODER_FILES if (path / name).is_file())]

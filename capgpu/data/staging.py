@@ -19,6 +19,7 @@ from capgpu.data.picture_folder import is_companion
 from capgpu.data.prepared_dataset import ENCODER_FILES, MANIFEST, is_prepared
 from capgpu.data.text_files import DataFileError, read_json
 from capgpu.errors import InvalidValueError
+from capgpu.new_folder import create_folder
 
 __all__ = ["check_output_folder", "open_staging", "publish"]
 
@@ -98,7 +99,7 @@ def open_staging(folder: Path, settings: Mapping[str, Any], force: bool) -> Path
                 f"{folder}: expected the settings of the unfinished preparation, got others ({', '.join(names)}). "
                 "Resume it with the same settings, or start over with --force."
             )
-    work.mkdir(parents=True, exist_ok=True)
+    create_folder(work)
     for entry in work.iterdir():
         # the settings are replaced last: without them, a process killed here would leave a folder of unknown files
         if entry.is_dir() and not entry.is_symlink():

@@ -14,11 +14,15 @@ from capgpu.kernels import kernels_for
 from capgpu.kernels.reference.top_k import draw_columns, leave_out, log_softmax, tempered_weights
 from capgpu.random import fold_key, uniform
 from capgpu.validation import check_count, check_integer, check_positive
+from capgpu.visible_text import short
 
 if TYPE_CHECKING:
     from capgpu.decode.word_model import WordModel
 
 __all__ = ["sample"]
+
+#: Larger indices would overflow with the rows of a batch, in 64 bits.
+_MOST_PICTURES = 2**62
 
 
 def sample(
@@ -78,6 +82,8 @@ def sample(
         if top_p > 1:
             raise InvalidValueError(f"top_p: expected a probability in (0, 1], got {top_p!r}.")
     check_count("first", first, 0)
+    if first >= _MOST_PICTURES:
+        raise InvalidValueError(f"first: expected an index below 2 ** 62, got {short(first)}.")
     check_integer("seed", 0 if seed is None else seed)
     key = secrets.randbits(64) if seed is None else seed
     if rows is None:

@@ -18,6 +18,7 @@ import numpy as np
 from capgpu.backend import to_numpy
 from capgpu.checkpoint import atomic_write, check_single_model
 from capgpu.errors import InvalidValueError
+from capgpu.new_folder import create_folder
 from capgpu.optional_deps import require
 from capgpu.vocabulary import words_in_order
 
@@ -90,7 +91,7 @@ def export_onnx(model: CaptioningRNN, folder: str | os.PathLike[str]) -> tuple[P
         onnx.helper.set_model_props(network, properties)
         onnx.checker.check_model(network, full_check=True)
         contents[target / name] = network.SerializeToString(deterministic=True)
-    target.mkdir(parents=True, exist_ok=True)
+    create_folder(target)
     for path, content in contents.items():
         with atomic_write(path) as file:
             file.write(content)

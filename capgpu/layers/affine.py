@@ -7,6 +7,7 @@ from typing import Any
 from capgpu.backend import Array
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
+from capgpu.layers.cache import LayerCache, read_cache
 from capgpu.validation import check_arrays, inputs_like
 
 __all__ = [
@@ -52,7 +53,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
             f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} "
             f"and wants {w.shape[0]}."
         )
-    return kernels_for(x).matmul(flat, w, b), (x, w)
+    return kernels_for(x).matmul(flat, w, b), LayerCache("affine_forward", (x, w))
 
 
 def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
@@ -74,7 +75,7 @@ def affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
     db : array, shape (M,)
         Gradient with respect to `b`.
     """
-    x, w = cache
+    x, w = read_cache(cache, "affine_forward")
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), dout=(dout, "N M"))
     flat = xp.reshape(x, (x.shape[0], -1))
     dx, dw, db = affine_gradients(dout, flat, w)
@@ -105,7 +106,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     if x.shape[-1] != w.shape[0]:
         raise InvalidValueError(f"x: expected shape (N, T, D) with D = {w.shape[0]}, as in w, got {tuple(x.shape)}.")
     out = kernels_for(x).matmul(xp.reshape(x, (-1, x.shape[-1])), w, b)
-    return xp.reshape(out, (*x.shape[:-1], w.shape[1])), (x, w)
+    return xp.reshape(out, (*x.shape[:-1], w.shape[1])), LayerCache("temporal_affine_forward", (x, w))
 
 
 def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
@@ -127,7 +128,7 @@ def temporal_affine_backward(dout: Array, cache: Any) -> tuple[Array, Array, Arr
     db : array, shape (M,)
         Gradient with respect to `b`.
     """
-    x, w = cache
+    x, w = read_cache(cache, "temporal_affine_forward")
     xp = check_arrays(x=(x, "N ..."), w=(w, "D M"), dout=(dout, "N ..."))
     if tuple(dout.shape) != (*x.shape[:-1], w.shape[1]):
         raise InvalidValueError(

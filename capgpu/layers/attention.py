@@ -14,13 +14,8 @@ from capgpu.kernels import AttentionStates
 from capgpu.kernels.cells import CELLS, RecurrenceGradients
 from capgpu.kernels.half import in_float32
 from capgpu.kernels.reference import attention as reference
-from capgpu.layers.batch_first import (
-    check_cache,
-    check_hidden_gradient,
-    from_time_major,
-    step_backward,
-    to_time_major,
-)
+from capgpu.layers.batch_first import check_hidden_gradient, from_time_major, step_gradients, to_time_major
+from capgpu.layers.cache import LayerCache, read_cache
 from capgpu.layers.lstm import LSTM
 from capgpu.layers.recurrence import (
     Cell,
@@ -174,10 +169,10 @@ def attention_step_forward(
     )
     # attn is a further input
     inputs, weights = xp.concat([x, attn], axis=1), xp.concat([Wx, Wattn], axis=0)
-    cache = recurrent_forward(LSTM, inputs, prev_h, prev_c, weights, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
-    hidden, cell, *_ = cache.states
+    forward = recurrent_forward(LSTM, inputs, prev_h, prev_c, weights, Wh, b, Packing.full(x.shape[0], 1).batch_sizes)
+    hidden, cell, *_ = forward.states
     assert cell is not None  # an LSTM has cell states
-    return hidden, cell, cache
+    return hidden, cell, LayerCache("attention_step_forward", forward)
 
 
 def attention_step_backward(
@@ -197,8 +192,8 @@ def attention_step_backward(
     dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db : array
         Gradients, shaped like the forward pass's arguments.
     """
-    check_cache(LSTM, cache, "attention_step_forward")
-    dinputs, dh0, dc0, dweights, dWh, db = step_backward(LSTM, dnext_h, dnext_c, cache)
+    forward = read_cache(cache, "attention_step_forward")
+    dinputs, dh0, dc0, dweights, dWh, db = step_gradients(dnext_h, dnext_c, forward)
     assert dc0 is not None  # an LSTM has cell states
     size = dinputs.shape[1] - dh0.shape[1]
     return dinputs[:, :size], dh0, dc0, dinputs[:, size:], dweights[:size, :], dWh, dweights[size:, :], db
@@ -232,7 +227,7 @@ def attention_forward(x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b:
     forward = recurrent_forward(
         ATTENTION, to_time_major(x, xp), _cells(A, xp), None, Wx, Wh, b, batch_sizes, Wattn=Wattn
     )
-    return from_time_major(forward.states.hidden, count, xp), (forward, A.shape)
+    return from_time_major(forward.states.hidden, count, xp), LayerCache("attention_forward", (forward, A.shape))
 
 
 def attention_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
@@ -254,8 +249,7 @@ def attention_backward(dh: Array, cache: Any) -> tuple[Array, Array, Array, Arra
     dWx, dWh, dWattn, db : array
         Gradients with respect to the parameters.
     """
-    forward, shape = cache if type(cache) is tuple and len(cache) == 2 else (cache, ())
-    check_cache(ATTENTION, forward, "attention_forward")
+    forward, shape = read_cache(cache, "attention_forward")
     xp, dhidden = check_hidden_gradient(dh, forward)
     gradients = backward_through_time(dhidden, None, forward)
     dWh = recurrent_weights_gradient(gradients, forward)

@@ -1,6 +1,6 @@
 """Batch-first views of a recurrent layer, whatever its cell: one step (N, D), and whole sequences (N, T, D).
 
-The functions of a cell's module, such as `capgpu.layers.gru`, are these for one cell. A cache is the
+The functions of a cell's module, such as `capgpu.layers.gru`, are these for one cell. The values of a cache are the
 `capgpu.layers.recurrence.Recurrence` of the packed layer.
 """
 
@@ -9,26 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 from capgpu.backend import Array
-from capgpu.errors import InvalidTypeError, InvalidValueError
+from capgpu.errors import InvalidValueError
+from capgpu.kernels import States
+from capgpu.layers.cache import LayerCache, read_cache
 from capgpu.layers.recurrence import Cell, Recurrence, recurrent_backward, recurrent_forward
 from capgpu.sequence import Packing
 from capgpu.validation import check_arrays, inputs_like
 
 __all__ = [
-    "check_cache",
     "check_hidden_gradient",
     "from_time_major",
     "sequences_backward",
     "sequences_forward",
     "step_backward",
     "step_forward",
+    "step_gradients",
     "to_time_major",
 ]
 
 
 def step_forward(
     cell: Cell, x: Array, prev_h: Array, prev_c: Array | None, Wx: Array, Wh: Array, b: Array
-) -> Recurrence:
+) -> tuple[States, LayerCache]:
     """Check the arguments of one step, and advance by it.
 
     Parameters
@@ -44,15 +46,19 @@ def step_forward(
 
     Returns
     -------
-    Recurrence
-        Its ``states`` have one row for each of N.
+    states : States
+        The states after the step, one row for each of N.
+    cache : LayerCache
+        For `step_backward`.
     """
     states = {"prev_h": prev_h, "prev_c": prev_c} if cell.shape.has_state else {"prev_h": prev_h}
     x, *converted = inputs_like(Wx, x, *states.values())
     states = dict(zip(states, converted, strict=True))
     check_arrays(x=(x, "N D"), **{name: (array, "N H") for name, array in states.items()}, **_shapes(cell, Wx, Wh, b))
     batch_sizes = Packing.full(x.shape[0], 1).batch_sizes
-    return recurrent_forward(cell, x, states["prev_h"], states.get("prev_c"), Wx, Wh, b, batch_sizes)
+    forward = recurrent_forward(cell, x, states["prev_h"], states.get("prev_c"), Wx, Wh, b, batch_sizes)
+    assert isinstance(forward.states, States)  # the cell does not attend
+    return forward.states, LayerCache(f"{cell.name}_step_forward", forward)
 
 
 def step_backward(
@@ -66,7 +72,7 @@ def step_backward(
         The cell.
     dnext_h, dnext_c : array, shape (N, H)
         Gradients with respect to the states after the step; `dnext_c` is not read for a cell without a cell state.
-    cache : Recurrence
+    cache : LayerCache
         From `step_forward`.
 
     Returns
@@ -77,15 +83,34 @@ def step_backward(
     Raises
     ------
     TypeError
-        For the cache of another cell.
+        For the cache of another function.
     """
-    check_cache(cell, cache, f"{cell.name}_step_forward")
-    further = {"dnext_c": (dnext_c, "N H")} if cell.shape.has_state else {}
-    check_arrays(h=(cache.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), **further)
-    return recurrent_backward(dnext_h, dnext_c, cache)
+    return step_gradients(dnext_h, dnext_c, read_cache(cache, f"{cell.name}_step_forward"))
 
 
-def sequences_forward(cell: Cell, x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, Recurrence]:
+def step_gradients(
+    dnext_h: Array, dnext_c: Array | None, forward: Recurrence
+) -> tuple[Array, Array, Array | None, Array, Array, Array]:
+    """Check the gradients of the states after one step, and compute its backward pass.
+
+    Parameters
+    ----------
+    dnext_h, dnext_c
+        As for `step_backward`.
+    forward : Recurrence
+        The step.
+
+    Returns
+    -------
+    dx, dprev_h, dprev_c, dWx, dWh, db
+        As from `step_backward`.
+    """
+    further = {"dnext_c": (dnext_c, "N H")} if forward.cell.shape.has_state else {}
+    check_arrays(h=(forward.states.hidden, "N H"), dnext_h=(dnext_h, "N H"), **further)
+    return recurrent_backward(dnext_h, dnext_c, forward)
+
+
+def sequences_forward(cell: Cell, x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, LayerCache]:
     """Check the arguments of whole sequences, and run over them; an initial cell state is zero.
 
     Parameters
@@ -103,15 +128,15 @@ def sequences_forward(cell: Cell, x: Array, h0: Array, Wx: Array, Wh: Array, b: 
     -------
     h : array, shape (N, T, H)
         Hidden states of all steps.
-    cache : Recurrence
+    cache : LayerCache
         For `sequences_backward`.
     """
     x, h0 = inputs_like(Wx, x, h0)
     xp = check_arrays(x=(x, "N T D"), h0=(h0, "N H"), **_shapes(cell, Wx, Wh, b))
     count, steps = x.shape[:2]
     batch_sizes = Packing.full(count, steps).batch_sizes
-    cache = recurrent_forward(cell, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
-    return from_time_major(cache.states.hidden, count, xp), cache
+    forward = recurrent_forward(cell, to_time_major(x, xp), h0, None, Wx, Wh, b, batch_sizes)
+    return from_time_major(forward.states.hidden, count, xp), LayerCache(f"{cell.name}_forward", forward)
 
 
 def sequences_backward(cell: Cell, dh: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
@@ -123,7 +148,7 @@ def sequences_backward(cell: Cell, dh: Array, cache: Any) -> tuple[Array, Array,
         The cell.
     dh : array, shape (N, T, H)
         Gradient with respect to the hidden states.
-    cache : Recurrence
+    cache : LayerCache
         From `sequences_forward`.
 
     Returns
@@ -134,11 +159,11 @@ def sequences_backward(cell: Cell, dh: Array, cache: Any) -> tuple[Array, Array,
     Raises
     ------
     TypeError
-        For the cache of another cell.
+        For the cache of another function.
     """
-    check_cache(cell, cache, f"{cell.name}_forward")
-    xp, dhidden = check_hidden_gradient(dh, cache)
-    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, cache)
+    forward = read_cache(cache, f"{cell.name}_forward")
+    xp, dhidden = check_hidden_gradient(dh, forward)
+    dx, dh0, _, dWx, dWh, db = recurrent_backward(dhidden, None, forward)
     return from_time_major(dx, dh.shape[0], xp), dh0, dWx, dWh, db
 
 
@@ -148,49 +173,26 @@ def _shapes(cell: Cell, Wx: Array, Wh: Array, b: Array) -> dict[str, tuple[Array
     return {"Wx": (Wx, f"D {columns}"), "Wh": (Wh, f"H {columns}"), "b": (b, biases)}
 
 
-def check_cache(cell: Cell, cache: Any, forward: str) -> None:
-    """Check that a cache is that of a cell: gradients of another one would have plausible shapes.
-
-    Parameters
-    ----------
-    cell : Cell
-        The cell.
-    cache : object
-        Should be a `Recurrence` of it.
-    forward : str
-        The function that returns such a cache, for the message.
-
-    Raises
-    ------
-    TypeError
-        For anything else.
-    """
-    if not isinstance(cache, Recurrence):
-        raise InvalidTypeError(f"cache: expected what {forward} returned last, got a {type(cache).__name__}.")
-    if cache.cell != cell:
-        raise InvalidTypeError(f"cache: expected what {forward} returned last, got that of the cell {cache.cell.name}.")
-
-
-def check_hidden_gradient(dh: Array, cache: Recurrence) -> tuple[Any, Array]:
+def check_hidden_gradient(dh: Array, forward: Recurrence) -> tuple[Any, Array]:
     """Check the gradient of the hidden states of whole sequences; return its namespace, and its rows, time-major.
 
     Parameters
     ----------
     dh : array, shape (N, T, H)
         Gradient with respect to the hidden states.
-    cache : Recurrence
-        From the forward pass over N sequences of T steps.
+    forward : Recurrence
+        The forward pass over N sequences of T steps.
 
     Raises
     ------
     ValueError
         For a shape that does not fit.
     """
-    hidden, count = cache.states.hidden, int(cache.batch_sizes[0])
+    hidden, count = forward.states.hidden, int(forward.batch_sizes[0])
     xp = check_arrays(h0=(hidden[:count, :], "N H"), dh=(dh, "N T H"))
-    if dh.shape[1] != cache.batch_sizes.size:
+    if dh.shape[1] != forward.batch_sizes.size:
         raise InvalidValueError(
-            f"dh: expected {cache.batch_sizes.size} steps, as the forward pass had, got {dh.shape[1]}."
+            f"dh: expected {forward.batch_sizes.size} steps, as the forward pass had, got {dh.shape[1]}."
         )
     return xp, to_time_major(dh, xp)
 

@@ -8,6 +8,7 @@ from typing import Any
 from capgpu.backend import Array, array_namespace
 from capgpu.errors import InvalidValueError
 from capgpu.kernels import kernels_for
+from capgpu.layers.cache import LayerCache, read_cache
 from capgpu.validation import check_arrays, check_same_dtype, check_token_ids
 
 __all__ = ["word_embedding_backward", "word_embedding_forward"]
@@ -45,7 +46,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, Any]:
         raise InvalidValueError(f"x: expected at least one token id, got shape {tuple(x.shape)}.")
     check_token_ids("x", x, W.shape[0], xp, "W")
     out = xp.take(W, xp.reshape(x, (-1,)), axis=0)
-    return xp.reshape(out, (*x.shape, W.shape[1])), (x, W.shape[0])
+    return xp.reshape(out, (*x.shape, W.shape[1])), LayerCache("word_embedding_forward", (x, W.shape[0]))
 
 
 def word_embedding_backward(dout: Array, cache: Any) -> Array:
@@ -63,7 +64,7 @@ def word_embedding_backward(dout: Array, cache: Any) -> Array:
     array, shape (V, D)
         Gradient with respect to the table.
     """
-    x, count = cache
+    x, count = read_cache(cache, "word_embedding_forward")
     xp = array_namespace(dout=dout, x=x)
     check_same_dtype(xp, dout=dout)
     if tuple(dout.shape[:-1]) != tuple(x.shape) or dout.ndim != x.ndim + 1:

@@ -43,8 +43,8 @@ def gru_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
 
     Cho et al. (2014), in the form of PyTorch and cuDNN, whose reset gate is applied to the product.
     """
-    cache = batch_first.step_forward(GRU, x, prev_h, None, Wx, Wh, b)
-    return cache.states.hidden, cache
+    states, cache = batch_first.step_forward(GRU, x, prev_h, None, Wx, Wh, b)
+    return states.hidden, cache
 
 
 def gru_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:

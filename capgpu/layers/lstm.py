@@ -45,8 +45,9 @@ def lstm_step_forward(
 
     Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000).
     """
-    cache = batch_first.step_forward(LSTM, x, prev_h, prev_c, Wx, Wh, b)
-    return cache.states.hidden, cache.states.cell, cache
+    states, cache = batch_first.step_forward(LSTM, x, prev_h, prev_c, Wx, Wh, b)
+    assert states.cell is not None  # an LSTM has cell states
+    return states.hidden, states.cell, cache
 
 
 def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array, Array]:

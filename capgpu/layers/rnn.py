@@ -34,8 +34,8 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array) ->
     cache : object
         For `rnn_step_backward`.
     """
-    cache = batch_first.step_forward(RNN, x, prev_h, None, Wx, Wh, b)
-    return cache.states.hidden, cache
+    states, cache = batch_first.step_forward(RNN, x, prev_h, None, Wx, Wh, b)
+    return states.hidden, cache
 
 
 def rnn_step_backward(dnext_h: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:

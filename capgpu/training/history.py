@@ -19,6 +19,7 @@ from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidValueError, name_os_errors
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import parse_json
+from capgpu.new_folder import create_folder
 
 __all__ = ["HistoryWriter", "is_measurement", "parse_record", "plain", "read_history", "rewind_history"]
 
@@ -192,7 +193,7 @@ class HistoryWriter:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        create_folder(target.parent)
         if target.exists():
             _, tail = _split(target)
             if tail:

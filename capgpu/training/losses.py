@@ -9,6 +9,7 @@ from typing import Any
 
 from capgpu.backend import Array, array_namespace, is_host_array, to_numpy
 from capgpu.errors import NonFiniteError
+from capgpu.parameters import all_finite
 
 __all__ = ["LossRecord", "copy_arrays", "divergence", "to_floats"]
 
@@ -96,7 +97,7 @@ class LossRecord:
         int
             Updates that led to what `params` holds now; later losses are forgotten.
         """
-        if self.first_not_finite() != step or not all(_is_finite(array) for array in params.values()):
+        if self.first_not_finite() != step or not all(map(all_finite, params.values())):
             step, kept = self._kept
             params.update(kept)
         del self.values[step:]
@@ -155,8 +156,3 @@ def copy_arrays(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """
     xp = array_namespace(*arrays.values())
     return {name: xp.asarray(array, copy=True) for name, array in arrays.items()}
-
-
-def _is_finite(array: Array) -> bool:
-    xp = array_namespace(array)
-    return bool(xp.all(xp.isfinite(array)))

@@ -103,9 +103,9 @@ class Reporter:
         """Report a finished epoch."""
         self.write("epoch", **record)
         if "val_loss" in record or "metric" in record:
-            # the loss of drawn captions measures nothing, their reward does
+            # the loss of drawn captions measures nothing, their reward does; the start has neither
             name, unit = ("reward", "") if "reward" in record else ("train_loss", " per word")
-            parts = [f"{name.replace('_', ' ')}: {record[name]:.4f}{unit}"]
+            parts = [f"{name.replace('_', ' ')}: {record[name]:.4f}{unit}"] if name in record else []
             if "val_loss" in record:
                 parts.append(f"val loss: {record['val_loss']:.4f} per word")
             if "metric" in record:

@@ -15,6 +15,7 @@ from capgpu.data.prepared_dataset import ENCODER_FILES
 from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import JsonObject, parse_json
+from capgpu.new_folder import create_folder
 from capgpu.training.state import STATE_FILE
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class RunFolder:
         for file in (self.checkpoint / STATE_FILE, self.summary, self.history, self.model, self.plot):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        create_folder(self.path)
         _write_json(self.config, {"format": _FORMAT, "settings": dict(settings)})
 
     def keep_encoder(self, folder: Path | None) -> None:

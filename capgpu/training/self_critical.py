@@ -29,6 +29,7 @@ from capgpu.distributed import ALONE, Communicator
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.metrics.rewards import CaptionRewards
 from capgpu.model import CaptioningRNN
+from capgpu.parameters import all_finite
 from capgpu.random import fold_key
 from capgpu.sequence import after_start, rows_of_grids
 from capgpu.training.agreement import PATIENT_STEPS, collect_rows
@@ -118,7 +119,8 @@ def sharpen(model: CaptioningRNN, factor: float) -> None:
     Raises
     ------
     TypeError, ValueError
-        For a factor that is no number above 0; another one than 1 with tied weights, where ``W_vocab`` is ``W_embed``.
+        For a factor that is no number above 0, or with which parameters would be infinite or 0; another one than 1 with
+        tied weights, where ``W_vocab`` is ``W_embed``.
 
     Examples
     --------
@@ -137,10 +139,18 @@ def sharpen(model: CaptioningRNN, factor: float) -> None:
         raise InvalidValueError(
             f"sharpen: expected 1 for a model with tied weights, whose word vectors make its logits, got {factor}."
         )
-    for name in ("W_vocab", "b_vocab"):
-        model.params[name] = model.params[name] * array_namespace(model.params[name]).asarray(
-            factor, dtype=model.params[name].dtype, device=model.params[name].device
-        )
+    scaled = {}
+    with np.errstate(over="ignore"):
+        for name in ("W_vocab", "b_vocab"):
+            array = model.params[name]
+            held = array_namespace(array).asarray(factor, dtype=array.dtype, device=array.device)
+            scaled[name] = array * held
+            if float(held) == 0 or not all_finite(scaled[name]):
+                raise InvalidValueError(
+                    f"sharpen: expected a factor that keeps {name} within {model.dtype}, got {factor}. Use one nearer "
+                    "to 1."
+                )
+    model.params.update(scaled)
 
 
 class SampledCaptions(NamedTuple):

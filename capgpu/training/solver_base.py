@@ -19,6 +19,7 @@ from capgpu.data.batches import iterations_per_epoch
 from capgpu.distributed import communicator
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.evaluation.likelihood import loss_per_token
+from capgpu.kernels import kernels_for
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
 from capgpu.training.agreement import check_same, load_shared_state
@@ -214,6 +215,7 @@ class SolverBase:
             "model.params": [
                 [name, list(array.shape), str(array.dtype), is_host_array(array)] for name, array in params
             ],
+            "kernels": sorted({kernels_for(array).name for _, array in params}),
             "validate": bool(self.validate),
             **digests,
             "num_epochs": self.num_epochs,
@@ -245,6 +247,7 @@ class SolverBase:
         self.val_loss_history: list[float] = []
         self.metric_history: list[Any] = []
         self.reward_history: list[float] = []
+        self.start_scores: dict[str, Any] = {}
         # the course's solver has these and never fills them
         self.best_val_acc = 0.0
         self.train_acc_history: list[float] = []
@@ -282,8 +285,10 @@ class SolverBase:
 
     @property
     def best_val_loss(self) -> float:
-        """Validation loss per word of the best epoch so far; infinite where there is none."""
+        """Validation loss per word of the best epoch so far, or of the start; infinite where there is none."""
         losses, epoch = self.val_loss_history, self.best_epoch
+        if epoch == 0:
+            return float(self.start_scores.get("val_loss", math.inf))
         return losses[epoch - 1] if epoch is not None and epoch <= len(losses) else math.inf
 
     @property
@@ -293,7 +298,13 @@ class SolverBase:
             return None
         if self.best_by == "val_loss":
             return self.best_val_loss
-        return metric_score(self.metric_history[self.best_epoch - 1], self.best_by)
+        scores = self.metric_history[self.best_epoch - 1] if self.best_epoch else self.start_scores.get("metric")
+        return metric_score(scores, self.best_by)
+
+    @property
+    def _has_best(self) -> bool:
+        """Whether epochs are compared."""
+        return bool(self.validate) or self.best_by != "val_loss"
 
     def _is_best(self, record: Mapping[str, Any]) -> bool:
         """Return whether an epoch, whose record is not yet in the histories, is the best so far."""
@@ -359,6 +370,7 @@ class SolverBase:
             best_params=self.best_params,
             best_epoch=self.best_epoch,
             stopped=self.stopped,
+            start_scores=self.start_scores,
         )
         save_state(self.checkpoint, state)
 
@@ -389,6 +401,7 @@ class SolverBase:
                 f"{len(self.reward_history)}."
             )
         self.best_params, self.best_epoch = state.best_params, state.best_epoch
+        self.start_scores = state.start_scores
         # the process may have ended between the end of an epoch, whose state is saved, and its callbacks
         ended = self.epoch > 0 and self.step == self.epoch * self.iterations_per_epoch
         stops = [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]

@@ -18,6 +18,7 @@ import numpy as np
 from capgpu.backend import Array, asarray
 from capgpu.checkpoint import CheckpointError, load_weights, save_weights
 from capgpu.file_formats.json_text import JsonObject
+from capgpu.new_folder import create_folder
 from capgpu.optim.rules import RULES
 from capgpu.visible_text import clipped, short
 
@@ -67,9 +68,11 @@ class TrainingState:
     best_params : dict of str to array
         Parameters of the best epoch; empty where there is none yet.
     best_epoch : int or None
-        That epoch.
+        That epoch; 0 for the start.
     stopped : bool
         Whether the run was ended on purpose before its planned end.
+    start_scores : dict
+        Scores of the model that self-critical training started from; empty before they are known.
     """
 
     step: int
@@ -85,6 +88,7 @@ class TrainingState:
     best_params: dict[str, Array] = field(default_factory=dict)
     best_epoch: int | None = None
     stopped: bool = False
+    start_scores: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
@@ -129,9 +133,10 @@ def save_state(folder: str | os.PathLike[str], state: TrainingState) -> None:
         "metric_history": state.metric_history,
         "best_epoch": state.best_epoch,
         "stopped": state.stopped,
+        "start_scores": state.start_scores,
     }
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    create_folder(target)
     save_weights(target / STATE_FILE, arrays, metadata)
 
 
@@ -194,6 +199,9 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
             if slot not in RULES[rule].slots:
                 raise described.wrong(f"the state arrays of {rule}", slot, "slots")
             configs[name][slot] = asarray(array(f"optim/{slot}/{name}", params[name]))
+    start = described.object("start_scores").value if "start_scores" in stored else {}
+    if start.get("val_loss") is not None:
+        described.object("start_scores").number("val_loss")
     best = {name: asarray(array(f"best/{name}", array(f"params/{name}"))) for name in described.texts("best")}
     return TrainingState(
         step=described.integer("step"),
@@ -209,6 +217,7 @@ def load_state(folder: str | os.PathLike[str]) -> TrainingState:
         best_params=best,
         best_epoch=None if described.value.get("best_epoch") is None else described.integer("best_epoch"),
         stopped="stopped" in stored and described.flag("stopped"),
+        start_scores=dict(start),
     )
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from capgpu.cache_folder import cache_folder
 from capgpu.checkpoint import atomic_write
 from capgpu.errors import InvalidValueError
+from capgpu.new_folder import create_folder
 from capgpu.optional_deps import require
 from capgpu.vision.state_dict import read_state_dict
 
@@ -100,7 +101,7 @@ def network_file() -> tuple[Path, str]:
             return cached_file, sha256
     content = build_network(read_state_dict(weights))
     target = cache_folder() / _checked_name(stem, content)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(target.parent)
     with atomic_write(target) as file:
         file.write(content)
     return target, sha256

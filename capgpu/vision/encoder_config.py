@@ -13,6 +13,7 @@ from capgpu.checkpoint import CheckpointError, atomic_write, load_weights, save_
 from capgpu.errors import InvalidValueError
 from capgpu.file_formats.content import read_content
 from capgpu.file_formats.json_text import JsonObject, parse_json
+from capgpu.new_folder import create_folder
 from capgpu.visible_text import short
 from capgpu.vision.preprocessing import Preprocessing
 from capgpu.vision.projection import Projection
@@ -73,7 +74,7 @@ class EncoderConfig:
         OSError
             If a file cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
         if self.projection is not None:
             save_weights(folder / _PROJECTION_FILE, self.projection._asdict())
         stored = {

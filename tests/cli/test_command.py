@@ -35,6 +35,14 @@ def test_help_shows_every_option_and_examples_that_use_existing_options(name: st
             assert {word for word in words if word.startswith("--")} <= known
 
 
+def test_help_breaks_no_line_inside_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in ("60", "80", "100"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for name in ("", *COMMANDS):
+            text = done(*filter(None, [name, "--help"])).partition("Examples:")[0]
+            assert not [line for line in text.splitlines() if line.endswith("-")], name
+
+
 def test_the_list_of_commands_has_whole_sentences() -> None:
     text = " ".join(done("--help").split())
     for name in COMMANDS:

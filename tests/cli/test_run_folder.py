@@ -28,6 +28,18 @@ def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     refused(run(command, "--run", tmp_path), "config.json is damaged")
 
 
+def test_a_link_to_a_missing_folder_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "missing")
+    says = f"{link}: expected a folder, got a link to {tmp_path / 'missing'}, which does not exist. Create that folder"
+    refused(run("train", link, "--epochs", "1"), says)
+    refused(run("train", link / "run", "--epochs", "1"), says)
+    model = CaptioningRNN({"<NULL>": 0}, 2, 2, 2, seed=0)
+    with pytest.raises(OSError, match=re.escape(says.partition(": ")[2])):
+        model.save(link / "model.safetensors")
+    assert list(tmp_path.iterdir()) == [link]
+
+
 def copied(finished: Path, folder: Path) -> Path:
     folder.mkdir()
     for name in ("config.json", "summary.json", "model.safetensors"):

@@ -230,14 +230,15 @@ def test_one_picture_under_several_names_is_one(tmp_path: Path) -> None:
         ),
         ("a.csv", 'image,caption\na.jpg,"x\n\ny",z\n', "line 2: expected 2 columns, as in the header, got 3"),
         ("a.csv", 'image,caption\na.jpg,x\nb.jpg,"y\nc.jpg,z\n', "line 3: a quotation mark is not closed"),
-        ("a.csv", 'image,caption\na.jpg,"x" y\n', "line 2: ',' expected after '\"'"),
+        ("a.csv", 'image,caption\na.jpg,"x" y\n', "line 2: expected ',' or the end of the line after a"),
+        ("a.csv", f'image,caption\na.jpg,"{"x" * 140_000}\n', "line 2: expected cells of at most 131,072 characters"),
+        ("a.tsv", f"image\tcaption\na.jpg\t{'x' * 140_000}\n", "line 2: expected cells of at most 131,072 characters"),
         ("a.csv", "image,caption\n,x\n", "line 2, column image: expected a text, got an empty one"),
         (
             "a.csv",
             "image,caption\na.jpg,a\x00b\n",
             "line 2, column caption: expected a text without NUL and surrogates, got 'a.x00b'",
         ),
-        ("a.csv", "image,caption\na.jpg," + "x" * 200_000, "line 2: field larger"),
         (
             "a.csv",
             "image,caption,split\na,x,train\na,y,val\n",

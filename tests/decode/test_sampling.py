@@ -125,7 +125,15 @@ def test_half_precision_draws_the_words_of_float32(scene):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": 0.0}, {"temperature": math.inf}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"first": -1}],
+    [
+        {"temperature": 0.0},
+        {"temperature": math.inf},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"first": -1},
+        {"first": 2**63},
+    ],
     ids=str,
 )
 def test_invalid_settings_are_refused(settings):

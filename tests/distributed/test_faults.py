@@ -95,11 +95,13 @@ def attempt(name, given=None, model=None, **options):
         solver(captioner(data()) if model is None else model, given, **options).train()
         cause = "nothing"
     except (ValueError, FloatingPointError) as error:
-        cause = " ".join(str(error).split()[:12])
+        cause = " ".join(str(error).split()[:14])
     print(f"{name}: {cause}\\n", end="", flush=True)
 
 attempt("captions", data(train=22 if other else 23))
 attempt("model", model=captioner(data(), hidden_dim=8 if other else 16))
+with capgpu.use_backend("cpu" if other else "numpy"):
+    attempt("kernels")
 attempt("validation", validate=not other)
 attempt("epochs", num_epochs=3 if other else 2)
 attempt("metric", metric=None if other else lambda model, data: 1.0)
@@ -115,6 +117,7 @@ attempt("drawn", self_critical=capgpu.SelfCritical(samples=2))
 EXPECTED = {
     "captions": "data of the split train: expected the same on all ranks, got",
     "model": "model.params: expected the same on all ranks, got",
+    "kernels": "kernels: expected the same on all ranks, got ['cpu'] on rank 1 and ['reference']",
     "validation": "validate: expected the same on all ranks, got False on rank 1",
     "epochs": "num_epochs: expected the same on all ranks, got 3 on rank 1",
     "metric": "metric: expected the same on all ranks, got False on rank 1",

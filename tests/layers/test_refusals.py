@@ -245,27 +245,41 @@ def test_mixed_host_and_device_arrays_are_refused(device):
         layers.lstm_backward(capgpu.to_numpy(h), cache)
 
 
-@pytest.mark.parametrize(("name", "other"), [("gru", "lstm"), ("lstm", "rnn"), ("rnn", "gru")])
-def test_the_cache_of_another_cell_is_refused(name, other):
-    units = 4
-    gates, biases = {"rnn": (1, 1), "lstm": (4, 4), "gru": (3, 4)}[other]
-    ones = [np.ones(shape) for shape in ((2, 3, 5), (2, units), (5, gates * units), (units, gates * units))]
-    h, cache = getattr(layers, f"{other}_forward")(*ones, np.ones(biases * units))
-    backward = getattr(layers, f"{name}_backward")
-    with pytest.raises(TypeError, match=f"cache: expected what {name}_forward returned last, got that of .* {other}"):
-        backward(h, cache)
-    with pytest.raises(TypeError, match=f"cache: expected what {name}_forward returned last, got a tuple"):
-        backward(h, (h, cache))
+def caches():
+    """Return a cache of each forward pass, of sizes that would let gradients of one pass for those of another."""
+
+    def ones(*shape):
+        return np.ones(shape)
+
+    x, sequences, h = ones(2, 4), ones(2, 1, 4), ones(2, 4)
+    weights = {
+        name: (ones(4, gates * 4), ones(4, gates * 4), ones(biases * 4))
+        for name, gates, biases in (("rnn", 1, 1), ("lstm", 4, 4), ("gru", 3, 4))
+    }
+    Wx, Wh, b = weights["lstm"]
+    arguments = {
+        **{f"{name}_step": (x, *[h] * (1 + (name == "lstm")), *weights[name]) for name in weights},
+        **{name: (sequences, h, *weights[name]) for name in weights},
+        "attention_step": (x, h, h, h, Wx, Wh, Wh, b),
+        "attention": (sequences, ones(2, 4, 2, 2), Wx, Wh, Wh, b),
+        "affine": (x, ones(4, 4), ones(4)),
+        "temporal_affine": (sequences, ones(4, 4), ones(4)),
+        "word_embedding": (np.zeros((2, 1), int), ones(5, 4)),
+    }
+    return {name: getattr(layers, f"{name}_forward")(*given)[-1] for name, given in arguments.items()}
 
 
-@pytest.mark.parametrize("step", ["", "_step"])
-def test_attention_refuses_the_cache_of_another_cell(step):
-    h, cache = getattr(layers, f"rnn{step}_forward")(
-        *(np.ones(shape) for shape in ((2, 5) if step else (2, 3, 5), (2, 4), (5, 4), (4, 4), 4))
-    )
-    backward, upstream = getattr(layers, f"attention{step}_backward"), [h, h] if step else [h]
-    expected = f"cache: expected what attention{step}_forward returned last, got"
-    with pytest.raises(TypeError, match=f"{expected} that of the cell rnn"):
-        backward(*upstream, cache)
-    with pytest.raises(TypeError, match=f"{expected} a NoneType"):
-        backward(*upstream, None)
+def test_a_backward_pass_refuses_the_cache_of_every_other_function():
+    given = caches()
+    for name in given:
+        backward = getattr(layers, f"{name}_backward")
+        upstream = [np.ones((2, 4) if "step" in name or name == "affine" else (2, 1, 4))]
+        upstream *= 1 + (name in ("lstm_step", "attention_step"))
+        backward(*upstream, given[name])
+        expected = f"cache: expected what {name}_forward returned last, got"
+        for other in given.keys() - {name}:
+            with pytest.raises(TypeError, match=f"{expected} that of {other}_forward"):
+                backward(*upstream, given[other])
+        for other in (None, (*upstream, given[name])):
+            with pytest.raises(TypeError, match=f"{expected} a {type(other).__name__}"):
+                backward(*upstream, other)

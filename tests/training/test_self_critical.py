@@ -185,7 +185,7 @@ def test_a_run_stopped_within_an_epoch_resumes_with_the_same_bits(
     resumed = solver(model(), checkpoint=tmp_path, resume=True, history=tmp_path / "history.jsonl")
     resumed.train()
     assert outcome(resumed) == outcome(whole)
-    epochs = [line for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "epoch"]
+    _, *epochs = [line for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "epoch"]
     means = np.reshape(whole.reward_history, (3, 3)).mean(axis=1)
     assert [line["reward"] for line in epochs] == pytest.approx(means.tolist())
 
@@ -200,12 +200,51 @@ def test_rewards_rise_and_the_best_epoch_is_that_of_the_best_score() -> None:
     trained.train()
     assert np.mean(trained.reward_history[-5:]) > 1.5 * np.mean(trained.reward_history[:5])
     scores = [entry["CIDEr"] for entry in trained.metric_history]
+    assert max(scores) > trained.start_scores["metric"]["CIDEr"]
     assert trained.best_epoch == int(np.argmax(scores)) + 1
     assert trained.best_score == max(scores)
     assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch};" in repr(trained)
     assert trained.best_val_loss == float("inf")  # without validation there is none
     assert frozen(trained.model.params) == frozen(trained.best_params)
     assert f"CIDEr {max(scores):.4f} in epoch {trained.best_epoch}" in repr(trained)
+
+
+def test_the_start_is_kept_if_no_epoch_is_better(tmp_path: Path) -> None:
+    capgpu.set_backend("numpy")
+    scores = iter([0.5, 0.2, 0.4, 0.5])
+    settings: dict[str, Any] = {"best_by": "score", "keep_best": True, "checkpoint": tmp_path / "state"}
+    trained = solver(metric=lambda model, data: next(scores), history=tmp_path / "history.jsonl", **settings)
+    start, start_loss = frozen(trained.model.params), trained.evaluate()
+    trained.train()
+    assert frozen(trained.model.params) == start
+    assert (trained.best_epoch, trained.best_score, trained.best_val_loss) == (0, 0.5, start_loss)
+    assert trained.metric_history == [0.2, 0.4, 0.5]
+    epochs = [line for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "epoch"]
+    assert [(line["epoch"], line["metric"], line["best"]) for line in epochs] == [
+        (0, 0.5, True),
+        (1, 0.2, False),
+        (2, 0.4, False),
+        (3, 0.5, False),
+    ]
+    resumed = solver(metric=lambda model, data: 0.6, resume=True, num_epochs=4, **settings)
+    assert (resumed.best_epoch, resumed.best_score, resumed.best_val_loss) == (0, 0.5, start_loss)
+    resumed.train()
+    assert (resumed.best_epoch, resumed.best_score) == (4, 0.6)
+
+
+@pytest.mark.usefixtures("sigint_is_not_ignored")
+def test_an_interrupt_while_the_start_is_scored_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    capgpu.set_backend("numpy")
+    whole, other = solver(), solver()
+    whole.train()
+    with monkeypatch.context() as patch:
+        nll = other.model.nll
+        patch.setattr(other.model, "nll", lambda *given: (signal.raise_signal(signal.SIGINT), nll(*given))[1])
+        with pytest.raises(KeyboardInterrupt):
+            other.train()
+    assert (other.step, other.start_scores, other.interrupted) == (0, {}, True)
+    other.train()
+    assert outcome(other) == outcome(whole)
 
 
 def test_a_divergence_names_the_learning_rate_and_keeps_the_last_good_parameters() -> None:
@@ -294,5 +333,10 @@ def test_a_sharpened_model_writes_the_same_greedy_captions_with_multiplied_score
     assert capgpu.to_numpy(decode.greedy(model, features).ids).tolist() == ids.tolist()
     with pytest.raises(ValueError, match="sharpen: expected"):
         sharpen(model, 0)
+    before = frozen(model.params)
+    for factor in (1e39, 1e-46):  # float32 holds neither
+        with pytest.raises(ValueError, match="sharpen: expected a factor that keeps W_vocab within float32, got 1e"):
+            sharpen(model, factor)
+    assert frozen(model.params) == before
     with pytest.raises(ValueError, match="sharpen: expected 1 for a model with tied weights"):
         sharpen(CaptioningRNN(data()["word_to_idx"], 8, 10, 10, "lstm", seed=1, tie_weights=True), 2.0)
