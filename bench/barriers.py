@@ -27,7 +27,7 @@ from capgpu.threads import usable_processors
 STEPS = 200
 
 
-@parallel_job(barriers=True, allocates=False)
+@parallel_job(barriers=True)
 def _meet(index, count, slot, steps, present):  # type: ignore[no-untyped-def]  # compiled
     present[index] = count
     for step in range(steps):
