@@ -1,5 +1,6 @@
-# Daily work. A fresh machine needs python3 (3.11 or newer, with venv), gcc and make; the rest is installed
-# into $(VENV). Overridable: PYTHON, VENV, RUN (folder of the demo), ARGS (for pytest or the benchmarks).
+# Daily work. A fresh machine needs make and python3 (3.11 or newer, with venv); the rest is installed into $(VENV). The
+# tests that execute CUDA kernels need g++ as well, and are skipped without it.
+# Overridable: PYTHON, VENV, RUN (folder of the demo), ARGS (for pytest or the benchmarks).
 # What runs on a GPU makes no environment: it takes PY, and leaves its logs and figures in OUT.
 
 PYTHON ?= python3

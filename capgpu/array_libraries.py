@@ -6,8 +6,10 @@ With `capgpu.backend`, the only module outside of ``capgpu.kernels`` that import
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -19,8 +21,7 @@ from capgpu.optional_deps import install_command
 __all__ = [
     "WITHOUT_GPU",
     "BackendUnavailableError",
-    "compilation_disabled",
-    "has_interpreter_lock",
+    "compiler_problem",
     "host_namespace",
     "open_cpu",
     "open_cuda",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: The remedy in messages about a missing device.
 WITHOUT_GPU = "without a GPU choose CAPGPU_BACKEND=cpu"
+#: The oldest Numba whose LLVM knows all that the kernels use: it has no floating-point maximum on x86 in 0.61.
+OLDEST_NUMBA = (0, 62)
 
 
 class BackendUnavailableError(CapgpuError, RuntimeError):
@@ -81,22 +84,45 @@ def open_numpy() -> ModuleType:
 
 def open_cpu() -> ModuleType:
     """Return the namespace of the ``cpu`` backend, after checking that Numba can compile here."""
+    problem = compiler_problem()
+    if problem is not None:
+        raise BackendUnavailableError(f"backend 'cpu': {problem}")
+    return host_namespace("cpu")
+
+
+def compiler_problem() -> str | None:
+    """Return why Numba cannot compile kernels here, and what would mend it; None if it can."""
     if importlib.util.find_spec("numba") is None:
-        raise BackendUnavailableError(
-            "backend 'cpu': Numba is not installed. Install it with: pip install numba "
-            "(or choose CAPGPU_BACKEND=numpy, which needs no compiler)."
+        return (
+            "Numba is not installed. Install it with: pip install numba (or choose CAPGPU_BACKEND=numpy, which needs "
+            "no compiler)."
+        )
+    version = _numba_version()
+    if version is not None and version < OLDEST_NUMBA:
+        oldest, got = (".".join(map(str, numbers)) for numbers in (OLDEST_NUMBA, version))
+        return (
+            f"expected Numba {oldest} or newer, got {got}, which ends the process while it compiles. Update it with: "
+            f"pip install 'numba>={oldest}', or choose CAPGPU_BACKEND=numpy."
         )
     if not has_interpreter_lock():
-        raise BackendUnavailableError(
-            "backend 'cpu': expected Python with its global interpreter lock, got free-threaded Python, on which these "
-            "kernels have not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
+        return (
+            "expected Python with its global interpreter lock, got free-threaded Python, on which these kernels have "
+            "not been tested. Set PYTHON_GIL=1, or choose CAPGPU_BACKEND=numpy."
         )
     if compilation_disabled():
-        raise BackendUnavailableError(
-            "backend 'cpu': expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose "
-            "CAPGPU_BACKEND=numpy."
+        return (
+            "expected Numba to compile, got NUMBA_DISABLE_JIT=1. Unset that variable, or choose CAPGPU_BACKEND=numpy."
         )
-    return host_namespace("cpu")
+    return None
+
+
+def _numba_version() -> tuple[int, ...] | None:
+    """Return the first two numbers of Numba's version, without importing it; None if they are unknown."""
+    try:
+        numbers = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("numba"))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return None if numbers is None else tuple(map(int, numbers.groups()))
 
 
 def has_interpreter_lock() -> bool:

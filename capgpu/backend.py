@@ -419,8 +419,13 @@ def _device_name(backend: Backend) -> str:
         name = properties["name"]
         name = name.decode() if isinstance(name, bytes) else str(name)
         return f"{name}, compute capability {properties['major']}.{properties['minor']}"
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"host, {count} processors"
+    from capgpu.threads import (
+        thread_count,
+        usable_processors,
+    )  # they need `capgpu.distributed`, which needs this module
+
+    host = f"host, {usable_processors()} processors"
+    return f"{host}, {thread_count()} threads" if backend.name == "cpu" else host
 
 
 def kernels_setting() -> str:

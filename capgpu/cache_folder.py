@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 __all__ = ["cache_folder"]
@@ -14,8 +15,14 @@ def cache_folder() -> Path:
     Returns
     -------
     pathlib.Path
-        ``capgpu`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
+        ``capgpu`` in ``XDG_CACHE_HOME``, or in ``~/.cache``; ``capgpu-UID`` in the folder of temporary files for a user
+        without a home, as containers have them.
     """
     # a relative XDG_CACHE_HOME must be ignored (XDG Base Directory Specification)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path(os.path.expanduser("~"), ".cache")) / "capgpu"
+    if not base.is_absolute():
+        base = Path(os.path.expanduser("~"), ".cache")
+    if base.is_absolute():
+        return base / "capgpu"
+    # without HOME, and without an entry in the list of users, "~" stays what it is: a folder of that name
+    return Path(tempfile.gettempdir(), f"capgpu-{os.geteuid()}" if hasattr(os, "geteuid") else "capgpu")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from capgpu.backend import use_backend
-from capgpu.decode import beam_search
+from capgpu.decode import beam_search, sample
 from capgpu.dtypes import floating_dtype
-from capgpu.kernels import kernels_for
+from capgpu.kernels import Precision, kernels_for
 from capgpu.layers.cells import CELLS
 from capgpu.model import CaptioningRNN
 from capgpu.optim import UPDATE_RULES, Optimizer
@@ -26,8 +26,9 @@ _SMALL, _LARGE = 4, 4096
 def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> float:
     """Compile all CPU kernels for models of a dtype, and store them on disk.
 
-    Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``. Kernels
-    of update rules depend on the number of parameters: they are those of models of one layer.
+    Small models are trained for one step with each update rule and generate captions, on the backend ``cpu``; those in
+    float32 also with bfloat16 products. Kernels of update rules depend on the number of parameters: they are those of
+    models of one layer.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> f
             # small and large batches are computed by different kernels
             for words, captions in ((_SMALL, 2), (_LARGE, 256)):
                 _use(_model(kind, cell_type, words), captions)
+            if kind == np.float32:
+                _use(_model(kind, cell_type, _SMALL, "bf16"), 2)
     return time.perf_counter() - start
 
 
@@ -67,11 +70,12 @@ def _compile_workers() -> None:
     POOL.compile_workers()
 
 
-def _model(dtype: np.dtype[Any], cell_type: str, words: int) -> CaptioningRNN:
+def _model(dtype: np.dtype[Any], cell_type: str, words: int, precision: Precision = "float32") -> CaptioningRNN:
     # enough recurrent weights for the float64 kernels to be compiled
     hidden = 16 if dtype == np.float32 else 256
     vocabulary = {word: k for k, word in enumerate((NULL, START, END, *map(str, range(words - 3))))}
-    return CaptioningRNN(vocabulary, 8, 16, hidden, cell_type, dtype, seed=0, output_dropout=0.5)  # type: ignore[arg-type]
+    cell: Any = cell_type  # the model checks the name
+    return CaptioningRNN(vocabulary, 8, 16, hidden, cell, dtype, seed=0, output_dropout=0.5, precision=precision)
 
 
 def _use(model: CaptioningRNN, count: int) -> None:
@@ -87,3 +91,4 @@ def _use(model: CaptioningRNN, count: int) -> None:
     for pictures in (features, features[:1]):
         model.sample(pictures, 3)
     beam_search(model, features, 2, max_length=3)
+    sample(model, features, seed=0, max_length=3)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from capgpu.array_libraries import compilation_disabled, has_interpreter_lock
+from capgpu.array_libraries import compiler_problem
 from capgpu.backend import Array, host_choice, is_device_array, is_host_array, kernels_setting
 from capgpu.dtypes import is_bfloat16
 from capgpu.kernels.contract import (
@@ -110,8 +109,8 @@ def host_kernels() -> Kernels:
     Returns
     -------
     Kernels
-        The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba is
-        not installed, or with its compilation disabled. No device is opened to find out.
+        The ``cpu`` backend's, unless the backend in force is ``numpy``, the setting is ``reference``, or Numba cannot
+        compile here. No device is opened to find out.
     """
     if kernels_setting() == "fused":
         backend = host_choice()
@@ -157,4 +156,4 @@ def compile_seconds() -> float:
 
 @functools.cache
 def _numba_usable() -> bool:
-    return find_spec("numba") is not None and has_interpreter_lock() and not compilation_disabled()
+    return compiler_problem() is None

@@ -9,7 +9,9 @@ and of Numba's compiler.
 
 The process does not end, and does not fork, while a helper works: code of LLVM must not run while the process is taken
 down, and a child would have copies of locks that nobody releases. At the end a compilation is stopped as soon as LLVM
-returns from what it does.
+returns from what it does. What a signal handler raises while the process waits there would be printed and dropped by
+Python, and the wait would end: signals are recorded meanwhile. After a fork they are sent again; at the end of the
+process they are dropped.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ import contextvars
 import ctypes
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -40,6 +44,11 @@ LOOK = 0.05
 START = 1.0
 #: Seconds that a helper without work waits for more.
 LINGER = 2.0
+#: Seconds for which a wait before a fork, or at the end of the process, records signals. LLVM returns sooner; what
+#: hangs can be interrupted afterwards.
+RECORDING = 30.0
+#: Seconds after a fork until recorded signals are sent again: Python's other callbacks of the fork have returned.
+RESENDING = 0.01
 #: Code of these files on the stack means that the thread holds locks of the import system.
 IMPORT_SYSTEM = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
@@ -184,25 +193,71 @@ def _may_not_wait() -> bool:
     return frame is not None
 
 
+#: Numbers of the signals that arrived while a fork waited for helpers.
+_recorded: list[int] = []
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Record signals, for `RECORDING` seconds, instead of calling their handlers."""
+    handlers: dict[int, Any] = {}
+    end = monotonic() + RECORDING
+
+    def record(number: int, frame: FrameType | None) -> None:
+        if monotonic() < end:
+            _recorded.append(number)
+        else:
+            handlers[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():  # handlers run in no other
+        handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, record)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _finish() -> None:
     """Wait until no helper works, unless one could wait for this thread."""
-    if _may_not_wait():
+    if not _running or _may_not_wait():
         return
-    # another thread that has waited for the same call may have the next one begun meanwhile
-    while _running:
-        for call in list(_running):
-            call.wait()
+    with _recording():
+        # another thread that has waited for the same call may have the next one begun meanwhile
+        while _running:
+            for call in list(_running):
+                call.wait()
+
+
+def _resend() -> None:
+    """Send the recorded signals, in the process that has forked."""
+    if _recorded:
+        numbers = _recorded.copy()
+        _recorded.clear()
+        _thread.start_new_thread(_send, (threading.main_thread().ident, numbers))
+
+
+def _send(thread: int | None, numbers: list[int]) -> None:
+    sleep(RESENDING)
+    if thread is not None:
+        for number in numbers:
+            signal.pthread_kill(thread, number)
 
 
 def _end() -> None:
     """Stop what helpers run, which may be a compilation of many seconds, and wait until they have stopped."""
-    if not _may_not_wait():
-        for call in list(_running):
-            call.stop()
+    if _running and not _may_not_wait():
+        with _recording():
+            for call in list(_running):
+                call.stop()
 
 
 def _forget() -> None:
     """Reset to no helpers, in a forked child: it has no such threads."""
+    _recorded.clear()
     _running.clear()
     _idle.clear()
     _helpers.clear()
@@ -210,7 +265,7 @@ def _forget() -> None:
 
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_finish, after_in_child=_forget)
+    os.register_at_fork(before=_finish, after_in_parent=_resend, after_in_child=_forget)
 
 
 @functools.cache

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
 
+from capgpu.array_libraries import OLDEST_NUMBA
 from capgpu.backend import BackendUnavailableError, set_backend
 from simulators import cupy_standin
 
@@ -48,6 +50,7 @@ def test_a_missing_cupy_is_reported_with_the_install_command(monkeypatch):
 def test_a_process_that_requires_cuda_without_cupy_ends_with_the_install_command(in_new_process):
     code = """
 import sys
+import tomllib
 sys.modules["cupy"] = None
 import capgpu
 try:
@@ -147,6 +150,26 @@ def test_a_missing_numba_is_reported(monkeypatch):
         set_backend("cpu")
 
 
+@pytest.mark.parametrize(
+    ("version", "usable"), [("0.61.2", False), ("0.62.0rc1", True), ("1.0", True), ("unknown", True)]
+)
+def test_a_numba_that_would_end_the_process_is_refused(monkeypatch, version, usable):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    if usable:
+        assert set_backend("cpu").name == "cpu"
+    else:
+        with pytest.raises(
+            BackendUnavailableError, match=r"expected Numba 0\.62 or newer, got 0\.61, .*'numba>=0\.62'"
+        ):
+            set_backend("cpu")
+
+
+def test_the_oldest_numba_is_that_of_the_requirements():
+    requirements = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = ".".join(map(str, OLDEST_NUMBA))
+    assert any(line.startswith(f"numba>={oldest},") for line in requirements["project"]["dependencies"])
+
+
 def test_a_numba_with_compilation_disabled_is_reported(in_new_process, monkeypatch):
     code = """
 import capgpu
@@ -172,7 +195,7 @@ def test_host_arrays_of_a_cuda_program_use_the_reference_kernels_if_numba_cannot
     import capgpu.kernels
 
     set_backend("cuda")
-    monkeypatch.setattr(capgpu.kernels, "compilation_disabled", lambda: True)
+    monkeypatch.setattr(capgpu.array_libraries, "compilation_disabled", lambda: True)
     capgpu.kernels._numba_usable.cache_clear()
     try:
         assert capgpu.kernels.kernels_for(np.zeros(1, np.float32)).name == "reference"
@@ -184,6 +207,7 @@ def test_host_arrays_of_a_cuda_program_use_the_reference_kernels_if_numba_cannot
 
 WITHOUT_COMPAT = """
 import sys
+import tomllib
 sys.path.insert(0, {tests!r})
 from simulators import cupy_standin
 import capgpu
@@ -220,6 +244,7 @@ def test_an_array_api_compat_that_fails_to_import_is_not_reported_as_missing(in_
         (tmp_path / "array_api_compat" / f"{name}.py").write_text(text)
     code = f"""
 import sys
+import tomllib
 sys.path.insert(0, {str(tmp_path)!r})
 import capgpu
 try:

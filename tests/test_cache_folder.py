@@ -25,3 +25,13 @@ def test_without_an_absolute_xdg_cache_home_the_cache_is_in_the_home_folder(
 def test_an_absolute_xdg_cache_home_holds_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "capgpu"
+
+
+def test_a_user_without_a_home_gets_a_folder_of_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as of a number that no user has
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_folder().parent == tmp_path
+    assert cache_folder().name.startswith("capgpu")

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+import capgpu
 from capgpu import threads
 from capgpu.threads import cgroup_quota, thread_count, usable_processors
 
@@ -60,6 +61,23 @@ def test_a_quota_limits_the_processors(monkeypatch, quota, count):
     monkeypatch.setattr(threads, "cgroup_quota", lambda root: quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert usable_processors() == count
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("cpu", "host, 3 processors, 4 threads"), ("numpy", "host, 3 processors")]
+)
+def test_the_processors_of_the_quota_and_the_threads_are_shown(monkeypatch, name, device):
+    monkeypatch.setattr(threads, "cgroup_quota", lambda root: 3.5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    with capgpu.use_backend(name):
+        assert capgpu.backend_info()["device"] == device
+
+
+def test_an_invalid_setting_is_shown_as_the_error(monkeypatch):
+    monkeypatch.setenv("CAPGPU_THREADS", "many")
+    with capgpu.use_backend("cpu"):
+        assert capgpu.backend_info()["error"].startswith("CAPGPU_THREADS: expected a number of threads")
 
 
 def write(root, files):

@@ -1,6 +1,7 @@
 """Compare the CPU kernels with the reference on small problems, for processors on which the tests cannot be run.
 
-Run as ``python -m tools.check_host_kernels``; it needs only NumPy, Numba and array-api-compat (see `tools/aarch64.sh`).
+Run as ``python -m tools.check_host_kernels [CELL ...]``, by default for all cells. It needs only NumPy, Numba and
+array-api-compat (see `tools/aarch64.sh`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -55,11 +57,14 @@ def model(cell_type: str) -> list[tuple[str, float, float]]:
     ]
 
 
-def main() -> int:
+def main(cells: Sequence[str]) -> int:
     """Print every error and its limit; return 1 if a limit is exceeded."""
     capgpu.set_backend("cpu")
+    from capgpu.kernels.cpu.compile import FUSES, VECTOR_BYTES
+
+    print(f"vectors of {VECTOR_BYTES} bytes, {'fused' if FUSES else 'separate'} multiply and add")
     failed, start = False, time.perf_counter()
-    for check in (product, *(partial(model, cell) for cell in CELLS)):
+    for check in (product, *(partial(model, cell) for cell in cells or CELLS)):
         for name, error, limit in check():
             failed |= not error <= limit
             print(f"{platform.machine()} {name}: {error:.2e}, limit {limit:.0e}", flush=True)
@@ -68,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -108,7 +108,8 @@ def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=Count(),
         expose_value=False,
         callback=_set_threads,
-        help="Threads of the CPU, also for reading pictures.  [default: CAPGPU_THREADS, else all processors]",
+        help="Threads of the CPU, also for reading pictures.  [default: CAPGPU_THREADS, else the first number of "
+        "OMP_NUM_THREADS, else all processors]",
     )
     backend = click.option(
         "--backend",

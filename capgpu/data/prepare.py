@@ -187,7 +187,7 @@ def prepare(
             _check_present(source, max_unreadable)
         splits = split_pictures(source, config.val, config.test, config.seed)
         words, wordless = _tokenize(splits, config)
-        _vocabulary(words, config)  # its errors are raised before features are computed
+        vocabulary, counts = _vocabulary(words["train"], config)  # its errors are raised before features are computed
         everything = {
             **asdict(config),
             **(settings or {}),
@@ -213,6 +213,8 @@ def prepare(
         _check_readable(source, unreadable, max_unreadable, lambda: broken[0])
         splits = {name: splits[name].take(indices) for name, indices in kept.items()}
         words = {name: [words[name][index] for index in indices] for name, indices in kept.items()}
+        if unreadable["train"]:  # words of pictures without features cannot be learnt
+            vocabulary, counts = _vocabulary(words["train"], config)
         if config.pca is not None:
             from capgpu.vision.projection import fit_projection
 
@@ -220,7 +222,8 @@ def prepare(
             cells = rows["train"].reshape(-1, encoder.network_dim)
             encoder = encoder.with_projection(fit_projection(cells, config.pca))
             rows = project_features(encoder, rows, work)
-        data, report = _encode(splits, words, rows, config)
+        data, report = _encode(splits, words, rows, vocabulary, config)
+        report["words in training captions"], report["minimum count"] = len(counts), _min_count(counts, config)
         report["unreadable pictures"], report["captions without words"] = broken, wordless
         finished = work / "finished"
         shutil.rmtree(finished, ignore_errors=True)  # of a killed process
@@ -251,17 +254,12 @@ def _encode(
     splits: Mapping[str, Pictures],
     words: Mapping[str, list[list[list[str]]]],
     rows: Mapping[str, HostArray],
+    vocabulary: Vocabulary,
     config: PrepareConfig,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the data dictionary of pictures with features, and its statistics.
-
-    The vocabulary is that of these pictures: words of others cannot be learnt.
-    """
-    counts = _counted(words["train"])
-    vocabulary = _vocabulary(words, config)
+    """Return the data dictionary of pictures with features, and its statistics."""
     data: dict[str, Any] = {"idx_to_word": vocabulary.idx_to_word, "word_to_idx": vocabulary.word_to_idx}
     report: dict[str, Any] = {"vocabulary": len(vocabulary), "splits": {}}
-    report["words in training captions"], report["minimum count"] = len(counts), _min_count(counts, config)
     dtype = stored_dtype(rows["train"])
     shape = rows["train"].shape[1:]
     report["features"] = {
@@ -376,17 +374,17 @@ def _min_count(counts: Counter[str], config: PrepareConfig) -> int:
     return 1
 
 
-def _vocabulary(words: Mapping[str, list[list[list[str]]]], config: PrepareConfig) -> Vocabulary:
-    """Build the vocabulary of the training captions."""
-    counts = _counted(words["train"])
+def _vocabulary(words: list[list[list[str]]], config: PrepareConfig) -> tuple[Vocabulary, Counter[str]]:
+    """Build the vocabulary of the training captions; return the number of occurrences of each word, too."""
+    counts = _counted(words)
     min_count = _min_count(counts, config)
     vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_size=config.max_words)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise InvalidValueError(
-            f"min_count: expected a count that a word reaches in the {sum(map(len, words['train'])):,} training "
+            f"min_count: expected a count that a word reaches in the {sum(map(len, words)):,} training "
             f"captions, got {min_count}: all words would be {UNK}. Lower min_count."
         )
-    return vocabulary
+    return vocabulary, counts
 
 
 def _tokenize(splits: dict[str, Pictures], config: PrepareConfig) -> tuple[dict[str, list[list[list[str]]]], list[str]]:

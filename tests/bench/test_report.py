@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import plots, report
-from bench.bars import LIMIT_BARS, PEER_BARS, standing
+from bench.bars import LIMIT_BARS, PEER_BARS, peer_bar, standing
 from bench.fresh import FirstCall
 from bench.measure import Measurement, Record
 from bench.run import arguments
@@ -54,6 +54,12 @@ def test_the_verdict_is_no_if_one_bar_is_exceeded(records: list[Record]) -> None
     assert PEER_BARS["loss"]["S1", "lstm"] > 0.5
     assert LIMIT_BARS["S1", "lstm"] < 1.25
     assert result.verdict == "no"
+
+
+def test_one_caption_at_a_large_vocabulary_has_a_bar_of_its_own() -> None:
+    assert peer_bar("S3", "lstm", "sample1") == 0.80
+    assert peer_bar("S3", "lstm", "sample100") == peer_bar("S1", "lstm", "sample1") == 0.85
+    assert peer_bar("S3:T=8", "lstm", "sample1") is None
 
 
 def test_a_disturbed_measurement_has_no_verdict(records: list[Record]) -> None:

@@ -16,7 +16,7 @@ import capgpu.array_libraries
 import capgpu.warm
 from capgpu.cli import main
 from capgpu.data import emoji
-from capgpu.decode import beam_search
+from capgpu.decode import beam_search, sample
 from capgpu.kernels.cpu import code_cache
 from oracles.compilations import compilations
 
@@ -68,6 +68,10 @@ def test_after_warming_a_model_compiles_nothing(random):
     capgpu.CaptioningSolver(model, data, "adam", batch_size=512, num_epochs=1, seed=0, verbose=False).train()
     model.sample(data["test_features"][:5], stop_at_end=True)
     beam_search(model, data["test_features"][:2], 3, max_length=5)
+    sample(model, data["test_features"][:2], seed=0, top_p=0.9)
+    rounded = capgpu.CaptioningRNN(data["word_to_idx"], 256, 32, 48, "lstm", seed=0, precision="bf16")
+    rounded.loss(data["test_features"][:64], data["test_captions"][:64])
+    rounded.sample(data["test_features"][:64])
     tied = capgpu.CaptioningRNN(data["word_to_idx"], 256, 48, 48, "lstm", seed=0, tie_weights=True, label_smoothing=0.1)
     for rule in ("adam", "sgd_momentum"):
         capgpu.CaptioningSolver(tied, data, rule, batch_size=512, num_epochs=1, seed=0, verbose=False).train()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capgpu.data import prepare as preparation
 from capgpu.data.arrays import validate_data
 from capgpu.data.batches import epoch_batches
 from capgpu.data.detect_format import read_source
@@ -54,6 +55,19 @@ def test_the_vocabulary_is_that_of_training_captions_of_readable_pictures(tmp_pa
     make(source, tmp_path / "out")
     words = load_prepared(tmp_path / "out")["idx_to_word"]
     assert set(words[len(SPECIAL_WORDS) :]) == {"a", "dog", "two", "cats", *(f"number{i}" for i in range(5, COUNT - 1))}
+
+
+def test_words_are_counted_once_unless_training_pictures_are_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = preparation._counted
+    monkeypatch.setattr(preparation, "_counted", lambda words: counted.append(len(words)) or count(words))
+    for split in ("train", "val"):  # of the last picture, which is unreadable
+        source = read_source(write_source(tmp_path / split, lambda i, s=split: s if i >= COUNT // 2 else "train"))
+        make(source, tmp_path / f"{split}-out")
+        counted.append(0)
+    assert counted == [COUNT, COUNT - 1, 0, COUNT // 2, 0]
 
 
 def test_limits_of_vocabulary_and_caption_length_are_applied(csv_source: Source, tmp_path: Path) -> None:

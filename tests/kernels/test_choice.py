@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,11 @@ def test_small_float64_host_arrays_use_the_reference(limit, name):
     assert kernels_for(np.zeros((LIMIT - 1,))).name == "reference"
     assert kernels_for(np.zeros((2, LIMIT // 2))).name == compiled
     assert kernels_for(np.zeros(1, np.float32)).name == compiled
+
+
+def test_the_guide_names_the_limit():
+    guide = Path(__file__).resolve().parents[2] / "docs" / "guides" / "backends.md"
+    assert f"{LIMIT:,} elements or more" in guide.read_text(encoding="utf-8")
 
 
 def test_small_float64_device_arrays_use_the_devices_kernels(cupy, limit):

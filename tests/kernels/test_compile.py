@@ -176,6 +176,20 @@ def test_with_a_numba_that_lacks_a_pass_its_own_pipeline_compiles(tmp_path):
     assert "compiles kernels with all of its passes" in done.stderr
 
 
+@pytest.mark.parametrize("has_names", [True, False])
+def test_a_numba_without_the_private_names_generates_machine_code_as_usual(monkeypatch, has_names):
+    if not has_names:
+        monkeypatch.setattr(late_code, "NEEDED", (*late_code.NEEDED, "_a_name_of_another_version"))
+
+    @compile.compiled()
+    def twice(x):
+        return _add(x, x)
+
+    assert twice(4) == 8
+    (result,) = twice.overloads.values()
+    assert isinstance(result.library, late_code.LateLibrary) is has_names
+
+
 def test_functions_of_other_packages_are_not_kept_on_disk():
     assert _add.py_func.__module__ != "capgpu.kernels.cpu.compile"
     assert type(_add._cache).__name__ == "NullCache"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -166,6 +167,60 @@ assert os.waitpid(children[0], 0)[1] == 0
 )
 def test_a_process_forks_when_helpers_have_ended_and_the_child_can_load(handler):
     run(FORKS.format(handler=handler + "\nsignal.signal(signal.SIGALRM, handle)"))
+
+
+@POSIX
+def test_signals_during_the_wait_of_a_fork_are_handled_after_it():
+    assert (
+        run("""
+        import os, signal, time
+        from capgpu.kernels.loading import undisturbed
+        def stop(number, frame): raise TimeoutError(number)
+        signal.signal(signal.SIGALRM, stop)
+        done = []
+        def slow():
+            time.sleep(1.0)
+            done.append(1)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            undisturbed(slow)
+        except TimeoutError:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        child = None
+        try:
+            child = os.fork()
+            if child == 0:
+                time.sleep(0.5)  # the signal is not the child's
+                os._exit(0 if done else 1)
+            time.sleep(20)
+        except TimeoutError as error:
+            print(error, done, os.waitpid(child, 0)[1], signal.getsignal(signal.SIGALRM) is stop)
+    """)
+        == f"{int(signal.SIGALRM)} [1] 0 True"
+    )
+
+
+@POSIX
+def test_signals_do_not_end_the_wait_at_the_end_of_the_process():
+    run("""
+        import atexit, os, signal, time
+        from capgpu.kernels import loading
+        def stop(number, frame): raise SystemExit
+        signal.signal(signal.SIGALRM, stop)
+        running = [1]
+        def slow():
+            try:
+                while True:
+                    time.sleep(0.01)
+            finally:
+                running.clear()
+        atexit.unregister(loading._end)
+        atexit.register(lambda: os._exit(3 if running else 0))
+        atexit.register(loading._end)
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+        loading.undisturbed(slow)
+    """)
 
 
 @POSIX

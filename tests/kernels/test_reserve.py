@@ -75,23 +75,25 @@ def test_kernels_check_memory_before_they_import_load_and_compile(moment, room, 
 LEAKS = """
 import resource
 import numpy as np
-from numba.core.runtime import _nrt_python as nrt, rtsys
 from capgpu.kernels.cpu import embedding
 
-nrt.memsys_enable_stats()
+def address_space():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
 rows, tokens, size = np.ones((2, 1), np.float32), np.array([1, 1]), 20_000_000
 embedding.embedding_gradient(rows, tokens, 2)
-before = rtsys.get_allocation_stats()
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+used = address_space()
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 # for the result (80 MB) and three quarters of the 320 MB that the task wants besides; the heap has some that is free
 resource.setrlimit(resource.RLIMIT_AS, (used + 320 * 10**6, hard))
-try:
-    embedding.embedding_gradient(rows, tokens, size)
-except MemoryError as error:
-    print(error)
-after = rtsys.get_allocation_stats()
-print(after.mi_alloc - before.mi_alloc - (after.mi_free - before.mi_free))
+sizes = []
+for _ in range(5):
+    try:
+        embedding.embedding_gradient(rows, tokens, size)
+    except MemoryError as error:
+        print(error)
+    sizes.append(address_space())
+print(sizes[-1] - sizes[0])  # the C library makes another heap at the first failure
 """
 
 
@@ -104,11 +106,12 @@ def test_a_task_without_memory_leaks_none(tmp_path):
         "CAPGPU_THREADS": "1",
     }
     # compiled by another process: compiling leaves much free memory on the heap
-    for script in (LEAKS.partition("before =")[0], LEAKS):
+    for script in (LEAKS.partition("used =")[0], LEAKS):
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=800
         )
         assert done.returncode == 0, done.stderr
-    refusal, leaked = done.stdout.splitlines()
-    assert "expected memory for the temporary arrays" in refusal
-    assert leaked == "0"
+    *refusals, leaked = done.stdout.splitlines()
+    assert len(refusals) == 5
+    assert all("expected memory for the temporary arrays" in refusal for refusal in refusals)
+    assert int(leaked) < 10_000_000

@@ -51,6 +51,16 @@ def fail_beside_a_barrier(index, count, slot, failing, out):
             return
 
 
+def fail_to_allocate(index, count, slot, failing, out):
+    """Fail in one of the tasks, of which each touches 2 MB of memory that it releases."""
+    memory = allocate(1 << 55 if index == failing and count > 1 else 1 << 18, out)
+    for j in range(0, memory.size, 512):
+        memory[j] = 1.0
+    out[index] = memory.size
+    barrier(slot, index, count, 1)
+    release(memory)
+
+
 def rotate(index, count, slot, steps, values):
     """Add to each value its left neighbour's, `steps` times; a thread has a run of them. Two rows take turns."""
     n = values.shape[1]
@@ -62,8 +72,10 @@ def rotate(index, count, slot, steps, values):
             return
 
 
-MARK, FAIL = parallel_job()(mark), parallel_job()(fail)
-FAIL_BESIDE, ROTATE = parallel_job(barriers=True)(fail_beside_a_barrier), parallel_job(barriers=True)(rotate)
+MARK, FAIL = parallel_job()(mark), parallel_job(allocates=True)(fail)
+FAIL_BESIDE = parallel_job(barriers=True, allocates=True)(fail_beside_a_barrier)
+FAIL_TO_ALLOCATE = parallel_job(barriers=True)(fail_to_allocate)
+ROTATE = parallel_job(barriers=True)(rotate)
 
 
 @pytest.fixture
@@ -129,7 +141,7 @@ def test_barriers_order_all_threads(make_pool, n_threads):
         assert pool.tasks_of_workers == before + n_threads - 1
 
 
-@pytest.mark.parametrize("launch", [FAIL, FAIL_BESIDE], ids=["independent", "barriers"])
+@pytest.mark.parametrize("launch", [FAIL, FAIL_BESIDE, FAIL_TO_ALLOCATE], ids=["independent", "barriers", "own memory"])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_task_that_runs_out_of_memory_raises_memory_error(make_pool, launch, failing):
     pool = make_pool(3, patience=10.0)
