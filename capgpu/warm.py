@@ -53,8 +53,11 @@ def warm(dtype: Any = np.float32, cell_types: Sequence[str] = tuple(CELLS)) -> f
     with use_backend("cpu"):
         # a product large enough for several threads, to compile their kernels
         square = np.ones((256, 256), kind)
-        kernels_for(square).matmul(square, square)
+        kernels = kernels_for(square)
+        kernels.matmul(square, square)
+        # models would leave both to a second process, which ends with this one
         _compile_workers()
+        kernels.caption_batch(np.array([[1, 2]]), 0, 3, square)
         for cell_type in cell_types:
             # small and large batches are computed by different kernels
             for words, captions in ((_SMALL, 2), (_LARGE, 256)):
