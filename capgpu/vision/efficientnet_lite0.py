@@ -7,7 +7,10 @@ channel at inference and is merged into the preceding convolution.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +33,8 @@ MEAN, STD = 127.0, 128.0
 DIM = 1280
 #: Name of the last convolution's output, and its height and width.
 GRID, GRID_SIDE = "grid", 7
+
+logger = logging.getLogger("capgpu")
 
 _NORM_EPS = 1e-3
 _OPSET, _IR_VERSION = 17, 8
@@ -79,7 +84,7 @@ def network_file() -> tuple[Path, str]:
     Returns
     -------
     path : pathlib.Path
-        The ONNX file, in the user's cache folder.
+        The ONNX file, in the user's cache folder; in a temporary one, for this process, where that cannot be written.
     sha256 : str
         The SHA-256 of the weights it was built from.
 
@@ -90,7 +95,7 @@ def network_file() -> tuple[Path, str]:
     ValueError
         If the weights are damaged or those of another network.
     OSError
-        If a file cannot be read or written.
+        If the weights cannot be read, or no file can be written.
     """
     weights = weights_file()
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -101,10 +106,23 @@ def network_file() -> tuple[Path, str]:
             return cached_file, sha256
     content = build_network(read_state_dict(weights))
     target = cache_folder() / _checked_name(stem, content)
-    create_folder(target.parent)
-    with atomic_write(target) as file:
-        file.write(content)
+    try:
+        create_folder(target.parent)
+        with atomic_write(target) as file:
+            file.write(content)
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        logger.info("capgpu: the network efficientnet-lite0 cannot be kept on disk: %s", error)
+        target = Path(_temporary_folder().name, target.name)
+        target.write_bytes(content)
     return target, sha256
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create a folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="capgpu-")
 
 
 def _checked_name(stem: str, content: bytes) -> str:

@@ -324,7 +324,7 @@ def open_encoder(
     MissingExtraError
         If a package of the extra ``vision`` is not installed.
     OSError
-        If the network's file cannot be read, or the cache folder cannot be written.
+        If the network's file cannot be read.
     ValueError
         For a network without an input of pictures, an unknown output, a size that the network does not accept, a
         setting that ``efficientnet-lite0`` fixes, a mean or standard deviation of pixels from 0 to 1, or a grid of more

@@ -93,6 +93,21 @@ def test_a_built_network_that_was_damaged_is_built_again(cache, monkeypatch, tmp
         assert path.read_bytes() == whole
 
 
+def test_a_network_that_cannot_be_kept_is_built_for_this_process(cache, monkeypatch, tmp_path):
+    whole = efficientnet_lite0.network_file()[0].read_bytes()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setattr(efficientnet_lite0, "build_network", lambda weights: whole)
+    path, _ = efficientnet_lite0.network_file()
+    assert path.read_bytes() == whole
+    assert not path.is_relative_to(tmp_path)
+    monkeypatch.setattr(efficientnet_lite0, "atomic_write", lambda target: (_ for _ in ()).throw(TimeoutError))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(TimeoutError):  # of a signal handler
+        efficientnet_lite0.network_file()
+
+
 def test_weights_of_another_network_are_refused(weights):
     lacking = {name: array for name, array in weights.items() if name != "_blocks.7._bn1.bias"}
     with pytest.raises(ValueError, match=r"got none named '_blocks\.7\._bn1\.bias'"):
