@@ -86,8 +86,8 @@ MAGIC = b"capgpu1\n"
 HEADER = len(MAGIC) + hashlib.sha256().digest_size
 #: Number of generations (sources and versions) that are kept; the oldest are removed.
 GENERATIONS = 8
-#: Settings of Numba that change the generated code.
-SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")
+#: Settings of Numba that change the generated code. With Intel's SVML (icc_rt) it calls symbols of that library.
+SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX", "USING_SVML")
 
 #: Exceptions of an unusable entry. No base class of these: an exception of a signal handler must reach the caller.
 UNUSABLE = (
@@ -241,7 +241,7 @@ def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
         wanted = signature.args, signature.return_type
         callback = numba.core.ccallback.CFunc(function, wanted, {}, options, KernelCompiler)
         callback._cache = _Cache(function)
-        compile_late(callback._compiler, callback._targetdescr.target_context)
+        compile_late(callback, callback._targetdescr.target_context)
         with rare_collections(), released():
             callback.compile()
     except AttributeError as error:

@@ -71,7 +71,7 @@ def compiled(
         _share_code_for_literals(native_version)
         _redirect_compiled_callers(python_version, native_version)
         for dispatcher in (python_version, native_version):
-            compile_late(dispatcher._compiler, dispatcher.targetctx)
+            compile_late(dispatcher, dispatcher.targetctx)
         keep_on_disk(python_version)
         load_undisturbed(python_version)
         result: F = python_version

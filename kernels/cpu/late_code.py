@@ -32,6 +32,7 @@ from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
 
+from capgpu.errors import InvalidTypeError
 from capgpu.kernels.cpu.front_end import reuse_results
 
 __all__ = ["LateLibrary", "compile_late"]
@@ -200,18 +201,19 @@ def _parse(lines: list[str], like: Any) -> Any:
     return module
 
 
-def compile_late(compiler: Any, context: Any) -> None:
-    """Let a compiler of Numba generate machine code only of the outermost functions.
+def compile_late(function: Any, context: Any) -> None:
+    """Let Numba generate machine code only of the outermost functions.
 
     Parameters
     ----------
-    compiler : numba.core.dispatcher._FunctionCompiler
-        Compiler of a function of this package; modified.
+    function : numba.core.dispatcher.Dispatcher or numba.core.ccallback.CFunc
+        A function of this package that is to be compiled; modified.
     context : numba.core.cpu.CPUContext
         Target context.
     """
     missing = [name for name in NEEDED if not hasattr(JITCodeLibrary, name)]
-    if missing or not hasattr(context.codegen(), "_library_class"):
+    compiler = getattr(function, "_compiler", None)
+    if missing or compiler is None or not hasattr(context.codegen(), "_library_class"):
         logger.info("capgpu: this version of Numba generates machine code of all functions (%s)", missing)
         return
     compiler.compile = _late(compiler.compile, context, bool(compiler.targetoptions.get("_nrt", True)))
@@ -224,7 +226,7 @@ def _late(compile_now: Callable[..., Any], context: Any, counts_references: bool
             result = compile_now(args, return_type)
         if not counts_references and _has_array(result.signature.return_type):
             # a caller that counts references would release one that was never added, and so free memory in use
-            raise TypeError(
+            raise InvalidTypeError(
                 f"expected a function without allocations to return no array, got {result.signature} of "
                 f"{result.fndesc.qualname}. Return its numbers, or compile it with allocates=True."
             )
