@@ -7,23 +7,24 @@ recurrences hit the L2 cache and are not counted.
 from __future__ import annotations
 
 from bench.cuda.parts import FLOAT, Extents, Part, product
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda.embedding import SLICE
 
 __all__ = ["step"]
 
 # operations per unit and row, with a special function counted as one: see kernels/reference/recurrence.py
 _POINTWISE = {"lstm": (24, 27), "gru": (21, 17), "rnn": (4, 4)}
-# numbers of a unit and row that are moved. Forward, written: hidden and previous hidden states, and the LSTM's cell
-# states and gates, or the GRU's four saved numbers. Backward, read: dhidden and hidden, or what the LSTM saved, or what
-# the GRU saved and the previous hidden states; written: the gates' gradient, of which the GRU has two
-_MOVED = {"lstm": (7, 10), "gru": (6, 12), "rnn": (2, 3)}
 _ADAM = 12
 _DROPOUT = 14  # two rounds of the hash, the comparison, the product
 
 
 def _recurrences(e: Extents, persistent: bool) -> tuple[Part, Part]:
     cell, suffix = e.cell, ("" if persistent else "_step")
-    (forward_flops, backward_flops), (written, moved) = _POINTWISE[cell], _MOVED[cell]
+    (forward_flops, backward_flops), shape = _POINTWISE[cell], CELLS[cell]
+    # numbers of a unit and row. Forward, written: hidden and previous hidden states, cell states and what is saved.
+    # Backward, read: dhidden, one of the states and what is saved; written: the gradient of the gates, or both
+    written = 2 + shape.has_state + shape.n_saved
+    moved = 2 + shape.n_saved + shape.n_gates * (1 + shape.splits_gradient)
     # one launch per step reads Wh again at each step
     weights = e.H * e.G * (1 if persistent else e.steps)
     units = e.M * e.H

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from capgpu.kernels.cells import CELLS
 from capgpu.kernels.cuda import compile, launch_heuristics, tuning
 from capgpu.kernels.cuda.stopwatch import Elapsed, device_time
 from tools.gpu.tables import LeftOutError, Part, require_torch
 
 __all__ = ["parts", "shown"]
 
-CELLS = ("lstm", "gru", "rnn")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
