@@ -13,7 +13,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar
 
-import click
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from docutils.statemachine import StringList
@@ -21,6 +20,7 @@ from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 
 from capgpu.cli import main
+from capgpu.cli.command import CommandContext
 
 
 def _listed(argument: str | None) -> list[str]:
@@ -73,13 +73,13 @@ class Commands(Directive):
         """Return a section for each command."""
         document = self.state.document
         sections: list[nodes.Node] = []
-        with click.Context(main, info_name="capgpu", **main.context_settings) as context:
+        with CommandContext(main, info_name="capgpu", **main.context_settings) as context:
             for name in main.list_commands(context):
                 command = main.get_command(context, name)
                 assert command is not None
                 section = nodes.section(ids=[f"capgpu-{name}"], names=[name])
                 settings = {**command.context_settings, "max_content_width": 90}
-                with click.Context(command, parent=context, info_name=name, **settings) as own:
+                with CommandContext(command, parent=context, info_name=name, **settings) as own:
                     text = command.get_help(own)
                 section += nodes.title(text=f"capgpu {name}")
                 section += nodes.literal_block(text, text, language="text")
