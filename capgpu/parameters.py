@@ -16,6 +16,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell
 from capgpu.random import Generator
 from capgpu.validation import check_finite
+from capgpu.visible_text import short
 
 __all__ = [
     "MAX_LAYERS",
@@ -35,6 +36,8 @@ __all__ = [
 Shapes = dict[str, tuple[int, ...]]
 #: Largest number of layers; a file that names more is damaged.
 MAX_LAYERS = 64
+#: Largest length of a vector. The bytes of a matrix of two of them, for four gates, are still counted in 64 bits.
+_LARGEST_SIZE = 2**28
 #: Largest weight of a caption. A loss of a million nats times this is still finite in float32.
 _LARGEST_WEIGHT = 1e30
 
@@ -94,7 +97,7 @@ def parameter_shapes(
     Raises
     ------
     ValueError
-        For lengths that are not integers of at least 1, a number of layers beyond 1 to 64 (1 with attention), or tied
+        For lengths that are not integers in 1 to 2**28, a number of layers beyond 1 to 64 (1 with attention), or tied
         weights with W != H.
     """
     if not _is_integer(n_layers) or not 1 <= n_layers <= MAX_LAYERS:
@@ -104,6 +107,8 @@ def parameter_shapes(
     for name, size in (("input_dim", input_dim), ("wordvec_dim", wordvec_dim), ("hidden_dim", hidden_dim)):
         if not _is_integer(size) or size < 1:
             raise InvalidValueError(f"{name}: expected an integer of at least 1, got {size!r}.")
+        if size > _LARGEST_SIZE:
+            raise InvalidValueError(f"{name}: expected at most {_LARGEST_SIZE:,}, got {short(size)}.")
     # shapes are written as JSON, which knows no integers but Python's
     input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
     if tie_weights and wordvec_dim != hidden_dim:

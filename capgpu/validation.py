@@ -19,6 +19,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.visible_text import short
 
 __all__ = [
+    "as_float",
     "check_any_word",
     "check_arrays",
     "check_captions",
@@ -364,12 +365,16 @@ def check_rates(**rates: Any) -> None:
 def _check_number(name: str, value: Any, expected: str, is_valid: Callable[[float], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidTypeError(f"{name}: expected a number, got {short(value)}.")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond the floats
-        number = math.inf
-    if not is_valid(number):
+    if not is_valid(as_float(value)):
         raise InvalidValueError(f"{name}: expected {expected}, got {short(value)}.")
+
+
+def as_float(number: Any) -> float:
+    """Return a number as a float; infinite for an integer beyond the floats, for which `float` raises OverflowError."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -405,6 +405,7 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
         ({"update_rule": {"rule": "x" * 999}}, ValueError, r"unknown update rule \{[^.]{,60}\.\.\."),
         ({"optim_config": {"lr": 1e-3}}, ValueError, "unknown config entry 'lr'"),
         ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate: expected .* got -1.0"),
+        ({"optim_config": {"learning_rate": 10**400}}, ValueError, "learning_rate: expected a value .* got 1000"),
         ({"optim_config": 1e-3}, TypeError, "config: expected a dict .* got float"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1.*got .*0"),
         ({"batch_size": 2.5}, TypeError, "batch_size: expected an integer, got 2.5"),
@@ -469,7 +470,7 @@ def test_a_metric_that_returns_no_numbers_is_refused(value: Any) -> None:
         solver.train()
 
 
-@pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0, None, "1"])
+@pytest.mark.parametrize("factor", [math.nan, math.inf, 10**400, -1.0, None, "1"])
 def test_a_schedule_that_returns_no_factor_is_named(factor: Any) -> None:
     trainer = solver(schedule=lambda step, total_steps: factor if step == 2 else 1.0)
     with pytest.raises((TypeError, ValueError), match=r"schedule: expected .* at step 2, got"):

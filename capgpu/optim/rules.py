@@ -19,7 +19,7 @@ from capgpu.backend import Array, array_namespace
 from capgpu.dtypes import is_half, sum_dtype, widened
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
-from capgpu.validation import check_same_dtype
+from capgpu.validation import as_float, check_same_dtype
 from capgpu.visible_text import short
 
 __all__ = [
@@ -208,7 +208,7 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
             raise InvalidTypeError(f"{name}: {key}: expected a number, got {short(value)}.")
-        number, expected = float(value), ""
+        number, expected = as_float(value), ""
         if key in ("learning_rate", "epsilon"):
             expected = "" if math.isfinite(number) and number > 0 else "that is positive and finite"
         elif key == "t":

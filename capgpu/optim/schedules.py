@@ -13,7 +13,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
-from capgpu.validation import check_count, check_positive
+from capgpu.validation import as_float, check_count, check_positive
 from capgpu.visible_text import short
 
 __all__ = [
@@ -173,7 +173,7 @@ def checked_factor(factor: Any, step: int) -> float:
     """
     if isinstance(factor, bool) or not isinstance(factor, Real):
         raise InvalidTypeError(f"schedule: expected a number at step {step}, got {short(factor)}.")
-    if not 0 <= float(factor) < math.inf:
+    if not 0 <= as_float(factor) < math.inf:
         raise InvalidValueError(
             f"schedule: expected a finite factor of at least 0 at step {step}, got {short(factor)}."
         )

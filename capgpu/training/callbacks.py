@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
-from capgpu.validation import check_count, check_not_negative
+from capgpu.validation import as_float, check_count, check_not_negative
 from capgpu.visible_text import short
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _number(value: Any) -> float:
     try:
         # float() would read a text, which is no number
         if not isinstance(value, (str, bytes, bytearray)):
-            return float(value)
+            return as_float(value)
     except (TypeError, ValueError):
         pass
     raise InvalidTypeError(

@@ -109,6 +109,7 @@ CONSTRUCTION = {
     ),
     "width of a flag": ({"hidden_dim": True}, ValueError, "hidden_dim: expected an integer .*got True"),
     "no input": ({"input_dim": 0}, ValueError, "input_dim: expected an integer of at least 1, got 0"),
+    "too large": ({"hidden_dim": 10**18}, ValueError, "hidden_dim: expected at most 268,435,456, got 1000000000"),
     "negative": ({"hidden_dim": -5}, ValueError, "hidden_dim: expected .*got -5"),
     "fraction": ({"wordvec_dim": 2.5}, ValueError, r"wordvec_dim: expected an integer .*got 2\.5"),
     "float": ({"wordvec_dim": 4.0}, ValueError, r"wordvec_dim: expected an integer .*got 4\.0"),
