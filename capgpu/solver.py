@@ -13,7 +13,6 @@ from capgpu.data.batches import epoch_batches
 from capgpu.data.device_cache import place_features
 from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.optim.schedules import checked_factor
-from capgpu.parameters import check_finite_parameters
 from capgpu.random import fold_key
 from capgpu.training.agreement import any_rank, share_arrays
 from capgpu.training.callbacks import checked_metric
@@ -176,8 +175,7 @@ class CaptioningSolver(SolverBase):
             On a device that would mean waiting at each step: losses are looked at where a line is printed and
             at an epoch's first and last step. ``model.params`` then holds the last parameters known to be good.
         """
-        # of rank 0, with which all ranks start
-        self.ranks.from_root(lambda: check_finite_parameters(self.model.params))
+        self._check_parameters(self.model)  # they may have been replaced
         if self._finished:
             self._target += self.num_epochs
             self.stopped = False

@@ -453,12 +453,13 @@ def test_invalid_settings_are_refused_before_anything_is_computed(
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_parameters_that_are_not_finite_are_refused_before_training(backend: Any, value: float, tmp_path: Path) -> None:
     model = TinyCaptioner()
+    trainer = solver(model, history=tmp_path / "h", checkpoint=tmp_path / "c")
     bias = np.zeros(16)
     bias[3] = value
     model.params["b_vocab"] = capgpu.asarray(bias)
-    trainer = solver(model, history=tmp_path / "h", checkpoint=tmp_path / "c")
-    with pytest.raises(ValueError, match=r"params\['b_vocab'\]: expected finite values, got NaN or infinity"):
-        trainer.train()
+    for call in (trainer.train, lambda: solver(model)):
+        with pytest.raises(ValueError, match=r"params\['b_vocab'\]: expected finite values, got NaN or infinity"):
+            call()
     assert model.calls == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -22,6 +22,7 @@ from capgpu.evaluation.likelihood import loss_per_token
 from capgpu.kernels import kernels_for
 from capgpu.optim import Optimizer
 from capgpu.optim.schedules import Schedule, find_schedule, with_warmup
+from capgpu.parameters import check_finite_parameters
 from capgpu.training.agreement import check_same, load_shared_state
 from capgpu.training.callbacks import (
     EarlyStopping,
@@ -110,6 +111,7 @@ class SolverBase:
                 raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
         #: The processes that train this model together: one, unless a launcher has started several.
         self.ranks = communicator()
+        self._check_parameters(model)
         if resume and checkpoint is None:
             raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
         self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
@@ -200,6 +202,10 @@ class SolverBase:
                     "folder."
                 )
             self._restore(folder, seed)
+
+    def _check_parameters(self, model: Any) -> None:
+        """Check the parameters of rank 0, with which all ranks start."""
+        self.ranks.from_root(lambda: check_finite_parameters(model.params))
 
     def _common_values(self, resume: bool) -> dict[str, Any]:
         """Return what has to be the same on all ranks, so that they come to the same sums of the same arrays."""
