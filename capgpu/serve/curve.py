@@ -102,7 +102,7 @@ class LossCurve:
         done = epochs[-1]["epoch"] if epochs else 0
         state, reason = self._state()
         validation = _losses(ends, "val_loss")
-        seconds = [float(record.get("seconds") or 0) for record in epochs]
+        seconds = [float(record.get("seconds") or 0) for record in epochs if record["epoch"]]  # the start takes none
         recent = seconds[-_RECENT_EPOCHS:]
         step = max((int(record.get("step", 0)) for record in (last, *epochs[-1:], *self._steps[-1:])), default=0)
         remaining = None

@@ -187,17 +187,23 @@ def test_the_curve_follows_the_record(training: Path, squares: Path) -> None:
     assert 0.5 < first / whole["training"][0]["loss"] < 2
 
 
-def test_self_critical_training_shows_rewards_and_no_losses_of_drawn_captions(self_critical: Path) -> None:
+def test_self_critical_training_shows_rewards_and_no_losses_of_drawn_captions(
+    self_critical: Path, training: Path
+) -> None:
     from capgpu.serve.curve import LossCurve
 
     run = RunFolder(self_critical)
+    begun = run.history.read_text().splitlines(keepends=True)[:2]
+    assert '"epoch": 0, "step": 0' in begun[1]
+    (training / "history.jsonl").write_text("".join(begun))
+    assert LossCurve(RunFolder(training)).read()["remaining"] is None  # no epoch has been timed
     document = LossCurve(run).read()
     assert (document["training"], document["training_steps"]) == ([], [])
-    assert len(document["validation"]) == 2
+    assert [point["epoch"] for point in document["validation"]] == [0, 1, 2]  # the start, by which epochs are judged
     records = [json.loads(line) for line in run.history.read_text().splitlines()]
     epochs = [record for record in records if record["kind"] == "epoch"]
     assert [(point["epoch"], point["reward"]) for point in document["rewards"]] == [
-        (record["epoch"], record["reward"]) for record in epochs
+        (record["epoch"], record["reward"]) for record in epochs[1:]
     ]
     assert document["reward_steps"][0]["epoch"] == pytest.approx(1 / 3)  # of 24 pictures
     best = max(epochs, key=lambda record: record["metric.CIDEr"])
