@@ -38,7 +38,7 @@ Data = dict[str, Any]
 
 
 class Trainee:
-    """A model and its optimiser."""
+    """A model and its optimizer."""
 
     def __init__(self, data: Data) -> None:
         length = data["train_features"].shape[1]

@@ -54,7 +54,7 @@ class CaptioningRNN(CaptionerBase):
         The recurrent cell; the functions of `capgpu.layers` have the equations.
     dtype : dtype
         Floating dtype of parameters and results; features are converted to it. In half precision (``"float16"``,
-        ``"bfloat16"``) sums, losses and the optimiser's running state are float32; parameters and gradients are not, so
+        ``"bfloat16"``) sums, losses and the optimizer's running state are float32; parameters and gradients are not, so
         that small steps are lost (see `capgpu.optim.functional`) and, in float16, gradients below 6e-8. bfloat16 needs
         the package ml_dtypes; its kernels are the ``cuda`` backend's, the others compute in float32 and round.
     seed : int, optional
@@ -77,7 +77,7 @@ class CaptioningRNN(CaptionerBase):
     precision : {"float32", "bf16"}
         How matrix products read their factors, in training and decoding. ``"float32"``: as they are, whatever `dtype`.
         ``"bf16"``, for float32 models: rounded to bfloat16 (8 significant bits); sums, parameters, gradients and the
-        optimiser's state stay float32. Faster on processors with AMX (Linux), and meant for CUDA devices from compute
+        optimizer's state stay float32. Faster on processors with AMX (Linux), and meant for CUDA devices from compute
         capability 8.0 on, where recurrences stay float32. Others compute the same, about as fast as float32 or slower.
 
     Attributes

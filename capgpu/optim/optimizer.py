@@ -224,7 +224,7 @@ class Optimizer:
         Returns
         -------
         dict
-            ``rule`` and ``configs``; the arrays in it are the optimiser's own, not copies.
+            ``rule`` and ``configs``; the arrays in it are the optimizer's own, not copies.
         """
         return {"rule": self.rule, "configs": {name: dict(config) for name, config in self.configs.items()}}
 
@@ -243,8 +243,8 @@ class Optimizer:
         """
         if state["rule"] != self.rule:
             raise InvalidValueError(
-                f"the state belongs to the update rule {state['rule']!r}, this optimiser runs {self.rule!r}. "
-                "Make the optimiser with the same rule."
+                f"the state belongs to the update rule {state['rule']!r}, this optimizer runs {self.rule!r}. "
+                "Make the optimizer with the same rule."
             )
         slots = RULES[self.rule].slots
         configs: dict[str, Config] = {}

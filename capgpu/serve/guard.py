@@ -4,7 +4,7 @@ Web pages of other sites cannot use the server through the user's browser:
 
 - DNS rebinding makes the name of a foreign site resolve to this server; the ``Host`` header then has that name. Only
   addresses, ``localhost`` and names that the operator allows are accepted.
-- A foreign page that sends a request (CSRF) is recognised by ``Sec-Fetch-Site`` and ``Origin``. Pictures are sent with
+- A foreign page that sends a request (CSRF) is recognized by ``Sec-Fetch-Site`` and ``Origin``. Pictures are sent with
   a content type that makes browsers ask for permission first, which is never given.
 - The content security policy allows this server's own files only: no inline scripts, no other hosts.
 """

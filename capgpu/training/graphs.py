@@ -1,4 +1,4 @@
-"""Training steps from CUDA graphs, unless the user forbids them: a model and optimiser around the kernels' graphs."""
+"""Training steps from CUDA graphs, unless the user forbids them: a model and optimizer around the kernels' graphs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def training_steps(
 class GraphedSteps(TrainingSteps):
     """Training steps whose launches are made as CUDA graphs; see `capgpu.kernels.cuda.graphs`.
 
-    Parameters, and the optimiser's running state, are moved to memory of the graphs at the first step and updated in
+    Parameters, and the optimizer's running state, are moved to memory of the graphs at the first step and updated in
     place from then on. Entries of ``model.params`` that are replaced are copied there before the next step. A step that
     cannot be made as a graph is a plain one, as is one of a model that has been moved to the host.
 

@@ -1,6 +1,6 @@
 """The state of a training run on disk: all that a later process needs to continue with the same bits.
 
-One safetensors file holds the parameters, the optimiser's running state, the best parameters and the losses;
+One safetensors file holds the parameters, the optimizer's running state, the best parameters and the losses;
 its metadata hold the counters, the seed and the settings. Minibatches and dropout masks are functions of the
 seed and the counters, so there is no generator state.
 """
@@ -58,7 +58,7 @@ class TrainingState:
     params : dict of str to array
         The parameters.
     optimizer : dict
-        The optimiser's ``state_dict()``.
+        The optimizer's ``state_dict()``.
     loss_history, val_loss_history : list of float
         Losses of all steps and epochs so far.
     metric_history : list

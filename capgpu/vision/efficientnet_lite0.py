@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as an ONNX network with pooled features as output, built from the published weights.
 
 The network is EfficientNet-B0 (Tan and Le, "EfficientNet", ICML 2019, table 1) without squeeze-and-excitation, with
-ReLU6 in place of swish, and with a stem and head of fixed width. Batch normalisation is an affine map of each
+ReLU6 in place of swish, and with a stem and head of fixed width. Batch normalization is an affine map of each
 channel at inference and is merged into the preceding convolution.
 """
 

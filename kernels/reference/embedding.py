@@ -1,4 +1,4 @@
-"""The oracle of rows distinct_index by index, and of their sums: the gradients of an embedding and of biases."""
+"""The oracle of rows taken by index, and of their sums: the gradients of an embedding and of biases."""
 
 from __future__ import annotations
 

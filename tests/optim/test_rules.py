@@ -267,7 +267,7 @@ def test_clipping_needs_a_limit_and_gradients() -> None:
         clip_gradients({}, 1.0)
 
 
-# --- the optimiser over all parameters --------------------------------------------------------------------
+# --- the optimizer over all parameters --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -330,7 +330,7 @@ def test_a_loaded_state_shares_no_memory_with_the_other_optimizer(backend: Backe
 
 
 def test_a_state_of_another_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="'adam', this optimiser runs 'sgd'"):
+    with pytest.raises(ValueError, match="'adam', this optimizer runs 'sgd'"):
         Optimizer("sgd").load_state_dict(Optimizer("adam").state_dict())
 
 

@@ -74,7 +74,7 @@ def test_each_word_has_its_attention_where_the_model_has_some(
     assert {word["attention"] for word in caption["words"]} == {caption["end_attention"]} == {None}
 
 
-def test_the_colours_are_recognised(client: Any) -> None:
+def test_the_colours_are_recognized(client: Any) -> None:
     for colour in ("red", "green", "blue", "black"):
         assert post(client, picture_file(colour)).json()["captions"][0]["text"] == f"a {colour} square"
 
