@@ -21,13 +21,13 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Train an LSTM on real pictures, caption unseen ones, draw a contact sheet (2 minutes)
-	$(BIN)/capgpu train --data emoji --cell lstm --out $(RUN) --force
+	$(BIN)/capgpu train $(RUN) --data emoji --cell lstm --force
 	@echo
-	@$(BIN)/capgpu caption --run $(RUN) --split test --count 20
+	@$(BIN)/capgpu caption $(RUN) --split test --count 20
 	@echo
-	@$(BIN)/capgpu eval --run $(RUN) --split test --json $(RUN)/test.json --sheet $(RUN)/test.png
+	@$(BIN)/capgpu eval $(RUN) --split test --json $(RUN)/test.json --sheet $(RUN)/test.png
 	@echo
-	@$(BIN)/capgpu eval --run $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
+	@$(BIN)/capgpu eval $(RUN) --split unseen --json $(RUN)/unseen.json --sheet $(RUN)/unseen.png
 
 serve: env ## Open the web page of the demo's run (make demo makes it; RUN=DIR for another, ARGS="--port 0")
 	$(BIN)/capgpu serve $(RUN) $(ARGS)

@@ -66,8 +66,8 @@ def main() -> None:
 
     prepared, run, results = out / "prepared", out / "run", out / "results.json"
     capgpu("prepare", arguments.annotations, "--features", out / "features.npz", "--min-count", 4, "-o", prepared)
-    capgpu("train", "--data", prepared, "--hidden", arguments.hidden, "--epochs", arguments.epochs, "--out", run)
-    capgpu("eval", "--run", run, "--split", "test", "--results", results)
+    capgpu("train", run, "--data", prepared, "--hidden", arguments.hidden, "--epochs", arguments.epochs)
+    capgpu("eval", run, "--split", "test", "--results", results)
     capgpu("score", results, arguments.annotations, "--subset")
 
 

@@ -199,6 +199,6 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_read_settings,
-    help="Read options from this TOML file, such as hidden = 512, or from its table of the command's name. Options on "
-    "the command line come first.",
+    help="Read options from this TOML file: lines NAME = VALUE, at its top or in a table named after the command. "
+    "Options on the command line come first.",
 )

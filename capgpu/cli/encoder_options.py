@@ -36,7 +36,12 @@ _OPTIONS = (
         help="Network that computes features: efficientnet-lite0, or an .onnx file.",
     ),
     click.option("--output", metavar="NAME", help="Value of an .onnx file to use.  [default: its first output]"),
-    click.option("--size", type=click.IntRange(min=1), help="Size of its input, in pixels.  [default: as in the file]"),
+    click.option(
+        "--size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Size of its input, in pixels.  [default: as in the file]",
+    ),
     click.option("--mean", type=_Channels(), help="Mean of the channels, 0 to 255.  [default: ImageNet's]"),
     click.option("--std", type=_Channels(), help="Standard deviation of the channels.  [default: ImageNet's]"),
     click.option("--channels", type=click.Choice(["RGB", "BGR"]), default="RGB", help="Order of the channels."),

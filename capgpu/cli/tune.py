@@ -15,7 +15,7 @@ __all__ = ["tune"]
 @click.command(cls=Command, examples=(("Tune the default model of capgpu train", "capgpu tune --hidden 256"),))
 @click.option("--cell", type=click.Choice(list(CELLS)), default="lstm", help="Recurrent cell.")
 @click.option("--hidden", "H", type=Count(1), default=512, help="Size of the hidden state.")
-@click.option("--batch-size", "--batch", "N", type=Count(1), default=64, help="Captions per minibatch.")
+@click.option("--batch-size", "N", type=Count(1), default=64, help="Captions per minibatch.")
 @click.option("--steps", "T", type=Count(2), default=16, help="Words per caption.")
 @click.option(
     "--dtype",

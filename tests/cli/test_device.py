@@ -75,7 +75,7 @@ def test_tune_shows_every_tier_and_keeps_the_fastest(
     cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch", 3, "--steps", 2, "--repeats", 1)
+    result = run("tune", "--cell", "rnn", "--hidden", 6, "--batch-size", 3, "--steps", 2, "--repeats", 1)
     assert result.exit_code == 0, result.output
     shown = {tuple(line.split()[:2]) for line in result.stdout.splitlines()[1:] if line.startswith("rnn")}
     algorithms = ("persistent", "step", "matmul")
