@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -33,7 +32,7 @@ from capgpu.array_libraries import (
 from capgpu.array_origin import common_namespace, is_device_array, is_host_array
 from capgpu.dtypes import named_dtype
 from capgpu.errors import InvalidTypeError, InvalidValueError
-from capgpu.visible_text import short
+from capgpu.visible_text import hint, short
 
 __all__ = [
     "Array",
@@ -103,20 +102,18 @@ _KERNELS = {"numpy": "reference", "cpu": "cpu", "cuda": "cuda"}
 def _parse(choice: str | Sequence[str], source: str) -> tuple[str, ...]:
     parts = choice.split(",") if isinstance(choice, str) else choice
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise InvalidTypeError(f"{source} must be a name or names in order of preference, got {short(choice)}.")
+        raise InvalidTypeError(f"{source}: expected a name, or names in order of preference, got {short(choice)}.")
     names = [ALIASES.get(name, name) for part in parts if (name := part.strip().lower())]
     if not names:
         raise InvalidValueError(
-            f"{source} is empty. Choose one of {', '.join(NAMES)}, a list like 'cuda,cpu', or 'auto'."
+            f"{source}: expected one of {', '.join(NAMES)}, a list such as 'cuda,cpu', or 'auto', got no name."
         )
     out: list[str] = []
     for name in names:
         if name != "auto" and name not in NAMES:
-            near = get_close_matches(name, (*NAMES, *ALIASES, "auto"), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidValueError(
-                f"{source}: unknown backend {short(name)}.{hint} Known: {', '.join(NAMES)}, a list of them in "
-                "order of preference such as 'cuda,cpu', or 'auto'."
+                f"{source}: expected one of {', '.join(NAMES)}, a list of them in order of preference such as "
+                f"'cuda,cpu', or 'auto', got {short(name)}.{hint(name, (*NAMES, *ALIASES, 'auto'))}"
             )
         out.extend(AUTO if name == "auto" else (name,))
     return tuple(dict.fromkeys(out))
@@ -439,6 +436,6 @@ def kernels_setting() -> str:
     setting = os.environ.get("CAPGPU_KERNELS", "fused") or "fused"
     if setting not in ("fused", "reference"):
         raise InvalidValueError(
-            f"CAPGPU_KERNELS={setting!r} is unknown: set it to 'fused' or 'reference', or unset it."
+            f"CAPGPU_KERNELS: expected 'fused' or 'reference', got {short(setting)}. Unset it for fused kernels."
         )
     return setting

@@ -360,7 +360,7 @@ def load_model(path: str | os.PathLike[str], model_class: type[CaptionerBase] | 
     target = _model_path(path)
     params, metadata = load_weights(target)
     if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{target} holds no captioning model of this library; save_model writes one.")
+        raise CheckpointError(f"{target}: expected a captioning model, as save_model writes it, got another file.")
     create = CaptioningRNN if model_class is None else model_class
     try:
         expected, dtype = _described(

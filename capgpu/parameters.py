@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.layers.recurrence import Cell
 from capgpu.random import Generator
 from capgpu.validation import check_finite
-from capgpu.visible_text import short
+from capgpu.visible_text import hint, short
 
 __all__ = [
     "MAX_LAYERS",
@@ -215,11 +214,9 @@ def _check_names(params: Mapping[str, Array], shapes: Shapes) -> None:
             raise InvalidValueError(f"params[{name!r}]: expected an array of shape {shape}, got no such entry.")
     for name in params:
         if name not in shapes:
-            near = get_close_matches(str(name), shapes, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidValueError(
-                f"params[{name!r}]: expected the entries {', '.join(shapes)}, got another one.{hint} Remove it: "
-                f"del model.params[{name!r}]."
+                f"params[{name!r}]: expected the entries {', '.join(shapes)}, got another one.{hint(name, shapes)} "
+                f"Remove it: del model.params[{name!r}]."
             )
 
 

@@ -1,11 +1,13 @@
-"""Text of any origin made safe to print, and short for messages: a terminal executes none of it."""
+"""Text of any origin for messages: safe to print, short, and with the name that was probably meant."""
 
 from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
+from difflib import get_close_matches
 
-__all__ = ["clipped", "printable_json", "short", "visible"]
+__all__ = ["clipped", "hint", "printable_json", "short", "visible"]
 
 #: Control characters except tabs and line breaks, those that reverse the direction of text or end lines, surrogates.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -53,3 +55,9 @@ def short(value: object) -> str:
 def clipped(name: str) -> str:
     """Return a name of a file for messages, its beginning if it is long."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'adam'?" for a name that is similar to a known one, else an empty text."""
+    near = get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near and near[0] != name else ""

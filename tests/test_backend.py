@@ -96,14 +96,12 @@ def test_preferences_may_be_a_sequence_of_names(no_cupy):
 )
 def test_an_unknown_name_is_refused_with_a_suggestion(monkeypatch, setting, meant):
     monkeypatch.setenv("CAPGPU_BACKEND", setting)
-    with pytest.raises(ValueError, match=rf"CAPGPU_BACKEND={setting}: unknown backend .*Did you mean '{meant}'\?"):
+    with pytest.raises(ValueError, match=rf"CAPGPU_BACKEND={setting}: expected one of .*Did you mean '{meant}'\?"):
         current_backend()
 
 
 def test_an_unknown_name_without_a_similar_one_is_refused_with_all_known_names():
-    with pytest.raises(
-        ValueError, match=r"set_backend\('tpu-v5'\): unknown backend 'tpu-v5'\. Known: numpy, cpu, cuda"
-    ):
+    with pytest.raises(ValueError, match=r"set_backend\('tpu-v5'\): expected one of numpy, cpu, cuda, .* got 'tpu-v5'"):
         set_backend("tpu-v5")
 
 
@@ -116,19 +114,19 @@ def test_aliases_of_backends_are_accepted(monkeypatch, no_cupy):
 
 
 def test_an_unknown_name_is_refused_even_after_a_usable_one():
-    with pytest.raises(ValueError, match="unknown backend 'tpu'"):
+    with pytest.raises(ValueError, match="or 'auto', got 'tpu'"):
         set_backend("numpy,tpu")
 
 
 @pytest.mark.parametrize("choice", ["", " ", ",", []])
 def test_an_empty_choice_is_refused(choice):
-    with pytest.raises(ValueError, match=r"is empty\. Choose one of numpy, cpu, cuda"):
+    with pytest.raises(ValueError, match=r"expected one of numpy, cpu, cuda, .* got no name"):
         set_backend(choice)
 
 
 @pytest.mark.parametrize("choice", [None, 3, [b"cpu"], np])
 def test_a_choice_of_another_type_is_refused(choice):
-    with pytest.raises(TypeError, match=r"set_backend\(.*\) must be a name or names in order of preference"):
+    with pytest.raises(TypeError, match=r"set_backend\(.*\): expected a name, or names in order of preference"):
         set_backend(choice)
 
 
@@ -150,7 +148,7 @@ def test_a_refused_choice_keeps_the_current_backend(no_cupy):
     set_backend("numpy")
     with pytest.raises(BackendUnavailableError):
         set_backend("cuda")
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match="got 'nope'"):
         set_backend("nope")
     with pytest.raises(BackendUnavailableError), use_backend("cuda"):
         pass
@@ -241,7 +239,7 @@ def test_info_reports_why_a_backend_is_unavailable(no_cupy):
     [
         ("CAPGPU_BACKEND", "cuda", "CuPy is not installed"),
         ("CAPGPU_BACKEND", "coda", "Did you mean 'cuda'"),
-        ("CAPGPU_KERNELS", "fast", "set it to 'fused' or 'reference'"),
+        ("CAPGPU_KERNELS", "fast", "expected 'fused' or 'reference', got 'fast'"),
     ],
 )
 def test_info_reports_a_wrong_setting_instead_of_failing(monkeypatch, no_cupy, variable, value, words):

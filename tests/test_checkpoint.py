@@ -266,7 +266,7 @@ def test_a_single_layer_stored_with_dropout_between_layers_comes_back_without(tm
 
 
 def test_weights_alone_are_no_model(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"w\.safetensors holds no captioning model"):
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: expected a captioning model"):
         load_model(saved)
 
 

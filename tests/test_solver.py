@@ -401,9 +401,9 @@ def test_steps_that_print_nothing_do_not_wait_for_the_device(standin: Any) -> No
     ("settings", "error", "message"),
     [
         ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
-        ({"update_rule": "adamm"}, ValueError, "unknown update rule 'adamm'.*Did you mean 'adam'"),
-        ({"update_rule": {"rule": "x" * 999}}, ValueError, r"unknown update rule \{[^.]{,60}\.\.\."),
-        ({"optim_config": {"lr": 1e-3}}, ValueError, "unknown config entry 'lr'"),
+        ({"update_rule": "adamm"}, ValueError, "update rule: expected .*, got 'adamm'. Did you mean 'adam'"),
+        ({"update_rule": {"rule": "x" * 999}}, ValueError, r"update rule: expected .*, got \{[^.]{,60}\.\.\."),
+        ({"optim_config": {"lr": 1e-3}}, ValueError, "sgd: expected config entries among learning_rate, got 'lr'"),
         ({"optim_config": {"learning_rate": -1.0}}, ValueError, "learning_rate: expected .* got -1.0"),
         ({"optim_config": {"learning_rate": 10**400}}, ValueError, "learning_rate: expected a value .* got 1000"),
         ({"optim_config": 1e-3}, TypeError, "config: expected a dict .* got float"),

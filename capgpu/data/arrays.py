@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import check_count
+from capgpu.visible_text import hint
 from capgpu.vocabulary import NULL, START
 
 __all__ = [
@@ -119,11 +119,9 @@ def split_arrays(data: Mapping[str, Any], split: str) -> Minibatch:
     missing = [f"{split}_{part}" for part in _PARTS if f"{split}_{part}" not in data]
     if missing:
         have = splits_of(data)
-        near = get_close_matches(split, have, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near and near[0] != split else ""
         raise InvalidValueError(
-            f"data: expected the entries {', '.join(missing)} of the split {split!r}, got none of them.{hint} Splits "
-            f"with captions: {', '.join(have) or 'none'}."
+            f"data: expected the entries {', '.join(missing)} of the split {split!r}, got none of them."
+            f"{hint(split, have)} Splits with captions: {', '.join(have) or 'none'}."
         )
     return data[f"{split}_captions"], data[f"{split}_features"], data[f"{split}_image_idxs"]
 

@@ -30,6 +30,7 @@ from capgpu.data.source import EmptyCaptions, Pictures, Source, by_split, first_
 from capgpu.data.split_lists import listed_splits
 from capgpu.data.text_files import DataFileError, check_text, lines_of, read_text
 from capgpu.file_formats.json_text import parse_json
+from capgpu.visible_text import clipped
 
 __all__ = [
     "captions_file",
@@ -400,7 +401,7 @@ def _jsonl_rows(path: Path, text: str, folder: Path | None, empty: EmptyCaptions
         split = next((key for key in _SPLIT if key in entry), None)
         if image is None or kind is None:
             raise DataFileError(
-                f"{where}: expected the keys image and caption, got {', '.join(map(ascii, entry))[:80]}."
+                f"{where}: expected the keys image and caption, got {clipped(', '.join(map(ascii, entry)))}."
             )
         for key in (image, split):
             if key is not None and sum(other == key for other, _ in entry.pairs) > 1:

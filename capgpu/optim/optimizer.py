@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from capgpu.backend import Array, array_namespace, asarray, is_host_array
@@ -12,7 +11,7 @@ from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.optim.rules import RULES, Config, check_config, check_pair, find_rule, run_rule
 from capgpu.validation import check_positive
-from capgpu.visible_text import short
+from capgpu.visible_text import hint, short
 
 __all__ = ["Optimizer", "clip_gradients"]
 
@@ -135,10 +134,8 @@ class Optimizer:
         for argument, given in (("param_config", self.param_config), ("frozen", self.frozen)):
             for name in given:
                 if name not in names:
-                    near = get_close_matches(str(name), names, n=1)
-                    hint = f" Did you mean {near[0]!r}?" if near else ""
                     raise InvalidValueError(
-                        f"{argument}: expected parameters of {', '.join(names)}, got {short(name)}.{hint}"
+                        f"{argument}: expected parameters of {', '.join(names)}, got {short(name)}.{hint(name, names)}"
                     )
         if names and set(self.frozen) >= set(names):
             raise InvalidValueError("frozen: expected some parameters to train, got all of them.")

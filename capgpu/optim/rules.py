@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -20,7 +19,7 @@ from capgpu.dtypes import is_half, sum_dtype, widened
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.kernels import kernels_for
 from capgpu.validation import as_float, check_same_dtype
-from capgpu.visible_text import short
+from capgpu.visible_text import hint, short
 
 __all__ = [
     "RULES",
@@ -185,10 +184,8 @@ def find_rule(name: str) -> Rule:
     try:
         return RULES[name]
     except (KeyError, TypeError):
-        near = get_close_matches(str(name), RULES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InvalidValueError(
-            f"unknown update rule {short(name)}.{hint} Known: {', '.join(sorted(RULES))}."
+            f"update rule: expected one of {', '.join(sorted(RULES))}, got {short(name)}.{hint(name, RULES)}"
         ) from None
 
 
@@ -200,10 +197,10 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     known = RULES[name].known
     for key, value in config.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             names = ", ".join(sorted(known))
-            raise InvalidValueError(f"{name}: unknown config entry {short(key)}.{hint} Known: {names}.")
+            raise InvalidValueError(
+                f"{name}: expected config entries among {names}, got {short(key)}.{hint(key, known)}"
+            )
         if key in RULES[name].slots:
             continue
         if isinstance(value, bool) or not isinstance(value, Real):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
 from capgpu.errors import InvalidTypeError, InvalidValueError
 from capgpu.validation import as_float, check_count, check_positive
-from capgpu.visible_text import short
+from capgpu.visible_text import hint, short
 
 __all__ = [
     "SCHEDULES",
@@ -205,9 +204,7 @@ def find_schedule(name: str) -> Schedule:
     try:
         return SCHEDULES[name]
     except (KeyError, TypeError):
-        suggestions = get_close_matches(str(name), SCHEDULES, n=1)
-        hint = f" Did you mean {suggestions[0]!r}?" if suggestions else ""
         raise InvalidValueError(
-            f"unknown schedule {short(name)}.{hint} Known: {', '.join(sorted(SCHEDULES))}; or pass a function "
-            "schedule(step, total_steps) -> factor."
+            f"schedule: expected one of {', '.join(sorted(SCHEDULES))}, or a function schedule(step, total_steps) -> "
+            f"factor, got {short(name)}.{hint(name, SCHEDULES)}"
         ) from None

@@ -151,9 +151,9 @@ def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
 
 def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
-    refused(run("train", "--out", finished, *TINY, "--force", "--backend", "tpu"), "unknown backend 'tpu'")
+    refused(run("train", "--out", finished, *TINY, "--force", "--backend", "tpu"), "or 'auto', got 'tpu'")
     assert contents(finished) == before
-    refused(run("train", "--out", tmp_path / "new", "--backend", "tpu"), "unknown backend 'tpu'")
+    refused(run("train", "--out", tmp_path / "new", "--backend", "tpu"), "or 'auto', got 'tpu'")
     assert not (tmp_path / "new").exists()
 
 
