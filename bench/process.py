@@ -138,8 +138,8 @@ def busy_seconds() -> float | None:
     return float(user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_quiet(limit: float, window: float = 0.3, share: float = 0.05) -> bool:
-    """Wait at most `limit` seconds for a window in which the cores are idle; return whether there was one."""
+def wait_until_quiet(limit: float, window: float = 0.3) -> bool:
+    """Wait at most `limit` seconds for a window in which the cores are 95% idle; return whether there was one."""
     cores = os.cpu_count() or 1
     deadline = time.monotonic() + limit
     while True:
@@ -149,7 +149,7 @@ def wait_until_quiet(limit: float, window: float = 0.3, share: float = 0.05) -> 
         time.sleep(window)
         after = busy_seconds()
         assert after is not None
-        if (after - before) / (window * cores) <= share:
+        if (after - before) / (window * cores) <= 0.05:
             return True
         if time.monotonic() >= deadline:
             return False

@@ -218,8 +218,9 @@ def self_critical_workload(work: Workload) -> Workload:
     return dataclasses.replace(work, params=params)
 
 
-def training_references(work: Workload, pictures: int = 5000) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the captions of a training set, five a picture, and the picture of each."""
+def training_references(work: Workload) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the captions of a training set of 5,000 pictures, five a picture, and the picture of each."""
+    pictures = 5000
     rng = np.random.default_rng([1, *size_key(work.size)])
     captions = make_captions(rng, 5 * pictures, work.size.T, work.size.V)
     return captions, np.repeat(np.arange(pictures), 5)

@@ -12,16 +12,16 @@ from capgpu.backend import array_namespace, asarray
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(12))]
 
 
-def captions_and_features(count: int, seed: int, steps: int = 8, length: int = 6) -> dict[str, Any]:
+def captions_and_features(count: int, seed: int) -> dict[str, Any]:
     """Return random captions (START, words, END, padding) of random pictures, one picture a caption."""
     rng = np.random.default_rng(seed)
-    captions = np.zeros((count, steps), dtype=np.int32)
+    captions = np.zeros((count, 8), dtype=np.int32)
     for row in captions:
-        words = rng.integers(1, steps - 2)
+        words = rng.integers(1, 6)
         row[0], row[1 : 1 + words], row[1 + words] = 1, rng.integers(4, len(WORDS), words), 2
     return {
         "captions": captions,
-        "features": rng.standard_normal((count, length)).astype(np.float32),
+        "features": rng.standard_normal((count, 6)).astype(np.float32),
         "image_idxs": rng.permutation(count),
     }
 

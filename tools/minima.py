@@ -41,15 +41,13 @@ DEFAULT_TESTS = (
 )
 
 
-def requirements(project: dict[str, object], extras: tuple[str, ...] = EXTRAS) -> list[str]:
-    """Return the oldest versions that a project allows, as sorted pins ``name==version``.
+def requirements(project: dict[str, object]) -> list[str]:
+    """Return the oldest versions that a project and its extras `EXTRAS` allow, as sorted pins ``name==version``.
 
     Parameters
     ----------
     project : dict
         The table ``project`` of a pyproject.toml.
-    extras : tuple of str
-        Names of optional dependencies to include; extras of the project that they refer to are included as well.
 
     Returns
     -------
@@ -62,7 +60,7 @@ def requirements(project: dict[str, object], extras: tuple[str, ...] = EXTRAS) -
         If a requirement has no lowest version.
     """
     pins = {}
-    for line in _lines(project, list(extras)):
+    for line in _lines(project, list(EXTRAS)):
         match = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=|==)([\w.]+)(?:,[^;]*)?(;.*)?", line.replace(" ", ""))
         if match is None:
             raise ValueError(f"expected a requirement with a lowest version, NAME>=VERSION, got {line!r}")

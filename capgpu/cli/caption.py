@@ -155,7 +155,7 @@ def _caption_files(
     from capgpu.evaluation.captioning import caption_pictures
 
     ranks, captioner = communicator(), load(runs)
-    with ProgressBar("pictures") as bar:
+    with ProgressBar() as bar:
         progress = bar.show if ranks.rank == 0 else lambda done, total: None
         result = caption_pictures(
             captioner.model, captioner.encoder, paths, config, progress=progress, communicator=ranks

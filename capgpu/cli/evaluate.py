@@ -113,7 +113,7 @@ def evaluate(
     if ranks.rank > 0:
         caption_share(model, dataset, split, config, ranks)
         return
-    with ProgressBar("pictures") as bar:
+    with ProgressBar() as bar:
         evaluation = evaluate_split(model, dataset, split, config, java=java, progress=bar.show, communicator=ranks)
     _print(dataset, evaluation)
     if json_file is not None:

@@ -171,7 +171,7 @@ def _prepare(
             else "no ids: rows are in the order of the captions' file"
         )
         echo(f"{features.path}: {len(features.rows):,} rows of features, {whose}")
-    with ProgressBar("pictures") as bar:
+    with ProgressBar() as bar:
         result = prepare_folder(
             captions,
             out,

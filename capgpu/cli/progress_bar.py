@@ -15,16 +15,9 @@ _FIRST, _BETWEEN = 1.0, 30.0
 
 
 class ProgressBar:
-    """A bar on a terminal, else a line now and then; nothing for work that takes less than a second.
+    """Progress in pictures: a bar on a terminal, else a line now and then; nothing within the first second."""
 
-    Parameters
-    ----------
-    what : str
-        What is counted, such as ``"pictures"``.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
         self._start: float | None = None
@@ -56,7 +49,7 @@ class ProgressBar:
                 self._open(done, total)
             elif now - self._last_line >= _BETWEEN:
                 self._last_line = now
-                echo(f"{self._what}: {done:,} of {total:,}{self._remaining(now, done, total)}", err=True)
+                echo(f"pictures: {done:,} of {total:,}{self._remaining(now, done, total)}", err=True)
 
     def _remaining(self, now: float, done: int, total: int) -> str:
         if done == self._begun or self._start is None:
@@ -69,14 +62,14 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn(self._what),
+            TextColumn("pictures"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("time left"),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task(self._what, total=total, completed=done)
+        self._task = self._bar.add_task("pictures", total=total, completed=done)
         self._bar.start()
 
 

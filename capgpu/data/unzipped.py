@@ -101,7 +101,7 @@ def _readers(folder: Path, images: Path | None) -> list[tuple[str, Callable[[], 
         found.append((f"files of splits ({_names(folder, of_splits)})", partial(join_tables, of_splits, images)))
     elif any(split_name(part.name, str(part)) == "train" for part in parts) and not tables:
         names = _names(folder, [captions_file(part) for part in parts])
-        found.append((f"folders of splits ({names})", partial(_join_folders, folder, parts, images)))
+        found.append((f"folders of splits ({names})", partial(_join_folders, parts, images)))
     elif tables:
         file = captions_file(folder)
         found.append((f"a file of captions ({file.name})", partial(folder_source, file, images, images)))
@@ -339,7 +339,7 @@ def _read_table(file: Path, split: str, images: Path | None) -> Source:
 # --- folders of splits -------------------------------------------------------------------------------------
 
 
-def _join_folders(folder: Path, parts: Sequence[Path], images: Path | None) -> Source:
+def _join_folders(parts: Sequence[Path], images: Path | None) -> Source:
     splits: dict[str, Pictures] = {}
     notes: list[str] = []
     files = [captions_file(part) for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -141,13 +142,24 @@ def test_progress_shows_the_time_that_remains_where_work_takes_long(
 ) -> None:
     now = iter([100.0, 100.5, 102.0, 103.0, 140.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    with ProgressBar("pictures") as bar:
+    with ProgressBar() as bar:
         for done_pictures in (0, 10, 20, 30, 40):
             bar.show(done_pictures, 100)
     assert capsys.readouterr().err.splitlines() == [
         "pictures: 20 of 100, 8 s left",
         "pictures: 40 of 100, 60 s left",
     ]
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capgpu.cli.progress_bar._FIRST", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with ProgressBar() as bar:
+        bar.show(20, 100)
+        bar.show(30, 100)
+    shown = capsys.readouterr().err
+    assert "pictures" in shown
+    assert "30/100" in shown
 
 
 def test_an_empty_path_is_not_the_current_folder(

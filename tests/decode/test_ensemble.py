@@ -23,14 +23,14 @@ CONFIGS = {
 }
 
 
-def models(backend: Any = None, dtype: str = "float64") -> list[CaptioningRNN]:
+def models() -> list[CaptioningRNN]:
     """Return models of two cells and sizes, whose parameters are large enough to differ."""
     result = []
     for number, (cell, hidden) in enumerate((("lstm", 5), ("rnn", 7))):
-        model = CaptioningRNN(WORDS, **{**SIZES, "hidden_dim": hidden}, cell_type=cell, dtype=dtype, seed=number)
+        model = CaptioningRNN(WORDS, **{**SIZES, "hidden_dim": hidden}, cell_type=cell, dtype="float64", seed=number)
         random = np.random.default_rng(number)
         for name, array in model.params.items():
-            model.params[name] = capgpu.asarray(random.standard_normal(array.shape).astype(dtype))
+            model.params[name] = capgpu.asarray(random.standard_normal(array.shape))
         result.append(model)
     return result
 

@@ -25,9 +25,9 @@ extern "C" __global__ void __launch_bounds__(BOUND * 2, 1) f(float* x, Both both
 """
 
 
-def both(n=1, k=2.0):
+def both():
     value = np.zeros((), dtype=[("n", np.int32), ("k", np.float32)])
-    value["n"], value["k"] = n, k
+    value["n"], value["k"] = 1, 2.0
     return value
 
 

@@ -29,7 +29,7 @@ def model_of(cell, dtype="float64", tied=False, layers=1):
     return model
 
 
-def write_greedily(begin, step, features, length, end=2):
+def write_greedily(begin, step, features, length):
     """Do what a program without capgpu would do."""
     state = begin.run(None, {"features": features})
     names = [value.name for value in begin.get_outputs()]
@@ -40,7 +40,7 @@ def write_greedily(begin, step, features, length, end=2):
         words = log_probs.argmax(axis=1)
         ids.append(np.where(ended, 0, words))
         chances.append(np.where(ended, 0, log_probs.max(axis=1)))
-        ended |= words == end
+        ended |= words == 2
     return np.stack(ids, axis=1), np.stack(chances, axis=1)
 
 

@@ -139,9 +139,9 @@ def test_the_attention_module_of_the_documentation_computes_the_same(backend):
     assert frozen(back.params) == frozen(model.params)
 
 
-def arrays_of(cell="lstm"):
+def lstm_arrays():
     capgpu.set_backend("numpy")
-    return torch_arrays(CaptioningRNN(WORDS, **SIZES, cell_type=cell, seed=0))
+    return torch_arrays(CaptioningRNN(WORDS, **SIZES, cell_type="lstm", seed=0))
 
 
 def renamed(state, old, new):
@@ -149,7 +149,7 @@ def renamed(state, old, new):
 
 
 def test_modules_may_have_other_names():
-    arrays = arrays_of()
+    arrays = lstm_arrays()
     state = renamed(renamed(arrays, "project", "encoder.fc"), "rnn", "decoder")
     model = from_torch(state, WORDS, names={"project": "encoder.fc", "rnn": "decoder"})
     assert frozen(torch_arrays(model)) == frozen(arrays)
@@ -183,24 +183,24 @@ def with_entry(key, value):
 )
 def test_states_of_other_modules_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        from_torch(change(arrays_of()), WORDS)
+        from_torch(change(lstm_arrays()), WORDS)
 
 
 def test_entries_of_other_dtypes_are_refused():
     with pytest.raises(TypeError, match="state: expected one dtype"):
-        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS)))(arrays_of()), WORDS)
+        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS)))(lstm_arrays()), WORDS)
     with pytest.raises(TypeError, match=r"vocab\.bias: expected floating numbers, got dtype int64"):
-        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS), np.int64))(arrays_of()), WORDS)
+        from_torch(with_entry("vocab.bias", np.zeros(len(WORDS), np.int64))(lstm_arrays()), WORDS)
 
 
 def test_what_is_no_state_or_no_vocabulary_is_refused():
     with pytest.raises(TypeError, match=r"state: expected a state dictionary, as module\.state_dict\(\).*got .*object"):
         from_torch(object(), WORDS)
     with pytest.raises(TypeError, match="word_to_idx: expected a mapping of words to ids, got list"):
-        from_torch(arrays_of(), list(WORDS))
+        from_torch(lstm_arrays(), list(WORDS))
     for ids in (range(1, len(WORDS) + 1), [0] * len(WORDS)):
         with pytest.raises(ValueError, match="the ids 0 to 6, each once"):
-            from_torch(arrays_of(), dict(zip(WORDS, ids, strict=True)))
+            from_torch(lstm_arrays(), dict(zip(WORDS, ids, strict=True)))
 
 
 def test_special_words_may_have_any_ids(tmp_path):
@@ -216,7 +216,7 @@ def test_special_words_may_have_any_ids(tmp_path):
 def test_files_with_other_contents_are_refused_with_a_remedy(tmp_path):
     torch, file = pytest.importorskip("torch"), tmp_path / "file.safetensors"
     safetensors = pytest.importorskip("safetensors.torch")
-    state = {name: torch.from_numpy(array) for name, array in arrays_of().items()}
+    state = {name: torch.from_numpy(array) for name, array in lstm_arrays().items()}
     safetensors.save_file({name: array.to(torch.float8_e4m3fn) for name, array in state.items()}, file)
     with pytest.raises(CheckpointError, match="Store them as float32"):
         load_torch_safetensors(file, WORDS)
@@ -229,7 +229,7 @@ def test_bfloat16_files_of_pytorch_give_a_bfloat16_model(tmp_path):
     torch, file = pytest.importorskip("torch"), tmp_path / "file.safetensors"
     safetensors = pytest.importorskip("safetensors.torch")
     capgpu.set_backend("numpy")
-    state = {name: torch.from_numpy(array).to(torch.bfloat16) for name, array in arrays_of().items()}
+    state = {name: torch.from_numpy(array).to(torch.bfloat16) for name, array in lstm_arrays().items()}
     safetensors.save_file(state, file)
     model = load_torch_safetensors(file, WORDS)
     assert model.dtype.name == "bfloat16"

@@ -30,10 +30,10 @@ def texts(captions):
     return [[f"w{word}" for word in caption if word != NULL] for caption in captions]
 
 
-def scene(seed, pictures, width, words, most=5):
+def scene(seed, pictures, width, words):
     """Return candidates, the references with START and their pictures, and both as lists of words."""
     random = np.random.default_rng(seed)
-    counts = random.integers(1, most + 1, pictures)
+    counts = random.integers(1, 6, pictures)
     images = random.permutation(np.repeat(np.arange(pictures) * 3, counts))
     references = random_captions(random, len(images), width, words, ended=1.0)
     candidates = random_captions(random, pictures, width + 2, words)

@@ -15,8 +15,8 @@ from oracles.snapshots import frozen
 CELLS = 6
 
 
-def grid_of(captions, dtype="float64"):
-    return np.random.default_rng(8).uniform(-1, 1, (len(captions), CELLS, SIZES["input_dim"])).astype(dtype)
+def grid_of(captions):
+    return np.random.default_rng(8).uniform(-1, 1, (len(captions), CELLS, SIZES["input_dim"]))
 
 
 def model_of(backend, dtype="float64", **settings):

@@ -100,11 +100,9 @@ def representative(variant: str) -> bool:
     return not units or units[0] == f"UNITS={sizes[len(sizes) // 2]}"
 
 
-def _spread(entries: list[Recording], max_size: int = 5) -> list[Recording]:
-    """Select the first, the last and some in between; launches below are sorted from plain to special."""
-    if len(entries) <= max_size:
-        return entries
-    return [entries[k * (len(entries) - 1) // (max_size - 1)] for k in range(max_size)]
+def _spread(entries: list[Recording]) -> list[Recording]:
+    """Select the first, the last and three in between; launches below are sorted from plain to special."""
+    return entries if len(entries) <= 5 else [entries[k * (len(entries) - 1) // 4] for k in range(5)]
 
 
 def recurrences(dtype: str, every: bool = True) -> None:

@@ -19,11 +19,11 @@ def captions_of(picture: int) -> list[str]:
     return [f"A dog number{picture}.", "Two cats"]
 
 
-def write_source(folder: Path, split: Callable[[int], str] | None = None, count: int = COUNT) -> Path:
+def write_source(folder: Path, split: Callable[[int], str] | None = None) -> Path:
     """Write a CSV file with two captions a picture, and the pictures, of which the last cannot be read."""
-    picture_files(folder, count, [count - 1])
+    picture_files(folder, COUNT, [COUNT - 1])
     lines = ["image,caption" + (",split" if split else "")]
-    lines += [f"{i}.png,{text}" + (f",{split(i)}" if split else "") for i in range(count) for text in captions_of(i)]
+    lines += [f"{i}.png,{text}" + (f",{split(i)}" if split else "") for i in range(COUNT) for text in captions_of(i)]
     (folder / "captions.csv").write_text("\n".join(lines))
     return folder / "captions.csv"
 

@@ -12,7 +12,7 @@ from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError
 
 
-def karpathy_annotations(splits: dict[Any, str], raw: str = "A dog.") -> dict[str, Any]:
+def karpathy_annotations(splits: dict[Any, str]) -> dict[str, Any]:
     """Return Karpathy's format for the split of each COCO id, all keys as in his files."""
     return {
         "dataset": "coco",
@@ -23,7 +23,7 @@ def karpathy_annotations(splits: dict[Any, str], raw: str = "A dog.") -> dict[st
                 "filename": f"{image}.jpg",
                 "imgid": row,
                 "split": split,
-                "sentences": [{"tokens": raw.split(), "raw": raw, "imgid": row, "sentid": row}],
+                "sentences": [{"tokens": ["A", "dog."], "raw": "A dog.", "imgid": row, "sentid": row}],
                 "cocoid": image,
             }
             for row, (image, split) in enumerate(splits.items())

@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
@@ -83,7 +82,7 @@ def _versions() -> str:
     return ", ".join(versions)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Print the report; return the exit status."""
     from capgpu.backend import BackendUnavailableError
 

@@ -174,10 +174,10 @@ class User:
         self.capgpu("train", "runs/squares", "--data", self.data, "--learning-rate", 0.02, *tiny)
         return self.folder / "runs" / "squares"
 
-    def picture(self, colour: str, kind: str = "PNG") -> bytes:
-        """Return the contents of a picture file."""
+    def picture(self, colour: str) -> bytes:
+        """Return the contents of a PNG file."""
         content = io.BytesIO()
-        Image.new("RGB", (30, 24), COLOURS[colour]).save(content, kind)
+        Image.new("RGB", (30, 24), COLOURS[colour]).save(content, "PNG")
         return content.getvalue()
 
     def training_data(self) -> tuple[Any, dict[str, Any]]:

@@ -103,8 +103,8 @@ def await_serving(pool, count=None):
         time.sleep(1e-3)
 
 
-def marked(pool, work=0, size=1000):
-    out = np.zeros(size)
+def marked(pool, work=0):
+    out = np.zeros(1000)
     pool.run(pool.n_threads, MARK, work, out)
     return bool((out == 1).all())
 

@@ -28,8 +28,8 @@ ORDER = (2, 4, 0, 3, 5, 1)  # longest first; caption 1 has no steps
 class Batch:
     """A ragged batch in the captions' order, with the results of plain loops in packed rows."""
 
-    def __init__(self, gates, dtype, H=20, seed=231):
-        random = np.random.default_rng(seed)
+    def __init__(self, gates, dtype):
+        random, H = np.random.default_rng(231), 20
 
         def draw(*shape):
             return random.uniform(-1, 1, shape).astype(dtype)

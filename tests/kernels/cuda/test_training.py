@@ -268,8 +268,8 @@ def test_losses_of_many_steps_share_their_memory(device):
     assert len({float(loss) for loss in losses}) == 1
 
 
-def emoji_subset(n_captions=60):
-    full = emoji.load()
+def emoji_subset():
+    full, n_captions = emoji.load(), 60
     data = {name: full[name] for name in ("word_to_idx", "idx_to_word")}
     data["train_captions"] = full["train_captions"][:n_captions]
     data["train_image_idxs"] = np.arange(n_captions)

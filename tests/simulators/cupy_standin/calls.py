@@ -55,7 +55,7 @@ def _refuse_plain_sequences(name: str, values: Any) -> None:
             )
 
 
-def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter]:
+def parameters_of(text: str) -> list[inspect.Parameter]:
     """Parse the parameters of an entry in the list of names."""
     parameters = []
     for word in text.split():
@@ -68,7 +68,7 @@ def parameters_of(text: str, skip_first: bool = False) -> list[inspect.Parameter
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
         else:
             parameters.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD))
-    return parameters[1:] if skip_first else parameters
+    return parameters
 
 
 def wrapped(name: str, parameters: str, function: Callable[..., Any]) -> Callable[..., Any]:

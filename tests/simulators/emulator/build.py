@@ -153,9 +153,9 @@ class BuildCache:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def library(self, variant: Variant = PLAIN) -> Path:
+    def library(self) -> Path:
         """Compile the runtime as a library for this process."""
-        return self._runtime(variant, (*LIBRARY, "checks"), ".so", ("-shared",))
+        return self._runtime(PLAIN, (*LIBRARY, "checks"), ".so", ("-shared",))
 
     def program(self, variant: Variant = PLAIN) -> Path:
         """Compile the program that replays launches from files."""

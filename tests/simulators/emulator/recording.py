@@ -23,6 +23,8 @@ from simulators.emulator import build
 from simulators.emulator.arguments import address_of, pack
 from simulators.emulator.runner import ORDERS, EmulatorRunner, Launch, Order
 
+#: Seconds after which a launch counts as hanging.
+_TIMEOUT = 120
 _SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=66:detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
@@ -120,7 +122,6 @@ def run_again(
     variant: build.Variant = build.PLAIN,
     orders: Sequence[Order] = (Order(),),
     code: str | None = None,
-    timeout: float = 120,
 ) -> Outcome:
     """Replay a recording, once for every order.
 
@@ -136,8 +137,6 @@ def run_again(
         Orders of threads and blocks.
     code : str, optional
         Source to run instead of the recorded one.
-    timeout : float
-        Seconds after which the launch counts as hanging.
 
     Returns
     -------
@@ -156,10 +155,10 @@ def run_again(
             command += [str(ORDERS.index(order.name)), str(order.seed), str(result)]
         try:
             process = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=timeout, env=_SANITIZER_OPTIONS
+                command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=_SANITIZER_OPTIONS
             )
         except subprocess.TimeoutExpired:
-            return Outcome(f"still running after {timeout:g} seconds")
+            return Outcome(f"still running after {_TIMEOUT} seconds")
         if process.returncode:
             return Outcome(process.stderr.strip() or f"ended with status {process.returncode}")
         return Outcome("", tuple(result.read_bytes() for result in results))

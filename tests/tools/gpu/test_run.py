@@ -19,8 +19,8 @@ from tools.gpu.stages import NO_DEVICE, STAGES, Context, Stage, choose
 ROOT = Path(run.__file__).resolve().parents[2]
 
 
-def stage(name: str, code: str, expected: float = 1, limit: float = 30, kernels: bool = False) -> Stage:
-    return Stage(name, "A", expected, limit, 3, lambda context: [sys.executable, "-c", code], kernels=kernels)
+def stage(name: str, code: str, expected: float = 1, limit: float = 30) -> Stage:
+    return Stage(name, "A", expected, limit, 3, lambda context: [sys.executable, "-c", code], kernels=False)
 
 
 @pytest.fixture
