@@ -57,11 +57,11 @@ class Standing:
     limit_bar: float | None
 
     @property
-    def verdict(self) -> str:
+    def clears(self) -> str:
         """Whether all ratios are within their bars: ``"yes"`` or ``"no"``, ``"-"`` if there is nothing to compare."""
         pairs = [(self.peer_ratio, self.peer_bar), (self.limit_ratio, self.limit_bar)]
-        judged = [ratio <= bar for ratio, bar in pairs if ratio is not None and bar is not None]
-        return "-" if not judged else "yes" if all(judged) else "no"
+        within = [ratio <= bar for ratio, bar in pairs if ratio is not None and bar is not None]
+        return "-" if not within else "yes" if all(within) else "no"
 
 
 def fastest(records: list[Record]) -> Record | None:

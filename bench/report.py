@@ -119,11 +119,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def verdict(measurement: Measurement, result: Standing) -> str:
+def clears(measurement: Measurement, result: Standing) -> str:
     """Return the summary's last column."""
     if result.ours.status != "ok":
         return result.ours.status
-    return "disturbed" if measurement.disturbed else result.verdict
+    return "disturbed" if measurement.disturbed else result.clears
 
 
 def summary_row(measurement: Measurement, result: Standing) -> list[str]:
@@ -144,7 +144,7 @@ def summary_row(measurement: Measurement, result: Standing) -> list[str]:
         number(result.limit_ratio),
         number(result.limit_bar),
         f"{measurement.quiet_rounds}/{measurement.rounds}",
-        verdict(measurement, result),
+        clears(measurement, result),
     ]
 
 
@@ -177,10 +177,10 @@ def memory_section(results: Results) -> list[str]:
         return []
     labels = dict.fromkeys(label for column in peaks.values() for label in column)
     rows = [[label, *(column.get(label, "") for column in peaks.values())] for label in labels]
-    verdicts = [
+    comparisons = [
         f"{measurement.records[0].size} {measurement.records[0].cell}: {text}"
         for measurement in results.measurements
-        if measurement.records and (text := memory_verdict(measurement.records)) is not None
+        if measurement.records and (text := memory_comparison(measurement.records)) is not None
     ]
     title = ["## Peak resident growth of a loss and its gradients, MiB", ""]
     return [
@@ -188,12 +188,12 @@ def memory_section(results: Results) -> list[str]:
         *table(["", *peaks], rows),
         "Ours / PyTorch's smallest:",
         "",
-        *(f"- {v}" for v in verdicts),
+        *(f"- {text}" for text in comparisons),
         "",
     ]
 
 
-def memory_verdict(records: list[Record]) -> str | None:
+def memory_comparison(records: list[Record]) -> str | None:
     """Return the ratio of capgpu's peak memory to PyTorch's smallest, with its bar; None if either is missing."""
     ours = next((record.peak_bytes for record in records if record.kind == "ours"), None)
     torch = [r.peak_bytes for r in records if r.label.startswith("torch") and r.peak_bytes is not None]

@@ -164,15 +164,15 @@ def main() -> None:
         for error in sorted(set(load.errors))[:5]:
             print("   ", error, flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("starlette", "uvicorn", "onnxruntime", "numba")}
-    facts = describe({"capgpu": capgpu.__version__, **versions}, None)
-    facts["command"] = f"`python -m bench.serve {shlex.join(sys.argv[1:])}`".replace(str(args.run), args.run.name)
+    machine = describe({"capgpu": capgpu.__version__, **versions}, None)
+    machine["command"] = f"`python -m bench.serve {shlex.join(sys.argv[1:])}`".replace(str(args.run), args.run.name)
     header = ["", "requests", "errors", "p50, ms", "p99, ms", "captions/s", "pictures in a call, mean"]
     text = [
         "# The web server under load",
         "",
         "Written by `python -m bench.serve`.",
         "",
-        *table(["", ""], [[name, value] for name, value in facts.items()]),
+        *table(["", ""], [[name, value] for name, value in machine.items()]),
         f"JPEG pictures of {_SIDE} x {_SIDE} pixels, a beam of 3 (three captions with the probability of each word), "
         "on the backend in force. A client sends its next picture when it has the captions of the last. Clients and "
         f"servers share the cores; the rows take turns. The cores were idle before {quiet} of {3 * args.rounds} turns.",

@@ -22,38 +22,38 @@ def info(ctx: click.Context) -> None:
     from capgpu.backend import backend_info
     from capgpu.cli.console import print_table
 
-    facts = backend_info()
+    info = backend_info()
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    if facts["error"] is None:
-        table.add_row("backend", Text(facts["backend"], style="bold green"))
+    if info["error"] is None:
+        table.add_row("backend", Text(info["backend"], style="bold green"))
         # the part after the first semicolon is repeated for each backend below
-        table.add_row("why", Text(facts["reason"].split("; ")[0]))
-        table.add_row("device", Text(facts["device"]))
-        table.add_row("kernels", Text(facts["kernels"]))
-        if facts["available"]["cpu"] == "yes":
+        table.add_row("why", Text(info["reason"].split("; ")[0]))
+        table.add_row("device", Text(info["device"]))
+        table.add_row("kernels", Text(info["kernels"]))
+        if info["available"]["cpu"] == "yes":
             from capgpu.kernels.cpu.code_cache import described
 
             table.add_row("compiled kernels", Text(described()))
-        if facts["backend"] == "cuda":
-            from capgpu.kernels.cuda.diagnostics import device_facts
+        if info["backend"] == "cuda":
+            from capgpu.kernels.cuda.diagnostics import device_description
 
-            for name, words in device_facts().items():
+            for name, words in device_description().items():
                 table.add_row(name, Text(words))
     else:
         table.add_row("backend", Text("none", style="bold red"))
-        table.add_row("error", Text(facts["error"]))
-    for name, value in facts["setting"].items():
+        table.add_row("error", Text(info["error"]))
+    for name, value in info["setting"].items():
         table.add_row(name, Text("not set" if value is None else value))
     table.add_row()
-    for name, state in facts["available"].items():
+    for name, state in info["available"].items():
         usable = state == "yes"
         words = "usable" if usable else state.removeprefix(f"backend {name!r}: ")
         table.add_row(f"backend {name}", Text(words, style="green" if usable else "yellow"))
     table.add_row()
-    for name, version in facts["installed"].items():
+    for name, version in info["installed"].items():
         table.add_row(name, Text(version or "not installed"))
     print_table(table)
-    if facts["error"] is not None:
+    if info["error"] is not None:
         ctx.exit(1)

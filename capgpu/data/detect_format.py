@@ -11,7 +11,7 @@ from capgpu.data.folder import captions_file, folder_source
 from capgpu.data.karpathy import karpathy_source
 from capgpu.data.source import Source
 from capgpu.data.text_files import DataFileError, picture_names, read_json
-from capgpu.data.unzipped import coco_home, join_coco, join_tables, karpathy_home, recognize
+from capgpu.data.unzipped import coco_picture_folder, join_coco, join_tables, karpathy_picture_folder, recognize
 from capgpu.errors import InvalidValueError
 from capgpu.visible_text import short
 
@@ -56,8 +56,8 @@ def read_source(path: Path, kind: str | None = None, folder: Path | None = None)
     content = read_json(path)
     kind = kind or _detect_kind(content, path)
     if kind == "coco":
-        return coco_source(content, path, folder or coco_home(path, content, None), folder)
-    return karpathy_source(content, path, folder or karpathy_home(path, picture_names(content)), folder)
+        return coco_source(content, path, folder or coco_picture_folder(path, content, None), folder)
+    return karpathy_source(content, path, folder or karpathy_picture_folder(path, picture_names(content)), folder)
 
 
 def read_sources(paths: Sequence[Path], kind: str | None = None, folder: Path | None = None) -> Source:

@@ -35,11 +35,11 @@ from capgpu.visible_text import clipped
 __all__ = [
     "captions_file",
     "captions_files",
+    "find_picture_folder",
     "folder_source",
+    "fullest_folder",
     "has_usual_name",
-    "home_of",
-    "only_home",
-    "picture_home",
+    "only_folder",
     "picture_siblings",
 ]
 
@@ -170,10 +170,10 @@ def folder_source(path: Path, folder: Path | None, within: Path | None = None) -
             notes.append(f"pictures in none of the lists, omitted: {len(unlisted):,}, the first {unlisted[0]}")
         for image in unlisted:
             del splits[image], captions[image]
-    home = folder or picture_home(path, list(islice(captions, _N_SEARCHED)))
-    if home not in (folder, *_candidate_folders(path.parent)):
-        notes.append(f"pictures are in {home}")
-    located, differences = find_files(home, list(captions), str(path), within)
+    location = folder or find_picture_folder(path, list(islice(captions, _N_SEARCHED)))
+    if location not in (folder, *_candidate_folders(path.parent)):
+        notes.append(f"pictures are in {location}")
+    located, differences = find_files(location, list(captions), str(path), within)
     notes += differences
     files = dict(zip(captions, located, strict=True))
     _merge_links(path, files, captions, splits, notes)
@@ -209,7 +209,7 @@ def _merge_links(
         )
 
 
-def picture_home(path: Path, images: list[str]) -> Path:
+def find_picture_folder(path: Path, images: list[str]) -> Path:
     """Return the folder of pictures that belong to a file of captions.
 
     Parameters
@@ -233,9 +233,13 @@ def picture_home(path: Path, images: list[str]) -> Path:
     """
     beside = path.parent
     usual = _candidate_folders(beside)
-    home = next((folder for folder in usual if _count_in(folder, images)), None)
-    home = home or only_home(path, _named_as_pictures(beside), images, 0.9) or only_home(path, _folders(beside), images)
-    return home or only_home(path, picture_siblings(beside), images, 0.9) or beside
+    return (
+        next((folder for folder in usual if _count_in(folder, images)), None)
+        or only_folder(path, _named_as_pictures(beside), images, 0.9)
+        or only_folder(path, _folders(beside), images)
+        or only_folder(path, picture_siblings(beside), images, 0.9)
+        or beside
+    )
 
 
 def picture_siblings(folder: Path) -> list[Path]:
@@ -251,33 +255,33 @@ def _named_as_pictures(folder: Path) -> list[Path]:
     return [entry for entry in _folders(folder) if _OF_PICTURES.fullmatch(entry.name)]
 
 
-def home_of(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
+def fullest_folder(folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
     """Return the folder with the most of the first pictures, of equal ones the first; None if none has any.
 
     It must contain at least the fraction `least` of them.
     """
     first = list(islice(images, _N_SEARCHED))
-    home = max(folders, key=lambda folder: _count_in(folder, first), default=None)
-    count = 0 if home is None else _count_in(home, first)
-    return home if count and count >= least * len(first) else None
+    location = max(folders, key=lambda folder: _count_in(folder, first), default=None)
+    count = 0 if location is None else _count_in(location, first)
+    return location if count and count >= least * len(first) else None
 
 
-def only_home(path: Path, folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
-    """Do the same as `home_of`, and raise DataFileError if another folder contains more than half as many pictures.
+def only_folder(path: Path, folders: Sequence[Path], images: Iterable[str], least: float = 0) -> Path | None:
+    """Do as `fullest_folder`, and raise DataFileError if another folder contains more than half as many pictures.
 
     Those of the same names may be others, such as pictures of another split. `path` is the file of captions.
     """
     first = list(islice(images, _N_SEARCHED))
-    home = home_of(folders, first, least)
-    if home is not None:
-        half = _count_in(home, first) / 2
+    location = fullest_folder(folders, first, least)
+    if location is not None:
+        half = _count_in(location, first) / 2
         for folder in folders:
-            if _count_in(folder, first) > half and not folder.samefile(home):
+            if _count_in(folder, first) > half and not folder.samefile(location):
                 raise DataFileError(
-                    f"{path}: expected its pictures in one folder, got pictures of the same names in {home} and "
+                    f"{path}: expected its pictures in one folder, got pictures of the same names in {location} and "
                     f"{folder}. Name the folder of the pictures (--images)."
                 )
-    return home
+    return location
 
 
 def _folders(path: Path) -> list[Path]:

@@ -328,10 +328,12 @@ def _check_present(source: Source, max_unreadable: float) -> None:
 
 def _missing(file: Path) -> str:
     """Return the name of a missing file, for a message, and where it is, or the most similar one."""
-    home = next((parent for parent in file.parents if parent.is_dir()), file.parent)
-    outer = home.parent / file.relative_to(home)
+    folder = next((parent for parent in file.parents if parent.is_dir()), file.parent)
+    outer = folder.parent / file.relative_to(folder)
     if is_file(outer):
-        return f"{printable(str(file))} (there is {printable(str(outer))} in the folder {printable(str(home.parent))})"
+        return (
+            f"{printable(str(file))} (there is {printable(str(outer))} in the folder {printable(str(folder.parent))})"
+        )
     nearest = nearest_file(file)
     return printable(str(file)) + (f" (the most similar file is {nearest})" if nearest else "")
 

@@ -22,9 +22,9 @@ from capgpu.data.folder import (
     captions_file,
     captions_files,
     folder_source,
+    fullest_folder,
     has_usual_name,
-    home_of,
-    only_home,
+    only_folder,
     picture_siblings,
 )
 from capgpu.data.karpathy import karpathy_source
@@ -33,7 +33,7 @@ from capgpu.data.source import UNSPLIT, Pictures, Source, split_name
 from capgpu.data.text_files import DataFileError, picture_names, read_json
 from capgpu.visible_text import short
 
-__all__ = ["coco_home", "join_coco", "join_tables", "karpathy_home", "recognize"]
+__all__ = ["coco_picture_folder", "join_coco", "join_tables", "karpathy_picture_folder", "recognize"]
 
 _COCO = re.compile(r"captions_(train|val|test)(\d{4})?\.json")
 _KARPATHY = re.compile(r"dataset(?:_\w+)?\.json")
@@ -130,7 +130,7 @@ def _year(file: Path) -> str:
 # --- COCO --------------------------------------------------------------------------------------------------
 
 
-def coco_home(file: Path, content: Any, images: Path | None) -> Path | None:
+def coco_picture_folder(file: Path, content: Any, images: Path | None) -> Path | None:
     """Return the folder of the pictures of an annotation file: `images` or near the file, or one in it for its split.
 
     None if `images` is None and no picture is found.
@@ -146,7 +146,7 @@ def coco_home(file: Path, content: Any, images: Path | None) -> Path | None:
     candidates += [folder for base in bases for folder in (base, base / "images")]
     if images is None and found:
         candidates += [file.parent.parent / part for part in parts]
-    return home_of(candidates, names) or images
+    return fullest_folder(candidates, names) or images
 
 
 def join_coco(files: Sequence[Path], images: Path | None) -> Source:
@@ -183,8 +183,8 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
         if split in splits:
             raise DataFileError(f"{file}: expected one file per split, got two of {split}. Name one of the two.")
         content = read_json(file)
-        home = coco_home(file, content, images)
-        read = coco_source(content, file, home, images)
+        location = coco_picture_folder(file, content, images)
+        read = coco_source(content, file, location, images)
         pictures = splits[split] = read.splits[UNSPLIT]
         located: Sequence[Path | None] = pictures.files or [None] * len(pictures)
         for image, picture in zip(pictures.image_ids, located, strict=True):
@@ -198,8 +198,8 @@ def join_coco(files: Sequence[Path], images: Path | None) -> Source:
                     )
                 repeated += 1
         notes += read.notes
-        if home is not None:
-            notes.append(f"pictures of {file.name} are in {home}")
+        if location is not None:
+            notes.append(f"pictures of {file.name} are in {location}")
     _check_separate(splits, files)
     if repeated:
         notes.append(f"ids that two pictures have, one in each file: {repeated:,}")
@@ -234,24 +234,24 @@ def _check_separate(splits: Mapping[str, Pictures], described: Sequence[Path]) -
 # --- Karpathy's splits -------------------------------------------------------------------------------------
 
 
-def karpathy_home(file: Path, names: Sequence[str]) -> Path | None:
+def karpathy_picture_folder(file: Path, names: Sequence[str]) -> Path | None:
     """Return the folder near a file of Karpathy's that contains its pictures; None if there is none.
 
     Raises DataFileError if several folders contain pictures of the same names.
     """
     near = [file.parent, *_folders(file.parent)]
     near += [folder / "images" for folder in near]
-    return only_home(file, near, names) or only_home(file, picture_siblings(file.parent), names, 0.9)
+    return only_folder(file, near, names) or only_folder(file, picture_siblings(file.parent), names, 0.9)
 
 
 def _has_pictures(file: Path, images: Path | None) -> bool:
     names = picture_names(read_json(file))
-    return (home_of([images], names) if images else karpathy_home(file, names)) is not None
+    return (fullest_folder([images], names) if images else karpathy_picture_folder(file, names)) is not None
 
 
 def _karpathy(file: Path, images: Path | None) -> Source:
     content = read_json(file)
-    return karpathy_source(content, file, images or karpathy_home(file, picture_names(content)), images)
+    return karpathy_source(content, file, images or karpathy_picture_folder(file, picture_names(content)), images)
 
 
 # --- files of splits ---------------------------------------------------------------------------------------
@@ -344,10 +344,10 @@ def _join_folders(parts: Sequence[Path], images: Path | None) -> Source:
     notes: list[str] = []
     files = [captions_file(part) for part in parts]
     for part, file in zip(parts, files, strict=True):
-        home = part
+        location = part
         if images is not None:
-            home = images / part.name if (images / part.name).is_dir() else images
-        read = folder_source(file, home, images)
+            location = images / part.name if (images / part.name).is_dir() else images
+        read = folder_source(file, location, images)
         split = split_name(part.name, str(part))
         if split in splits or UNSPLIT not in read.splits:
             raise DataFileError(

@@ -15,14 +15,14 @@ _MOST_OF_A_PIPE = 1 << 28
 _BYTES_AT_ONCE = 1 << 20
 
 
-def read_content(path: str | os.PathLike[str], most: int, error: type[CapgpuError]) -> bytes:
+def read_content(path: str | os.PathLike[str], max_bytes: int, error: type[CapgpuError]) -> bytes:
     """Read a file whole.
 
     Parameters
     ----------
     path : path
         The file.
-    most : int
+    max_bytes : int
         The largest number of bytes; of a pipe or device at most 256 MiB.
     error : type of CapgpuError
         Exception for a larger file.
@@ -41,7 +41,7 @@ def read_content(path: str | os.PathLike[str], most: int, error: type[CapgpuErro
     """
     with open(path, "rb") as file:
         regular = os.path.isfile(path)
-        limit = most if regular else min(most, _MOST_OF_A_PIPE)
+        limit = max_bytes if regular else min(max_bytes, _MOST_OF_A_PIPE)
         size = os.fstat(file.fileno()).st_size if regular else 0
         content = b""
         if size <= limit:

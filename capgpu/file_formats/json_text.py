@@ -116,13 +116,13 @@ class JsonObject:
         """Return a truth value."""
         return bool(self._typed(key, "true or false", lambda value: isinstance(value, bool)))
 
-    def integer(self, key: str, least: int = 0, most: int = 2**63 - 1) -> int:
+    def integer(self, key: str, least: int = 0, largest: int = 2**63 - 1) -> int:
         """Return an integer in a closed range."""
 
         def matches(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= largest
 
-        return int(self._typed(key, f"an integer from {least} to {most}", matches))
+        return int(self._typed(key, f"an integer from {least} to {largest}", matches))
 
     def number(self, key: str) -> float:
         """Return a finite number."""

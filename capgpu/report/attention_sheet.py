@@ -180,9 +180,9 @@ def _band(entry: AttentionPicture, columns: int, width: int) -> Image:
     from PIL import Image, ImageDraw
 
     heading, small = Typeface(21, bold=True), Typeface(15)
-    room = width - 2 * _MARGIN
-    lines = [(line, heading, _INK, 29) for line in heading.wrap(entry.caption.text or "(nothing)", room)]
-    lines += [(line, small, _FAINT, _LINE) for line in small.wrap(entry.name, room) if line]
+    text_width = width - 2 * _MARGIN
+    lines = [(line, heading, _INK, 29) for line in heading.wrap(entry.caption.text or "(nothing)", text_width)]
+    lines += [(line, small, _FAINT, _LINE) for line in small.wrap(entry.name, text_width) if line]
     picture = _fitted(entry.picture)
     cards = [_card(picture, "", "the picture")]
     for token, probability, weights in zip(

@@ -200,16 +200,18 @@ def _check(cells: Sequence[Cell], columns: int) -> None:
 
 
 def _header(title: str, subtitle: str, width: int) -> list[_Line]:
-    room = width - 2 * _MARGIN
-    lines = _lines(title, Typeface(24, bold=True), _INK, 31, room)
-    return lines + [line for part in subtitle.splitlines() for line in _lines(part, Typeface(16), _FAINT, 24, room)]
+    text_width = width - 2 * _MARGIN
+    lines = _lines(title, Typeface(24, bold=True), _INK, 31, text_width)
+    return lines + [
+        line for part in subtitle.splitlines() for line in _lines(part, Typeface(16), _FAINT, 24, text_width)
+    ]
 
 
 def _texts(cell: Cell) -> list[_Line]:
-    room = _CARD_WIDTH - 2 * _PAD
-    lines = _lines(cell.caption or "(nothing)", Typeface(16, bold=True), _INK, _LINE, room)
+    text_width = _CARD_WIDTH - 2 * _PAD
+    lines = _lines(cell.caption or "(nothing)", Typeface(16, bold=True), _INK, _LINE, text_width)
     if cell.truth and cell.caption != cell.truth:
-        lines += _lines(f"truth: {cell.truth}", Typeface(15), _FAINT, _LINE, room)
+        lines += _lines(f"truth: {cell.truth}", Typeface(15), _FAINT, _LINE, text_width)
     return lines
 
 

@@ -195,7 +195,7 @@ class Batcher(Generic[Item, Result]):
                 jobs = self._take() if self._queue else []
                 task = self._tasks.popleft() if not jobs and self._tasks else None
             if task is not None:
-                _settle(*task)
+                _complete(*task)
             groups: dict[Hashable, list[_Job[Item, Result]]] = {}
             for job in jobs:
                 if job.future.set_running_or_notify_cancel():
@@ -229,7 +229,7 @@ class Batcher(Generic[Item, Result]):
                 job.future.set_result(Batched(result, len(group), start - job.submitted, seconds))
 
 
-def _settle(task: Callable[[], Any], future: Future[Any]) -> None:
+def _complete(task: Callable[[], Any], future: Future[Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:

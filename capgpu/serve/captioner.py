@@ -121,7 +121,7 @@ class Captioner:
                 self.missing = str(error)
             raise
         self._captioner, self.missing = captioner, missing
-        self.model = _facts(captioner, can_encode=missing is None)
+        self.model = _model_document(captioner, can_encode=missing is None)
         self.version += 1
 
     def check_data(self, dataset: Dataset) -> None:
@@ -227,7 +227,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _facts(captioner: TrainedCaptioner, *, can_encode: bool) -> Model:
+def _model_document(captioner: TrainedCaptioner, *, can_encode: bool) -> Model:
     from capgpu.backend import current_backend
 
     model, grid = captioner.model, None

@@ -79,7 +79,7 @@ class GalleryPages:
         self._lock = threading.Lock()
         self._picture_lock = threading.Lock()  # Pillow's warnings are filtered for the whole process
         self._splits: dict[str, _SplitCaptions] = {}
-        self._judges = ThreadPoolExecutor(1, "capgpu-serve-gallery")
+        self._comparing = ThreadPoolExecutor(1, "capgpu-serve-gallery")
         self._picture = lru_cache(_CACHED_PICTURES)(self._draw)
 
     @property
@@ -229,13 +229,13 @@ class GalleryPages:
             if len(captions.captions) < len(features):
                 captions.task = self._run_when_idle(lambda: self._caption_part(split, captions))
             else:
-                captions.task = self._judges.submit(self._judge, split, captions)
+                captions.task = self._comparing.submit(self._compare, split, captions)
 
     def close(self) -> None:
         """Stop comparing; called after the thread of the model has ended."""
-        self._judges.shutdown(cancel_futures=True)
+        self._comparing.shutdown(cancel_futures=True)
 
-    def _judge(self, split: str, captions: _SplitCaptions) -> None:
+    def _compare(self, split: str, captions: _SplitCaptions) -> None:
         """Compare all captions of a split with the references."""
         captions.entries = self._compared(split, captions.captions)
 

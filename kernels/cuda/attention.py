@@ -53,15 +53,15 @@ def attention_lstm_forward(
     if steps.counts:
         count = steps.counts[0]
         weights = _joined_weights(space, Wh, Wattn)
-        left = space.take("attention: h and context", (count, 2 * H), dtype)
+        factors = space.take("attention: h and context", (count, 2 * H), dtype)
         sums = space.take("attention: sums", (count, 4 * H), dtype)
         scores = space.take("attention: scores", (count, L), sum_dtype(dtype))
         read = pointers(*map(operand, (projected, rows, bias, A, order)), steps.sizes, sums)
         step, T = kernel("attention_lstm_forward", dtype), len(steps.counts)
         for t in range(T + 1):
-            step(count, ATTENTION_THREADS, (*read, left, scores, *outputs, *map(np.int32, (H, L, T, t))))
+            step(count, ATTENTION_THREADS, (*read, factors, scores, *outputs, *map(np.int32, (H, L, T, t))))
             if t < T:
-                product(left, weights, sums, precision)
+                product(factors, weights, sums, precision)
     return AttentionStates(*outputs)
 
 

@@ -10,10 +10,10 @@ from capgpu.kernels.cuda import launch_heuristics, tuning_cache
 from capgpu.kernels.cuda.compile import device_limits
 from capgpu.kernels.cuda.kernel_registry import ENTRIES, variants_of
 
-__all__ = ["device_facts"]
+__all__ = ["device_description"]
 
 
-def device_facts() -> dict[str, str]:
+def device_description() -> dict[str, str]:
     """Describe the current device and what is installed for it.
 
     Returns

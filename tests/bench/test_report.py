@@ -48,12 +48,12 @@ def test_limit_is_the_better_blas_on_distinct_words(records: list[Record]) -> No
     assert (result.limit.label, result.limit_ratio) == ("gemm distinct torch", 1.25)
 
 
-def test_the_verdict_is_no_if_one_bar_is_exceeded(records: list[Record]) -> None:
+def test_no_bar_is_cleared_if_one_is_exceeded(records: list[Record]) -> None:
     result = standing(records)
     assert result is not None
     assert PEER_BARS["loss"]["S1", "lstm"] > 0.5
     assert LIMIT_BARS["S1", "lstm"] < 1.25
-    assert result.verdict == "no"
+    assert result.clears == "no"
 
 
 def test_one_caption_at_a_large_vocabulary_has_a_bar_of_its_own() -> None:
@@ -62,7 +62,7 @@ def test_one_caption_at_a_large_vocabulary_has_a_bar_of_its_own() -> None:
     assert peer_bar("S3:T=8", "lstm", "sample1") is None
 
 
-def test_a_disturbed_measurement_has_no_verdict(records: list[Record]) -> None:
+def test_a_disturbed_measurement_clears_no_bar(records: list[Record]) -> None:
     def last_cell(quiet_rounds: int) -> str:
         measurement = Measurement(records, 5, quiet_rounds)
         result = standing(records)

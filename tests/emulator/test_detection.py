@@ -77,7 +77,7 @@ extern "C" __global__ void f(int* total) {
 """
 
 GRID = """
-__device__ void meet(unsigned* counter, unsigned target) {
+__device__ void grid_barrier(unsigned* counter, unsigned target) {
     emulated_require_cooperative();
     __syncthreads();  // before
     if (threadIdx.x == 0) {
@@ -92,7 +92,7 @@ extern "C" __global__ void f(int* x, int* y, unsigned* counter) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x, n = gridDim.x * blockDim.x;
     for (int step = 0; step < 3; ++step) {
         x[step % 2 * n + i] = i + step;
-        meet(counter, gridDim.x * (step + 1));
+        grid_barrier(counter, gridDim.x * (step + 1));
         y[step * n + i] = x[step % 2 * n + (i + 40) % n];
     }
 }
@@ -199,8 +199,8 @@ MUTATIONS = [
     (GRID, Mutation("f", "no barrier after", "__syncthreads();  // after", "", THREAD)),
     (GRID, Mutation("f", "nothing released", "__threadfence();  // release", "", THREAD)),
     (GRID, Mutation("f", "nothing acquired", "__threadfence();  // acquire", "", THREAD)),
-    (GRID, Mutation("f", "no meeting", "meet(counter, gridDim.x * (step + 1));", "__syncthreads();", RESULTS)),
-    (GRID, Mutation("f", "no meeting", "meet(counter, gridDim.x * (step + 1));", "__syncthreads();", THREAD)),
+    (GRID, Mutation("f", "no barrier", "grid_barrier(counter, gridDim.x * (step + 1));", "__syncthreads();", RESULTS)),
+    (GRID, Mutation("f", "no barrier", "grid_barrier(counter, gridDim.x * (step + 1));", "__syncthreads();", THREAD)),
     (GRID, Mutation("f", "waits for too many", "(step + 1));", "(step + 1) + 1);", FAULT)),
     (GRID, Mutation("f", "one buffer", "x[step % 2 * n + i] =", "x[n + i] =", RESULTS)),
     (ANNOUNCE, Mutation("f", "a plain store", "emulated_store_relaxed(x + i, i + 1u)", "x[i] = i + 1u", THREAD)),

@@ -58,10 +58,10 @@ def test_onnxruntime_writes_the_same_captions(tmp_path, cell, dtype, tied):
         expected = greedy(model, features, max_length=9, suppress_unk=False)
         assert ids.tolist() == expected.ids[:, 0].tolist()
         assert np.allclose(chances, expected.log_probs[:, 0], atol=1e-10 if dtype == "float64" else 1e-4)
-    facts = step.get_modelmeta().custom_metadata_map
-    assert json.loads(facts["idx_to_word"]) == list(WORDS)
-    assert facts["cell_type"] == cell
-    assert facts["weights"] == begin.get_modelmeta().custom_metadata_map["weights"]
+    metadata = step.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["idx_to_word"]) == list(WORDS)
+    assert metadata["cell_type"] == cell
+    assert metadata["weights"] == begin.get_modelmeta().custom_metadata_map["weights"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -122,8 +122,8 @@ def test_special_words_may_have_any_ids(tmp_path):
     words = {"<END>": 0, "cat": 1, "<START>": 2, "dog": 3, "<NULL>": 4}
     model = CaptioningRNN(words, **SIZES, cell_type="lstm", seed=0)
     _, step = export_onnx(model, tmp_path)
-    facts = onnxruntime.InferenceSession(str(step), providers=["CPUExecutionProvider"]).get_modelmeta()
-    assert json.loads(facts.custom_metadata_map["idx_to_word"]) == list(words)
+    model_meta = onnxruntime.InferenceSession(str(step), providers=["CPUExecutionProvider"]).get_modelmeta()
+    assert json.loads(model_meta.custom_metadata_map["idx_to_word"]) == list(words)
 
 
 def test_half_precision_is_refused(tmp_path):

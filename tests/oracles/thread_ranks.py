@@ -15,8 +15,8 @@ from capgpu.distributed import Communicator
 _SECONDS = 60  # a test that hangs fails
 
 
-class _Meeting:
-    """A place where the threads exchange values: each puts its own, and gets those of all."""
+class _Exchange:
+    """Exchanges values between threads: each gives one, and gets those of all."""
 
     def __init__(self, size: int) -> None:
         self._values: list[Any] = [None] * size
@@ -36,20 +36,20 @@ class _Meeting:
 class ThreadCommunicator(Communicator):
     """The communicator of a thread, for arrays on the host."""
 
-    def __init__(self, meeting: _Meeting, rank: int, size: int) -> None:
-        self._meeting, self.rank, self.size = meeting, rank, size
+    def __init__(self, exchange: _Exchange, rank: int, size: int) -> None:
+        self._exchange, self.rank, self.size = exchange, rank, size
         self.local_rank, self.local_size = rank, size
 
     def start_all_reduce(self, array: Any, *, patient: bool = False) -> Any:
-        parts = self._meeting.exchange(self.rank, array.copy())
+        parts = self._exchange.exchange(self.rank, array.copy())
         array[...] = np.sum(parts, axis=0, dtype=array.dtype)
         return super().start_all_reduce(array, patient=patient)
 
     def barrier(self) -> None:
-        self._meeting.exchange(self.rank, None)
+        self._exchange.exchange(self.rank, None)
 
     def gather(self, value: Any) -> list[Any]:
-        return [json.loads(text) for text in self._meeting.exchange(self.rank, json.dumps(value))]
+        return [json.loads(text) for text in self._exchange.exchange(self.rank, json.dumps(value))]
 
     def from_root(self, function: Callable[[], Any]) -> Any:
         result: Any = None
@@ -59,7 +59,7 @@ class ThreadCommunicator(Communicator):
                 result = function()
             except Exception as error:
                 failure = error
-        result, failure = self._meeting.exchange(self.rank, (result, failure))[0]
+        result, failure = self._exchange.exchange(self.rank, (result, failure))[0]
         if failure is not None:
             raise failure
         return result
@@ -67,13 +67,13 @@ class ThreadCommunicator(Communicator):
 
 def run_ranks(size: int, function: Callable[[Communicator], Any]) -> list[Any]:
     """Call a function in several threads with their communicators; return the results, or raise the first error."""
-    meeting = _Meeting(size)
+    exchange = _Exchange(size)
 
     def run(rank: int) -> Any:
         try:
-            return function(ThreadCommunicator(meeting, rank, size))
+            return function(ThreadCommunicator(exchange, rank, size))
         except BaseException:
-            meeting.leave()
+            exchange.leave()
             raise
 
     with ThreadPoolExecutor(size) as pool:
