@@ -187,7 +187,7 @@ def _gradients(
         dh0 = vectors_of(gradients.dh0) if dh0 is None else dh0 + gradients.dh0
         if cell.attends:
             dlayers["Wattn"] = context_weights_gradient(gradients, forward)
-        # what is not read again makes room for the gradients of the parameters
+        # freed before the gradients of the parameters are allocated
         forward = forward._replace(states=forward.states._replace(cell=None, gates=None))
         del dinputs
         Wx, Wh, b = layer_names(layer)

@@ -98,7 +98,7 @@ def _choose(setting: str) -> str:
         if _temporary is None:
             _temporary = tempfile.TemporaryDirectory(prefix="capgpu-kernels-")
         logger.warning(
-            "CuPy cannot keep compiled kernels in %s (%s): this process compiles them for itself alone, into %s. Set "
+            "CuPy cannot keep compiled kernels in %s (%s): this process compiles them into %s, the next again. Set "
             "CUPY_CACHE_DIR to a folder that can be written.",
             setting,
             error,

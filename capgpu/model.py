@@ -356,7 +356,7 @@ class CaptioningRNN(CaptionerBase):
         words : array of int, shape (M,)
             The word that each caption reads: START at first, then what was chosen. They are not checked.
         parents : array of int, shape (M,), optional
-            Row of `state` that each caption goes on from; by default its own.
+            Row of `state` that each caption continues; by default its own.
 
         Returns
         -------

@@ -35,7 +35,7 @@ class Packing:
     order : numpy.ndarray of int64, shape (N,)
         Sequence at each rank, longest first; equal lengths keep their order.
     batch_sizes : numpy.ndarray of int64, shape (T,)
-        How many sequences are alive at each step, never rising. T is the longest length.
+        Number of sequences that have each step, non-increasing. T is the longest length.
     """
 
     order: HostInts

@@ -1,4 +1,4 @@
-"""The training loop: minibatches, updates, validation, and a run that can stop and go on anywhere."""
+"""The training loop: minibatches, updates, validation, and a run that can be stopped and resumed at any step."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class CaptioningSolver(SolverBase):
     ranks : capgpu.distributed.Communicator
         The processes that train the model together; a single one without ``mpiexec`` or ``srun``.
     interrupted : bool
-        Whether Ctrl-C ended the last `train`; calling it again goes on from there.
+        Whether Ctrl-C ended the last `train`; calling it again continues the training.
     stopped : bool
         Whether `stop` ended the last `train`.
 
@@ -159,10 +159,10 @@ class CaptioningSolver(SolverBase):
     def train(self) -> None:
         """Train for `num_epochs` epochs, or until Ctrl-C or SIGTERM.
 
-        Called again it trains as many epochs more; after an interruption, or where a state was resumed, it
-        goes on to the end that was planned. The first Ctrl-C, or SIGTERM, lets the step at hand finish, saves history
-        and state, sets `interrupted` and raises KeyboardInterrupt, so that what follows in a notebook is not run with a
-        model trained in part. A second one raises it at once.
+        Called again it trains as many epochs more; after an interruption, or if a state was resumed, it continues to
+        the planned end. The first Ctrl-C, or SIGTERM, lets the current step finish, saves history and state, sets
+        `interrupted` and raises KeyboardInterrupt, so that what follows in a notebook is not run with a model trained
+        in part. A second one raises it at once.
 
         Raises
         ------
@@ -171,9 +171,9 @@ class CaptioningSolver(SolverBase):
         KeyboardInterrupt
             After Ctrl-C, once the state has been saved.
         FloatingPointError
-            For a loss that is NaN or infinite. On the host every loss is looked at before its update is made.
-            On a device that would mean waiting at each step: losses are looked at where a line is printed and
-            at an epoch's first and last step. ``model.params`` then holds the last parameters known to be good.
+            For a loss that is NaN or infinite. On the host every loss is checked before its update is made. On a
+            device that would mean waiting at each step: losses are checked where a line is printed and at an
+            epoch's first and last step. ``model.params`` then holds the last parameters known to be good.
         """
         self._check_parameters(self.model)  # they may have been replaced
         if self._finished:
@@ -216,16 +216,16 @@ class CaptioningSolver(SolverBase):
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 if not isinstance(error, FloatingPointError) and is_root:
-                    self._write_state()  # a step is made whole or not at all: a metric that fails costs no epoch
+                    self._write_state()  # the state is that of a complete step: a metric that fails costs no epoch
                 raise
             finally:
                 self._placed = self.data
                 report.write("end", step=self.step, epoch=self.epoch, reason=reason)
         if self.interrupted:
-            raise KeyboardInterrupt(f"training was interrupted after step {self.step}; train() goes on from there")
+            raise KeyboardInterrupt(f"training was interrupted after step {self.step}; train() continues from there")
 
     def stop(self) -> None:
-        """End training after the update at hand, as if its planned end had come; for callbacks and other threads.
+        """End training after the current update, as at its planned end; for callbacks and other threads.
 
         `train` then saves the state, returns, and leaves the best parameters in the model with `keep_best`. A run that
         is resumed from that state is finished, too; `train` called again trains `num_epochs` more epochs.
@@ -261,20 +261,20 @@ class CaptioningSolver(SolverBase):
         """Save an interrupted run."""
         self._save()
         self.interrupted = True
-        report.note(f"interrupted after step {self.step}; train() goes on from there")
+        report.note(f"interrupted after step {self.step}; train() continues from there")
 
     def _train_epoch(self, report: Reporter, guard: InterruptGuard) -> None:
         """Run the remaining updates of an epoch."""
         step = self.step
         steps = self.num_epochs * self.iterations_per_epoch
         schedule_start = self._target * self.iterations_per_epoch - steps
-        first = step  # its loss is looked at, whatever print_every
+        first = step  # its loss is checked for any print_every
         report.begin_epoch(step)
         with closing(self._batches()) as batches:
             for captions, features, images in batches:
                 printed = step % self.print_every == 0
                 factor = checked_factor(self._schedule(step - schedule_start, steps), step - schedule_start)
-                self._update(captions, features, images, factor, looked_at=printed or step == first)
+                self._update(captions, features, images, factor, check_loss=printed or step == first)
                 step = self.step
                 if printed or self.step_callbacks:
                     self._report_step(report, captions, self._learning_rate() * factor, printed=printed)
@@ -314,7 +314,7 @@ class CaptioningSolver(SolverBase):
             self._begin_next_epoch()
         with closing(self._batches()) as batches:
             captions, features, images = next(batches)
-            self._update(captions, features, images, 1.0, looked_at=True)
+            self._update(captions, features, images, 1.0, check_loss=True)
 
     def _batches(self) -> Generator[Minibatch, None, None]:
         """Return the remaining minibatches of the current epoch."""
@@ -328,10 +328,10 @@ class CaptioningSolver(SolverBase):
             part=(self.ranks.rank, self.ranks.size),
         )
 
-    def _update(self, captions: Any, features: Array, images: Any, factor: float, *, looked_at: bool) -> None:
+    def _update(self, captions: Any, features: Array, images: Any, factor: float, *, check_loss: bool) -> None:
         """Compute loss and gradients of a minibatch, and update the parameters.
 
-        A loss that is looked at is checked before the update.
+        With `check_loss`, the loss is checked before the update.
         """
         model, step = self.model, self.step
         dropout = any(getattr(model, name, 0.0) > 0 for name in ("feature_dropout", "output_dropout", "layer_dropout"))
@@ -348,10 +348,10 @@ class CaptioningSolver(SolverBase):
                 rewards = [reward]
             with nullcontext() if self._critic is None else self._critic.policy(model):
                 loss = self._steps.loss(
-                    features, captions, factor, whole=not looked_at, dropout_key=key, weights=weights
+                    features, captions, factor, whole=not check_loss, dropout_key=key, weights=weights
                 )
         on_host = self._losses.append(loss)
-        if looked_at:
+        if check_loss:
             self._check_losses()
             self._losses.keep(step, model.params)
         elif on_host:

@@ -1,8 +1,8 @@
-"""The recurrent cells as every target knows them, and the two operations of the contract that each of them has.
+"""The recurrent cells of all targets, and the types of their two operations in the contract.
 
-`CELLS` holds what tells one cell from another besides its mathematics. A cell named NAME has the operations
+`CELLS` holds the properties of each cell besides its mathematics. A cell named NAME has the operations
 ``NAME_forward``, a `RecurrenceForward`, and ``NAME_backward``, a `RecurrenceBackward`: the same types for all cells, so
-that layers and launchers serve every cell alike.
+that layers and launchers serve every cell in the same way.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def interrupts_at(call: int) -> Any:
 
 def train_until_interrupted(trainer: CaptioningSolver) -> None:
     """Train until Ctrl-C, which is passed on once the state is saved: a notebook must not go on to its next cell."""
-    with pytest.raises(KeyboardInterrupt, match=r"after step \d+; train\(\) goes on from there"):
+    with pytest.raises(KeyboardInterrupt, match=r"after step \d+; train\(\) continues from there"):
         trainer.train()
     assert trainer.interrupted
 
@@ -401,7 +401,7 @@ def test_a_process_stopped_by_a_signal_resumes_with_the_same_bits(tmp_path: Path
         out, err = process.communicate()
     if how == signal.SIGINT:
         assert process.returncode == 0, err
-        assert "train() goes on from there" in out
+        assert "train() continues from there" in out
         assert "interrupted" in out.splitlines()[-1]
     settings: dict[str, Any] = {"schedule": "constant", "warmup": 0, "print_every": 1}
     resumed = solver(checkpoint=tmp_path, resume=True, **settings)

@@ -58,7 +58,7 @@ def serve(
     the camera; it shows the captions of a split beside the reference captions, and the loss curve, also while the run
     is being trained. Its JSON API is described at /openapi.json. Ctrl-C stops the server.
 
-    There are no user accounts: whoever can reach the address can use the server and see the run's pictures.
+    There are no user accounts: anyone who can reach the address can use the server and see the run's pictures.
     """
     for package in ("starlette", "uvicorn"):
         require(package, "serve", "The web page")

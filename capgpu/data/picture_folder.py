@@ -6,9 +6,9 @@ that, none is chosen.
 
 Names may be absolute or contain ``..``. Where the user names the folder of the pictures (``--images``), a name that
 leads out of it is that of a file in it that differs in leading folders, or else refused: a file of captions from
-elsewhere shall not choose what is read. Without that statement, names may lead anywhere, and a note counts those that
-do. Links are the work of whoever made the folder, and subsets of data sets are often made of them: they are followed,
-and a note counts those that lead out of it. The folder itself may be a link, too.
+elsewhere must not choose what is read. Without ``--images``, names may lead anywhere, and a note counts those that do.
+Links are followed, since subsets of data sets often consist of links, and a note counts those that lead out of the
+folder. The folder itself may be a link, too.
 """
 
 from __future__ import annotations

@@ -351,7 +351,7 @@ def _check_readable(
         if count > max_unreadable * size:
             raise DataFileError(
                 f"{source.path}: expected {what} pictures, got none for {count:,} of {size:,}{split}, the first "
-                f"{cause()}. Name their folder (--images), or go on without them with --max-unreadable 1."
+                f"{cause()}. Name their folder (--images), or omit them with --max-unreadable 1."
             )
 
 

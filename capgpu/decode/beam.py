@@ -116,7 +116,7 @@ def beam_search(
 
 
 def _check_memory(model: WordModel, count: int, width: int, max_length: int) -> None:
-    """Check that the arrays of a search fit the free memory; small ones are not looked at."""
+    """Check that the arrays of a search fit the free memory; small ones are not checked."""
     like = model.params["b_vocab"]
     words, hidden, value = len(model.word_to_idx), model.config["hidden_dim"], max(model.dtype.itemsize, 4)
     # after t steps there are at most `words` to the power of t hypotheses

@@ -1,4 +1,4 @@
-"""What a launcher of several processes tells each of them, read from the environment: no MPI is loaded.
+"""Rank and number of the processes of a launcher, read from the environment: no MPI is loaded.
 
 Programs that a rank starts inherit its environment, and would take themselves for that rank. So `take_over` removes the
 launcher's variables from it, once they have served.

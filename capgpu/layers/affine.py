@@ -50,8 +50,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Any]:
     flat = xp.reshape(x, (x.shape[0], -1))
     if flat.shape[1] != w.shape[0]:
         raise InvalidValueError(
-            f"x has shape {tuple(x.shape)}, {flat.shape[1]} features a sample; w has shape {tuple(w.shape)} "
-            f"and wants {w.shape[0]}."
+            f"x: expected {w.shape[0]} features per sample, as w of shape {tuple(w.shape)} has rows, got "
+            f"{flat.shape[1]}: shape {tuple(x.shape)}."
         )
     return kernels_for(x).matmul(flat, w, b), LayerCache("affine_forward", (x, w))
 

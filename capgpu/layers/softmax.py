@@ -20,7 +20,7 @@ def temporal_softmax_loss(
     x : array, shape (N, T, V), or (N, ..., V)
         Scores of every word at every step.
     y : array of int, shape (N, T), or (N, ...)
-        True words; those under a False mask are not looked at.
+        True words; those under a False mask are ignored.
     mask : array of bool, shape of `y`, optional
         Which steps count; by default all, except those of `ignore_index`.
     verbose : bool

@@ -126,7 +126,7 @@ def with_warmup(schedule: Schedule, warmup: int) -> Schedule:
     schedule : Schedule
         What follows; it spans the updates that are left.
     warmup : int
-        Updates of the rise: the factors ``1/warmup, 2/warmup, ..., 1``. 0 leaves the schedule alone.
+        Updates of the rise: the factors ``1/warmup, 2/warmup, ..., 1``. 0 leaves the schedule unchanged.
 
     Returns
     -------

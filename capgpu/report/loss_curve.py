@@ -124,7 +124,7 @@ def _finish(axes: Axes, last_epoch: float, label: str) -> None:
     axes.set_ylabel(label)
     axes.grid(color=_GREY, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    # above the axes: nowhere inside of them is sure to be free of data
+    # above the axes, since any place inside of them may contain data
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 
 

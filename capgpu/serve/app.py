@@ -314,7 +314,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 
 async def _closed(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client has disconnected
 
 
 async def _internal_problem(_: Request, __: Exception) -> Response:

@@ -167,7 +167,7 @@ class Captioner:
             raise RequestError(503, str(self.missing), retry_after=10)
         config = replace(settings.config(), attention=self._captioner.model.attends)
         if config.samples and len(pictures) > 1:
-            # random numbers depend on the position in a batch: a seed gives the same captions in any company
+            # random numbers depend on the position in a batch: each picture is a batch of its own
             return [self.caption_pictures(settings, [picture])[0] for picture in pictures]
         found = self._captioner.caption_pictures([io.BytesIO(picture) for picture in pictures], config)
         return [

@@ -149,7 +149,7 @@ class _Machine:
         self.stack[-1].extend(items)
 
     def attributes(self) -> None:
-        # what PyTorch hangs onto the dictionary: the versions of the modules, of no use to the tensors
+        # attributes that PyTorch adds to the dictionary: versions of the modules, which tensors do not need
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
             raise _RefusedError("attributes of something that is no dictionary")
