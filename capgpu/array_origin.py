@@ -29,7 +29,7 @@ def common_namespace(arrays: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     import array_api_compat
 
     if not arrays and not named:
-        raise InvalidTypeError("array_namespace needs at least one array.")
+        raise InvalidTypeError("array_namespace: expected at least one array, got none.")
     first_name, first_space, first_type = "", None, None
     for index, array in enumerate((*arrays, *named.values())):
         if type(array) is first_type:
@@ -44,8 +44,8 @@ def common_namespace(arrays: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
             if array is None:
                 raise InvalidTypeError(f"{name}: expected an array, got None.")
             raise InvalidTypeError(
-                f"{name} is a {type(array).__module__}.{type(array).__qualname__}, not an array. "
-                f"Make it one with capgpu.asarray({name if name.isidentifier() else '...'})."
+                f"{name}: expected an array, got a {type(array).__module__}.{type(array).__qualname__}. "
+                f"Convert: capgpu.asarray({name if name.isidentifier() else '...'})."
             )
         if len(arrays) + len(named) > 1 and array_api_compat.is_torch_array(array):
             _reject_torch_mixture(name, (*arrays, *named.values()))

@@ -37,7 +37,7 @@ Index: TypeAlias = tuple[int, ...]
 def _check_point(x: Array) -> Any:
     xp = array_namespace(x=x)
     if not is_floating(x.dtype, xp):
-        raise InvalidTypeError(f"x has dtype {x.dtype}; a numeric gradient needs floating numbers, best float64.")
+        raise InvalidTypeError(f"x: expected a floating-point dtype, best float64, got {x.dtype}.")
     return xp
 
 
@@ -249,7 +249,7 @@ def relative_error_norm(x: Any, y: Any) -> float:
     """
     a, b = _on_host(x), _on_host(y)
     if a.shape != b.shape:
-        raise InvalidValueError(f"x has shape {a.shape} and y {b.shape}; they must have the same shape.")
+        raise InvalidValueError(f"y: expected shape {a.shape}, as x, got {b.shape}.")
     larger = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
     return float(np.linalg.norm(a - b)) / larger if larger else 0.0
 
@@ -305,11 +305,11 @@ def check_model(
     names = list(model.params) if parameters is None else list(parameters)
     for name in names:
         if name not in model.params:
-            raise InvalidValueError(f"the model has no parameter {name!r}; it has {', '.join(model.params)}.")
+            raise InvalidValueError(f"parameters: expected names among {', '.join(model.params)}, got {name!r}.")
         dtype = model.params[name].dtype
         if dtype != array_namespace(model.params[name]).float64:
             raise InvalidTypeError(
-                f"params[{name!r}] has dtype {dtype}; numeric gradients need float64: make the model with "
+                f"params[{name!r}]: expected dtype float64 for a numeric gradient, got {dtype}. Make the model with "
                 "dtype=numpy.float64."
             )
     extra = {} if dropout_key is None else {"dropout_key": dropout_key}

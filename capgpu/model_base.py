@@ -76,7 +76,9 @@ class CaptionerBase:
         check_count("seed", 0 if seed is None else seed, 0)
         check_word_to_idx(word_to_idx)
         if NULL not in word_to_idx:
-            raise InvalidValueError(f'word_to_idx has no "{NULL}" entry, which pads captions. Add one, usually id 0.')
+            raise InvalidValueError(
+                f"word_to_idx: expected an entry {NULL}, which pads captions, got none. Add it, usually with id 0."
+            )
         self.cell_type: CellType = cell_type
         self.dtype = floating_dtype(dtype)
         check_precision(precision, self.dtype)
@@ -279,5 +281,7 @@ class CaptionerBase:
     def _special(self, word: str) -> int:
         index = self.word_to_idx.get(word)
         if index is None or index >= len(self.word_to_idx):
-            raise InvalidValueError(f"the vocabulary has no {word} with an id below its length: sampling needs one.")
+            raise InvalidValueError(
+                f"word_to_idx: expected {word} with an id below {len(self.word_to_idx)}, got {index}."
+            )
         return index

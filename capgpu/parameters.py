@@ -112,8 +112,8 @@ def parameter_shapes(
     input_dim, wordvec_dim, hidden_dim = int(input_dim), int(wordvec_dim), int(hidden_dim)
     if tie_weights and wordvec_dim != hidden_dim:
         raise InvalidValueError(
-            "tie_weights=True scores words by their vectors, which must then be as long as hidden states: "
-            f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}; make them equal."
+            f"wordvec_dim: expected {hidden_dim}, as hidden_dim, with tie_weights=True, which scores words by their "
+            f"vectors, got {wordvec_dim}."
         )
     gates = cell.shape.n_gates * hidden_dim
     shapes: Shapes = {

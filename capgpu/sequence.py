@@ -63,10 +63,10 @@ class Packing:
         lengths = np.asarray(lengths)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
             raise InvalidValueError(
-                f"lengths must be one integer a sequence, shape (N,); got shape {lengths.shape}, dtype {lengths.dtype}."
+                f"lengths: expected integers of shape (N,), got shape {lengths.shape}, dtype {lengths.dtype}."
             )
         if lengths.size and lengths.min() < 0:
-            raise InvalidValueError(f"lengths must not be negative; the least is {lengths.min()}.")
+            raise InvalidValueError(f"lengths: expected 0 or more, got {lengths.min()}.")
         order = np.argsort(-lengths.astype(np.int64), kind="stable")
         longest = int(lengths.max(initial=0))
         n_ended = np.bincount(lengths.astype(np.int64), minlength=longest + 1)
@@ -135,8 +135,8 @@ def pack(padded: Array, packing: Packing) -> Array:
     count, steps = padded.shape[:2]
     if count != packing.order.size or steps < packing.batch_sizes.size:
         raise InvalidValueError(
-            f"padded has shape {tuple(padded.shape)}; the packing is of {packing.order.size} sequences of up "
-            f"to {packing.batch_sizes.size} steps."
+            f"padded: expected {packing.order.size} sequences of at least {packing.batch_sizes.size} steps, as in "
+            f"packing, got shape {tuple(padded.shape)}."
         )
     flat = xp.reshape(padded, (count * steps, *padded.shape[2:]))
     index = packing.sequence_of_row * steps + packing.step_of_row
@@ -164,9 +164,9 @@ def unpack(packed: Array, packing: Packing, steps: int | None = None) -> Array:
     longest = packing.batch_sizes.size
     steps = longest if steps is None else steps
     if packed.shape[0] != packing.rows:
-        raise InvalidValueError(f"packed has {packed.shape[0]} rows; the packing has {packing.rows}.")
+        raise InvalidValueError(f"packed: expected {packing.rows} rows, as in packing, got {packed.shape[0]}.")
     if steps < longest:
-        raise InvalidValueError(f"steps is {steps}, but the longest sequence has {longest}.")
+        raise InvalidValueError(f"steps: expected at least {longest}, the longest length, got {steps}.")
     count = packing.order.size
     source = np.full(count * steps, packing.rows, dtype=np.int64)
     source[packing.sequence_of_row * steps + packing.step_of_row] = np.arange(packing.rows)

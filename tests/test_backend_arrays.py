@@ -62,9 +62,9 @@ def test_arrays_of_any_two_libraries_are_refused(strict):
 @pytest.mark.parametrize(
     ("thing", "message"),
     [
-        ([1.0], r"x is a builtins\.list, not an array\. Make it one with capgpu\.asarray\(x\)"),
-        (1.0, r"x is a builtins\.float, not an array"),
-        (np.float32(1), r"x is a numpy\.float32, not an array"),
+        ([1.0], r"x: expected an array, got a builtins\.list\. Convert: capgpu\.asarray\(x\)"),
+        (1.0, r"x: expected an array, got a builtins\.float"),
+        (np.float32(1), r"x: expected an array, got a numpy\.float32"),
         (None, "x: expected an array.*got .*None"),
     ],
 )

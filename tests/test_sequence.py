@@ -71,8 +71,8 @@ def test_equal_lengths_keep_their_order():
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([2, -1], "must not be negative; the least is -1"),
-        ([[1, 2]], r"one integer a sequence.*shape \(1, 2\)"),
+        ([2, -1], "expected 0 or more, got -1"),
+        ([[1, 2]], r"expected integers of shape \(N,\), got shape \(1, 2\)"),
         ([1.0, 2.0], "dtype float64"),
         ([True, False], "dtype bool"),
         (3, r"shape \(\)"),
@@ -85,11 +85,11 @@ def test_bad_lengths_are_refused(lengths, message):
 
 def test_arrays_that_do_not_fit_the_plan_are_refused(backend):
     packing = Packing.from_lengths([2, 3])
-    with pytest.raises(ValueError, match=r"padded has shape \(3, 3\); the packing is of 2 sequences of up to 3"):
+    with pytest.raises(ValueError, match=r"padded: expected 2 sequences of at least 3 steps.* got shape \(3, 3\)"):
         pack(backend.asarray(np.zeros((3, 3))), packing)
-    with pytest.raises(ValueError, match=r"padded has shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"padded: expected .* got shape \(2, 2\)"):
         pack(backend.asarray(np.zeros((2, 2))), packing)
-    with pytest.raises(ValueError, match="packed has 4 rows; the packing has 5"):
+    with pytest.raises(ValueError, match="packed: expected 5 rows, as in packing, got 4"):
         unpack(backend.asarray(np.zeros((4, 1))), packing)
-    with pytest.raises(ValueError, match="steps is 2, but the longest sequence has 3"):
+    with pytest.raises(ValueError, match="steps: expected at least 3, the longest length, got 2"):
         unpack(backend.asarray(np.zeros((5, 1))), packing, 2)

@@ -97,5 +97,5 @@ def loss_per_token(
     if counts[0]:
         return None
     if counts[1] == 0:
-        raise InvalidValueError(f"{split}_captions holds no words to score: every step after the first is <NULL>.")
+        raise InvalidValueError(f"{split}_captions: expected words to score, got <NULL> only after the first column.")
     return float(sum(losses.tolist())) / int(counts[1])

@@ -44,7 +44,7 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     """
     check_positive("max_norm", max_norm)
     if not grads:
-        raise InvalidValueError("grads is empty; there is nothing to clip.")
+        raise InvalidValueError("grads: expected at least one gradient, got none.")
     array_namespace(*grads.values())
     norm, scale = kernels_for(next(iter(grads.values()))).gradient_norm(list(grads.values()), max_norm)
     clipped = {name: gradient * scale for name, gradient in grads.items()}
@@ -111,8 +111,8 @@ class Optimizer:
         for key in self.config:
             if key not in definition.defaults:
                 raise InvalidValueError(
-                    f"{rule}: {key} is the running state of one parameter and cannot be set for all. "
-                    f"Leave it out; it belongs into configs[name][{key!r}]."
+                    f"{rule}: expected hyper-parameters, got {key}, the running state of a parameter. Set it in "
+                    f"configs[name][{key!r}]."
                 )
         names = tuple(names)
         param_config = {} if param_config is None else param_config
@@ -194,7 +194,7 @@ class Optimizer:
             w = params[name]
             dw = grads.get(name)
             if dw is None:
-                raise InvalidValueError(f"grads has no entry {name!r}; every parameter needs a gradient.")
+                raise InvalidValueError(f"grads: expected a gradient of every parameter, got none of {name!r}.")
             if dw.shape != w.shape or dw.dtype != w.dtype:
                 check_pair(self.rule, w, dw, f"params[{name!r}]", f"grads[{name!r}]")
             config = self.configs.get(name)
@@ -240,8 +240,8 @@ class Optimizer:
         """
         if state["rule"] != self.rule:
             raise InvalidValueError(
-                f"the state belongs to the update rule {state['rule']!r}, this optimizer runs {self.rule!r}. "
-                "Make the optimizer with the same rule."
+                f"state: expected one of the update rule {self.rule!r}, got {state['rule']!r}. Make the optimizer with "
+                "the same rule."
             )
         slots = RULES[self.rule].slots
         configs: dict[str, Config] = {}

@@ -221,13 +221,10 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
 def check_pair(owner: str, w: Array, dw: Array, name: str = "w", dname: str = "dw") -> None:
     """Check that two arrays of an update have one shape and one dtype."""
     if tuple(w.shape) != tuple(dw.shape):
-        raise InvalidValueError(
-            f"{owner}: {name} has shape {tuple(w.shape)} and {dname} {tuple(dw.shape)}; they must have the same shape."
-        )
+        raise InvalidValueError(f"{owner}: {dname}: expected shape {tuple(w.shape)}, as {name}, got {tuple(dw.shape)}.")
     if w.dtype != dw.dtype:
         raise InvalidTypeError(
-            f"{owner}: {name} has dtype {w.dtype} and {dname} {dw.dtype}; an update works in one dtype. "
-            f"Convert one of them."
+            f"{owner}: {dname}: expected dtype {w.dtype}, as {name}, got {dw.dtype}. Convert one of them."
         )
 
 

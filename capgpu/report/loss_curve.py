@@ -64,7 +64,7 @@ def plot_loss(
     scored, checks = _finite(rewards), _finite(validation)
     steps = [] if scored else _finite(training)
     if not steps and not scored:
-        raise InvalidValueError("training holds no finite loss; there is nothing to draw. Train at least one step.")
+        raise InvalidValueError("training: expected a finite loss, got none. Train at least one step.")
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     if scored:

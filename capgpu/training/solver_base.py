@@ -92,7 +92,7 @@ class SolverBase:
         best_by: str = "val_loss",
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
-            raise InvalidTypeError(f"model is a {type(model).__name__} without params and loss(features, captions).")
+            raise InvalidTypeError(f"model: expected params and loss(features, captions), got {short(model)}.")
         check_count("batch_size", batch_size, 1)
         check_count("num_epochs", num_epochs, 1)
         check_count("print_every", print_every, 1)
@@ -108,12 +108,12 @@ class SolverBase:
                 raise InvalidTypeError(f"{argument}: expected a list of functions, got a {type(given).__name__}.")
         for function in (*(() if metric is None else (metric,)), *callbacks, *step_callbacks):
             if not callable(function) or isinstance(function, type):
-                raise InvalidTypeError(f"metric and callbacks must be functions; {function!r} is none.")
+                raise InvalidTypeError(f"metric, callbacks: expected functions, got {function!r}.")
         #: The processes that train this model together: one, unless a launcher has started several.
         self.ranks = communicator()
         self._check_parameters(model)
         if resume and checkpoint is None:
-            raise InvalidValueError("resume=True needs checkpoint, the folder that holds the state.")
+            raise InvalidValueError("checkpoint: expected the folder of the state to resume, got None.")
         self.model, self.update_rule, self.optim_config = model, update_rule, optim_config
         self.micro_batch_size, self.param_config, self.frozen = micro_batch_size, param_config, frozen
         self._schedule = with_warmup(schedule if callable(schedule) else find_schedule(schedule), warmup)
@@ -122,7 +122,9 @@ class SolverBase:
         self._validation_skipped = validate is None and val_count > VALIDATION_LIMIT * n_captions
         self.validate = val_count > 0 and not self._validation_skipped if validate is None else validate
         if keep_best and not self.validate and best_by == "val_loss":
-            raise InvalidValueError("keep_best=True needs validation: pass validate=True and data with a val split.")
+            raise InvalidValueError(
+                "keep_best: expected False without validation, got True. Pass validate=True, and data with a val split."
+            )
         if not isinstance(best_by, str):
             raise InvalidTypeError(f"best_by: expected the name of a score, got {short(best_by)}.")
         if best_by != "val_loss" and metric is None:

@@ -145,7 +145,7 @@ def test_a_state_in_a_linked_checkpoint_folder_does_not_outlive_its_run(tmp_path
 def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
     before = contents(finished)
     args = ("--force", "--tie-weights", "--hidden", "6", "--wordvec", "5")
-    refused(run("train", "--out", finished, *args), "make them equal")
+    refused(run("train", "--out", finished, *args), "wordvec_dim: expected 6, as hidden_dim")
     assert contents(finished) == before
 
 
@@ -309,7 +309,7 @@ def test_options_accept_their_minima_and_nothing_below(option: str, accepted: st
         (["--update-rule", "adm"], "--update-rule"),
         (["--data", "coco"], "--data"),
         (["--hiden", "3"], "--hidden"),
-        (["--tie-weights", "--hidden", "6", "--wordvec", "5"], "wordvec_dim is 5 and hidden_dim 6"),
+        (["--tie-weights", "--hidden", "6", "--wordvec", "5"], "wordvec_dim: expected 6, as hidden_dim"),
         (["--label-smoothing", "1"], "--label-smoothing"),
     ],
 )

@@ -164,7 +164,7 @@ REFUSED_TYPES = {
     "a list": (
         layers.affine_forward,
         {"x": [[1.0]], "w": F((1, 4)), "b": F(4)},
-        r"x is a .*list.*capgpu\.asarray\(x\)",
+        r"x: expected an array, got a .*list.*capgpu\.asarray\(x\)",
     ),
     "nothing": (layers.lstm_forward, recurrent(4, h0=None), "h0: expected an array, got None"),
     "no words": (layers.word_embedding_forward, {"x": None, "W": F((4, 2))}, "x: expected an array, got None"),
@@ -173,7 +173,7 @@ REFUSED_TYPES = {
         {"x": F((2, 3, 4)), "y": np.zeros((2, 3), int), "mask": None},
         "mask: expected an array, got None",
     ),
-    "a number": (layers.rnn_step_forward, step(1, b=np.float64(1)), "b is a numpy.float64, not an array"),
+    "a number": (layers.rnn_step_forward, step(1, b=np.float64(1)), "b: expected an array, got a numpy.float64"),
 }
 
 

@@ -40,7 +40,7 @@ def model(cell: Any = "gru", **settings: Any) -> CaptioningRNN:
             for decoder in (decode.greedy, decode.beam_search, decode.sample)
             for features, says in (
                 (np.array(1.0), ": expected shape (N, 3) with N >= 1, got ()"),
-                ([[1.0, 2.0, 3.0]], " is a builtins.list, not an array"),
+                ([[1.0, 2.0, 3.0]], ": expected an array, got a builtins.list"),
             )
         ),
     ],

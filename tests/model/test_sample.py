@@ -113,7 +113,7 @@ def test_of_equal_scores_the_smallest_id_is_chosen(backend):
 )
 def test_a_vocabulary_without_the_required_word_is_refused(backend, words, stop, missing):
     model = backend.model(words, **SIZES)
-    with pytest.raises(ValueError, match=f"the vocabulary has no {missing} with an id below its length"):
+    with pytest.raises(ValueError, match=f"word_to_idx: expected {missing} with an id below"):
         model.sample(backend.asarray(drawn(1, "float32")), stop_at_end=stop)
 
 

@@ -118,7 +118,7 @@ def test_a_projection_that_somebody_adds_is_refused(backend):
 
 
 def test_vectors_and_states_of_other_lengths_are_refused():
-    with pytest.raises(ValueError, match="wordvec_dim is 4 and hidden_dim 5; make them equal"):
+    with pytest.raises(ValueError, match=r"wordvec_dim: expected 5, as hidden_dim, .* got 4"):
         CaptioningRNN(WORDS, 3, 4, 5, tie_weights=True)
 
 

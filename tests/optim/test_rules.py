@@ -207,13 +207,13 @@ def test_invalid_configs_are_refused_with_the_cause(config: Any, error: type[Exc
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_gradient_of_another_shape_or_dtype_is_refused(rule: str) -> None:
-    with pytest.raises(ValueError, match=r"shape \(4, 5\) and dw \(5,\)"):
+    with pytest.raises(ValueError, match=r"dw: expected shape \(4, 5\), as w, got \(5,\)"):
         update_rule(rule)(ramp(0, 1), np.ones(5))
-    with pytest.raises(TypeError, match="float64 and dw float32"):
+    with pytest.raises(TypeError, match="dw: expected dtype float64, as w, got float32"):
         update_rule(rule)(ramp(0, 1), ramp(0, 1).astype(np.float32))
     with pytest.raises(TypeError, match="int64"):
         update_rule(rule)(np.ones(3, dtype=np.int64), np.ones(3, dtype=np.int64))
-    with pytest.raises(TypeError, match="not an array"):
+    with pytest.raises(TypeError, match="expected an array"):
         update_rule(rule)([1.0], np.ones(1))
 
 
@@ -263,7 +263,7 @@ def test_gradients_below_the_limit_keep_their_bits(backend: BackendCase, dtype: 
 def test_clipping_needs_a_limit_and_gradients() -> None:
     with pytest.raises(ValueError, match="max_norm: expected a positive finite number, got 0"):
         clip_gradients({"a": np.ones(2)}, 0)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="expected at least one gradient"):
         clip_gradients({}, 1.0)
 
 
@@ -293,8 +293,8 @@ def test_the_optimizer_clips_over_all_parameters_together() -> None:
 @pytest.mark.parametrize(
     ("grads", "error", "message"),
     [
-        ({"a": np.ones(2)}, ValueError, "no entry 'b'"),
-        ({"a": np.ones(2), "b": np.ones(4)}, ValueError, r"params\['b'\] has shape \(3,\)"),
+        ({"a": np.ones(2)}, ValueError, "expected a gradient of every parameter, got none of 'b'"),
+        ({"a": np.ones(2), "b": np.ones(4)}, ValueError, r"grads\['b'\]: expected shape \(3,\)"),
         ({"a": np.ones(2), "b": np.ones(3, dtype=np.float32)}, TypeError, "float32"),
     ],
 )
@@ -330,10 +330,10 @@ def test_a_loaded_state_shares_no_memory_with_the_other_optimizer(backend: Backe
 
 
 def test_a_state_of_another_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="'adam', this optimizer runs 'sgd'"):
+    with pytest.raises(ValueError, match="state: expected one of the update rule 'sgd', got 'adam'"):
         Optimizer("sgd").load_state_dict(Optimizer("adam").state_dict())
 
 
 def test_the_state_of_one_parameter_is_refused_as_a_setting_for_all() -> None:
-    with pytest.raises(ValueError, match="velocity is the running state"):
+    with pytest.raises(ValueError, match="got velocity, the running state"):
         Optimizer("sgd_momentum", {"velocity": np.zeros(3)})

@@ -71,7 +71,7 @@ def test_losses_of_any_range_have_labels_at_round_values(low: float, high: float
 
 
 def test_a_history_without_losses_is_refused_and_writes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no finite loss"):
+    with pytest.raises(ValueError, match="expected a finite loss"):
         plot_loss(tmp_path / "loss.png", [(1, float("nan"))], title="a run")
     assert list(tmp_path.iterdir()) == []
 
