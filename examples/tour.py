@@ -1,4 +1,4 @@
-"""From one layer to a trained captioner, in seven stations.
+"""From one layer to a trained captioner, in seven steps.
 
     python examples/tour.py --out tour
 
@@ -30,13 +30,13 @@ from capgpu.sequence import Packing, pack
 from capgpu.vocabulary import NULL, caption_text, tokenize
 
 
-def station(number: int, title: str) -> None:
+def heading(number: int, title: str) -> None:
     print(f"\n{number}. {title}\n{'-' * (len(title) + 3)}")
 
 
 def a_layer_and_its_gradient() -> None:
-    """Run an LSTM forward and backward, and hold one gradient against finite differences."""
-    station(1, "A layer and its gradient")
+    """Run an LSTM forward and backward, and compare one gradient with finite differences."""
+    heading(1, "A layer and its gradient")
     random = np.random.default_rng(0)
     N, T, D, H = 2, 3, 4, 5
     x, h0 = random.standard_normal((N, T, D)), random.standard_normal((N, H))
@@ -50,9 +50,9 @@ def a_layer_and_its_gradient() -> None:
     print(f"dWh differs from finite differences by {rel_error(gradients['dWh'], numeric):.1e} of its size.")
 
 
-def padding_is_work_not_done() -> None:
+def packed_sequences() -> None:
     """Pack captions of unequal lengths."""
-    station(2, "Padding is work not done")
+    heading(2, "Packed sequences: no work for padding")
     lengths = [7, 2, 5, 3]
     packing = Packing.from_lengths(lengths)
     packed = pack(np.zeros((len(lengths), max(lengths), 1)), packing)
@@ -65,9 +65,9 @@ def words_per_caption(data: dict[str, Any]) -> float:
     return float((captions[:, 1:] != data["word_to_idx"][NULL]).sum() / len(captions))
 
 
-def learn_fifty_by_heart(data: dict[str, Any], epochs: int, out: Path) -> None:
-    """Overfit: what can't learn 50 captions by heart has a defect, and learns nothing else either."""
-    station(3, "Fifty captions by heart")
+def overfit_fifty_captions(data: dict[str, Any], epochs: int, out: Path) -> None:
+    """Overfit 50 captions: a model that cannot do this has a defect."""
+    heading(3, "Overfitting fifty captions")
     few = {**data, **{f"train_{part}": data[f"train_{part}"][:50] for part in ("captions", "image_idxs", "features")}}
     model = new_model(data, hidden=128)
     solver = capgpu.CaptioningSolver(
@@ -89,12 +89,12 @@ def learn_fifty_by_heart(data: dict[str, Any], epochs: int, out: Path) -> None:
     print(f"The model writes {right} of 50 captions as they are.")
     words = words_per_caption(few)
     points = [(step / 2, loss / words) for step, loss in enumerate(solver.loss_history, start=1)]
-    plot_loss(out / "by_heart.png", points, title="50 captions, by heart")
+    plot_loss(out / "overfitting.png", points, title="50 captions, overfitted")
 
 
 def train_a_captioner(data: dict[str, Any], epochs: int, out: Path) -> capgpu.CaptioningRNN:
-    """Train on all of the set, with what keeps it from learning by heart."""
-    station(4, "A captioner")
+    """Train on the whole set, with dropout and the best epoch of the validation split."""
+    heading(4, "A captioner")
     model = new_model(data, hidden=256, dropout=0.3)
     solver = capgpu.CaptioningSolver(
         model,
@@ -121,7 +121,7 @@ def train_a_captioner(data: dict[str, Any], epochs: int, out: Path) -> capgpu.Ca
 
 def write_captions(model: capgpu.CaptioningRNN, data: dict[str, Any]) -> None:
     """Decode one picture in three ways."""
-    station(5, "Greedy, beam, chance")
+    heading(5, "Greedy, beam search, sampling")
     picture = capgpu.asarray(data["test_features"][:1])
     print(f"The picture is: {data['test_names'][0]}")
     for way, result in (
@@ -136,7 +136,7 @@ def write_captions(model: capgpu.CaptioningRNN, data: dict[str, Any]) -> None:
 
 def evaluate(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
     """Score the test split beside the nearest-neighbour baseline, and draw it."""
-    station(6, "How good is it?")
+    heading(6, "How good is it?")
     ids = beam_search(model, capgpu.asarray(data["test_features"]), 5).ids[:, 0]
     written = texts(ids, data)
     nearest = nearest_neighbours(data["test_features"], data["train_features"])
@@ -159,15 +159,15 @@ def evaluate(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> No
     draw_contact_sheet(out / "captions.png", cells[:18], title=title, legend=legend)
 
 
-def keep_it(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
-    """Save the model, load it, and see that it is the same."""
-    station(7, "Saved and loaded")
+def save_and_load(model: capgpu.CaptioningRNN, data: dict[str, Any], out: Path) -> None:
+    """Save the model, load it, and check that its captions are the same."""
+    heading(7, "Saved and loaded")
     file = save_model(out / "model.safetensors", model)
     again = load_model(file)
     features = capgpu.asarray(data["test_features"])
     same = texts(model.sample(features), data) == texts(again.sample(features), data)
     print(f"{file.name}: {file.stat().st_size / 2**20:.1f} MiB, and the loaded model's captions are", end=" ")
-    print("the same." if same else "OTHERS.")
+    print("the same." if same else "DIFFERENT.")
     if not same:
         raise SystemExit(1)
 
@@ -190,7 +190,7 @@ def texts(ids: Any, data: dict[str, Any]) -> list[str]:
 
 
 def alternatives(result: DecodeResult, data: dict[str, Any]) -> list[tuple[str, float]]:
-    """Give the captions of a single picture, best first, with their probabilities."""
+    """Return the captions of a single picture, best first, with their probabilities."""
     log_probs = capgpu.to_numpy(result.log_probs)[0].sum(axis=-1)
     return list(zip(texts(result.ids[0], data), np.exp(log_probs).tolist(), strict=True))
 
@@ -199,17 +199,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("tour"), help="folder for pictures and model")
     parser.add_argument("--epochs", type=int, default=30, help="of the captioner")
-    parser.add_argument("--by-heart-epochs", type=int, default=100, help="of the 50 captions")
+    parser.add_argument("--overfit-epochs", type=int, default=100, help="of the 50 captions")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = emoji.load()
     a_layer_and_its_gradient()
-    padding_is_work_not_done()
-    learn_fifty_by_heart(data, arguments.by_heart_epochs, arguments.out)
+    packed_sequences()
+    overfit_fifty_captions(data, arguments.overfit_epochs, arguments.out)
     model = train_a_captioner(data, arguments.epochs, arguments.out)
     write_captions(model, data)
     evaluate(model, data, arguments.out)
-    keep_it(model, data, arguments.out)
+    save_and_load(model, data, arguments.out)
     print(f"\nPictures: {', '.join(sorted(path.name for path in arguments.out.glob('*.png')))} in {arguments.out}")
 
 

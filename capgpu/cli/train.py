@@ -272,8 +272,7 @@ def _complete_self_critical(ctx: click.Context, run: RunFolder, settings: dict[s
 
     if not settings["self_critical"] or settings["from_run"] is None:
         raise click.UsageError(
-            "--self-critical and --from RUN belong together, and --samples, --reward, --baseline and --sharpen to "
-            "them: give both."
+            "expected --self-critical with --from RUN; --samples, --reward, --baseline and --sharpen need both."
         )
     start = RunFolder(settings["from_run"])
     if run.path.resolve() == start.path:

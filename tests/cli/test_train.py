@@ -386,8 +386,8 @@ def test_a_start_run_whose_settings_are_not_those_of_its_model_is_refused(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--self-critical",), "belong together"),
-        (("--samples", "3"), "belong together"),
+        (("--self-critical",), "need both"),
+        (("--samples", "3"), "need both"),
         (("--hidden", "16"), "--hidden: expected 8"),
         (("--reward", "METEOR"), "--reward: expected"),
         (("--reward", "CIDEr=0"), "reward: expected a weight above 0"),
@@ -397,6 +397,6 @@ def test_a_start_run_whose_settings_are_not_those_of_its_model_is_refused(
 def test_self_critical_options_that_cannot_work_are_refused(
     finished: Path, tmp_path: Path, args: tuple[str, ...], says: str
 ) -> None:
-    start = () if says == "belong together" else ("--self-critical", "--from", finished)
+    start = () if says == "need both" else ("--self-critical", "--from", finished)
     refused(run("train", tmp_path / "run", *start, *args), says)
     assert not (tmp_path / "run" / "config.json").exists()

@@ -12,7 +12,7 @@ TOUR = Path(__file__).parents[2] / "examples" / "tour.py"
 def test_the_tour_can_be_taken(tmp_path):
     from PIL import Image
 
-    command = [sys.executable, TOUR, "--out", tmp_path / "tour", "--epochs", "2", "--by-heart-epochs", "60"]
+    command = [sys.executable, TOUR, "--out", tmp_path / "tour", "--epochs", "2", "--overfit-epochs", "60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     for number in range(1, 8):
@@ -21,7 +21,7 @@ def test_the_tour_can_be_taken(tmp_path):
     assert learnt >= 45
     assert "captions are the same" in done.stdout
     pictures = {path.name for path in (tmp_path / "tour").glob("*.png")}
-    assert pictures == {"by_heart.png", "training.png", "captions.png"}
+    assert pictures == {"overfitting.png", "training.png", "captions.png"}
     for name in pictures:
         with Image.open(tmp_path / "tour" / name) as picture:
             assert len(picture.convert("L").getcolors(256)) > 50, f"{name} is blank"
