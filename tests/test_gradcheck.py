@@ -1,4 +1,4 @@
-"""Numeric gradients: right where the derivative is known, loud where one is wrong, and without a trace."""
+"""Numeric gradients: correct for known derivatives, an error for wrong ones, and arguments left unchanged."""
 
 from __future__ import annotations
 

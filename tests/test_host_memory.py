@@ -1,4 +1,4 @@
-"""Free memory of the host: the system's, within a container's limit, and unknown where nobody tells."""
+"""Free memory of the host: the system's, within a container's limit, and unknown if nothing reports it."""
 
 from __future__ import annotations
 

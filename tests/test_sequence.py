@@ -1,4 +1,4 @@
-"""Packed sequences: the layout, and the way there and back."""
+"""Packed sequences: the layout, packing and unpacking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The solver: the course's face, what it computes each epoch, and what it refuses before computing."""
+"""The solver: the course's interface, what it computes each epoch, and what it refuses before computing."""
 
 from __future__ import annotations
 

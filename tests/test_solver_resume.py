@@ -270,7 +270,7 @@ def test_a_failing_metric_loses_no_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 19])
-def test_the_first_interrupt_lets_the_step_finish_and_train_goes_on_from_there(step: int) -> None:
+def test_the_first_interrupt_lets_the_step_finish_and_train_continues(step: int) -> None:
     trainer = solver(TinyCaptioner(before=interrupts_at(call_of(step))))
     train_until_interrupted(trainer)
     assert trainer.step == len(trainer.loss_history) == step + 1

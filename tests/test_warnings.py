@@ -50,6 +50,6 @@ def test_numeric_warnings_inside_of_numpy_are_errors() -> None:
 @pytest.mark.parametrize(
     "category", [pytest.PytestUnraisableExceptionWarning, pytest.PytestUnhandledThreadExceptionWarning]
 )
-def test_exceptions_that_nobody_could_catch_are_errors(category: type[Warning]) -> None:
+def test_exceptions_that_cannot_be_caught_are_errors(category: type[Warning]) -> None:
     with pytest.raises(category, match="words"):
         warn(category, "_pytest.unraisableexception")

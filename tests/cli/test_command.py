@@ -57,7 +57,7 @@ def test_a_run_folder_is_the_first_argument_or_an_option(finished: Path) -> None
     refused(run("eval", finished, "--run", finished), "expected one run folder")
 
 
-def test_a_forgotten_run_folder_is_told_with_those_there_are(
+def test_a_missing_run_folder_is_reported_with_the_existing_ones(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,7 @@ def trained(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_training_knows_the_folder_by_its_files(trained: Path, data: Path) -> None:
+def test_training_recognizes_the_folder_by_its_files(trained: Path, data: Path) -> None:
     settings = json.loads((trained / "config.json").read_text())["settings"]
     assert settings["data"] == str(data)
     model = load_model(trained)
@@ -81,7 +81,7 @@ def test_pictures_without_captions_are_not_scored_and_are_no_neighbours(data: Pa
     assert "none" in done("caption", "--run", tmp_path / "run", "--split", "val")
 
 
-def test_a_resumed_run_goes_on_with_the_same_contents_alone(trained: Path, data: Path) -> None:
+def test_a_run_is_resumed_with_the_same_contents_only(trained: Path, data: Path) -> None:
     (trained / "summary.json").unlink()
     write_course_files(data, course_arrays(), compression="gzip")
     done("train", "--resume", "--out", trained)

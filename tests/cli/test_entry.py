@@ -105,7 +105,7 @@ runpy.run_module("capgpu", run_name="__main__")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
-def test_a_closed_standard_output_costs_no_results(finished: Path, tmp_path: Path) -> None:
+def test_a_closed_standard_output_loses_no_results(finished: Path, tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
     command = [sys.executable, "-m", "capgpu", "eval", str(finished), "--json", str(file), "--backend", "numpy"]
     done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
@@ -121,7 +121,7 @@ def test_help_on_a_full_disk_is_an_error_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "capgpu: error: No space left on device\n")
 
 
-def test_a_missing_choice_is_told_in_one_line(finished: Path) -> None:
+def test_a_missing_choice_is_reported_in_one_line(finished: Path) -> None:
     refused(run("export", finished, "--out", "x"), "Missing option '--to'. Choose from: onnx, torch")
 
 

@@ -1,4 +1,4 @@
-"""capgpu caption PICTURE...: captions of files, with the run's own encoder, and what becomes of broken files."""
+"""capgpu caption PICTURE...: captions of files, with the run's own encoder; broken files are skipped."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_table_shows_every_picture_also_one_given_twice(
         assert f"{entry['probability']:.1%}" in row
 
 
-def test_broken_pictures_are_told_and_cost_no_other_its_caption(run: Path, pictures: list[Path], tmp_path: Path):
+def test_broken_pictures_are_reported_and_the_others_captioned(run: Path, pictures: list[Path], tmp_path: Path):
     text = tmp_path / "text.png"
     text.write_text("no picture")
     whole = json.loads(caption("--run", run, pictures[0], pictures[1], "--json", "-").stdout)
@@ -280,7 +280,7 @@ def test_models_of_other_features_make_no_ensemble(run: Path, pictures: list[Pat
     assert len(RunFolder(run).load_ensemble(dataset, [other]).models) == 2
 
 
-def test_too_little_memory_is_told_in_a_line(run: Path, pictures: list[Path]) -> None:
+def test_too_little_memory_is_reported_in_a_line(run: Path, pictures: list[Path]) -> None:
     result = caption("--run", run, pictures[0], "--max-length", 10**15)
     assert result.exit_code == 2
     assert result.stderr.startswith("capgpu: error: Unable to allocate")

@@ -1,4 +1,4 @@
-"""capgpu prepare, as its user meets it: every form of a source, what is printed, what is refused."""
+"""capgpu prepare: every form of a source, what is printed, what is refused."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_real_annotations_are_counted_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sigint_is_not_ignored")
-def test_an_interrupted_preparation_goes_on(
+def test_an_interrupted_preparation_is_resumed(
     pictures: Path, network: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capgpu.data.feature_journal, "PIECE", 5)

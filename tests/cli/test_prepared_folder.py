@@ -36,7 +36,7 @@ def trained(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_on_a_folder_knows_it_by_its_absolute_path(
+def test_a_run_on_a_folder_records_its_absolute_path(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,7 +70,7 @@ def test_the_encoder_goes_into_the_run(data: Path, tmp_path: Path) -> None:
     assert load_model(tmp_path / "run").word_to_idx == prepared["word_to_idx"]
 
 
-def test_no_run_goes_on_with_data_that_have_changed(data: Path, trained: Path) -> None:
+def test_no_run_is_resumed_with_changed_data(data: Path, trained: Path) -> None:
     (trained / "summary.json").unlink()
     prepared_folder(data, seed=1)
     refused(run("train", "--resume", "--out", trained), "got data that have changed since")

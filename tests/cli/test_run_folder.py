@@ -1,4 +1,4 @@
-"""The folder of a run, as the commands that read it meet it: missing, damaged, of other data, whole."""
+"""The folder of a run that a command reads: missing, damaged, of other data, complete."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_file_that_is_cut_short_is_named(files: tuple[Path, Path], damaged: in
     assert not (files[0].parent / "scores.json").exists()
 
 
-def test_the_two_files_in_the_wrong_order_are_told(files: tuple[Path, Path]) -> None:
+def test_the_two_files_in_the_wrong_order_are_reported(files: tuple[Path, Path]) -> None:
     assert "looks like an annotation file" in run(files[1], files[0]).stderr
 
 

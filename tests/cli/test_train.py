@@ -1,4 +1,4 @@
-"""capgpu train: a run folder, its settings, and runs that are stopped, gone on with or overwritten."""
+"""capgpu train: a run folder, its settings, and runs that are stopped, resumed or overwritten."""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def test_a_state_in_a_linked_checkpoint_folder_does_not_outlive_its_run(tmp_path
     assert not state.exists()
 
 
-def test_settings_that_do_not_fit_cost_no_earlier_run(finished: Path) -> None:
+def test_settings_that_do_not_fit_delete_no_earlier_run(finished: Path) -> None:
     before = contents(finished)
     args = ("--force", "--tie-weights", "--hidden", "6", "--wordvec", "5")
     refused(run("train", "--out", finished, *args), "wordvec_dim: expected 6, as hidden_dim")
     assert contents(finished) == before
 
 
-def test_an_unavailable_backend_is_told_before_anything_is_touched(finished: Path, tmp_path: Path) -> None:
+def test_an_unavailable_backend_is_reported_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
     refused(run("train", "--out", finished, *TINY, "--force", "--backend", "tpu"), "or 'auto', got 'tpu'")
     assert contents(finished) == before
@@ -318,7 +318,7 @@ def test_bad_training_options_are_refused_and_write_nothing(args: list[str], say
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
+def test_runs_of_earlier_versions_are_resumed(tmp_path: Path) -> None:
     """They knew no tied weights, no label smoothing and no precision."""
     folder = trained(tmp_path / "run", "--epochs", "1")
     (folder / "summary.json").unlink()

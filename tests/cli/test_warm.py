@@ -1,4 +1,4 @@
-"""capgpu warm compiles what is needed; capgpu info tells where it is kept."""
+"""capgpu warm compiles what is needed; capgpu info prints where it is kept."""
 
 from __future__ import annotations
 

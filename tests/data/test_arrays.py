@@ -107,7 +107,7 @@ def test_each_defect_has_its_own_error(data: Any, error: type[Exception], words:
         validate_data(data, feature_dim=3)
 
 
-def test_a_misspelt_split_is_told_from_a_missing_one() -> None:
+def test_a_misspelt_split_is_distinguished_from_a_missing_one() -> None:
     with pytest.raises(ValueError, match="Did you mean 'train'"):
         split_arrays(dictionary(), "trian")
 

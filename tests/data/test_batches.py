@@ -105,7 +105,7 @@ def test_grouping_leaves_the_order_of_the_lengths_to_chance() -> None:
     assert np.ptp(means) < np.ptp(longest[0]) / 2
 
 
-def test_captions_of_one_length_meet_others_in_every_epoch() -> None:
+def test_captions_of_one_length_are_with_others_in_every_epoch() -> None:
     data = dictionary(200)
     data["train_captions"][:, 2:] = 2
     first, second = (

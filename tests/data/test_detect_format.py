@@ -26,7 +26,7 @@ KARPATHY = karpathy_annotations({7: "train", 8: "val"})
         ("a.csv", "image,caption\n7.jpg,a cat\n8.jpg,a dog\n", "folder"),
     ],
 )
-def test_the_form_is_told_from_what_is_there(name: str, content: str, kind: str, tmp_path: Path) -> None:
+def test_the_form_is_detected_from_the_files(name: str, content: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(content)
     for asked in (None, kind):

@@ -239,7 +239,7 @@ def test_ids_of_no_kind_that_is_read_are_refused(tmp_path: Path) -> None:
             open_features(path)
 
 
-def test_what_has_no_features_is_told_what_it_has(tmp_path: Path) -> None:
+def test_a_file_without_features_is_refused_with_its_entries(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", vectors=ROWS)
     with h5py.File(tmp_path / "f.h5", "w") as out:
         out["vectors"] = ROWS
@@ -321,7 +321,7 @@ def test_a_mapped_dataset_outlives_its_file(tmp_path: Path) -> None:
     assert arrays["scalar"] == 1
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -70,9 +70,7 @@ def test_features_of_another_length_are_made_anew(work: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["mended", "lost", "touched"])
-def test_a_picture_that_has_changed_is_computed_anew_with_its_piece_alone(
-    change: str, work: Path, tmp_path: Path
-) -> None:
+def test_a_changed_picture_is_computed_again_with_its_piece_only(change: str, work: Path, tmp_path: Path) -> None:
     files = picture_files(tmp_path, 8, [4])
     collect_features(CountingEncoder(), files, work)  # type: ignore[arg-type]
     if change == "mended":
@@ -87,9 +85,7 @@ def test_a_picture_that_has_changed_is_computed_anew_with_its_piece_alone(
     assert encoder.seen == ["3.png", "4.png", "5.png"]
 
 
-def test_work_that_is_interrupted_goes_on_where_it_stopped(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_work_is_resumed(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = picture_files(tmp_path, 8)
 
     def interrupt(done: int) -> None:

@@ -1,4 +1,4 @@
-"""Ranks that die, hang or fail: the job ends, says why, and goes on from its state with any number of ranks."""
+"""Ranks that die, hang or fail: the job ends with the cause, and is resumed from its state with any number of ranks."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_rank_0_alone_needs_the_run_that_self_critical_training_starts_from(rank
 
 @pytest.mark.nightly(unless=lambda p: p.signum == signal.SIGTERM)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_run_goes_on_with_another_number_of_ranks(signum, tmp_path):
+def test_an_interrupted_run_is_resumed_with_another_number_of_ranks(signum, tmp_path):
     run, state = tmp_path / "run", tmp_path / "run" / "checkpoint"
     settings = ["--epochs", "8", "--hidden", "8", "--wordvec", "8", "--batch-size", "1200", "--backend", "numpy"]
     command = [sys.executable, "-m", "capgpu", "train", str(run)]

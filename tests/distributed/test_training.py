@@ -60,7 +60,7 @@ def test_the_same_ranks_give_the_same_bits(ranks, two):
     assert results_of(ranks, 2) == two
 
 
-def test_self_critical_training_goes_on_with_another_number_of_ranks(ranks, alone, tmp_path):
+def test_self_critical_training_is_resumed_with_another_number_of_ranks(ranks, alone, tmp_path):
     interrupted = """
     import contextlib, signal, sys
     from distributed.training_scenarios import captions_that_the_model_draws

@@ -74,7 +74,7 @@ def test_other_compression_than_numpys_is_refused(tmp_path: Path) -> None:
         file.map("features")
 
 
-def test_too_little_space_for_a_copy_is_told_with_the_folder() -> None:
+def test_too_little_space_for_a_copy_is_reported_with_the_folder() -> None:
     with pytest.raises(DataFileError, match=r"^a\.npz: expected .* bytes of free space in .*TMPDIR"):
         check_free_space("a.npz", 1 << 60, DataFileError)
 

@@ -87,7 +87,7 @@ def test_onnxruntime_attends_to_the_same_cells(tmp_path, dtype):
             assert np.allclose(attention, state.attention, atol=tolerance)
 
 
-def test_files_of_different_models_can_be_told_apart(tmp_path):
+def test_files_of_different_models_can_be_distinguished(tmp_path):
     def weights_of(file):
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         return session.get_modelmeta().custom_metadata_map["weights"]

@@ -1,4 +1,4 @@
-"""Which kernels serve an array: decided in one place, told by the array and the settings."""
+"""Which kernels serve an array: decided in one place, by the array and the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is loaded in a helper thread goes on when the thread that waits is interrupted, and no thread waits for ever."""
+"""Loading in a helper thread continues when the waiting thread is interrupted, and no thread waits forever."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_helper_thread_that_has_ended_is_replaced(monkeypatch):
 
 
 @POSIX
-def test_an_exception_is_raised_at_once_and_the_loading_goes_on():
+def test_an_exception_is_raised_at_once_and_the_loading_continues():
     assert (
         run("""
         import signal, threading, time

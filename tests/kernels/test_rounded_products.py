@@ -156,7 +156,7 @@ def test_dtypes_other_than_float32_are_refused_before_anything_is_computed(backe
         kernels_for(x).matmul(x, x, precision="bf16")
 
 
-def test_no_instruction_is_used_that_numba_is_told_to_avoid(monkeypatch):
+def test_no_instruction_is_used_that_numba_has_to_avoid(monkeypatch):
     monkeypatch.setattr(bf16_microkernel.config, "CPU_FEATURES", None)
     monkeypatch.setattr(bf16_microkernel.llvm, "get_host_cpu_features", lambda: {"avx512bf16": True})
     for enabled in (1, 0):

@@ -100,7 +100,7 @@ def test_decoders_agree_with_one_another_and_return_weights(backend):
         assert np.allclose(backend.to_numpy(state.attention)[there], maps[there, 0, t], atol=1e-12)
 
 
-def test_a_state_goes_on_with_the_cells_of_its_picture(backend):
+def test_a_state_continues_with_the_cells_of_its_picture(backend):
     model, features = model_of(backend), grid_of(range(3))
     state = model.begin(backend.asarray(features))
     parents, last = backend.asarray(np.array([2, 0, 2, 1])), backend.asarray(np.array([1, 2, 0]))

@@ -108,7 +108,7 @@ def test_a_replaced_or_overwritten_matrix_is_used_in_both_places(backend):
     assert distance(backend.to_numpy(model.loss(features, captions)[0]), expected) < 1e-10
 
 
-def test_a_projection_that_somebody_adds_is_refused(backend):
+def test_an_added_projection_is_refused(backend):
     captions = CAPTIONS["padded"]
     features = backend.asarray(features_for(captions))
     model = model_of(backend, "lstm", tied_parameters("lstm"))

@@ -75,7 +75,7 @@ def test_the_thread_waits_for_requests_that_are_being_read(batcher: Any, model: 
     assert model.batches == [("a", [1, 2])]
 
 
-def test_a_request_that_fails_while_it_is_read_delays_nobody(batcher: Any, model: Recorder) -> None:
+def test_a_request_that_fails_while_it_is_read_delays_no_other(batcher: Any, model: Recorder) -> None:
     model.go.set()
 
     def give_up() -> None:

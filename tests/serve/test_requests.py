@@ -28,7 +28,7 @@ PNG = {"Content-Type": "image/png"}
         ("box.example:8000", 200),
     ],
 )
-def test_names_that_anybody_can_give_to_this_machine_are_refused(client: Any, host: str, status: int) -> None:
+def test_names_that_anyone_can_give_to_this_machine_are_refused(client: Any, host: str, status: int) -> None:
     assert client.get("/api/run", {"Host": host}).status == status
 
 

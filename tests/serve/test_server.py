@@ -1,4 +1,4 @@
-"""capgpu serve as its user meets it: the address, a line a request, 50 clients, Ctrl-C, and what is refused."""
+"""capgpu serve: the address, a line a request, 50 clients, Ctrl-C, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device does in silence, and wrong, is loud on the stand-in."""
+"""What a device computes wrongly without an error is an error on the stand-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The display: a bar where somebody watches, lines where they are kept, silence where it is wanted."""
+"""The display: a bar on a terminal, lines elsewhere, nothing on request."""
 
 from __future__ import annotations
 

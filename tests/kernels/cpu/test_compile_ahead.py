@@ -1,4 +1,4 @@
-"""A second process compiles what this one will need; whatever becomes of it, this one computes the same."""
+"""A second process compiles what this one will need; however it ends, this one computes the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every CUDA kernel becomes machine code for every architecture, and nothing of it lies in slow memory.
+"""Every CUDA kernel becomes machine code for every architecture, without spilled registers.
 
 Compiled by NVRTC, which needs neither a GPU nor a toolkit. The tests are skipped where the extra ``cuda-compile`` is
 not installed.

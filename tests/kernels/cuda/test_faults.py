@@ -1,4 +1,4 @@
-"""What goes wrong on a user's machine, seen from the user's side: a clear word, and nothing harmed.
+"""Faults of a user's machine: a clear message, and no other data changed.
 
 The loader's own refusals are in test_compile.py, the training step's in test_training.py, those of the tuning cache in
 test_launch_heuristics.py.
