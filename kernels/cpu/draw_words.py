@@ -26,12 +26,12 @@ WORTH_SHARING = 20_000
 
 
 @compiled()
-def _greatest_allowed(row: Any, left_out: Any) -> Any:
-    """Return the greatest score of the words that are not left out; -inf if all are."""
-    result = row.dtype.type(-np.inf)
-    for j in range(row.size):
-        result = row[j] if row[j] > result and not left_out[j] else result
-    return result
+def _leave_out(barred: Any, banned: Any, source: Any, value: Any, target: Any) -> None:
+    """Copy a row, but write `value` for the words that are left out. `target` may be `source`."""
+    for j in range(target.size):
+        target[j] = value if barred[j] else source[j]
+    for b in range(banned.size):
+        target[banned[b]] = value
 
 
 @compiled()
@@ -60,30 +60,25 @@ def _rows(
     log_probs: Any,
     words: Any,
 ) -> None:
-    rows = logits.shape[0]
-    vocabulary_size = logits.shape[1]
-    memory = allocate(2 * vocabulary_size, logits)
-    weights, left_out = memory[:vocabulary_size], memory[vocabulary_size:]
+    rows, zero = logits.shape[0], logits.dtype.type(0)
+    weights = allocate(logits.shape[1], logits)
     for m in range(rows * index // count, rows * (index + 1) // count):
         row = logits[m]
+        _leave_out(barred, banned[m], row, -logits.dtype.type(np.inf), weights)
+        greatest_score, shift = greatest(row), greatest(weights)
         for j in range(row.size):
             weights[j] = row[j]
-            left_out[j] = barred[j]
-        for b in range(banned.shape[1]):
-            left_out[banned[m, b]] = 1
-        greatest_score, shift = greatest(row), _greatest_allowed(row, left_out)
         normaliser = np.log(np.float64(exponentiate(weights, greatest_score)))
         if shift != greatest_score or temperature != 1.0:
             factor = row.dtype.type(1 / temperature)
             for j in range(row.size):
                 weights[j] = (row[j] - shift) * factor
-            exponentiate(weights, row.dtype.type(0))
-        for j in range(row.size):
-            weights[j] = row.dtype.type(0) if left_out[j] else weights[j]
+            exponentiate(weights, zero)
+        _leave_out(barred, banned[m], weights, zero, weights)
         word = _draw(weights, numbers[m])
         words[m] = word
         log_probs[m] = np.float64(row[word] - greatest_score) - normaliser
-    release(memory)
+    release(weights)
 
 
 def draw_words(logits: Any, numbers: Any, temperature: float, barred: Any, banned: Any = None) -> tuple[Any, Any]:
