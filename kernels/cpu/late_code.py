@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.environment import lookup_environment
 
@@ -224,7 +223,8 @@ def _late(compile_now: Callable[..., Any], context: Any, counts_references: bool
         context.refresh()  # compiles Numba's own functions, as usual
         with _changed(context):
             result = compile_now(args, return_type)
-        if not counts_references and _has_array(result.signature.return_type):
+        returned = context.data_model_manager[result.signature.return_type]
+        if not counts_references and returned.contains_nrt_meminfo():  # an array, or None or one, or a tuple of them
             # a caller that counts references would release one that was never added, and so free memory in use
             raise InvalidTypeError(
                 f"expected a function without allocations to return no array, got {result.signature} of "
@@ -233,10 +233,6 @@ def _late(compile_now: Callable[..., Any], context: Any, counts_references: bool
         return result
 
     return compile_with_late_libraries
-
-
-def _has_array(kind: Any) -> bool:
-    return any(map(_has_array, kind)) if isinstance(kind, types.BaseTuple) else isinstance(kind, types.Array)
 
 
 @contextlib.contextmanager
