@@ -280,11 +280,9 @@ def test_if_the_folder_cannot_be_created_code_is_compiled_with_one_warning(tmp_p
     assert "Traceback" not in errors
 
 
-def test_code_in_a_folder_that_cannot_be_opened_is_not_awaited(monkeypatch, tmp_path):
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / ("x" * 300)))  # for any user, root too
-    with pytest.raises(OSError, match="too long"):
-        code_cache.generation().exists()
-    assert code_cache.stored(embedding._sum_columns)
+def test_a_folder_that_cannot_be_opened_has_no_code(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / ("x" * 300)))  # too long for any user, root too
+    assert not code_cache.stored(embedding._sum_columns)
 
 
 class CallersError(Exception):
@@ -302,9 +300,6 @@ def test_an_exception_from_a_signal_handler_is_raised(monkeypatch, error):
     monkeypatch.setattr(code_cache, "_read", interrupted)
     with pytest.raises(kind):
         cache.load_overload("()", target)
-    monkeypatch.setattr(code_cache._Cache, "has", interrupted)
-    with pytest.raises(kind):
-        code_cache.stored(embedding._sum_columns)
     monkeypatch.setattr(code_cache, "_write", interrupted)
     monkeypatch.setattr(code_cache.numba.core.serialize, "dumps", lambda reduced: b"")
     with pytest.raises(kind):
