@@ -23,6 +23,9 @@ LINE = 64
 #: More bytes than any system allocates. A size in bytes that has wrapped around could be small.
 TOO_MANY = 2**63 - LINE
 
+#: What a caller reads that runs no tasks; of tasks see `capgpu.kernels.cpu.thread_pool.ThreadPool.run`.
+MESSAGE = "expected memory for the temporary array of a kernel, got none. Use smaller batches."
+
 I64 = ir.IntType(64)
 BYTES = ir.IntType(8).as_pointer()
 
@@ -48,7 +51,7 @@ def allocate(typingctx: Any, size: Any, like: Any) -> Any:
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(BYTES, [I64] * len(numbers)), name)
         memory = builder.call(function, numbers)
         with builder.if_then(cgutils.is_null(builder, memory), likely=False):
-            context.call_conv.return_user_exc(builder, MemoryError, ())
+            context.call_conv.return_user_exc(builder, MemoryError, (MESSAGE,))
         array = context.make_array(kind)(context, builder)
         data = builder.bitcast(memory, array.data.type)
         populate_array(array, data, [size], [itemsize], itemsize, meminfo=None)
