@@ -1,6 +1,6 @@
 """How the host kernels are compiled: one decorator, one set of options, and what the processor offers.
 
-Numba's ``error_model="numpy"`` lets loops with divisions vectorise; the global interpreter lock is released; the
+Numba's ``error_model="numpy"`` lets loops with divisions vectorize; the global interpreter lock is released; the
 machine code is kept on disk (`capgpu.kernels.cpu.code_cache`).
 
 `compiled` makes two dispatchers of a function, each of which compiles on demand for the types of its calls::
@@ -39,10 +39,10 @@ def compiled(
     ----------
     fastmath : set of str
         LLVM fast-math flags beside "contract" (a product and a sum in one rounding), only where a loop needs them to
-        vectorise. A sum of two products can be contracted in two ways, with other bits: it is written with
+        vectorize. A sum of two products can be contracted in two ways, with other bits: it is written with
         `capgpu.kernels.cpu.fast_math.multiply_add`.
     inline : bool
-        Paste the function into its callers before optimising.
+        Paste the function into its callers before optimizing.
     allocates : bool
         Whether the function makes NumPy arrays (one temporary array is better made with
         `capgpu.kernels.cpu.task_memory.allocate`). References are counted then, of each view as well, by two atomic

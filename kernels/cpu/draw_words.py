@@ -68,7 +68,7 @@ def _rows(
         greatest_score, shift = greatest(row), greatest(weights)
         for j in range(row.size):
             weights[j] = row[j]
-        normaliser = np.log(np.float64(exponentiate(weights, greatest_score)))
+        normalizer = np.log(np.float64(exponentiate(weights, greatest_score)))
         if shift != greatest_score or temperature != 1.0:
             factor = row.dtype.type(1 / temperature)
             for j in range(row.size):
@@ -77,7 +77,7 @@ def _rows(
         _leave_out(barred, banned[m], weights, zero, weights)
         word = _draw(weights, numbers[m])
         words[m] = word
-        log_probs[m] = np.float64(row[word] - greatest_score) - normaliser
+        log_probs[m] = np.float64(row[word] - greatest_score) - normalizer
     release(weights)
 
 

@@ -74,7 +74,7 @@ def _masked(source: Any, position: int, rule: Any, target: Any) -> None:
 
 @compiled()
 def _mask(row: Any, position: int, rule: Any) -> None:
-    """Do what `_masked` does in place: where source and target may be the same, its loop would not vectorise."""
+    """Do what `_masked` does in place: where source and target may be the same, its loop would not vectorize."""
     first, second, threshold = rule[:3]
     factor, zero = row.dtype.type(rule[3]), row.dtype.type(0)
     for j in range(row.size):

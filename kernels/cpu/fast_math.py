@@ -1,4 +1,4 @@
-"""Exponential, sigmoid and tanh that vectorise: polynomials in straight-line code, one version a precision.
+"""Exponential, sigmoid and tanh that vectorize: polynomials in straight-line code, one version a precision.
 
 And sums of two products, of which the compiler would join either with the sum: see `multiply_add`.
 
@@ -19,7 +19,7 @@ from capgpu.kernels.cpu.compile import FUSES
 
 __all__ = ["exponential", "hyperbolic_tangent", "maximum", "multiply_add", "sigmoid"]
 
-# a product and a sum become one multiply-add; no other freedom, or the rounding below would be optimised away
+# a product and a sum become one multiply-add; no other freedom, or the rounding below would be optimized away
 CONTRACT = {"fastmath": {"contract"}}
 
 LOG2_E = float32(1.4426950408889634)
@@ -60,7 +60,7 @@ def _from_bits(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
-    """Return the greater of two numbers of one type, NaN if either is: unlike ``max``, a loop of it vectorises."""
+    """Return the greater of two numbers of one type, NaN if either is: unlike ``max``, a loop of it vectorizes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = args[0].type

@@ -2,7 +2,7 @@
 
 C (m x n) += A (m x k) B (k x n) with m <= ROWS and n = two vectors. B comes as a packed panel, [k][n], so that its
 loads are contiguous; A is read where it lies, one broadcast element at a time, in either orientation. The loop is
-written as LLVM IR, because no loop vectoriser keeps a tile of sums in registers; LLVM maps the vector type to
+written as LLVM IR, because no loop vectorizer keeps a tile of sums in registers; LLVM maps the vector type to
 AVX-512, AVX2 or NEON. Each element of C is one chain of multiply-adds in rising k: its bits depend neither on the
 tile's height nor on how the matrix is shared among threads.
 

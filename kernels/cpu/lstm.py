@@ -8,7 +8,7 @@
 
 Saved: the activated gates in the order i, f, o, g, and c. tanh(c') is computed again.
 
-Both functions are short loops over plain slices, so that each one vectorises: an index with an offset might be negative
+Both functions are short loops over plain slices, so that each one vectorizes: an index with an offset might be negative
 for all that the compiler knows, and would be tested each time.
 """
 

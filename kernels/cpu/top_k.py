@@ -60,11 +60,11 @@ def _rows(index: int, count: int, logits: Any, barred: Any, banned: Any, log_pro
         greatest_score = greatest(logits[m])
         for j in range(weights.size):
             weights[j] = logits[m, j]
-        normaliser = np.log(np.float64(exponentiate(weights, greatest_score)))
+        normalizer = np.log(np.float64(exponentiate(weights, greatest_score)))
         chosen = log_probs[m]
         n_chosen = _choose(logits[m], barred, banned[m], chosen, words[m])
         for k in range(n_chosen):
-            chosen[k] = np.float64(chosen[k] - greatest_score) - normaliser
+            chosen[k] = np.float64(chosen[k] - greatest_score) - normalizer
         chosen[n_chosen:] = -np.inf
         words[m, n_chosen:] = 0
     release(weights)
