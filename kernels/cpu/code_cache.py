@@ -72,6 +72,7 @@ __all__ = [
     "described",
     "folder",
     "generation",
+    "is_empty",
     "keep_on_disk",
     "load_undisturbed",
     "missing",
@@ -145,6 +146,15 @@ def described() -> str:
 def generation() -> Path:
     """Return the folder of the kernels that this version compiles for itself, whether or not it exists."""
     return folder() / _generation()
+
+
+def is_empty() -> bool:
+    """Return whether this version has stored no kernel yet."""
+    try:
+        return not any(name.endswith(".nbc") for name in os.listdir(generation()))
+    except OSError as error:  # there is no such folder, or it cannot be opened
+        _raise_if_not_of_the_system(error)
+        return True
 
 
 def writable() -> bool:

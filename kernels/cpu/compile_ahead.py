@@ -100,7 +100,8 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
 def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
     """Return whether a compiled function for some arguments is missing on disk while the second process runs.
 
-    False from `capgpu.kernels.cpu.claims.LIMIT` seconds after its start on: it may have been stopped.
+    False from `capgpu.kernels.cpu.claims.LIMIT` seconds after its start on: it may have been stopped. No process is
+    started for what an earlier program has left: short programs would end, and end it, each time before it is compiled.
 
     Parameters
     ----------
@@ -113,6 +114,8 @@ def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
         return False
     if code_cache.stored(kernel, *args):
         _ready.add(kernel)
+        return False
+    if _process is None and not code_cache.is_empty():
         return False
     _start()
     return _process is not None and _process.poll() is None and monotonic() < _awaited_until

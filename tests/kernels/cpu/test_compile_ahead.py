@@ -72,6 +72,16 @@ for _ in range(1000):
 print(len(packing.signatures), sum(packing.stats.cache_hits.values()), POOL.serving)
 """
 
+LEFT = """
+import importlib
+import numpy as np
+from capgpu.kernels.cpu import KERNELS, compile_ahead
+packing = importlib.import_module("capgpu.kernels.cpu.pack_captions")._pack
+KERNELS.announce(("caption_batch", "matmul"), np.float32)
+KERNELS.pack_captions(np.array([[1, 2]]), 0, 3)
+print(len(packing.signatures))
+"""
+
 PARENT = """
 import numpy as np, os, signal
 from capgpu.kernels.cpu import KERNELS, compile_ahead
@@ -121,6 +131,15 @@ def test_what_numpy_can_do_as_well_does_not_wait_for_the_second_process(tmp_path
     done = run(AWAITED, tmp_path, end)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1", hits, "1"], "then the code is loaded or compiled here, and the worker starts"
+
+
+@SEVERAL
+def test_what_an_earlier_program_left_is_compiled_at_once(tmp_path):
+    # short programs would end before a second process has compiled it, every time
+    first = "import numpy as np; from capgpu.kernels.cpu import KERNELS; KERNELS.column_sums(np.ones((2, 3)))"
+    assert run(first, tmp_path).returncode == 0
+    done = run(LEFT, tmp_path)
+    assert done.stdout.split() == ["1"], done.stderr
 
 
 @SEVERAL
