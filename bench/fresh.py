@@ -3,7 +3,8 @@
     python -m bench.fresh [--cells lstm,rnn] [--rounds 2] [--demo]
 
 prints the time of the first float32 step of each cell at the course's size in three programs one after the other: with
-an empty folder of compiled kernels, with what the first has compiled, and with all kernels; with ``--demo`` also that of `make demo`. Nothing else should run meanwhile.
+an empty folder of compiled kernels, with what the first has compiled, and with all kernels; with ``--demo`` also that
+of `make demo`. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ def test_cold_and_warm_starts_of_each_cell_and_of_the_demo_are_printed(
     monkeypatch.setattr(fresh, "_run", run)
     assert fresh.main(["--cells", "rnn,lstm", "--rounds", "1", "--demo"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    starts = [f"{cell} {state}: first step s 1.2" for cell in ("rnn", "lstm") for state in ("cold", "warm")]
-    assert lines[:4] == starts
-    assert [line.split(":")[0] for line in lines[4:6]] == ["demo cold", "demo warm"]
+    states = ("cold", "second", "warm")
+    assert lines[:6] == [f"{cell} {state}: first step s 1.2" for cell in ("rnn", "lstm") for state in states]
+    assert [line.split(":")[0] for line in lines[6:8]] == ["demo cold", "demo warm"]
     caches = [cache for _, cache in runs]
-    assert len(set(caches)) == 3, "the warm start has the folder that the cold one has filled"
-    assert [caches.count(cache) for cache in dict.fromkeys(caches)] == [2, 2, 8]
+    assert len(set(caches)) == 3, "warm starts have the folder that the cold one has filled"
+    assert [caches.count(cache) for cache in dict.fromkeys(caches)] == [3, 3, 8]
 
 
 def test_the_first_step_is_timed_in_a_separate_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
