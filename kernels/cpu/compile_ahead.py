@@ -62,6 +62,8 @@ _later: list[Any] = []
 _process: subprocess.Popen[bytes] | None = None
 #: Time (`time.monotonic`) until which code of the process is awaited.
 _awaited_until = 0.0
+#: Whether this program awaits code of the process, once it has been asked: if it found no compiled kernel.
+_awaits: bool | None = None
 #: Compiled functions that are not awaited any more.
 _ready: set[Any] = set()
 
@@ -100,8 +102,8 @@ def announce(operations: tuple[str, ...], dtype: Any, parameters: int, later: bo
 def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
     """Return whether a compiled function for some arguments is missing on disk while the second process runs.
 
-    False from `capgpu.kernels.cpu.claims.LIMIT` seconds after its start on: it may have been stopped. No process is
-    started for what an earlier program has left: short programs would end, and end it, each time before it is compiled.
+    False from `capgpu.kernels.cpu.claims.LIMIT` seconds after its start on: it may have been stopped. What an earlier
+    program has left is not awaited: short programs would end, and end the process, each time before it is compiled.
 
     Parameters
     ----------
@@ -110,12 +112,15 @@ def is_compiled_elsewhere(kernel: Any, *args: Any) -> bool:
     *args
         Its arguments.
     """
+    global _awaits
     if kernel in _ready:  # at each training step but the first
         return False
     if code_cache.stored(kernel, *args):
         _ready.add(kernel)
         return False
-    if _process is None and not code_cache.is_empty():
+    if _awaits is None:
+        _awaits = code_cache.is_empty()
+    if not _awaits:
         return False
     _start()
     return _process is not None and _process.poll() is None and monotonic() < _awaited_until

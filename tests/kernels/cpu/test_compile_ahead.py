@@ -76,10 +76,12 @@ LEFT = """
 import importlib
 import numpy as np
 from capgpu.kernels.cpu import KERNELS, compile_ahead
-packing = importlib.import_module("capgpu.kernels.cpu.pack_captions")._pack
+from capgpu.kernels.cpu.thread_pool import POOL
+packing, wide = importlib.import_module("capgpu.kernels.cpu.pack_captions")._pack, np.ones((400, 400), np.float32)
 KERNELS.announce(("caption_batch", "matmul"), np.float32)
 KERNELS.pack_captions(np.array([[1, 2]]), 0, 3)
-print(len(packing.signatures))
+KERNELS.matmul(wide, wide)
+print(len(packing.signatures), len(POOL._threads))
 """
 
 PARENT = """
@@ -139,7 +141,7 @@ def test_what_an_earlier_program_left_is_compiled_at_once(tmp_path):
     first = "import numpy as np; from capgpu.kernels.cpu import KERNELS; KERNELS.column_sums(np.ones((2, 3)))"
     assert run(first, tmp_path).returncode == 0
     done = run(LEFT, tmp_path)
-    assert done.stdout.split() == ["1"], done.stderr
+    assert done.stdout.split() == ["1", "1"], done.stderr
 
 
 @SEVERAL
