@@ -131,6 +131,8 @@ def caption(
         raise click.UsageError("--attention-sheet is for captions of PICTUREs: name some.")
     if json_file is not None:
         raise click.UsageError("--json is for captions of PICTUREs; capgpu eval --json writes those of a split.")
+    if indices is not None and _is_given(ctx, "count"):
+        raise click.UsageError("expected --count or --indices, got both. Omit one of them.")
     _caption_split(run, ensemble, split, count, indices, config, backend)
 
 
@@ -144,8 +146,12 @@ def _files(paths: tuple[Path, ...]) -> tuple[Path, ...]:
 
 def _reject_split_options(ctx: click.Context) -> None:
     for name in ("split", "count", "indices"):
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if _is_given(ctx, name):
             raise click.UsageError(f"--{name} chooses pictures of a data set: omit it, or the PICTUREs.")
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _caption_files(

@@ -188,7 +188,7 @@ def run_folder(path: Path | None) -> Path:
 
 
 def use_backend_option(name: str | None) -> None:
-    """Choose the backend now: an unavailable one is an error before any work is done.
+    """Choose the backend and its kernels now: unavailable ones are an error before any work is done.
 
     Parameters
     ----------
@@ -198,10 +198,11 @@ def use_backend_option(name: str | None) -> None:
     Raises
     ------
     BackendUnavailableError, ValueError
-        If the backend cannot run here, or is unknown.
+        If the backend cannot run here, or it or the value of ``CAPGPU_KERNELS`` is unknown.
     """
-    from capgpu.backend import current_backend, set_backend
+    from capgpu.backend import current_backend, kernels_setting, set_backend
 
+    kernels_setting()
     if name is None:
         current_backend()
     else:

@@ -40,6 +40,7 @@ def test_a_run_named_twice_is_refused(finished: Path) -> None:
         (["--indices", "1,x"], "1,x"),
         (["--split", "tset"], "'test'"),
         (["--count", "0"], "--count"),
+        (["--count", "2", "--indices", "0,7"], "expected --count or --indices, got both"),
     ],
 )
 def test_bad_caption_options_are_refused(args: list[str], says: str, finished: Path) -> None:

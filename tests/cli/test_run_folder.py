@@ -40,6 +40,12 @@ def test_a_link_to_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [link]
 
 
+def test_unknown_kernels_are_refused_before_a_folder_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAPGPU_KERNELS", "fast")
+    refused(run("train", tmp_path / "run", "--data", "emoji"), "expected 'fused' or 'reference', got 'fast'")
+    assert not (tmp_path / "run").exists()
+
+
 def copied(finished: Path, folder: Path) -> Path:
     folder.mkdir()
     for name in ("config.json", "summary.json", "model.safetensors"):
