@@ -175,7 +175,7 @@ def starts(monkeypatch):
         def poll(self):
             return 0
 
-    for name, value in (("_announced", set()), ("_soon", []), ("_later", []), ("_process", None)):
+    for name, value in (("_announced", set()), ("_soon", []), ("_later", []), ("_process", None), ("_awaits", None)):
         monkeypatch.setattr(compile_ahead, name, value)
     monkeypatch.setattr(claims.claims, "active", False)
     monkeypatch.setattr(compile_ahead, "usable_processors", lambda: 2)
@@ -250,6 +250,7 @@ def test_the_process_writes_bytecode_only_if_this_one_does(starts, monkeypatch):
 def test_code_of_a_process_that_does_not_end_is_awaited_for_a_limited_time(starts, monkeypatch):
     monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)
     monkeypatch.setattr(code_cache, "stored", lambda *args: False)
+    monkeypatch.setattr(code_cache, "is_empty", lambda: True)
     starts()
     assert compile_ahead.is_compiled_elsewhere(None)
     monkeypatch.setattr(compile_ahead, "monotonic", lambda: time.monotonic() + claims.LIMIT)
