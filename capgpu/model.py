@@ -207,7 +207,7 @@ class CaptioningRNN(CaptionerBase):
     def _rows_of_minibatch(
         self, options: LossOptions, feature_shape: tuple[int, ...], captions: Any, rows: Any
     ) -> LossOptions:
-        """Let dropout's masks be the rows of some captions in the masks of the whole minibatch."""
+        """Restrict dropout's masks to the rows of some captions in the masks of the whole minibatch."""
         Wh = self.params["Wh"]
         xp = array_namespace(Wh)
         if options.feature_dropout is not None:

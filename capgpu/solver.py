@@ -284,7 +284,7 @@ class CaptioningSolver(SolverBase):
                     return
 
     def _agree(self, guard: InterruptGuard, *, patient: bool = True) -> None:
-        """Let an interrupt or a call of `stop` on one rank be one on all."""
+        """Pass an interrupt or a call of `stop` on one rank to all."""
         self._interrupt_requested, self._stop_requested = any_rank(
             self.ranks, guard.requested, self._stop_requested, patient=patient
         )
@@ -394,7 +394,7 @@ class CaptioningSolver(SolverBase):
         return True
 
     def _score_start(self, report: Reporter, guard: InterruptGuard) -> bool:
-        """Let the model that self-critical training starts from be the best until an epoch is better.
+        """Score the model that self-critical training starts from: the best until an epoch is better.
 
         False if Ctrl-C came before its score was known.
         """

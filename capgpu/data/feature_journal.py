@@ -104,7 +104,7 @@ class Helpers:
         self._waiting = communicator.size > 1
 
     def begin(self, encoder: PictureEncoder, files: Sequence[Path], folder: Path) -> None:
-        """Let the other ranks compute their pieces.
+        """Start the other ranks on their pieces.
 
         Parameters
         ----------

@@ -73,7 +73,7 @@ class _File:
         return shapes
 
     def _check_links(self) -> None:
-        """Refuse links to other files, before the library opens them."""
+        """Raise for links to other files, before the library opens them."""
         inside = self._h5py.h5l.TYPE_HARD, self._h5py.h5l.TYPE_SOFT
         name = self._file.id.links.visit(lambda name, info: None if info.type in inside else name, info=True)
         if name is not None:
@@ -136,7 +136,7 @@ class _File:
         yield content
 
     def _check(self, dataset: Any) -> None:
-        """Refuse data of other files, and an incomplete dataset: HDF5 reads parts that were never written as zeros."""
+        """Raise for data of other files, and for an incomplete dataset: HDF5 reads parts that were never written as zeros."""
         where = f"{self.path}: {clipped(dataset.name)}"
         if dataset.is_virtual:
             self._refuse_external(dataset.name, "a virtual dataset")

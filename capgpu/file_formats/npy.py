@@ -221,7 +221,7 @@ def open_npz(path: Path, error: type[CapgpuError]) -> Iterator[NpzFile]:
 
 
 def check_expansion(where: str, size: int, stored: int, error: type[CapgpuError]) -> None:
-    """Refuse compressed data that would take far more space than their file."""
+    """Raise for compressed data that would take far more space than their file."""
     if size > _MOST_BYTES and size > _MOST_EXPANSION * stored:
         raise error(
             f"{where}: expected at most {_MOST_EXPANSION} times the {stored:,} bytes of the compressed data, got "

@@ -177,7 +177,7 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """Forget the process in a forked child, whose parent owns it."""
+    """Discard the process in a forked child, whose parent owns it."""
     global _process
     _process = None
 

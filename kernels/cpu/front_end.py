@@ -113,7 +113,7 @@ def _is_operand(kind: Any) -> bool:
 
 
 def _post_process(run: Callable[..., None], processor: Any, emit_dels: bool = False, **options: Any) -> None:
-    """Bring a function's blocks into canonical form. Its lifetimes are computed when they are read."""
+    """Canonicalize a function's blocks. Lifetimes are computed when they are read."""
     function = processor.func_ir
     if emit_dels or function.is_generator:
         run(processor, emit_dels, **options)

@@ -54,7 +54,7 @@ _state = _State()
 
 @contextlib.contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let the collector search rarely in this context; the last thread that leaves one restores its thresholds."""
+    """Collect garbage rarely in this context; the last thread that leaves one restores the thresholds."""
     _state.enter()
     try:
         yield

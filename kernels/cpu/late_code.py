@@ -201,7 +201,7 @@ def _parse(lines: list[str], like: Any) -> Any:
 
 
 def compile_late(function: Any, context: Any) -> None:
-    """Let Numba generate machine code only of the outermost functions.
+    """Make Numba generate machine code only of the outermost functions.
 
     Parameters
     ----------

@@ -85,7 +85,7 @@ class _Started:
         self._done, self._array = done, array  # the array's memory is not given away before `wait`
 
     def wait(self) -> None:
-        """Let the current stream wait for the sum; the host does not wait."""
+        """Make the current stream wait for the sum; the host does not wait."""
         import cupy
 
         cupy.cuda.get_current_stream().wait_event(self._done)
@@ -148,7 +148,7 @@ class NcclCollectives:
         _Started(self._stream.record(self._new_event()), array).wait()
 
     def _begin(self) -> None:
-        """Let NCCL's stream wait for the work of the current one."""
+        """Make NCCL's stream wait for the work of the current one."""
         import cupy
 
         self._stream.wait_event(cupy.cuda.get_current_stream().record(self._new_event()))
