@@ -136,7 +136,7 @@ class _File:
         yield content
 
     def _check(self, dataset: Any) -> None:
-        """Raise for data of other files, and an incomplete dataset: HDF5 reads parts that were never written as zeros."""
+        """Raise for data of other files, and incomplete datasets: HDF5 reads parts that were never written as zeros."""
         where = f"{self.path}: {clipped(dataset.name)}"
         if dataset.is_virtual:
             self._refuse_external(dataset.name, "a virtual dataset")
